@@ -1,0 +1,39 @@
+"""The errors a user can act on. Each carries one sentence: what was wrong, where, what to do."""
+
+
+class PanbenchError(Exception):
+    """Base of every error that is the input's fault. The command line prints the sentence and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class BadDataset(PanbenchError):
+    """A dataset, its JSON, its images or its ground-truth PNGs are not what they should be."""
+
+
+class PredictionMismatch(PanbenchError):
+    """Predictions do not fit the ground truth they are scored against."""
+
+
+class BadModel(PanbenchError):
+    """No such model, a config that cannot be used, or categories that do not match the dataset's."""
+
+
+class BadCheckpoint(PanbenchError):
+    """Weights are missing, damaged, unsafe to load, or do not fit the model."""
+
+
+class BadRun(PanbenchError):
+    """A run folder is missing, foreign, torn, or in the way."""
+
+
+class BadArgument(PanbenchError):
+    """An argument or a combination of arguments that cannot be served."""
+
+
+class DownloadFailed(PanbenchError):
+    """A download could not be finished; what is on disk is whole or absent."""
+
+
+class OutOfSpace(PanbenchError):
+    """The disk is full; what was written before is whole."""
