@@ -1,0 +1,72 @@
+# Linux and macOS; GNU make 3.81 and any sh. On Windows: pip install -c constraints.txt -e . does what `make install` does.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# The Python that .venv is made with: make install PYTHON=/path/to/python3.12
+PYTHON ?=
+CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
+# True of a Python that panbench runs on and that can make a virtual environment.
+FITS := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
+
+.PHONY: help install demo test lint format
+
+help:
+	@echo "make install   make .venv with the command .venv/bin/panbench"
+	@echo "make demo      run three small models on generated scenes and compare them (2 to 3 minutes on 2 cores)"
+	@echo "make test      lint, types and tests (make test ARGS='-k pq' runs some tests only)"
+	@echo "make lint      lint and types only"
+	@echo "make format    format the code"
+
+install: $(VENV)/.installed
+
+# The stamps are written last, so an interrupted install is taken up again; a finished one needs neither pip nor a network.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@if ! $(BIN)/python $(FITS) >/dev/null 2>&1 || ! $(BIN)/python -c 'import pip' >/dev/null 2>&1; then \
+	    chosen=; \
+	    if [ -n "$(PYTHON)" ]; then \
+	        if "$(PYTHON)" $(FITS) >/dev/null 2>&1; then chosen="$(PYTHON)"; fi; \
+	    else \
+	        for candidate in $(CANDIDATES); do \
+	            if $$candidate $(FITS) >/dev/null 2>&1; then chosen=$$candidate; break; fi; \
+	        done; \
+	    fi; \
+	    if [ -z "$$chosen" ]; then \
+	        echo "panbench needs Python 3.10, 3.11, 3.12 or 3.13 with venv (Debian and Ubuntu: apt-get install python3-venv);" >&2; \
+	        echo "none was found as $(if $(PYTHON),$(PYTHON),$(CANDIDATES)). Name one: make install PYTHON=/path/to/python3.11" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Making $(VENV) with $$("$$chosen" --version)"; \
+	    "$$chosen" -m venv $(VENV); \
+	fi
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	# The reference that PQ is held against, without its dependencies: an older numpy and an unneeded matplotlib.
+	$(PIP) install --constraint constraints.txt --no-deps panopticapi-lite
+	@touch $@
+
+DEMO_MODELS := panoptic-fpn-tiny,maskformer-tiny,mask2former-tiny
+
+demo: install
+	$(BIN)/panbench eval --model $(DEMO_MODELS) --data shapes --out results/demo --overwrite
+
+# Every check runs, so that one look shows all that is wrong; pytest's closing line comes last.
+test: $(VENV)/.dev
+	@status=0; \
+	$(MAKE) --no-print-directory lint || status=1; \
+	$(BIN)/python -m pytest $(ARGS) || status=1; \
+	if [ $$status -ne 0 ]; then echo "make test: not all checks passed, see above" >&2; fi; \
+	exit $$status
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
