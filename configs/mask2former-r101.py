@@ -1,0 +1,18 @@
+_base_ = "mmdet::mask2former/mask2former_r101_8xb2-lsj-50e_coco-panoptic.py"
+
+panbench = {
+    "title": "Mask2Former R101",
+    "family": "mask2former",
+    "backbone": "R101",
+    "weights": "https://download.openmmlab.com/mmdetection/v3.0/mask2former/mask2former_r101_8xb2-lsj-50e_coco-panoptic/"
+    "mask2former_r101_8xb2-lsj-50e_coco-panoptic_20220329_225104-c74d4d71.pth",
+    "published": {
+        "PQ": 0.524,
+        "dataset": "coco",
+        "split": "val2017",
+        "source": "mmdetection 3.3.0, configs/mask2former/metafile.yml",
+    },
+    "params": 63_029_126,
+    "input_size": "800×1333",
+    "trained_on": "coco",
+}

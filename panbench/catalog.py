@@ -1,0 +1,317 @@
+"""The models that can be named: one short config file each, read without running it.
+
+A config file is an ordinary mmdet config (`_base_ = 'mmdet::…'`) with one more name, `panbench`: a literal dict of what
+the config of mmdet does not say (weights, published numbers). Only that dict is read here, with `ast`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from panbench.errors import BadArgument, BadModel
+
+FAMILIES = ("panoptic-fpn", "maskformer", "mask2former")
+_PACKAGE = Path(__file__).resolve().parent
+_CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What a publication reports for these weights. Fractions 0–1; None where it does not say."""
+
+    PQ: float
+    dataset: str
+    split: str
+    source: str
+    SQ: float | None = None
+    RQ: float | None = None
+    PQ_th: float | None = None
+    SQ_th: float | None = None
+    RQ_th: float | None = None
+    PQ_st: float | None = None
+    SQ_st: float | None = None
+    RQ_st: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """Everything that a config file says of a model.
+
+    weights: a URL, an absolute path, or None. family, backbone, params, input_size and trained_on are None for a user's
+    config that does not say; building the model tells the first three.
+    """
+
+    name: str
+    title: str
+    family: str | None
+    backbone: str | None
+    config: Path
+    weights: str | None
+    published: Published | None
+    params: int | None
+    input_size: str | None
+    aliases: tuple[str, ...]
+    trained_on: str | None
+
+
+def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, ModelSpec]:
+    """The models of a folder of config files by name, in order of family and size; by default those of panbench.
+
+    A model's name is its file's; files whose name begins with `_` are bases for others. Raises BadModel for a file that
+    lacks a key, has an unknown one, or claims a name or alias that another has.
+    """
+    root = Path(folder).resolve() if folder is not None else configs_folder()
+    if not root.is_dir():
+        raise BadModel(f"{root} is not a folder of config files.")
+    catalog: dict[str, ModelSpec] = {}
+    owners: dict[str, str] = {}
+    for path in sorted(root.glob("*.py")):
+        if path.name.startswith("_"):
+            continue
+        spec = _spec(path, _read_entry(path), required=True)
+        for name in (spec.name, *spec.aliases):
+            if owner := owners.get(_normalized(name)):
+                raise BadModel(f"{path}: {name!r} already names {owner}. Give each model its own name and aliases.")
+            owners[_normalized(name)] = spec.name
+        catalog[spec.name] = spec
+    return dict(sorted(catalog.items(), key=lambda item: _reading_order(item[1])))
+
+
+def configs_folder() -> Path:
+    """The folder of the config files that come with panbench, in an installed package or a checkout."""
+    # The package's own folder first: beside an installed package, `configs` may be anybody's.
+    for folder in (_PACKAGE / "_configs", _PACKAGE.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise BadModel(f"No config files beside {_PACKAGE}: the installation is incomplete. Install panbench again.")
+
+
+def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> ModelSpec:
+    """The model of this name or alias; capitals and `_` for `-` do not matter. Raises BadModel naming the nearest."""
+    catalog = load_catalog() if catalog is None else catalog
+    by_name = {_normalized(key): spec for spec in catalog.values() for key in (spec.name, *spec.aliases)}
+    wanted = _normalized(name)
+    if wanted in by_name:
+        return by_name[wanted]
+    if wanted.endswith(_CONFIG_SUFFIXES):
+        raise BadModel(f"{name!r} is a config file, not the name of a model. Pass it as --config {name}.")
+    near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
+
+
+def resolve_models(names: Sequence[str], catalog: Mapping[str, ModelSpec] | None = None) -> list[ModelSpec]:
+    """The models of these names, each of which may be several, comma-separated; in order, each once."""
+    catalog = load_catalog() if catalog is None else catalog
+    wanted = [name.strip() for several in names for name in several.split(",") if name.strip()]
+    if not wanted:
+        raise BadArgument("No model is named. `panbench models` lists those there are.")
+    return list(dict.fromkeys(find_model(name, catalog) for name in wanted))
+
+
+def spec_from_config(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> ModelSpec:
+    """A user's own config file as a model named after the file; what it does not say is None.
+
+    path: any mmdet config (.py, .yaml, .yml, .json); one with a `panbench` dict is taken at its word.
+    weights: a URL or a path, relative to the current folder; it takes the place of the config's.
+    """
+    config = Path(path).expanduser().resolve()
+    if not config.is_file():
+        raise BadModel(f"There is no config file {config}.")
+    if config.suffix not in _CONFIG_SUFFIXES:
+        raise BadModel(f"{config} is not a config file: mmdet's are {', '.join(_CONFIG_SUFFIXES)}.")
+    spec = _spec(config, _read_entry(config) if config.suffix == ".py" else None, required=False)
+    return spec if weights is None else with_weights(spec, weights)
+
+
+def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
+    """The same model with other weights, a URL or a path relative to the current folder.
+
+    The published numbers and `trained_on` stay only when the file has the name of the one it replaces: they are claims
+    about those weights.
+    """
+    given = os.fspath(weights)
+    resolved = given if _is_url(given) else str(Path(given).expanduser().resolve())
+    if spec.weights is not None and _file_name(spec.weights) == _file_name(resolved):
+        return dataclasses.replace(spec, weights=resolved)
+    return dataclasses.replace(spec, weights=resolved, published=None, trained_on=None)
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept: $PANBENCH_CACHE, else `panbench` in the user's cache folder. It need not exist."""
+    if chosen := os.environ.get("PANBENCH_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    try:
+        if base := os.environ.get("XDG_CACHE_HOME"):
+            folder = Path(base)
+        elif sys.platform == "darwin":
+            folder = Path.home() / "Library" / "Caches"
+        elif sys.platform == "win32":
+            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        else:
+            folder = Path.home() / ".cache"
+    except RuntimeError:
+        raise BadArgument("There is no home folder to keep downloads in. Set PANBENCH_CACHE to a folder.") from None
+    return folder.absolute() / "panbench"
+
+
+def weights_path(spec: ModelSpec) -> Path | None:
+    """Where the weights of a model are, or will be once downloaded; None for a model without weights."""
+    if spec.weights is None:
+        return None
+    return cache_dir() / "weights" / _file_name(spec.weights) if _is_url(spec.weights) else Path(spec.weights)
+
+
+def weights_here(spec: ModelSpec) -> Path | None:
+    """The file of a model's weights when it is on this machine, else None."""
+    path = weights_path(spec)
+    return path if path is not None and path.is_file() else None
+
+
+def _read_entry(path: Path) -> dict[str, Any] | None:
+    """The `panbench` dict of a config file, None when there is none. The file is parsed, never run."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadModel(f"{path} cannot be read as a config file: {error}.") from error
+    try:
+        module = _parse(text)
+    except (SyntaxError, ValueError) as error:
+        where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
+        raise BadModel(f"{path} is not a Python config file ({where}).") from error
+    for statement in module.body:
+        if isinstance(statement, ast.Assign) and _assigns(statement, "panbench"):
+            try:
+                entry = ast.literal_eval(_DictCalls().visit(statement.value))
+            except ValueError:
+                entry = None
+            if not isinstance(entry, dict):
+                raise BadModel(
+                    f"{path}, line {statement.lineno}: `panbench` must be a dict of plain values; it is read without "
+                    "running the file."
+                )
+            return entry
+    return None
+
+
+def _parse(text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        # mmengine fills in {{…}} before it reads a file as Python; inside, anything goes.
+        filled, count = re.subn(r"\{\{[^{}]*\}\}", "None", text)
+        if not count:
+            raise
+        return ast.parse(filled)
+
+
+def _assigns(statement: ast.Assign, name: str) -> bool:
+    return any(isinstance(target, ast.Name) and target.id == name for target in statement.targets)
+
+
+class _DictCalls(ast.NodeTransformer):
+    """Turns `dict(a=1)`, as mmdet's configs write it, into `{'a': 1}`."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args:
+            keys: list[ast.expr | None] = [ast.Constant(word.arg) if word.arg else None for word in node.keywords]
+            return ast.Dict(keys=keys, values=[word.value for word in node.keywords])
+        return node
+
+
+_NUMBER = (int, float)
+_KINDS: dict[str, tuple[type, ...]] = {
+    "title": (str,),
+    "family": (str,),
+    "backbone": (str,),
+    "weights": (str, type(None)),
+    "published": (dict, type(None)),
+    "params": (int, type(None)),
+    "input_size": (str,),
+    "trained_on": (str,),
+    "aliases": (list, tuple),
+}
+_REQUIRED = [key for key in _KINDS if key != "aliases"]
+_PUBLISHED_KINDS: dict[str, tuple[type, ...]] = {
+    field.name: (str,) if field.name in ("dataset", "split", "source") else _NUMBER
+    for field in dataclasses.fields(Published)
+}
+_PUBLISHED_REQUIRED = ["PQ", "dataset", "split", "source"]
+
+
+def _spec(path: Path, entry: dict[str, Any] | None, *, required: bool) -> ModelSpec:
+    if entry is None and required:
+        raise BadModel(f"{path} has no `panbench` dict, so it names no model. Its keys are {', '.join(_REQUIRED)}.")
+    entry = entry or {}
+    _check(entry, _KINDS, _REQUIRED if required else [], f"{path}: `panbench`")
+    family = entry.get("family")
+    if family is not None and family not in FAMILIES:
+        raise BadModel(f"{path}: the family is {family!r} but panbench knows {_listed(FAMILIES)}.")
+    weights = entry.get("weights")
+    if weights is not None and not _is_url(weights):
+        weights = str((path.parent / Path(weights).expanduser()).resolve())
+    return ModelSpec(
+        name=path.stem,
+        title=entry.get("title", path.stem),
+        family=family,
+        backbone=entry.get("backbone"),
+        config=path,
+        weights=weights,
+        published=_published(entry.get("published"), path),
+        params=entry.get("params") or None,
+        input_size=entry.get("input_size"),
+        aliases=tuple(entry.get("aliases", ())),
+        trained_on=entry.get("trained_on"),
+    )
+
+
+def _published(entry: dict[str, Any] | None, path: Path) -> Published | None:
+    if entry is None:
+        return None
+    where = f"{path}: `published`"
+    _check(entry, _PUBLISHED_KINDS, _PUBLISHED_REQUIRED, where)
+    for key, value in entry.items():
+        if isinstance(value, _NUMBER) and not 0 <= value <= 1:
+            raise BadModel(f"{where}: {key} is {value} but fractions are meant. Write 0.52 for 52.0 %.")
+    return Published(**entry)
+
+
+def _check(entry: dict[Any, Any], kinds: Mapping[str, tuple[type, ...]], required: Iterable[str], where: str) -> None:
+    for key, value in entry.items():
+        if key not in kinds:
+            near = difflib.get_close_matches(str(key), kinds, n=1, cutoff=0.5)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys are {', '.join(kinds)}."
+            raise BadModel(f"{where} has an unknown key {key!r}. {hint}")
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds[key])
+            raise BadModel(f"{where}: {key} is {value!r} but must be {wanted}.")
+    if missing := [key for key in required if key not in entry]:
+        raise BadModel(f"{where} lacks {_listed(missing)}.")
+
+
+def _is_url(text: str) -> bool:
+    return "://" in text
+
+
+def _file_name(weights: str) -> str:
+    return re.split(r"[/\\]", weights.split("?")[0] if _is_url(weights) else weights)[-1]
+
+
+def _reading_order(spec: ModelSpec) -> tuple[int, int, str]:
+    return FAMILIES.index(spec.family) if spec.family else len(FAMILIES), spec.params or 0, spec.name
+
+
+def _normalized(name: str) -> str:
+    return name.strip().lower().replace("_", "-")
+
+
+def _listed(words: Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
