@@ -1,0 +1,405 @@
+"""`shapes`: a procedural panoptic dataset that needs no download.
+
+Textured things (five kinds) overlap, occlude each other and run over the border of a background of four kinds of stuff;
+some scenes hold a crowd or a void region. Everything is drawn from raw bits of a counter-based generator by additions,
+multiplications, divisions and square roots alone, which IEEE 754 rounds alike everywhere: no library function whose last
+bit differs between platforms. So a seed gives the same pixels and the same JSON on every machine.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from panbench.errors import BadArgument
+from panbench.files import atomic_write, write_json
+
+FloatMap = npt.NDArray[np.float64]
+BoolMap = npt.NDArray[np.bool_]
+
+VERSION = 1
+"""Raised when the same seed no longer gives the same pixels."""
+
+DEFAULT_SIZE = (128, 160)
+DEFAULT_VAL_IMAGES = 200
+SPLITS = {"train": 0, "val": 1, "test": 2}
+_SIZE_LIMITS = (32, 8192)
+
+# Category ids have gaps, as COCO's have: code that confuses ids with labels fails here and not first on COCO.
+CATEGORIES: tuple[dict[str, Any], ...] = (
+    {"id": 1, "name": "ball", "supercategory": "round", "isthing": 1, "color": [214, 72, 62]},
+    {"id": 2, "name": "box", "supercategory": "angular", "isthing": 1, "color": [62, 108, 214]},
+    {"id": 3, "name": "triangle", "supercategory": "angular", "isthing": 1, "color": [238, 186, 48]},
+    {"id": 5, "name": "ring", "supercategory": "round", "isthing": 1, "color": [166, 74, 198]},
+    {"id": 8, "name": "star", "supercategory": "angular", "isthing": 1, "color": [48, 190, 160]},
+    {"id": 92, "name": "sky", "supercategory": "outdoor", "isthing": 0, "color": [166, 206, 240]},
+    {"id": 93, "name": "grass", "supercategory": "ground", "isthing": 0, "color": [96, 150, 70]},
+    {"id": 95, "name": "sand", "supercategory": "ground", "isthing": 0, "color": [206, 178, 128]},
+    {"id": 100, "name": "brick", "supercategory": "structural", "isthing": 0, "color": [132, 78, 64]},
+)
+_THINGS = tuple(c for c in CATEGORIES if c["isthing"])
+_STUFF = tuple(c for c in CATEGORIES if not c["isthing"])
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapesScene:
+    """One generated scene: `image` (H, W, 3) uint8 RGB, `ids` (H, W) int32 with 0 = void, and COCO `segments_info`."""
+
+    image: npt.NDArray[np.uint8]
+    ids: npt.NDArray[np.int32]
+    segments_info: tuple[dict[str, Any], ...]
+
+
+class _Dice:
+    """Random numbers from raw bits: their streams are fixed by the generator's definition, not by a NumPy version."""
+
+    def __init__(self, *key: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence(key))
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * (int(self._bits.random_raw()) >> 11) * 2.0**-53
+
+    def integer(self, low: int, high: int) -> int:
+        """A whole number in [low, high)."""
+        return low + int(self.uniform() * (high - low))
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform() < probability
+
+    def uniforms(self, *shape: int) -> FloatMap:
+        count = int(np.prod(shape))
+        raw = np.asarray(self._bits.random_raw(count), dtype=np.uint64)
+        return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
+
+    def rotation(self) -> tuple[float, float]:
+        """(cos, sin) of a random angle, from the rational parametrisation of the circle: no trigonometry."""
+        t = self.uniform(-1.0, 1.0)
+        cosine, sine = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
+        return (cosine, sine) if self.chance(0.5) else (-sine, cosine)
+
+
+def make_scene(index: int, *, split: str = "val", seed: int = 0, size: tuple[int, int] = DEFAULT_SIZE) -> ShapesScene:
+    """Scene number `index` of a split; the same arguments give the same pixels on every platform.
+
+    size: (height, width) in pixels, each 32–8192; objects scale with the shorter side.
+    Raises BadArgument for an unknown split or a size outside the limits.
+    """
+    height, width = size
+    if split not in SPLITS:
+        raise BadArgument(f"shapes has no split {split!r}; it has {', '.join(SPLITS)}.")
+    if not (_SIZE_LIMITS[0] <= min(size) and max(size) <= _SIZE_LIMITS[1]):
+        raise BadArgument(
+            f"shapes scenes are {_SIZE_LIMITS[0]} to {_SIZE_LIMITS[1]} pixels a side, not {height}×{width}."
+        )
+    dice = _Dice(VERSION, seed, SPLITS[split], index)
+    canvas = _Canvas(height, width)
+    _paint_background(canvas, dice)
+    _paint_things(canvas, dice)
+    if dice.chance(0.15):
+        _paint_crowd(canvas, dice)
+    if dice.chance(0.30):
+        _paint_void(canvas, dice)
+    return canvas.finish(dice)
+
+
+class _Canvas:
+    """The scene while it is painted, back to front; coordinates are in units of the shorter side."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.unit = float(min(height, width))
+        self.ys: FloatMap = ((np.arange(height) + 0.5) / self.unit)[:, None]
+        self.xs: FloatMap = ((np.arange(width) + 0.5) / self.unit)[None, :]
+        self.bottom, self.right = height / self.unit, width / self.unit
+        self.color: FloatMap = np.zeros((height, width, 3))
+        self.layer: npt.NDArray[np.int32] = np.zeros((height, width), np.int32)
+        self.layers: list[tuple[int, bool]] = []  # (category id, iscrowd) of layer 1, 2, …
+
+    def paint(self, window: tuple[slice, slice], mask: BoolMap, color: FloatMap, category_id: int, crowd: bool) -> None:
+        """Covers the window's pixels under `mask` with a new layer. `color`: (h, w, 3) of the window."""
+        self.layers.append((category_id, crowd))
+        self.layer[window][mask] = len(self.layers)
+        self.color[window][mask] = color[mask]
+
+    def window(self, x: float, y: float, radius: float) -> tuple[slice, slice]:
+        """The pixels that a disc could touch, cut at the border."""
+        rows, columns = self.layer.shape
+        top, left = int(max((y - radius) * self.unit - 1, 0)), int(max((x - radius) * self.unit - 1, 0))
+        stop_y, stop_x = int((y + radius) * self.unit + 2), int((x + radius) * self.unit + 2)
+        return slice(top, min(max(stop_y, top), rows)), slice(left, min(max(stop_x, left), columns))
+
+    def finish(self, dice: _Dice) -> ShapesScene:
+        """Adds sensor noise and light, drops slivers to void, numbers what is visible with ids spread over 24 bits."""
+        rows, columns = self.layer.shape
+        noise = dice.uniforms(rows, columns) + dice.uniforms(rows, columns) - 1.0
+        light = 1.0 + dice.uniform(-0.12, 0.12) + dice.uniform(-0.15, 0.15) * (self.ys / self.bottom - 0.5)
+        image = np.clip(self.color * light[..., None] + 9.0 * noise[..., None], 0, 255).astype(np.uint8)
+
+        counts = np.bincount(self.layer.ravel(), minlength=len(self.layers) + 1)
+        smallest = max(12.0, 0.0012 * self.layer.size)
+        id_of_layer = np.zeros(len(self.layers) + 1, np.int32)
+        id_of_stuff: dict[int, int] = {}
+        next_id = 1
+        for number, (category_id, _) in enumerate(self.layers, start=1):
+            if counts[number] < smallest:
+                continue
+            stuff = category_id in _STUFF_IDS
+            if stuff and category_id in id_of_stuff:
+                id_of_layer[number] = id_of_stuff[category_id]
+                continue
+            # An odd multiplier is a bijection on 24 bits: ids are distinct and use all three PNG channels.
+            id_of_layer[number] = next_id * 0x9E3779 % (1 << 24)
+            next_id += 1
+            if stuff:
+                id_of_stuff[category_id] = int(id_of_layer[number])
+        ids = id_of_layer[self.layer]
+        return ShapesScene(image, ids, tuple(self._segments_info(ids, id_of_layer)))
+
+    def _segments_info(
+        self, ids: npt.NDArray[np.int32], id_of_layer: npt.NDArray[np.int32]
+    ) -> Iterator[dict[str, Any]]:
+        described: set[int] = set()
+        for number, (category_id, crowd) in enumerate(self.layers, start=1):
+            segment_id = int(id_of_layer[number])
+            if segment_id == 0 or segment_id in described:
+                continue
+            described.add(segment_id)
+            mask = ids == segment_id
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            top, left = int(rows[0]), int(columns[0])
+            yield {
+                "id": segment_id,
+                "category_id": category_id,
+                "area": int(np.count_nonzero(mask)),
+                "bbox": [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1],
+                "iscrowd": int(crowd),
+            }
+
+
+_STUFF_IDS = frozenset(c["id"] for c in _STUFF)
+
+
+def _paint_background(canvas: _Canvas, dice: _Dice) -> None:
+    """Sky over one or two grounds, with a brick wall in some scenes; borders between them are uneven."""
+    sky, grass, sand, brick = _STUFF
+    whole = (slice(None), slice(None))
+    everywhere = np.ones(canvas.layer.shape, bool)
+    grounds = [grass, sand] if dice.chance(0.5) else [sand, grass]
+    horizon = dice.uniform(0.15, 0.6) * canvas.bottom
+    canvas.paint(whole, everywhere, _stuff_texture(canvas, dice, sky), sky["id"], False)
+    below = np.broadcast_to(canvas.ys > horizon + _wobble(canvas, dice, 0.10), canvas.layer.shape)
+    canvas.paint(whole, below, _stuff_texture(canvas, dice, grounds[0]), grounds[0]["id"], False)
+    if dice.chance(0.6):
+        second = horizon + dice.uniform(0.25, 0.7) * (canvas.bottom - horizon)
+        lower = np.broadcast_to(canvas.ys > second + _wobble(canvas, dice, 0.14), canvas.layer.shape)
+        canvas.paint(whole, lower, _stuff_texture(canvas, dice, grounds[1]), grounds[1]["id"], False)
+    if dice.chance(0.45):
+        left = dice.uniform(-0.2, 0.8) * canvas.right
+        right = left + dice.uniform(0.25, 0.6) * canvas.right
+        top = dice.uniform(0.05, 0.5) * canvas.bottom
+        bottom = top + dice.uniform(0.25, 0.6) * canvas.bottom
+        wall = (canvas.xs > left) & (canvas.xs < right) & (canvas.ys > top) & (canvas.ys < bottom)
+        canvas.paint(whole, wall, _stuff_texture(canvas, dice, brick), brick["id"], False)
+
+
+def _paint_things(canvas: _Canvas, dice: _Dice) -> None:
+    for _ in range(dice.integer(2, 8)):
+        kind = _THINGS[dice.integer(0, len(_THINGS))]
+        radius = dice.uniform(0.09, 0.27)
+        x, y = dice.uniform(0.0, canvas.right), dice.uniform(0.0, canvas.bottom)
+        _paint_thing(canvas, dice, kind, x, y, radius, crowd_layer=False)
+
+
+def _paint_crowd(canvas: _Canvas, dice: _Dice) -> None:
+    """Many small things of one kind, close together: one segment with iscrowd=1."""
+    kind = _THINGS[dice.integer(0, len(_THINGS))]
+    x, y = dice.uniform(0.2, 0.8) * canvas.right, dice.uniform(0.2, 0.8) * canvas.bottom
+    spread, first = dice.uniform(0.12, 0.25), True
+    for _ in range(dice.integer(9, 18)):
+        dx, dy = dice.uniform(-spread, spread), dice.uniform(-spread, spread) * 0.6
+        radius = dice.uniform(0.045, 0.06)
+        _paint_thing(canvas, dice, kind, x + dx, y + dy, radius, crowd_layer=True, same_layer=not first)
+        first = False
+
+
+def _paint_thing(
+    canvas: _Canvas,
+    dice: _Dice,
+    kind: dict[str, Any],
+    x: float,
+    y: float,
+    radius: float,
+    *,
+    crowd_layer: bool,
+    same_layer: bool = False,
+) -> None:
+    window = canvas.window(x, y, radius)
+    cosine, sine = dice.rotation()
+    dx, dy = canvas.xs[:, window[1]] - x, canvas.ys[window[0]] - y
+    u, v = (cosine * dx + sine * dy) / radius, (cosine * dy - sine * dx) / radius
+    mask = _OUTLINES[kind["name"]](u, v, dice.uniform())
+    color = _thing_texture(dice, kind, u, v)
+    if same_layer:
+        canvas.layer[window][mask] = len(canvas.layers)
+        canvas.color[window][mask] = color[mask]
+    else:
+        canvas.paint(window, mask, color, kind["id"], crowd_layer)
+
+
+def _paint_void(canvas: _Canvas, dice: _Dice) -> None:
+    """An unlabelled blotch: grey noise over whatever was there."""
+    x, y = dice.uniform(0, canvas.right), dice.uniform(0, canvas.bottom)
+    radius = dice.uniform(0.06, 0.18)
+    window = canvas.window(x, y, radius)
+    dx, dy = (canvas.xs[:, window[1]] - x) / radius, (canvas.ys[window[0]] - y) / radius
+    mask = dx * dx + dy * dy < 0.55 + 0.45 * _value_noise(dice, canvas.xs[:, window[1]], canvas.ys[window[0]], 9.0)
+    grey = 70.0 + 110.0 * dice.uniforms(*mask.shape)
+    canvas.layer[window][mask] = 0
+    canvas.color[window][mask] = grey[mask][:, None]
+
+
+# Outlines: u, v are coordinates in the thing's own frame, 1 = its radius; `variety` in [0, 1) bends the proportions.
+
+
+def _ball(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    squash = 1.0 + 0.25 * variety
+    return u * u + (v * squash) * (v * squash) < 1.0
+
+
+def _box(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    return (np.abs(u) < 0.78) & (np.abs(v) < 0.78 - 0.25 * variety)
+
+
+def _triangle(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    return (v < 0.62) & (v > 2.0 * np.abs(u) * (0.85 + 0.2 * variety) - 0.95)
+
+
+def _ring(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    square = u * u + v * v
+    inner = 0.45 + 0.15 * variety
+    return (square < 1.0) & (square > inner * inner)
+
+
+def _star(u: FloatMap, v: FloatMap, variety: float) -> BoolMap:
+    """Four points: an astroid-like outline, |u|^p + |v|^p < 1 with p = 1/2, and a square core."""
+    core = 0.38 + 0.08 * variety
+    points = np.sqrt(np.abs(u)) + np.sqrt(np.abs(v)) < 1.2
+    return (points & (np.abs(u) < 1) & (np.abs(v) < 1)) | ((np.abs(u) < core) & (np.abs(v) < core))
+
+
+_OUTLINES: dict[str, Callable[[FloatMap, FloatMap, float], BoolMap]] = {
+    "ball": _ball,
+    "box": _box,
+    "triangle": _triangle,
+    "ring": _ring,
+    "star": _star,
+}
+
+
+def _thing_texture(dice: _Dice, kind: dict[str, Any], u: FloatMap, v: FloatMap) -> FloatMap:
+    """(h, w, 3): the kind's colour, varied, shaded across, striped in half of the cases."""
+    base = np.asarray(kind["color"], np.float64) + 70.0 * (dice.uniforms(3) - 0.5)
+    shade = 1.0 + 0.22 * (v - 0.6 * u)
+    if dice.chance(0.5):
+        frequency, phase = dice.uniform(1.5, 3.5), dice.uniform()
+        stripe = _triangle_wave(frequency * u + phase)
+        shade = shade * (0.78 + 0.44 * stripe)
+    return shade[..., None] * base
+
+
+def _stuff_texture(canvas: _Canvas, dice: _Dice, kind: dict[str, Any]) -> FloatMap:
+    """(H, W, 3): the kind's colour, varied, under the pattern that marks its material."""
+    base = np.asarray(kind["color"], np.float64) + 36.0 * (dice.uniforms(3) - 0.5)
+    coarse = _value_noise(dice, canvas.xs, canvas.ys, 3.0) - 0.5
+    if kind["name"] == "grass":
+        pattern = 1.0 + 0.25 * coarse + 0.30 * (_value_noise(dice, canvas.xs * 2.5, canvas.ys, 18.0) - 0.5)
+    elif kind["name"] == "sand":
+        pattern = 1.0 + 0.12 * coarse + 0.16 * (_triangle_wave(9.0 * canvas.ys + 2.0 * coarse) - 0.5)
+    elif kind["name"] == "brick":
+        row = np.floor(canvas.ys * 11.0)
+        across = canvas.xs * 5.5 + 0.5 * (row - 2.0 * np.floor(row / 2.0))
+        mortar = (canvas.ys * 11.0 - row < 0.16) | (across - np.floor(across) < 0.08)
+        pattern = np.where(mortar, 1.55, 1.0 + 0.2 * coarse)
+    else:
+        pattern = 1.0 + 0.18 * coarse + 0.1 * (canvas.ys / canvas.bottom)
+    return np.broadcast_to(pattern, canvas.layer.shape)[..., None] * base
+
+
+def _triangle_wave(t: FloatMap) -> FloatMap:
+    """Period 1, between 0 and 1."""
+    return np.abs(2.0 * (t - np.floor(t)) - 1.0)
+
+
+def _wobble(canvas: _Canvas, dice: _Dice, amplitude: float) -> FloatMap:
+    """(1, W): an uneven line around 0."""
+    return amplitude * (_value_noise(dice, canvas.xs, np.zeros((1, 1)), 4.0) - 0.5)
+
+
+def _value_noise(dice: _Dice, xs: FloatMap, ys: FloatMap, frequency: float) -> FloatMap:
+    """Smooth noise in [0, 1] on the grid xs (1, w) × ys (h, 1): random lattice values, bilinear between them."""
+    fx, fy = xs * frequency, ys * frequency
+    fx, fy = fx - np.floor(fx.min()), fy - np.floor(fy.min())
+    ix, iy = np.floor(fx).astype(np.intp), np.floor(fy).astype(np.intp)
+    lattice = dice.uniforms(int(iy.max()) + 2, int(ix.max()) + 2)
+    tx, ty = fx - ix, fy - iy
+    tx, ty = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty)
+    upper = lattice[iy, ix] * (1.0 - tx) + lattice[iy, ix + 1] * tx
+    lower = lattice[iy + 1, ix] * (1.0 - tx) + lattice[iy + 1, ix + 1] * tx
+    return upper * (1.0 - ty) + lower * ty
+
+
+def generate(
+    root: Path,
+    *,
+    split: str = "val",
+    count: int = DEFAULT_VAL_IMAGES,
+    size: tuple[int, int] = DEFAULT_SIZE,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Writes a split in mmdet's COCO panoptic layout below `root`; returns the path of its JSON.
+
+    `root/<split>/*.png` (images), `root/annotations/panoptic_<split>.json` and `root/annotations/panoptic_<split>/*.png`.
+    The JSON is written last: where it stands, the split is whole, and a second call returns at once.
+    progress(done, count) is called after each image. Raises BadArgument, OutOfSpace.
+    """
+    if count < 1:
+        raise BadArgument(f"shapes needs at least one image, not {count}.")
+    json_path = root / "annotations" / f"panoptic_{split}.json"
+    if json_path.exists():
+        return json_path
+    image_folder, id_folder = root / split, root / "annotations" / f"panoptic_{split}"
+    image_folder.mkdir(parents=True, exist_ok=True)
+    id_folder.mkdir(parents=True, exist_ok=True)
+
+    def draw(index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        scene = make_scene(index, split=split, seed=seed, size=size)
+        image_id, name = index + 1, f"{index + 1:012d}.png"
+        _write_png(image_folder / name, scene.image[..., ::-1])
+        ids = scene.ids
+        _write_png(id_folder / name, np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8))
+        image = {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
+        annotation = {"image_id": image_id, "file_name": name, "segments_info": list(scene.segments_info)}
+        return image, annotation
+
+    images, annotations = [], []
+    with ThreadPoolExecutor() as pool:
+        for done, (image, annotation) in enumerate(pool.map(draw, range(count)), start=1):
+            images.append(image)
+            annotations.append(annotation)
+            if progress is not None:
+                progress(done, count)
+    info = {"description": f"panbench shapes v{VERSION}", "split": split, "seed": seed, "size": list(size)}
+    content = {"info": info, "images": images, "annotations": annotations, "categories": [dict(c) for c in CATEGORIES]}
+    write_json(json_path, content, indent=None)
+    return json_path
+
+
+def _write_png(path: Path, bgr: npt.NDArray[np.uint8]) -> None:
+    encoded = cv2.imencode(".png", bgr)[1]
+    with atomic_write(path) as handle:
+        handle.write(encoded.tobytes())

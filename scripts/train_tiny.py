@@ -1,0 +1,185 @@
+"""Trains one of the three tiny models on generated `shapes` scenes, with mmengine's Runner and mmdet's own losses.
+
+    python scripts/train_tiny.py mask2former-tiny --iterations 6000 --work-dir work_dirs/mask2former-tiny
+    python scripts/train_tiny.py mask2former-tiny --work-dir work_dirs/mask2former-tiny --export
+
+The first line trains (and continues from the last checkpoint in the folder when it was interrupted); the second writes the
+weights as safetensors and the model card into configs/weights/, after evaluating them with `panbench` itself.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from panbench.datasets import shapes  # noqa: E402
+from panbench.models import operators  # noqa: E402
+
+TRAIN_SEED = 20260  # the evaluated scenes use seed 0 and another split: no scene is in both
+RECIPES: dict[str, dict[str, Any]] = {
+    "panoptic-fpn-tiny": {"iterations": 5000, "lr": 2e-3, "clip": 5.0},
+    "maskformer-tiny": {"iterations": 12000, "lr": 1e-3, "clip": 5.0, "target_stride": 2},
+    "mask2former-tiny": {"iterations": 9000, "lr": 1e-3, "clip": 1.0},
+}
+
+
+class ShapesForTraining(Dataset):
+    """Generated scenes as mmdet's packed samples, drawn once and kept in memory; flipped and re-lit at random."""
+
+    def __init__(self, count: int, size: tuple[int, int], target_stride: int = 1) -> None:
+        self.target_stride = target_stride
+        label_of = {c["id"]: label for label, c in enumerate(shapes.CATEGORIES)}
+        self.size = size
+        self.scenes = []
+        for index in range(count):
+            scene = shapes.make_scene(index, split="train", seed=TRAIN_SEED, size=size)
+            layers = np.zeros(size, np.uint8)
+            things, labels = [], []
+            semantic_of_layer = [255]
+            for number, segment in enumerate(scene.segments_info, start=1):
+                layers[scene.ids == segment["id"]] = number
+                label = label_of[segment["category_id"]]
+                semantic_of_layer.append(255 if segment["iscrowd"] else label)
+                if label < 5 and not segment["iscrowd"]:
+                    things.append(number)
+                    labels.append(label)
+            self.scenes.append((scene.image[..., ::-1].copy(), layers, np.uint8(semantic_of_layer), things, labels))
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        from mmdet.structures import DetDataSample
+        from mmdet.structures.mask import BitmapMasks
+        from mmengine.structures import InstanceData, PixelData
+
+        image, layers, semantic_of_layer, things, labels = self.scenes[index]
+        chance = torch.rand(4)
+        if chance[0] < 0.5:
+            image, layers = image[:, ::-1], layers[:, ::-1]
+        gain, offset = 0.85 + 0.3 * float(chance[1]), 24.0 * float(chance[2]) - 12.0
+        image = np.clip(image.astype(np.float32) * gain + offset, 0, 255).astype(np.uint8)
+        # Every second target pixel is enough where the loss would upsample the masks anyway; a random phase keeps
+        # the targets unbiased.
+        phase_y, phase_x = int(chance[3] * 2) % self.target_stride, int(chance[3] * 4) % self.target_stride
+        boxes = _boxes_of(layers, things)
+        layers = layers[phase_y :: self.target_stride, phase_x :: self.target_stride]
+        masks = np.stack([layers == number for number in things]) if things else np.zeros((0, *layers.shape), bool)
+        sample = DetDataSample(metainfo={"img_shape": self.size, "ori_shape": self.size, "scale_factor": (1.0, 1.0)})
+        sample.gt_instances = InstanceData(
+            bboxes=torch.from_numpy(boxes),
+            labels=torch.tensor(labels, dtype=torch.long),
+            masks=BitmapMasks(masks.astype(np.uint8), *layers.shape),
+        )
+        semantic = torch.from_numpy(semantic_of_layer[layers].astype(np.int64))[None]
+        sample.gt_sem_seg = PixelData(sem_seg=semantic)
+        return {"inputs": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), "data_samples": sample}
+
+
+def _boxes_of(layers: np.ndarray, things: list[int]) -> np.ndarray:
+    boxes = np.zeros((len(things), 4), np.float32)
+    for row, number in enumerate(things):
+        mask = layers == number
+        ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        boxes[row] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+    return boxes
+
+
+def train(name: str, iterations: int, scenes: int, work_dir: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    config = Config.fromfile(ROOT / "configs" / f"{name}.py")
+    recipe = RECIPES[name]
+    dataset = ShapesForTraining(scenes, shapes.DEFAULT_SIZE, recipe.get("target_stride", 1))
+    model = config.model
+    if "target_stride" in recipe:
+        model.data_preprocessor.update(pad_mask=False, pad_seg=False)
+    if name == "panoptic-fpn-tiny":
+        use_differentiable_roi_align()
+        model.train_cfg.rpn_proposal.update(nms_pre=500, max_per_img=150)
+        model.train_cfg.rpn.sampler.num = 96
+        model.train_cfg.rcnn.sampler.num = 64
+    runner = Runner(
+        model=model,
+        work_dir=str(work_dir),
+        train_dataloader={
+            "batch_size": 8,
+            "num_workers": 0,
+            "dataset": dataset,
+            "sampler": {"type": DefaultSampler, "shuffle": True},
+            "collate_fn": {"type": "pseudo_collate"},
+        },
+        train_cfg={"by_epoch": False, "max_iters": iterations, "val_interval": iterations + 1},
+        optim_wrapper={
+            "type": "OptimWrapper",
+            "optimizer": {"type": "AdamW", "lr": recipe["lr"], "weight_decay": 0.05},
+            "clip_grad": {"max_norm": recipe["clip"]},
+            "paramwise_cfg": {"norm_decay_mult": 0.0},
+        },
+        param_scheduler=[
+            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 300},
+            {
+                "type": "CosineAnnealingLR",
+                "by_epoch": False,
+                "begin": 300,
+                "end": iterations,
+                "T_max": iterations - 300,
+                "eta_min": recipe["lr"] * 0.01,
+            },
+        ],
+        default_hooks={
+            "checkpoint": {"type": "CheckpointHook", "by_epoch": False, "interval": 500, "max_keep_ckpts": 2},
+            "logger": {"type": "LoggerHook", "interval": 100},
+        },
+        log_processor={"by_epoch": False},
+        randomness={"seed": 0},
+        default_scope="mmdet",
+        resume=True,
+    )
+    runner.train()
+
+
+def use_differentiable_roi_align() -> None:
+    """Training needs RoIAlign's gradient, which the inference operators do not have."""
+    from mmcv.ops import RoIAlign
+
+    def forward(self: Any, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
+        return operators.roi_align(
+            features, rois, self.output_size, self.spatial_scale, self.sampling_ratio or 2, self.aligned
+        )
+
+    RoIAlign.forward = forward
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=sorted(RECIPES))
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--scenes", type=int, default=6000, help="how many training scenes are drawn")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--work-dir", type=Path)
+    parser.add_argument("--export", action="store_true", help="write safetensors and model card instead of training")
+    options = parser.parse_args()
+    work_dir = options.work_dir or ROOT / "work_dirs" / options.model
+    operators.install()
+    init_default_scope("mmdet")
+    import mmdet.models  # noqa: F401
+
+    if options.export:
+        raise SystemExit(json.dumps({"export": "not yet"}))
+    train(options.model, options.iterations or RECIPES[options.model]["iterations"], options.scenes, work_dir, options.threads)
+
+
+if __name__ == "__main__":
+    main()
