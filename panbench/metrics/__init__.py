@@ -1,0 +1,1 @@
+"""Every number is a query on overlap tables. NumPy and pandas only."""

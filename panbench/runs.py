@@ -1,0 +1,399 @@
+"""The run folder: results/<run>/run.json says what was run, parts/*.parquet hold its overlap tables.
+
+A part appears whole or not at all, so a killed run keeps all blocks that it finished; which images a run holds is read
+from its parts. docs/design.md has the schema.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from panbench.errors import BadRun
+from panbench.files import atomic_write, write_json
+from panbench.overlap import OverlapTable, Pairs, concat, take
+from panbench.panoptic import Category
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["SCHEMA", "Run", "RunWriter", "list_runs", "load_run"]
+
+SCHEMA = 1
+
+STATUSES = ("running", "done", "interrupted", "failed")
+
+_KEYS = (
+    *(
+        "schema",
+        "panbench",
+        "kind",
+        "name",
+        "status",
+        "error",
+        "model",
+        "dataset",
+        "categories",
+        "arguments",
+        "versions",
+    ),
+    *("git_commit", "device", "precision", "seed", "command", "images", "seconds", "images_per_second", "summary"),
+    *("started", "finished"),
+)
+_PART = re.compile(r"\d+-\d+\.parquet")
+_TEMPORARY = re.compile(r"\..+\.tmp")
+
+
+class Run:
+    """A finished or unfinished run: what run.json says, and the overlap tables of its images.
+
+    Parts are read when a table is first asked for. `notices` names what could not be read and was left out.
+    """
+
+    def __init__(self, info: Mapping[str, Any], path: Path | None = None, table: OverlapTable | None = None) -> None:
+        """A run of the folder `path`, or of `table`, held in memory, when there is no folder."""
+        self.path = path
+        self.info: dict[str, Any] = dict(info)
+        self._given_table = table
+
+    def __repr__(self) -> str:
+        return f"Run({self.name!r}, {self.info.get('status')}, path={str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The run's name: its folder's, unless run.json gives another."""
+        return str(self.info.get("name") or (self.path.name if self.path else "run"))
+
+    @cached_property
+    def categories(self) -> tuple[Category, ...]:
+        """The categories of the ground truth, in the order of its JSON."""
+        return tuple(category_of(record) for record in self.info.get("categories") or ())
+
+    @cached_property
+    def _parts(self) -> tuple[OverlapTable, tuple[str, ...]]:
+        if self._given_table is not None:
+            return self._given_table, ()
+        assert self.path is not None
+        return _read_parts(self.path)
+
+    @property
+    def table(self) -> OverlapTable:
+        """All rows of the run."""
+        return self._parts[0]
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """One sentence for each part that is torn, foreign or repeats an image: it was left out."""
+        return self._parts[1]
+
+    def image_ids(self) -> tuple[int, ...]:
+        """The images that were scored, ascending."""
+        return tuple(self.table.image_ids.tolist())
+
+    def segments(self) -> "pd.DataFrame":
+        """One row a segment: image_id, side ("gt" or "pred"), id, category_id, area, iscrowd, score."""
+        import pandas as pd
+
+        segments = self.table.segments
+        return pd.DataFrame(
+            {
+                "image_id": segments.image_id,
+                "side": np.where(segments.is_gt, "gt", "pred"),
+                "id": segments.id,
+                "category_id": segments.category_id,
+                "area": segments.area,
+                "iscrowd": segments.iscrowd,
+                "score": segments.score,
+            }
+        )
+
+    def overlaps(self) -> "pd.DataFrame":
+        """One row a pair of segments that share pixels: image_id, gt_id, pred_id (0 = void), pixels."""
+        return _frame(self.table.overlaps)
+
+    def boundary(self) -> "pd.DataFrame | None":
+        """As `overlaps`, of the pixels near boundaries; None when the run was made without them."""
+        return None if self.table.boundary is None else _frame(self.table.boundary)
+
+    def pq(self, iou_threshold: float = 0.5) -> "pd.DataFrame":
+        """PQ, SQ, RQ, TP, FP, FN of each category: `metrics.pq.pq_table` of this run."""
+        from panbench.metrics.pq import pq_of
+
+        return pq_of(self.table, self.categories, iou_threshold)
+
+    def summary(self) -> dict[str, dict[str, float | int | None]]:
+        """PQ, SQ, RQ and n of All, Things and Stuff, from the tables (run.json keeps what the run itself found)."""
+        from panbench.metrics.pq import summarise
+
+        return summarise(self.pq())
+
+
+class RunWriter:
+    """Writes a run folder. One writer a process; several processes may write parts of different ranks."""
+
+    def __init__(self, path: Path, info: dict[str, Any], done: frozenset[int], notices: tuple[str, ...]) -> None:
+        """Use `create`, `resume` or `attach`."""
+        self.path = path
+        self.info = info
+        self.done = done
+        self.notices = notices
+        self._next: dict[int, int] = {}
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], info: Mapping[str, Any], overwrite: bool = False) -> "RunWriter":
+        """Makes the folder and its run.json with status "running".
+
+        info: the keys of run.json that are known by now (docs/design.md); schema, panbench, name, status and started
+            are filled in, absent keys are null
+        overwrite: replaces a run that is already there; only files that a run writes are removed
+        Raises BadRun when the folder holds another run (unless `overwrite`) or anything else.
+        """
+        from panbench import __version__
+
+        path = Path(path)
+        _make_room(path, overwrite)
+        content: dict[str, Any] = dict.fromkeys(_KEYS)
+        content.update(
+            {
+                "name": path.name,
+                **info,
+                "schema": SCHEMA,
+                "panbench": __version__,
+                "status": "running",
+                "started": info.get("started") or _now(),
+            }
+        )
+        writer = cls(path, content, frozenset(), ())
+        writer._save()
+        (path / "parts").mkdir(exist_ok=True)
+        return writer
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike[str]) -> "RunWriter":
+        """Goes on with a run: `done` holds the ids of the images in its readable parts, `notices` the parts left out.
+
+        Raises BadRun when there is no run, or it is of another schema.
+        """
+        run = load_run(path)
+        assert run.path is not None
+        writer = cls(run.path, dict(run.info), frozenset(run.image_ids()), run.notices)
+        (run.path / "parts").mkdir(exist_ok=True)
+        writer.update(status="running", error=None, finished=None)
+        return writer
+
+    @classmethod
+    def attach(cls, path: str | os.PathLike[str]) -> "RunWriter":
+        """Writes parts into a run that another process made (a further rank); run.json is left to that process."""
+        run = load_run(path)
+        assert run.path is not None
+        return cls(run.path, dict(run.info), frozenset(run.image_ids()), run.notices)
+
+    def write_part(self, table: OverlapTable, rank: int = 0) -> Path:
+        """Writes the table of a block of images as a new part, which appears whole or not at all; its path."""
+        import pyarrow.parquet
+
+        folder = self.path / "parts"
+        if rank not in self._next:
+            taken = [
+                int(part.stem.split("-")[1]) for part in _part_files(folder) if int(part.stem.split("-")[0]) == rank
+            ]
+            self._next[rank] = max(taken, default=-1) + 1
+        target = folder / f"{rank:04d}-{self._next[rank]:06d}.parquet"
+        with atomic_write(target) as handle:
+            pyarrow.parquet.write_table(table.to_arrow(), handle, compression="zstd")
+        self._next[rank] += 1
+        return target
+
+    def update(self, **changes: Any) -> None:
+        """Replaces keys of run.json."""
+        self.info.update(changes)
+        self._save()
+
+    def finish(self, status: str, **updates: Any) -> Run:
+        """Closes the run with its last status ("done", "interrupted" or "failed") and further keys; the run.
+
+        `summary` is computed from the parts unless it is given.
+        """
+        if status not in STATUSES[1:]:
+            raise ValueError(f"status must be one of {', '.join(STATUSES[1:])}, not {status!r}")
+        if "summary" not in updates:
+            run = Run(self.info, self.path)
+            updates["summary"] = run.summary() if len(run.table.overlaps) else None
+        self.update(**{"status": status, "finished": _now(), **updates})
+        return Run(self.info, self.path)
+
+    def _save(self) -> None:
+        write_json(self.path / "run.json", self.info)
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """The run in a folder (or of a run.json). Raises BadRun when there is none, or it is foreign or of a newer schema."""
+    folder = Path(path)
+    if folder.name == "run.json" and not folder.is_dir():
+        folder = folder.parent
+    return Run(_read_info(folder), folder)
+
+
+def list_runs(folder: str | os.PathLike[str]) -> list[Run]:
+    """The runs in the subfolders of `folder`, oldest first; subfolders without a readable run are passed over."""
+    runs = []
+    for path in sorted(Path(folder).glob("*/run.json")):
+        try:
+            runs.append(load_run(path.parent))
+        except BadRun:
+            continue
+    return sorted(runs, key=lambda run: (str(run.info.get("started") or ""), run.name))
+
+
+def category_record(category: Category) -> dict[str, Any]:
+    """A category as run.json lists it."""
+    return {
+        "id": category.id,
+        "name": category.name,
+        "isthing": category.isthing,
+        "supercategory": category.supercategory,
+        "color": None if category.color is None else list(category.color),
+    }
+
+
+def category_of(record: Mapping[str, Any]) -> Category:
+    """The category that `category_record` wrote down."""
+    color: Sequence[int] | None = record.get("color")
+    return Category(
+        id=int(record["id"]),
+        name=str(record["name"]),
+        isthing=bool(record["isthing"]),
+        supercategory=str(record.get("supercategory") or ""),
+        color=None if color is None else (color[0], color[1], color[2]),
+    )
+
+
+def _read_info(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    if not folder.exists():
+        raise BadRun(
+            f"There is no run {folder}: no such folder. `panbench compare` takes folders that eval or score wrote."
+        )
+    try:
+        info = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadRun(f"{folder} is not a run: it holds no run.json.") from None
+    except NotADirectoryError:
+        raise BadRun(f"{folder} is a file, not the folder of a run.") from None
+    except OSError as problem:
+        raise BadRun(f"{path} cannot be read: {problem.strerror or problem}.") from None
+    except ValueError as problem:
+        raise BadRun(f"{path} is damaged: {problem}.") from None
+    if not isinstance(info, dict) or type(info.get("schema")) is not int or "panbench" not in info:
+        raise BadRun(f"{path} is not the record of a panbench run: it has no `schema` and `panbench`.")
+    if info["schema"] > SCHEMA:
+        raise BadRun(
+            f"{path} has schema {info['schema']}, written by panbench {info['panbench']}; this version reads "
+            f"up to {SCHEMA}. Update panbench."
+        )
+    return {**dict.fromkeys(_KEYS), **info}
+
+
+def _part_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(part for part in folder.iterdir() if _PART.fullmatch(part.name))
+
+
+def _read_parts(run: Path) -> tuple[OverlapTable, tuple[str, ...]]:
+    """The rows of all readable parts, and a sentence for each that was left out, whole or in part."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    folder = run / "parts"
+    notices, tables = [], []
+    if folder.is_dir():
+        for stranger in sorted(folder.iterdir()):
+            if not _PART.fullmatch(stranger.name) and not _TEMPORARY.fullmatch(stranger.name):
+                notices.append(f"{stranger} is not a part of a run and was left out.")
+    seen = np.zeros(0, np.int64)
+    for part in _part_files(folder):
+        try:
+            # Not read_table: it would take a folder named `a=b` on the way for a column.
+            with pyarrow.parquet.ParquetFile(part) as file:
+                table = OverlapTable.from_arrow(file.read())
+        except (pa.ArrowException, OSError) as problem:
+            notices.append(f"{part} is torn and was left out ({str(problem).splitlines()[0]}).")
+            continue
+        except ValueError as problem:
+            notices.append(f"{part} is foreign and was left out: it {problem}.")
+            continue
+        images = table.image_ids
+        again = np.intersect1d(images, seen)
+        if len(again):
+            notices.append(f"{part} repeats {len(again)} images of earlier parts, which were left out of it.")
+            table = _without(table, again)
+        seen = np.union1d(seen, images)
+        tables.append(table)
+    return concat(tables), tuple(notices)
+
+
+def _without(table: OverlapTable, images: Any) -> OverlapTable:
+    def rest(pairs: Pairs) -> Pairs:
+        return take(pairs, ~np.isin(pairs.image_id, images))
+
+    segments = take(table.segments, ~np.isin(table.segments.image_id, images))
+    return OverlapTable(segments, rest(table.overlaps), None if table.boundary is None else rest(table.boundary))
+
+
+def _make_room(path: Path, overwrite: bool) -> None:
+    """Makes `path` an empty folder, or raises BadRun. Removes nothing but what a run writes."""
+    if path.exists() and not path.is_dir():
+        raise BadRun(f"{path} is a file; give --out a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        try:
+            _read_info(path)
+        except BadRun as problem:
+            raise BadRun(
+                f"{path} is in the way and is not ours to overwrite; give another --out. ({problem})"
+            ) from None
+        if not overwrite:
+            raise BadRun(f"{path} holds another run. Give another --out, or --overwrite to replace it.")
+        _remove_run(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise BadRun(f"{path} cannot be made: {problem.strerror or problem}.") from None
+
+
+def _remove_run(path: Path) -> None:
+    """Removes the files of a run. Killed at any point, the rest is a run that says it is not whole."""
+    predictions = path / "predictions"
+    strangers = [
+        entry for entry in predictions.rglob("*") if entry.suffix not in (".png", ".tmp") and not entry.is_dir()
+    ]
+    if strangers or predictions.is_symlink():
+        raise BadRun(f"{strangers[0] if strangers else predictions} is not ours to overwrite; move it away first.")
+    info = json.loads((path / "run.json").read_bytes())
+    write_json(path / "run.json", {**info, "status": "failed", "error": "Was being overwritten.", "summary": None})
+    for part in _part_files(path / "parts"):
+        part.unlink()
+    for temporary in (*path.glob(".*.tmp"), *(path / "parts").glob(".*.tmp")):
+        temporary.unlink()
+    if predictions.is_dir():
+        shutil.rmtree(predictions)
+    (path / "predictions.json").unlink(missing_ok=True)
+
+
+def _frame(pairs: Pairs) -> "pd.DataFrame":
+    import pandas as pd
+
+    return pd.DataFrame(
+        {"image_id": pairs.image_id, "gt_id": pairs.gt_id, "pred_id": pairs.pred_id, "pixels": pairs.pixels}
+    )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
