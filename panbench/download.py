@@ -8,11 +8,13 @@ import contextlib
 import dataclasses
 import email.utils
 import errno
+import functools
 import json
 import os
 import random
 import re
 import shutil
+import ssl
 import threading
 import time
 import urllib.parse
@@ -125,7 +127,7 @@ def what_is_wrong(path: Path, sha256: str | None = None, size: int | None = None
     """Why the file at `path` is not the wanted one, in a few words; None when it is. sha256 may be a prefix."""
     try:
         found = path.stat().st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return "it does not exist"
     if not path.is_file():
         return "it is not a file"
@@ -164,10 +166,17 @@ def http_client() -> httpx.Client:
     """A client that follows redirects, honours the environment's proxies and never asks for compressed transfer."""
     return httpx.Client(
         follow_redirects=True,
+        verify=_tls(),
         timeout=httpx.Timeout(30, connect=15, pool=None),
         headers={"Accept-Encoding": "identity", "User-Agent": "panbench"},
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
     )
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    # Reading the certificates takes longer than a small download.
+    return httpx.create_ssl_context()
 
 
 class RangeReader:
@@ -430,13 +439,13 @@ class _Job:
     def _fetch(self, part: _Part, connections: int) -> None:
         self._plan(part, connections)
         todo = [span for span in part.spans if not span.whole]
+        self._stop.clear()
         self._report(part)
         with http_client() as client:
             if connections == 1 or len(todo) <= 1:
                 for span in todo:
                     self._fetch_span(client, part, span)
                 return
-            self._stop.clear()
             with ThreadPoolExecutor(min(connections, len(todo))) as pool:
                 jobs = [pool.submit(self._fetch_span, client, part, span) for span in todo]
                 try:
