@@ -1,0 +1,5 @@
+"""`python -m panbench`, as torchrun starts it."""
+
+from panbench.cli import main
+
+main()

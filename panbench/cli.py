@@ -1,0 +1,377 @@
+"""The command line: each command parses its arguments, calls one function and prints what it returns.
+
+Results go to stdout, status and progress to stderr. Exit codes: 0 done, 1 a model failed or a fault of ours, 2 bad
+input (one sentence says what), 130 interrupted. Imports of other rooms are made inside the commands: `--help`,
+completion and every command that needs no model start without torch.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.text import Text
+from typer.core import TyperGroup
+
+from panbench import __version__
+from panbench.errors import BadArgument, PanbenchError
+
+if TYPE_CHECKING:
+    from panbench.catalog import ModelSpec
+    from panbench.runs import Run
+
+INTERRUPTED = 130
+# Where nobody sets a width: a file or a pipe is not folded as narrowly as a terminal.
+WIDTH_WITHOUT_TERMINAL = 120
+
+
+class _Commands(TyperGroup):
+    """Turns what a command raises into one line on stderr and an exit code; `--debug`, anywhere, adds the traceback."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if "--debug" in args:
+            args = [arg for arg in args if arg != "--debug"]
+            ctx.meta["debug"] = True
+        return super().parse_args(ctx, args)  # type: ignore[arg-type]
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        try:
+            return super().invoke(ctx)  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            _complain("Interrupted.", label="")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            # Usage errors, Exit and Abort are Typer's own; a closed pipe (`| head`) is nobody's fault.
+            if hasattr(error, "format_message") or isinstance(error, (typer.Exit, typer.Abort, BrokenPipeError)):
+                raise
+            sentence, code = _explained(error)
+            _complain(sentence, error if ctx.meta.get("debug") else None)
+            raise typer.Exit(code) from None
+
+
+app = typer.Typer(
+    name="panbench",
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Run panoptic segmentation models, score them as panopticapi does, and compare them.",
+)
+
+
+class Format(str, Enum):
+    """How `compare` prints."""
+
+    text = "text"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        _write(f"panbench {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    pass
+
+
+def _model_names(incomplete: str) -> list[str]:
+    """Completions of a model's name; after a comma, of the last one."""
+    from panbench.catalog import load_catalog
+
+    *before, last = incomplete.split(",")
+    prefix = ",".join(before) + "," if before else ""
+    names = {name for spec in load_catalog().values() for name in (spec.name, *spec.aliases)}
+    return sorted(prefix + name for name in names if name.startswith(last))
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+) -> None:
+    """List the models: family, backbone, parameters, published PQ, input size, and whether the weights are here."""
+    from panbench.catalog import load_catalog
+    from panbench.report.tables import models_record, models_text
+
+    specs = list(load_catalog().values())
+    if as_json:
+        _print_json([models_record(spec) for spec in specs])
+    else:
+        _print(models_text(specs))
+
+
+@app.command("eval")
+def evaluate(
+    ctx: typer.Context,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", autocompletion=_model_names, help="A model or family; several times or comma-separated."
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Your own mmdet config instead of a model.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The weights of --config (or of a single --model).")] = None,
+    weights: Annotated[
+        str, typer.Option(help="auto, random (untrained, for plumbing and timing), or a path.")
+    ] = "auto",
+    data: Annotated[str | None, typer.Option(help="shapes, or a folder in COCO's panoptic layout.")] = None,
+    images: Annotated[Path | None, typer.Option(help="A folder of images, with --gt.")] = None,
+    gt: Annotated[Path | None, typer.Option(help="A panoptic JSON, with --images.")] = None,
+    gt_dir: Annotated[Path | None, typer.Option(help="The id PNGs of --gt, when not beside it.")] = None,
+    split: Annotated[str, typer.Option(help="The split of the dataset.")] = "val",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    batch_size: Annotated[str, typer.Option(help="Images a batch, or auto.")] = "1",
+    precision: Annotated[str, typer.Option(help="Arithmetic of the forward pass.")] = "fp32",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    image_ids: Annotated[str | None, typer.Option(help="Only these ids: 1,2,3 or @FILE with one a line.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's folder; with several models each gets a folder in it. Default: results/DATASET-MODEL."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    save_predictions: Annotated[
+        bool, typer.Option("--save-predictions", help="Also write COCO panoptic PNGs and JSON.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+) -> None:
+    """Run models on a dataset, score them and compare them.
+
+    Without --data, --images and --gt the dataset is shapes, which is generated and needs no download.
+    """
+    if overwrite and resume:
+        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    specs = _specs(model or [], config, checkpoint)
+    ids = _image_ids(image_ids) if image_ids is not None else None
+    size: int | str = batch_size if batch_size == "auto" else _positive(batch_size, "--batch-size")
+    if len(specs) > 1 and weights not in ("auto", "random"):
+        raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
+
+    from panbench.datasets import open_dataset
+    from panbench.report.tables import comparison_row, comparison_text, summary_text
+    from panbench.sweep import Outcome, run_folders, run_models
+
+    source = data if data is not None or gt is not None or images is not None else "shapes"
+    dataset = open_dataset(source, images=images, gt=gt, gt_dir=gt_dir, split=split, limit=limit, image_ids=ids)
+    folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume))
+
+    from panbench.runner import evaluate as evaluate_model
+
+    def run(spec: "ModelSpec", folder: Path) -> "Run":
+        with _progress(spec.title) as progress:
+            return evaluate_model(
+                spec,
+                dataset,
+                out=folder,
+                weights=weights,
+                device=device,
+                batch_size=size,
+                precision=precision,
+                overwrite=overwrite,
+                resume=resume,
+                save_predictions=save_predictions,
+                seed=seed,
+                command=["panbench", *sys.argv[1:]],
+                progress=progress,
+            )
+
+    def show(outcome: Outcome) -> None:
+        if outcome.run is None:
+            _complain(f"{outcome.spec.name}: {outcome.reason}", outcome.error if ctx.meta.get("debug") else None)
+            return
+        row = comparison_row(outcome.run)
+        _print(summary_text(row.title, outcome.run.info.get("summary"), row.notes))
+        _print("")
+
+    try:
+        outcomes = run_models(specs, folders, run, show)
+    except KeyboardInterrupt:
+        place = folders[0] if len(folders) == 1 else out or "results"
+        _complain(f"Interrupted. What was scored stays in {place}; the same command with --resume goes on.", label="")
+        raise typer.Exit(INTERRUPTED) from None
+    _print(comparison_text([outcome.row(dataset.name) for outcome in outcomes]))
+    stored = [str(folder) for folder, outcome in zip(folders, outcomes, strict=True) if outcome.run is not None]
+    if stored:
+        _say(f"Again at any time: panbench compare {' '.join(stored)}")
+    if any(outcome.error is not None for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
+    format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.text,
+    common_images: Annotated[
+        bool, typer.Option("--common-images", help="Compare on the images that all runs have.")
+    ] = False,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Allow different datasets and images in one table, as they are.")
+    ] = False,
+    digits: Annotated[
+        int | None, typer.Option(min=0, max=6, help="Decimals of percentages in text, md and latex.")
+    ] = None,
+) -> None:
+    """Print stored runs side by side. csv and json hold fractions 0-1, the others percent."""
+    from panbench.report.tables import compare as compare_runs
+    from panbench.report.tables import comparison_text, find_runs, render
+
+    found = find_runs(runs)
+    rows = compare_runs(found, common_images=common_images, mixed=mixed)
+    if format is Format.text:
+        _print(comparison_text(rows, 2 if digits is None else digits))
+    else:
+        _write(render(rows, format.value, digits))
+
+
+def main() -> None:
+    """The program `panbench`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe gets UTF-8 whatever the locale, a terminal what it can show; neither ends a program over a dash.
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # type: ignore[union-attr]
+    app()
+
+
+def _specs(names: list[str], config: Path | None, checkpoint: Path | None) -> "list[ModelSpec]":
+    from panbench.catalog import resolve_models, spec_from_config, with_weights
+
+    if not names and config is None:
+        raise BadArgument("Name a --model (`panbench models` lists them), or your own --config with its --checkpoint.")
+    specs = resolve_models(names) if names else []
+    if config is not None:
+        return [*specs, spec_from_config(config, checkpoint)]
+    if checkpoint is not None:
+        if len(specs) > 1:
+            raise BadArgument("--checkpoint fits one model. Name one --model, or use --config.")
+        return [with_weights(specs[0], checkpoint)]
+    return specs
+
+
+def _image_ids(text: str) -> list[int]:
+    """The ids of `1,2,3`, or of a file after `@` with ids separated by commas, spaces or line ends."""
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArgument(f"--image-ids {text}: the file cannot be read ({error}).") from None
+    words = text.replace(",", " ").split()
+    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
+    if wrong or not words:
+        what = f"{wrong[0]!r} is no image id" if wrong else "there are no ids"
+        raise BadArgument(f"--image-ids: {what}. Give whole numbers such as 139,285, or @FILE with one a line.")
+    return [int(word) for word in words]
+
+
+def _positive(text: str, option: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise BadArgument(f"{option} is {text!r} but must be a whole number above 0, or auto.")
+    return int(text)
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with images/s and time left; yields what to call with (done, total)."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} img/s" if task.speed else "- img/s", style="progress.data.speed")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=_stderr()) as bar:
+        task = bar.add_task(title, total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield report
+
+
+def _console(stream: Any) -> Console:
+    # Under torchrun every process runs this; one of them speaks.
+    quiet = os.environ.get("RANK", "0") != "0"
+    sized = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(file=stream, width=None if sized else WIDTH_WITHOUT_TERMINAL, highlight=False, quiet=quiet)
+
+
+def _stderr() -> Console:
+    return _console(sys.stderr)
+
+
+def _print(content: RenderableType) -> None:
+    _console(sys.stdout).print(content, markup=False)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+
+
+def _print_json(content: Any) -> None:
+    _write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _say(sentence: str) -> None:
+    _stderr().print(sentence, markup=False, style="dim", soft_wrap=True)
+
+
+def _complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
+    """The sentence on stderr, on one line; before it the traceback of `error`, where one is given."""
+    stderr = _stderr()
+    if error is not None:
+        stderr.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
+    stderr.print(Text.assemble((label, "bold red"), " ".join(sentence.split())), soft_wrap=True)
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """One sentence for an error, and the exit code: 2 where the user can mend it, 1 where it is our fault."""
+    if isinstance(error, PanbenchError):
+        return str(error), error.exit_code
+    if isinstance(error, ImportError):
+        return _missing(error), 2
+    return f"{_in_short(error)}. This is a fault of panbench, not of your input; --debug shows the traceback.", 1
+
+
+def _in_short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+
+
+def _missing(error: ImportError) -> str:
+    """What to do about an import that fails: a package that is absent, or a system library that OpenCV wants."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("panbench"):
+        package = error.name.split(".")[0]
+        return f"This needs the Python package {package}, which is not installed. Install panbench with pip again."
+    if ".so" in str(error) and "cv2" in "".join(traceback.format_tb(error.__traceback__)):
+        return (
+            f"OpenCV cannot load a library of the system ({error}). On Debian and Ubuntu: apt-get install libgl1 "
+            "libglib2.0-0; or, without it: pip install --force-reinstall --no-deps opencv-python-headless."
+        )
+    return f"{_in_short(error)}. A package is damaged or does not fit the others: install panbench with pip again."

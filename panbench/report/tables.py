@@ -1,0 +1,572 @@
+"""Tables that people and programs read: one run's PQ, several runs side by side, the list of models.
+
+A comparison is a list of `ComparisonRow`; the renderers turn it into text, Markdown, CSV, JSON or LaTeX. Rows hold
+fractions 0–1, as CSV and JSON do; the others show percent.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from panbench.catalog import ModelSpec, weights_here
+from panbench.errors import BadArgument, BadRun
+from panbench.metrics.pq import pq_table, summarise
+from panbench.runs import Run, list_runs, load_run
+
+__all__ = [
+    "FORMATS",
+    "ComparisonRow",
+    "check_comparable",
+    "compare",
+    "comparison_row",
+    "comparison_text",
+    "failed_row",
+    "find_runs",
+    "models_record",
+    "models_text",
+    "render",
+    "summary_text",
+]
+
+FORMATS = ("text", "md", "csv", "json", "latex")
+GROUPS = {"All": "", "Things": "_th", "Stuff": "_st"}
+ABSENT = "–"
+
+# A difference to a published number means something only on the images that it was published for.
+PUBLISHED_IMAGES: dict[tuple[Any, Any], int] = {("coco", "val2017"): 5000}
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One run (or a model that never became one) in a comparison. Fractions 0–1; what does not exist is None.
+
+    model: the model's name; None for scored predictions. images: how many were scored. published_PQ: only where
+    dataset, split and images are those of the publication. complete: every image that was asked for is scored.
+    notes: what a reader must know before believing the numbers.
+    """
+
+    run: str
+    model: str | None = None
+    dataset: str | None = None
+    images: int | None = None
+    PQ: float | None = None
+    SQ: float | None = None
+    RQ: float | None = None
+    PQ_th: float | None = None
+    SQ_th: float | None = None
+    RQ_th: float | None = None
+    PQ_st: float | None = None
+    SQ_st: float | None = None
+    RQ_st: float | None = None
+    params: int | None = None
+    images_per_second: float | None = None
+    published_PQ: float | None = None
+    complete: bool = False
+    title: str = ""
+    split: str | None = None
+    status: str = "done"
+    weights_sha256: str | None = None
+    random_weights: bool = False
+    device: str | None = None
+    precision: str | None = None
+    error: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def difference(self) -> float | None:
+        """PQ minus the published PQ, where both exist."""
+        return None if self.PQ is None or self.published_PQ is None else self.PQ - self.published_PQ
+
+    @property
+    def believable(self) -> bool:
+        """Whether the numbers may be called best: trained weights, every image scored."""
+        return self.complete and not self.random_weights and self.error is None
+
+
+def find_runs(paths: Sequence[str | os.PathLike[str]]) -> list[Run]:
+    """The runs in these folders, each a run or a folder of runs.
+
+    Files beside runs, as `results/*` names them, are left out. Raises BadRun for a path that is no run and holds none.
+    """
+    given = [Path(path) for path in paths]
+    several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
+    runs: list[Run] = []
+    for path in several or given:
+        inside = list_runs(path) if path.is_dir() and not (path / "run.json").exists() else []
+        runs.extend(inside or [load_run(path)])
+    return runs
+
+
+def compare(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = False) -> list[ComparisonRow]:
+    """A row for each run, in the order given.
+
+    Raises BadRun when the runs are of different datasets or images.
+    common_images: compare on the images that all of them hold.
+    mixed: put different datasets and images into one table all the same; the notes say which.
+    """
+    if not runs:
+        raise BadArgument("No run is named. Pass one or more run folders, such as results/*.")
+    shared: frozenset[int] | None = None
+    if common_images:
+        _check_dataset(runs)
+        shared = frozenset.intersection(*(frozenset(run.image_ids()) for run in runs))
+        if not shared:
+            raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
+    elif not mixed:
+        check_comparable(runs)
+    rows = [comparison_row(run, shared) for run in runs]
+    if mixed and len({(row.dataset, row.split) for row in rows}) > 1:
+        rows = [
+            dataclasses.replace(row, notes=(f"on {row.dataset} {row.split or ''}".strip(), *row.notes)) for row in rows
+        ]
+    return rows
+
+
+def comparison_row(run: Run, images: frozenset[int] | None = None) -> ComparisonRow:
+    """The row of a stored run; with `images`, PQ, SQ and RQ on these images only."""
+    info = run.info
+    model, dataset = info.get("model") or {}, info.get("dataset") or {}
+    counts = info.get("images") or {}
+    status, error = info.get("status") or "done", info.get("error")
+    random_weights = bool(model.get("random_weights"))
+    # What is on disk counts: run.json may promise more than a killed or torn run holds.
+    held = frozenset(run.image_ids())
+    expected, scored = counts.get("expected"), len(held)
+    summary: Mapping[str, Mapping[str, Any]] | None
+    narrowed = images is not None and images != held
+    if narrowed:
+        summary = _summary_on(run, images or frozenset())
+    elif status == "done" and not run.notices and info.get("summary"):
+        summary = info["summary"]
+    else:
+        summary = run.summary() if held else None
+    whole = status == "done" and scored == expected and not counts.get("missing")
+    selected = _is_subset(info)
+    return ComparisonRow(
+        run=run.name,
+        model=model.get("name"),
+        dataset=dataset.get("name"),
+        images=len(images or ()) if narrowed else scored,
+        **_flat(summary),
+        params=model.get("params"),
+        images_per_second=info.get("images_per_second"),
+        published_PQ=None if narrowed or selected or not whole else _published_pq(model, dataset, scored),
+        complete=whole,
+        title=model.get("title") or model.get("name") or run.name,
+        split=dataset.get("split"),
+        status=status,
+        weights_sha256=model.get("weights_sha256"),
+        random_weights=random_weights,
+        device=(info.get("device") or {}).get("name"),
+        precision=info.get("precision"),
+        error=_reason(error) if status == "failed" else None,
+        notes=tuple(_notes(run, whole, selected, len(images or ()) if narrowed else None)),
+    )
+
+
+def failed_row(name: str, title: str, reason: str, dataset: str | None = None) -> ComparisonRow:
+    """The row of a model that could not be run, with the reason."""
+    return ComparisonRow(
+        run=name,
+        model=name,
+        dataset=dataset,
+        title=title,
+        status="failed",
+        error=reason,
+        notes=(f"failed: {reason}",),
+    )
+
+
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Raises BadRun, with the difference, when the runs are not of the same ground truth and the same images."""
+    _check_dataset(runs)
+    first, *others = runs
+    for run in others:
+        left, right = frozenset(first.image_ids()), frozenset(run.image_ids())
+        if left == right:
+            continue
+        raise BadRun(
+            f"{first.name} has {len(left):,} images and {run.name} {len(right):,}, {len(left & right):,} of them in "
+            "both: their numbers cannot be compared. Compare on the images that all runs have with --common-images, or "
+            "show the runs as they are with --mixed."
+        )
+
+
+def summary_text(
+    title: str, summary: Mapping[str, Mapping[str, Any]] | None, notes: Sequence[str] = ()
+) -> RenderableType:
+    """`| title | PQ | SQ | RQ | categories |` with the rows All, Things and Stuff, in percent, and the notes below."""
+    table = Table(box=box.MARKDOWN, show_edge=True, header_style="bold")
+    table.add_column(Text(_plain(title)), min_width=6, overflow="fold")
+    for name in ("PQ", "SQ", "RQ", "categories"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for group in GROUPS:
+        scores = (summary or {}).get(group) or {}
+        n = scores.get("n")
+        values = [percent(scores.get(name)) for name in ("PQ", "SQ", "RQ")]
+        table.add_row(group, *values, ABSENT if n is None else str(n))
+    return Group(table, *(Text(f"Note: {_plain(note)}") for note in notes))
+
+
+def comparison_text(rows: Sequence[ComparisonRow], digits: int = 2) -> RenderableType:
+    """The comparison as a table for a terminal of 80 columns or more; the best of a column is bold."""
+    columns = _columns(rows, digits)
+    marks, notes = _marks(rows)
+    table = _table()
+    table.add_column("Model", min_width=9, overflow="fold")
+    for column in columns:
+        table.add_column(Text(column.name), justify="right", no_wrap=True)
+    for index, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
+        cells = [Text(column.cell(row), style="bold" if index in column.best(rows) else "") for column in columns]
+        table.add_row(Text(_plain(label) + marks[index]), *cells)
+    return Group(table, *(Text(_plain(note)) for note in notes))
+
+
+def render(rows: Sequence[ComparisonRow], format: str, digits: int | None = None) -> str:
+    """The comparison as Markdown (`md`), `csv`, `json` or `latex`, ending in a newline.
+
+    digits: decimals of percentages in md (2) and latex (1, as papers print PQ); csv and json are fractions in full.
+    """
+    renderers: dict[str, Callable[[], str]] = {
+        "md": lambda: _markdown(rows, 2 if digits is None else digits),
+        "csv": lambda: _csv(rows),
+        "json": lambda: (
+            json.dumps([_record(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        ),
+        "latex": lambda: _latex(rows, 1 if digits is None else digits),
+    }
+    if format not in renderers:
+        raise BadArgument(f"There is no format {format!r}. Choose one of {', '.join(FORMATS)}.")
+    return renderers[format]()
+
+
+def models_text(specs: Sequence[ModelSpec]) -> RenderableType:
+    """The models as a table for a terminal: published PQ in percent, and whether the weights are on this machine."""
+    table = _table()
+    table.add_column("Model", no_wrap=True)
+    table.add_column("Family", overflow="fold")
+    table.add_column("Backbone", overflow="fold")
+    for name in ("params", "PQ"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Input", no_wrap=True)
+    table.add_column("Here", no_wrap=True)
+    for spec in specs:
+        pq = percent(spec.published.PQ, 1) if spec.published else ABSENT
+        here = "yes" if weights_here(spec) else "no"
+        cells = (spec.name, spec.family or ABSENT, spec.backbone or ABSENT, count(spec.params), pq)
+        table.add_row(*(Text(_plain(cell)) for cell in (*cells, spec.input_size or ABSENT, here)))
+    sources = {f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published}
+    published = f"PQ: as published, on {_listed(sorted(sources))}. " if sources else ""
+    return Group(table, Text(f"{published}Here: whether the weights are on this machine."))
+
+
+def models_record(spec: ModelSpec) -> dict[str, Any]:
+    """A model as `panbench models --json` lists it: paths as text, `weights_here` a path or None."""
+    here = weights_here(spec)
+    return {
+        **dataclasses.asdict(spec),
+        "config": str(spec.config),
+        "aliases": list(spec.aliases),
+        "published_PQ": spec.published.PQ if spec.published else None,
+        "weights_here": str(here) if here else None,
+    }
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """A fraction as percent without the sign, a dash for None."""
+    return ABSENT if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def count(number: int | None) -> str:
+    """A number of parameters, short: 958k, 1.05M, 44.0M, 216M."""
+    if number is None:
+        return ABSENT
+    if number < 1_000_000:
+        return f"{number / 1000:.0f}k"
+    return f"{_three_digits(number / 1e6)}M"
+
+
+def rate(per_second: float | None) -> str:
+    """Images a second to three digits: 0.42, 12.3, 231."""
+    return ABSENT if per_second is None else _three_digits(per_second)
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of numbers. `key` gives what to order rows by, where one can be best."""
+
+    name: str
+    latex: str
+    cell: Callable[[ComparisonRow], str]
+    key: Callable[[ComparisonRow], float | None] | None = None
+
+    def best(self, rows: Sequence[ComparisonRow], place: int = 0) -> frozenset[int]:
+        """The rows whose printed value is the best (place 0) or second (1); none when there is nothing to beat."""
+        if self.key is None:
+            return frozenset()
+        values = {
+            index: value for index, row in enumerate(rows) if row.believable and (value := self.key(row)) is not None
+        }
+        places = sorted(set(map(self._printed, values.values())), reverse=True)
+        if len(values) < 2 or len(places) < 2 or len(places) <= place:
+            return frozenset()
+        return frozenset(index for index, value in values.items() if self._printed(value) == places[place])
+
+    def _printed(self, value: float) -> float:
+        return float(f"{value:.6g}")
+
+
+def _table() -> Table:
+    """An empty table without lines but under its head, two spaces between columns."""
+    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
+
+
+def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
+    """The columns that hold anything; PQ, SQ and RQ always."""
+
+    def score(name: str, latex: str) -> _Column:
+        return _Column(
+            name,
+            latex,
+            lambda row: percent(getattr(row, name), digits),
+            lambda row: None if (value := getattr(row, name)) is None else round(value, digits + 2),
+        )
+
+    columns = [
+        score("PQ", "PQ"),
+        score("SQ", "SQ"),
+        score("RQ", "RQ"),
+        score("PQ_th", r"PQ$^{\mathrm{th}}$"),
+        score("PQ_st", r"PQ$^{\mathrm{st}}$"),
+    ]
+    if any(row.params is not None for row in rows):
+        columns.append(_Column("params", "Params", lambda row: count(row.params)))
+    if any(row.images_per_second is not None for row in rows):
+        speed = _Column("img/s", "Images/s", lambda row: rate(row.images_per_second), lambda row: row.images_per_second)
+        columns.append(speed)
+    if any(row.published_PQ is not None for row in rows):
+        columns.append(_Column("publ.", "Published", lambda row: percent(row.published_PQ, digits)))
+        columns.append(_Column("diff", r"$\Delta$", lambda row: _signed(row.difference, digits)))
+    return columns
+
+
+def _markdown(rows: Sequence[ComparisonRow], digits: int) -> str:
+    columns = _columns(rows, digits)
+    marks, notes = _marks(rows)
+    lines = [
+        "| Model | " + " | ".join(column.name.replace("_", r"\_") for column in columns) + " |",
+        "| :--- |" + " ---: |" * len(columns),
+    ]
+    for index, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
+        cells = [f"**{column.cell(row)}**" if index in column.best(rows) else column.cell(row) for column in columns]
+        lines.append(f"| {_markdown_escaped(label)}{marks[index]} | " + " | ".join(cells) + " |")
+    if notes:
+        lines += ["", *(f"{_markdown_escaped(note)}  " for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _csv(rows: Sequence[ComparisonRow]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(_record(ComparisonRow(""))), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        record = _record(row)
+        record["notes"] = "; ".join(record["notes"])
+        writer.writerow(
+            {key: str(value).lower() if isinstance(value, bool) else value for key, value in record.items()}
+        )
+    return buffer.getvalue()
+
+
+def _latex(rows: Sequence[ComparisonRow], digits: int) -> str:
+    columns = _columns(rows, digits)
+    marks, notes = _marks(rows)
+    lines = [
+        "% Needs \\usepackage{booktabs}. Bold: best; underlined: second.",
+        f"\\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        "\\toprule",
+        "Model & " + " & ".join(column.latex for column in columns) + r" \\",
+        "\\midrule",
+    ]
+    for index, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
+        cells = []
+        for column in columns:
+            cell = column.cell(row).replace(ABSENT, "--")
+            if cell.startswith(("+", "-")) and cell != "--":
+                cell = f"${cell}$"
+            if index in column.best(rows):
+                cell = rf"\textbf{{{cell}}}"
+            elif index in column.best(rows, place=1) and len(rows) > 2:
+                cell = rf"\underline{{{cell}}}"
+            cells.append(cell)
+        lines.append(f"{_latex_escaped(label)}{_latex_mark(marks[index])} & " + " & ".join(cells) + r" \\")
+    lines.append("\\bottomrule")
+    for note in notes:
+        mark, _, sentence = note.partition(" ")
+        text = f"{_latex_mark(mark)} {_latex_escaped(sentence)}"
+        lines.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\footnotesize {text}}} \\")
+    lines.append("\\end{tabular}")
+    return "\n".join(lines) + "\n"
+
+
+def _record(row: ComparisonRow) -> dict[str, Any]:
+    return {**dataclasses.asdict(row), "notes": list(row.notes)}
+
+
+def _flat(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
+    return {
+        f"{name}{suffix}": ((summary or {}).get(group) or {}).get(name)
+        for group, suffix in GROUPS.items()
+        for name in ("PQ", "SQ", "RQ")
+    }
+
+
+def _summary_on(run: Run, images: frozenset[int]) -> dict[str, Any]:
+    segments, overlaps = run.segments(), run.overlaps()
+    wanted = list(images)
+    return summarise(
+        pq_table(
+            segments[segments["image_id"].isin(wanted)],
+            overlaps[overlaps["image_id"].isin(wanted)],
+            run.categories,
+        )
+    )
+
+
+def _check_dataset(runs: Sequence[Run]) -> None:
+    first, *others = runs
+    for run in others:
+        left, right = first.info.get("dataset") or {}, run.info.get("dataset") or {}
+        if left.get("fingerprint") == right.get("fingerprint"):
+            continue
+        names = [f"{side.get('name')} {side.get('split') or ''}".strip() for side in (left, right)]
+        difference = (
+            f"{first.name} was scored on {names[0]} and {run.name} on {names[1]}"
+            if names[0] != names[1]
+            else f"{first.name} and {run.name} were scored on two versions of {names[0]} "
+            f"({left.get('gt')} and {right.get('gt')})"
+        )
+        raise BadRun(
+            f"{difference}: their numbers cannot be compared. Show them in one table all the same with --mixed."
+        )
+
+
+def _published_pq(model: Mapping[str, Any], dataset: Mapping[str, Any], scored: int) -> float | None:
+    published = model.get("published") or {}
+    where = (published.get("dataset"), published.get("split"))
+    if model.get("random_weights") or where != (dataset.get("name"), dataset.get("split")):
+        return None
+    if PUBLISHED_IMAGES.get(where, scored) != scored:
+        return None
+    return published.get("PQ")
+
+
+def _is_subset(info: Mapping[str, Any]) -> bool:
+    arguments = info.get("arguments") or {}
+    return arguments.get("limit") is not None or arguments.get("image_ids") is not None
+
+
+def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[str]:
+    info = run.info
+    counts, model = info.get("images") or {}, info.get("model") or {}
+    expected, scored = counts.get("expected"), len(run.image_ids())
+    status = info.get("status") or "done"
+    notes = []
+    if model.get("random_weights"):
+        notes.append("random weights: an untrained model, for plumbing and timing only")
+    if status == "failed":
+        notes.append(f"failed: {_reason(info.get('error'))}")
+    if not whole and status != "failed":
+        state = {"done": "incomplete", "running": "still running or killed"}.get(status, status)
+        notes.append(f"{state}: {_number(scored)} of {_number(expected)} images scored")
+    if counts.get("missing"):
+        notes.append(f"{counts['missing']:,} images without a prediction scored as empty")
+    if counts.get("skipped"):
+        notes.append(f"{counts['skipped']:,} images skipped")
+    if selected:
+        notes.append(f"a subset: {_number(expected)} of {_number((info.get('dataset') or {}).get('n_images'))} images")
+    notes.extend(run.notices)
+    if common is not None:
+        notes.append(f"on the {common:,} images that all runs have")
+    return notes
+
+
+def _marks(rows: Sequence[ComparisonRow]) -> tuple[list[str], list[str]]:
+    """For each row its marks (¹ ²), and the notes that they stand for, each note once."""
+    numbers: dict[str, int] = {}
+    for row in rows:
+        for note in row.notes:
+            numbers.setdefault(note, len(numbers) + 1)
+    marks = ["".join(" " + _superscript(numbers[note]) for note in row.notes) for row in rows]
+    return marks, [f"{_superscript(number)} {note[:1].upper()}{note[1:]}" for note, number in numbers.items()]
+
+
+def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
+    """The title of each row's model, or the run's name where two rows share a title."""
+    titles = Counter(row.title or row.run for row in rows)
+    return [row.run if titles[row.title or row.run] > 1 else row.title or row.run for row in rows]
+
+
+def _superscript(number: int) -> str:
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _latex_mark(marks: str) -> str:
+    digits = marks.strip().translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
+    return f"$^{{{digits.replace(' ', ',')}}}$" if digits else ""
+
+
+def _signed(fraction: float | None, digits: int) -> str:
+    if fraction is None:
+        return ABSENT
+    text = f"{100 * fraction:+.{digits}f}"
+    return text if float(text) else text.lstrip("+-")
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def _number(value: int | None) -> str:
+    return "an unknown number" if value is None else f"{value:,}"
+
+
+def _reason(error: Any) -> str:
+    if isinstance(error, Mapping):
+        error = error.get("message") or error.get("sentence")
+    return " ".join(str(error).split()) if error else "no reason was stored"
+
+
+def _plain(text: str) -> str:
+    """`text` on one line, without control characters that could steer a terminal: names come from anywhere."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text)
+
+
+def _markdown_escaped(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", _plain(text))
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    sign: f"\\{sign}" for sign in "&%$#_{}"
+}
+
+
+def _latex_escaped(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in _plain(text))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + f" and {words[-1]}" if len(words) > 1 else words[0]
