@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from panbench.runs import Run
 
 INTERRUPTED = 130
-# Where nobody sets a width: a file or a pipe is not folded as narrowly as a terminal.
+# Where nobody sets a width, as in a file or a pipe; and the least that leaves every number of a comparison whole.
 WIDTH_WITHOUT_TERMINAL = 120
+LEAST_WIDTH = 78
 
 
 class _Commands(TyperGroup):
@@ -66,6 +67,18 @@ app = typer.Typer(
 )
 
 
+# The groups of options in `panbench eval --help`.
+_MODEL, _DATA, _HOW, _RUN = "Models", "Data", "Computing", "The run"
+
+
+def _option(help: str, panel: str | None = None, metavar: str | None = None, **settings: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel=panel, metavar=metavar, **settings)
+
+
+def _flag(name: str, help: str, panel: str | None = None, **settings: Any) -> Any:
+    return typer.Option(name, help=help, rich_help_panel=panel, metavar="", **settings)
+
+
 class Format(str, Enum):
     """How `compare` prints."""
 
@@ -84,12 +97,8 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
-    ] = False,
+    version: Annotated[bool, _flag("--version", "Print the version.", callback=_version, is_eager=True)] = False,
+    debug: Annotated[bool, _flag("--debug", "Show the traceback of an error; anywhere on the line.")] = False,
 ) -> None:
     pass
 
@@ -106,7 +115,7 @@ def _model_names(incomplete: str) -> list[str]:
 
 @app.command()
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects.")] = False,
+    as_json: Annotated[bool, _flag("--json", "Print a list of objects.")] = False,
 ) -> None:
     """List the models: family, backbone, parameters, published PQ, input size, and whether the weights are here."""
     from panbench.catalog import load_catalog
@@ -125,41 +134,46 @@ def evaluate(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", autocompletion=_model_names, help="A model or family; several times or comma-separated."
+            "--model",
+            "-m",
+            metavar="NAME",
+            autocompletion=_model_names,
+            rich_help_panel=_MODEL,
+            help="A model or family; several times or comma-separated.",
         ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Your own mmdet config instead of a model.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="The weights of --config (or of a single --model).")] = None,
+    config: Annotated[Path | None, _option("Your own mmdet config instead of a model.", _MODEL, "FILE.py")] = None,
+    checkpoint: Annotated[Path | None, _option("The weights of --config or of one --model.", _MODEL, "FILE")] = None,
     weights: Annotated[
-        str, typer.Option(help="auto, random (untrained, for plumbing and timing), or a path.")
+        str, _option("auto, a path, or random: untrained, for plumbing and timing.", _MODEL, "WEIGHTS")
     ] = "auto",
-    data: Annotated[str | None, typer.Option(help="shapes, or a folder in COCO's panoptic layout.")] = None,
-    images: Annotated[Path | None, typer.Option(help="A folder of images, with --gt.")] = None,
-    gt: Annotated[Path | None, typer.Option(help="A panoptic JSON, with --images.")] = None,
-    gt_dir: Annotated[Path | None, typer.Option(help="The id PNGs of --gt, when not beside it.")] = None,
-    split: Annotated[str, typer.Option(help="The split of the dataset.")] = "val",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    batch_size: Annotated[str, typer.Option(help="Images a batch, or auto.")] = "1",
-    precision: Annotated[str, typer.Option(help="Arithmetic of the forward pass.")] = "fp32",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
-    image_ids: Annotated[str | None, typer.Option(help="Only these ids: 1,2,3 or @FILE with one a line.")] = None,
+    seed: Annotated[int, _option("Seed of random weights.", _MODEL, "N")] = 0,
+    data: Annotated[
+        str | None,
+        _option("shapes (generated; the default), or a folder in COCO's panoptic layout.", _DATA, "NAME|DIR"),
+    ] = None,
+    images: Annotated[Path | None, _option("A folder of images, with --gt.", _DATA, "DIR")] = None,
+    gt: Annotated[Path | None, _option("A panoptic JSON, with --images.", _DATA, "FILE.json")] = None,
+    gt_dir: Annotated[Path | None, _option("The id PNGs of --gt, when not beside it.", _DATA, "DIR")] = None,
+    split: Annotated[str, _option("The split of the dataset.", _DATA, "NAME")] = "val",
+    limit: Annotated[int | None, _option("Only the first N images.", _DATA, "N", min=1)] = None,
+    image_ids: Annotated[str | None, _option("Only these: 139,285 or @FILE with an id a line.", _DATA, "IDS")] = None,
+    device: Annotated[str, _option("auto, cpu, cuda, cuda:N or mps.", _HOW, "DEVICE")] = "auto",
+    batch_size: Annotated[str, _option("Images a batch, or auto.", _HOW, "N|auto")] = "1",
+    precision: Annotated[str, _option("Arithmetic of the forward pass.", _HOW, "KIND")] = "fp32",
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="The run's folder; with several models each gets a folder in it. Default: results/DATASET-MODEL."
+        _option(
+            "The run's folder; several models get a folder each in it. Default: results/DATASET-MODEL.", _RUN, "DIR"
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[bool, _flag("--overwrite", "Replace a run that is already there.", _RUN)] = False,
+    resume: Annotated[bool, _flag("--resume", "Go on with an interrupted run.", _RUN)] = False,
     save_predictions: Annotated[
-        bool, typer.Option("--save-predictions", help="Also write COCO panoptic PNGs and JSON.")
+        bool, _flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.", _RUN)
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
 ) -> None:
-    """Run models on a dataset, score them and compare them.
-
-    Without --data, --images and --gt the dataset is shapes, which is generated and needs no download.
-    """
+    """Run models on a dataset, score them and compare them."""
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
     specs = _specs(model or [], config, checkpoint)
@@ -220,16 +234,12 @@ def evaluate(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of runs.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")],
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.text,
-    common_images: Annotated[
-        bool, typer.Option("--common-images", help="Compare on the images that all runs have.")
-    ] = False,
-    mixed: Annotated[
-        bool, typer.Option("--mixed", help="Allow different datasets and images in one table, as they are.")
-    ] = False,
+    common_images: Annotated[bool, _flag("--common-images", "Compare on the images that all runs have.")] = False,
+    mixed: Annotated[bool, _flag("--mixed", "Put runs on different data into one table, as they are.")] = False,
     digits: Annotated[
-        int | None, typer.Option(min=0, max=6, help="Decimals of percentages in text, md and latex.")
+        int | None, _option("Decimals of percentages in text, md and latex.", None, "N", min=0, max=6)
     ] = None,
 ) -> None:
     """Print stored runs side by side. csv and json hold fractions 0-1, the others percent."""
@@ -319,8 +329,10 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 def _console(stream: Any) -> Console:
     # Under torchrun every process runs this; one of them speaks.
     quiet = os.environ.get("RANK", "0") != "0"
+    console = Console(file=stream, highlight=False, quiet=quiet)
     sized = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return Console(file=stream, width=None if sized else WIDTH_WITHOUT_TERMINAL, highlight=False, quiet=quiet)
+    console.width = max(console.width, LEAST_WIDTH) if sized else WIDTH_WITHOUT_TERMINAL
+    return console
 
 
 def _stderr() -> Console:

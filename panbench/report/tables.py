@@ -209,16 +209,18 @@ def summary_text(
     title: str, summary: Mapping[str, Mapping[str, Any]] | None, notes: Sequence[str] = ()
 ) -> RenderableType:
     """`| title | PQ | SQ | RQ | categories |` with the rows All, Things and Stuff, in percent, and the notes below."""
-    table = Table(box=box.MARKDOWN, show_edge=True, header_style="bold")
-    table.add_column(Text(_plain(title)), min_width=6, overflow="fold")
-    for name in ("PQ", "SQ", "RQ", "categories"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = []
     for group in GROUPS:
         scores = (summary or {}).get(group) or {}
         n = scores.get("n")
-        values = [percent(scores.get(name)) for name in ("PQ", "SQ", "RQ")]
-        table.add_row(group, *values, ABSENT if n is None else str(n))
-    return Group(table, *(Text(f"Note: {_plain(note)}") for note in notes))
+        rows.append(
+            [group, *(percent(scores.get(name)) for name in ("PQ", "SQ", "RQ")), ABSENT if n is None else str(n)]
+        )
+    lines = _pipe_table([_plain(title), "PQ", "SQ", "RQ", "categories"], rows)
+    return Group(
+        *(Text(line, style="" if index else "bold", no_wrap=True) for index, line in enumerate(lines)),
+        *(Text(f"Note: {_plain(note)}") for note in notes),
+    )
 
 
 def comparison_text(rows: Sequence[ComparisonRow], digits: int = 2) -> RenderableType:
@@ -269,8 +271,8 @@ def models_text(specs: Sequence[ModelSpec]) -> RenderableType:
         cells = (spec.name, spec.family or ABSENT, spec.backbone or ABSENT, count(spec.params), pq)
         table.add_row(*(Text(_plain(cell)) for cell in (*cells, spec.input_size or ABSENT, here)))
     sources = {f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published}
-    published = f"PQ: as published, on {_listed(sorted(sources))}. " if sources else ""
-    return Group(table, Text(f"{published}Here: whether the weights are on this machine."))
+    published = f"PQ as published on {_listed(sorted(sources))}. " if sources else ""
+    return Group(table, Text(f"{published}Here: the weights are on this machine."))
 
 
 def models_record(spec: ModelSpec) -> dict[str, Any]:
@@ -366,16 +368,33 @@ def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
 def _markdown(rows: Sequence[ComparisonRow], digits: int) -> str:
     columns = _columns(rows, digits)
     marks, notes = _marks(rows)
-    lines = [
-        "| Model | " + " | ".join(column.name.replace("_", r"\_") for column in columns) + " |",
-        "| :--- |" + " ---: |" * len(columns),
-    ]
+    body = []
     for index, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
         cells = [f"**{column.cell(row)}**" if index in column.best(rows) else column.cell(row) for column in columns]
-        lines.append(f"| {_markdown_escaped(label)}{marks[index]} | " + " | ".join(cells) + " |")
+        body.append([_markdown_escaped(label) + marks[index], *cells])
+    lines = _pipe_table(["Model", *(column.name.replace("_", r"\_") for column in columns)], body, ruler=":")
     if notes:
         lines += ["", *(f"{_markdown_escaped(note)}  " for note in notes)]
     return "\n".join(lines) + "\n"
+
+
+def _pipe_table(head: Sequence[str], body: Sequence[Sequence[str]], ruler: str = "-") -> list[str]:
+    """The lines of a table with `|` between cells: the first column to the left, numbers to the right.
+
+    ruler: "-", or ":" for the colons by which Markdown aligns columns.
+    """
+    widths = [max(3, *(len(row[index]) for row in (head, *body))) for index in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *numbers = (
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "| " + " | ".join((first, *numbers)) + " |"
+
+    dashes = ["-" * (width - 1) for width in widths]
+    rules = [ruler + dashes[0], *(dash + ruler for dash in dashes[1:])]
+    return [line(head), line(rules), *map(line, body)]
 
 
 def _csv(rows: Sequence[ComparisonRow]) -> str:
@@ -510,7 +529,7 @@ def _marks(rows: Sequence[ComparisonRow]) -> tuple[list[str], list[str]]:
     for row in rows:
         for note in row.notes:
             numbers.setdefault(note, len(numbers) + 1)
-    marks = ["".join(" " + _superscript(numbers[note]) for note in row.notes) for row in rows]
+    marks = [",".join(_superscript(numbers[note]) for note in row.notes) for row in rows]
     return marks, [f"{_superscript(number)} {note[:1].upper()}{note[1:]}" for note, number in numbers.items()]
 
 
@@ -525,8 +544,8 @@ def _superscript(number: int) -> str:
 
 
 def _latex_mark(marks: str) -> str:
-    digits = marks.strip().translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
-    return f"$^{{{digits.replace(' ', ',')}}}$" if digits else ""
+    digits = marks.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
+    return f"$^{{{digits}}}$" if digits else ""
 
 
 def _signed(fraction: float | None, digits: int) -> str:

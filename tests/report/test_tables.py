@@ -1,0 +1,338 @@
+import csv
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from panbench.errors import BadArgument, BadRun
+from panbench.overlap import concat, overlap_table
+from panbench.panoptic import Category, Segment
+from panbench.report.tables import (
+    ComparisonRow,
+    compare,
+    comparison_row,
+    comparison_text,
+    count,
+    failed_row,
+    find_runs,
+    models_record,
+    models_text,
+    rate,
+    render,
+    summary_text,
+)
+from panbench.runs import Run, RunWriter, category_record
+
+BALL = Category(1, "ball", isthing=True)
+SKY = Category(2, "sky", isthing=False)
+KEYS_OF_JSON = (
+    "run model dataset images PQ SQ RQ PQ_th SQ_th RQ_th PQ_st SQ_st RQ_st "
+    "params images_per_second published_PQ complete"
+).split()
+
+
+def scene(image_id: int, hit: bool):
+    """A ball above sky, 2×4 pixels; without `hit` the ball is predicted as nothing."""
+    gt = np.array([[1, 1, 1, 1], [2, 2, 2, 2]], np.int32)
+    pred = gt if hit else np.where(gt == 1, 0, gt)
+    segments = [Segment(1, BALL.id, 4), Segment(2, SKY.id, 4)]
+    return overlap_table(image_id, gt, segments, pred, segments if hit else segments[1:])
+
+
+def run(name: str = "a", hits: dict[int, bool] | None = None, **changes) -> Run:
+    """A run whose images have their ball found or missed; `changes` replace keys of run.json, dicts are merged."""
+    hits = {1: True, 2: False} if hits is None else hits
+    table = concat([scene(image_id, hit) for image_id, hit in hits.items()])
+    info = {
+        "name": name,
+        "status": "done",
+        "model": {"name": "mask2former-r50", "title": "Mask2Former R50", "params": 44_000_000},
+        "dataset": {"name": "balls", "split": "val", "fingerprint": "f00d", "gt": "balls.json", "n_images": len(hits)},
+        "categories": [category_record(BALL), category_record(SKY)],
+        "images": {"expected": len(hits), "scored": len(hits)},
+        "images_per_second": 5.0,
+        "arguments": {},
+        "summary": None,
+    }
+    for key, value in changes.items():
+        known = info.get(key)
+        info[key] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
+    return Run(info, table=table)
+
+
+def text_of(renderable, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def published(pq: float, dataset: str = "balls", split: str = "val") -> dict:
+    return {"published": {"PQ": pq, "dataset": dataset, "split": split, "source": "a paper"}}
+
+
+def test_a_row_holds_the_fractions_of_the_runs_tables():
+    row = comparison_row(run())
+    # Ball: one found, one missed, so PQ = 1 / (1 + 1/2); sky is found twice.
+    assert row.PQ_th == pytest.approx(2 / 3)
+    assert row.PQ_st == 1.0
+    assert row.PQ == pytest.approx(5 / 6)
+    assert (row.images, row.params, row.images_per_second, row.complete) == (2, 44_000_000, 5.0, True)
+
+
+def test_json_is_a_list_with_the_promised_keys_first_and_null_for_what_is_absent():
+    objects = json.loads(render([comparison_row(run())], "json"))
+    assert list(objects[0])[: len(KEYS_OF_JSON)] == KEYS_OF_JSON
+    assert objects[0]["model"] == "mask2former-r50"
+    assert objects[0]["published_PQ"] is None
+
+
+def test_csv_reads_back_as_fractions():
+    rows = list(csv.DictReader(io.StringIO(render([comparison_row(run())], "csv"))))
+    assert float(rows[0]["PQ_th"]) == 2 / 3
+    assert rows[0]["complete"] == "true"
+    assert rows[0]["published_PQ"] == ""
+
+
+def test_published_pq_appears_only_on_the_dataset_and_split_of_the_publication():
+    assert comparison_row(run(model=published(0.8))).published_PQ == 0.8
+    assert comparison_row(run(model=published(0.8, dataset="coco"))).published_PQ is None
+    assert comparison_row(run(model=published(0.8, split="train"))).published_PQ is None
+
+
+def test_published_pq_is_left_out_for_a_subset_for_random_weights_and_for_an_incomplete_run():
+    assert comparison_row(run(model=published(0.8), arguments={"limit": 2})).published_PQ is None
+    assert comparison_row(run(model={**published(0.8), "random_weights": True})).published_PQ is None
+    assert comparison_row(run(model=published(0.8), status="interrupted")).published_PQ is None
+
+
+def test_published_pq_of_coco_needs_all_5000_images():
+    coco = run(model=published(0.52, "coco", "val2017"), dataset={"name": "coco", "split": "val2017"})
+    assert comparison_row(coco).published_PQ is None
+
+
+def test_the_difference_to_the_published_pq_is_signed():
+    rows = [comparison_row(run(model=published(0.8)))]
+    assert rows[0].difference == pytest.approx(5 / 6 - 0.8)
+    assert "+3.33" in text_of(comparison_text(rows))
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"model": {"random_weights": True}}, "random weights"),
+        ({"arguments": {"limit": 2}, "dataset": {"n_images": 200}}, "a subset: 2 of 200 images"),
+        ({"status": "interrupted", "images": {"expected": 5}}, "interrupted: 2 of 5 images scored"),
+        ({"images": {"expected": 3}}, "incomplete: 2 of 3 images scored"),
+        ({"images": {"missing": 1}}, "1 images without a prediction"),
+        ({"images": {"expected": 3, "skipped": 1}}, "1 images skipped"),
+        ({"status": "failed", "error": "the disk went away"}, "failed: the disk went away"),
+    ],
+)
+@pytest.mark.parametrize("format", ["text", "md", "csv", "json", "latex"])
+def test_what_a_reader_must_know_is_in_every_format(changes, note, format):
+    rows = [comparison_row(run(**changes))]
+    printed = text_of(comparison_text(rows)) if format == "text" else render(rows, format)
+    assert note.lower() in printed.lower()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"status": "interrupted"}, {"images": {"expected": 3}}, {"images": {"missing": 1}}],
+)
+def test_a_run_that_lacks_images_is_not_complete(changes):
+    assert not comparison_row(run(**changes)).complete
+
+
+def test_the_best_of_a_column_is_bold_and_the_second_underlined():
+    rows = [
+        ComparisonRow(run=name, title=name, PQ=pq, complete=True) for name, pq in (("a", 0.5), ("b", 0.7), ("c", 0.6))
+    ]
+    latex = render(rows, "latex")
+    assert r"\textbf{70.0}" in latex
+    assert r"\underline{60.0}" in latex
+    assert "**70.00**" in render(rows, "md")
+
+
+def test_random_and_incomplete_runs_are_never_called_best():
+    rows = [
+        ComparisonRow(run="a", PQ=0.5, complete=True),
+        ComparisonRow(run="b", PQ=0.6, complete=True),
+        ComparisonRow(run="c", PQ=0.9, complete=True, random_weights=True),
+        ComparisonRow(run="d", PQ=0.8, complete=False),
+    ]
+    assert "**60.00**" in render(rows, "md")
+
+
+def test_runs_that_tie_are_not_called_best():
+    rows = [ComparisonRow(run=name, PQ=0.5, complete=True) for name in "ab"]
+    assert "**" not in render(rows, "md")
+
+
+def test_a_failed_model_keeps_a_row_that_says_why():
+    rows = [comparison_row(run()), failed_row("maskformer-r50", "MaskFormer R50", "its weights are not here", "balls")]
+    for printed in (text_of(comparison_text(rows)), render(rows, "md"), render(rows, "latex"), render(rows, "csv")):
+        assert "MaskFormer R50" in printed
+        assert "its weights are not here" in printed
+    record = json.loads(render(rows, "json"))[1]
+    assert (record["PQ"], record["error"], record["complete"]) == (None, "its weights are not here", False)
+
+
+def test_names_cannot_break_a_table():
+    evil = r"a|b<i>_c_ & 50% $x$ {y} #1 ~^\ " + "\x1b[31mred\nline"
+    rows = [ComparisonRow(run="r", title=evil, PQ=0.5)]
+    latex, md, text = render(rows, "latex"), render(rows, "md"), text_of(comparison_text(rows), 200)
+    assert r"a|b<i>\_c\_ \& 50\% \$x\$ \{y\} \#1 \textasciitilde{}\textasciicircum{}\textbackslash{}" in latex
+    assert r"a\|b\<i\>\_c\_" in md
+    assert all("\x1b" not in printed for printed in (latex, md, text))
+    assert len(md.splitlines()) == 3
+
+
+def test_two_runs_of_one_model_are_told_apart_by_their_names():
+    table = render([comparison_row(run("fp32")), comparison_row(run("fp16"))], "md")
+    assert "fp32" in table
+    assert "fp16" in table
+
+
+def test_every_line_of_a_full_comparison_fits_80_columns_with_all_digits():
+    row = ComparisonRow(
+        run="r",
+        title="Mask2Former Swin-B (IN-21k)",
+        PQ=0.56321,
+        SQ=0.84,
+        RQ=0.66,
+        PQ_th=0.6,
+        PQ_st=0.5,
+        params=107_000_000,
+        images_per_second=0.523,
+        published_PQ=0.563,
+        complete=True,
+    )
+    lines = text_of(comparison_text([row])).splitlines()
+    assert max(map(len, lines)) <= 80
+    shown = " ".join(lines)
+    for value in ("56.32", "84.00", "66.00", "60.00", "50.00", "107M", "0.52", "56.30", "+0.02"):
+        assert value in shown
+
+
+def test_columns_that_no_row_fills_are_left_out():
+    text = text_of(comparison_text([comparison_row(run())]))
+    assert "params" in text
+    assert "publ." not in text
+
+
+def test_one_runs_table_has_rows_for_all_things_and_stuff():
+    lines = text_of(summary_text("Mask2Former R50", run().summary())).splitlines()
+    assert lines[0].split() == "| Mask2Former R50 | PQ | SQ | RQ | categories |".split()
+    assert lines[2].split() == "| All | 83.33 | 100.00 | 83.33 | 2 |".split()
+    assert lines[3].split() == "| Things | 66.67 | 100.00 | 66.67 | 1 |".split()
+    assert lines[4].split() == "| Stuff | 100.00 | 100.00 | 100.00 | 1 |".split()
+
+
+def test_a_group_without_categories_shows_dashes_not_zeros():
+    summary = {"All": {"PQ": None, "SQ": None, "RQ": None, "n": 0}}
+    assert text_of(summary_text("x", summary)).splitlines()[2].split() == "| All | – | – | – | 0 |".split()
+
+
+def test_runs_on_different_ground_truth_are_refused_with_the_difference():
+    other = run("b", dataset={"name": "cubes", "fingerprint": "beef"})
+    with pytest.raises(BadRun, match=r"a was scored on balls val and b on cubes val"):
+        compare([run("a"), other])
+    versions = run("b", dataset={"gt": "new.json", "fingerprint": "beef"})
+    with pytest.raises(BadRun, match=r"two versions of balls val \(balls.json and new.json\)"):
+        compare([run("a"), versions])
+
+
+def test_different_ground_truth_can_be_shown_as_it_is_when_asked_for():
+    rows = compare([run("a"), run("b", dataset={"name": "cubes", "fingerprint": "beef"})], mixed=True)
+    assert rows[0].notes == ("on balls val",)
+    assert rows[1].notes == ("on cubes val",)
+
+
+def test_runs_on_different_images_are_refused_with_the_difference():
+    with pytest.raises(BadRun, match=r"a has 2 images and b 3, 1 of them in both: .* --common-images"):
+        compare([run("a", {1: True, 2: True}), run("b", {2: True, 3: True, 4: True})])
+
+
+def test_the_comparison_on_common_images_counts_only_those():
+    rows = compare([run("a", {1: False, 2: True}), run("b", {2: False, 3: True})], common_images=True)
+    assert [row.images for row in rows] == [1, 1]
+    assert [row.PQ_th for row in rows] == [1.0, 0.0]
+    assert "1 images that all runs have" in rows[0].notes[-1]
+
+
+def test_common_images_of_runs_that_share_none_is_refused():
+    with pytest.raises(BadRun, match="no image in common"):
+        compare([run("a", {1: True}), run("b", {2: True})], common_images=True)
+
+
+def test_a_torn_part_changes_the_numbers_and_is_named(tmp_path: Path):
+    stored = stored_run(tmp_path / "torn", {1: True, 2: False})
+    (tmp_path / "torn" / "parts" / "0000-000001.parquet").write_bytes(b"PAR1 not really")
+    row = comparison_row(find_runs([stored])[0])
+    assert row.images == 1
+    assert row.PQ == 1.0
+    assert not row.complete
+    assert any("0000-000001.parquet" in note for note in row.notes)
+
+
+def test_a_folder_of_runs_stands_for_the_runs_in_it(tmp_path: Path):
+    stored_run(tmp_path / "demo" / "one", {1: True})
+    stored_run(tmp_path / "demo" / "two", {1: True})
+    (tmp_path / "README.md").write_text("beside runs")
+    found = find_runs([tmp_path / "README.md", tmp_path / "demo"])
+    assert sorted(each.name for each in found) == ["one", "two"]
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(BadRun, match=r"holds no run\.json"):
+        find_runs([tmp_path])
+    with pytest.raises(BadRun, match="no such folder"):
+        find_runs([tmp_path / "typo"])
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(BadArgument, match="'html'"):
+        render([], "html")
+
+
+@pytest.mark.parametrize(
+    ("number", "short"), [(None, "–"), (958_400, "958k"), (1_046_000, "1.05M"), (44_000_000, "44.0M"), (216e6, "216M")]
+)
+def test_parameters_are_printed_short(number, short):
+    assert count(number) == short
+
+
+@pytest.mark.parametrize(
+    ("speed", "short"), [(None, "–"), (0.4234, "0.42"), (9.999, "10.0"), (99.97, "100"), (231, "231")]
+)
+def test_speeds_are_printed_with_three_digits(speed, short):
+    assert rate(speed) == short
+
+
+def test_the_list_of_models_fits_80_columns():
+    from panbench.catalog import load_catalog
+
+    specs = list(load_catalog().values())
+    lines = text_of(models_text(specs)).splitlines()
+    assert len(lines) == len(specs) + 3
+    assert max(map(len, lines)) <= 80
+    json.dumps([models_record(spec) for spec in specs], allow_nan=False)
+
+
+def stored_run(path: Path, hits: dict[int, bool]) -> Path:
+    source = run(path.name, hits)
+    writer = RunWriter.create(path, {key: value for key, value in source.info.items() if key != "status"})
+    for image_id, hit in hits.items():
+        writer.write_part(scene(image_id, hit))
+    writer.finish("done")
+    return path
+
+
+def test_rows_are_values():
+    row = ComparisonRow(run="a")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        row.PQ = 1.0

@@ -1,0 +1,138 @@
+"""Who may import whom, held against docs/design.md, and that nothing but a model loads torch."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "panbench"
+TORCH_ROOMS = {"models", "fusion", "runner"}
+TORCH = {"torch", "torchvision", "mmdet", "mmengine", "mmcv"}
+# Rooms that only join others: the package's face, and what starts the command line.
+FACES = {"__init__", "__main__"}
+
+
+def rooms_in_order() -> list[str]:
+    """The rooms of docs/design.md, a module or a folder each, as they are listed under "Rooms"."""
+    design = (ROOT / "docs" / "design.md").read_text("utf-8")
+    section = design.split("## Rooms")[1].split("\n## ")[0]
+    return re.findall(r"^ {4}(\w+)(?:\.py|/)\s", section, re.MULTILINE)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> list[tuple[str, int, bool]]:
+    """What a module imports: dotted name, line, and whether only for types (under `if TYPE_CHECKING`)."""
+    found = []
+
+    def visit(node: ast.AST, for_types: bool) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.body:
+                visit(child, True)
+            for child in node.orelse:
+                visit(child, for_types)
+            return
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, node.lineno, for_types) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: import by the full name, `from panbench…`"
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "panbench" else [node.module]
+            )
+            found.extend((name or "", node.lineno, for_types) for name in names)
+        for child in ast.iter_child_nodes(node):
+            visit(child, for_types)
+
+    visit(ast.parse(path.read_text("utf-8")), False)
+    return found
+
+
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "_configs")
+
+
+def test_every_module_has_a_room_in_the_design():
+    assert {room_of(path) for path in MODULES} - FACES <= set(rooms_in_order())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_module_imports_only_rooms_above_its_own(path):
+    order = {room: place for place, room in enumerate(rooms_in_order())}
+    room = room_of(path)
+    if room in FACES:
+        return
+    for name, line, for_types in imported(path):
+        if not name.startswith("panbench."):
+            continue
+        target = name.split(".")[1]
+        if target in FACES or target.startswith("__"):
+            continue
+        assert target in order, f"{path}:{line} imports {name}, which has no room in docs/design.md"
+        # Naming a type binds nothing at run time; the command line is where all rooms meet.
+        if not for_types:
+            assert order[target] <= order[room], f"{path}:{line}: {room} imports {target}, which is below it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_models_fusion_and_runner_import_torch(path):
+    if room_of(path) in TORCH_ROOMS:
+        return
+    for name, line, for_types in imported(path):
+        assert for_types or name.split(".")[0] not in TORCH, f"{path}:{line} imports {name}"
+
+
+BLOCK_TORCH = f"""
+import sys
+for name in {sorted(TORCH)!r}:
+    sys.modules[name] = None
+from panbench.cli import main
+sys.argv[0] = "panbench"
+main()
+"""
+
+
+def run_without_torch(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`panbench …` in a process where importing torch or mmdet fails."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK_TORCH, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["models"],
+        ["eval", "--help"],
+        ["score", "--help"],
+        ["compare", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_lists_need_no_torch(arguments):
+    finished = run_without_torch(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout
+
+
+def test_scoring_and_comparing_need_no_torch(tmp_path):
+    reference = ROOT / "tests" / "reference" / "pq_edges"
+    score = ["score", "--gt", reference / "gt.json", "--pred", reference / "pred.json", "--out", tmp_path / "run"]
+    scored = run_without_torch(*score)
+    assert scored.returncode == 0, scored.stderr
+    compared = run_without_torch("compare", tmp_path / "run", "--format", "csv")
+    assert compared.returncode == 0, compared.stderr
+    assert compared.stdout.startswith("run,model,dataset")
+
+
+def test_a_model_without_torch_is_refused_in_one_sentence(tmp_path):
+    finished = run_without_torch("eval", "--model", "panoptic-fpn-tiny", "--limit", "1", cwd=tmp_path)
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    assert "which is not installed" in finished.stderr
