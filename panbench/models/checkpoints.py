@@ -4,6 +4,7 @@ import dataclasses
 import re
 import threading
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from panbench.download import Progress, download, what_is_wrong
 from panbench.errors import BadCheckpoint, DownloadFailed
 from panbench.files import sha256_of
 
-_WAYS_OUT = "Or give a file with --checkpoint FILE, or run the model untrained with --weights random."
+_WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --weights random."
 _NAMES_SHOWN = 8
 # torch's list of names that a checkpoint may use is global to the process.
 _lock = threading.Lock()
@@ -59,9 +60,7 @@ def fetch_weights(spec: ModelSpec, *, progress: Progress | None = None, offline:
     """
     path = weights_path(spec)
     if path is None or spec.weights is None:
-        raise BadCheckpoint(
-            f"The config of {spec.title} names no weights. {_WAYS_OUT.removeprefix('Or ').capitalize()}"
-        )
+        raise BadCheckpoint(f"The config of {spec.title} names no weights. {_WAYS_OUT}")
     if "://" not in spec.weights:
         if not path.is_file():
             raise BadCheckpoint(f"There is no weights file {path} for {spec.title}. {_WAYS_OUT}")
@@ -191,6 +190,7 @@ _INERT_NAMES = (
 def _load_pickle(path: Path) -> Any:
     allowed: list[Any] = [(_Inert, name) for name in _INERT_NAMES]
     try:
+        _verify_checksums(path)
         with _lock, torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -206,6 +206,19 @@ def _load_pickle(path: Path) -> Any:
         raise BadCheckpoint(
             f"{path} is cut off, damaged or no checkpoint ({_line(error)}). Download or copy it again."
         ) from error
+
+
+def _verify_checksums(path: Path) -> None:
+    """Raises BadZipFile when a record is not what was written. torch itself does not look, and a PQ would be wrong."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            # torch can be told to write no checksums; then they are 0.
+            if record.CRC:
+                with archive.open(record) as content:
+                    while content.read(1 << 20):
+                        pass
 
 
 def _parts(path: Path, content: Any) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
