@@ -178,7 +178,13 @@ def main() -> None:
 
     if options.export:
         raise SystemExit(json.dumps({"export": "not yet"}))
-    train(options.model, options.iterations or RECIPES[options.model]["iterations"], options.scenes, work_dir, options.threads)
+    train(
+        options.model,
+        options.iterations or RECIPES[options.model]["iterations"],
+        options.scenes,
+        work_dir,
+        options.threads,
+    )
 
 
 if __name__ == "__main__":

@@ -363,7 +363,7 @@ def generate(
 ) -> Path:
     """Writes a split in mmdet's COCO panoptic layout below `root`; returns the path of its JSON.
 
-    `root/<split>/*.png` (images), `root/annotations/panoptic_<split>.json` and `root/annotations/panoptic_<split>/*.png`.
+    Images are in `root/<split>/`, id PNGs in `root/annotations/panoptic_<split>/`, beside `panoptic_<split>.json`.
     The JSON is written last: where it stands, the split is whole, and a second call returns at once.
     progress(done, count) is called after each image. Raises BadArgument, OutOfSpace.
     """

@@ -70,7 +70,7 @@ def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module
     _drop_pretrained(description)
     if _family_of_type(description["type"], config) in ("maskformer", "mask2former") and description.get("test_cfg"):
         description.test_cfg.instance_on = False
-    with _lock, _in_scope_of(config), torch.device(device), _LinspaceOnCpu(), warnings.catch_warnings():
+    with _lock, in_scope_of(config), torch.device(device), _LinspaceOnCpu(), warnings.catch_warnings():
         # Advice on losses, which are not computed here.
         warnings.filterwarnings("ignore", module=r"mmdet\.models\.losses")
         try:
@@ -148,7 +148,7 @@ def _family_of_type(type_: Any, config: Config) -> str | None:
     if isinstance(type_, str) and type_.removeprefix("mmdet.") in _TYPES:
         return _TYPES[type_.removeprefix("mmdet.")]
     if isinstance(type_, str):
-        with _lock, _in_scope_of(config), contextlib.suppress(Exception):
+        with _lock, in_scope_of(config), contextlib.suppress(Exception):
             from mmdet.registry import MODELS
 
             type_ = MODELS.get(type_)
@@ -166,7 +166,7 @@ def _family_of_class(class_: type) -> str | None:
 
 
 @contextlib.contextmanager
-def _in_scope_of(config: Config) -> Iterator[None]:
+def in_scope_of(config: Config) -> Iterator[None]:
     """Names in the config mean mmdet's classes, or those of the config's own `default_scope`, while this lasts."""
     with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
         yield

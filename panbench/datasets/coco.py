@@ -1,0 +1,132 @@
+"""Datasets in COCO's panoptic format on disk: mmdet's folder layout, or any folder of images beside a JSON."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from panbench.errors import BadArgument, BadDataset
+from panbench.files import sha256_of
+from panbench.panoptic import Category, PanopticSet, Scene, listed, read_panoptic_json
+
+COCO_VAL2017_IMAGES = 5000
+COCO_CATEGORIES = 133
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with panoptic ground truth, as far as they were selected.
+
+    name, split: as tables print them; ("coco", "val2017") only for the whole of COCO's val2017
+    scenes: the selected images, in the order of the JSON
+    n_images: how many images the JSON lists, selected or not
+    fingerprint: SHA-256 of the JSON, 64 hex digits: two runs with the same one had the same ground truth
+    """
+
+    name: str
+    split: str
+    categories: tuple[Category, ...]
+    scenes: tuple[Scene, ...]
+    n_images: int
+    fingerprint: str
+    gt: Path
+    images: Path
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no image was left out by a limit or a choice of ids."""
+        return len(self.scenes) == self.n_images
+
+
+def open_folder(
+    root: Path, *, split: str = "val", limit: int | None = None, image_ids: Sequence[int] | None = None
+) -> Dataset:
+    """The dataset below `root` in mmdet's layout: `annotations/panoptic_<split>.json` and the folder `<split>`.
+
+    split: `val` also finds `val2017`. Raises BadDataset when the JSON or the images are not there.
+    """
+    if not root.is_dir():
+        raise BadDataset(f"There is no dataset {root}. {_how_to_get(root)}")
+    annotations = root / "annotations"
+    for name in (split, f"{split}2017"):
+        gt = annotations / f"panoptic_{name}.json"
+        if gt.is_file():
+            return open_json(gt, root / name, name=root.resolve().name, split=name, limit=limit, image_ids=image_ids)
+    found = sorted(path.stem.removeprefix("panoptic_") for path in annotations.glob("panoptic_*.json"))
+    there = f"It has the splits {', '.join(found)}." if found else _how_to_get(root)
+    raise BadDataset(f"{root} has no annotations/panoptic_{split}.json. {there}")
+
+
+def open_json(
+    gt: Path,
+    images: Path,
+    *,
+    gt_dir: Path | None = None,
+    name: str | None = None,
+    split: str = "",
+    limit: int | None = None,
+    image_ids: Sequence[int] | None = None,
+) -> Dataset:
+    """The dataset of one COCO panoptic JSON, a folder of images and a folder of id PNGs (default: the JSON's name).
+
+    Raises BadDataset when the JSON is not COCO panoptic, or files are missing for selected images (all are counted).
+    """
+    panoptic = read_panoptic_json(gt, gt_dir)
+    if not panoptic.categories:
+        raise BadDataset(f"{gt} lists no categories.")
+    scenes = _select(panoptic, images, limit, image_ids)
+    _refuse_missing("images", images, (scene.image_path for scene in scenes))
+    _refuse_missing("ground-truth PNGs", panoptic.folder, (scene.gt_path for scene in scenes))
+    return Dataset(
+        name=_name_of(panoptic, name or gt.stem.removeprefix("panoptic_"), split),
+        split=split,
+        categories=panoptic.categories,
+        scenes=scenes,
+        n_images=len(panoptic.images),
+        fingerprint=sha256_of(gt),
+        gt=gt,
+        images=images,
+    )
+
+
+def _select(
+    panoptic: PanopticSet, images: Path, limit: int | None, image_ids: Sequence[int] | None
+) -> tuple[Scene, ...]:
+    if limit is not None and limit < 1:
+        raise BadArgument(f"--limit must be at least 1, not {limit}.")
+    chosen = panoptic.images
+    if image_ids is not None:
+        if strangers := [image_id for image_id in dict.fromkeys(image_ids) if image_id not in panoptic.images]:
+            raise BadDataset(f"{panoptic.path} has no images with the ids {listed(strangers)}.")
+        wanted = set(image_ids)
+        chosen = {key: image for key, image in panoptic.images.items() if key in wanted}
+    unlabelled = [key for key in chosen if key not in panoptic.annotations]
+    if unlabelled:
+        raise BadDataset(f"{panoptic.path} has no annotation for {len(unlabelled)} images: {listed(unlabelled)}.")
+    scenes = tuple(
+        Scene(image, images / image.file_name, panoptic.annotations[key], panoptic.png_path(key))
+        for key, image in chosen.items()
+    )[:limit]
+    if not scenes:
+        raise BadDataset(f"No images are selected from {panoptic.path}.")
+    return scenes
+
+
+def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | None]) -> None:
+    wanted = [path for path in paths if path is not None]
+    missing = [path.name for path in wanted if not path.is_file()]
+    if missing:
+        raise BadDataset(f"{len(missing)} of {len(wanted)} {what} are missing in {folder}: {listed(missing, most=3)}.")
+
+
+def _name_of(panoptic: PanopticSet, name: str, split: str) -> str:
+    """The name in tables. `coco` is kept for the set that publications report on."""
+    is_coco = split == "val2017" and len(panoptic.categories) == COCO_CATEGORIES
+    if is_coco and len(panoptic.images) == COCO_VAL2017_IMAGES:
+        return "coco"
+    return "coco-subset" if is_coco and name == "coco" else name
+
+
+def _how_to_get(root: Path) -> str:
+    if root.name == "coco":
+        return f"`panbench data coco --root {root}` fetches COCO."
+    return "A dataset folder has annotations/panoptic_<split>.json and the folder of images <split>."

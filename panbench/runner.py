@@ -1,0 +1,508 @@
+"""The evaluation loop: images → model → fusion → overlap tables → run folder.
+
+Three things go on at once: threads ahead decode and resize images, the device runs forward pass and fusion, and threads
+behind read the ground truth, number segments, count overlaps and write PNGs. All queues are bounded, so memory does not
+depend on the number of images. A batch holds images of one size only: its padding is what each image would get alone.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import torch
+
+from panbench import provenance
+from panbench.catalog import ModelSpec
+from panbench.datasets import Dataset
+from panbench.errors import BadArgument, BadDataset, BadModel, BadRun, PanbenchError
+from panbench.files import write_json
+from panbench.fusion import FusedMap, NonFiniteOutput
+from panbench.models import operators
+from panbench.models.checkpoints import fetch_weights
+from panbench.models.mmdet import LoadedImage, PanopticModel, choose_device, load_model, prediction_of
+from panbench.overlap import OverlapTable, concat, overlap_table
+from panbench.panoptic import Scene, read_id_png, write_id_png
+from panbench.runs import Run, RunWriter, category_record, load_run
+
+BLOCK_IMAGES = 200
+BLOCK_SECONDS = 10.0
+"""A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
+
+Progress = Callable[[int, int], None]
+Notice = Callable[[str], None]
+Clock = dict[str, float]
+
+
+def evaluate(
+    spec: ModelSpec,
+    dataset: Dataset,
+    *,
+    out: Path,
+    weights: str = "auto",
+    device: str = "auto",
+    batch_size: int | Literal["auto"] | None = None,
+    precision: str = "fp32",
+    overwrite: bool = False,
+    resume: bool = False,
+    save_predictions: bool = False,
+    skip_bad_images: bool = False,
+    seed: int = 0,
+    workers: int | None = None,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+    downloaded: Callable[[int, int | None], None] | None = None,
+    notice: Notice | None = None,
+) -> Run:
+    """Evaluates a model on a dataset into the run folder `out`, and returns the run.
+
+    weights: "auto" (the config's, fetched when they are a URL), "random" (drawn from `seed`), or a path
+    batch_size: None is 1 on a CPU and "auto" elsewhere; "auto" tries sizes on the first image
+    resume: goes on with the run in `out`, which must have been made with the same settings
+    skip_bad_images: leaves out images that do not decode, instead of stopping; the run says so
+    workers: threads that load, and as many that score; by default as many as cores, at most 8
+    progress: called with (images scored, images expected); downloaded: with (bytes, bytes in all or None)
+    notice: called with sentences for the user
+    Raises PanbenchError for bad input; what was written until then stays, and `resume` goes on from it.
+    """
+    tell = notice or (lambda sentence: None)
+    if batch_size is not None and batch_size != "auto" and batch_size < 1:
+        raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
+    chosen = choose_device(device)
+    path = _weights_file(spec, weights, downloaded)
+    model = load_model(spec, path, device=chosen, precision=precision, seed=seed)
+    category_ids = model.category_ids(dataset.categories)
+    settings = _settings(model, dataset, seed=seed, precision=precision, skip_bad_images=skip_bad_images)
+    settings["save_predictions"] = save_predictions
+
+    writer = None
+    if resume and (out / "run.json").exists():
+        previous = load_run(out)
+        asked = {**settings, "batch_size": batch_size or previous.info["arguments"].get("batch_size")}
+        _refuse_other_settings(previous, asked)
+        if previous.info["status"] == "done":
+            tell(f"{out} is complete already.")
+            return previous
+        batch_size = previous.info["arguments"]["batch_size"]
+        writer = RunWriter.resume(out)
+        for sentence in writer.notices:
+            tell(sentence)
+    if batch_size is None:
+        batch_size = 1 if chosen.type == "cpu" else "auto"
+    if batch_size == "auto":
+        batch_size = _best_batch_size(model, dataset, tell)
+    if writer is None:
+        info = _info(model, dataset, {**settings, "batch_size": batch_size}, command, seed, precision, weights)
+        writer = RunWriter.create(out, info, overwrite=overwrite)
+
+    loop = _Loop(
+        model=model,
+        category_ids=category_ids,
+        writer=writer,
+        expected=len(dataset.scenes),
+        folder=out / "predictions" if save_predictions else None,
+        skip_bad_images=skip_bad_images,
+        workers=workers or max(1, min(8, os.cpu_count() or 1)),
+        progress=progress,
+        notice=tell,
+    )
+    plan = [
+        [scene for scene in batch if scene.image.id not in writer.done]
+        for batch in plan_batches(dataset.scenes, batch_size)
+    ]
+    try:
+        loop.run([batch for batch in plan if batch])
+    except KeyboardInterrupt:
+        _close(writer, loop, "interrupted", "Interrupted from the keyboard.")
+        raise
+    except BaseException as error:
+        _close(writer, loop, "failed", str(error) if isinstance(error, PanbenchError) else repr(error))
+        raise
+    if save_predictions:
+        _write_predictions_json(Run(writer.info, writer.path), dataset)
+    return _close(writer, loop, "done", None)
+
+
+def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
+    """The scenes in batches of at most `batch_size`, each of images of one size, sizes in order of first appearance.
+
+    The plan depends on nothing else, so a resumed run and a run on more machines have the same batches.
+    """
+    by_size: dict[tuple[int, int], list[Scene]] = {}
+    for scene in scenes:
+        by_size.setdefault((scene.image.height, scene.image.width), []).append(scene)
+    return [
+        group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
+    ]
+
+
+@dataclasses.dataclass
+class _Loop:
+    """The state of one evaluation."""
+
+    model: PanopticModel
+    category_ids: tuple[int, ...]
+    writer: RunWriter
+    expected: int
+    folder: Path | None
+    skip_bad_images: bool
+    workers: int
+    progress: Progress | None
+    notice: Notice
+
+    def __post_init__(self) -> None:
+        self.seconds: Clock = dict.fromkeys(("load", "forward", "fusion", "overlap", "write"), 0.0)
+        self.wall = 0.0
+        self.scored_now = 0
+        self.skipped: dict[int, str] = {}
+        self._block: list[OverlapTable] = []
+        self._block_since = time.monotonic()
+        self._largest: int | None = None
+
+    def run(self, plan: Sequence[Sequence[Scene]]) -> None:
+        """Evaluates the batches in order; raises what a stage raises, after the finished batches are written."""
+        began = time.monotonic()
+        # Each thread of ours has its own image; OpenCV's threads on top would only contend.
+        cv2.setNumThreads(1)
+        self._block_since = began
+        loaders, scorers = ThreadPoolExecutor(self.workers, "load"), ThreadPoolExecutor(self.workers, "score")
+        behind: deque[list[Future[tuple[OverlapTable, Clock]]]] = deque()
+        try:
+            for batch in self._load_ahead(plan, loaders):
+                for fused, done in self._predict(batch):
+                    behind.append([scorers.submit(self._score, *pair, done) for pair in fused])
+                while behind and (len(behind) > 2 * self.workers or all(future.done() for future in behind[0])):
+                    self._collect(behind.popleft())
+            while behind:
+                self._collect(behind.popleft())
+        except BaseException:
+            # What was scored is kept, in whole batches: a resumed run then has the same batches as an unbroken one.
+            for pending in behind:
+                if all(future.done() and not future.cancelled() and future.exception() is None for future in pending):
+                    self._collect(pending)
+            self._write_block()
+            raise
+        finally:
+            self.wall = time.monotonic() - began
+            for pool in (loaders, scorers):
+                pool.shutdown(wait=True, cancel_futures=True)
+        self._write_block()
+        self.wall = time.monotonic() - began
+
+    def _load_ahead(self, plan: Sequence[Sequence[Scene]], pool: ThreadPoolExecutor) -> Iterator[list[LoadedImage]]:
+        """The loaded images of each batch, while later ones are loading."""
+        ahead: deque[list[Future[tuple[LoadedImage, float]]]] = deque()
+        waiting = iter(plan)
+        images_ahead = 0
+        while True:
+            while images_ahead < 2 * self.workers or len(ahead) < 2:
+                batch = next(waiting, None)
+                if batch is None:
+                    break
+                ahead.append([pool.submit(self._load, scene) for scene in batch])
+                images_ahead += len(batch)
+            if not ahead:
+                return
+            loaded = []
+            futures = ahead.popleft()
+            images_ahead -= len(futures)
+            for future in futures:
+                try:
+                    image, seconds = future.result()
+                except _BadImage as bad:
+                    if not self.skip_bad_images:
+                        raise bad.error from bad.error.__cause__
+                    self.skipped[bad.image_id] = str(bad.error)
+                    self.notice(f"Skipped: {bad.error}")
+                    continue
+                self.seconds["load"] += seconds
+                loaded.append(image)
+            if loaded:
+                yield loaded
+
+    def _load(self, scene: Scene) -> tuple[LoadedImage, float]:
+        began = time.perf_counter()
+        try:
+            return self.model.load(scene), time.perf_counter() - began
+        except BadDataset as error:
+            raise _BadImage(scene.image.id, error) from error
+
+    def _predict(
+        self, batch: list[LoadedImage]
+    ) -> Iterator[tuple[list[tuple[LoadedImage, FusedMap]], "torch.cuda.Event | None"]]:
+        """Fused maps of a batch and the event after which they are on the host; in halves when memory is short."""
+        size = min(len(batch), self._largest or len(batch))
+        start = 0
+        while start < len(batch):
+            part = batch[start : start + size]
+            try:
+                yield self._predict_at_once(part)
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                if size == 1:
+                    height, width = part[0].inputs.shape[-2:]
+                    raise BadArgument(
+                        f"{self.model.device} has too little memory for one image of {height}×{width} "
+                        f"({part[0].scene.image_path}). Try --precision bf16, a smaller model, or --device cpu."
+                    ) from error
+                size = self._largest = max(1, size // 2)
+                self.notice(f"Out of memory on {self.model.device}: going on with batches of {size}.")
+                continue
+            start += len(part)
+
+    def _predict_at_once(
+        self, batch: list[LoadedImage]
+    ) -> tuple[list[tuple[LoadedImage, FusedMap]], "torch.cuda.Event | None"]:
+        on_cuda = self.model.device.type == "cuda"
+        began = time.perf_counter()
+        try:
+            outputs = self.model.forward(batch)
+        except NonFiniteOutput as error:
+            raise self._not_finite(batch, error) from error
+        # On CUDA `forward` ends with the one wait of the batch, so this boundary is where the device is, too.
+        between = time.perf_counter()
+        fused = self.model.fuse(outputs)
+        done = None
+        if on_cuda:
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(self.model.device))
+        self.seconds["forward"] += between - began
+        self.seconds["fusion"] += time.perf_counter() - between
+        return list(zip(batch, fused, strict=True)), done
+
+    def _not_finite(self, batch: Sequence[LoadedImage], error: NonFiniteOutput) -> BadModel:
+        where = ", ".join(f"{image.scene.image.file_name} (image {image.scene.image.id})" for image in batch)
+        return BadModel(
+            f"{self.model.spec.title} gives {error} that are not finite numbers on {where}. "
+            f"Check the weights, or use --precision fp32 if this was {self.model.precision}."
+        )
+
+    def _score(
+        self, image: LoadedImage, fused: FusedMap, done: "torch.cuda.Event | None"
+    ) -> tuple[OverlapTable, Clock]:
+        """The overlap table of one image, in a thread behind."""
+        if done is not None:
+            done.synchronize()
+        scene = image.scene
+        began = time.perf_counter()
+        try:
+            prediction = prediction_of(scene.image.id, self.model.settle(fused), self.category_ids)
+        except NonFiniteOutput as error:
+            raise self._not_finite([image], error) from error
+        settled = time.perf_counter()
+        assert scene.annotation is not None
+        assert scene.gt_path is not None
+        gt_ids = read_id_png(scene.gt_path, prediction.ids.shape, image_id=scene.image.id)  # type: ignore[arg-type]
+        table = overlap_table(scene.image.id, gt_ids, scene.annotation.segments, prediction.ids, prediction.segments)
+        counted = time.perf_counter()
+        if self.folder is not None:
+            write_id_png(self.folder / _png_name(scene), prediction.ids)
+        written = time.perf_counter()
+        return table, {"fusion": settled - began, "overlap": counted - settled, "write": written - counted}
+
+    def _collect(self, batch: Sequence[Future[tuple[OverlapTable, Clock]]]) -> None:
+        results = [future.result() for future in batch]
+        for table, seconds in results:
+            self._block.append(table)
+            for stage, spent in seconds.items():
+                self.seconds[stage] += spent
+        self.scored_now += len(results)
+        if self.progress is not None:
+            self.progress(len(self.writer.done) + self.scored_now, self.expected)
+        if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._block_since >= BLOCK_SECONDS:
+            self._write_block()
+
+    def _write_block(self) -> None:
+        if self._block:
+            began = time.perf_counter()
+            self.writer.write_part(concat(self._block))
+            self._block = []
+            self.seconds["write"] += time.perf_counter() - began
+        self._block_since = time.monotonic()
+
+
+class _BadImage(Exception):
+    def __init__(self, image_id: int, error: BadDataset) -> None:
+        super().__init__(str(error))
+        self.image_id = image_id
+        self.error = error
+
+
+def _close(writer: RunWriter, loop: _Loop, status: str, error: str | None) -> Run:
+    """Writes the last state of a run: what it scored in all its sittings, and how long they took."""
+    run = Run(writer.info, writer.path)
+    scored = len(run.image_ids())
+    before = writer.info.get("seconds") or {}
+    seconds = {stage: before.get(stage, 0.0) + spent for stage, spent in {**loop.seconds, "wall": loop.wall}.items()}
+    skipped = {**((writer.info.get("images") or {}).get("skipped_ids") or {}), **loop.skipped}
+    faults = run.table.ground_truth_faults() if scored else None
+    if faults is not None and (faults.ids_not_in_json or faults.segments_not_in_png) and status == "done":
+        loop.notice(
+            f"The ground truth has {faults.ids_not_in_json} ids that its JSON lacks and {faults.segments_not_in_png} "
+            f"segments that its PNGs lack, in {faults.images} images; scored as panopticapi does. "
+            f"For example {faults.example}."
+        )
+    device = loop.model.device
+    return writer.finish(
+        status,
+        error=error,
+        images={
+            "expected": loop.expected,
+            "scored": scored,
+            "missing": loop.expected - scored - len(skipped),
+            "skipped": len(skipped),
+            "skipped_ids": {str(image_id): reason for image_id, reason in skipped.items()},
+            "gt_faults": None if faults is None else dataclasses.asdict(faults),
+        },
+        seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
+        images_per_second=round(scored / seconds["wall"], 4) if scored and seconds["wall"] > 0 else None,
+        memory={
+            "host_peak_bytes": provenance.peak_host_memory(),
+            "device_peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        },
+    )
+
+
+def _weights_file(spec: ModelSpec, weights: str, downloaded: Callable[[int, int | None], None] | None) -> str | None:
+    if weights == "random":
+        return None
+    if weights == "auto":
+        return str(fetch_weights(spec, progress=downloaded))
+    return str(Path(weights).expanduser())
+
+
+def _best_batch_size(model: PanopticModel, dataset: Dataset, notice: Notice) -> int:
+    """The batch size of highest throughput among 1, 2, 4, …, tried on the first image, as long as it fits and pays."""
+    image = model.load(dataset.scenes[0])
+    most = max(len(batch) for batch in plan_batches(dataset.scenes, 64))
+    best, best_rate, size = 1, 0.0, 1
+    while size <= most:
+        try:
+            model.fuse(model.forward([image] * size))
+            began = time.perf_counter()
+            model.fuse(model.forward([image] * size))
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            rate = size / (time.perf_counter() - began)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        except NonFiniteOutput:
+            return 1  # the run itself will say which image
+        if rate < 1.05 * best_rate:
+            break
+        best, best_rate, size = size, rate, size * 2
+    notice(f"Batch size {best} ({best_rate:.1f} images/s in a trial).")
+    return best
+
+
+def _settings(
+    model: PanopticModel, dataset: Dataset, *, seed: int, precision: str, skip_bad_images: bool
+) -> dict[str, Any]:
+    """What a resumed run must share with the run it goes on with."""
+    chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
+    return {
+        "config_sha256": hashlib.sha256(model.config_text.encode()).hexdigest(),
+        "weights_sha256": model.checkpoint.sha256 if model.checkpoint else None,
+        "dataset_fingerprint": dataset.fingerprint,
+        "images_sha256": hashlib.sha256(chosen).hexdigest(),
+        "device": model.device.type,
+        "precision": precision,
+        "seed": seed,
+        "skip_bad_images": skip_bad_images,
+    }
+
+
+def _refuse_other_settings(run: Run, asked: dict[str, Any]) -> None:
+    stored = run.info.get("arguments") or {}
+    differences = [
+        f"{key} was {stored.get(key)!r} and is now {value!r}"
+        for key, value in asked.items()
+        if stored.get(key) != value
+    ]
+    if differences:
+        raise BadRun(f"{run.path} cannot be resumed with other settings: {'; '.join(differences)}.")
+
+
+def _info(
+    model: PanopticModel,
+    dataset: Dataset,
+    arguments: dict[str, Any],
+    command: Sequence[str],
+    seed: int,
+    precision: str,
+    weights: str,
+) -> dict[str, Any]:
+    """run.json as far as it is known before the first image."""
+    spec, device = model.spec, model.device
+    published = dataclasses.asdict(spec.published) if spec.published and weights != "random" else None
+    return {
+        "kind": "eval",
+        "model": {
+            "name": spec.name,
+            "title": spec.title,
+            "family": model.family,
+            "backbone": model.backbone,
+            "config": str(spec.config),
+            "weights": None if model.checkpoint is None else str(model.checkpoint.path),
+            "weights_sha256": None if model.checkpoint is None else model.checkpoint.sha256,
+            "random_weights": model.checkpoint is None,
+            "params": model.parameters,
+            "published": published,
+        },
+        "dataset": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "gt": str(dataset.gt),
+            "images": str(dataset.images),
+            "fingerprint": dataset.fingerprint,
+            "n_images": dataset.n_images,
+        },
+        "categories": [category_record(category) for category in dataset.categories],
+        "arguments": arguments,
+        "versions": {**provenance.versions(), "operators": operators.install()},
+        "git_commit": provenance.git_commit(),
+        "device": provenance.describe_device(
+            device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        ),
+        "precision": precision,
+        "seed": seed,
+        "command": list(command),
+        "images": {"expected": len(dataset.scenes), "scored": 0},
+    }
+
+
+def _png_name(scene: Scene) -> str:
+    return Path(scene.image.file_name).with_suffix(".png").name
+
+
+def _write_predictions_json(run: Run, dataset: Dataset) -> None:
+    """predictions.json beside predictions/: what panopticapi and COCO's server take, from the run's own tables."""
+    assert run.path is not None
+    segments = run.segments()
+    by_image = dict(list(segments[segments["side"] == "pred"].groupby("image_id")))
+    annotations = []
+    for scene in dataset.scenes:
+        rows = by_image.get(scene.image.id)
+        records = [] if rows is None else rows[["id", "category_id", "area", "score"]].to_dict("records")
+        annotations.append(
+            {
+                "image_id": scene.image.id,
+                "file_name": _png_name(scene),
+                "segments_info": [
+                    {key: value for key, value in record.items() if value == value} for record in records
+                ],
+            }
+        )
+    write_json(
+        run.path / "predictions.json",
+        {"annotations": annotations, "categories": [category_record(category) for category in dataset.categories]},
+        indent=None,
+    )
