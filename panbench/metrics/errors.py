@@ -1,0 +1,613 @@
+"""Why PQ is lost: every false positive, every miss and every imperfect mask has one cause, and every cause has a price.
+
+In TIDE's spirit [Bolya et al. 2020] a cause is what a fix would mend: `CAUSES` lists them in the order in which they
+may claim errors, each with the sentence that users read, the fix that defines it, and the function that finds its
+errors. An error belongs to the first cause that claims it, so causes are a partition.
+
+What a fix does to the counts of a category, whose PQ is Σ IoU / (TP + FP/2 + FN/2):
+    a false positive goes                  FP − 1
+    a miss becomes a match with IoU r      FN − 1, TP + 1, Σ IoU + r
+    masks become exact                     Σ IoU = TP
+Fixes of different causes touch different errors, so any set of them can be applied together; with all, Σ IoU = TP and
+FP = FN = 0, so PQ is 1. A category that only had false positives is empty once they are gone: it counts as 1, so the
+means stay over the same categories and the gain of All is the mean of its categories' gains. (A category that no longer
+occurs would drop out of panopticapi's mean instead; where each category is in the ground truth, there is no
+difference.)
+
+Two prices, both in units of PQ:
+    gain   ΔPQ if this cause alone were fixed. Gains need not add up: two fixes can need each other, or serve the same
+    end. lost   the cause's part of 1 − PQ: its Shapley value, the mean of what fixing it adds over all orders of fixing
+    all
+           causes. Parts add up to 1 − PQ, no order is privileged, and a cause without errors gets 0. [Shapley 1953]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from panbench.errors import BadDataset
+from panbench.metrics.pq import match_segments, segment_verdicts
+from panbench.overlap import find_rows, sums_by_row
+from panbench.panoptic import VOID, Category, listed
+
+__all__ = ["CAUSES", "IMPERFECT_MASK", "Cause", "ErrorReport", "assign_causes", "explain", "lost_pq", "worst_images"]
+
+Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+NEAR = 0.1
+"""Above this IoU a prediction of the right category is an object's bad mask, not a hallucination; TIDE's threshold."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A reason why PQ is lost. `description` is shown to users as it is; `fix` says what "had it been right" means."""
+
+    name: str
+    description: str
+    fix: str
+    claim: Callable[[_OpenErrors], _Claim]
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """Everything that `panbench errors` shows. errors: `assign_causes`; lost: `lost_pq`; worst: `worst_images`."""
+
+    errors: pd.DataFrame
+    lost: pd.DataFrame
+    worst: pd.DataFrame
+
+
+def explain(
+    segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category], images: int = 10
+) -> ErrorReport:
+    """The causes of all errors, what they cost, and for each cause the `images` images where it costs most."""
+    errors = assign_causes(segments, overlaps, categories)
+    return ErrorReport(errors, lost_pq(errors, categories), worst_images(errors, categories, images))
+
+
+def assign_causes(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFrame:
+    """One row for each TP, FP and FN, with its cause; a TP's error is what its IoU lacks of 1.
+
+    segments: one row a segment (image_id, side, id, category_id, area, iscrowd)
+    overlaps: one row a pair of ids that share pixels (image_id, gt_id, pred_id, pixels)
+    Columns: image_id, category_id, verdict ("TP", "FP", "FN"), cause (its name), gt_id, pred_id, iou. Of an FP gt_id,
+    and of an FN pred_id, is the segment that the cause pairs it with, 0 where there is none; iou is a TP's own, and
+    what an FN's would be once fixed; NaN for an FP.
+    Ties are broken by IoU, then by shared pixels, then by the order of `segments`, never by ids.
+    Raises BadDataset when a segment's category_id is not in `categories`.
+    """
+    errors = _OpenErrors.of(segments, overlaps, categories)
+    cause = np.full(len(errors.category), -1, np.int64)
+    iou_once_fixed = np.full(len(cause), np.nan)
+    partner = np.full(len(cause), -1, np.int64)
+    for position, kind in enumerate(CAUSES[:-1]):
+        claim = kind.claim(errors)
+        for rows, others in ((claim.missed, claim.missed_partner), (claim.wrong, claim.wrong_partner)):
+            cause[rows], partner[rows] = position, others
+        iou_once_fixed[claim.missed] = claim.iou_once_fixed
+        errors = errors.without(claim)
+    assert not errors.missed.any()
+    assert not errors.wrong.any()
+
+    claimed = np.flatnonzero(cause >= 0)
+    is_miss = errors.is_gt[claimed]
+    own, other = errors.id[claimed], np.where(partner[claimed] < 0, VOID, errors.id[partner[claimed]])
+    names = np.array([kind.name for kind in CAUSES])
+    lost = pd.DataFrame(
+        {
+            "image_id": errors.image[claimed],
+            "category_id": errors.category[claimed],
+            "verdict": np.where(is_miss, "FN", "FP"),
+            "cause": names[cause[claimed]],
+            "gt_id": np.where(is_miss, own, other),
+            "pred_id": np.where(is_miss, other, own),
+            "iou": iou_once_fixed[claimed],
+        }
+    )
+    matches = match_segments(segments, overlaps)
+    matches = matches[matches["iou"] > 0.5].assign(verdict="TP", cause=IMPERFECT_MASK.name)
+    found = pd.concat([matches[lost.columns], lost], ignore_index=True) if len(matches) else lost
+    return found.sort_values("image_id", kind="stable", ignore_index=True)
+
+
+def lost_pq(errors: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFrame:
+    """What each cause costs, in units of PQ (0–1), for All, Things, Stuff and each category that has a TP, FP or FN.
+
+    errors: from `assign_causes`
+    One row a cause and scope: group ("All", "Things", "Stuff", or None for a category), category_id (0 for a group),
+    name, PQ, cause, gain (ΔPQ if this cause alone were fixed), lost (its part of 1 − PQ), FP, FN, TP (errors it
+    explains; TP counts masks that are not exact). A group's PQ, gain and lost are the means of its categories'.
+    """
+    counts = _Counts.of(errors, categories)
+    values = counts.pq_of_each_subset()
+    parts = np.stack([_gain(values), _shapley(values)])
+    tallies = np.stack([counts.wrong, counts.missed, counts.inexact])
+    isthing = np.array([category.isthing for category in categories], np.bool_)
+    members = {"All": counts.present, "Things": counts.present & isthing, "Stuff": counts.present & ~isthing}
+    scopes: list[tuple[str | None, int, str, Bool]] = [
+        (group, 0, group, rows) for group, rows in members.items() if rows.any()
+    ]
+    for position in np.flatnonzero(counts.present).tolist():
+        only = np.zeros(len(categories), np.bool_)
+        only[position] = True
+        scopes.append((None, categories[position].id, categories[position].name, only))
+    frames = [
+        pd.DataFrame(
+            {
+                "group": group,
+                "category_id": category_id,
+                "name": name,
+                "PQ": float(values[0, rows].mean()),
+                "cause": [cause.name for cause in CAUSES],
+                "gain": parts[0][:, rows].mean(axis=1),
+                "lost": parts[1][:, rows].mean(axis=1),
+                **{label: tally[:, rows].sum(axis=1) for label, tally in zip(("FP", "FN", "TP"), tallies, strict=True)},
+            }
+        )
+        for group, category_id, name, rows in scopes
+    ]
+    columns = ["group", "category_id", "name", "PQ", "cause", "gain", "lost", "FP", "FN", "TP"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+
+
+def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: int = 10) -> pd.DataFrame:
+    """For each cause the images where it costs most: cause, image_id, gain, FP, FN, TP; at most `images` a cause.
+
+    gain: ΔPQ of All if this cause alone were fixed in this image alone. Greatest first, then by image_id.
+    """
+    counts = _Counts.of(errors, categories)
+    keys = ["image_id", "category", "cause"]
+    sums = _Atoms.of(errors, categories).as_frame().groupby(keys, as_index=False).sum()
+    label = sums["category"].to_numpy()
+    iou_sum = counts.iou_sum[label] + sums["iou_gained"].to_numpy()
+    units = counts.units[label] + (sums["FN"].to_numpy() - sums["FP"].to_numpy()) / 2
+    pq = np.divide(iou_sum, units, out=np.ones(len(units)), where=units > 0)
+    sums["gain"] = (pq - counts.pq_of_each_subset()[0, label]) / max(int(counts.present.sum()), 1)
+    tally = sums.groupby(["cause", "image_id"], as_index=False)[["gain", "FP", "FN", "TP"]].sum()
+    tally = tally[tally["gain"] > 0].sort_values(["cause", "gain", "image_id"], ascending=[True, False, True])
+    tally = tally.groupby("cause").head(images).reset_index(drop=True)
+    return tally.assign(cause=np.array([cause.name for cause in CAUSES])[tally["cause"].to_numpy(np.int64)])
+
+
+# Finding the errors of a cause ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """Rows of the segments that a cause explains: misses, with the IoU of the match that the fix makes, and false
+    positives.
+
+    Partners are rows on the other side, -1 for none. A partner need not be an error itself.
+    """
+
+    missed: Int
+    iou_once_fixed: Float
+    missed_partner: Int
+    wrong: Int
+    wrong_partner: Int
+
+    @staticmethod
+    def misses(rows: Int) -> _Claim:
+        """Misses that nothing on the other side explains; the fix finds each with its exact mask."""
+        return _Claim(rows, np.ones(len(rows)), np.full(len(rows), -1), _NONE, _NONE)
+
+    @staticmethod
+    def false_positives(rows: Int, partner: Int) -> _Claim:
+        """Predictions that the fix takes away."""
+        return _Claim(_NONE, np.zeros(0), _NONE, rows, partner)
+
+
+_NONE: Int = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of a ground-truth segment (no crowd) and a prediction that share pixels; `gt` and `pred` are their rows."""
+
+    gt: Int
+    pred: Int
+    pixels: Int
+    iou: Float
+
+    def __getitem__(self, chosen: Bool | Int) -> _Pairs:
+        return _Pairs(self.gt[chosen], self.pred[chosen], self.pixels[chosen], self.iou[chosen])
+
+
+@dataclass(frozen=True)
+class _OpenErrors:
+    """The segments of all images and which of their errors no cause has claimed yet.
+
+    missed, wrong: the open FNs and FPs; found, matched: ground-truth segments and predictions of TPs; claimed: misses
+    that an earlier cause explains; counted: pixels of a prediction without those on void, area of a ground-truth
+    segment
+    """
+
+    image: Int
+    id: Int
+    is_gt: Bool
+    category: Int
+    isthing: Bool
+    counted: Int
+    found: Bool
+    matched: Bool
+    unmatched: Bool
+    missed: Bool
+    wrong: Bool
+    claimed: Bool
+    pairs: _Pairs
+
+    @staticmethod
+    def of(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> _OpenErrors:
+        judged = segment_verdicts(segments, overlaps)
+        verdict = judged["verdict"].to_numpy()
+        image, ids = judged["image_id"].to_numpy(np.int64), judged["id"].to_numpy(np.int64)
+        is_gt = (judged["side"] == "gt").to_numpy(np.bool_)
+        category = judged["category_id"].to_numpy(np.int64)
+        isthing = _isthing(category, categories)
+
+        pixels = overlaps["pixels"].to_numpy(np.int64)
+        gt_id, pred_id = (overlaps[name].to_numpy(np.int32) for name in ("gt_id", "pred_id"))
+        gt, pred = (
+            _rows_of(overlaps["image_id"].to_numpy(np.int64), side_ids, image, ids.astype(np.int32), side)
+            for side_ids, side in ((gt_id, is_gt), (pred_id, ~is_gt))
+        )
+        on_void = sums_by_row(np.where(gt_id == VOID, pred, -1), pixels, len(judged))
+        counted = judged["area"].to_numpy(np.int64) - on_void
+
+        crowd = judged["iscrowd"].to_numpy(np.bool_) & is_gt
+        known = (gt >= 0) & (pred >= 0) & ~crowd[gt]
+        gt, pred, pixels = gt[known], pred[known], pixels[known]
+        order = np.lexsort((pred, gt))
+        gt, pred, pixels = gt[order], pred[order], pixels[order]
+        # Areas of a faulty JSON can fall short of the shared pixels: an IoU is 1 at most.
+        union = np.maximum(counted[gt] + counted[pred] - pixels, pixels)
+        return _OpenErrors(
+            image=image,
+            id=ids,
+            is_gt=is_gt,
+            category=category,
+            isthing=isthing,
+            counted=counted,
+            found=is_gt & (verdict == "TP"),
+            matched=~is_gt & (verdict == "TP"),
+            unmatched=~is_gt & (verdict != "TP"),
+            missed=verdict == "FN",
+            wrong=verdict == "FP",
+            claimed=np.zeros(len(judged), np.bool_),
+            pairs=_Pairs(gt, pred, pixels, pixels / union),
+        )
+
+    def without(self, claim: _Claim) -> _OpenErrors:
+        """The errors that are still open once a claim is granted."""
+        missed, wrong, claimed = self.missed.copy(), self.wrong.copy(), self.claimed.copy()
+        missed[claim.missed], claimed[claim.missed], wrong[claim.wrong] = False, True, False
+        return _OpenErrors(**{**vars(self), "missed": missed, "wrong": wrong, "claimed": claimed})
+
+    @property
+    def same_category(self) -> Bool:
+        """Of each pair, whether both sides have one category."""
+        return self.category[self.pairs.gt] == self.category[self.pairs.pred]
+
+    def one_to_one(self, pairs: _Pairs) -> _Pairs:
+        """Of some pairs, those that remain when the best pair is taken again and again, each segment at most once."""
+        order = np.lexsort((pairs.pred, pairs.gt, -pairs.pixels, -pairs.iou))
+        taken: set[int] = set()
+        chosen = []
+        for position, gt, pred in zip(
+            order.tolist(), pairs.gt[order].tolist(), pairs.pred[order].tolist(), strict=True
+        ):
+            if gt not in taken and pred not in taken:
+                taken.update((gt, pred))
+                chosen.append(position)
+        return pairs[np.array(sorted(chosen), np.int64)]
+
+
+def _right_mask(errors: _OpenErrors, same_kind: bool) -> _Claim:
+    pairs = errors.pairs
+    kinds_agree = errors.isthing[pairs.gt] == errors.isthing[pairs.pred]
+    # A prediction that void or a crowd excuses is no error, but its category can still be what its object was missed
+    # for.
+    candidates = pairs[
+        (pairs.iou > 0.5)
+        & ~errors.same_category
+        & (kinds_agree == same_kind)
+        & errors.missed[pairs.gt]
+        & errors.unmatched[pairs.pred]
+    ]
+    chosen = errors.one_to_one(candidates)
+    costs = errors.wrong[chosen.pred]
+    return _Claim(chosen.gt, chosen.iou, chosen.pred, chosen.pred[costs], chosen.gt[costs])
+
+
+def _wrong_category(errors: _OpenErrors) -> _Claim:
+    return _right_mask(errors, same_kind=True)
+
+
+def _wrong_kind(errors: _OpenErrors) -> _Claim:
+    return _right_mask(errors, same_kind=False)
+
+
+def _merged(errors: _OpenErrors) -> _Claim:
+    pairs = errors.pairs
+    # More than half of an object lies in at most one prediction, so an object has one host at most.
+    swallowed = pairs[
+        errors.same_category
+        & errors.missed[pairs.gt]
+        & (errors.wrong | errors.matched)[pairs.pred]
+        & (2 * pairs.pixels > errors.counted[pairs.gt])
+    ]
+    objects = np.bincount(swallowed.pred, minlength=len(errors.category)) + errors.matched
+    members = swallowed[objects[swallowed.pred] >= 2]
+    hosts, first = np.unique(members.pred, return_index=True)
+    costs = errors.wrong[hosts]
+    cut_iou = np.minimum(members.pixels / errors.counted[members.gt], 1.0)
+    return _Claim(members.gt, cut_iou, members.pred, hosts[costs], members.gt[first][costs])
+
+
+def _split(errors: _OpenErrors) -> _Claim:
+    pairs = errors.pairs
+    # More than half of a piece lies on at most one object, so a piece has one object at most.
+    pieces = pairs[
+        errors.same_category
+        & errors.missed[pairs.gt]
+        & errors.wrong[pairs.pred]
+        & (2 * pairs.pixels > errors.counted[pairs.pred])
+    ]
+    n = len(errors.category)
+    number = np.bincount(pieces.gt, minlength=n)
+    shared = np.bincount(pieces.gt, weights=pieces.pixels, minlength=n)
+    joined = np.bincount(pieces.gt, weights=errors.counted[pieces.pred], minlength=n)
+    union = np.maximum(errors.counted + joined - shared, np.maximum(shared, 1))
+    is_split = (number >= 2) & (shared / union > 0.5)
+    pieces = pieces[is_split[pieces.gt]]
+    objects = np.flatnonzero(is_split)
+    largest = pieces[np.lexsort((-pieces.pred, pieces.pixels))]
+    partner = np.full(n, -1)
+    partner[largest.gt] = largest.pred
+    return _Claim(objects, (shared / union)[objects], partner[objects], pieces.pred, pieces.gt)
+
+
+def _bad_mask(errors: _OpenErrors) -> _Claim:
+    pairs = errors.pairs
+    near = errors.same_category & errors.missed[pairs.gt] & errors.wrong[pairs.pred] & (pairs.iou > NEAR)
+    chosen = errors.one_to_one(pairs[near])
+    return _Claim(chosen.gt, np.ones(len(chosen.gt)), chosen.pred, chosen.pred, chosen.gt)
+
+
+def _duplicate(errors: _OpenErrors) -> _Claim:
+    pairs = errors.pairs
+    again = pairs[
+        errors.same_category
+        & (errors.found | errors.claimed)[pairs.gt]
+        & errors.wrong[pairs.pred]
+        & (2 * pairs.pixels > errors.counted[pairs.pred])
+    ]
+    return _Claim.false_positives(again.pred, again.gt)
+
+
+def _hallucinated(errors: _OpenErrors) -> _Claim:
+    rows = np.flatnonzero(errors.wrong)
+    return _Claim.false_positives(rows, np.full(len(rows), -1))
+
+
+def _missed(errors: _OpenErrors) -> _Claim:
+    return _Claim.misses(np.flatnonzero(errors.missed))
+
+
+def _nothing(errors: _OpenErrors) -> _Claim:
+    return _Claim.misses(_NONE)
+
+
+IMPERFECT_MASK = Cause(
+    "imperfect mask",
+    "The object is found, but its mask is not exact.",
+    "Every matched mask becomes the object's: IoU 1, whichever fix made the match.",
+    _nothing,
+)
+
+CAUSES: tuple[Cause, ...] = (
+    Cause(
+        "wrong category",
+        "The mask is right (IoU > 0.5) but the category is not: one thing taken for another, or one stuff for another.",
+        "The prediction takes the object's category; the match has the IoU that the masks have.",
+        _wrong_category,
+    ),
+    Cause(
+        "thing/stuff confusion",
+        "The mask is right (IoU > 0.5) but a thing is taken for stuff, or stuff for a thing.",
+        "The prediction takes the object's category; the match has the IoU that the masks have.",
+        _wrong_kind,
+    ),
+    Cause(
+        "merged",
+        "Several objects of one category lie in one prediction, each with more than half of its pixels.",
+        "The prediction is cut along the objects: each that was missed matches its part of it.",
+        _merged,
+    ),
+    Cause(
+        "split",
+        "One object is predicted in several pieces: none is good enough alone (IoU ≤ 0.5), joined they are.",
+        "The pieces become one prediction; the match has the IoU of their union.",
+        _split,
+    ),
+    Cause(
+        "bad mask",
+        "The category is right and the mask is near the object, but not near enough (IoU above 0.1, up to 0.5).",
+        "The mask becomes the object's: a match with IoU 1.",
+        _bad_mask,
+    ),
+    Cause(
+        "duplicate",
+        "A further prediction lies on an object of its category that another prediction already accounts for.",
+        "The further prediction goes.",
+        _duplicate,
+    ),
+    Cause(
+        "hallucinated",
+        "A prediction stands for no object of its category: it should not be there.",
+        "The prediction goes.",
+        _hallucinated,
+    ),
+    Cause(
+        "missed",
+        "No prediction stands for the object.",
+        "The object is found with its exact mask: a match with IoU 1.",
+        _missed,
+    ),
+    IMPERFECT_MASK,
+)
+"""All causes, in the order in which they claim errors. The last is the error of matches, which no other claims."""
+
+
+def _rows_of(image: Int, ids: npt.NDArray[np.int32], in_image: Int, in_ids: npt.NDArray[np.int32], side: Bool) -> Int:
+    """For each (image, id), its row among the segments of one side, or -1."""
+    of_side = np.flatnonzero(side)
+    row = find_rows(image, ids, in_image[side], in_ids[side])
+    return np.append(of_side, -1)[row]
+
+
+def _isthing(category_id: Int, categories: Sequence[Category]) -> Bool:
+    return np.array([category.isthing for category in categories], np.bool_)[_positions(category_id, categories)]
+
+
+def _positions(category_id: Int, categories: Sequence[Category]) -> Int:
+    """The position of each category id in `categories`."""
+    positions = pd.Index([category.id for category in categories]).get_indexer(category_id)
+    if (positions < 0).any():
+        unknown = sorted(set(category_id[positions < 0].tolist()))
+        raise BadDataset(
+            f"Segments name category ids that the dataset does not list: {listed(unknown)}. Add them to `categories`."
+        )
+    return positions.astype(np.int64)
+
+
+# Pricing the errors of a cause ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Atoms:
+    """Each TP, FP and FN as numbers; `category` and `cause` are positions in `categories` and CAUSES."""
+
+    image_id: Int
+    category: Int
+    cause: Int
+    wrong: Bool
+    missed: Bool
+    found: Bool
+    iou: Float
+
+    @staticmethod
+    def of(errors: pd.DataFrame, categories: Sequence[Category]) -> _Atoms:
+        verdict = errors["verdict"].to_numpy()
+        return _Atoms(
+            image_id=errors["image_id"].to_numpy(np.int64),
+            category=_positions(errors["category_id"].to_numpy(np.int64), categories),
+            cause=pd.Index([cause.name for cause in CAUSES]).get_indexer(errors["cause"]).astype(np.int64),
+            wrong=verdict == "FP",
+            missed=verdict == "FN",
+            found=verdict == "TP",
+            iou=errors["iou"].to_numpy(np.float64),
+        )
+
+    def as_frame(self) -> pd.DataFrame:
+        """One row an error: image_id, category, cause, FP, FN, TP (1 where its mask is not exact), iou_gained."""
+        return pd.DataFrame(
+            {
+                "image_id": self.image_id,
+                "category": self.category,
+                "cause": self.cause,
+                "FP": self.wrong.astype(np.int64),
+                "FN": self.missed.astype(np.int64),
+                "TP": (self.found & (self.iou < 1)).astype(np.int64),
+                "iou_gained": np.select([self.missed, self.found], [self.iou, 1 - self.iou], 0.0),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """PQ's sums by category, and by cause and category what the fix of a cause changes in them.
+
+    iou_sum, hits, units (TP + FP/2 + FN/2), present: (categories,)
+    wrong, missed, inexact, iou_regained: (causes, categories): FPs and FNs of the cause, TPs that are not exact, and
+    the IoU of the matches that the fix makes of the FNs
+    """
+
+    iou_sum: Float
+    hits: Int
+    units: Float
+    present: Bool
+    wrong: Int
+    missed: Int
+    inexact: Int
+    iou_regained: Float
+
+    @staticmethod
+    def of(errors: pd.DataFrame, categories: Sequence[Category]) -> _Counts:
+        atoms = _Atoms.of(errors, categories)
+        shape = (len(CAUSES), len(categories))
+        cell = atoms.cause * shape[1] + atoms.category
+
+        def tally(rows: Bool) -> Int:
+            return np.bincount(cell[rows], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
+
+        def total_iou(rows: Bool) -> Float:
+            sums = np.bincount(cell[rows], weights=atoms.iou[rows], minlength=shape[0] * shape[1])
+            return sums.astype(np.float64).reshape(shape)
+
+        wrong, missed, hits = tally(atoms.wrong), tally(atoms.missed), tally(atoms.found).sum(axis=0)
+        units = hits + (wrong.sum(axis=0) + missed.sum(axis=0)) / 2
+        return _Counts(
+            iou_sum=total_iou(atoms.found).sum(axis=0),
+            hits=hits,
+            units=units,
+            present=units > 0,
+            wrong=wrong,
+            missed=missed,
+            inexact=tally(atoms.found & (atoms.iou < 1)),
+            iou_regained=total_iou(atoms.missed),
+        )
+
+    def pq_of_each_subset(self) -> Float:
+        """(2^causes, categories) PQ once a subset of causes is fixed; bit k of a row's number stands for CAUSES[k]."""
+        fixed = _subsets()
+        regained = fixed @ self.missed
+        hits = self.hits + regained
+        units = self.units + regained / 2 - fixed @ (self.wrong / 2)
+        iou_sum = self.iou_sum + fixed @ self.iou_regained
+        exact = fixed[:, -1:] == 1
+        return np.divide(np.where(exact, hits, iou_sum), units, out=np.ones(units.shape), where=units > 0)
+
+
+def _subsets() -> Float:
+    """(2^causes, causes) 1 where a subset holds a cause."""
+    numbers = np.arange(1 << len(CAUSES))
+    return (numbers[:, None] >> np.arange(len(CAUSES)) & 1).astype(np.float64)
+
+
+def _gain(values: Float) -> Float:
+    """(causes, categories) what each cause's fix adds by itself."""
+    return values[1 << np.arange(len(CAUSES))] - values[0]
+
+
+def _shapley(values: Float) -> Float:
+    """(causes, categories) what each cause's fix adds, averaged over all orders of fixing all causes."""
+    n = len(CAUSES)
+    fixed = _subsets()
+    size = fixed.sum(axis=1).astype(np.int64)
+    # Of n! orders, s! (n - 1 - s)! have exactly the s causes of a subset before this one.
+    weight = np.array([math.factorial(s) * math.factorial(n - 1 - s) / math.factorial(n) for s in range(n)])
+    parts = []
+    for cause in range(n):
+        before = np.flatnonzero(fixed[:, cause] == 0)
+        added = values[before + (1 << cause)] - values[before]
+        parts.append(weight[size[before]] @ added)
+    return np.stack(parts)

@@ -1,0 +1,463 @@
+"""How sure we are: intervals for every PQ, SQ and RQ, and whether one run is really better than another.
+
+The images are the sample. Intervals resample whole images with replacement (bootstrap, percentile) [Efron 1979]; tests
+swap the two runs' answers image by image (paired permutation) [Fisher 1935; Smucker et al. 2007]. Both only re-weight
+images, and PQ is a quotient of sums over images, so any number of resamples is one sparse matrix product, (sums ×
+images) · (images × resamples). docs/uncertainty.md has the simulations behind the choices.
+
+In a resample a category without TP, FP and FN drops out of the means, as panopticapi would drop it when it scored just
+those images; the category's own interval is over the resamples that hold it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.sparse
+
+from panbench.errors import BadArgument
+from panbench.metrics.slices import ImageStatistics
+from panbench.panoptic import listed
+
+__all__ = ["METRICS", "Comparison", "compare", "holm", "intervals"]
+
+Bool = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+METRICS = ("PQ", "SQ", "RQ")
+
+FEWEST_IMAGES = 10
+"""A category in fewer images has no interval: resampling so few covers the truth far less often than it says."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is known about the order of some runs on the images that they share.
+
+    runs: one row a run and scope, columns of `intervals` after `run`, and for PQ of groups `rank` (1 is best; equal PQ
+        shares a rank) with its interval `rank_low`, `rank_high`
+    differences: one row a pair of runs, scope and metric: a, b, group, category_id, name, metric, value_a, value_b,
+        difference (b − a), low, high, p, p_holm, significant, images (that hold the scope in either run)
+    images: how many images the runs share; left_out: of each run, how many it has besides
+    level, resamples, permutations, seed: how the numbers were made
+    """
+
+    runs: pd.DataFrame
+    differences: pd.DataFrame
+    images: int
+    left_out: Mapping[str, int]
+    level: float
+    resamples: int
+    permutations: int
+    seed: int
+
+
+def intervals(
+    statistics: ImageStatistics, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """PQ, SQ and RQ of All, Things, Stuff and each category (or of each slice) with their bootstrap intervals.
+
+    Columns: group ("All", … or the slice; None for a category), category_id (0 for a group), name, metric, value
+    (exact: of all images, not of resamples), low, high (percentiles of the resamples at `level`), images (that hold the
+    scope). low and high are NaN where fewer than 10 images hold the scope. The same seed gives the same numbers on any
+    machine.
+    """
+    _check(resamples, level)
+    stack = _Stack.of([statistics])
+    drawn = _resampled(stack, resamples, seed)
+    low, high = _percentiles(drawn[0], level)
+    return _interval_rows(stack, 0, low, high)
+
+
+def compare(
+    runs: Mapping[str, ImageStatistics],
+    *,
+    baseline: str | None = None,
+    resamples: int = 10_000,
+    permutations: int | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Paired differences of runs on the images that they share, with intervals, p-values and ranks.
+
+    baseline: the run that all others are compared with; None compares every run with every other
+    permutations: None takes 10,000, or as many more as a single one of all comparisons needs to be significant
+    Intervals of differences come from resamples that are the same images for both runs. The p-value of a difference is
+    the share of random swaps of the two runs, image by image, after which they differ at least as much (two-sided, the
+    observed order counted in, so never 0). p_holm corrects it [Holm 1979] for all comparisons of a metric: of all pairs
+    × groups, and apart from those all pairs × categories. significant: p_holm < 1 − level.
+    Raises BadArgument when runs share no image, or differ in categories or slicing.
+    """
+    _check(resamples, level)
+    if permutations is not None and permutations < 1:
+        raise BadArgument(f"permutations must be at least 1, not {permutations}.")
+    names = list(runs)
+    if baseline is not None and baseline not in names:
+        raise BadArgument(f"The baseline {baseline!r} is not among the runs: {listed(names)}.")
+    shared = _shared_images(runs)
+    stack = _Stack.of([_only(statistics, shared) for statistics in runs.values()])
+    first = None if baseline is None else names.index(baseline)
+    pairs = [
+        (a, b) if first in (None, a) else (b, a) for a, b in combinations(range(len(names)), 2) if first in (None, a, b)
+    ]
+
+    if permutations is None:
+        permutations = max(10_000, math.ceil(2 * len(pairs) * len(stack.scopes) / (1 - level)))
+    drawn = _resampled(stack, resamples, seed)
+    tables = []
+    for run, name in enumerate(names):
+        frame = _interval_rows(stack, run, *_percentiles(drawn[run], level))
+        frame.insert(0, "run", name)
+        tables.append(frame)
+    ranked = _with_ranks(pd.concat(tables, ignore_index=True), stack, drawn, level)
+
+    p = _swap_p_values(stack, pairs, permutations, seed) if pairs else np.zeros(0)
+    differences = []
+    for (a, b), p_of_pair in zip(pairs, p, strict=True):
+        low, high = _percentiles(drawn[b] - drawn[a], level)
+        differences.append(_difference_rows(stack, names, a, b, low, high, p_of_pair))
+    table = pd.concat(differences, ignore_index=True) if differences else _no_differences()
+    table["p_holm"] = table.groupby(["metric", table["group"].isna()])["p"].transform(lambda p: holm(p.to_numpy()))
+    table["significant"] = table["p_holm"] < 1 - level
+    columns = ["a", "b", "group", "category_id", "name", "metric", "value_a", "value_b", "difference", "low", "high"]
+    return Comparison(
+        runs=ranked,
+        differences=table[[*columns, "p", "p_holm", "significant", "images"]],
+        images=len(shared),
+        left_out={name: len(statistics.image_ids) - len(shared) for name, statistics in runs.items()},
+        level=level,
+        resamples=resamples,
+        permutations=permutations,
+        seed=seed,
+    )
+
+
+def holm(p: npt.NDArray[np.float64]) -> Float:
+    """Holm's step-down correction of some p-values for their number; NaN stays NaN and is not counted. [Holm 1979]"""
+    corrected = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return corrected
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The statistics of several runs on the same images, laid out for matrix products.
+
+    A cell is a category or, sliced, a category in a slice. A scope is what has a PQ: a group, the mean of its cells, or
+    a single category; groups come first.
+    sums: (runs · 3 · cells, images) what each image adds to Σ IoU, TP and TP + FP/2 + FN/2 of a cell of a run
+    scopes: (group, category_id, name) of each; members: (groups, cells) 1 where a group holds a cell
+    """
+
+    n_runs: int
+    sums: scipy.sparse.csr_array
+    scopes: tuple[tuple[str | None, int, str], ...]
+    members: Float
+
+    @staticmethod
+    def of(runs: Sequence[ImageStatistics]) -> _Stack:
+        """Of runs with the same image_ids, categories and slices."""
+        image_ids, categories, slices = runs[0].image_ids, runs[0].categories, runs[0].slices
+        position = pd.Index([category.id for category in categories])
+        codes = [
+            run.table["slice"].to_numpy(np.int64) * len(categories) + position.get_indexer(run.table["category_id"])
+            for run in runs
+        ]
+        # Slices times categories are many cells and most are empty; categories are kept whole, as each has a PQ of its
+        # own.
+        kept = np.unique(np.concatenate(codes)) if slices else np.arange(len(categories))
+        sums = []
+        for run, code in zip(runs, codes, strict=True):
+            cell = np.searchsorted(kept, code)
+            image = np.searchsorted(image_ids, run.table["image_id"].to_numpy(np.int64))
+            hits = run.table["TP"].to_numpy(np.float64)
+            units = hits + (run.table["FP"].to_numpy() + run.table["FN"].to_numpy()) / 2
+            for values in (run.table["iou_sum"].to_numpy(np.float64), hits, units):
+                sums.append(scipy.sparse.csr_array((values, (cell, image)), shape=(len(kept), len(image_ids))))
+        stacked = scipy.sparse.csr_array(scipy.sparse.vstack(sums, format="csr"))
+        stacked.eliminate_zeros()
+        return _Stack(len(runs), stacked, *_scopes(runs[0], kept))
+
+    @property
+    def n_images(self) -> int:
+        """How many images the runs share."""
+        return int(self.sums.shape[1])
+
+    def weighted(self, weights: Float) -> Float:
+        """(runs, 3, cells, resamples) sums in which each image counts as weights (images, resamples) says."""
+        return (self.sums @ weights).reshape(self.n_runs, 3, -1, weights.shape[1])
+
+    def totals(self) -> Float:
+        """(runs, 3, cells, 1) sums over all images, each once."""
+        return self.weighted(np.ones((self.n_images, 1)))
+
+    def scores(self, sums: Float) -> Float:
+        """(3, scopes, resamples) PQ, SQ, RQ of scopes from (3, cells, resamples) sums; NaN where a scope is empty."""
+        iou_sum, hits, units = sums
+        held = units > 0
+        n_groups = len(self.members)
+        out = np.full((3, len(self.scopes), sums.shape[-1]), np.nan)
+        per_cell = np.zeros(sums.shape)
+        for metric, (part, whole) in enumerate(((iou_sum, units), (iou_sum, hits), (hits, units))):
+            np.divide(part, whole, out=per_cell[metric], where=whole > 0)
+        n = self.members @ held
+        np.divide(self.members @ per_cell, n, out=out[:, :n_groups], where=n > 0)
+        if len(self.scopes) > n_groups:
+            np.copyto(out[:, n_groups:], per_cell, where=held)
+        return out
+
+    def exact(self) -> Float:
+        """(runs, 3, scopes) PQ, SQ and RQ on all images."""
+        return np.stack([self.scores(sums)[..., 0] for sums in self.totals()])
+
+    def images_of(self, runs: Sequence[int]) -> Int:
+        """(scopes,) how many images hold the scope in any of some runs."""
+        n_cells = self.members.shape[1]
+        units = [self.sums[(3 * run + 2) * n_cells : (3 * run + 3) * n_cells] for run in runs]
+        held = scipy.sparse.csr_array(sum(units[1:], units[0]) > 0)
+        of_groups = (self.members @ held > 0).sum(axis=1)
+        of_categories = np.diff(held.indptr) if len(self.scopes) > len(of_groups) else []
+        return np.concatenate([of_groups, of_categories]).astype(np.int64)
+
+    def differences(self, pairs: Sequence[tuple[int, int]]) -> _Stack:
+        """In place of runs, for each pair (a, b) the sums of b less those of a."""
+        size = 3 * self.members.shape[1]
+        of_run = [self.sums[run * size : (run + 1) * size] for run in range(self.n_runs)]
+        stacked = scipy.sparse.csr_array(scipy.sparse.vstack([of_run[b] - of_run[a] for a, b in pairs], format="csr"))
+        stacked.eliminate_zeros()
+        return _Stack(len(pairs), stacked, self.scopes, self.members)
+
+
+def _scopes(statistics: ImageStatistics, kept: Int) -> tuple[tuple[tuple[str | None, int, str], ...], Float]:
+    """The scopes of a stack, and which of the kept cells each group holds."""
+    categories, slices = statistics.categories, statistics.slices
+    if slices:
+        members = kept // len(categories) == np.arange(len(slices))[:, None]
+        return tuple((name, 0, name) for name in slices), members.astype(np.float64)
+    isthing = np.array([category.isthing for category in categories], np.bool_)
+    groups: list[tuple[str | None, int, str]] = [(name, 0, name) for name in ("All", "Things", "Stuff")]
+    single: list[tuple[str | None, int, str]] = [(None, category.id, category.name) for category in categories]
+    return (*groups, *single), np.stack([np.ones(len(kept)), isthing, ~isthing]).astype(np.float64)
+
+
+def _shared_images(runs: Mapping[str, ImageStatistics]) -> Int:
+    names = list(runs)
+    if not names:
+        raise BadArgument("There is no run to compare. Name at least one.")
+    head = runs[names[0]]
+    shared = head.image_ids
+    for name in names[1:]:
+        other = runs[name]
+        ours, theirs = ({(c.id, c.name, c.isthing) for c in run.categories} for run in (head, other))
+        if ours != theirs:
+            odd = sorted(name for _, name, _ in ours ^ theirs)
+            raise BadArgument(
+                f"{names[0]} and {name} have different categories ({listed(odd, 5)}). Compare runs on one dataset."
+            )
+        if head.slices != other.slices or head.by != other.by:
+            raise BadArgument(f"{names[0]} and {name} are sliced differently. Slice all runs alike.")
+        shared = np.intersect1d(shared, other.image_ids)
+    if not len(shared):
+        raise BadArgument(f"{listed(names)} share no image. Compare runs on one dataset and split.")
+    return shared
+
+
+def _only(statistics: ImageStatistics, image_ids: Int) -> ImageStatistics:
+    table = statistics.table
+    return ImageStatistics(
+        image_ids, table[table["image_id"].isin(image_ids)], statistics.categories, statistics.slices, statistics.by
+    )
+
+
+def _resampled(stack: _Stack, resamples: int, seed: int) -> Float:
+    """(runs, 3, scopes, resamples) PQ, SQ and RQ of bootstrap resamples, the same images for all runs."""
+    out = np.empty((stack.n_runs, 3, len(stack.scopes), resamples))
+
+    def draw(rng: np.random.Generator, span: slice) -> None:
+        for run, sums in enumerate(stack.weighted(_draw_counts(rng, stack.n_images, span.stop - span.start))):
+            out[run, :, :, span] = stack.scores(sums)
+
+    _in_blocks(draw, stack.n_images, resamples, seed)
+    return out
+
+
+def _swap_p_values(stack: _Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int) -> Float:
+    """(pairs, 3, scopes) p-values of the differences of pairs of runs, from swapping them image by image; NaN without
+    one.
+
+    Swapping two runs on an image adds to one what it takes from the other: the sum over the swapped images of what they
+    differ by. One product serves both runs of all pairs, and only images in which they differ take part.
+    """
+    totals, exact = stack.totals(), stack.exact()
+    apart = stack.differences(pairs)
+    observed = np.stack([exact[b] - exact[a] for a, b in pairs])
+    # Equal differences that were added up in another order must count as equal.
+    as_large = np.abs(observed)[..., None] - 1e-12
+
+    def count(rng: np.random.Generator, span: slice) -> Int:
+        moved = apart.weighted(_draw_swaps(rng, stack.n_images, span.stop - span.start))
+        counts = np.empty(observed.shape, np.int64)
+        for pair, (a, b) in enumerate(pairs):
+            difference = stack.scores(totals[b] - moved[pair]) - stack.scores(totals[a] + moved[pair])
+            # Where one side is left without the category there is no difference: it counts as one at least as large.
+            counts[pair] = (~(np.abs(difference) < as_large[pair])).sum(axis=-1)
+        return counts
+
+    # Resamples and swaps must not share random numbers.
+    blocks = _in_blocks(count, stack.n_images, permutations, seed, purpose=1)
+    return np.where(np.isnan(observed), np.nan, (1 + np.sum(blocks, axis=0)) / (1 + permutations))
+
+
+def _draw_counts(rng: np.random.Generator, n_images: int, resamples: int) -> Float:
+    """(images, resamples) how often each image is in each resample of n_images draws."""
+    kind = np.uint16 if n_images <= 1 << 16 else np.uint32
+    drawn = rng.integers(0, n_images, size=(resamples, n_images), dtype=kind)
+    counts = np.empty((n_images, resamples))
+    for column, images in enumerate(drawn):
+        counts[:, column] = np.bincount(images, minlength=n_images)
+    return counts
+
+
+def _draw_swaps(rng: np.random.Generator, n_images: int, permutations: int) -> Float:
+    """(images, permutations) 1 where the runs are swapped, else 0, each as likely."""
+    n = n_images * permutations
+    bits = np.unpackbits(np.frombuffer(rng.bytes((n + 7) // 8), np.uint8), count=n)
+    return bits.reshape(n_images, permutations).astype(np.float64)
+
+
+Block = TypeVar("Block")
+
+
+def _in_blocks(
+    work: Callable[[np.random.Generator, slice], Block], n_images: int, total: int, seed: int, purpose: int = 0
+) -> list[Block]:
+    """What `work` returns for blocks of the resamples, on all cores.
+
+    Each block has a random stream of its own and blocks depend on the sizes alone, so neither the number of cores nor
+    the order of the blocks changes a number. The weights of a block take some 5 MB.
+    """
+    size = int(np.clip(640_000 // max(n_images, 1), 16, 256))
+    spans = [slice(start, min(start + size, total)) for start in range(0, total, size)]
+    seeds = np.random.SeedSequence(seed, spawn_key=(purpose,)).spawn(len(spans))
+    with ThreadPoolExecutor(min(_cores(), len(spans))) as pool:
+        return list(pool.map(work, map(np.random.default_rng, seeds), spans))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _percentiles(drawn: Float, level: float) -> tuple[Float, Float]:
+    """Low and high percentile of the last axis at a level, NaN left out; NaN where all are."""
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+
+    def of_rows(rows: Float) -> Float:
+        bounds = np.full((len(rows), 2), np.nan)
+        for row, values in enumerate(rows):
+            # A NaN anywhere makes the sum NaN: cheaper than looking for one.
+            known = values[~np.isnan(values)] if np.isnan(values.sum()) else values
+            if len(known):
+                # np.quantile's default, without what it does besides for each of the many rows.
+                at = tails * (len(known) - 1)
+                below = at.astype(np.int64)
+                above = np.minimum(below + 1, len(known) - 1)
+                ordered = np.partition(known, np.concatenate([below, above]))
+                bounds[row] = ordered[below] + (at - below) * (ordered[above] - ordered[below])
+        return bounds
+
+    flat = drawn.reshape(-1, drawn.shape[-1])
+    with ThreadPoolExecutor(_cores()) as pool:
+        bounds = np.concatenate(list(pool.map(of_rows, np.array_split(flat, _cores()))))
+    low, high = bounds.T.reshape(2, *drawn.shape[:-1])
+    return low, high
+
+
+def _rows(stack: _Stack) -> Iterator[tuple[int, int, dict[str, object]]]:
+    """Each scope and metric: their positions and the columns that name them."""
+    for scope, (group, category_id, name) in enumerate(stack.scopes):
+        for metric, label in enumerate(METRICS):
+            yield metric, scope, {"group": group, "category_id": category_id, "name": name, "metric": label}
+
+
+def _interval_rows(stack: _Stack, run: int, low: Float, high: Float) -> pd.DataFrame:
+    images, exact = stack.images_of([run]), stack.exact()[run]
+    few = images < FEWEST_IMAGES
+    return pd.DataFrame(
+        [
+            {
+                **names,
+                "value": exact[metric, scope],
+                "low": np.nan if few[scope] else low[metric, scope],
+                "high": np.nan if few[scope] else high[metric, scope],
+                "images": images[scope],
+            }
+            for metric, scope, names in _rows(stack)
+        ]
+    )
+
+
+def _difference_rows(
+    stack: _Stack, names: Sequence[str], a: int, b: int, low: Float, high: Float, p: Float
+) -> pd.DataFrame:
+    images, exact = stack.images_of([a, b]), stack.exact()
+    of_a, of_b = exact[a], exact[b]
+    few = images < FEWEST_IMAGES
+    return pd.DataFrame(
+        [
+            {
+                "a": names[a],
+                "b": names[b],
+                **scope_names,
+                "value_a": of_a[metric, scope],
+                "value_b": of_b[metric, scope],
+                "difference": of_b[metric, scope] - of_a[metric, scope],
+                "low": np.nan if few[scope] else low[metric, scope],
+                "high": np.nan if few[scope] else high[metric, scope],
+                "p": p[metric, scope],
+                "images": images[scope],
+            }
+            for metric, scope, scope_names in _rows(stack)
+        ]
+    )
+
+
+def _no_differences() -> pd.DataFrame:
+    text = ["a", "b", "group", "name", "metric"]
+    numbers = ["category_id", "value_a", "value_b", "difference", "low", "high", "p", "images"]
+    return pd.DataFrame(
+        {**{name: pd.Series(dtype=object) for name in text}, **{name: pd.Series(dtype=float) for name in numbers}}
+    )
+
+
+def _with_ranks(table: pd.DataFrame, stack: _Stack, drawn: Float, level: float) -> pd.DataFrame:
+    """Adds rank, rank_low and rank_high to the PQ rows of groups, NaN elsewhere; 1 is the highest PQ."""
+    n_groups = len(stack.members)
+    group_pq = drawn[:, 0, :n_groups]
+    # A run's rank in a resample: one more than the runs that are better there.
+    ranks = 1 + sum((group_pq[other] > group_pq).astype(np.int16) for other in range(stack.n_runs))
+    low, high = _percentiles(ranks.astype(np.float64), level)
+    exact = stack.exact()[:, 0, :n_groups]
+    rank = 1 + (exact[None] > exact[:, None]).sum(axis=1)
+    columns = np.full((3, stack.n_runs, len(stack.scopes), len(METRICS)), np.nan)
+    columns[:, :, :n_groups, 0] = np.where(np.isnan(exact), np.nan, np.stack([rank, np.floor(low), np.ceil(high)]))
+    return table.assign(**dict(zip(("rank", "rank_low", "rank_high"), columns.reshape(3, -1), strict=True)))
+
+
+def _check(resamples: int, level: float) -> None:
+    if resamples < 100:
+        raise BadArgument(f"resamples must be at least 100, not {resamples}: fewer do not show the tails.")
+    if not 0 < level < 1:
+        raise BadArgument(f"level must lie between 0 and 1, not {level}.")
