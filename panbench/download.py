@@ -150,6 +150,17 @@ def mirrored(url: str) -> str:
     return url
 
 
+def ask_for_space(folder: Path, needed: int, what: str) -> None:
+    """Raises OutOfSpace when the disk of `folder` (which need not exist yet) has less than `needed` bytes free."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE_BYTES > free:
+        raise OutOfSpace(
+            f"{what} needs {needed:,} bytes and {folder} has {free:,} free. Free some space or choose another folder."
+        )
+
+
 def local_path(source: str) -> Path | None:
     """The path that a `file://` address or a plain path means; None for http(s). Raises DownloadFailed for others."""
     scheme, separator, _ = source.partition("://")
@@ -598,12 +609,7 @@ class _Job:
             raise
 
     def _ask_for_space(self, needed: int) -> None:
-        free = shutil.disk_usage(self.target.parent).free
-        if needed + _SPARE_BYTES > free:
-            raise OutOfSpace(
-                f"{self.target} needs {needed:,} bytes more and {self.target.parent} has {free:,} free "
-                f"(for {self.url}). Free some space or choose another folder."
-            )
+        ask_for_space(self.target.parent, needed, f"{self.target} (from {self.url})")
 
     def _report(self, part: _Part) -> None:
         if self.progress is not None:

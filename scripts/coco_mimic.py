@@ -17,6 +17,8 @@ from types import TracebackType
 import numpy as np
 from PIL import Image
 
+from panbench.datasets.fetch import Archive, CocoHost, panoptic_categories
+
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
@@ -32,8 +34,143 @@ class Fault:
     cut_file_at: int | None = None  # serve the file as if it ended here
     block: int | None = None  # send in blocks of so many bytes, each flushed
     etag: str | None = None  # this ETag instead of the file's
-    no_etag: bool = False
+    stale: bool = False  # ignore If-Range, as some caches do
     chunked: bool = False  # no Content-Length
+
+
+@dataclasses.dataclass(frozen=True)
+class Mimic:
+    """The host's files by path, how fetch.py is told of them, and what is to stand on disk in the end."""
+
+    files: dict[str, bytes]
+    host: CocoHost
+    expected: dict[str, bytes]
+
+    def at(self, base: str) -> CocoHost:
+        """The host at another address."""
+        return dataclasses.replace(self.host, base=base)
+
+
+def build_mimic(
+    n_val: int = 12,
+    n_train: int = 40,
+    n_test: int = 6,
+    *,
+    inner_stored: bool = True,
+    size: tuple[int, int] = (24, 32),
+    jpeg_bytes: int | None = None,
+    png_bytes: int | None = None,
+) -> Mimic:
+    """COCO's archives in small: a zip of images, and a zip that holds JSONs and zips of id PNGs.
+
+    jpeg_bytes, png_bytes: random bytes of these lengths instead of real images, for measuring traffic
+    """
+    rng = np.random.default_rng(0)
+    files: dict[str, bytes] = {}
+    expected: dict[str, bytes] = {}
+    outer = io.BytesIO()
+    with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as annotations:
+        for split, count in (("train", n_train), ("val", n_val)):
+            images, records, inner = [], [], io.BytesIO()
+            pictures = io.BytesIO()
+            with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as pngs, zipfile.ZipFile(pictures, "w") as jpegs:
+                pngs.writestr(f"panoptic_{split}2017/", b"")
+                jpegs.writestr(f"{split}2017/", b"")
+                for number in rng.permutation(count):
+                    image_id = 1000 * (split == "train") + int(number) + 1
+                    stem = f"{image_id:012}"
+                    ids, segments = _scene(rng, size)
+                    images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": size[0], "width": size[1]})
+                    records.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
+                    png = rng.bytes(png_bytes) if png_bytes else _png(ids)
+                    jpeg = rng.bytes(jpeg_bytes) if jpeg_bytes else _jpeg(rng, size)
+                    expected[f"annotations/panoptic_{split}2017/{stem}.png"] = png
+                    expected[f"{split}2017/{stem}.jpg"] = jpeg
+                for name, content in sorted(expected.items()):
+                    if name.startswith(f"annotations/panoptic_{split}2017/"):
+                        pngs.writestr(name.removeprefix("annotations/"), content)
+                    elif name.startswith(f"{split}2017/"):
+                        jpegs.writestr(name, content)
+                pngs.writestr(f"__MACOSX/panoptic_{split}2017/._junk", b"left by somebody's Finder")
+            document = {"images": images, "annotations": records, "categories": panoptic_categories()}
+            expected[f"annotations/panoptic_{split}2017.json"] = json.dumps(document).encode()
+            annotations.writestr(
+                f"annotations/panoptic_{split}2017.json", expected[f"annotations/panoptic_{split}2017.json"]
+            )
+            annotations.writestr(
+                f"annotations/panoptic_{split}2017.zip",
+                inner.getvalue(),
+                zipfile.ZIP_STORED if inner_stored else zipfile.ZIP_DEFLATED,
+            )
+            files[f"/zips/{split}2017.zip"] = pictures.getvalue()
+    files["/annotations/panoptic_annotations_trainval2017.zip"] = outer.getvalue()
+    info, pictures = io.BytesIO(), io.BytesIO()
+    listed = []
+    with zipfile.ZipFile(pictures, "w") as jpegs:
+        for image_id in range(1, n_test + 1):
+            name = f"{image_id:012}.jpg"
+            jpeg = _jpeg(rng, size)
+            jpegs.writestr(f"test2017/{name}", jpeg)
+            if image_id % 2:
+                listed.append({"id": image_id, "file_name": name, "height": size[0], "width": size[1]})
+                expected[f"test2017/{name}"] = jpeg
+    with zipfile.ZipFile(info, "w", zipfile.ZIP_DEFLATED) as archive:
+        document = {"images": listed, "categories": [{"id": 1, "name": "person", "supercategory": "person"}]}
+        expected["annotations/image_info_test-dev2017.json"] = json.dumps(document).encode()
+        archive.writestr(
+            "annotations/image_info_test-dev2017.json", expected["annotations/image_info_test-dev2017.json"]
+        )
+    files["/zips/test2017.zip"] = pictures.getvalue()
+    files["/annotations/image_info_test2017.zip"] = info.getvalue()
+
+    def archive_of(path: str) -> Archive:
+        content = files["/" + path]
+        return Archive(path, len(content), hashlib.sha256(content).hexdigest())
+
+    host = CocoHost(
+        "http://mimic.invalid",
+        archive_of("annotations/panoptic_annotations_trainval2017.zip"),
+        archive_of("annotations/image_info_test2017.zip"),
+        {
+            "val": archive_of("zips/val2017.zip"),
+            "train": archive_of("zips/train2017.zip"),
+            "test-dev": archive_of("zips/test2017.zip"),
+        },
+    )
+    return Mimic(files, host, expected)
+
+
+def _scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, object]]]:
+    """A stuff background, one or two things on it, a strip of void; and the records of its segments."""
+    ids = np.full(size, int(rng.integers(1, 1 << 24)), np.int32)
+    categories = {int(ids[0, 0]): 187}
+    for _ in range(int(rng.integers(1, 3))):
+        top, left = int(rng.integers(2, size[0] - 8)), int(rng.integers(2, size[1] - 8))
+        segment = int(rng.integers(1, 1 << 24))
+        ids[top : top + 6, left : left + 6] = segment
+        categories[segment] = int(rng.choice([1, 3, 18]))
+    ids[0] = 0
+    segments = []
+    for segment, category in categories.items():
+        rows, columns = np.nonzero(ids == segment)
+        if rows.size:
+            x, y = int(columns.min()), int(rows.min())
+            box = [x, y, int(columns.max()) - x + 1, int(rows.max()) - y + 1]
+            segments.append({"id": segment, "category_id": category, "area": int(rows.size), "bbox": box, "iscrowd": 0})
+    return ids, segments
+
+
+def _png(ids: np.ndarray) -> bytes:
+    rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], -1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _jpeg(rng: np.random.Generator, size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 class FaultServer:
@@ -53,6 +190,7 @@ class FaultServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
                 outer._answer(self)
@@ -60,8 +198,14 @@ class FaultServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+            def handle_error(self, *_: object) -> None:
+                pass  # clients hang up as they like
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
@@ -76,7 +220,7 @@ class FaultServer:
         self._server.server_close()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = urllib.parse.unquote(request.path)
+        path = urllib.parse.unquote(request.path)  # a proxy is asked for the whole address
         wanted = request.headers.get("Range", "")
         with self._lock:
             queue = self.faults[path]
@@ -92,13 +236,12 @@ class FaultServer:
         if status == 200:
             assert content is not None
             etag = fault.etag or '"' + hashlib.md5(content).hexdigest() + '"'
-            if not fault.no_etag:
-                headers["ETag"] = etag
+            headers["ETag"] = etag
             if fault.flip_at is not None:
                 content = content[: fault.flip_at] + bytes([content[fault.flip_at] ^ 1]) + content[fault.flip_at + 1 :]
             content = content[: fault.cut_file_at]
             status, body = 200, content
-            fresh = request.headers.get("If-Range") in (None, etag)
+            fresh = fault.stale or request.headers.get("If-Range") in (None, etag)
             if wanted.startswith("bytes=") and fresh and not fault.ignore_range:
                 first, last = wanted[6:].split("-")
                 start, stop = int(first), min(int(last) + 1 if last else len(content), len(content))

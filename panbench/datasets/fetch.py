@@ -1,0 +1,694 @@
+"""COCO panoptic from its host to disk: only what is asked for, verified, repaired where a file is missing or damaged.
+
+    data/coco/<split>2017/*.jpg · annotations/panoptic_<split>2017.json · annotations/panoptic_<split>2017/*.png
+
+Archives are read by byte ranges, so the validation part of the annotations does not cost the training part, and fifty
+images cost fifty images. `.panbench/` in the root remembers sizes and CRCs, so a second call needs no network.
+"""
+
+import contextlib
+import json
+import os
+import shlex
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from panbench.datasets.zips import (
+    STORED,
+    ByteSource,
+    Member,
+    Slice,
+    crc_of,
+    data_start,
+    extract,
+    fetch_member,
+    list_members,
+)
+from panbench.download import (
+    RangeReader,
+    RangesUnsupported,
+    ask_for_space,
+    download,
+    local_path,
+    mirrored,
+    what_is_wrong,
+)
+from panbench.errors import BadArgument, BadDataset, DownloadFailed
+from panbench.files import atomic_write, write_json
+from panbench.panoptic import leaves_folder
+
+Progress = Callable[[str, int, "int | None"], None]
+Say = Callable[[str], None]
+
+SPLITS = ("val", "train", "test-dev")
+
+# From this share of an archive on, it is fetched whole (several connections, SHA-256) rather than member by member.
+_WHOLE_SHARE = 0.6
+_CONNECTIONS = 8
+_STATE_FOLDER = ".panbench"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file of the host: its path there, size in bytes and SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class CocoHost:
+    """Where COCO 2017 comes from. Sizes and hashes: tensorflow/datasets, url_checksums/coco.txt."""
+
+    base: str
+    annotations: Archive
+    image_info: Archive
+    images: dict[str, Archive]
+
+
+COCO = CocoHost(
+    base="http://images.cocodataset.org",
+    annotations=Archive(
+        "annotations/panoptic_annotations_trainval2017.zip",
+        860_725_834,
+        "c05f76d2129b6b561eb70efe16e7006df62f73fb92889132d373b9d90e31a370",
+    ),
+    image_info=Archive(
+        "annotations/image_info_test2017.zip",
+        1_144_034,
+        "e52f412dd7195ac8f98d782b44c6dd30ea10241e9f42521f67610fbe055a74f8",
+    ),
+    images={
+        "val": Archive(
+            "zips/val2017.zip", 815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"
+        ),
+        "train": Archive(
+            "zips/train2017.zip", 19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"
+        ),
+        "test-dev": Archive(
+            "zips/test2017.zip", 6_646_970_404, "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba"
+        ),
+    },
+)
+
+_N_IMAGES = {"val": 5_000, "train": 118_287, "test-dev": 20_288}
+_N_IN_ARCHIVE = {"val": 5_000, "train": 118_287, "test-dev": 40_670}
+
+
+@dataclass(frozen=True)
+class CocoFolder:
+    """What stands on disk after a fetch: paths, counts, and the bytes that came over the wire for it."""
+
+    root: Path
+    split: str
+    json: Path
+    images: Path
+    n_images: int
+    pngs: Path | None
+    n_pngs: int
+    fetched: int
+
+
+@dataclass(frozen=True)
+class CocoMissing:
+    """What an evaluation lacks: counts, the download's size in bytes (about), and the command that fetches it."""
+
+    root: Path
+    json: bool
+    images: int
+    pngs: int
+    bytes: int
+    command: str
+
+    @property
+    def sentence(self) -> str:
+        """One sentence for a person: what is missing, the command, the size."""
+        parts = ["the panoptic JSON"] if self.json else []
+        parts += [f"{self.images:,} images"] if self.images else []
+        parts += [f"{self.pngs:,} ground-truth PNGs"] if self.pngs else []
+        missing = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        return f"{self.root} lacks {missing}. Fetch them (about {_readable(self.bytes)}) with: {self.command}"
+
+
+def coco_paths(root: str | os.PathLike[str], split: str) -> tuple[Path, Path, Path | None]:
+    """A split's JSON, folder of images and folder of id PNGs (None for test-dev), as mmdet lays them out."""
+    _known_split(split)
+    annotations = Path(root) / "annotations"
+    if split == "test-dev":
+        return annotations / "panoptic_image_info_test-dev2017.json", Path(root) / "test2017", None
+    return (
+        annotations / f"panoptic_{split}2017.json",
+        Path(root) / f"{split}2017",
+        annotations / f"panoptic_{split}2017",
+    )
+
+
+def coco_missing(
+    root: str | os.PathLike[str] = "data/coco", split: str = "val", limit: int | None = None
+) -> CocoMissing | None:
+    """What of the first `limit` images of a split is not on disk; None when all is there. Looks, and fetches nothing.
+
+    Sizes are estimates from the archives' sizes and numbers of images; partly fetched archives count as not fetched.
+    """
+    json_path, image_folder, png_folder = coco_paths(root, split)
+    command = ["panbench", "data", "coco"]
+    command += ["--split", split] if split != "val" else []
+    command += ["--limit", str(limit)] if limit is not None else []
+    command += ["--root", str(root)] if Path(root) != Path("data/coco") else []
+    image_bytes = COCO.images[split].size / _N_IN_ARCHIVE[split]
+    annotation_bytes = COCO.annotations.size / (_N_IMAGES["val"] + _N_IMAGES["train"])
+    json_here = json_path.is_file()
+    if json_here:
+        names, pngs = _names_in(json_path, limit)
+        images_missing = _count_missing(image_folder, names)
+        pngs_missing = _count_missing(png_folder, pngs) if png_folder else 0
+    else:
+        images_missing = min(limit or _N_IMAGES[split], _N_IMAGES[split])
+        pngs_missing = images_missing if png_folder else 0
+    if json_here and not images_missing and not pngs_missing:
+        return None
+    size = images_missing * image_bytes + pngs_missing * annotation_bytes
+    if not json_here:
+        # The JSON's share of the archive is not known apart from the PNGs'; a third is on the safe side.
+        size += COCO.image_info.size if split == "test-dev" else _N_IMAGES[split] * annotation_bytes / 3
+    return CocoMissing(Path(root), not json_here, images_missing, pngs_missing, round(size), shlex.join(command))
+
+
+def fetch_coco(
+    root: str | os.PathLike[str] = "data/coco",
+    split: str = "val",
+    *,
+    limit: int | None = None,
+    keep_archives: bool = False,
+    archives_from: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+    host: CocoHost = COCO,
+    sleep: Callable[[float], object] | None = None,
+) -> CocoFolder:
+    """COCO panoptic's `split` under `root`, whole and verified; fetches only what is missing or damaged there.
+
+    split: val, train, or test-dev (images and the list of images with panoptic categories; its ground truth is secret)
+    limit: only the first so many images in the order of the JSON, and their ground truth
+    keep_archives: leave the archives that had to be fetched whole in <root>/archives
+    archives_from: a folder where archives already lie; they are verified, read in place and left there
+    progress: called with what is being done, bytes done and bytes in all
+    say: called with sentences on what is going on
+    Raises DownloadFailed, OutOfSpace (before anything is fetched, where that can be known) and BadArgument.
+    Interrupted anywhere, the same call goes on; no file stands under its name with wrong content.
+    """
+    _known_split(split)
+    if limit is not None and limit < 1:
+        raise BadArgument(f"The limit must be at least 1, not {limit}.")
+    if archives_from is not None and not Path(archives_from).is_dir():
+        raise BadArgument(f"{archives_from} is no folder. Give the folder where the archives lie.")
+    job = _Fetch(
+        Path(root),
+        split,
+        limit,
+        keep_archives,
+        Path(archives_from) if archives_from is not None else None,
+        progress,
+        say,
+        host,
+        sleep,
+    )
+    try:
+        return job.run()
+    except OSError as error:
+        raise DownloadFailed(f"Cannot write to {root}: {error.strerror or error} ({error.filename}).") from error
+    finally:
+        job.close()
+
+
+def panoptic_categories() -> list[dict[str, Any]]:
+    """COCO's 133 panoptic categories as JSON records: id, name, isthing, supercategory, color."""
+    text = resources.files("panbench.datasets").joinpath("coco_categories.json").read_text("utf-8")
+    categories: list[dict[str, Any]] = json.loads(text)
+    return categories
+
+
+class _Tree:
+    """The files of one folder as an archive has them: sizes and CRCs, and which of them were found right on disk."""
+
+    def __init__(self, state: Path, folder: Path, archive: Archive) -> None:
+        self.folder = folder
+        self._state = state
+        self._origin = {"archive": archive.path, "size": archive.size}
+        self.files: dict[str, tuple[int, int]] = {}
+        self._verified: dict[str, int] = {}
+        self._changed = False
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads(state.read_bytes())
+            if record["schema"] == 1 and record["origin"] == self._origin:
+                self.files = {name: (int(size), int(crc)) for name, (size, crc) in record["files"].items()}
+                self._verified = {name: int(time) for name, time in record["verified"].items()}
+
+    def learn(self, members: Iterable[Member]) -> None:
+        """Takes up the sizes and CRCs of members; a file is called as in the archive, without the folders before it."""
+        self.files.update((PurePosixPath(member.name).name, (member.size, member.crc)) for member in members)
+        self._changed = True
+
+    def missing(self, names: Sequence[str], progress: Callable[[int, int], None]) -> list[str]:
+        """The names whose file is absent or not as in the archive. Files unchanged since they were verified pass."""
+
+        def wrong(name: str) -> bool:
+            path = self.folder / name
+            try:
+                status = path.stat()
+                if status.st_size != self.files[name][0]:
+                    return True
+                if self._verified.get(name) == status.st_mtime_ns:
+                    return False
+                if crc_of(path) != self.files[name][1]:
+                    return True
+            except OSError:
+                return True
+            self._verified[name] = status.st_mtime_ns
+            self._changed = True
+            return False
+
+        found = []
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            for number, (name, bad) in enumerate(zip(names, pool.map(wrong, names, chunksize=64), strict=True)):
+                if bad:
+                    found.append(name)
+                if number % 64 == 0:
+                    progress(number, len(names))
+        return found
+
+    def wrote(self, names: Iterable[str]) -> None:
+        """Notes files that were just written with their CRC checked."""
+        for name in names:
+            self._verified[name] = (self.folder / name).stat().st_mtime_ns
+        self._changed = True
+
+    def save(self) -> None:
+        if self._changed:
+            verified = {name: time for name, time in self._verified.items() if name in self.files}
+            write_json(
+                self._state,
+                {"schema": 1, "origin": self._origin, "files": self.files, "verified": verified},
+                indent=None,
+            )
+            self._changed = False
+
+
+@dataclass
+class _Fetch:
+    """One call of `fetch_coco`."""
+
+    root: Path
+    split: str
+    limit: int | None
+    keep: bool
+    archives_from: Path | None
+    progress: Progress | None
+    say: Say | None
+    host: CocoHost
+    sleep: Callable[[float], object] | None
+
+    def __post_init__(self) -> None:
+        self._readers: dict[str, RangeReader] = {}
+        self._listings: dict[str, dict[str, Member]] = {}
+        self._downloaded = 0
+
+    def run(self) -> CocoFolder:
+        json_path, image_folder, png_folder = coco_paths(self.root, self.split)
+        archive = self.host.image_info if self.split == "test-dev" else self.host.annotations
+        if self.split == "test-dev":
+            self._list_of_test_images(json_path)
+        else:
+            self._annotation_json(json_path)
+        names, pngs = _names_in(json_path, self.limit)
+        if png_folder is not None:
+            self._complete(self._tree(png_folder, archive), pngs, self._inner_archive)
+        try:
+            self._complete(self._tree(image_folder, self.host.images[self.split]), names, self._image_archive)
+        except RangesUnsupported:
+            self._tell(f"The server gives no parts of {self.host.images[self.split].name}; fetching single images.")
+            self._single_images(json_path, image_folder, names)
+        fetched = self._downloaded + sum(reader.fetched for reader in self._readers.values())
+        self._tidy()
+        return CocoFolder(
+            self.root,
+            self.split,
+            json_path,
+            image_folder,
+            len(names),
+            png_folder,
+            len(pngs) if png_folder else 0,
+            fetched,
+        )
+
+    def close(self) -> None:
+        for reader in self._readers.values():
+            reader.close()
+
+    # The JSONs
+
+    def _annotation_json(self, path: Path) -> None:
+        inside = f"annotations/{path.name}"
+        tree = self._tree(path.parent, self.host.annotations, path.name)
+        archive = self.host.annotations
+        if path.name not in tree.files:
+            tree.learn([_found(inside, self._listing(archive), archive.name)])
+        if tree.missing([path.name], _nothing):
+            member = _found(inside, self._listing(archive), archive.name)
+            ask_for_space(self.root, member.size + member.packed_size, str(path))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            reader = self._reader(archive)
+            fetch_member(
+                reader, member, path, archive.name, progress=self._counted(path.name, reader), sleep=self.sleep
+            )
+            tree.wrote([path.name])
+        tree.save()
+
+    def _list_of_test_images(self, path: Path) -> None:
+        plain = path.parent / "image_info_test-dev2017.json"
+        archive = self.host.image_info
+        tree = self._tree(plain.parent, archive, plain.name)
+        if plain.name not in tree.files or tree.missing([plain.name], _nothing):
+            member = _found(f"annotations/{plain.name}", self._listing(archive), archive.name)
+            tree.learn([member])
+            plain.parent.mkdir(parents=True, exist_ok=True)
+            extract(self._reader(archive), [member], lambda _: plain, archive.name)
+            tree.wrote([plain.name])
+            tree.save()
+        # The host's list has the 80 categories of detection; a submission needs the 133 panoptic ones.
+        document = {**_read_json(plain), "categories": panoptic_categories(), "annotations": []}
+        content = json.dumps(document).encode()
+        if not path.is_file() or path.stat().st_size != len(content) or crc_of(path) != zlib.crc32(content):
+            with atomic_write(path) as handle:
+                handle.write(content)
+
+    # The files of a folder
+
+    def _complete(
+        self,
+        tree: _Tree,
+        names: Sequence[str],
+        archive_for: Callable[[_Tree, Sequence[str] | None], tuple[ByteSource, dict[str, Member], str]],
+    ) -> None:
+        """Makes the named files of a folder stand as the archive has them."""
+        label = tree.folder.name
+        if not all(name in tree.files for name in names):
+            _, members, where = archive_for(tree, None)
+            for name in names:
+                _found(f"{label}/{name}", members, where)
+            tree.learn(member for member in members.values() if PurePosixPath(member.name).parent.name == label)
+            tree.save()
+        missing = tree.missing(names, lambda done, total: self._report(f"verifying {label}", done, total))
+        if missing:
+            _remove_leftovers(tree.folder)
+            source, members, where = archive_for(tree, missing)
+            wanted = [members[f"{label}/{name}"] for name in missing]
+            size = sum(member.size for member in wanted)
+            ask_for_space(self.root, size, f"{tree.folder} ({len(wanted):,} files)")
+            extract(
+                source,
+                wanted,
+                lambda member: tree.folder / PurePosixPath(member.name).name,
+                where,
+                progress=lambda done: self._report(label, done, size),
+                connections=_CONNECTIONS,
+            )
+            tree.wrote(missing)
+        tree.save()
+
+    def _image_archive(self, tree: _Tree, missing: Sequence[str] | None) -> tuple[ByteSource, dict[str, Member], str]:
+        """Where images are read from. `missing` None: only their list is wanted."""
+        archive = self.host.images[self.split]
+        members = self._listing(archive)
+        reader = self._reader(archive)
+        if missing is not None and local_path(reader.url) is None:
+            packed = sum(members[f"{tree.folder.name}/{name}"].packed_size for name in missing)
+            if packed >= _WHOLE_SHARE * archive.size:
+                unpacked = sum(tree.files[name][0] for name in missing)
+                arrived = _size_of(self._temporary / f"{archive.name}.part")
+                ask_for_space(self.root, archive.size - arrived + unpacked, f"{archive.name} with its unpacked files")
+                reader = self._fetch_whole(archive)
+        return reader, members, archive.name
+
+    def _inner_archive(self, tree: _Tree, missing: Sequence[str] | None) -> tuple[ByteSource, dict[str, Member], str]:
+        """Where id PNGs are read from: the zip within the annotations' zip, in place where it is merely stored."""
+        outer = self.host.annotations
+        member = _found(f"annotations/{tree.folder.name}.zip", self._listing(outer), outer.name)
+        where = f"{member.name} in {outer.name}"
+        name = PurePosixPath(member.name).name
+        reader = self._reader(outer)
+        for kept in (self._archives / name, self._temporary / name):
+            if kept.is_file() and kept.stat().st_size == member.size and crc_of(kept) == member.crc:
+                return self._inner_listed(RangeReader(kept), member, str(kept))
+        if member.method == STORED:
+            start = data_start(reader, member, where)
+            source, members, where = self._inner_listed(Slice(reader, start, start + member.size), member, where)
+            packed = sum(members[f"{tree.folder.name}/{name}"].packed_size for name in missing or ())
+            if local_path(reader.url) is not None or packed < _WHOLE_SHARE * member.size:
+                return source, members, where
+        ask_for_space(self.root, 2 * member.size + member.packed_size, f"{member.name} with its unpacked files")
+        self._temporary.mkdir(parents=True, exist_ok=True)
+        kept = self._temporary / name
+        fetch_member(reader, member, kept, outer.name, progress=self._counted(name, reader), sleep=self.sleep)
+        return self._inner_listed(RangeReader(kept), member, str(kept))
+
+    def _inner_listed(
+        self, source: ByteSource, member: Member, where: str
+    ) -> tuple[ByteSource, dict[str, Member], str]:
+        if member.name not in self._listings:
+            self._listings[member.name] = list_members(source, where)
+        return source, self._listings[member.name], where
+
+    def _single_images(self, json_path: Path, folder: Path, names: Sequence[str]) -> None:
+        """Images one by one from the host, for servers that serve no ranges. No CRC here: each is decoded instead."""
+        wanted = set(names)
+        sizes = {
+            image["file_name"]: (int(image["width"]), int(image["height"]))
+            for image in _read_json(json_path)["images"]
+            if image["file_name"] in wanted
+        }
+
+        def fetch(name: str) -> int:
+            def check(path: Path) -> str | None:
+                return _image_problem(path, sizes[name])
+
+            target = folder / name
+            if target.is_file() and check(target) is None:
+                return 0
+            target.unlink(missing_ok=True)
+            url = f"{self.host.base}/{folder.name}/{name}"
+            download(url, target, connections=1, check=check, sleep=self.sleep)
+            return target.stat().st_size
+
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
+            for number, size in enumerate(pool.map(fetch, names), 1):
+                self._downloaded += size
+                self._report(f"images of {folder.name}", number, len(names))
+
+    # Archives
+
+    @property
+    def _archives(self) -> Path:
+        """Archives that the user wants kept."""
+        return self.root / "archives"
+
+    @property
+    def _temporary(self) -> Path:
+        """Archives that are needed until their files stand; an interrupted call leaves them for the next."""
+        return self.root / _STATE_FOLDER / "archives"
+
+    def _tidy(self) -> None:
+        if not self._temporary.is_dir():
+            return
+        for path in self._temporary.iterdir():
+            if self.keep and path.suffix == ".zip":
+                self._archives.mkdir(exist_ok=True)
+                os.replace(path, self._archives / path.name)
+            else:
+                path.unlink()
+        self._temporary.rmdir()
+
+    def _listing(self, archive: Archive) -> dict[str, Member]:
+        if archive.path not in self._listings:
+            self._report(f"reading the list of {archive.name}", 0, None)
+            try:
+                self._listings[archive.path] = list_members(self._reader(archive), archive.name)
+            except RangesUnsupported:
+                if self.limit is not None and archive is self.host.images[self.split]:
+                    raise
+                self._tell(f"{archive.name} cannot be read in parts from this server; fetching it whole.")
+                self._listings[archive.path] = list_members(self._fetch_whole(archive), archive.name)
+        return self._listings[archive.path]
+
+    def _reader(self, archive: Archive) -> RangeReader:
+        """The archive where it is nearest: --from, fetched before, a mirror on this machine, or the host."""
+        if archive.path in self._readers:
+            return self._readers[archive.path]
+        address = mirrored(f"{self.host.base}/{archive.path}")
+        near = [self._archives / archive.name, self._temporary / archive.name]
+        if self.archives_from is not None:
+            near.insert(0, self.archives_from / archive.name)
+        mirror = local_path(address)
+        if mirror is not None:
+            near.append(mirror)
+        for path in near:
+            if path.is_file():
+                self._report(f"verifying {archive.name}", 0, None)
+                problem = what_is_wrong(path, archive.sha256, archive.size)
+                if problem is None:
+                    address = str(path)
+                    break
+                if path.parent not in (self._archives, self._temporary):
+                    raise DownloadFailed(
+                        f"{path} is not COCO's {archive.name}: {problem}. Fetch it again or remove it."
+                    )
+        else:
+            if self.archives_from is not None:
+                self._tell(f"{archive.name} is not in {self.archives_from}; reading it from {address}.")
+        self._readers[archive.path] = RangeReader(address, sleep=self.sleep or time.sleep)
+        if local_path(address) is None and self._readers[archive.path].size() != archive.size:
+            raise DownloadFailed(
+                f"{address} has {self._readers[archive.path].size():,} bytes where COCO's {archive.name} has "
+                f"{archive.size:,}: not the same file."
+            )
+        return self._readers[archive.path]
+
+    def _fetch_whole(self, archive: Archive) -> RangeReader:
+        target = self._temporary / archive.name
+        url = f"{self.host.base}/{archive.path}"
+        counted = self._counted(archive.name, None)
+        download(url, target, sha256=archive.sha256, size=archive.size, progress=counted, sleep=self.sleep)
+        before = self._readers.pop(archive.path, None)
+        if before is not None:
+            self._downloaded += before.fetched
+            before.close()
+        self._readers[archive.path] = RangeReader(target)
+        return self._readers[archive.path]
+
+    # Small things
+
+    def _tree(self, folder: Path, archive: Archive, name: str | None = None) -> _Tree:
+        state = self.root / _STATE_FOLDER / f"{name or folder.name}.json"
+        return _Tree(state, folder, archive)
+
+    def _counted(self, label: str, reader: RangeReader | None) -> Callable[[int, int | None], None]:
+        """Passes progress on, and adds what came over the wire now (not in an earlier call) to the bytes fetched."""
+        remote = reader is None or local_path(reader.url) is None
+        last: list[int] = []
+
+        def report(done: int, total: int | None) -> None:
+            if remote and last:
+                # A download that had to start anew counts again from nothing.
+                self._downloaded += done - last[0] if done >= last[0] else done
+            last[:] = [done]
+            self._report(label, done, total)
+
+        return report
+
+    def _report(self, label: str, done: int, total: int | None) -> None:
+        if self.progress is not None:
+            self.progress(label, done, total)
+
+    def _tell(self, sentence: str) -> None:
+        if self.say is not None:
+            self.say(sentence)
+
+
+def _known_split(split: str) -> None:
+    if split not in SPLITS:
+        raise BadArgument(f"COCO panoptic has no split {split!r}. The splits are {', '.join(SPLITS)}.")
+
+
+def _found(name: str, members: dict[str, Member], where: str) -> Member:
+    try:
+        return members[name]
+    except KeyError:
+        raise DownloadFailed(f"{where} has no {name}: not the archive that COCO publishes.") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadDataset(f"{path} cannot be read as JSON ({error}). Remove it and fetch again.") from error
+    if not isinstance(document, dict):
+        raise BadDataset(f"{path} is no panoptic JSON. Remove it and fetch again.")
+    return document
+
+
+def _names_in(path: Path, limit: int | None) -> tuple[list[str], list[str]]:
+    """File names of the first `limit` images of a panoptic JSON, and those of their id PNGs."""
+    document = _read_json(path)
+    try:
+        images = document["images"][:limit]
+        png_of = {record["image_id"]: str(record["file_name"]) for record in document.get("annotations", ())}
+        names = [str(image["file_name"]) for image in images]
+        pngs = [png_of[image["id"]] for image in images if image["id"] in png_of]
+    except (KeyError, TypeError) as error:
+        raise BadDataset(f"{path} is no panoptic JSON ({error!r}). Remove it and fetch again.") from error
+    strange = [name for name in names + pngs if leaves_folder(name)]
+    if strange:
+        raise BadDataset(f"{path} names {strange[0]!r}, which leaves its folder. Remove the file and fetch again.")
+    return names, pngs
+
+
+def _count_missing(folder: Path, names: Iterable[str]) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            here = {entry.name for entry in entries if entry.stat().st_size > 0}
+    except OSError:
+        here = set()
+    return sum(name not in here for name in names)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Temporary files of a call that was killed; young ones may belong to a call that is at work."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 600:
+                path.unlink()
+
+
+def _image_problem(path: Path, size: tuple[int, int]) -> str | None:
+    try:
+        with Image.open(path) as image:
+            if image.size != size:
+                return f"it is an image of {image.size[0]}×{image.size[1]}, not {size[0]}×{size[1]}"
+            image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"it is no whole image ({error})"
+    return None
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _readable(size: float) -> str:
+    """Bytes for a person: 4.2 MB, 850 MB, 19.3 GB (powers of ten, as providers count)."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if size >= 99.5 or unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _nothing(done: int, total: int) -> None:
+    pass

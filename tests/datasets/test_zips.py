@@ -1,0 +1,266 @@
+import io
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from panbench.datasets.zips import DamagedArchive, Slice, crc_of, data_start, extract, list_members, read_member, unpack
+from panbench.errors import DownloadFailed
+
+
+class Bytes:
+    """A source in memory that counts what is read."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.reads = content, []
+
+    def size(self) -> int:
+        return len(self.content)
+
+    def read(self, start: int, stop: int) -> bytes:
+        self.reads.append((start, stop))
+        return self.content[start:stop]
+
+
+FILES = {"a/one.txt": b"one" * 100, "a/zwei é.txt": b"", "three.bin": bytes(range(256)) * 40}
+
+
+def zipped(files: dict[str, bytes] = FILES, method: int = zipfile.ZIP_DEFLATED, comment: bytes = b"") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("a/", b"")
+        for name, content in files.items():
+            archive.writestr(name, content)
+        archive.comment = comment
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("comment", [b"", b"a comment", b"x" * 65_535])
+def test_members_are_listed_and_read_by_ranges(method, comment):
+    source = Bytes(zipped(method=method, comment=comment))
+    members = list_members(source, "x.zip")
+    assert list(members) == list(FILES)
+    assert {name: read_member(source, member, "x.zip") for name, member in members.items()} == FILES
+
+
+def test_zips_written_as_a_stream_are_read_too():
+    class Stream(io.RawIOBase):
+        """A pipe: zipfile cannot seek back, so sizes and CRCs come after the data."""
+
+        def __init__(self) -> None:
+            self.content = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, block: bytes) -> int:  # type: ignore[override]
+            self.content += bytes(block)
+            return len(block)
+
+    stream = Stream()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one.txt", b"one" * 100)
+    source = Bytes(stream.content)
+    member = list_members(source, "x.zip")["one.txt"]
+    assert read_member(source, member, "x.zip") == b"one" * 100
+
+
+def test_zip64_sizes_and_offsets_are_read():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive, archive.open("one.txt", "w", force_zip64=True) as handle:
+        handle.write(b"one")
+    content = buffer.getvalue()
+    at = content.index(b"PK\x01\x02")
+    header = bytearray(content[at : at + 46 + 7])
+    (header_at,) = struct.unpack("<I", header[42:46])
+    extra = struct.pack("<HHQQQ", 1, 24, 3, 3, header_at)
+    header[20:28] = b"\xff" * 8
+    header[42:46] = b"\xff" * 4
+    header[30:32] = struct.pack("<H", len(extra))
+    directory = bytes(header) + extra
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, len(directory), at)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, at + len(directory), 1)
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    source = Bytes(content[:at] + directory + record + locator + end)
+    member = list_members(source, "x.zip")["one.txt"]
+    assert (member.size, member.packed_size) == (3, 3)
+    assert read_member(source, member, "x.zip") == b"one"
+
+
+def test_a_zip_stored_in_a_zip_is_read_in_place():
+    outer = io.BytesIO()
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.writestr("before.bin", bytes(5000))
+        archive.writestr("inner.zip", zipped())
+    source = Bytes(outer.getvalue())
+    member = list_members(source, "outer.zip")["inner.zip"]
+    start = data_start(source, member, "outer.zip")
+    inner = Slice(source, start, start + member.size)
+    source.reads.clear()
+    assert read_member(inner, list_members(inner, "inner.zip")["a/one.txt"], "inner.zip") == FILES["a/one.txt"]
+    assert min(first for first, _ in source.reads) >= start
+    with pytest.raises(DamagedArchive, match="outside"):
+        inner.read(0, member.size + 1)
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("keep", [0, 10, 100, -1, -10, -30])
+def test_a_truncated_zip_is_refused(keep):
+    with pytest.raises(DamagedArchive, match=r"x\.zip"):
+        list_members(Bytes(zipped()[:keep]), "x.zip")
+
+
+def test_every_flipped_bit_is_noticed_or_harmless():
+    content = zipped({"one.txt": b"one" * 100})
+    for at in range(len(content)):
+        for bit in (1, 128):
+            damaged = Bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
+            try:
+                members = list_members(damaged, "x.zip")
+                read = {name: read_member(damaged, member, "x.zip") for name, member in members.items()}
+            except DownloadFailed:
+                continue
+            assert b"one" * 100 in read.values()
+            assert set(read.values()) <= {b"one" * 100, b""}  # the empty one is the folder, renamed
+
+
+def test_a_member_damaged_once_on_its_way_is_read_again():
+    class Flaky(Bytes):
+        def read(self, start: int, stop: int) -> bytes:
+            content = super().read(start, stop)
+            return content[:-20] + bytes(20) if len(self.reads) == 1 else content
+
+    content = zipped()
+    member = list_members(Bytes(content), "x.zip")["three.bin"]
+    assert read_member(Flaky(content), member, "x.zip") == FILES["three.bin"]
+
+
+# Harm.
+
+
+@pytest.mark.parametrize(
+    "name", ["../up.txt", "a/../../up.txt", "/etc/passwd", "C:/x.txt", "a\\..\\..\\x", "\\\\host\\x"]
+)
+def test_names_that_leave_the_folder_are_refused(name):
+    content = zipped({"placeholder" * 2: b"x"}).replace(b"placeholder" * 2, name.encode().ljust(22, b"_"))
+    with pytest.raises(DamagedArchive, match="leaves its folder"):
+        list_members(Bytes(content), "x.zip")
+
+
+def test_links_are_refused():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo("link")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    with pytest.raises(DamagedArchive, match="link"):
+        list_members(Bytes(buffer.getvalue()), "x.zip")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked():
+    with pytest.raises(DamagedArchive, match="bomb"):
+        list_members(Bytes(zipped({"zeros": bytes(20 << 20)})), "x.zip")
+
+
+def test_a_member_that_lies_about_its_size_is_not_unpacked_further():
+    content = bytearray(zipped({"zeros": bytes(1 << 20)}))
+    at = content.index(b"PK\x01\x02")
+    at = content.index(b"PK\x01\x02", at + 4)
+    content[at + 24 : at + 28] = struct.pack("<I", 1000)
+    source = Bytes(bytes(content))
+    with pytest.raises(DamagedArchive, match="size or CRC"):
+        read_member(source, list_members(source, "x.zip")["zeros"], "x.zip")
+
+
+def test_overlapping_members_are_refused():
+    content = zipped({"one.txt": b"one" * 100, "two.txt": b"two" * 100}, zipfile.ZIP_STORED)
+    second = content.rindex(b"PK\x01\x02")
+    same = content[: second + 42] + struct.pack("<I", content.index(b"PK\x03\x04", 4)) + content[second + 46 :]
+    with pytest.raises(DamagedArchive, match="share their bytes"):
+        list_members(Bytes(same), "x.zip")
+
+
+def test_names_that_come_twice_are_refused():
+    content = zipped({"one.txt": b"1", "two.txt": b"2"}).replace(b"two.txt", b"one.txt")
+    with pytest.raises(DamagedArchive, match="twice"):
+        list_members(Bytes(content), "x.zip")
+
+
+@pytest.mark.parametrize(("field", "value", "word"), [(8, 1, "encrypted"), (10, 9, "method 9")])
+def test_what_cannot_be_unpacked_is_said(field, value, word):
+    content = bytearray(zipped({"one.txt": b"one" * 100}))
+    at = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 4)
+    content[at + field] = value
+    with pytest.raises(DamagedArchive, match=word):
+        list_members(Bytes(bytes(content)), "x.zip")
+
+
+# Extraction.
+
+
+def target_in(folder: Path):
+    return lambda member: folder / Path(member.name).name
+
+
+def test_neighbours_are_read_in_one_request(tmp_path):
+    files = {f"{number}.txt": bytes([number]) * 100 for number in range(50)}
+    source = Bytes(zipped(files, zipfile.ZIP_STORED))
+    members = list_members(source, "x.zip")
+    source.reads.clear()
+    extract(source, members.values(), target_in(tmp_path), "x.zip")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert len(source.reads) == 1
+
+
+def test_only_what_is_wanted_is_read(tmp_path):
+    files = {f"{number}.txt": bytes([number]) * 1000 for number in range(50)}
+    source = Bytes(zipped(files, zipfile.ZIP_STORED))
+    members = list_members(source, "x.zip")
+    source.reads.clear()
+    extract(source, [members["3.txt"], members["40.txt"]], target_in(tmp_path), "x.zip", gap=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3.txt", "40.txt"]
+    assert sum(stop - start for start, stop in source.reads) < 2200
+
+
+def test_a_damaged_member_ends_the_extraction_and_leaves_no_wrong_file(tmp_path):
+    content = zipped({"good.txt": b"good" * 50, "evil.txt": b"evil" * 50}, zipfile.ZIP_STORED)
+    source = Bytes(content.replace(b"evilevil", b"evilEvil", 1))
+    with pytest.raises(DamagedArchive, match=r"evil\.txt"):
+        extract(source, list_members(source, "x.zip").values(), target_in(tmp_path), "x.zip")
+    assert {path.name for path in tmp_path.iterdir()} <= {"good.txt"}
+
+
+def test_progress_ends_at_the_unpacked_size(tmp_path):
+    source = Bytes(zipped())
+    seen: list[int] = []
+    extract(source, list_members(source, "x").values(), target_in(tmp_path), "x", progress=seen.append)
+    assert seen[-1] == sum(map(len, FILES.values()))
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    source = Bytes(zipped())
+    monkeypatch.setattr("os.replace", _refuse)
+    with pytest.raises(DownloadFailed, match="Read-only"):
+        extract(source, list_members(source, "x").values(), target_in(tmp_path), "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(30, "Read-only file system")
+
+
+def test_the_crc_of_a_file_is_that_of_its_bytes(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert crc_of(tmp_path / "x") == zlib.crc32(b"abc")
+
+
+def test_a_record_is_unpacked_without_its_archive():
+    content = zipped()
+    member = list_members(Bytes(content), "x")["three.bin"]
+    assert unpack(content[member.at : member.stop], member, "x") == FILES["three.bin"]
