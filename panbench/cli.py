@@ -8,12 +8,12 @@ completion and every command that needs no model start without torch.
 import contextlib
 import json
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console, RenderableType
@@ -24,6 +24,8 @@ from panbench import __version__
 from panbench.errors import BadArgument, PanbenchError
 
 if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
     from panbench.catalog import ModelSpec
     from panbench.runs import Run
 
@@ -159,8 +161,13 @@ def evaluate(
     limit: Annotated[int | None, _option("Only the first N images.", _DATA, "N", min=1)] = None,
     image_ids: Annotated[str | None, _option("Only these: 139,285 or @FILE with an id a line.", _DATA, "IDS")] = None,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:N or mps.", _HOW, "DEVICE")] = "auto",
-    batch_size: Annotated[str, _option("Images a batch, or auto.", _HOW, "N|auto")] = "1",
-    precision: Annotated[str, _option("Arithmetic of the forward pass.", _HOW, "KIND")] = "fp32",
+    batch_size: Annotated[
+        str | None, _option("Images a batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
+    ] = None,
+    precision: Annotated[str, _option("fp32, tf32, bf16 or fp16.", _HOW, "KIND")] = "fp32",
+    workers: Annotated[
+        int | None, _option("Threads that load, and as many that score. Default: the cores, up to 8.", _HOW, "N", min=1)
+    ] = None,
     out: Annotated[
         Path | None,
         _option(
@@ -169,6 +176,9 @@ def evaluate(
     ] = None,
     overwrite: Annotated[bool, _flag("--overwrite", "Replace a run that is already there.", _RUN)] = False,
     resume: Annotated[bool, _flag("--resume", "Go on with an interrupted run.", _RUN)] = False,
+    skip_bad_images: Annotated[
+        bool, _flag("--skip-bad-images", "Leave out images that do not decode; the run is marked.", _RUN)
+    ] = False,
     save_predictions: Annotated[
         bool, _flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.", _RUN)
     ] = False,
@@ -177,23 +187,33 @@ def evaluate(
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
     specs = _specs(model or [], config, checkpoint)
-    ids = _image_ids(image_ids) if image_ids is not None else None
-    size: int | str = batch_size if batch_size == "auto" else _positive(batch_size, "--batch-size")
     if len(specs) > 1 and weights not in ("auto", "random"):
         raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
+    ids = None if image_ids is None else _image_ids(image_ids)
+    size = None if batch_size is None else _batch_size(batch_size)
 
     from panbench.datasets import open_dataset
+    from panbench.models.mmdet import choose_device
     from panbench.report.tables import comparison_row, comparison_text, summary_text
+    from panbench.runner import evaluate as evaluate_model
     from panbench.sweep import Outcome, run_folders, run_models
 
-    source = data if data is not None or gt is not None or images is not None else "shapes"
-    dataset = open_dataset(source, images=images, gt=gt, gt_dir=gt_dir, split=split, limit=limit, image_ids=ids)
+    choose_device(device)
+    with _Progress("Drawing shapes") as progress:
+        dataset = open_dataset(
+            data or "shapes",
+            images=images,
+            gt=gt,
+            gt_dir=gt_dir,
+            split=split,
+            limit=limit,
+            image_ids=ids,
+            progress=progress.images,
+        )
     folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume))
 
-    from panbench.runner import evaluate as evaluate_model
-
     def run(spec: "ModelSpec", folder: Path) -> "Run":
-        with _progress(spec.title) as progress:
+        with _Progress(spec.title) as progress:
             return evaluate_model(
                 spec,
                 dataset,
@@ -205,9 +225,13 @@ def evaluate(
                 overwrite=overwrite,
                 resume=resume,
                 save_predictions=save_predictions,
+                skip_bad_images=skip_bad_images,
                 seed=seed,
+                workers=workers,
                 command=["panbench", *sys.argv[1:]],
-                progress=progress,
+                progress=progress.images,
+                downloaded=progress.bytes,
+                notice=progress.notice,
             )
 
     def show(outcome: Outcome) -> None:
@@ -227,7 +251,7 @@ def evaluate(
     _print(comparison_text([outcome.row(dataset.name) for outcome in outcomes]))
     stored = [str(folder) for folder, outcome in zip(folders, outcomes, strict=True) if outcome.run is not None]
     if stored:
-        _say(f"Again at any time: panbench compare {' '.join(stored)}")
+        _say(f"Again at any time: panbench compare {shlex.join(stored)}")
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -293,37 +317,65 @@ def _image_ids(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _positive(text: str, option: str) -> int:
+def _batch_size(text: str) -> "int | Literal['auto']":
+    if text == "auto":
+        return "auto"
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise BadArgument(f"{option} is {text!r} but must be a whole number above 0, or auto.")
+        raise BadArgument(f"--batch-size is {text!r} but must be a whole number above 0, or auto.")
     return int(text)
 
 
-@contextlib.contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr with images/s and time left; yields what to call with (done, total)."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+class _Progress:
+    """Bars on stderr while something runs: images with images/s and time left, and bytes of a download."""
+
+    def __init__(self, title: str) -> None:
+        from rich.progress import Progress
+
+        self._title = title
+        self._tasks: dict[str, Any] = {}
+        self._bars = Progress(*_progress_columns(), console=_stderr())
+
+    def __enter__(self) -> "_Progress":
+        self._bars.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._bars.__exit__(*raised)
+
+    def images(self, done: int, total: int) -> None:
+        self._show(self._title, "images", done, total)
+
+    def bytes(self, done: int, total: int | None) -> None:
+        self._show(f"{self._title}: weights", "bytes", done, total)
+
+    def notice(self, sentence: str) -> None:
+        self._bars.console.print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
+
+    def _show(self, title: str, unit: str, done: int, total: int | None) -> None:
+        if unit not in self._tasks:
+            self._tasks[unit] = self._bars.add_task(title, total=total, unit=unit)
+        self._bars.update(self._tasks[unit], completed=done, total=total)
+
+
+def _progress_columns() -> "list[ProgressColumn]":
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+
+    class Done(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            show = decimal if task.fields["unit"] == "bytes" else "{:.0f}".format
+            total = "?" if task.total is None else show(int(task.total))
+            return Text(f"{show(int(task.completed))}/{total}", style="progress.download")
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} img/s" if task.speed else "- img/s", style="progress.data.speed")
+            speed = task.finished_speed or task.speed
+            if speed is None:
+                return Text("")
+            shown = f"{decimal(int(speed))}/s" if task.fields["unit"] == "bytes" else f"{speed:.1f} images/s"
+            return Text(shown, style="progress.data.speed")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    with Progress(*columns, console=_stderr()) as bar:
-        task = bar.add_task(title, total=None)
-
-        def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield report
+    return [TextColumn("{task.description}"), BarColumn(bar_width=None), Done(), Speed(), TimeRemainingColumn()]
 
 
 def _console(stream: Any) -> Console:

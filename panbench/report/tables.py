@@ -9,21 +9,30 @@ import dataclasses
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from panbench.catalog import ModelSpec, weights_here
 from panbench.errors import BadArgument, BadRun
 from panbench.metrics.pq import pq_table, summarise
+from panbench.report.grid import (
+    ABSENT,
+    Grid,
+    as_latex,
+    as_markdown,
+    as_text,
+    percent,
+    pipe_table,
+    plain,
+    signed,
+    superscript,
+)
 from panbench.runs import Run, list_runs, load_run
 
 __all__ = [
@@ -35,15 +44,16 @@ __all__ = [
     "comparison_text",
     "failed_row",
     "find_runs",
+    "labels",
     "models_record",
     "models_text",
     "render",
+    "row_record",
     "summary_text",
 ]
 
 FORMATS = ("text", "md", "csv", "json", "latex")
 GROUPS = {"All": "", "Things": "_th", "Stuff": "_st"}
-ABSENT = "–"
 
 # A difference to a published number means something only on the images that it was published for.
 PUBLISHED_IMAGES: dict[tuple[Any, Any], int] = {("coco", "val2017"): 5000}
@@ -56,6 +66,7 @@ class ComparisonRow:
     model: the model's name; None for scored predictions. images: how many were scored. published_PQ: only where
     dataset, split and images are those of the publication. complete: every image that was asked for is scored.
     notes: what a reader must know before believing the numbers.
+    rank, PQ_low, PQ_high, versus: how sure the order is, where report/standing.py found out; None and () otherwise.
     """
 
     run: str
@@ -84,6 +95,10 @@ class ComparisonRow:
     precision: str | None = None
     error: str | None = None
     notes: tuple[str, ...] = ()
+    rank: int | None = None
+    PQ_low: float | None = None
+    PQ_high: float | None = None
+    versus: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def difference(self) -> float | None:
@@ -216,25 +231,16 @@ def summary_text(
         rows.append(
             [group, *(percent(scores.get(name)) for name in ("PQ", "SQ", "RQ")), ABSENT if n is None else str(n)]
         )
-    lines = _pipe_table([_plain(title), "PQ", "SQ", "RQ", "categories"], rows)
+    lines = pipe_table([plain(title), "PQ", "SQ", "RQ", "categories"], rows)
     return Group(
         *(Text(line, style="" if index else "bold", no_wrap=True) for index, line in enumerate(lines)),
-        *(Text(f"Note: {_plain(note)}") for note in notes),
+        *(Text(f"Note: {plain(note)}") for note in notes),
     )
 
 
 def comparison_text(rows: Sequence[ComparisonRow], digits: int = 2) -> RenderableType:
     """The comparison as a table for a terminal of 80 columns or more; the best of a column is bold."""
-    columns = _columns(rows, digits)
-    marks, notes = _marks(rows)
-    table = _table()
-    table.add_column("Model", min_width=9, overflow="fold")
-    for column in columns:
-        table.add_column(Text(column.name), justify="right", no_wrap=True)
-    for index, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
-        cells = [Text(column.cell(row), style="bold" if index in column.best(rows) else "") for column in columns]
-        table.add_row(Text(_plain(label) + marks[index]), *cells)
-    return Group(table, *(Text(_plain(note)) for note in notes))
+    return as_text(comparison_grid(rows, digits))
 
 
 def render(rows: Sequence[ComparisonRow], format: str, digits: int | None = None) -> str:
@@ -243,36 +249,53 @@ def render(rows: Sequence[ComparisonRow], format: str, digits: int | None = None
     digits: decimals of percentages in md (2) and latex (1, as papers print PQ); csv and json are fractions in full.
     """
     renderers: dict[str, Callable[[], str]] = {
-        "md": lambda: _markdown(rows, 2 if digits is None else digits),
+        "md": lambda: as_markdown(comparison_grid(rows, 2 if digits is None else digits)),
         "csv": lambda: _csv(rows),
         "json": lambda: (
-            json.dumps([_record(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            json.dumps([row_record(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         ),
-        "latex": lambda: _latex(rows, 1 if digits is None else digits),
+        "latex": lambda: as_latex(comparison_grid(rows, 1 if digits is None else digits)),
     }
     if format not in renderers:
         raise BadArgument(f"There is no format {format!r}. Choose one of {', '.join(FORMATS)}.")
     return renderers[format]()
 
 
+def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2) -> Grid:
+    """The comparison as people read it: percent, notes below, columns that no row fills left out."""
+    columns = _columns(rows, digits)
+    marks, notes = _marks(rows)
+    places = [column.best(rows) for column in columns]
+    return Grid(
+        columns=("Model", *(column.name for column in columns)),
+        rows=tuple(
+            (label + mark, *(column.cell(row) for column in columns))
+            for row, label, mark in zip(rows, labels(rows), marks, strict=True)
+        ),
+        notes=tuple(notes),
+        best=frozenset((row, 1 + index) for index, (first, _) in enumerate(places) for row in first),
+        second=frozenset((row, 1 + index) for index, (_, second) in enumerate(places) for row in second),
+    )
+
+
 def models_text(specs: Sequence[ModelSpec]) -> RenderableType:
     """The models as a table for a terminal: published PQ in percent, and whether the weights are on this machine."""
-    table = _table()
-    table.add_column("Model", no_wrap=True)
-    table.add_column("Family", overflow="fold")
-    table.add_column("Backbone", overflow="fold")
-    for name in ("params", "PQ"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("Input", no_wrap=True)
-    table.add_column("Here", no_wrap=True)
-    for spec in specs:
-        pq = percent(spec.published.PQ, 1) if spec.published else ABSENT
-        here = "yes" if weights_here(spec) else "no"
-        cells = (spec.name, spec.family or ABSENT, spec.backbone or ABSENT, count(spec.params), pq)
-        table.add_row(*(Text(_plain(cell)) for cell in (*cells, spec.input_size or ABSENT, here)))
+    rows = tuple(
+        (
+            spec.name,
+            spec.family or ABSENT,
+            spec.backbone or ABSENT,
+            count(spec.params),
+            percent(spec.published.PQ, 1) if spec.published else ABSENT,
+            spec.input_size or ABSENT,
+            "yes" if weights_here(spec) else "no",
+        )
+        for spec in specs
+    )
     sources = {f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published}
     published = f"PQ as published on {_listed(sorted(sources))}. " if sources else ""
-    return Group(table, Text(f"{published}Here: the weights are on this machine."))
+    columns = ("Model", "Family", "Backbone", "params", "PQ", "Input", "Here")
+    return as_text(Grid(columns, rows, words=3, notes=(f"{published}Here: the weights are on this machine.",)))
 
 
 def models_record(spec: ModelSpec) -> dict[str, Any]:
@@ -285,11 +308,6 @@ def models_record(spec: ModelSpec) -> dict[str, Any]:
         "published_PQ": spec.published.PQ if spec.published else None,
         "weights_here": str(here) if here else None,
     }
-
-
-def percent(fraction: float | None, digits: int = 2) -> str:
-    """A fraction as percent without the sign, a dash for None."""
-    return ABSENT if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
 def count(number: int | None) -> str:
@@ -308,101 +326,56 @@ def rate(per_second: float | None) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of numbers. `key` gives what to order rows by, where one can be best."""
+    """A column of numbers. `key` gives what to order rows by, as far as it is printed, where one can be best."""
 
     name: str
-    latex: str
     cell: Callable[[ComparisonRow], str]
     key: Callable[[ComparisonRow], float | None] | None = None
 
-    def best(self, rows: Sequence[ComparisonRow], place: int = 0) -> frozenset[int]:
-        """The rows whose printed value is the best (place 0) or second (1); none when there is nothing to beat."""
+    def best(self, rows: Sequence[ComparisonRow]) -> tuple[frozenset[int], frozenset[int]]:
+        """The rows with the best value and, of three or more, with the second; none where all values are the same."""
         if self.key is None:
-            return frozenset()
+            return frozenset(), frozenset()
         values = {
             index: value for index, row in enumerate(rows) if row.believable and (value := self.key(row)) is not None
         }
-        places = sorted(set(map(self._printed, values.values())), reverse=True)
-        if len(values) < 2 or len(places) < 2 or len(places) <= place:
-            return frozenset()
-        return frozenset(index for index, value in values.items() if self._printed(value) == places[place])
-
-    def _printed(self, value: float) -> float:
-        return float(f"{value:.6g}")
-
-
-def _table() -> Table:
-    """An empty table without lines but under its head, two spaces between columns."""
-    return Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
+        ordered = sorted(set(values.values()), reverse=True)
+        if len(ordered) < 2:
+            return frozenset(), frozenset()
+        first, second = (
+            frozenset(index for index, value in values.items() if value == ordered[place]) for place in (0, 1)
+        )
+        return first, second if len(values) > 2 else frozenset()
 
 
 def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
-    """The columns that hold anything; PQ, SQ and RQ always."""
+    """PQ, SQ and RQ always, the other columns where they hold anything."""
 
-    def score(name: str, latex: str) -> _Column:
-        return _Column(
-            name,
-            latex,
-            lambda row: percent(getattr(row, name), digits),
-            lambda row: None if (value := getattr(row, name)) is None else round(value, digits + 2),
-        )
+    def score(name: str) -> _Column:
+        def key(row: ComparisonRow) -> float | None:
+            value = getattr(row, name)
+            return None if value is None else round(value, digits + 2)
 
-    columns = [
-        score("PQ", "PQ"),
-        score("SQ", "SQ"),
-        score("RQ", "RQ"),
-        score("PQ_th", r"PQ$^{\mathrm{th}}$"),
-        score("PQ_st", r"PQ$^{\mathrm{st}}$"),
-    ]
+        return _Column(name, lambda row: percent(getattr(row, name), digits), key)
+
+    columns = [score(name) for name in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")]
     if any(row.params is not None for row in rows):
-        columns.append(_Column("params", "Params", lambda row: count(row.params)))
+        columns.append(_Column("params", lambda row: count(row.params)))
     if any(row.images_per_second is not None for row in rows):
-        speed = _Column("img/s", "Images/s", lambda row: rate(row.images_per_second), lambda row: row.images_per_second)
-        columns.append(speed)
+        columns.append(_Column("img/s", lambda row: rate(row.images_per_second), lambda row: row.images_per_second))
     if any(row.published_PQ is not None for row in rows):
-        columns.append(_Column("publ.", "Published", lambda row: percent(row.published_PQ, digits)))
-        columns.append(_Column("diff", r"$\Delta$", lambda row: _signed(row.difference, digits)))
+        columns.append(_Column("publ.", lambda row: percent(row.published_PQ, digits)))
+        columns.append(_Column("diff", lambda row: signed(row.difference, digits)))
     return columns
-
-
-def _markdown(rows: Sequence[ComparisonRow], digits: int) -> str:
-    columns = _columns(rows, digits)
-    marks, notes = _marks(rows)
-    body = []
-    for index, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
-        cells = [f"**{column.cell(row)}**" if index in column.best(rows) else column.cell(row) for column in columns]
-        body.append([_markdown_escaped(label) + marks[index], *cells])
-    lines = _pipe_table(["Model", *(column.name.replace("_", r"\_") for column in columns)], body, ruler=":")
-    if notes:
-        lines += ["", *(f"{_markdown_escaped(note)}  " for note in notes)]
-    return "\n".join(lines) + "\n"
-
-
-def _pipe_table(head: Sequence[str], body: Sequence[Sequence[str]], ruler: str = "-") -> list[str]:
-    """The lines of a table with `|` between cells: the first column to the left, numbers to the right.
-
-    ruler: "-", or ":" for the colons by which Markdown aligns columns.
-    """
-    widths = [max(3, *(len(row[index]) for row in (head, *body))) for index in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        first, *numbers = (
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "| " + " | ".join((first, *numbers)) + " |"
-
-    dashes = ["-" * (width - 1) for width in widths]
-    rules = [ruler + dashes[0], *(dash + ruler for dash in dashes[1:])]
-    return [line(head), line(rules), *map(line, body)]
 
 
 def _csv(rows: Sequence[ComparisonRow]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(_record(ComparisonRow(""))), lineterminator="\n")
+    columns = [field.name for field in dataclasses.fields(ComparisonRow) if field.name != "versus"]
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        record = _record(row)
+        record = row_record(row)
         record["notes"] = "; ".join(record["notes"])
         writer.writerow(
             {key: str(value).lower() if isinstance(value, bool) else value for key, value in record.items()}
@@ -410,39 +383,9 @@ def _csv(rows: Sequence[ComparisonRow]) -> str:
     return buffer.getvalue()
 
 
-def _latex(rows: Sequence[ComparisonRow], digits: int) -> str:
-    columns = _columns(rows, digits)
-    marks, notes = _marks(rows)
-    lines = [
-        "% Needs \\usepackage{booktabs}. Bold: best; underlined: second.",
-        f"\\begin{{tabular}}{{l{'r' * len(columns)}}}",
-        "\\toprule",
-        "Model & " + " & ".join(column.latex for column in columns) + r" \\",
-        "\\midrule",
-    ]
-    for index, (row, label) in enumerate(zip(rows, _labels(rows), strict=True)):
-        cells = []
-        for column in columns:
-            cell = column.cell(row).replace(ABSENT, "--")
-            if cell.startswith(("+", "-")) and cell != "--":
-                cell = f"${cell}$"
-            if index in column.best(rows):
-                cell = rf"\textbf{{{cell}}}"
-            elif index in column.best(rows, place=1) and len(rows) > 2:
-                cell = rf"\underline{{{cell}}}"
-            cells.append(cell)
-        lines.append(f"{_latex_escaped(label)}{_latex_mark(marks[index])} & " + " & ".join(cells) + r" \\")
-    lines.append("\\bottomrule")
-    for note in notes:
-        mark, _, sentence = note.partition(" ")
-        text = f"{_latex_mark(mark)} {_latex_escaped(sentence)}"
-        lines.append(rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\footnotesize {text}}} \\")
-    lines.append("\\end{tabular}")
-    return "\n".join(lines) + "\n"
-
-
-def _record(row: ComparisonRow) -> dict[str, Any]:
-    return {**dataclasses.asdict(row), "notes": list(row.notes)}
+def row_record(row: ComparisonRow) -> dict[str, Any]:
+    """A row as JSON lists it."""
+    return {**dataclasses.asdict(row), "notes": list(row.notes), "versus": [dict(other) for other in row.versus]}
 
 
 def _flat(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
@@ -494,8 +437,8 @@ def _published_pq(model: Mapping[str, Any], dataset: Mapping[str, Any], scored: 
 
 
 def _is_subset(info: Mapping[str, Any]) -> bool:
-    arguments = info.get("arguments") or {}
-    return arguments.get("limit") is not None or arguments.get("image_ids") is not None
+    expected, listed = (info.get("images") or {}).get("expected"), (info.get("dataset") or {}).get("n_images")
+    return expected is not None and listed is not None and expected < listed
 
 
 def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[str]:
@@ -511,7 +454,7 @@ def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[st
     if not whole and status != "failed":
         state = {"done": "incomplete", "running": "still running or killed"}.get(status, status)
         notes.append(f"{state}: {_number(scored)} of {_number(expected)} images scored")
-    if counts.get("missing"):
+    if counts.get("missing") and info.get("kind") == "score":
         notes.append(f"{counts['missing']:,} images without a prediction scored as empty")
     if counts.get("skipped"):
         notes.append(f"{counts['skipped']:,} images skipped")
@@ -529,30 +472,14 @@ def _marks(rows: Sequence[ComparisonRow]) -> tuple[list[str], list[str]]:
     for row in rows:
         for note in row.notes:
             numbers.setdefault(note, len(numbers) + 1)
-    marks = [",".join(_superscript(numbers[note]) for note in row.notes) for row in rows]
-    return marks, [f"{_superscript(number)} {note[:1].upper()}{note[1:]}" for note, number in numbers.items()]
+    marks = [",".join(superscript(numbers[note]) for note in row.notes) for row in rows]
+    return marks, [f"{superscript(number)} {note[:1].upper()}{note[1:]}" for note, number in numbers.items()]
 
 
-def _labels(rows: Sequence[ComparisonRow]) -> list[str]:
+def labels(rows: Sequence[ComparisonRow]) -> list[str]:
     """The title of each row's model, or the run's name where two rows share a title."""
     titles = Counter(row.title or row.run for row in rows)
     return [row.run if titles[row.title or row.run] > 1 else row.title or row.run for row in rows]
-
-
-def _superscript(number: int) -> str:
-    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def _latex_mark(marks: str) -> str:
-    digits = marks.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
-    return f"$^{{{digits}}}$" if digits else ""
-
-
-def _signed(fraction: float | None, digits: int) -> str:
-    if fraction is None:
-        return ABSENT
-    text = f"{100 * fraction:+.{digits}f}"
-    return text if float(text) else text.lstrip("+-")
 
 
 def _three_digits(value: float) -> str:
@@ -567,24 +494,6 @@ def _reason(error: Any) -> str:
     if isinstance(error, Mapping):
         error = error.get("message") or error.get("sentence")
     return " ".join(str(error).split()) if error else "no reason was stored"
-
-
-def _plain(text: str) -> str:
-    """`text` on one line, without control characters that could steer a terminal: names come from anywhere."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text)
-
-
-def _markdown_escaped(text: str) -> str:
-    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", _plain(text))
-
-
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    sign: f"\\{sign}" for sign in "&%$#_{}"
-}
-
-
-def _latex_escaped(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in _plain(text))
 
 
 def _listed(words: Sequence[str]) -> str:

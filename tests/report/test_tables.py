@@ -104,7 +104,7 @@ def test_published_pq_appears_only_on_the_dataset_and_split_of_the_publication()
 
 
 def test_published_pq_is_left_out_for_a_subset_for_random_weights_and_for_an_incomplete_run():
-    assert comparison_row(run(model=published(0.8), arguments={"limit": 2})).published_PQ is None
+    assert comparison_row(run(model=published(0.8), dataset={"n_images": 3})).published_PQ is None
     assert comparison_row(run(model={**published(0.8), "random_weights": True})).published_PQ is None
     assert comparison_row(run(model=published(0.8), status="interrupted")).published_PQ is None
 
@@ -124,10 +124,10 @@ def test_the_difference_to_the_published_pq_is_signed():
     ("changes", "note"),
     [
         ({"model": {"random_weights": True}}, "random weights"),
-        ({"arguments": {"limit": 2}, "dataset": {"n_images": 200}}, "a subset: 2 of 200 images"),
+        ({"dataset": {"n_images": 200}}, "a subset: 2 of 200 images"),
         ({"status": "interrupted", "images": {"expected": 5}}, "interrupted: 2 of 5 images scored"),
         ({"images": {"expected": 3}}, "incomplete: 2 of 3 images scored"),
-        ({"images": {"missing": 1}}, "1 images without a prediction"),
+        ({"kind": "score", "images": {"missing": 1}}, "1 images without a prediction"),
         ({"images": {"expected": 3, "skipped": 1}}, "1 images skipped"),
         ({"status": "failed", "error": "the disk went away"}, "failed: the disk went away"),
     ],
@@ -185,7 +185,7 @@ def test_names_cannot_break_a_table():
     evil = r"a|b<i>_c_ & 50% $x$ {y} #1 ~^\ " + "\x1b[31mred\nline"
     rows = [ComparisonRow(run="r", title=evil, PQ=0.5)]
     latex, md, text = render(rows, "latex"), render(rows, "md"), text_of(comparison_text(rows), 200)
-    assert r"a|b<i>\_c\_ \& 50\% \$x\$ \{y\} \#1 \textasciitilde{}\textasciicircum{}\textbackslash{}" in latex
+    assert r"a|b$<$i$>$\_c\_ \& 50\% \$x\$ \{y\} \#1 \textasciitilde{}\textasciicircum{}\textbackslash{}" in latex
     assert r"a\|b\<i\>\_c\_" in md
     assert all("\x1b" not in printed for printed in (latex, md, text))
     assert len(md.splitlines()) == 3
