@@ -9,12 +9,12 @@ import dataclasses
 import difflib
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from panbench.errors import BadArgument, BadModel
+from panbench.files import cache_dir
 
 FAMILIES = ("panoptic-fpn", "maskformer", "mask2former")
 _PACKAGE = Path(__file__).resolve().parent
@@ -141,24 +141,6 @@ def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     if spec.weights is not None and _file_name(spec.weights) == _file_name(resolved):
         return dataclasses.replace(spec, weights=resolved)
     return dataclasses.replace(spec, weights=resolved, published=None, trained_on=None)
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: $PANBENCH_CACHE, else `panbench` in the user's cache folder. It need not exist."""
-    if chosen := os.environ.get("PANBENCH_CACHE"):
-        return Path(chosen).expanduser().absolute()
-    try:
-        if base := os.environ.get("XDG_CACHE_HOME"):
-            folder = Path(base)
-        elif sys.platform == "darwin":
-            folder = Path.home() / "Library" / "Caches"
-        elif sys.platform == "win32":
-            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        else:
-            folder = Path.home() / ".cache"
-    except RuntimeError:
-        raise BadArgument("There is no home folder to keep downloads in. Set PANBENCH_CACHE to a folder.") from None
-    return folder.absolute() / "panbench"
 
 
 def weights_path(spec: ModelSpec) -> Path | None:

@@ -5,12 +5,13 @@ import errno
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from panbench.errors import OutOfSpace
+from panbench.errors import BadArgument, OutOfSpace
 
 
 @contextlib.contextmanager
@@ -56,6 +57,24 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where what can be had again is kept: $PANBENCH_CACHE, else `panbench` in the user's cache folder. Need not exist."""
+    if chosen := os.environ.get("PANBENCH_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    try:
+        if base := os.environ.get("XDG_CACHE_HOME"):
+            folder = Path(base)
+        elif sys.platform == "darwin":
+            folder = Path.home() / "Library" / "Caches"
+        elif sys.platform == "win32":
+            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        else:
+            folder = Path.home() / ".cache"
+    except RuntimeError:
+        raise BadArgument("There is no home folder to keep files in. Set PANBENCH_CACHE to a folder.") from None
+    return folder.absolute() / "panbench"
 
 
 def _umask() -> int:
