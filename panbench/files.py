@@ -60,7 +60,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def cache_dir() -> Path:
-    """Where what can be had again is kept: $PANBENCH_CACHE, else `panbench` in the user's cache folder. Need not exist."""
+    """Where what can be had again is kept: $PANBENCH_CACHE, else `panbench` in the user's cache folder."""
     if chosen := os.environ.get("PANBENCH_CACHE"):
         return Path(chosen).expanduser().absolute()
     try:
