@@ -450,14 +450,13 @@ def _pool_windows(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling
     for block in _blocks(pooling.height * along_y.grid + pooling.width * along_x.grid, 1 << 20):
         y, rows, weight_y = along_y[block].weights(each_bin=False)
         x, columns, weight_x = along_x[block].weights(each_bin=False)
-        pooled = weight_y.new_empty((len(block), pooling.height, pooling.width, channels))
-        windows = torch.stack([image[block], y.flatten(), rows, x.flatten(), columns], 1).tolist()
-        for r, (n, top, h, left, w) in enumerate(windows):
+        windows = torch.stack([block, image[block], y.flatten(), rows, x.flatten(), columns], 1).tolist()
+        for i, (r, n, top, h, left, w) in enumerate(windows):
             window = maps[n, top : top + h, left : left + w].to(rois.dtype)
             h, w = window.shape[:2]
-            strips = torch.mm(weight_y[r, :, :h], window.flatten(1))
-            torch.matmul(weight_x[r, :, :w], strips.view(pooling.height, w, channels), out=pooled[r])
-        output[block] = pooled.permute(0, 3, 1, 2).to(output.dtype)
+            strips = torch.mm(weight_y[i, :, :h], window.flatten(1)).view(pooling.height, w, channels)
+            pooled = torch.matmul(weight_x[i, :, :w], strips)
+            output[r].view(channels, -1).copy_(pooled.view(-1, channels).T)
 
 
 def _pool_bins(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> None:
