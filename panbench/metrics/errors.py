@@ -15,10 +15,9 @@ occurs would drop out of panopticapi's mean instead; where each category is in t
 difference.)
 
 Two prices, both in units of PQ:
-    gain   ΔPQ if this cause alone were fixed. Gains need not add up: two fixes can need each other, or serve the same
-    end. lost   the cause's part of 1 − PQ: its Shapley value, the mean of what fixing it adds over all orders of fixing
-    all
-           causes. Parts add up to 1 − PQ, no order is privileged, and a cause without errors gets 0. [Shapley 1953]
+    gain   ΔPQ if this cause alone were fixed. Gains need not add up: a fix may need another, or do what another does.
+    lost   The cause's part of 1 − PQ, its Shapley value: what its fix adds, averaged over all orders of fixing all
+           causes. Parts add up to 1 − PQ, no order is privileged, a cause without errors has 0. [Shapley 1953]
 """
 
 from __future__ import annotations
@@ -177,9 +176,6 @@ def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: i
     return tally.assign(cause=np.array([cause.name for cause in CAUSES])[tally["cause"].to_numpy(np.int64)])
 
 
-# Finding the errors of a cause ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Claim:
     """Rows of the segments that a cause explains: misses, with the IoU of the match that the fix makes, and false
@@ -263,8 +259,10 @@ class _OpenErrors:
         counted = judged["area"].to_numpy(np.int64) - on_void
 
         crowd = judged["iscrowd"].to_numpy(np.bool_) & is_gt
-        known = (gt >= 0) & (pred >= 0) & ~crowd[gt]
+        known = (gt >= 0) & (pred >= 0)
         gt, pred, pixels = gt[known], pred[known], pixels[known]
+        single = ~crowd[gt]
+        gt, pred, pixels = gt[single], pred[single], pixels[single]
         order = np.lexsort((pred, gt))
         gt, pred, pixels = gt[order], pred[order], pixels[order]
         # Areas of a faulty JSON can fall short of the shared pixels: an IoU is 1 at most.
@@ -487,9 +485,6 @@ def _positions(category_id: Int, categories: Sequence[Category]) -> Int:
             f"Segments name category ids that the dataset does not list: {listed(unknown)}. Add them to `categories`."
         )
     return positions.astype(np.int64)
-
-
-# Pricing the errors of a cause ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
