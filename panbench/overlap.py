@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.errors import PredictionMismatch
+from panbench.idmap import IdRuns, count_run_pairs
 from panbench.panoptic import VOID, Segment, listed
 
 if TYPE_CHECKING:
@@ -253,27 +254,9 @@ def count_pairs(gt_ids: npt.NDArray[np.int32], pred_ids: npt.NDArray[np.int32]) 
     """Which pairs of ids share pixels, and how many: (gt_id, pred_id, pixels), ordered by gt_id, then pred_id.
 
     gt_ids, pred_ids: (H, W) int32 id maps of one image, non-negative. Raises ValueError when their shapes differ.
-    Pixels are first joined to runs, so the sort sees some thousand rows instead of some hundred thousand.
+    Pixels are first joined to runs: some thousand instead of some hundred thousand.
     """
-    if gt_ids.shape != pred_ids.shape:
-        raise ValueError(f"id maps differ in shape: {gt_ids.shape} and {pred_ids.shape}")
-    gt, pred = gt_ids.ravel(), pred_ids.ravel()
-    if not gt.size:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64)
-    changes = gt[1:] != gt[:-1]
-    changes |= pred[1:] != pred[:-1]
-    ends = np.flatnonzero(changes)
-    ends = np.append(ends, gt.size - 1)
-    keys = gt[ends].astype(np.int64) << 32 | pred[ends]
-    lengths = np.diff(ends, prepend=-1)
-    return _sum_by_key(keys, lengths)
-
-
-def _sum_by_key(keys: Int64, lengths: Int64) -> tuple[Int32, Int32, Int64]:
-    found, inverse = np.unique(keys, return_inverse=True)
-    # Sums of pixels stay far below 2^53, so the float64 of bincount is exact.
-    pixels = np.bincount(inverse, weights=lengths, minlength=len(found)).astype(np.int64)
-    return (found >> 32).astype(np.int32), (found & 0xFFFFFFFF).astype(np.int32), pixels
+    return count_run_pairs(IdRuns.of_map(gt_ids), IdRuns.of_map(pred_ids))
 
 
 def overlap_table(

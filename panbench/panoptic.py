@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from panbench.errors import BadDataset, PanbenchError
 from panbench.files import atomic_write, write_json
-from panbench.idpng import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
+from panbench.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -176,7 +176,7 @@ def read_id_png(
 
 def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer]) -> None:
     """Writes an (H, W) id map as RGB PNG, atomically, made for speed. Raises ValueError for ids outside 0…2²⁴-1."""
-    content = encode_id_png(ids_to_rgb(ids))
+    content = encode_id_png(ids)
     with atomic_write(path) as handle:
         handle.write(content)
 
