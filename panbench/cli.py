@@ -11,12 +11,14 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 from typer.core import TyperGroup
 
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
     from panbench.catalog import ModelSpec
+    from panbench.report.findings import Findings
+    from panbench.report.grid import Grid
     from panbench.runs import Run
 
 INTERRUPTED = 130
-# Where nobody sets a width, as in a file or a pipe; and the least that leaves every number of a comparison whole.
+# Where nobody sets a width, as in a file or a pipe.
 WIDTH_WITHOUT_TERMINAL = 120
-LEAST_WIDTH = 78
 
 
 class _Commands(TyperGroup):
@@ -45,6 +48,9 @@ class _Commands(TyperGroup):
         return super().parse_args(ctx, args)  # type: ignore[arg-type]
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        if not ctx.meta.get("debug"):
+            # What our libraries warn their own developers of says nothing to who runs panbench.
+            warnings.filterwarnings("ignore", module=r"(torch|mmdet|mmengine|mmcv)\b")
         try:
             return super().invoke(ctx)  # type: ignore[arg-type]
         except KeyboardInterrupt:
@@ -260,22 +266,68 @@ def evaluate(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")],
     format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.text,
+    by: Annotated[str | None, _option("Also PQ by size, share, segments or supercategory.", None, "WHAT")] = None,
+    per_category: Annotated[bool, _flag("--per-category", "Also PQ of each category, by the difference.")] = False,
+    baseline: Annotated[str | None, _option("The run to compare all others with.", None, "RUN")] = None,
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")
+    ] = True,
     common_images: Annotated[bool, _flag("--common-images", "Compare on the images that all runs have.")] = False,
     mixed: Annotated[bool, _flag("--mixed", "Put runs on different data into one table, as they are.")] = False,
     digits: Annotated[
-        int | None, _option("Decimals of percentages in text, md and latex.", None, "N", min=0, max=6)
+        int | None, _option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
     ] = None,
 ) -> None:
     """Print stored runs side by side. csv and json hold fractions 0-1, the others percent."""
-    from panbench.report.tables import compare as compare_runs
-    from panbench.report.tables import comparison_text, find_runs, render
+    from panbench.report.standing import standing
+    from panbench.report.tables import find_runs
 
-    found = find_runs(runs)
-    rows = compare_runs(found, common_images=common_images, mixed=mixed)
+    found = standing(
+        find_runs(runs),
+        common_images=common_images,
+        mixed=mixed,
+        intervals=intervals,
+        by=by,
+        per_category=per_category,
+        baseline=baseline,
+        digits=digits if digits is not None else 1 if format is Format.latex else 2,
+    )
     if format is Format.text:
-        _print(comparison_text(rows, 2 if digits is None else digits))
+        _print_grids(found.grids)
     else:
-        _write(render(rows, format.value, digits))
+        printed = {Format.md: found.markdown, Format.latex: found.latex, Format.csv: found.csv, Format.json: found.json}
+        _write(printed[format]())
+
+
+@app.command()
+def metrics(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    by: Annotated[
+        list[str] | None, _option("Cut by size, share, segments or supercategory; several times.", None, "WHAT")
+    ] = None,
+    per_category: Annotated[bool, _flag("--per-category", "Also a line for each category.")] = False,
+    as_json: Annotated[bool, _flag("--json", "Print everything as JSON, fractions 0-1.")] = False,
+) -> None:
+    """Print every measure of a stored run: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
+    from panbench.report.findings import metric_findings
+    from panbench.runs import load_run
+
+    chosen = {"by": by} if by else {}
+    _print_findings(metric_findings(load_run(run), per_category=per_category, **chosen), as_json)
+
+
+@app.command()
+def errors(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    images: Annotated[int, _option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
+    per_category: Annotated[bool, _flag("--per-category", "Also what each category loses most to.")] = False,
+    as_json: Annotated[bool, _flag("--json", "Print everything as JSON, fractions 0-1.")] = False,
+) -> None:
+    """Print why PQ is lost in a stored run: each cause, what fixing it would gain, and where it happens."""
+    from panbench.report.findings import error_findings
+    from panbench.runs import load_run
+
+    _print_findings(error_findings(load_run(run), images=images, per_category=per_category), as_json)
 
 
 def main() -> None:
@@ -336,11 +388,11 @@ class _Progress:
         self._bars = Progress(*_progress_columns(), console=_stderr())
 
     def __enter__(self) -> "_Progress":
-        self._bars.__enter__()
         return self
 
-    def __exit__(self, *raised: Any) -> None:
-        self._bars.__exit__(*raised)
+    def __exit__(self, *_: Any) -> None:
+        if self._tasks:
+            self._bars.stop()
 
     def images(self, done: int, total: int) -> None:
         self._show(self._title, "images", done, total)
@@ -352,6 +404,8 @@ class _Progress:
         self._bars.console.print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
 
     def _show(self, title: str, unit: str, done: int, total: int | None) -> None:
+        if not self._tasks:
+            self._bars.start()
         if unit not in self._tasks:
             self._tasks[unit] = self._bars.add_task(title, total=total, unit=unit)
         self._bars.update(self._tasks[unit], completed=done, total=total)
@@ -383,7 +437,8 @@ def _console(stream: Any) -> Console:
     quiet = os.environ.get("RANK", "0") != "0"
     console = Console(file=stream, highlight=False, quiet=quiet)
     sized = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    console.width = max(console.width, LEAST_WIDTH) if sized else WIDTH_WITHOUT_TERMINAL
+    if not sized:
+        console.width = WIDTH_WITHOUT_TERMINAL
     return console
 
 
@@ -392,11 +447,25 @@ def _stderr() -> Console:
 
 
 def _print(content: RenderableType) -> None:
-    _console(sys.stdout).print(content, markup=False)
+    _console(sys.stdout).print(content, markup=False, crop=False)
 
 
 def _write(text: str) -> None:
     sys.stdout.write(text)
+
+
+def _print_grids(grids: "Sequence[Grid]") -> None:
+    from panbench.report.grid import as_text
+
+    for index, grid in enumerate(grids):
+        _print(Group(*([""] if index else []), as_text(grid)))
+
+
+def _print_findings(findings: "Findings", as_json: bool) -> None:
+    if as_json:
+        _write(findings.json())
+    else:
+        _print_grids(findings.grids)
 
 
 def _print_json(content: Any) -> None:

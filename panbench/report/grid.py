@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 ABSENT = "–"
+LEAST_WORD = 9
+"""How narrow a column of words may become before the table grows wider than its terminal."""
 
 
 @dataclass(frozen=True)
@@ -44,33 +47,46 @@ class Grid:
 
 
 def as_text(grid: Grid) -> RenderableType:
-    """For a terminal: columns of words are folded to fit, numbers are never cut."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
-    for index, name in enumerate(grid.columns):
-        if index < grid.words:
-            table.add_column(Text(plain(name)), overflow="fold", min_width=min(9, _width(grid, index)))
-        else:
-            table.add_column(Text(plain(name)), justify="right", no_wrap=True)
-    for row, cells in enumerate(grid.rows):
-        table.add_row(
-            *(
+    """For a terminal: columns of words are folded to fit, numbers are never cut, even where a line grows too long."""
+    return _Text(grid)
+
+
+@dataclass(frozen=True)
+class _Text:
+    grid: Grid
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        grid = self.grid
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
+        needed = 2 * (len(grid.columns) - 1)
+        for index, name in enumerate(grid.columns):
+            width = max(cell_len(plain(cells[index])) for cells in (grid.columns, *grid.rows))
+            if index < grid.words:
+                table.add_column(Text(plain(name)), overflow="fold", min_width=min(LEAST_WORD, width))
+                needed += min(LEAST_WORD, width)
+            else:
+                table.add_column(Text(plain(name)), justify="right", no_wrap=True)
+                needed += width
+        for row, cells in enumerate(grid.rows):
+            shown = (
                 Text(plain(cell), style="bold" if (row, column) in grid.best else "")
                 for column, cell in enumerate(cells)
             )
-        )
-    head = [Text(plain(grid.title), style="bold")] if grid.title else []
-    return Group(*head, table, *(Text(plain(note)) for note in grid.notes))
+            table.add_row(*shown)
+        if needed > options.max_width:
+            table.width = needed
+        if grid.title:
+            yield Text(plain(grid.title), style="bold")
+        yield table
+        yield from (Text(plain(note)) for note in grid.notes)
 
 
 def as_markdown(grid: Grid) -> str:
     """As GitHub renders it, aligned for those who read the source."""
-    rows = [
-        [
-            f"**{_markdown(cell)}**" if (row, column) in grid.best else _markdown(cell)
-            for column, cell in enumerate(cells)
-        ]
-        for row, cells in enumerate(grid.rows)
-    ]
+    rows = []
+    for row, cells in enumerate(grid.rows):
+        shown = [_markdown(cell) if column < grid.words else _number(cell) for column, cell in enumerate(cells)]
+        rows.append([f"**{text}**" if (row, column) in grid.best else text for column, text in enumerate(shown)])
     lines = pipe_table([_markdown(name) for name in grid.columns], rows, grid.words, ruler=":")
     if grid.title:
         lines = [f"**{_markdown(grid.title)}**", "", *lines]
@@ -173,12 +189,12 @@ _LATEX_SIGNS = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
 }
 
 
-def _width(grid: Grid, column: int) -> int:
-    return max(len(cells[column]) for cells in (grid.columns, *grid.rows))
-
-
 def _markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(text))
+
+
+def _number(text: str) -> str:
+    return re.sub(r"([\\*<|])", r"\\\1", plain(text))
 
 
 def _latex(text: str) -> str:

@@ -24,6 +24,11 @@ __all__ = ["Standing", "standing"]
 MOST_PAIRS = 5
 """Up to so many runs each is compared with each other; beyond, only with the first, unless a baseline is named."""
 
+MOST_GROUPED = 3
+"""Up to so many runs the differences are shown for things and stuff, too."""
+
+_SUFFIXED = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -179,23 +184,31 @@ def _standing_grids(
     """PQ with its interval, in the order of the ranks, and the differences of the pairs."""
     level = f"{100 * comparison.level:g} %"
     names = dict(zip(keys, labels(rows), strict=True))
-    ranked = sorted((row for row in rows if row.rank is not None), key=lambda row: row.rank or 0)
-    named = {id(row): name for row, name in zip(rows, labels(rows), strict=True)}
+    table = comparison.runs
+    ranked = table[(table["group"] == "All") & (table["metric"] == "PQ")].sort_values("rank", kind="stable")
     grids = [
         Grid(
-            ("Rank", "Model", "PQ", f"{level} interval"),
+            ("Rank", "Model", "PQ", f"{level} interval", f"ranks at {level}"),
             tuple(
-                (str(row.rank), named[id(row)], percent(row.PQ, digits), _interval(row.PQ_low, row.PQ_high, digits))
-                for row in ranked
+                (
+                    ABSENT if pd.isna(row.rank) else f"{row.rank:.0f}",
+                    names[row.run],
+                    percent(row.value, digits),
+                    _interval(row.low, row.high, digits),
+                    ABSENT if pd.isna(row.rank_low) else _span(int(row.rank_low), int(row.rank_high)),
+                )
+                for row in ranked.itertuples()
             ),
             words=2,
             notes=(f"Intervals: {comparison.resamples:,} resamples of {comparison.images:,} images.",),
         )
     ]
     pairs = comparison.differences
-    pairs = pairs[(pairs["group"] == "All") & (pairs["metric"] == "PQ")]
+    pairs = pairs[pairs["group"].notna() & (pairs["metric"] == "PQ")]
+    compared = int(pairs["p"].notna().sum())
+    shown = pairs if len(ranked) <= MOST_GROUPED else pairs[pairs["group"] == "All"]
     lines = []
-    for pair in pairs.itertuples():
+    for pair in shown.itertuples():
         # Read as "better minus worse".
         sign, better, worse = (1, pair.b, pair.a) if pair.difference >= 0 else (-1, pair.a, pair.b)
         low, high = sorted((sign * pair.low, sign * pair.high))
@@ -203,6 +216,7 @@ def _standing_grids(
             (
                 names[better],
                 names[worse],
+                _SUFFIXED[pair.group],
                 signed(sign * pair.difference, digits),
                 _interval(low, high, digits, with_sign=True),
                 _p(pair.p_holm),
@@ -210,14 +224,12 @@ def _standing_grids(
             )
         )
     if lines:
-        several = pairs["p"].notna().sum() > 1
-        explained = (
-            f"p: {comparison.permutations:,} swaps of the two runs, image by image"
-            + (", corrected for the number of comparisons (Holm)" if several else "")
-            + f". *: significant at {100 * (1 - comparison.level):g} %."
+        note = (
+            f"p: {comparison.permutations:,} swaps of the two runs, image by image, corrected for {compared} "
+            f"comparisons (Holm). *: significant at {100 * (1 - comparison.level):g} %."
         )
-        columns = ("PQ of", "minus PQ of", "diff", f"{level} interval", "p", "")
-        grids.append(Grid(columns, tuple(lines), words=2, notes=(explained,)))
+        columns = ("Better", "than", "in", "by", f"{level} interval", "p", "")
+        grids.append(Grid(columns, tuple(lines), words=3, notes=(note,)))
     return grids
 
 
@@ -279,6 +291,10 @@ def _interval(low: float | None, high: float | None, digits: int, *, with_sign: 
         return ABSENT
     show = signed if with_sign else percent
     return f"[{show(low, digits)}, {show(high, digits)}]"
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
 
 
 def _p(value: float) -> str:
