@@ -193,7 +193,7 @@ def _interval_grid(run: Run, sure: pd.DataFrame, summary: Mapping[str, Mapping[s
 def _curve_grid(curve: pd.DataFrame) -> Grid:
     of_all = curve[curve["group"] == "All"]
     thresholds = tuple(f"{threshold:.2f}" for threshold in of_all["threshold"])
-    rows = tuple((name, *(percent(value) for value in of_all[name])) for name in ("PQ", "SQ", "RQ"))
+    rows = tuple((name, *(percent(value, 1) for value in of_all[name])) for name in ("PQ", "SQ", "RQ"))
     return Grid(("IoU >", *thresholds), rows)
 
 
