@@ -6,7 +6,7 @@ panbench = {
     "backbone": "R18/16",
     "weights": "weights/mask2former-tiny.safetensors",
     "trained_on": "shapes",
-    "params": 0,
+    "params": 1_078_330,
     "input_size": "as is",
     "published": None,
 }

@@ -6,7 +6,7 @@ panbench = {
     "backbone": "R18/16",
     "weights": "weights/maskformer-tiny.safetensors",
     "trained_on": "shapes",
-    "params": 0,
+    "params": 1_284_570,
     "input_size": "as is",
     "published": None,
 }
