@@ -396,7 +396,8 @@ def _by_image(images: Int64, ids: Int32) -> str:
     found, starts = np.unique(images, return_index=True)
     groups = np.split(ids, starts[1:])
     return "; ".join(
-        f"image {image}: {listed(group.tolist())}" for image, group in zip(found.tolist(), groups, strict=True)
+        f"image {image}: {listed(group.tolist(), most=len(group))}"
+        for image, group in zip(found.tolist(), groups, strict=True)
     )
 
 

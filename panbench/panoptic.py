@@ -7,7 +7,9 @@ id = R + 256 G + 256² B, beside a JSON that says what each id is. [Kirillov et 
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import re
+from array import array
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -24,6 +26,7 @@ __all__ = [
     "MAX_ID",
     "VOID",
     "Annotation",
+    "AnnotationColumns",
     "Category",
     "IdMap",
     "ImageInfo",
@@ -32,6 +35,7 @@ __all__ = [
     "Scene",
     "Segment",
     "ids_to_rgb",
+    "read_annotation_columns",
     "read_id_png",
     "read_panoptic_json",
     "read_predictions_json",
@@ -105,6 +109,31 @@ class PanopticSet:
     def png_path(self, image_id: int) -> Path:
         """Where the id PNG of an image lies."""
         return self.folder / self.annotations[image_id].file_name
+
+
+@dataclass(frozen=True)
+class AnnotationColumns:
+    """The annotations of a panoptic JSON without an object for each segment: what scoring thousands of images reads.
+
+    image_ids, file_names: one entry an image, in the order of the JSON; its segments are rows first[i] to first[i + 1]
+    id, category_id (int32), area (int64; 0 where the PNG is to say), iscrowd (bool), score (float32, NaN if unknown):
+        one entry a segment
+    """
+
+    categories: tuple[Category, ...]
+    image_ids: list[int]
+    file_names: list[str]
+    first: npt.NDArray[np.int64]
+    id: npt.NDArray[np.int32]
+    category_id: npt.NDArray[np.int32]
+    area: npt.NDArray[np.int64]
+    iscrowd: npt.NDArray[np.bool_]
+    score: npt.NDArray[np.float32]
+    folder: Path
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +242,30 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     return PanopticSet((), {}, annotations, _folder_of(path, folder), Path(path))
 
 
+def read_annotation_columns(
+    path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, predictions: bool = False
+) -> AnnotationColumns:
+    """What `read_panoptic_json` (or `read_predictions_json`) reads, as columns, in little memory.
+
+    As for panopticapi, `images` may be absent. Otherwise the JSON is held to the same rules and refused with the same
+    sentences.
+    """
+    reader = _Reader(Path(path))
+    rows = _Rows()
+    categories: tuple[Category, ...] = ()
+    keys = ("annotations",) if predictions else ("annotations", "categories")
+    for key, records in reader.walk(keys):
+        if key == "annotations":
+            for index, record in enumerate(records):
+                rows.add(reader, record, index, predictions)
+        elif key == "categories":
+            categories = reader.categories(list(records))
+    columns = rows.columns(categories, _folder_of(path, folder), Path(path))
+    if not predictions:
+        _check_category_ids(reader, columns)
+    return columns
+
+
 def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet) -> None:
     """Writes a set as COCO panoptic JSON, atomically, in the form that panopticapi and mmdet read."""
     write_json(
@@ -252,6 +305,82 @@ def listed(values: Iterable[Any], most: int = 10) -> str:
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 
 
+def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
+    known = np.array([category.id for category in columns.categories], np.int32)
+    unknown = np.flatnonzero(~np.isin(columns.category_id, known))
+    if len(unknown):
+        image = int(np.searchsorted(columns.first, unknown[0], side="right")) - 1
+        raise reader.unknown_categories(
+            f"annotations[{image}] (image {columns.image_ids[image]})", set(columns.category_id[unknown].tolist())
+        )
+
+
+class _Rows:
+    """The columns of AnnotationColumns while they grow."""
+
+    def __init__(self) -> None:
+        self.image_ids: dict[int, None] = {}
+        self.file_names: list[str] = []
+        self.first = array("q", [0])
+        self.id, self.category_id, self.area = array("i"), array("i"), array("q")
+        self.iscrowd, self.score = array("b"), array("f")
+
+    def add(self, reader: "_Reader", record: Any, index: int, counted: bool) -> None:
+        """Appends one record of `annotations`; what is not plainly right goes through the reader, which explains."""
+        try:
+            segments = record["segments_info"]
+            image_id, name = record["image_id"], record["file_name"]
+            ids = array("i", [segment["id"] for segment in segments])
+            category_ids = array("i", [segment["category_id"] for segment in segments])
+            area = array("q", bytes(8 * len(ids)) if counted else [segment["area"] for segment in segments])
+            scores = [segment.get("score") for segment in segments]
+            plain = (
+                type(image_id) is int
+                and image_id not in self.image_ids
+                and -(2**31) <= image_id <= 2**62
+                and not leaves_folder(name)
+                and len(set(ids)) == len(ids)
+                and (not ids or (1 <= min(ids) and max(ids) <= MAX_ID and min(area) >= 0))
+                and scores.count(None) == len(scores)
+            )
+        except (KeyError, TypeError, AttributeError, OverflowError, ValueError):
+            plain = False
+        if plain:
+            iscrowd = array("b", [segment.get("iscrowd") == 1 for segment in segments])
+            score = array("f", [math.nan]) * len(ids)
+        else:
+            annotation = reader.annotation(record, index, self.image_ids, counted)
+            image_id, name, listing = annotation.image_id, annotation.file_name, annotation.segments
+            ids = array("i", [segment.id for segment in listing])
+            category_ids = array("i", [segment.category_id for segment in listing])
+            area = array("q", [segment.area for segment in listing])
+            iscrowd = array("b", [segment.iscrowd for segment in listing])
+            score = array("f", [math.nan if segment.score is None else segment.score for segment in listing])
+        self.image_ids[image_id] = None
+        self.file_names.append(name)
+        self.id.extend(ids)
+        self.category_id.extend(category_ids)
+        self.area.extend(area)
+        self.iscrowd.extend(iscrowd)
+        self.score.extend(score)
+        self.first.append(len(self.id))
+
+    def columns(self, categories: tuple[Category, ...], folder: Path, path: Path) -> AnnotationColumns:
+        return AnnotationColumns(
+            categories=categories,
+            image_ids=list(self.image_ids),
+            file_names=self.file_names,
+            first=np.array(self.first, np.int64),
+            id=np.array(self.id, np.int32),
+            category_id=np.array(self.category_id, np.int32),
+            area=np.array(self.area, np.int64),
+            iscrowd=np.array(self.iscrowd, np.bool_),
+            score=np.array(self.score, np.float32),
+            folder=folder,
+            path=path,
+        )
+
+
 def _segment_record(segment: Segment) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": segment.id,
@@ -271,6 +400,38 @@ def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | No
     return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
 
 
+_SCAN = json.JSONDecoder().raw_decode
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _skip(text: str, at: int) -> int:
+    """Where the next sign of a JSON text is that is no space."""
+    found = _SPACE.match(text, at)
+    assert found is not None
+    return found.end()
+
+
+class _Records:
+    """Parses the list that begins at a place of a JSON text, one element at a time; `at` is then the place after it."""
+
+    def __init__(self, text: str, at: int) -> None:
+        self.text, self.at = text, at
+
+    def __iter__(self) -> Iterator[Any]:
+        text, at = self.text, _skip(self.text, self.at + 1)
+        more = text[at : at + 1] != "]"
+        while more:
+            record, at = _SCAN(text, at)
+            yield record
+            at = _skip(text, at)
+            more = text[at : at + 1] == ","
+            if more:
+                at = _skip(text, at + 1)
+            elif text[at : at + 1] != "]":
+                raise ValueError(f"a comma or ] is missing at character {at}")
+        self.at = at + 1
+
+
 @dataclass(frozen=True)
 class _Reader:
     """Turns the records of one JSON into our types; each refusal names the file, the record and the field."""
@@ -281,24 +442,52 @@ class _Reader:
         return BadDataset(f"{self.path}: {what}")
 
     def document(self, keys: tuple[str, ...]) -> dict[str, list[Any]]:
+        return {key: list(records) for key, records in self.walk(keys)}
+
+    def walk(self, keys: tuple[str, ...]) -> Iterator[tuple[str, Iterable[Any]]]:
+        """Each of the lists that `keys` name, in the order of the file, as an iterator that parses record by record.
+
+        So the objects of a large JSON are never in memory at once. Each iterator is to be exhausted before the next.
+        """
+        text = self.text()
+        missing = dict.fromkeys(keys)
         try:
-            document = json.loads(self.path.read_bytes())
+            at = self.expect(text, _skip(text, 0), "{", f"an object with {', '.join(keys)}")
+            while text[at : at + 1] != "}":
+                key, at = _SCAN(text, at)
+                at = self.expect(text, _skip(text, at), ":", "a colon")
+                if key in keys:
+                    self.expect(text, at, "[", f"a list as `{key}`")
+                    missing.pop(key, None)
+                    records = _Records(text, at)
+                    yield key, records
+                    at = records.at
+                else:
+                    _, at = _SCAN(text, at)
+                at = _skip(text, at)
+                if text[at : at + 1] != "}":
+                    at = self.expect(text, at, ",", "a comma")
+            if _skip(text, at + 1) != len(text):
+                raise ValueError(f"more follows the object at character {at + 1}")
+        except (ValueError, RecursionError) as problem:
+            raise self.refuse(f"is not JSON ({problem}).") from None
+        if missing:
+            raise self.refuse(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
+
+    def text(self) -> str:
+        try:
+            return self.path.read_bytes().decode("utf-8-sig")
         except FileNotFoundError:
             raise BadDataset(f"{self.path} does not exist. Give the path of a COCO panoptic JSON.") from None
         except OSError as problem:
             raise self.refuse(f"cannot be read: {problem.strerror or problem}.") from None
-        except (ValueError, RecursionError) as problem:
+        except ValueError as problem:
             raise self.refuse(f"is not JSON ({problem}).") from None
-        if not isinstance(document, dict):
-            raise self.refuse(
-                f"holds a {type(document).__name__} where COCO panoptic has an object with {', '.join(keys)}."
-            )
-        for key in keys:
-            if key not in document:
-                raise self.refuse(f"is not COCO panoptic: the key `{key}` is missing.")
-            if not isinstance(document[key], list):
-                raise self.refuse(f"`{key}` must be a list, not {type(document[key]).__name__}.")
-        return document
+
+    def expect(self, text: str, at: int, sign: str, what: str) -> int:
+        if text[at : at + 1] != sign:
+            raise self.refuse(f"is not COCO panoptic: character {at} should begin {what}, not {text[at : at + 10]!r}.")
+        return _skip(text, at + 1)
 
     def categories(self, records: list[Any]) -> tuple[Category, ...]:
         found: dict[int, Category] = {}
@@ -313,7 +502,7 @@ class _Reader:
                 raise self.refuse(f"{where} repeats category id {category_id}.")
             found[category_id] = Category(
                 id=category_id,
-                name=self.text(record, "name", where),
+                name=self.string(record, "name", where),
                 isthing=isthing == 1,
                 supercategory=str(record.get("supercategory") or ""),
                 color=_color(color),
@@ -339,30 +528,36 @@ class _Reader:
         """`counted`: areas come from the PNG, so the JSON need not (and does not) give them."""
         found: dict[int, Annotation] = {}
         for index, record in enumerate(records):
-            where = f"annotations[{index}]"
-            image_id = self.integer(record, "image_id", where)
-            where = f"{where} (image {image_id})"
-            if image_id in found:
-                raise self.refuse(f"{where} repeats an image id; each image has one annotation.")
-            segments_info = self.value(record, "segments_info", where)
-            if not isinstance(segments_info, list):
-                raise self.refuse(f"{where}.segments_info must be a list, not {type(segments_info).__name__}.")
-            segments = tuple(
-                self.segment(segment, f"{where}.segments_info[{number}]", counted)
-                for number, segment in enumerate(segments_info)
-            )
-            ids = {segment.id for segment in segments}
-            if len(ids) != len(segments):
-                seen: set[int] = set()
-                twice = [segment.id for segment in segments if segment.id in seen or seen.add(segment.id)]  # type: ignore[func-returns-value]
-                raise self.refuse(f"{where} lists segment ids twice: {listed(twice)}.")
-            if category_ids is not None and not category_ids.issuperset(segment.category_id for segment in segments):
-                unknown = {segment.category_id for segment in segments} - category_ids
-                raise self.refuse(
-                    f"{where} uses category ids that `categories` does not list: {listed(sorted(unknown))}."
-                )
-            found[image_id] = Annotation(image_id, self.file_name(record, where), segments)
+            annotation = self.annotation(record, index, found, counted)
+            unknown = {segment.category_id for segment in annotation.segments} - (category_ids or set())
+            if category_ids is not None and unknown:
+                raise self.unknown_categories(f"annotations[{index}] (image {annotation.image_id})", unknown)
+            found[annotation.image_id] = annotation
         return found
+
+    def annotation(self, record: Any, index: int, taken: Container[int], counted: bool) -> Annotation:
+        where = f"annotations[{index}]"
+        image_id = self.integer(record, "image_id", where)
+        where = f"{where} (image {image_id})"
+        if image_id in taken:
+            raise self.refuse(f"{where} repeats an image id; each image has one annotation.")
+        segments_info = self.value(record, "segments_info", where)
+        if not isinstance(segments_info, list):
+            raise self.refuse(f"{where}.segments_info must be a list, not {type(segments_info).__name__}.")
+        segments = tuple(
+            self.segment(segment, f"{where}.segments_info[{number}]", counted)
+            for number, segment in enumerate(segments_info)
+        )
+        ids = [segment.id for segment in segments]
+        twice = [segment_id for number, segment_id in enumerate(ids) if segment_id in ids[:number]]
+        if twice:
+            raise self.refuse(f"{where} lists segment ids twice: {listed(twice)}.")
+        return Annotation(image_id, self.file_name(record, where), segments)
+
+    def unknown_categories(self, where: str, category_ids: set[int]) -> BadDataset:
+        return self.refuse(
+            f"{where} uses category ids that `categories` does not list: {listed(sorted(category_ids))}."
+        )
 
     def segment(self, record: Any, where: str, counted: bool) -> Segment:
         return Segment(
@@ -391,14 +586,14 @@ class _Reader:
             raise self.refuse(f"{where}.{key} is {value}, outside {low}…{high}.")
         return value
 
-    def text(self, record: Any, key: str, where: str) -> str:
+    def string(self, record: Any, key: str, where: str) -> str:
         value = self.value(record, key, where)
         if not isinstance(value, str):
             raise self.refuse(f"{where}.{key} must be text, not {value!r}.")
         return value
 
     def file_name(self, record: Any, where: str) -> str:
-        name = self.text(record, "file_name", where)
+        name = self.string(record, "file_name", where)
         if leaves_folder(name):
             raise self.refuse(
                 f"{where}.file_name is {name!r}, which leaves its folder. "
@@ -417,6 +612,8 @@ class _Reader:
 
 def leaves_folder(name: str) -> bool:
     """Whether a file name of a JSON is absolute, empty, or climbs out by `..`, by the rules of any system."""
+    if name and ".." not in name and name[0] not in "/\\" and ":" not in name and "\0" not in name:
+        return False
     windows = PureWindowsPath(name)
     return (
         not name or "\0" in name or ".." in windows.parts or bool(windows.anchor) or PurePosixPath(name).is_absolute()
