@@ -104,8 +104,9 @@ def image_statistics(
     _check_categories(segments, categories)
     slices, table = _SLICERS[by](segments, overlaps, categories)
     image_ids = np.unique(overlaps["image_id"].to_numpy(np.int64))
-    columns = ["image_id", "slice", "category_id", *_COUNTS]
-    return ImageStatistics(image_ids, table[columns].reset_index(drop=True), tuple(categories), slices, by)
+    whole = dict.fromkeys(["image_id", "slice", "category_id", "TP", "FP", "FN"], np.int64)
+    table = table[["image_id", "slice", "category_id", *_COUNTS]].astype(whole).reset_index(drop=True)
+    return ImageStatistics(image_ids, table, tuple(categories), slices, by)
 
 
 def pq_by(statistics: ImageStatistics) -> pd.DataFrame:

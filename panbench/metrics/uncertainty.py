@@ -446,11 +446,13 @@ def _with_ranks(table: pd.DataFrame, stack: _Stack, drawn: Float, level: float) 
     """Adds rank, rank_low and rank_high to the PQ rows of groups, NaN elsewhere; 1 is the highest PQ."""
     n_groups = len(stack.members)
     group_pq = drawn[:, 0, :n_groups]
+    # Equal runs whose sums were added up in another order must count as equal.
+    better = 1e-12
     # A run's rank in a resample: one more than the runs that are better there.
-    ranks = 1 + sum((group_pq[other] > group_pq).astype(np.int16) for other in range(stack.n_runs))
+    ranks = 1 + sum((group_pq[other] > group_pq + better).astype(np.int16) for other in range(stack.n_runs))
     low, high = _percentiles(ranks.astype(np.float64), level)
     exact = stack.exact()[:, 0, :n_groups]
-    rank = 1 + (exact[None] > exact[:, None]).sum(axis=1)
+    rank = 1 + (exact[None] > exact[:, None] + better).sum(axis=1)
     columns = np.full((3, stack.n_runs, len(stack.scopes), len(METRICS)), np.nan)
     columns[:, :, :n_groups, 0] = np.where(np.isnan(exact), np.nan, np.stack([rank, np.floor(low), np.ceil(high)]))
     return table.assign(**dict(zip(("rank", "rank_low", "rank_high"), columns.reshape(3, -1), strict=True)))

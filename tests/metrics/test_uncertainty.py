@@ -1,0 +1,319 @@
+"""Intervals, paired differences, permutation tests, ranks and Holm's correction."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panbench.errors import BadArgument
+from panbench.metrics import uncertainty
+from panbench.metrics.pq import pq_table, summarise
+from panbench.metrics.slices import ImageStatistics, image_statistics, pq_by
+from panbench.metrics.uncertainty import compare, holm, intervals
+from panbench.panoptic import Category
+
+CAR, SKY = 1, 92
+CATEGORIES = (Category(CAR, "car", True, "vehicle"), Category(SKY, "sky", False, "outdoor"))
+
+
+def statistics(rows: list[tuple[int, int, float, int, int, int]], images: int | None = None) -> ImageStatistics:
+    """From (image_id, category_id, iou_sum, TP, FP, FN)."""
+    table = pd.DataFrame(rows, columns=["image_id", "category_id", "iou_sum", "TP", "FP", "FN"])
+    ids = np.arange(1, images + 1) if images else np.unique(table["image_id"])
+    return ImageStatistics(ids, table.assign(slice=0), CATEGORIES)
+
+
+def cars(ious: list[float]) -> ImageStatistics:
+    """One car an image: found with this IoU, or missed (0)."""
+    return statistics([(n, CAR, iou, int(iou > 0), 0, int(iou == 0)) for n, iou in enumerate(ious, start=1)])
+
+
+def row(table: pd.DataFrame, metric: str = "PQ", **scope) -> pd.Series:
+    """The one row of a metric and scope; a group's unless a category is named."""
+    chosen = table[table["metric"] == metric]
+    for name, value in (scope or {"group": "All"}).items():
+        chosen = chosen[chosen[name] == value]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+def by_hand(counts: np.ndarray, run: ImageStatistics) -> np.ndarray:
+    """PQ of All in resamples given as (images, resamples) counts, one resample at a time."""
+    place = np.searchsorted(run.image_ids, run.table["image_id"])
+    of_category = [np.flatnonzero(run.table["category_id"] == category.id) for category in run.categories]
+    iou_sum, tp, fp, fn = (run.table[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
+    values = []
+    for weights in counts.T:
+        weight = weights[place]
+        pq = []
+        for rows in of_category:
+            units = (weight * (tp + fp / 2 + fn / 2))[rows].sum()
+            if units > 0:
+                pq.append((weight * iou_sum)[rows].sum() / units)
+        values.append(sum(pq) / len(pq))
+    return np.array(values)
+
+
+def test_the_value_is_pq_itself(random_scenes):
+    tables = random_scenes(5, images=20)
+    table = intervals(image_statistics(*tables), resamples=100)
+    expected = pq_table(*tables)
+    for group, scores in summarise(expected).items():
+        for metric in ("PQ", "SQ", "RQ"):
+            assert row(table, metric, group=group)["value"] == pytest.approx(scores[metric], rel=1e-12)
+    for category in expected.itertuples():
+        assert row(table, category_id=category.category_id)["value"] == pytest.approx(category.PQ, rel=1e-12)
+
+
+def test_an_interval_holds_its_value_and_narrows_with_images():
+    rng = np.random.default_rng(3)
+    widths = []
+    for images in (50, 800):
+        found = row(intervals(cars(rng.uniform(0.5, 1, images).tolist()), resamples=500))
+        assert found["low"] < found["value"] < found["high"]
+        assert found["images"] == images
+        widths.append(found["high"] - found["low"])
+    assert widths[0] / widths[1] == pytest.approx(4, rel=0.35)
+
+
+def test_percentiles_are_those_of_resamples_taken_one_by_one():
+    rng = np.random.default_rng(0)
+    rows = [
+        (image, category, *values)
+        for image in range(1, 31)
+        for category in (CAR, SKY)
+        if rng.random() < 0.6
+        for values in [(rng.uniform(0.5, 1), 1, int(rng.integers(0, 2)), int(rng.integers(0, 2)))]
+    ]
+    run = statistics(rows, images=30)
+    counts = np.stack([np.bincount(rng.integers(0, 30, 30), minlength=30) for _ in range(4000)], axis=1)
+    low, high = np.quantile(by_hand(counts, run), [0.025, 0.975])
+    found = row(intervals(run, resamples=4000))
+    assert found["low"] == pytest.approx(low, abs=0.012)
+    assert found["high"] == pytest.approx(high, abs=0.012)
+
+
+def test_images_without_segments_are_resampled_too():
+    # Three cars found, two missed, on 5 of 40 images: with few images the interval would be as wide, but whether an
+    # image is drawn at all now varies too, and the category is left out where it is not drawn.
+    rows = [(n, CAR, 0.9 if n % 2 else 0.0, n % 2, 0, 1 - n % 2) for n in range(1, 13)]
+    dense, sparse = statistics(rows), statistics(rows, images=400)
+    width = [row(intervals(run, resamples=2000)).pipe(lambda r: r["high"] - r["low"]) for run in (dense, sparse)]
+    assert width[1] > width[0]
+
+
+def test_a_category_in_few_images_has_a_value_but_no_interval():
+    rows = [(n, CAR, 0.8, 1, 0, 0) for n in range(1, 51)] + [(n, SKY, 0.7, 1, 1, 0) for n in range(1, 10)]
+    table = intervals(statistics(rows), resamples=200)
+    rare = row(table, category_id=SKY)
+    assert rare["value"] == pytest.approx(0.7 * 9 / 13.5)
+    assert math.isnan(rare["low"])
+    assert math.isnan(rare["high"])
+    assert rare["images"] == 9
+    assert not math.isnan(row(table, category_id=CAR)["low"])
+
+
+def test_a_category_that_is_nowhere_has_no_value():
+    table = intervals(cars([0.9] * 20), resamples=100)
+    assert math.isnan(row(table, category_id=SKY)["value"])
+    assert math.isnan(row(table, group="Stuff")["value"])
+    assert row(table, group="All")["value"] == pytest.approx(0.9)
+
+
+def test_the_same_seed_gives_the_same_numbers_on_any_number_of_cores(monkeypatch):
+    run, other = cars([0.6, 0.0, 0.9] * 20), cars([0.7, 0.8, 0.0] * 20)
+    expected = compare({"a": run, "b": other}, resamples=600, permutations=600)
+    monkeypatch.setattr(uncertainty, "_cores", lambda: 1)
+    again = compare({"a": run, "b": other}, resamples=600, permutations=600)
+    pd.testing.assert_frame_equal(expected.runs, again.runs)
+    pd.testing.assert_frame_equal(expected.differences, again.differences)
+    different = compare({"a": run, "b": other}, resamples=600, permutations=600, seed=1)
+    assert not expected.differences.equals(different.differences)
+
+
+def test_a_run_does_not_differ_from_itself():
+    run = cars([0.6, 0.0, 0.9, 0.55] * 10)
+    found = row(compare({"a": run, "b": run}, resamples=200, permutations=200).differences)
+    assert (found["difference"], found["low"], found["high"]) == (0, 0, 0)
+    assert found["p"] == 1
+    assert not found["significant"]
+
+
+def test_the_p_value_is_the_share_of_swaps_that_differ_as_much():
+    of_a, of_b = [0.9, 0.8, 0.6, 0.0, 0.7, 0.9], [0.7, 0.8, 0.0, 0.6, 0.6, 0.5]
+    observed = np.mean(of_a) - np.mean(of_b)
+    # All 64 ways of swapping; one car an image, and TP + FN/2 is the sum of what each run has.
+    exact = np.mean(
+        [
+            abs(
+                _pq([b if s else a for a, b, s in zip(of_a, of_b, swaps, strict=True)])
+                - _pq([a if s else b for a, b, s in zip(of_a, of_b, swaps, strict=True)])
+            )
+            >= abs(_pq(of_a) - _pq(of_b)) - 1e-12
+            for swaps in product([False, True], repeat=6)
+        ]
+    )
+    assert observed > 0
+    found = row(compare({"a": cars(of_a), "b": cars(of_b)}, resamples=100, permutations=20_000).differences)
+    assert found["difference"] == pytest.approx(_pq(of_b) - _pq(of_a))
+    assert found["p"] == pytest.approx(exact, abs=0.015)
+
+
+def _pq(ious: list[float]) -> float:
+    found = sum(iou > 0 for iou in ious)
+    return sum(ious) / (found + (len(ious) - found) / 2)
+
+
+def test_a_clear_difference_is_significant_and_its_interval_excludes_zero():
+    rng = np.random.default_rng(1)
+    of_a = rng.uniform(0.5, 0.9, 60)
+    result = compare({"a": cars(of_a.tolist()), "b": cars((of_a + 0.05).tolist())}, resamples=500, permutations=2000)
+    found = row(result.differences)
+    assert found["difference"] == pytest.approx(0.05)
+    assert 0 < found["low"] < found["high"]
+    assert found["p"] == pytest.approx(1 / 2001)
+    assert found["significant"]
+    assert (result.images, result.left_out) == (60, {"a": 0, "b": 0})
+
+
+def test_pairing_by_image_sees_what_separate_intervals_hide():
+    rng = np.random.default_rng(2)
+    of_a = rng.uniform(0.5, 0.95, 80)
+    result = compare({"a": cars(of_a.tolist()), "b": cars((of_a + 0.01).tolist())}, resamples=500, permutations=500)
+    a, b = (row(result.runs[result.runs["run"] == name]) for name in "ab")
+    assert a["high"] > b["low"]
+    assert row(result.differences)["significant"]
+
+
+def test_only_shared_images_are_compared():
+    a = statistics([(n, CAR, 0.9, 1, 0, 0) for n in range(1, 41)])
+    b = statistics([(n, CAR, 0.8, 1, 0, 0) for n in range(21, 71)])
+    result = compare({"a": a, "b": b}, resamples=100, permutations=100)
+    assert result.images == 20
+    assert result.left_out == {"a": 20, "b": 30}
+    assert row(result.differences)["images"] == 20
+
+
+def test_runs_without_a_shared_image_are_refused():
+    a = statistics([(1, CAR, 0.9, 1, 0, 0)])
+    b = statistics([(2, CAR, 0.9, 1, 0, 0)])
+    with pytest.raises(BadArgument, match="no image"):
+        compare({"a": a, "b": b})
+
+
+def test_runs_with_other_categories_are_refused():
+    a = cars([0.9] * 3)
+    b = ImageStatistics(a.image_ids, a.table, (Category(CAR, "automobile", True), CATEGORIES[1]))
+    with pytest.raises(BadArgument, match="automobile, car"):
+        compare({"a": a, "b": b})
+
+
+def test_runs_sliced_differently_are_refused(scene):
+    tables = scene(("aa", "aa"))
+    with pytest.raises(BadArgument, match="sliced"):
+        compare({"a": image_statistics(*tables, by="size"), "b": image_statistics(*tables)})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"resamples": 99}, "resamples"),
+        ({"level": 1.0}, "level"),
+        ({"permutations": 0}, "permutations"),
+        ({"baseline": "c"}, "baseline"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, named):
+    with pytest.raises(BadArgument, match=named):
+        compare({"a": cars([0.9] * 3), "b": cars([0.8] * 3)}, **arguments)
+
+
+def test_every_pair_is_compared_or_each_with_the_baseline():
+    runs = {name: cars([0.6 + 0.1 * place] * 12) for place, name in enumerate("abc")}
+    pairs = {
+        baseline: compare(runs, baseline=baseline, resamples=100, permutations=100)
+        .differences[["a", "b"]]
+        .drop_duplicates()
+        .to_numpy()
+        .tolist()
+        for baseline in (None, "b")
+    }
+    assert pairs[None] == [["a", "b"], ["a", "c"], ["b", "c"]]
+    assert pairs["b"] == [["b", "a"], ["b", "c"]]
+
+
+def test_one_run_has_intervals_and_no_differences():
+    result = compare({"a": cars([0.8] * 12)}, resamples=100)
+    assert len(result.differences) == 0
+    assert row(result.runs)["rank"] == 1
+
+
+def test_ranks_count_the_better_runs_and_say_how_sure_they_are():
+    rng = np.random.default_rng(4)
+    base = rng.uniform(0.5, 0.9, 60)
+    runs = {
+        "worst": cars((base - 0.1).clip(0.3).tolist()),
+        "twin": cars(base.tolist()),
+        "other twin": cars(rng.permutation(base).tolist()),
+    }
+    table = compare(runs, resamples=500, permutations=100).runs.query("metric == 'PQ' and group == 'All'")
+    ranks = table.set_index("run")[["rank", "rank_low", "rank_high"]]
+    assert ranks.loc["worst"].tolist() == [3, 3, 3]
+    assert ranks.loc["twin"].tolist() == [1, 1, 2]
+    assert ranks.loc["other twin"].tolist() == [1, 1, 2]
+
+
+def test_a_single_comparison_can_be_significant_however_many_there_are():
+    runs = {f"run {n}": cars([0.9] * 12) for n in range(13)}
+    made = compare(runs, resamples=100, permutations=None).permutations
+    # 78 pairs of 5 scopes (3 groups, 2 categories) at level 0.95.
+    assert made == 78 * 5 * 40
+
+
+def test_slices_have_intervals_and_differences(random_scenes):
+    tables, others = (random_scenes(seed, images=30) for seed in (8, 8))
+    of_run = image_statistics(*tables, by="supercategory")
+    table = intervals(of_run, resamples=100)
+    expected = pq_by(of_run).set_index("slice")
+    for name in expected.index:
+        assert row(table, group=name)["value"] == pytest.approx(expected.loc[name, "PQ"], rel=1e-12)
+    result = compare({"a": of_run, "b": image_statistics(*others, by="supercategory")}, resamples=100, permutations=50)
+    assert set(result.differences["group"]) == {"vehicle", "animal", "outdoor"}
+    assert (result.differences["difference"] == 0).all()
+
+
+def test_holm_multiplies_by_the_number_of_p_values_not_yet_passed():
+    np.testing.assert_allclose(holm(np.array([0.01, 0.04, 0.03, 0.005])), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm(np.array([0.5, np.nan, 0.9])), [1.0, np.nan, 1.0])
+    assert len(holm(np.array([]))) == 0
+
+
+def test_groups_and_categories_are_corrected_apart():
+    rng = np.random.default_rng(6)
+    rows = [
+        [(n, c, iou, 1, 0, 0) for n in range(1, 31) for c in (CAR, SKY) for iou in [rng.uniform(0.5, 1)]] for _ in "ab"
+    ]
+    table = compare(dict(zip("ab", map(statistics, rows), strict=True)), resamples=100, permutations=300).differences
+    for _, family in table.groupby(["metric", table["group"].isna()]):
+        np.testing.assert_allclose(family["p_holm"], holm(family["p"].to_numpy()))
+    assert len(table) == 3 * (3 + 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_keeps_the_order_and_never_lowers_a_p_value(values):
+    p = np.array(values)
+    corrected = holm(p)
+    assert (corrected >= p).all()
+    assert (np.diff(corrected[np.argsort(p, kind="stable")]) >= 0).all()
+    assert corrected.max() <= 1
+
+
+def test_counts_of_a_resample_add_up_to_the_images():
+    counts = uncertainty._draw_counts(np.random.default_rng(0), 70_000, 3)
+    assert counts.sum(axis=0).tolist() == [70_000] * 3
+    assert counts.var() == pytest.approx(1, rel=0.05)
