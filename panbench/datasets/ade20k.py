@@ -1,0 +1,88 @@
+"""ADE20K panoptic (150 categories, 100 of them things) from its semantic and instance annotations.
+
+Source: ADEChallengeData2016.zip and annotations_instance.tar (sceneparsing.csail.mit.edu), unpacked together. Semantic
+PNGs hold 1…150, 0 = void; instance PNGs hold the thing's number 1…100 in red and the instance in green. Category ids
+are 0…149 as in Mask2Former's and mmdet's panoptic sets.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panbench.datasets.convert import (
+    Converted,
+    LabelledImage,
+    fresh_id,
+    read_label_png,
+    segments_of_labels,
+    shipped_categories,
+    write_set,
+)
+from panbench.errors import BadArgument, BadDataset
+
+SPLITS = {"val": "validation", "train": "training"}
+
+
+def convert_ade20k(
+    source: str | os.PathLike[str], root: str | os.PathLike[str] = "data/ade20k", split: str = "val", **options: Any
+) -> Converted:
+    """ADE20K's `split` as a panoptic set under `root`.
+
+    Stuff comes from the semantic map; instances are laid over it. Semantic pixels of a thing that no instance covers
+    are void. Areas are counted after that, so they fit the PNG; Mask2Former's script counts stuff before the instances
+    are laid over it, and its areas are larger where the two overlap.
+
+    source: the folder ADEChallengeData2016, with images, annotations and annotations_instance
+    options: as `panbench.datasets.convert.write_set`
+    """
+    if split not in SPLITS:
+        raise BadArgument(f"ADE20K has the splits {' and '.join(SPLITS)}, not {split!r}.")
+    source = Path(source)
+    if (source / "ADEChallengeData2016").is_dir():
+        source = source / "ADEChallengeData2016"
+    folders = {name: source / name / SPLITS[split] for name in ("images", "annotations", "annotations_instance")}
+    for name, folder in folders.items():
+        if not folder.is_dir() and not (name == "images" and options.get("images") == "none"):
+            raise BadDataset(f"{folder} does not exist. Unpack ADE20K's {name} in {source}.")
+    files = sorted(folders["annotations"].glob("*.png"))
+    if not files:
+        raise BadDataset(f"{folders['annotations']} holds no PNGs.")
+    categories = shipped_categories("ade20k")
+    by_id = {category.id: category for category in categories}
+    # The k-th thing in the order of ids is number k of the instance challenge.
+    thing_ids = [category.id for category in categories if category.isthing]
+    stuff_ids = [category.id for category in categories if not category.isthing]
+
+    def read(path: Path) -> LabelledImage:
+        semantic = read_label_png(path)
+        instance_path = folders["annotations_instance"] / path.name
+        instances = read_label_png(instance_path)
+        if semantic.ndim != 2 or semantic.max() > 150:
+            raise BadDataset(f"{path} is no semantic map with the values 0 to 150.")
+        if instances.ndim != 3 or instances.shape[:2] != semantic.shape or instances[..., 0].max() > 100:
+            raise BadDataset(
+                f"{instance_path} is no instance map of the size of {path.name} with things 1 to 100 in red."
+            )
+        # −1 is void here, because 0 is a category.
+        background = semantic.astype(np.int32) - 1
+        background[~np.isin(background, stuff_ids)] = -1
+        ids, segments = segments_of_labels(background, np.zeros_like(background), by_id, str(path), void=(-1,))
+        numbers = instances[..., 0].astype(np.int32) << 8 | instances[..., 1]
+        for number in np.unique(numbers):
+            thing, instance = int(number) >> 8, int(number) & 255
+            if instance == 0:
+                continue
+            if thing == 0:
+                raise BadDataset(f"{instance_path} has the instance {instance} without a category.")
+            category = by_id[thing_ids[thing - 1]]
+            segment_id = fresh_id(category, segments)
+            segments[segment_id] = (category.id, False)
+            ids[numbers == number] = segment_id
+        picture = folders["images"] / f"{path.stem}.jpg"
+        if folders["images"].is_dir() and not picture.is_file():
+            raise BadDataset(f"{picture} does not exist.")
+        return LabelledImage(f"{path.stem}.jpg", ids, segments, picture if folders["images"].is_dir() else None)
+
+    return write_set(root, split, categories, files, read, **options)

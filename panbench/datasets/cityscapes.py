@@ -1,0 +1,66 @@
+"""Cityscapes gtFine to a panoptic set. Ids, crowds and categories are those of cityscapesscripts' createPanopticImgs.
+
+Source: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, unpacked in one folder (cityscapes-dataset.com, after
+registration). Read are gtFine/<split>/<city>/*_gtFine_instanceIds.png: a pixel is label id × 1000 + instance number, or
+the bare label id for a group of things (a crowd) and for stuff.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panbench.datasets.convert import (
+    Converted,
+    LabelledImage,
+    read_label_png,
+    shipped_categories,
+    write_set,
+)
+from panbench.errors import BadArgument, BadDataset
+
+SPLITS = ("val", "train")
+_SUFFIX = "_gtFine_instanceIds.png"
+_LABELS = 34
+
+
+def convert_cityscapes(
+    source: str | os.PathLike[str], root: str | os.PathLike[str] = "data/cityscapes", split: str = "val", **options: Any
+) -> Converted:
+    """Cityscapes' `split` as a panoptic set under `root`: 19 categories with their labels' ids (7 road … 33 bicycle).
+
+    source: the folder that holds gtFine and leftImg8bit
+    options: as `panbench.datasets.convert.write_set`
+    Images are numbered in the order of their names; segment ids are the values of the pixels.
+    """
+    if split not in SPLITS:
+        raise BadArgument(f"Cityscapes has ground truth for {' and '.join(SPLITS)}, not for {split!r}.")
+    source = Path(source)
+    labels, pictures = source / "gtFine" / split, source / "leftImg8bit" / split
+    files = sorted(labels.glob(f"*/*{_SUFFIX}"))
+    if not files:
+        raise BadDataset(f"{labels} holds no *{_SUFFIX}. Unpack gtFine_trainvaltest.zip in {source}.")
+    if options.get("images") != "none" and not pictures.is_dir():
+        raise BadDataset(f"{pictures} does not exist. Unpack leftImg8bit_trainvaltest.zip in {source}.")
+    categories = shipped_categories("cityscapes")
+    things = {category.id: category.isthing for category in categories}
+
+    def read(path: Path) -> LabelledImage:
+        ids = read_label_png(path).astype(np.int32)
+        segments: dict[int, tuple[int, bool]] = {}
+        for value in np.unique(ids):
+            label = int(value) // 1000 if value >= 1000 else int(value)
+            if not 0 <= label < _LABELS:
+                raise BadDataset(f"{path} has the pixel value {value}, which is no Cityscapes label.")
+            if label in things:
+                segments[int(value)] = (label, value < 1000 and things[label])
+        # What evaluation ignores (ego vehicle, parking, …) is void.
+        ids[~np.isin(ids, list(segments))] = 0
+        stem = path.name.removesuffix(_SUFFIX)
+        picture = pictures / path.parent.name / f"{stem}_leftImg8bit.png"
+        if pictures.is_dir() and not picture.is_file():
+            raise BadDataset(f"{picture} does not exist.")
+        return LabelledImage(f"{stem}.png", ids, segments, picture if pictures.is_dir() else None)
+
+    return write_set(root, split, categories, files, read, **options)

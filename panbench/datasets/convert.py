@@ -1,0 +1,629 @@
+"""Other formats to COCO panoptic on disk, and COCO panoptic to COCO detection.
+
+Every converter ends in the same layout, which `panbench eval --data ROOT` and `panbench data check ROOT` read:
+
+    ROOT/annotations/panoptic_<split>.json · ROOT/annotations/panoptic_<split>/*.png · ROOT/<split>/ images
+
+Areas and boxes are counted from the PNG that is written; segments without a pixel are left out.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from panbench.datasets.check import measure_segments
+from panbench.errors import BadArgument, BadDataset
+from panbench.files import write_json
+from panbench.panoptic import (
+    MAX_ID,
+    VOID,
+    Annotation,
+    Category,
+    IdMap,
+    ImageInfo,
+    PanopticSet,
+    Segment,
+    leaves_folder,
+    listed,
+    read_id_png,
+    read_panoptic_json,
+    write_id_png,
+    write_panoptic_json,
+)
+
+Source = TypeVar("Source")
+Progress = Callable[[int, int], None]
+Images = Literal["link", "copy", "none"]
+
+Labels = npt.NDArray[np.integer[Any]]
+
+# Pixel values that label maps use for "nothing here", where a category does not claim them.
+_VOID_LABELS = (0, 255)
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image with its panoptic labels.
+
+    name: the image's file name in the new set; its PNG gets the same stem
+    ids: (H, W) int32, 0 = void
+    segments: category id and iscrowd by segment id; ids of the map that are missing here become void
+    image_path: where the image lies, or None
+    image_id: the image's number, or None for one that is made up
+    left_out: what could not be taken over, in words
+    """
+
+    name: str
+    ids: IdMap
+    segments: Mapping[int, tuple[int, bool]]
+    image_path: Path | None = None
+    image_id: int | None = None
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a converter wrote. `left_out` counts what could not be taken over, by its description."""
+
+    root: Path
+    json: Path
+    pngs: Path
+    images: Path
+    n_images: int
+    n_segments: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+def write_set(
+    root: str | os.PathLike[str],
+    split: str,
+    categories: Sequence[Category],
+    sources: Sequence[Source],
+    read: Callable[[Source], LabelledImage],
+    *,
+    images: Images = "link",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> Converted:
+    """A panoptic set from whatever `read` makes of each source; sources are read and written in parallel.
+
+    images: `link` puts hard links (copies where the disk cannot) to the images beside the annotations, `copy` copies,
+        `none` leaves the images where they are
+    The JSON is written last: an interrupted conversion leaves none, and the same call starts it over.
+    Raises BadDataset when there is nothing to convert or a source is wrong, BadArgument when the set stands already.
+    """
+    root = Path(root)
+    json_path = root / "annotations" / f"panoptic_{split}.json"
+    pngs = root / "annotations" / f"panoptic_{split}"
+    image_folder = root / split
+    if not re.fullmatch(r"[\w.-]+", split):
+        raise BadArgument(f"{split!r} is no name for a split: use letters, digits, '-', '_' and '.'.")
+    if json_path.exists() and not overwrite:
+        raise BadArgument(f"{json_path} stands already. Give another folder, or --overwrite.")
+    if not sources:
+        raise BadDataset("There is nothing to convert.")
+    known = {category.id for category in categories}
+
+    def work(source: Source) -> tuple[ImageInfo, Annotation, tuple[str, ...], bool]:
+        labelled = read(source)
+        if leaves_folder(labelled.name):
+            raise BadDataset(f"The image name {labelled.name!r} leaves its folder.")
+        ids, segments, empty = _tidy(labelled, known)
+        png = str(Path(labelled.name).with_suffix(".png"))
+        write_id_png(pngs / png, ids)
+        if images != "none" and labelled.image_path is not None:
+            _place(labelled.image_path, image_folder / labelled.name, copy=images == "copy")
+        image = ImageInfo(labelled.image_id or 0, labelled.name, ids.shape[0], ids.shape[1])
+        return image, Annotation(image.id, png, segments), labelled.left_out + empty, labelled.image_id is not None
+
+    infos: dict[int, ImageInfo] = {}
+    annotations: dict[int, Annotation] = {}
+    left_out: Counter[str] = Counter()
+    names: set[str] = set()
+    try:
+        pngs.mkdir(parents=True, exist_ok=True)
+        with _pool(threads) as pool:
+            for number, (image, annotation, words, numbered) in enumerate(pool.map(work, sources), 1):
+                image_id = image.id if numbered else number
+                if image_id in infos:
+                    raise BadDataset(
+                        f"Two images have the id {image_id}: {infos[image_id].file_name}, {image.file_name}."
+                    )
+                if image.file_name in names:
+                    raise BadDataset(
+                        f"Two images are called {image.file_name}; their annotations would overwrite each other."
+                    )
+                names.add(image.file_name)
+                infos[image_id] = ImageInfo(image_id, image.file_name, image.height, image.width)
+                annotations[image_id] = Annotation(image_id, annotation.file_name, annotation.segments)
+                left_out.update(words)
+                if progress is not None:
+                    progress(number, len(sources))
+        write_panoptic_json(json_path, PanopticSet(tuple(categories), infos, annotations, pngs, json_path))
+    except OSError as error:
+        raise BadDataset(f"{error.filename or root}: {error.strerror or error}.") from error
+    return Converted(
+        root,
+        json_path,
+        pngs,
+        image_folder,
+        len(infos),
+        sum(len(annotation.segments) for annotation in annotations.values()),
+        dict(left_out),
+    )
+
+
+# Label and instance maps
+
+
+def segments_of_labels(
+    labels: Labels,
+    instances: Labels,
+    categories: Mapping[int, Category],
+    where: str,
+    void: Collection[int] = _VOID_LABELS,
+) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
+    """The id map and segments of a map of category ids and a map of instance numbers, both (H, W).
+
+    Each pair (category, instance) is a segment; stuff is one segment whatever its instance numbers.
+    void: labels for no category, where `categories` does not claim them
+    Raises BadDataset for labels that are neither.
+    """
+    if labels.shape != instances.shape or labels.ndim != 2:
+        raise BadDataset(f"{where}: labels are {labels.shape} and instances {instances.shape}; both must be (H, W).")
+    found = np.unique(labels)
+    strangers = [int(label) for label in found if int(label) not in categories and int(label) not in void]
+    if strangers:
+        raise BadDataset(f"{where}: the labels {listed(strangers)} are in no category and not void.")
+    stuff = np.isin(labels, [key for key, category in categories.items() if not category.isthing])
+    numbers = np.where(stuff, 0, instances).astype(np.int64)
+    if numbers.size and numbers.min() < 0:
+        raise BadDataset(f"{where}: instance numbers must not be negative.")
+    pairs, inverse = np.unique(labels.astype(np.int64) << 32 | numbers, return_inverse=True)
+    new_ids = np.zeros(len(pairs), np.int32)
+    segments: dict[int, tuple[int, bool]] = {}
+    for row, pair in enumerate(pairs):
+        category_id = int(pair) >> 32
+        if category_id in categories:
+            segment_id = fresh_id(categories[category_id], segments)
+            new_ids[row] = segment_id
+            segments[segment_id] = (category_id, False)
+    return new_ids[inverse].reshape(labels.shape), segments
+
+
+def convert_two_channel(
+    folder: str | os.PathLike[str],
+    categories: Sequence[Category],
+    root: str | os.PathLike[str],
+    split: str = "val",
+    *,
+    images_from: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Converted:
+    """A set from PNGs whose first channel is the category and second the instance (Kirillov et al. 2019, sec. 3).
+
+    images_from: the folder of images with the same stems
+    options: as `write_set`
+    """
+    by_id = {category.id: category for category in categories}
+    images = ImageFolder(images_from)
+
+    def read(path: Path) -> LabelledImage:
+        pixels = read_label_png(path)
+        if pixels.ndim != 3:
+            raise BadDataset(f"{path} has one channel; two-channel PNGs hold category and instance in the first two.")
+        ids, segments = segments_of_labels(pixels[..., 0], pixels[..., 1], by_id, str(path))
+        return images.labelled(path, ids, segments)
+
+    return write_set(root, split, categories, files_in(folder, ".png"), read, **options)
+
+
+def convert_arrays(
+    folder: str | os.PathLike[str],
+    categories: Sequence[Category],
+    root: str | os.PathLike[str],
+    split: str = "val",
+    *,
+    images_from: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Converted:
+    """A set from .npz files with the (H, W) integer arrays `labels` (category ids) and `instances` (0 = none)."""
+    by_id = {category.id: category for category in categories}
+    images = ImageFolder(images_from)
+
+    def read(path: Path) -> LabelledImage:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                labels, instances = arrays["labels"], arrays["instances"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BadDataset(f"{path} has no integer arrays `labels` and `instances` ({error}).") from error
+        if not (np.issubdtype(labels.dtype, np.integer) and np.issubdtype(instances.dtype, np.integer)):
+            raise BadDataset(
+                f"{path}: `labels` and `instances` must be integers, not {labels.dtype}, {instances.dtype}."
+            )
+        ids, segments = segments_of_labels(labels, instances, by_id, str(path))
+        return images.labelled(path, ids, segments)
+
+    return write_set(root, split, categories, files_in(folder, ".npz"), read, **options)
+
+
+# Instances with masks over a semantic map
+
+
+def convert_instances(
+    instances_json: str | os.PathLike[str],
+    semantic: str | os.PathLike[str],
+    categories: Sequence[Category],
+    root: str | os.PathLike[str],
+    split: str = "val",
+    *,
+    images_from: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Converted:
+    """A set from a COCO instance JSON and semantic PNGs (pixel value = category id, same stem as the image).
+
+    Crowds lie lowest, then instances from the largest to the smallest, so what is small stays visible; stuff fills what
+    no instance covers. Pixels that the semantic map calls a thing but no instance covers become void.
+    """
+    from pycocotools import mask as rle_masks
+
+    by_id = {category.id: category for category in categories}
+    document = read_json(instances_json, ("images", "annotations"))
+    if VOID in by_id:
+        raise BadDataset("Category id 0 cannot be told from void here; give the categories ids from 1.")
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for record in document["annotations"]:
+        try:
+            by_image[record["image_id"]].append(record)
+            if by_id[record["category_id"]].isthing is False:
+                raise BadDataset(
+                    f"{instances_json}: an instance is of category {record['category_id']}, which is stuff."
+                )
+        except (KeyError, TypeError) as error:
+            raise BadDataset(f"{instances_json}: an annotation lacks or has an unknown {error}.") from error
+    images = ImageFolder(images_from)
+    names = {path.stem: path for path in files_in(semantic, ".png")}
+
+    def mask_of(record: dict[str, Any], height: int, width: int) -> npt.NDArray[np.bool_]:
+        shape = record.get("segmentation")
+        try:
+            if isinstance(shape, list):
+                shape = rle_masks.merge(rle_masks.frPyObjects(shape, height, width))
+            elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
+                shape = rle_masks.frPyObjects(shape, height, width)
+            mask: npt.NDArray[np.bool_] = rle_masks.decode(shape).astype(bool)
+        except Exception as error:  # pycocotools raises anything from TypeError to bare Exception
+            raise BadDataset(
+                f"{instances_json}: annotation {record.get('id')} has no readable mask ({error})."
+            ) from error
+        if mask.shape != (height, width):
+            raise BadDataset(
+                f"{instances_json}: annotation {record.get('id')} has a mask of another size than its image."
+            )
+        return mask
+
+    def read(record: dict[str, Any]) -> LabelledImage:
+        image_id, name = record["id"], str(record["file_name"])
+        stem = Path(name).stem
+        if stem not in names:
+            raise BadDataset(f"{semantic} has no {stem}.png for the image {name}.")
+        labels = read_label_png(names[stem])
+        if labels.ndim != 2:
+            raise BadDataset(
+                f"{names[stem]} has colour channels; a semantic PNG has one, whose value is the category id."
+            )
+        height, width = labels.shape
+        if (height, width) != (record["height"], record["width"]):
+            raise BadDataset(f"{names[stem]} is {height}×{width}, the JSON says {record['height']}×{record['width']}.")
+        thing_labels = [key for key, category in by_id.items() if category.isthing]
+        background = np.where(np.isin(labels, thing_labels), VOID, labels)
+        ids, segments = segments_of_labels(background, np.zeros_like(background), by_id, str(names[stem]))
+        masks = [(mask_of(item, height, width), item) for item in by_image.get(image_id, [])]
+        masks.sort(key=lambda pair: (not pair[1].get("iscrowd"), -int(pair[0].sum())))
+        for mask, item in masks:
+            segment_id = fresh_id(by_id[item["category_id"]], segments)
+            segments[segment_id] = (item["category_id"], item.get("iscrowd") == 1)
+            ids[mask] = segment_id
+        return LabelledImage(name, ids, segments, images.path(stem, name), image_id)
+
+    return write_set(root, split, categories, document["images"], read, **options)
+
+
+# COCO-like panoptic sets of others
+
+
+def convert_panoptic(
+    panoptic_json: str | os.PathLike[str],
+    pngs: str | os.PathLike[str] | None,
+    root: str | os.PathLike[str],
+    split: str = "val",
+    *,
+    images_from: str | os.PathLike[str] | None = None,
+    categories: Sequence[Category] | None = None,
+    **options: Any,
+) -> Converted:
+    """A set from a panoptic JSON that is almost COCO's: ids of images may be text, areas and boxes wrong or absent.
+
+    categories: instead of the JSON's
+    """
+    keys = ("images", "annotations") if categories is not None else ("images", "annotations", "categories")
+    document = read_json(panoptic_json, keys)
+    folder = Path(pngs) if pngs is not None else Path(str(panoptic_json).replace(".json", ""))
+    if categories is None:
+        categories = read_categories(document["categories"], str(panoptic_json))
+    known = {category.id for category in categories}
+    images = ImageFolder(images_from)
+    by_id = {record["id"]: record for record in document["images"] if isinstance(record, dict) and "id" in record}
+    numbered = all(type(image_id) is int for image_id in by_id)
+
+    def read(record: dict[str, Any]) -> LabelledImage:
+        try:
+            image = by_id[record["image_id"]]
+            png, name = Path(str(record["file_name"])).with_suffix(".png"), str(image["file_name"])
+            segments = {
+                int(segment["id"]): (int(segment["category_id"]), segment.get("iscrowd", 0) == 1)
+                for segment in record["segments_info"]
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadDataset(f"{panoptic_json}: an annotation lacks or has a wrong {error}.") from error
+        if leaves_folder(str(png)):
+            raise BadDataset(f"{panoptic_json}: {str(png)!r} leaves its folder.")
+        strangers = {category_id for category_id, _ in segments.values()} - known
+        left_out = tuple(
+            f"segments of category {category_id}, which is not listed" for category_id in sorted(strangers)
+        )
+        segments = {key: value for key, value in segments.items() if value[0] in known}
+        ids = read_id_png(folder / png)
+        if not Path(name).suffix:
+            name += ".jpg"
+        image_id = record["image_id"] if numbered else None
+        return LabelledImage(name, ids, segments, images.path(Path(name).stem, name), image_id, left_out)
+
+    return write_set(root, split, categories, document["annotations"], read, **options)
+
+
+# Back to COCO's detection format
+
+
+def panoptic_to_detection(
+    panoptic_json: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    pngs: str | os.PathLike[str] | None = None,
+    things_only: bool = False,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> int:
+    """Writes a panoptic set as COCO detection JSON with run-length masks; returns the number of annotations.
+
+    The same content as panopticapi's converter panoptic2detection_coco_format.py writes.
+    """
+    from pycocotools import mask as rle_masks
+
+    panoptic = read_panoptic_json(panoptic_json, pngs)
+    things = {category.id for category in panoptic.categories if category.isthing}
+
+    def read(annotation: Annotation) -> list[dict[str, Any]]:
+        ids = read_id_png(panoptic.png_path(annotation.image_id), image_id=annotation.image_id)
+        records = []
+        for segment in annotation.segments:
+            if things_only and segment.category_id not in things:
+                continue
+            rle = rle_masks.encode(np.asfortranarray(ids == segment.id, dtype=np.uint8))
+            records.append(
+                {
+                    "area": segment.area,
+                    "category_id": segment.category_id,
+                    "iscrowd": int(segment.iscrowd),
+                    "bbox": list(segment.bbox or ()),
+                    "image_id": annotation.image_id,
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                }
+            )
+        return records
+
+    records: list[dict[str, Any]] = []
+    with _pool(threads) as pool:
+        for number, found in enumerate(pool.map(read, panoptic.annotations.values()), 1):
+            first = len(records)
+            records.extend({**record, "id": first + offset} for offset, record in enumerate(found))
+            if progress is not None:
+                progress(number, len(panoptic.annotations))
+    write_json(
+        out,
+        {
+            "images": [
+                {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+                for image in panoptic.images.values()
+            ],
+            "annotations": records,
+            "categories": [
+                {"id": category.id, "name": category.name, "supercategory": category.supercategory}
+                for category in panoptic.categories
+                if category.isthing or not things_only
+            ],
+        },
+        indent=None,
+    )
+    return len(records)
+
+
+# Categories
+
+
+def read_categories(source: str | os.PathLike[str] | list[Any], where: str = "categories") -> tuple[Category, ...]:
+    """Categories from a JSON file (a list, or an object with `categories`) or from records (id, name, isthing)."""
+    if not isinstance(source, list):
+        where = str(source)
+        document = read_json(source, ())
+        records = document if isinstance(document, list) else document.get("categories")
+        if not isinstance(records, list):
+            raise BadDataset(f"{where} holds no list of categories.")
+    else:
+        records = source
+    found: dict[int, Category] = {}
+    for record in records:
+        try:
+            color = record.get("color")
+            category = Category(
+                int(record["id"]),
+                str(record["name"]),
+                {0: False, 1: True}[record["isthing"]],
+                str(record.get("supercategory") or ""),
+                None if color is None else (int(color[0]), int(color[1]), int(color[2])),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise BadDataset(f"{where}: a category lacks id, name or isthing (0 or 1): {record!r:.100}.") from error
+        if category.id in found:
+            raise BadDataset(f"{where}: category id {category.id} comes twice.")
+        found[category.id] = category
+    return tuple(found.values())
+
+
+def shipped_categories(name: str) -> tuple[Category, ...]:
+    """The categories of `coco` (133), `ade20k` (150) or `cityscapes` (19), which travel with the package."""
+    try:
+        text = resources.files("panbench.datasets").joinpath(f"{name}_categories.json").read_text("utf-8")
+    except FileNotFoundError:
+        raise BadArgument(f"panbench knows no categories {name!r}; it has coco, ade20k and cityscapes.") from None
+    return read_categories(json.loads(text))
+
+
+# Small things
+
+
+class ImageFolder:
+    """Finds the image that belongs to a label file in a folder, by its stem, with subfolders or without."""
+
+    def __init__(self, folder: str | os.PathLike[str] | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self._by_stem: dict[str, Path] = {}
+        if self.folder is not None:
+            if not self.folder.is_dir():
+                raise BadDataset(f"{self.folder} is no folder. Give the folder of images.")
+            for path in sorted(self.folder.rglob("*")):
+                if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"):
+                    self._by_stem.setdefault(path.stem, path)
+
+    def path(self, stem: str, name: str) -> Path | None:
+        """The image's path; None without a folder of images. Raises BadDataset when the folder lacks it."""
+        if self.folder is None:
+            return None
+        exact = self.folder / name
+        found = exact if exact.is_file() else self._by_stem.get(stem)
+        if found is None:
+            raise BadDataset(f"{self.folder} has no image {name}.")
+        return found
+
+    def labelled(self, path: Path, ids: IdMap, segments: dict[int, tuple[int, bool]]) -> LabelledImage:
+        """An image named after its label file, with its number when the name is one."""
+        image = self.path(path.stem, f"{path.stem}.jpg")
+        name = f"{path.stem}{image.suffix if image is not None else '.jpg'}"
+        number = int(path.stem) if path.stem.isascii() and path.stem.isdigit() else None
+        return LabelledImage(name, ids, segments, image, number)
+
+
+def _tidy(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, tuple[Segment, ...], tuple[str, ...]]:
+    """The id map with nothing in it that `segments` does not describe, and the segments that have pixels."""
+    strangers = {category_id for category_id, _ in labelled.segments.values()} - known
+    if strangers:
+        raise BadDataset(f"{labelled.name} has segments of unknown categories: {listed(sorted(strangers))}.")
+    found, areas, boxes = measure_segments(labelled.ids)
+    keep = np.array([int(segment_id) in labelled.segments for segment_id in found])
+    ids = labelled.ids
+    left_out: tuple[str, ...] = ()
+    if not keep[found != VOID].all():
+        ids = np.where(np.isin(ids, found[keep]), ids, VOID).astype(np.int32)
+        left_out = ("images with pixels that no segment describes (now void)",)
+    segments = []
+    row_of = {int(segment_id): row for row, segment_id in enumerate(found)}
+    for segment_id, (category_id, iscrowd) in labelled.segments.items():
+        row = row_of.get(segment_id)
+        if row is None or segment_id == VOID:
+            left_out += ("segments without a pixel of their own",)
+            continue
+        x, y, width, height = (int(value) for value in boxes[row])
+        segments.append(Segment(segment_id, category_id, int(areas[row]), iscrowd, (x, y, width, height)))
+    return ids, tuple(segments), left_out
+
+
+def fresh_id(category: Category, taken: Collection[int]) -> int:
+    """A segment id that is not taken yet: in the PNG it has the category's colour, each further one a shade away."""
+    red, green, blue = category.color or (37 * category.id % 256, 101 * category.id % 256, 173 * category.id % 256)
+    segment_id = red + 256 * green + 65536 * blue
+    while segment_id in taken or segment_id == VOID:
+        segment_id = (segment_id + 0x050301) & MAX_ID
+    return segment_id
+
+
+def _place(source: Path, target: Path, *, copy: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if target.samefile(source):
+            return
+        target.unlink()
+    if not copy:
+        with contextlib.suppress(OSError):
+            os.link(source, target)
+            return
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+def read_label_png(path: Path) -> npt.NDArray[Any]:
+    """A PNG's pixels as stored: palette indices, 8 or 16 bits, or channels."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadDataset(f"{path} cannot be read as PNG ({error}).") from error
+
+
+def read_json(path: str | os.PathLike[str], keys: Iterable[str]) -> Any:
+    """A JSON document whose `keys` are lists. Raises BadDataset."""
+    try:
+        document = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise BadDataset(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise BadDataset(f"{path} is not JSON ({error}).") from error
+    for key in keys:
+        if not isinstance(document, dict) or not isinstance(document.get(key), list):
+            raise BadDataset(f"{path} has no list `{key}`.")
+    return document
+
+
+def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
+    """The files of a suffix in a folder and below, sorted. Raises BadDataset when there is none."""
+    if not Path(folder).is_dir():
+        raise BadDataset(f"{folder} is no folder.")
+    found = sorted(path for path in Path(folder).rglob(f"*{suffix}") if not path.name.startswith("."))
+    if not found:
+        raise BadDataset(f"{folder} holds no {suffix} files.")
+    return found
+
+
+@contextlib.contextmanager
+def _pool(threads: int | None) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose waiting work is dropped when something fails or the user interrupts."""
+    pool = ThreadPoolExecutor(threads or min(8, (os.cpu_count() or 1) + 1))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,88 @@
+"""Mapillary Vistas as a panoptic set. It brings its own panoptic PNGs and JSON, with text as image ids.
+
+Source: the unpacked dataset (mapillary.com/dataset/vistas, after registration). v1.2 has
+{training,validation}/panoptic/panoptic_2018.json, v2.0 {training,validation}/v2.0/panoptic/panoptic_2020.json, the PNGs
+beside them. v1.1 has none: there {training,validation}/instances holds 16-bit PNGs (label × 256 + instance) and
+config.json the labels.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panbench.datasets.convert import (
+    Converted,
+    ImageFolder,
+    LabelledImage,
+    convert_panoptic,
+    files_in,
+    read_json,
+    read_label_png,
+    segments_of_labels,
+    write_set,
+)
+from panbench.errors import BadArgument, BadDataset
+from panbench.panoptic import Category
+
+SPLITS = {"val": "validation", "train": "training"}
+_JSONS = ("v2.0/panoptic/panoptic_2020.json", "panoptic/panoptic_2018.json", "v1.2/panoptic/panoptic_2018.json")
+
+
+def convert_mapillary(
+    source: str | os.PathLike[str], root: str | os.PathLike[str] = "data/mapillary", split: str = "val", **options: Any
+) -> Converted:
+    """Mapillary Vistas' `split` as a panoptic set under `root`; of several versions there, the newest.
+
+    Images are numbered in the order of the JSON (or of their names). options: as `convert.write_set`
+    """
+    if split not in SPLITS:
+        raise BadArgument(f"Mapillary Vistas has the splits {' and '.join(SPLITS)}, not {split!r}.")
+    folder = Path(source) / SPLITS[split]
+    if not folder.is_dir():
+        raise BadDataset(f"{folder} does not exist. Unpack Mapillary Vistas in {source}.")
+    pictures = None if options.get("images") == "none" else folder / "images"
+    for name in _JSONS:
+        if (folder / name).is_file():
+            return convert_panoptic(folder / name, (folder / name).parent, root, split, images_from=pictures, **options)
+    if (folder / "instances").is_dir() and (Path(source) / "config.json").is_file():
+        return _convert_instances(Path(source), folder, pictures, root, split, options)
+    raise BadDataset(f"{folder} has no {' or '.join(_JSONS[:2])}, and no instances beside a config.json.")
+
+
+def _convert_instances(
+    source: Path,
+    folder: Path,
+    pictures: Path | None,
+    root: str | os.PathLike[str],
+    split: str,
+    options: dict[str, Any],
+) -> Converted:
+    """v1.1: ids are 1 + the label's place in config.json, as in later versions' panoptic JSON."""
+    labels = read_json(source / "config.json", ("labels",))["labels"]
+    try:
+        categories = [
+            Category(
+                number,
+                str(label["readable"]),
+                bool(label["instances"]),
+                str(label["name"]).split("--")[0],
+                tuple(label["color"]),
+            )
+            for number, label in enumerate(labels, 1)
+            if label["evaluate"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise BadDataset(f"{source / 'config.json'}: a label lacks {error}.") from error
+    by_id = {category.id: category for category in categories}
+    void = {0} | {number for number, label in enumerate(labels, 1) if not label["evaluate"]}
+    images = ImageFolder(pictures)
+
+    def read(path: Path) -> LabelledImage:
+        pixels = read_label_png(path).astype(np.int32)
+        ids, segments = segments_of_labels(pixels // 256 + 1, pixels % 256, by_id, str(path), void)
+        name = f"{path.stem}.jpg"
+        return LabelledImage(name, ids, segments, images.path(path.stem, name))
+
+    return write_set(root, split, categories, files_in(folder / "instances", ".png"), read, **options)

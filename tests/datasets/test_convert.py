@@ -1,0 +1,391 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from panbench.datasets.check import check_set
+from panbench.datasets.convert import (
+    Converted,
+    LabelledImage,
+    convert_arrays,
+    convert_instances,
+    convert_panoptic,
+    convert_two_channel,
+    panoptic_to_detection,
+    read_categories,
+    segments_of_labels,
+    shipped_categories,
+    write_set,
+)
+from panbench.errors import BadArgument, BadDataset
+from panbench.panoptic import Category, read_id_png, read_panoptic_json
+
+PANOPTICAPI = Path(__file__).parents[1] / "reference" / "panopticapi_converters"
+PERSON = Category(1, "person", True, color=(220, 20, 60))
+DOG = Category(18, "dog", True)
+SKY = Category(187, "sky", False, color=(70, 130, 180))
+CATEGORIES = (PERSON, DOG, SKY)
+BY_ID = {category.id: category for category in CATEGORIES}
+
+
+def partition(converted: Converted, image_id: int) -> set[tuple[int, bool, bytes]]:
+    """The segments of an image as (category, iscrowd, pixels): the ids do not matter."""
+    panoptic = read_panoptic_json(converted.json)
+    ids = read_id_png(panoptic.png_path(image_id))
+    return {
+        (segment.category_id, segment.iscrowd, np.packbits(ids == segment.id).tobytes())
+        for segment in panoptic.annotations[image_id].segments
+    }
+
+
+def is_clean(converted: Converted) -> bool:
+    return check_set(converted.json).findings == ()
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    folder = tmp_path / "photos é"
+    folder.mkdir()
+    for number in (3, 11):
+        Image.new("RGB", (16, 12)).save(folder / f"{number:012}.jpg")
+    return folder
+
+
+# Against panopticapi's converters.
+
+
+@pytest.mark.parametrize(("name", "things_only"), [("detection", False), ("detection_things", True)])
+def test_detection_json_is_panopticapis(tmp_path, name, things_only):
+    expected = json.loads((PANOPTICAPI / f"{name}.json").read_text())
+    n = panoptic_to_detection(PANOPTICAPI / "panoptic.json", tmp_path / "d.json", things_only=things_only)
+    found = json.loads((tmp_path / "d.json").read_text())
+    assert found["annotations"] == expected["annotations"]
+    assert found["categories"] == expected["categories"]
+    assert found["images"] == expected["images"]
+    assert n == len(expected["annotations"]) == (6 if things_only else 8)
+
+
+def test_two_channel_pngs_become_panopticapis_segments(tmp_path, photos):
+    categories = read_categories(PANOPTICAPI / "categories.json")
+    found = convert_two_channel(PANOPTICAPI / "twochannel", categories, tmp_path / "out", images_from=photos)
+    theirs = read_panoptic_json_without_areas(PANOPTICAPI / "from_twochannel.json")
+    for image_id in (3, 11):
+        assert partition(found, image_id) == theirs[image_id]
+    assert is_clean(found)
+
+
+def read_panoptic_json_without_areas(path: Path) -> dict[int, set[tuple[int, bool, bytes]]]:
+    document = json.loads(path.read_text())
+    sets = {}
+    for record in document["annotations"]:
+        ids = read_id_png(path.with_suffix("") / record["file_name"])
+        sets[record["image_id"]] = {
+            (segment["category_id"], False, np.packbits(ids == segment["id"]).tobytes())
+            for segment in record["segments_info"]
+        }
+    return sets
+
+
+# Label and instance maps.
+
+
+def test_pairs_of_label_and_instance_are_segments():
+    labels = np.array([[187, 187, 1, 1], [187, 1, 1, 18]])
+    instances = np.array([[0, 5, 1, 1], [7, 2, 1, 1]])
+    ids, segments = segments_of_labels(labels, instances, BY_ID, "here")
+    assert [category for category, _ in segments.values()] == [1, 1, 18, 187]
+    same = ids[:, :, None, None] == ids[None, None]
+    assert same[0, 0, 0, 1], "stuff is one segment whatever its instance numbers"
+    assert same[0, 2, 1, 2]
+    assert not same[0, 2, 1, 1]
+    assert len(np.unique(ids)) == 4
+
+
+def test_ids_have_the_categories_colours():
+    ids, segments = segments_of_labels(np.full((2, 2), 187), np.zeros((2, 2), int), BY_ID, "here")
+    assert set(segments) == {70 + 130 * 256 + 180 * 65536}
+    assert (ids == next(iter(segments))).all()
+
+
+def test_void_labels_become_void_unless_a_category_claims_them():
+    labels = np.array([[0, 255, 187]])
+    ids, _ = segments_of_labels(labels, np.zeros_like(labels), BY_ID, "here")
+    assert (ids != 0).tolist() == [[False, False, True]]
+    wall = {0: Category(0, "wall", False), **BY_ID}
+    ids, segments = segments_of_labels(labels, np.zeros_like(labels), wall, "here")
+    assert (ids != 0).tolist() == [[True, False, True]]
+    assert segments[int(ids[0, 0])] == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "instances", "sentence"),
+    [
+        (np.array([[1, 99]]), np.zeros((1, 2), int), "99"),
+        (np.array([[1, 1]]), np.array([[0, -1]]), "negative"),
+        (np.array([[1, 1]]), np.zeros((2, 1), int), "both"),
+    ],
+)
+def test_labels_that_mean_nothing_are_refused(labels, instances, sentence):
+    with pytest.raises(BadDataset, match=f"here.*{sentence}"):
+        segments_of_labels(labels, instances, BY_ID, "here")
+
+
+@given(
+    arrays(np.int32, (4, 5), elements=st.sampled_from([0, 1, 18, 187, 255])),
+    arrays(np.int32, (4, 5), elements=st.integers(0, 3)),
+)
+def test_every_pixel_keeps_its_category(labels, instances):
+    ids, segments = segments_of_labels(labels, instances, BY_ID, "here")
+    category_of = {0: 0, **{segment_id: category for segment_id, (category, _) in segments.items()}}
+    assert np.vectorize(category_of.__getitem__)(ids).tolist() == np.where(labels == 255, 0, labels).tolist()
+
+
+def test_arrays_come_with_their_images_and_are_clean(tmp_path, photos):
+    folder = tmp_path / "arrays"
+    folder.mkdir()
+    for number in (3, 11):
+        labels = np.full((12, 16), 187, np.uint8)
+        labels[2:6, 2:9] = 1
+        instances = np.zeros((12, 16), np.uint16)
+        instances[2:6, 2:5] = number
+        instances[2:6, 5:9] = 4000
+        np.savez_compressed(folder / f"{number:012}.npz", labels=labels, instances=instances)
+    found = convert_arrays(folder, CATEGORIES, tmp_path / "out", "val", images_from=photos)
+    assert (found.n_images, found.n_segments) == (2, 6)
+    assert sorted(path.name for path in found.images.iterdir()) == ["000000000003.jpg", "000000000011.jpg"]
+    assert is_clean(found)
+
+
+@pytest.mark.parametrize(
+    "arrays_",
+    [
+        {"labels": np.ones((2, 2), int)},
+        {"labels": np.ones((2, 2)), "instances": np.ones((2, 2))},
+        {"labels": np.array([[None]], object), "instances": np.ones((1, 1), int)},
+        {"labels": np.ones(4, int), "instances": np.ones(4, int)},
+    ],
+    ids=["no instances", "floats", "pickled objects", "flat"],
+)
+def test_arrays_of_another_kind_are_refused(tmp_path, arrays_):
+    (tmp_path / "a").mkdir()
+    np.savez(tmp_path / "a" / "x.npz", **arrays_)
+    with pytest.raises(BadDataset, match=r"x\.npz"):
+        convert_arrays(tmp_path / "a", CATEGORIES, tmp_path / "out")
+    assert not (tmp_path / "out" / "annotations" / "panoptic_val.json").exists()
+
+
+# Instances over a semantic map.
+
+
+def instance_set(folder: Path, annotations: list[dict[str, Any]]) -> tuple[Path, Path]:
+    """One 6×8 image: sky everywhere, labels of a person in the middle."""
+    (folder / "semantic").mkdir(parents=True)
+    labels = np.full((6, 8), 187, np.uint8)
+    labels[1:5, 2:6] = 1
+    Image.fromarray(labels).save(folder / "semantic" / "image.png")
+    document = {
+        "images": [{"id": 5, "file_name": "image.jpg", "height": 6, "width": 8}],
+        "annotations": annotations,
+    }
+    (folder / "instances.json").write_text(json.dumps(document))
+    return folder / "instances.json", folder / "semantic"
+
+
+def box(x: int, y: int, width: int, height: int) -> list[list[int]]:
+    return [[x, y, x + width, y, x + width, y + height, x, y + height]]
+
+
+def test_small_instances_lie_over_large_ones_and_stuff_fills_the_rest(tmp_path):
+    files = instance_set(
+        tmp_path,
+        [
+            {"id": 1, "image_id": 5, "category_id": 18, "segmentation": box(3, 2, 2, 2), "iscrowd": 0},
+            {"id": 2, "image_id": 5, "category_id": 1, "segmentation": box(2, 1, 3, 4), "iscrowd": 0},
+            {
+                "id": 3,
+                "image_id": 5,
+                "category_id": 1,
+                "segmentation": {"size": [6, 8], "counts": [0, 6, 42]},
+                "iscrowd": 1,
+            },
+        ],
+    )
+    found = convert_instances(*files, CATEGORIES, tmp_path / "out")
+    annotation = read_panoptic_json(found.json).annotations[5]
+    ids = read_id_png(found.pngs / "image.png")
+    category_of = {0: 0, **{segment.id: segment.category_id for segment in annotation.segments}}
+    assert np.vectorize(category_of.__getitem__)(ids).tolist() == [
+        [1, 187, 187, 187, 187, 187, 187, 187],
+        [1, 187, 1, 1, 1, 0, 187, 187],
+        [1, 187, 1, 18, 18, 0, 187, 187],
+        [1, 187, 1, 18, 18, 0, 187, 187],
+        [1, 187, 1, 1, 1, 0, 187, 187],
+        [1, 187, 187, 187, 187, 187, 187, 187],
+    ]
+    assert [segment.area for segment in annotation.segments if segment.iscrowd] == [6]
+    assert kinds_of(found) <= {"no-images"}
+
+
+def kinds_of(converted: Converted) -> set[str]:
+    return {finding.kind for finding in check_set(converted.json).findings}
+
+
+def test_an_instance_that_is_wholly_covered_is_named_as_left_out(tmp_path):
+    files = instance_set(
+        tmp_path,
+        [
+            {"id": 1, "image_id": 5, "category_id": 1, "segmentation": box(2, 1, 2, 2), "iscrowd": 0},
+            {"id": 2, "image_id": 5, "category_id": 18, "segmentation": box(2, 1, 2, 2), "iscrowd": 0},
+        ],
+    )
+    found = convert_instances(*files, CATEGORIES, tmp_path / "out")
+    assert found.left_out == {"segments without a pixel of their own": 1}
+
+
+@pytest.mark.parametrize(
+    ("annotation", "sentence"),
+    [
+        ({"image_id": 5, "category_id": 187, "segmentation": box(0, 0, 1, 1)}, "stuff"),
+        ({"image_id": 5, "category_id": 9, "segmentation": box(0, 0, 1, 1)}, "9"),
+        ({"image_id": 5, "category_id": 1, "segmentation": "nonsense"}, "mask"),
+        ({"image_id": 5, "category_id": 1, "segmentation": {"size": [2, 2], "counts": [4]}}, "mask"),
+        ({"image_id": 5, "category_id": 1}, "mask"),
+        ({"category_id": 1}, "image_id"),
+    ],
+)
+def test_instances_that_cannot_be_used_are_refused(tmp_path, annotation, sentence):
+    files = instance_set(tmp_path, [{"id": 1, **annotation}])
+    with pytest.raises(BadDataset, match=sentence):
+        convert_instances(*files, CATEGORIES, tmp_path / "out")
+
+
+# Almost-COCO panoptic sets.
+
+
+def test_text_ids_wrong_areas_and_absent_boxes_are_put_right(tmp_path, photos):
+    document = json.loads((PANOPTICAPI / "panoptic.json").read_text())
+    for image, annotation in zip(document["images"], document["annotations"], strict=True):
+        image["id"] = annotation["image_id"] = f"name-{image['id']}"
+        for segment in annotation["segments_info"]:
+            segment["area"] += 1
+            del segment["bbox"]
+        annotation["segments_info"].append({"id": 999, "category_id": 1, "area": 5})
+    (tmp_path / "odd.json").write_text(json.dumps(document))
+    found = convert_panoptic(
+        tmp_path / "odd.json", PANOPTICAPI / "panoptic", tmp_path / "out", images_from=photos, images="copy"
+    )
+    assert is_clean(found)
+    assert list(read_panoptic_json(found.json).images) == [1, 2]
+    assert found.left_out == {"segments without a pixel of their own": 2}
+
+
+def test_pixels_that_no_segment_describes_become_void_and_are_named(tmp_path):
+    document = json.loads((PANOPTICAPI / "panoptic.json").read_text())
+    dropped = document["annotations"][0]["segments_info"].pop()
+    (tmp_path / "odd.json").write_text(json.dumps(document))
+    found = convert_panoptic(tmp_path / "odd.json", PANOPTICAPI / "panoptic", tmp_path / "out")
+    assert found.left_out == {"images with pixels that no segment describes (now void)": 1}
+    assert dropped["id"] not in read_id_png(found.pngs / "000000000003.png")
+
+
+@pytest.mark.parametrize("field", ["image_id", "file_name", "segments_info"])
+def test_annotations_without_a_field_are_refused(tmp_path, field):
+    document = json.loads((PANOPTICAPI / "panoptic.json").read_text())
+    del document["annotations"][1][field]
+    (tmp_path / "odd.json").write_text(json.dumps(document))
+    with pytest.raises(BadDataset, match=field):
+        convert_panoptic(tmp_path / "odd.json", PANOPTICAPI / "panoptic", tmp_path / "out")
+
+
+# Writing.
+
+
+def read_nothing(number: int) -> LabelledImage:
+    return LabelledImage(f"{number}.jpg", np.full((2, 2), 5, np.int32), {5: (1, False)})
+
+
+def test_a_set_that_stands_is_not_replaced_unasked(tmp_path):
+    write_set(tmp_path, "val", CATEGORIES, [1], read_nothing)
+    with pytest.raises(BadArgument, match="stands already"):
+        write_set(tmp_path, "val", CATEGORIES, [1, 2], read_nothing)
+    assert write_set(tmp_path, "val", CATEGORIES, [1, 2], read_nothing, overwrite=True).n_images == 2
+
+
+def test_an_interrupted_conversion_leaves_no_json_and_can_be_repeated(tmp_path):
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_set(tmp_path, "val", CATEGORIES, list(range(20)), read_nothing, progress=stop)
+    assert not (tmp_path / "annotations" / "panoptic_val.json").exists()
+    assert write_set(tmp_path, "val", CATEGORIES, list(range(20)), read_nothing).n_images == 20
+
+
+@pytest.mark.parametrize(
+    ("labelled", "sentence"),
+    [
+        (LabelledImage("../x.jpg", np.ones((1, 1), np.int32), {1: (1, False)}), "leaves"),
+        (LabelledImage("x.jpg", np.ones((1, 1), np.int32), {1: (2, False)}), "unknown categories: 2"),
+    ],
+)
+def test_images_that_cannot_be_written_are_refused(tmp_path, labelled, sentence):
+    with pytest.raises(BadDataset, match=sentence):
+        write_set(tmp_path, "val", CATEGORIES, [0], lambda _: labelled)
+
+
+@pytest.mark.parametrize("same", ["id", "name"])
+def test_two_images_with_one_id_or_name_are_refused(tmp_path, same):
+    def read(number: int) -> LabelledImage:
+        name = "x.jpg" if same == "name" else f"{number}.jpg"
+        return LabelledImage(name, np.ones((1, 1), np.int32), {}, image_id=7 if same == "id" else number)
+
+    with pytest.raises(BadDataset, match="Two images"):
+        write_set(tmp_path, "val", CATEGORIES, [1, 2], read)
+
+
+def test_nothing_to_convert_is_said(tmp_path):
+    with pytest.raises(BadDataset, match="nothing to convert"):
+        write_set(tmp_path, "val", CATEGORIES, [], read_nothing)
+    with pytest.raises(BadDataset, match="no folder"):
+        convert_two_channel(tmp_path / "nowhere", CATEGORIES, tmp_path / "out")
+
+
+@pytest.mark.parametrize("how", ["link", "copy"])
+def test_images_are_linked_or_copied_and_the_originals_stay(tmp_path, photos, how):
+    found = convert_two_channel(
+        PANOPTICAPI / "twochannel", CATEGORIES, tmp_path / "out", images_from=photos, images=how
+    )
+    new, old = found.images / "000000000003.jpg", photos / "000000000003.jpg"
+    assert new.read_bytes() == old.read_bytes()
+    assert new.samefile(old) == (how == "link")
+
+
+# Categories.
+
+
+@pytest.mark.parametrize(("name", "things", "stuff"), [("coco", 80, 53), ("ade20k", 100, 50), ("cityscapes", 8, 11)])
+def test_shipped_categories_have_the_published_numbers_of_things_and_stuff(name, things, stuff):
+    categories = shipped_categories(name)
+    assert [category.isthing for category in categories].count(True) == things
+    assert [category.isthing for category in categories].count(False) == stuff
+    assert len({category.id for category in categories}) == things + stuff
+
+
+def test_unknown_shipped_categories_are_refused():
+    with pytest.raises(BadArgument, match="coco, ade20k and cityscapes"):
+        shipped_categories("nonsense")
+
+
+@pytest.mark.parametrize(
+    "content", ["[", "{}", '[{"id": 1}]', '[{"id": 1, "name": "x", "isthing": 2}]', "[1]", '{"categories": 1}']
+)
+def test_categories_that_cannot_be_read_are_refused(tmp_path, content):
+    (tmp_path / "c.json").write_text(content)
+    with pytest.raises(BadDataset, match=r"c\.json"):
+        read_categories(tmp_path / "c.json")
