@@ -154,6 +154,10 @@ def _torchvision_loads() -> bool:
     return True
 
 
+def _torchvision_serves(device: torch.device) -> bool:
+    return device.type != "cpu" and _torchvision_loads()
+
+
 # ---- non-maximum suppression
 
 
@@ -169,7 +173,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     """
     order = scores.sort(dim=0, descending=True).indices
     boxes = boxes.detach().index_select(0, order).to(_precise(boxes.dtype))
-    if boxes.device.type != "cpu" and offset == 0 and _torchvision_loads():
+    if offset == 0 and _torchvision_serves(boxes.device):
         # Boxes already sorted, with scores that fall strictly: ties keep the order above.
         rank = torch.arange(len(order), 0, -1, dtype=boxes.dtype, device=boxes.device)
         try:
@@ -315,7 +319,7 @@ def roi_align_backward(
 
 
 def _torchvision_pools(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> bool:
-    if input.device.type == "cpu" or not _torchvision_loads():
+    if not _torchvision_serves(input.device):
         return False
     dtype = _precise(input.dtype)
     try:
@@ -446,7 +450,7 @@ def _pool_windows(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling
     maps = input.permute(0, 2, 3, 1)
     cells = (along_y.size.clamp(max=map_height) + 2) * (along_x.size.clamp(max=map_width) + 2)
     if float(cells.sum()) > images * map_height * map_width:
-        maps = maps.contiguous()
+        maps = maps.to(rois.dtype).contiguous()
     for block in _blocks(pooling.height * along_y.grid + pooling.width * along_x.grid, 1 << 20):
         y, rows, weight_y = along_y[block].weights(each_bin=False)
         x, columns, weight_x = along_x[block].weights(each_bin=False)
