@@ -15,11 +15,12 @@ from panbench.errors import BadArgument, OutOfSpace
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, durable: bool = True) -> Iterator[IO[Any]]:
     """A file object whose content stands at `path` when the block ends well, and nowhere when it does not.
 
     Written beside `path` under a temporary name (`.<name>.<random>.tmp`), flushed to disk, renamed. Missing parent
     folders are made. Raises OutOfSpace when the disk is full; any other error passes through. Nothing is left behind.
+    durable: False spares the flush; the file then survives the process being killed, but perhaps not a power cut
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -29,8 +30,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
         os.chmod(temporary, 0o666 & ~_umask())
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
+            if durable:
+                handle.flush()
+                os.fsync(handle.fileno())
         os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
@@ -40,7 +42,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
                 f"No space left while writing {target}. Free some space; everything written before is whole."
             ) from error
         raise
-    _sync_folder(target.parent)
+    if durable:
+        _sync_folder(target.parent)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 2) -> None:

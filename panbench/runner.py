@@ -30,6 +30,7 @@ from panbench.models.checkpoints import fetch_weights
 from panbench.models.mmdet import LoadedImage, PanopticModel, choose_device, load_model, prediction_of
 from panbench.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic import Scene, read_id_png, write_id_png
+from panbench.ranks import join_ranks
 from panbench.runs import Run, RunWriter, category_record, load_run
 
 BLOCK_IMAGES = 200
@@ -72,62 +73,76 @@ def evaluate(
     notice: called with sentences for the user
     Raises PanbenchError for bad input; what was written until then stays, and `resume` goes on from it.
     """
-    tell = notice or (lambda sentence: None)
     if batch_size is not None and batch_size != "auto" and batch_size < 1:
         raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
-    chosen = choose_device(device)
-    path = _weights_file(spec, weights, downloaded)
+    ranks = join_ranks()
+    tell = notice if notice and ranks.is_first else _say_nothing
+    chosen = choose_device(ranks.device(device))
+    # The first rank fetches, so that the others find the weights in the cache.
+    path = ranks.told(_weights_file(spec, weights, downloaded) if ranks.is_first else None)
     model = load_model(spec, path, device=chosen, precision=precision, seed=seed)
     category_ids = model.category_ids(dataset.categories)
-    settings = _settings(model, dataset, seed=seed, precision=precision, skip_bad_images=skip_bad_images)
-    settings["save_predictions"] = save_predictions
-
-    writer = None
-    if resume and (out / "run.json").exists():
-        previous = load_run(out)
-        asked = {**settings, "batch_size": batch_size or previous.info["arguments"].get("batch_size")}
-        _refuse_other_settings(previous, asked)
+    settings = {
+        **_settings(model, dataset),
+        "precision": precision,
+        "seed": seed,
+        "skip_bad_images": skip_bad_images,
+        "save_predictions": save_predictions,
+    }
+    previous = load_run(out) if resume and (out / "run.json").exists() else None
+    if previous is not None:
+        _refuse_other_settings(previous, settings, batch_size)
         if previous.info["status"] == "done":
             tell(f"{out} is complete already.")
             return previous
         batch_size = previous.info["arguments"]["batch_size"]
-        writer = RunWriter.resume(out)
-        for sentence in writer.notices:
-            tell(sentence)
     if batch_size is None:
         batch_size = 1 if chosen.type == "cpu" else "auto"
     if batch_size == "auto":
-        batch_size = _best_batch_size(model, dataset, tell)
-    if writer is None:
-        info = _info(model, dataset, {**settings, "batch_size": batch_size}, command, seed, precision, weights)
-        writer = RunWriter.create(out, info, overwrite=overwrite)
+        batch_size = int(ranks.told(_best_batch_size(model, dataset, tell) if ranks.is_first else None))
 
+    def open_writer() -> RunWriter:
+        if previous is not None:
+            return RunWriter.resume(out)
+        info = _info(model, dataset, {**settings, "batch_size": batch_size}, command, precision, seed)
+        return RunWriter.create(out, info, overwrite=overwrite)
+
+    writer = open_writer() if ranks.is_first else None
+    ranks.told("the run folder is there")
+    writer = writer or RunWriter.attach(out)
+    for sentence in writer.notices:
+        tell(sentence)
+    plan = [
+        [scene for scene in batch if scene.image.id not in writer.done]
+        for batch in plan_batches(dataset.scenes, batch_size)[ranks.rank :: ranks.size]
+    ]
     loop = _Loop(
         model=model,
         category_ids=category_ids,
         writer=writer,
-        expected=len(dataset.scenes),
+        rank=ranks.rank,
+        expected=len(dataset.scenes) if ranks.size == 1 else len(writer.done) + sum(map(len, plan)),
         folder=out / "predictions" if save_predictions else None,
         skip_bad_images=skip_bad_images,
-        workers=workers or max(1, min(8, os.cpu_count() or 1)),
-        progress=progress,
+        workers=workers or max(1, min(8, (os.cpu_count() or 1) // ranks.size)),
+        progress=progress if ranks.is_first else None,
         notice=tell,
     )
-    plan = [
-        [scene for scene in batch if scene.image.id not in writer.done]
-        for batch in plan_batches(dataset.scenes, batch_size)
-    ]
     try:
         loop.run([batch for batch in plan if batch])
-    except KeyboardInterrupt:
-        _close(writer, loop, "interrupted", "Interrupted from the keyboard.")
-        raise
+        reports = ranks.heard(loop.report())
     except BaseException as error:
-        _close(writer, loop, "failed", str(error) if isinstance(error, PanbenchError) else repr(error))
+        interrupted = isinstance(error, KeyboardInterrupt)
+        reason = "Interrupted from the keyboard." if interrupted else str(error) if _is_ours(error) else repr(error)
+        if ranks.is_first:
+            _close(writer, dataset, [loop.report()], tell, "interrupted" if interrupted else "failed", reason)
         raise
-    if save_predictions:
-        _write_predictions_json(Run(writer.info, writer.path), dataset)
-    return _close(writer, loop, "done", None)
+    if ranks.is_first:
+        if save_predictions:
+            _write_predictions_json(Run(writer.info, writer.path), dataset)
+        _close(writer, dataset, reports, tell, "done", None)
+    ranks.told("the run is closed")
+    return load_run(out)
 
 
 def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
@@ -150,6 +165,7 @@ class _Loop:
     model: PanopticModel
     category_ids: tuple[int, ...]
     writer: RunWriter
+    rank: int
     expected: int
     folder: Path | None
     skip_bad_images: bool
@@ -165,6 +181,16 @@ class _Loop:
         self._block: list[OverlapTable] = []
         self._block_since = time.monotonic()
         self._largest: int | None = None
+
+    def report(self) -> "_Report":
+        """What this rank did in this sitting."""
+        device = self.model.device
+        return _Report(
+            seconds={**self.seconds, "wall": self.wall},
+            skipped=self.skipped,
+            host_memory=provenance.peak_host_memory(),
+            device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        )
 
     def run(self, plan: Sequence[Sequence[Scene]]) -> None:
         """Evaluates the batches in order; raises what a stage raises, after the finished batches are written."""
@@ -322,7 +348,7 @@ class _Loop:
     def _write_block(self) -> None:
         if self._block:
             began = time.perf_counter()
-            self.writer.write_part(concat(self._block))
+            self.writer.write_part(concat(self._block), self.rank)
             self._block = []
             self.seconds["write"] += time.perf_counter() - began
         self._block_since = time.monotonic()
@@ -335,38 +361,57 @@ class _BadImage(Exception):
         self.error = error
 
 
-def _close(writer: RunWriter, loop: _Loop, status: str, error: str | None) -> Run:
-    """Writes the last state of a run: what it scored in all its sittings, and how long they took."""
+@dataclasses.dataclass(frozen=True)
+class _Report:
+    """A rank's clocks, the images it left out and why, and its peaks of memory in bytes."""
+
+    seconds: Clock
+    skipped: dict[int, str]
+    host_memory: int
+    device_memory: int | None
+
+
+def _close(
+    writer: RunWriter, dataset: Dataset, reports: Sequence[_Report], tell: Notice, status: str, error: str | None
+) -> Run:
+    """Writes the last state of a run: what all ranks scored, in all sittings, and how long they took."""
     run = Run(writer.info, writer.path)
-    scored = len(run.image_ids())
+    scored, expected = len(run.image_ids()), len(dataset.scenes)
     before = writer.info.get("seconds") or {}
-    seconds = {stage: before.get(stage, 0.0) + spent for stage, spent in {**loop.seconds, "wall": loop.wall}.items()}
-    skipped = {**((writer.info.get("images") or {}).get("skipped_ids") or {}), **loop.skipped}
+    seconds = {
+        stage: before.get(stage, 0.0)
+        # Ranks work at the same time: the slowest one's wall clock is the run's.
+        + (max if stage == "wall" else sum)(report.seconds[stage] for report in reports)
+        for stage in reports[0].seconds
+    }
+    skipped = dict((writer.info.get("images") or {}).get("skipped_ids") or {})
+    skipped.update({str(image_id): reason for report in reports for image_id, reason in report.skipped.items()})
     faults = run.table.ground_truth_faults() if scored else None
     if faults is not None and (faults.ids_not_in_json or faults.segments_not_in_png) and status == "done":
-        loop.notice(
+        tell(
             f"The ground truth has {faults.ids_not_in_json} ids that its JSON lacks and {faults.segments_not_in_png} "
             f"segments that its PNGs lack, in {faults.images} images; scored as panopticapi does. "
             f"For example {faults.example}."
         )
-    device = loop.model.device
+    device_memory = [report.device_memory for report in reports if report.device_memory is not None]
     return writer.finish(
         status,
         error=error,
         images={
-            "expected": loop.expected,
+            "expected": expected,
             "scored": scored,
-            "missing": loop.expected - scored - len(skipped),
+            "missing": expected - scored - len(skipped),
             "skipped": len(skipped),
-            "skipped_ids": {str(image_id): reason for image_id, reason in skipped.items()},
+            "skipped_ids": skipped,
             "gt_faults": None if faults is None else dataclasses.asdict(faults),
         },
         seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
         images_per_second=round(scored / seconds["wall"], 4) if scored and seconds["wall"] > 0 else None,
         memory={
-            "host_peak_bytes": provenance.peak_host_memory(),
-            "device_peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+            "host_peak_bytes": max(report.host_memory for report in reports),
+            "device_peak_bytes": max(device_memory, default=None),
         },
+        ranks=len(reports),
     )
 
 
@@ -403,10 +448,8 @@ def _best_batch_size(model: PanopticModel, dataset: Dataset, notice: Notice) -> 
     return best
 
 
-def _settings(
-    model: PanopticModel, dataset: Dataset, *, seed: int, precision: str, skip_bad_images: bool
-) -> dict[str, Any]:
-    """What a resumed run must share with the run it goes on with."""
+def _settings(model: PanopticModel, dataset: Dataset) -> dict[str, Any]:
+    """What of model and data a resumed run must share with the run it goes on with."""
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
     return {
         "config_sha256": hashlib.sha256(model.config_text.encode()).hexdigest(),
@@ -414,21 +457,32 @@ def _settings(
         "dataset_fingerprint": dataset.fingerprint,
         "images_sha256": hashlib.sha256(chosen).hexdigest(),
         "device": model.device.type,
-        "precision": precision,
-        "seed": seed,
-        "skip_bad_images": skip_bad_images,
     }
 
 
-def _refuse_other_settings(run: Run, asked: dict[str, Any]) -> None:
+def _refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | str | None) -> None:
     stored = run.info.get("arguments") or {}
+    asked = dict(settings)
+    if isinstance(batch_size, int):
+        asked["batch_size"] = batch_size
     differences = [
         f"{key} was {stored.get(key)!r} and is now {value!r}"
         for key, value in asked.items()
         if stored.get(key) != value
     ]
     if differences:
-        raise BadRun(f"{run.path} cannot be resumed with other settings: {'; '.join(differences)}.")
+        raise BadRun(
+            f"{run.path} cannot be resumed with other settings: {'; '.join(differences)}. "
+            "Give the settings it was made with, or another --out."
+        )
+
+
+def _is_ours(error: BaseException) -> bool:
+    return isinstance(error, PanbenchError)
+
+
+def _say_nothing(sentence: str) -> None:
+    """Takes the place of a notice that nobody asked for."""
 
 
 def _info(
@@ -436,13 +490,12 @@ def _info(
     dataset: Dataset,
     arguments: dict[str, Any],
     command: Sequence[str],
-    seed: int,
     precision: str,
-    weights: str,
+    seed: int,
 ) -> dict[str, Any]:
     """run.json as far as it is known before the first image."""
     spec, device = model.spec, model.device
-    published = dataclasses.asdict(spec.published) if spec.published and weights != "random" else None
+    published = dataclasses.asdict(spec.published) if spec.published and model.checkpoint else None
     return {
         "kind": "eval",
         "model": {

@@ -24,7 +24,7 @@ from panbench.panoptic import Category
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["SCHEMA", "Run", "RunWriter", "list_runs", "load_run"]
+__all__ = ["SCHEMA", "Run", "RunWriter", "check_room", "list_runs", "load_run"]
 
 SCHEMA = 1
 
@@ -337,7 +337,17 @@ def _read_parts(run: Path) -> tuple[OverlapTable, tuple[str, ...]]:
             table = _without(table, again)
         seen = np.union1d(seen, images)
         tables.append(table)
-    return concat(tables), tuple(notices)
+    return _by_image(concat(tables)), tuple(notices)
+
+
+def _by_image(table: OverlapTable) -> OverlapTable:
+    """The rows in order of image id: sums come out the same, to the last bit, however a run was cut into parts."""
+
+    def ordered(columns: Any) -> Any:
+        return take(columns, np.argsort(columns.image_id, kind="stable"))
+
+    boundary = None if table.boundary is None else ordered(table.boundary)
+    return OverlapTable(ordered(table.segments), ordered(table.overlaps), boundary)
 
 
 def _without(table: OverlapTable, images: Any) -> OverlapTable:
@@ -348,19 +358,27 @@ def _without(table: OverlapTable, images: Any) -> OverlapTable:
     return OverlapTable(segments, rest(table.overlaps), None if table.boundary is None else rest(table.boundary))
 
 
-def _make_room(path: Path, overwrite: bool) -> None:
-    """Makes `path` an empty folder, or raises BadRun. Removes nothing but what a run writes."""
+def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Raises BadRun when a run cannot be written to `path`: a file, another run (unless `overwrite`) or anything else."""
+    path = Path(path)
     if path.exists() and not path.is_dir():
-        raise BadRun(f"{path} is a file; give --out a folder.")
+        raise BadRun(f"{path} is a file; give a folder for the run.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    try:
+        _read_info(path)
+    except BadRun as problem:
+        raise BadRun(f"{path} is in the way and is not ours to overwrite; give another folder. ({problem})") from None
+    if not overwrite:
+        raise BadRun(f"{path} holds another run. Give another folder, or --overwrite to replace it.")
+    if strangers := _strangers(path):
+        raise BadRun(f"{strangers[0]} is not ours to overwrite; move it away first.")
+
+
+def _make_room(path: Path, overwrite: bool) -> None:
+    """Makes `path` a folder without a run, or raises BadRun."""
+    check_room(path, overwrite)
     if path.is_dir() and any(path.iterdir()):
-        try:
-            _read_info(path)
-        except BadRun as problem:
-            raise BadRun(
-                f"{path} is in the way and is not ours to overwrite; give another --out. ({problem})"
-            ) from None
-        if not overwrite:
-            raise BadRun(f"{path} holds another run. Give another --out, or --overwrite to replace it.")
         _remove_run(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -368,22 +386,25 @@ def _make_room(path: Path, overwrite: bool) -> None:
         raise BadRun(f"{path} cannot be made: {problem.strerror or problem}.") from None
 
 
+def _strangers(path: Path) -> list[Path]:
+    """What stands among the predictions of a run but is no id PNG."""
+    predictions = path / "predictions"
+    if predictions.is_symlink():
+        return [predictions]
+    inside = predictions.rglob("*") if predictions.is_dir() else ()
+    return [entry for entry in inside if entry.is_symlink() or not (entry.is_dir() or entry.suffix in (".png", ".tmp"))]
+
+
 def _remove_run(path: Path) -> None:
     """Removes the files of a run. Killed at any point, the rest is a run that says it is not whole."""
-    predictions = path / "predictions"
-    strangers = [
-        entry for entry in predictions.rglob("*") if entry.suffix not in (".png", ".tmp") and not entry.is_dir()
-    ]
-    if strangers or predictions.is_symlink():
-        raise BadRun(f"{strangers[0] if strangers else predictions} is not ours to overwrite; move it away first.")
     info = json.loads((path / "run.json").read_bytes())
     write_json(path / "run.json", {**info, "status": "failed", "error": "Was being overwritten.", "summary": None})
     for part in _part_files(path / "parts"):
         part.unlink()
     for temporary in (*path.glob(".*.tmp"), *(path / "parts").glob(".*.tmp")):
         temporary.unlink()
-    if predictions.is_dir():
-        shutil.rmtree(predictions)
+    if (path / "predictions").is_dir():
+        shutil.rmtree(path / "predictions")
     (path / "predictions.json").unlink(missing_ok=True)
 
 

@@ -1,9 +1,9 @@
 """`shapes`: a procedural panoptic dataset that needs no download.
 
 Textured things (five kinds) overlap, occlude each other and run over the border of a background of four kinds of stuff;
-some scenes hold a crowd or a void region. Everything is drawn from raw bits of a counter-based generator by additions,
-multiplications, divisions and square roots alone, which IEEE 754 rounds alike everywhere: no library function whose last
-bit differs between platforms. So a seed gives the same pixels and the same JSON on every machine.
+some scenes hold a crowd or a void region. Everything is drawn from raw bits of a fixed generator by additions,
+multiplications, divisions and square roots alone, which IEEE 754 rounds alike everywhere: no library function whose
+last bit differs between platforms. So a seed gives the same pixels and the same JSON on every machine.
 """
 
 import dataclasses
@@ -401,5 +401,5 @@ def generate(
 
 def _write_png(path: Path, bgr: npt.NDArray[np.uint8]) -> None:
     encoded = cv2.imencode(".png", bgr)[1]
-    with atomic_write(path) as handle:
+    with atomic_write(path, durable=False) as handle:
         handle.write(encoded.tobytes())
