@@ -1,0 +1,227 @@
+"""Simulates how often intervals cover the truth and how often tests cry wolf; prints the tables of docs/uncertainty.md.
+
+    python scripts/simulate_coverage.py [--samples 400] [--resamples 1000] [--seed 0]
+
+A made-up population of images takes the place of the world: 24 categories, the most frequent in half of the images and
+the rarest in 1 of 250; hard images are hard for all their objects; of even categories an image can hold several
+objects. Its PQ is known from 400,000 images. Samples of it are data sets: for each we make the interval, or compare two
+models, and count.
+"""
+
+import argparse
+import math
+import time
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from panbench.metrics.slices import ImageStatistics
+from panbench.metrics.uncertainty import compare, intervals
+from panbench.panoptic import Category
+
+Float = npt.NDArray[np.float64]
+
+N_CATEGORIES = 24
+FREQUENCY = np.geomspace(0.5, 0.004, N_CATEGORIES)
+EASE = np.linspace(1.5, -0.5, N_CATEGORIES)[np.argsort(np.arange(N_CATEGORIES) * 7 % N_CATEGORIES)]
+CATEGORIES = tuple(Category(id, f"category {id}", id % 2 == 0) for id in range(N_CATEGORIES))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images before any model sees them: (images, categories) numbers of objects, (images, 1) hardness."""
+
+    objects: Float
+    hardness: Float
+
+    @staticmethod
+    def sample(rng: np.random.Generator, n: int) -> "Images":
+        shape = (n, N_CATEGORIES)
+        several = rng.poisson(np.where(np.arange(N_CATEGORIES) % 2 == 0, 1.5, 0.0), shape)
+        objects = np.where(rng.random(shape) < FREQUENCY, 1.0 + several, 0.0)
+        return Images(objects, rng.normal(size=(n, 1)))
+
+
+def sums_of_model(
+    rng: np.random.Generator, images: Images, better: float = 0.0, spread: float = 0.1, swing: float = 0.8
+) -> Float:
+    """(images, categories, 3) Σ IoU, TP and TP + FP/2 + FN/2 of a model.
+
+    better: added to the log-odds of finding an object; spread: standard deviation of IoUs; swing: how much the hardness
+    of an image moves the log-odds
+    """
+    chance = 1 / (1 + np.exp(-(EASE + better + swing * images.hardness)))
+    hits = rng.binomial(images.objects.astype(np.int64), chance).astype(np.float64)
+    # Mean IoU of the matches of an image: a mean of `hits` of them, so its spread shrinks with their number.
+    iou = 0.75 + 0.03 * images.hardness + spread * rng.normal(size=hits.shape) / np.sqrt(np.maximum(hits, 1))
+    wrong = rng.poisson(0.25 * images.objects + 0.05 * FREQUENCY)
+    return np.stack([hits * np.clip(iou, 0.5, 1), hits, hits + (wrong + images.objects - hits) / 2], axis=-1)
+
+
+def statistics_of(sums: Float) -> ImageStatistics:
+    """The same as what a run gives; all of what is not TP is booked as FN, which PQ does not tell from FP."""
+    image, category = np.nonzero(sums[..., 2])
+    of_cell = sums[image, category]
+    table = pd.DataFrame(
+        {
+            "image_id": image,
+            "slice": 0,
+            "category_id": category,
+            "iou_sum": of_cell[:, 0],
+            "TP": of_cell[:, 1],
+            "FP": 0,
+            "FN": 2 * (of_cell[:, 2] - of_cell[:, 1]),
+        }
+    )
+    return ImageStatistics(np.arange(len(sums)), table, CATEGORIES)
+
+
+def pq_of(sums: Float) -> Float:
+    """(…, categories) PQ of (…, categories, 3) sums, NaN where a category is not there."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums[..., 0] / sums[..., 2]
+
+
+def true_pq(seed: int, **model: float) -> Float:
+    """(categories,) PQ of the population."""
+    rng = np.random.default_rng(seed)
+    return pq_of(sum(sums_of_model(rng, Images.sample(rng, 20_000), **model).sum(axis=0) for _ in range(20)))
+
+
+def other_intervals(rng: np.random.Generator, sums: Float, resamples: int) -> dict[str, tuple[float, float]]:
+    """Intervals of All that we did not choose: basic, normal and BCa [Efron 1987] on the same kind of resamples."""
+    n = len(sums)
+    counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(resamples)])
+    drawn = np.nanmean(pq_of((counts @ sums.reshape(n, -1)).reshape(resamples, N_CATEGORIES, 3)), axis=1)
+    total = sums.sum(axis=0)
+    value = float(np.nanmean(pq_of(total)))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+
+    normal = NormalDist()
+    without = np.nanmean(pq_of(total - sums), axis=1)
+    lean = without.mean() - without
+    acceleration = (lean**3).sum() / (6 * (lean**2).sum() ** 1.5)
+    below = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+    bias = normal.inv_cdf(min(max(below, 1 / resamples), 1 - 1 / resamples))
+
+    def corrected(tail: float) -> float:
+        shifted = bias + normal.inv_cdf(tail)
+        return float(np.quantile(drawn, normal.cdf(bias + shifted / (1 - acceleration * shifted))))
+
+    return {
+        "basic": (2 * value - high, 2 * value - low),
+        "normal": (value - 1.96 * drawn.std(), value + 1.96 * drawn.std()),
+        "BCa": (corrected(0.025), corrected(0.975)),
+    }
+
+
+def percent(hits: float, samples: int) -> str:
+    """A rate in percent with its standard error."""
+    rate = hits / samples
+    return f"{100 * rate:.1f} ± {100 * math.sqrt(rate * (1 - rate) / samples):.1f}"
+
+
+def coverage(samples: int, resamples: int, seed: int) -> None:
+    """Prints how often 95 % intervals cover the truth: of All by method, of categories by how many images hold them."""
+    truth = true_pq(seed)
+    isthing = np.array([category.isthing for category in CATEGORIES])
+    true_groups = {"All": truth.mean(), "Things": truth[isthing].mean(), "Stuff": truth[~isthing].mean()}
+    bins = [(1, 4), (5, 9), (10, 19), (20, 49), (50, 199), (200, 10**9)]
+    by_images = {span: [0, 0] for span in bins}
+    rng = np.random.default_rng(seed + 1)
+    columns = ("All", "Things", "Stuff", "basic", "normal", "BCa")
+    print("| images | categories that occur | All | Things | Stuff | All, basic | All, normal | All, BCa |")
+    print("| --- " * 8 + "|")
+    for n in (50, 200, 1000, 5000):
+        runs = samples if n < 5000 else samples // 2
+        covered: dict[str, int] = {}
+        occur = 0
+        for sample in range(runs):
+            sums = sums_of_model(rng, Images.sample(rng, n))
+            occur += int((sums[..., 2].sum(axis=0) > 0).sum())
+            table = intervals(statistics_of(sums), resamples=resamples, seed=sample)
+            table = table[table["metric"] == "PQ"]
+            for row in table[table["group"].notna()].itertuples():
+                covered[row.group] = covered.get(row.group, 0) + (row.low <= true_groups[row.group] <= row.high)
+            # Intervals of categories in few images are not given to users; what they would be is counted here, on every
+            # fourth sample: there are enough categories.
+            held = (sums[..., 2] > 0).sum(axis=0)
+            for category in np.flatnonzero(held) if sample % 4 == 0 else ():
+                span = next(span for span in bins if span[0] <= held[category] <= span[1])
+                low, high = category_interval(rng, sums[:, category], resamples)
+                by_images[span][0] += low <= truth[category] <= high
+                by_images[span][1] += 1
+            for method, (low, high) in other_intervals(rng, sums, resamples).items():
+                covered[method] = covered.get(method, 0) + (low <= true_groups["All"] <= high)
+        print(
+            f"| {n} | {occur / runs:.1f} of {N_CATEGORIES} | "
+            + " | ".join(percent(covered[c], runs) for c in columns)
+            + " |",
+            flush=True,
+        )
+    print("\n| images that hold the category | intervals | coverage of its PQ, percent |\n| --- | --- | --- |")
+    for (low_end, high_end), (hits, number) in by_images.items():
+        label = f"{low_end}–{high_end}" if high_end < 10**9 else f"{low_end} and more"
+        print(f"| {label} | {number} | {percent(hits, number) if number else 'not measured'} |")
+
+
+def category_interval(rng: np.random.Generator, sums: Float, resamples: int) -> tuple[float, float]:
+    """Percentile interval of one category, over the resamples that hold it."""
+    held = np.flatnonzero(sums[:, 2])
+    # Images without the category only decide how many of those with it are drawn.
+    number = rng.binomial(len(sums), len(held) / len(sums), resamples)
+    number = number[number > 0]
+    drawn = np.array([sums[held[rng.integers(0, len(held), n)]].sum(axis=0) for n in number])
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 2], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def errors_of_tests(samples: int, resamples: int, seed: int) -> None:
+    """Prints how often p < 0.05 where there is no difference, and how often a true difference is seen and covered."""
+    cases = {
+        "the same model twice": ({}, {}),
+        "same PQ, one steadier from image to image": ({"swing": 0.8}, {"swing": 0.8, "spread": 0.2}),
+        "one a little better": ({}, {"better": 0.15}),
+        "one clearly better": ({}, {"better": 0.5}),
+    }
+    print("\n| models | images | true ΔPQ | p < 0.05 for All | a category is significant | interval of ΔPQ covers it |")
+    print("| --- " * 6 + "|")
+    rng = np.random.default_rng(seed + 2)
+    for label, (one, other) in cases.items():
+        truth = float(true_pq(seed, **other).mean() - true_pq(seed, **one).mean())
+        for n in (50, 200, 1000):
+            small = any_category = covered = 0
+            for sample in range(samples):
+                images = Images.sample(rng, n)
+                runs = {
+                    name: statistics_of(sums_of_model(rng, images, **model))
+                    for name, model in zip("ab", (one, other), strict=True)
+                }
+                table = compare(runs, resamples=resamples, permutations=resamples, seed=sample).differences
+                table = table[table["metric"] == "PQ"]
+                overall = table[table["group"] == "All"].iloc[0]
+                small += overall["p"] < 0.05
+                covered += overall["low"] <= truth <= overall["high"]
+                any_category += bool(table.loc[table["group"].isna(), "significant"].any())
+            rates = " | ".join(percent(hits, samples) for hits in (small, any_category, covered))
+            print(f"| {label} | {n} | {100 * truth:+.2f} | {rates} |", flush=True)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=400, help="data sets drawn a row (half at 5,000 images)")
+    parser.add_argument("--resamples", type=int, default=1000, help="resamples and permutations of each")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    start = time.perf_counter()
+    coverage(arguments.samples, arguments.resamples, arguments.seed)
+    errors_of_tests(arguments.samples, arguments.resamples, arguments.seed)
+    print(f"\n{arguments.samples} samples, {arguments.resamples} resamples, {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
