@@ -1,0 +1,171 @@
+"""From the categories a model was trained on to those of a dataset, by an explicit list; nothing is guessed.
+
+The list is a small JSON: {"from": name, "to": name, "categories": {"source name": "target name", …}}. Several sources
+may share a target; what is not listed, or listed with null, becomes void in the prediction.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panbench.errors import BadArgument
+from panbench.panoptic import VOID, Category, PanopticPrediction, Segment, listed
+
+
+@dataclass(frozen=True)
+class CategoryMap:
+    """Target category ids by source category ids, and what has no counterpart (`dropped`: listed with null)."""
+
+    name: str
+    ids: dict[int, int]
+    target: tuple[Category, ...]
+    dropped: tuple[str, ...]
+    unmapped_source: tuple[str, ...]
+    unmapped_target: tuple[str, ...]
+
+    @property
+    def predictable(self) -> tuple[Category, ...]:
+        """The dataset's categories that a mapped prediction can contain. On the others recall is 0 by construction."""
+        reached = set(self.ids.values())
+        return tuple(category for category in self.target if category.id in reached)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What a person must know before reading a number: counts, and every unmapped category by name."""
+        said = [
+            f"{self.name}: {len(self.ids)} categories of the model go to {len(self.predictable)} of the dataset's "
+            f"{len(self.target)}."
+        ]
+        if self.unmapped_target:
+            said.append(f"No prediction can be of these categories of the dataset: {', '.join(self.unmapped_target)}.")
+        if self.dropped or self.unmapped_source:
+            names = listed((*self.dropped, *self.unmapped_source), most=200)
+            said.append(f"Predictions of these categories of the model become void: {names}.")
+        return tuple(said)
+
+
+def read_category_map(
+    source: str | os.PathLike[str], model: Sequence[Category], dataset: Sequence[Category]
+) -> CategoryMap:
+    """The mapping in a JSON file, or a shipped one by name (`coco_to_cityscapes`).
+
+    model: the categories that predictions have; dataset: those of the ground truth
+    Raises BadArgument for a name that one of them lacks (with the nearest that it has), and for a file of another kind.
+    """
+    name, document = _document(source)
+    pairs = document.get("categories") if isinstance(document, dict) else None
+    if not isinstance(pairs, dict):
+        raise BadArgument(f'{source} is no category map: it must hold {{"categories": {{"source": "target"}}}}.')
+    unknown = set(document) - {"from", "to", "why", "categories"}
+    if unknown:
+        raise BadArgument(
+            f"{source} has the unknown keys {listed(sorted(unknown))}; it may have from, to, why, categories."
+        )
+    by_source = {category.name: category for category in model}
+    by_target = {category.name: category for category in dataset}
+    ids: dict[int, int] = {}
+    dropped = []
+    for left, right in pairs.items():
+        if left not in by_source:
+            raise BadArgument(f"{source}: the model has no category {left!r}. {_nearest(left, by_source)}")
+        if right is None:
+            dropped.append(left)
+        elif right not in by_target:
+            raise BadArgument(f"{source}: the dataset has no category {right!r}. {_nearest(str(right), by_target)}")
+        else:
+            ids[by_source[left].id] = by_target[right].id
+    if not ids:
+        raise BadArgument(f"{source} maps nothing.")
+    return _finished(name, ids, dropped, model, dataset)
+
+
+def map_by_name(model: Sequence[Category], dataset: Sequence[Category]) -> CategoryMap:
+    """The mapping of categories that are called the same, letter by letter. Raises BadArgument when none are."""
+    by_target = {category.name: category.id for category in dataset}
+    ids = {category.id: by_target[category.name] for category in model if category.name in by_target}
+    if not ids:
+        raise BadArgument("Model and dataset share no category name. Give a category map.")
+    return _finished("same names", ids, (), model, dataset)
+
+
+def map_prediction(prediction: PanopticPrediction, category_map: CategoryMap) -> PanopticPrediction:
+    """A prediction in the dataset's categories, with the ids it had.
+
+    Segments of unmapped categories become void. Segments that end in the same stuff category become one, with the id
+    and the highest score of the best of them; areas are counted.
+    """
+    isthing = {category.id: category.isthing for category in category_map.target}
+    new_id: dict[int, int] = {}
+    kept: dict[int, Segment] = {}
+    stuff: dict[int, int] = {}
+    for segment in sorted(prediction.segments, key=lambda segment: -(segment.score or 0.0)):
+        target = category_map.ids.get(segment.category_id)
+        if target is None:
+            new_id[segment.id] = VOID
+        elif not isthing[target] and target in stuff:
+            new_id[segment.id] = stuff[target]
+        else:
+            new_id[segment.id] = segment.id
+            kept[segment.id] = Segment(segment.id, target, 0, score=segment.score)
+            if not isthing[target]:
+                stuff[target] = segment.id
+    values, inverse = np.unique(prediction.ids, return_inverse=True)
+    lookup = np.array([new_id.get(int(value), VOID) for value in values], np.int32)
+    ids = lookup[inverse].reshape(prediction.ids.shape)
+    areas = dict(zip(*(column.tolist() for column in np.unique(ids, return_counts=True)), strict=True))
+    segments = tuple(
+        Segment(segment.id, segment.category_id, areas[segment.id], score=segment.score)
+        for segment in (kept[item.id] for item in prediction.segments if item.id in kept)
+        if segment.id in areas
+    )
+    return PanopticPrediction(prediction.image_id, ids, segments)
+
+
+def shipped_maps() -> tuple[str, ...]:
+    """Names of the maps that travel with the package."""
+    folder = resources.files("panbench.datasets").joinpath("maps")
+    return tuple(sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")))
+
+
+def _finished(
+    name: str, ids: dict[int, int], dropped: Iterable[str], model: Sequence[Category], dataset: Sequence[Category]
+) -> CategoryMap:
+    dropped = tuple(dropped)
+    reached = set(ids.values())
+    return CategoryMap(
+        name,
+        ids,
+        tuple(dataset),
+        dropped,
+        tuple(item.name for item in model if item.id not in ids and item.name not in dropped),
+        tuple(item.name for item in dataset if item.id not in reached),
+    )
+
+
+def _document(source: str | os.PathLike[str]) -> tuple[str, Any]:
+    path = Path(source)
+    try:
+        if str(source) in shipped_maps():
+            text = resources.files("panbench.datasets").joinpath("maps", f"{source}.json").read_text("utf-8")
+        else:
+            text = path.read_text("utf-8-sig")
+        return path.stem, json.loads(text)
+    except OSError as error:
+        known = ", ".join(shipped_maps())
+        raise BadArgument(
+            f"{source} is neither a file ({error.strerror}) nor a shipped category map ({known})."
+        ) from error
+    except ValueError as error:
+        raise BadArgument(f"{source} is not JSON ({error}).") from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]!r}?" if close else "`panbench data check` lists a set's categories."
