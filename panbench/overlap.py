@@ -315,6 +315,12 @@ def segment_columns(segments: Iterable[tuple[int, Sequence[Segment]]], *, is_gt:
 
 def check_predictions(table: OverlapTable) -> None:
     """Raises PredictionMismatch, naming each image and id, unless JSON and PNG of all predictions hold the same ids."""
+    if faults := prediction_faults(table):
+        raise PredictionMismatch("\n".join(faults))
+
+
+def prediction_faults(table: OverlapTable) -> list[str]:
+    """A sentence for each way in which JSONs and PNGs of predictions do not hold the same ids, naming all of them."""
     is_pred, in_pred = ~table.segments.is_gt, table.overlaps.pred_id != VOID
     images, ids = table.segments.image_id[is_pred], table.segments.id[is_pred]
     pair_images, pair_ids = table.overlaps.image_id[in_pred], table.overlaps.pred_id[in_pred]
@@ -322,15 +328,12 @@ def check_predictions(table: OverlapTable) -> None:
     absent = sums_by_row(row, table.overlaps.pixels[in_pred], len(ids)) == 0
     faults = []
     if (row < 0).any():
-        faults.append(
-            "ids in the PNG that the JSON lacks: " + _by_image(*_distinct(pair_images[row < 0], pair_ids[row < 0]))
-        )
+        unlisted = by_image(*_distinct(pair_images[row < 0], pair_ids[row < 0]))
+        faults.append(f"Predicted PNGs have ids that their JSON lacks: {unlisted}. List each id of the PNG.")
     if absent.any():
-        faults.append("segments in the JSON that the PNG lacks: " + _by_image(images[absent], ids[absent]))
-    if faults:
-        raise PredictionMismatch(
-            f"Predictions have {'; and '.join(faults)}. Make the JSON and the PNG of each image hold the same ids."
-        )
+        missing = by_image(images[absent], ids[absent])
+        faults.append(f"Predicted segments of the JSON are not in their PNG: {missing}. Remove them from the JSON.")
+    return faults
 
 
 def concat(tables: Iterable[OverlapTable]) -> OverlapTable:
@@ -390,11 +393,11 @@ def _concat_columns(kind: type[Any], parts: Sequence[Any]) -> Any:
     return kind(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(kind)))
 
 
-def _by_image(images: Int64, ids: Int32) -> str:
-    order = np.lexsort((ids, images))
-    images, ids = images[order], ids[order]
+def by_image(images: Int64, values: Int32) -> str:
+    """`image 5: 1, 2; image 7: 3`: all values, each once, for a sentence."""
+    images, values = _distinct(images, values)
     found, starts = np.unique(images, return_index=True)
-    groups = np.split(ids, starts[1:])
+    groups = np.split(values, starts[1:])
     return "; ".join(
         f"image {image}: {listed(group.tolist(), most=len(group))}"
         for image, group in zip(found.tolist(), groups, strict=True)

@@ -206,7 +206,7 @@ def read_id_png(
 def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer]) -> None:
     """Writes an (H, W) id map as RGB PNG, atomically, made for speed. Raises ValueError for ids outside 0…2²⁴-1."""
     content = encode_id_png(ids)
-    with atomic_write(path) as handle:
+    with atomic_write(path, durable=False) as handle:
         handle.write(content)
 
 

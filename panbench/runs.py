@@ -234,7 +234,7 @@ class RunWriter:
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """The run in a folder (or of a run.json). Raises BadRun when there is none, or it is foreign or of a newer schema."""
+    """The run in a folder (or of a run.json). Raises BadRun when there is none, it is foreign or of a newer schema."""
     folder = Path(path)
     if folder.name == "run.json" and not folder.is_dir():
         folder = folder.parent
@@ -359,7 +359,7 @@ def _without(table: OverlapTable, images: Any) -> OverlapTable:
 
 
 def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
-    """Raises BadRun when a run cannot be written to `path`: a file, another run (unless `overwrite`) or anything else."""
+    """Raises BadRun when a run cannot be written to `path`: it holds another run (unless `overwrite`) or else."""
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise BadRun(f"{path} is a file; give a folder for the run.")
