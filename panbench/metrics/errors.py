@@ -113,7 +113,8 @@ def assign_causes(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Se
     )
     matches = match_segments(segments, overlaps)
     matches = matches[matches["iou"] > 0.5].assign(verdict="TP", cause=IMPERFECT_MASK.name)
-    found = pd.concat([matches[lost.columns], lost], ignore_index=True) if len(matches) else lost
+    # An empty frame would have a say in the types of the columns.
+    found = pd.concat([part for part in (matches[lost.columns], lost) if len(part)] or [lost], ignore_index=True)
     return found.sort_values("image_id", kind="stable", ignore_index=True)
 
 

@@ -170,18 +170,19 @@ def pq_dagger(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequen
     """
     _check_categories(segments, categories)
     table = pq_table(segments, overlaps, categories)
-    counted = (table["TP"] + table["FP"] + table["FN"]) > 0
-    per_image = per_image_statistics(segments, overlaps).groupby("category_id").size()
-    stuff = _stuff_ious(segments, overlaps, categories).groupby("category_id")["iou"].agg(["mean", "size"])
-    isthing = table["isthing"].astype(bool)
-    ids = table["category_id"]
+    ids, isthing = table["category_id"], table["isthing"].to_numpy(np.bool_)
+    counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
+    stuff = _stuff_ious(segments, overlaps, categories).groupby("category_id")["iou"]
+    images_of_things = ids.map(per_image_statistics(segments, overlaps).groupby("category_id").size())
+    images = np.where(isthing, images_of_things.to_numpy(np.float64), ids.map(stuff.size()).to_numpy(np.float64))
+    pq = np.where(counted, table["PQ"].to_numpy(np.float64), np.nan)
     return pd.DataFrame(
         {
             "category_id": ids,
             "name": table["name"],
             "isthing": isthing,
-            "PQ_dagger": table["PQ"].where(counted).where(isthing, ids.map(stuff["mean"])).astype(float),
-            "images": ids.map(per_image).where(isthing, ids.map(stuff["size"])).fillna(0).astype(np.int64),
+            "PQ_dagger": np.where(isthing, pq, ids.map(stuff.mean()).to_numpy(np.float64)),
+            "images": np.nan_to_num(images).astype(np.int64),
         }
     )
 
