@@ -1,6 +1,8 @@
 """Each cause is planted by itself and must be found by itself; then the laws that hold for any scene."""
 
 import random
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -88,6 +90,19 @@ def test_several_objects_in_one_prediction_are_merged(scene):
 def test_an_object_swallowed_by_the_match_of_another_is_merged(scene):
     tables = scene(("aaaaAss", "11111ss"))
     assert causes(tables) == [("FN", "merged"), ("TP", "imperfect mask")]
+
+
+def test_what_could_be_merged_or_split_is_merged(scene):
+    # Prediction 1 swallows both objects; with 2 it would also make the first whole.
+    tables = scene(("aaaaaaaaaaAA", "111111.22211"))
+    assert causes(tables) == [("FN", "merged"), ("FN", "merged"), ("FP", "duplicate"), ("FP", "merged")]
+
+
+def test_the_causes_stand_in_the_order_of_the_docs():
+    docs = (Path(__file__).parents[2] / "docs" / "errors.md").read_text("utf-8")
+    rows = [line.split("|")[2:5] for line in docs.splitlines() if re.match(r"\| \d \|", line)]
+    assert [name.strip() for name, _, _ in rows] == [cause.name for cause in CAUSES]
+    assert [sentence.strip() for _, sentence, _ in rows] == [cause.description for cause in CAUSES]
 
 
 def test_one_object_in_a_much_larger_prediction_is_a_bad_mask(scene):
