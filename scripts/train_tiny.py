@@ -1,10 +1,11 @@
 """Trains one of the three tiny models on generated `shapes` scenes, with mmengine's Runner and mmdet's own losses.
 
-    python scripts/train_tiny.py mask2former-tiny --iterations 6000 --work-dir work_dirs/mask2former-tiny
-    python scripts/train_tiny.py mask2former-tiny --work-dir work_dirs/mask2former-tiny --export
+    python scripts/train_tiny.py mask2former-tiny
+    python scripts/train_tiny.py mask2former-tiny --export
 
 The first line trains, and goes on from the last checkpoint in the folder when it was interrupted. The second writes the
 weights as safetensors and the model card into configs/weights/, after evaluating those weights with panbench itself.
+With --stop the schedule is left early; --finish then lets the learning rate fall to zero from there.
 """
 
 import argparse
@@ -104,11 +105,18 @@ def _boxes_of(layers: np.ndarray, things: list[int]) -> np.ndarray:
     return boxes
 
 
-def train(name: str, iterations: int, scenes: int, work_dir: Path, threads: int) -> None:
+def train(name: str, options: argparse.Namespace, work_dir: Path) -> None:
     """Trains a model into `work_dir`, from its last checkpoint if there is one."""
+    threads, scenes = options.threads, options.scenes
+    recipe = RECIPES[name]
+    iterations, stop, warm_up, peak = recipe["iterations"], options.stop or recipe["iterations"], 300, recipe["lr"]
+    load_from = None
+    if options.finish:
+        load_from = (work_dir / "last_checkpoint").read_text().strip()
+        work_dir = work_dir / "finish"
+        iterations, stop, warm_up, peak = options.finish, options.finish, 50, recipe["lr"] / 2
     torch.set_num_threads(threads)
     config = load_config(ROOT / "configs" / f"{name}.py")
-    recipe = RECIPES[name]
     dataset = ShapesForTraining(scenes, shapes.DEFAULT_SIZE, recipe.get("target_stride", 1))
     model = config.model
     if "target_stride" in recipe:
@@ -128,22 +136,22 @@ def train(name: str, iterations: int, scenes: int, work_dir: Path, threads: int)
             "sampler": {"type": DefaultSampler, "shuffle": True},
             "collate_fn": {"type": "pseudo_collate"},
         },
-        train_cfg={"by_epoch": False, "max_iters": iterations, "val_interval": iterations + 1},
+        train_cfg={"by_epoch": False, "max_iters": stop, "val_interval": stop + 1},
         optim_wrapper={
             "type": "OptimWrapper",
-            "optimizer": {"type": "AdamW", "lr": recipe["lr"], "weight_decay": 0.05},
+            "optimizer": {"type": "AdamW", "lr": peak, "weight_decay": 0.05},
             "clip_grad": {"max_norm": recipe["clip"]},
             "paramwise_cfg": {"norm_decay_mult": 0.0},
         },
         param_scheduler=[
-            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": 300},
+            {"type": "LinearLR", "start_factor": 0.01, "by_epoch": False, "begin": 0, "end": warm_up},
             {
                 "type": "CosineAnnealingLR",
                 "by_epoch": False,
-                "begin": 300,
+                "begin": warm_up,
                 "end": iterations,
-                "T_max": iterations - 300,
-                "eta_min": recipe["lr"] * 0.01,
+                "T_max": iterations - warm_up,
+                "eta_min": peak * 0.01,
             },
         ],
         default_hooks={
@@ -153,7 +161,8 @@ def train(name: str, iterations: int, scenes: int, work_dir: Path, threads: int)
         log_processor={"by_epoch": False},
         randomness={"seed": 0},
         default_scope="mmdet",
-        resume=True,
+        load_from=load_from,
+        resume=load_from is None,
     )
     runner.train()
 
@@ -175,8 +184,14 @@ def export(name: str, work_dir: Path) -> None:
 
     Weights of two and more dimensions are stored as float16; what is evaluated is the stored file.
     """
-    checkpoint = load_checkpoint(Path((work_dir / "last_checkpoint").read_text().strip()))
-    iterations = int(checkpoint.path.stem.rpartition("_")[2])
+    stages = [work_dir, work_dir / "finish"] if (work_dir / "finish" / "last_checkpoint").exists() else [work_dir]
+    checkpoints = [Path((folder / "last_checkpoint").read_text().strip()) for folder in stages]
+    iterations = [int(path.stem.rpartition("_")[2]) for path in checkpoints]
+    whole = iterations[0] == RECIPES[name]["iterations"]
+    commands = [f"python scripts/train_tiny.py {name}" + ("" if whole else f" --stop {iterations[0]}")]
+    if len(stages) == 2:
+        commands.append(f"python scripts/train_tiny.py {name} --finish {iterations[1]}")
+    checkpoint = load_checkpoint(checkpoints[-1])
     state = {
         key: value.half() if value.is_floating_point() and value.ndim >= 2 else value
         for key, value in checkpoint.state_dict.items()
@@ -197,7 +212,7 @@ def export(name: str, work_dir: Path) -> None:
         "",
         f"- Parameters: {run.info['model']['params']:,}; file: {target.stat().st_size:,} bytes (float16), "
         f"SHA-256 `{sha256_of(target)}`",
-        f"- Trained: `python scripts/train_tiny.py {name} --iterations {iterations}`: {iterations:,} iterations of 8 "
+        f"- Trained: `{'`, then `'.join(commands)}`: {sum(iterations):,} iterations of 8 "
         f"scenes, drawn from {TRAIN_SCENES:,} scenes of the split `train` with seed {TRAIN_SEED}, "
         f"{shapes.DEFAULT_SIZE[0]}×{shapes.DEFAULT_SIZE[1]} pixels; AdamW, learning rate {recipe['lr']}, cosine decay; "
         "mmdet's losses and mmengine's Runner, on a CPU",
@@ -220,7 +235,10 @@ def main() -> None:
     """Reads the arguments and does what they say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=sorted(RECIPES))
-    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--stop", type=int, metavar="N", help="stop after N iterations of the schedule")
+    parser.add_argument(
+        "--finish", type=int, metavar="N", help="N more iterations with a learning rate that falls to 0"
+    )
     parser.add_argument("--scenes", type=int, default=TRAIN_SCENES, help="how many training scenes are drawn")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--work-dir", type=Path)
@@ -234,8 +252,7 @@ def main() -> None:
     if options.export:
         export(options.model, work_dir)
         return
-    iterations = options.iterations or RECIPES[options.model]["iterations"]
-    train(options.model, iterations, options.scenes, work_dir, options.threads)
+    train(options.model, options, work_dir)
 
 
 if __name__ == "__main__":
