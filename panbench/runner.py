@@ -209,9 +209,10 @@ class _Loop:
             while behind:
                 self._collect(behind.popleft())
         except BaseException:
-            # What was scored is kept, in whole batches: a resumed run then has the same batches as an unbroken one.
+            # What went through the model is kept, in whole batches: a resumed run then has an unbroken one's batches.
+            self.progress = None
             for pending in behind:
-                if all(future.done() and not future.cancelled() and future.exception() is None for future in pending):
+                if all(future.exception() is None for future in pending):
                     self._collect(pending)
             self._write_block()
             raise

@@ -10,6 +10,7 @@ With --stop the schedule is left early; --finish then lets the learning rate fal
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -107,6 +108,8 @@ def _boxes_of(layers: np.ndarray, things: list[int]) -> np.ndarray:
 
 def train(name: str, options: argparse.Namespace, work_dir: Path) -> None:
     """Trains a model into `work_dir`, from its last checkpoint if there is one."""
+    # mmengine reads its checkpoints as pickles; these are only ever the ones that this program wrote into `work_dir`.
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     threads, scenes = options.threads, options.scenes
     recipe = RECIPES[name]
     iterations, stop, warm_up, peak = recipe["iterations"], options.stop or recipe["iterations"], 300, recipe["lr"]
