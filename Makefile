@@ -20,6 +20,7 @@ help:
 	@echo "make format    format the code"
 
 install: $(VENV)/.installed
+	@:
 
 # The stamps are written last, so an interrupted install is taken up again; a finished one needs neither pip nor a network.
 $(VENV)/.installed: pyproject.toml constraints.txt

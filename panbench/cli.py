@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 from typer.core import TyperGroup
 
-from panbench import __version__
+from panbench import __version__, cli_data
 from panbench.errors import BadArgument, PanbenchError
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ def _option(help: str, panel: str | None = None, metavar: str | None = None, **s
 
 def _flag(name: str, help: str, panel: str | None = None, **settings: Any) -> Any:
     return typer.Option(name, help=help, rich_help_panel=panel, metavar="", **settings)
+
+
+app.add_typer(cli_data.data_app, name="data")
 
 
 class Format(str, Enum):
@@ -219,7 +223,7 @@ def evaluate(
     folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume))
 
     def run(spec: "ModelSpec", folder: Path) -> "Run":
-        with _Progress(spec.title) as progress:
+        with _Progress(spec.title, at_once=True) as progress:
             return evaluate_model(
                 spec,
                 dataset,
@@ -260,6 +264,59 @@ def evaluate(
         _say(f"Again at any time: panbench compare {shlex.join(stored)}")
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    gt: Annotated[Path, _option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")],
+    pred: Annotated[Path, _option("The predictions: COCO panoptic JSON.", metavar="FILE.json")],
+    gt_dir: Annotated[
+        Path | None, _option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")
+    ] = None,
+    pred_dir: Annotated[
+        Path | None, _option("The id PNGs of --pred. Default: its path without .json.", metavar="DIR")
+    ] = None,
+    out: Annotated[Path | None, _option("Store the run here, for compare and metrics.", metavar="DIR")] = None,
+    overwrite: Annotated[bool, _flag("--overwrite", "Replace a run that is already there.")] = False,
+    as_json: Annotated[bool, _flag("--json", "Print JSON with every category, fractions 0-1.")] = False,
+    ignore_extra: Annotated[bool, _flag("--ignore-extra", "Pass over images that the ground truth lacks.")] = False,
+    allow_missing: Annotated[bool, _flag("--allow-missing", "Score images without a prediction as empty.")] = False,
+    boundary: Annotated[bool, _flag("--boundary", "Also store what boundary PQ needs.")] = False,
+    threads: Annotated[int | None, _option("Default: the cores.", metavar="N", min=1)] = None,
+    max_pixels: Annotated[
+        int | None, _option("Refuse larger PNGs before they are decoded.", metavar="N", min=1)
+    ] = None,
+) -> None:
+    """Score predictions of any framework: the same numbers as panopticapi."""
+    from panbench.idmap import DEFAULT_MAX_PIXELS
+    from panbench.report.tables import comparison_row, summary_text
+    from panbench.score import as_json as scores_of
+    from panbench.score import score_folder
+
+    with _Progress("Scoring") as progress:
+        run = score_folder(
+            gt,
+            pred,
+            gt_dir,
+            pred_dir,
+            out,
+            threads=threads,
+            ignore_extra=ignore_extra,
+            allow_missing=allow_missing,
+            boundary=boundary,
+            max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+            overwrite=overwrite,
+            progress=progress.images,
+        )
+    if as_json:
+        _print_json(scores_of(run))
+    else:
+        row = comparison_row(run)
+        _print(summary_text(row.title, run.info["summary"], row.notes))
+    if out is None:
+        _say("Not stored. With --out results/NAME, panbench compare, metrics and errors can ask it more.")
+    else:
+        _say(f"Stored. More: panbench metrics {shlex.quote(str(out))}, errors, compare")
 
 
 @app.command()
@@ -330,6 +387,9 @@ def errors(
     _print_findings(error_findings(load_run(run), images=images, per_category=per_category), as_json)
 
 
+app.command()(cli_data.submit)
+
+
 def main() -> None:
     """The program `panbench`."""
     for stream in (sys.stdout, sys.stderr):
@@ -378,37 +438,52 @@ def _batch_size(text: str) -> "int | Literal['auto']":
 
 
 class _Progress:
-    """Bars on stderr while something runs: images with images/s and time left, and bytes of a download."""
+    """Bars on stderr while something runs: images with images/s and time left, and bytes of a download.
 
-    def __init__(self, title: str) -> None:
+    at_once: shows the bar of images from the start, before the first is done; else a bar appears when there is news
+    """
+
+    def __init__(self, title: str, *, at_once: bool = False) -> None:
         from rich.progress import Progress
 
         self._title = title
         self._tasks: dict[str, Any] = {}
+        self._first: dict[str, tuple[float, int]] = {}
         self._bars = Progress(*_progress_columns(), console=_stderr())
+        if at_once:
+            self._add("images", title, None)
 
     def __enter__(self) -> "_Progress":
         return self
 
     def __exit__(self, *_: Any) -> None:
+        for unit, task in self._tasks.items():
+            self._bars.update(task, visible=unit in self._first)
         if self._tasks:
             self._bars.stop()
 
     def images(self, done: int, total: int) -> None:
-        self._show(self._title, "images", done, total)
+        self._show("images", self._title, done, total)
 
     def bytes(self, done: int, total: int | None) -> None:
-        self._show(f"{self._title}: weights", "bytes", done, total)
+        self._show("bytes", f"{self._title}: weights", done, total)
 
     def notice(self, sentence: str) -> None:
         self._bars.console.print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
 
-    def _show(self, title: str, unit: str, done: int, total: int | None) -> None:
+    def _add(self, unit: str, title: str, total: int | None) -> None:
         if not self._tasks:
             self._bars.start()
+        self._tasks[unit] = self._bars.add_task(title, total=total, unit=unit, speed=None)
+
+    def _show(self, unit: str, title: str, done: int, total: int | None) -> None:
         if unit not in self._tasks:
-            self._tasks[unit] = self._bars.add_task(title, total=total, unit=unit)
-        self._bars.update(self._tasks[unit], completed=done, total=total)
+            self._add(unit, title, total)
+        now = time.monotonic()
+        # From the first news on: a resumed run starts with images done, and loading a model is no image.
+        began, before = self._first.setdefault(unit, (now, done))
+        speed = (done - before) / (now - began) if now > began and done > before else None
+        self._bars.update(self._tasks[unit], completed=done, total=total, speed=speed)
 
 
 def _progress_columns() -> "list[ProgressColumn]":
@@ -423,7 +498,7 @@ def _progress_columns() -> "list[ProgressColumn]":
 
     class Speed(ProgressColumn):
         def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
+            speed = task.fields["speed"]
             if speed is None:
                 return Text("")
             shown = f"{decimal(int(speed))}/s" if task.fields["unit"] == "bytes" else f"{speed:.1f} images/s"
@@ -477,11 +552,12 @@ def _say(sentence: str) -> None:
 
 
 def _complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
-    """The sentence on stderr, on one line; before it the traceback of `error`, where one is given."""
+    """The sentences on stderr, each on one line; before them the traceback of `error`, where one is given."""
     stderr = _stderr()
     if error is not None:
         stderr.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
-    stderr.print(Text.assemble((label, "bold red"), " ".join(sentence.split())), soft_wrap=True)
+    lines = [" ".join(line.split()) for line in sentence.splitlines()]
+    stderr.print(Text.assemble((label, "bold red"), "\n".join(lines)), soft_wrap=True)
 
 
 def _explained(error: Exception) -> tuple[str, int]:

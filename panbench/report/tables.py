@@ -177,7 +177,8 @@ def comparison_row(run: Run, images: frozenset[int] | None = None) -> Comparison
         images=len(images or ()) if narrowed else scored,
         **_flat(summary),
         params=model.get("params"),
-        images_per_second=info.get("images_per_second"),
+        # Of a scored folder this would be the speed of scoring, beside the speeds of models.
+        images_per_second=None if info.get("kind") == "score" else info.get("images_per_second"),
         published_PQ=None if narrowed or selected or not whole else _published_pq(model, dataset, scored),
         complete=whole,
         title=model.get("title") or model.get("name") or run.name,
