@@ -1,0 +1,236 @@
+"""What plots and the report page show, as tables: each function gives one tidy DataFrame for all runs of a comparison.
+
+Values are fractions 0–1, NaN where a value does not exist. The column `run` holds the run's label, the same everywhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from panbench.errors import BadRun
+from panbench.metrics.errors import CAUSES, ErrorReport, explain
+from panbench.metrics.pq import per_image_statistics, pq_table
+from panbench.metrics.semantic import confusion as confused_pixels
+from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, threshold_curve
+from panbench.panoptic import Category
+from panbench.report.standing import Standing, standing
+from panbench.report.tables import ComparisonRow, labels
+from panbench.runs import Run
+
+__all__ = [
+    "Compared",
+    "causes",
+    "compared",
+    "confusion",
+    "mistaken_objects",
+    "overview",
+    "per_category",
+    "per_image",
+    "slices",
+    "thresholds",
+]
+
+INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of several runs, on the images that all of them hold. `label` names it in charts, and says if it is partial.
+
+    segments, overlaps: the run's tables, narrowed to those images
+    """
+
+    run: Run
+    row: ComparisonRow
+    label: str
+    segments: pd.DataFrame
+    overlaps: pd.DataFrame
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The categories of the ground truth."""
+        return self.run.categories
+
+    @cached_property
+    def explained(self) -> ErrorReport:
+        """The causes of the run's errors; computed once."""
+        return explain(self.segments, self.overlaps, self.categories, images=10)
+
+
+def compared(runs: Sequence[Run], *, common_images: bool = False) -> tuple[list[Compared], Standing]:
+    """The runs ready to be shown together, in the order given, and how they stand to each other.
+
+    Raises BadRun when they are of different datasets or images (with `common_images`: share none), or hold no image.
+    """
+    found = standing(runs, common_images=common_images)
+    if not all(row.images for row in found.rows):
+        empty = next(row.run for row in found.rows if not row.images)
+        raise BadRun(f"{empty} holds no scored image, so there is nothing to show.")
+    shared = frozenset.intersection(*(frozenset(run.image_ids()) for run in runs))
+    members = []
+    for run, row, label in zip(runs, found.rows, _distinct(labels(found.rows)), strict=True):
+        segments, overlaps = run.segments(), run.overlaps()
+        if len(shared) < len(run.image_ids()):
+            wanted = list(shared)
+            segments = segments[segments["image_id"].isin(wanted)].reset_index(drop=True)
+            overlaps = overlaps[overlaps["image_id"].isin(wanted)].reset_index(drop=True)
+        whole = label if row.complete else f"{label} ({INCOMPLETE})"
+        members.append(Compared(run, row, whole, segments, overlaps))
+    return members, found
+
+
+def overview(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, PQ, low, high (95 % interval), params, images_per_second, device, precision, images."""
+    return pd.DataFrame(
+        [
+            {
+                "run": member.label,
+                "PQ": member.row.PQ,
+                "low": member.row.PQ_low,
+                "high": member.row.PQ_high,
+                "params": member.row.params,
+                "images_per_second": member.row.images_per_second,
+                "device": member.row.device,
+                "precision": member.row.precision,
+                "images": member.row.images,
+            }
+            for member in members
+        ]
+    ).astype(dict.fromkeys(("PQ", "low", "high", "params", "images_per_second"), float))
+
+
+def per_category(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, category_id, name, isthing, supercategory, PQ, SQ, RQ, TP, FP, FN, segments (true ones, crowds left out).
+
+    Scores are NaN for a category without TP, FP and FN, which the means leave out.
+    """
+    tables = []
+    for member in members:
+        table = pq_table(member.segments, member.overlaps, member.categories)
+        counted = (table["TP"] + table["FP"] + table["FN"]) > 0
+        table[["PQ", "SQ", "RQ"]] = table[["PQ", "SQ", "RQ"]].where(counted)
+        true = member.segments[(member.segments["side"] == "gt") & ~member.segments["iscrowd"].astype(bool)]
+        number = true.groupby("category_id").size()
+        table["segments"] = table["category_id"].map(number).fillna(0).astype(np.int64)
+        table.insert(0, "run", member.label)
+        tables.append(table.drop(columns="iou_sum"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def causes(members: Sequence[Compared], group: str = "All") -> pd.DataFrame:
+    """run, cause, lost (its part of 1 − PQ), gain (PQ gained were it fixed alone), FP, FN, TP; in CAUSES' order."""
+    tables = []
+    for member in members:
+        lost = member.explained.lost
+        table = lost.loc[lost["group"] == group, ["cause", "lost", "gain", "FP", "FN", "TP"]]
+        tables.append(table.assign(run=member.label))
+    table = pd.concat(tables, ignore_index=True)
+    table["cause"] = pd.Categorical(table["cause"], [cause.name for cause in CAUSES])
+    return table[["run", "cause", "lost", "gain", "FP", "FN", "TP"]]
+
+
+def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
+    """run, slice, PQ, SQ, RQ, n (categories), TP, FP, FN; slices that no run holds are left out.
+
+    by: a key of metrics.slices.SLICINGS.
+    """
+    tables = []
+    for member in members:
+        table = pq_by(image_statistics(member.segments, member.overlaps, member.categories, by))
+        tables.append(table.assign(run=member.label))
+    table = pd.concat(tables, ignore_index=True)
+    held = table.groupby("slice")["n"].transform("sum") > 0
+    return table.loc[held, ["run", "slice", "PQ", "SQ", "RQ", "n", "TP", "FP", "FN"]].reset_index(drop=True)
+
+
+def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, threshold, PQ, SQ, RQ of all categories when a match needs IoU > threshold."""
+    tables = []
+    for member in members:
+        curve = threshold_curve(member.segments, member.overlaps, member.categories)
+        tables.append(curve[curve["group"] == "All"].assign(run=member.label))
+    return pd.concat(tables, ignore_index=True)[["run", "threshold", "PQ", "SQ", "RQ"]]
+
+
+def per_image(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, image_id, PQ, TP, FP, FN of each image by itself; PQ is the mean over the categories that the image holds.
+
+    An image without TP, FP and FN has no PQ (NaN).
+    """
+    tables = []
+    for member in members:
+        counts = per_image_statistics(member.segments, member.overlaps)
+        units = counts["TP"] + (counts["FP"] + counts["FN"]) / 2
+        table = (
+            counts.assign(PQ=counts["iou_sum"] / units)
+            .groupby("image_id")
+            .agg({"PQ": "mean", "TP": "sum", "FP": "sum", "FN": "sum"})
+            .reindex(np.unique(member.overlaps["image_id"].to_numpy()))
+            .fillna({"TP": 0, "FP": 0, "FN": 0})
+            .astype({"TP": np.int64, "FP": np.int64, "FN": np.int64})
+            .rename_axis("image_id")
+            .reset_index()
+        )
+        tables.append(table.assign(run=member.label))
+    return pd.concat(tables, ignore_index=True)[["run", "image_id", "PQ", "TP", "FP", "FN"]]
+
+
+def confusion(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, true, predicted, pixels, share: of a true category's pixels, those given to each category (or to "void").
+
+    true and predicted are names of categories; pairs that share no pixel are left out.
+    """
+    tables = []
+    for member in members:
+        names = {category.id: category.name for category in member.categories}
+        counts = confused_pixels(member.segments, member.overlaps, member.categories)
+        of_truth = counts.sum(axis=1).replace(0, 1)
+        long = counts.stack().rename("pixels").reset_index()
+        long["share"] = long["pixels"] / long["category_id"].map(of_truth)
+        long["true"] = long["category_id"].map(names)
+        long["predicted"] = [names.get(column, "void") for column in long["predicted"]]
+        tables.append(long[long["pixels"] > 0].assign(run=member.label))
+    return pd.concat(tables, ignore_index=True)[["run", "true", "predicted", "pixels", "share"]]
+
+
+def mistaken_objects(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, true, predicted, objects: how many segments were found with the right mask and the wrong category."""
+    tables = []
+    for member in members:
+        names = {category.id: category.name for category in member.categories}
+        errors = member.explained.errors
+        wrong = errors[(errors["verdict"] == "FN") & errors["cause"].isin(["wrong category", "thing/stuff confusion"])]
+        predicted = member.segments[member.segments["side"] == "pred"][["image_id", "id", "category_id"]]
+        joined = wrong.merge(
+            predicted, left_on=["image_id", "pred_id"], right_on=["image_id", "id"], suffixes=("", "_predicted")
+        )
+        number = joined.groupby(["category_id", "category_id_predicted"]).size().rename("objects").reset_index()
+        tables.append(
+            pd.DataFrame(
+                {
+                    "run": member.label,
+                    "true": number["category_id"].map(names),
+                    "predicted": number["category_id_predicted"].map(names),
+                    "objects": number["objects"],
+                }
+            )
+        )
+    table = pd.concat(tables, ignore_index=True)
+    return table.sort_values("objects", ascending=False, kind="stable", ignore_index=True)
+
+
+def all_slices(members: Sequence[Compared]) -> dict[str, pd.DataFrame]:
+    """`slices` by each of SLICINGS; slicings that put everything into one slice are left out."""
+    tables = {name: slices(members, name) for name in SLICINGS}
+    return {name: table for name, table in tables.items() if table["slice"].nunique() > 1}
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number where one is taken: the labels of charts must tell runs apart."""
+    return [
+        name if list(names).count(name) == 1 else f"{name} ({list(names)[: index + 1].count(name)})"
+        for index, name in enumerate(names)
+    ]
