@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -290,6 +291,8 @@ def _look(
     look = _Look(plan, boundary, max_pixels, keeper.index if keeper else None)
     looked = _Looked()
     pool = ThreadPoolExecutor(threads)
+    opencv_threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # images are shared out among threads already
     try:
         for row, answer in enumerate(_in_order(pool, look, images)):
             image_id = plan.gt.image_ids[row]
@@ -311,6 +314,7 @@ def _look(
             keeper.finish()
     finally:
         pool.shutdown(cancel_futures=True)
+        cv2.setNumThreads(opencv_threads)
         if keeper:
             keeper.discard()
     return looked
