@@ -13,7 +13,15 @@ from panbench import __version__, cli
 from panbench.catalog import find_model, load_catalog
 from panbench.errors import BadDataset, BadRun, OutOfSpace
 from panbench.overlap import overlap_table
-from panbench.panoptic import Category, Segment
+from panbench.panoptic import (
+    Annotation,
+    Category,
+    ImageInfo,
+    PanopticSet,
+    Segment,
+    write_id_png,
+    write_panoptic_json,
+)
 from panbench.runs import RunWriter, category_record
 from panbench.sweep import Outcome, run_folders, run_models
 
@@ -46,6 +54,17 @@ def stored_run(path: Path, images: int = 12, dataset: str = "balls", hits: int |
     return path
 
 
+def predictions(folder: Path, name: str, found: bool) -> Path:
+    """A COCO panoptic JSON and PNG of one image with one ball, or with nothing."""
+    ball = Segment(1, BALL.id, 2)
+    annotation = Annotation(1, "one.png", (ball,) if found else ())
+    image = ImageInfo(1, "one.jpg", 1, 4)
+    path = folder / f"{name}.json"
+    write_panoptic_json(path, PanopticSet((BALL,), {1: image}, {1: annotation}, folder / name, path))
+    write_id_png(folder / name / "one.png", np.array([[1, 1, 0, 0]] if found else [[0, 0, 0, 0]], np.int32))
+    return path
+
+
 def panbench(*arguments: str | Path):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], env={"COLUMNS": "80"})
 
@@ -68,7 +87,7 @@ def test_the_version_is_printed():
 
 def test_help_names_every_command():
     shown = panbench("--help").stdout
-    for command in ("models", "eval", "compare", "metrics", "errors"):
+    for command in ("models", "eval", "score", "compare", "metrics", "errors", "data", "submit"):
         assert command in shown
 
 
@@ -170,6 +189,27 @@ def test_opencv_without_its_system_library_tells_what_to_install():
     with pytest.raises(ImportError) as raised:
         exec(frame, {})
     assert "apt-get install libgl1" in cli._missing(raised.value)
+
+
+def test_score_prints_and_stores_a_run_that_compare_takes(tmp_path):
+    gt, pred = predictions(tmp_path, "gt", True), predictions(tmp_path, "pred", True)
+    result = panbench("score", "--gt", gt, "--pred", pred, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[2].split() == "| All | 100.00 | 100.00 | 100.00 | 1 |".split()
+    assert json.loads(panbench("compare", tmp_path / "run", "--format", "json").stdout)[0]["PQ"] == 1.0
+    again = panbench("score", "--gt", gt, "--pred", pred, "--out", tmp_path / "run")
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+
+
+def test_score_json_is_alone_on_stdout_and_nothing_is_stored_without_out(tmp_path, monkeypatch):
+    gt, pred = predictions(tmp_path, "gt", True), predictions(tmp_path, "pred", False)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    scores = json.loads(panbench("score", "--gt", gt, "--pred", pred, "--json").stdout)
+    assert scores["All"] == {"PQ": 0.0, "SQ": 0.0, "RQ": 0.0, "n": 1}
+    assert scores["per_category"]["1"]["FN"] == 1
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_compare_prints_the_runs_with_intervals_and_differences(tmp_path):
@@ -389,4 +429,6 @@ def test_ctrl_c_keeps_what_was_scored_and_says_how_to_go_on(tmp_path):
     assert running.returncode == 130
     assert "--resume" in said
     assert "Traceback" not in said
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    marked = panbench("compare", tmp_path / "run")
+    assert marked.exit_code == 0, marked.stderr
+    assert "of 200 images scored" in marked.stdout

@@ -1,0 +1,81 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from panbench.report.grid import Grid, as_latex, as_markdown, as_text, percent, signed, superscript
+
+
+def text_of(renderable, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(renderable, crop=False)
+    return console.file.getvalue()
+
+
+GRID = Grid(
+    columns=("Model", "PQ", "diff"),
+    rows=(("first model¹", "51.87", "-0.13"), ("second", "–", "+1.00")),
+    notes=("¹ Why",),
+    best=frozenset({(0, 1)}),
+    second=frozenset({(1, 2)}),
+)
+
+
+def test_numbers_stand_to_the_right_and_words_to_the_left():
+    lines = text_of(as_text(GRID)).splitlines()
+    assert [line.rstrip() for line in lines] == [
+        "Model            PQ   diff",
+        "──────────────────────────",
+        "first model¹  51.87  -0.13",
+        "second            –  +1.00",
+        "¹ Why",
+    ]
+
+
+@pytest.mark.parametrize("width", [10, 20, 26, 80])
+def test_a_narrow_terminal_never_cuts_a_number(width):
+    shown = text_of(as_text(GRID), width)
+    assert "51.87" in shown
+    assert "-0.13" in shown
+    assert "…" not in shown
+
+
+def test_markdown_is_aligned_and_bold():
+    assert as_markdown(GRID).splitlines() == [
+        "| Model        |        PQ |  diff |",
+        "| :----------- | --------: | ----: |",
+        "| first model¹ | **51.87** | -0.13 |",
+        "| second       |         – | +1.00 |",
+        "",
+        "¹ Why  ",
+    ]
+
+
+def test_latex_is_booktabs_with_marks_bold_and_underline():
+    assert as_latex(GRID).splitlines()[1:] == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"Model & PQ & $\Delta$ \\",
+        r"\midrule",
+        r"first model$^{1}$ & \textbf{51.87} & $-0.13$ \\",
+        r"second & -- & \underline{$+1.00$} \\",
+        r"\bottomrule",
+        r"\multicolumn{3}{l}{\footnotesize $^{1}$ Why} \\",
+        r"\end{tabular}",
+    ]
+
+
+def test_a_title_stands_above():
+    titled = Grid(("Model",), (("a",),), title="PQ by <size>")
+    assert text_of(as_text(titled)).startswith("PQ by <size>\n")
+    assert as_markdown(titled).startswith(r"**PQ by \<size\>**")
+
+
+def test_absent_numbers_are_dashes_and_zero_has_no_sign():
+    assert percent(None) == percent(float("nan")) == signed(None) == "–"
+    assert signed(0.0) == signed(-0.00001) == "0.00"
+    assert (signed(0.5), signed(-0.5, 1)) == ("+50.00", "-50.0")
+
+
+def test_marks_are_superscript():
+    assert superscript(12) == "¹²"
