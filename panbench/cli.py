@@ -128,11 +128,22 @@ def _model_names(incomplete: str) -> list[str]:
 @app.command()
 def models(
     as_json: Annotated[bool, _flag("--json", "Print a list of objects.")] = False,
+    download: Annotated[
+        list[str] | None,
+        _option("Fetch the weights of this model; several times or comma-separated.", None, "NAME"),
+    ] = None,
 ) -> None:
     """List the models: family, backbone, parameters, published PQ, input size, and whether the weights are here."""
-    from panbench.catalog import load_catalog
+    from panbench.catalog import load_catalog, resolve_models
     from panbench.report.tables import models_record, models_text
 
+    if download:
+        from panbench.models.checkpoints import fetch_weights
+
+        for spec in resolve_models(download):
+            with _Progress(spec.title) as progress:
+                _write(f"{fetch_weights(spec, progress=progress.bytes)}\n")
+        return
     specs = list(load_catalog().values())
     if as_json:
         _print_json([models_record(spec) for spec in specs])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from panbench.errors import BadArgument, BadRun
 from panbench.metrics.errors import CAUSES, explain
-from panbench.metrics.pq import summarise
+from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.semantic import semantic_scores
 from panbench.metrics.slices import (
     SLICINGS,
@@ -65,7 +65,11 @@ def metric_findings(
     weighted = {kind: weighted_pq(segments, overlaps, categories, kind) for kind in ("pixels", "segments")}
     daggers = {group: _mean(dagger[_in_group(dagger, group)]["PQ_dagger"]) for group in GROUPS}
 
+    near = run.boundary()
+    boundary = None if near is None else summarise(pq_table(segments, overlaps, categories, boundary=near))
+
     rows = [
+        *([] if boundary is None else [("boundary PQ", *(percent(boundary[group]["PQ"]) for group in GROUPS))]),
         ("PQ†, stuff without threshold", *(percent(daggers[group]) for group in GROUPS)),
         ("PQ weighted by pixels", percent(weighted["pixels"]), "", ""),
         ("PQ weighted by segments", percent(weighted["segments"]), "", ""),
@@ -88,6 +92,7 @@ def metric_findings(
     record = {
         **_identity(run),
         "summary": summary,
+        "boundary": boundary,
         "intervals": _records(sure),
         "PQ_dagger": daggers,
         "weighted_PQ": weighted,
