@@ -37,7 +37,7 @@ UInt64 = npt.NDArray[np.uint64]
 DEFAULT_MAX_PIXELS = 100_000_000
 """Largest PNG that is decoded unless asked otherwise: 10,000 × 10,000."""
 
-_MOST_PIXELS = 2**31 - 1
+_MOST_PIXELS = 2**29 - 1
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 _BYTES_PER_PIXEL = {2: 3, 6: 4}

@@ -124,20 +124,23 @@ class Native:
 def _load() -> Native | None:
     if os.environ.get("PANBENCH_NATIVE") == "0" or sys.byteorder != "little" or sys.platform == "win32":
         return None
-    try:
-        compiled = Native(ctypes.CDLL(str(_library())))
-        return compiled if _is_right(compiled) else None
-    except (OSError, AttributeError, PanbenchError, subprocess.SubprocessError):
-        return None
+    for anew in (False, True):
+        try:
+            compiled = Native(ctypes.CDLL(str(_library(anew))))
+        except (OSError, AttributeError, PanbenchError, subprocess.SubprocessError):
+            continue
+        if _is_right(compiled):
+            return compiled
+    return None
 
 
-def _library() -> Path:
-    """The compiled library, made now unless it is there. Its name tells the source, the flags and the machine."""
+def _library(anew: bool) -> Path:
+    """The compiled library: made now if it is not there, or damaged (`anew`). Its name tells source, flags and machine."""
     source = _SOURCE.read_bytes()
     made_of = b"\0".join([source, " ".join(_FLAGS).encode(), platform.machine().encode(), sys.platform.encode()])
     folder = cache_dir() / "native"
     target = folder / f"idmap-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
-    if target.exists():
+    if target.exists() and not anew:
         return target
     compiler = _compiler()
     if compiler is None:

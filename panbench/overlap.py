@@ -144,7 +144,7 @@ class OverlapTable:
         row = find_rows(pair_images, pair_ids, images, ids)
         pixels = sums_by_row(row, self.overlaps.pixels[in_gt], len(ids))
 
-        unlisted = _distinct(pair_images[row < 0], pair_ids[row < 0])
+        unlisted = distinct(pair_images[row < 0], pair_ids[row < 0])
         absent = pixels == 0
         differ = ~absent & (pixels != area)
         example = None
@@ -328,7 +328,7 @@ def prediction_faults(table: OverlapTable) -> list[str]:
     absent = sums_by_row(row, table.overlaps.pixels[in_pred], len(ids)) == 0
     faults = []
     if (row < 0).any():
-        unlisted = by_image(*_distinct(pair_images[row < 0], pair_ids[row < 0]))
+        unlisted = by_image(*distinct(pair_images[row < 0], pair_ids[row < 0]))
         faults.append(f"Predicted PNGs have ids that their JSON lacks: {unlisted}. List each id of the PNG.")
     if absent.any():
         missing = by_image(images[absent], ids[absent])
@@ -380,7 +380,7 @@ def take(columns: Columns, rows: npt.NDArray[Any]) -> Columns:
     return replace(columns, **{field.name: getattr(columns, field.name)[rows] for field in fields(columns)})
 
 
-def _distinct(image_id: Int64, segment_id: Int32) -> tuple[Int64, Int32]:
+def distinct(image_id: Int64, segment_id: Int32) -> tuple[Int64, Int32]:
     """The (image_id, segment_id) that occur, each once, in ascending order."""
     order = np.lexsort((segment_id, image_id))
     image_id, segment_id = image_id[order], segment_id[order]
@@ -395,7 +395,7 @@ def _concat_columns(kind: type[Any], parts: Sequence[Any]) -> Any:
 
 def by_image(images: Int64, values: Int32) -> str:
     """`image 5: 1, 2; image 7: 3`: all values, each once, for a sentence."""
-    images, values = _distinct(images, values)
+    images, values = distinct(images, values)
     found, starts = np.unique(images, return_index=True)
     groups = np.split(values, starts[1:])
     return "; ".join(

@@ -122,11 +122,14 @@ class Run:
         """As `overlaps`, of the pixels near boundaries; None when the run was made without them."""
         return None if self.table.boundary is None else _frame(self.table.boundary)
 
-    def pq(self, iou_threshold: float = 0.5) -> "pd.DataFrame":
-        """PQ, SQ, RQ, TP, FP, FN of each category: `metrics.pq.pq_table` of this run."""
+    def pq(self, iou_threshold: float = 0.5, boundary: bool = False) -> "pd.DataFrame":
+        """PQ, SQ, RQ, TP, FP, FN of each category: `metrics.pq.pq_table` of this run; boundary PQ if asked for.
+
+        Raises BadArgument when boundary PQ is asked for and the run was made without boundary overlaps.
+        """
         from panbench.metrics.pq import pq_of
 
-        return pq_of(self.table, self.categories, iou_threshold)
+        return pq_of(self.table, self.categories, iou_threshold, boundary)
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
         """PQ, SQ, RQ and n of All, Things and Stuff, from the tables (run.json keeps what the run itself found)."""

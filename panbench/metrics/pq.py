@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.errors import BadArgument, BadDataset
-from panbench.overlap import OverlapTable, Pairs, Segments, find_rows, take
+from panbench.overlap import OverlapTable, Pairs, Segments, distinct, find_rows, sums_by_row, take
 from panbench.panoptic import VOID, Category, listed
 
 __all__ = ["match_segments", "per_image_statistics", "pq_table", "segment_verdicts", "summarise"]
@@ -27,9 +27,12 @@ TP, FN, FP, IGNORED = range(4)
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
+Int32 = npt.NDArray[np.int32]
 
 
-def match_segments(segments: pd.DataFrame, overlaps: pd.DataFrame) -> pd.DataFrame:
+def match_segments(
+    segments: pd.DataFrame, overlaps: pd.DataFrame, boundary: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Each pair of a ground-truth segment and a prediction that share pixels and a category, with their IoU.
 
     segments: one row a segment (image_id, side, id, category_id, area, iscrowd)
@@ -37,16 +40,21 @@ def match_segments(segments: pd.DataFrame, overlaps: pd.DataFrame) -> pd.DataFra
     Columns: image_id, gt_id, pred_id, category_id, pixels, union, iou. Crowds are left out. A pair is a true positive
     at threshold t when iou > t; from 0.5 on each segment is in at most one. Ordered by image_id, gt_id, pred_id.
     """
-    return _pair(_Columns.of(segments, overlaps)).as_frame()
+    return _pair(_Columns.of(segments, overlaps, boundary)).as_frame()
 
 
-def segment_verdicts(segments: pd.DataFrame, overlaps: pd.DataFrame, iou_threshold: float = 0.5) -> pd.DataFrame:
+def segment_verdicts(
+    segments: pd.DataFrame,
+    overlaps: pd.DataFrame,
+    iou_threshold: float = 0.5,
+    boundary: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """Each segment of `segments`, in its order, with what became of it.
 
     verdict: "TP", "FN" (ground truth), "FP" (prediction) or "ignored" (crowds, and predictions more than half on void
     and crowd); iou: the matched pair's, NaN without a match; matched_id: the other side's id, 0 without a match.
     """
-    columns = _Columns.of(segments, overlaps)
+    columns = _Columns.of(segments, overlaps, boundary)
     verdicts = _judge(columns, iou_threshold)
     frame = segments.reset_index(drop=True)
     return frame.assign(verdict=np.array(VERDICTS)[verdicts.code], iou=verdicts.iou, matched_id=verdicts.matched_id)
@@ -57,14 +65,17 @@ def pq_table(
     overlaps: pd.DataFrame,
     categories: Sequence[Category],
     iou_threshold: float = 0.5,
+    boundary: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """PQ, SQ and RQ of each category, one row each in the order of `categories`.
 
     PQ = Σ IoU(TP) / (TP + FP/2 + FN/2) = SQ · RQ. Columns: category_id, name, isthing, supercategory, PQ, SQ, RQ (0–1),
     TP, FP, FN, iou_sum. A category without TP, FP and FN has zeros, as panopticapi lists it; the means leave it out.
+    boundary: overlaps of boundary pixels (`Run.boundary()`); with them it is boundary PQ, whose IoU of a pair is
+        min(IoU, boundary IoU) [Cheng et al. 2021]. All functions here take them alike.
     Raises BadDataset when a segment's category_id is not in `categories`.
     """
-    columns = _Columns.of(segments, overlaps)
+    columns = _Columns.of(segments, overlaps, boundary)
     return _table(_count(columns, _judge(columns, iou_threshold), by_image=False), categories)
 
 
@@ -85,24 +96,28 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
     }
 
 
-def per_image_statistics(segments: pd.DataFrame, overlaps: pd.DataFrame, iou_threshold: float = 0.5) -> pd.DataFrame:
+def per_image_statistics(
+    segments: pd.DataFrame,
+    overlaps: pd.DataFrame,
+    iou_threshold: float = 0.5,
+    boundary: pd.DataFrame | None = None,
+) -> pd.DataFrame:
     """What each image adds to each category: image_id, category_id, iou_sum, TP, FP, FN, without rows of zeros.
 
     PQ of any set of images is a quotient of sums of these rows: resampling, splits and merging need nothing else.
     Ordered by image_id, then category_id.
     """
-    columns = _Columns.of(segments, overlaps)
+    columns = _Columns.of(segments, overlaps, boundary)
     return _count(columns, _judge(columns, iou_threshold), by_image=True)
 
 
-def summary_of(table: OverlapTable, categories: Sequence[Category]) -> dict[str, dict[str, float | int | None]]:
-    """`summarise` of the `pq_table` of an overlap table."""
-    return summarise(pq_of(table, categories))
-
-
-def pq_of(table: OverlapTable, categories: Sequence[Category], iou_threshold: float = 0.5) -> pd.DataFrame:
-    """`pq_table` of an overlap table."""
-    columns = _Columns(table.segments, _in_order(table.overlaps))
+def pq_of(
+    table: OverlapTable, categories: Sequence[Category], iou_threshold: float = 0.5, boundary: bool = False
+) -> pd.DataFrame:
+    """`pq_table` of an overlap table; boundary PQ if asked for. Raises BadArgument when its pairs are not there."""
+    if boundary and table.boundary is None:
+        raise BadArgument("The run has no boundary overlaps. Score it with --boundary to store them.")
+    columns = _Columns(table.segments, _in_order(table.overlaps), table.boundary if boundary else None)
     return _table(_count(columns, _judge(columns, iou_threshold), by_image=False), categories)
 
 
@@ -116,9 +131,10 @@ class _Columns:
 
     segments: Segments
     overlaps: Pairs
+    boundary: Pairs | None = None
 
     @staticmethod
-    def of(segments: pd.DataFrame, overlaps: pd.DataFrame) -> "_Columns":
+    def of(segments: pd.DataFrame, overlaps: pd.DataFrame, boundary: pd.DataFrame | None = None) -> "_Columns":
         n = len(segments)
         return _Columns(
             Segments(
@@ -130,15 +146,18 @@ class _Columns:
                 iscrowd=segments["iscrowd"].to_numpy(np.bool_),
                 score=np.full(n, np.nan, np.float32),
             ),
-            _in_order(
-                Pairs(
-                    overlaps["image_id"].to_numpy(np.int64),
-                    overlaps["gt_id"].to_numpy(np.int32),
-                    overlaps["pred_id"].to_numpy(np.int32),
-                    overlaps["pixels"].to_numpy(np.int64),
-                )
-            ),
+            _in_order(_pairs_of(overlaps)),
+            None if boundary is None else _pairs_of(boundary),
         )
+
+
+def _pairs_of(frame: pd.DataFrame) -> Pairs:
+    return Pairs(
+        frame["image_id"].to_numpy(np.int64),
+        frame["gt_id"].to_numpy(np.int32),
+        frame["pred_id"].to_numpy(np.int32),
+        frame["pixels"].to_numpy(np.int64),
+    )
 
 
 @dataclass(frozen=True)
@@ -220,7 +239,30 @@ def _pair(columns: _Columns, rows: tuple[Int, Int] | None = None) -> _Matches:
             f"{pairs.gt_id[wrong]}, less than the {pairs.pixels[wrong]} pixels it shares with a prediction. "
             "Correct the area."
         )
-    return _Matches(pairs, gt_row, pred_row, segments.category_id[gt_row], union, pairs.pixels / union)
+    iou = pairs.pixels / union
+    if columns.boundary is not None:
+        iou = np.minimum(iou, _boundary_iou(columns.boundary, pairs))
+    return _Matches(pairs, gt_row, pred_row, segments.category_id[gt_row], union, iou)
+
+
+def _boundary_iou(boundary: Pairs, pairs: Pairs) -> Float:
+    """For each pair, the IoU of the two boundaries; of the prediction's, what lies on void is left out of the union."""
+
+    def area(ids: Int32, of: Int32, rows: Bool | slice = slice(None)) -> Int:
+        wanted = distinct(pairs.image_id, of)
+        row = find_rows(boundary.image_id[rows], ids[rows], *wanted)
+        return sums_by_row(row, boundary.pixels[rows], len(wanted[0]))[find_rows(pairs.image_id, of, *wanted)]
+
+    both = [
+        np.concatenate([getattr(boundary, name), getattr(pairs, name)]) for name in ("image_id", "gt_id", "pred_id")
+    ]
+    _, group = _group(both)
+    shared = np.bincount(group[: len(boundary)], weights=boundary.pixels, minlength=int(group.max(initial=-1)) + 1)
+    shared = shared[group[len(boundary) :]]
+    on_void = area(boundary.pred_id, pairs.pred_id, boundary.gt_id == VOID)
+    union = area(boundary.gt_id, pairs.gt_id) + area(boundary.pred_id, pairs.pred_id) - shared - on_void
+    # The boundary of a segment has a pixel at least, so the union has one.
+    return shared / union
 
 
 def _pixels_on_void(columns: _Columns, pred_row: Int) -> Int:
