@@ -214,12 +214,9 @@ def evaluate(
     size = None if batch_size is None else _batch_size(batch_size)
 
     from panbench.datasets import open_dataset
-    from panbench.models.mmdet import choose_device
     from panbench.report.tables import comparison_row, comparison_text, summary_text
-    from panbench.runner import evaluate as evaluate_model
     from panbench.sweep import Outcome, run_folders, run_models
 
-    choose_device(device)
     with _Progress("Drawing shapes") as progress:
         dataset = open_dataset(
             data or "shapes",
@@ -231,7 +228,13 @@ def evaluate(
             image_ids=ids,
             progress=progress.images,
         )
-    folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume))
+    folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume or _is_further_rank()))
+
+    # From here on torch is needed; what is wrong with the rest of the line is said before.
+    from panbench.models.mmdet import choose_device
+    from panbench.runner import evaluate as evaluate_model
+
+    choose_device(device)
 
     def run(spec: "ModelSpec", folder: Path) -> "Run":
         with _Progress(spec.title, at_once=True) as progress:
@@ -407,7 +410,14 @@ def main() -> None:
         # A pipe gets UTF-8 whatever the locale, a terminal what it can show; neither ends a program over a dash.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # type: ignore[union-attr]
+    if _is_further_rank():
+        # Of the processes that torchrun started, the first speaks for all; errors are each one's own.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     app()
+
+
+def _is_further_rank() -> bool:
+    return os.environ.get("RANK", "0") != "0"
 
 
 def _specs(names: list[str], config: Path | None, checkpoint: Path | None) -> "list[ModelSpec]":
@@ -460,7 +470,7 @@ class _Progress:
         self._title = title
         self._tasks: dict[str, Any] = {}
         self._first: dict[str, tuple[float, int]] = {}
-        self._bars = Progress(*_progress_columns(), console=_stderr())
+        self._bars = Progress(*_progress_columns(), console=_status())
         if at_once:
             self._add("images", title, None)
 
@@ -518,9 +528,7 @@ def _progress_columns() -> "list[ProgressColumn]":
     return [TextColumn("{task.description}"), BarColumn(bar_width=None), Done(), Speed(), TimeRemainingColumn()]
 
 
-def _console(stream: Any) -> Console:
-    # Under torchrun every process runs this; one of them speaks.
-    quiet = os.environ.get("RANK", "0") != "0"
+def _console(stream: Any, *, quiet: bool = False) -> Console:
     console = Console(file=stream, highlight=False, quiet=quiet)
     sized = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
     if not sized:
@@ -528,8 +536,9 @@ def _console(stream: Any) -> Console:
     return console
 
 
-def _stderr() -> Console:
-    return _console(sys.stderr)
+def _status() -> Console:
+    """Where progress and notices go. Of the processes that torchrun started, the first speaks for all."""
+    return _console(sys.stderr, quiet=_is_further_rank())
 
 
 def _print(content: RenderableType) -> None:
@@ -559,12 +568,12 @@ def _print_json(content: Any) -> None:
 
 
 def _say(sentence: str) -> None:
-    _stderr().print(sentence, markup=False, style="dim", soft_wrap=True)
+    _status().print(sentence, markup=False, style="dim", soft_wrap=True)
 
 
 def _complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
     """The sentences on stderr, each on one line; before them the traceback of `error`, where one is given."""
-    stderr = _stderr()
+    stderr = _console(sys.stderr)
     if error is not None:
         stderr.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
     lines = [" ".join(line.split()) for line in sentence.splitlines()]
