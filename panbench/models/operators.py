@@ -5,6 +5,7 @@ boxes, values within 1e-5) and its names and arguments are those that mmcv/ops/*
 measurements.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -38,7 +39,7 @@ __all__ = [
 
 # These bound the memory of an operator; larger ones were no faster.
 _NMS_BLOCK = {"cpu": 128, "cuda": 1024}
-_SAMPLES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 22}
+_SAMPLES_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 22}
 _ROIS_AT_ONCE = 256
 
 
@@ -158,6 +159,17 @@ def _torchvision_serves(device: torch.device) -> bool:
     return device.type != "cpu" and _torchvision_loads()
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many small steps in a row: shared out among threads, each saves little and costs much on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 # ---- non-maximum suppression
 
 
@@ -180,7 +192,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
             return order[torch.ops.torchvision.nms(boxes, rank, float(iou_threshold))]
         except NotImplementedError:  # a torchvision without kernels for this device
             pass
-    return order[_greedy(boxes, iou_threshold, offset)]
+    with _one_thread():
+        return order[_greedy(boxes, iou_threshold, offset)]
 
 
 def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -419,15 +432,30 @@ def _axes(rois: Tensor, images: int, map_height: int, map_width: int, pooling: _
     return axes[0], axes[1]
 
 
-def _blocks(cost: Tensor, budget: int) -> Iterator[Tensor]:
-    """All numbers 0…R-1 in blocks of about equal cost each, such that length × dearest ≤ budget (or length 1)."""
-    cost, order = cost.sort()
-    costs = cost.tolist()
+def _blocks(cost: Tensor, budget: int, kind: Tensor | None = None) -> Iterator[Tensor]:
+    """All numbers 0…R-1 in blocks of one kind, such that length × dearest ≤ budget (or length 1)."""
+    order = cost.argsort(stable=True)
+    if kind is not None:
+        order = order[kind[order].argsort(stable=True)]
+    costs = cost[order].tolist()
+    kinds = kind[order].tolist() if kind is not None else [0] * len(costs)
     begin = 0
     for end in range(1, len(costs) + 1):
-        if end == len(costs) or (end - begin + 1) * costs[end] > budget or end - begin == _ROIS_AT_ONCE:
+        if (
+            end == len(costs)
+            or kinds[end] != kinds[begin]
+            or (end - begin + 1) * costs[end] > budget
+            or end - begin == _ROIS_AT_ONCE
+        ):
             yield order[begin:end]
             begin = end
+
+
+def _product_blocks(y: Tensor, x: Tensor, each: int, budget: int) -> Iterator[Tensor]:
+    """Blocks of RoIs alike in their lengths along y and x: padded to y × x × each, they stay within the budget."""
+    # A block pads each length to its longest: lengths within a factor of √2 waste less than half.
+    y, x = ((2 * length.clamp(min=1).log2()).ceil() for length in (y, x))
+    yield from _blocks(2 ** ((y + x) / 2) * each, budget, kind=64 * y + x)
 
 
 def _average(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> None:
@@ -444,23 +472,34 @@ def _average(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> 
 def _pool_windows(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> None:
     """RoIAlign as two small matrix products a RoI, over the window of the map that the RoI covers."""
     images, channels, map_height, map_width = input.shape
-    along_y, along_x = _axes(rois, images, map_height, map_width, pooling)
-    image = rois[:, 0].long()
+    axes = along_y, along_x = _axes(rois, images, map_height, map_width, pooling)
     # Channels last, a window's rows are matrix rows. Small windows are copied out; many, and the whole map is turned.
     maps = input.permute(0, 2, 3, 1)
     cells = (along_y.size.clamp(max=map_height) + 2) * (along_x.size.clamp(max=map_width) + 2)
     if float(cells.sum()) > images * map_height * map_width:
         maps = maps.to(rois.dtype).contiguous()
-    for block in _blocks(pooling.height * along_y.grid + pooling.width * along_x.grid, 1 << 20):
+    with _one_thread():
+        for r, window, weight_y, weight_x in _windows(maps, rois, axes):
+            rows = window.to(rois.dtype).flatten(1)
+            strips = torch.mm(weight_y, rows).view(pooling.height, -1, channels)
+            pooled = torch.matmul(weight_x, strips)
+            # Copied while warm in the cache, and as a transposed matrix, which torch does in tiles.
+            output[r].view(channels, -1).copy_(pooled.view(-1, channels).T)
+
+
+def _windows(maps: Tensor, rois: Tensor, axes: tuple[_Axis, _Axis]) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Of each RoI its number, the window (h, w, C) that it covers of `maps` (N, H, W, C), a view, and the weights of
+    the window's rows (height, h) and columns (width, w) in the bins.
+    """
+    along_y, along_x = axes
+    image = rois[:, 0].long()
+    for block in _blocks(along_y.bins * along_y.grid + along_x.bins * along_x.grid, 1 << 20):
         y, rows, weight_y = along_y[block].weights(each_bin=False)
         x, columns, weight_x = along_x[block].weights(each_bin=False)
-        windows = torch.stack([block, image[block], y.flatten(), rows, x.flatten(), columns], 1).tolist()
-        for i, (r, n, top, h, left, w) in enumerate(windows):
-            window = maps[n, top : top + h, left : left + w].to(rois.dtype)
-            h, w = window.shape[:2]
-            strips = torch.mm(weight_y[i, :, :h], window.flatten(1)).view(pooling.height, w, channels)
-            pooled = torch.matmul(weight_x[i, :, :w], strips)
-            output[r].view(channels, -1).copy_(pooled.view(-1, channels).T)
+        places = torch.stack([block, image[block], y.flatten(), rows, x.flatten(), columns], 1).tolist()
+        for i, (r, n, top, h, left, w) in enumerate(places):
+            window = maps[n, top : top + h, left : left + w]  # ends at the border, past which cells weigh nothing
+            yield r, window, weight_y[i, :, : window.shape[0]], weight_x[i, :, : window.shape[1]]
 
 
 def _pool_bins(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> None:
@@ -479,10 +518,9 @@ def _bins(
     """Blocks of RoIs with the cells (bins, k) of their bins, as rows of the flattened maps, and the cells' weights."""
     images, _, map_height, map_width = input_shape
     along_y, along_x = _axes(rois, images, map_height, map_width, pooling)
-    reach_y = torch.ceil(along_y.size / pooling.height).clamp(max=map_height) + 2
-    reach_x = torch.ceil(along_x.size / pooling.width).clamp(max=map_width) + 2
-    cost = reach_y * reach_x * (pooling.height * pooling.width) + along_y.grid + along_x.grid
-    for block in _blocks(cost, budget):
+    reach_y = torch.ceil(along_y.size / pooling.height) + 2
+    reach_x = torch.ceil(along_x.size / pooling.width) + 2
+    for block in _product_blocks(reach_y, reach_x, pooling.height * pooling.width, budget):
         y, _, weight_y = along_y[block].weights(each_bin=True)
         x, _, weight_x = along_x[block].weights(each_bin=True)
         # Cells past the border carry no weight; any cell of the map may stand for them.
@@ -510,18 +548,12 @@ def _average_backward(grad_output: Tensor, rois: Tensor, grad_input: Tensor, poo
 def _spread_windows(grad_output: Tensor, rois: Tensor, grad: Tensor, pooling: _Pooling) -> None:
     """The transpose of `_pool_windows`, added to `grad` (N, H, W, C)."""
     images, map_height, map_width, _ = grad.shape
-    along_y, along_x = _axes(rois, images, map_height, map_width, pooling)
-    image = rois[:, 0].long()
-    for block in _blocks(pooling.height * along_y.grid + pooling.width * along_x.grid, 1 << 20):
-        y, rows, weight_y = along_y[block].weights(each_bin=False)
-        x, columns, weight_x = along_x[block].weights(each_bin=False)
-        pooled = grad_output[block].permute(0, 2, 3, 1).to(grad.dtype).contiguous()
-        windows = torch.stack([image[block], y.flatten(), rows, x.flatten(), columns], 1).tolist()
-        for r, (n, top, h, left, w) in enumerate(windows):
-            window = grad[n, top : top + h, left : left + w]
-            h, w = window.shape[:2]
-            strips = torch.matmul(weight_x[r, :, :w].T, pooled[r])
-            window.flatten(1).addmm_(weight_y[r, :, :h].T, strips.flatten(1))
+    axes = _axes(rois, images, map_height, map_width, pooling)
+    with _one_thread():
+        for r, window, weight_y, weight_x in _windows(grad, rois, axes):
+            pooled = grad_output[r].permute(1, 2, 0).to(grad.dtype).contiguous()
+            strips = torch.matmul(weight_x.T, pooled)
+            window.flatten(1).addmm_(weight_y.T, strips.flatten(1))
 
 
 def _spread_bins(grad_output: Tensor, rois: Tensor, grad: Tensor, pooling: _Pooling) -> None:
@@ -529,9 +561,12 @@ def _spread_bins(grad_output: Tensor, rois: Tensor, grad: Tensor, pooling: _Pool
     images, map_height, map_width, channels = grad.shape
     shape = torch.Size((images, channels, map_height, map_width))
     rows = grad.view(-1, channels)
-    for block, cells, weights in _bins(rois, shape, pooling, max(1, (1 << 26) // channels)):
+    for block, cells, weights in _bins(rois, shape, pooling, _SAMPLES_AT_ONCE["cuda"]):
         pooled = grad_output[block].permute(0, 2, 3, 1).reshape(-1, 1, channels).to(grad.dtype)
-        rows.index_add_(0, cells.flatten(), (weights[:, :, None] * pooled).view(-1, channels))
+        bins_at_once = max(1, (1 << 25) // (channels * cells.shape[1]))
+        for part in torch.arange(len(cells), device=cells.device).split(bins_at_once):
+            shares = weights[part][:, :, None] * pooled[part]
+            rows.index_add_(0, cells[part].flatten(), shares.view(-1, channels))
 
 
 def _maximum(
@@ -546,7 +581,7 @@ def _maximum(
         table = input.permute(0, 2, 3, 1).to(rois.dtype).reshape(-1, channels)
         along_y, along_x = _axes(rois, images, map_height, map_width, pooling)
         bins = pooling.height * pooling.width
-        for block in _blocks(along_y.grid * along_x.grid * bins * (channels + 8), 1 << 24):
+        for block in _product_blocks(along_y.grid, along_x.grid, bins * (channels + 8), 1 << 24):
             y, x = along_y[block], along_x[block]
             at_y, on_map_y, _ = y.samples()
             at_x, on_map_x, _ = x.samples()
