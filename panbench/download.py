@@ -136,7 +136,7 @@ def what_is_wrong(path: Path, sha256: str | None = None, size: int | None = None
     if sha256 is not None:
         digest = sha256_of(path)
         if not digest.startswith(sha256.lower()):
-            return f"its SHA-256 is {digest[: max(16, len(sha256))]}…, not {sha256.lower()}"
+            return f"its SHA-256 begins with {digest[:16]}, not with {sha256.lower()[:16]}"
     return None
 
 
@@ -703,4 +703,4 @@ def _reason(error: Exception) -> str:
         return "the server does not answer"
     if isinstance(error, httpx.ConnectError):
         return f"no connection ({error})"
-    return str(error) or type(error).__name__
+    return str(error).rstrip(".") or type(error).__name__

@@ -45,6 +45,7 @@ class Mimic:
     files: dict[str, bytes]
     host: CocoHost
     expected: dict[str, bytes]
+    inner_stored: bool
 
     def at(self, base: str) -> CocoHost:
         """The host at another address."""
@@ -63,7 +64,8 @@ def build_mimic(
 ) -> Mimic:
     """COCO's archives in small: a zip of images, and a zip that holds JSONs and zips of id PNGs.
 
-    jpeg_bytes, png_bytes: random bytes of these lengths instead of real images, for measuring traffic
+    jpeg_bytes, png_bytes: random bytes of these lengths instead of real images, for measuring traffic (the training
+        images stay tiny)
     """
     rng = np.random.default_rng(0)
     files: dict[str, bytes] = {}
@@ -79,17 +81,19 @@ def build_mimic(
                 for number in rng.permutation(count):
                     image_id = 1000 * (split == "train") + int(number) + 1
                     stem = f"{image_id:012}"
-                    ids, segments = _scene(rng, size)
+                    if not png_bytes or not images:
+                        ids, segments = _scene(rng, size)
                     images.append({"id": image_id, "file_name": f"{stem}.jpg", "height": size[0], "width": size[1]})
                     records.append({"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments})
                     png = rng.bytes(png_bytes) if png_bytes else _png(ids)
-                    jpeg = rng.bytes(jpeg_bytes) if jpeg_bytes else _jpeg(rng, size)
+                    jpeg = rng.bytes(jpeg_bytes if split == "val" else 1) if jpeg_bytes else _jpeg(rng, size)
                     expected[f"annotations/panoptic_{split}2017/{stem}.png"] = png
                     expected[f"{split}2017/{stem}.jpg"] = jpeg
-                for name, content in sorted(expected.items()):
-                    if name.startswith(f"annotations/panoptic_{split}2017/"):
+                named = [item for item in expected.items() if f"{split}2017/" in item[0]]
+                for name, content in sorted(named):
+                    if name.startswith("annotations/"):
                         pngs.writestr(name.removeprefix("annotations/"), content)
-                    elif name.startswith(f"{split}2017/"):
+                    else:
                         jpegs.writestr(name, content)
                 pngs.writestr(f"__MACOSX/panoptic_{split}2017/._junk", b"left by somebody's Finder")
             document = {"images": images, "annotations": records, "categories": panoptic_categories()}
@@ -137,7 +141,7 @@ def build_mimic(
             "test-dev": archive_of("zips/test2017.zip"),
         },
     )
-    return Mimic(files, host, expected)
+    return Mimic(files, host, expected, inner_stored)
 
 
 def _scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, object]]]:

@@ -197,7 +197,7 @@ def fetch_coco(
     archives_from: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
-    host: CocoHost = COCO,
+    host: CocoHost | None = None,
     sleep: Callable[[float], object] | None = None,
 ) -> CocoFolder:
     """COCO panoptic's `split` under `root`, whole and verified; fetches only what is missing or damaged there.
@@ -208,6 +208,7 @@ def fetch_coco(
     archives_from: a folder where archives already lie; they are verified, read in place and left there
     progress: called with what is being done, bytes done and bytes in all
     say: called with sentences on what is going on
+    host: where COCO comes from; by default its own host
     Raises DownloadFailed, OutOfSpace (before anything is fetched, where that can be known) and BadArgument.
     Interrupted anywhere, the same call goes on; no file stands under its name with wrong content.
     """
@@ -224,7 +225,7 @@ def fetch_coco(
         Path(archives_from) if archives_from is not None else None,
         progress,
         say,
-        host,
+        host or COCO,
         sleep,
     )
     try:
@@ -326,6 +327,8 @@ class _Fetch:
         self._readers: dict[str, RangeReader] = {}
         self._listings: dict[str, dict[str, Member]] = {}
         self._downloaded = 0
+        # Folders of which all had to be fetched for a few: their other files are unpacked too, not fetched again later.
+        self._came_whole: set[str] = set()
 
     def run(self) -> CocoFolder:
         json_path, image_folder, png_folder = coco_paths(self.root, self.split)
@@ -410,12 +413,14 @@ class _Fetch:
             _, members, where = archive_for(tree, None)
             for name in names:
                 _found(f"{label}/{name}", members, where)
-            tree.learn(member for member in members.values() if PurePosixPath(member.name).parent.name == label)
+            tree.learn(member for member in members.values() if str(PurePosixPath(member.name).parent) == label)
             tree.save()
         missing = tree.missing(names, lambda done, total: self._report(f"verifying {label}", done, total))
         if missing:
             _remove_leftovers(tree.folder)
             source, members, where = archive_for(tree, missing)
+            if label in self._came_whole:
+                missing = tree.missing(list(tree.files), _nothing)
             wanted = [members[f"{label}/{name}"] for name in missing]
             size = sum(member.size for member in wanted)
             ask_for_space(self.root, size, f"{tree.folder} ({len(wanted):,} files)")
@@ -464,6 +469,7 @@ class _Fetch:
         self._temporary.mkdir(parents=True, exist_ok=True)
         kept = self._temporary / name
         fetch_member(reader, member, kept, outer.name, progress=self._counted(name, reader), sleep=self.sleep)
+        self._came_whole.add(tree.folder.name)
         return self._inner_listed(RangeReader(kept), member, str(kept))
 
     def _inner_listed(

@@ -80,7 +80,12 @@ def test_a_limit_fetches_the_first_images_of_the_json_and_their_ground_truth(eit
     document = json.loads(folder.json.read_bytes())
     first = [image["file_name"] for image in document["images"][:5]]
     assert sorted(path.name for path in folder.images.iterdir()) == sorted(first)
-    assert sorted(path.stem for path in folder.pngs.iterdir()) == sorted(Path(name).stem for name in first)
+    pngs = {path.stem for path in folder.pngs.iterdir()}
+    if either_mimic.inner_stored:
+        assert pngs == {Path(name).stem for name in first}
+    else:
+        # They came all in one stream; what was paid for is kept.
+        assert len(pngs) == 12
     assert on_disk(tmp_path).items() <= expected_of(either_mimic).items()
     assert not (tmp_path / ".panbench" / "archives").exists()
 
