@@ -243,16 +243,30 @@ def _provenance(members: Sequence[Compared]) -> Html:
         tag("th", tag("span", class_="marker", data_marker=index), member.label, scope="col")
         for index, member in enumerate(members)
     ]
-    corner = tag("td")
-    return _scrolling(
+    table = tag("table", tag("thead", tag("tr", tag("td"), *heads)), tag("tbody", *body), class_="provenance")
+    short = [
         tag(
-            "table",
-            tag("thead", tag("tr", corner, *heads)),
-            tag("tbody", *body),
-            class_="provenance",
-        ),
-        "What was run",
-    )
+            "li",
+            tag("span", class_="marker", data_marker=index),
+            f"{member.label}: {_in_short(record)}",
+        )
+        for index, (member, record) in enumerate(zip(members, records, strict=True))
+    ]
+    everything = tag("details", tag("summary", "Everything about the runs"), _scrolling(table, "What was run"))
+    return Html(tag("ul", *short, class_="plain") + everything)
+
+
+def _in_short(record: Mapping[str, str]) -> str:
+    """One line on a run: its state, weights, device and command."""
+    digest = record.get("SHA-256 of the weights")
+    parts = [
+        record["State"],
+        f"weights {digest[:12]}" if digest else record.get("Weights") and f"{record['Weights']} weights",
+        record.get("Device"),
+        record.get("Precision"),
+        record.get("Command"),
+    ]
+    return " · ".join(part for part in parts if part)
 
 
 def _run_record(member: Compared) -> dict[str, str]:
@@ -261,10 +275,10 @@ def _run_record(member: Compared) -> dict[str, str]:
     counts, seconds = info.get("images") or {}, info.get("seconds") or {}
     device, versions = info.get("device") or {}, dict(info.get("versions") or {})
     operators = versions.pop("operators", None)
-    expected = counts.get("expected")
+    expected, held = counts.get("expected"), len(member.run.image_ids())
     status = str(info.get("status") or "done")
     if not row.complete:
-        status += f", incomplete: {len(member.run.image_ids()):,} of {expected or '?'} images"
+        status += f", incomplete: {held:,} of {expected or '?'} images"
     record = {
         "Run": member.run.name,
         "State": status,
@@ -274,7 +288,7 @@ def _run_record(member: Compared) -> dict[str, str]:
         "SHA-256 of the weights": model.get("weights_sha256"),
         "Published PQ": _published(model.get("published")),
         "Data": _joined(dataset.get("name"), dataset.get("split")),
-        "Images": f"{row.images:,} shown, {len(member.run.image_ids()):,} scored, {dataset.get('n_images', '?')} in all",
+        "Images": f"{row.images:,} shown, {held:,} scored, {dataset.get('n_images', '?')} in the set",
         "SHA-256 of the ground truth": dataset.get("fingerprint"),
         "Device": _joined(device.get("name"), f"({device['type']})" if device.get("type") else None),
         "Precision": info.get("precision"),

@@ -22,7 +22,7 @@ function categoryTable(container, openCategory) {
   const count = el("span", { role: "status", "aria-live": "polite" });
   const heads = columns.map((column) => {
     const button = el("button", { type: "button", class: "sort", onclick: () => sortBy(column) }, column.title, el("span", { "aria-hidden": "true", class: "arrow" }));
-    return el("th", { scope: "col", class: ["segments", "spread"].includes(column.key) ? "number" : null }, button);
+    return el("th", { scope: "col", class: ["segments", "spread"].includes(column.key) ? "number" : null, style: column.key.startsWith("value") ? { width: `${65 / data.models.length}%` } : {} }, button);
   });
 
   function sortBy(column) {

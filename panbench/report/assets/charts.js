@@ -42,6 +42,9 @@ function logTicks(low, high) {
   return [fine, ...coarser].map(among).find((found) => found.length <= 6) ?? [];
 }
 
+/** As `short`, of round numbers: 20 for 20.0, 1.2M for 1.20M. */
+const roundShort = (value) => short(value).replace(/(\.\d*?)0+(?=[GMk]?$)/, "$1").replace(/\.(?=[GMk]?$)/, "");
+
 const linear = (low, high, from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
 const logarithmic = (low, high, from, to) => (value) => linear(Math.log(low), Math.log(high), from, to)(Math.log(value));
 
@@ -113,7 +116,7 @@ function costChart(container, values, title) {
     const least = Math.min(...numbersHere), most = Math.max(...numbersHere);
     const x = logarithmic(least / 1.35, most * 1.35, left, right), y = linear(from, to, bottom, 22);
     return frame(width, height, `PQ against ${title}; the numbers are in the comparison table`,
-      ...xAxis(x, bottom, 22, logTicks(least / 1.35, most * 1.35), (value) => short(value).replace(/\.?0+(?=[GMk]?$)/, ""), title, right),
+      ...xAxis(x, bottom, 22, logTicks(least / 1.35, most * 1.35), roundShort, title, right),
       ...yAxis(y, left, right, ticks(from, to), (value) => percent(value, to - from < 0.05 ? 1 : 0), "PQ"),
       ...shown.map((index) => {
         const at = [x(values[index]), y(PQ[index])];
@@ -180,7 +183,9 @@ function sliceCharts(container) {
   for (const slicing of data.slices) {
     const box = el("div", { class: "chart" }, el("h3", {}, slicing.title[0].toUpperCase() + slicing.title.slice(1)));
     grid.append(box);
-    const row = data.models.length > 3 ? 14 * data.models.length + 14 : 54;
+    // Many slices: all models on one line each.
+    const many = slicing.names.length > 8;
+    const row = many ? 24 : data.models.length > 3 ? 14 * data.models.length + 14 : 54;
     chart(box, (width) => {
       const names = Math.min(130, width * 0.36), right = width - 14;
       const height = slicing.names.length * row + 30;
@@ -191,14 +196,14 @@ function sliceCharts(container) {
           const top = place * row, count = data.models.length;
           return svg("g", {},
             svg("line", { class: "gridline", x1: 0, x2: right, y1: top + row, y2: top + row }),
-            label(name, 0, top + row / 2 - 2, names - 6),
-            svg("text", { class: "quiet", x: 0, y: top + row / 2 + 13 }, `${whole(slicing.truths[place])} true`),
+            label(name, 0, top + row / 2 + (many ? 4 : -2), names - 6),
+            many ? null : svg("text", { class: "quiet", x: 0, y: top + row / 2 + 13 }, `${whole(slicing.truths[place])} true`),
             data.models.map((model, index) => {
               const value = slicing.PQ[index][place];
               if (value === null) return null;
-              const y = top + ((index + 1) * row) / (count + 1);
+              const y = many ? top + row / 2 : top + ((index + 1) * row) / (count + 1);
               return explain(svg("g", {},
-                svg("line", { x1: at(0), x2: at(value), y1: y, y2: y, stroke: modelColor(index), "stroke-width": 2 }),
+                many ? null : svg("line", { x1: at(0), x2: at(value), y1: y, y2: y, stroke: modelColor(index), "stroke-width": 2 }),
                 marker(index, { transform: `translate(${at(value)} ${y})` }),
               ), `${model.label}\n${name}: PQ ${percent(value, 2)}`);
             }));

@@ -110,10 +110,17 @@ function choice(label, options, chosen, onchoose) {
   return el("span", { class: "group", role: "group", "aria-label": label }, buttons);
 }
 
+let selects = 0;
+
+/** A labelled choice from a list; `set` chooses without telling. */
 function select(label, options, chosen, onchoose) {
-  const box = el("select", { onchange: () => onchoose(options[box.selectedIndex][0]) },
+  const id = `select-${++selects}`;
+  const box = el("select", { id, onchange: () => onchoose(options[box.selectedIndex][0]) },
     options.map(([value, text]) => el("option", { selected: value === chosen }, text)));
-  return { node: el("label", {}, label, box), set: (value) => { box.selectedIndex = options.findIndex(([other]) => other === value); } };
+  return {
+    node: el("span", { class: "labelled" }, el("label", { for: id }, label), box),
+    set: (value) => { box.selectedIndex = options.findIndex(([other]) => other === value); },
+  };
 }
 
 /** A table in a box of its own that scrolls when it is wide and that the keyboard reaches. */

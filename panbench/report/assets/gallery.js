@@ -131,11 +131,16 @@ function createGallery(container) {
     return maps.get(key);
   }
 
-  /** What became of a segment: of the ground truth's, what the other side made of it. */
+  /** The model whose verdicts the ground truth shows: the one on the other side, else the first. */
+  function judge(image) {
+    const sides = state.mode === "divider" ? [state.right - 1, state.left - 1] : [];
+    return [...sides, ...withPictures].find((model) => model >= 0 && image.answers[model]);
+  }
+
+  /** What became of a segment: of the ground truth's, what a model made of it. */
   function outcome(image, number, index) {
     const segment = layerOf(image, number).segments[index];
-    if (number !== TRUTH) return segment;
-    const model = [state.right, state.left].map((other) => other - 1).find((other) => other >= 0 && image.answers[other]) ?? withPictures.find((other) => image.answers[other]);
+    const model = number === TRUTH ? judge(image) : undefined;
     if (model === undefined) return segment;
     const [verdict, iou, cause] = image.answers[model][index];
     return { ...segment, verdict, iou, cause };
@@ -157,7 +162,7 @@ function createGallery(container) {
 
   function verdictText(verdict, iou, cause) {
     const [, words] = VERDICTS[verdict] ?? ["", verdict ?? ""];
-    return words + (iou === null ? "" : `, IoU ${iou.toFixed(2)}`) + (cause ? ` (${cause})` : "") + (verdict && verdict !== "ignored" ? ` · ${verdict}` : "");
+    return words + (iou === null ? "" : `, IoU ${iou.toFixed(2)}`) + (cause && cause !== words ? ` (${cause})` : "") + (verdict && verdict !== "ignored" ? ` · ${verdict}` : "");
   }
 
   /** A layer over the photograph at `width` × `height`, on a canvas of its own. */
@@ -368,7 +373,8 @@ function createGallery(container) {
     lists.replaceChildren(...shown.filter((number) => number !== PHOTO && image.layers[number]).map((number) => {
       const layer = image.layers[number];
       const order = layer.segments.map((_, index) => index).sort((a, b) => layer.segments[b].area - layer.segments[a].area);
-      return el("div", {}, el("h4", {}, number > 0 ? modelLabel(number - 1) : nameOf(number)),
+      const title = number > 0 ? modelLabel(number - 1) : ["Ground truth, and what became of it in ", modelLabel(judge(image))];
+      return el("div", {}, el("h4", {}, title),
         el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Segments: ${nameOf(number)}` },
           el("table", {},
             el("thead", {}, el("tr", {}, ["Segment", "Score", "IoU", "Verdict", "Pixels"].map((name, place) => el("th", { scope: "col", class: [1, 2, 4].includes(place) ? (place === 4 ? "number wide" : "number") : null }, name)))),
@@ -386,7 +392,7 @@ function createGallery(container) {
         el("button", { type: "button", class: "link", onfocus: set(lit), onblur: set(null) }, categoryName(segment.category), segment.crowd ? " (crowd)" : "")),
       el("td", { class: "number" }, segment.score === null ? "–" : segment.score.toFixed(2)),
       el("td", { class: "number" }, segment.iou === null ? "–" : segment.iou.toFixed(2)),
-      el("td", {}, segment.verdict ? el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, words, segment.cause ? `: ${segment.cause}` : "") : "–"),
+      el("td", {}, segment.verdict ? el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, words, segment.cause && segment.cause !== words ? `: ${segment.cause}` : "") : "–"),
       el("td", { class: "number wide" }, whole(segment.area)));
   }
 

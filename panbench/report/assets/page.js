@@ -12,7 +12,10 @@ function applyTheme(printing = false) {
 }
 applyTheme();
 darkAround.addEventListener("change", () => applyTheme());
-window.addEventListener("beforeprint", () => applyTheme(true));
+window.addEventListener("beforeprint", () => {
+  applyTheme(true);
+  for (const closed of document.querySelectorAll("details:not([open])")) closed.open = true;
+});
 window.addEventListener("afterprint", () => applyTheme());
 
 document.getElementById("tools").append(choice("Colours of the page", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], theme, (value) => {
@@ -120,27 +123,31 @@ function imageView(container) {
         cursor < 0 ? null : svg("circle", { cx: points[cursor][1], cy: points[cursor][2], r: 9, fill: "none", stroke: "var(--ink)", "stroke-width": 2.5 }),
       ].filter(Boolean));
     };
-    const nearest = (event) => {
+    /** The points at the pointer, nearest first: one, or several that lie on each other. */
+    const at = (event) => {
       const area = place.getBoundingClientRect();
       const scale = canvasWidth / area.width;
-      const at = [(event.clientX - area.left) * scale, (event.clientY - area.top) * scale];
-      let best = -1, least = 16 ** 2;
-      points.forEach(([index, px, py], order) => {
-        // A picture wins over its neighbours: those are what a click can open.
-        const far = ((px - at[0]) ** 2 + (py - at[1]) ** 2) * (gallery?.has(ids[index]) ? 0.4 : 1);
-        if (far < least) [best, least] = [order, far];
-      });
-      return best;
+      const [ex, ey] = [(event.clientX - area.left) * scale, (event.clientY - area.top) * scale];
+      // A picture wins over its neighbours: those are what a click can open.
+      const far = ([index, px, py]) => Math.hypot(px - ex, py - ey) * (gallery?.has(ids[index]) ? 0.6 : 1);
+      const near = points.filter((point) => far(point) < 16).sort((p, q) => far(p) - far(q));
+      return near.filter(([, px, py]) => Math.hypot(px - near[0][1], py - near[0][2]) < 2).map(([index]) => index);
     };
+    let clicked = [];
     place.addEventListener("pointermove", (event) => {
-      const found = nearest(event);
-      if (found < 0) return hideTooltip();
-      showTooltip(event, describe(points[found][0]));
+      const found = at(event);
+      if (!found.length) return hideTooltip();
+      const more = found.length > 1 ? `\n${found.length - 1} more here: click again` : "";
+      showTooltip(event, describe(found[0]) + more);
     });
     place.addEventListener("pointerleave", hideTooltip);
     place.addEventListener("click", (event) => {
-      const found = nearest(event);
-      if (found >= 0) openImage(ids[points[found][0]]);
+      const found = at(event);
+      if (!found.length) return;
+      // Clicks on one spot walk through the images that lie there.
+      const same = found.length === clicked.length && found.every((index) => clicked.includes(index));
+      clicked = same ? [...clicked.slice(1), clicked[0]] : found;
+      openImage(ids[clicked[0]]);
     });
     redraw();
     return place;

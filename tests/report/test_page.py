@@ -1,0 +1,224 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from panbench.errors import BadArgument, BadRun
+from panbench.overlap import OverlapTable, take
+from panbench.report.page import choose_examples, report_page, run_lengths, tag, write_report
+from panbench.report.views import compared, per_image
+from panbench.runs import RunWriter, load_run
+
+
+def data_of(page: str) -> dict:
+    """The JSON that a page's scripts read."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+class Elements(HTMLParser):
+    """Every start tag of a page, with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"<[^>]+>", " ", page.split("<main")[1].split("</main>")[0])
+
+
+def test_everything_is_in_one_file_and_nothing_is_fetched(make_runs, tmp_path):
+    page = write_report(make_runs(), tmp_path / "report.html").read_text("utf-8")
+    elements = Elements(page).found
+    references = [
+        value
+        for _, attributes in elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "poster") and not value.startswith("#")
+    ]
+    assert references == []
+    assert "@import" not in page
+    assert "url(" not in page
+    policy = next(a["content"] for name, a in elements if name == "meta" and "http-equiv" in a)
+    assert "default-src 'none'" in policy
+
+
+def test_names_with_html_in_them_stay_text(make_runs):
+    page = report_page(make_runs())
+    # The name of the first category would open an image and end the script; it occurs only inside JSON strings.
+    assert "<img" not in page.split("<script")[0]
+    assert not any(name == "img" or "onerror" in attributes for name, attributes in Elements(page).found)
+    assert data_of(page)["categories"][0]["name"].startswith("<img src=x onerror")
+    assert page.count("</script>") == 2
+    assert "first &lt;b&gt;model&lt;/b&gt;" in page
+    assert "first <b>model" not in page
+
+
+def test_the_numbers_are_those_of_the_runs(make_runs):
+    runs = make_runs()
+    data = data_of(report_page(runs))
+    for place, run in enumerate(runs):
+        assert data["overview"]["PQ"][place] == pytest.approx(run.summary()["All"]["PQ"], abs=5e-5)
+        by_category = [row["scores"][place][0] for row in data["perCategory"]]
+        assert by_category == pytest.approx(run.pq()["PQ"].tolist(), abs=5e-5)
+        assert sum(data["causes"]["lost"][place]) == pytest.approx(1 - run.summary()["All"]["PQ"], abs=1e-3)
+    assert data["objects"] == [[1, 0, 1, 2]]  # the second model takes two cats for balls
+
+
+def test_the_gallery_holds_image_truth_and_each_model(make_runs):
+    gallery = data_of(report_page(make_runs()))["gallery"]
+    assert sorted(image["id"] for image in gallery) == [7, 8, 9, 10]
+    image = next(image for image in gallery if image["id"] == 8)
+    assert image["photo"].startswith("data:image/jpeg;base64,")
+    truth, first, second = image["layers"]
+    assert [segment["category"] for segment in truth["segments"]] == [0, 1, 1, 2]
+    assert [segment["verdict"] for segment in first["segments"]] == ["TP"] * 4
+    assert [segment["verdict"] for segment in second["segments"]] == ["TP", "FP", "TP"]
+    assert [verdict for verdict, _, _ in image["answers"][1]] == ["FN", "TP", "FN", "TP"]
+    assert image["answers"][1][0][2] == "wrong category"
+
+
+def test_runs_without_predictions_are_told_and_the_rest_is_there(make_runs):
+    told = []
+    page = report_page(make_runs(predictions=False), notice=told.append)
+    assert data_of(page)["gallery"] == []
+    assert "--save-predictions" in told[0]
+    assert "Left out. No run has stored predictions." in page
+    assert 'id="gallery-view"' not in page
+    assert 'id="chart-causes"' in page
+
+
+def test_one_run_without_predictions_is_named_and_the_other_is_shown(make_runs):
+    runs = make_runs()
+    for path in (runs[1].path / "predictions").iterdir():
+        path.unlink()
+    (runs[1].path / "predictions").rmdir()
+    told = []
+    gallery = data_of(report_page(runs, notice=told.append))["gallery"]
+    assert gallery[0]["layers"][1] is not None
+    assert gallery[0]["layers"][2] is None
+    assert told == [
+        "second has no stored predictions and is not in the pictures: `panbench eval … --save-predictions` keeps them."
+    ]
+
+
+def test_images_gone_from_disk_are_counted_and_the_first_is_named(make_runs, tmp_path):
+    runs = make_runs()
+    (tmp_path / "photos" / "photo 2 <i>.jpg").unlink()
+    told = []
+    gallery = data_of(report_page(runs, notice=told.append))["gallery"]
+    assert sorted(image["id"] for image in gallery) == [7, 8, 10]
+    assert "1 of 4 examples are left out" in told[0]
+    assert "photo 2 <i>.jpg" in told[0]
+
+
+def test_ground_truth_gone_from_disk_leaves_the_gallery_out(make_runs, tmp_path):
+    runs = make_runs()
+    (tmp_path / "gt.json").unlink()
+    page = report_page(runs)
+    assert data_of(page)["gallery"] == []
+    assert "Say where it is now with --gt." in page
+
+
+def test_moved_data_is_found_where_the_caller_says(make_runs, tmp_path):
+    runs = make_runs()
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    assert data_of(report_page(runs))["gallery"] == []
+    assert len(data_of(report_page(runs, images=tmp_path / "elsewhere"))["gallery"]) == 4
+
+
+def test_an_incomplete_run_is_marked_everywhere_it_appears(make_runs):
+    page = report_page(make_runs(status="interrupted", expected=9))
+    assert all(model["label"].endswith("(incomplete)") for model in data_of(page)["models"])
+    # Comparison, state and heads of the record.
+    assert text_of(page).count("(incomplete)") >= 4
+    assert "interrupted, incomplete: 4 of 9 images" in page
+
+
+def test_runs_on_other_images_are_refused_with_the_difference_unless_common_images_are_asked_for(make_runs, tmp_path):
+    first, second = make_runs()
+    writer = RunWriter.create(tmp_path / "fewer", {**second.info, "name": "fewer", "status": None}, overwrite=True)
+    keep = second.table.segments.image_id > 7
+    pairs = second.table.overlaps
+    writer.write_part(OverlapTable(take(second.table.segments, keep), take(pairs, pairs.image_id > 7), None))
+    fewer = writer.finish("done")
+    with pytest.raises(BadRun, match="has 4 images and fewer 3, 3 of them in both"):
+        report_page([first, fewer])
+    data = data_of(report_page([first, fewer], common_images=True))
+    assert data["images"]["ids"] == [8, 9, 10]
+    assert data["models"][0]["label"].startswith("first")
+
+
+def test_an_empty_run_is_refused(make_runs, tmp_path):
+    info = {**make_runs()[0].info, "name": "empty"}
+    RunWriter.create(tmp_path / "empty", info, overwrite=True).finish("interrupted")
+    with pytest.raises(BadRun, match="empty holds no scored image"):
+        report_page([load_run(tmp_path / "empty")])
+
+
+def test_a_report_of_another_kind_or_onto_a_folder_is_refused(make_runs, tmp_path):
+    runs = make_runs()
+    with pytest.raises(BadArgument, match=r"does not end in \.html"):
+        write_report(runs, tmp_path / "report.pdf")
+    (tmp_path / "site.html").mkdir()
+    with pytest.raises(BadArgument, match="is a folder"):
+        write_report(runs, tmp_path / "site.html")
+
+
+def test_images_that_were_asked_for_come_first(make_runs):
+    runs = make_runs()
+    gallery = data_of(report_page(runs, examples=2, image_ids=[10]))["gallery"]
+    assert gallery[0]["id"] == 10
+    assert len(gallery) == 2
+    with pytest.raises(BadArgument, match="--image 99"):
+        report_page(runs, image_ids=[99])
+
+
+def test_examples_are_the_worst_the_most_disputed_and_the_costliest_with_the_reason(make_runs):
+    members, _ = compared(make_runs())
+    chosen = choose_examples(per_image(members), members, 3)
+    reasons = list(chosen.values())
+    assert "lowest PQ" in reasons[0]
+    assert len(chosen) == 3
+    assert any("costly" in reason for found in reasons for reason in found)
+
+
+def test_run_lengths_are_base_128_with_the_low_digits_first():
+    index = np.zeros((2, 300), np.uint16)
+    index[0, 299] = index[1, 0] = 200
+    assert run_lengths(index) == bytes([0, 0xAB, 0x02, 0xC8, 0x01, 2, 0, 0xAB, 0x02])
+
+
+def test_tags_escape_text_and_attributes():
+    assert tag("p", "<x> & y", title='"<') == '<p title="&quot;&lt;">&lt;x&gt; &amp; y</p>'
+    assert tag("p", tag("b", "x"), None, hidden=True, id=None) == "<p hidden><b>x</b></p>"
+
+
+def test_large_photographs_are_made_smaller(make_runs, tmp_path, monkeypatch):
+    from panbench.report import page
+
+    runs = make_runs()
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / "photos").iterdir():
+        cv2.imwrite(str(path), rng.integers(0, 255, (30, 40, 3), np.uint8))
+    full = len(report_page(runs).encode())
+    monkeypatch.setattr(page, "LARGEST", full - 1)
+    monkeypatch.setattr(page, "PHOTO_SIZES", ((640, 82), (20, 60)))
+    small = report_page(runs)
+    assert {image["width"] for image in data_of(small)["gallery"]} == {20}
+    assert len(small.encode()) < full
+
+
+def test_the_package_carries_its_assets():
+    from panbench.report import page
+
+    folder = Path(page.__file__).parent / "assets"
+    assert {path.name for path in folder.iterdir()} >= {"page.html", "page.css", *page.SCRIPTS}
