@@ -135,7 +135,7 @@ def _load() -> Native | None:
 
 
 def _library(anew: bool) -> Path:
-    """The compiled library: made now if it is not there, or damaged (`anew`). Its name tells source, flags and machine."""
+    """The compiled library, made now if it is not there, or `anew`. Its name tells the source, flags and machine."""
     source = _SOURCE.read_bytes()
     made_of = b"\0".join([source, " ".join(_FLAGS).encode(), platform.machine().encode(), sys.platform.encode()])
     folder = cache_dir() / "native"

@@ -1,0 +1,277 @@
+"""PQ equals panopticapi's: its recorded answers, its code where it is installed, and the corners of its rules."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from panbench.errors import BadArgument, BadDataset
+from panbench.idmap import encode_id_png
+from panbench.metrics.pq import match_segments, per_image_statistics, pq_table, segment_verdicts, summarise
+from panbench.overlap import OverlapTable, concat, overlap_table
+from panbench.panoptic import (
+    Annotation,
+    Category,
+    ImageInfo,
+    PanopticSet,
+    Segment,
+    read_id_png,
+    read_panoptic_json,
+    read_predictions_json,
+    write_panoptic_json,
+)
+from panbench.runs import Run
+
+REFERENCE = Path(__file__).parent.parent / "reference"
+CATEGORIES = (Category(1, "person", True), Category(2, "dog", True), Category(92, "sky", False))
+
+
+def table_of(folder: Path) -> OverlapTable:
+    gt, pred = read_panoptic_json(folder / "gt.json"), read_predictions_json(folder / "pred.json")
+    return concat(
+        overlap_table(
+            image_id,
+            read_id_png(gt.png_path(image_id)),
+            annotation.segments,
+            read_id_png(pred.png_path(image_id)),
+            pred.annotations[image_id].segments,
+        )
+        for image_id, annotation in gt.annotations.items()
+    )
+
+
+def frames(table: OverlapTable) -> tuple[pd.DataFrame, pd.DataFrame]:
+    run = Run({}, table=table)
+    return run.segments(), run.overlaps()
+
+
+def row(
+    gt: str, pred: str, *, crowds: str = "", areas: dict[str, int] | None = None, image_id: int = 1
+) -> OverlapTable:
+    """One row of pixels a side: `.` is void, a letter a segment; p q r are persons, d e dogs, others sky."""
+
+    def side(marks: str) -> tuple[np.ndarray, list[Segment]]:
+        ids = np.array([[0 if mark == "." else ord(mark) for mark in marks]], np.int32)
+        segments = []
+        for mark in dict.fromkeys(marks.replace(".", "")):
+            category_id = 1 if mark in "pqr" else 2 if mark in "de" else 92
+            area = (areas or {}).get(mark, marks.count(mark))
+            segments.append(Segment(ord(mark), category_id, area, iscrowd=mark in crowds))
+        return ids, segments
+
+    return overlap_table(image_id, *side(gt), *side(pred))
+
+
+def verdicts(table: OverlapTable) -> dict[str, str]:
+    found = segment_verdicts(*frames(table))
+    names = found["side"].str[0] + ":" + found["id"].map(chr)
+    return dict(zip(names, found["verdict"], strict=True))
+
+
+class TestRecordedAnswers:
+    @pytest.mark.parametrize("name", ["pq_edges", "pq_scenes"])
+    def test_are_ours_to_nine_digits(self, name):
+        folder = REFERENCE / name
+        expected = json.loads((folder / "expected.json").read_text())
+        categories = read_panoptic_json(folder / "gt.json").categories
+        table = pq_table(*frames(table_of(folder)), categories)
+        for group, numbers in summarise(table).items():
+            assert numbers == {
+                key: pytest.approx(expected[group][key.lower()], rel=0, abs=1e-9) for key in ("PQ", "SQ", "RQ", "n")
+            }
+        assert len(table) == len(expected["per_class"])
+        for line in table.to_dict("records"):
+            answer = expected["per_class"][str(line["category_id"])]
+            for key in ("PQ", "SQ", "RQ"):
+                assert line[key] == pytest.approx(answer[key.lower()], rel=0, abs=1e-9), (line["name"], key)
+
+
+class TestRules:
+    def test_a_match_needs_more_than_half(self):
+        assert verdicts(row("pp", "pq")) == {"g:p": "FN", "p:p": "FP", "p:q": "FP"}
+        assert verdicts(row("ppp", "ppq")) == {"g:p": "TP", "p:p": "TP", "p:q": "FP"}
+
+    def test_the_union_leaves_out_what_is_predicted_on_void(self):
+        # 2 shared of 2 true and 4 predicted, 2 of these on void: IoU 1, not 0.5.
+        matches = match_segments(*frames(row("pp..", "pppp")))
+        assert matches[["union", "iou"]].to_numpy().tolist() == [[2, 1.0]]
+
+    def test_the_area_of_the_ground_truth_is_that_of_its_json(self):
+        matches = match_segments(*frames(row("pppp", "pp..", areas={"p": 3})))
+        assert matches["iou"].tolist() == [pytest.approx(2 / 3)]
+
+    def test_an_area_too_small_to_be_true_is_refused(self):
+        with pytest.raises(BadDataset, match="Image 1: the ground truth lists area 0 for segment 112"):
+            match_segments(*frames(row("pppp", "pppp", areas={"p": 0})))
+
+    def test_half_on_void_is_a_false_positive_and_more_is_not(self):
+        assert verdicts(row("ss..", "pppp"))["p:p"] == "FP"
+        assert verdicts(row("s...", "pppp"))["p:p"] == "ignored"
+
+    def test_a_crowd_of_its_category_excuses_a_prediction_and_is_never_missed(self):
+        assert verdicts(row("ppps", "rrrr", crowds="p")) == {"g:p": "ignored", "g:s": "FN", "p:r": "ignored"}
+        assert verdicts(row("ddds", "rrrr", crowds="d"))["p:r"] == "FP"
+
+    def test_of_two_crowds_the_one_listed_last_excuses(self):
+        assert verdicts(row("pqqq", "rrrr", crowds="pq"))["p:r"] == "ignored"
+        assert verdicts(row("qqqp", "rrrr", crowds="pq"))["p:r"] == "FP"
+
+    def test_void_and_crowd_add_up(self):
+        assert verdicts(row("s.p.", "rrrr", crowds="p"))["p:r"] == "ignored"
+
+    def test_a_right_mask_of_the_wrong_category_is_missed_and_wrong(self):
+        assert verdicts(row("pp", "dd")) == {"g:p": "FN", "p:d": "FP"}
+
+    def test_the_matched_id_and_iou_are_told(self):
+        found = segment_verdicts(*frames(row("pppd", "rrrs")))
+        assert found.loc[found["id"] == ord("p"), ["matched_id", "iou"]].to_numpy().tolist() == [[ord("r"), 1.0]]
+        assert found.loc[found["id"] == ord("d"), "matched_id"].tolist() == [0]
+
+    def test_a_higher_threshold_keeps_better_matches_only(self):
+        tables = frames(row("pppp", "ppp."))
+        counts = {limit: pq_table(*tables, CATEGORIES, limit)["TP"].sum() for limit in (0.5, 0.74, 0.75, 0.9)}
+        assert counts == {0.5: 1, 0.74: 1, 0.75: 0, 0.9: 0}
+
+    @pytest.mark.parametrize("limit", [0.49, 1.0, float("nan")])
+    def test_a_threshold_that_lets_a_segment_match_twice_is_refused(self, limit):
+        with pytest.raises(BadArgument, match=r"at least 0\.5"):
+            pq_table(*frames(row("p", "p")), CATEGORIES, limit)
+
+    def test_an_unknown_category_is_refused(self):
+        with pytest.raises(BadDataset, match=r"not among the categories: 92\."):
+            pq_table(*frames(row("s", "s")), CATEGORIES[:2])
+
+
+class TestMeans:
+    def test_run_over_the_categories_that_occur(self):
+        table = pq_table(*frames(row("ppdd", "ppss")), CATEGORIES)
+        assert table["PQ"].tolist() == [1.0, 0.0, 0.0]
+        assert summarise(table) == {
+            "All": {"PQ": 1 / 3, "SQ": 1 / 3, "RQ": 1 / 3, "n": 3},
+            "Things": {"PQ": 0.5, "SQ": 0.5, "RQ": 0.5, "n": 2},
+            "Stuff": {"PQ": 0.0, "SQ": 0.0, "RQ": 0.0, "n": 1},
+        }
+
+    def test_of_nothing_are_none_and_absent_categories_have_zeros(self):
+        table = pq_table(*frames(row("pp", "pp")), CATEGORIES)
+        assert table[["PQ", "SQ", "RQ", "TP", "FP", "FN"]].to_numpy().tolist()[1:] == [[0] * 6] * 2
+        assert summarise(table)["Stuff"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
+        empty = pq_table(*frames(OverlapTable.empty()), CATEGORIES)
+        assert summarise(empty)["All"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
+
+
+class TestPerImage:
+    def test_rows_add_up_to_the_whole(self):
+        table = concat([row("ppsd", "ppss", image_id=7), row("ddp.", "d.pp", image_id=3)])
+        rows = per_image_statistics(*frames(table))
+        assert rows[["image_id", "category_id"]].to_numpy().tolist() == [[3, 1], [3, 2], [7, 1], [7, 2], [7, 92]]
+        whole = pq_table(*frames(table), CATEGORIES).set_index("category_id")
+        sums = rows.groupby("category_id")[["iou_sum", "TP", "FP", "FN"]].sum()
+        pd.testing.assert_frame_equal(sums, whole.loc[sums.index, sums.columns], check_names=False)
+
+
+SLOW_MACHINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+# Random scenes --------------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def scene(draw) -> tuple[np.ndarray, list[Segment], np.ndarray, list[Segment]]:
+    """Id maps of few segments, with void, crowds, ids up to 2²⁴-1, and faults in the ground truth."""
+    shape = draw(st.integers(1, 6)), draw(st.integers(1, 8))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    sides = []
+    for side in ("gt", "pred"):
+        top = int(rng.choice([8, 1 << 24]))
+        ids = np.append(0, 1 + rng.choice(top - 1, int(rng.integers(0, 7)), replace=False))
+        labels = rng.choice(len(ids), shape)
+        if len(sides) and rng.random() < 0.7:  # mostly right
+            labels = np.where(rng.random(shape) < 0.8, np.minimum(sides[0][2], len(ids) - 1), labels)
+        labels = np.repeat(labels, 2, axis=1)
+        id_map = ids[labels].astype(np.int32)
+        listing = ids[1:] if side == "gt" else np.intersect1d(ids[1:], id_map)
+        segments = []
+        for segment_id in rng.permutation(listing):
+            area = int((id_map == segment_id).sum())
+            if side == "gt" and rng.random() < 0.1:
+                continue
+            area += int(side == "gt" and rng.random() < 0.1)
+            crowd = side == "gt" and rng.random() < 0.25
+            segments.append(Segment(int(segment_id), int(rng.choice([1, 2, 92])), max(area, 1), crowd))
+        sides.append((id_map, segments, labels[:, ::2]))
+    return (*sides[0][:2], *sides[1][:2])
+
+
+def pq_by_panopticapi(folder: Path, scenes: list, evaluation) -> dict[int, tuple[float, int, int, int]]:
+    """iou_sum, TP, FP, FN of each category by the official code, on files."""
+    for side in ("gt", "pred"):
+        (folder / side).mkdir(exist_ok=True)
+    annotations: dict[str, dict[int, Annotation]] = {"gt": {}, "pred": {}}
+    images = {}
+    for image_id, (gt_ids, gt_segments, pred_ids, pred_segments) in enumerate(scenes):
+        images[image_id] = ImageInfo(image_id, f"{image_id}.jpg", *gt_ids.shape)
+        for side, ids, segments in (("gt", gt_ids, gt_segments), ("pred", pred_ids, pred_segments)):
+            (folder / side / f"{image_id}.png").write_bytes(encode_id_png(ids))
+            annotations[side][image_id] = Annotation(image_id, f"{image_id}.png", tuple(segments))
+    records = {}
+    for side in ("gt", "pred"):
+        path = folder / f"{side}.json"
+        write_panoptic_json(path, PanopticSet(CATEGORIES, images, annotations[side], folder / side, path))
+        records[side] = json.loads(path.read_text())["annotations"]
+    pairs = list(zip(records["gt"], records["pred"], strict=True))
+    categories = {category.id: {"id": category.id} for category in CATEGORIES}
+    found = evaluation.pq_compute_single_core(0, pairs, str(folder / "gt"), str(folder / "pred"), categories)
+    return {
+        category.id: (found[category.id].iou, found[category.id].tp, found[category.id].fp, found[category.id].fn)
+        for category in CATEGORIES
+    }
+
+
+def pq_by_us(scenes: list) -> dict[int, tuple[float, int, int, int]]:
+    table = concat(overlap_table(image_id, *scene) for image_id, scene in enumerate(scenes))
+    counts = pq_table(*frames(table), CATEGORIES).set_index("category_id")
+    return {line.Index: (line.iou_sum, line.TP, line.FP, line.FN) for line in counts.itertuples()}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW_MACHINE)
+@given(st.lists(scene(), min_size=40, max_size=40))
+def test_random_scenes_score_as_panopticapi_scores_them(tmp_path_factory, scenes):
+    evaluation = pytest.importorskip("panopticapi.evaluation")
+    # Equal to the last bit: the same sums in the same order.
+    assert pq_by_us(scenes) == pq_by_panopticapi(tmp_path_factory.mktemp("scenes"), scenes, evaluation)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=SLOW_MACHINE)
+@given(st.lists(scene(), min_size=2, max_size=6), st.randoms())
+def test_the_order_in_which_tables_are_merged_changes_nothing(scenes, random):
+    tables = [overlap_table(image_id, *scene) for image_id, scene in enumerate(scenes)]
+    whole = pq_table(*frames(concat(tables)), CATEGORIES)
+    random.shuffle(tables)
+    cut = random.randrange(len(tables))
+    merged = concat([concat(tables[:cut]), OverlapTable.empty(), concat(tables[cut:])])
+    pd.testing.assert_frame_equal(pq_table(*frames(merged), CATEGORIES), whole, check_exact=True)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=SLOW_MACHINE)
+@given(scene(), st.integers(0, 2**32))
+def test_other_segment_ids_change_nothing(one, seed):
+    rng = np.random.default_rng(seed)
+    renamed = []
+    for ids, segments in (one[:2], one[2:]):
+        old = np.unique(np.concatenate([ids.ravel(), [segment.id for segment in segments], [0]])).astype(np.int32)
+        new = np.append(0, 1 + rng.choice((1 << 24) - 1, len(old) - 1, replace=False)).astype(np.int32)
+        renamed.append(new[np.searchsorted(old, ids)])
+        renamed.append(
+            [
+                Segment(int(new[np.searchsorted(old, segment.id)]), segment.category_id, segment.area, segment.iscrowd)
+                for segment in segments
+            ]
+        )
+    before, after = (pq_table(*frames(overlap_table(1, *each)), CATEGORIES) for each in (one, renamed))
+    # The ids order the sum of IoUs, so it may differ in its last bit; nothing else may.
+    pd.testing.assert_frame_equal(after, before, rtol=1e-15)
