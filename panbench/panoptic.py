@@ -336,6 +336,7 @@ class _Rows:
             scores = [segment.get("score") for segment in segments]
             plain = (
                 type(image_id) is int
+                and type(segments) is list
                 and image_id not in self.image_ids
                 and -(2**31) <= image_id <= 2**62
                 and not leaves_folder(name)
@@ -414,21 +415,24 @@ def _skip(text: str, at: int) -> int:
 class _Records:
     """Parses the list that begins at a place of a JSON text, one element at a time; `at` is then the place after it."""
 
-    def __init__(self, text: str, at: int) -> None:
-        self.text, self.at = text, at
+    def __init__(self, reader: "_Reader", text: str, at: int) -> None:
+        self.reader, self.text, self.at = reader, text, at
 
     def __iter__(self) -> Iterator[Any]:
         text, at = self.text, _skip(self.text, self.at + 1)
         more = text[at : at + 1] != "]"
         while more:
-            record, at = _SCAN(text, at)
+            try:
+                record, at = _SCAN(text, at)
+            except (ValueError, RecursionError) as problem:
+                raise self.reader.not_json(problem) from None
             yield record
             at = _skip(text, at)
             more = text[at : at + 1] == ","
             if more:
                 at = _skip(text, at + 1)
             elif text[at : at + 1] != "]":
-                raise ValueError(f"a comma or ] is missing at character {at}")
+                raise self.reader.not_json(f"a comma or ] is missing at character {at}")
         self.at = at + 1
 
 
@@ -440,6 +444,9 @@ class _Reader:
 
     def refuse(self, what: str) -> BadDataset:
         return BadDataset(f"{self.path}: {what}")
+
+    def not_json(self, why: object) -> BadDataset:
+        return self.refuse(f"is not JSON ({why}).")
 
     def document(self, keys: tuple[str, ...]) -> dict[str, list[Any]]:
         return {key: list(records) for key, records in self.walk(keys)}
@@ -459,7 +466,7 @@ class _Reader:
                 if key in keys:
                     self.expect(text, at, "[", f"a list as `{key}`")
                     missing.pop(key, None)
-                    records = _Records(text, at)
+                    records = _Records(self, text, at)
                     yield key, records
                     at = records.at
                 else:
@@ -468,9 +475,9 @@ class _Reader:
                 if text[at : at + 1] != "}":
                     at = self.expect(text, at, ",", "a comma")
             if _skip(text, at + 1) != len(text):
-                raise ValueError(f"more follows the object at character {at + 1}")
+                raise self.not_json(f"more follows the object at character {at + 1}")
         except (ValueError, RecursionError) as problem:
-            raise self.refuse(f"is not JSON ({problem}).") from None
+            raise self.not_json(problem) from None
         if missing:
             raise self.refuse(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
 
@@ -482,7 +489,7 @@ class _Reader:
         except OSError as problem:
             raise self.refuse(f"cannot be read: {problem.strerror or problem}.") from None
         except ValueError as problem:
-            raise self.refuse(f"is not JSON ({problem}).") from None
+            raise self.not_json(problem) from None
 
     def expect(self, text: str, at: int, sign: str, what: str) -> int:
         if text[at : at + 1] != sign:
