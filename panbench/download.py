@@ -157,7 +157,8 @@ def ask_for_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
         raise OutOfSpace(
-            f"{what} needs {needed:,} bytes and {folder} has {free:,} free. Free some space or choose another folder."
+            f"{what} needs {needed:,} bytes, and some to spare, but {folder} has {free:,} free. Free some space or "
+            "choose another folder."
         )
 
 

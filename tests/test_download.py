@@ -296,7 +296,7 @@ def _fetch_quietly(url: str, folder: str) -> None:
 
 def test_space_is_asked_for_before_the_first_byte(server, tmp_path, pauses, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    with pytest.raises(OutOfSpace, match="300,000 bytes"):
+    with pytest.raises(OutOfSpace, match="needs 300,000 bytes"):
         fetch(server, tmp_path, pauses, size=len(CONTENT))
     assert server.log == []
 

@@ -230,6 +230,13 @@ def fetch_coco(
     )
     try:
         return job.run()
+    except DownloadFailed as error:
+        if "no connection" not in str(error):
+            raise
+        names = " and ".join(archive.name for archive in job.archives)
+        raise DownloadFailed(
+            f"{error} Without a network, fetch {names} elsewhere and name their folder with --from."
+        ) from error
     except OSError as error:
         raise DownloadFailed(f"Cannot write to {root}: {error.strerror or error} ({error.filename}).") from error
     finally:
@@ -332,7 +339,7 @@ class _Fetch:
 
     def run(self) -> CocoFolder:
         json_path, image_folder, png_folder = coco_paths(self.root, self.split)
-        archive = self.host.image_info if self.split == "test-dev" else self.host.annotations
+        archive, _ = self.archives
         if self.split == "test-dev":
             self._list_of_test_images(json_path)
         else:
@@ -357,6 +364,12 @@ class _Fetch:
             len(pngs) if png_folder else 0,
             fetched,
         )
+
+    @property
+    def archives(self) -> tuple[Archive, Archive]:
+        """The two archives that the split comes from."""
+        first = self.host.image_info if self.split == "test-dev" else self.host.annotations
+        return first, self.host.images[self.split]
 
     def close(self) -> None:
         for reader in self._readers.values():
@@ -416,8 +429,8 @@ class _Fetch:
             tree.learn(member for member in members.values() if str(PurePosixPath(member.name).parent) == label)
             tree.save()
         missing = tree.missing(names, lambda done, total: self._report(f"verifying {label}", done, total))
+        _remove_leftovers(tree.folder)
         if missing:
-            _remove_leftovers(tree.folder)
             source, members, where = archive_for(tree, missing)
             if label in self._came_whole:
                 missing = tree.missing(list(tree.files), _nothing)
@@ -662,10 +675,10 @@ def _count_missing(folder: Path, names: Iterable[str]) -> int:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Temporary files of a call that was killed; young ones may belong to a call that is at work."""
+    """Temporary files of a call that was killed; those of the last minute may belong to a call that is at work."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > 600:
+            if time.time() - path.stat().st_mtime > 60:
                 path.unlink()
 
 
