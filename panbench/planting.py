@@ -61,7 +61,7 @@ def plant_segments(module: nn.Module, family: str, count: int) -> Callable[[], N
 def _plant_queries(outputs: tuple[Any, Any], count: int, num_things: int) -> tuple[Any, Any]:
     class_logits, mask_logits = (list(output) for output in outputs)
     classes, masks = torch.zeros_like(class_logits[-1]), mask_logits[-1].clone()
-    batch, queries, width = classes.shape
+    _, queries, width = classes.shape
     count = min(count, queries)
     classes[:, count:, -1] = SURE
     for query in range(count):

@@ -58,6 +58,7 @@ def evaluate(
     seed: int = 0,
     workers: int | None = None,
     command: Sequence[str] = (),
+    model: PanopticModel | None = None,
     progress: Progress | None = None,
     downloaded: Callable[[int, int | None], None] | None = None,
     notice: Notice | None = None,
@@ -69,6 +70,7 @@ def evaluate(
     resume: goes on with the run in `out`, which must have been made with the same settings
     skip_bad_images: leaves out images that do not decode, instead of stopping; the run says so
     workers: threads that load, and as many that score; by default as many as cores, at most 8
+    model: one that is loaded already, of this spec, device and precision; by default it is built here
     progress: called with (images scored, images expected); downloaded: with (bytes, bytes in all or None)
     notice: called with sentences for the user
     Raises PanbenchError for bad input; what was written until then stays, and `resume` goes on from it.
@@ -78,9 +80,10 @@ def evaluate(
     ranks = join_ranks()
     tell = notice if notice and ranks.is_first else _say_nothing
     chosen = choose_device(ranks.device(device))
-    # The first rank fetches, so that the others find the weights in the cache.
-    path = ranks.told(_weights_file(spec, weights, downloaded) if ranks.is_first else None)
-    model = load_model(spec, path, device=chosen, precision=precision, seed=seed)
+    if model is None:
+        # The first rank fetches, so that the others find the weights in the cache.
+        path = ranks.told(_weights_file(spec, weights, downloaded) if ranks.is_first else None)
+        model = load_model(spec, path, device=chosen, precision=precision, seed=seed)
     category_ids = model.category_ids(dataset.categories)
     settings = {
         **_settings(model, dataset),

@@ -5,16 +5,15 @@
 
 mmdet's side is mmengine's Runner.test with the model's config as it is (two loader processes, batches of one image,
 CocoPanopticMetric); ours is panbench.runner.evaluate. Each side lives in a process of its own with the same operators
-(panbench.models.operators.install, and on the CPU mmcv's own deformable attention for mmdet), holds its model, runs once
-to warm up, and then both run the same images in turn. Times are of whole loops, from the first image that is read
-to the PQ; building models and loading weights are outside on both sides.
+(panbench.models.operators.install; on the CPU mmdet has mmcv's own deformable attention, compiled or not, unless
+--same-attention gives it ours), holds its model, runs once to warm up, and then both run the same images in turn. Times
+are of whole loops, from the first image that is read to the PQ; building models and loading weights are outside.
 
 CocoPanopticMetric needs panopticapi: pip install --no-deps panopticapi-lite==0.2.0
 """
 
 import argparse
 import contextlib
-import json
 import multiprocessing
 import os
 import resource
@@ -23,7 +22,6 @@ import sys
 import tempfile
 import time
 import traceback
-import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,7 +38,7 @@ from panbench.files import write_json
 from panbench.models import operators
 from panbench.models.checkpoints import fetch_weights, load_checkpoint
 from panbench.models.configs import build_model, load_config
-from panbench.models.mmdet import PanopticModel, choose_device, load_model
+from panbench.models.mmdet import choose_device, load_model
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,9 @@ def main() -> None:
     parser.add_argument("--size", default="480x640", help="HEIGHTxWIDTH of the generated images")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--weights", default="auto", help="auto, random, or a file")
-    parser.add_argument("--plant", type=int, default=0, metavar="N", help="make both sides answer with N segments an image")
+    parser.add_argument(
+        "--plant", type=int, default=0, metavar="N", help="make both sides answer with N segments an image"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of torch in each side; 0 leaves torch's default")
     parser.add_argument("--batch-size", type=int, default=1, help="ours; mmdet's stays 1, its config's")
@@ -125,10 +125,17 @@ def report(
     """Prints the table and writes the JSON."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = medians["mmdet"] / medians["panbench"]
-    print(f"{title}, {arguments.images} images of {arguments.size}, {last['panbench']['device']}, weights: {arguments.weights}")
-    print(f"torch {torch.__version__}, threads: mmdet {last['mmdet']['threads']}, panbench {last['panbench']['threads']}")
+    print(
+        f"{title}, {arguments.images} images of {arguments.size}, {last['panbench']['device']}, "
+        f"weights: {arguments.weights}"
+    )
+    print(
+        f"torch {torch.__version__}, threads: mmdet {last['mmdet']['threads']}, panbench {last['panbench']['threads']}"
+    )
     if arguments.plant:
-        print(f"Planted: the heads' last answers are replaced by {arguments.plant} segments an image, on both sides alike.")
+        print(
+            f"Planted: {arguments.plant} segments an image replace the heads' last answers, on both sides alike."
+        )
     if arguments.same_attention:
         print("mmdet runs on panbench's deformable attention too.")
     for name, median in medians.items():
@@ -140,7 +147,10 @@ def report(
         )
     stages = last["panbench"]["stages"]
     in_words = ", ".join(f"{stage} {1000 * spent / arguments.images:.1f}" for stage, spent in stages.items())
-    print(f"  panbench's stages, ms an image (they overlap): {in_words}; segments an image {last['panbench']['segments']:.1f}")
+    print(
+        f"  panbench's stages, ms an image (they overlap): {in_words}; "
+        f"segments an image {last['panbench']['segments']:.1f}"
+    )
     difference = last["panbench"]["PQ"] - last["mmdet"]["PQ"]
     same = abs(difference) < 1e-9
     print("  both have the same PQ" if same else f"  PQ differs by {100 * difference:+.6f}")
@@ -177,16 +187,13 @@ def store_weights(model: str, weights: str, target: Path) -> tuple[tuple[str, ..
     """Writes the weights that both sides load; returns the names of the model's labels and how many are things."""
     spec = find_model(model)
     operators.install()
-    meta: dict[str, Any] = {}
     if weights == "random":
         torch.manual_seed(0)
         state = build_model(load_config(spec)).state_dict()
     else:
-        checkpoint = load_checkpoint(fetch_weights(spec) if weights == "auto" else weights)
-        state, meta = dict(checkpoint.state_dict), {"classes": checkpoint.classes}
+        state = dict(load_checkpoint(fetch_weights(spec) if weights == "auto" else weights).state_dict)
     torch.save({"state_dict": state, "meta": {}}, target)
     loaded = load_model(spec, str(target), device=torch.device("cpu"))
-    del meta
     return loaded.class_names, loaded.num_things
 
 
@@ -214,7 +221,15 @@ def mmdet_side(task: Task) -> Callable[[], dict[str, Any]]:
     config.launcher = "none"
     if task.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "val_dataloader", "val_cfg", "val_evaluator"):
+    for key in (
+        "train_dataloader",
+        "train_cfg",
+        "optim_wrapper",
+        "param_scheduler",
+        "val_dataloader",
+        "val_cfg",
+        "val_evaluator",
+    ):
         config[key] = None
     runner_of_mmdet = Runner.from_cfg(config)
     model = runner_of_mmdet.model
@@ -238,22 +253,19 @@ def panbench_side(task: Task) -> Callable[[], dict[str, Any]]:
     if task.plant:
         planting.plant_segments(model.module, model.family, task.plant)
 
-    def loaded(*_: Any, **__: Any) -> PanopticModel:
-        return model
-
     def run() -> dict[str, Any]:
         began = time.perf_counter()
-        with unittest.mock.patch.object(runner, "load_model", loaded):
-            done = runner.evaluate(
-                spec,
-                task.dataset,
-                out=task.folder / "run",
-                weights=str(task.weights),
-                device=task.device,
-                batch_size=task.batch_size,
-                precision=task.precision,
-                overwrite=True,
-            )
+        done = runner.evaluate(
+            spec,
+            task.dataset,
+            out=task.folder / "run",
+            model=model,
+            weights=str(task.weights),
+            device=task.device,
+            batch_size=task.batch_size,
+            precision=task.precision,
+            overwrite=True,
+        )
         seconds = time.perf_counter() - began
         segments = done.segments()
         return {

@@ -28,6 +28,7 @@ from panbench.models.configs import (
     in_scope_of,
     load_config,
 )
+from panbench.models.speedups import speed_up
 from panbench.panoptic import Category, PanopticPrediction, Scene, Segment
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -67,7 +68,7 @@ class PanopticModel:
         self.device = device
         self.precision = precision
         self.checkpoint = checkpoint
-        self.module = module.to(device).eval()
+        self.module = speed_up(module.to(device).eval(), self.family, device)
         self.rule = _rule_of(module, self.family)
         self.class_names = _class_names(config, checkpoint, self.num_classes)
         self.config_text: str = config.pretty_text

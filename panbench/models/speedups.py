@@ -6,6 +6,7 @@ docs/benchmarks.md has what each step gains; tests/models/test_speedups.py holds
 """
 
 import functools
+import itertools
 import types
 from collections.abc import Sequence
 from typing import Any, cast
@@ -48,7 +49,7 @@ def fold_batch_norm(module: nn.Module) -> int:
         downsample = getattr(part, "downsample", None)
         if isinstance(part, (BasicBlock, Bottleneck)) and isinstance(downsample, nn.Sequential):
             names = list(downsample._modules)
-            for convolution, norm in zip(names, names[1:], strict=False):
+            for convolution, norm in itertools.pairwise(names):
                 folded += _fold(downsample, convolution, norm)
     return folded
 
