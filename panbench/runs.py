@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
@@ -74,7 +75,10 @@ class Run:
     @cached_property
     def categories(self) -> tuple[Category, ...]:
         """The categories of the ground truth, in the order of its JSON."""
-        return tuple(category_of(record) for record in self.info.get("categories") or ())
+        try:
+            return tuple(category_of(record) for record in self.info.get("categories") or ())
+        except (KeyError, TypeError, ValueError) as problem:
+            raise BadRun(f"{self.path}/run.json has categories that cannot be read: {problem!r}.") from None
 
     @cached_property
     def _parts(self) -> tuple[OverlapTable, tuple[str, ...]]:
@@ -174,8 +178,11 @@ class RunWriter:
             }
         )
         writer = cls(path, content, frozenset(), ())
-        writer._save()
-        (path / "parts").mkdir(exist_ok=True)
+        try:
+            writer._save()
+            (path / "parts").mkdir(exist_ok=True)
+        except OSError as problem:
+            raise BadRun(f"{path} cannot be written: {problem.strerror or problem}.") from None
         return writer
 
     @classmethod
@@ -340,6 +347,10 @@ def _read_parts(run: Path) -> tuple[OverlapTable, tuple[str, ...]]:
             table = _without(table, again)
         seen = np.union1d(seen, images)
         tables.append(table)
+    bare = [table for table in tables if table.boundary is None and len(table.overlaps)]
+    if bare and len(bare) < len(tables):
+        notices.append(f"{folder} has boundary overlaps of some images only, which were left out.")
+        tables = [replace(table, boundary=None) for table in tables]
     return _by_image(concat(tables)), tuple(notices)
 
 
@@ -366,7 +377,7 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise BadRun(f"{path} is a file; give a folder for the run.")
-    if not path.is_dir() or not any(path.iterdir()):
+    if _is_free(path):
         return
     try:
         _read_info(path)
@@ -381,12 +392,17 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
 def _make_room(path: Path, overwrite: bool) -> None:
     """Makes `path` a folder without a run, or raises BadRun."""
     check_room(path, overwrite)
-    if path.is_dir() and any(path.iterdir()):
+    if not _is_free(path):
         _remove_run(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise BadRun(f"{path} cannot be made: {problem.strerror or problem}.") from None
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing stands at `path` but, at most, what a process left that was killed while it wrote run.json."""
+    return not path.is_dir() or all(_TEMPORARY.fullmatch(entry.name) for entry in path.iterdir())
 
 
 def _strangers(path: Path) -> list[Path]:

@@ -1,0 +1,307 @@
+"""A run folder holds what was written whole, says what it could not read, and is never taken for another's."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import panbench
+from panbench import runs
+from panbench.errors import BadRun, OutOfSpace
+from panbench.overlap import OverlapTable, overlap_table
+from panbench.panoptic import Category, Segment
+from panbench.runs import RunWriter, category_record, check_room, list_runs, load_run
+
+CATEGORIES = (Category(1, "person", True, "human", (1, 2, 3)), Category(92, "sky", False))
+INFO = {"kind": "eval", "categories": [category_record(category) for category in CATEGORIES]}
+
+
+def table(image_id: int) -> OverlapTable:
+    gt, pred = np.array([[7, 7, 7, 8]], np.int32), np.array([[5, 5, 0, 6]], np.int32)
+    segments = [Segment(7, 1, 3), Segment(8, 92, 1)], [Segment(5, 1, 0, score=0.5), Segment(6, 92, 0)]
+    return overlap_table(image_id, gt, segments[0], pred, segments[1])
+
+
+def finished(path: Path, *image_ids: int) -> Path:
+    writer = RunWriter.create(path, INFO)
+    for image_id in image_ids:
+        writer.write_part(table(image_id))
+    writer.finish("done")
+    return path
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestWriting:
+    def test_a_run_is_read_back_as_it_was_written(self, tmp_path):
+        run = load_run(finished(tmp_path / "a", 3, 1))
+        assert (run.name, run.path, run.categories, run.notices) == ("a", tmp_path / "a", CATEGORIES, ())
+        assert run.image_ids() == (1, 3)
+        assert run.segments().query("image_id == 3")[["side", "id", "category_id", "area"]].to_numpy().tolist() == [
+            ["gt", 7, 1, 3],
+            ["gt", 8, 92, 1],
+            ["pred", 5, 1, 2],
+            ["pred", 6, 92, 1],
+        ]
+        assert run.overlaps().query("image_id == 1")[["gt_id", "pred_id", "pixels"]].to_numpy().tolist() == [
+            [7, 0, 1],
+            [7, 5, 2],
+            [8, 6, 1],
+        ]
+        assert run.boundary() is None
+        assert run.pq()["TP"].tolist() == [2, 2]
+
+    def test_run_json_has_every_key_of_the_schema(self, tmp_path):
+        info = json.loads((finished(tmp_path / "a", 1) / "run.json").read_text())
+        assert list(info)[: len(runs._KEYS)] == list(runs._KEYS)
+        assert (info["schema"], info["panbench"], info["status"]) == (1, panbench.__version__, "done")
+        assert info["model"] is None
+        assert info["summary"]["All"] == {"PQ": (2 / 3 + 1) / 2, "SQ": (2 / 3 + 1) / 2, "RQ": 1.0, "n": 2}
+
+    def test_a_run_says_that_it_is_running_until_it_is_finished(self, tmp_path):
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        assert load_run(tmp_path / "a").info["status"] == "running"
+        writer.update(seed=7)
+        writer.write_part(table(1))
+        writer.finish("interrupted", error="Ctrl-C")
+        info = load_run(tmp_path / "a").info
+        assert (info["status"], info["error"], info["seed"], info["summary"]["All"]["n"]) == (
+            "interrupted",
+            "Ctrl-C",
+            7,
+            2,
+        )
+
+    def test_a_run_without_images_has_no_summary(self, tmp_path):
+        assert RunWriter.create(tmp_path / "a", INFO).finish("failed").info["summary"] is None
+
+    def test_an_unknown_status_is_a_bug(self, tmp_path):
+        with pytest.raises(ValueError, match="done, interrupted, failed"):
+            RunWriter.create(tmp_path / "a", INFO).finish("finished")
+
+    def test_ranks_write_side_by_side(self, tmp_path):
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        other = RunWriter.attach(tmp_path / "a")
+        names = [
+            writer.write_part(table(1)).name,
+            other.write_part(table(2), rank=1).name,
+            writer.write_part(table(3)).name,
+        ]
+        assert names == ["0000-000000.parquet", "0001-000000.parquet", "0000-000001.parquet"]
+        assert load_run(tmp_path / "a").image_ids() == (1, 2, 3)
+
+    def test_the_public_door_is_load_run(self, tmp_path):
+        assert panbench.load_run(finished(tmp_path / "a", 1) / "run.json").image_ids() == (1,)
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = panbench.nothing
+
+    def test_parts_are_plain_parquet(self, tmp_path):
+        frame = pd.read_parquet(finished(tmp_path / "a", 1) / "parts" / "0000-000000.parquet")
+        assert frame.query("kind == 'overlap'")["pixels"].sum() == 4
+
+
+class TestResuming:
+    def test_knows_what_is_done_and_goes_on_after_it(self, tmp_path):
+        finished(tmp_path / "a", 1, 2)
+        writer = RunWriter.resume(tmp_path / "a")
+        assert writer.done == {1, 2}
+        assert load_run(tmp_path / "a").info["status"] == "running"
+        assert writer.write_part(table(3)).name == "0000-000002.parquet"
+        assert load_run(tmp_path / "a").image_ids() == (1, 2, 3)
+
+    def test_takes_a_torn_part_for_not_done_and_leaves_it(self, tmp_path):
+        torn = finished(tmp_path / "a", 1, 2) / "parts" / "0000-000001.parquet"
+        torn.write_bytes(torn.read_bytes()[:100])
+        writer = RunWriter.resume(tmp_path / "a")
+        assert writer.done == {1}
+        assert "0000-000001.parquet is torn" in writer.notices[0]
+        assert writer.write_part(table(2)).name == "0000-000002.parquet"
+        assert load_run(tmp_path / "a").image_ids() == (1, 2)
+
+
+class TestKilled:
+    @pytest.mark.parametrize("at", ["os.replace", "os.fsync"])
+    def test_a_killed_writer_leaves_all_that_it_had_finished(self, tmp_path, at):
+        program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_runs import INFO, table
+from panbench.runs import RunWriter
+writer = RunWriter.create({str(tmp_path / "a")!r}, INFO)
+writer.write_part(table(1))
+writer.write_part(table(2))
+{at} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+writer.write_part(table(3))
+"""
+        killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        assert len(list((tmp_path / "a" / "parts").iterdir())) == 3  # the third under a temporary name
+        run = load_run(tmp_path / "a")
+        assert (run.image_ids(), run.notices, run.info["status"]) == ((1, 2), (), "running")
+        assert RunWriter.resume(tmp_path / "a").done == {1, 2}
+
+    def test_a_writer_killed_at_its_first_file_is_not_in_the_way(self, tmp_path):
+        (tmp_path / ".run.json.abc.tmp").write_text("{")
+        check_room(tmp_path)
+        assert RunWriter.create(tmp_path, INFO).finish("done").image_ids() == ()
+
+    def test_a_full_disk_leaves_what_was_written(self, tmp_path, monkeypatch):
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        writer.write_part(table(1))
+
+        def full(_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(OutOfSpace, match="everything written before is whole"):
+            writer.write_part(table(2))
+        assert load_run(tmp_path / "a").image_ids() == (1,)
+        assert [path.name for path in (tmp_path / "a" / "parts").iterdir()] == ["0000-000000.parquet"]
+
+
+class TestReading:
+    def test_parts_that_are_no_parts_are_named_and_the_rest_is_read(self, tmp_path):
+        parts = finished(tmp_path / "a", 1, 2, 3) / "parts"
+        (parts / "0000-000001.parquet").write_bytes(b"PAR1 torn")
+        pd.DataFrame({"x": [1]}).to_parquet(parts / "0007-000000.parquet")
+        (parts / "notes.txt").write_text("hello")
+        (parts / ".0000-000003.parquet.x.tmp").write_bytes(b"half")
+        run = load_run(tmp_path / "a")
+        assert run.image_ids() == (1, 3)
+        assert [notice.split(str(parts) + "/")[1].split(" (")[0] for notice in run.notices] == [
+            "notes.txt is not a part of a run and was left out.",
+            "0000-000001.parquet is torn and was left out",
+            "0007-000000.parquet is foreign and was left out: it lacks the columns kind, image_id, gt_id, pred_id, "
+            "category_id, pixels, iscrowd, score.",
+        ]
+
+    def test_an_image_that_comes_twice_counts_once(self, tmp_path):
+        parts = finished(tmp_path / "a", 1, 2) / "parts"
+        (parts / "0001-000000.parquet").write_bytes((parts / "0000-000001.parquet").read_bytes())
+        run = load_run(tmp_path / "a")
+        assert run.pq()["TP"].tolist() == [2, 2]
+        assert "0001-000000.parquet repeats 1 images" in run.notices[0]
+
+    def test_boundary_overlaps_of_some_images_only_are_left_out(self, tmp_path):
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        one = table(1)
+        writer.write_part(OverlapTable(one.segments, one.overlaps, one.overlaps))
+        assert len(load_run(tmp_path / "a").boundary()) == 3
+        writer.write_part(table(2))
+        run = load_run(tmp_path / "a")
+        assert (run.boundary(), run.image_ids()) == (None, (1, 2))
+        assert "boundary overlaps of some images only" in run.notices[0]
+
+    def test_a_folder_named_like_a_partition_does_not_matter(self, tmp_path):
+        run = load_run(finished(tmp_path / "image_id=9" / "a", 1))
+        assert run.image_ids() == (1,)
+
+    def test_what_is_no_run_is_refused(self, tmp_path):
+        (tmp_path / "file").write_text("x")
+        (tmp_path / "empty").mkdir()
+        for path, sentence in (("none", "no such folder"), ("empty", "no run.json"), ("file", "is a file")):
+            with pytest.raises(BadRun, match=sentence):
+                load_run(tmp_path / path)
+
+    @pytest.mark.parametrize(
+        ("content", "sentence"),
+        [
+            ("{", "is damaged"),
+            ("[]", "not the record of a panbench run"),
+            ('{"schema": "x", "panbench": "0"}', "not the record of a panbench run"),
+            ('{"schema": 1}', "not the record of a panbench run"),
+            ('{"schema": 2, "panbench": "9.9"}', r"schema 2, written by panbench 9\.9; this version reads up to 1"),
+        ],
+    )
+    def test_a_record_that_is_not_ours_or_newer_is_refused(self, tmp_path, content, sentence):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(BadRun, match=sentence):
+            load_run(tmp_path)
+
+    def test_a_record_of_schema_1_with_the_least_keys_stays_readable(self, tmp_path):
+        (tmp_path / "run.json").write_text(
+            '{"schema": 1, "panbench": "0.1.0", "categories": [{"id": 1, "name": "a", "isthing": true}]}'
+        )
+        run = load_run(tmp_path)
+        assert (run.name, run.info["model"], run.image_ids()) == (tmp_path.name, None, ())
+        assert run.categories == (Category(1, "a", True),)
+        assert run.summary()["All"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
+
+    def test_categories_that_make_no_sense_are_refused(self, tmp_path):
+        (tmp_path / "run.json").write_text('{"schema": 1, "panbench": "0.1.0", "categories": [{"id": 1}]}')
+        with pytest.raises(BadRun, match="categories that cannot be read"):
+            _ = load_run(tmp_path).categories
+
+    def test_runs_are_listed_by_age_and_strangers_passed_over(self, tmp_path):
+        for name, started in (("b", "2026-01-01"), ("a", "2026-01-02")):
+            RunWriter.create(tmp_path / name, {**INFO, "started": started})
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "run.json").write_text("{}")
+        assert [run.name for run in list_runs(tmp_path)] == ["b", "a"]
+        assert list_runs(tmp_path / "none") == []
+
+
+class TestOverwriting:
+    def test_another_run_is_kept_unless_overwriting_is_asked_for(self, tmp_path):
+        before = everything(finished(tmp_path / "a", 1))
+        with pytest.raises(BadRun, match=r"holds another run.*--overwrite"):
+            RunWriter.create(tmp_path / "a", INFO)
+        assert everything(tmp_path / "a") == before
+
+    def test_overwriting_leaves_nothing_of_the_old_run(self, tmp_path):
+        old = finished(tmp_path / "a", 1, 2)
+        (old / "predictions").mkdir()
+        (old / "predictions" / "1.png").write_bytes(b"x")
+        (old / "predictions.json").write_text("{}")
+        (old / "notes.md").write_text("mine")
+        RunWriter.create(old, INFO, overwrite=True)
+        assert set(everything(old)) == {"run.json", "notes.md"}
+        assert load_run(old).image_ids() == ()
+
+    def test_a_folder_of_something_else_is_never_touched(self, tmp_path):
+        (tmp_path / "thesis").mkdir()
+        (tmp_path / "thesis" / "chapter.tex").write_text("…")
+        (tmp_path / "torn").mkdir()
+        (tmp_path / "torn" / "run.json").write_text("{")
+        before = everything(tmp_path)
+        for name in ("thesis", "torn"):
+            with pytest.raises(BadRun, match="not ours to overwrite"):
+                RunWriter.create(tmp_path / name, INFO, overwrite=True)
+        assert everything(tmp_path) == before
+
+    def test_strange_files_among_the_predictions_stop_it_before_anything_is_removed(self, tmp_path):
+        old = finished(tmp_path / "a", 1)
+        (old / "predictions").mkdir()
+        (old / "predictions" / "diary.txt").write_text("mine")
+        before = everything(old)
+        with pytest.raises(BadRun, match=r"diary\.txt is not ours"):
+            RunWriter.create(old, INFO, overwrite=True)
+        (old / "predictions" / "diary.txt").unlink()
+        (old / "predictions").rmdir()
+        (old / "predictions").symlink_to(tmp_path)
+        with pytest.raises(BadRun, match="predictions is not ours"):
+            RunWriter.create(old, INFO, overwrite=True)
+        assert {name: content for name, content in before.items() if "diary" not in name}.items() <= everything(
+            old
+        ).items()
+
+    def test_killed_while_overwriting_the_rest_says_that_it_is_not_whole(self, tmp_path, monkeypatch):
+        old = finished(tmp_path / "a", 1, 2)
+        monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            RunWriter.create(old, INFO, overwrite=True)
+        assert load_run(old).info["status"] == "failed"
+
+    def test_a_file_is_not_a_folder(self, tmp_path):
+        (tmp_path / "a").write_text("x")
+        with pytest.raises(BadRun, match="is a file"):
+            RunWriter.create(tmp_path / "a", INFO)
+        with pytest.raises(BadRun, match="cannot be made"):
+            RunWriter.create(tmp_path / "a" / "b", INFO)
