@@ -1,0 +1,23 @@
+"""What all tests share: nothing is written outside of pytest's own folder, and no setting of the machine leaks in."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Time is not what we test; in CI the same examples each time, elsewhere new ones.
+settings.register_profile("panbench", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("panbench")
+
+for name in ("FORCE_COLOR", "NO_COLOR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    os.environ.pop(name, None)
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Downloads and generated scenes of the tests lie in a folder of their own, not in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["PANBENCH_CACHE"] = str(folder)
+    return folder
