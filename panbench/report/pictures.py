@@ -169,22 +169,19 @@ class RunPictures:
     @cached_property
     def folder(self) -> Path | None:
         """Where the id PNGs of the predictions lie; None when the run did not keep them."""
-        arguments = self.run.info.get("arguments") or {}
         inside = self.run.path / "predictions" if self.run.path else None
-        given = _path(arguments.get("pred_dir"))
-        beside = _path(arguments.get("pred") or arguments.get("predictions"))
-        places = [inside, given, None if beside is None else beside.with_suffix("") if beside.is_file() else beside]
-        return next((place for place in places if place is not None and place.is_dir()), None)
+        scored = _path((self.run.info.get("predictions") or {}).get("folder"))
+        return next((place for place in (inside, scored) if place is not None and place.is_dir()), None)
 
     @cached_property
     def _names(self) -> dict[int, str]:
-        """The PNGs that predictions.json names, by image id; {} when there is no such file."""
-        arguments = self.run.info.get("arguments") or {}
+        """The PNGs that a predictions JSON names, by image id; {} when there is none."""
         inside = self.run.path / "predictions.json" if self.run.path else None
-        for path in (inside, _path(arguments.get("pred") or arguments.get("predictions"))):
+        scored = _path((self.run.info.get("predictions") or {}).get("json"))
+        for path in (inside, scored):
             if path is not None and path.is_file():
-                listed = read_predictions_json(path)
-                return {image_id: annotation.file_name for image_id, annotation in listed.annotations.items()}
+                annotations = read_predictions_json(path).annotations
+                return {image_id: annotation.file_name for image_id, annotation in annotations.items()}
         return {}
 
     def judged(self, image_id: int) -> "pd.DataFrame":
