@@ -351,17 +351,7 @@ def _read_parts(run: Path) -> tuple[OverlapTable, tuple[str, ...]]:
     if bare and len(bare) < len(tables):
         notices.append(f"{folder} has boundary overlaps of some images only, which were left out.")
         tables = [replace(table, boundary=None) for table in tables]
-    return _by_image(concat(tables)), tuple(notices)
-
-
-def _by_image(table: OverlapTable) -> OverlapTable:
-    """The rows in order of image id: sums come out the same, to the last bit, however a run was cut into parts."""
-
-    def ordered(columns: Any) -> Any:
-        return take(columns, np.argsort(columns.image_id, kind="stable"))
-
-    boundary = None if table.boundary is None else ordered(table.boundary)
-    return OverlapTable(ordered(table.segments), ordered(table.overlaps), boundary)
+    return concat(tables).in_order_of_images(), tuple(notices)
 
 
 def _without(table: OverlapTable, images: Any) -> OverlapTable:

@@ -215,7 +215,7 @@ class _Looked:
             plan.segments("gt", without),
             plan.segments("pred", without),
             _joined(self.boundary) if self.boundary else None,
-        )
+        ).in_order_of_images()
 
 
 _Counts = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]
