@@ -177,8 +177,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) ->
     """Indices of the boxes that greedy non-maximum suppression keeps, best score first.
 
     A box is dropped when its IoU with a kept box of higher score exceeds `iou_threshold` (strictly). Boxes of equal
-    score come in the order of torch's sort, as in compiled mmcv. A box that holds NaN is kept
-    and drops none.
+    score come in the order of torch's sort, as in compiled mmcv. A box that holds NaN is kept and drops none.
 
     boxes: (N, 4) as x1, y1, x2, y2; scores: (N,); offset: 0, or 1 for boxes whose x2 and y2 are their last pixel.
     Returns (at most N,) int64 on the boxes' device.
