@@ -41,6 +41,7 @@ __all__ = [
 _NMS_BLOCK = {"cpu": 128, "cuda": 1024}
 _SAMPLES_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 22}
 _ROIS_AT_ONCE = 256
+_LONGEST_BOX = 1_000_000
 
 
 class MissingOperator(PanbenchError):
@@ -263,7 +264,8 @@ def roi_align(
     in image pixels; spatial_scale: feature cells a pixel; sampling_ratio: samples a bin along each axis, 0 for as many
     as the bin is cells long; aligned: cell centres at half-integers [He et al. 2017; detectron2's half-pixel shift].
     A NaN or infinity in `input` reaches every bin of the RoIs that cover it.
-    Raises BadBoxes for RoIs that are not finite, of negative size (when aligned), or on no image of the batch.
+    Raises BadBoxes for RoIs that are not finite, of negative size (when aligned), over a million cells long, or on no
+    image of the batch.
     """
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
     return _RoIAlign.apply(input, rois, _Pooling(height, width, spatial_scale, sampling_ratio, aligned))
@@ -409,7 +411,7 @@ def _axes(rois: Tensor, images: int, map_height: int, map_width: int, pooling: _
     size_of_map = {"y": map_height, "x": map_width}
     corners = rois[:, 1:] * pooling.spatial_scale - (0.5 if pooling.aligned else 0.0)
     sizes = corners[:, 2:] - corners[:, :2]
-    bad = ~rois.isfinite().all(1) | (rois[:, 0] < 0) | (rois[:, 0] >= images)
+    bad = ~rois.isfinite().all(1) | (rois[:, 0] < 0) | (rois[:, 0] >= images) | (sizes > _LONGEST_BOX).any(1)
     if pooling.aligned:
         bad |= (sizes < 0).any(1)
     else:
@@ -419,8 +421,8 @@ def _axes(rois: Tensor, images: int, map_height: int, map_width: int, pooling: _
         image, *box = rois[first].tolist()
         raise BadBoxes(
             f"{int(bad.sum())} of {len(rois)} boxes cannot be pooled: the first, number {first}, is "
-            f"{box} on image {image:g} of {images}. Boxes must be finite with x1 ≤ x2 and y1 ≤ y2; a model whose "
-            "features overflowed or whose weights are damaged gives such boxes."
+            f"{box} on image {image:g} of {images}. Boxes must be finite, with x1 ≤ x2 and y1 ≤ y2, and at most "
+            f"{_LONGEST_BOX} cells long; a model whose features overflowed or whose weights are damaged gives others."
         )
     axes = []
     for axis, bins, column in (("y", pooling.height, 1), ("x", pooling.width, 0)):
@@ -552,7 +554,7 @@ def _spread_windows(grad_output: Tensor, rois: Tensor, grad: Tensor, pooling: _P
         for r, window, weight_y, weight_x in _windows(grad, rois, axes):
             pooled = grad_output[r].permute(1, 2, 0).to(grad.dtype).contiguous()
             strips = torch.matmul(weight_x.T, pooled)
-            window.flatten(1).addmm_(weight_y.T, strips.flatten(1))
+            window.view(len(window), -1).addmm_(weight_y.T, strips.flatten(1))
 
 
 def _spread_bins(grad_output: Tensor, rois: Tensor, grad: Tensor, pooling: _Pooling) -> None:

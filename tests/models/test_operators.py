@@ -339,6 +339,7 @@ class TestRoiAlign:
             ([0, float("nan"), 0, 4, 4], "nan"),
             ([0, 0, 0, float("inf"), 4], "inf"),
             ([0, 4, 0, 0, 4], "x1 ≤ x2"),
+            ([0, 0, 0, 1e30, 4], "at most 1000000 cells"),
             ([1, 0, 0, 4, 4], "image 1 of 1"),
             ([-1, 0, 0, 4, 4], "image -1 of 1"),
         ],
@@ -413,6 +414,11 @@ class TestRoiAlign:
         assert sorted(torch.cat(blocks).tolist()) == list(range(1000))
         for block in blocks:
             assert len(block) == 1 or len(block) * int(cost[block].max()) <= budget
+
+    def test_a_tall_box_and_a_wide_one_do_not_pad_each_other(self) -> None:
+        tall, wide = torch.tensor([3, 200, 3, 201]), torch.tensor([300, 3, 301, 4])
+        blocks = [block.tolist() for block in operators._product_blocks(tall, wide, each=1, budget=1 << 20)]
+        assert sorted(map(sorted, blocks)) == [[0, 2], [1, 3]]
 
     def test_inputs_are_not_changed(self, recorded: dict[str, Tensor]) -> None:
         features, rois = recorded["roi_feat"].clone(), recorded["roi_rois"].clone()
