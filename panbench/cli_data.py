@@ -343,7 +343,7 @@ def _print_check(report: "CheckReport", everything: bool) -> None:
         _print("No findings: this set can be scored.")
     else:
         verdict = "this set must not be scored as it is" if report.errors else "none would change a number"
-        _print(f"{report.errors:,} errors, {report.warnings:,} warnings: {verdict}.")
+        _print(f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}: {verdict}.")
 
 
 @contextlib.contextmanager
@@ -384,6 +384,10 @@ def _count_progress(label: str) -> Iterator[Callable[[int, int], None]]:
             bars.update(task, completed=done, total=total)
 
         yield report
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _readable(size: float) -> str:

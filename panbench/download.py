@@ -112,7 +112,7 @@ def download(
         with _Part.opened(target) as part:
             if what_is_wrong(target, sha256, size) is not None:
                 job.run(part)
-            part.discard()
+            part.finished = True
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfSpace(
@@ -313,6 +313,7 @@ class _Part:
         self.path = path
         self.spans: list[_Span] = []
         self.header: dict[str, Any] = {}
+        self.finished = False
         self._state = state
         self._lines_at = 0
         self._lock = threading.Lock()
@@ -336,9 +337,12 @@ class _Part:
         try:
             yield part
         finally:
-            if not part.arrived:
+            done = part.finished or not part.arrived
+            if done:
                 part.discard()
             state.close()
+            if done and os.name == "nt":
+                part.discard()  # Windows does not remove open files
 
     def _load(self) -> None:
         content = self._state.read() or b""
@@ -393,7 +397,7 @@ class _Part:
     def discard(self) -> None:
         """Removes part and state."""
         for path in (self.path, self.path.with_name(self.path.name + ".state")):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 path.unlink()
 
 

@@ -349,6 +349,13 @@ def test_a_window_of_a_file_comes_alone(server, tmp_path, pauses):
     assert server.sent == 4000
 
 
+def test_a_big_window_comes_over_several_connections(server, tmp_path, pauses, small_spans):
+    server.faults["/file.bin"] = [Fault(drop_after=n) for n in (5, 500, 5000)]
+    target = fetch(server, tmp_path, pauses, window=(1000, 250_000), connections=4)
+    assert target.read_bytes() == CONTENT[1000:250_000]
+    assert server.sent == 249_000
+
+
 def test_a_window_of_a_local_file_comes_alone(tmp_path):
     (tmp_path / "file.bin").write_bytes(CONTENT)
     assert download(tmp_path / "file.bin", tmp_path / "copy", window=(1000, 5000)).read_bytes() == CONTENT[1000:5000]
