@@ -4,9 +4,11 @@ A run is a stretch of equal ids in scan order, across rows. An id map of a photo
 can be asked of runs is asked of them.
 """
 
+import contextlib
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,10 +16,9 @@ import numpy.typing as npt
 
 from panbench.native import native
 
-try:
-    import deflate
-except ImportError:  # a machine that the package has no wheel for
-    deflate = None
+deflate: Any = None
+with contextlib.suppress(ImportError):  # on a machine that the package has no wheel for, zlib does
+    import deflate  # type: ignore[no-redef]
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -41,6 +42,8 @@ _MOST_PIXELS = 2**29 - 1
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 _BYTES_PER_PIXEL = {2: 3, 6: 4}
+# The passes of an interlaced PNG: first column and row, and the steps from there.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PACKED = struct.Struct("<III?")
 _INFLATE_ERRORS = (zlib.error,) if deflate is None else (zlib.error, deflate.DeflateError)
 
@@ -184,8 +187,7 @@ def _decode(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> I
     """What comes cheaper: runs where there is compiled code, the map where there is none."""
     header = read_header(content)
     _check_header(header, shape, max_pixels)
-    size = header.height * (1 + header.width * _BYTES_PER_PIXEL[header.color_type])
-    filtered = _inflate(_image_data(content), None if header.interlaced else size)
+    filtered = _inflate(_image_data(content), _filtered_size(header))
     compiled = native()
     if compiled and not header.interlaced:
         try:
@@ -224,7 +226,7 @@ def check_pixels(shape: tuple[int, int], max_pixels: int) -> None:
 
 def _image_data(content: bytes) -> bytes:
     """The zlib stream of a PNG. Raises ValueError when the file ends before its end chunk."""
-    pieces = []
+    pieces: list[bytes] = []
     position = 33
     while position + 12 <= len(content):
         length = int.from_bytes(content[position : position + 4], "big")
@@ -237,16 +239,26 @@ def _image_data(content: bytes) -> bytes:
     raise ValueError("is a truncated PNG.")
 
 
-def _inflate(stream: bytes, size: int | None) -> bytes | bytearray:
-    """The bytes of a zlib stream, its checksum verified, `size` of them if given. Raises ValueError otherwise."""
+def _filtered_size(header: PngHeader) -> int:
+    """How many bytes the pixels of a PNG have before their filters are undone: each row has one byte more."""
+    bytes_per_pixel = _BYTES_PER_PIXEL[header.color_type]
+    size = 0
+    for x, y, dx, dy in _ADAM7 if header.interlaced else ((0, 0, 1, 1),):
+        height, width = (header.height - y + dy - 1) // dy, (header.width - x + dx - 1) // dx
+        size += height * (1 + width * bytes_per_pixel) if height > 0 and width > 0 else 0
+    return size
+
+
+def _inflate(stream: bytes, size: int) -> bytes | bytearray:
+    """The `size` bytes of a zlib stream, its checksum verified. Raises ValueError when it holds more or less."""
     try:
-        if size is not None and deflate is not None:
-            raw: bytes | bytearray = deflate.zlib_decompress(stream, size)
+        if deflate is None:
+            raw: bytes | bytearray = _bounded_inflate(stream, size)
         else:
-            raw = _bounded_inflate(stream, size)
+            raw = deflate.zlib_decompress(stream, size)
     except _INFLATE_ERRORS:
         raise ValueError("is a damaged PNG.") from None
-    if size is not None and len(raw) != size:
+    if len(raw) != size:
         raise ValueError("is a damaged PNG.")
     return raw
 
@@ -256,9 +268,7 @@ def _deflate(content: bytes) -> bytes:
     return zlib.compress(content, 1) if deflate is None else bytes(deflate.zlib_compress(content, 1))
 
 
-def _bounded_inflate(stream: bytes, size: int | None) -> bytes:
-    if size is None:
-        return zlib.decompress(stream)
+def _bounded_inflate(stream: bytes, size: int) -> bytes:
     # One byte of room more, or a stream that is too long would go unseen.
     inflater = zlib.decompressobj()
     raw = inflater.decompress(stream, size + 1)

@@ -203,10 +203,31 @@ def test_ids_that_no_png_holds_are_not_written():
             encode_id_png(ids)
 
 
-def test_an_interlaced_png_is_read(engine):
+def test_an_interlaced_png_is_read():
     # Two pixels in a row: Adam7 puts the first in pass 1 and the second in pass 6.
     content = png(b"\0" + bytes([5, 1, 0]) + b"\0" + bytes([6, 0, 2]), 1, 2, interlace=1)
     np.testing.assert_array_equal(decode_id_png(content), [[261, 131078]])
+    with pytest.raises(ValueError, match="damaged"):
+        decode_id_png(png(b"\0" + bytes(9999), 1, 2, interlace=1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (8, 8), (9, 13), (17, 2)])
+def test_an_interlaced_png_of_any_size_is_read(height, width):
+    ids = np.arange(1, 1 + height * width, dtype=np.int32).reshape(height, width) * 7919
+    pixels = np.ascontiguousarray(ids, "<i4").view(np.uint8).reshape(height, width, 4)[..., :3]
+    rows = b"".join(b"\0" + row.tobytes() for x, y, dx, dy in idmap._ADAM7 for row in pixels[y::dy, x::dx] if row.size)
+    np.testing.assert_array_equal(decode_id_png(png(rows, height, width, interlace=1)), ids)
+
+
+def test_without_libdeflate_everything_is_the_same(monkeypatch):
+    content = encode_id_png(IDS)
+    monkeypatch.setattr(idmap, "deflate", None)
+    for written in (content, encode_id_png(IDS)):
+        np.testing.assert_array_equal(decode_id_png(written), IDS)
+    for rows in (b"\0" + b"\1" * 11, b"\0" + b"\1" * 99):
+        with pytest.raises(ValueError, match="damaged"):
+            decode_id_png(png(rows, 1, 4))
+    np.testing.assert_array_equal(IdRuns.from_bytes(IdRuns.of_map(IDS).to_bytes()).to_map(), IDS)
 
 
 class TestNative:
