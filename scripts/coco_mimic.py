@@ -73,8 +73,9 @@ def build_mimic(
     outer = io.BytesIO()
     with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as annotations:
         for split, count in (("train", n_train), ("val", n_val)):
-            images, records, inner = [], [], io.BytesIO()
-            pictures = io.BytesIO()
+            images: list[dict[str, object]] = []
+            records: list[dict[str, object]] = []
+            inner, pictures = io.BytesIO(), io.BytesIO()
             with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as pngs, zipfile.ZipFile(pictures, "w") as jpegs:
                 pngs.writestr(f"panoptic_{split}2017/", b"")
                 jpegs.writestr(f"{split}2017/", b"")

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import itertools
 import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -241,6 +242,7 @@ def test_what_arrived_before_an_interruption_is_not_fetched_again(server, tmp_pa
     assert start >= 150_000
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_download_resumes_at_the_byte(server, tmp_path, pauses):
     server.faults["/file.bin"] = [Fault(drop_after=150_000)]
     process = multiprocessing.get_context("spawn").Process(target=_fetch_and_die, args=(server.url, str(tmp_path)))
@@ -254,8 +256,6 @@ def test_a_killed_download_resumes_at_the_byte(server, tmp_path, pauses):
 
 
 def _fetch_and_die(url: str, folder: str) -> None:
-    import os
-
     # The pause after the dropped connection is where the kill falls.
     download(url + "/file.bin", Path(folder) / "file.bin", sha256=SHA256, sleep=lambda _: os.kill(os.getpid(), 9))
 
@@ -274,6 +274,7 @@ def test_foreign_bytes_in_the_part_are_caught_by_the_hash(server, tmp_path, paus
     assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no lock between processes there: each fetches for itself")
 def test_two_processes_share_one_download(server, tmp_path):
     server.always["/file.bin"] = Fault(block=3000)
     context = multiprocessing.get_context("spawn")
