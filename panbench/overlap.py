@@ -101,8 +101,24 @@ class GroundTruthFaults:
     def __bool__(self) -> bool:
         return self.images > 0
 
+    @property
+    def notice(self) -> str | None:
+        """What a user should be told of them, in a sentence or two; None where there are none."""
+        if not self:
+            return None
+        counts = (
+            (self.ids_not_in_json, "ids that its JSON lacks"),
+            (self.segments_not_in_png, "segments that its PNGs lack"),
+            (self.areas_differ, "segments whose area in the JSON is not that of the PNG"),
+        )
+        found = " and ".join(f"{count} {what}" for count, what in counts if count)
+        return (
+            f"The ground truth has {found}, in {self.images} images; scored as panopticapi scores them. "
+            f"For example {self.example}."
+        )
+
     def as_record(self) -> dict[str, Any]:
-        """The entry `images.gt_faults` of run.json."""
+        """The entry `images.gt_faults` of run.json; `GroundTruthFaults(**record)` reads it."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def __add__(self, other: GroundTruthFaults) -> GroundTruthFaults:

@@ -97,10 +97,16 @@ class TestGroundTruthFaults:
             images=2,
             example="image 2: id 8 is in the PNG but not in the JSON",
         )
+        assert tables.ground_truth_faults().notice == (
+            "The ground truth has 1 ids that its JSON lacks and 1 segments that its PNGs lack and 1 segments whose area "
+            "in the JSON is not that of the PNG, in 2 images; scored as panopticapi scores them. "
+            "For example image 2: id 8 is in the PNG but not in the JSON."
+        )
 
     def test_of_a_right_ground_truth_are_none(self):
         faults = table().ground_truth_faults()
         assert not faults
+        assert faults.notice is None
         assert faults.as_record() == {
             "ids_not_in_json": 0,
             "segments_not_in_png": 0,
