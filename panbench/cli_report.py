@@ -181,6 +181,61 @@ def diff(
     _wrote([target])
 
 
+@show_app.command()
+def attention(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="A MaskFormer or Mask2Former model.")
+    ] = None,
+    photo: Annotated[Path | None, typer.Option("--photo", metavar="FILE", help="Any photograph.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Instead: a run, with --image; its model and weights.")
+    ] = None,
+    image: Annotated[int | None, typer.Option("--image", metavar="ID", help="The id of an image of --run.")] = None,
+    query: Annotated[
+        list[int] | None, typer.Option("--query", metavar="N", help="A query, from 0; several times.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", metavar="NAME", help="The queries that found this category.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most", metavar="N", min=1, help="How many queries, by score.")] = 4,
+    layer: Annotated[
+        list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; several times.")
+    ] = None,
+    weights: Annotated[str, typer.Option(metavar="auto|FILE", help="The model's weights.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    out: Annotated[Path, _out("attention.png")] = Path("attention.png"),
+    width: _Width = 7.0,
+    dpi: _Dpi = 200,
+    images: _Images = None,
+    gt: _Gt = None,
+    gt_dir: _GtDir = None,
+) -> None:
+    """Show what a transformer's queries look at, layer by layer, and the mask that each layer leads to."""
+    from panbench.photographs import attention_of
+    from panbench.report.pictures import save_figure
+
+    if (run is None) == (photo is None) or (run is None) != (image is None) or (run is None) == (model is None):
+        raise BadArgument("Give --model and --photo, or --run and --image.")
+    figure = attention_of(
+        run=run,
+        image=image,
+        model=model,
+        photo=photo,
+        weights=weights,
+        device=device,
+        queries=query or (),
+        category=category,
+        most=most,
+        layers=layer or (),
+        width=width,
+        images=images,
+        gt=gt,
+        gt_dir=gt_dir,
+    )
+    save_figure(figure, out, dpi=dpi)
+    _wrote([out])
+
+
 def _plot_kinds(incomplete: str) -> list[str]:
     from panbench.report.plots import PLOTS
 

@@ -1,16 +1,22 @@
-"""The user's own photographs through any model: an overlay and an id PNG for each, and one COCO panoptic JSON."""
+"""Photographs through any model: overlays, id PNGs and a COCO panoptic JSON; and what a model's queries look at."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from panbench.catalog import ModelSpec
-from panbench.errors import BadArgument, BadDataset
-from panbench.models.predict import model_categories, open_model, segment
+from panbench.catalog import ModelSpec, find_model, load_catalog, spec_from_config
+from panbench.errors import BadArgument, BadDataset, BadModel, BadRun
+from panbench.models.attention import attend
+from panbench.models.predict import model_categories, open_model, scene_of, segment
 from panbench.panoptic import Annotation, ImageInfo, PanopticSet, listed, write_id_png, write_panoptic_json
-from panbench.report.pictures import Layer, overlay_figure, read_photo, save_figure
+from panbench.report.attention import attention_figure
+from panbench.report.pictures import Layer, Pictures, overlay_figure, read_photo, save_figure
+from panbench.runs import load_run
 
-__all__ = ["find_photographs", "segment_photographs"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["attention_of", "find_photographs", "segment_photographs"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -72,6 +78,65 @@ def segment_photographs(
         raise BadDataset(faults[0])
     write_panoptic_json(target, PanopticSet(categories, infos, annotations, out / "ids", target))
     return [*written, target]
+
+
+def attention_of(
+    *,
+    run: Path | None = None,
+    image: int | None = None,
+    model: str | None = None,
+    photo: Path | None = None,
+    weights: str = "auto",
+    device: str = "auto",
+    queries: Sequence[int] = (),
+    category: str | None = None,
+    most: int = 4,
+    layers: Sequence[int] = (),
+    width: float = 7.0,
+    images: Path | None = None,
+    gt: Path | None = None,
+    gt_dir: Path | None = None,
+) -> "Figure":
+    """The figure of what queries look at: of `model` in `photo`, or of a run's model in one of its images.
+
+    A run's model is loaded with the run's own weights unless `weights` names others. The other arguments are those of
+    `models.attention.attend` and `report.attention.attention_figure`.
+    """
+    if run is not None:
+        assert image is not None
+        stored = load_run(run)
+        described = stored.info.get("model") or {}
+        if not described.get("config"):
+            raise BadRun(f"{stored.name} holds scored predictions: there is no model to look into.")
+        pictures = Pictures(stored, images=images, gt=gt, gt_dir=gt_dir)
+        shown = pictures.photo(image)
+        path = pictures.path(image)
+        if weights == "auto":
+            if described.get("random_weights"):
+                raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name --weights.")
+            weights = described["weights"]
+            if not Path(weights).is_file():
+                raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Say where they are with --weights.")
+        spec = _spec_of(described)
+    else:
+        assert model is not None
+        assert photo is not None
+        spec, path, shown = find_model(model), photo, read_photo(photo)
+    opened = open_model(spec, weights=weights, device=device, speedups=False)
+    scene = scene_of(path, image or 1, *shown.shape[:2])
+    found = attend(opened, scene, queries=queries, category=category, most=most, layers=layers)
+    return attention_figure(shown, found, width=width)
+
+
+def _spec_of(described: Mapping[str, Any]) -> ModelSpec:
+    """The model of a run: by its name where the catalog has it, else by its config file."""
+    name = described.get("name")
+    if name in load_catalog():
+        return find_model(str(name))
+    config = Path(str(described["config"]))
+    if not config.is_file():
+        raise BadModel(f"The run's model {name} is not in the catalog, and its config {config} is gone.")
+    return spec_from_config(config)
 
 
 def find_photographs(images: Iterable[Path]) -> list[Path]:

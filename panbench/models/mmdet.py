@@ -59,6 +59,7 @@ class PanopticModel:
         device: torch.device,
         precision: str = "fp32",
         checkpoint: Checkpoint | None = None,
+        speedups: bool = True,
     ) -> None:
         """Use `load_model`."""
         self.spec = spec
@@ -68,7 +69,8 @@ class PanopticModel:
         self.device = device
         self.precision = precision
         self.checkpoint = checkpoint
-        self.module = speed_up(module.to(device).eval(), self.family, device)
+        placed = module.to(device).eval()
+        self.module = speed_up(placed, self.family, device) if speedups else placed
         self.rule = _rule_of(module, self.family)
         self.class_names = _class_names(config, checkpoint, self.num_classes)
         self.config_text: str = config.pretty_text
@@ -204,9 +206,11 @@ def load_model(
     device: torch.device,
     precision: str = "fp32",
     seed: int = 0,
+    speedups: bool = True,
 ) -> PanopticModel:
     """The model of a spec with the weights of a file, or with random ones (None) drawn from `seed`.
 
+    speedups: False keeps mmdet's modules as they are, with the attention weights and masks of every decoder layer
     Raises BadModel, BadCheckpoint, BadArgument.
     """
     if precision not in PRECISIONS:
@@ -220,7 +224,9 @@ def load_model(
     if weights is not None:
         checkpoint = load_checkpoint(weights)
         apply_checkpoint(module, checkpoint)
-    return PanopticModel(spec, module, config, device=device, precision=precision, checkpoint=checkpoint)
+    return PanopticModel(
+        spec, module, config, device=device, precision=precision, checkpoint=checkpoint, speedups=speedups
+    )
 
 
 def choose_device(name: str) -> torch.device:

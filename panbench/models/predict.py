@@ -22,15 +22,16 @@ def open_model(
     weights: str = "auto",
     device: str = "auto",
     precision: str = "fp32",
+    speedups: bool = True,
     progress: Progress | None = None,
 ) -> PanopticModel:
     """The model of a spec, ready to run. weights: "auto" (the config's, fetched when they are a URL) or a path.
 
-    Raises BadModel, BadCheckpoint, BadArgument.
+    speedups: as in `load_model`. Raises BadModel, BadCheckpoint, BadArgument.
     """
     chosen = choose_device(device)
     path = str(fetch_weights(spec, progress=progress)) if weights == "auto" else str(Path(weights).expanduser())
-    return load_model(spec, path, device=chosen, precision=precision)
+    return load_model(spec, path, device=chosen, precision=precision, speedups=speedups)
 
 
 def model_categories(model: PanopticModel) -> tuple[Category, ...]:

@@ -130,12 +130,16 @@ class Pictures:
             raise BadDataset(f"{self.panoptic.path} has no image {image_id}.")
         return self.panoptic.images[image_id].file_name
 
-    def photo(self, image_id: int) -> Photo:
-        """The (H, W, 3) uint8 RGB photograph, at the size that the JSON says. Raises BadDataset naming the file."""
+    def path(self, image_id: int) -> Path:
+        """Where the photograph should lie. Raises BadDataset when nobody says in which folder."""
         name = self.file_name(image_id)
         if self._images is None:
             raise BadDataset(f"{self._run} does not say where its images are. Give their folder with --images.")
-        path = self._images / name
+        return self._images / name
+
+    def photo(self, image_id: int) -> Photo:
+        """The (H, W, 3) uint8 RGB photograph, at the size that the JSON says. Raises BadDataset naming the file."""
+        path = self.path(image_id)
         info = self.panoptic.images[image_id]
         photo = read_photo(path)
         if photo.shape[:2] != (info.height, info.width):
