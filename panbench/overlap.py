@@ -111,9 +111,9 @@ class GroundTruthFaults:
             (self.segments_not_in_png, "segments that its PNGs lack"),
             (self.areas_differ, "segments whose area in the JSON is not that of the PNG"),
         )
-        found = " and ".join(f"{count} {what}" for count, what in counts if count)
+        found = ", ".join(f"{what} ({count})" for count, what in counts if count)
         return (
-            f"The ground truth has {found}, in {self.images} images; scored as panopticapi scores them. "
+            f"The ground truth has {found}; images concerned: {self.images}. Scored as panopticapi scores them. "
             f"For example {self.example}."
         )
 

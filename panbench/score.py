@@ -168,7 +168,7 @@ class _Plan:
             )
         if extra and not ignore_extra:
             faults.append(
-                f"{self.pred.path} has predictions for {len(extra)} images that {self.gt.path} lacks: "
+                f"{self.pred.path} has predictions for images that {self.gt.path} lacks ({len(extra)}): "
                 f"{listed(extra, len(extra))}. Remove them, or ignore extra predictions to leave them out."
             )
         pred = self.segments("pred")

@@ -98,8 +98,8 @@ class TestGroundTruthFaults:
             example="image 2: id 8 is in the PNG but not in the JSON",
         )
         assert tables.ground_truth_faults().notice == (
-            "The ground truth has 1 ids that its JSON lacks and 1 segments that its PNGs lack and 1 segments whose area "
-            "in the JSON is not that of the PNG, in 2 images; scored as panopticapi scores them. "
+            "The ground truth has ids that its JSON lacks (1), segments that its PNGs lack (1), segments whose area in "
+            "the JSON is not that of the PNG (1); images concerned: 2. Scored as panopticapi scores them. "
             "For example image 2: id 8 is in the PNG but not in the JSON."
         )
 

@@ -176,7 +176,7 @@ class TestJsonsThatDoNotFit:
     def test_extra_predictions_are_all_named(self, folder):
         del folder.gt["annotations"][1:]
         assert folder.refused(PredictionMismatch) == [
-            "pred.json has predictions for 2 images that gt.json lacks: 2, 3. "
+            "pred.json has predictions for images that gt.json lacks (2): 2, 3. "
             "Remove them, or ignore extra predictions to leave them out."
         ]
 
