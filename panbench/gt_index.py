@@ -9,11 +9,13 @@ footer with the directory's offset, entries and checksum. Each entry is what `Id
 """
 
 import contextlib
+import glob
 import hashlib
 import mmap
 import os
 import struct
 import tempfile
+import time
 import zlib
 from pathlib import Path
 
@@ -25,6 +27,8 @@ from panbench.files import cache_dir
 __all__ = ["GtIndex", "IndexWriter", "index_paths", "sha_of"]
 
 MAGIC = b"panbench index 1\n"
+
+_LEFTOVER_SECONDS = 24 * 3600
 
 _DIRECTORY = np.dtype([("sha", "V16"), ("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
 _FOOTER = struct.Struct("<QQI")
@@ -96,6 +100,7 @@ class IndexWriter:
             with contextlib.suppress(OSError):
                 if place != places[0]:
                     place.parent.mkdir(parents=True, exist_ok=True)
+                _remove_leftovers(place)
                 descriptor, name = tempfile.mkstemp(prefix=f".{place.name}.", suffix=".tmp", dir=place.parent)
                 self._handle, self._temporary, self._target = os.fdopen(descriptor, "wb"), name, place
                 self._handle.write(MAGIC)
@@ -140,3 +145,11 @@ class IndexWriter:
                 self._handle.close()
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Removes what writers of this index left that were killed, a day ago or longer."""
+    for leftover in place.parent.glob(f".{glob.escape(place.name)}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+                leftover.unlink()

@@ -1,5 +1,6 @@
 """An index of decoded ground truth saves time and never changes a number."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ def test_what_is_not_finished_leaves_nothing(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
     writer.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_left_goes_after_a_day(tmp_path):
+    old, young, other = (tmp_path / name for name in (".gt.panbench-index.a.tmp", ".gt.panbench-index.b.tmp", ".x.tmp"))
+    for path in (old, young, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    IndexWriter([tmp_path / "gt.panbench-index"]).discard()
+    assert {path.name for path in tmp_path.iterdir()} == {young.name, other.name}
 
 
 def test_a_full_disk_is_no_error(tmp_path):
