@@ -44,9 +44,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PIP) install --constraint constraints.txt --editable .
 	@touch $@
 
+# panopticapi-lite is the reference that PQ is held against; its dependencies are an older numpy and what we do not need.
 $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
-	# The reference that PQ is held against, without its dependencies: an older numpy and an unneeded matplotlib.
 	$(PIP) install --constraint constraints.txt --no-deps panopticapi-lite
 	@touch $@
 

@@ -2,7 +2,7 @@
 
 
 class PanbenchError(Exception):
-    """Base of every error that is the input's fault. The command line prints the sentence and exits with `exit_code`."""
+    """Base of every error that is the input's fault. The command line prints it and exits with `exit_code`."""
 
     exit_code = 2
 

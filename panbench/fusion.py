@@ -403,7 +403,7 @@ def _number(candidates: FusedMap, groups: Sequence[Sequence[int]]) -> SettledMap
     codes = candidates.codes.numpy()
     table = np.zeros(256 if codes.dtype == np.uint8 else 1 << 16, np.int32)
     counts = np.bincount(codes.ravel().view(np.uint8 if codes.dtype == np.uint8 else np.uint16), minlength=len(table))
-    segments = []
+    segments: list[LabelledSegment] = []
     for group in groups:
         area = int(counts[list(group)].sum())
         if area == 0:

@@ -133,9 +133,7 @@ def report(
         f"torch {torch.__version__}, threads: mmdet {last['mmdet']['threads']}, panbench {last['panbench']['threads']}"
     )
     if arguments.plant:
-        print(
-            f"Planted: {arguments.plant} segments an image replace the heads' last answers, on both sides alike."
-        )
+        print(f"Planted: {arguments.plant} segments an image replace the heads' last answers, on both sides alike.")
     if arguments.same_attention:
         print("mmdet runs on panbench's deformable attention too.")
     for name, median in medians.items():

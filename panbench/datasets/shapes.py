@@ -112,8 +112,8 @@ class _Canvas:
 
     def __init__(self, height: int, width: int) -> None:
         self.unit = float(min(height, width))
-        self.ys: FloatMap = ((np.arange(height) + 0.5) / self.unit)[:, None]
-        self.xs: FloatMap = ((np.arange(width) + 0.5) / self.unit)[None, :]
+        self.ys: FloatMap = ((np.arange(height, dtype=np.float64) + 0.5) / self.unit)[:, None]
+        self.xs: FloatMap = ((np.arange(width, dtype=np.float64) + 0.5) / self.unit)[None, :]
         self.bottom, self.right = height / self.unit, width / self.unit
         self.color: FloatMap = np.zeros((height, width, 3))
         self.layer: npt.NDArray[np.int32] = np.zeros((height, width), np.int32)

@@ -345,7 +345,8 @@ def _class_names(config: Config, checkpoint: Checkpoint | None, count: int) -> t
         from mmdet.registry import DATASETS
 
         kind: Any = dataset["type"]
-        stated.append((kind if isinstance(kind, type) else DATASETS.get(kind)).METAINFO.get("classes"))
+        dataset_type: Any = kind if isinstance(kind, type) else DATASETS.get(kind)
+        stated.append(dataset_type.METAINFO.get("classes"))
     for names in stated:
         if names and len(names) == count:
             return tuple(names)
