@@ -64,7 +64,9 @@ class ShapesForTraining(Dataset):
                 if label < 5 and not segment["iscrowd"]:
                     things.append(number)
                     labels.append(label)
-            self.scenes.append((scene.image[..., ::-1].copy(), layers, np.array(semantic_of_layer, np.uint8), things, labels))
+            self.scenes.append(
+                (scene.image[..., ::-1].copy(), layers, np.array(semantic_of_layer, np.uint8), things, labels)
+            )
 
     def __len__(self) -> int:
         return len(self.scenes)
