@@ -4,6 +4,7 @@ Every image is decoded once, by threads that hand back a few rows for it, so mem
 images. All that is wrong with the predictions is found in one pass and named in one error.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from panbench import provenance
 from panbench.boundary import boundary_pairs
-from panbench.errors import BadArgument, BadDataset, PredictionMismatch
+from panbench.errors import BadArgument, BadDataset, PanbenchError, PredictionMismatch
 from panbench.files import sha256_of
 from panbench.gt_index import GtIndex, IndexWriter, index_paths, sha_of
 from panbench.idmap import DEFAULT_MAX_PIXELS, IdRuns, check_pixels, count_run_pairs, decode_id_runs
@@ -106,9 +107,14 @@ def score_folder(
     if out is None:
         return Run({**info, "status": "done", **clock.seconds(len(gt))}, table=table)
     writer = RunWriter.create(out, info, overwrite)
-    writer.write_part(table)
-    clock.stop("write")
-    return writer.finish("done", summary=info["summary"], **clock.seconds(len(gt)))
+    try:
+        writer.write_part(table)
+        clock.stop("write")
+        return writer.finish("done", summary=info["summary"], **clock.seconds(len(gt)))
+    except BaseException as problem:
+        with contextlib.suppress(OSError, PanbenchError):
+            writer.update(status="failed", error=str(problem) or type(problem).__name__)
+        raise
 
 
 def as_json(run: Run) -> dict[str, Any]:
@@ -155,12 +161,11 @@ class _Plan:
         """A sentence for each way in which the two JSONs do not fit, naming all images."""
         faults = []
         missing, extra = self.missing(), self.extra()
-        if self.gt.image_ids and len(missing) == len(self.gt):
-            faults.append(
+        if missing and len(missing) == len(self.gt) and not allow_missing:
+            return [
                 f"{self.pred.path} has no prediction for any of the {len(self.gt)} images of {self.gt.path}. "
                 "Are the two of the same split?"
-            )
-            return faults
+            ]
         if missing and not allow_missing:
             faults.append(
                 f"{self.pred.path} has no prediction for {len(missing)} of {len(self.gt)} images: "
@@ -273,12 +278,20 @@ class _Look:
         if self.index is None:
             return b"", None, decode_id_runs(content, max_pixels=self.max_pixels)
         sha = sha_of(content)
-        if (packed := self.index.entry(sha)) is not None:
-            runs = IdRuns.from_bytes(packed)
-            check_pixels(runs.shape, self.max_pixels)
-            return sha, None, runs
+        packed = self.index.entry(sha)
+        known = None if packed is None else _unpacked(packed)
+        if known is not None:
+            check_pixels(known.shape, self.max_pixels)
+            return sha, None, known
         runs = decode_id_runs(content, max_pixels=self.max_pixels)
         return sha, runs.to_bytes(), runs
+
+
+def _unpacked(packed: bytes) -> IdRuns | None:
+    try:
+        return IdRuns.from_bytes(packed)
+    except ValueError:
+        return None
 
 
 def _look(

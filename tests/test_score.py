@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from panbench import score
-from panbench.errors import BadArgument, BadDataset, BadRun, PredictionMismatch
+from panbench.errors import BadArgument, BadDataset, BadRun, OutOfSpace, PredictionMismatch
 from panbench.gt_index import GtIndex
 from panbench.idmap import encode_id_png
 from panbench.runs import RunWriter, load_run
@@ -152,6 +152,16 @@ class TestRun:
         folder.refused(PredictionMismatch, out=folder.path / "out", overwrite=True)
         assert load_run(folder.path / "out").image_ids() == (1, 2, 3)
 
+    def test_that_cannot_be_written_says_so(self, folder, monkeypatch):
+        def full(self, table, rank=0):
+            raise OutOfSpace("No space left.")
+
+        monkeypatch.setattr(RunWriter, "write_part", full)
+        with pytest.raises(OutOfSpace):
+            folder.score(out=folder.path / "out")
+        info = load_run(folder.path / "out").info
+        assert (info["status"], info["error"]) == ("failed", "No space left.")
+
     def test_tells_its_progress_to_the_end(self, tmp_path):
         steps = []
         Folder(tmp_path, list(range(1, 41))).score(progress=lambda done, total: steps.append((done, total)))
@@ -172,6 +182,10 @@ class TestJsonsThatDoNotFit:
         assert run.pq()[["TP", "FP", "FN"]].to_numpy().tolist() == [[1, 0, 2], [1, 0, 2]]
         assert run.image_ids() == (1, 2, 3)
         assert (run.info["images"]["missing"], run.info["images"]["missing_ids"]) == (2, [2, 3])
+
+    def test_no_predictions_at_all_can_be_scored_as_empty_too(self, folder):
+        folder.pred["annotations"] = []
+        assert folder.score(allow_missing=True).pq()["FN"].tolist() == [3, 3]
 
     def test_extra_predictions_are_all_named(self, folder):
         del folder.gt["annotations"][1:]
@@ -335,6 +349,11 @@ class TestIndex:
         index.write_bytes(content)
         assert as_json(many.score()) == numbers
         index.unlink()
+        assert as_json(many.score()) == numbers
+
+    def test_whose_entries_make_no_sense_changes_no_number(self, many, monkeypatch):
+        numbers = as_json(many.score())
+        monkeypatch.setattr(GtIndex, "entry", lambda self, sha: b"of another version")
         assert as_json(many.score()) == numbers
 
     def test_the_limit_of_pixels_holds_for_indexed_maps_too(self, many):
