@@ -72,15 +72,12 @@ def attend(
         for number in wanted:
             weights, blocked, (h, w) = heard.of_layer(number - 1)
             mask = upsample(masks[first + number - 1][0, [query]].float(), frame)[0] >= 0
-            allowed = None if blocked is None else ~blocked[query].reshape(h, w)
-            looked.append(
-                AttendedLayer(
-                    number=number,
-                    weights=_at_photo(weights[query].reshape(h, w).float(), frame),
-                    allowed=None if allowed is None else _at_photo(allowed.float(), frame, nearest=True) > 0.5,
-                    mask=mask.cpu().numpy(),
-                )
-            )
+            smooth, allowed = _at_photo(weights[query].reshape(h, w).float(), frame), None
+            if blocked is not None:
+                allowed = _at_photo((~blocked[query]).reshape(h, w).float(), frame, nearest=True) > 0.5
+                # Interpolation would let attention seep to where there is none.
+                smooth = np.where(allowed, smooth, np.float32(0))
+            looked.append(AttendedLayer(number, smooth, allowed, mask.cpu().numpy()))
         label = int(labels[query])
         name = model.class_names[label] if label < model.num_classes else "nothing"
         found.append(AttendedQuery(query, name, float(scores[query]), tuple(looked)))

@@ -24,7 +24,7 @@ class AttendedLayer:
 
     number: of the layer, counted from 1
     weights: float32, the cross-attention of the query, mean of the heads; it sums to 1 over the layer's feature map
-    allowed: bool, where the query was let look (masked attention); None where it may look everywhere
+    allowed: bool, where the query was let look (masked attention; weights are 0 elsewhere); None for everywhere
     mask: bool, the mask (probability ≥ 0.5) that the layer's output led to
     """
 
@@ -89,7 +89,7 @@ def attention_figure(photo: Photo, queries: Sequence[AttendedQuery], *, width: f
             axes.set_xlim(-0.5, photo.shape[1] - 0.5)
             axes.set_ylim(photo.shape[0] - 0.5, -0.5)
             if row == 0 or column == 0:
-                axes.set_title(title.replace("$", r"\$"), fontsize=size, pad=2, loc="left")
+                axes.set_title(title, fontsize=size, pad=2, loc="left", parse_math=False)
     masked = any(layer.allowed is not None for query in queries for layer in query.layers)
     note = "Line: the mask that the layer led to. Bright: most attention, each panel on its own scale."
     note += " Dark: masked, the query could not look there." if masked else ""

@@ -338,7 +338,7 @@ def side_by_side_figure(
     panels[0].set_title("Image", fontsize=8, pad=3)
     for axes, layer in zip(panels[1:], layers, strict=True):
         _show_layer(axes, photo, layer, categories, opacity, names, scores)
-        axes.set_title(layer.title, fontsize=8, pad=3)
+        axes.set_title(layer.title, fontsize=8, pad=3, parse_math=False)
     return figure
 
 
@@ -352,7 +352,7 @@ def diff_figure(
     figure, panels = _panels(photo, 3, 3, width, titled=True, below=0.5)
     for axes, layer in ((panels[0], a), (panels[2], b)):
         _show_layer(axes, photo, layer, categories, 0.6, names, False)
-        axes.set_title(layer.title, fontsize=8, pad=3)
+        axes.set_title(layer.title, fontsize=8, pad=3, parse_math=False)
     grey = np.repeat((photo.mean(axis=2, keepdims=True) * 0.5 + 127).astype(np.uint8), 3, axis=2)
     painted = grey.copy()
     for position, (color, _) in enumerate(DISAGREEMENTS.values()):
@@ -517,7 +517,6 @@ def _show_layer(
     scores: bool,
 ) -> None:
     from matplotlib.collections import LineCollection
-    from matplotlib.patheffects import withStroke
 
     if layer.ids.shape != photo.shape[:2]:
         raise BadArgument(f"{layer.title} is {layer.ids.shape} but the image is {photo.shape[:2]} (height, width).")
@@ -541,17 +540,21 @@ def _show_layer(
         if scores and segment.score is not None:
             text += f" {segment.score:.2f}"
         size = float(np.clip(room * points_per_pixel / 2, 4, 8))
-        # `$` would start TeX, and names come from anywhere.
+        half = 0.31 * size * len(text) / points_per_pixel
+        if 2 * half < photo.shape[1]:
+            x = min(max(x, half), photo.shape[1] - 1 - half)
+        # A box behind the name, not an outline around it: outlined text would be written as curves, not as text.
         axes.text(
             x,
             y,
-            text.replace("$", r"\$"),
+            text,
             fontsize=size,
             color="white",
             ha="center",
             va="center",
             clip_on=True,
-            path_effects=[withStroke(linewidth=1.6, foreground="black")],
+            parse_math=False,
+            bbox={"boxstyle": "round,pad=0.12", "facecolor": (0, 0, 0, 0.6), "linewidth": 0},
         )
 
 

@@ -257,6 +257,7 @@ def _confused(members: Sequence[Compared]) -> pd.DataFrame:
     table = views.confusion(members)
     wrong = table[(table["true"] != table["predicted"]) & (table["predicted"] != "void")]
     weight = wrong.groupby("true")["share"].sum().add(wrong.groupby("predicted")["share"].sum(), fill_value=0)
+    weight = weight.reindex(list(dict.fromkeys(table["true"])), fill_value=0)
     chosen = set(weight.nlargest(MOST_CONFUSED).index)
     names = [category.name for category in members[0].categories if category.name in chosen]
     kept = table[table["true"].isin(names) & table["predicted"].isin([*names, "void"])].copy()

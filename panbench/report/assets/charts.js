@@ -232,6 +232,7 @@ function confusionView(container) {
       for (const category of [truth, predicted]) if (category >= 0) weight.set(category, (weight.get(category) ?? 0) + share);
     }
     const chosen = [...weight].sort((a, b) => b[1] - a[1]).slice(0, most).map(([category]) => category).sort((a, b) => a - b);
+    if (!chosen.length) return place.replaceChildren(el("p", { class: "note" }, "Every labelled pixel has the right category."));
     const share = new Map(cells.map(([truth, predicted, part, pixels]) => [`${truth},${predicted}`, [part, pixels]]));
     const columns = [...chosen, -1];
     const objects = data.objects.filter(([of]) => of === model).slice(0, 12);

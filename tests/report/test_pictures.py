@@ -1,0 +1,224 @@
+import cv2
+import numpy as np
+import pytest
+
+from panbench.errors import BadArgument, BadDataset, BadRun
+from panbench.panoptic import Category, Segment
+from panbench.report.pictures import (
+    DISAGREEMENTS,
+    Layer,
+    Pictures,
+    RunPictures,
+    blend,
+    compare_layers,
+    diff_figure,
+    disagreement,
+    label_spots,
+    outlines,
+    overlay_figure,
+    paint,
+    read_photo,
+    save_figure,
+    segment_colors,
+    side_by_side_figure,
+)
+
+CATEGORIES = (
+    Category(1, "cat $x^2$", True, "animal", (200, 40, 40)),
+    Category(2, "dog", True, "animal", (40, 40, 200)),
+    Category(9, "sky", False, "sky", (90, 160, 250)),
+)
+AGREE, CATEGORY, INSTANCE, BOUNDARY = range(4)
+
+
+def layer(rows: list[str], kinds: dict[str, int], title: str = "A") -> Layer:
+    """A map drawn with letters, a letter a segment; `.` is void."""
+    letters = sorted(kinds)
+    ids = np.array([[letters.index(sign) + 1 if sign != "." else 0 for sign in row] for row in rows], np.int32)
+    segments = [Segment(n + 1, kinds[sign], int((ids == n + 1).sum())) for n, sign in enumerate(letters)]
+    return Layer.of(title, ids, segments)
+
+
+def test_the_kinds_are_category_instance_and_boundary():
+    assert list(DISAGREEMENTS) == ["category", "instance", "boundary"]
+
+
+def test_equal_maps_agree_everywhere_whatever_the_ids():
+    a = layer(["aab", "aab", ".cc"], {"a": 1, "b": 2, "c": 9})
+    b = layer(["zzx", "zzx", ".yy"], {"z": 1, "x": 2, "y": 9})
+    assert (disagreement(a, b) == AGREE).all()
+
+
+def test_an_edge_that_runs_elsewhere_is_a_boundary():
+    a = layer(["aaabbb", "aaabbb"], {"a": 1, "b": 9})
+    b = layer(["aaaabb", "aaabbb"], {"a": 1, "b": 9})
+    assert disagreement(a, b).tolist() == [[0, 0, 0, BOUNDARY, 0, 0], [0] * 6]
+
+
+def test_void_beside_a_segment_that_both_have_is_a_boundary():
+    a = layer(["aaab", "aaab"], {"a": 1, "b": 9})
+    b = layer(["aa.b", "aaab"], {"a": 1, "b": 9})
+    assert disagreement(a, b)[0, 2] == BOUNDARY
+
+
+def test_another_category_is_a_category_also_where_only_one_map_has_the_segment():
+    a = layer(["aabb", "aabb"], {"a": 1, "b": 9})
+    other = layer(["aabb", "aabb"], {"a": 2, "b": 9})
+    assert disagreement(a, other).tolist() == [[CATEGORY, CATEGORY, 0, 0]] * 2
+    absent = layer(["..bb", "..bb"], {"b": 9})
+    assert disagreement(a, absent).tolist() == [[CATEGORY, CATEGORY, 0, 0]] * 2
+
+
+def test_one_object_parted_in_two_is_an_instance():
+    whole = layer(["aaaaaa"], {"a": 1})
+    parted = layer(["aaabbb"], {"a": 1, "b": 1})
+    # Each half has IoU 0.5 with the whole, which is not above 0.5: no segment has a partner.
+    assert disagreement(whole, parted).tolist() == [[INSTANCE] * 6]
+
+
+def test_maps_of_different_sizes_are_refused():
+    with pytest.raises(BadArgument, match="one size"):
+        disagreement(layer(["aa"], {"a": 1}), layer(["a"], {"a": 1}))
+
+
+def test_outlines_are_the_edges_between_segments_joined_where_straight():
+    ids = np.array([[1, 1, 2], [1, 1, 2], [3, 3, 3]], np.int32)
+    assert sorted(tuple(sorted(line)) for line in outlines(ids)) == [
+        ((-0.5, 1.5), (2.5, 1.5)),
+        ((1.5, -0.5), (1.5, 1.5)),
+    ]
+
+
+def test_a_name_stands_where_its_segment_is_widest():
+    spots = label_spots(layer(["a.....", "......", "...bbb", "...bbb", "...bbb"], {"a": 1, "b": 2}))
+    x, y, room = spots[2]
+    assert (x, y) == (4, 3)
+    assert room == pytest.approx(2, abs=0.1)
+    assert spots[1][:2] == (0, 0)
+
+
+def test_a_hidden_segment_has_no_spot():
+    empty = Layer.of("A", np.zeros((2, 2), np.int32), [Segment(5, 1, 0)])
+    assert label_spots(empty) == {}
+
+
+def test_things_of_a_category_differ_in_colour_and_stuff_does_not():
+    many = layer(["abcdef"], {"a": 1, "b": 1, "c": 1, "d": 9, "e": 9, "f": 2})
+    colors = segment_colors(many, CATEGORIES)
+    assert len({colors[1], colors[2], colors[3]}) == 3
+    assert colors[4] == colors[5] == (90, 160, 250)
+    assert colors[6] == (40, 40, 200)
+
+
+def test_void_is_dark_and_opacity_mixes():
+    one = layer(["a."], {"a": 9})
+    photo = np.full((1, 2, 3), 100, np.uint8)
+    mixed = blend(photo, paint(one, segment_colors(one, CATEGORIES)), 0.5)
+    assert mixed[0, 0].tolist() == [95, 130, 175]
+    assert mixed[0, 1].tolist() == [55, 55, 55]
+
+
+def test_an_id_that_no_segment_names_is_void():
+    stray = Layer.of("A", np.array([[1, 7]], np.int32), [Segment(1, 9, 1)])
+    assert paint(stray, {1: (1, 2, 3)}).tolist() == [[[1, 2, 3, 255], [0, 0, 0, 0]]]
+
+
+def test_a_prediction_outside_of_a_run_is_judged_against_a_truth():
+    truth = layer(["aabb", "aabb"], {"a": 1, "b": 9})
+    prediction = layer(["aabb", "aabb"], {"a": 2, "b": 9})
+    judged = compare_layers(5, truth, prediction, CATEGORIES)
+    assert [(segment.verdict, segment.iou) for segment in judged.segments] == [("FP", None), ("TP", 1.0)]
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_figures_are_written_in_every_format_and_repeat_to_the_byte(tmp_path, ending):
+    photo = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    one = layer(["a" * 30] * 12 + ["b" * 30] * 8, {"a": 1, "b": 9}, title="model $1$ <b>")
+    written = []
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.{ending}"
+        save_figure(side_by_side_figure(photo, [one, one], CATEGORIES, width=4, scores=True), path, dpi=60)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+    assert written[0].startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
+
+
+def test_names_in_a_vector_file_are_text(tmp_path):
+    photo = np.zeros((40, 60, 3), np.uint8)
+    one = layer(["a" * 60] * 40, {"a": 1})
+    save_figure(overlay_figure(photo, one, CATEGORIES), tmp_path / "a.svg")
+    assert "cat $x^2$" in (tmp_path / "a.svg").read_text("utf-8")
+
+
+def test_width_and_dpi_make_the_pixels_of_a_png(tmp_path):
+    photo = np.zeros((40, 80, 3), np.uint8)
+    one = layer(["a" * 80] * 40, {"a": 9})
+    save_figure(overlay_figure(photo, one, CATEGORIES, width=3), tmp_path / "a.png", dpi=100)
+    assert cv2.imread(str(tmp_path / "a.png")).shape == (150, 300, 3)
+
+
+def test_another_ending_and_an_absurd_width_are_refused(tmp_path):
+    photo = np.zeros((4, 8, 3), np.uint8)
+    one = layer(["a" * 8] * 4, {"a": 9})
+    with pytest.raises(BadArgument, match="png, svg, pdf"):
+        save_figure(overlay_figure(photo, one, CATEGORIES), tmp_path / "a.gif")
+    with pytest.raises(BadArgument, match=r"between 0\.5 and 60"):
+        overlay_figure(photo, one, CATEGORIES, width=1000)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_diff_says_how_much_of_the_image_differs_and_how():
+    a = layer(["aaabbb", "aaabbb"], {"a": 1, "b": 9}, "first")
+    b = layer(["aaaabb", "aaabbb"], {"a": 1, "b": 9}, "second")
+    figure = diff_figure(np.zeros((2, 6, 3), np.uint8), a, b, CATEGORIES)
+    assert [axes.get_title() for axes in figure.axes] == ["first", "They differ on 8.3 %", "second"]
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told[2] == "boundary: both have the segment; its edge runs elsewhere (8.3 %)"
+
+
+def test_a_stored_prediction_comes_with_verdict_iou_and_cause(make_runs):
+    run = make_runs()[1]
+    pictures = Pictures(run)
+    shown = RunPictures(run).prediction(8, pictures)
+    assert [(segment.category_id, segment.verdict, segment.cause) for segment in shown.segments] == [
+        (9, "TP", None),
+        (2, "FP", "wrong category"),
+        (2, "TP", None),
+    ]
+    assert shown.segments[1].score == pytest.approx(0.7)
+    truth = RunPictures(run).truth(8, pictures)
+    assert [segment.verdict for segment in truth.segments] == ["FN", "TP", "FN", "TP"]
+    assert truth.ids.shape == pictures.photo(8).shape[:2]
+
+
+def test_what_is_not_there_is_said_in_one_sentence(make_runs, tmp_path):
+    run = make_runs(predictions=False)[0]
+    pictures = Pictures(run)
+    with pytest.raises(BadRun, match="no stored predictions"):
+        RunPictures(run).prediction(7, pictures)
+    with pytest.raises(BadDataset, match="has no image 99"):
+        pictures.photo(99)
+    with pytest.raises(BadRun, match="has not scored an image 99"):
+        RunPictures(run).judged(99)
+    (tmp_path / "photos" / "photo 0 <i>.jpg").write_bytes(b"not an image")
+    with pytest.raises(BadDataset, match="cannot be decoded"):
+        pictures.photo(7)
+    (tmp_path / "photos" / "photo 0 <i>.jpg").unlink()
+    with pytest.raises(BadDataset, match="say where with --images"):
+        pictures.photo(7)
+
+
+def test_a_photograph_of_another_size_than_the_json_says_is_refused(make_runs, tmp_path):
+    run = make_runs()[0]
+    cv2.imwrite(str(tmp_path / "photos" / "photo 0 <i>.jpg"), np.zeros((5, 6, 3), np.uint8))
+    with pytest.raises(BadDataset, match="is 5×6 but the JSON says 30×40"):
+        Pictures(run).photo(7)
+
+
+def test_photographs_are_read_as_rgb_grey_ones_too(tmp_path):
+    blue = np.zeros((2, 3, 3), np.uint8)
+    blue[..., 0] = 255
+    cv2.imwrite(str(tmp_path / "blue.png"), blue)
+    assert read_photo(tmp_path / "blue.png")[0, 0].tolist() == [0, 0, 255]
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((2, 3), 7, np.uint8))
+    assert read_photo(tmp_path / "grey.png").shape == (2, 3, 3)
