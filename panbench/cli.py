@@ -23,7 +23,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 from typer.core import TyperGroup
 
-from panbench import __version__, cli_data
+from panbench import __version__, cli_bench, cli_data, cli_report
 from panbench.errors import BadArgument, PanbenchError
 
 if TYPE_CHECKING:
@@ -402,6 +402,12 @@ def errors(
 
 
 app.command()(cli_data.submit)
+app.command()(cli_report.report)
+app.add_typer(cli_report.show_app, name="show")
+app.command()(cli_report.predict)
+cli_bench.mount(
+    app, show=lambda table: _print(table), say=lambda sentence: _say(sentence), progress=lambda title: _Progress(title)
+)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ def speed_up(module: nn.Module, family: str, device: torch.device) -> nn.Module:
 
     module: a model of mmdet in eval mode with its weights loaded; family: as `family_of` says; device: where it runs.
     """
+    module.requires_grad_(False)
     fold_batch_norm(module)
     drop_attention_averages(module)
     if family != "panoptic-fpn":
