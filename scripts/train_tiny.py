@@ -173,7 +173,7 @@ def train(name: str, options: argparse.Namespace, work_dir: Path) -> None:
 
 
 def use_two_samples_a_bin() -> None:
-    """Pools two samples a bin and axis where the config says as many as there are pixels: cheaper, and enough to learn."""
+    """Pools two samples a bin and axis, not as many as there are pixels: cheaper, and enough to learn."""
     from mmcv.ops import RoIAlign
 
     def forward(self: Any, features: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
