@@ -391,12 +391,8 @@ def _close(
     skipped = dict((writer.info.get("images") or {}).get("skipped_ids") or {})
     skipped.update({str(image_id): reason for report in reports for image_id, reason in report.skipped.items()})
     faults = run.table.ground_truth_faults() if scored else None
-    if faults is not None and (faults.ids_not_in_json or faults.segments_not_in_png) and status == "done":
-        tell(
-            f"The ground truth has {faults.ids_not_in_json} ids that its JSON lacks and {faults.segments_not_in_png} "
-            f"segments that its PNGs lack, in {faults.images} images; scored as panopticapi does. "
-            f"For example {faults.example}."
-        )
+    if faults is not None and faults.notice and status == "done":
+        tell(faults.notice)
     device_memory = [report.device_memory for report in reports if report.device_memory is not None]
     return writer.finish(
         status,
@@ -407,7 +403,7 @@ def _close(
             "missing": expected - scored - len(skipped),
             "skipped": len(skipped),
             "skipped_ids": skipped,
-            "gt_faults": None if faults is None else dataclasses.asdict(faults),
+            "gt_faults": None if faults is None else faults.as_record(),
         },
         seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
         images_per_second=round(scored / seconds["wall"], 4) if scored and seconds["wall"] > 0 else None,
