@@ -252,19 +252,20 @@ def _provenance(members: Sequence[Compared]) -> Html:
         )
         for index, (member, record) in enumerate(zip(members, records, strict=True))
     ]
+    for command in dict.fromkeys(record["Command"] for record in records if "Command" in record):
+        short.append(tag("li", tag("code", command)))
     everything = tag("details", tag("summary", "Everything about the runs"), _scrolling(table, "What was run"))
     return Html(tag("ul", *short, class_="plain") + everything)
 
 
 def _in_short(record: Mapping[str, str]) -> str:
-    """One line on a run: its state, weights, device and command."""
+    """One line on a run: its state, weights and device."""
     digest = record.get("SHA-256 of the weights")
     parts = [
         record["State"],
         f"weights {digest[:12]}" if digest else record.get("Weights") and f"{record['Weights']} weights",
         record.get("Device"),
         record.get("Precision"),
-        record.get("Command"),
     ]
     return " · ".join(part for part in parts if part)
 

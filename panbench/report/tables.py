@@ -450,6 +450,10 @@ def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[st
     notes = []
     if model.get("random_weights"):
         notes.append("random weights: an untrained model, for plumbing and timing only")
+    if (info.get("dataset") or {}).get("has_ground_truth") is False:
+        notes.append("no ground truth: predictions only, nothing is scored")
+    if mapped := info.get("category_map"):
+        notes.append(_mapping_note(mapped, len(info.get("categories") or ())))
     if status == "failed":
         notes.append(f"failed: {_reason(info.get('error'))}")
     if not whole and status != "failed":
@@ -465,6 +469,12 @@ def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[st
     if common is not None:
         notes.append(f"on the {common:,} images that all runs have")
     return notes
+
+
+def _mapping_note(mapped: Mapping[str, Any], categories: int) -> str:
+    lost = len(mapped.get("unmapped_dataset") or ())
+    note = f"the model's categories were mapped to the dataset's by {mapped.get('name')}"
+    return f"{note}, {lost} of {categories} of which it cannot predict" if lost else note
 
 
 def _marks(rows: Sequence[ComparisonRow]) -> tuple[list[str], list[str]]:

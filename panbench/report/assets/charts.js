@@ -104,6 +104,29 @@ function label(text, x, y, room, properties = {}) {
   return svg("text", { x, y, ...properties }, shown, shown === text ? null : svg("title", {}, text));
 }
 
+/** For each point a place for its name, beside, above or below it, that covers no other name or marker if it can. */
+function labelSpots(points, width) {
+  const taken = points.map(({ x, y }) => [x - 9, y - 9, x + 9, y + 9]);
+  const spots = new Map();
+  for (const { index, x, y, text } of [...points].sort((a, b) => a.y - b.y)) {
+    const long = Math.min(text.length * 6.6, width * 0.5);
+    const choices = [
+      { at: [x + 12, y + 4], anchor: "start", box: [x + 10, y - 8, x + 12 + long, y + 8] },
+      { at: [x - 12, y + 4], anchor: "end", box: [x - 12 - long, y - 8, x - 10, y + 8] },
+      { at: [x, y - 14], anchor: "middle", box: [x - long / 2, y - 26, x + long / 2, y - 10] },
+      { at: [x, y + 24], anchor: "middle", box: [x - long / 2, y + 10, x + long / 2, y + 28] },
+    ];
+    const cost = ({ box }) => {
+      const outside = box[0] < 0 || box[2] > width ? 10 : 0;
+      return outside + taken.filter((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]).length;
+    };
+    const best = choices.reduce((a, b) => (cost(b) < cost(a) ? b : a));
+    taken.push(best.box);
+    spots.set(index, best);
+  }
+  return spots;
+}
+
 /** PQ against another number of each model, on a logarithmic axis. */
 function costChart(container, values, title) {
   const { PQ, low, high } = data.overview;
@@ -115,17 +138,17 @@ function costChart(container, values, title) {
     const numbersHere = shown.map((index) => values[index]);
     const least = Math.min(...numbersHere), most = Math.max(...numbersHere);
     const x = logarithmic(least / 1.35, most * 1.35, left, right), y = linear(from, to, bottom, 22);
+    const spots = labelSpots(shown.map((index) => ({ index, x: x(values[index]), y: y(PQ[index]), text: data.models[index].label })), width);
     return frame(width, height, `PQ against ${title}; the numbers are in the comparison table`,
       ...xAxis(x, bottom, 22, logTicks(least / 1.35, most * 1.35), roundShort, title, right),
       ...yAxis(y, left, right, ticks(from, to), (value) => percent(value, to - from < 0.05 ? 1 : 0), "PQ"),
       ...shown.map((index) => {
         const at = [x(values[index]), y(PQ[index])];
         const name = data.models[index].label;
-        const before = at[0] > width * 0.62;
         return explain(svg("g", {},
           low[index] === null ? null : svg("line", { x1: at[0], x2: at[0], y1: y(low[index]), y2: y(high[index]), stroke: modelColor(index), "stroke-width": 2 }),
           marker(index, { d: markerPath(index, 6.5), transform: `translate(${at})` }),
-          label(name, at[0] + (before ? -12 : 12), at[1] + 4, width * 0.5, { "text-anchor": before ? "end" : "start" }),
+          label(name, ...spots.get(index).at, width * 0.5, { "text-anchor": spots.get(index).anchor }),
         ), `${name}\nPQ ${percent(PQ[index], 2)}\n${title} ${short(values[index])}`);
       }));
   });

@@ -20,7 +20,7 @@ function fill(node, properties, children) {
     else if (key === "style") for (const [name, setting] of Object.entries(value)) node.style.setProperty(name, setting);
     else node.setAttribute(key, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 
