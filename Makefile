@@ -53,7 +53,7 @@ $(VENV)/.dev: $(VENV)/.installed
 DEMO_MODELS := panoptic-fpn-tiny,maskformer-tiny,mask2former-tiny
 
 demo: install
-	$(BIN)/panbench eval --model $(DEMO_MODELS) --data shapes --out results/demo --overwrite
+	$(BIN)/panbench eval --model $(DEMO_MODELS) --data shapes --out results/demo --overwrite --save-predictions
 
 # Every check runs, so that one look shows all that is wrong; pytest's closing line comes last.
 test: $(VENV)/.dev
