@@ -117,10 +117,8 @@ def compare(arguments: argparse.Namespace) -> None:
                     if repeat:
                         seconds[name].append(last[name]["seconds"])
                         cpu_seconds[name].append(last[name]["cpu_seconds"])
-                    print(
-                        f"round {repeat} {name:>8} {last[name]['seconds']:8.2f} s ({last[name]['cpu_seconds']:.2f} s of processor)",
-                        file=sys.stderr,
-                    )
+                    spent = f"{last[name]['seconds']:8.2f} s, of processor {last[name]['cpu_seconds']:.2f} s"
+                    print(f"round {repeat} {name:>8} {spent}", file=sys.stderr)
     report(arguments, spec.title, seconds, cpu_seconds, last)
 
 

@@ -68,6 +68,17 @@ def test_a_convolution_counts_two_operations_a_multiply_add():
     assert bench.count_flops(Model(), torch.ones(1, 3, 4, 6)) == 2 * 5 * 3 * 4 * 6
 
 
+def test_attention_counts_both_of_its_products():
+    class Model:
+        def forward(self, batch):
+            with torch.inference_mode():
+                torch.nn.functional.scaled_dot_product_attention(*batch[0])
+
+    query, key = torch.ones(2, 4, 3, 8), torch.ones(2, 4, 5, 8)
+    products = 2 * 4 * 3 * 5 * 8
+    assert bench.count_flops(Model(), (query, key, key)) == 2 * (products + products)
+
+
 @pytest.mark.parametrize("name", ["mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny"])
 def test_planted_segments_survive_in_an_untrained_model(name):
     model = load_model(find_model(name), None, device=CPU)
