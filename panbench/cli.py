@@ -173,14 +173,23 @@ def evaluate(
     seed: Annotated[int, _option("Seed of random weights.", _MODEL, "N")] = 0,
     data: Annotated[
         str | None,
-        _option("shapes (generated; the default), or a folder in COCO's panoptic layout.", _DATA, "NAME|DIR"),
+        _option("shapes (generated; the default), coco (data/coco), or a folder in its layout.", _DATA, "NAME|DIR"),
     ] = None,
     images: Annotated[Path | None, _option("A folder of images, with --gt.", _DATA, "DIR")] = None,
     gt: Annotated[Path | None, _option("A panoptic JSON, with --images.", _DATA, "FILE.json")] = None,
     gt_dir: Annotated[Path | None, _option("The id PNGs of --gt, when not beside it.", _DATA, "DIR")] = None,
-    split: Annotated[str, _option("The split of the dataset.", _DATA, "NAME")] = "val",
+    split: Annotated[
+        str, _option("The split of the dataset; test-dev with --save-predictions.", _DATA, "NAME")
+    ] = "val",
     limit: Annotated[int | None, _option("Only the first N images.", _DATA, "N", min=1)] = None,
     image_ids: Annotated[str | None, _option("Only these: 139,285 or @FILE with an id a line.", _DATA, "IDS")] = None,
+    category_map: Annotated[
+        str | None,
+        _option("For a model of other categories: which is which, as coco_to_cityscapes.", _DATA, "FILE|NAME"),
+    ] = None,
+    download: Annotated[
+        bool, _flag("--download", "Fetch weights, and files of COCO, that are not here.", _DATA)
+    ] = False,
     device: Annotated[str, _option("auto, cpu, cuda, cuda:N or mps.", _HOW, "DEVICE")] = "auto",
     batch_size: Annotated[
         str | None, _option("Images a batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
@@ -213,28 +222,41 @@ def evaluate(
     ids = None if image_ids is None else _image_ids(image_ids)
     size = None if batch_size is None else _batch_size(batch_size)
 
-    from panbench.datasets import open_dataset
+    from panbench.datasets import Dataset, open_dataset
     from panbench.report.tables import comparison_row, comparison_text, summary_text
     from panbench.sweep import Outcome, run_folders, run_models
 
-    with _Progress("Drawing shapes") as progress:
-        dataset = open_dataset(
-            data or "shapes",
-            images=images,
-            gt=gt,
-            gt_dir=gt_dir,
-            split=split,
-            limit=limit,
-            image_ids=ids,
-            progress=progress.images,
-        )
+    def opened() -> Dataset:
+        with _Progress("Drawing shapes") as progress:
+            return open_dataset(
+                data or "shapes",
+                images=images,
+                gt=gt,
+                gt_dir=gt_dir,
+                split=split,
+                limit=limit,
+                image_ids=ids,
+                progress=progress.images,
+                download=download,
+                downloaded=progress.fetch,
+                notice=progress.notice,
+            )
+
+    if download and "RANK" in os.environ:
+        from panbench.runner import open_in_turn
+
+        dataset = open_in_turn(opened)
+    else:
+        dataset = opened()
     folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume or _is_further_rank()))
 
     # From here on torch is needed; what is wrong with the rest of the line is said before.
     from panbench.models.mmdet import choose_device
     from panbench.runner import evaluate as evaluate_model
+    from panbench.runner import refuse_aimless
 
     choose_device(device)
+    refuse_aimless(dataset, save_predictions)
 
     def run(spec: "ModelSpec", folder: Path) -> "Run":
         with _Progress(spec.title, at_once=True) as progress:
@@ -252,6 +274,8 @@ def evaluate(
                 skip_bad_images=skip_bad_images,
                 seed=seed,
                 workers=workers,
+                download=download,
+                category_map=category_map,
                 command=["panbench", *sys.argv[1:]],
                 progress=progress.images,
                 downloaded=progress.bytes,
@@ -275,7 +299,10 @@ def evaluate(
     _print(comparison_text([outcome.row(dataset.name) for outcome in outcomes]))
     stored = [str(folder) for folder, outcome in zip(folders, outcomes, strict=True) if outcome.run is not None]
     if stored:
-        _say(f"Again at any time: panbench compare {shlex.join(stored)}")
+        if dataset.has_ground_truth:
+            _say(f"Again at any time: panbench compare {shlex.join(stored)}")
+        else:
+            _say(f"For COCO's server: panbench submit {shlex.quote(stored[0])} --out FILE.zip")
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -405,9 +432,7 @@ app.command()(cli_data.submit)
 app.command()(cli_report.report)
 app.add_typer(cli_report.show_app, name="show")
 app.command()(cli_report.predict)
-cli_bench.mount(
-    app, show=lambda table: _print(table), say=lambda sentence: _say(sentence), progress=lambda title: _Progress(title)
-)
+cli_bench.mount(app, show=lambda table: _print(table), say=lambda sentence: _say(sentence))
 
 
 def main() -> None:
@@ -484,8 +509,8 @@ class _Progress:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for unit, task in self._tasks.items():
-            self._bars.update(task, visible=unit in self._first)
+        for title, task in self._tasks.items():
+            self._bars.update(task, visible=title in self._first)
         if self._tasks:
             self._bars.stop()
 
@@ -495,22 +520,27 @@ class _Progress:
     def bytes(self, done: int, total: int | None) -> None:
         self._show("bytes", f"{self._title}: weights", done, total)
 
+    def fetch(self, what: str, done: int, total: int | None) -> None:
+        # `fetch_coco` counts files where it verifies them or fetches them singly, else bytes.
+        unit = "files" if what.startswith(("verifying ", "images of ")) else "bytes"
+        self._show(unit, what, done, total)
+
     def notice(self, sentence: str) -> None:
         self._bars.console.print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
 
     def _add(self, unit: str, title: str, total: int | None) -> None:
         if not self._tasks:
             self._bars.start()
-        self._tasks[unit] = self._bars.add_task(title, total=total, unit=unit, speed=None)
+        self._tasks[title] = self._bars.add_task(title, total=total, unit=unit, speed=None)
 
     def _show(self, unit: str, title: str, done: int, total: int | None) -> None:
-        if unit not in self._tasks:
+        if title not in self._tasks:
             self._add(unit, title, total)
         now = time.monotonic()
         # From the first news on: a resumed run starts with images done, and loading a model is no image.
-        began, before = self._first.setdefault(unit, (now, done))
+        began, before = self._first.setdefault(title, (now, done))
         speed = (done - before) / (now - began) if now > began and done > before else None
-        self._bars.update(self._tasks[unit], completed=done, total=total, speed=speed)
+        self._bars.update(self._tasks[title], completed=done, total=total, speed=speed)
 
 
 def _progress_columns() -> "list[ProgressColumn]":
@@ -528,7 +558,8 @@ def _progress_columns() -> "list[ProgressColumn]":
             speed = task.fields["speed"]
             if speed is None:
                 return Text("")
-            shown = f"{decimal(int(speed))}/s" if task.fields["unit"] == "bytes" else f"{speed:.1f} images/s"
+            unit = task.fields["unit"]
+            shown = f"{decimal(int(speed))}/s" if unit == "bytes" else f"{speed:.1f} {unit}/s"
             return Text(shown, style="progress.data.speed")
 
     return [TextColumn("{task.description}"), BarColumn(bar_width=None), Done(), Speed(), TimeRemainingColumn()]

@@ -210,14 +210,21 @@ def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer]) -> 
         handle.write(content)
 
 
-def read_panoptic_json(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> PanopticSet:
+def read_panoptic_json(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    images_suffice: bool = False,
+) -> PanopticSet:
     """The ground truth that a COCO panoptic JSON describes. Id PNGs are not opened.
 
     folder: where the id PNGs lie; by default the JSON's path without `.json`, as panopticapi has it
+    images_suffice: a JSON without the key `annotations`, as lists of test images are, is read as one with none
     Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
     """
     reader = _Reader(Path(path))
-    document = reader.document(("images", "annotations", "categories"))
+    optional = ("annotations",) if images_suffice else ()
+    document = reader.document(("images", "annotations", "categories"), optional)
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
@@ -448,16 +455,17 @@ class _Reader:
     def not_json(self, why: object) -> BadDataset:
         return self.refuse(f"is not JSON ({why}).")
 
-    def document(self, keys: tuple[str, ...]) -> dict[str, list[Any]]:
-        return {key: list(records) for key, records in self.walk(keys)}
+    def document(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+        absent: dict[str, list[Any]] = {key: [] for key in optional}
+        return absent | {key: list(records) for key, records in self.walk(keys, optional)}
 
-    def walk(self, keys: tuple[str, ...]) -> Iterator[tuple[str, Iterable[Any]]]:
+    def walk(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[tuple[str, Iterable[Any]]]:
         """Each of the lists that `keys` name, in the order of the file, as an iterator that parses record by record.
 
         So the objects of a large JSON are never in memory at once. Each iterator is to be exhausted before the next.
         """
         text = self.text()
-        missing = dict.fromkeys(keys)
+        missing = {key: None for key in keys if key not in optional}
         try:
             at = self.expect(text, _skip(text, 0), "{", f"an object with {', '.join(keys)}")
             while text[at : at + 1] != "}":

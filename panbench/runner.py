@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import cv2
+import numpy as np
 import torch
 
 from panbench import provenance
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
+from panbench.datasets.category_map import CategoryMap, map_prediction, read_category_map
 from panbench.errors import BadArgument, BadDataset, BadModel, BadRun, PanbenchError
 from panbench.files import write_json
 from panbench.fusion import FusedMap, NonFiniteOutput
@@ -29,7 +31,7 @@ from panbench.models import operators
 from panbench.models.checkpoints import fetch_weights
 from panbench.models.mmdet import LoadedImage, PanopticModel, choose_device, load_model, prediction_of
 from panbench.overlap import OverlapTable, concat, overlap_table
-from panbench.panoptic import Scene, read_id_png, write_id_png
+from panbench.panoptic import Category, Scene, Segment, read_id_png, write_id_png
 from panbench.ranks import join_ranks
 from panbench.runs import Run, RunWriter, category_record, load_run
 
@@ -57,6 +59,8 @@ def evaluate(
     skip_bad_images: bool = False,
     seed: int = 0,
     workers: int | None = None,
+    download: bool = False,
+    category_map: str | os.PathLike[str] | None = None,
     command: Sequence[str] = (),
     model: PanopticModel | None = None,
     progress: Progress | None = None,
@@ -65,11 +69,14 @@ def evaluate(
 ) -> Run:
     """Evaluates a model on a dataset into the run folder `out`, and returns the run.
 
-    weights: "auto" (the config's, fetched when they are a URL), "random" (drawn from `seed`), or a path
+    dataset: one without ground truth needs `save_predictions`; nothing of it is scored
+    weights: "auto" (the config's), "random" (drawn from `seed`), or a path
     batch_size: None is 1 on a CPU and "auto" elsewhere; "auto" tries sizes on the first image
     resume: goes on with the run in `out`, which must have been made with the same settings
     skip_bad_images: leaves out images that do not decode, instead of stopping; the run says so
     workers: threads that load, and as many that score; by default as many as cores, at most 8
+    download: fetch the config's weights when they are a URL and not here; otherwise the error says how
+    category_map: a JSON, or the name of a shipped one, by which a model of other categories is evaluated
     model: one that is loaded already, of this spec, device and precision; by default it is built here
     progress: called with (images scored, images expected); downloaded: with (bytes, bytes in all or None)
     notice: called with sentences for the user
@@ -77,16 +84,22 @@ def evaluate(
     """
     if batch_size is not None and batch_size != "auto" and batch_size < 1:
         raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
+    refuse_aimless(dataset, save_predictions)
     ranks = join_ranks()
     tell = notice if notice and ranks.is_first else _say_nothing
     chosen = choose_device(ranks.device(device))
     if model is None:
         # The first rank fetches, so that the others find the weights in the cache.
-        path = ranks.told(_weights_file(spec, weights, downloaded) if ranks.is_first else None)
+        path = ranks.told(_weights_file(spec, weights, download, downloaded) if ranks.is_first else None)
         model = load_model(spec, path, device=chosen, precision=precision, seed=seed)
-    category_ids = model.category_ids(dataset.categories)
+    mapping = None if category_map is None else _category_map(category_map, model, dataset)
+    # Labels stand for themselves until the map has turned them into the dataset's categories.
+    category_ids = model.category_ids(dataset.categories) if mapping is None else tuple(range(model.num_classes))
+    for sentence in mapping.sentences if mapping else ():
+        tell(sentence)
     settings = {
         **_settings(model, dataset),
+        **_map_settings(mapping),
         "precision": precision,
         "seed": seed,
         "skip_bad_images": skip_bad_images,
@@ -107,7 +120,7 @@ def evaluate(
     def open_writer() -> RunWriter:
         if previous is not None:
             return RunWriter.resume(out)
-        info = _info(model, dataset, {**settings, "batch_size": batch_size}, command, precision, seed)
+        info = _info(model, dataset, {**settings, "batch_size": batch_size}, command, precision, seed, mapping)
         return RunWriter.create(out, info, overwrite=overwrite)
 
     writer = open_writer() if ranks.is_first else None
@@ -122,6 +135,7 @@ def evaluate(
     loop = _Loop(
         model=model,
         category_ids=category_ids,
+        category_map=mapping,
         writer=writer,
         rank=ranks.rank,
         expected=len(dataset.scenes) if ranks.size == 1 else len(writer.done) + sum(map(len, plan)),
@@ -148,6 +162,26 @@ def evaluate(
     return load_run(out)
 
 
+def refuse_aimless(dataset: Dataset, save_predictions: bool) -> None:
+    """Raises BadArgument for an evaluation of which nothing would come: no ground truth, and no predictions kept."""
+    if not dataset.has_ground_truth and not save_predictions:
+        raise BadArgument(
+            f"{dataset.gt} lists images without ground truth, so there is nothing to score. Add --save-predictions to "
+            "keep what the model predicts, for `panbench submit`."
+        )
+
+
+def open_in_turn(open_dataset: Callable[[], Dataset]) -> Dataset:
+    """What `open_dataset` returns, called by the first rank before the others: it may fetch, they find the files."""
+    ranks = join_ranks()
+    if not ranks.is_first:
+        ranks.told(None)
+        return open_dataset()
+    dataset = open_dataset()
+    ranks.told("the files are there")
+    return dataset
+
+
 def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
     """The scenes in batches of at most `batch_size`, each of images of one size, sizes in order of first appearance.
 
@@ -167,6 +201,7 @@ class _Loop:
 
     model: PanopticModel
     category_ids: tuple[int, ...]
+    category_map: CategoryMap | None
     writer: RunWriter
     rank: int
     expected: int
@@ -326,11 +361,17 @@ class _Loop:
             prediction = prediction_of(scene.image.id, self.model.settle(fused), self.category_ids)
         except NonFiniteOutput as error:
             raise self._not_finite([image], error) from error
+        if self.category_map is not None:
+            prediction = map_prediction(prediction, self.category_map)
         settled = time.perf_counter()
-        assert scene.annotation is not None
-        assert scene.gt_path is not None
-        gt_ids = read_id_png(scene.gt_path, prediction.ids.shape, image_id=scene.image.id)  # type: ignore[arg-type]
-        table = overlap_table(scene.image.id, gt_ids, scene.annotation.segments, prediction.ids, prediction.segments)
+        if scene.annotation is None or scene.gt_path is None:
+            # All void: the image is in the tables, and no category has a TP, FP or FN.
+            gt_ids = np.zeros_like(prediction.ids)
+            gt_segments: tuple[Segment, ...] = ()
+        else:
+            gt_ids = read_id_png(scene.gt_path, prediction.ids.shape, image_id=scene.image.id)  # type: ignore[arg-type]
+            gt_segments = scene.annotation.segments
+        table = overlap_table(scene.image.id, gt_ids, gt_segments, prediction.ids, prediction.segments)
         counted = time.perf_counter()
         if self.folder is not None:
             write_id_png(self.folder / _png_name(scene), prediction.ids)
@@ -415,12 +456,38 @@ def _close(
     )
 
 
-def _weights_file(spec: ModelSpec, weights: str, downloaded: Callable[[int, int | None], None] | None) -> str | None:
+def _weights_file(
+    spec: ModelSpec, weights: str, download: bool, downloaded: Callable[[int, int | None], None] | None
+) -> str | None:
     if weights == "random":
         return None
     if weights == "auto":
-        return str(fetch_weights(spec, progress=downloaded))
+        return str(fetch_weights(spec, progress=downloaded, offline=not download))
     return str(Path(weights).expanduser())
+
+
+def _category_map(source: str | os.PathLike[str], model: PanopticModel, dataset: Dataset) -> CategoryMap:
+    labels = [Category(label, name, label < model.num_things) for label, name in enumerate(model.class_names)]
+    return read_category_map(source, labels, dataset.categories)
+
+
+def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
+    """The category map as a resumed run must have it: its name, and a hash of which label becomes which category."""
+    if mapping is None:
+        return {"category_map": None, "category_map_sha256": None}
+    pairs = json.dumps(sorted(mapping.ids.items())).encode()
+    return {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
+
+
+def _map_record(mapping: CategoryMap, model: PanopticModel) -> dict[str, Any]:
+    """The category map in words, for run.json."""
+    named = {category.id: category.name for category in mapping.target}
+    return {
+        "name": mapping.name,
+        "categories": {model.class_names[label]: named[target] for label, target in mapping.ids.items()},
+        "unmapped_model": [*mapping.dropped, *mapping.unmapped_source],
+        "unmapped_dataset": list(mapping.unmapped_target),
+    }
 
 
 def _best_batch_size(model: PanopticModel, dataset: Dataset, notice: Notice) -> int:
@@ -492,10 +559,13 @@ def _info(
     command: Sequence[str],
     precision: str,
     seed: int,
+    mapping: CategoryMap | None,
 ) -> dict[str, Any]:
     """run.json as far as it is known before the first image."""
     spec, device = model.spec, model.device
-    published = dataclasses.asdict(spec.published) if spec.published and model.checkpoint else None
+    # What is published was measured in the model's own categories.
+    comparable = model.checkpoint is not None and mapping is None
+    published = dataclasses.asdict(spec.published) if spec.published and comparable else None
     return {
         "kind": "eval",
         "model": {
@@ -517,7 +587,9 @@ def _info(
             "images": str(dataset.images),
             "fingerprint": dataset.fingerprint,
             "n_images": dataset.n_images,
+            "has_ground_truth": dataset.has_ground_truth,
         },
+        "category_map": None if mapping is None else _map_record(mapping, model),
         "categories": [category_record(category) for category in dataset.categories],
         "arguments": arguments,
         "versions": {**provenance.versions(), "operators": operators.install()},

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from panbench.catalog import cache_dir
 from panbench.datasets import shapes
-from panbench.datasets.coco import Dataset, open_folder, open_json
+from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
+from panbench.datasets.fetch import N_IMAGES, coco_missing, coco_paths, fetch_coco
 from panbench.errors import BadArgument
+from panbench.panoptic import read_panoptic_json
 
 __all__ = ["Dataset", "open_dataset"]
 
@@ -22,13 +24,19 @@ def open_dataset(
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    download: bool = False,
+    downloaded: Callable[[str, int, int | None], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Dataset:
     """The dataset that the arguments of `panbench eval` name.
 
     data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco), or a
         folder in mmdet's layout; not used when `gt` and `images` give a JSON and a folder of images
     progress: called with (images drawn, images in all) while `shapes` is generated
-    Raises BadDataset, BadArgument.
+    download: fetch what `coco`, or a folder whose name begins so, lacks of COCO; otherwise the error says what it is,
+        how large, and the command. A set of the user's own is never touched.
+    downloaded, notice: `progress` and `say` of `fetch_coco`
+    Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
     if gt is not None or images is not None:
         if gt is None or images is None:
@@ -44,7 +52,31 @@ def open_dataset(
             opened, name="shapes" if size == shapes.DEFAULT_SIZE else f"shapes-{size[0]}x{size[1]}"
         )
     folder = Path("data/coco") if name == "coco" and not Path(name).is_dir() else Path(name)
+    try:
+        return open_folder(folder, split=split, limit=limit, image_ids=image_ids)
+    except FilesMissing as error:
+        split_of_coco = split.removesuffix("2017")
+        if not folder.name.lower().startswith("coco") or split_of_coco not in N_IMAGES:
+            raise
+        if _is_own_set(folder, split_of_coco):
+            raise
+        # Which files ids need is known only once the JSON is here: then all of the split is meant.
+        first = limit if image_ids is None else None
+        missing = coco_missing(folder, split_of_coco, first)
+        if missing is None:
+            raise
+        if not download:
+            raise FilesMissing(f"{missing.sentence}; or add --download to this command.") from error
+    fetch_coco(folder, split_of_coco, limit=first, progress=downloaded, say=notice)
     return open_folder(folder, split=split, limit=limit, image_ids=image_ids)
+
+
+def _is_own_set(folder: Path, split: str) -> bool:
+    """Whether a folder with a name like COCO's holds another set: COCO's files would take the place of the user's."""
+    gt = coco_paths(folder, split)[0]
+    if not gt.is_file():
+        return (folder / "annotations" / f"panoptic_{split}.json").is_file()
+    return len(read_panoptic_json(gt, images_suffice=True).images) != N_IMAGES[split]
 
 
 def _shapes_size(name: str) -> tuple[int, int]:

@@ -14,10 +14,10 @@ COCO_CATEGORIES = 133
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with panoptic ground truth, as far as they were selected.
+    """Images with panoptic ground truth, as far as they were selected; or, as COCO's test-dev, without any.
 
     name, split: as tables print them; ("coco", "val2017") only for the whole of COCO's val2017
-    scenes: the selected images, in the order of the JSON
+    scenes: the selected images, in the order of the JSON; all of them have ground truth, or none has
     n_images: how many images the JSON lists, selected or not
     fingerprint: SHA-256 of the JSON, 64 hex digits: two runs with the same one had the same ground truth
     """
@@ -36,24 +36,41 @@ class Dataset:
         """Whether no image was left out by a limit or a choice of ids."""
         return len(self.scenes) == self.n_images
 
+    @property
+    def has_ground_truth(self) -> bool:
+        """Whether there is anything to score against."""
+        return self.scenes[0].annotation is not None
+
+
+class FilesMissing(BadDataset):
+    """The dataset, its JSON, or files of selected images are not on this machine."""
+
 
 def open_folder(
     root: Path, *, split: str = "val", limit: int | None = None, image_ids: Sequence[int] | None = None
 ) -> Dataset:
     """The dataset below `root` in mmdet's layout: `annotations/panoptic_<split>.json` and the folder `<split>`.
 
-    split: `val` also finds `val2017`. Raises BadDataset when the JSON or the images are not there.
+    split: `val` also finds `val2017`; `test-dev` finds COCO's list of test images
+        (`panoptic_image_info_test-dev2017.json`, and the folder `test2017`)
+    Raises BadDataset, and of its kind FilesMissing when the JSON or the images are not there.
     """
     if not root.is_dir():
-        raise BadDataset(f"There is no dataset {root}. {_how_to_get(root)}")
+        raise FilesMissing(f"There is no dataset {root}. {_how_to_get(root)}")
     annotations = root / "annotations"
     for name in (split, f"{split}2017"):
-        gt = annotations / f"panoptic_{name}.json"
-        if gt.is_file():
-            return open_json(gt, root / name, name=root.resolve().name, split=name, limit=limit, image_ids=image_ids)
+        listings = [(f"panoptic_{name}.json", name)]
+        if name == "test-dev2017":
+            listings.append((f"panoptic_image_info_{name}.json", "test2017"))
+        for listing, images in listings:
+            gt = annotations / listing
+            if gt.is_file():
+                return open_json(
+                    gt, root / images, name=root.resolve().name, split=name, limit=limit, image_ids=image_ids
+                )
     found = sorted(path.stem.removeprefix("panoptic_") for path in annotations.glob("panoptic_*.json"))
     there = f"It has the splits {', '.join(found)}." if found else _how_to_get(root)
-    raise BadDataset(f"{root} has no annotations/panoptic_{split}.json. {there}")
+    raise FilesMissing(f"{root} has no annotations/panoptic_{split}.json. {there}")
 
 
 def open_json(
@@ -68,9 +85,11 @@ def open_json(
 ) -> Dataset:
     """The dataset of one COCO panoptic JSON, a folder of images and a folder of id PNGs (default: the JSON's name).
 
-    Raises BadDataset when the JSON is not COCO panoptic, or files are missing for selected images (all are counted).
+    A JSON that has images and categories but no annotation at all makes a dataset without ground truth.
+    Raises BadDataset when the JSON is not COCO panoptic, FilesMissing when files of selected images are not there (all
+    are counted).
     """
-    panoptic = read_panoptic_json(gt, gt_dir)
+    panoptic = read_panoptic_json(gt, gt_dir, images_suffice=True)
     if not panoptic.categories:
         raise BadDataset(f"{gt} lists no categories.")
     scenes = _select(panoptic, images, limit, image_ids)
@@ -100,10 +119,12 @@ def _select(
         wanted = set(image_ids)
         chosen = {key: image for key, image in panoptic.images.items() if key in wanted}
     unlabelled = [key for key in chosen if key not in panoptic.annotations]
-    if unlabelled:
+    if unlabelled and panoptic.annotations:
         raise BadDataset(f"{panoptic.path} has no annotation for {len(unlabelled)} images: {listed(unlabelled)}.")
     scenes = tuple(
         Scene(image, images / image.file_name, panoptic.annotations[key], panoptic.png_path(key))
+        if panoptic.annotations
+        else Scene(image, images / image.file_name)
         for key, image in chosen.items()
     )[:limit]
     if not scenes:
@@ -115,7 +136,9 @@ def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | None]) -> No
     wanted = [path for path in paths if path is not None]
     missing = [path.name for path in wanted if not path.is_file()]
     if missing:
-        raise BadDataset(f"{len(missing)} of {len(wanted)} {what} are missing in {folder}: {listed(missing, most=3)}.")
+        raise FilesMissing(
+            f"{len(missing)} of {len(wanted)} {what} are missing in {folder}: {listed(missing, most=3)}."
+        )
 
 
 def _name_of(panoptic: PanopticSet, name: str, split: str) -> str:

@@ -105,7 +105,8 @@ COCO = CocoHost(
     },
 )
 
-_N_IMAGES = {"val": 5_000, "train": 118_287, "test-dev": 20_288}
+# How many images the JSON of each split lists, and how many its archive holds.
+N_IMAGES = {"val": 5_000, "train": 118_287, "test-dev": 20_288}
 _N_IN_ARCHIVE = {"val": 5_000, "train": 118_287, "test-dev": 40_670}
 
 
@@ -170,21 +171,21 @@ def coco_missing(
     command += ["--limit", str(limit)] if limit is not None else []
     command += ["--root", str(root)] if Path(root) != Path("data/coco") else []
     image_bytes = COCO.images[split].size / _N_IN_ARCHIVE[split]
-    annotation_bytes = COCO.annotations.size / (_N_IMAGES["val"] + _N_IMAGES["train"])
+    annotation_bytes = COCO.annotations.size / (N_IMAGES["val"] + N_IMAGES["train"])
     json_here = json_path.is_file()
     if json_here:
         names, pngs = _names_in(json_path, limit)
         images_missing = _count_missing(image_folder, names)
         pngs_missing = _count_missing(png_folder, pngs) if png_folder else 0
     else:
-        images_missing = min(limit or _N_IMAGES[split], _N_IMAGES[split])
+        images_missing = min(limit or N_IMAGES[split], N_IMAGES[split])
         pngs_missing = images_missing if png_folder else 0
     if json_here and not images_missing and not pngs_missing:
         return None
     size = images_missing * image_bytes + pngs_missing * annotation_bytes
     if not json_here:
         # The JSON's share of the archive is not known apart from the PNGs'; a third is on the safe side.
-        size += COCO.image_info.size if split == "test-dev" else _N_IMAGES[split] * annotation_bytes / 3
+        size += COCO.image_info.size if split == "test-dev" else N_IMAGES[split] * annotation_bytes / 3
     return CocoMissing(Path(root), not json_here, images_missing, pngs_missing, round(size), shlex.join(command))
 
 

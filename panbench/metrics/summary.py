@@ -38,7 +38,10 @@ def all_metrics(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequ
     curve = threshold_curve(segments, overlaps, categories)
     isthing = dagger["isthing"].to_numpy(np.bool_)
     of_pixels = semantic.per_category[["IoU", "accuracy", "Dice"]]
-    per_category = pd.concat([table.drop(columns="iou_sum"), dagger["PQ_dagger"], of_pixels], axis=1)
+    # The table has panopticapi's 0 where a category is neither in the ground truth nor predicted; here it is absent.
+    occurs = table[["TP", "FP", "FN"]].sum(axis=1) > 0
+    scores = table[["PQ", "SQ", "RQ"]].where(occurs)
+    per_category = pd.concat([table.drop(columns="iou_sum").assign(**scores), dagger["PQ_dagger"], of_pixels], axis=1)
     record = {
         "images": int(overlaps["image_id"].nunique()),
         **summarise(table),

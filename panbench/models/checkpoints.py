@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from panbench.catalog import ModelSpec, weights_path
+from panbench.catalog import ModelSpec, load_catalog, weights_path
 from panbench.download import Progress, download, what_is_wrong
 from panbench.errors import BadCheckpoint, DownloadFailed
 from panbench.files import sha256_of
@@ -56,6 +56,7 @@ def fetch_weights(spec: ModelSpec, *, progress: Progress | None = None, offline:
 
     A URL's file is verified against the hash at the end of its name, also when it was here already; a wrong one is
     fetched anew. progress: called with the bytes that have arrived and the total (None while unknown).
+    offline: fetch nothing; the error says what would be fetched, how large it is, and by which command
     Raises BadCheckpoint when there are no weights here and none may be fetched, DownloadFailed when fetching fails.
     """
     path = weights_path(spec)
@@ -70,14 +71,23 @@ def fetch_weights(spec: ModelSpec, *, progress: Progress | None = None, offline:
         problem = what_is_wrong(path, sha256)
         if problem is not None:
             raise BadCheckpoint(
-                f"The weights of {spec.title} are not at {path}: {problem}. Put {spec.weights} there, or run this once "
-                f"with a network. {_WAYS_OUT}"
+                f"The weights of {spec.title} are not at {path}: {problem}. {_how_to_fetch(spec)}, or put "
+                f"{spec.weights} there. {_WAYS_OUT}"
             )
         return path
     try:
         return download(spec.weights, path, sha256=sha256, progress=progress)
     except DownloadFailed as error:
         raise DownloadFailed(f"{error} {_WAYS_OUT}") from error
+
+
+def _how_to_fetch(spec: ModelSpec) -> str:
+    # The model zoos' checkpoints hold float32 weights and little else.
+    size = "their size is unknown" if spec.params is None else f"about {spec.params * 4 / 1e6:,.0f} MB"
+    known = load_catalog().get(spec.name)
+    if known is None or known.weights != spec.weights:
+        return f"Fetch them ({size}) by adding --download"
+    return f"Fetch them ({size}) with `panbench models --download {spec.name}` or by adding --download"
 
 
 def hash_in_name(name: str) -> str | None:

@@ -257,7 +257,8 @@ def match_categories(
         raise BadModel(
             f"{title} and the dataset have different categories: "
             f"the model has {len(class_names)}, of them not in the dataset {_some(lacking)}; "
-            f"the dataset has {len(categories)}, of them not in the model {_some(unknown)}."
+            f"the dataset has {len(categories)}, of them not in the model {_some(unknown)}. "
+            "`panbench eval --category-map FILE` evaluates through a list of which is which (docs/data.md)."
         )
     swapped = [name for label, name in enumerate(class_names) if by_name[name].isthing != (label < num_things)]
     if swapped:

@@ -82,6 +82,9 @@ def metric_findings(
     merged = pq.merge(dagger[["category_id", "PQ_dagger"]], on="category_id").merge(
         semantic.per_category.drop(columns=["name", "isthing"]), on="category_id"
     )
+    # panopticapi's 0 of a category that is neither in the ground truth nor predicted is no score.
+    occurs = merged[["TP", "FP", "FN"]].sum(axis=1) > 0
+    merged = merged.assign(**merged[["PQ", "SQ", "RQ"]].where(occurs))
     grids = [
         _interval_grid(run, sure, summary),
         Grid(("Measure", *GROUPS), tuple(rows)),
