@@ -17,13 +17,10 @@ STAGES = ("load", "forward", "fusion", "overlap", "write")
 _MODEL, _WHAT = "Models", "What is measured"
 
 
-def mount(
-    app: typer.Typer, *, show: Callable[[Any], None], say: Callable[[str], None], progress: Callable[[str], Any]
-) -> None:
+def mount(app: typer.Typer, *, show: Callable[[Any], None], say: Callable[[str], None]) -> None:
     """Adds the command to a program.
 
-    show: prints a result to stdout; say: a sentence to stderr; progress: a context of a progress bar with this title,
-    with the methods `images(done, total)` and `notice(sentence)`
+    show: prints a result to stdout; say: a sentence to stderr
     """
 
     @app.command()
@@ -70,21 +67,19 @@ def mount(
         from panbench.catalog import resolve_models
 
         specs = resolve_models(model)
-        with progress("Measuring") as bar:
-            report = benchmark(
-                specs,
-                size=height_and_width,
-                images=images,
-                device=device,
-                precisions=precisions,
-                batch_sizes=batch_sizes,
-                weights=weights,
-                plant=plant,
-                warm_up=warm_up,
-                command=["panbench", *sys.argv[1:]],
-                notice=bar.notice,
-                progress=bar.images,
-            )
+        report = benchmark(
+            specs,
+            size=height_and_width,
+            images=images,
+            device=device,
+            precisions=precisions,
+            batch_sizes=batch_sizes,
+            weights=weights,
+            plant=plant,
+            warm_up=warm_up,
+            command=["panbench", *sys.argv[1:]],
+            progress=lambda done, total: say(f"{done} of {total} settings measured."),
+        )
         show(table_of(report))
         if plant:
             say(f"Planted: the heads' last answers are replaced by {plant} segments an image.")
