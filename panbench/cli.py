@@ -195,6 +195,9 @@ def evaluate(
         str | None, _option("Images a batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
     ] = None,
     precision: Annotated[str, _option("fp32, tf32, bf16 or fp16.", _HOW, "KIND")] = "fp32",
+    compiled: Annotated[
+        bool, _flag("--compile", "Compile the backbone by torch.compile; takes a minute.", _HOW)
+    ] = False,
     workers: Annotated[
         int | None, _option("Threads that load, and as many that score. Default: the cores, up to 8.", _HOW, "N", min=1)
     ] = None,
@@ -212,8 +215,17 @@ def evaluate(
     save_predictions: Annotated[
         bool, _flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.", _RUN)
     ] = False,
+    log: Annotated[
+        list[str] | None,
+        _option(
+            "Tell tensorboard, wandb or mlflow how it goes; several times. Files go to logs/ beside the run.", _RUN
+        ),
+    ] = None,
 ) -> None:
     """Run models on a dataset, score them and compare them."""
+    from panbench.live import check_logs, live_logs
+
+    check_logs(log or [])
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
     specs = _specs(model or [], config, checkpoint)
@@ -259,8 +271,16 @@ def evaluate(
     refuse_aimless(dataset, save_predictions)
 
     def run(spec: "ModelSpec", folder: Path) -> "Run":
-        with _Progress(spec.title, at_once=True) as progress:
-            return evaluate_model(
+        logs = live_logs(
+            [] if _is_further_rank() else log or [], folder.name, folder.parent / "logs" / folder.name, _note
+        )
+        with _Progress(spec.title, at_once=True) as progress, logs as live:
+
+            def images_done(done: int, total: int) -> None:
+                progress.images(done, total)
+                live.images(done, total)
+
+            evaluated = evaluate_model(
                 spec,
                 dataset,
                 out=folder,
@@ -268,6 +288,7 @@ def evaluate(
                 device=device,
                 batch_size=size,
                 precision=precision,
+                compiled=compiled,
                 overwrite=overwrite,
                 resume=resume,
                 save_predictions=save_predictions,
@@ -277,10 +298,12 @@ def evaluate(
                 download=download,
                 category_map=category_map,
                 command=["panbench", *sys.argv[1:]],
-                progress=progress.images,
+                progress=images_done,
                 downloaded=progress.bytes,
                 notice=progress.notice,
             )
+            live.finished(evaluated)
+            return evaluated
 
     def show(outcome: Outcome) -> None:
         if outcome.run is None:
@@ -606,6 +629,10 @@ def _print_json(content: Any) -> None:
 
 def _say(sentence: str) -> None:
     _status().print(sentence, markup=False, style="dim", soft_wrap=True)
+
+
+def _note(sentence: str) -> None:
+    _stderr().print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
 
 
 def _complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from panbench.errors import BadArgument
 from panbench.runs import Run
 
-__all__ = ["LOGS", "LiveLog", "live_logs"]
+__all__ = ["LOGS", "LiveLog", "check_logs", "live_logs"]
 
 EVERY_SECONDS = 2.0
 """At most so often is progress told: these libraries keep every value."""
@@ -38,8 +38,13 @@ class LiveLog(Protocol):
 class Progress:
     """One evaluation as its logs are told of it: `images` while it runs, `finished` at its end."""
 
-    def __init__(self, logs: Sequence[LiveLog], clock: Callable[[], float] = time.monotonic) -> None:
-        self._logs, self._clock = logs, clock
+    def __init__(
+        self,
+        logs: Sequence[LiveLog],
+        notice: Callable[[str], None] = lambda sentence: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logs, self._notice, self._clock = list(logs), notice, clock
         self._began: tuple[float, int] | None = None
         self._told = -EVERY_SECONDS
 
@@ -54,37 +59,55 @@ class Progress:
         values = {"progress/images": float(done), "progress/share": done / total if total else 1.0}
         if now > began:
             values["progress/images_per_second"] = (done - before) / (now - began)
-        for log in self._logs:
-            log.scalars(values, done)
+        self._tell(lambda log: log.scalars(values, done))
 
     def finished(self, run: Run) -> None:
         """The run's scores and what was run."""
         scored = int((run.info.get("images") or {}).get("scored") or 0)
-        for log in self._logs:
-            log.config(config_of(run))
-            log.scalars(scores_of(run), scored)
+        self._tell(lambda log: log.config(config_of(run)))
+        self._tell(lambda log: log.scalars(scores_of(run), scored))
+
+    def close(self, failed: bool) -> None:
+        """The end of every log that still listens."""
+        self._tell(lambda log: log.close(failed))
+
+    def _tell(self, what: Callable[[LiveLog], None]) -> None:
+        for log in list(self._logs):
+            try:
+                what(log)
+            except Exception as error:  # an hour of evaluation is not lost because a server of logs is away
+                self._logs.remove(log)
+                name = type(log).__name__.strip("_")
+                self._notice(f"{name} is told nothing more: {type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
-def live_logs(kinds: Sequence[str], name: str, folder: Path) -> Iterator[Progress]:
+def live_logs(
+    kinds: Sequence[str], name: str, folder: Path, notice: Callable[[str], None] = lambda sentence: None
+) -> Iterator[Progress]:
     """The logs of one evaluation, open while the block runs; closed as failed when it raises.
 
     kinds: names in LOGS; name: the run's; folder: where libraries that write files may write them
+    notice: told when a log fails later on; it is dropped, and the evaluation goes on
     Raises BadArgument for an unknown kind or a library that is not installed.
     """
-    unknown = [kind for kind in kinds if kind not in LOGS]
-    if unknown:
-        raise BadArgument(f"There is no log {unknown[0]!r}. Choose from {', '.join(LOGS)}.")
-    logs: list[LiveLog] = []
+    check_logs(kinds)
+    progress = Progress([LOGS[kind](name, folder) for kind in dict.fromkeys(kinds)], notice)
     failed = True
     try:
-        for kind in dict.fromkeys(kinds):
-            logs.append(LOGS[kind](name, folder))
-        yield Progress(logs)
+        yield progress
         failed = False
     finally:
-        for log in logs:
-            log.close(failed)
+        progress.close(failed)
+
+
+def check_logs(kinds: Sequence[str]) -> None:
+    """Raises BadArgument for a kind that is not in LOGS, or whose library is not installed."""
+    for kind in kinds:
+        if kind not in LOGS:
+            raise BadArgument(f"There is no log {kind!r}. Choose from {', '.join(LOGS)}.")
+        if kind in PACKAGES:
+            _needs(kind, PACKAGES[kind])
 
 
 def scores_of(run: Run) -> dict[str, float]:
@@ -130,7 +153,6 @@ class _TensorBoard:
     """TensorBoard's own event files, written without torch."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        _needs("tensorboard", "tensorboard")
         self._proto: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2")
         self._event: Any = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
         writers: Any = importlib.import_module("tensorboard.summary.writer.event_file_writer")
@@ -163,7 +185,6 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, name: str, folder: Path) -> None:
-        _needs("wandb", "wandb")
         wandb: Any = importlib.import_module("wandb")
         folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(project=PROJECT, name=name, dir=str(folder), resume="allow")
@@ -180,7 +201,6 @@ class _WandB:
 
 class _MLflow:
     def __init__(self, name: str, folder: Path) -> None:
-        _needs("mlflow", "mlflow-skinny")
         mlflow: Any = importlib.import_module("mlflow")
         self._mlflow = mlflow
         mlflow.set_experiment(PROJECT)
@@ -202,6 +222,9 @@ LOGS: Mapping[str, Callable[[str, Path], LiveLog]] = {
     "mlflow": _MLflow,
 }
 """What `--log` may name. Where wandb and MLflow store is theirs to say, by their own environment variables."""
+
+
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
 
 
 def _needs(module: str, package: str) -> None:

@@ -88,8 +88,26 @@ def test_an_unknown_log_and_an_absent_library_are_refused(monkeypatch, tmp_path)
         pass
     for kind in LOGS:
         monkeypatch.setitem(sys.modules, kind, None)
-        with pytest.raises(BadArgument, match=f"--log {kind} needs the Python package"):
-            LOGS[kind]("run", tmp_path)
+        with (
+            pytest.raises(BadArgument, match=f"--log {kind} needs the Python package"),
+            live_logs([kind], "r", tmp_path),
+        ):
+            pass
+
+
+def test_a_log_that_fails_is_dropped_with_a_note_and_the_others_go_on(monkeypatch, tmp_path):
+    class Failing(Heard):
+        def scalars(self, values, step):
+            raise ConnectionError("the server is away")
+
+    failing, well, told = Failing(), Heard(), []
+    progress = Progress([failing, well], told.append)
+    progress.images(5, 5)
+    progress.images(5, 5)
+    progress.close(False)
+    assert told == ["Failing is told nothing more: ConnectionError: the server is away"]
+    assert [what for what, _ in well.told] == [5, 5, "closed"]
+    assert failing.told == []
 
 
 def test_no_log_is_the_default_and_imports_nothing(tmp_path):
