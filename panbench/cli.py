@@ -632,7 +632,7 @@ def _say(sentence: str) -> None:
 
 
 def _note(sentence: str) -> None:
-    _stderr().print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
+    _status().print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
 
 
 def _complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
