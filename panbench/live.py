@@ -89,16 +89,23 @@ def live_logs(
 
     kinds: names in LOGS; name: the run's; folder: where libraries that write files may write them
     notice: told when a log fails later on; it is dropped, and the evaluation goes on
-    Raises BadArgument for an unknown kind or a library that is not installed.
+    Raises BadArgument for an unknown kind, a library that is not installed, or a log that cannot be opened.
     """
     check_logs(kinds)
-    progress = Progress([LOGS[kind](name, folder) for kind in dict.fromkeys(kinds)], notice)
+    progress = Progress([_opened(kind, name, folder) for kind in dict.fromkeys(kinds)], notice)
     failed = True
     try:
         yield progress
         failed = False
     finally:
         progress.close(failed)
+
+
+def _opened(kind: str, name: str, folder: Path) -> LiveLog:
+    try:
+        return LOGS[kind](name, folder)
+    except Exception as error:
+        raise BadArgument(f"--log {kind} cannot be opened: {type(error).__name__}: {error}") from error
 
 
 def check_logs(kinds: Sequence[str]) -> None:
@@ -224,7 +231,7 @@ LOGS: Mapping[str, Callable[[str, Path], LiveLog]] = {
 """What `--log` may name. Where wandb and MLflow store is theirs to say, by their own environment variables."""
 
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 def _needs(module: str, package: str) -> None:

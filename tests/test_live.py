@@ -110,6 +110,15 @@ def test_a_log_that_fails_is_dropped_with_a_note_and_the_others_go_on(monkeypatc
     assert failing.told == []
 
 
+def test_a_log_that_cannot_be_opened_is_refused_before_the_evaluation(monkeypatch, tmp_path):
+    def closed(name, folder):
+        raise ConnectionError("no such server")
+
+    monkeypatch.setattr(live, "LOGS", {"closed": closed})
+    with pytest.raises(BadArgument, match="--log closed cannot be opened: ConnectionError: no such server"):
+        live_logs(["closed"], "run", tmp_path).__enter__()
+
+
 def test_no_log_is_the_default_and_imports_nothing(tmp_path):
     with live_logs([], "run", tmp_path) as progress:
         progress.images(1, 2)
