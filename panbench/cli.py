@@ -631,6 +631,10 @@ def _say(sentence: str) -> None:
     _status().print(sentence, markup=False, style="dim", soft_wrap=True)
 
 
+def _note(sentence: str) -> None:
+    _status().print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
+
+
 def _complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
     """The sentences on stderr, each on one line; before them the traceback of `error`, where one is given."""
     stderr = _console(sys.stderr)
