@@ -53,6 +53,7 @@ def evaluate(
     device: str = "auto",
     batch_size: int | Literal["auto"] | None = None,
     precision: str = "fp32",
+    compiled: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     save_predictions: bool = False,
@@ -72,6 +73,7 @@ def evaluate(
     dataset: one without ground truth needs `save_predictions`; nothing of it is scored
     weights: "auto" (the config's), "random" (drawn from `seed`), or a path
     batch_size: None is 1 on a CPU and "auto" elsewhere; "auto" tries sizes on the first image
+    compiled: lets torch.compile compile the backbone, which takes a minute and pays on long runs
     resume: goes on with the run in `out`, which must have been made with the same settings
     skip_bad_images: leaves out images that do not decode, instead of stopping; the run says so
     workers: threads that load, and as many that score; by default as many as cores, at most 8
@@ -91,7 +93,7 @@ def evaluate(
     if model is None:
         # The first rank fetches, so that the others find the weights in the cache.
         path = ranks.told(_weights_file(spec, weights, download, downloaded) if ranks.is_first else None)
-        model = load_model(spec, path, device=chosen, precision=precision, seed=seed)
+        model = load_model(spec, path, device=chosen, precision=precision, seed=seed, compiled=compiled)
     mapping = None if category_map is None else _category_map(category_map, model, dataset)
     # Labels stand for themselves until the map has turned them into the dataset's categories.
     category_ids = model.category_ids(dataset.categories) if mapping is None else tuple(range(model.num_classes))
@@ -101,6 +103,7 @@ def evaluate(
         **_settings(model, dataset),
         **_map_settings(mapping),
         "precision": precision,
+        "compiled": compiled,
         "seed": seed,
         "skip_bad_images": skip_bad_images,
         "save_predictions": save_predictions,

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
 
 from panbench import fusion
 from panbench.catalog import ModelSpec
@@ -69,6 +70,7 @@ class PanopticModel:
         self.device = device
         self.precision = precision
         self.checkpoint = checkpoint
+        self.compiled = False
         placed = module.to(device).eval()
         self.module = speed_up(placed, self.family, device) if speedups else placed
         self.rule = _rule_of(module, self.family)
@@ -117,9 +119,16 @@ class PanopticModel:
             prepared = cast(Any, self.module).data_preprocessor(data, False)
             inputs, samples = prepared["inputs"], prepared["data_samples"]
             frames = [_frame_of(sample.metainfo) for sample in samples]
-            if isinstance(self.rule, QueryRule):
-                return list(self._queries(inputs, samples, frames, self.rule))
-            return list(self._instances(inputs, samples, frames))
+            try:
+                if isinstance(self.rule, QueryRule):
+                    return list(self._queries(inputs, samples, frames, self.rule))
+                return list(self._instances(inputs, samples, frames))
+            except TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[0]
+                raise BadArgument(
+                    f"--compile: torch.compile cannot compile the backbone here ({reason}). On a CPU it needs a C++ "
+                    "compiler, on CUDA Triton; leave --compile out."
+                ) from error
 
     @torch.inference_mode()
     def fuse(self, outputs: Sequence[Output]) -> list[FusedMap]:
@@ -207,10 +216,12 @@ def load_model(
     precision: str = "fp32",
     seed: int = 0,
     speedups: bool = True,
+    compiled: bool = False,
 ) -> PanopticModel:
     """The model of a spec with the weights of a file, or with random ones (None) drawn from `seed`.
 
     speedups: False keeps mmdet's modules as they are, with the attention weights and masks of every decoder layer
+    compiled: the backbone is compiled by torch.compile when it first runs, which takes a minute and needs a compiler
     Raises BadModel, BadCheckpoint, BadArgument.
     """
     if precision not in PRECISIONS:
@@ -224,9 +235,14 @@ def load_model(
     if weights is not None:
         checkpoint = load_checkpoint(weights)
         apply_checkpoint(module, checkpoint)
-    return PanopticModel(
+    model = PanopticModel(
         spec, module, config, device=device, precision=precision, checkpoint=checkpoint, speedups=speedups
     )
+    if compiled:
+        built = cast(Any, model.module)
+        built.backbone = torch.compile(built.backbone, dynamic=True)
+        model.compiled = True
+    return model
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,12 +1,14 @@
 """Whole models against mmdet's own `test_step`, and what is asked of a user's config."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
 from panbench.catalog import find_model, spec_from_config
 from panbench.datasets import shapes
@@ -186,3 +188,27 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 def test_a_precision_that_cannot_be_had_is_refused(precision: str, sentence: str):
     with pytest.raises(BadArgument, match=sentence):
         load_model(find_model("maskformer-tiny"), None, device=CPU, precision=precision)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path):
+    spec = find_model("maskformer-tiny")
+    (scene,) = scenes(tmp_path, 1, (96, 128))
+    plain = load_model(spec, spec.weights, device=CPU).predict(scene, range(9))
+    compiled = load_model(spec, spec.weights, device=CPU, compiled=True).predict(scene, range(9))
+    assert (plain.ids != compiled.ids).mean() <= 1e-3
+    assert [s.category_id for s in plain.segments] == [s.category_id for s in compiled.segments]
+
+
+def test_what_cannot_be_compiled_is_said_in_a_sentence(tmp_path: Path, monkeypatch):
+    spec = find_model("maskformer-tiny")
+    (scene,) = scenes(tmp_path, 1, (96, 128))
+    model = load_model(spec, None, device=CPU, compiled=True)
+
+    def fail(*arguments, **keywords):
+        raise TorchDynamoException("No working compiler\n\nwith a long explanation")
+
+    monkeypatch.setattr(model.module, "extract_feat", fail)
+    with pytest.raises(BadArgument, match=r"--compile: .*\(No working compiler\).*leave --compile out"):
+        model.predict(scene, range(9))
