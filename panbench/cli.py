@@ -546,7 +546,8 @@ class _Progress:
     def fetch(self, what: str, done: int, total: int | None) -> None:
         # `fetch_coco` counts files where it verifies them or fetches them singly, else bytes.
         unit = "files" if what.startswith(("verifying ", "images of ")) else "bytes"
-        self._show(unit, what, done, total)
+        if done:
+            self._show(unit, what, done, total)
 
     def notice(self, sentence: str) -> None:
         self._bars.console.print(Text.assemble(("Note: ", "bold"), " ".join(sentence.split())), soft_wrap=True)
