@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -45,8 +44,12 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def peak_host_memory() -> int:
-    """The most memory that this process has held, in bytes."""
+def peak_host_memory() -> int | None:
+    """The most memory that this process has held, in bytes; None where the system does not say (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -415,7 +415,7 @@ class _Report:
 
     seconds: Clock
     skipped: dict[int, str]
-    host_memory: int
+    host_memory: int | None
     device_memory: int | None
 
 
@@ -437,6 +437,7 @@ def _close(
     faults = run.table.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
         tell(faults.notice)
+    host_memory = [report.host_memory for report in reports if report.host_memory is not None]
     device_memory = [report.device_memory for report in reports if report.device_memory is not None]
     return writer.finish(
         status,
@@ -452,7 +453,7 @@ def _close(
         seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
         images_per_second=round(scored / seconds["wall"], 4) if scored and seconds["wall"] > 0 else None,
         memory={
-            "host_peak_bytes": max(report.host_memory for report in reports),
+            "host_peak_bytes": max(host_memory, default=None),
             "device_peak_bytes": max(device_memory, default=None),
         },
         ranks=len(reports),
