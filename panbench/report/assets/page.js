@@ -14,7 +14,8 @@ applyTheme();
 darkAround.addEventListener("change", () => applyTheme());
 window.addEventListener("beforeprint", () => {
   applyTheme(true);
-  for (const closed of document.querySelectorAll("details:not([open])")) closed.open = true;
+  // What was run belongs to the print; the numbers behind charts would repeat them.
+  for (const record of document.querySelectorAll("#provenance details")) record.open = true;
 });
 window.addEventListener("afterprint", () => applyTheme());
 
