@@ -588,6 +588,7 @@ def _info(
             "name": dataset.name,
             "split": dataset.split,
             "gt": str(dataset.gt),
+            "gt_dir": None if dataset.gt_dir is None else str(dataset.gt_dir.absolute()),
             "images": str(dataset.images),
             "fingerprint": dataset.fingerprint,
             "n_images": dataset.n_images,

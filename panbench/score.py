@@ -406,6 +406,7 @@ def _info(plan: _Plan, table: OverlapTable, out: str | os.PathLike[str] | None) 
             "name": gt.path.stem,
             "split": None,
             "gt": str(gt.path.absolute()),
+            "gt_dir": str(gt.folder.absolute()),
             "images": None,
             "fingerprint": sha256_of(gt.path),
             "n_images": len(gt),

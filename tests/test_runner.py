@@ -83,6 +83,7 @@ def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
     assert info["model"]["params"] == spec.params
     assert len(info["model"]["weights_sha256"]) == 64
     assert info["dataset"]["fingerprint"] == dataset.fingerprint
+    assert info["dataset"]["gt_dir"] == str(dataset.scenes[0].gt_path.parent)
     assert info["versions"]["mmdet"] == "3.3.0"
     assert info["arguments"]["batch_size"] == 1
     assert set(info["seconds"]) == {"load", "forward", "fusion", "overlap", "write", "wall"}

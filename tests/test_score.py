@@ -124,6 +124,7 @@ class TestRun:
         assert stored.info["model"] is None
         assert stored.info["images"]["expected"] == stored.info["images"]["scored"] == 3
         assert stored.info["dataset"]["n_images"] == 3
+        assert stored.info["dataset"]["gt_dir"] == str(folder.path / "gt")
         assert stored.info["seconds"]["forward"] is None
         assert stored.info["seconds"]["wall"] > 0
         assert len(stored.boundary()) > 0

@@ -20,6 +20,7 @@ class Dataset:
     scenes: the selected images, in the order of the JSON; all of them have ground truth, or none has
     n_images: how many images the JSON lists, selected or not
     fingerprint: SHA-256 of the JSON, 64 hex digits: two runs with the same one had the same ground truth
+    gt_dir: the folder of the ground truth's id PNGs; None without ground truth
     """
 
     name: str
@@ -30,6 +31,7 @@ class Dataset:
     fingerprint: str
     gt: Path
     images: Path
+    gt_dir: Path | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -104,6 +106,7 @@ def open_json(
         fingerprint=sha256_of(gt),
         gt=gt,
         images=images,
+        gt_dir=panoptic.folder if panoptic.annotations else None,
     )
 
 

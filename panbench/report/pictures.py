@@ -103,17 +103,18 @@ class Layer:
 class Pictures:
     """The photographs and the ground truth that a run was scored on.
 
-    images, gt, gt_dir: folders and JSON to use instead of those that the run names, for data that has moved
+    images, gt, gt_dir: folders and JSON to use instead of those that the run names, for data that has moved; a `gt`
+        without `gt_dir` has its PNGs beside it
     """
 
     def __init__(
         self, run: Run, *, images: Path | None = None, gt: Path | None = None, gt_dir: Path | None = None
     ) -> None:
-        dataset, arguments = run.info.get("dataset") or {}, run.info.get("arguments") or {}
+        dataset = run.info.get("dataset") or {}
         self._run = run.name
         self._images = images or _path(dataset.get("images"))
         self._gt = gt or _path(dataset.get("gt"))
-        self._gt_dir = gt_dir or _path(dataset.get("gt_dir") or arguments.get("gt_dir"))
+        self._gt_dir = gt_dir or (_path(dataset.get("gt_dir")) if gt is None else None)
 
     @cached_property
     def panoptic(self) -> PanopticSet:
@@ -122,7 +123,7 @@ class Pictures:
             raise BadDataset(f"{self._run} does not say where its ground truth is. Give it with --gt.")
         if not self._gt.is_file():
             raise BadDataset(f"The ground truth of {self._run}, {self._gt}, is gone. Say where it is now with --gt.")
-        return read_panoptic_json(self._gt, self._gt_dir)
+        return read_panoptic_json(self._gt, self._gt_dir, images_suffice=True)
 
     def file_name(self, image_id: int) -> str:
         """The image's file, relative to the folder of images. Raises BadDataset for an id that the JSON lacks."""

@@ -1,3 +1,5 @@
+import json
+
 import cv2
 import numpy as np
 import pytest
@@ -213,6 +215,24 @@ def test_a_photograph_of_another_size_than_the_json_says_is_refused(make_runs, t
     cv2.imwrite(str(tmp_path / "photos" / "photo 0 <i>.jpg"), np.zeros((5, 6, 3), np.uint8))
     with pytest.raises(BadDataset, match="is 5×6 but the JSON says 30×40"):
         Pictures(run).photo(7)
+
+
+def test_ground_truth_elsewhere_is_found_by_the_folder_that_the_run_names(make_runs, tmp_path):
+    run, _ = make_runs()
+    elsewhere = (tmp_path / "gt").rename(tmp_path / "elsewhere")
+    run.info["dataset"]["gt_dir"] = str(elsewhere)
+    assert Pictures(run).truth(7).segments
+    # A JSON named by hand has moved with its PNGs.
+    with pytest.raises(BadDataset, match="gt"):
+        Pictures(run, gt=tmp_path / "gt.json").truth(7)
+
+
+def test_a_list_of_test_images_without_annotations_shows_its_photographs(make_runs, tmp_path):
+    run, _ = make_runs()
+    document = json.loads((tmp_path / "gt.json").read_text())
+    del document["annotations"]
+    (tmp_path / "gt.json").write_text(json.dumps(document))
+    assert Pictures(run).photo(7).shape == (30, 40, 3)
 
 
 def test_photographs_are_read_as_rgb_grey_ones_too(tmp_path):
