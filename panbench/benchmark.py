@@ -133,6 +133,7 @@ def benchmark(
     plant: int = 0,
     warm_up: int = 3,
     seed: int = 0,
+    download: bool = False,
     command: Sequence[str] = (),
     notice: Notice | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -141,14 +142,18 @@ def benchmark(
 
     The first setting of a model is always fp32 at the smallest batch size: the others' maps are held against its.
     weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
+    download: fetch weights that are not here
     warm_up: batches before the clock runs; progress: called with (settings done, settings in all)
-    Raises BadArgument. What a single setting cannot do is said in its row.
+    Raises BadArgument, BadCheckpoint for weights that are not here. What a single setting cannot do is said in its row.
     """
     if images < 1 or warm_up < 0 or plant < 0 or not batch_sizes or min(batch_sizes) < 1:
         raise BadArgument("--images and --batch-size must be at least 1, --warm-up and --plant at least 0.")
     if strangers := [name for name in precisions if name not in PRECISIONS]:
         raise BadArgument(f"--precision {strangers[0]} is unknown; it is one of {', '.join(PRECISIONS)}.")
     chosen = choose_device(device)
+    if weights == "auto":
+        for spec in specs:
+            fetch_weights(spec, offline=not download)
     ordered = dict.fromkeys([("fp32", min(batch_sizes)), *itertools.product(precisions, batch_sizes)])
     rows: list[Row] = []
     for spec in specs:
@@ -246,7 +251,9 @@ class _Context:
         if self.weights == "random":
             path = None
         else:
-            path = str(fetch_weights(self.spec) if self.weights == "auto" else Path(self.weights).expanduser())
+            path = str(
+                fetch_weights(self.spec, offline=True) if self.weights == "auto" else Path(self.weights).expanduser()
+            )
         model = load_model(self.spec, path, device=self.device, precision=precision, seed=self.seed)
         if self.plant:
             planting.plant_segments(model.module, model.family, self.plant)

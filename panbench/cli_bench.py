@@ -32,6 +32,10 @@ def mount(app: typer.Typer, *, show: Callable[[Any], None], say: Callable[[str],
         weights: Annotated[
             str, typer.Option(help="auto, a path, or random.", metavar="WEIGHTS", rich_help_panel=_MODEL)
         ] = "auto",
+        download: Annotated[
+            bool,
+            typer.Option("--download", help="Fetch weights that are not here.", metavar="", rich_help_panel=_MODEL),
+        ] = False,
         plant: Annotated[
             int,
             typer.Option(
@@ -77,6 +81,7 @@ def mount(app: typer.Typer, *, show: Callable[[Any], None], say: Callable[[str],
             weights=weights,
             plant=plant,
             warm_up=warm_up,
+            download=download,
             command=["panbench", *sys.argv[1:]],
             progress=lambda done, total: say(f"{done} of {total} settings measured."),
         )

@@ -202,6 +202,7 @@ def attention(
         list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; several times.")
     ] = None,
     weights: Annotated[str, typer.Option(metavar="auto|FILE", help="The model's weights.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are not here.")] = False,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     out: Annotated[Path, _out("attention.png")] = Path("attention.png"),
     width: _Width = 7.0,
@@ -223,6 +224,7 @@ def attention(
         photo=photo,
         weights=weights,
         device=device,
+        download=download,
         queries=query or (),
         category=category,
         most=most,
@@ -278,6 +280,7 @@ def predict(
         "predictions"
     ),
     weights: Annotated[str, typer.Option(metavar="auto|FILE", help="The model's weights.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are not here.")] = False,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     format: Annotated[Picture, typer.Option("--format", "-f", help="Of the overlays.")] = Picture.png,
     names: _Names = True,
@@ -301,6 +304,7 @@ def predict(
         style={"names": names, "scores": scores, "opacity": opacity, "width": width},
         dpi=dpi,
         overwrite=overwrite,
+        download=download,
         say=_note,
     )
     _wrote(wrote)

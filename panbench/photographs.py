@@ -32,12 +32,14 @@ def segment_photographs(
     style: Mapping[str, Any] | None = None,
     dpi: float = 200,
     overwrite: bool = False,
+    download: bool = False,
     say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Path]:
     """Segments photographs and writes into `out`, for each, NAME.overlay.<form>; ids/NAME.png; and ids.json; the paths.
 
     images: files, or folders whose images are taken
-    style: arguments of `overlay_figure`; say: called with a sentence for each photograph that cannot be read
+    style: arguments of `overlay_figure`; download: fetch weights that are not here
+    say: called with a sentence for each photograph that cannot be read
     ids.json lists images, segments with scores, and categories; areas are counted pixels. Raises BadDataset when no
     photograph can be read, BadArgument when `out` holds an earlier result and `overwrite` is not set.
     """
@@ -53,7 +55,7 @@ def segment_photographs(
             faults.append(str(error))
     if not sizes:
         raise BadDataset(faults[0])
-    model = open_model(spec, weights=weights, device=device)
+    model = open_model(spec, weights=weights, device=device, download=download)
     categories = model_categories(model)
     names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
     written, infos, annotations = [], {}, {}
@@ -88,6 +90,7 @@ def attention_of(
     photo: Path | None = None,
     weights: str = "auto",
     device: str = "auto",
+    download: bool = False,
     queries: Sequence[int] = (),
     category: str | None = None,
     most: int = 4,
@@ -122,7 +125,7 @@ def attention_of(
         assert model is not None
         assert photo is not None
         spec, path, shown = find_model(model), photo, read_photo(photo)
-    opened = open_model(spec, weights=weights, device=device, speedups=False)
+    opened = open_model(spec, weights=weights, device=device, speedups=False, download=download)
     scene = scene_of(path, image or 1, *shown.shape[:2])
     found = attend(opened, scene, queries=queries, category=category, most=most, layers=layers)
     return attention_figure(shown, found, width=width)

@@ -13,9 +13,11 @@ from coco_mimic import FaultServer, Mimic, build_mimic
 from typer.testing import CliRunner
 
 from panbench import cli, runner
+from panbench.benchmark import benchmark
 from panbench.catalog import ModelSpec, find_model, weights_path
 from panbench.datasets import Dataset, fetch, open_dataset, shapes
 from panbench.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, BadRun
+from panbench.photographs import segment_photographs
 from panbench.report.tables import comparison_row
 from panbench.runner import evaluate, open_in_turn
 from panbench.score import score_folder
@@ -172,6 +174,33 @@ def test_the_command_line_names_the_command_for_weights_of_the_catalog(monkeypat
     assert result.exit_code == 2
     assert "(about 176 MB) with `panbench models --download mask2former-r50`" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_predict_and_bench_fetch_weights_only_when_told(published, scenes, tmp_path):
+    spec, server = published
+    photo = next((scenes / "val").iterdir())
+    for refused in (
+        lambda: segment_photographs(spec, [photo], tmp_path / "out"),
+        lambda: benchmark([spec], size=(64, 96), images=1, warm_up=0, device="cpu"),
+    ):
+        with pytest.raises(BadCheckpoint, match="--download"):
+            refused()
+    assert server.log == []
+    assert segment_photographs(spec, [photo], tmp_path / "out", download=True)
+    (row,) = benchmark([spec], size=(64, 96), images=1, warm_up=0, device="cpu").rows
+    assert row.status == "ok", "weights that are here need no --download"
+
+
+@pytest.mark.parametrize(
+    "command", [("predict", "photo.png"), ("bench",), ("show", "attention", "--photo", "photo.png")]
+)
+def test_every_command_that_needs_weights_names_the_way_to_fetch_them(monkeypatch, scenes, tmp_path, command):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next((scenes / "val").iterdir()), "photo.png")
+    result = panbench(*command, "--model", "mask2former-r50")
+    assert result.exit_code == 2
+    assert "(about 176 MB) with `panbench models --download mask2former-r50` or by adding --download" in result.stderr
 
 
 # Images without ground truth.

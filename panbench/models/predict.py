@@ -23,14 +23,20 @@ def open_model(
     device: str = "auto",
     precision: str = "fp32",
     speedups: bool = True,
+    download: bool = False,
     progress: Progress | None = None,
 ) -> PanopticModel:
-    """The model of a spec, ready to run. weights: "auto" (the config's, fetched when they are a URL) or a path.
+    """The model of a spec, ready to run. weights: "auto" (the config's) or a path.
 
-    speedups: as in `load_model`. Raises BadModel, BadCheckpoint, BadArgument.
+    speedups: as in `load_model`; download: fetch weights that are not here, else the error says how
+    Raises BadModel, BadCheckpoint, BadArgument.
     """
     chosen = choose_device(device)
-    path = str(fetch_weights(spec, progress=progress)) if weights == "auto" else str(Path(weights).expanduser())
+    path = (
+        str(fetch_weights(spec, progress=progress, offline=not download))
+        if weights == "auto"
+        else str(Path(weights).expanduser())
+    )
     return load_model(spec, path, device=chosen, precision=precision, speedups=speedups)
 
 
