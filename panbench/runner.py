@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,7 @@ BLOCK_SECONDS = 10.0
 Progress = Callable[[int, int], None]
 Notice = Callable[[str], None]
 Clock = dict[str, float]
+_Scored = tuple[OverlapTable, Clock]
 
 
 def evaluate(
@@ -222,6 +224,7 @@ class _Loop:
         self._block: list[OverlapTable] = []
         self._block_since = time.monotonic()
         self._largest: int | None = None
+        self._clock = threading.Lock()
 
     def report(self) -> "_Report":
         """What this rank did in this sitting."""
@@ -239,28 +242,41 @@ class _Loop:
         # Each thread of ours has its own image; OpenCV's threads on top would only contend.
         cv2.setNumThreads(1)
         self._block_since = began
+        threads = torch.get_num_threads()
+        lanes = 2 if self.model.device.type == "cpu" and threads > 1 else 1
+        torch.set_num_threads(max(1, threads // lanes))
         loaders, scorers = ThreadPoolExecutor(self.workers, "load"), ThreadPoolExecutor(self.workers, "score")
-        behind: deque[list[Future[tuple[OverlapTable, Clock]]]] = deque()
+        # On a CPU two batches at a time, on half of the threads each, leave fewer of them waiting for each other.
+        models = ThreadPoolExecutor(lanes, "model") if lanes > 1 else None
+        behind: deque[list[Future[list[_Scored]]]] = deque()
         try:
             for batch in self._load_ahead(plan, loaders):
-                for fused, done in self._predict(batch):
-                    behind.append([scorers.submit(self._score, *pair, done) for pair in fused])
+                if models is not None:
+                    behind.append([models.submit(self._predict_and_score, batch)])
+                else:
+                    for fused, done in self._predict(batch):
+                        behind.append([scorers.submit(self._score, *pair, done) for pair in fused])
                 while behind and (len(behind) > 2 * self.workers or all(future.done() for future in behind[0])):
                     self._collect(behind.popleft())
             while behind:
                 self._collect(behind.popleft())
-        except BaseException:
+        except BaseException as error:
+            if models is not None and not isinstance(error, Exception):
+                # Who pressed Ctrl-C does not wait for forward passes that have not begun.
+                models.shutdown(wait=False, cancel_futures=True)
             # What went through the model is kept, in whole batches: a resumed run then has an unbroken one's batches.
             self.progress = None
             for pending in behind:
-                if all(future.exception() is None for future in pending):
+                if all(not future.cancelled() and future.exception() is None for future in pending):
                     self._collect(pending)
             self._write_block()
             raise
         finally:
             self.wall = time.monotonic() - began
-            for pool in (loaders, scorers):
-                pool.shutdown(wait=True, cancel_futures=True)
+            for pool in (loaders, scorers, models):
+                if pool is not None:
+                    pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(threads)
         self._write_block()
         self.wall = time.monotonic() - began
 
@@ -341,8 +357,9 @@ class _Loop:
         if on_cuda:
             done = torch.cuda.Event()
             done.record(torch.cuda.current_stream(self.model.device))
-        self.seconds["forward"] += between - began
-        self.seconds["fusion"] += time.perf_counter() - between
+        with self._clock:
+            self.seconds["forward"] += between - began
+            self.seconds["fusion"] += time.perf_counter() - between
         return list(zip(batch, fused, strict=True)), done
 
     def _not_finite(self, batch: Sequence[LoadedImage], error: NonFiniteOutput) -> BadModel:
@@ -352,9 +369,16 @@ class _Loop:
             f"Check the weights, or use --precision fp32 if this was {self.model.precision}."
         )
 
-    def _score(
-        self, image: LoadedImage, fused: FusedMap, done: "torch.cuda.Event | None"
-    ) -> tuple[OverlapTable, Clock]:
+    def _predict_and_score(self, batch: list[LoadedImage]) -> "list[_Scored]":
+        """A whole batch, from loaded images to overlap tables, in one of the threads that run the model."""
+        return [
+            scored
+            for fused, done in self._predict(batch)
+            for image, of_image in fused
+            for scored in self._score(image, of_image, done)
+        ]
+
+    def _score(self, image: LoadedImage, fused: FusedMap, done: "torch.cuda.Event | None") -> "list[_Scored]":
         """The overlap table of one image, in a thread behind."""
         if done is not None:
             done.synchronize()
@@ -379,10 +403,10 @@ class _Loop:
         if self.folder is not None:
             write_id_png(self.folder / _png_name(scene), prediction.ids)
         written = time.perf_counter()
-        return table, {"fusion": settled - began, "overlap": counted - settled, "write": written - counted}
+        return [(table, {"fusion": settled - began, "overlap": counted - settled, "write": written - counted})]
 
-    def _collect(self, batch: Sequence[Future[tuple[OverlapTable, Clock]]]) -> None:
-        results = [future.result() for future in batch]
+    def _collect(self, batch: "Sequence[Future[list[_Scored]]]") -> None:
+        results = [scored for future in batch for scored in future.result()]
         for table, seconds in results:
             self._block.append(table)
             for stage, spent in seconds.items():

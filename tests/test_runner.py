@@ -139,13 +139,27 @@ def interrupted_after(count: int, error: BaseException):
     return progress
 
 
+def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_path):
+    """Half of the threads for each of two batches is one thread each, as for one batch at a time on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        two = evaluate(spec, dataset, out=tmp_path / "two")
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        one = evaluate(spec, dataset, out=tmp_path / "one")
+    finally:
+        torch.set_num_threads(before)
+    assert rows(two) == rows(one)
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [(KeyboardInterrupt(), "interrupted"), (Boom("x"), "failed")], ids=["Ctrl-C", "crash"]
 )
 def test_what_was_scored_before_an_interruption_stays_and_is_gone_on_from(dataset, spec, tmp_path, error, status):
     whole = evaluate(spec, dataset, out=tmp_path / "whole", batch_size=2)
     with pytest.raises(type(error)):
-        evaluate(spec, dataset, out=tmp_path / "run", batch_size=2, progress=interrupted_after(5, error))
+        evaluate(spec, dataset, out=tmp_path / "run", batch_size=2, workers=1, progress=interrupted_after(2, error))
     broken = load_run(tmp_path / "run")
     assert broken.info["status"] == status
     assert 0 < len(broken.image_ids()) < 12
@@ -226,6 +240,8 @@ def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(datas
         return run
 
     notices: list[str] = []
+    # With one thread batches go through the model one after the other.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(models.PanopticModel, "forward", forward(2))
     run = evaluate(spec, dataset, out=tmp_path / "run", batch_size=8, notice=notices.append)
     assert run.info["images"]["scored"] == 12
