@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,6 +25,7 @@ from typer.core import TyperGroup
 
 from panbench import __version__, cli_bench, cli_data, cli_report
 from panbench.errors import BadArgument, PanbenchError
+from panbench.files import atomic_write
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -99,6 +100,14 @@ class Format(str, Enum):
     csv = "csv"
     json = "json"
     latex = "latex"
+    parquet = "parquet"
+
+    @classmethod
+    def of(cls, out: Path | None) -> "Format":
+        """The format that a file's ending names; text for another ending and for no file."""
+        ending = "" if out is None else out.suffix.lower().removeprefix(".")
+        named = {"tex": "latex"}.get(ending, ending)
+        return cls(named) if named in cls.__members__ else cls.text
 
 
 def _version(asked: bool) -> None:
@@ -386,7 +395,11 @@ def score(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")],
-    format: Annotated[Format, typer.Option("--format", "-f", help="How to print.")] = Format.text,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to print. Default: by the ending of --out, else text."),
+    ] = None,
+    out: Annotated[Path | None, _option("Write to this file instead of printing.", None, "FILE")] = None,
     by: Annotated[str | None, _option("Also PQ by size, share, segments or supercategory.", None, "WHAT")] = None,
     per_category: Annotated[bool, _flag("--per-category", "Also PQ of each category, by the difference.")] = False,
     baseline: Annotated[str | None, _option("The run to compare all others with.", None, "RUN")] = None,
@@ -399,7 +412,11 @@ def compare(
         int | None, _option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
     ] = None,
 ) -> None:
-    """Print stored runs side by side. csv and json hold fractions 0-1, the others percent."""
+    """Print stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent."""
+    chosen = format or Format.of(out)
+    if chosen is Format.parquet and out is None and sys.stdout.isatty():
+        raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
+
     from panbench.report.standing import standing
     from panbench.report.tables import find_runs
 
@@ -411,13 +428,26 @@ def compare(
         by=by,
         per_category=per_category,
         baseline=baseline,
-        digits=digits if digits is not None else 1 if format is Format.latex else 2,
+        digits=digits if digits is not None else 1 if chosen is Format.latex else 2,
     )
-    if format is Format.text:
+    if chosen is Format.text and out is None:
         _print_grids(found.grids)
+        return
+    printed: dict[Format, Callable[[], str | bytes]] = {
+        Format.text: found.text,
+        Format.md: found.markdown,
+        Format.latex: found.latex,
+        Format.csv: found.csv,
+        Format.json: found.json,
+        Format.parquet: found.parquet,
+    }
+    content = printed[chosen]()
+    if out is not None:
+        _write_file(out, content)
+    elif isinstance(content, bytes):
+        sys.stdout.buffer.write(content)
     else:
-        printed = {Format.md: found.markdown, Format.latex: found.latex, Format.csv: found.csv, Format.json: found.json}
-        _write(printed[format]())
+        _write(content)
 
 
 @app.command()
@@ -608,6 +638,16 @@ def _print(content: RenderableType) -> None:
 
 def _write(text: str) -> None:
     sys.stdout.write(text)
+
+
+def _write_file(path: Path, content: str | bytes) -> None:
+    """Writes a result as a whole or not at all, and prints its path."""
+    try:
+        with atomic_write(path) as handle:
+            handle.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise BadArgument(f"{path} cannot be written: {error.strerror or error}. Name another --out.") from None
+    _write(f"{path}\n")
 
 
 def _print_grids(grids: "Sequence[Grid]") -> None:

@@ -1,4 +1,6 @@
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -6,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -228,6 +231,48 @@ def test_compare_prints_every_format_to_stdout_alone(format, tmp_path):
     assert result.exit_code == 0
     assert "good" in result.stdout.lower()
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("format", "ending"), [("text", "txt"), ("md", "md"), ("csv", "csv"), ("json", "json"), ("latex", "tex")]
+)
+def test_compare_writes_a_file_whose_ending_names_the_format(format, ending, tmp_path):
+    run, out = stored_run(tmp_path / "good"), tmp_path / "new" / f"table.{ending}"
+    result = panbench("compare", run, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{out}\n"
+    printed = panbench("compare", run, "--format", format).stdout
+    assert [line.rstrip() for line in out.read_text().splitlines()] == [line.rstrip() for line in printed.splitlines()]
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_compare_parquet_holds_the_rows_and_columns_of_csv(tmp_path):
+    runs, out = [stored_run(tmp_path / "good"), stored_run(tmp_path / "poor", hits=3)], tmp_path / "table.parquet"
+    assert panbench("compare", *runs, "--format", "parquet", "--out", out).exit_code == 0
+    table = pd.read_parquet(out)
+    printed = pd.read_csv(io.StringIO(panbench("compare", *runs, "--format", "csv").stdout))
+    assert list(table.columns) == list(printed.columns)
+    assert (list(table["run"]), list(table["PQ"]), list(table["complete"])) == (
+        ["good", "poor"],
+        [1.0, 0.4],
+        [True] * 2,
+    )
+    piped = panbench("compare", *runs, "--format", "parquet").stdout_bytes
+    assert piped == out.read_bytes()
+
+
+def test_compare_refuses_parquet_to_a_terminal_and_a_file_that_cannot_be_written(tmp_path):
+    run = stored_run(tmp_path / "good")
+    ours, theirs = pytest.importorskip("pty").openpty()
+    command = [sys.executable, "-m", "panbench", "compare", str(run), "--format", "parquet"]
+    shown = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(theirs)
+    os.close(ours)
+    assert shown.returncode == 2
+    assert "--out FILE.parquet" in shown.stderr
+    refused = panbench("compare", run, "--out", tmp_path)
+    assert refused.exit_code == 2
+    assert "cannot be written" in refused.stderr
 
 
 def test_compare_json_is_a_list_with_an_object_a_run(tmp_path):

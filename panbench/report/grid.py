@@ -97,7 +97,7 @@ def as_markdown(grid: Grid) -> str:
 
 
 def as_latex(grid: Grid) -> str:
-    """A booktabs tabular: the best of a column bold, the second underlined."""
+    """A booktabs tabular: the best of a column bold, the second underlined; what follows a number's ± is small."""
     lines = [
         "% Needs \\usepackage{booktabs}. Bold: best; underlined: second.",
         *([f"% {plain(grid.title)}"] if grid.title else []),
@@ -109,12 +109,13 @@ def as_latex(grid: Grid) -> str:
     for row, cells in enumerate(grid.rows):
         shown = []
         for column, cell in enumerate(cells):
-            text = _latex_number(cell) if column >= grid.words else _latex(cell)
+            text, sign, half = cell.partition(" ± ") if column >= grid.words else (cell, "", "")
+            text = _latex_number(text) if column >= grid.words else _latex(text)
             if (row, column) in grid.best:
                 text = rf"\textbf{{{text}}}"
             elif (row, column) in grid.second:
                 text = rf"\underline{{{text}}}"
-            shown.append(text)
+            shown.append(rf"{text} {{\scriptsize $\pm$ {_latex(half)}}}" if sign else text)
         lines.append(" & ".join(shown) + r" \\")
     lines.append("\\bottomrule")
     lines.extend(rf"\multicolumn{{{len(grid.columns)}}}{{l}}{{\footnotesize {_latex(note)}}} \\" for note in grid.notes)
@@ -182,6 +183,7 @@ _LATEX_SIGNS = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
     "≤": r"$\leq$",
     "≥": r"$\geq$",
     "×": r"$\times$",
+    "±": r"$\pm$",
     "−": "$-$",
     "Δ": r"$\Delta$",
     "†": r"$\dagger$",

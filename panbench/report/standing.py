@@ -4,19 +4,21 @@ The numbers are those of metrics/uncertainty.py; here they meet the rows of repo
 """
 
 import dataclasses
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from rich.console import Console, Group
 
 from panbench.errors import BadArgument
 from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics
 from panbench.metrics.uncertainty import Comparison
 from panbench.metrics.uncertainty import compare as weigh
-from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, percent, signed
-from panbench.report.tables import ComparisonRow, compare, comparison_grid, labels, render, row_record
+from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, as_text, percent, signed
+from panbench.report.tables import ComparisonRow, compare, comparison_grid, labels, render, row_record, typed_table
 from panbench.runs import Run
 
 __all__ = ["Standing", "standing"]
@@ -32,24 +34,36 @@ _SUFFIXED = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
 
 @dataclass(frozen=True)
 class Standing:
-    """A comparison of runs, ready to be printed: `grids` for people, `json` and `csv` for programs.
+    """A comparison of runs, ready to be printed: `grids` for people, `json`, `csv` and `parquet` for programs.
 
     rows: one a run, with rank, interval and differences where they were asked for
     grids: the comparison first, then what was asked for besides
     details: long tables by name ("per_category", "by"): run, group or category, metric, value, low, high; fractions
+    digits: decimals of percentages
     """
 
     rows: tuple[ComparisonRow, ...]
     grids: tuple[Grid, ...]
     details: Mapping[str, pd.DataFrame]
+    digits: int = 2
+
+    def text(self, width: int = 120) -> str:
+        """All tables as a terminal of `width` columns shows them, without colours."""
+        console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
+        console.print(Group(*map(as_text, self.grids[:1])), crop=False)
+        for grid in self.grids[1:]:
+            console.print(Group("", as_text(grid)), crop=False)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
 
     def markdown(self) -> str:
         """All tables, one below the other."""
         return "\n".join(as_markdown(grid) for grid in self.grids)
 
     def latex(self) -> str:
-        """All tables, one below the other."""
-        return "\n".join(as_latex(grid) for grid in self.grids)
+        """All tables, one below the other; in the first, PQ has half the width of its interval beside it."""
+        first = comparison_grid(self.rows, self.digits, half_widths=True)
+        return "\n".join(as_latex(grid) for grid in (first, *self.grids[1:]))
 
     def json(self) -> str:
         """A list with an object a run; details, when asked for, are lists in each object."""
@@ -65,6 +79,19 @@ class Standing:
         if not self.details:
             return render(self.rows, "csv")
         return pd.concat(self.details.values(), ignore_index=True).to_csv(index=False, lineterminator="\n")
+
+    def parquet(self) -> bytes:
+        """The rows and columns of `csv` as a Parquet file, typed; what does not exist is null."""
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        if self.details:
+            table = pa.Table.from_pandas(pd.concat(self.details.values(), ignore_index=True), preserve_index=False)
+        else:
+            table = typed_table(self.rows)
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        return buffer.getvalue()
 
 
 def standing(
@@ -111,7 +138,7 @@ def standing(
         sliced = weigh(_statistics(runs, rows, keys, by), baseline=baseline or _first(keys))
         grids.append(_detail_grid(rows, keys, sliced, SLICINGS[by].title.capitalize(), digits))
         details["by"] = _details(sliced, of_categories=False)
-    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details)
+    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits)
 
 
 def _keys(rows: Sequence[ComparisonRow]) -> list[str]:

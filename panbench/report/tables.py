@@ -1,7 +1,7 @@
 """Tables that people and programs read: one run's PQ, several runs side by side, the list of models.
 
-A comparison is a list of `ComparisonRow`; the renderers turn it into text, Markdown, CSV, JSON or LaTeX. Rows hold
-fractions 0–1, as CSV and JSON do; the others show percent.
+A comparison is a list of `ComparisonRow`; the renderers turn it into text, Markdown, CSV, JSON, LaTeX or Parquet. Rows
+hold fractions 0–1, as CSV, JSON and Parquet do; the others show percent.
 """
 
 import csv
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -35,8 +35,10 @@ from panbench.report.grid import (
 )
 from panbench.runs import Run, list_runs, load_run
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = [
-    "FORMATS",
     "ComparisonRow",
     "check_comparable",
     "compare",
@@ -50,9 +52,9 @@ __all__ = [
     "render",
     "row_record",
     "summary_text",
+    "typed_table",
 ]
 
-FORMATS = ("text", "md", "csv", "json", "latex")
 GROUPS = {"All": "", "Things": "_th", "Stuff": "_st"}
 
 # A difference to a published number means something only on the images that it was published for.
@@ -258,14 +260,34 @@ def render(rows: Sequence[ComparisonRow], format: str, digits: int | None = None
         "latex": lambda: as_latex(comparison_grid(rows, 1 if digits is None else digits)),
     }
     if format not in renderers:
-        raise BadArgument(f"There is no format {format!r}. Choose one of {', '.join(FORMATS)}.")
+        raise BadArgument(f"There is no format {format!r}. Choose one of {', '.join(renderers)}.")
     return renderers[format]()
 
 
-def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2) -> Grid:
-    """The comparison as people read it: percent, notes below, columns that no row fills left out."""
+def typed_table(rows: Sequence[ComparisonRow]) -> "pa.Table":
+    """The columns of CSV with their types, which a column without any value has, too."""
+    import pyarrow as pa
+
+    kinds = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    hints = get_type_hints(ComparisonRow)
+    schema = pa.schema(
+        (name, next((kinds[hint] for hint in (hints[name], *get_args(hints[name])) if hint in kinds), pa.string()))
+        for name in _flat_columns()
+    )
+    records = [_flat_record(row) for row in rows]
+    return pa.table({name: [record[name] for record in records] for name in schema.names}, schema=schema)
+
+
+def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, half_widths: bool = False) -> Grid:
+    """The comparison as people read it: percent, notes below, columns that no row fills left out.
+
+    half_widths: the cells of PQ go on with "± half the width of its 95 % interval", where there is one
+    """
     columns = _columns(rows, digits)
     marks, notes = _marks(rows)
+    if half_widths and any(row.PQ_low is not None for row in rows):
+        columns = [_with_half_width(column, digits) if column.name == "PQ" else column for column in columns]
+        notes.append("±: half the width of the 95 % interval.")
     places = [column.best(rows) for column in columns]
     return Grid(
         columns=("Model", *(column.name for column in columns)),
@@ -349,6 +371,15 @@ class _Column:
         return first, second if len(values) > 2 else frozenset()
 
 
+def _with_half_width(column: _Column, digits: int) -> _Column:
+    def cell(row: ComparisonRow) -> str:
+        if row.PQ is None or row.PQ_low is None or row.PQ_high is None:
+            return column.cell(row)
+        return f"{column.cell(row)} ± {percent((row.PQ_high - row.PQ_low) / 2, digits)}"
+
+    return dataclasses.replace(column, cell=cell)
+
+
 def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
     """PQ, SQ and RQ always, the other columns where they hold anything."""
 
@@ -372,16 +403,23 @@ def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
 
 def _csv(rows: Sequence[ComparisonRow]) -> str:
     buffer = io.StringIO()
-    columns = [field.name for field in dataclasses.fields(ComparisonRow) if field.name != "versus"]
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(buffer, _flat_columns(), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        record = row_record(row)
-        record["notes"] = "; ".join(record["notes"])
+        record = _flat_record(row)
         writer.writerow(
             {key: str(value).lower() if isinstance(value, bool) else value for key, value in record.items()}
         )
     return buffer.getvalue()
+
+
+def _flat_columns() -> list[str]:
+    """What of a row fits into one line: all but its differences to the others."""
+    return [field.name for field in dataclasses.fields(ComparisonRow) if field.name != "versus"]
+
+
+def _flat_record(row: ComparisonRow) -> dict[str, Any]:
+    return {**{name: getattr(row, name) for name in _flat_columns()}, "notes": "; ".join(row.notes)}
 
 
 def row_record(row: ComparisonRow) -> dict[str, Any]:

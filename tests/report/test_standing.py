@@ -1,7 +1,9 @@
+import io
 import json
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 from panbench.errors import BadArgument
@@ -129,6 +131,31 @@ def test_markdown_and_latex_hold_every_table():
     compared = standing([run("a", balls=5), run("b", balls=15)], per_category=True)
     assert compared.markdown().count("\n| :--") == len(compared.grids) == 4
     assert compared.latex().count(r"\begin{tabular}") == 4
+
+
+def test_latex_has_half_the_interval_beside_pq_and_sets_off_the_value_alone():
+    runs = [run("a", balls=5), run("b", balls=15), run("c", balls=10)]
+    compared = standing(runs, digits=1)
+    printed = compared.latex()
+    _, best, second = compared.rows
+    half = f"{50 * (best.PQ_high - best.PQ_low):.1f}"
+    assert rf"B & \textbf{{{100 * best.PQ:.1f}}} {{\scriptsize $\pm$ {half}}} & " in printed
+    assert rf"C & \underline{{{100 * second.PQ:.1f}}} {{\scriptsize $\pm$ " in printed
+    assert r"$\pm$: half the width of the 95 \% interval." in printed
+    assert r"\pm" not in standing(runs, digits=1, intervals=False).latex()
+    assert "±" not in compared.markdown()
+
+
+def test_parquet_holds_types_and_the_details_that_were_asked_for():
+    runs = [run("a", balls=5), run("b", balls=15)]
+    plain = pyarrow.parquet.read_table(io.BytesIO(standing(runs).parquet()))
+    types = {name: str(plain.schema.field(name).type) for name in ("run", "images", "PQ", "complete", "published_PQ")}
+    assert types == {"run": "string", "images": "int64", "PQ": "double", "complete": "bool", "published_PQ": "double"}
+    compared = standing(runs, per_category=True, by="size")
+    detailed = pd.read_parquet(io.BytesIO(compared.parquet()))
+    printed = pd.read_csv(io.StringIO(compared.csv()))
+    assert list(detailed.columns) == list(printed.columns)
+    assert list(detailed["value"]) == pytest.approx(list(printed["value"]), nan_ok=True)
 
 
 def test_few_images_have_no_interval():
