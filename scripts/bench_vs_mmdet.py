@@ -344,11 +344,13 @@ def circumstances(task: Task) -> dict[str, Any]:
     """What a side ran on, and the most memory that it held: on the device, or on the host with its loader processes."""
     device = torch.device(task.device)
     on_cuda = device.type == "cuda"
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    own, children = (
+        resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
     return {
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if on_cuda else provenance.cpu_name(),
-        "peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else provenance.peak_host_memory() + children,
+        "peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else own + children,
     }
 
 
