@@ -73,6 +73,8 @@ class PanopticModel:
         self.compiled = False
         placed = module.to(device).eval()
         self.module = speed_up(placed, self.family, device) if speedups else placed
+        if device.type == "cuda":
+            cast(Any, module).data_preprocessor._non_blocking = True
         self.rule = _rule_of(module, self.family)
         self.class_names = _class_names(config, checkpoint, self.num_classes)
         self.config_text: str = config.pretty_text
@@ -109,7 +111,11 @@ class PanopticModel:
                 f"{scene.image_path} (image {image.id}) is {found[0]}×{found[1]} but the JSON says "
                 f"{image.height}×{image.width} (height × width)."
             )
-        return LoadedImage(scene, packed["inputs"], packed["data_samples"])
+        inputs = packed["inputs"]
+        if self.device.type == "cuda":
+            # From pinned memory the copy to the device does not hold up the thread that runs the model.
+            inputs = inputs.pin_memory()
+        return LoadedImage(scene, inputs, packed["data_samples"])
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[LoadedImage]) -> list[Output]:
