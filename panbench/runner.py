@@ -157,7 +157,10 @@ def evaluate(
         interrupted = isinstance(error, KeyboardInterrupt)
         reason = "Interrupted from the keyboard." if interrupted else str(error) if _is_ours(error) else repr(error)
         if ranks.is_first:
-            _close(writer, dataset, [loop.report()], tell, "interrupted" if interrupted else "failed", reason)
+            status = "interrupted" if interrupted else "failed"
+            left = _close(writer, dataset, [loop.report()], tell, status, reason)
+            if _is_ours(error) and left.info["images"]["scored"]:
+                error.args = (f"{error} What was scored stays in {out}; the same command with --resume goes on.",)
         raise
     if ranks.is_first:
         if save_predictions:
