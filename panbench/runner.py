@@ -110,7 +110,8 @@ def evaluate(
         "skip_bad_images": skip_bad_images,
         "save_predictions": save_predictions,
     }
-    previous = load_run(out) if resume and (out / "run.json").exists() else None
+    # The first rank looks for all: a later look of another could meet the run that the first has just begun.
+    previous = load_run(out) if ranks.told(resume and (out / "run.json").exists()) else None
     if previous is not None:
         _refuse_other_settings(previous, settings, batch_size)
         if previous.info["status"] == "done":
@@ -469,6 +470,8 @@ def _close(
     return writer.finish(
         status,
         error=error,
+        # From the tables that are in memory already; `finish` would read all parts again.
+        summary=run.summary() if scored else None,
         images={
             "expected": expected,
             "scored": scored,
