@@ -1,5 +1,5 @@
 """`python -m panbench`, as torchrun starts it."""
 
-from panbench.cli import main
+from panbench.cli.app import main
 
 main()

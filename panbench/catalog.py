@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from panbench.errors import BadArgument, BadModel
-from panbench.files import cache_dir
+from panbench.base.errors import BadArgument, BadModel
+from panbench.base.files import cache_dir
 
 FAMILIES = ("panoptic-fpn", "maskformer", "mask2former")
 _PACKAGE = Path(__file__).resolve().parent

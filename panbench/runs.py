@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from panbench.errors import BadRun
-from panbench.files import atomic_write, write_json
-from panbench.overlap import OverlapTable, Pairs, concat, take
-from panbench.panoptic import Category
+from panbench.base.errors import BadRun
+from panbench.base.files import atomic_write, write_json
+from panbench.panoptic.overlap import OverlapTable, Pairs, concat, take
+from panbench.panoptic.types import Category
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,7 +18,7 @@ import pandas as pd
 
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.uncertainty import compare, intervals
-from panbench.panoptic import Category
+from panbench.panoptic.types import Category
 
 
 def made_up_runs(images: int, categories: int, models: int, seed: int = 0) -> dict[str, ImageStatistics]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from panbench.datasets.check import check_set, measure_segments
 from panbench.datasets.fetch import panoptic_categories
-from panbench.panoptic import write_id_png
+from panbench.panoptic.coco import write_id_png
 
 
 def write_scenes(root: Path, n_images: int, n_different: int) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from coco_mimic import Fault, FaultServer, Mimic, build_mimic
 
+from panbench.base.errors import PanbenchError
 from panbench.datasets.fetch import fetch_coco
-from panbench.errors import PanbenchError
 
 ANNOTATIONS = "/annotations/panoptic_annotations_trainval2017.zip"
 VAL = "/zips/val2017.zip"

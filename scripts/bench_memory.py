@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from panbench import planting, provenance
+from panbench.base import provenance
+from panbench.base.errors import PanbenchError
+from panbench.base.files import write_json
 from panbench.catalog import find_model
-from panbench.errors import PanbenchError
-from panbench.files import write_json
+from panbench.evaluation.evaluate import evaluate
 from panbench.models.checkpoints import fetch_weights
-from panbench.models.mmdet import choose_device, load_model
-from panbench.runner import evaluate
+from panbench.models.mmdet import synthetic as planting
+from panbench.models.mmdet.model import choose_device, load_model
 
 
 def main() -> None:

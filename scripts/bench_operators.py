@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panbench.models import operators
+from panbench.models.mmdet import operators
 
 BINDINGS = """
 #include <torch/extension.h>

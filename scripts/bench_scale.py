@@ -21,8 +21,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from panbench.overlap import OverlapTable, concat, overlap_table, take  # noqa: E402
-from panbench.panoptic import Category, Segment  # noqa: E402
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table, take  # noqa: E402
+from panbench.panoptic.types import Category, Segment  # noqa: E402
 from panbench.runs import RunWriter, category_record, load_run  # noqa: E402
 
 IMAGES_A_PART = 10_000

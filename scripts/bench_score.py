@@ -160,7 +160,7 @@ def score_with_hotcoco(folder: Path) -> float:
 
 def score_with_panbench(folder: Path, *, index: bool = True) -> float:
     """PQ by panbench."""
-    from panbench.score import score_folder
+    from panbench.scoring.folder import score_folder
 
     run = score_folder(folder / "gt.json", folder / "pred.json", index=index)
     return float(run.info["summary"]["All"]["PQ"])
@@ -187,8 +187,8 @@ def measure_here(name: str, folder: Path) -> None:
     """Runs one contender in this process and prints what it took, as JSON."""
     # Imports, and compiling once on a machine, are no part of the time of any of them.
     if name.startswith("panbench"):
-        import panbench.score  # noqa: F401
-        from panbench.native import native
+        import panbench.scoring.folder  # noqa: F401
+        from panbench.panoptic.native import native
 
         native()
     else:

@@ -4,8 +4,8 @@
     python scripts/bench_vs_mmdet.py --model mask2former-r50 --weights random --plant 15 --images 10 --size 800x1088
 
 mmdet's side is mmengine's Runner.test with the model's config as it is (two loader processes, batches of one image,
-CocoPanopticMetric); ours is panbench.runner.evaluate. Each side lives in a process of its own with the same operators
-(panbench.models.operators.install; on the CPU mmdet has mmcv's own deformable attention, compiled or not, unless
+CocoPanopticMetric); ours is panbench.evaluation.evaluate. Each side lives in a process of its own with the same ops
+(panbench.models.mmdet.operators.install; on the CPU mmdet has mmcv's own deformable attention, compiled or not, unless
 --same-attention gives it ours), holds its model, runs once to warm up, and then both run the same images in turn. Times
 are of whole loops, from the first image that is read to the PQ; building models and loading weights are outside.
 
@@ -30,15 +30,17 @@ from typing import Any
 
 import torch
 
-from panbench import planting, provenance, runner
+from panbench.base import provenance
+from panbench.base.errors import PanbenchError
+from panbench.base.files import write_json
 from panbench.catalog import find_model
 from panbench.datasets import Dataset
-from panbench.errors import PanbenchError
-from panbench.files import write_json
-from panbench.models import operators
+from panbench.evaluation import evaluate as runner
 from panbench.models.checkpoints import fetch_weights, load_checkpoint
-from panbench.models.configs import build_model, load_config
-from panbench.models.mmdet import choose_device, load_model
+from panbench.models.mmdet import operators
+from panbench.models.mmdet import synthetic as planting
+from panbench.models.mmdet.config import build_model, load_config
+from panbench.models.mmdet.model import choose_device, load_model
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ def mmdet_side(task: Task) -> Callable[[], dict[str, Any]]:
     runner_of_mmdet = Runner.from_cfg(config)
     model = runner_of_mmdet.model
     if task.plant:
-        from panbench.models.configs import family_of
+        from panbench.models.mmdet.config import family_of
 
         planting.plant_segments(model, family_of(model), task.plant)
 
@@ -258,7 +260,7 @@ def mmdet_side(task: Task) -> Callable[[], dict[str, Any]]:
 
 
 def panbench_side(task: Task) -> Callable[[], dict[str, Any]]:
-    """panbench.runner.evaluate with a model that is loaded already."""
+    """panbench.evaluation.evaluate.evaluate with a model that is loaded already."""
     spec = find_model(task.model)
     model = load_model(spec, str(task.weights), device=torch.device(task.device), precision=task.precision)
     if task.plant:

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panbench.catalog import ModelSpec, load_catalog
-from panbench.models.configs import build_model, count_parameters, load_config
+from panbench.models.mmdet.config import build_model, count_parameters, load_config
 
 
 def measured(specs: Iterable[ModelSpec]) -> dict[str, int]:

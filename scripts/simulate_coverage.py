@@ -20,7 +20,7 @@ import pandas as pd
 
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.uncertainty import compare, intervals
-from panbench.panoptic import Category
+from panbench.panoptic.types import Category
 
 Float = npt.NDArray[np.float64]
 

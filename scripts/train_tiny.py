@@ -27,13 +27,13 @@ from torch.utils.data import Dataset
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from panbench.base.files import atomic_write, sha256_of  # noqa: E402
 from panbench.catalog import find_model  # noqa: E402
 from panbench.datasets import open_dataset, shapes  # noqa: E402
-from panbench.files import atomic_write, sha256_of  # noqa: E402
-from panbench.models import operators  # noqa: E402
+from panbench.evaluation.evaluate import evaluate  # noqa: E402
 from panbench.models.checkpoints import load_checkpoint  # noqa: E402
-from panbench.models.configs import load_config  # noqa: E402
-from panbench.runner import evaluate  # noqa: E402
+from panbench.models.mmdet import operators  # noqa: E402
+from panbench.models.mmdet.config import load_config  # noqa: E402
 
 TRAIN_SCENES = 6000
 TRAIN_SEED = 20260  # the evaluated scenes use seed 0 and another split: no scene is in both

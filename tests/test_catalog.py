@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from panbench import catalog
+from panbench.base.errors import BadArgument, BadModel
+from panbench.base.files import cache_dir
 from panbench.catalog import (
-    cache_dir,
     configs_folder,
     find_model,
     load_catalog,
@@ -18,7 +19,6 @@ from panbench.catalog import (
     weights_path,
     with_weights,
 )
-from panbench.errors import BadArgument, BadModel
 
 ZOO = [
     "panoptic-fpn-r50-1x",

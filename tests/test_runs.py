@@ -12,9 +12,9 @@ import pytest
 
 import panbench
 from panbench import runs
-from panbench.errors import BadRun, OutOfSpace
-from panbench.overlap import OverlapTable, overlap_table
-from panbench.panoptic import Category, Segment
+from panbench.base.errors import BadRun, OutOfSpace
+from panbench.panoptic.overlap import OverlapTable, overlap_table
+from panbench.panoptic.types import Category, Segment
 from panbench.runs import RunWriter, category_record, check_room, list_runs, load_run
 
 CATEGORIES = (Category(1, "person", True, "human", (1, 2, 3)), Category(92, "sky", False))

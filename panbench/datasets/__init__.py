@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from panbench.catalog import cache_dir
+from panbench.base.errors import BadArgument
+from panbench.base.files import cache_dir
 from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
 from panbench.datasets.fetch import N_IMAGES, coco_missing, coco_paths, fetch_coco
-from panbench.errors import BadArgument
-from panbench.panoptic import read_panoptic_json
+from panbench.panoptic.coco import read_panoptic_json
 
 __all__ = ["Dataset", "open_dataset"]
 

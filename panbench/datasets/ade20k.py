@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets.convert import (
     Converted,
     LabelledImage,
@@ -20,7 +21,6 @@ from panbench.datasets.convert import (
     shipped_categories,
     write_set,
 )
-from panbench.errors import BadArgument, BadDataset
 
 SPLITS = {"val": "validation", "train": "training"}
 

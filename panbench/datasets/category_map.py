@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from panbench.errors import BadArgument
-from panbench.panoptic import VOID, Category, PanopticPrediction, Segment, listed
+from panbench.base.errors import BadArgument
+from panbench.base.text import listed
+from panbench.panoptic.types import VOID, Category, PanopticPrediction, Segment
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from panbench.errors import BadDataset
-from panbench.panoptic import MAX_ID, VOID, IdMap, leaves_folder, listed, read_id_png
+from panbench.base.errors import BadDataset
+from panbench.base.files import leaves_folder
+from panbench.base.text import listed
+from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.types import MAX_ID, VOID, IdMap
 
 Severity = Literal["error", "warning"]
 

@@ -11,14 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from panbench.datasets.convert import (
-    Converted,
-    LabelledImage,
-    read_label_png,
-    shipped_categories,
-    write_set,
-)
-from panbench.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument, BadDataset
+from panbench.datasets.convert import Converted, LabelledImage, read_label_png, shipped_categories, write_set
 
 SPLITS = ("val", "train")
 _SUFFIX = "_gtFine_instanceIds.png"

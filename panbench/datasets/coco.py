@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from panbench.errors import BadArgument, BadDataset
-from panbench.files import sha256_of
-from panbench.panoptic import Category, PanopticSet, Scene, listed, read_panoptic_json
+from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.files import sha256_of
+from panbench.base.text import listed
+from panbench.panoptic.coco import read_panoptic_json
+from panbench.panoptic.types import Category, PanopticSet, Scene
 
 COCO_VAL2017_IMAGES = 5000
 COCO_CATEGORIES = 133

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from panbench.base.errors import BadDataset
 from panbench.datasets.convert import Converted, convert_panoptic, shipped_categories
-from panbench.errors import BadDataset
 
 
 def convert_coconut(

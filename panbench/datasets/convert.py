@@ -25,25 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.files import leaves_folder, write_json
+from panbench.base.text import listed
 from panbench.datasets.check import measure_segments
-from panbench.errors import BadArgument, BadDataset
-from panbench.files import write_json
-from panbench.panoptic import (
-    MAX_ID,
-    VOID,
-    Annotation,
-    Category,
-    IdMap,
-    ImageInfo,
-    PanopticSet,
-    Segment,
-    leaves_folder,
-    listed,
-    read_id_png,
-    read_panoptic_json,
-    write_id_png,
-    write_panoptic_json,
-)
+from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
+from panbench.panoptic.types import MAX_ID, VOID, Annotation, Category, IdMap, ImageInfo, PanopticSet, Segment
 
 Source = TypeVar("Source")
 Progress = Callable[[int, int], None]

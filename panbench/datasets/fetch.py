@@ -21,6 +21,17 @@ from typing import Any
 
 from PIL import Image
 
+from panbench.base.download import (
+    RangeReader,
+    RangesUnsupported,
+    ask_for_space,
+    download,
+    local_path,
+    mirrored,
+    what_is_wrong,
+)
+from panbench.base.errors import BadArgument, BadDataset, DownloadFailed
+from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.datasets.zips import (
     STORED,
     ByteSource,
@@ -32,18 +43,6 @@ from panbench.datasets.zips import (
     fetch_member,
     list_members,
 )
-from panbench.download import (
-    RangeReader,
-    RangesUnsupported,
-    ask_for_space,
-    download,
-    local_path,
-    mirrored,
-    what_is_wrong,
-)
-from panbench.errors import BadArgument, BadDataset, DownloadFailed
-from panbench.files import atomic_write, write_json
-from panbench.panoptic import leaves_folder
 
 Progress = Callable[[str, int, "int | None"], None]
 Say = Callable[[str], None]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets.convert import (
     Converted,
     ImageFolder,
@@ -23,8 +24,7 @@ from panbench.datasets.convert import (
     segments_of_labels,
     write_set,
 )
-from panbench.errors import BadArgument, BadDataset
-from panbench.panoptic import Category
+from panbench.panoptic.types import Category
 
 SPLITS = {"val": "validation", "train": "training"}
 _JSONS = ("v2.0/panoptic/panoptic_2020.json", "panoptic/panoptic_2018.json", "v1.2/panoptic/panoptic_2018.json")

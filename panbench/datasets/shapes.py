@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from panbench.errors import BadArgument
-from panbench.files import atomic_write, write_json
+from panbench.base.errors import BadArgument
+from panbench.base.files import atomic_write, write_json
 
 FloatMap = npt.NDArray[np.float64]
 BoolMap = npt.NDArray[np.bool_]

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from panbench.download import RangeReader, download
-from panbench.errors import DownloadFailed, OutOfSpace
-from panbench.files import atomic_write
-from panbench.panoptic import leaves_folder
+from panbench.base.download import RangeReader, download
+from panbench.base.errors import DownloadFailed, OutOfSpace
+from panbench.base.files import atomic_write, leaves_folder
 
 STORED, DEFLATED = 0, 8
 

@@ -30,10 +30,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.errors import BadDataset
+from panbench.base.errors import BadDataset
+from panbench.base.text import listed
 from panbench.metrics.pq import match_segments, segment_verdicts
-from panbench.overlap import find_rows, sums_by_row
-from panbench.panoptic import VOID, Category, listed
+from panbench.panoptic.overlap import find_rows, sums_by_row
+from panbench.panoptic.types import VOID, Category
 
 __all__ = ["CAUSES", "IMPERFECT_MASK", "Cause", "ErrorReport", "assign_causes", "explain", "lost_pq", "worst_images"]
 

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.errors import BadArgument, BadDataset
-from panbench.overlap import OverlapTable, Pairs, Segments, distinct, find_rows, sums_by_row, take
-from panbench.panoptic import VOID, Category, listed
+from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.text import listed
+from panbench.panoptic.overlap import OverlapTable, Pairs, Segments, distinct, find_rows, sums_by_row, take
+from panbench.panoptic.types import VOID, Category
 
 __all__ = ["match_segments", "per_image_statistics", "pq_table", "segment_verdicts", "summarise"]
 

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.errors import BadDataset
-from panbench.overlap import find_rows
-from panbench.panoptic import Category, listed
+from panbench.base.errors import BadDataset
+from panbench.base.text import listed
+from panbench.panoptic.overlap import find_rows
+from panbench.panoptic.types import Category
 
 __all__ = ["SemanticScores", "confusion", "semantic_scores"]
 

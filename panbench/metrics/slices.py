@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.text import listed
 from panbench.metrics.pq import match_segments, per_image_statistics, pq_table, segment_verdicts, summarise
-from panbench.overlap import find_rows, sums_by_row
-from panbench.panoptic import VOID, Category, listed
+from panbench.panoptic.overlap import find_rows, sums_by_row
+from panbench.panoptic.types import VOID, Category
 
 __all__ = [
     "SLICINGS",

@@ -10,7 +10,7 @@ import pandas as pd
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.semantic import semantic_scores
 from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, pq_dagger, threshold_curve, weighted_pq
-from panbench.panoptic import Category
+from panbench.panoptic.types import Category
 
 __all__ = ["all_metrics"]
 

@@ -24,9 +24,9 @@ import numpy.typing as npt
 import pandas as pd
 import scipy.sparse
 
-from panbench.errors import BadArgument
+from panbench.base.errors import BadArgument
+from panbench.base.text import listed
 from panbench.metrics.slices import ImageStatistics
-from panbench.panoptic import listed
 
 __all__ = ["METRICS", "Comparison", "compare", "holm", "intervals"]
 

@@ -1,1 +1,1 @@
-"""mmdet's panoptic models: the operators they need, their configs and weights, and how they are run."""
+"""Models: opened, loaded with weights, run; their outputs fused to panoptic maps."""

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from panbench.base.download import Progress, download, what_is_wrong
+from panbench.base.errors import BadCheckpoint, DownloadFailed
+from panbench.base.files import sha256_of
 from panbench.catalog import ModelSpec, load_catalog, weights_path
-from panbench.download import Progress, download, what_is_wrong
-from panbench.errors import BadCheckpoint, DownloadFailed
-from panbench.files import sha256_of
 
 _WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --weights random."
 _NAMES_SHOWN = 8

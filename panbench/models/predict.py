@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from panbench.base.errors import BadDataset
 from panbench.catalog import ModelSpec
 from panbench.datasets.convert import shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
-from panbench.errors import BadDataset
 from panbench.models.checkpoints import Progress, fetch_weights
-from panbench.models.mmdet import PanopticModel, choose_device, load_model
-from panbench.panoptic import Category, ImageInfo, PanopticPrediction, Scene
+from panbench.models.mmdet.model import PanopticModel, choose_device, load_model
+from panbench.panoptic.types import Category, ImageInfo, PanopticPrediction, Scene
 
 __all__ = ["model_categories", "open_model", "scene_of", "segment"]
 

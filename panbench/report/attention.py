@@ -1,47 +1,21 @@
-"""What a query looked at, layer by layer, over the photograph. models/attention.py reads it off a model."""
+"""What a query looked at, layer by layer, over the photograph. models/mmdet/attention.py reads it off a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from panbench.errors import BadArgument
+from panbench.base.errors import BadArgument
 from panbench.report.pictures import Photo, outlines
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["AttendedLayer", "AttendedQuery", "attention_figure"]
+from panbench.panoptic.attention import AttendedQuery
+
+__all__ = ["attention_figure"]
 
 MOST_CELLS = 400
-
-
-@dataclass(frozen=True)
-class AttendedLayer:
-    """One decoder layer. All arrays have the photograph's (H, W).
-
-    number: of the layer, counted from 1
-    weights: float32, the cross-attention of the query, mean of the heads; it sums to 1 over the layer's feature map
-    allowed: bool, where the query was let look (masked attention; weights are 0 elsewhere); None for everywhere
-    mask: bool, the mask (probability ≥ 0.5) that the layer's output led to
-    """
-
-    number: int
-    weights: npt.NDArray[np.float32]
-    allowed: npt.NDArray[np.bool_] | None
-    mask: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class AttendedQuery:
-    """One query: its number (from 0), what it found at the last layer (`category`, `score`), and its layers."""
-
-    query: int
-    category: str
-    score: float
-    layers: tuple[AttendedLayer, ...]
 
 
 def attention_figure(photo: Photo, queries: Sequence[AttendedQuery], *, width: float = 7.0) -> "Figure":

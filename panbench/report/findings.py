@@ -8,18 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from panbench.errors import BadArgument, BadRun
+from panbench.base.errors import BadArgument, BadRun
 from panbench.metrics.errors import CAUSES, explain
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.semantic import semantic_scores
-from panbench.metrics.slices import (
-    SLICINGS,
-    image_statistics,
-    pq_by,
-    pq_dagger,
-    threshold_curve,
-    weighted_pq,
-)
+from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, pq_dagger, threshold_curve, weighted_pq
 from panbench.metrics.uncertainty import intervals
 from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.tables import comparison_row

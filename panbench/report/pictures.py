@@ -16,23 +16,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from panbench.errors import BadArgument, BadDataset, BadRun
-from panbench.files import atomic_write
+from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.base.files import atomic_write, leaves_folder
+from panbench.base.text import listed
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.pq import segment_verdicts
-from panbench.overlap import overlap_table
-from panbench.panoptic import (
-    VOID,
-    Category,
-    IdMap,
-    PanopticSet,
-    Segment,
-    leaves_folder,
-    listed,
-    read_id_png,
-    read_panoptic_json,
-    read_predictions_json,
-)
+from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json
+from panbench.panoptic.overlap import overlap_table
+from panbench.panoptic.types import VOID, Category, IdMap, PanopticSet, Segment
 from panbench.runs import Run
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from panbench.errors import BadArgument
-from panbench.files import atomic_write
+from panbench.base.errors import BadArgument
+from panbench.base.files import atomic_write
 from panbench.metrics.slices import SLICINGS
 from panbench.report import views
 from panbench.report.pictures import save_figure

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from panbench.base.errors import BadArgument, BadRun
 from panbench.catalog import ModelSpec, weights_here
-from panbench.errors import BadArgument, BadRun
 from panbench.metrics.pq import pq_table, summarise
 from panbench.report.grid import (
     ABSENT,
@@ -68,7 +68,7 @@ class ComparisonRow:
     model: the model's name; None for scored predictions. images: how many were scored. published_PQ: only where
     dataset, split and images are those of the publication. complete: every image that was asked for is scored.
     notes: what a reader must know before believing the numbers.
-    rank, PQ_low, PQ_high, versus: how sure the order is, where report/standing.py found out; None and () otherwise.
+    rank, PQ_low, PQ_high, versus: how sure the order is, where report/comparison.py found out; None and () otherwise.
     """
 
     run: str

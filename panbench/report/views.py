@@ -10,13 +10,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from panbench.errors import BadRun
+from panbench.base.errors import BadRun
 from panbench.metrics.errors import CAUSES, ErrorReport, explain
 from panbench.metrics.pq import per_image_statistics, pq_table
 from panbench.metrics.semantic import confusion as confused_pixels
 from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, threshold_curve
-from panbench.panoptic import Category
-from panbench.report.standing import Standing, standing
+from panbench.panoptic.types import Category
+from panbench.report.comparison import Standing, standing
 from panbench.report.tables import ComparisonRow, labels
 from panbench.runs import Run
 

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from panbench.base.errors import BadArgument
 from panbench.datasets.category_map import CategoryMap, map_by_name, map_prediction, read_category_map, shipped_maps
 from panbench.datasets.convert import shipped_categories
-from panbench.errors import BadArgument
-from panbench.panoptic import Category, PanopticPrediction, Segment
+from panbench.panoptic.types import Category, PanopticPrediction, Segment
 
 MODEL = (
     Category(1, "person", True),

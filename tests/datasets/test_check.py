@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from panbench.base.errors import BadDataset
 from panbench.datasets.check import KINDS, CheckReport, check_set, find_json, measure_segments
-from panbench.errors import BadDataset
-from panbench.panoptic import read_id_png, write_id_png
+from panbench.panoptic.coco import read_id_png, write_id_png
 
 CATEGORIES = [
     {"id": 1, "name": "person", "isthing": 1},

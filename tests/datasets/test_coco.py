@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets import open_dataset
 from panbench.datasets.shapes import generate
-from panbench.errors import BadArgument, BadDataset
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets.check import check_set
 from panbench.datasets.convert import (
     Converted,
@@ -23,8 +24,8 @@ from panbench.datasets.convert import (
     shipped_categories,
     write_set,
 )
-from panbench.errors import BadArgument, BadDataset
-from panbench.panoptic import Category, read_id_png, read_panoptic_json
+from panbench.panoptic.coco import read_id_png, read_panoptic_json
+from panbench.panoptic.types import Category
 
 PANOPTICAPI = Path(__file__).parents[1] / "reference" / "panopticapi_converters"
 PERSON = Category(1, "person", True, color=(220, 20, 60))

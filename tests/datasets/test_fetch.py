@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from coco_mimic import Fault, FaultServer, Mimic, build_mimic
 
+from panbench.base.download import download
+from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
 from panbench.datasets import fetch as fetch_module
 from panbench.datasets.fetch import CocoFolder, coco_missing, fetch_coco, panoptic_categories
-from panbench.download import download
-from panbench.errors import BadArgument, DownloadFailed, OutOfSpace
 
 ANNOTATIONS = "/annotations/panoptic_annotations_trainval2017.zip"
 VAL = "/zips/val2017.zip"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets import open_dataset
 from panbench.datasets.ade20k import convert_ade20k
 from panbench.datasets.check import check_set
@@ -15,8 +16,7 @@ from panbench.datasets.cityscapes import convert_cityscapes
 from panbench.datasets.coconut import convert_coconut
 from panbench.datasets.convert import Converted
 from panbench.datasets.mapillary import convert_mapillary
-from panbench.errors import BadArgument, BadDataset
-from panbench.panoptic import read_id_png, read_panoptic_json, write_id_png
+from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png
 
 CITYSCAPES = Path(__file__).parents[1] / "reference" / "cityscapes"
 

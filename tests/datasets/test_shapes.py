@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 
+from panbench.base.errors import BadArgument
 from panbench.datasets import open_dataset
 from panbench.datasets.shapes import CATEGORIES, ShapesScene, generate, make_scene
-from panbench.errors import BadArgument
-from panbench.panoptic import read_id_png, read_panoptic_json
+from panbench.panoptic.coco import read_id_png, read_panoptic_json
 
 THINGS = {c["id"] for c in CATEGORIES if c["isthing"]}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from panbench.base.errors import DownloadFailed
 from panbench.datasets.zips import DamagedArchive, Slice, crc_of, data_start, extract, list_members, read_member, unpack
-from panbench.errors import DownloadFailed
 
 
 class Bytes:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panbench.overlap import OverlapTable, concat, overlap_table
-from panbench.panoptic import Category, Segment
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
+from panbench.panoptic.types import Category, Segment
 from panbench.runs import Run
 
 CAR, BUS, CAT, SKY, SEA = 1, 2, 3, 92, 93

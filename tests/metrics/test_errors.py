@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panbench.errors import BadDataset
+from panbench.base.errors import BadDataset
 from panbench.metrics.errors import CAUSES, assign_causes, explain, lost_pq, worst_images
 from panbench.metrics.pq import per_image_statistics, pq_table, segment_verdicts, summarise
 

@@ -9,21 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from panbench.errors import BadArgument, BadDataset
-from panbench.idmap import encode_id_png
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.metrics.pq import match_segments, per_image_statistics, pq_table, segment_verdicts, summarise
-from panbench.overlap import OverlapTable, concat, overlap_table
-from panbench.panoptic import (
-    Annotation,
-    Category,
-    ImageInfo,
-    PanopticSet,
-    Segment,
-    read_id_png,
-    read_panoptic_json,
-    read_predictions_json,
-    write_panoptic_json,
-)
+from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_panoptic_json
+from panbench.panoptic.idmap import encode_id_png
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
+from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.runs import Run
 
 REFERENCE = Path(__file__).parent.parent / "reference"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panbench.errors import BadDataset
+from panbench.base.errors import BadDataset
 from panbench.metrics.semantic import confusion, semantic_scores
 
 CAR, BUS, CAT, SKY, SEA = 1, 2, 3, 92, 93

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panbench.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.metrics.pq import per_image_statistics, pq_table, summarise
 from panbench.metrics.slices import (
     SLICINGS,

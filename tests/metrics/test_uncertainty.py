@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panbench.errors import BadArgument
+from panbench.base.errors import BadArgument
 from panbench.metrics import uncertainty
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import ImageStatistics, image_statistics, pq_by
 from panbench.metrics.uncertainty import compare, holm, intervals
-from panbench.panoptic import Category
+from panbench.panoptic.types import Category
 
 CAR, SKY = 1, 92
 CATEGORIES = (Category(CAR, "car", True, "vehicle"), Category(SKY, "sky", False, "outdoor"))

@@ -18,18 +18,12 @@ from mmengine.runner import save_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from panbench.base.download import download
+from panbench.base.errors import BadCheckpoint, DownloadFailed
 from panbench.catalog import ModelSpec, load_catalog, weights_path
-from panbench.download import download
-from panbench.errors import BadCheckpoint, DownloadFailed
 from panbench.models import checkpoints
-from panbench.models.checkpoints import (
-    Checkpoint,
-    apply_checkpoint,
-    fetch_weights,
-    hash_in_name,
-    load_checkpoint,
-)
-from panbench.models.configs import build_model, load_config
+from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, hash_in_name, load_checkpoint
+from panbench.models.mmdet.config import build_model, load_config
 
 CATALOG = load_catalog()
 TINY = ["panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny"]

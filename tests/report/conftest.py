@@ -7,17 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from panbench.files import sha256_of
-from panbench.overlap import concat, overlap_table
-from panbench.panoptic import (
-    Annotation,
-    Category,
-    ImageInfo,
-    PanopticSet,
-    Segment,
-    write_id_png,
-    write_panoptic_json,
-)
+from panbench.base.files import sha256_of
+from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.overlap import concat, overlap_table
+from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.runs import Run, RunWriter, category_record
 
 HOSTILE = "<img src=x onerror=alert(1)></script><b>cat & \"dog\" 'x' $9"

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from panbench.errors import BadArgument, BadRun
-from panbench.overlap import OverlapTable, take
-from panbench.report.page import choose_examples, report_page, run_lengths, tag, write_report
+from panbench.base.errors import BadArgument, BadRun
+from panbench.panoptic.overlap import OverlapTable, take
+from panbench.report.page.document import choose_examples, report_page, run_lengths, tag, write_report
 from panbench.report.views import compared, per_image
 from panbench.runs import RunWriter, load_run
 
@@ -203,7 +203,7 @@ def test_tags_escape_text_and_attributes():
 
 
 def test_large_photographs_are_made_smaller(make_runs, tmp_path, monkeypatch):
-    from panbench.report import page
+    from panbench.report.page import document as page
 
     runs = make_runs()
     rng = np.random.default_rng(0)
@@ -218,7 +218,7 @@ def test_large_photographs_are_made_smaller(make_runs, tmp_path, monkeypatch):
 
 
 def test_the_package_carries_its_assets():
-    from panbench.report import page
+    from panbench.report.page import document as page
 
     folder = Path(page.__file__).parent / "assets"
     assert {path.name for path in folder.iterdir()} >= {"page.html", "page.css", *page.SCRIPTS}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from panbench.report.page import write_report
+from panbench.report.page.document import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 

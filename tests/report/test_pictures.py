@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from panbench.errors import BadArgument, BadDataset, BadRun
-from panbench.panoptic import Category, Segment
+from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.panoptic.types import Category, Segment
 from panbench.report.pictures import (
     DISAGREEMENTS,
     Layer,

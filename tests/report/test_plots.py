@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from panbench.errors import BadArgument
+from panbench.base.errors import BadArgument
 from panbench.report.plots import PLOTS, draw_plot, write_plot
 from panbench.report.views import compared, mistaken_objects, per_category, per_image
 

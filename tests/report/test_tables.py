@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from panbench.errors import BadArgument, BadRun
-from panbench.overlap import concat, overlap_table
-from panbench.panoptic import Category, Segment
+from panbench.base.errors import BadArgument, BadRun
+from panbench.panoptic.overlap import concat, overlap_table
+from panbench.panoptic.types import Category, Segment
 from panbench.report.tables import (
     ComparisonRow,
     compare,

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, files, downloads, text, provenance; nothing of panoptic segmentation."""

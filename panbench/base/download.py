@@ -1,0 +1,711 @@
+"""Files that arrive whole: resumable, verified downloads over HTTP, from `file://` or from a plain path.
+
+A file is fetched into `<name>.part` beside its target; `<name>.part.state` says which of its bytes have arrived, so an
+interrupted download goes on at the byte, also after a kill. Only when size and hash are right does it get its name.
+"""
+
+import contextlib
+import dataclasses
+import email.utils
+import errno
+import functools
+import json
+import os
+import random
+import re
+import shutil
+import ssl
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+
+from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
+from panbench.base.files import sha256_of
+
+Progress = Callable[[int, "int | None"], None]
+
+MIRRORS = {
+    "COCO": ("http://images.cocodataset.org", "https://images.cocodataset.org"),
+    "OPENMMLAB": ("https://download.openmmlab.com", "http://download.openmmlab.com"),
+}
+
+_SPAN_BYTES = 32 << 20
+_SYNC_BYTES = 16 << 20
+_SPARE_BYTES = 8 << 20
+_NO_RANGES = "{url} is served whole only: the server ignores requests for ranges."
+_TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+
+
+class RangesUnsupported(DownloadFailed):
+    """The server answers a request for some bytes with the whole file."""
+
+
+class _Transient(Exception):
+    """A failure that may pass; `after` is the server's wish, in seconds, for when to ask again."""
+
+    def __init__(self, reason: str, after: float | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class _StartAnew(Exception):
+    """What has arrived cannot be continued: the file has changed, or the server does not serve ranges."""
+
+
+class _Refused(Exception):
+    """The server will not give the file, and asking again would not help."""
+
+
+class _Stopped(Exception):
+    """Another thread failed or the user interrupted."""
+
+
+def download(
+    url: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    progress: Progress | None = None,
+    connections: int = 4,
+    window: tuple[int, int] | None = None,
+    check: Callable[[Path], str | None] | None = None,
+    tries: int = 6,
+    sleep: Callable[[float], object] | None = None,
+) -> Path:
+    """The file of `url` at `target`, whole and verified; returns `target`.
+
+    A target that already stands with the right size and hash is left alone. Interrupted downloads resume at the byte
+    when the server's ETag (or date) says that the file is still the same. Several processes may ask for one target: one
+    fetches, the others wait. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY); PANBENCH_MIRROR_<NAME> puts
+    another address or folder in the place of a host of MIRRORS.
+
+    url: http://, https://, file:// or a plain path
+    sha256: all 64 hex digits or the first few (checkpoints' names end in the first 8)
+    size: bytes; also lets big files come over several connections
+    progress: called with the bytes that have arrived (earlier calls' included) and the total, None while unknown
+    window: fetch only the bytes from window[0] up to window[1]; `size` and `sha256` are then those of the window
+    check: looks at the finished file before it is named; returns what is wrong with it, or None
+    tries: failures in a row, with no byte arriving between them, before giving up
+    Raises DownloadFailed with URL and target, OutOfSpace before the first byte or when the disk fills up.
+    """
+    target = Path(target)
+    source = mirrored(os.fspath(url))
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{4,64}", sha256):
+        raise BadArgument(f"{sha256!r} is no SHA-256: give 4 to 64 hex digits.")
+    if window is not None:
+        if not 0 <= window[0] <= window[1]:
+            raise BadArgument(f"The window {window} is no range of bytes.")
+        size = window[1] - window[0]
+    if what_is_wrong(target, sha256, size) is None:
+        return target
+    job = _Job(source, target, sha256, size, progress, connections, window, check, tries, sleep)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _Part.opened(target) as part:
+            if what_is_wrong(target, sha256, size) is not None:
+                job.run(part)
+            part.finished = True
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpace(
+                f"No space left while downloading {source} to {target}. Free some space and run the same command "
+                "again: it goes on where it stopped."
+            ) from error
+        raise DownloadFailed(f"Cannot write {target} (for {source}): {error.strerror or error}.") from error
+    return target
+
+
+def what_is_wrong(path: Path, sha256: str | None = None, size: int | None = None) -> str | None:
+    """Why the file at `path` is not the wanted one, in a few words; None when it is. sha256 may be a prefix."""
+    try:
+        found = path.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return "it does not exist"
+    if not path.is_file():
+        return "it is not a file"
+    if size is not None and found != size:
+        return f"it has {found:,} bytes, not {size:,}"
+    if sha256 is not None:
+        digest = sha256_of(path)
+        if not digest.startswith(sha256.lower()):
+            return f"its SHA-256 begins with {digest[:16]}, not with {sha256.lower()[:16]}"
+    return None
+
+
+def mirrored(url: str) -> str:
+    """`url` with its host's address replaced by the one in PANBENCH_MIRROR_<NAME>, if that is set (see MIRRORS)."""
+    for name, addresses in MIRRORS.items():
+        mirror = os.environ.get(f"PANBENCH_MIRROR_{name}")
+        for address in addresses:
+            if mirror and url.startswith(address + "/"):
+                return mirror.rstrip("/") + url[len(address) :]
+    return url
+
+
+def ask_for_space(folder: Path, needed: int, what: str) -> None:
+    """Raises OutOfSpace when the disk of `folder` (which need not exist yet) has less than `needed` bytes free."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed + _SPARE_BYTES > free:
+        raise OutOfSpace(
+            f"{what} needs {needed:,} bytes, and some to spare, but {folder} has {free:,} free. Free some space or "
+            "choose another folder."
+        )
+
+
+def local_path(source: str) -> Path | None:
+    """The path that a `file://` address or a plain path means; None for http(s). Raises DownloadFailed for others."""
+    scheme, separator, _ = source.partition("://")
+    if not separator:
+        return Path(source).expanduser()
+    if scheme.lower() == "file":
+        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(source).path))
+    if scheme.lower() in ("http", "https"):
+        return None
+    raise DownloadFailed(f"{source} cannot be fetched: panbench reads http, https, file:// and plain paths.")
+
+
+def http_client() -> httpx.Client:
+    """A client that follows redirects, honours the environment's proxies and never asks for compressed transfer."""
+    return httpx.Client(
+        follow_redirects=True,
+        verify=_tls(),
+        timeout=httpx.Timeout(30, connect=15, pool=None),
+        headers={"Accept-Encoding": "identity", "User-Agent": "panbench"},
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
+    )
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    # Reading the certificates takes longer than a small download.
+    return httpx.create_ssl_context()
+
+
+class RangeReader:
+    """Reads byte ranges of a remote or local file. `fetched` counts the bytes that came over the wire.
+
+    Safe to use from several threads. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self, url: str | os.PathLike[str], *, tries: int = 6, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
+        self.url = mirrored(os.fspath(url))
+        self.fetched = 0
+        self._tries, self._sleep = tries, sleep
+        self._lock = threading.Lock()
+        self._validator: str | None = None
+        self._path = local_path(self.url)
+        self._client = None if self._path else http_client()
+        self._size: int | None = None
+
+    def __enter__(self) -> "RangeReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        if self._client:
+            self._client.close()
+
+    def size(self) -> int:
+        """Bytes of the whole file. Raises RangesUnsupported when the server does not serve ranges."""
+        if self._size is None:
+            if self._path:
+                try:
+                    self._size = self._path.stat().st_size
+                except OSError as error:
+                    raise DownloadFailed(f"Cannot read {self._path}: {error.strerror}.") from error
+            else:
+                self.read(0, 1)
+        assert self._size is not None
+        return self._size
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` up to `stop`, exactly. Raises DownloadFailed; RangesUnsupported see `size`."""
+        if stop <= start:
+            return b""
+        if self._path:
+            try:
+                with open(self._path, "rb") as handle:
+                    handle.seek(start)
+                    content = handle.read(stop - start)
+            except OSError as error:
+                raise DownloadFailed(f"Cannot read {self._path}: {error.strerror}.") from error
+            if len(content) != stop - start:
+                raise DownloadFailed(f"{self._path} ends before byte {stop:,}: it is not whole.")
+            return content
+        failures = 0
+        while True:
+            try:
+                return self._get(start, stop)
+            except (httpx.TransportError, _Transient) as error:
+                failures += 1
+                if failures >= self._tries or not _may_pass(error):
+                    raise DownloadFailed(
+                        f"Cannot read bytes {start:,}–{stop - 1:,} of {self.url}: {_reason(error)}, "
+                        f"after {failures} {'try' if failures == 1 else 'tries'}."
+                    ) from error
+                self._sleep(_seconds(failures, error))
+            except (httpx.HTTPError, httpx.InvalidURL, _Refused) as error:
+                raise DownloadFailed(f"Cannot read {self.url}: {_reason(error)}.") from error
+
+    def _get(self, start: int, stop: int) -> bytes:
+        assert self._client is not None
+        content = bytearray()
+        with self._client.stream("GET", self.url, headers={"Range": f"bytes={start}-{stop - 1}"}) as response:
+            if response.status_code == 200:
+                raise RangesUnsupported(_NO_RANGES.format(url=self.url))
+            first, total = _content_range(response)
+            validator = _validator(response)
+            with self._lock:
+                if self._size is None:
+                    self._size, self._validator = total, validator
+                elif total != self._size or validator != self._validator:
+                    raise DownloadFailed(f"{self.url} changed while it was being read. Run the same command again.")
+            if first != start:
+                raise _Transient(f"asked for byte {start:,}, the server began at {first:,}")
+            for block in response.iter_raw():
+                content += block
+                with self._lock:
+                    self.fetched += len(block)
+                if len(content) > stop - start:
+                    break
+        if len(content) < stop - start:
+            raise _Transient(f"{len(content):,} of {stop - start:,} bytes came")
+        return bytes(content[: stop - start])
+
+
+@dataclasses.dataclass
+class _Span:
+    """A stretch of the file: bytes start ≤ i < done have arrived; stop is None while the length is unknown."""
+
+    start: int
+    done: int
+    stop: int | None
+
+    @property
+    def whole(self) -> bool:
+        return self.stop is not None and self.done >= self.stop
+
+
+class _Part:
+    """The unfinished file and its state: one JSON line, then one line of fixed width for each span.
+
+    A span's line is overwritten in place after its bytes are written, so the state never claims more than is there.
+    """
+
+    _LINE = 63
+
+    def __init__(self, path: Path, state: IO[bytes]) -> None:
+        self.path = path
+        self.spans: list[_Span] = []
+        self.header: dict[str, Any] = {}
+        self.finished = False
+        self._state = state
+        self._lines_at = 0
+        self._lock = threading.Lock()
+        self._load()
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, target: Path) -> "Iterator[_Part]":
+        """The part of `target`, locked against other processes where the system has such locks."""
+        path = target.with_name(target.name + ".part")
+        state_path = target.with_name(target.name + ".part.state")
+        while True:
+            state = open(state_path, "r+b" if state_path.exists() else "w+b", buffering=0)  # noqa: SIM115
+            _lock_file(state)
+            # The process that held the lock before may have finished and removed the file: then lock the new one.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(state.fileno()), os.stat(state_path)):
+                    break
+            state.close()
+        part = cls(path, state)
+        try:
+            yield part
+        finally:
+            done = part.finished or not part.arrived
+            if done:
+                part.discard()
+            state.close()
+            if done and os.name == "nt":
+                part.discard()  # Windows does not remove open files
+
+    def _load(self) -> None:
+        content = self._state.read() or b""
+        first, _, rest = content.partition(b"\n")
+        try:
+            header = json.loads(first)
+            spans = []
+            for line in rest.splitlines():
+                start, done, stop = (int(field) for field in line.split())
+                spans.append(_Span(start, done, None if stop < 0 else stop))
+            length = self.path.stat().st_size
+        except (ValueError, OSError):
+            return
+        reached = max((span.done for span in spans if span.done > span.start), default=0)
+        if isinstance(header, dict) and {"url", "total", "validator", "window"} <= header.keys() and reached <= length:
+            self.header, self.spans, self._lines_at = header, spans, len(first) + 1
+
+    def begin(self, url: str, total: int | None, window: tuple[int, int] | None, spans: list[_Span]) -> None:
+        """Forgets what has arrived and plans `spans`."""
+        with open(self.path, "wb"):
+            pass
+        self.header = {"url": url, "total": total, "validator": None, "window": window and list(window)}
+        self.spans = spans
+        self.save()
+
+    def save(self) -> None:
+        with self._lock:
+            first = json.dumps(self.header).encode() + b"\n"
+            self._state.seek(0)
+            self._state.truncate()
+            self._state.write(first + b"".join(self._line(span) for span in self.spans))
+            self._lines_at = len(first)
+
+    def save_span(self, span: _Span) -> None:
+        with self._lock:
+            self._state.seek(self._lines_at + self.spans.index(span) * self._LINE)
+            self._state.write(self._line(span))
+
+    def _line(self, span: _Span) -> bytes:
+        return f"{span.start:20d} {span.done:20d} {-1 if span.stop is None else span.stop:20d}\n".encode()
+
+    @property
+    def arrived(self) -> int:
+        return sum(span.done - span.start for span in self.spans)
+
+    def discard_data(self) -> None:
+        """Forgets what has arrived; the lock is kept."""
+        self.spans = []
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+    def discard(self) -> None:
+        """Removes part and state."""
+        for path in (self.path, self.path.with_name(self.path.name + ".state")):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+@dataclasses.dataclass
+class _Job:
+    """One call of `download`."""
+
+    url: str
+    target: Path
+    sha256: str | None
+    size: int | None
+    progress: Progress | None
+    connections: int
+    window: tuple[int, int] | None
+    check: Callable[[Path], str | None] | None
+    tries: int
+    sleep: Callable[[float], object] | None
+
+    def __post_init__(self) -> None:
+        self._stop = threading.Event()
+        # A pause between tries ends at once when another thread fails or the user interrupts.
+        self._pause = self.sleep or self._stop.wait
+        self._learn_lock = threading.Lock()
+        self._report_lock = threading.Lock()
+        self._offset = self.window[0] if self.window else 0
+
+    def run(self, part: _Part) -> None:
+        """Fetches, verifies and names the file. A wrong file and a changed one are fetched anew, `tries` times."""
+        reason = ""
+        wrong = 0
+        path = local_path(self.url)
+        for attempt in range(self.tries):
+            try:
+                if path is not None:
+                    self._copy(path, part)
+                else:
+                    self._fetch(part, self.connections if attempt == 0 else 1)
+            except _StartAnew as error:
+                reason = str(error)
+                part.discard_data()
+                continue
+            problem = what_is_wrong(part.path, self.sha256, self.size)
+            if problem is None and self.check is not None:
+                problem = self.check(part.path)
+            if problem is None:
+                _publish(part.path, self.target)
+                return
+            # Wrong bytes are worth one more try, for they may have been damaged on their way; not more.
+            part.discard_data()
+            reason, wrong = f"what came is not the wanted file: {problem}", wrong + 1
+            if wrong == 2 or path is not None:
+                break
+        raise self._failure(reason, None)
+
+    def _fetch(self, part: _Part, connections: int) -> None:
+        self._plan(part, connections)
+        todo = [span for span in part.spans if not span.whole]
+        self._stop.clear()
+        self._report(part)
+        with http_client() as client:
+            if connections == 1 or len(todo) <= 1:
+                for span in todo:
+                    self._fetch_span(client, part, span)
+                return
+            with ThreadPoolExecutor(min(connections, len(todo))) as pool:
+                jobs = [pool.submit(self._fetch_span, client, part, span) for span in todo]
+                try:
+                    wait(jobs, return_when=FIRST_EXCEPTION)
+                finally:
+                    self._stop.set()
+                    for job in jobs:
+                        job.cancel()
+            errors = [job.exception() for job in jobs if not job.cancelled()]
+            for error in sorted((e for e in errors if e), key=lambda e: isinstance(e, _Stopped)):
+                raise error
+
+    def _plan(self, part: _Part, connections: int) -> None:
+        """Goes on with what `part` holds when it is of this file, else plans spans over an empty one."""
+        same = bool(part.spans) and part.header["window"] == (list(self.window) if self.window else None)
+        if same and self.size is not None:
+            same = part.header["total"] in (None, self.size)
+        if same and part.header["url"] != self.url:
+            # Another server's ETag says nothing here; the hash will tell, if there is one.
+            same = self.sha256 is not None
+            part.header.update(url=self.url, validator=None)
+        if not same:
+            count = -(-self.size // _SPAN_BYTES) if self.size and connections > 1 else 1
+            spans = [_Span(i * _SPAN_BYTES, i * _SPAN_BYTES, (i + 1) * _SPAN_BYTES) for i in range(count)]
+            spans[-1].stop = self.size
+            part.begin(self.url, self.size, self.window, spans)
+        if self.size is not None:
+            self._ask_for_space(self.size - part.arrived)
+
+    def _fetch_span(self, client: httpx.Client, part: _Part, span: _Span) -> None:
+        failures, best = 0, span.done
+        while not span.whole:
+            if self._stop.is_set():
+                raise _Stopped
+            try:
+                self._stream(client, part, span)
+                if span.stop is None:
+                    span.stop = span.done
+                    part.save_span(span)
+            except (httpx.TransportError, _Transient) as error:
+                failures = failures + 1 if span.done <= best else 1
+                best = max(best, span.done)
+                if failures >= self.tries or not _may_pass(error):
+                    raise self._failure(f"{_reason(error)}, after {failures} tries in a row", part) from error
+                self._pause(_seconds(failures, error))
+            except (httpx.HTTPError, httpx.InvalidURL, _Refused) as error:
+                raise self._failure(_reason(error), part) from error
+
+    def _stream(self, client: httpx.Client, part: _Part, span: _Span) -> None:
+        """One request for what is missing of `span`."""
+        headers = {}
+        all_of_it = span.done == 0 and len(part.spans) == 1 and self.window is None
+        if not all_of_it:
+            last = "" if span.stop is None else self._offset + span.stop - 1
+            headers["Range"] = f"bytes={self._offset + span.done}-{last}"
+            if part.header["validator"]:
+                headers["If-Range"] = part.header["validator"]
+        with client.stream("GET", self.url, headers=headers) as response:
+            if response.status_code == 200:
+                if len(part.spans) > 1 or self.window is not None:
+                    if part.header["validator"] not in (None, _validator(response)):
+                        raise _StartAnew("the file changed on the server")
+                    if self.window is not None:
+                        raise RangesUnsupported(_NO_RANGES.format(url=self.url))
+                    raise _StartAnew("the server ignores requests for ranges")
+                # The server ignores ranges or the file has changed: this answer is all of it, from its first byte.
+                span.done = 0
+                part.save_span(span)
+                self._learn(part, span, _length(response), _validator(response), anew=True)
+            else:
+                if response.status_code == 416:
+                    raise _StartAnew("the server has fewer bytes than have arrived")
+                first, total = _content_range(response)
+                if first != self._offset + span.done:
+                    raise _Transient(f"asked for byte {self._offset + span.done:,}, the server began at {first:,}")
+                self._learn(part, span, total if self.window is None else None, _validator(response), anew=False)
+            self._write(response, part, span)
+        if span.stop is not None and span.done < span.stop:
+            raise _Transient(f"the connection closed {span.stop - span.done:,} bytes early")
+
+    def _learn(self, part: _Part, span: _Span, total: int | None, validator: str | None, *, anew: bool) -> None:
+        """Takes up what a response says of the file, or refuses it when that contradicts what was known."""
+        if total is not None and self.size is not None and total != self.size:
+            raise _Transient(f"the server offers {total:,} bytes where {self.size:,} are expected")
+        header = part.header
+        with self._learn_lock:
+            if not anew:
+                for known, found in ((header["validator"], validator), (header["total"], total)):
+                    if known is not None and found is not None and known != found:
+                        raise _StartAnew("the file changed on the server")
+            if not anew and header["validator"] is not None and header["total"] is not None:
+                return
+            header["validator"] = validator
+            header["total"] = self.size if self.size is not None else total
+            if len(part.spans) == 1:
+                span.stop = header["total"]
+            part.save()
+        if self.size is None and span.stop is not None:
+            self._ask_for_space(span.stop - span.done)
+
+    def _write(self, response: httpx.Response, part: _Part, span: _Span) -> None:
+        with open(part.path, "r+b", buffering=0) as handle:
+            handle.seek(span.done)
+            saved = span.done
+            try:
+                for block in response.iter_raw():
+                    if span.stop is not None:
+                        block = block[: span.stop - span.done]
+                        if not block:
+                            return
+                    _write_all(handle, block)
+                    span.done += len(block)
+                    # Without a hash to catch bytes lost in a power cut, the state may claim only what the disk has.
+                    if self.sha256 is not None:
+                        part.save_span(span)
+                    elif span.done - saved >= _SYNC_BYTES:
+                        os.fsync(handle.fileno())
+                        part.save_span(span)
+                        saved = span.done
+                    self._report(part)
+                    if self._stop.is_set():
+                        raise _Stopped
+            finally:
+                if self.sha256 is None:
+                    os.fsync(handle.fileno())
+                part.save_span(span)
+
+    def _copy(self, source: Path, part: _Part) -> None:
+        try:
+            with open(source, "rb") as reader:
+                found = os.fstat(reader.fileno()).st_size
+                stop = self.window[1] if self.window else found
+                if found < stop or (self.size is not None and stop - self._offset != self.size):
+                    raise self._failure(f"it has {found:,} bytes, not {(self.size or 0) + self._offset:,}", None)
+                self._ask_for_space(stop - self._offset)
+                span = _Span(0, 0, stop - self._offset)
+                part.begin(self.url, span.stop, self.window, [span])
+                reader.seek(self._offset)
+                with open(part.path, "r+b") as writer:
+                    while not span.whole:
+                        block = reader.read(min(1 << 20, stop - self._offset - span.done))
+                        if not block:
+                            raise self._failure("it became shorter while being read", None)
+                        writer.write(block)
+                        span.done += len(block)
+                        self._report(part)
+        except OSError as error:
+            if error.filename == str(source):
+                raise self._failure(error.strerror or str(error), None) from error
+            raise
+
+    def _ask_for_space(self, needed: int) -> None:
+        ask_for_space(self.target.parent, needed, f"{self.target} (from {self.url})")
+
+    def _report(self, part: _Part) -> None:
+        if self.progress is not None:
+            with self._report_lock:
+                self.progress(part.arrived, self.size if self.size is not None else part.header.get("total"))
+
+    def _failure(self, reason: str, part: _Part | None) -> DownloadFailed:
+        hint = "Without a network, put the file there yourself."
+        if part is not None and part.arrived:
+            hint = f"{part.arrived:,} bytes are kept beside it; the same command goes on from there."
+        return DownloadFailed(f"Could not download {self.url} to {self.target}: {reason}. {hint}")
+
+
+def _publish(part: Path, target: Path) -> None:
+    with open(part, "r+b") as handle:
+        os.fsync(handle.fileno())
+    os.replace(part, target)
+    with contextlib.suppress(OSError):
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _write_all(handle: IO[bytes], block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[handle.write(view) :]
+
+
+def _lock_file(handle: IO[bytes]) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle.fileno(), fcntl.LOCK_EX)
+
+
+def _content_range(response: httpx.Response) -> tuple[int, int]:
+    """First byte and total size that a 206 answer declares; other answers raise."""
+    status = response.status_code
+    if status == 206:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "").strip())
+        if match is None:
+            raise _Transient("the server's Content-Range cannot be read")
+        return int(match[1]), int(match[2])
+    if status in _TRANSIENT_STATUS:
+        raise _Transient(f"HTTP {status} {response.reason_phrase}", _retry_after(response))
+    raise _Refused(f"the server answers HTTP {status} {response.reason_phrase}")
+
+
+def _validator(response: httpx.Response) -> str | None:
+    etag = response.headers.get("ETag")
+    if etag and not etag.startswith("W/"):
+        return str(etag)
+    date = response.headers.get("Last-Modified")
+    return str(date) if date else None
+
+
+def _length(response: httpx.Response) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    value = response.headers.get("Retry-After")
+    if value is None:
+        return None
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _may_pass(error: Exception) -> bool:
+    return not isinstance(error, httpx.UnsupportedProtocol)
+
+
+def _seconds(failures: int, error: Exception) -> float:
+    """Seconds before the next try: doubling from half a second up to 30, with jitter; at least what the server asks."""
+    asked: float = (error.after or 0.0) if isinstance(error, _Transient) else 0.0
+    return max(min(asked, 120.0), min(30.0, 0.25 * 2.0**failures) * random.uniform(0.5, 1.0))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout):
+        return "the server does not answer"
+    if isinstance(error, httpx.ConnectError):
+        return f"no connection ({error})"
+    return str(error).rstrip(".") or type(error).__name__

@@ -1,0 +1,160 @@
+"""`panbench bench`: parses its arguments, calls `benchmark`, prints a table. cli/app.py mounts it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from panbench.base.errors import BadArgument
+
+# As panbench.benchmark names them; that module loads torch, and --help must not.
+STAGES = ("load", "forward", "fusion", "overlap", "write")
+_MODEL, _WHAT = "Models", "What is measured"
+
+
+def mount(app: typer.Typer, *, show: Callable[[Any], None], say: Callable[[str], None]) -> None:
+    """Adds the command to a program.
+
+    show: prints a result to stdout; say: a sentence to stderr
+    """
+
+    @app.command()
+    def bench(
+        model: Annotated[
+            list[str],
+            typer.Option("--model", "-m", metavar="NAME", help="Models, several times or comma-separated."),
+        ],
+        weights: Annotated[
+            str, typer.Option(help="auto, a path, or random.", metavar="WEIGHTS", rich_help_panel=_MODEL)
+        ] = "auto",
+        download: Annotated[
+            bool,
+            typer.Option("--download", help="Fetch weights that are not here.", metavar="", rich_help_panel=_MODEL),
+        ] = False,
+        plant: Annotated[
+            int,
+            typer.Option(
+                help="Make the heads answer with N segments an image; for random weights, which find none.",
+                metavar="N",
+                min=0,
+                rich_help_panel=_MODEL,
+            ),
+        ] = 0,
+        size: Annotated[
+            str, typer.Option(help="Height and width of the generated images.", metavar="HxW", rich_help_panel=_WHAT)
+        ] = "480x640",
+        images: Annotated[int, typer.Option(help="How many images.", metavar="N", min=1, rich_help_panel=_WHAT)] = 20,
+        device: Annotated[
+            str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", rich_help_panel=_WHAT)
+        ] = "auto",
+        precision: Annotated[
+            str, typer.Option(help="Of fp32, tf32, bf16, fp16, comma-separated.", metavar="LIST", rich_help_panel=_WHAT)
+        ] = "fp32",
+        batch_size: Annotated[
+            str, typer.Option(help="Batch sizes, comma-separated.", metavar="LIST", rich_help_panel=_WHAT)
+        ] = "1",
+        warm_up: Annotated[
+            int, typer.Option(help="Batches before the clock runs.", metavar="N", min=0, rich_help_panel=_WHAT)
+        ] = 3,
+        out: Annotated[Path | None, typer.Option(help="A folder for bench.csv and bench.json.", metavar="DIR")] = None,
+    ) -> None:
+        """Measure speed, memory, FLOPs, and what lower precisions cost, on generated images."""
+        height_and_width = parse_size(size)
+        batch_sizes = parse_batch_sizes(batch_size)
+        precisions = [name.strip() for name in precision.split(",") if name.strip()]
+        from panbench.catalog import resolve_models
+        from panbench.evaluation.benchmark import benchmark, write_report
+
+        specs = resolve_models(model)
+        report = benchmark(
+            specs,
+            size=height_and_width,
+            images=images,
+            device=device,
+            precisions=precisions,
+            batch_sizes=batch_sizes,
+            weights=weights,
+            plant=plant,
+            warm_up=warm_up,
+            download=download,
+            command=["panbench", *sys.argv[1:]],
+            progress=lambda done, total: say(f"{done} of {total} settings measured."),
+        )
+        show(table_of(report))
+        if plant:
+            say(f"Planted: the heads' last answers are replaced by {plant} segments an image.")
+        say(
+            "p50, p99: a batch from file to map. Stages: ms an image, overlapping. GMACs: multiply-adds, each "
+            "once, of a 480×640 image through the model's pipeline."
+        )
+        if out is not None:
+            written = write_report(report, out)
+            say(f"Written: {written[0]}, {written[1]}")
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """(height, width) of `480x640`. Raises BadArgument."""
+    height, by, width = size.lower().partition("x")
+    if not (by and height.isdigit() and width.isdigit()):
+        raise BadArgument(f"--size {size} is no size: write HEIGHTxWIDTH, for example 480x640.")
+    return int(height), int(width)
+
+
+def parse_batch_sizes(sizes: str) -> list[int]:
+    """The batch sizes of `1,2,4`. Raises BadArgument."""
+    parts = [part.strip() for part in sizes.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise BadArgument(f"--batch-size {sizes} is no list of whole numbers from 1 on: write for example 1,2,4.")
+    return [int(part) for part in parts]
+
+
+def table_of(report: Any) -> Group:
+    """The rows for a terminal of 80 columns, model by model: speed and stages, memory and quality, what failed."""
+    parts: list[Any] = []
+    for model in dict.fromkeys(row.model for row in report.rows):
+        speed = _table("Img/s", "p50 ms", "p99 ms", *(name.title() for name in STAGES))
+        size = _table("Host MB", "GPU MB", "GMACs", "Params", "PQ", "ΔPQ", "Pixels differ")
+        failed = []
+        for row in (row for row in report.rows if row.model == model):
+            key = (row.precision, str(row.batch_size))
+            if row.status != "ok":
+                failed.append(f"{row.precision}, batch size {row.batch_size}: {row.status}")
+                continue
+            speed.add_row(
+                *key,
+                _number(row.images_per_second, 2),
+                *(_milliseconds(value) for value in (row.latency_p50, row.latency_p99)),
+                *(_milliseconds(getattr(row, stage)) for stage in STAGES),
+            )
+            size.add_row(
+                *key,
+                *(_number(value, 0, 1e-6) for value in (row.host_peak_bytes, row.device_peak_bytes)),
+                _number(row.gmacs, 1),
+                _number(row.params, 1, 1e-6) + " M",
+                *(_number(value, 2, 100) for value in (row.PQ, row.pq_difference)),
+                "–" if row.pixels_differ is None else f"{100 * row.pixels_differ:.3f} %",
+            )
+        parts.extend(([""] if parts else []) + [Text(model, style="bold"), speed, "", size, *map(Text, failed)])
+    return Group(*parts)
+
+
+def _table(*numbers: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("Precision", "Batch"):
+        table.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _milliseconds(value: float | None) -> str:
+    return _number(value, 1 if value is not None and value < 100 else 0)
+
+
+def _number(value: float | None, digits: int, factor: float = 1.0) -> str:
+    return "–" if value is None else f"{value * factor:.{digits}f}"

@@ -1,0 +1,356 @@
+"""The commands `panbench report`, `panbench show …` and `panbench predict`, which cli/app.py mounts.
+
+Each parses, calls one function and says what was written: names of files to stdout, notes to stderr. Errors are raised;
+cli/app.py turns them into a line.
+"""
+
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from panbench.base.errors import BadArgument, BadRun
+
+if TYPE_CHECKING:
+    from panbench.report.pictures import Layer, Photo
+    from panbench.runs import Run
+
+show_app = typer.Typer(
+    no_args_is_help=True,
+    help="Make pictures and plots of stored runs: PNG, SVG or PDF.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+TRUTH = "gt"
+
+
+class Picture(str, Enum):
+    """Formats of pictures."""
+
+    png = "png"
+    svg = "svg"
+    pdf = "pdf"
+
+
+def _path_option(name: str, help: str, metavar: str = "DIR") -> Any:
+    return typer.Option(name, help=help, metavar=metavar, rich_help_panel="Where the data is, if it has moved")
+
+
+_Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")]
+_Image = Annotated[int, typer.Option("--image", metavar="ID", help="The image's id.")]
+_Width = Annotated[float, typer.Option("--width", metavar="INCHES", help="Width of the figure.")]
+_Dpi = Annotated[float, typer.Option("--dpi", metavar="N", min=20, max=2400, help="Dots an inch of a PNG.")]
+_Names = Annotated[bool, typer.Option("--names/--no-names", help="Write the categories on the segments.")]
+_Scores = Annotated[bool, typer.Option("--scores", help="Write the scores, too.")]
+_Opacity = Annotated[float, typer.Option("--opacity", min=0, max=1, metavar="0-1", help="Of the segments' colours.")]
+_Images = Annotated[Path | None, _path_option("--images", "The folder of images.")]
+_Gt = Annotated[Path | None, _path_option("--gt", "The ground truth's JSON.", "FILE.json")]
+_GtDir = Annotated[Path | None, _path_option("--gt-dir", "The folder of its PNGs.")]
+_Common = Annotated[bool, typer.Option("--common-images", help="Use the images that all runs have.")]
+
+
+def _out(default: str) -> Any:
+    return typer.Option("--out", "-o", metavar="FILE", help=f"The ending chooses the format. Default: {default}.")
+
+
+def report(
+    runs: _Runs,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The file to write.")] = Path(
+        "report.html"
+    ),
+    title: Annotated[str | None, typer.Option(metavar="TEXT", help="The page's title.")] = None,
+    examples: Annotated[int, typer.Option(min=0, metavar="N", help="How many images the gallery shows.")] = 24,
+    image: Annotated[
+        list[int] | None, typer.Option("--image", metavar="ID", help="An image for the gallery; several times.")
+    ] = None,
+    common_images: _Common = False,
+    images: _Images = None,
+    gt: _Gt = None,
+    gt_dir: _GtDir = None,
+) -> None:
+    """Write one HTML file that shows runs: tables, charts and examples. It needs no network."""
+    from panbench.report.page.document import write_report
+    from panbench.report.tables import find_runs
+
+    written = write_report(
+        find_runs(runs),
+        out,
+        title=title,
+        examples=examples,
+        image_ids=image or (),
+        common_images=common_images,
+        images=images,
+        gt=gt,
+        gt_dir=gt_dir,
+        notice=_note,
+    )
+    _wrote([written])
+
+
+@show_app.command()
+def overlay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    image: _Image,
+    out: Annotated[Path | None, _out("overlay-RUN-ID.png")] = None,
+    truth: Annotated[bool, typer.Option("--truth", help="Show the ground truth instead.")] = False,
+    names: _Names = True,
+    scores: _Scores = False,
+    opacity: _Opacity = 0.5,
+    width: _Width = 7.0,
+    dpi: _Dpi = 200,
+    images: _Images = None,
+    gt: _Gt = None,
+    gt_dir: _GtDir = None,
+) -> None:
+    """Lay the segments of one run over an image."""
+    from panbench.report.pictures import overlay_figure, save_figure
+
+    (loaded,) = _load([run])
+    photo, layers = _layers([TRUTH if truth else loaded], image, loaded, images, gt, gt_dir)
+    figure = overlay_figure(
+        photo, layers[0], loaded.categories, width=width, opacity=opacity, names=names, scores=scores
+    )
+    target = out or Path(f"overlay-{'truth' if truth else loaded.name}-{image}.png")
+    save_figure(figure, target, dpi=dpi)
+    _wrote([target])
+
+
+@show_app.command("side-by-side")
+def side_by_side(
+    runs: _Runs,
+    image: _Image,
+    out: Annotated[Path | None, _out("side-by-side-ID.png")] = None,
+    columns: Annotated[int | None, typer.Option(min=1, metavar="N", help="Panels in a row.")] = None,
+    names: _Names = True,
+    scores: _Scores = False,
+    opacity: _Opacity = 0.6,
+    width: _Width = 7.0,
+    dpi: _Dpi = 200,
+    images: _Images = None,
+    gt: _Gt = None,
+    gt_dir: _GtDir = None,
+) -> None:
+    """Show an image, its ground truth and the answers of runs beside each other."""
+    from panbench.report.pictures import save_figure, side_by_side_figure
+
+    loaded = _load(runs)
+    photo, layers = _layers([TRUTH, *loaded], image, loaded[0], images, gt, gt_dir)
+    figure = side_by_side_figure(
+        photo,
+        layers,
+        loaded[0].categories,
+        width=width,
+        columns=columns,
+        opacity=opacity,
+        names=names,
+        scores=scores,
+    )
+    target = out or Path(f"side-by-side-{image}.png")
+    save_figure(figure, target, dpi=dpi)
+    _wrote([target])
+
+
+@show_app.command()
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run folder, or gt for the ground truth.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another, or gt.")],
+    image: _Image,
+    out: Annotated[Path | None, _out("diff-ID.png")] = None,
+    names: _Names = True,
+    width: _Width = 7.0,
+    dpi: _Dpi = 200,
+    images: _Images = None,
+    gt: _Gt = None,
+    gt_dir: _GtDir = None,
+) -> None:
+    """Show where two runs disagree on an image: in category, in instances, or only along boundaries."""
+    from panbench.report.pictures import diff_figure, save_figure
+
+    if a == b == TRUTH:
+        raise BadArgument("gt and gt do not differ. Name a run.")
+    loaded = _load([Path(one) for one in (a, b) if one != TRUTH])
+    waiting = iter(loaded)
+    wanted = [TRUTH if one == TRUTH else next(waiting) for one in (a, b)]
+    photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir)
+    figure = diff_figure(photo, left, right, loaded[0].categories, width=width, names=names)
+    target = out or Path(f"diff-{image}.png")
+    save_figure(figure, target, dpi=dpi)
+    _wrote([target])
+
+
+@show_app.command()
+def attention(
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="NAME", help="A MaskFormer or Mask2Former model.")
+    ] = None,
+    photo: Annotated[Path | None, typer.Option("--photo", metavar="FILE", help="Any photograph.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Instead: a run, with --image; its model and weights.")
+    ] = None,
+    image: Annotated[int | None, typer.Option("--image", metavar="ID", help="The id of an image of --run.")] = None,
+    query: Annotated[
+        list[int] | None, typer.Option("--query", metavar="N", help="A query, from 0; several times.")
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", metavar="NAME", help="The queries that found this category.")
+    ] = None,
+    most: Annotated[int, typer.Option("--most", metavar="N", min=1, help="How many queries, by score.")] = 4,
+    layer: Annotated[
+        list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; several times.")
+    ] = None,
+    weights: Annotated[str, typer.Option(metavar="auto|FILE", help="The model's weights.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are not here.")] = False,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    out: Annotated[Path, _out("attention.png")] = Path("attention.png"),
+    width: _Width = 7.0,
+    dpi: _Dpi = 200,
+    images: _Images = None,
+    gt: _Gt = None,
+    gt_dir: _GtDir = None,
+) -> None:
+    """Show what a transformer's queries look at, layer by layer, and the mask that each layer leads to."""
+    from panbench.evaluation.photographs import attention_of
+    from panbench.report.pictures import save_figure
+
+    if (run is None) == (photo is None) or (run is None) != (image is None) or (run is None) == (model is None):
+        raise BadArgument("Give --model and --photo, or --run and --image.")
+    figure = attention_of(
+        run=run,
+        image=image,
+        model=model,
+        photo=photo,
+        weights=weights,
+        device=device,
+        download=download,
+        queries=query or (),
+        category=category,
+        most=most,
+        layers=layer or (),
+        width=width,
+        images=images,
+        gt=gt,
+        gt_dir=gt_dir,
+    )
+    save_figure(figure, out, dpi=dpi)
+    _wrote([out])
+
+
+def _plot_kinds(incomplete: str) -> list[str]:
+    from panbench.report.plots import PLOTS
+
+    return [name for name in PLOTS if name.startswith(incomplete)]
+
+
+@show_app.command()
+def plot(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            autocompletion=_plot_kinds,
+            help="intervals, speed, params, categories, causes, size, share, segments, supercategory, thresholds, "
+            "confusion (of one run) or images (of two).",
+        ),
+    ],
+    runs: _Runs,
+    out: Annotated[Path | None, _out("KIND.pdf")] = None,
+    data: Annotated[bool, typer.Option("--data", help="Write the numbers beside the plot, as CSV.")] = False,
+    width: _Width = 7.0,
+    dpi: _Dpi = 200,
+    common_images: _Common = False,
+) -> None:
+    """Draw a plot of runs for a paper: vector graphics, and the numbers beside it."""
+    from panbench.report.plots import PLOTS, write_plot
+    from panbench.report.tables import find_runs
+    from panbench.report.views import compared
+
+    if kind not in PLOTS:
+        raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join(PLOTS)}.")
+    members, _ = compared(find_runs(runs), common_images=common_images)
+    _wrote(write_plot(kind, members, out or Path(f"{kind}.pdf"), data=data, width=width, dpi=dpi))
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Photographs, or folders of them.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A model; `panbench models` lists them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write to.")] = Path(
+        "predictions"
+    ),
+    weights: Annotated[str, typer.Option(metavar="auto|FILE", help="The model's weights.")] = "auto",
+    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are not here.")] = False,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    format: Annotated[Picture, typer.Option("--format", "-f", help="Of the overlays.")] = Picture.png,
+    names: _Names = True,
+    scores: _Scores = False,
+    opacity: _Opacity = 0.5,
+    width: _Width = 7.0,
+    dpi: _Dpi = 200,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
+) -> None:
+    """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON."""
+    from panbench.catalog import find_model
+    from panbench.evaluation.photographs import segment_photographs
+
+    wrote = segment_photographs(
+        find_model(model),
+        images,
+        out,
+        weights=weights,
+        device=device,
+        form=format.value,
+        style={"names": names, "scores": scores, "opacity": opacity, "width": width},
+        dpi=dpi,
+        overwrite=overwrite,
+        download=download,
+        say=_note,
+    )
+    _wrote(wrote)
+
+
+def _load(paths: Sequence[Path]) -> "list[Run]":
+    from panbench.report.tables import find_runs
+
+    runs = find_runs(paths)
+    if not runs:
+        raise BadArgument("No run is named.")
+    return runs
+
+
+def _layers(
+    wanted: "Sequence[Run | str]",
+    image: int,
+    source: "Run",
+    images: Path | None,
+    gt: Path | None,
+    gt_dir: Path | None,
+) -> "tuple[Photo, list[Layer]]":
+    """The photograph of an image, and the layers of runs, or of the ground truth where TRUTH stands for a run."""
+    from panbench.report.pictures import Pictures, RunPictures
+
+    pictures = Pictures(source, images=images, gt=gt, gt_dir=gt_dir)
+    first = source.info.get("dataset") or {}
+    for run in wanted:
+        if isinstance(run, str):
+            continue
+        other = run.info.get("dataset") or {}
+        if other.get("fingerprint") != first.get("fingerprint"):
+            raise BadRun(f"{source.name} and {run.name} were made on different ground truth: they share no images.")
+    layers = [
+        RunPictures(source).truth(image, pictures)
+        if isinstance(run, str)
+        else RunPictures(run).prediction(image, pictures)
+        for run in wanted
+    ]
+    return pictures.photo(image), layers
+
+
+def _wrote(paths: Sequence[Path]) -> None:
+    for path in paths:
+        sys.stdout.write(f"{path}\n")
+
+
+def _note(sentence: str) -> None:
+    sys.stderr.write(f"Note: {' '.join(sentence.split())}\n")

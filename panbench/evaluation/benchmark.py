@@ -1,0 +1,400 @@
+"""How fast a model is, where its time goes, what it holds, and what a lower precision costs in quality.
+
+Each setting (a precision and a batch size) is measured twice on the same generated images: one batch after another, for
+latency and for the maps themselves; then by `runner.evaluate` as every evaluation runs, for throughput and stages.
+Settings that cannot run keep a row that says why.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from panbench.base import provenance
+from panbench.base.errors import BadArgument, PanbenchError
+from panbench.base.files import atomic_write, write_json
+from panbench.catalog import ModelSpec
+from panbench.datasets import Dataset
+from panbench.evaluation.evaluate import evaluate, plan_batches
+from panbench.models.checkpoints import fetch_weights
+from panbench.models.mmdet import operators
+from panbench.models.mmdet import synthetic as planting
+from panbench.models.mmdet.model import PRECISIONS, PanopticModel, choose_device, load_model, prediction_of
+from panbench.panoptic.types import PanopticPrediction
+
+SCHEMA = 1
+STAGES = ("load", "forward", "fusion", "overlap", "write")
+
+REFERENCE_IMAGE = (480, 640)
+"""COCO's most common size, at which FLOPs are counted; the zoo's pipelines make 800×1067 of it."""
+
+PUBLISHED_GMACS = {
+    "mask2former-r50": 226.0,
+    "mask2former-r101": 293.0,
+    "mask2former-swin-l": 868.0,
+    "maskformer-r50": 181.0,
+    "maskformer-swin-l": 792.0,
+}
+"""Thousand million multiply-adds an image, each counted once, as the papers print them under "FLOPs": means over COCO
+val images at the zoo's size. [Cheng et al. 2022, table 1; Cheng et al. 2021, table 4]"""
+
+Notice = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One setting: a line of bench.csv. Times are milliseconds an image unless named otherwise; None is not known.
+
+    input_height, input_width: what the network sees, padding included
+    gflops: multiplications and additions each counted, of one image of REFERENCE_IMAGE; gmacs: half of it, to compare
+        with gmacs_published
+    latency_*: from the file of an image to its map on the host, for the whole batch; nothing overlaps
+    load … write: seconds of each stage in the evaluation, where stages overlap
+    pixels_differ: share of pixels in other segments than in the first row's maps; pq_difference: PQ minus its PQ
+    """
+
+    model: str
+    precision: str
+    batch_size: int
+    status: str
+    device: str
+    weights: str
+    planted: int
+    images: int
+    height: int
+    width: int
+    input_height: int | None = None
+    input_width: int | None = None
+    params: int | None = None
+    gflops: float | None = None
+    gmacs: float | None = None
+    gmacs_published: float | None = None
+    images_per_second: float | None = None
+    latency_mean: float | None = None
+    latency_p50: float | None = None
+    latency_p90: float | None = None
+    latency_p99: float | None = None
+    load: float | None = None
+    forward: float | None = None
+    fusion: float | None = None
+    overlap: float | None = None
+    write: float | None = None
+    host_peak_bytes: int | None = None
+    device_peak_bytes: int | None = None
+    segments: float | None = None
+    PQ: float | None = None
+    pixels_differ: float | None = None
+    pq_difference: float | None = None
+    torch: str = torch.__version__
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All settings of the models asked for, and what they ran on."""
+
+    rows: tuple[Row, ...]
+    device: dict[str, Any]
+    versions: dict[str, str]
+    git_commit: str | None
+    command: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """What bench.json holds."""
+        return {
+            "schema": SCHEMA,
+            "device": self.device,
+            "versions": self.versions,
+            "git_commit": self.git_commit,
+            "command": list(self.command),
+            "flops_count": "gflops counts a multiply-add as 2, gmacs as 1; convolutions, matrix products and attention",
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+        }
+
+
+def benchmark(
+    specs: Sequence[ModelSpec],
+    *,
+    size: tuple[int, int] = REFERENCE_IMAGE,
+    images: int = 20,
+    device: str = "auto",
+    precisions: Sequence[str] = ("fp32",),
+    batch_sizes: Sequence[int] = (1,),
+    weights: str = "auto",
+    plant: int = 0,
+    warm_up: int = 3,
+    seed: int = 0,
+    download: bool = False,
+    command: Sequence[str] = (),
+    notice: Notice | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Measures every precision at every batch size for every model on `images` generated images of `size`.
+
+    The first setting of a model is always fp32 at the smallest batch size: the others' maps are held against its.
+    weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
+    download: fetch weights that are not here
+    warm_up: batches before the clock runs; progress: called with (settings done, settings in all)
+    Raises BadArgument, BadCheckpoint for weights that are not here. What a single setting cannot do is said in its row.
+    """
+    if images < 1 or warm_up < 0 or plant < 0 or not batch_sizes or min(batch_sizes) < 1:
+        raise BadArgument("--images and --batch-size must be at least 1, --warm-up and --plant at least 0.")
+    if strangers := [name for name in precisions if name not in PRECISIONS]:
+        raise BadArgument(f"--precision {strangers[0]} is unknown; it is one of {', '.join(PRECISIONS)}.")
+    chosen = choose_device(device)
+    if weights == "auto":
+        for spec in specs:
+            fetch_weights(spec, offline=not download)
+    ordered = dict.fromkeys([("fp32", min(batch_sizes)), *itertools.product(precisions, batch_sizes)])
+    rows: list[Row] = []
+    for spec in specs:
+        context = _Context(spec, size, images, chosen, weights, plant, warm_up, seed)
+        for precision, batch_size in ordered:
+            row = _measure(context, precision, batch_size)
+            if notice is not None and row.status != "ok":
+                notice(f"{spec.name}, {precision}, batch size {batch_size}: {row.status}")
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), len(specs) * len(ordered))
+    return Report(
+        rows=tuple(rows),
+        device=provenance.describe_device(
+            chosen.type, torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None
+        ),
+        versions={**provenance.versions(), "operators": operators.install()},
+        git_commit=provenance.git_commit(),
+        command=tuple(command),
+    )
+
+
+def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
+    """Writes bench.csv, a line a setting, and bench.json into a folder; returns both paths."""
+    table, record = folder / "bench.csv", folder / "bench.json"
+    with atomic_write(table, "w") as handle:
+        writer = csv.DictWriter(handle, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(row) for row in report.rows)
+    write_json(record, report.record())
+    return table, record
+
+
+def count_flops(model: PanopticModel, image: Any) -> int:
+    """Floating-point operations of the forward pass on one loaded image, a multiply-add counted as two.
+
+    Counted are convolutions, matrix products and attention, which FlopCounterMode knows; normalisation, resizing and
+    the sampling of deformable attention and RoIAlign are not.
+    """
+    # The CPU's fused attention is the one kernel of these models that FlopCounterMode has no formula for.
+    missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    with FlopCounterMode(display=False, custom_mapping=missing) as counter:
+        model.forward([image])
+    return int(counter.get_total_flops())
+
+
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    batch, heads, queries, channels = query
+    return 2 * batch * heads * queries * key[2] * (channels + value[3])
+
+
+def share_that_differs(first: PanopticPrediction, second: PanopticPrediction) -> float:
+    """The share of pixels that two maps of an image put into different segments, 0–1.
+
+    Segments of one category are paired, largest overlap first, each once; void is paired with void. A pixel outside of
+    all pairs differs. Ids and their order play no part.
+    """
+    categories = [{0: 0, **{segment.id: segment.category_id for segment in side.segments}} for side in (first, second)]
+    joined = first.ids.astype(np.int64) << 32 | second.ids
+    pairs, counts = np.unique(joined, return_counts=True)
+    taken: tuple[set[int], set[int]] = (set(), set())
+    agreed = 0
+    for index in np.argsort(-counts, kind="stable"):
+        left, right = int(pairs[index] >> 32), int(pairs[index] & 0xFFFFFFFF)
+        if categories[0][left] != categories[1][right] or left in taken[0] or right in taken[1]:
+            continue
+        taken[0].add(left)
+        taken[1].add(right)
+        agreed += int(counts[index])
+    return 1.0 - agreed / first.ids.size
+
+
+class _Context:
+    """What the settings of one model share: images, FLOPs and the maps of the first setting."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        size: tuple[int, int],
+        images: int,
+        device: torch.device,
+        weights: str,
+        plant: int,
+        warm_up: int,
+        seed: int,
+    ) -> None:
+        self.spec, self.size, self.images, self.device = spec, size, images, device
+        self.weights, self.plant, self.warm_up, self.seed = weights, plant, warm_up, seed
+        self.dataset: Dataset | None = None
+        self.flops: int | None = None
+        self.maps: list[PanopticPrediction] | None = None
+        self.reference_pq: float | None = None
+
+    def load(self, precision: str) -> PanopticModel:
+        if self.weights == "random":
+            path = None
+        else:
+            path = str(
+                fetch_weights(self.spec, offline=True) if self.weights == "auto" else Path(self.weights).expanduser()
+            )
+        model = load_model(self.spec, path, device=self.device, precision=precision, seed=self.seed)
+        if self.plant:
+            planting.plant_segments(model.module, model.family, self.plant)
+        if self.dataset is None:
+            self.dataset = planting.generated_dataset(
+                model.class_names, model.num_things, size=self.size, count=self.images
+            )
+        return model
+
+
+def _measure(context: _Context, precision: str, batch_size: int) -> Row:
+    """The row of one setting, whatever happens."""
+    device = context.device
+    row = Row(
+        model=context.spec.name,
+        precision=precision,
+        batch_size=batch_size,
+        status="ok",
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name(),
+        weights=context.weights,
+        planted=context.plant,
+        images=context.images,
+        height=context.size[0],
+        width=context.size[1],
+        gmacs_published=PUBLISHED_GMACS.get(context.spec.name),
+        threads=torch.get_num_threads(),
+    )
+    _forget_peaks(device)
+    try:
+        model = context.load(precision)
+        return _measured(context, model, row)
+    except PanbenchError as error:
+        return dataclasses.replace(row, status=str(error))
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return dataclasses.replace(row, status=f"out of memory on {device}")
+    except RuntimeError as error:
+        # What an operator lacks for a precision is said by PyTorch in a RuntimeError; the next setting goes on.
+        return dataclasses.replace(row, status=f"PyTorch cannot do this here: {' '.join(str(error).split())[:200]}")
+
+
+def _measured(context: _Context, model: PanopticModel, row: Row) -> Row:
+    assert context.dataset is not None
+    if context.flops is None and row.precision == "fp32":
+        context.flops = _flops_at_reference(context, model)
+    maps, latencies, padded = _one_after_another(context, model, row.batch_size)
+    with tempfile.TemporaryDirectory(prefix="panbench-bench.") as folder:
+        run = evaluate(
+            context.spec,
+            context.dataset,
+            out=Path(folder) / "run",
+            model=model,
+            batch_size=row.batch_size,
+            precision=row.precision,
+            weights=context.weights,
+            device=str(context.device),
+            seed=context.seed,
+        )
+    info = run.info
+    pq = info["summary"]["All"]["PQ"]
+    if context.maps is None:
+        context.maps, context.reference_pq = maps, pq
+        differ = 0.0
+    else:
+        differ = float(np.mean([share_that_differs(*pair) for pair in zip(context.maps, maps, strict=True)]))
+    percentiles = np.percentile(latencies, (50, 90, 99))
+    cuda = context.device.type == "cuda"
+    count = len(context.dataset.scenes)
+    return dataclasses.replace(
+        row,
+        input_height=padded[0],
+        input_width=padded[1],
+        params=model.parameters,
+        gflops=None if context.flops is None else context.flops / 1e9,
+        gmacs=None if context.flops is None else context.flops / 2e9,
+        images_per_second=info["images_per_second"],
+        latency_mean=float(np.mean(latencies)),
+        latency_p50=float(percentiles[0]),
+        latency_p90=float(percentiles[1]),
+        latency_p99=float(percentiles[2]),
+        **{stage: 1000 * info["seconds"][stage] / count for stage in STAGES},
+        host_peak_bytes=_host_peak(),
+        device_peak_bytes=torch.cuda.max_memory_allocated(context.device) if cuda else None,
+        segments=float(np.mean([len(predicted.segments) for predicted in maps])),
+        PQ=pq,
+        pixels_differ=differ,
+        pq_difference=None if pq is None or context.reference_pq is None else pq - context.reference_pq,
+    )
+
+
+def _flops_at_reference(context: _Context, model: PanopticModel) -> int:
+    reference = planting.generated_dataset(model.class_names, model.num_things, size=REFERENCE_IMAGE, count=1)
+    return count_flops(model, model.load(reference.scenes[0]))
+
+
+def _one_after_another(
+    context: _Context, model: PanopticModel, batch_size: int
+) -> tuple[list[PanopticPrediction], list[float], tuple[int, int]]:
+    """The maps of all images, milliseconds a batch after warming up, and the size that the network sees."""
+    assert context.dataset is not None
+    category_ids = model.category_ids(context.dataset.categories)
+    plan = plan_batches(context.dataset.scenes, batch_size)
+    maps, latencies = [], []
+    for number, batch in enumerate([plan[0]] * context.warm_up + plan):
+        began = time.perf_counter()
+        loaded = [model.load(scene) for scene in batch]
+        outputs = model.forward(loaded)
+        fused = model.fuse(outputs)
+        if context.device.type == "cuda":
+            torch.cuda.synchronize(context.device)
+        settled = [model.settle(one) for one in fused]
+        spent = 1000 * (time.perf_counter() - began)
+        if number < context.warm_up:
+            continue
+        # A last batch that is smaller would pass for a fast one.
+        if len(batch) == batch_size or len(plan) == 1:
+            latencies.append(spent)
+        for scene, one in zip(batch, settled, strict=True):
+            predicted = prediction_of(scene.image.id, one, category_ids)
+            maps.append(dataclasses.replace(predicted, ids=_small(predicted.ids)))
+    return maps, latencies, outputs[0].frame.padded
+
+
+def _small(ids: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
+    return ids.astype(np.uint8 if ids.max(initial=0) < 256 else np.int32)
+
+
+def _forget_peaks(device: torch.device) -> None:
+    """Makes the next peaks those of what comes now, where the system lets us; else they are those of the process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _host_peak() -> int | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return provenance.peak_host_memory()

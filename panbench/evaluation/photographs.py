@@ -1,0 +1,173 @@
+"""Photographs through any model: overlays, id PNGs and a COCO panoptic JSON; and what a model's queries look at."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
+from panbench.base.text import listed
+from panbench.catalog import ModelSpec, find_model, load_catalog, spec_from_config
+from panbench.models.mmdet.attention import attend
+from panbench.models.predict import model_categories, open_model, scene_of, segment
+from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.types import Annotation, ImageInfo, PanopticSet
+from panbench.report.attention import attention_figure
+from panbench.report.pictures import Layer, Pictures, overlay_figure, read_photo, save_figure
+from panbench.runs import load_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["attention_of", "find_photographs", "segment_photographs"]
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def segment_photographs(
+    spec: ModelSpec,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    weights: str = "auto",
+    device: str = "auto",
+    form: str = "png",
+    style: Mapping[str, Any] | None = None,
+    dpi: float = 200,
+    overwrite: bool = False,
+    download: bool = False,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> list[Path]:
+    """Segments photographs and writes into `out`, for each, NAME.overlay.<form>; ids/NAME.png; and ids.json; the paths.
+
+    images: files, or folders whose images are taken
+    style: arguments of `overlay_figure`; download: fetch weights that are not here
+    say: called with a sentence for each photograph that cannot be read
+    ids.json lists images, segments with scores, and categories; areas are counted pixels. Raises BadDataset when no
+    photograph can be read, BadArgument when `out` holds an earlier result and `overwrite` is not set.
+    """
+    target = out / "ids.json"
+    if target.exists() and not overwrite:
+        raise BadArgument(f"{out} holds earlier predictions. Give another --out, or --overwrite to replace them.")
+    paths = find_photographs(images)
+    sizes, faults = [], []
+    for path in paths:
+        try:
+            sizes.append((path, read_photo(path).shape[:2]))
+        except BadDataset as error:
+            faults.append(str(error))
+    if not sizes:
+        raise BadDataset(faults[0])
+    model = open_model(spec, weights=weights, device=device, download=download)
+    categories = model_categories(model)
+    names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
+    written, infos, annotations = [], {}, {}
+    for scene, prediction in segment(model, sizes, categories):
+        assert scene.image_path is not None
+        if isinstance(prediction, BadDataset):
+            faults.append(str(prediction))
+            continue
+        name = names[scene.image_path]
+        layer = Layer.of(spec.title, prediction.ids, prediction.segments)
+        figure = overlay_figure(read_photo(scene.image_path), layer, categories, **(style or {}))
+        overlay = out / f"{name}.overlay.{form}"
+        save_figure(figure, overlay, dpi=dpi)
+        write_id_png(out / "ids" / f"{name}.png", prediction.ids)
+        image = scene.image
+        infos[image.id] = ImageInfo(image.id, image.file_name, image.height, image.width)
+        annotations[image.id] = Annotation(image.id, f"{name}.png", tuple(prediction.segments))
+        written.append(overlay)
+    for fault in faults:
+        say(f"Left out: {fault}")
+    if not written:
+        raise BadDataset(faults[0])
+    write_panoptic_json(target, PanopticSet(categories, infos, annotations, out / "ids", target))
+    return [*written, target]
+
+
+def attention_of(
+    *,
+    run: Path | None = None,
+    image: int | None = None,
+    model: str | None = None,
+    photo: Path | None = None,
+    weights: str = "auto",
+    device: str = "auto",
+    download: bool = False,
+    queries: Sequence[int] = (),
+    category: str | None = None,
+    most: int = 4,
+    layers: Sequence[int] = (),
+    width: float = 7.0,
+    images: Path | None = None,
+    gt: Path | None = None,
+    gt_dir: Path | None = None,
+) -> "Figure":
+    """The figure of what queries look at: of `model` in `photo`, or of a run's model in one of its images.
+
+    A run's model is loaded with the run's own weights unless `weights` names others. The other arguments are those of
+    `models.attention.attend` and `report.attention.attention_figure`.
+    """
+    if run is not None:
+        assert image is not None
+        stored = load_run(run)
+        described = stored.info.get("model") or {}
+        if not described.get("config"):
+            raise BadRun(f"{stored.name} holds scored predictions: there is no model to look into.")
+        pictures = Pictures(stored, images=images, gt=gt, gt_dir=gt_dir)
+        shown = pictures.photo(image)
+        path = pictures.path(image)
+        if weights == "auto":
+            if described.get("random_weights"):
+                raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name --weights.")
+            weights = described["weights"]
+            if not Path(weights).is_file():
+                raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Say where they are with --weights.")
+        spec = _spec_of(described)
+    else:
+        assert model is not None
+        assert photo is not None
+        spec, path, shown = find_model(model), photo, read_photo(photo)
+    opened = open_model(spec, weights=weights, device=device, speedups=False, download=download)
+    scene = scene_of(path, image or 1, *shown.shape[:2])
+    found = attend(opened, scene, queries=queries, category=category, most=most, layers=layers)
+    return attention_figure(shown, found, width=width)
+
+
+def _spec_of(described: Mapping[str, Any]) -> ModelSpec:
+    """The model of a run: by its name where the catalog has it, else by its config file."""
+    name = described.get("name")
+    if name in load_catalog():
+        return find_model(str(name))
+    config = Path(str(described["config"]))
+    if not config.is_file():
+        raise BadModel(f"The run's model {name} is not in the catalog, and its config {config} is gone.")
+    return spec_from_config(config)
+
+
+def find_photographs(images: Iterable[Path]) -> list[Path]:
+    """The files among `images` and the images in its folders, sorted there. Raises BadDataset for what is not there."""
+    found: list[Path] = []
+    for path in images:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
+            if not inside:
+                raise BadDataset(f"{path} holds no image ({listed(ENDINGS)}).")
+            found.extend(inside)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise BadDataset(f"There is no image {path}.")
+    return list(dict.fromkeys(found))
+
+
+def _distinct_stems(paths: Sequence[Path]) -> list[str]:
+    """The file names without ending, with a number where two would write the same file."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        name, number = path.stem, 2
+        while name.lower() in taken:
+            name, number = f"{path.stem}-{number}", number + 1
+        taken.add(name.lower())
+        names.append(name)
+    return names

@@ -1,0 +1,85 @@
+"""Several models on one dataset, one after the other: one that fails keeps its reason and does not end the others."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from panbench.base.errors import BadArgument, BadRun, PanbenchError
+from panbench.catalog import ModelSpec
+from panbench.report.tables import ComparisonRow, comparison_row, failed_row
+from panbench.runs import Run
+
+__all__ = ["Outcome", "run_folders", "run_models"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a model: a run, or the error that ended it."""
+
+    spec: ModelSpec
+    run: Run | None = None
+    error: Exception | None = None
+
+    @property
+    def reason(self) -> str:
+        """The error in one line, with its kind where it is not a sentence of ours."""
+        if self.error is None:
+            return ""
+        text = " ".join(str(self.error).split())
+        return text if isinstance(self.error, PanbenchError) else f"{type(self.error).__name__}: {text}".rstrip(": ")
+
+    def row(self, dataset: str | None = None) -> ComparisonRow:
+        """The model's row in a comparison, failed or not."""
+        if self.run is not None:
+            return comparison_row(self.run)
+        return failed_row(self.spec.name, self.spec.title, self.reason, dataset)
+
+
+def run_folders(specs: Sequence[ModelSpec], dataset: str, out: Path | None, *, keep: bool = True) -> list[Path]:
+    """Where the runs go: `out` for one model, `out`/<model> for several, results/<dataset>-<model> without `out`.
+
+    keep: refuse, before anything is run, when one of them holds a run already (BadRun)
+    """
+    if out is None:
+        folders = [Path("results") / f"{dataset}-{spec.name}" for spec in specs]
+    elif len(specs) == 1:
+        folders = [out]
+    else:
+        if (out / "run.json").exists():
+            raise BadRun(f"{out} holds a run; several models go into folders of their own in it. Give another --out.")
+        folders = [out / spec.name for spec in specs]
+    doubled = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
+    if doubled:
+        raise BadArgument(f"Two models would write to {doubled[0]}. Rename one config file, or run them one by one.")
+    taken = [str(folder) for folder in folders if keep and (folder / "run.json").exists()]
+    if taken:
+        raise BadRun(
+            f"{', '.join(taken)} {'holds' if len(taken) == 1 else 'hold'} a run already. Go on with it by --resume, "
+            "replace it by --overwrite, or give another --out."
+        )
+    return folders
+
+
+def run_models(
+    specs: Sequence[ModelSpec],
+    folders: Sequence[Path],
+    evaluate: Callable[[ModelSpec, Path], Run],
+    finished: Callable[[Outcome], Any],
+) -> list[Outcome]:
+    """Evaluates each model into its folder, calling `finished` after each; the outcomes in order.
+
+    With one model its error is raised. With several it is kept in the outcome and the next one runs. An interruption
+    (KeyboardInterrupt) ends all.
+    """
+    outcomes = []
+    for spec, folder in zip(specs, folders, strict=True):
+        try:
+            outcome = Outcome(spec, run=evaluate(spec, folder))
+        except Exception as error:
+            if len(specs) == 1:
+                raise
+            outcome = Outcome(spec, error=error)
+        finished(outcome)
+        outcomes.append(outcome)
+    return outcomes

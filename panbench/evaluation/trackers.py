@@ -1,0 +1,250 @@
+"""Tells TensorBoard, Weights & Biases or MLflow how an evaluation goes: off unless asked for.
+
+While images are scored: their number and the speed. At the end: PQ, SQ and RQ of all, things and stuff, PQ of each
+category, and what was run. Each library is imported only when it is named; they are extras of the package.
+"""
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from panbench.base.errors import BadArgument
+from panbench.runs import Run
+
+__all__ = ["LOGS", "LiveLog", "check_logs", "live_logs"]
+
+EVERY_SECONDS = 2.0
+"""At most so often is progress told: these libraries keep every value."""
+
+PROJECT = "panbench"
+
+
+class LiveLog(Protocol):
+    """What a library can be told."""
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """What was run: told once."""
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Numbers by name, at so many images."""
+
+    def close(self, failed: bool) -> None:
+        """The end, in which everything is written."""
+
+
+class Progress:
+    """One evaluation as its logs are told of it: `images` while it runs, `finished` at its end."""
+
+    def __init__(
+        self,
+        logs: Sequence[LiveLog],
+        notice: Callable[[str], None] = lambda sentence: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logs, self._notice, self._clock = list(logs), notice, clock
+        self._began: tuple[float, int] | None = None
+        self._told = -EVERY_SECONDS
+
+    def images(self, done: int, total: int) -> None:
+        """So many images are scored, of so many; has the form of the runner's `progress`."""
+        now = self._clock()
+        # A resumed run begins with images that an earlier sitting scored.
+        began, before = self._began = self._began or (now, done)
+        if now - self._told < EVERY_SECONDS and done < total:
+            return
+        self._told = now
+        values = {"progress/images": float(done), "progress/share": done / total if total else 1.0}
+        if now > began:
+            values["progress/images_per_second"] = (done - before) / (now - began)
+        self._tell(lambda log: log.scalars(values, done))
+
+    def finished(self, run: Run) -> None:
+        """The run's scores and what was run."""
+        scored = int((run.info.get("images") or {}).get("scored") or 0)
+        self._tell(lambda log: log.config(config_of(run)))
+        self._tell(lambda log: log.scalars(scores_of(run), scored))
+
+    def close(self, failed: bool) -> None:
+        """The end of every log that still listens."""
+        self._tell(lambda log: log.close(failed))
+
+    def _tell(self, what: Callable[[LiveLog], None]) -> None:
+        for log in list(self._logs):
+            try:
+                what(log)
+            except Exception as error:  # an hour of evaluation is not lost because a server of logs is away
+                self._logs.remove(log)
+                name = type(log).__name__.strip("_")
+                self._notice(f"{name} is told nothing more: {type(error).__name__}: {error}")
+
+
+@contextlib.contextmanager
+def live_logs(
+    kinds: Sequence[str], name: str, folder: Path, notice: Callable[[str], None] = lambda sentence: None
+) -> Iterator[Progress]:
+    """The logs of one evaluation, open while the block runs; closed as failed when it raises.
+
+    kinds: names in LOGS; name: the run's; folder: where libraries that write files may write them
+    notice: told when a log fails later on; it is dropped, and the evaluation goes on
+    Raises BadArgument for an unknown kind, a library that is not installed, or a log that cannot be opened.
+    """
+    check_logs(kinds)
+    progress = Progress([_opened(kind, name, folder) for kind in dict.fromkeys(kinds)], notice)
+    failed = True
+    try:
+        yield progress
+        failed = False
+    finally:
+        progress.close(failed)
+
+
+def _opened(kind: str, name: str, folder: Path) -> LiveLog:
+    try:
+        return LOGS[kind](name, folder)
+    except Exception as error:
+        raise BadArgument(f"--log {kind} cannot be opened: {type(error).__name__}: {error}") from error
+
+
+def check_logs(kinds: Sequence[str]) -> None:
+    """Raises BadArgument for a kind that is not in LOGS, or whose library is not installed."""
+    for kind in kinds:
+        if kind not in LOGS:
+            raise BadArgument(f"There is no log {kind!r}. Choose from {', '.join(LOGS)}.")
+        if kind in PACKAGES:
+            _needs(kind, PACKAGES[kind])
+
+
+def scores_of(run: Run) -> dict[str, float]:
+    """A run's scores by name, fractions 0–1: `PQ`, `PQ_th`, `SQ_st` …, `categories/<name>`, without what is absent."""
+    suffixes = {"All": "", "Things": "_th", "Stuff": "_st"}
+    summary = run.info.get("summary") or run.summary()
+    values = {
+        f"{metric}{suffix}": (summary.get(group) or {}).get(metric)
+        for group, suffix in suffixes.items()
+        for metric in ("PQ", "SQ", "RQ")
+    }
+    table = run.pq()
+    held = table[(table["TP"] + table["FP"] + table["FN"]) > 0]
+    values.update({f"categories/{row.name_}": row.PQ for row in held.rename(columns={"name": "name_"}).itertuples()})
+    values["images_per_second"] = run.info.get("images_per_second")
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def config_of(run: Run) -> dict[str, str | int | float | bool]:
+    """What was run, flat: model, weights' hash, data, device, precision, versions."""
+    info = run.info
+    model, dataset, device = (info.get(key) or {} for key in ("model", "dataset", "device"))
+    values = {
+        "model": model.get("name"),
+        "weights_sha256": model.get("weights_sha256"),
+        "random_weights": model.get("random_weights"),
+        "params": model.get("params"),
+        "dataset": dataset.get("name"),
+        "split": dataset.get("split"),
+        "ground_truth_sha256": dataset.get("fingerprint"),
+        "device": device.get("name"),
+        "precision": info.get("precision"),
+        "batch_size": (info.get("arguments") or {}).get("batch_size"),
+        "status": info.get("status"),
+        "panbench": info.get("panbench"),
+        "git_commit": info.get("git_commit"),
+        **{f"version/{name}": version for name, version in (info.get("versions") or {}).items()},
+    }
+    return {name: value for name, value in values.items() if isinstance(value, (str, int, float, bool))}
+
+
+class _TensorBoard:
+    """TensorBoard's own event files, written without torch."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self._proto: Any = importlib.import_module("tensorboard.compat.proto.summary_pb2")
+        self._event: Any = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
+        writers: Any = importlib.import_module("tensorboard.summary.writer.event_file_writer")
+        self._writer = writers.EventFileWriter(str(folder / "tensorboard"))
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        tensors: Any = importlib.import_module("tensorboard.compat.proto.tensor_pb2")
+        types: Any = importlib.import_module("tensorboard.compat.proto.types_pb2")
+        table = "\n".join(["| | |", "|---|---|", *(f"| {_cell(k)} | {_cell(v)} |" for k, v in values.items())])
+        plugin = self._proto.SummaryMetadata.PluginData(plugin_name="text")
+        self._write(
+            self._proto.Summary.Value(
+                tag="what was run/text_summary",
+                metadata=self._proto.SummaryMetadata(plugin_data=plugin, data_class=self._proto.DATA_CLASS_TENSOR),
+                tensor=tensors.TensorProto(dtype=types.DT_STRING, string_val=[table.encode()]),
+            )
+        )
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._write(self._proto.Summary.Value(tag=name, simple_value=value), step)
+
+    def close(self, failed: bool) -> None:
+        self._writer.close()
+
+    def _write(self, value: Any, step: int = 0) -> None:
+        summary = self._proto.Summary(value=[value])
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
+
+
+class _WandB:
+    def __init__(self, name: str, folder: Path) -> None:
+        wandb: Any = importlib.import_module("wandb")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(project=PROJECT, name=name, dir=str(folder), resume="allow")
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        self._run.config.update(dict(values), allow_val_change=True)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
+
+
+class _MLflow:
+    def __init__(self, name: str, folder: Path) -> None:
+        mlflow: Any = importlib.import_module("mlflow")
+        self._mlflow = mlflow
+        mlflow.set_experiment(PROJECT)
+        mlflow.start_run(run_name=name)
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        self._mlflow.log_params({_mlflow_name(name): value for name, value in values.items()})
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self._mlflow.log_metrics({_mlflow_name(name): value for name, value in values.items()}, step=step)
+
+    def close(self, failed: bool) -> None:
+        self._mlflow.end_run("FAILED" if failed else "FINISHED")
+
+
+LOGS: Mapping[str, Callable[[str, Path], LiveLog]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _WandB,
+    "mlflow": _MLflow,
+}
+"""What `--log` may name. Where wandb and MLflow store is theirs to say, by their own environment variables."""
+
+
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+def _needs(module: str, package: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        raise BadArgument(f"--log {module} needs the Python package {package}: pip install {package}.") from None
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _mlflow_name(name: str) -> str:
+    """MLflow takes letters, digits, and `_-. /` in names."""
+    return "".join(sign if sign.isalnum() or sign in "_-. /" else "_" for sign in name)

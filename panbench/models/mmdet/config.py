@@ -1,0 +1,205 @@
+"""mmdet config files → models: read with mmengine, built without downloading anything."""
+
+import contextlib
+import copy
+import importlib.util
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from mmengine.config import Config
+from mmengine.config import config as mmengine_config
+from mmengine.registry import DefaultScope
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from panbench.base.errors import BadModel
+from panbench.catalog import FAMILIES, ModelSpec, spec_from_config
+from panbench.models.mmdet import operators
+
+# mmengine's reading of configs and its default scope are global to the process.
+_lock = threading.RLock()
+_TYPES = {"PanopticFPN": "panoptic-fpn", "MaskFormer": "maskformer", "Mask2Former": "mask2former"}
+_SWIN = {96: {6: "Swin-T", 18: "Swin-S"}, 128: {18: "Swin-B"}, 192: {18: "Swin-L"}}
+
+
+def load_config(source: ModelSpec | str | Path) -> Config:
+    """The mmengine config of a model, its bases merged in. The file is Python and is run.
+
+    `_base_ = 'mmdet::…'` is looked up in the installed mmdet without pkg_resources. Raises BadModel for a file that is
+    missing, not readable as a config, whose base is missing, or whose model is not of one of the three families.
+    """
+    path = (source if isinstance(source, ModelSpec) else spec_from_config(source)).config
+    # Configs in mmengine's import style name classes of mmdet, whose modules import mmcv's operators.
+    operators.install()
+    with _lock, _without_pkg_resources():
+        try:
+            config = Config.fromfile(path)
+            model = config.get("model")
+        except BadModel as error:
+            raise BadModel(f"{path}: {error}") from error
+        except FileNotFoundError as error:
+            raise BadModel(f"{path}: a base of it is missing ({_sentence(error)}).") from error
+        except Exception as error:
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+            where = f"{path}, line {lines[-1]}," if lines else str(path)
+            raise BadModel(f"{where} cannot be read as an mmdet config ({_sentence(error)}).") from error
+    if not isinstance(model, dict) or "type" not in model:
+        raise BadModel(f"{path} has no `model` with a `type`, so there is nothing to build.")
+    if _family_of_type(model["type"], config) is None:
+        raise BadModel(
+            f"{path}: a model of type {_type_name(model['type'])} cannot be run; panbench runs "
+            f"{', '.join(list(_TYPES)[:-1])} and {list(_TYPES)[-1]}."
+        )
+    return config
+
+
+def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module:
+    """The config's model in eval mode, its parameters as their layers initialize them; `config` is left as it is.
+
+    Pretrained backbones are not fetched: a checkpoint replaces them. Instance results, of no use to PQ, are off.
+    device: "meta" builds the structure alone, without memory for parameters.
+    Raises BadModel when mmdet cannot build it.
+    """
+    operators.install()
+    description = copy.deepcopy(config.model)
+    _drop_pretrained(description)
+    if _family_of_type(description["type"], config) in ("maskformer", "mask2former") and description.get("test_cfg"):
+        description.test_cfg.instance_on = False
+    with _lock, in_scope_of(config), torch.device(device), _LinspaceOnCpu(), warnings.catch_warnings():
+        # Advice on losses, which are not computed here.
+        warnings.filterwarnings("ignore", module=r"mmdet\.models\.losses")
+        try:
+            from mmdet.registry import MODELS
+
+            model = MODELS.build(description)
+        except Exception as error:
+            raise BadModel(f"{config.filename}: mmdet cannot build this model ({_sentence(error)}).") from error
+    return cast(nn.Module, model.eval())
+
+
+def family_of(model: nn.Module) -> str:
+    """The family of a built model: "panoptic-fpn", "maskformer" or "mask2former". Raises BadModel for any other."""
+    family = _family_of_class(type(model))
+    if family is None:
+        raise BadModel(f"A {type(model).__name__} is none of {', '.join(FAMILIES)}.")
+    return family
+
+
+def count_parameters(model: nn.Module) -> int:
+    """How many numbers a model learns or has learned; buffers such as BatchNorm's statistics are not counted."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def describe_backbone(config: Config) -> str:
+    """The backbone in the field's short form (R50, Swin-T; R18/16 has 16 channels in place of 64), else its class."""
+    backbone = config.model.get("backbone", {})
+    name = _type_name(backbone.get("type", "unknown"))
+    if name == "ResNet":
+        width = backbone.get("base_channels", 64)
+        return f"R{backbone.get('depth', '?')}" + (f"/{width}" if width != 64 else "")
+    if name == "SwinTransformer":
+        depths = backbone.get("depths", (2, 2, 6, 2))
+        return _SWIN.get(backbone.get("embed_dims", 96), {}).get(depths[2] if len(depths) > 2 else 0, "Swin")
+    return name
+
+
+@contextlib.contextmanager
+def _without_pkg_resources() -> Iterator[None]:
+    """mmengine finds packages through pkg_resources, which new versions of setuptools no longer have."""
+    find_base, find_package = Config._get_cfg_path, mmengine_config.get_installed_path
+
+    def base_path(base: str, filename: str) -> tuple[str, str | None]:
+        if "::" not in base:
+            return cast("tuple[str, str | None]", find_base(base, filename))
+        package, _, relative = base.partition("::")
+        folder = Path(_package_folder(package))
+        # `.mim/configs` is how packages ship their configs; a checkout has them beside the package.
+        for configs in (folder / ".mim" / "configs", folder.parent / "configs"):
+            if (configs / relative).is_file():
+                return str(configs / relative), package
+        raise BadModel(f"{package} has no config {relative} (looked for below {folder / '.mim' / 'configs'}).")
+
+    Config._get_cfg_path = staticmethod(base_path)
+    mmengine_config.get_installed_path = _package_folder
+    try:
+        yield
+    finally:
+        Config._get_cfg_path = staticmethod(find_base)
+        mmengine_config.get_installed_path = find_package
+
+
+def _package_folder(package: str) -> str:
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or found.origin is None:
+        raise BadModel(f"its base is in the package {package!r}, which is not installed.")
+    return str(Path(found.origin).parent)
+
+
+def _family_of_type(type_: Any, config: Config) -> str | None:
+    """The family of a model's `type`, a name or a class; of a user's own class, by what it inherits."""
+    if isinstance(type_, str) and type_.removeprefix("mmdet.") in _TYPES:
+        return _TYPES[type_.removeprefix("mmdet.")]
+    if isinstance(type_, str):
+        with _lock, in_scope_of(config), contextlib.suppress(Exception):
+            from mmdet.registry import MODELS
+
+            type_ = MODELS.get(type_)
+    return _family_of_class(type_) if isinstance(type_, type) else None
+
+
+def _family_of_class(class_: type) -> str | None:
+    from mmdet.models.detectors import Mask2Former, MaskFormer, PanopticFPN
+
+    # Mask2Former inherits from MaskFormer.
+    for base in (PanopticFPN, Mask2Former, MaskFormer):
+        if issubclass(class_, base):
+            return _TYPES[base.__name__]
+    return None
+
+
+@contextlib.contextmanager
+def in_scope_of(config: Config) -> Iterator[None]:
+    """Names in the config mean mmdet's classes, or those of the config's own `default_scope`, while this lasts."""
+    with DefaultScope.overwrite_default_scope(config.get("default_scope") or "mmdet"):
+        yield
+
+
+class _LinspaceOnCpu(TorchFunctionMode):
+    """Layers read values back from `linspace` while they are built, which has none on the meta device."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.linspace:
+            kwargs = {"device": "cpu", **(kwargs or {})}
+        return function(*args, **(kwargs or {}))
+
+
+def _drop_pretrained(description: Any) -> None:
+    """Removes every wish for pretrained weights from a model's description, in place."""
+    if isinstance(description, dict):
+        for key in ("init_cfg", "pretrained"):
+            wishes = description.get(key)
+            for wish in wishes if isinstance(wishes, list | tuple) else [wishes]:
+                if isinstance(wish, str) or (isinstance(wish, dict) and "checkpoint" in wish):
+                    description[key] = None
+        for value in description.values():
+            _drop_pretrained(value)
+    elif isinstance(description, list | tuple):
+        for value in description:
+            _drop_pretrained(value)
+
+
+def _type_name(type_: Any) -> str:
+    return type_.__name__ if isinstance(type_, type) else str(type_)
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

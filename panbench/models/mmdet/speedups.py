@@ -1,0 +1,123 @@
+"""What makes mmdet's modules run faster at inference, with the same answers but for the last bits of a float.
+
+mmdet's modules also train: they compute the masks of every decoder layer for its losses, keep batch-norm apart, and
+average attention weights that nobody reads. `speed_up` takes that out of a built model, in place.
+docs/benchmarks.md has what each step gains; tests/models/mmdet/test_speedups.py holds the maps against mmdet's.
+"""
+
+import functools
+import itertools
+import types
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from panbench.models.mmdet import operators
+
+
+def speed_up(module: nn.Module, family: str, device: torch.device) -> nn.Module:
+    """The same model, changed in place to answer faster; it can no longer be trained.
+
+    module: a model of mmdet in eval mode with its weights loaded; family: as `family_of` says; device: where it runs.
+    """
+    module.requires_grad_(False)
+    fold_batch_norm(module)
+    drop_attention_averages(module)
+    if family != "panoptic-fpn":
+        keep_last_masks(cast(Any, module).panoptic_head, family)
+    if device.type == "cpu":
+        # oneDNN works on channels-last images; of others it makes a copy before and after each convolution.
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if family == "mask2former":
+            operators.speed_up_deformable_attention()
+    return module
+
+
+def fold_batch_norm(module: nn.Module) -> int:
+    """Multiplies the batch-norm of mmdet's ResNets into the convolutions before it; returns how many there were."""
+    from mmdet.models.backbones import ResNet
+    from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
+
+    folded = 0
+    for part in list(module.modules()):
+        if isinstance(part, (ResNet, BasicBlock, Bottleneck)):
+            for number in (1, 2, 3):
+                folded += _fold(part, f"conv{number}", getattr(part, f"norm{number}_name", ""))
+        downsample = getattr(part, "downsample", None)
+        if isinstance(part, (BasicBlock, Bottleneck)) and isinstance(downsample, nn.Sequential):
+            names = list(downsample._modules)
+            for convolution, norm in itertools.pairwise(names):
+                folded += _fold(downsample, convolution, norm)
+    return folded
+
+
+def _fold(parent: nn.Module, convolution_name: str, norm_name: str) -> bool:
+    convolution, norm = getattr(parent, convolution_name, None), getattr(parent, norm_name, None) if norm_name else None
+    # Other kinds (deformable convolutions, synchronised or group norm) stay as they are.
+    if not isinstance(convolution, nn.Conv2d) or type(norm) is not nn.BatchNorm2d or norm.running_var is None:
+        return False
+    setattr(parent, convolution_name, fuse_conv_bn_eval(convolution.eval(), norm.eval()))
+    setattr(parent, norm_name, nn.Identity())
+    return True
+
+
+def drop_attention_averages(module: nn.Module) -> None:
+    """Attention gives its result alone: PyTorch's fused kernels serve then, and no weights are averaged over heads."""
+    for part in module.modules():
+        if isinstance(part, nn.MultiheadAttention):
+            part.forward = functools.partial(part.forward, need_weights=False)  # type: ignore[method-assign]
+
+
+def keep_last_masks(head: Any, family: str) -> None:
+    """Classes and masks are computed of the last decoder layer alone; the others' are for losses."""
+    if family == "maskformer":
+        # (layers, batch, queries, channels) → the last layer, before it is multiplied with every pixel.
+        head.transformer_decoder.register_forward_hook(lambda decoder, inputs, output: output[-1:])
+    else:
+        head.forward = types.MethodType(_mask2former_head, head)
+
+
+def _mask2former_head(head: Any, features: Sequence[Tensor], samples: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Mask2Former's head at inference: lists of one, class logits (B, Q, classes + 1) and mask logits (B, Q, h, w).
+
+    A layer's attention is masked where the masks of the layer before are negative, at the resolution of the level that
+    it looks at. Resizing is linear, so it is done once on the mask features and not on every layer's masks.
+    [Cheng et al. 2022, sec. 3.2]
+    """
+    mask_features, memories = head.pixel_decoder(features)
+    levels = head.num_transformer_feat_level
+    keys, positions, small_features = [], [], []
+    for level in range(levels):
+        memory = memories[level]
+        key = head.decoder_input_projs[level](memory).flatten(2).transpose(1, 2)
+        keys.append(key + head.level_embed.weight[level])
+        nowhere = memory.new_zeros((len(memory), *memory.shape[-2:]), dtype=torch.bool)
+        positions.append(head.decoder_positional_encoding(nowhere).flatten(2).transpose(1, 2))
+        small = F.interpolate(mask_features, memory.shape[-2:], mode="bilinear", align_corners=False)
+        small_features.append(small.flatten(2))
+    batch = len(mask_features)
+    queries = head.query_feat.weight.expand(batch, -1, -1)
+    query_positions = head.query_embed.weight.expand(batch, -1, -1)
+    for number, layer in enumerate(head.transformer_decoder.layers):
+        level = number % levels
+        embedding = head.mask_embed(head.transformer_decoder.post_norm(queries))
+        outside = torch.bmm(embedding, small_features[level]).sigmoid() < 0.5
+        # A query that would see nothing sees everything.
+        outside &= ~outside.all(dim=-1, keepdim=True)
+        queries = layer(
+            query=queries,
+            key=keys[level],
+            value=keys[level],
+            query_pos=query_positions,
+            key_pos=positions[level],
+            cross_attn_mask=outside[:, None].expand(-1, head.num_heads, -1, -1).flatten(0, 1),
+            query_key_padding_mask=None,
+            key_padding_mask=None,
+        )
+    queries = head.transformer_decoder.post_norm(queries)
+    masks = torch.einsum("bqc,bchw->bqhw", head.mask_embed(queries), mask_features)
+    return [head.cls_embed(queries)], [masks]

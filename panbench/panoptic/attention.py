@@ -1,0 +1,32 @@
+"""What a query of a transformer attended to: read off a model by models/, drawn by report/."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class AttendedLayer:
+    """One decoder layer. All arrays have the photograph's (H, W).
+
+    number: of the layer, counted from 1
+    weights: float32, the cross-attention of the query, mean of the heads; it sums to 1 over the layer's feature map
+    allowed: bool, where the query was let look (masked attention; weights are 0 elsewhere); None for everywhere
+    mask: bool, the mask (probability ≥ 0.5) that the layer's output led to
+    """
+
+    number: int
+    weights: npt.NDArray[np.float32]
+    allowed: npt.NDArray[np.bool_] | None
+    mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class AttendedQuery:
+    """One query: its number (from 0), what it found at the last layer (`category`, `score`), and its layers."""
+
+    query: int
+    category: str
+    score: float
+    layers: tuple[AttendedLayer, ...]

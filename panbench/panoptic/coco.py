@@ -1,0 +1,518 @@
+"""The COCO panoptic format on disk: a JSON that says what each id is, and an RGB id PNG for each image.
+
+In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.org/#format-data]
+"""
+
+import json
+import math
+import os
+import re
+from array import array
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from panbench.base.errors import BadDataset, PanbenchError
+from panbench.base.files import atomic_write, leaves_folder, write_json
+from panbench.base.text import listed
+from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
+from panbench.panoptic.types import (
+    MAX_ID,
+    Annotation,
+    AnnotationColumns,
+    Category,
+    IdMap,
+    ImageInfo,
+    PanopticSet,
+    Segment,
+)
+
+__all__ = [
+    "ids_to_rgb",
+    "read_annotation_columns",
+    "read_id_png",
+    "read_panoptic_json",
+    "read_predictions_json",
+    "rgb_to_ids",
+    "write_id_png",
+    "write_panoptic_json",
+]
+
+
+def rgb_to_ids(rgb: npt.NDArray[np.uint8]) -> IdMap:
+    """The (H, W) int32 id map of an (H, W, 3) uint8 RGB array: R + 256 G + 256² B."""
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ValueError(f"rgb must be (H, W, 3) uint8, got {rgb.shape} {rgb.dtype}")
+    ids = np.zeros((*rgb.shape[:2], 4), np.uint8)
+    ids[..., :3] = rgb
+    return ids.view("<i4")[..., 0].astype(np.int32, copy=False)
+
+
+def ids_to_rgb(ids: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+    """The (H, W, 3) uint8 RGB array of an (H, W) id map. Raises ValueError for ids outside 0…2²⁴-1."""
+    if ids.ndim != 2:
+        raise ValueError(f"ids must be (H, W), got {ids.shape}")
+    if ids.size and (int(ids.min()) < 0 or int(ids.max()) > MAX_ID):
+        raise ValueError(f"ids must lie in 0…{MAX_ID}, got {int(ids.min())}…{int(ids.max())}")
+    little = np.ascontiguousarray(ids, dtype="<i4")
+    return np.ascontiguousarray(little.view(np.uint8).reshape(*ids.shape, 4)[..., :3])
+
+
+def read_id_png(
+    path: str | os.PathLike[str],
+    shape: tuple[int, int] | None = None,
+    *,
+    image_id: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    error: type[PanbenchError] = BadDataset,
+) -> IdMap:
+    """The (H, W) int32 id map in a PNG.
+
+    shape: (H, W) that the map must have; None takes any
+    image_id: named in error messages
+    max_pixels: a larger PNG is refused before it is decoded
+    error: class of the exception: `error` is raised when the file is missing, no PNG, truncated, not 8-bit RGB, or of
+        another shape
+    """
+    where = f"{path}" if image_id is None else f"{path} (image {image_id})"
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise error(f"{where} does not exist. Check the folder of id PNGs.") from None
+    except OSError as problem:
+        raise error(f"{where} cannot be read: {problem.strerror or problem}.") from None
+    try:
+        return decode_id_png(content, shape=shape, max_pixels=max_pixels)
+    except ValueError as problem:
+        raise error(f"{where} {problem}") from None
+
+
+def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer]) -> None:
+    """Writes an (H, W) id map as RGB PNG, atomically, made for speed. Raises ValueError for ids outside 0…2²⁴-1."""
+    content = encode_id_png(ids)
+    with atomic_write(path, durable=False) as handle:
+        handle.write(content)
+
+
+def read_panoptic_json(
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    images_suffice: bool = False,
+) -> PanopticSet:
+    """The ground truth that a COCO panoptic JSON describes. Id PNGs are not opened.
+
+    folder: where the id PNGs lie; by default the JSON's path without `.json`, as panopticapi has it
+    images_suffice: a JSON without the key `annotations`, as lists of test images are, is read as one with none
+    Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
+    """
+    reader = _Reader(Path(path))
+    optional = ("annotations",) if images_suffice else ()
+    document = reader.document(("images", "annotations", "categories"), optional)
+    categories = reader.categories(document["categories"])
+    images = reader.images(document["images"])
+    annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
+    strangers = [image_id for image_id in annotations if image_id not in images]
+    if strangers:
+        raise BadDataset(
+            f"{path}: annotations name image ids that `images` does not list: {listed(strangers)}. "
+            "Add the images or drop the annotations."
+        )
+    return PanopticSet(categories, images, annotations, _folder_of(path, folder), Path(path))
+
+
+def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> PanopticSet:
+    """The predictions that a COCO panoptic JSON describes: `annotations` is all it needs.
+
+    A segment needs `id` and `category_id`; `score` is kept where given; areas are counted from the PNG later and are 0
+    here. Whether a category is known is for the scorer to say. Otherwise as `read_panoptic_json`.
+    """
+    reader = _Reader(Path(path))
+    document = reader.document(("annotations",))
+    annotations = reader.annotations(document["annotations"], None, counted=True)
+    return PanopticSet((), {}, annotations, _folder_of(path, folder), Path(path))
+
+
+def read_annotation_columns(
+    path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, predictions: bool = False
+) -> AnnotationColumns:
+    """What `read_panoptic_json` (or `read_predictions_json`) reads, as columns, in little memory.
+
+    As for panopticapi, `images` may be absent. Otherwise the JSON is held to the same rules and refused with the same
+    sentences.
+    """
+    reader = _Reader(Path(path))
+    rows = _Rows()
+    categories: tuple[Category, ...] = ()
+    keys = ("annotations",) if predictions else ("annotations", "categories")
+    for key, records in reader.walk(keys):
+        if key == "annotations":
+            for index, record in enumerate(records):
+                rows.add(reader, record, index, predictions)
+        elif key == "categories":
+            categories = reader.categories(list(records))
+    columns = rows.columns(categories, _folder_of(path, folder), Path(path))
+    if not predictions:
+        _check_category_ids(reader, columns)
+    return columns
+
+
+def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet) -> None:
+    """Writes a set as COCO panoptic JSON, atomically, in the form that panopticapi and mmdet read."""
+    write_json(
+        path,
+        {
+            "images": [
+                {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+                for image in panoptic_set.images.values()
+            ],
+            "annotations": [
+                {
+                    "image_id": annotation.image_id,
+                    "file_name": annotation.file_name,
+                    "segments_info": [_segment_record(segment) for segment in annotation.segments],
+                }
+                for annotation in panoptic_set.annotations.values()
+            ],
+            "categories": [
+                {
+                    "id": category.id,
+                    "name": category.name,
+                    "isthing": int(category.isthing),
+                    "supercategory": category.supercategory,
+                    **({} if category.color is None else {"color": list(category.color)}),
+                }
+                for category in panoptic_set.categories
+            ],
+        },
+        indent=None,
+    )
+
+
+def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
+    known = np.array([category.id for category in columns.categories], np.int32)
+    unknown = np.flatnonzero(~np.isin(columns.category_id, known))
+    if len(unknown):
+        image = int(np.searchsorted(columns.first, unknown[0], side="right")) - 1
+        raise reader.unknown_categories(
+            f"annotations[{image}] (image {columns.image_ids[image]})", set(columns.category_id[unknown].tolist())
+        )
+
+
+class _Rows:
+    """The columns of AnnotationColumns while they grow."""
+
+    def __init__(self) -> None:
+        self.image_ids: dict[int, None] = {}
+        self.file_names: list[str] = []
+        self.first = array("q", [0])
+        self.id, self.category_id, self.area = array("i"), array("i"), array("q")
+        self.iscrowd, self.score = array("b"), array("f")
+
+    def add(self, reader: "_Reader", record: Any, index: int, counted: bool) -> None:
+        """Appends one record of `annotations`; what is not plainly right goes through the reader, which explains."""
+        try:
+            segments = record["segments_info"]
+            image_id, name = record["image_id"], record["file_name"]
+            ids = array("i", [segment["id"] for segment in segments])
+            category_ids = array("i", [segment["category_id"] for segment in segments])
+            area = array("q", bytes(8 * len(ids)) if counted else [segment["area"] for segment in segments])
+            scores = [segment.get("score") for segment in segments]
+            plain = (
+                type(image_id) is int
+                and type(segments) is list
+                and image_id not in self.image_ids
+                and -(2**31) <= image_id <= 2**62
+                and not leaves_folder(name)
+                and len(set(ids)) == len(ids)
+                and (not ids or (1 <= min(ids) and max(ids) <= MAX_ID and min(area) >= 0))
+                and scores.count(None) == len(scores)
+            )
+        except (KeyError, TypeError, AttributeError, OverflowError, ValueError):
+            plain = False
+        if plain:
+            iscrowd = array("b", [segment.get("iscrowd") == 1 for segment in segments])
+            score = array("f", [math.nan]) * len(ids)
+        else:
+            annotation = reader.annotation(record, index, self.image_ids, counted)
+            image_id, name, listing = annotation.image_id, annotation.file_name, annotation.segments
+            ids = array("i", [segment.id for segment in listing])
+            category_ids = array("i", [segment.category_id for segment in listing])
+            area = array("q", [segment.area for segment in listing])
+            iscrowd = array("b", [segment.iscrowd for segment in listing])
+            score = array("f", [math.nan if segment.score is None else segment.score for segment in listing])
+        self.image_ids[image_id] = None
+        self.file_names.append(name)
+        self.id.extend(ids)
+        self.category_id.extend(category_ids)
+        self.area.extend(area)
+        self.iscrowd.extend(iscrowd)
+        self.score.extend(score)
+        self.first.append(len(self.id))
+
+    def columns(self, categories: tuple[Category, ...], folder: Path, path: Path) -> AnnotationColumns:
+        return AnnotationColumns(
+            categories=categories,
+            image_ids=list(self.image_ids),
+            file_names=self.file_names,
+            first=np.array(self.first, np.int64),
+            id=np.array(self.id, np.int32),
+            category_id=np.array(self.category_id, np.int32),
+            area=np.array(self.area, np.int64),
+            iscrowd=np.array(self.iscrowd, np.bool_),
+            score=np.array(self.score, np.float32),
+            folder=folder,
+            path=path,
+        )
+
+
+def _segment_record(segment: Segment) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "id": segment.id,
+        "category_id": segment.category_id,
+        "area": segment.area,
+        "iscrowd": int(segment.iscrowd),
+    }
+    if segment.bbox is not None:
+        record["bbox"] = list(segment.bbox)
+    if segment.score is not None:
+        record["score"] = segment.score
+    return record
+
+
+def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
+    # panopticapi drops every ".json" of the path, not only the suffix; so do we.
+    return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
+
+
+_SCAN = json.JSONDecoder().raw_decode
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def _skip(text: str, at: int) -> int:
+    """Where the next sign of a JSON text is that is no space."""
+    found = _SPACE.match(text, at)
+    assert found is not None
+    return found.end()
+
+
+class _Records:
+    """Parses the list that begins at a place of a JSON text, one element at a time; `at` is then the place after it."""
+
+    def __init__(self, reader: "_Reader", text: str, at: int) -> None:
+        self.reader, self.text, self.at = reader, text, at
+
+    def __iter__(self) -> Iterator[Any]:
+        text, at = self.text, _skip(self.text, self.at + 1)
+        more = text[at : at + 1] != "]"
+        while more:
+            try:
+                record, at = _SCAN(text, at)
+            except (ValueError, RecursionError) as problem:
+                raise self.reader.not_json(problem) from None
+            yield record
+            at = _skip(text, at)
+            more = text[at : at + 1] == ","
+            if more:
+                at = _skip(text, at + 1)
+            elif text[at : at + 1] != "]":
+                raise self.reader.not_json(f"a comma or ] is missing at character {at}")
+        self.at = at + 1
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns the records of one JSON into our types; each refusal names the file, the record and the field."""
+
+    path: Path
+
+    def refuse(self, what: str) -> BadDataset:
+        return BadDataset(f"{self.path}: {what}")
+
+    def not_json(self, why: object) -> BadDataset:
+        return self.refuse(f"is not JSON ({why}).")
+
+    def document(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, list[Any]]:
+        absent: dict[str, list[Any]] = {key: [] for key in optional}
+        return absent | {key: list(records) for key, records in self.walk(keys, optional)}
+
+    def walk(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[tuple[str, Iterable[Any]]]:
+        """Each of the lists that `keys` name, in the order of the file, as an iterator that parses record by record.
+
+        So the objects of a large JSON are never in memory at once. Each iterator is to be exhausted before the next.
+        """
+        text = self.text()
+        missing = {key: None for key in keys if key not in optional}
+        try:
+            at = self.expect(text, _skip(text, 0), "{", f"an object with {', '.join(keys)}")
+            while text[at : at + 1] != "}":
+                key, at = _SCAN(text, at)
+                at = self.expect(text, _skip(text, at), ":", "a colon")
+                if key in keys:
+                    self.expect(text, at, "[", f"a list as `{key}`")
+                    missing.pop(key, None)
+                    records = _Records(self, text, at)
+                    yield key, records
+                    at = records.at
+                else:
+                    _, at = _SCAN(text, at)
+                at = _skip(text, at)
+                if text[at : at + 1] != "}":
+                    at = self.expect(text, at, ",", "a comma")
+            if _skip(text, at + 1) != len(text):
+                raise self.not_json(f"more follows the object at character {at + 1}")
+        except (ValueError, RecursionError) as problem:
+            raise self.not_json(problem) from None
+        if missing:
+            raise self.refuse(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
+
+    def text(self) -> str:
+        try:
+            return self.path.read_bytes().decode("utf-8-sig")
+        except FileNotFoundError:
+            raise BadDataset(f"{self.path} does not exist. Give the path of a COCO panoptic JSON.") from None
+        except OSError as problem:
+            raise self.refuse(f"cannot be read: {problem.strerror or problem}.") from None
+        except ValueError as problem:
+            raise self.not_json(problem) from None
+
+    def expect(self, text: str, at: int, sign: str, what: str) -> int:
+        if text[at : at + 1] != sign:
+            raise self.refuse(f"is not COCO panoptic: character {at} should begin {what}, not {text[at : at + 10]!r}.")
+        return _skip(text, at + 1)
+
+    def categories(self, records: list[Any]) -> tuple[Category, ...]:
+        found: dict[int, Category] = {}
+        for index, record in enumerate(records):
+            where = f"categories[{index}]"
+            category_id = self.integer(record, "id", where)
+            color = record.get("color")
+            isthing = self.value(record, "isthing", where)
+            if isthing not in (0, 1):
+                raise self.refuse(f"{where}.isthing must be 0 or 1, not {isthing!r}.")
+            if category_id in found:
+                raise self.refuse(f"{where} repeats category id {category_id}.")
+            found[category_id] = Category(
+                id=category_id,
+                name=self.string(record, "name", where),
+                isthing=isthing == 1,
+                supercategory=str(record.get("supercategory") or ""),
+                color=_color(color),
+            )
+        return tuple(found.values())
+
+    def images(self, records: list[Any]) -> dict[int, ImageInfo]:
+        found: dict[int, ImageInfo] = {}
+        for index, record in enumerate(records):
+            where = f"images[{index}]"
+            image = ImageInfo(
+                id=self.integer(record, "id", where),
+                file_name=self.file_name(record, where),
+                height=self.integer(record, "height", where, low=1),
+                width=self.integer(record, "width", where, low=1),
+            )
+            if image.id in found:
+                raise self.refuse(f"{where} repeats image id {image.id}.")
+            found[image.id] = image
+        return found
+
+    def annotations(self, records: list[Any], category_ids: set[int] | None, counted: bool) -> dict[int, Annotation]:
+        """`counted`: areas come from the PNG, so the JSON need not (and does not) give them."""
+        found: dict[int, Annotation] = {}
+        for index, record in enumerate(records):
+            annotation = self.annotation(record, index, found, counted)
+            unknown = {segment.category_id for segment in annotation.segments} - (category_ids or set())
+            if category_ids is not None and unknown:
+                raise self.unknown_categories(f"annotations[{index}] (image {annotation.image_id})", unknown)
+            found[annotation.image_id] = annotation
+        return found
+
+    def annotation(self, record: Any, index: int, taken: Container[int], counted: bool) -> Annotation:
+        where = f"annotations[{index}]"
+        image_id = self.integer(record, "image_id", where)
+        where = f"{where} (image {image_id})"
+        if image_id in taken:
+            raise self.refuse(f"{where} repeats an image id; each image has one annotation.")
+        segments_info = self.value(record, "segments_info", where)
+        if not isinstance(segments_info, list):
+            raise self.refuse(f"{where}.segments_info must be a list, not {type(segments_info).__name__}.")
+        segments = tuple(
+            self.segment(segment, f"{where}.segments_info[{number}]", counted)
+            for number, segment in enumerate(segments_info)
+        )
+        ids = [segment.id for segment in segments]
+        twice = [segment_id for number, segment_id in enumerate(ids) if segment_id in ids[:number]]
+        if twice:
+            raise self.refuse(f"{where} lists segment ids twice: {listed(twice)}.")
+        return Annotation(image_id, self.file_name(record, where), segments)
+
+    def unknown_categories(self, where: str, category_ids: set[int]) -> BadDataset:
+        return self.refuse(
+            f"{where} uses category ids that `categories` does not list: {listed(sorted(category_ids))}."
+        )
+
+    def segment(self, record: Any, where: str, counted: bool) -> Segment:
+        return Segment(
+            id=self.integer(record, "id", where, low=1, high=MAX_ID),
+            category_id=self.integer(record, "category_id", where),
+            area=0 if counted else self.integer(record, "area", where, low=0),
+            iscrowd=record.get("iscrowd", 0) == 1,
+            bbox=_box(record.get("bbox")),
+            score=self.score(record, where),
+        )
+
+    def value(self, record: Any, key: str, where: str) -> Any:
+        if not isinstance(record, Mapping):
+            raise self.refuse(f"{where} must be an object, not {type(record).__name__}.")
+        if key not in record:
+            raise self.refuse(f"{where} lacks the key `{key}`.")
+        return record[key]
+
+    def integer(self, record: Any, key: str, where: str, low: int = -(2**31), high: int = 2**62) -> int:
+        value = self.value(record, key, where)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not int:
+            raise self.refuse(f"{where}.{key} must be an integer, not {value!r}.")
+        if not low <= value <= high:
+            raise self.refuse(f"{where}.{key} is {value}, outside {low}…{high}.")
+        return value
+
+    def string(self, record: Any, key: str, where: str) -> str:
+        value = self.value(record, key, where)
+        if not isinstance(value, str):
+            raise self.refuse(f"{where}.{key} must be text, not {value!r}.")
+        return value
+
+    def file_name(self, record: Any, where: str) -> str:
+        name = self.string(record, "file_name", where)
+        if leaves_folder(name):
+            raise self.refuse(
+                f"{where}.file_name is {name!r}, which leaves its folder. "
+                "Use a name relative to the folder, without `..`."
+            )
+        return name
+
+    def score(self, record: Mapping[str, Any], where: str) -> float | None:
+        score = record.get("score")
+        if score is None:
+            return None
+        if type(score) not in (int, float) or not math.isfinite(score):
+            raise self.refuse(f"{where}.score must be a finite number, not {score!r}.")
+        return float(score)
+
+
+def _color(value: Any) -> tuple[int, int, int] | None:
+    if isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(part, (int, float)) for part in value):
+        return (int(value[0]), int(value[1]), int(value[2]))
+    return None
+
+
+def _box(value: Any) -> tuple[float, float, float, float] | None:
+    if isinstance(value, (list, tuple)) and len(value) == 4 and all(isinstance(part, (int, float)) for part in value):
+        return (value[0], value[1], value[2], value[3])
+    return None

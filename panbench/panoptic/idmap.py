@@ -1,0 +1,300 @@
+"""Id maps, their runs and their PNGs, in memory. Knows bytes, not files: messages lack the name, callers add it.
+
+A run is a stretch of equal ids in scan order, across rows. An id map of a photograph has some thousand runs: what
+can be asked of runs is asked of them.
+"""
+
+import contextlib
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from panbench.panoptic.native import native
+
+deflate: Any = None
+with contextlib.suppress(ImportError):  # on a machine that the package has no wheel for, zlib does
+    import deflate  # type: ignore[no-redef]
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "IdRuns",
+    "PngHeader",
+    "count_run_pairs",
+    "decode_id_png",
+    "decode_id_runs",
+    "encode_id_png",
+    "read_header",
+]
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+
+DEFAULT_MAX_PIXELS = 100_000_000
+"""Largest PNG that is decoded unless asked otherwise: 10,000 × 10,000."""
+
+_MOST_PIXELS = 2**29 - 1
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
+_BYTES_PER_PIXEL = {2: 3, 6: 4}
+# The passes of an interlaced PNG: first column and row, and the steps from there.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_PACKED = struct.Struct("<III?")
+_INFLATE_ERRORS = (zlib.error,) if deflate is None else (zlib.error, deflate.DeflateError)
+
+
+@dataclass(frozen=True)
+class IdRuns:
+    """The runs of an (H, W) id map: `ends` is the pixel after the last of each, counted through the map; both int32."""
+
+    shape: tuple[int, int]
+    ends: Int32
+    ids: Int32
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @staticmethod
+    def of_map(id_map: Int32) -> "IdRuns":
+        """The runs of an (H, W) int32 id map."""
+        shape = (id_map.shape[0], id_map.shape[1])
+        if not id_map.size:
+            return IdRuns(shape, np.zeros(0, np.int32), np.zeros(0, np.int32))
+        if compiled := native():
+            return IdRuns(shape, *compiled.map_runs(id_map))
+        flat = id_map.ravel()
+        ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size).astype(np.int32)
+        return IdRuns(shape, ends, flat[ends - 1].astype(np.int32))
+
+    @staticmethod
+    def empty(shape: tuple[int, int]) -> "IdRuns":
+        """The one run of a map that is all void."""
+        return IdRuns(shape, np.array([shape[0] * shape[1]], np.int32), np.zeros(1, np.int32))
+
+    def to_bytes(self) -> bytes:
+        """The runs in about half the bytes of their PNG. `from_bytes` reads them, on any machine."""
+        lengths = np.diff(self.ends, prepend=np.int32(0))
+        long = int(lengths.max(initial=0)) > 0xFFFF
+        content = lengths.astype("<u4" if long else "<u2").tobytes() + self.ids.astype("<i4", copy=False).tobytes()
+        return _PACKED.pack(*self.shape, len(self), long) + _deflate(content)
+
+    @staticmethod
+    def from_bytes(packed: bytes) -> "IdRuns":
+        """The runs that `to_bytes` gave. Raises ValueError when the bytes are damaged."""
+        try:
+            height, width, n, long = _PACKED.unpack_from(packed)
+        except struct.error:
+            raise ValueError("is damaged.") from None
+        ids_at = n * (4 if long else 2)
+        content = _inflate(packed[_PACKED.size :], ids_at + n * 4)
+        ends = np.cumsum(np.frombuffer(content, "<u4" if long else "<u2", n), dtype=np.int64)
+        if (int(ends[-1]) if n else 0) != height * width:
+            raise ValueError("is damaged.")
+        ids = np.frombuffer(content, "<i4", n, ids_at).astype(np.int32)
+        return IdRuns((height, width), ends.astype(np.int32), ids)
+
+    def to_map(self) -> Int32:
+        """The (H, W) int32 id map."""
+        if not len(self):
+            return np.zeros(self.shape, np.int32)
+        if compiled := native():
+            return compiled.spread_runs(self.ends, self.ids).reshape(self.shape)
+        return np.repeat(self.ids, np.diff(self.ends, prepend=np.int32(0))).reshape(self.shape)
+
+
+def count_run_pairs(gt: IdRuns, pred: IdRuns) -> tuple[Int32, Int32, Int64]:
+    """Which pairs of ids share pixels, and how many: (gt_id, pred_id, pixels), ordered by gt_id, then pred_id.
+
+    Raises ValueError when the shapes differ.
+    """
+    if gt.shape != pred.shape:
+        raise ValueError(f"id maps differ in shape: {gt.shape} and {pred.shape}")
+    if compiled := native():
+        keys, pixels = compiled.count_run_pairs(gt.ends, gt.ids, pred.ends, pred.ids)
+        return *_split(keys), pixels
+    ends = np.concatenate([gt.ends, pred.ends])
+    ends.sort(kind="stable")  # merges what is two sorted halves
+    ends = ends[np.append(ends[1:] != ends[:-1], True)] if len(ends) else ends
+    # By way of uint32, as in C: ids below 0 (boundary.INTERIOR) keep apart from the others.
+    gt_ids = gt.ids[np.searchsorted(gt.ends, ends)].astype(np.uint32).astype(np.uint64)
+    pred_ids = pred.ids[np.searchsorted(pred.ends, ends)].astype(np.uint32).astype(np.uint64)
+    keys, pixels = _sum_by_key(gt_ids << np.uint64(32) | pred_ids, np.diff(ends, prepend=np.int32(0)))
+    return *_split(keys), pixels
+
+
+def _split(keys: UInt64) -> tuple[Int32, Int32]:
+    return (keys >> np.uint64(32)).astype(np.uint32).astype(np.int32), keys.astype(np.uint32).astype(np.int32)
+
+
+def _sum_by_key(keys: UInt64, values: Int32) -> tuple[UInt64, Int64]:
+    found = np.sort(keys)
+    found = found[np.append(found[1:] != found[:-1], True)] if len(found) else found
+    # There are few distinct keys: looking each up is quicker than the inverse that np.unique would give.
+    # Sums of pixels stay far below 2^53, so the float64 of bincount is exact.
+    sums = np.bincount(np.searchsorted(found, keys), weights=values, minlength=len(found))
+    return found, sums.astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class PngHeader:
+    """What a PNG says of itself in its first 33 bytes."""
+
+    height: int
+    width: int
+    bit_depth: int
+    color_type: int
+    interlaced: bool
+
+
+def read_header(content: bytes) -> PngHeader:
+    """The header of a PNG. Raises ValueError when the bytes are no PNG."""
+    if content[:8] != _SIGNATURE:
+        raise ValueError("is not a PNG.")
+    if len(content) < 33:
+        raise ValueError("is a truncated PNG.")
+    kind, width, height, bit_depth, color_type, _, _, interlace, crc = struct.unpack(">4sIIBBBBBI", content[12:33])
+    if kind != b"IHDR" or crc != zlib.crc32(content[12:29]) or not width or not height:
+        raise ValueError("is a damaged PNG.")
+    return PngHeader(height, width, bit_depth, color_type, interlace != 0)
+
+
+def decode_id_png(
+    content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> npt.NDArray[np.int32]:
+    """The (H, W) int32 id map in the bytes of a PNG; alpha is ignored.
+
+    shape: (H, W) that it must have, None for any; max_pixels: a larger one is refused before it is decoded
+    Raises ValueError saying what is wrong: no PNG, truncated, damaged, not 8-bit RGB, too large, of another shape.
+    """
+    found = _decode(content, shape, max_pixels)
+    return found.to_map() if isinstance(found, IdRuns) else found
+
+
+def decode_id_runs(
+    content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> IdRuns:
+    """The runs of the id map in the bytes of a PNG; otherwise as `decode_id_png`."""
+    found = _decode(content, shape, max_pixels)
+    return found if isinstance(found, IdRuns) else IdRuns.of_map(found)
+
+
+def _decode(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> IdRuns | Int32:
+    """What comes cheaper: runs where there is compiled code, the map where there is none."""
+    header = read_header(content)
+    _check_header(header, shape, max_pixels)
+    filtered = _inflate(_image_data(content), _filtered_size(header))
+    compiled = native()
+    if compiled and not header.interlaced:
+        try:
+            runs = compiled.png_runs(filtered, header.height, header.width, _BYTES_PER_PIXEL[header.color_type])
+        except ValueError:
+            raise ValueError("is a damaged PNG.") from None
+        return IdRuns((header.height, header.width), *runs)
+    # OpenCV takes a damaged PNG for a partly black one; that it inflates to its size has been seen above.
+    bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr is None or bgr.shape[:2] != (header.height, header.width):
+        raise ValueError("is a damaged PNG.")
+    ids = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0].astype(np.int32, copy=False)
+    ids &= 0xFFFFFF
+    return ids
+
+
+def _check_header(header: PngHeader, shape: tuple[int, int] | None, max_pixels: int) -> None:
+    if header.color_type not in _BYTES_PER_PIXEL or header.bit_depth != 8:
+        kind = _COLOR_TYPES.get(header.color_type, "unknown")
+        raise ValueError(
+            f"is a {header.bit_depth}-bit {kind} PNG; id maps are 8-bit RGB, id = R + 256 G + 65536 B. Write it as RGB."
+        )
+    check_pixels((header.height, header.width), max_pixels)
+    if shape is not None and (header.height, header.width) != tuple(shape):
+        raise ValueError(f"is {header.height}×{header.width} where {shape[0]}×{shape[1]} (height × width) is expected.")
+
+
+def check_pixels(shape: tuple[int, int], max_pixels: int) -> None:
+    """Raises ValueError for a map of more than `max_pixels` pixels."""
+    if shape[0] * shape[1] > min(max_pixels, _MOST_PIXELS):
+        raise ValueError(
+            f"has {shape[0]}×{shape[1]} pixels, more than the limit of {min(max_pixels, _MOST_PIXELS):,}. "
+            "Raise the limit if it is meant to be so large."
+        )
+
+
+def _image_data(content: bytes) -> bytes:
+    """The zlib stream of a PNG. Raises ValueError when the file ends before its end chunk."""
+    pieces: list[bytes] = []
+    position = 33
+    while position + 12 <= len(content):
+        length = int.from_bytes(content[position : position + 4], "big")
+        kind = content[position + 4 : position + 8]
+        if kind == b"IEND":
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if kind == b"IDAT":
+            pieces.append(content[position + 8 : position + 8 + length])
+        position += 12 + length
+    raise ValueError("is a truncated PNG.")
+
+
+def _filtered_size(header: PngHeader) -> int:
+    """How many bytes the pixels of a PNG have before their filters are undone: each row has one byte more."""
+    bytes_per_pixel = _BYTES_PER_PIXEL[header.color_type]
+    size = 0
+    for x, y, dx, dy in _ADAM7 if header.interlaced else ((0, 0, 1, 1),):
+        height, width = (header.height - y + dy - 1) // dy, (header.width - x + dx - 1) // dx
+        size += height * (1 + width * bytes_per_pixel) if height > 0 and width > 0 else 0
+    return size
+
+
+def _inflate(stream: bytes, size: int) -> bytes | bytearray:
+    """The `size` bytes of a zlib stream, its checksum verified. Raises ValueError when it holds more or less."""
+    try:
+        if deflate is None:
+            raw: bytes | bytearray = _bounded_inflate(stream, size)
+        else:
+            raw = deflate.zlib_decompress(stream, size)
+    except _INFLATE_ERRORS:
+        raise ValueError("is a damaged PNG.") from None
+    if len(raw) != size:
+        raise ValueError("is a damaged PNG.")
+    return raw
+
+
+def _deflate(content: bytes) -> bytes:
+    """A zlib stream of the bytes, quick rather than small."""
+    return zlib.compress(content, 1) if deflate is None else bytes(deflate.zlib_compress(content, 1))
+
+
+def _bounded_inflate(stream: bytes, size: int) -> bytes:
+    # One byte of room more, or a stream that is too long would go unseen.
+    inflater = zlib.decompressobj()
+    raw = inflater.decompress(stream, size + 1)
+    if not inflater.eof:
+        raise zlib.error("ends early or late")
+    return raw
+
+
+def encode_id_png(id_map: npt.NDArray[np.integer]) -> bytes:
+    """The bytes of an RGB PNG of an (H, W) id map. Raises ValueError for ids outside 0…2²⁴-1.
+
+    Each row is stored as its difference to the row above, which of a mask leaves little: small and quick at once.
+    """
+    if id_map.ndim != 2 or not id_map.size:
+        raise ValueError(f"an id map must be (H, W) and not empty, got {id_map.shape}")
+    if int(id_map.min()) < 0 or int(id_map.max()) > 0xFFFFFF:
+        raise ValueError(f"ids must lie in 0…{0xFFFFFF}, got {int(id_map.min())}…{int(id_map.max())}")
+    height, width = id_map.shape
+    rows = np.ascontiguousarray(id_map, "<i4").view(np.uint8).reshape(height, width, 4)[..., :3].reshape(height, -1)
+    filtered = np.empty((height, 1 + 3 * width), np.uint8)
+    filtered[:, 0] = 2
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", _deflate(filtered.tobytes())) + _chunk(b"IEND", b"")
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

@@ -1,0 +1,137 @@
+"""The vocabulary of panoptic segmentation: what a category, a segment, a scene and a prediction are.
+
+An id map is an (H, W) int32 array: each pixel holds the id of its segment, 0 is void. [Kirillov et al. 2019]
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "MAX_ID",
+    "VOID",
+    "Annotation",
+    "AnnotationColumns",
+    "Category",
+    "IdMap",
+    "ImageInfo",
+    "PanopticPrediction",
+    "PanopticSet",
+    "Scene",
+    "Segment",
+]
+
+VOID = 0
+
+
+MAX_ID = (1 << 24) - 1
+
+
+IdMap = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """A class of the dataset: `id` is the dataset's own, `isthing` tells countable objects from amorphous regions."""
+
+    id: int
+    name: str
+    isthing: bool
+    supercategory: str = ""
+    color: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One region of an id map. `area` in pixels; `bbox` is (x, y, width, height); `score` is None if unknown."""
+
+    id: int
+    category_id: int
+    area: int
+    iscrowd: bool = False
+    bbox: tuple[float, float, float, float] | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """An image as its dataset lists it; `file_name` is relative to the folder of images, sizes in pixels."""
+
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """The segments of one image, in the order of the JSON, and the name of its id PNG within the set's folder."""
+
+    image_id: int
+    file_name: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class PanopticSet:
+    """A panoptic JSON, checked: `images` and `annotations` by image id, in the order of the JSON.
+
+    `folder` holds the id PNGs that the annotations name; `path` is the JSON itself. A set of predictions may have no
+    categories and no images.
+    """
+
+    categories: tuple[Category, ...]
+    images: dict[int, ImageInfo]
+    annotations: dict[int, Annotation]
+    folder: Path
+    path: Path
+
+    def png_path(self, image_id: int) -> Path:
+        """Where the id PNG of an image lies."""
+        return self.folder / self.annotations[image_id].file_name
+
+
+@dataclass(frozen=True)
+class AnnotationColumns:
+    """The annotations of a panoptic JSON without an object for each segment: what scoring thousands of images reads.
+
+    image_ids, file_names: one entry an image, in the order of the JSON; its segments are rows first[i] to first[i + 1]
+    id, category_id (int32), area (int64; 0 where the PNG is to say), iscrowd (bool), score (float32, NaN if unknown):
+        one entry a segment
+    """
+
+    categories: tuple[Category, ...]
+    image_ids: list[int]
+    file_names: list[str]
+    first: npt.NDArray[np.int64]
+    id: npt.NDArray[np.int32]
+    category_id: npt.NDArray[np.int32]
+    area: npt.NDArray[np.int64]
+    iscrowd: npt.NDArray[np.bool_]
+    score: npt.NDArray[np.float32]
+    folder: Path
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """An image of a dataset and where its picture and its ground truth lie; each is None where there is none."""
+
+    image: ImageInfo
+    image_path: Path | None = None
+    annotation: Annotation | None = None
+    gt_path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PanopticPrediction:
+    """A model's answer for one image: `ids` is (H, W) int32 at the image's original size, 0 = void."""
+
+    image_id: int
+    ids: IdMap
+    segments: tuple[Segment, ...] = field(default=())

@@ -1,0 +1,332 @@
+"""Several runs weighed against each other: ranks, intervals, which differences are real, and where they come from.
+
+The numbers are those of metrics/uncertainty.py; here they meet the rows of report/tables.py and become tables.
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, Group
+
+from panbench.base.errors import BadArgument
+from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics
+from panbench.metrics.uncertainty import Comparison
+from panbench.metrics.uncertainty import compare as weigh
+from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, as_text, percent, signed
+from panbench.report.tables import ComparisonRow, compare, comparison_grid, labels, render, row_record, typed_table
+from panbench.runs import Run
+
+__all__ = ["Standing", "standing"]
+
+MOST_PAIRS = 5
+"""Up to so many runs each is compared with each other; beyond, only with the first, unless a baseline is named."""
+
+MOST_GROUPED = 3
+"""Up to so many runs the differences are shown for things and stuff, too."""
+
+_SUFFIXED = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A comparison of runs, ready to be printed: `grids` for people, `json`, `csv` and `parquet` for programs.
+
+    rows: one a run, with rank, interval and differences where they were asked for
+    grids: the comparison first, then what was asked for besides
+    details: long tables by name ("per_category", "by"): run, group or category, metric, value, low, high; fractions
+    digits: decimals of percentages
+    """
+
+    rows: tuple[ComparisonRow, ...]
+    grids: tuple[Grid, ...]
+    details: Mapping[str, pd.DataFrame]
+    digits: int = 2
+
+    def text(self, width: int = 120) -> str:
+        """All tables as a terminal of `width` columns shows them, without colours."""
+        console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
+        console.print(Group(*map(as_text, self.grids[:1])), crop=False)
+        for grid in self.grids[1:]:
+            console.print(Group("", as_text(grid)), crop=False)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    def markdown(self) -> str:
+        """All tables, one below the other."""
+        return "\n".join(as_markdown(grid) for grid in self.grids)
+
+    def latex(self) -> str:
+        """All tables, one below the other; in the first, PQ has half the width of its interval beside it."""
+        first = comparison_grid(self.rows, self.digits, half_widths=True)
+        return "\n".join(as_latex(grid) for grid in (first, *self.grids[1:]))
+
+    def json(self) -> str:
+        """A list with an object a run; details, when asked for, are lists in each object."""
+        records = [row_record(row) for row in self.rows]
+        for name, table in self.details.items():
+            for record, key in zip(records, _keys(self.rows), strict=True):
+                own = table[table["run"] == key].drop(columns="run")
+                record[name] = json.loads(own.to_json(orient="records", double_precision=15))
+        return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def csv(self) -> str:
+        """A line a run; when details were asked for, those instead, a line a value."""
+        if not self.details:
+            return render(self.rows, "csv")
+        return pd.concat(self.details.values(), ignore_index=True).to_csv(index=False, lineterminator="\n")
+
+    def parquet(self) -> bytes:
+        """The rows and columns of `csv` as a Parquet file, typed; what does not exist is null."""
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        if self.details:
+            table = pa.Table.from_pandas(pd.concat(self.details.values(), ignore_index=True), preserve_index=False)
+        else:
+            table = typed_table(self.rows)
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        return buffer.getvalue()
+
+
+def standing(
+    runs: Sequence[Run],
+    *,
+    common_images: bool = False,
+    mixed: bool = False,
+    intervals: bool = True,
+    by: str | None = None,
+    per_category: bool = False,
+    baseline: str | None = None,
+    digits: int = 2,
+) -> Standing:
+    """The comparison of some runs, with ranks, intervals and paired differences of PQ where their images are the same.
+
+    common_images, mixed: as in `compare`; mixed runs are not weighed against each other
+    by: a key of SLICINGS for a table of PQ by slice; per_category: a table of PQ by category, sorted by the difference
+    baseline: the run that all others are compared with; default: each with each, or with the first beyond five runs
+    Raises BadRun for runs that cannot be compared, BadArgument for a slicing or a baseline that is not there.
+    """
+    rows = compare(runs, common_images=common_images, mixed=mixed)
+    weighable = not mixed and any(row.images for row in rows)
+    if (by or per_category or baseline) and not weighable:
+        why = "runs on different images, as --mixed shows them," if mixed else "runs without images"
+        raise BadArgument(
+            f"--by, --per-category and --baseline cannot be had of {why}: there is nothing to set against."
+        )
+    if by is not None and by not in SLICINGS:
+        raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
+    keys = _keys(rows)
+    if baseline is not None:
+        baseline = _baseline(baseline, rows, keys)
+    grids: list[Grid] = []
+    details: dict[str, pd.DataFrame] = {}
+    if weighable and (intervals or per_category):
+        comparison = weigh(_statistics(runs, rows, keys), baseline=baseline or _first(keys))
+        if intervals:
+            rows = [_with_standing(row, key, comparison) for row, key in zip(rows, keys, strict=True)]
+            grids.extend(_standing_grids(rows, keys, comparison, digits))
+        if per_category:
+            grids.append(_detail_grid(rows, keys, comparison, "Category", digits))
+            details["per_category"] = _details(comparison, of_categories=True)
+    if by is not None:
+        sliced = weigh(_statistics(runs, rows, keys, by), baseline=baseline or _first(keys))
+        grids.append(_detail_grid(rows, keys, sliced, SLICINGS[by].title.capitalize(), digits))
+        details["by"] = _details(sliced, of_categories=False)
+    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits)
+
+
+def _keys(rows: Sequence[ComparisonRow]) -> list[str]:
+    """A name for each row that no other has: the run's, with a number where two runs share it."""
+    names = [row.run for row in rows]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: index + 1].count(name)})"
+        for index, name in enumerate(names)
+    ]
+
+
+def _first(keys: Sequence[str]) -> str | None:
+    return keys[0] if len(keys) > MOST_PAIRS else None
+
+
+def _baseline(name: str, rows: Sequence[ComparisonRow], keys: Sequence[str]) -> str:
+    matches = [key for row, key in zip(rows, keys, strict=True) if name in (key, row.run, row.model)]
+    if len(matches) != 1:
+        what = "is not among the runs" if not matches else "names several runs"
+        raise BadArgument(f"The baseline {name!r} {what}: {', '.join(keys)}.")
+    return matches[0]
+
+
+def _statistics(
+    runs: Sequence[Run], rows: Sequence[ComparisonRow], keys: Sequence[str], by: str | None = None
+) -> dict[str, ImageStatistics]:
+    return {
+        key: image_statistics(run.segments(), run.overlaps(), run.categories, by)
+        for run, row, key in zip(runs, rows, keys, strict=True)
+        if row.images
+    }
+
+
+def _with_standing(row: ComparisonRow, key: str, comparison: Comparison) -> ComparisonRow:
+    table = comparison.runs
+    own = table[(table["run"] == key) & (table["group"] == "All") & (table["metric"] == "PQ")]
+    if own.empty:
+        return row
+    found = own.iloc[0]
+    versus = []
+    pairs = comparison.differences
+    for pair in pairs[(pairs["group"] == "All") & (pairs["metric"] == "PQ")].itertuples():
+        if key not in (pair.a, pair.b):
+            continue
+        sign = 1 if key == pair.b else -1
+        low, high = sorted((sign * pair.low, sign * pair.high))
+        versus.append(
+            {
+                "run": pair.a if key == pair.b else pair.b,
+                "PQ_difference": _known(sign * pair.difference),
+                "low": _known(low),
+                "high": _known(high),
+                "p": _known(pair.p),
+                "p_holm": _known(pair.p_holm),
+                "significant": bool(pair.significant),
+            }
+        )
+    return dataclasses.replace(
+        row,
+        rank=None if pd.isna(found["rank"]) else int(found["rank"]),
+        PQ_low=_known(found["low"]),
+        PQ_high=_known(found["high"]),
+        versus=tuple(versus),
+    )
+
+
+def _standing_grids(
+    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, digits: int
+) -> list[Grid]:
+    """PQ with its interval, in the order of the ranks, and the differences of the pairs."""
+    level = f"{100 * comparison.level:g} %"
+    names = dict(zip(keys, labels(rows), strict=True))
+    table = comparison.runs
+    ranked = table[(table["group"] == "All") & (table["metric"] == "PQ")].sort_values("rank", kind="stable")
+    grids = [
+        Grid(
+            ("Rank", "Model", "PQ", f"{level} interval", f"ranks at {level}"),
+            tuple(
+                (
+                    ABSENT if pd.isna(row.rank) else f"{row.rank:.0f}",
+                    names[row.run],
+                    percent(row.value, digits),
+                    _interval(row.low, row.high, digits),
+                    ABSENT if pd.isna(row.rank_low) else _span(int(row.rank_low), int(row.rank_high)),
+                )
+                for row in ranked.itertuples()
+            ),
+            words=2,
+            notes=(f"Intervals: {comparison.resamples:,} resamples of {comparison.images:,} images.",),
+        )
+    ]
+    pairs = comparison.differences
+    pairs = pairs[pairs["group"].notna() & (pairs["metric"] == "PQ")]
+    compared = int(pairs["p"].notna().sum())
+    shown = pairs if len(ranked) <= MOST_GROUPED else pairs[pairs["group"] == "All"]
+    lines = []
+    for pair in shown.itertuples():
+        # Read as "better minus worse".
+        sign, better, worse = (1, pair.b, pair.a) if pair.difference >= 0 else (-1, pair.a, pair.b)
+        low, high = sorted((sign * pair.low, sign * pair.high))
+        lines.append(
+            (
+                names[better],
+                names[worse],
+                _SUFFIXED[pair.group],
+                signed(sign * pair.difference, digits),
+                _interval(low, high, digits, with_sign=True),
+                _p(pair.p_holm),
+                "*" if pair.significant else "",
+            )
+        )
+    if lines:
+        note = (
+            f"p: {comparison.permutations:,} swaps of the two runs, image by image, corrected for {compared} "
+            f"comparisons (Holm). *: significant at {100 * (1 - comparison.level):g} %."
+        )
+        columns = ("Better", "than", "in", "by", f"{level} interval", "p", "")
+        grids.append(Grid(columns, tuple(lines), words=3, notes=(note,)))
+    return grids
+
+
+def _detail_grid(
+    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, head: str, digits: int
+) -> Grid:
+    """PQ by category or slice, a column a run (A, B, …); of two runs also the difference, by which lines are sorted."""
+    table = comparison.runs
+    of_categories = head == "Category"
+    table = table[(table["metric"] == "PQ") & (table["group"].isna() == of_categories)]
+    values = table.pivot_table(index=["category_id", "name"], columns="run", values="value", sort=False, dropna=False)
+    present = [key for key in keys if key in values.columns]
+    letters = [_letter(index) for index in range(len(present))]
+    values = values[present].dropna(how="all")
+    lines: list[tuple[float, tuple[str, ...]]] = []
+    pairs = comparison.differences
+    two = len(present) == 2
+    if two:
+        pairs = pairs[(pairs["metric"] == "PQ") & (pairs["group"].isna() == of_categories)]
+        pairs = pairs.set_index(["category_id", "name"])
+    for place, (scope, of_runs) in enumerate(values.iterrows()):
+        cells = (str(scope[1]), *(percent(value, digits) for value in of_runs))
+        if two:
+            pair = pairs.loc[scope]
+            sign = 1 if pair["a"] == present[0] else -1
+            low, high = sorted((sign * pair["low"], sign * pair["high"]))
+            cells += (
+                signed(sign * pair["difference"], digits),
+                _interval(low, high, digits, with_sign=True),
+                _p(pair["p_holm"]),
+                "*" if pair["significant"] else "",
+            )
+        weight = of_runs.max() - of_runs.min() if len(present) != 2 else of_runs.iloc[1] - of_runs.iloc[0]
+        lines.append((-weight if of_categories and weight == weight else place, cells))
+    if of_categories:
+        lines.sort(key=lambda line: line[0])
+    level = f"{100 * comparison.level:g} %"
+    columns = (head, *letters, *(("B - A", f"{level} interval", "p", "") if two else ()))
+    names = dict(zip(keys, labels(rows), strict=True))
+    notes = tuple(f"{letter}: {names[key]}" for letter, key in zip(letters, present, strict=True))
+    if two:
+        notes += (f"p is corrected for all lines (Holm). *: significant at {100 * (1 - comparison.level):g} %.",)
+    return Grid(columns, tuple(cells for _, cells in lines), title=f"PQ by {head[:1].lower()}{head[1:]}", notes=notes)
+
+
+def _details(comparison: Comparison, *, of_categories: bool) -> pd.DataFrame:
+    table = comparison.runs
+    table = table[table["group"].isna() == of_categories]
+    columns = ["run", "group", "category_id", "name", "metric", "value", "low", "high", "images"]
+    return table[columns].drop(columns=["group"] if of_categories else ["category_id", "name"]).reset_index(drop=True)
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"{_letter(index // 26 - 1)}{_letter(index % 26)}"
+
+
+def _interval(low: float | None, high: float | None, digits: int, *, with_sign: bool = False) -> str:
+    if low is None or high is None or low != low or high != high:
+        return ABSENT
+    show = signed if with_sign else percent
+    return f"[{show(low, digits)}, {show(high, digits)}]"
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _p(value: float) -> str:
+    return ABSENT if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _known(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)

@@ -1,0 +1,450 @@
+import errno
+import hashlib
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coco_mimic import Fault, FaultServer
+
+from panbench.base import download as download_module
+from panbench.base.download import RangeReader, RangesUnsupported, download, mirrored, what_is_wrong
+from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
+
+CONTENT = random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OTHER = random.Random(1).randbytes(300_000)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultServer]:
+    with FaultServer({"/file.bin": CONTENT}) as server:
+        yield server
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def small_spans(monkeypatch):
+    """Makes the file big enough to come over several connections."""
+    monkeypatch.setattr(download_module, "_SPAN_BYTES", 40_000)
+
+
+def fetch(server: FaultServer, folder: Path, pauses: list[float], **arguments) -> Path:
+    return download(server.url + "/file.bin", folder / "file.bin", sleep=pauses.append, **arguments)
+
+
+def requested(server: FaultServer) -> list[str]:
+    return [wanted for _, wanted, _ in server.log]
+
+
+def test_a_file_arrives_whole_and_nothing_else_is_left(server, tmp_path, pauses):
+    target = fetch(server, tmp_path / "neuer Ordner é", pauses, sha256=SHA256, size=len(CONTENT))
+    assert target.read_bytes() == CONTENT
+    assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
+    assert pauses == []
+
+
+def test_a_second_call_asks_the_server_nothing(server, tmp_path, pauses):
+    fetch(server, tmp_path, pauses, sha256=SHA256)
+    fetch(server, tmp_path, pauses, sha256=SHA256)
+    assert len(server.log) == 1
+
+
+def test_a_hash_may_be_given_by_its_first_digits(server, tmp_path, pauses):
+    assert fetch(server, tmp_path, pauses, sha256=SHA256[:8].upper()).read_bytes() == CONTENT
+
+
+def test_a_wrong_file_under_the_name_is_replaced(server, tmp_path, pauses):
+    (tmp_path / "file.bin").write_bytes(OTHER)
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_several_connections_share_a_big_file(server, tmp_path, pauses, small_spans):
+    target = fetch(server, tmp_path, pauses, sha256=SHA256, size=len(CONTENT), connections=4)
+    assert target.read_bytes() == CONTENT
+    assert len(server.log) == 8
+    assert server.sent == len(CONTENT)
+
+
+def test_progress_counts_every_byte_up_to_the_total(server, tmp_path, pauses):
+    seen: list[tuple[int, int | None]] = []
+    fetch(server, tmp_path, pauses, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+# Faults that pass: the file arrives all the same.
+
+
+def test_a_connection_dropped_at_random_bytes_resumes_at_the_byte(server, tmp_path, pauses):
+    cuts = [random.Random(seed).randrange(1, 60_000) for seed in range(5)]
+    server.faults["/file.bin"] = [Fault(drop_after=cut) for cut in cuts]
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+    starts = [0, *itertools.accumulate(cuts)]
+    assert requested(server) == ["", *[f"bytes={start}-{len(CONTENT) - 1}" for start in starts[1:]]]
+    assert server.sent == len(CONTENT)
+
+
+def test_several_connections_survive_drops(server, tmp_path, pauses, small_spans):
+    server.faults["/file.bin"] = [Fault(drop_after=random.Random(seed).randrange(40_000)) for seed in range(6)]
+    target = fetch(server, tmp_path, pauses, sha256=SHA256, size=len(CONTENT), connections=3)
+    assert target.read_bytes() == CONTENT
+    assert server.sent == len(CONTENT)
+
+
+def test_a_server_without_ranges_gives_the_file_from_its_start_again(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(drop_after=100_000), Fault(ignore_range=True)]
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_several_connections_fall_back_to_one_without_ranges(server, tmp_path, pauses, small_spans):
+    server.always["/file.bin"] = Fault(ignore_range=True)
+    target = fetch(server, tmp_path, pauses, sha256=SHA256, size=len(CONTENT), connections=4)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_file_that_changed_between_resumes_is_not_mixed(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(drop_after=100_000)] * 2
+    with pytest.raises(DownloadFailed):
+        fetch(server, tmp_path, pauses, tries=1)
+    assert (tmp_path / "file.bin.part").stat().st_size == 100_000
+    server.files["/file.bin"] = OTHER
+    server.faults.clear()
+    assert fetch(server, tmp_path, pauses).read_bytes() == OTHER
+
+
+def test_a_server_that_ignores_if_range_is_caught_by_its_etag(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(drop_after=100_000, etag='"old"'), Fault(etag='"new"', stale=True)]
+    server.files["/file.bin"] = CONTENT
+    assert fetch(server, tmp_path, pauses).read_bytes() == CONTENT
+    assert requested(server)[1:] == [f"bytes=100000-{len(CONTENT) - 1}", ""]
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 429])
+def test_a_busy_server_is_asked_again_later(server, tmp_path, pauses, status):
+    server.faults["/file.bin"] = [Fault(status=status), Fault(status=status)]
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+    assert len(pauses) == 2
+    assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1.0
+
+
+def test_the_servers_wish_for_a_pause_is_honoured(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(status=503, retry_after="7")]
+    fetch(server, tmp_path, pauses, sha256=SHA256)
+    assert pauses == [7.0]
+
+
+def test_redirects_are_followed_with_the_range(server, tmp_path, pauses):
+    server.files["/elsewhere.bin"] = CONTENT
+    server.always["/file.bin"] = Fault(redirect="/elsewhere.bin")
+    server.faults["/elsewhere.bin"] = [Fault(drop_after=100_000)]
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+    assert server.log[-1] == ("/elsewhere.bin", f"bytes=100000-{len(CONTENT) - 1}", 206)
+
+
+def test_a_slow_drip_arrives_whole(server, tmp_path, pauses):
+    server.files["/file.bin"] = CONTENT[:3000]
+    server.always["/file.bin"] = Fault(block=1)
+    assert fetch(server, tmp_path, pauses).read_bytes() == CONTENT[:3000]
+
+
+def test_a_byte_flipped_once_on_its_way_is_fetched_again(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(flip_at=12_345)]
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+    assert len(server.log) == 2
+
+
+@pytest.mark.parametrize("off_by", [1000, -1000])
+def test_one_wrong_content_length_costs_a_request_not_the_file(server, tmp_path, pauses, off_by):
+    server.faults["/file.bin"] = [Fault(length_off_by=off_by)]
+    assert fetch(server, tmp_path, pauses, sha256=SHA256, size=len(CONTENT)).read_bytes() == CONTENT
+
+
+def test_an_answer_without_length_is_taken_and_checked(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(chunked=True, drop_after=100_000), Fault(chunked=True)]
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+
+
+# Faults that stay: one sentence, and nothing under the final name.
+
+
+@pytest.mark.parametrize(
+    ("fault", "arguments", "sentence"),
+    [
+        (Fault(status=404), {}, "404"),
+        (Fault(status=403), {}, "403"),
+        (Fault(status=503), {}, "503"),
+        (Fault(flip_at=5), {"sha256": SHA256}, "SHA-256"),
+        (Fault(cut_file_at=200_000), {"size": len(CONTENT)}, "200,000 bytes"),
+        (Fault(cut_file_at=200_000), {"sha256": SHA256}, "SHA-256"),
+        (Fault(length_off_by=-1000), {"size": len(CONTENT)}, "bytes"),
+        (Fault(length_off_by=1000), {}, "fewer bytes"),
+        (Fault(redirect="/file.bin"), {}, "redirect"),
+        (Fault(redirect="ftp://127.0.0.1/file.bin"), {}, "ftp"),
+        (Fault(drop_after=0), {}, "tries"),
+    ],
+)
+def test_what_cannot_be_mended_leaves_nothing_under_the_name(server, tmp_path, pauses, fault, arguments, sentence):
+    server.always["/file.bin"] = fault
+    with pytest.raises(DownloadFailed, match=sentence) as caught:
+        fetch(server, tmp_path, pauses, **arguments)
+    assert not (tmp_path / "file.bin").exists()
+    assert server.url + "/file.bin" in str(caught.value)
+    assert str(tmp_path / "file.bin") in str(caught.value)
+
+
+def test_a_missing_file_is_not_asked_for_twice(server, tmp_path, pauses):
+    with pytest.raises(DownloadFailed):
+        download(server.url + "/nothing.bin", tmp_path / "x", sleep=pauses.append)
+    assert len(server.log) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_the_error_names_url_and_target(tmp_path, pauses, unused_port):
+    url = f"http://127.0.0.1:{unused_port}/weights.pth"
+    with pytest.raises(DownloadFailed, match="put the file there") as caught:
+        download(url, tmp_path / "weights.pth", sleep=pauses.append)
+    assert url in str(caught.value)
+    assert str(tmp_path / "weights.pth") in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with FaultServer({}) as server:
+        return int(server.url.rsplit(":", 1)[1])
+
+
+# Interruptions.
+
+
+def test_what_arrived_before_an_interruption_is_not_fetched_again(server, tmp_path, pauses):
+    def stop(done: int, total: int | None) -> None:
+        if done >= 150_000:
+            raise KeyboardInterrupt
+
+    server.always["/file.bin"] = Fault(block=10_000)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(server, tmp_path, pauses, sha256=SHA256, progress=stop)
+    assert not (tmp_path / "file.bin").exists()
+    server.log.clear()
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+    start = int(requested(server)[0].split("=")[1].split("-")[0])
+    assert start >= 150_000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_download_resumes_at_the_byte(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(drop_after=150_000)]
+    process = multiprocessing.get_context("spawn").Process(target=_fetch_and_die, args=(server.url, str(tmp_path)))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "file.bin").exists()
+    server.log.clear()
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+    assert requested(server) == [f"bytes=150000-{len(CONTENT) - 1}"]
+
+
+def _fetch_and_die(url: str, folder: str) -> None:
+    # The pause after the dropped connection is where the kill falls.
+    download(url + "/file.bin", Path(folder) / "file.bin", sha256=SHA256, sleep=lambda _: os.kill(os.getpid(), 9))
+
+
+def test_a_torn_state_starts_anew(server, tmp_path, pauses):
+    (tmp_path / "file.bin.part").write_bytes(OTHER[:1000])
+    (tmp_path / "file.bin.part.state").write_bytes(b'{"url": "x", "to')
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_foreign_bytes_in_the_part_are_caught_by_the_hash(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(drop_after=100_000)]
+    with pytest.raises(DownloadFailed):
+        fetch(server, tmp_path, pauses, sha256=SHA256, tries=1)
+    (tmp_path / "file.bin.part").write_bytes(OTHER[:100_000])
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no lock between processes there: each fetches for itself")
+def test_two_processes_share_one_download(server, tmp_path):
+    server.always["/file.bin"] = Fault(block=3000)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_fetch_quietly, args=(server.url, str(tmp_path))) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert server.sent == len(CONTENT)
+    assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
+
+
+def _fetch_quietly(url: str, folder: str) -> None:
+    assert download(url + "/file.bin", Path(folder) / "file.bin", sha256=SHA256).read_bytes() == CONTENT
+
+
+# Disks.
+
+
+def test_space_is_asked_for_before_the_first_byte(server, tmp_path, pauses, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    with pytest.raises(OutOfSpace, match="needs 300,000 bytes"):
+        fetch(server, tmp_path, pauses, size=len(CONTENT))
+    assert server.log == []
+
+
+def test_a_disk_that_fills_up_keeps_what_arrived(server, tmp_path, pauses, monkeypatch):
+    def full(handle: object, block: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download_module, "_write_all", full)
+        with pytest.raises(OutOfSpace, match=r"file\.bin"):
+            fetch(server, tmp_path, pauses, sha256=SHA256)
+    assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_a_target_that_cannot_be_written_is_one_sentence(server, tmp_path, pauses):
+    (tmp_path / "in the way").write_text("a file where the folder should be")
+    with pytest.raises(DownloadFailed, match="Cannot write"):
+        download(server.url + "/file.bin", tmp_path / "in the way" / "file.bin", sleep=pauses.append)
+
+
+# Other sources.
+
+
+@pytest.mark.parametrize("form", ["path", "file://"])
+def test_files_on_this_machine_are_sources_too(tmp_path, form):
+    source = tmp_path / "ein Ordner é" / "file.bin"
+    source.parent.mkdir()
+    source.write_bytes(CONTENT)
+    url = str(source) if form == "path" else source.as_uri()
+    assert download(url, tmp_path / "copy.bin", sha256=SHA256, size=len(CONTENT)).read_bytes() == CONTENT
+    assert source.exists()
+
+
+@pytest.mark.parametrize("content", [None, OTHER, CONTENT[:-1]])
+def test_a_wrong_or_missing_local_source_is_refused(tmp_path, content):
+    source = tmp_path / "file.bin"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(DownloadFailed):
+        download(source, tmp_path / "copy.bin", sha256=SHA256)
+    assert not (tmp_path / "copy.bin").exists()
+
+
+def test_a_window_of_a_file_comes_alone(server, tmp_path, pauses):
+    server.faults["/file.bin"] = [Fault(drop_after=500)]
+    target = fetch(server, tmp_path, pauses, window=(1000, 5000))
+    assert target.read_bytes() == CONTENT[1000:5000]
+    assert requested(server) == ["bytes=1000-4999", "bytes=1500-4999"]
+    assert server.sent == 4000
+
+
+def test_a_big_window_comes_over_several_connections(server, tmp_path, pauses, small_spans):
+    server.faults["/file.bin"] = [Fault(drop_after=n) for n in (5, 500, 5000)]
+    target = fetch(server, tmp_path, pauses, window=(1000, 250_000), connections=4)
+    assert target.read_bytes() == CONTENT[1000:250_000]
+    assert server.sent == 249_000
+
+
+def test_a_window_of_a_local_file_comes_alone(tmp_path):
+    (tmp_path / "file.bin").write_bytes(CONTENT)
+    assert download(tmp_path / "file.bin", tmp_path / "copy", window=(1000, 5000)).read_bytes() == CONTENT[1000:5000]
+
+
+def test_a_window_needs_a_server_with_ranges(server, tmp_path, pauses):
+    server.always["/file.bin"] = Fault(ignore_range=True)
+    with pytest.raises(RangesUnsupported):
+        fetch(server, tmp_path, pauses, window=(1000, 5000))
+
+
+def test_a_check_can_refuse_the_finished_file(server, tmp_path, pauses):
+    with pytest.raises(DownloadFailed, match="its CRC is wrong"):
+        fetch(server, tmp_path, pauses, check=lambda path: "its CRC is wrong")
+    assert not (tmp_path / "file.bin").exists()
+
+
+def test_a_mirror_takes_the_hosts_place(server, tmp_path, pauses, monkeypatch):
+    monkeypatch.setenv("PANBENCH_MIRROR_COCO", server.url + "/")
+    assert mirrored("http://images.cocodataset.org/file.bin") == server.url + "/file.bin"
+    assert mirrored("https://elsewhere.org/file.bin") == "https://elsewhere.org/file.bin"
+    download("http://images.cocodataset.org/file.bin", tmp_path / "file.bin", sha256=SHA256, sleep=pauses.append)
+
+
+def test_a_proxy_of_the_environment_is_used(server, tmp_path, pauses, monkeypatch):
+    server.files["http://host.invalid/file.bin"] = CONTENT
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    target = download("http://host.invalid/file.bin", tmp_path / "file.bin", sha256=SHA256, sleep=pauses.append)
+    assert target.read_bytes() == CONTENT
+
+
+def test_arguments_are_checked(tmp_path):
+    with pytest.raises(BadArgument, match="SHA-256"):
+        download("http://127.0.0.1/x", tmp_path / "x", sha256="not hex")
+    with pytest.raises(BadArgument, match="window"):
+        download("http://127.0.0.1/x", tmp_path / "x", window=(5, 1))
+    with pytest.raises(DownloadFailed, match="http, https, file"):
+        download("ftp://127.0.0.1/x", tmp_path / "x")
+
+
+def test_what_is_wrong_names_the_difference(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert what_is_wrong(tmp_path / "x", size=3) is None
+    assert what_is_wrong(tmp_path / "x", size=4) == "it has 3 bytes, not 4"
+    assert "ba7816bf" in str(what_is_wrong(tmp_path / "x", sha256="00000000"))
+    assert what_is_wrong(tmp_path / "y") == "it does not exist"
+
+
+# Ranges.
+
+
+def test_ranges_are_read_exactly_and_counted(server):
+    server.faults["/file.bin"] = [Fault(status=503), Fault(drop_after=10)]
+    with RangeReader(server.url + "/file.bin", sleep=lambda _: None) as reader:
+        assert reader.read(1000, 2000) == CONTENT[1000:2000]
+        assert reader.size() == len(CONTENT)
+        assert reader.read(5, 5) == b""
+        assert reader.fetched == 1010
+
+
+def test_a_range_of_a_file_that_changes_is_refused(server):
+    with RangeReader(server.url + "/file.bin", sleep=lambda _: None) as reader:
+        reader.read(0, 10)
+        server.files["/file.bin"] = OTHER
+        with pytest.raises(DownloadFailed, match="changed"):
+            reader.read(10, 20)
+
+
+def test_a_reader_says_when_the_server_has_no_ranges(server):
+    server.always["/file.bin"] = Fault(ignore_range=True)
+    with RangeReader(server.url + "/file.bin", sleep=lambda _: None) as reader, pytest.raises(RangesUnsupported):
+        reader.size()
+
+
+@pytest.mark.parametrize("fault", [Fault(status=404), Fault(status=503), Fault(drop_after=0)])
+def test_a_reader_gives_up_with_one_sentence(server, fault):
+    server.always["/file.bin"] = fault
+    reader = RangeReader(server.url + "/file.bin", sleep=lambda _: None)
+    with reader, pytest.raises(DownloadFailed, match=r"file\.bin"):
+        reader.read(0, 10)
+
+
+def test_local_ranges_end_where_the_file_does(tmp_path):
+    (tmp_path / "x").write_bytes(b"0123456789")
+    with RangeReader(tmp_path / "x") as reader:
+        assert reader.size() == 10
+        assert reader.read(2, 5) == b"234"
+        with pytest.raises(DownloadFailed, match="not whole"):
+            reader.read(5, 11)

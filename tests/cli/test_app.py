@@ -1,0 +1,481 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from panbench import __version__
+from panbench.base.errors import BadDataset, BadRun, OutOfSpace
+from panbench.catalog import find_model, load_catalog
+from panbench.cli import app as cli
+from panbench.evaluation.several import Outcome, run_folders, run_models
+from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.overlap import overlap_table
+from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
+from panbench.runs import RunWriter, category_record
+
+BALL = Category(1, "ball", isthing=True)
+
+
+def stored_run(path: Path, images: int = 12, dataset: str = "balls", hits: int | None = None) -> Path:
+    """A run of `images` images of one ball each, of which the first `hits` are found."""
+    info = {
+        "kind": "eval",
+        "model": {"name": path.name, "title": path.name.title(), "params": 1_000_000},
+        "dataset": {
+            "name": dataset,
+            "split": "val",
+            "fingerprint": dataset,
+            "gt": f"{dataset}.json",
+            "n_images": images,
+        },
+        "categories": [category_record(BALL)],
+        "images": {"expected": images, "scored": images},
+    }
+    writer = RunWriter.create(path, info)
+    gt = np.array([[1, 1, 0, 0]], np.int32)
+    for image_id in range(1, images + 1):
+        hit = hits is None or image_id <= hits
+        pred = gt if hit else np.zeros_like(gt)
+        ball = [Segment(1, BALL.id, 2)]
+        writer.write_part(overlap_table(image_id, gt, ball, pred, ball if hit else []))
+    writer.finish("done")
+    return path
+
+
+def predictions(folder: Path, name: str, found: bool) -> Path:
+    """A COCO panoptic JSON and PNG of one image with one ball, or with nothing."""
+    ball = Segment(1, BALL.id, 2)
+    annotation = Annotation(1, "one.png", (ball,) if found else ())
+    image = ImageInfo(1, "one.jpg", 1, 4)
+    path = folder / f"{name}.json"
+    write_panoptic_json(path, PanopticSet((BALL,), {1: image}, {1: annotation}, folder / name, path))
+    write_id_png(folder / name / "one.png", np.array([[1, 1, 0, 0]] if found else [[0, 0, 0, 0]], np.int32))
+    return path
+
+
+def panbench(*arguments: str | Path):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], env={"COLUMNS": "80"})
+
+
+def process(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
+    """`panbench …` as a program of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "panbench", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        encoding="utf-8",
+        **options,
+    )
+
+
+def test_the_version_is_printed():
+    assert panbench("--version").stdout == f"panbench {__version__}\n"
+
+
+def test_help_names_every_command():
+    shown = panbench("--help").stdout
+    for command in ("models", "eval", "score", "compare", "metrics", "errors", "data", "submit"):
+        assert command in shown
+
+
+def test_models_lists_every_model_and_json_is_alone_on_stdout():
+    result = panbench("models", "--json")
+    listed = json.loads(result.stdout)
+    assert [model["name"] for model in listed] == list(load_catalog())
+    assert {"family", "backbone", "params", "published_PQ", "input_size", "weights_here"} <= set(listed[0])
+    assert all(name in panbench("models").stdout for name in load_catalog())
+
+
+def test_names_complete_also_after_a_comma():
+    assert "mask2former-r50" in cli._model_names("mask2")
+    assert "maskformer-r50,mask2former-r50" in cli._model_names("maskformer-r50,mask2")
+    assert cli._model_names("no-such") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["eval", "--model", "mask2fromer-r50"], "Did you mean mask2former-r50?"),
+        (["eval"], "Name a --model"),
+        (["eval", "--model", "mask2former", "--overwrite", "--resume"], "contradict"),
+        (["eval", "--model", "mask2former", "--image-ids", "12,x"], "'x' is no image id"),
+        (["eval", "--model", "mask2former", "--image-ids", "@nowhere.txt"], "cannot be read"),
+        (["eval", "--model", "mask2former", "--batch-size", "0"], "above 0, or auto"),
+        (["eval", "--model", "mask2former,maskformer", "--weights", "my.pth"], "fits one model"),
+        (["eval", "--model", "mask2former,maskformer", "--checkpoint", "my.pth"], "fits one model"),
+        (["eval", "--config", "nowhere.py"], "no config file"),
+        (["eval", "--model", "panoptic-fpn-tiny", "--data", "nowhere"], "no dataset nowhere"),
+        (["compare", "nowhere"], "no such folder"),
+        (["metrics", "nowhere"], "no such folder"),
+        (["errors", "nowhere"], "no such folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_sentence_on_stderr_and_exit_2(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = panbench(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert sentence in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_option_exits_2_and_suggests_the_right_one():
+    result = panbench("eval", "--modell", "mask2former")
+    assert result.exit_code == 2
+    assert "--model" in result.stderr
+
+
+def test_a_fault_of_ours_is_one_line_and_exit_1_with_a_traceback_only_when_asked_for(monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise KeyError("lost")
+
+    monkeypatch.setattr("panbench.runs.load_run", broken)
+    result = panbench("metrics", tmp_path)
+    assert result.exit_code == 1
+    assert "KeyError: 'lost'" in result.stderr
+    assert "fault of panbench" in result.stderr
+    assert "Traceback" not in result.stderr
+    for asked in (["--debug", "metrics", tmp_path], ["metrics", tmp_path, "--debug"]):
+        assert "Traceback" in panbench(*asked).stderr
+
+
+@pytest.mark.parametrize("error", [BadDataset, OutOfSpace])
+def test_an_error_of_the_input_exits_with_its_code_and_no_traceback(error, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise error("the sentence")
+
+    monkeypatch.setattr("panbench.runs.load_run", refuse)
+    result = panbench("metrics", tmp_path)
+    assert (result.exit_code, result.stderr) == (error.exit_code, "Error: the sentence\n")
+
+
+def test_an_interruption_exits_130(monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("panbench.runs.load_run", interrupted)
+    result = panbench("metrics", tmp_path)
+    assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    def missing(*_, **__):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("panbench.runs.load_run", missing)
+    result = panbench("metrics", tmp_path)
+    assert result.exit_code == 2
+    assert "needs the Python package torch" in result.stderr
+
+
+def test_opencv_without_its_system_library_tells_what_to_install():
+    frame = compile("raise ImportError('libGL.so.1: cannot open shared object file')", "/x/cv2/__init__.py", "exec")
+    with pytest.raises(ImportError) as raised:
+        exec(frame, {})
+    assert "apt-get install libgl1" in cli._missing(raised.value)
+
+
+def test_score_prints_and_stores_a_run_that_compare_takes(tmp_path):
+    gt, pred = predictions(tmp_path, "gt", True), predictions(tmp_path, "pred", True)
+    result = panbench("score", "--gt", gt, "--pred", pred, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[2].split() == "| All | 100.00 | 100.00 | 100.00 | 1 |".split()
+    assert json.loads(panbench("compare", tmp_path / "run", "--format", "json").stdout)[0]["PQ"] == 1.0
+    again = panbench("score", "--gt", gt, "--pred", pred, "--out", tmp_path / "run")
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+
+
+def test_score_json_is_alone_on_stdout_and_nothing_is_stored_without_out(tmp_path, monkeypatch):
+    gt, pred = predictions(tmp_path, "gt", True), predictions(tmp_path, "pred", False)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    scores = json.loads(panbench("score", "--gt", gt, "--pred", pred, "--json").stdout)
+    assert scores["All"] == {"PQ": 0.0, "SQ": 0.0, "RQ": 0.0, "n": 1}
+    assert scores["per_category"]["1"]["FN"] == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_compare_prints_the_runs_with_intervals_and_differences(tmp_path):
+    runs = [stored_run(tmp_path / "good"), stored_run(tmp_path / "poor", hits=3)]
+    result = panbench("compare", *runs)
+    assert result.exit_code == 0, result.stderr
+    assert "95 % interval" in result.stdout
+    assert "+60.00" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("format", ["text", "md", "csv", "json", "latex"])
+def test_compare_prints_every_format_to_stdout_alone(format, tmp_path):
+    run = stored_run(tmp_path / "good")
+    result = panbench("compare", run, "--format", format)
+    assert result.exit_code == 0
+    assert "good" in result.stdout.lower()
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("format", "ending"), [("text", "txt"), ("md", "md"), ("csv", "csv"), ("json", "json"), ("latex", "tex")]
+)
+def test_compare_writes_a_file_whose_ending_names_the_format(format, ending, tmp_path):
+    run, out = stored_run(tmp_path / "good"), tmp_path / "new" / f"table.{ending}"
+    result = panbench("compare", run, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{out}\n"
+    printed = panbench("compare", run, "--format", format).stdout
+    assert [line.rstrip() for line in out.read_text().splitlines()] == [line.rstrip() for line in printed.splitlines()]
+    assert [path.name for path in out.parent.iterdir()] == [out.name]
+
+
+def test_compare_parquet_holds_the_rows_and_columns_of_csv(tmp_path):
+    runs, out = [stored_run(tmp_path / "good"), stored_run(tmp_path / "poor", hits=3)], tmp_path / "table.parquet"
+    assert panbench("compare", *runs, "--format", "parquet", "--out", out).exit_code == 0
+    table = pd.read_parquet(out)
+    printed = pd.read_csv(io.StringIO(panbench("compare", *runs, "--format", "csv").stdout))
+    assert list(table.columns) == list(printed.columns)
+    assert (list(table["run"]), list(table["PQ"]), list(table["complete"])) == (
+        ["good", "poor"],
+        [1.0, 0.4],
+        [True] * 2,
+    )
+    piped = panbench("compare", *runs, "--format", "parquet").stdout_bytes
+    assert piped == out.read_bytes()
+
+
+def test_compare_refuses_parquet_to_a_terminal_and_a_file_that_cannot_be_written(tmp_path):
+    run = stored_run(tmp_path / "good")
+    ours, theirs = pytest.importorskip("pty").openpty()
+    command = [sys.executable, "-m", "panbench", "compare", str(run), "--format", "parquet"]
+    shown = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(theirs)
+    os.close(ours)
+    assert shown.returncode == 2
+    assert "--out FILE.parquet" in shown.stderr
+    refused = panbench("compare", run, "--out", tmp_path)
+    assert refused.exit_code == 2
+    assert "cannot be written" in refused.stderr
+
+
+def test_compare_json_is_a_list_with_an_object_a_run(tmp_path):
+    runs = [stored_run(tmp_path / "good"), stored_run(tmp_path / "poor", hits=3)]
+    good, poor = json.loads(panbench("compare", *runs, "--format", "json").stdout)
+    assert (good["run"], good["PQ"], good["rank"], good["complete"]) == ("good", 1.0, 1, True)
+    # 3 found and 9 missed: 3 / (3 + 9/2).
+    assert (poor["PQ"], poor["rank"]) == (0.4, 2)
+    assert poor["PQ_low"] < 0.4 < poor["PQ_high"]
+    assert good["versus"][0]["run"] == "poor"
+    assert good["versus"][0]["PQ_difference"] == pytest.approx(0.6)
+    assert poor["versus"][0]["PQ_difference"] == pytest.approx(-0.6)
+
+
+def test_compare_refuses_other_data_with_the_difference_and_shows_it_when_asked_for(tmp_path):
+    runs = [stored_run(tmp_path / "a"), stored_run(tmp_path / "b", dataset="cubes")]
+    refused = panbench("compare", *runs)
+    assert refused.exit_code == 2
+    assert "balls val" in refused.stderr
+    assert "cubes val" in refused.stderr
+    shown = panbench("compare", *runs, "--mixed")
+    assert shown.exit_code == 0
+    assert "On cubes val" in shown.stdout
+
+
+def test_compare_adds_categories_and_slices_when_asked_for(tmp_path):
+    runs = [stored_run(tmp_path / "good"), stored_run(tmp_path / "poor", hits=3)]
+    shown = panbench("compare", *runs, "--per-category", "--by", "size").stdout
+    assert "PQ by category" in shown
+    assert "-60.00" in shown
+    assert "small (< 32²)" in shown
+    record = json.loads(panbench("compare", *runs, "--per-category", "--format", "json").stdout)[1]
+    assert {"name": "ball", "metric": "PQ", "value": 0.4}.items() <= record["per_category"][0].items()
+    table = panbench("compare", *runs, "--by", "size", "--format", "csv").stdout
+    assert table.startswith("run,group,metric,value,low,high,images\n")
+
+
+def test_compare_with_a_baseline_sets_the_others_against_it(tmp_path):
+    runs = [stored_run(tmp_path / name, hits=hits) for name, hits in (("a", 12), ("b", 6), ("c", 3))]
+    records = json.loads(panbench("compare", *runs, "--baseline", "b", "--format", "json").stdout)
+    assert [[other["run"] for other in record["versus"]] for record in records] == [["b"], ["a", "c"], ["b"]]
+    assert panbench("compare", *runs, "--baseline", "d").exit_code == 2
+
+
+def test_metrics_and_errors_print_and_give_json(tmp_path):
+    run = stored_run(tmp_path / "poor", hits=3)
+    metrics = panbench("metrics", run, "--per-category")
+    assert metrics.exit_code == 0, metrics.stderr
+    for shown in ("40.00", "mIoU", "PQ†", "IoU >", "Segment size", "ball"):
+        assert shown in metrics.stdout
+    assert json.loads(panbench("metrics", run, "--json").stdout)["summary"]["All"]["PQ"] == 0.4
+    errors = panbench("errors", run, "--per-category")
+    assert errors.exit_code == 0, errors.stderr
+    assert "missed" in errors.stdout
+    lost = json.loads(panbench("errors", run, "--json").stdout)["lost"]
+    # Nine balls were missed and nothing else went wrong, so that cause has all of 1 - PQ.
+    assert {row["cause"]: row["gain"] for row in lost if row["group"] == "All"}["missed"] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("command", ["metrics", "errors"])
+def test_every_line_of_the_findings_fits_80_columns(command, tmp_path):
+    shown = panbench(command, stored_run(tmp_path / "poor", hits=3), "--per-category").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_run_without_images_has_nothing_to_measure(tmp_path):
+    run = stored_run(tmp_path / "empty", images=0)
+    for command in ("metrics", "errors"):
+        result = panbench(command, run)
+        assert result.exit_code == 2
+        assert "no scored image" in result.stderr
+
+
+def test_no_color_is_honoured_and_pipes_have_none(tmp_path):
+    run = stored_run(tmp_path / "good")
+    assert "\x1b" not in process("compare", run).stdout
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    run = stored_run(tmp_path / "good")
+    command = f'"{sys.executable}" -m panbench compare "{run}" | head -n 1'
+    finished = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in finished.stderr
+    assert "Error" not in finished.stderr
+
+
+def test_output_survives_a_locale_that_cannot_show_it(tmp_path):
+    run = stored_run(tmp_path / "good")
+    finished = process(
+        "metrics", run, env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+# Several models, one after the other
+
+
+SPECS = [find_model("mask2former"), find_model("maskformer")]
+
+
+def test_a_model_that_fails_does_not_end_the_others(tmp_path):
+    def evaluate(spec, folder):
+        if spec is SPECS[0]:
+            raise RuntimeError("it broke")
+        return folder
+
+    seen: list[Outcome] = []
+    outcomes = run_models(SPECS, [tmp_path / "a", tmp_path / "b"], evaluate, seen.append)
+    assert outcomes == seen
+    assert outcomes[0].reason == "RuntimeError: it broke"
+    assert outcomes[0].row("balls").notes == ("failed: RuntimeError: it broke",)
+    assert outcomes[1].run == tmp_path / "b"
+
+
+def test_a_single_model_that_fails_raises_its_error(tmp_path):
+    def evaluate(spec, folder):
+        raise BadDataset("no images")
+
+    with pytest.raises(BadDataset):
+        run_models(SPECS[:1], [tmp_path], evaluate, lambda outcome: None)
+
+
+def test_an_interruption_ends_all_models(tmp_path):
+    def evaluate(spec, folder):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_models(SPECS, [tmp_path, tmp_path], evaluate, lambda outcome: None)
+
+
+def test_run_folders_are_named_after_data_and_model_or_lie_in_out():
+    names = [spec.name for spec in SPECS]
+    assert run_folders(SPECS, "coco", None) == [Path("results") / f"coco-{name}" for name in names]
+    assert run_folders(SPECS[:1], "coco", Path("x")) == [Path("x")]
+    assert run_folders(SPECS, "coco", Path("x")) == [Path("x") / name for name in names]
+
+
+def test_a_run_that_is_in_the_way_is_refused_before_anything_is_run(tmp_path):
+    stored_run(tmp_path / SPECS[1].name, images=1)
+    with pytest.raises(BadRun, match="holds a run already"):
+        run_folders(SPECS, "balls", tmp_path)
+    assert run_folders(SPECS, "balls", tmp_path, keep=False)[1] == tmp_path / SPECS[1].name
+    with pytest.raises(BadRun, match="several models go into folders of their own"):
+        run_folders(SPECS, "balls", tmp_path / SPECS[1].name, keep=False)
+
+
+# A real evaluation, untrained
+
+
+EVAL = ("eval", "--model", "panoptic-fpn-tiny", "--weights", "random", "--device", "cpu", "--limit", "2")
+
+
+def test_eval_prints_one_table_a_model_then_the_comparison_and_marks_random_weights(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = panbench(*EVAL, "--model", "mask2former-tiny", "--out", "demo")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == "| Panoptic FPN tiny | PQ | SQ | RQ | categories |".split()
+    assert any(line.startswith("| Mask2Former tiny") for line in lines)
+    assert result.stdout.count("random weights") + result.stdout.count("Random weights") == 3
+    assert "a subset: 2 of 200 images" in result.stdout
+    assert (tmp_path / "demo" / "panoptic-fpn-tiny" / "run.json").is_file()
+    assert "panbench compare demo/panoptic-fpn-tiny demo/mask2former-tiny" in result.stderr
+    again = panbench(*EVAL, "--out", "demo/panoptic-fpn-tiny")
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+    assert panbench(*EVAL, "--out", "demo/panoptic-fpn-tiny", "--overwrite").exit_code == 0
+
+
+def test_eval_goes_on_after_a_model_that_fails_and_exits_1(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    broken = tmp_path / "broken.py"
+    broken.write_text("model = dict(type='RetinaNet')\n")
+    result = panbench(*EVAL, "--config", broken)
+    assert result.exit_code == 1
+    assert result.stdout.count("Panoptic FPN tiny") == 2
+    assert "Failed: " in result.stdout
+    assert "broken" in result.stdout
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = panbench("eval", "--model", "panoptic-fpn-tiny,maskformer-tiny", "--device", "cuda:99", "--limit", "1")
+    assert result.exit_code == 2
+    assert "--device cuda:99" in result.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+def test_ctrl_c_keeps_what_was_scored_and_says_how_to_go_on(tmp_path):
+    command = [sys.executable, "-m", "panbench", *EVAL[:-1], "200", "--out", str(tmp_path / "run")]
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        # Tests that run in the background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "parts").is_dir():
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < deadline
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "--resume" in said
+    assert "Traceback" not in said
+    marked = panbench("compare", tmp_path / "run")
+    assert marked.exit_code == 0, marked.stderr
+    assert "of 200 images scored" in marked.stdout

@@ -1,0 +1,166 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from coco_mimic import FaultServer, Mimic, build_mimic
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from panbench.base.errors import BadArgument, BadDataset
+from panbench.cli.data import data_app, submit
+from panbench.datasets import fetch as fetch_module
+from panbench.panoptic.coco import write_id_png
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+submit_app = typer.Typer()
+submit_app.command()(submit)
+
+
+def run(*arguments: object, app: typer.Typer = data_app) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def mimic() -> Mimic:
+    return build_mimic()
+
+
+@pytest.fixture
+def server(mimic, monkeypatch) -> Iterator[FaultServer]:
+    """A server in the place of COCO's host, by the same variable that a user would set."""
+    monkeypatch.setattr(fetch_module, "COCO", mimic.at("http://images.cocodataset.org"))
+    with FaultServer(mimic.files) as server:
+        monkeypatch.setenv("PANBENCH_MIRROR_COCO", server.url)
+        yield server
+
+
+def test_coco_is_fetched_and_then_only_verified(server, tmp_path):
+    root = tmp_path / "data é" / "coco"
+    first = run("coco", "--limit", 4, "--root", root)
+    assert first.exit_code == 0, first.output
+    assert "4 images and 4 ground-truth PNGs stand verified" in first.stdout
+    assert f"panbench eval --model NAME --data {root} --limit 4" in first.stderr
+    server.log.clear()
+    second = run("coco", "--limit", 4, "--root", root)
+    assert "nothing had to be fetched" in second.stdout
+    assert server.log == []
+
+
+def test_what_was_fetched_passes_the_check(server, tmp_path):
+    assert run("coco", "--root", tmp_path).exit_code == 0
+    result = run("check", tmp_path)
+    assert result.exit_code == 0
+    assert "images 12" in result.stdout
+    assert "No findings" in result.stdout
+
+
+def test_test_dev_has_a_list_of_images(server, tmp_path):
+    result = run("coco", "--split", "test-dev", "--root", tmp_path)
+    assert "3 images stand verified" in result.stdout
+    assert "panoptic_image_info_test-dev2017.json" in result.stdout
+
+
+def test_findings_are_grouped_with_their_reason_and_end_in_exit_code_1(server, tmp_path):
+    run("coco", "--root", tmp_path)
+    pngs = sorted((tmp_path / "annotations" / "panoptic_val2017").iterdir())
+    for path in pngs:
+        path.unlink()
+    result = run("check", tmp_path)
+    assert result.exit_code == 1
+    assert "error: missing-png (12)" in result.stdout
+    assert f"panoptic_val2017/{pngs[0].name}: The id PNG of image 1 is not there." in result.stdout
+    assert "… and 2 more" in result.stdout
+    assert "must not be scored" in result.stdout
+    everything = run("check", tmp_path, "--all").stdout
+    assert all(path.name in everything for path in pngs)
+
+
+def test_json_holds_every_finding_and_nothing_else(server, tmp_path):
+    run("coco", "--root", tmp_path)
+    for path in (tmp_path / "val2017").iterdir():
+        path.unlink()
+    result = run("check", tmp_path, "--json")
+    record = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert len(record["findings"]) == record["errors"] == 12
+
+
+def test_warnings_alone_end_in_exit_code_0(server, tmp_path):
+    run("coco", "--root", tmp_path)
+    (tmp_path / "val2017").rename(tmp_path / "elsewhere")
+    result = run("check", tmp_path)
+    assert result.exit_code == 0
+    assert "warning: no-images" in result.stdout
+    assert run("check", tmp_path, "--images", tmp_path / "elsewhere").stdout.count("No findings") == 1
+
+
+@pytest.mark.parametrize("how", ["link", "copy", "none"])
+def test_cityscapes_is_converted_and_clean(tmp_path, how):
+    raw = tmp_path / "raw"
+    for path in (REFERENCE / "cityscapes" / "gtFine").rglob("*.png"):
+        target = raw / path.relative_to(REFERENCE / "cityscapes")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        picture = (
+            raw / "leftImg8bit" / "val" / path.parent.name / path.name.replace("gtFine_instanceIds", "leftImg8bit")
+        )
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 24)).save(picture)
+    result = run("cityscapes", raw, "--root", tmp_path / "out", "--images", how)
+    assert result.exit_code == 0, result.output
+    assert "2 images" in result.stdout
+    assert run("check", tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / "val").exists() == (how != "none")
+
+
+def test_label_maps_are_converted_both_ways(tmp_path):
+    source = REFERENCE / "panopticapi_converters"
+    categories = source / "categories.json"
+    made = run("convert", "two-channel", source / "twochannel", "--out", tmp_path / "set", "--categories", categories)
+    assert made.exit_code == 0, made.output
+    back = run("convert", "detection", tmp_path / "set/annotations/panoptic_val.json", "--out", tmp_path / "d.json")
+    assert f"{tmp_path / 'd.json'}: 8 annotations." in back.stdout
+    (tmp_path / "npz").mkdir()
+    np.savez(tmp_path / "npz" / "7.npz", labels=np.full((2, 2), 187), instances=np.zeros((2, 2), int))
+    assert run("convert", "arrays", tmp_path / "npz", "--out", tmp_path / "a", "--categories", "coco").exit_code == 0
+    again = run("convert", "panoptic", tmp_path / "set/annotations/panoptic_val.json", "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["convert", "arrays", "x", "--out", "y"], "--categories"),
+        (["convert", "instances", "x", "--out", "y", "--categories", "coco"], "--semantic"),
+        (["convert", "arrays", "x", "--out", "y", "--categories", "coco"], "no folder"),
+        (["check", "x"], "does not exist"),
+        (["cityscapes", "x"], "gtFine"),
+        (["ade20k", "x"], "ADE20K"),
+        (["mapillary", "x"], "Mapillary"),
+        (["coconut", "x.json"], "--pngs"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    error = run(*arguments).exception
+    assert isinstance(error, (BadArgument, BadDataset))
+    assert sentence in str(error)
+    assert "\n" not in str(error)
+
+
+def test_submit_says_what_is_in_the_zip(tmp_path):
+    write_id_png(tmp_path / "mine" / "000000000007.png", np.full((2, 3), 5, np.int32))
+    annotation = {"image_id": 7, "file_name": "000000000007.png", "segments_info": [{"id": 5, "category_id": 1}]}
+    (tmp_path / "mine.json").write_text(json.dumps({"annotations": [annotation]}))
+    (tmp_path / "images.json").write_text(json.dumps({"images": [{"id": 7, "height": 2, "width": 3}]}))
+    result = run(
+        tmp_path / "mine.json", "--out", tmp_path / "o.zip", "--images", tmp_path / "images.json", app=submit_app
+    )
+    assert result.exit_code == 0, result.output
+    assert "1 images, 1 segments" in result.stdout
+    assert "panoptic_test-dev2017_mine_results.json" in result.stdout
+    assert (tmp_path / "o.zip").exists()

@@ -1,0 +1,136 @@
+"""`panbench report`, `show` and `predict` as users meet them: what they write, and what they refuse."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "tests" / "reference" / "pq_edges"
+
+
+def panbench(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "panbench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=environment)
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory) -> Path:
+    """A folder with the run `scored` of the reference predictions, and photographs for them."""
+    folder = tmp_path_factory.mktemp("cli")
+    done = panbench(
+        *("score", "--gt", REFERENCE / "gt.json", "--pred", REFERENCE / "pred.json", "--out", "scored"), cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def photographs(folder: Path) -> Path:
+    """Grey photographs of the sizes that the reference's JSON lists."""
+    import json
+
+    target = folder / "photos"
+    target.mkdir(exist_ok=True)
+    for image in json.loads((REFERENCE / "gt.json").read_bytes())["images"]:
+        grey = np.full((image["height"], image["width"], 3), 127, np.uint8)
+        cv2.imwrite(str(target / Path(image["file_name"]).with_suffix(".png").name), grey)
+        cv2.imwrite(str(target / image["file_name"]), grey)
+    return target
+
+
+def first_image() -> int:
+    import json
+
+    return json.loads((REFERENCE / "gt.json").read_bytes())["images"][0]["id"]
+
+
+def test_report_writes_one_file_and_says_what_it_left_out(scored):
+    done = panbench("report", "scored", "--out", "page.html", cwd=scored)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "page.html\n"
+    assert "does not say where its images are. Give their folder with --images." in done.stderr
+    page = (scored / "page.html").read_text("utf-8")
+    assert "</html>" in page
+    told = panbench("report", "scored", "--out", "page.html", "--images", photographs(scored), cwd=scored)
+    assert told.stderr == ""
+    assert len((scored / "page.html").read_text("utf-8")) > len(page)
+
+
+def test_show_makes_pictures_of_scored_predictions(scored):
+    where = ["--image", first_image(), "--images", photographs(scored)]
+    for command, name in (
+        (["overlay", "scored"], "overlay.png"),
+        (["overlay", "scored", "--truth"], "truth.svg"),
+        (["side-by-side", "scored", "scored"], "side.pdf"),
+        (["diff", "gt", "scored"], "diff.png"),
+    ):
+        done = panbench("show", *command, *where, "--out", name, cwd=scored)
+        assert (done.returncode, done.stdout) == (0, f"{name}\n"), done.stderr
+        assert (scored / name).stat().st_size > 500
+
+
+def test_show_plot_writes_the_numbers_beside_it(scored):
+    done = panbench("show", "plot", "causes", "scored", "--data", cwd=scored)
+    assert done.stdout.split() == ["causes.pdf", "causes.csv"]
+    assert (scored / "causes.csv").read_text().startswith("run,cause,lost,gain,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["report", "nowhere"], "There is no run nowhere"),
+        (["report", "scored", "--out", "page.pdf"], "does not end in .html"),
+        (["report", "scored", "--image", "987654"], "--image 987654: the runs have not scored such an image."),
+        (["show", "overlay", "scored", "--image", "987654"], "has no image 987654"),
+        (["show", "diff", "gt", "gt", "--image", "1"], "gt and gt do not differ"),
+        (["show", "plot", "pie", "scored"], "There is no plot 'pie'"),
+        (["show", "plot", "images", "scored"], "The plot images shows 2 run(s), not 1."),
+        (["show", "attention", "--image", "1"], "Give --model and --photo, or --run and --image."),
+        (["show", "attention", "--run", "scored", "--image", "1"], "there is no model to look into"),
+        (["predict", "absent.jpg", "--model", "maskformer-tiny"], "There is no image absent.jpg."),
+        (["predict", "scored", "--model", "maskformer-tiny"], "holds no image"),
+        (["predict", "scored/run.json", "--model", "maskformer-tiny"], "cannot be decoded as an image."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_refused_in_one_sentence(scored, arguments, sentence):
+    done = panbench(*arguments, cwd=scored)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_predict_writes_overlay_id_map_and_json_and_keeps_the_rest_of_the_folder(tmp_path):
+    weights = ROOT / "configs" / "weights" / "maskformer-tiny.safetensors"
+    if not weights.is_file():
+        pytest.skip("configs/weights lacks maskformer-tiny")
+    rng = np.random.default_rng(0)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "same name.png"), rng.integers(0, 255, (64, 96, 3), np.uint8))
+    (tmp_path / "b" / "broken.jpg").write_bytes(b"no image")
+    done = panbench("predict", "a", "b", "--model", "maskformer-tiny", "--out", "out", "--width", 2, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "Note: Left out: b/broken.jpg cannot be decoded as an image.\n"
+    assert done.stdout.split("\n")[:-1] == [
+        "out/same name.overlay.png",
+        "out/same name-2.overlay.png",
+        "out/ids.json",
+    ]
+    from panbench.panoptic.coco import read_id_png, read_panoptic_json
+
+    written = read_panoptic_json(tmp_path / "out" / "ids.json")
+    for image_id, annotation in written.annotations.items():
+        ids = read_id_png(written.png_path(image_id), (64, 96))
+        assert {segment.id: segment.area for segment in annotation.segments} == {
+            key: int((ids == key).sum()) for key in np.unique(ids) if key
+        }
+    again = panbench("predict", "a", "--model", "maskformer-tiny", "--out", "out", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr

@@ -1,0 +1,407 @@
+"""`panbench eval` where its data or weights are not here, have no ground truth, or name other categories."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coco_mimic import FaultServer, Mimic, build_mimic
+from typer.testing import CliRunner
+
+from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, BadRun
+from panbench.catalog import ModelSpec, find_model, weights_path
+from panbench.cli import app as cli
+from panbench.datasets import Dataset, fetch, open_dataset, shapes
+from panbench.evaluation import evaluate as runner
+from panbench.evaluation.benchmark import benchmark
+from panbench.evaluation.evaluate import evaluate, open_in_turn
+from panbench.evaluation.photographs import segment_photographs
+from panbench.report.tables import comparison_row
+from panbench.scoring.folder import score_folder
+
+TINY = find_model("mask2former-tiny")
+JSON = "annotations/panoptic_val2017.json"
+
+
+@pytest.fixture(scope="module")
+def mimic() -> Mimic:
+    return build_mimic()
+
+
+@pytest.fixture
+def server(mimic: Mimic, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """COCO's host in small, on 127.0.0.1, where COCO is fetched from."""
+    with FaultServer(mimic.files) as server:
+        monkeypatch.setattr(fetch, "COCO", mimic.at(server.url))
+        monkeypatch.setitem(fetch.N_IMAGES, "val", 12)
+        monkeypatch.setitem(fetch.N_IMAGES, "test-dev", 3)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three scenes of shapes."""
+    root = tmp_path_factory.mktemp("set") / "scenes"
+    shapes.generate(root, count=3, size=(96, 128))
+    return root
+
+
+def renamed(scenes: Path, root: Path, split: str = "val2017") -> Path:
+    """The scenes under COCO's names in a folder `root`; its JSON."""
+    (root / "annotations").mkdir(parents=True)
+    shutil.copytree(scenes / "val", root / split)
+    shutil.copytree(scenes / "annotations" / "panoptic_val", root / "annotations" / f"panoptic_{split}")
+    target = root / "annotations" / f"panoptic_{split}.json"
+    return Path(shutil.copy(scenes / "annotations" / "panoptic_val.json", target))
+
+
+def panbench(*arguments: str | Path):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], env={"COLUMNS": "400"})
+
+
+# Data that are not here.
+
+
+def test_coco_that_is_not_here_is_named_with_command_size_and_the_way_to_have_it_fetched(server, tmp_path):
+    root = tmp_path / "coco"
+    with pytest.raises(BadDataset) as caught:
+        open_dataset(root, limit=3)
+    for words in (
+        "lacks the panoptic JSON, 3 images and 3 ground-truth PNGs",
+        f"panbench data coco --limit 3 --root {root}",
+        "--download",
+    ):
+        assert words in str(caught.value)
+    assert re.search(r"\(about [\d.]+ (bytes|kB|MB)\)", str(caught.value))
+    assert server.log == []
+    assert not root.exists()
+
+
+def test_download_fetches_what_is_missing_and_only_that(server, tmp_path):
+    root = tmp_path / "coco"
+    told: list[str] = []
+    opened = open_dataset(root, limit=3, download=True, downloaded=lambda what, *_: told.append(what))
+    assert [scene.image_path.is_file() and scene.gt_path.is_file() for scene in opened.scenes] == [True] * 3
+    assert "val2017" in told
+    asked = len(server.log)
+    assert open_dataset(root, limit=3, download=True).scenes == opened.scenes
+    assert len(server.log) == asked, "what is here is not asked for"
+    with pytest.raises(BadDataset, match=r"lacks 2 images and 2 ground-truth PNGs.*--limit 5"):
+        open_dataset(root, limit=5)
+    assert len(open_dataset(root, limit=5, download=True).scenes) == 5
+
+
+@pytest.mark.parametrize("split", ["val", "val2017"])
+def test_a_set_of_the_users_own_is_never_taken_for_coco(server, scenes, tmp_path, split):
+    gt = renamed(scenes, tmp_path / "coco-mine", split)
+    before = gt.read_bytes()
+    assert len(open_dataset(tmp_path / "coco-mine", download=True).scenes) == 3
+    next((tmp_path / "coco-mine" / split).iterdir()).unlink()
+    with pytest.raises(BadDataset, match="1 of 3 images are missing"):
+        open_dataset(tmp_path / "coco-mine", download=True)
+    assert server.log == []
+    assert gt.read_bytes() == before
+
+
+def test_a_damaged_json_is_said_to_be_damaged_not_missing(server, tmp_path):
+    path = tmp_path / "coco" / JSON
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(BadDataset, match="is not JSON"):
+        open_dataset(tmp_path / "coco", download=True)
+    assert server.log == []
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_several_ranks_the_first_opens_the_data_before_the_others(monkeypatch, is_first):
+    order: list[str] = []
+
+    class Ranks:
+        def __init__(self) -> None:
+            self.is_first = is_first
+
+        def told(self, word: object) -> object:
+            order.append("meet")
+            return word
+
+    monkeypatch.setattr(runner, "join_ranks", Ranks)
+    open_in_turn(lambda: order.append("open"))
+    assert order == (["open", "meet"] if is_first else ["meet", "open"])
+
+
+# Weights that are not here.
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[ModelSpec, FaultServer]]:
+    """The tiny model with its weights on a server, and an empty cache."""
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    content = Path(str(TINY.weights)).read_bytes()
+    name = f"/tiny-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
+    with FaultServer({name: content}) as server:
+        yield dataclasses.replace(TINY, weights=server.url + name), server
+
+
+def test_weights_that_are_not_here_are_fetched_only_when_told(published, scenes, tmp_path):
+    spec, server = published
+    dataset = open_dataset(scenes, limit=2)
+    with pytest.raises(BadCheckpoint) as caught:
+        evaluate(spec, dataset, out=tmp_path / "run")
+    for words in (
+        spec.weights,
+        str(weights_path(spec)),
+        "about 4 MB",
+        "--download",
+        "--checkpoint",
+        "--weights random",
+    ):
+        assert words in str(caught.value)
+    assert server.log == []
+    assert not (tmp_path / "run").exists()
+    fetched = evaluate(spec, dataset, out=tmp_path / "run", download=True)
+    assert fetched.summary() == evaluate(TINY, dataset, out=tmp_path / "own").summary()
+    asked = len(server.log)
+    evaluate(spec, dataset, out=tmp_path / "again")
+    assert len(server.log) == asked, "weights that are here need no --download"
+
+
+def test_the_command_line_names_the_command_for_weights_of_the_catalog(monkeypatch, scenes, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    result = panbench("eval", "--model", "mask2former-r50", "--data", scenes, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "(about 176 MB) with `panbench models --download mask2former-r50`" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict_and_bench_fetch_weights_only_when_told(published, scenes, tmp_path):
+    spec, server = published
+    photo = next((scenes / "val").iterdir())
+    for refused in (
+        lambda: segment_photographs(spec, [photo], tmp_path / "out"),
+        lambda: benchmark([spec], size=(64, 96), images=1, warm_up=0, device="cpu"),
+    ):
+        with pytest.raises(BadCheckpoint, match="--download"):
+            refused()
+    assert server.log == []
+    assert segment_photographs(spec, [photo], tmp_path / "out", download=True)
+    (row,) = benchmark([spec], size=(64, 96), images=1, warm_up=0, device="cpu").rows
+    assert row.status == "ok", "weights that are here need no --download"
+
+
+@pytest.mark.parametrize(
+    "command", [("predict", "photo.png"), ("bench",), ("show", "attention", "--photo", "photo.png")]
+)
+def test_every_command_that_needs_weights_names_the_way_to_fetch_them(monkeypatch, scenes, tmp_path, command):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(next((scenes / "val").iterdir()), "photo.png")
+    result = panbench(*command, "--model", "mask2former-r50")
+    assert result.exit_code == 2
+    assert "(about 176 MB) with `panbench models --download mask2former-r50` or by adding --download" in result.stderr
+
+
+# Images without ground truth.
+
+
+@pytest.fixture(params=["no annotations", "an empty list of annotations"])
+def unlabelled(request, scenes, tmp_path) -> Path:
+    """A folder like COCO's with its test-dev split: images, and their list with categories."""
+    root = tmp_path / "coco"
+    (root / "annotations").mkdir(parents=True)
+    shutil.copytree(scenes / "val", root / "test2017")
+    document = json.loads((scenes / "annotations" / "panoptic_val.json").read_text())
+    document.pop("annotations")
+    if request.param != "no annotations":
+        document["annotations"] = []
+    (root / "annotations" / "panoptic_image_info_test-dev2017.json").write_text(json.dumps(document))
+    return root
+
+
+def test_test_dev_is_fetched_and_has_no_ground_truth(server, tmp_path):
+    dataset = open_dataset(tmp_path / "coco", split="test-dev", download=True)
+    assert (dataset.name, dataset.split, dataset.has_ground_truth) == ("coco", "test-dev2017", False)
+    assert len(dataset.categories) == 133
+    assert [(scene.annotation, scene.gt_path) for scene in dataset.scenes] == [(None, None)] * 3
+
+
+def test_a_set_that_is_labelled_in_part_is_still_refused(scenes, tmp_path):
+    gt = renamed(scenes, tmp_path / "mine")
+    document = json.loads(gt.read_text())
+    del document["annotations"][1]
+    gt.write_text(json.dumps(document))
+    with pytest.raises(BadDataset, match="no annotation for 1 images: 2"):
+        open_dataset(tmp_path / "mine")
+
+
+def test_without_ground_truth_and_saved_predictions_nothing_would_come_of_it(unlabelled, tmp_path):
+    result = panbench("eval", "-m", TINY.name, "--data", unlabelled, "--split", "test-dev", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "without ground truth, so there is nothing to score. Add --save-predictions" in result.stderr
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(BadArgument, match="--save-predictions"):
+        evaluate(TINY, open_dataset(unlabelled, split="test-dev"), out=tmp_path / "run")
+
+
+def test_predictions_of_unlabelled_are_kept_submitted_and_never_scored(unlabelled, tmp_path):
+    out = tmp_path / "run"
+    arguments = ("--data", unlabelled, "--split", "test-dev", "--save-predictions", "--out", out)
+    result = panbench("eval", "-m", TINY.name, *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "panbench submit" in result.stderr
+    assert "no ground truth" in result.stdout
+
+    info = json.loads((out / "run.json").read_text())
+    nothing = {"PQ": None, "SQ": None, "RQ": None, "n": 0}
+    assert info["summary"] == {"All": nothing, "Things": nothing, "Stuff": nothing}
+    assert (info["images"]["expected"], info["images"]["scored"], info["images"]["missing"]) == (3, 3, 0)
+    assert info["images"]["gt_faults"]["images"] == 0
+
+    for command in (("compare", out, "-f", "json"), ("metrics", out, "--json"), ("errors", out, "--json")):
+        shown = panbench(*command)
+        assert shown.exit_code == 0, shown.stderr
+        assert all(value is None for value in _scores(json.loads(shown.stdout))), command
+    for command in (("compare", out), ("metrics", out), ("errors", out), ("compare", out, "-f", "md")):
+        shown = panbench(*command)
+        assert shown.exit_code == 0, shown.stderr
+        assert "–" in shown.stdout
+        assert "nan" not in shown.stdout.lower().replace("cannot", "")
+        assert "0.0" not in shown.stdout
+
+    listed = unlabelled / "annotations" / "panoptic_image_info_test-dev2017.json"
+    submitted = panbench("submit", out, "--out", tmp_path / "out.zip", "--images", listed)
+    assert submitted.exit_code == 0, submitted.stderr
+    assert (tmp_path / "out.zip").is_file()
+
+
+def _scores(value: object) -> Iterator[object]:
+    """Every value called PQ, SQ, RQ, mIoU, Dice or so, however deep."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _scores(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if isinstance(item, dict | list):
+                yield from _scores(item)
+            elif key.startswith(("PQ", "SQ", "RQ", "mIoU", "mean_", "pixel_", "fwIoU", "IoU", "Dice")):
+                yield item
+
+
+# A model of other categories.
+
+# Shapes as somebody else might have labelled them: two kinds of thing in one, the grounds in one, a few unknown.
+NAMES = {"ball": "disc", "box": "polygon", "triangle": "polygon", "sky": "air", "grass": "ground", "sand": "ground"}
+THEIRS = [
+    {"id": 11, "name": "disc", "isthing": 1, "supercategory": ""},
+    {"id": 12, "name": "polygon", "isthing": 1, "supercategory": ""},
+    {"id": 13, "name": "cloud", "isthing": 1, "supercategory": ""},
+    {"id": 21, "name": "air", "isthing": 0, "supercategory": ""},
+    {"id": 22, "name": "ground", "isthing": 0, "supercategory": ""},
+]
+
+
+@pytest.fixture(scope="module")
+def theirs(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The scenes in somebody else's categories; what these lack is not labelled."""
+    root = tmp_path_factory.mktemp("theirs") / "theirs"
+    gt = renamed(scenes, root)
+    document = json.loads(gt.read_text())
+    name_of = {category["id"]: category["name"] for category in document["categories"]}
+    id_of = {category["name"]: category["id"] for category in THEIRS}
+    for annotation in document["annotations"]:
+        kept = [item for item in annotation["segments_info"] if name_of[item["category_id"]] in NAMES]
+        for item in kept:
+            item["category_id"] = id_of[NAMES[name_of[item["category_id"]]]]
+        annotation["segments_info"] = kept
+    gt.write_text(json.dumps({**document, "categories": THEIRS}))
+    return open_dataset(root)
+
+
+@pytest.fixture
+def mapping(tmp_path: Path) -> Path:
+    path = tmp_path / "to_theirs.json"
+    path.write_text(json.dumps({"from": "shapes", "to": "theirs", "categories": {**NAMES, "brick": None}}))
+    return path
+
+
+def test_a_model_of_other_categories_is_refused_and_told_of_the_map(theirs, tmp_path):
+    with pytest.raises(BadModel, match="--category-map"):
+        evaluate(TINY, theirs, out=tmp_path / "run")
+
+
+def test_a_map_to_new_names_and_ids_changes_no_number(scenes, tmp_path):
+    ours = open_dataset(scenes)
+    gt = renamed(scenes, tmp_path / "renamed")
+    document = json.loads(gt.read_text())
+    for category in document["categories"]:
+        category.update(id=category["id"] + 1000, name=category["name"].upper())
+    for annotation in document["annotations"]:
+        for segment in annotation["segments_info"]:
+            segment["category_id"] += 1000
+    gt.write_text(json.dumps(document))
+    names = {category["name"]: category["name"].upper() for category in shapes.CATEGORIES}
+    (tmp_path / "map.json").write_text(json.dumps({"categories": names}))
+    mapped = evaluate(
+        TINY, open_dataset(tmp_path / "renamed"), out=tmp_path / "run", category_map=tmp_path / "map.json"
+    )
+    assert mapped.summary() == evaluate(TINY, ours, out=tmp_path / "own").summary()
+
+
+def test_a_mapped_run_scores_what_it_saves_and_says_what_was_mapped(theirs, mapping, tmp_path):
+    told: list[str] = []
+    run = evaluate(TINY, theirs, out=tmp_path / "run", category_map=mapping, save_predictions=True, notice=told.append)
+    summary = run.summary()
+    assert summary["All"]["PQ"] > 0.4, "the model is trained on such scenes"
+    assert score_folder(theirs.gt, tmp_path / "run" / "predictions.json").summary() == summary
+
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["category_map"] == {
+        "name": "to_theirs",
+        "categories": NAMES,
+        "unmapped_model": ["brick", "ring", "star"],
+        "unmapped_dataset": ["cloud"],
+    }
+    assert info["arguments"]["category_map"] == "to_theirs"
+    assert info["model"]["published"] is None
+    assert [sentence for sentence in told if "cloud" in sentence] == [
+        "No prediction can be of these categories of the dataset: cloud."
+    ]
+    assert sum("brick, ring, star" in sentence for sentence in told) == 1
+    assert comparison_row(run).notes == (
+        "the model's categories were mapped to the dataset's by to_theirs, 1 of 5 of which it cannot predict",
+    )
+
+
+def test_a_run_is_not_resumed_through_another_map(theirs, mapping, tmp_path, monkeypatch):
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(TINY, theirs, out=tmp_path / "run", category_map=mapping, progress=stop)
+    document = json.loads(mapping.read_text())
+    document["categories"]["ring"] = "disc"
+    changed = tmp_path / "changed" / mapping.name
+    changed.parent.mkdir()
+    changed.write_text(json.dumps(document))
+    with pytest.raises(BadRun, match="category_map_sha256 was"):
+        evaluate(TINY, theirs, out=tmp_path / "run", category_map=changed, resume=True)
+    whole = evaluate(TINY, theirs, out=tmp_path / "run", category_map=mapping, resume=True)
+    assert (whole.info["status"], len(whole.image_ids())) == ("done", 3)
+
+
+@pytest.mark.parametrize(
+    ("category_map", "sentence"),
+    [
+        ("nowhere.json", "nowhere.json is neither a file"),
+        ("coco_to_cityscapes", "the model has no category 'person'"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_refused_before_anything_is_written(theirs, tmp_path, category_map, sentence):
+    arguments = ("--data", theirs.gt.parent.parent, "--out", tmp_path / "run", "--category-map", category_map)
+    result = panbench("eval", "--model", TINY.name, *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not (tmp_path / "run").exists()

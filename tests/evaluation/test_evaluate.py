@@ -1,0 +1,337 @@
+"""The evaluation loop: what it writes, what survives a kill, and that cutting the work up changes no number."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
+from panbench.catalog import ModelSpec, find_model
+from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.evaluation.evaluate import evaluate, plan_batches
+from panbench.models.mmdet import model as models
+from panbench.panoptic.coco import read_id_png, read_predictions_json
+from panbench.panoptic.overlap import OverlapTable
+from panbench.panoptic.types import ImageInfo, Scene
+from panbench.runs import Run, load_run
+from panbench.scoring.folder import score_folder
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve scenes of two sizes, so that there is more than one group of batches."""
+    root = tmp_path_factory.mktemp("scenes")
+    for size, count in (((96, 128), 8), ((128, 96), 4)):
+        shapes.generate(root / f"{size[0]}", count=count, size=size)
+    merged = {"images": [], "annotations": [], "categories": list(shapes.CATEGORIES)}
+    for name in ("96", "128"):
+        part = json.loads((root / name / "annotations" / "panoptic_val.json").read_text())
+        for image, annotation in zip(part["images"], part["annotations"], strict=True):
+            image_id = len(merged["images"]) + 1
+            for kind in (f"{name}/val", f"{name}/annotations/panoptic_val"):
+                target = root / ("val" if kind.endswith("/val") else "annotations/panoptic_val") / f"{image_id}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes((root / kind / image["file_name"]).read_bytes())
+            merged["images"].append({**image, "id": image_id, "file_name": f"{image_id}.png"})
+            merged["annotations"].append({**annotation, "image_id": image_id, "file_name": f"{image_id}.png"})
+    (root / "annotations" / "panoptic_val.json").write_text(json.dumps(merged))
+    return root
+
+
+@pytest.fixture
+def dataset(folder: Path) -> Dataset:
+    return open_dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def spec() -> ModelSpec:
+    return find_model("mask2former-tiny")
+
+
+def rows(run: Run) -> list[bytes]:
+    """The bytes of every column of a run's tables."""
+    table: OverlapTable = run.table
+    return [
+        getattr(columns, field.name).tobytes()
+        for columns in (table.segments, table.overlaps)
+        for field in dataclasses.fields(columns)
+    ]
+
+
+def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
+    seen: list[tuple[int, int]] = []
+    run = evaluate(
+        spec,
+        dataset,
+        out=tmp_path / "run",
+        command=["panbench", "eval"],
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (info["status"], info["error"], info["kind"]) == ("done", None, "eval")
+    assert (info["images"]["expected"], info["images"]["scored"], info["images"]["missing"]) == (12, 12, 0)
+    assert info["model"]["random_weights"] is False
+    assert info["model"]["params"] == spec.params
+    assert len(info["model"]["weights_sha256"]) == 64
+    assert info["dataset"]["fingerprint"] == dataset.fingerprint
+    assert info["dataset"]["gt_dir"] == str(dataset.scenes[0].gt_path.parent)
+    assert info["versions"]["mmdet"] == "3.3.0"
+    assert info["arguments"]["batch_size"] == 1
+    assert set(info["seconds"]) == {"load", "forward", "fusion", "overlap", "write", "wall"}
+    assert info["summary"] == run.summary()
+    assert run.summary()["All"]["PQ"] > 0.5, "the model is trained on such scenes"
+    assert seen[-1] == (12, 12)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_batches_hold_images_of_one_size_and_cover_all():
+    scenes = [Scene(ImageInfo(n, f"{n}.png", 10 if n % 3 else 20, 30)) for n in range(10)]
+    plan = plan_batches(scenes, 4)
+    assert [[scene.image.id for scene in batch] for batch in plan] == [[0, 3, 6, 9], [1, 2, 4, 5], [7, 8]]
+
+
+@pytest.mark.parametrize("batch_size", [3, "auto"])
+def test_the_batch_size_changes_results_by_no_more_than_rounding(dataset, spec, tmp_path, batch_size):
+    alone = evaluate(spec, dataset, out=tmp_path / "1", batch_size=1)
+    together = evaluate(spec, dataset, out=tmp_path / "n", batch_size=batch_size)
+    assert together.summary()["All"]["PQ"] == pytest.approx(alone.summary()["All"]["PQ"], abs=1e-3)
+    assert together.image_ids() == alone.image_ids()
+
+
+def test_saved_predictions_score_the_same_by_themselves(dataset, spec, tmp_path):
+    run = evaluate(spec, dataset, out=tmp_path / "run", save_predictions=True)
+    predictions = read_predictions_json(tmp_path / "run" / "predictions.json")
+    assert predictions.folder == tmp_path / "run" / "predictions"
+    first = predictions.annotations[1]
+    assert {s.id for s in first.segments} == set(read_id_png(predictions.png_path(1)).ravel().tolist()) - {0}
+    scored = score_folder(dataset.gt, tmp_path / "run" / "predictions.json", out=tmp_path / "scored")
+    assert scored.summary() == run.summary()
+
+
+def test_a_run_is_not_written_over_another(dataset, spec, tmp_path):
+    small = dataclasses.replace(dataset, scenes=dataset.scenes[:1])
+    evaluate(spec, small, out=tmp_path / "run")
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with pytest.raises(BadRun, match="--overwrite"):
+        evaluate(spec, small, out=tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert evaluate(spec, small, out=tmp_path / "run", overwrite=True).info["status"] == "done"
+
+
+class Boom(Exception):
+    pass
+
+
+def interrupted_after(count: int, error: BaseException):
+    def progress(done: int, total: int) -> None:
+        if done >= count:
+            raise error
+
+    return progress
+
+
+def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_path):
+    """Half of the threads for each of two batches is one thread each, as for one batch at a time on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        two = evaluate(spec, dataset, out=tmp_path / "two")
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        one = evaluate(spec, dataset, out=tmp_path / "one")
+    finally:
+        torch.set_num_threads(before)
+    assert rows(two) == rows(one)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), "interrupted"), (Boom("x"), "failed")], ids=["Ctrl-C", "crash"]
+)
+def test_what_was_scored_before_an_interruption_stays_and_is_gone_on_from(dataset, spec, tmp_path, error, status):
+    whole = evaluate(spec, dataset, out=tmp_path / "whole", batch_size=2)
+    with pytest.raises(type(error)):
+        evaluate(spec, dataset, out=tmp_path / "run", batch_size=2, workers=1, progress=interrupted_after(2, error))
+    broken = load_run(tmp_path / "run")
+    assert broken.info["status"] == status
+    assert 0 < len(broken.image_ids()) < 12
+    resumed = evaluate(spec, dataset, out=tmp_path / "run", resume=True)
+    assert resumed.info["status"] == "done"
+    assert rows(resumed) == rows(whole)
+    assert resumed.summary() == whole.summary()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"precision": "bf16"}, "precision was 'fp32' and is now 'bf16'"),
+        ({"batch_size": 3}, "batch_size was 2 and is now 3"),
+        ({"seed": 5}, "seed was 0 and is now 5"),
+        ({"weights": "random"}, "weights_sha256 was"),
+        ({"save_predictions": True}, "save_predictions was False"),
+    ],
+)
+def test_a_resumed_run_with_other_settings_is_refused_with_the_difference(dataset, spec, tmp_path, changes, sentence):
+    with pytest.raises(Boom):
+        evaluate(spec, dataset, out=tmp_path / "run", batch_size=2, progress=interrupted_after(2, Boom()))
+    with pytest.raises(BadRun, match=sentence):
+        evaluate(spec, dataset, out=tmp_path / "run", resume=True, **changes)
+    fewer = dataclasses.replace(dataset, scenes=dataset.scenes[:3])
+    with pytest.raises(BadRun, match="images_sha256"):
+        evaluate(spec, fewer, out=tmp_path / "run", resume=True)
+
+
+def test_a_bad_image_stops_the_run_or_is_left_out_when_asked(folder, spec, tmp_path):
+    copy = tmp_path / "data"
+    subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
+    (copy / "val" / "3.png").write_bytes(b"no image")
+    dataset = open_dataset(copy)
+    with pytest.raises(BadDataset, match=r"3\.png \(image 3\) cannot be decoded.* --resume goes on"):
+        evaluate(spec, dataset, out=tmp_path / "stopped")
+    stopped = load_run(tmp_path / "stopped")
+    assert (stopped.info["status"], stopped.image_ids()) == ("failed", (1, 2))
+    notices: list[str] = []
+    run = evaluate(spec, dataset, out=tmp_path / "run", skip_bad_images=True, notice=notices.append)
+    assert run.image_ids() == (1, 2, *range(4, 13))
+    assert list(run.info["images"]["skipped_ids"]) == ["3"]
+    assert run.info["images"]["missing"] == 0
+    assert any("3.png" in sentence for sentence in notices)
+
+
+def test_ground_truth_of_another_size_is_refused(folder, spec, tmp_path):
+    copy = tmp_path / "data"
+    subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
+    pngs = copy / "annotations" / "panoptic_val"
+    (pngs / "2.png").write_bytes((pngs / "12.png").read_bytes())
+    with pytest.raises(BadDataset, match=r"2\.png \(image 2\) is 128×96 where 96×128"):
+        evaluate(spec, open_dataset(copy), out=tmp_path / "run")
+
+
+def test_outputs_that_are_not_numbers_end_the_run_naming_image_and_output(dataset, spec, tmp_path, monkeypatch):
+    honest = models.PanopticModel._queries
+
+    def broken(self, inputs, samples, frames, rule):
+        return honest(self, inputs * torch.nan, samples, frames, rule)
+
+    monkeypatch.setattr(models.PanopticModel, "_queries", broken)
+    with pytest.raises(BadModel, match=r"class logits that are not finite numbers on 1\.png \(image 1\)"):
+        evaluate(spec, dataset, out=tmp_path / "run")
+
+
+def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(dataset, spec, tmp_path, monkeypatch):
+    honest = models.PanopticModel.forward
+    sizes: list[int] = []
+
+    def forward(limit: int):
+        def run(self, batch):
+            sizes.append(len(batch))
+            if len(batch) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return honest(self, batch)
+
+        return run
+
+    notices: list[str] = []
+    # With one thread batches go through the model one after the other.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(models.PanopticModel, "forward", forward(2))
+    run = evaluate(spec, dataset, out=tmp_path / "run", batch_size=8, notice=notices.append)
+    assert run.info["images"]["scored"] == 12
+    assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
+    assert [sentence for sentence in notices if "Out of memory" in sentence] == [
+        "Out of memory on cpu: going on with batches of 4.",
+        "Out of memory on cpu: going on with batches of 2.",
+    ]
+    monkeypatch.setattr(models.PanopticModel, "forward", forward(0))
+    with pytest.raises(BadArgument, match=r"too little memory for one image .* Try --precision bf16"):
+        evaluate(spec, dataset, out=tmp_path / "none", batch_size=2)
+
+
+def test_a_batch_size_below_one_is_refused(dataset, spec, tmp_path):
+    with pytest.raises(BadArgument, match="at least 1"):
+        evaluate(spec, dataset, out=tmp_path / "run", batch_size=0)
+    assert not (tmp_path / "run").exists()
+
+
+# A run in a process of its own that announces each scored image, with parts after every batch.
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from panbench import runner
+from panbench.catalog import find_model
+from panbench.datasets import open_dataset
+
+torch.set_num_threads(1)
+runner.BLOCK_IMAGES = 2
+data, out = sys.argv[1:]
+progress = lambda done, total: print(done, flush=True)
+run = runner.evaluate(find_model("mask2former-tiny"), open_dataset(data), out=Path(out), batch_size=2, resume=True,
+                      progress=progress)
+print("end", flush=True)
+"""
+
+
+def start(folder: Path, out: Path, *prefix: str, **environment: str) -> subprocess.Popen:
+    command = [*(prefix or (sys.executable, "-c", PROGRAM)), str(folder), str(out)]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "PYTHONWARNINGS": "ignore", **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_twenty_moments_gives_the_same_tables(folder, tmp_path):
+    """One run is killed with SIGKILL again and again, each time resumed, until 20 kills; then it ends undisturbed.
+
+    The moments are seeded: after a random number of announced images, plus a random fraction of a batch's time. When a
+    run came to its end before its kill, the next one begins in a folder of its own.
+    """
+    undisturbed = start(folder, tmp_path / "whole")
+    _, errors = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, errors
+    whole = load_run(tmp_path / "whole")
+    dice = random.Random(0)
+    out, kills, begun_anew, left = tmp_path / "run", 0, 0, []
+    while kills < 20:
+        process = start(folder, out)
+        assert process.stdout is not None
+        images = dice.randint(0, 4)
+        moment = dice.random() * 0.05
+        for line in process.stdout:
+            images -= 1
+            if images < 0 or line == "end\n":
+                break
+        deadline = time.monotonic() + moment
+        while process.poll() is None and time.monotonic() < deadline:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+        survivor = load_run(out)
+        assert not survivor.notices, "a kill leaves no torn part"
+        held = set(survivor.image_ids())
+        left.append(len(held))
+        expected = set(zip(*[column.tolist() for column in _pairs(whole, held)], strict=True))
+        assert set(zip(*[column.tolist() for column in _pairs(survivor, held)], strict=True)) == expected
+        if survivor.info["status"] == "done":
+            out, begun_anew = tmp_path / f"run-{kills}", begun_anew + 1
+    process = start(folder, out)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert rows(load_run(out)) == rows(whole)
+    assert len(set(left)) > 3, "the kills hit different stages"
+
+
+def _pairs(run: Run, images: set[int]):
+    overlaps = run.overlaps()
+    chosen = overlaps[overlaps["image_id"].isin(images)]
+    return [chosen[column] for column in ("image_id", "gt_id", "pred_id", "pixels")]

@@ -1,0 +1,167 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from panbench.base.errors import BadArgument
+from panbench.evaluation import trackers as live
+from panbench.evaluation.trackers import LOGS, Progress, config_of, live_logs, scores_of
+from panbench.runs import Run
+from panbench.scoring.folder import score_folder
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
+
+
+class Heard:
+    """A log that keeps what it is told."""
+
+    def __init__(self, name: str = "", folder: Path = Path()) -> None:
+        self.told: list = []
+
+    def config(self, values):
+        self.told.append(("config", dict(values)))
+
+    def scalars(self, values, step):
+        self.told.append((step, dict(values)))
+
+    def close(self, failed):
+        self.told.append(("closed", failed))
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return score_folder(REFERENCE / "gt.json", REFERENCE / "pred.json")
+
+
+def test_progress_is_told_at_most_every_two_seconds_and_at_the_end():
+    heard, now = Heard(), [0.0]
+    progress = Progress([heard], clock=lambda: now[0])
+    for done, at in ((1, 0.0), (2, 0.5), (3, 1.9), (4, 2.0), (5, 2.1)):
+        now[0] = at
+        progress.images(done, 5)
+    assert [step for step, _ in heard.told] == [1, 4, 5]
+    assert heard.told[1][1] == {
+        "progress/images": 4.0,
+        "progress/share": 0.8,
+        "progress/images_per_second": pytest.approx(1.5),
+    }
+
+
+def test_the_speed_of_a_resumed_run_leaves_out_what_was_scored_before():
+    heard, now = Heard(), [0.0]
+    progress = Progress([heard], clock=lambda: now[0])
+    progress.images(90, 100)
+    now[0] = 5.0
+    progress.images(100, 100)
+    assert heard.told[-1][1]["progress/images_per_second"] == pytest.approx(2.0)
+
+
+def test_scores_are_those_of_the_run_and_what_is_absent_is_left_out(run):
+    values = scores_of(run)
+    assert values["PQ"] == run.summary()["All"]["PQ"]
+    assert values["RQ_st"] == run.summary()["Stuff"]["RQ"]
+    assert None not in values.values()
+    assert all(isinstance(value, float) for value in values.values())
+    table = run.pq().set_index("name")
+    held = table[(table["TP"] + table["FP"] + table["FN"]) > 0]
+    assert {name for name in values if name.startswith("categories/")} == {f"categories/{name}" for name in held.index}
+
+
+def test_config_is_flat_and_holds_no_paths(run):
+    values = config_of(run)
+    assert values["ground_truth_sha256"] == run.info["dataset"]["fingerprint"]
+    assert not any(str(REFERENCE) in str(value) for value in values.values())
+
+
+def test_logs_are_closed_as_failed_when_the_evaluation_raises(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(live, "LOGS", {"heard": lambda name, folder: made.append(Heard()) or made[-1]})
+    with live_logs(["heard", "heard"], "run", tmp_path):
+        pass
+    with pytest.raises(KeyboardInterrupt), live_logs(["heard"], "run", tmp_path):
+        raise KeyboardInterrupt
+    assert [heard.told for heard in made] == [[("closed", False)], [("closed", True)]]
+
+
+def test_an_unknown_log_and_an_absent_library_are_refused(monkeypatch, tmp_path):
+    with pytest.raises(BadArgument, match="There is no log 'visdom'"), live_logs(["visdom"], "run", tmp_path):
+        pass
+    for kind in LOGS:
+        monkeypatch.setitem(sys.modules, kind, None)
+        with (
+            pytest.raises(BadArgument, match=f"--log {kind} needs the Python package"),
+            live_logs([kind], "r", tmp_path),
+        ):
+            pass
+
+
+def test_a_log_that_fails_is_dropped_with_a_note_and_the_others_go_on(monkeypatch, tmp_path):
+    class Failing(Heard):
+        def scalars(self, values, step):
+            raise ConnectionError("the server is away")
+
+    failing, well, told = Failing(), Heard(), []
+    progress = Progress([failing, well], told.append)
+    progress.images(5, 5)
+    progress.images(5, 5)
+    progress.close(False)
+    assert told == ["Failing is told nothing more: ConnectionError: the server is away"]
+    assert [what for what, _ in well.told] == [5, 5, "closed"]
+    assert failing.told == []
+
+
+def test_a_log_that_cannot_be_opened_is_refused_before_the_evaluation(monkeypatch, tmp_path):
+    def closed(name, folder):
+        raise ConnectionError("no such server")
+
+    monkeypatch.setattr(live, "LOGS", {"closed": closed})
+    with pytest.raises(BadArgument, match="--log closed cannot be opened: ConnectionError: no such server"):
+        live_logs(["closed"], "run", tmp_path).__enter__()
+
+
+def test_no_log_is_the_default_and_imports_nothing(tmp_path):
+    with live_logs([], "run", tmp_path) as progress:
+        progress.images(1, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_reads_back_what_was_told(run, tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with live_logs(["tensorboard"], "run", tmp_path) as progress:
+        progress.images(7, 14)
+        progress.finished(run)
+    read = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (images,) = read.Scalars("progress/images")
+    assert (images.step, images.value) == (7, 7.0)
+    assert read.Scalars("PQ")[0].value == pytest.approx(scores_of(run)["PQ"])
+    (text,) = read.Tensors("what was run/text_summary")
+    assert run.info["dataset"]["fingerprint"].encode() in text.tensor_proto.string_val[0]
+
+
+def test_mlflow_keeps_parameters_and_metrics(run, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    with live_logs(["mlflow"], "a run", tmp_path) as progress:
+        progress.images(3, 6)
+        progress.finished(run)
+    (stored,) = mlflow.search_runs(experiment_names=["panbench"], output_format="list")
+    assert stored.info.status == "FINISHED"
+    assert stored.data.metrics["PQ"] == pytest.approx(scores_of(run)["PQ"])
+    assert stored.data.params["ground_truth_sha256"] == run.info["dataset"]["fingerprint"]
+
+
+def test_wandb_writes_an_offline_run(run, tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with live_logs(["wandb"], "a run", tmp_path) as progress:
+        progress.images(3, 6)
+        progress.finished(run)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_names_that_mlflow_refuses_are_changed():
+    assert live._mlflow_name("categories/wall-other <b>") == "categories/wall-other _b_"

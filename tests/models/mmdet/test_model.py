@@ -1,0 +1,214 @@
+"""Whole models against mmdet's own `test_step`, and what is asked of a user's config."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+from panbench.base.errors import BadArgument, BadDataset, BadModel
+from panbench.catalog import find_model, spec_from_config
+from panbench.datasets import shapes
+from panbench.models.mmdet.model import PanopticModel, choose_device, load_model, match_categories, prediction_of
+from panbench.panoptic.types import Category, ImageInfo, Scene
+
+CPU = torch.device("cpu")
+TINY = ["panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny"]
+# Resizing, cropping and padding at once: 90×128 becomes 113×160, padded to 128×160.
+RESIZED = "test_pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(160, 128), keep_ratio=True), "
+
+
+def scenes(folder: Path, count: int, size: tuple[int, int]) -> list[Scene]:
+    found = []
+    for index in range(count):
+        path = folder / f"{index}.png"
+        cv2.imwrite(str(path), shapes.make_scene(index, size=size).image[..., ::-1])
+        found.append(Scene(ImageInfo(index, path.name, *size), path))
+    return found
+
+
+def mmdets_map(model: PanopticModel, scene: Scene) -> np.ndarray:
+    """mmdet's panoptic map: label + 1000 × instance, the number of classes where void."""
+    loaded = model.load(scene)
+    with torch.no_grad():
+        (sample,) = model.module.test_step({"inputs": [loaded.inputs], "data_samples": [loaded.sample]})
+    # A copy: CocoPanopticMetric would write into it.
+    return sample.pred_panoptic_seg.sem_seg[0].numpy().copy()
+
+
+def pixels_that_differ(model: PanopticModel, scene: Scene) -> tuple[int, int, int]:
+    """Pixels whose label or segment differs from mmdet's; pixels in all; segments."""
+    prediction = prediction_of(
+        scene.image.id,
+        model.settle(model.fuse(model.forward([model.load(scene)]))[0]),
+        range(model.num_classes),
+    )
+    expected = mmdets_map(model, scene)
+    label_of = np.full(len(prediction.segments) + 1, model.num_classes)
+    for segment in prediction.segments:
+        label_of[segment.id] = segment.category_id
+    wrong = label_of[prediction.ids] != np.where(expected == model.num_classes, model.num_classes, expected % 1000)
+    # Same label is not enough: each of our segments must be one of theirs, under whatever number.
+    for segment in prediction.segments:
+        inside = prediction.ids == segment.id
+        values, counts = np.unique(expected[inside], return_counts=True)
+        wrong |= (expected == values[counts.argmax()]) != inside
+    return int(wrong.sum()), wrong.size, len(prediction.segments)
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("resized", [False, True], ids=["as is", "resized"])
+def test_maps_equal_those_of_mmdets_test_step(name: str, resized: bool, tmp_path: Path):
+    spec = find_model(name)
+    size = (128, 160)
+    if resized:
+        size = (90, 128)
+        config = tmp_path / f"{name}.py"
+        keys = "'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'"
+        config.write_text(
+            f"_base_ = {str(spec.config)!r}\n{RESIZED}dict(type='PackDetInputs', meta_keys=({keys}))]\n"
+            "test_dataloader = dict(dataset=dict(pipeline=test_pipeline))\n"
+        )
+        spec = dataclasses.replace(spec, config=config)
+    model = load_model(spec, spec.weights, device=CPU)
+    results = [pixels_that_differ(model, scene) for scene in scenes(tmp_path, 8, size)]
+    wrong, pixels, segments = map(sum, zip(*results, strict=True))
+    assert segments >= 3 * len(results), "there must be segments to compare"
+    assert wrong <= 1e-4 * pixels
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_an_image_comes_out_the_same_alone_and_in_a_batch(name: str, tmp_path: Path):
+    spec = find_model(name)
+    model = load_model(spec, spec.weights, device=CPU)
+    batch = [model.load(scene) for scene in scenes(tmp_path, 4, (96, 128))]
+    together = [model.settle(fused) for fused in model.fuse(model.forward(batch))]
+    for image, (ids, segments) in zip(batch, together, strict=True):
+        ((alone, alone_segments),) = [model.settle(fused) for fused in model.fuse(model.forward([image]))]
+        assert [s.label for s in segments] == [s.label for s in alone_segments]
+        # Batches of one size share their padding, so what is left is the rounding of other matrix kernels.
+        assert (ids != alone).mean() <= 1e-4
+
+
+def test_random_weights_are_the_same_for_the_same_seed():
+    spec = find_model("mask2former-tiny")
+    weights = [
+        torch.cat([p.flatten() for p in load_model(spec, None, device=CPU, seed=seed).module.parameters()])
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_ground_truth_is_never_read_by_the_models_pipeline(tmp_path: Path):
+    """The zoo's test pipelines hold LoadPanopticAnnotations; here there is no ground truth at all."""
+    spec = find_model("maskformer-r50")
+    model = load_model(spec, None, device=CPU)
+    (scene,) = scenes(tmp_path, 1, (64, 96))
+    loaded = model.load(scene)
+    assert loaded.sample.metainfo["ori_shape"] == (64, 96)
+    assert loaded.inputs.shape == (3, 800, 1200)
+    assert model.module.panoptic_fusion_head.test_cfg.instance_on is False
+
+
+CATEGORIES = (
+    Category(7, "sky", isthing=False),
+    Category(1, "cat", isthing=True),
+    Category(3, "dog", isthing=True),
+)
+
+
+def test_labels_find_their_category_by_name():
+    assert match_categories("M", ["cat", "dog", "sky"], 2, CATEGORIES) == (1, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("names", "things", "sentence"),
+    [
+        (["cat", "dog", "sea"], 2, "the model has 3, of them not in the dataset sea; .* not in the model sky"),
+        (["cat", "sky"], 1, "not in the dataset none; the dataset has 3, of them not in the model dog"),
+        (["cat", "sky", "dog"], 2, "which categories are things: sky, dog"),
+    ],
+)
+def test_categories_that_do_not_match_are_refused_with_the_difference(names, things, sentence):
+    with pytest.raises(BadModel, match=sentence):
+        match_categories("M", names, things, CATEGORIES)
+
+
+def test_a_users_config_names_its_categories_or_is_refused(tmp_path: Path):
+    config = tmp_path / "mine.py"
+    config.write_text(
+        f"_base_ = {str(find_model('mask2former-tiny').config)!r}\n"
+        "test_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'b'))))\n"
+    )
+    with pytest.raises(BadModel, match="does not name its model's 9 categories"):
+        load_model(spec_from_config(config), None, device=CPU)
+
+
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path):
+    model = load_model(find_model("maskformer-tiny"), None, device=CPU)
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    with pytest.raises(BadDataset, match=r"broken\.png \(image 4\) cannot be decoded"):
+        model.load(Scene(ImageInfo(4, path.name, 10, 10), path))
+
+
+def test_an_image_of_another_size_than_its_json_is_refused(tmp_path: Path):
+    model = load_model(find_model("maskformer-tiny"), None, device=CPU)
+    (scene,) = scenes(tmp_path, 1, (64, 96))
+    other = dataclasses.replace(scene, image=dataclasses.replace(scene.image, height=96, width=64))
+    with pytest.raises(BadDataset, match="is 64×96 but the JSON says 96×64"):
+        model.load(other)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("gpu", "auto, cpu, cuda, cuda:N or mps"), ("cuda:x", "unknown"), ("mps", "no Metal")],
+)
+def test_a_device_that_is_not_there_is_refused(name: str, sentence: str, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(BadArgument, match=sentence):
+        choose_device(name)
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == CPU
+    with pytest.raises(BadArgument, match=r"--device cuda: .*Use --device cpu"):
+        choose_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("precision", "sentence"), [("int8", "it is one of fp32, tf32, bf16, fp16"), ("tf32", "needs a CUDA device")]
+)
+def test_a_precision_that_cannot_be_had_is_refused(precision: str, sentence: str):
+    with pytest.raises(BadArgument, match=sentence):
+        load_model(find_model("maskformer-tiny"), None, device=CPU, precision=precision)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path):
+    spec = find_model("maskformer-tiny")
+    (scene,) = scenes(tmp_path, 1, (96, 128))
+    plain = load_model(spec, spec.weights, device=CPU).predict(scene, range(9))
+    compiled = load_model(spec, spec.weights, device=CPU, compiled=True).predict(scene, range(9))
+    assert (plain.ids != compiled.ids).mean() <= 1e-3
+    assert [s.category_id for s in plain.segments] == [s.category_id for s in compiled.segments]
+
+
+def test_what_cannot_be_compiled_is_said_in_a_sentence(tmp_path: Path, monkeypatch):
+    spec = find_model("maskformer-tiny")
+    (scene,) = scenes(tmp_path, 1, (96, 128))
+    model = load_model(spec, None, device=CPU, compiled=True)
+
+    def fail(*arguments, **keywords):
+        raise TorchDynamoException("No working compiler\n\nwith a long explanation")
+
+    monkeypatch.setattr(model.module, "extract_feat", fail)
+    with pytest.raises(BadArgument, match=r"--compile: .*\(No working compiler\).*leave --compile out"):
+        model.predict(scene, range(9))

@@ -1,0 +1,90 @@
+"""mmdet's own modules, as they come, are the reference: the faster ones must give the same outputs and maps."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from panbench.catalog import find_model
+from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
+from panbench.models.mmdet import config as configs
+from panbench.models.mmdet import operators, speedups
+
+TINY = ("mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny")
+CPU = torch.device("cpu")
+
+
+def trained(name: str) -> nn.Module:
+    spec = find_model(name)
+    module = configs.build_model(configs.load_config(spec))
+    apply_checkpoint(module, load_checkpoint(fetch_weights(spec)))
+    return module
+
+
+def image(height: int = 64, width: int = 96) -> torch.Tensor:
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+
+
+def sample(height: int = 64, width: int = 96):
+    from mmdet.structures import DetDataSample
+
+    size = (height, width)
+    return DetDataSample(metainfo={"img_shape": size, "ori_shape": size, "scale_factor": (1.0, 1.0), "img_id": 1})
+
+
+@torch.no_grad()
+def mmdet_map(module: nn.Module) -> np.ndarray:
+    (found,) = module.test_step({"inputs": [image()], "data_samples": [sample()]})
+    return found.pred_panoptic_seg.sem_seg[0].numpy().copy()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_maps_are_those_of_mmdets_own_modules(name):
+    operators.install()
+    plain = trained(name)
+    expected = mmdet_map(plain)
+    faster = speedups.speed_up(copy.deepcopy(plain), configs.family_of(plain), CPU)
+    assert len(np.unique(expected)) > 1, "a map of one segment would prove nothing"
+    assert np.mean(mmdet_map(faster) == expected) >= 0.9999
+
+
+@pytest.mark.parametrize("name", ["mask2former-tiny", "maskformer-tiny"])
+def test_the_last_layers_logits_are_those_of_mmdets_head(name):
+    operators.install()
+    plain = trained(name)
+    faster = speedups.speed_up(copy.deepcopy(plain), configs.family_of(plain), CPU)
+    prepared = plain.data_preprocessor({"inputs": [image()] * 2, "data_samples": [sample(), sample()]}, False)
+    inputs, samples = prepared["inputs"], prepared["data_samples"]
+    with torch.no_grad():
+        expected_classes, expected_masks = plain.panoptic_head(plain.extract_feat(inputs), samples)
+        classes, masks = faster.panoptic_head(faster.extract_feat(inputs), samples)
+    assert len(classes) == len(masks) == 1
+    assert len(expected_masks) > 1
+    torch.testing.assert_close(classes[-1], expected_classes[-1], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(masks[-1], expected_masks[-1], rtol=1e-3, atol=1e-2)
+
+
+def test_batch_norm_is_folded_wherever_a_resnet_has_it():
+    plain = trained("mask2former-tiny")
+    before = sum(isinstance(part, nn.BatchNorm2d) for part in plain.modules())
+    folded = speedups.fold_batch_norm(plain)
+    assert folded == before > 0
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in plain.modules())
+
+
+def test_a_folded_backbone_gives_the_same_features():
+    plain = trained("panoptic-fpn-tiny").backbone
+    folded = copy.deepcopy(plain)
+    speedups.fold_batch_norm(folded)
+    pixels = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for expected, found in zip(plain(pixels), folded(pixels), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_and_other_modules_are_left_alone():
+    block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+    assert speedups.fold_batch_norm(block) == 0
+    assert isinstance(block[3], nn.BatchNorm2d)

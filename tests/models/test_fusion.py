@@ -1,0 +1,207 @@
+"""Fusion against mmdet's own fusion heads, on planted outputs. tests/models/test_mmdet.py runs whole models."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from panbench.models import fusion
+from panbench.models.fusion import Frame, InstanceRule, Instances, NonFiniteOutput, QueryRule
+from panbench.models.mmdet import operators
+
+operators.install()
+
+NUM_THINGS, NUM_STUFF = 3, 10
+NUM_CLASSES = NUM_THINGS + NUM_STUFF
+
+
+def smooth(generator: torch.Generator, *shape: int, scale: float = 6.0) -> torch.Tensor:
+    """Logits in blobs, as models give them, so that masks overlap and compete."""
+    coarse = torch.randn(*shape[:-2], 5, 6, generator=generator) * scale
+    return F.interpolate(coarse.reshape(1, -1, 5, 6), size=shape[-2:], mode="bicubic").reshape(shape)
+
+
+def as_partition(ids: np.ndarray, segments) -> list[tuple[int, bytes]]:
+    """The segments as (label, mask), in an order that does not depend on their ids."""
+    return sorted((segment.label, (ids == segment.id).tobytes()) for segment in segments)
+
+
+def mmdets_partition(panoptic: np.ndarray) -> list[tuple[int, bytes]]:
+    return sorted(
+        (int(value) % 1000, (panoptic == value).tobytes()) for value in np.unique(panoptic) if value != NUM_CLASSES
+    )
+
+
+FRAMES = [
+    Frame((64, 96), (64, 96), (64, 96)),
+    Frame((64, 96), (60, 90), (60, 90)),
+    Frame((64, 96), (60, 90), (120, 181)),
+    Frame((64, 96), (64, 80), (33, 41)),
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: "-".join(map(str, frame.original)))
+@pytest.mark.parametrize(("drop", "threshold"), [(True, 0.8), (False, 0.5)])
+def test_queries_merge_as_in_mmdet(frame: Frame, drop: bool, threshold: float):
+    from mmdet.models.seg_heads import MaskFormerFusionHead
+    from mmdet.structures import DetDataSample
+
+    generator = torch.Generator().manual_seed(3)
+    test_cfg = {"object_mask_thr": threshold, "iou_thr": 0.3, "filter_low_score": drop}
+    head = MaskFormerFusionHead(NUM_THINGS, NUM_STUFF, test_cfg=test_cfg)
+    rule = QueryRule(NUM_THINGS, NUM_CLASSES, threshold, 0.3, drop)
+    kept = 0
+    for _ in range(6):
+        class_logits = torch.randn(2, 30, NUM_CLASSES + 1, generator=generator) * 3
+        mask_logits = smooth(generator, 2, 30, 16, 24)
+        upsampled = F.interpolate(mask_logits, size=frame.padded, mode="bilinear", align_corners=False)
+        samples = [DetDataSample(metainfo={"img_shape": frame.resized, "ori_shape": frame.original})] * 2
+        expected = head.predict(class_logits, upsampled, samples, rescale=True)
+        for queries, result in zip(
+            fusion.select_queries(class_logits, mask_logits, [frame, frame], rule), expected, strict=True
+        ):
+            ids, segments = fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+            assert ids.shape == frame.original
+            assert as_partition(ids, segments) == mmdets_partition(result["pan_results"].sem_seg[0].numpy())
+            kept += len(segments)
+    assert kept > 12, "the planted outputs must leave segments to compare"
+
+
+def test_queries_in_many_blocks_give_the_same_map(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    rule = QueryRule(NUM_THINGS, NUM_CLASSES, 0.2, 0.1, True)
+    frame = FRAMES[2]
+    class_logits, mask_logits = (
+        torch.randn(1, 30, NUM_CLASSES + 1, generator=generator) * 3,
+        smooth(generator, 1, 30, 16, 24),
+    )
+    (queries,) = fusion.select_queries(class_logits, mask_logits, [frame], rule)
+    assert len(queries.labels) > 8
+    whole = fusion.fuse_queries(queries, rule)
+    monkeypatch.setattr(fusion, "ELEMENTS_AT_ONCE", 3 * 120 * 181)
+    parts = fusion.fuse_queries(queries, rule)
+    assert torch.equal(whole.codes, parts.codes)
+    assert torch.equal(whole.wanted, parts.wanted)
+
+
+@pytest.mark.parametrize("count", [200, 300])
+def test_more_queries_than_a_byte_counts_are_told_apart(count: int):
+    """Each query claims its own pixel; beyond 254 candidates codes need two bytes."""
+    masks = torch.full((count, 20, 20), -20.0)
+    masks.view(count, -1)[torch.arange(count), torch.arange(count)] = 20.0
+    frame = Frame((20, 20), (20, 20), (20, 20))
+    queries = fusion.Queries((0.9,) * count, (0,) * count, torch.full((count,), 0.9), masks, frame)
+    rule = QueryRule(1, 1, 0.5, 0.5, True)
+    ids, segments = fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+    assert len(segments) == count
+    assert (np.unique(ids[ids > 0], return_counts=True)[1] == 1).all()
+    assert (ids == 0).sum() == 400 - count
+
+
+def test_stuff_of_one_class_is_one_segment_and_scores_its_best_query():
+    masks = torch.full((3, 4, 6), -9.0)
+    masks[0, :, :2], masks[1, :, 2:4], masks[2, :, 4:] = 9.0, 9.0, 9.0
+    frame = Frame((4, 6), (4, 6), (4, 6))
+    queries = fusion.Queries((0.6, 0.9, 0.7), (5, 0, 5), torch.tensor([0.6, 0.9, 0.7]), masks, frame)
+    rule = QueryRule(NUM_THINGS, NUM_CLASSES, 0.5, 0.8, True)
+    ids, segments = fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+    np.testing.assert_array_equal(ids, [[1, 1, 2, 2, 1, 1]] * 4)
+    assert [(s.label, s.area, s.score) for s in segments] == [(5, 16, 0.7), (0, 8, 0.9)]
+
+
+def test_an_image_without_queries_is_all_void():
+    frame = FRAMES[2]
+    rule = QueryRule(NUM_THINGS, NUM_CLASSES, 0.8, 0.8, True)
+    logits = torch.zeros(1, 4, NUM_CLASSES + 1)
+    (queries,) = fusion.select_queries(logits, torch.zeros(1, 4, 8, 8), [frame], rule)
+    ids, segments = fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+    assert segments == ()
+    assert ids.shape == frame.original
+    assert not ids.any()
+
+
+def test_outputs_that_are_not_numbers_are_refused_not_mapped():
+    frame = FRAMES[0]
+    rule = QueryRule(NUM_THINGS, NUM_CLASSES, 0.1, 0.1, True)
+    logits = torch.zeros(1, 4, NUM_CLASSES + 1)
+    logits[0, 0, 2] = 9.0
+    masks = torch.zeros(1, 4, 16, 24)
+    with pytest.raises(NonFiniteOutput, match="class logits"):
+        fusion.select_queries(logits * torch.nan, masks, [frame], rule)
+    masks[0, 0, 3, 3] = torch.inf
+    (queries,) = fusion.select_queries(logits, masks, [frame], rule)
+    with pytest.raises(NonFiniteOutput, match="mask logits"):
+        fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+
+
+def planted_instances(generator: torch.Generator, frame: Frame, count: int):
+    height, width = frame.original
+    corner = torch.rand(count, 2, generator=generator) * torch.tensor([width, height])
+    size = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.6
+    boxes = torch.cat([corner - size / 2, corner + size / 2], dim=1)
+    boxes = boxes.clamp(min=0).minimum(torch.tensor([width, height, width, height], dtype=torch.float32))
+    masks = smooth(generator, max(count, 1), 28, 28, scale=3)[:count].sigmoid()
+    scores = torch.rand(count, generator=generator)
+    labels = torch.randint(0, NUM_THINGS, (count,), generator=generator)
+    return boxes, masks, scores, labels
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: "-".join(map(str, frame.original)))
+@pytest.mark.parametrize("count", [0, 1, 12])
+def test_instances_and_stuff_merge_as_in_mmdet(frame: Frame, count: int):
+    from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+    from mmdet.models.seg_heads import HeuristicFusionHead
+    from mmengine.config import ConfigDict
+    from mmengine.structures import InstanceData
+
+    generator = torch.Generator().manual_seed(5 + count)
+    rule = InstanceRule(NUM_THINGS, NUM_STUFF, 0.5, 60, 0.5)
+    test_cfg = ConfigDict(mask_overlap=rule.overlap_threshold, stuff_area_limit=rule.stuff_area_limit)
+    head = HeuristicFusionHead(NUM_THINGS, NUM_STUFF, test_cfg=test_cfg)
+    mask_head = FCNMaskHead(num_convs=0, num_classes=1, class_agnostic=True, in_channels=1, conv_out_channels=1)
+    for _ in range(4):
+        boxes, masks, scores, labels = planted_instances(generator, frame, count)
+        semantic = smooth(generator, NUM_STUFF + 1, 16, 24)
+        found = InstanceData(bboxes=boxes.clone(), scores=scores, labels=labels)
+        meta = {"ori_shape": frame.original, "scale_factor": (1.0, 1.0)}
+        found.masks = (
+            mask_head._predict_by_feat_single(
+                torch.logit(masks)[:, None], boxes.clone(), labels, meta, ConfigDict(mask_thr_binary=0.5), rescale=True
+            )
+            if count
+            else torch.zeros((0, *frame.original), dtype=torch.bool)
+        )
+        upsampled = fusion.upsample(semantic, frame)
+        expected = head._predict_single(found, upsampled).sem_seg[0].numpy()
+        order = torch.argsort(-scores)
+        instances = Instances(
+            boxes[order],
+            tuple(scores[order].tolist()),
+            tuple(labels[order].tolist()),
+            torch.logit(masks)[order].sigmoid(),
+            semantic,
+            frame,
+        )
+        ids, segments = fusion.settle_instances(fusion.fuse_instances(instances, rule), rule)
+        assert as_partition(ids, segments) == mmdets_partition(expected)
+        assert [segment.area for segment in segments] == [int((ids == segment.id).sum()) for segment in segments]
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=lambda frame: "-".join(map(str, frame.original)))
+def test_channels_left_out_never_win(frame: Frame):
+    generator = torch.Generator().manual_seed(1)
+    logits = smooth(generator, 40, 16, 24)
+    logits[10:] -= 12.0
+    possible = fusion.possible_winners(logits)
+    assert possible is not None
+    assert 2 <= len(possible) < 40, "some channels must be ruled out for this to show anything"
+    assert torch.equal(fusion.semantic_argmax(logits, frame), fusion.upsample(logits, frame).argmax(dim=0))
+
+
+def test_a_channel_that_wins_only_between_pixels_is_kept():
+    """Of two neighbours, one prefers channel 0, the other channel 1; half way between them channel 2 is highest."""
+    logits = torch.full((8, 1, 2), -5.0)
+    logits[0, 0], logits[1, 0], logits[2, 0] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.9)
+    assert not (logits.argmax(dim=0) == 2).any()
+    assert fusion.possible_winners(logits).tolist() == [0, 1, 2]
+    assert (fusion.semantic_argmax(logits, Frame((4, 8), (4, 8), (4, 8))) == 2).any()

@@ -1,0 +1,264 @@
+"""Id PNGs become the runs they hold, with and without compiled code; PNGs that are no id maps are refused."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from panbench.panoptic import idmap, native
+from panbench.panoptic.idmap import IdRuns, count_run_pairs, decode_id_png, decode_id_runs, encode_id_png
+
+IDS = np.array([[0, 0, 5, 5], [5, 5, 5, 16777215]], np.int32)
+
+
+@pytest.fixture(params=["compiled", "numpy"], autouse=True)
+def engine(request, monkeypatch):
+    """Runs every test twice: with idmap.c, where it compiles, and without."""
+    if request.param == "numpy":
+        monkeypatch.setattr(idmap, "native", lambda: None)
+    elif native.native() is None:
+        pytest.skip("no C compiler")
+    return request.param
+
+
+def png(rows: bytes, height: int, width: int, color_type: int = 2, depth: int = 8, interlace: int = 0) -> bytes:
+    """A PNG of rows that are filtered already."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, interlace)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def unfiltered(rows: bytes, height: int, width: int, bpp: int) -> np.ndarray:
+    """The ids that filtered rows stand for, byte by byte as the PNG specification has it."""
+    n = width * bpp
+    above, pixels = [0] * n, []
+    for y in range(height):
+        kind, residual = rows[y * (n + 1)], rows[y * (n + 1) + 1 : (y + 1) * (n + 1)]
+        row: list[int] = []
+        for i in range(n):
+            left, corner = (row[i - bpp], above[i - bpp]) if i >= bpp else (0, 0)
+            guess = left + above[i] - corner
+            nearest = min((left, above[i], corner), key=lambda value: abs(guess - value))
+            row.append((residual[i] + [0, left, above[i], (left + above[i]) // 2, nearest][kind]) % 256)
+        pixels.append(row)
+        above = row
+    channels = np.array(pixels, np.int32).reshape(height, width, bpp)
+    return channels[..., 0] + 256 * channels[..., 1] + 65536 * channels[..., 2]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_every_filter_of_png_is_undone(data):
+    height, width, bpp = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 40)), data.draw(st.sampled_from([3, 4]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    rows = rng.integers(0, 256, (height, 1 + width * bpp), np.uint8)
+    rows[rng.random(rows.shape) < rng.choice([0, 0.9, 0.99])] = 0  # flat stretches, as masks have
+    rows[:, 0] = rng.choice(5, height)
+    content = png(rows.tobytes(), height, width, {3: 2, 4: 6}[bpp])
+    expected = unfiltered(rows.tobytes(), height, width, bpp)
+    np.testing.assert_array_equal(decode_id_png(content), expected)
+    runs = decode_id_runs(content)
+    np.testing.assert_array_equal(runs.to_map(), expected)
+    assert (runs.ids[1:] != runs.ids[:-1]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32))
+def test_pairs_of_runs_are_the_pairs_of_pixels(seed):
+    rng = np.random.default_rng(seed)
+    shape = tuple(rng.integers(1, 30, 2))
+    top = int(rng.choice([3, 1 << 24]))
+    gt, pred = (rng.integers(0, top, shape).astype(np.int32) for _ in range(2))
+    gt_id, pred_id, pixels = count_run_pairs(IdRuns.of_map(gt), IdRuns.of_map(pred))
+    pairs, counts = np.unique(np.stack([gt.ravel(), pred.ravel()]), axis=1, return_counts=True)
+    np.testing.assert_array_equal(np.stack([gt_id, pred_id]), pairs)
+    np.testing.assert_array_equal(pixels, counts)
+
+
+def test_runs_go_on_across_rows():
+    runs = IdRuns.of_map(IDS)
+    assert runs.ends.tolist() == [2, 7, 8]
+    assert runs.ids.tolist() == [0, 5, 16777215]
+    np.testing.assert_array_equal(runs.to_map(), IDS)
+
+
+def test_a_map_in_which_every_pixel_is_a_run_has_room():
+    ids = np.arange(300, dtype=np.int32).reshape(10, 30)
+    np.testing.assert_array_equal(decode_id_runs(encode_id_png(ids)).ids, ids.ravel())
+    assert len(IdRuns.of_map(ids)) == 300
+
+
+@pytest.mark.parametrize("last", [1, 70000])
+def test_packed_runs_come_back_whole(last):
+    runs = IdRuns((2, last + 3), np.array([1, 5, 2 * last + 6], np.int32), np.array([0, 16777215, 4], np.int32))
+    back = IdRuns.from_bytes(runs.to_bytes())
+    assert (back.shape, back.ends.tolist(), back.ids.tolist()) == (runs.shape, runs.ends.tolist(), runs.ids.tolist())
+
+
+def test_damaged_packed_runs_are_noticed():
+    packed = IdRuns.of_map(IDS).to_bytes()
+    for damaged in (b"", packed[:10], packed[:-3], packed[:-3] + b"abc", b"\x09" + packed[1:]):
+        with pytest.raises(ValueError, match=r"is damaged|is a damaged"):
+            IdRuns.from_bytes(damaged)
+
+
+def test_what_we_write_other_programs_read():
+    content = encode_id_png(IDS)
+    rgb = np.array(Image.open(io.BytesIO(content))).astype(int)
+    np.testing.assert_array_equal(rgb @ [1, 256, 65536], IDS)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], rgb)
+
+
+def test_what_other_programs_write_we_read():
+    rgb = np.stack([IDS & 255, IDS >> 8 & 255, IDS >> 16], axis=2).astype(np.uint8)
+    for mode in ("RGB", "RGBA"):
+        handle = io.BytesIO()
+        Image.fromarray(rgb).convert(mode).save(handle, "PNG")
+        np.testing.assert_array_equal(decode_id_png(handle.getvalue()), IDS)
+    np.testing.assert_array_equal(decode_id_png(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes()), IDS)
+
+
+def test_alpha_is_ignored_even_where_it_is_clear():
+    pixels = bytes([7, 1, 0, 0]) + bytes([7, 1, 0, 255])
+    np.testing.assert_array_equal(decode_id_runs(png(b"\0" + pixels, 1, 2, color_type=6)).to_map(), [[263, 263]])
+
+
+def test_an_image_in_several_data_chunks_is_read():
+    content = encode_id_png(IDS)
+    start = content.index(b"IDAT") - 4
+    length = struct.unpack(">I", content[start : start + 4])[0]
+    data, end = content[start + 8 : start + 8 + length], content[start + 12 + length :]
+    halves = b"".join(
+        struct.pack(">I", len(half)) + b"IDAT" + half + struct.pack(">I", zlib.crc32(b"IDAT" + half))
+        for half in (data[:5], data[5:])
+    )
+    np.testing.assert_array_equal(decode_id_png(content[:start] + halves + end), IDS)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is not a PNG"),
+        (b"\xff\xd8\xff\xe0 a JPEG", "is not a PNG"),
+        (png(b"\0" + b"\1" * 4, 1, 4, color_type=3), "8-bit palette PNG"),
+        (png(b"\0" + b"\1" * 4, 1, 4, color_type=0), "8-bit grey PNG"),
+        (png(b"\0" + b"\1" * 24, 1, 4, depth=16), "16-bit RGB PNG"),
+        (png(b"\7" + b"\1" * 12, 1, 4), "damaged PNG"),
+        (png(b"\0" + b"\1" * 11, 1, 4), "damaged PNG"),
+        (png(b"\0" + b"\1" * 99, 1, 4), "damaged PNG"),
+        (png(b"", 0, 4), "damaged PNG"),
+    ],
+)
+def test_a_png_that_is_no_id_map_is_refused(content, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        decode_id_png(content)
+
+
+def test_a_png_cut_off_anywhere_is_refused():
+    rng = np.random.default_rng(0)
+    content = encode_id_png(rng.integers(0, 1 << 24, (8, 9)))
+    for length in range(len(content) - 4):
+        with pytest.raises(ValueError, match=r"truncated|damaged|not a PNG"):
+            decode_id_png(content[:length])
+
+
+def test_a_flipped_bit_of_the_pixels_or_the_size_is_noticed():
+    content = encode_id_png(IDS)
+    for place in range(16, len(content) - 20):
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        try:
+            ids = decode_id_png(bytes(damaged))
+        except ValueError:
+            continue
+        np.testing.assert_array_equal(ids, IDS, err_msg=f"byte {place}")
+
+
+def test_a_huge_png_is_refused_before_it_is_decoded():
+    header_only = png(b"", 20000, 20000)
+    with pytest.raises(ValueError, match=r"20000×20000 pixels, more than the limit of 100,000,000"):
+        decode_id_png(header_only)
+    with pytest.raises(ValueError, match="damaged"):  # the limit is raised, and now it is looked into
+        decode_id_png(header_only, max_pixels=400_000_000)
+
+
+def test_another_size_than_asked_for_is_refused():
+    with pytest.raises(ValueError, match="is 2×4 where 4×2"):
+        decode_id_png(encode_id_png(IDS), shape=(4, 2))
+
+
+def test_ids_that_no_png_holds_are_not_written():
+    for ids in (np.array([[-1]]), np.array([[1 << 24]]), np.zeros((0, 3), int), np.zeros(4, int)):
+        with pytest.raises(ValueError, match="must"):
+            encode_id_png(ids)
+
+
+def test_an_interlaced_png_is_read():
+    # Two pixels in a row: Adam7 puts the first in pass 1 and the second in pass 6.
+    content = png(b"\0" + bytes([5, 1, 0]) + b"\0" + bytes([6, 0, 2]), 1, 2, interlace=1)
+    np.testing.assert_array_equal(decode_id_png(content), [[261, 131078]])
+    with pytest.raises(ValueError, match="damaged"):
+        decode_id_png(png(b"\0" + bytes(9999), 1, 2, interlace=1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (8, 8), (9, 13), (17, 2)])
+def test_an_interlaced_png_of_any_size_is_read(height, width):
+    ids = np.arange(1, 1 + height * width, dtype=np.int32).reshape(height, width) * 7919
+    pixels = np.ascontiguousarray(ids, "<i4").view(np.uint8).reshape(height, width, 4)[..., :3]
+    rows = b"".join(b"\0" + row.tobytes() for x, y, dx, dy in idmap._ADAM7 for row in pixels[y::dy, x::dx] if row.size)
+    np.testing.assert_array_equal(decode_id_png(png(rows, height, width, interlace=1)), ids)
+
+
+def test_without_libdeflate_everything_is_the_same(monkeypatch):
+    content = encode_id_png(IDS)
+    monkeypatch.setattr(idmap, "deflate", None)
+    for written in (content, encode_id_png(IDS)):
+        np.testing.assert_array_equal(decode_id_png(written), IDS)
+    for rows in (b"\0" + b"\1" * 11, b"\0" + b"\1" * 99):
+        with pytest.raises(ValueError, match="damaged"):
+            decode_id_png(png(rows, 1, 4))
+    np.testing.assert_array_equal(IdRuns.from_bytes(IdRuns.of_map(IDS).to_bytes()).to_map(), IDS)
+
+
+class TestNative:
+    def test_no_compiler_and_no_cache_folder_only_cost_speed(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+        monkeypatch.setenv("CC", "no-such-compiler")
+        assert native._load() is None
+        blocked = tmp_path / "file"
+        blocked.touch()
+        monkeypatch.setenv("PANBENCH_CACHE", str(blocked))
+        assert native._load() is None
+
+    def test_a_compiler_that_fails_only_costs_speed(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+        monkeypatch.setenv("CC", "false")
+        assert native._load() is None
+        assert not list((tmp_path / "native").glob("*"))
+
+    def test_a_damaged_library_in_the_cache_is_made_anew(self, monkeypatch, tmp_path, engine):
+        if engine == "numpy":
+            pytest.skip("compiles nothing")
+        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "first"))
+        assert native._load() is not None
+        (library,) = (tmp_path / "first" / "native").iterdir()
+        second = tmp_path / "second" / "native" / library.name
+        second.parent.mkdir(parents=True)
+        second.write_bytes(b"not a library")
+        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "second"))
+        assert native._load() is not None
+        assert second.stat().st_size > 1000
+
+    def test_it_can_be_switched_off(self, monkeypatch):
+        monkeypatch.setenv("PANBENCH_NATIVE", "0")
+        assert native._load() is None

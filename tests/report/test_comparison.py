@@ -1,0 +1,198 @@
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+import pytest
+
+from panbench.base.errors import BadArgument
+from panbench.panoptic.overlap import concat, overlap_table
+from panbench.panoptic.types import Category, Segment
+from panbench.report.comparison import standing
+from panbench.report.findings import error_findings, metric_findings
+from panbench.runs import Run, category_record
+
+BALL = Category(1, "ball", isthing=True, supercategory="toy")
+SKY = Category(2, "sky", isthing=False, supercategory="outdoor")
+IMAGES = 20
+
+
+def run(name: str, balls: int, skies: int = IMAGES, images: int = IMAGES, model: str | None = None) -> Run:
+    """Images with a ball above sky; found are the balls of the first `balls` images, the skies of the first `skies`."""
+    gt = np.array([[1, 1, 1, 1], [2, 2, 2, 2]], np.int32)
+    segments = [Segment(1, BALL.id, 4), Segment(2, SKY.id, 4)]
+    tables = []
+    for image_id in range(1, images + 1):
+        found = [segment for segment, hits in zip(segments, (balls, skies), strict=True) if image_id <= hits]
+        pred = np.where(np.isin(gt, [segment.id for segment in found]), gt, 0).astype(np.int32)
+        tables.append(overlap_table(image_id, gt, segments, pred, found))
+    info = {
+        "name": name,
+        "status": "done",
+        "model": {"name": model or name, "title": name.title()},
+        "dataset": {"name": "balls", "split": "val", "fingerprint": "f00d", "n_images": images},
+        "categories": [category_record(BALL), category_record(SKY)],
+        "images": {"expected": images, "scored": images},
+    }
+    return Run(info, table=concat(tables))
+
+
+def test_runs_are_ranked_by_pq_with_an_interval_each():
+    poor, good = standing([run("poor", balls=5), run("good", balls=15)]).rows
+    assert (poor.rank, good.rank) == (2, 1)
+    assert poor.PQ_low < poor.PQ < poor.PQ_high
+
+
+def test_equal_runs_share_a_rank_and_do_not_differ():
+    rows = standing([run("a", balls=10), run("b", balls=10)]).rows
+    assert [row.rank for row in rows] == [1, 1]
+    assert rows[0].versus[0]["PQ_difference"] == 0
+    assert not rows[0].versus[0]["significant"]
+
+
+def test_a_clear_difference_is_significant_and_marked():
+    compared = standing([run("poor", balls=0), run("good", balls=20)])
+    (versus,) = compared.rows[1].versus
+    # The ball's PQ goes from 0 to 1 and the sky's stays: half of it in the mean.
+    assert versus["PQ_difference"] == 0.5
+    assert versus["significant"]
+    differences = compared.grids[2]
+    assert differences.rows[0][:4] == ("Good", "Poor", "PQ", "+50.00")
+    assert differences.rows[0][-1] == "*"
+
+
+def test_a_run_compared_with_itself_under_one_name_is_told_apart():
+    rows = standing([run("same", balls=10), run("same", balls=10)]).rows
+    assert rows[0].versus[0]["run"] == "same (2)"
+
+
+def test_without_intervals_only_the_comparison_is_left():
+    compared = standing([run("a", balls=5), run("b", balls=15)], intervals=False)
+    assert len(compared.grids) == 1
+    assert compared.rows[0].rank is None
+
+
+def test_categories_are_sorted_by_the_difference():
+    compared = standing([run("a", balls=5, skies=20), run("b", balls=15, skies=18)], per_category=True)
+    grid = compared.grids[-1]
+    assert [row[0] for row in grid.rows] == ["ball", "sky"]
+    assert [row[3][0] for row in grid.rows] == ["+", "-"]
+
+
+def test_a_difference_keeps_its_sign_when_the_second_run_is_the_baseline():
+    runs = [run("a", balls=5), run("b", balls=15)]
+    of_first = standing(runs, per_category=True, baseline="a").grids[-1]
+    of_second = standing(runs, per_category=True, baseline="b").grids[-1]
+    assert of_first.columns[3] == of_second.columns[3] == "B - A"
+    assert of_first.rows[0][3] == of_second.rows[0][3]
+
+
+def test_three_runs_stand_side_by_side_by_category_widest_spread_first():
+    runs = [run("a", balls=5, skies=20), run("b", balls=15, skies=20), run("c", balls=20, skies=19)]
+    grid = standing(runs, per_category=True).grids[-1]
+    assert grid.columns == ("Category", "A", "B", "C")
+    assert [row[0] for row in grid.rows] == ["ball", "sky"]
+    assert grid.notes == ("A: A", "B: B", "C: C")
+
+
+@pytest.mark.parametrize("by", ["size", "share", "segments", "supercategory"])
+def test_every_slicing_can_be_compared(by):
+    grid = standing([run("a", balls=5), run("b", balls=15)], by=by).grids[-1]
+    assert grid.rows
+    assert "B - A" in grid.columns
+
+
+def test_slices_that_no_run_has_are_left_out():
+    grid = standing([run("a", balls=5)], by="size").grids[-1]
+    assert [row[0] for row in grid.rows] == ["small (< 32²)"]
+
+
+def test_a_slicing_or_a_baseline_that_is_not_there_is_refused():
+    with pytest.raises(BadArgument, match="no slicing 'colour'"):
+        standing([run("a", balls=5)], by="colour")
+    with pytest.raises(BadArgument, match="'z' is not among the runs: a, b"):
+        standing([run("a", balls=5), run("b", balls=5)], baseline="z")
+    with pytest.raises(BadArgument, match="'m' names several runs"):
+        standing([run("a", balls=5, model="m"), run("b", balls=5, model="m")], baseline="m")
+
+
+def test_json_and_csv_hold_the_details_that_were_asked_for():
+    compared = standing([run("a", balls=5), run("b", balls=15)], per_category=True, by="size")
+    first = json.loads(compared.json())[0]
+    names = {(record["name"], record["metric"]) for record in first["per_category"]}
+    assert ("ball", "PQ") in names
+    assert {record["group"] for record in first["by"]} == {"small (< 32²)", "medium (32²–96²)", "large (≥ 96²)"}
+    assert "ball" in compared.csv()
+    assert standing([run("a", balls=5)]).csv().startswith("run,model,dataset,images,PQ")
+
+
+def test_markdown_and_latex_hold_every_table():
+    compared = standing([run("a", balls=5), run("b", balls=15)], per_category=True)
+    assert compared.markdown().count("\n| :--") == len(compared.grids) == 4
+    assert compared.latex().count(r"\begin{tabular}") == 4
+
+
+def test_latex_has_half_the_interval_beside_pq_and_sets_off_the_value_alone():
+    runs = [run("a", balls=5), run("b", balls=15), run("c", balls=10)]
+    compared = standing(runs, digits=1)
+    printed = compared.latex()
+    _, best, second = compared.rows
+    half = f"{50 * (best.PQ_high - best.PQ_low):.1f}"
+    assert rf"B & \textbf{{{100 * best.PQ:.1f}}} {{\scriptsize $\pm$ {half}}} & " in printed
+    assert rf"C & \underline{{{100 * second.PQ:.1f}}} {{\scriptsize $\pm$ " in printed
+    assert r"$\pm$: half the width of the 95 \% interval." in printed
+    assert r"\pm" not in standing(runs, digits=1, intervals=False).latex()
+    assert "±" not in compared.markdown()
+
+
+def test_parquet_holds_types_and_the_details_that_were_asked_for():
+    runs = [run("a", balls=5), run("b", balls=15)]
+    plain = pyarrow.parquet.read_table(io.BytesIO(standing(runs).parquet()))
+    types = {name: str(plain.schema.field(name).type) for name in ("run", "images", "PQ", "complete", "published_PQ")}
+    assert types == {"run": "string", "images": "int64", "PQ": "double", "complete": "bool", "published_PQ": "double"}
+    compared = standing(runs, per_category=True, by="size")
+    detailed = pd.read_parquet(io.BytesIO(compared.parquet()))
+    printed = pd.read_csv(io.StringIO(compared.csv()))
+    assert list(detailed.columns) == list(printed.columns)
+    assert list(detailed["value"]) == pytest.approx(list(printed["value"]), nan_ok=True)
+
+
+def test_few_images_have_no_interval():
+    row = standing([run("a", balls=1, images=3)]).rows[0]
+    assert row.PQ_low is None
+
+
+# What one run tells
+
+
+def test_findings_agree_with_the_runs_own_pq():
+    found = metric_findings(run("a", balls=5), per_category=True).record
+    # Ball: 5 found, 15 missed: 5 / (5 + 7.5) = 0.4. Sky: 1.
+    assert found["summary"]["Things"]["PQ"] == pytest.approx(0.4)
+    assert found["semantic"]["pixel_accuracy"] == pytest.approx(25 / 40)
+    assert found["thresholds"][0]["PQ"] == pytest.approx(0.7)
+    assert [record["name"] for record in found["per_category"]] == ["ball", "sky"]
+    assert found["by"]["supercategory"][0]["PQ"] == pytest.approx(0.4)
+
+
+def test_the_record_of_findings_is_json_without_nan():
+    for found in (metric_findings(run("a", balls=0)), error_findings(run("a", balls=0))):
+        assert "NaN" not in found.json()
+        json.loads(found.json())
+
+
+def test_the_cause_of_missed_balls_is_that_they_are_missed():
+    found = error_findings(run("a", balls=5), images=2)
+    lost = pd.DataFrame(found.record["lost"])
+    things = lost[lost["group"] == "Things"].set_index("cause")
+    assert things.loc["missed", "gain"] == pytest.approx(0.6)
+    assert things["lost"].sum() == pytest.approx(0.6)
+    places = dict(found.grids[2].rows)
+    assert places["missed"] == "6, 7"
+    assert places["split"] == "–"
+
+
+def test_an_unknown_slicing_of_the_metrics_is_refused():
+    with pytest.raises(BadArgument, match="no slicing 'colour'"):
+        metric_findings(run("a", balls=5), by=["colour"])

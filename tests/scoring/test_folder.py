@@ -1,0 +1,389 @@
+"""A folder of predictions becomes a run, with panopticapi's numbers, or is refused with all that is wrong in one go."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from panbench.base.errors import BadArgument, BadDataset, BadRun, OutOfSpace, PredictionMismatch
+from panbench.panoptic.idmap import encode_id_png
+from panbench.runs import RunWriter, load_run
+from panbench.scoring import folder as score
+from panbench.scoring.folder import as_json, score_folder
+from panbench.scoring.gt_index import GtIndex
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+CATEGORIES = [
+    {"id": 1, "name": "person", "isthing": 1, "supercategory": "human"},
+    {"id": 92, "name": "sky", "isthing": 0, "supercategory": "outdoor"},
+]
+GT = np.array([[0, 7, 7], [8, 8, 7]], np.int32)
+PRED = np.array([[5, 5, 5], [6, 6, 5]], np.int32)
+
+
+class Folder:
+    """Ground truth and predictions of some images on disk, all alike, to be spoiled."""
+
+    def __init__(self, path: Path, image_ids: list[int]) -> None:
+        self.path = path
+        self.gt = {"images": [], "annotations": [], "categories": CATEGORIES}
+        self.pred = {"annotations": []}
+        for image_id in image_ids:
+            self.gt["images"].append({"id": image_id, "file_name": f"{image_id}.jpg", "height": 2, "width": 3})
+            self.gt["annotations"].append(self.record(image_id, [(7, 1, 3), (8, 92, 2)]))
+            self.pred["annotations"].append(self.record(image_id, [(5, 1, 4), (6, 92, 2)]))
+            self.write("gt", image_id, GT)
+            self.write("pred", image_id, PRED)
+
+    @staticmethod
+    def record(image_id: int, segments: list[tuple[int, int, int]]) -> dict:
+        info = [{"id": id_, "category_id": category, "area": area, "iscrowd": 0} for id_, category, area in segments]
+        return {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": info}
+
+    def write(self, side: str, image_id: int, ids: np.ndarray) -> None:
+        (self.path / side).mkdir(parents=True, exist_ok=True)
+        (self.path / side / f"{image_id}.png").write_bytes(encode_id_png(ids))
+
+    def score(self, **options):
+        for side in ("gt", "pred"):
+            (self.path / f"{side}.json").write_text(json.dumps(getattr(self, side)))
+        return score_folder(self.path / "gt.json", self.path / "pred.json", **options)
+
+    def refused(self, error: type[Exception], **options) -> list[str]:
+        """The sentences of the refusal, paths inside the folder made short."""
+        before = sorted(self.path.rglob("*.parquet"))
+        with pytest.raises(error) as caught:
+            self.score(**options)
+        assert sorted(self.path.rglob("*.parquet")) == before
+        return str(caught.value).replace(f"{self.path}/", "").splitlines()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path, [1, 2, 3])
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("name", ["pq_edges", "pq_scenes"])
+    @pytest.mark.parametrize("threads", [1, 3])
+    def test_are_panopticapis(self, name, threads):
+        expected = json.loads((REFERENCE / name / "expected.json").read_text())
+        run = score_folder(REFERENCE / name / "gt.json", REFERENCE / name / "pred.json", threads=threads)
+        found = as_json(run)
+        for group in ("All", "Things", "Stuff"):
+            for key in ("PQ", "SQ", "RQ", "n"):
+                assert found[group][key] == pytest.approx(expected[group][key.lower()], rel=0, abs=1e-9)
+        assert list(found["per_category"]) == list(expected["per_class"])
+        for category_id, answer in expected["per_class"].items():
+            for key in ("PQ", "SQ", "RQ"):
+                assert found["per_category"][category_id][key] == pytest.approx(answer[key.lower()], rel=0, abs=1e-9)
+
+    def test_as_json_are_plain_and_whole(self, folder):
+        for record in folder.gt["annotations"] + folder.pred["annotations"]:
+            record["segments_info"] = [segment for segment in record["segments_info"] if segment["category_id"] == 1]
+        for image_id in (1, 2, 3):
+            folder.write("gt", image_id, np.where(GT == 8, 0, GT))
+            folder.write("pred", image_id, np.where(PRED == 6, 0, PRED))
+        found = as_json(folder.score())
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+        assert found["Things"] == {"PQ": 1.0, "SQ": 1.0, "RQ": 1.0, "n": 1}
+        assert found["Stuff"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
+        assert found["per_category"] == {
+            "1": {"name": "person", "isthing": True, "PQ": 1.0, "SQ": 1.0, "RQ": 1.0, "TP": 3, "FP": 0, "FN": 0},
+            "92": {"name": "sky", "isthing": False, "PQ": 0.0, "SQ": 0.0, "RQ": 0.0, "TP": 0, "FP": 0, "FN": 0},
+        }
+
+    def test_do_not_depend_on_compiled_code(self, monkeypatch):
+        jsons = REFERENCE / "pq_scenes" / "gt.json", REFERENCE / "pq_scenes" / "pred.json"
+        compiled = score_folder(*jsons, boundary=True)
+        monkeypatch.setattr("panbench.panoptic.idmap.native", lambda: None)
+        plain = score_folder(*jsons, boundary=True)
+        pd.testing.assert_frame_equal(plain.overlaps(), compiled.overlaps())
+        pd.testing.assert_frame_equal(plain.boundary(), compiled.boundary())
+
+    def test_of_no_images_are_none(self, tmp_path):
+        (tmp_path / "gt").mkdir()
+        (tmp_path / "pred").mkdir()
+        assert as_json(Folder(tmp_path, []).score())["All"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
+
+
+class TestRun:
+    def test_is_stored_like_any_other(self, folder):
+        run = folder.score(out=folder.path / "results" / "mine", boundary=True)
+        stored = load_run(folder.path / "results" / "mine")
+        assert as_json(stored) == as_json(run)
+        assert stored.info["summary"] == {key: as_json(run)[key] for key in ("All", "Things", "Stuff")}
+        assert (stored.name, stored.info["kind"], stored.info["status"]) == ("mine", "score", "done")
+        assert stored.info["model"] is None
+        assert stored.info["images"]["expected"] == stored.info["images"]["scored"] == 3
+        assert stored.info["dataset"]["n_images"] == 3
+        assert stored.info["dataset"]["gt_dir"] == str(folder.path / "gt")
+        assert stored.info["seconds"]["forward"] is None
+        assert stored.info["seconds"]["wall"] > 0
+        assert len(stored.boundary()) > 0
+        assert stored.overlaps()["pixels"].sum() == 18
+
+    def test_in_memory_has_the_same_tables(self, folder):
+        kept, stored = folder.score(), folder.score(out=folder.path / "out")
+        pd.testing.assert_frame_equal(kept.segments(), stored.segments())
+        pd.testing.assert_frame_equal(kept.overlaps(), stored.overlaps())
+        assert (kept.path, kept.info["status"]) == (None, "done")
+
+    def test_in_the_way_is_found_out_before_any_work(self, folder):
+        RunWriter.create(folder.path / "out", {})
+        (folder.path / "gt" / "1.png").unlink()
+        with pytest.raises(BadRun, match="holds another run"):
+            folder.score(out=folder.path / "out")
+
+    def test_is_replaced_when_asked(self, folder):
+        folder.score(out=folder.path / "out")
+        folder.score(out=folder.path / "out", overwrite=True)
+        assert load_run(folder.path / "out").image_ids() == (1, 2, 3)
+
+    def test_in_the_way_stays_when_the_new_one_is_refused(self, folder):
+        folder.score(out=folder.path / "out")
+        (folder.path / "pred" / "2.png").unlink()
+        folder.refused(PredictionMismatch, out=folder.path / "out", overwrite=True)
+        assert load_run(folder.path / "out").image_ids() == (1, 2, 3)
+
+    def test_that_cannot_be_written_says_so(self, folder, monkeypatch):
+        def full(self, table, rank=0):
+            raise OutOfSpace("No space left.")
+
+        monkeypatch.setattr(RunWriter, "write_part", full)
+        with pytest.raises(OutOfSpace):
+            folder.score(out=folder.path / "out")
+        info = load_run(folder.path / "out").info
+        assert (info["status"], info["error"]) == ("failed", "No space left.")
+
+    def test_tells_its_progress_to_the_end(self, tmp_path):
+        steps = []
+        Folder(tmp_path, list(range(1, 41))).score(progress=lambda done, total: steps.append((done, total)))
+        assert steps == [(16, 40), (32, 40), (40, 40)]
+
+
+class TestJsonsThatDoNotFit:
+    def test_missing_predictions_are_all_named(self, folder):
+        del folder.pred["annotations"][1:]
+        assert folder.refused(PredictionMismatch) == [
+            "pred.json has no prediction for 2 of 3 images: 2, 3. "
+            "Add them, or allow missing predictions to score them as empty."
+        ]
+
+    def test_missing_predictions_can_be_scored_as_empty(self, folder):
+        del folder.pred["annotations"][1:]
+        run = folder.score(allow_missing=True)
+        assert run.pq()[["TP", "FP", "FN"]].to_numpy().tolist() == [[1, 0, 2], [1, 0, 2]]
+        assert run.image_ids() == (1, 2, 3)
+        assert (run.info["images"]["missing"], run.info["images"]["missing_ids"]) == (2, [2, 3])
+
+    def test_no_predictions_at_all_can_be_scored_as_empty_too(self, folder):
+        folder.pred["annotations"] = []
+        assert folder.score(allow_missing=True).pq()["FN"].tolist() == [3, 3]
+
+    def test_extra_predictions_are_all_named(self, folder):
+        del folder.gt["annotations"][1:]
+        assert folder.refused(PredictionMismatch) == [
+            "pred.json has predictions for images that gt.json lacks (2): 2, 3. "
+            "Remove them, or ignore extra predictions to leave them out."
+        ]
+
+    def test_extra_predictions_can_be_left_out(self, folder):
+        del folder.gt["annotations"][1:]
+        run = folder.score(ignore_extra=True)
+        assert (run.image_ids(), len(run.segments()), run.info["images"]["extra"]) == ((1,), 4, 2)
+
+    def test_predictions_of_another_split_are_told_so(self, folder):
+        for record in folder.pred["annotations"]:
+            record["image_id"] += 1000
+        assert folder.refused(PredictionMismatch, ignore_extra=True) == [
+            "pred.json has no prediction for any of the 3 images of gt.json. Are the two of the same split?"
+        ]
+
+    def test_unknown_categories_are_all_named(self, folder):
+        folder.pred["annotations"][0]["segments_info"][0]["category_id"] = 5
+        folder.pred["annotations"][2]["segments_info"][1]["category_id"] = 6
+        assert folder.refused(PredictionMismatch) == [
+            "pred.json uses category ids that gt.json does not list: image 1: 5; image 3: 6. "
+            "Write the dataset's own category ids."
+        ]
+
+    def test_a_name_that_leaves_the_folder_is_refused(self, folder):
+        folder.pred["annotations"][0]["file_name"] = "../gt/1.png"
+        (sentence,) = folder.refused(BadDataset)
+        assert "annotations[0] (image 1).file_name is '../gt/1.png', which leaves its folder" in sentence
+
+    def test_a_folder_that_is_not_there_is_named(self, folder):
+        shutil.rmtree(folder.path / "pred")
+        (sentence,) = folder.refused(BadDataset)
+        assert sentence.startswith("There is no folder ")
+        assert "predicted id PNGs" in sentence
+        run_elsewhere = folder.path / "elsewhere"
+        shutil.copytree(folder.path / "gt", run_elsewhere)
+        assert "Predicted PNGs have ids" in folder.refused(PredictionMismatch, pred_dir=run_elsewhere)[0]
+
+    def test_no_threads_are_too_few(self, folder):
+        with pytest.raises(BadArgument, match="at least 1, not 0"):
+            folder.score(threads=0)
+
+
+class TestPngsThatDoNotFit:
+    def test_all_ids_that_json_or_png_lack_are_named(self, folder):
+        folder.write("pred", 1, np.where(PRED == 6, 9, PRED))
+        folder.write("pred", 3, np.where(PRED == 5, 11, PRED))
+        assert folder.refused(PredictionMismatch) == [
+            "Predicted PNGs have ids that their JSON lacks: image 1: 9; image 3: 11. List each id of the PNG.",
+            "Predicted segments of the JSON are not in their PNG: image 1: 6; image 3: 5. Remove them from the JSON.",
+        ]
+
+    def test_everything_wrong_is_named_at_once(self, folder):
+        del folder.pred["annotations"][2]
+        (folder.path / "pred" / "1.png").unlink()
+        folder.write("pred", 2, np.where(PRED == 6, 9, PRED))
+        assert [sentence.split(":")[0] for sentence in folder.refused(PredictionMismatch)] == [
+            "pred.json has no prediction for 1 of 3 images",
+            "pred/1.png (image 1) does not exist. Check the folder of id PNGs.",
+            "Predicted PNGs have ids that their JSON lacks",
+            "Predicted segments of the JSON are not in their PNG",
+        ]
+
+    def test_another_size_is_refused(self, folder):
+        folder.write("pred", 2, PRED.T.copy())
+        assert folder.refused(PredictionMismatch) == [
+            "pred/2.png (image 2) is 3×2 but its ground truth is 2×3 (height × width). "
+            "Write predictions at the image's original size."
+        ]
+
+    @pytest.mark.parametrize(
+        ("spoil", "sentence"),
+        [
+            (lambda path: Image.fromarray(PRED.astype(np.uint8)).convert("P").save(path), "is a 8-bit palette PNG"),
+            (lambda path: Image.fromarray(PRED.astype(np.uint8)).save(path), "is a 8-bit grey PNG"),
+            (lambda path: cv2.imwrite(str(path), np.zeros((2, 3, 3), np.uint16)), "is a 16-bit RGB PNG"),
+            (lambda path: path.write_bytes(path.read_bytes()[:-20]), "is a truncated PNG."),
+            (lambda path: path.write_bytes(path.read_bytes()[:40]), "is a truncated PNG."),
+            (lambda path: path.write_bytes(b""), "is not a PNG."),
+            (lambda path: Image.new("RGB", (3, 2)).save(path, "JPEG"), "is not a PNG."),
+            (lambda path: (path.unlink(), path.mkdir()), "cannot be read: Is a directory."),
+        ],
+    )
+    @pytest.mark.parametrize(("side", "error"), [("pred", PredictionMismatch), ("gt", BadDataset)])
+    def test_a_png_that_is_no_id_map_is_named_with_its_image(self, folder, spoil, sentence, side, error):
+        spoil(folder.path / side / "2.png")
+        (found,) = folder.refused(error)
+        assert found.startswith(f"{side}/2.png (image 2) {sentence}")
+
+    def test_a_png_above_the_limit_is_refused_and_the_limit_can_be_raised(self, folder):
+        assert folder.refused(BadDataset, max_pixels=5)[0].startswith(
+            "gt/1.png (image 1) has 2×3 pixels, more than the limit of 5."
+        )
+        assert len(folder.score(max_pixels=6).image_ids()) == 3
+
+    def test_nan_scores_and_categories_as_text_are_refused(self, folder):
+        folder.pred["annotations"][1]["segments_info"][0]["score"] = float("nan")
+        assert "(image 2).segments_info[0].score must be a finite number" in folder.refused(BadDataset)[0]
+        folder.pred["annotations"][1]["segments_info"][0]["category_id"] = "1"
+        assert "(image 2).segments_info[0].category_id must be an integer" in folder.refused(BadDataset)[0]
+
+
+def test_faults_of_the_ground_truth_are_counted_and_scored_as_panopticapi_scores_them():
+    run = score_folder(REFERENCE / "pq_edges" / "gt.json", REFERENCE / "pq_edges" / "pred.json")
+    assert run.info["images"]["gt_faults"] == {
+        "ids_not_in_json": 1,
+        "segments_not_in_png": 1,
+        "areas_differ": 0,
+        "images": 2,
+        "example": "image 14: id 99 is in the PNG but not in the JSON",
+    }
+
+
+class TestIndex:
+    @pytest.fixture
+    def many(self, tmp_path):
+        """Enough images for an index, each with a ground truth of its own."""
+        many = Folder(tmp_path, list(range(1, 81)))
+        for image_id in range(1, 81):
+            gt = np.where(GT == 7, image_id + 100, GT)
+            many.write("gt", image_id, gt)
+            many.gt["annotations"][image_id - 1]["segments_info"][0]["id"] = image_id + 100
+        return many
+
+    def test_is_written_beside_the_json_and_used(self, many, monkeypatch):
+        first = many.score()
+        assert len(GtIndex.open(many.path / "gt.panbench-index")) == 80
+        decoded = []
+        real = score.decode_id_runs
+        monkeypatch.setattr(
+            score, "decode_id_runs", lambda content, **limits: decoded.append(1) or real(content, **limits)
+        )
+        second = many.score()
+        assert len(decoded) == 80  # the predictions
+        pd.testing.assert_frame_equal(second.overlaps(), first.overlaps())
+
+    def test_is_never_stale(self, many):
+        many.score()
+        many.write("gt", 5, np.where(GT == 7, 105, 0))  # as long, as old, as you like: other bytes
+        found = many.score().overlaps().query("image_id == 5")
+        assert found[["gt_id", "pred_id", "pixels"]].to_numpy().tolist() == [[0, 5, 1], [0, 6, 2], [105, 5, 3]]
+        assert len(GtIndex.open(many.path / "gt.panbench-index")) == 80
+
+    def test_holds_what_is_used_only(self, many):
+        many.score()
+        many.write("gt", 5, np.where(GT == 7, 105, 0))
+        many.score()
+        content = (many.path / "gt.panbench-index").read_bytes()
+        many.score()
+        assert (many.path / "gt.panbench-index").read_bytes() == content
+
+    def test_that_is_damaged_or_deleted_changes_no_number(self, many):
+        numbers = as_json(many.score())
+        index = many.path / "gt.panbench-index"
+        content = bytearray(index.read_bytes())
+        content[100] ^= 1
+        index.write_bytes(content)
+        assert as_json(many.score()) == numbers
+        index.unlink()
+        assert as_json(many.score()) == numbers
+
+    def test_whose_entries_make_no_sense_changes_no_number(self, many, monkeypatch):
+        numbers = as_json(many.score())
+        monkeypatch.setattr(GtIndex, "entry", lambda self, sha: b"of another version")
+        assert as_json(many.score()) == numbers
+
+    def test_the_limit_of_pixels_holds_for_indexed_maps_too(self, many):
+        many.score()
+        assert len(many.refused(BadDataset, max_pixels=5)) == 80
+
+    def test_is_left_alone_when_asked_and_for_few_images(self, many, folder):
+        many.score(index=False)
+        assert not list(many.path.glob("*.panbench-index"))
+        folder.score()
+        assert not list(folder.path.glob("*.panbench-index"))
+
+    def test_leaves_nothing_behind_when_interrupted(self, many):
+        def stop(done, total):
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            many.score(progress=stop, out=many.path / "out")
+        assert {path.name for path in many.path.iterdir()} == {"gt", "pred", "gt.json", "pred.json"}
+
+
+def test_scoring_loads_no_torch():
+    program = f"""
+import sys
+for name in ("torch", "mmdet", "mmengine", "mmcv"):
+    sys.modules[name] = None  # importing it raises ImportError
+from panbench.scoring.folder import as_json, score_folder
+run = score_folder({str(REFERENCE / "pq_edges/gt.json")!r}, {str(REFERENCE / "pq_edges/pred.json")!r})
+print(as_json(run)["All"]["n"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr
