@@ -267,7 +267,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from panbench import runner
+from panbench.evaluation import evaluate as runner
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
 
