@@ -25,7 +25,8 @@ from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.files import atomic_write, write_json
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
-from panbench.evaluation.evaluate import evaluate, plan_batches
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.loop import plan_batches
 from panbench.models.checkpoints import fetch_weights
 from panbench.models.mmdet import operators
 from panbench.models.mmdet import synthetic as planting

@@ -16,7 +16,8 @@ import torch
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import evaluate, plan_batches
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.loop import plan_batches
 from panbench.models.mmdet import model as models
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.panoptic.overlap import OverlapTable
@@ -267,12 +268,12 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from panbench.evaluation import evaluate as runner
+from panbench.evaluation import evaluate as runner, loop
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
 
 torch.set_num_threads(1)
-runner.BLOCK_IMAGES = 2
+loop.BLOCK_IMAGES = 2
 data, out = sys.argv[1:]
 progress = lambda done, total: print(done, flush=True)
 run = runner.evaluate(find_model("mask2former-tiny"), open_dataset(data), out=Path(out), batch_size=2, resume=True,

@@ -1,0 +1,324 @@
+"""The loop of an evaluation: threads, device and batches.
+
+Three things go on at once: threads ahead decode and resize images, the device runs forward pass and fusion, and threads
+behind read the ground truth, number segments, count overlaps and write PNGs. All queues are bounded, so memory does not
+depend on the number of images. A batch holds images of one size only: its padding is what each image would get alone.
+"""
+
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from panbench.base import provenance
+from panbench.base.errors import BadArgument, BadDataset, BadModel
+from panbench.datasets import Dataset
+from panbench.datasets.category_map import CategoryMap, map_prediction
+from panbench.models.fusion import FusedMap, NonFiniteOutput
+from panbench.models.mmdet.model import LoadedImage, PanopticModel, prediction_of
+from panbench.panoptic.coco import read_id_png, write_id_png
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
+from panbench.panoptic.types import Scene, Segment
+from panbench.runs import RunWriter
+
+BLOCK_IMAGES = 200
+BLOCK_SECONDS = 10.0
+"""A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
+
+Progress = Callable[[int, int], None]
+Notice = Callable[[str], None]
+Clock = dict[str, float]
+_Scored = tuple[OverlapTable, Clock]
+
+
+def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
+    """The scenes in batches of at most `batch_size`, each of images of one size, sizes in order of first appearance.
+
+    The plan depends on nothing else, so a resumed run and a run on more machines have the same batches.
+    """
+    by_size: dict[tuple[int, int], list[Scene]] = {}
+    for scene in scenes:
+        by_size.setdefault((scene.image.height, scene.image.width), []).append(scene)
+    return [
+        group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
+    ]
+
+
+def best_batch_size(model: PanopticModel, dataset: Dataset, notice: Notice) -> int:
+    """The batch size of highest throughput among 1, 2, 4, …, tried on the first image, as long as it fits and pays."""
+    image = model.load(dataset.scenes[0])
+    most = max(len(batch) for batch in plan_batches(dataset.scenes, 64))
+    best, best_rate, size = 1, 0.0, 1
+    while size <= most:
+        try:
+            model.fuse(model.forward([image] * size))
+            began = time.perf_counter()
+            model.fuse(model.forward([image] * size))
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            rate = size / (time.perf_counter() - began)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        except NonFiniteOutput:
+            return 1  # the run itself will say which image
+        if rate < 1.05 * best_rate:
+            break
+        best, best_rate, size = size, rate, size * 2
+    notice(f"Batch size {best} ({best_rate:.1f} images/s in a trial).")
+    return best
+
+
+@dataclasses.dataclass
+class Loop:
+    """The state of one evaluation."""
+
+    model: PanopticModel
+    category_ids: tuple[int, ...]
+    category_map: CategoryMap | None
+    writer: RunWriter
+    rank: int
+    expected: int
+    folder: Path | None
+    skip_bad_images: bool
+    workers: int
+    progress: Progress | None
+    notice: Notice
+
+    def __post_init__(self) -> None:
+        self.seconds: Clock = dict.fromkeys(("load", "forward", "fusion", "overlap", "write"), 0.0)
+        self.wall = 0.0
+        self.scored_now = 0
+        self.skipped: dict[int, str] = {}
+        self._block: list[OverlapTable] = []
+        self._block_since = time.monotonic()
+        self._largest: int | None = None
+        self._clock = threading.Lock()
+
+    def report(self) -> "Report":
+        """What this rank did in this sitting."""
+        device = self.model.device
+        return Report(
+            seconds={**self.seconds, "wall": self.wall},
+            skipped=self.skipped,
+            host_memory=provenance.peak_host_memory(),
+            device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        )
+
+    def run(self, plan: Sequence[Sequence[Scene]]) -> None:
+        """Evaluates the batches in order; raises what a stage raises, after the finished batches are written."""
+        began = time.monotonic()
+        # Each thread of ours has its own image; OpenCV's threads on top would only contend.
+        cv2.setNumThreads(1)
+        self._block_since = began
+        threads = torch.get_num_threads()
+        lanes = 2 if self.model.device.type == "cpu" and threads > 1 else 1
+        torch.set_num_threads(max(1, threads // lanes))
+        loaders, scorers = ThreadPoolExecutor(self.workers, "load"), ThreadPoolExecutor(self.workers, "score")
+        # On a CPU two batches at a time, on half of the threads each, leave fewer of them waiting for each other.
+        models = ThreadPoolExecutor(lanes, "model") if lanes > 1 else None
+        behind: deque[list[Future[list[_Scored]]]] = deque()
+        try:
+            for batch in self._load_ahead(plan, loaders):
+                if models is not None:
+                    behind.append([models.submit(self._predict_and_score, batch)])
+                else:
+                    for fused, done in self._predict(batch):
+                        behind.append([scorers.submit(self._score, *pair, done) for pair in fused])
+                while behind and (len(behind) > 2 * self.workers or all(future.done() for future in behind[0])):
+                    self._collect(behind.popleft())
+            while behind:
+                self._collect(behind.popleft())
+        except BaseException as error:
+            if models is not None and not isinstance(error, Exception):
+                # Who pressed Ctrl-C does not wait for forward passes that have not begun.
+                models.shutdown(wait=False, cancel_futures=True)
+            # What went through the model is kept, in whole batches: a resumed run then has an unbroken one's batches.
+            self.progress = None
+            for pending in behind:
+                if all(not future.cancelled() and future.exception() is None for future in pending):
+                    self._collect(pending)
+            self._write_block()
+            raise
+        finally:
+            self.wall = time.monotonic() - began
+            for pool in (loaders, scorers, models):
+                if pool is not None:
+                    pool.shutdown(wait=True, cancel_futures=True)
+            torch.set_num_threads(threads)
+        self._write_block()
+        self.wall = time.monotonic() - began
+
+    def _load_ahead(self, plan: Sequence[Sequence[Scene]], pool: ThreadPoolExecutor) -> Iterator[list[LoadedImage]]:
+        """The loaded images of each batch, while later ones are loading."""
+        ahead: deque[list[Future[tuple[LoadedImage, float]]]] = deque()
+        waiting = iter(plan)
+        images_ahead = 0
+        while True:
+            while images_ahead < 2 * self.workers or len(ahead) < 2:
+                batch = next(waiting, None)
+                if batch is None:
+                    break
+                ahead.append([pool.submit(self._load, scene) for scene in batch])
+                images_ahead += len(batch)
+            if not ahead:
+                return
+            loaded = []
+            futures = ahead.popleft()
+            images_ahead -= len(futures)
+            for future in futures:
+                try:
+                    image, seconds = future.result()
+                except _BadImage as bad:
+                    if not self.skip_bad_images:
+                        raise bad.error from bad.error.__cause__
+                    self.skipped[bad.image_id] = str(bad.error)
+                    self.notice(f"Skipped: {bad.error}")
+                    continue
+                self.seconds["load"] += seconds
+                loaded.append(image)
+            if loaded:
+                yield loaded
+
+    def _load(self, scene: Scene) -> tuple[LoadedImage, float]:
+        began = time.perf_counter()
+        try:
+            return self.model.load(scene), time.perf_counter() - began
+        except BadDataset as error:
+            raise _BadImage(scene.image.id, error) from error
+
+    def _predict(
+        self, batch: list[LoadedImage]
+    ) -> Iterator[tuple[list[tuple[LoadedImage, FusedMap]], "torch.cuda.Event | None"]]:
+        """Fused maps of a batch and the event after which they are on the host; in halves when memory is short."""
+        size = min(len(batch), self._largest or len(batch))
+        start = 0
+        while start < len(batch):
+            part = batch[start : start + size]
+            try:
+                yield self._predict_at_once(part)
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                if size == 1:
+                    height, width = part[0].inputs.shape[-2:]
+                    raise BadArgument(
+                        f"{self.model.device} has too little memory for one image of {height}×{width} "
+                        f"({part[0].scene.image_path}). Try --precision bf16, a smaller model, or --device cpu."
+                    ) from error
+                size = self._largest = max(1, size // 2)
+                self.notice(f"Out of memory on {self.model.device}: going on with batches of {size}.")
+                continue
+            start += len(part)
+
+    def _predict_at_once(
+        self, batch: list[LoadedImage]
+    ) -> tuple[list[tuple[LoadedImage, FusedMap]], "torch.cuda.Event | None"]:
+        on_cuda = self.model.device.type == "cuda"
+        began = time.perf_counter()
+        try:
+            outputs = self.model.forward(batch)
+        except NonFiniteOutput as error:
+            raise self._not_finite(batch, error) from error
+        # On CUDA `forward` ends with the one wait of the batch, so this boundary is where the device is, too.
+        between = time.perf_counter()
+        fused = self.model.fuse(outputs)
+        done = None
+        if on_cuda:
+            done = torch.cuda.Event()
+            done.record(torch.cuda.current_stream(self.model.device))
+        with self._clock:
+            self.seconds["forward"] += between - began
+            self.seconds["fusion"] += time.perf_counter() - between
+        return list(zip(batch, fused, strict=True)), done
+
+    def _not_finite(self, batch: Sequence[LoadedImage], error: NonFiniteOutput) -> BadModel:
+        where = ", ".join(f"{image.scene.image.file_name} (image {image.scene.image.id})" for image in batch)
+        return BadModel(
+            f"{self.model.spec.title} gives {error} that are not finite numbers on {where}. "
+            f"Check the weights, or use --precision fp32 if this was {self.model.precision}."
+        )
+
+    def _predict_and_score(self, batch: list[LoadedImage]) -> "list[_Scored]":
+        """A whole batch, from loaded images to overlap tables, in one of the threads that run the model."""
+        return [
+            scored
+            for fused, done in self._predict(batch)
+            for image, of_image in fused
+            for scored in self._score(image, of_image, done)
+        ]
+
+    def _score(self, image: LoadedImage, fused: FusedMap, done: "torch.cuda.Event | None") -> "list[_Scored]":
+        """The overlap table of one image, in a thread behind."""
+        if done is not None:
+            done.synchronize()
+        scene = image.scene
+        began = time.perf_counter()
+        try:
+            prediction = prediction_of(scene.image.id, self.model.settle(fused), self.category_ids)
+        except NonFiniteOutput as error:
+            raise self._not_finite([image], error) from error
+        if self.category_map is not None:
+            prediction = map_prediction(prediction, self.category_map)
+        settled = time.perf_counter()
+        if scene.annotation is None or scene.gt_path is None:
+            # All void: the image is in the tables, and no category has a TP, FP or FN.
+            gt_ids = np.zeros_like(prediction.ids)
+            gt_segments: tuple[Segment, ...] = ()
+        else:
+            gt_ids = read_id_png(scene.gt_path, prediction.ids.shape, image_id=scene.image.id)  # type: ignore[arg-type]
+            gt_segments = scene.annotation.segments
+        table = overlap_table(scene.image.id, gt_ids, gt_segments, prediction.ids, prediction.segments)
+        counted = time.perf_counter()
+        if self.folder is not None:
+            write_id_png(self.folder / png_name(scene), prediction.ids)
+        written = time.perf_counter()
+        return [(table, {"fusion": settled - began, "overlap": counted - settled, "write": written - counted})]
+
+    def _collect(self, batch: "Sequence[Future[list[_Scored]]]") -> None:
+        results = [scored for future in batch for scored in future.result()]
+        for table, seconds in results:
+            self._block.append(table)
+            for stage, spent in seconds.items():
+                self.seconds[stage] += spent
+        self.scored_now += len(results)
+        if self.progress is not None:
+            self.progress(len(self.writer.done) + self.scored_now, self.expected)
+        if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._block_since >= BLOCK_SECONDS:
+            self._write_block()
+
+    def _write_block(self) -> None:
+        if self._block:
+            began = time.perf_counter()
+            self.writer.write_part(concat(self._block), self.rank)
+            self._block = []
+            self.seconds["write"] += time.perf_counter() - began
+        self._block_since = time.monotonic()
+
+
+class _BadImage(Exception):
+    def __init__(self, image_id: int, error: BadDataset) -> None:
+        super().__init__(str(error))
+        self.image_id = image_id
+        self.error = error
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A rank's clocks, the images it left out and why, and its peaks of memory in bytes."""
+
+    seconds: Clock
+    skipped: dict[int, str]
+    host_memory: int | None
+    device_memory: int | None
+
+
+def png_name(scene: Scene) -> str:
+    """The file name of a scene's id map in predictions/."""
+    return Path(scene.image.file_name).with_suffix(".png").name

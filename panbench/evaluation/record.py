@@ -1,0 +1,189 @@
+"""What run.json says of an evaluation: before its first image, when it is resumed, and when it is closed."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from panbench.base import provenance
+from panbench.base.errors import BadRun
+from panbench.base.files import write_json
+from panbench.datasets import Dataset
+from panbench.datasets.category_map import CategoryMap
+from panbench.evaluation.loop import Notice, Report, png_name
+from panbench.models.mmdet import operators
+from panbench.models.mmdet.model import PanopticModel
+from panbench.runs import Run, RunWriter, category_record
+
+
+def first_record(
+    model: PanopticModel,
+    dataset: Dataset,
+    arguments: dict[str, Any],
+    command: Sequence[str],
+    precision: str,
+    seed: int,
+    mapping: CategoryMap | None,
+) -> dict[str, Any]:
+    """run.json as far as it is known before the first image."""
+    spec, device = model.spec, model.device
+    # What is published was measured in the model's own categories.
+    comparable = model.checkpoint is not None and mapping is None
+    published = dataclasses.asdict(spec.published) if spec.published and comparable else None
+    return {
+        "kind": "eval",
+        "model": {
+            "name": spec.name,
+            "title": spec.title,
+            "family": model.family,
+            "backbone": model.backbone,
+            "config": str(spec.config),
+            "weights": None if model.checkpoint is None else str(model.checkpoint.path),
+            "weights_sha256": None if model.checkpoint is None else model.checkpoint.sha256,
+            "random_weights": model.checkpoint is None,
+            "params": model.parameters,
+            "published": published,
+        },
+        "dataset": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "gt": str(dataset.gt),
+            "gt_dir": None if dataset.gt_dir is None else str(dataset.gt_dir.absolute()),
+            "images": str(dataset.images),
+            "fingerprint": dataset.fingerprint,
+            "n_images": dataset.n_images,
+            "has_ground_truth": dataset.has_ground_truth,
+        },
+        "category_map": None if mapping is None else _map_record(mapping, model),
+        "categories": [category_record(category) for category in dataset.categories],
+        "arguments": arguments,
+        "versions": {**provenance.versions(), "operators": operators.install()},
+        "git_commit": provenance.git_commit(),
+        "device": provenance.describe_device(
+            device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        ),
+        "precision": precision,
+        "seed": seed,
+        "command": list(command),
+        "images": {"expected": len(dataset.scenes), "scored": 0},
+    }
+
+
+def _map_record(mapping: CategoryMap, model: PanopticModel) -> dict[str, Any]:
+    """The category map in words, for run.json."""
+    named = {category.id: category.name for category in mapping.target}
+    return {
+        "name": mapping.name,
+        "categories": {model.class_names[label]: named[target] for label, target in mapping.ids.items()},
+        "unmapped_model": [*mapping.dropped, *mapping.unmapped_source],
+        "unmapped_dataset": list(mapping.unmapped_target),
+    }
+
+
+def resume_settings(model: PanopticModel, dataset: Dataset) -> dict[str, Any]:
+    """What of model and data a resumed run must share with the run it goes on with."""
+    chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
+    return {
+        "config_sha256": hashlib.sha256(model.config_text.encode()).hexdigest(),
+        "weights_sha256": model.checkpoint.sha256 if model.checkpoint else None,
+        "dataset_fingerprint": dataset.fingerprint,
+        "images_sha256": hashlib.sha256(chosen).hexdigest(),
+        "device": model.device.type,
+    }
+
+
+def map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
+    """The category map as a resumed run must have it: its name, and a hash of which label becomes which category."""
+    if mapping is None:
+        return {"category_map": None, "category_map_sha256": None}
+    pairs = json.dumps(sorted(mapping.ids.items())).encode()
+    return {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
+
+
+def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | str | None) -> None:
+    """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
+    stored = run.info.get("arguments") or {}
+    asked = dict(settings)
+    if isinstance(batch_size, int):
+        asked["batch_size"] = batch_size
+    differences = [
+        f"{key} was {stored.get(key)!r} and is now {value!r}"
+        for key, value in asked.items()
+        if stored.get(key) != value
+    ]
+    if differences:
+        raise BadRun(
+            f"{run.path} cannot be resumed with other settings: {'; '.join(differences)}. "
+            "Give the settings it was made with, or another --out."
+        )
+
+
+def close_run(
+    writer: RunWriter, dataset: Dataset, reports: Sequence[Report], tell: Notice, status: str, error: str | None
+) -> Run:
+    """Writes the last state of a run: what all ranks scored, in all sittings, and how long they took."""
+    run = Run(writer.info, writer.path)
+    scored, expected = len(run.image_ids()), len(dataset.scenes)
+    before = writer.info.get("seconds") or {}
+    seconds = {
+        stage: before.get(stage, 0.0)
+        # Ranks work at the same time: the slowest one's wall clock is the run's.
+        + (max if stage == "wall" else sum)(report.seconds[stage] for report in reports)
+        for stage in reports[0].seconds
+    }
+    skipped = dict((writer.info.get("images") or {}).get("skipped_ids") or {})
+    skipped.update({str(image_id): reason for report in reports for image_id, reason in report.skipped.items()})
+    faults = run.table.ground_truth_faults() if scored else None
+    if faults is not None and faults.notice and status == "done":
+        tell(faults.notice)
+    host_memory = [report.host_memory for report in reports if report.host_memory is not None]
+    device_memory = [report.device_memory for report in reports if report.device_memory is not None]
+    return writer.finish(
+        status,
+        error=error,
+        # From the tables that are in memory already; `finish` would read all parts again.
+        summary=run.summary() if scored else None,
+        images={
+            "expected": expected,
+            "scored": scored,
+            "missing": expected - scored - len(skipped),
+            "skipped": len(skipped),
+            "skipped_ids": skipped,
+            "gt_faults": None if faults is None else faults.as_record(),
+        },
+        seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
+        images_per_second=round(scored / seconds["wall"], 4) if scored and seconds["wall"] > 0 else None,
+        memory={
+            "host_peak_bytes": max(host_memory, default=None),
+            "device_peak_bytes": max(device_memory, default=None),
+        },
+        ranks=len(reports),
+    )
+
+
+def write_predictions_json(run: Run, dataset: Dataset) -> None:
+    """predictions.json beside predictions/: what panopticapi and COCO's server take, from the run's own tables."""
+    assert run.path is not None
+    segments = run.segments()
+    by_image = dict(list(segments[segments["side"] == "pred"].groupby("image_id")))
+    annotations = []
+    for scene in dataset.scenes:
+        rows = by_image.get(scene.image.id)
+        records = [] if rows is None else rows[["id", "category_id", "area", "score"]].to_dict("records")
+        annotations.append(
+            {
+                "image_id": scene.image.id,
+                "file_name": png_name(scene),
+                "segments_info": [
+                    {key: value for key, value in record.items() if value == value} for record in records
+                ],
+            }
+        )
+    write_json(
+        run.path / "predictions.json",
+        {"annotations": annotations, "categories": [category_record(category) for category in dataset.categories]},
+        indent=None,
+    )
