@@ -1,19 +1,39 @@
-"""panbench: run panoptic segmentation models, score them as panopticapi does, and compare them honestly."""
+"""panbench: run panoptic segmentation models, score them as panopticapi does, and compare them honestly.
 
+What a program may build on is listed in `__all__` and described in docs/api.md. Everything else may move.
+"""
+
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from panbench.datasets import open_dataset
+    from panbench.report.comparison import standing as compare
     from panbench.runs import load_run
+    from panbench.scoring.evaluator import Evaluator
+    from panbench.scoring.folder import score_folder
 
-__all__ = ["__version__", "load_run"]
+__all__ = ["Evaluator", "__version__", "compare", "load_run", "open_dataset", "score_folder"]
 
 __version__ = "0.1.0"
 
+# Loaded when asked for [PEP 562], so that `import panbench` costs nothing and only what runs models imports torch.
+_HOMES = {
+    "Evaluator": ("panbench.scoring.evaluator", "Evaluator"),
+    "compare": ("panbench.report.comparison", "standing"),
+    "load_run": ("panbench.runs", "load_run"),
+    "open_dataset": ("panbench.datasets", "open_dataset"),
+    "score_folder": ("panbench.scoring.folder", "score_folder"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Loaded when asked for, so that `import panbench` costs nothing.
-    if name == "load_run":
-        from panbench.runs import load_run
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = globals()[name] = getattr(importlib.import_module(module), attribute)
+    return value
 
-        return load_run
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

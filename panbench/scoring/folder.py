@@ -29,6 +29,7 @@ from panbench.panoptic.native import native
 from panbench.panoptic.overlap import OverlapTable, Pairs, Segments, by_image, prediction_faults, tabulate, take
 from panbench.panoptic.types import AnnotationColumns
 from panbench.runs import Run, RunWriter, category_record, check_room
+from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, sha_of
 
 __all__ = ["as_json", "score_folder"]
@@ -126,15 +127,8 @@ def as_json(run: Run) -> dict[str, Any]:
     "RQ", "TP", "FP", "FN"}}}` with every category of the ground truth; one that occurs nowhere has zeros.
     """
     table = run.pq()
-    columns = ("name", "isthing", "PQ", "SQ", "RQ", "TP", "FP", "FN")
-    rows = zip(*(table[name].tolist() for name in columns), strict=True)
-    return {
-        **summarise(table),
-        "per_category": {
-            str(category_id): dict(zip(columns, row, strict=True))
-            for category_id, row in zip(table["category_id"].tolist(), rows, strict=True)
-        },
-    }
+    per_category = {str(category_id): numbers for category_id, numbers in category_numbers(table).items()}
+    return {**summarise(table), "per_category": per_category}
 
 
 @dataclass(frozen=True)

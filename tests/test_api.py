@@ -1,0 +1,64 @@
+"""The public face: all that is exported is there, documented and loaded late, and docs/api.md's examples run."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import panbench
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = (ROOT / "docs" / "api.md").read_text("utf-8")
+
+
+def examples() -> list[tuple[str, int, str]]:
+    """The Python of docs/api.md as (heading, number under it, code)."""
+    found = []
+    for section in DOCUMENT.split("\n## ")[1:]:
+        heading = section.partition("\n")[0]
+        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)):
+            found.append((heading, number, code))
+    return found
+
+
+def public() -> list[str]:
+    return [name for name in panbench.__all__ if not name.startswith("__")]
+
+
+@pytest.mark.parametrize("name", panbench.__all__)
+def test_all_that_is_exported_is_there_and_documented(name):
+    value = getattr(panbench, name)
+    assert name in dir(panbench)
+    assert f"`{name}`" in DOCUMENT
+    if name != "__version__":
+        assert (value.__doc__ or "").strip(), f"{name} has no docstring"
+
+
+@pytest.mark.parametrize("name", public())
+def test_each_has_a_section_with_an_example_that_uses_it(name):
+    assert any(heading == name and f"panbench.{name}(" in code for heading, _, code in examples())
+
+
+def test_what_is_not_exported_is_not_there():
+    with pytest.raises(AttributeError, match="module 'panbench' has no attribute 'evaluator_of'"):
+        panbench.evaluator_of  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing_of_it():
+    code = "import sys, panbench; print([name for name in sys.modules if name.startswith(('panbench.', 'numpy'))])"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert finished.stdout.strip() == "[]", finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("heading", "code"),
+    [pytest.param(heading, code, id=f"{heading}-{number}") for heading, number, code in examples()],
+)
+def test_the_examples_run(heading, code, tmp_path, monkeypatch):
+    for name in ("pq_edges", "pq_scenes"):
+        shutil.copytree(ROOT / "tests" / "reference" / name, tmp_path / "tests" / "reference" / name)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, f"docs/api.md, {heading}", "exec"), {"__name__": "example"})
