@@ -109,11 +109,13 @@ class Pictures:
 
     @cached_property
     def panoptic(self) -> PanopticSet:
-        """The ground truth's JSON. Raises BadDataset when it is gone."""
+        """The ground truth's JSON. Raises BadDataset when it is not found."""
         if self._gt is None:
             raise BadDataset(f"{self._run} does not say where its ground truth is. Give it with --gt.")
         if not self._gt.is_file():
-            raise BadDataset(f"The ground truth of {self._run}, {self._gt}, is gone. Say where it is now with --gt.")
+            raise BadDataset(
+                f"The ground truth of {self._run} was not found at {self._gt}. Say where it is now with --gt."
+            )
         return read_panoptic_json(self._gt, self._gt_dir, images_suffice=True)
 
     def file_name(self, image_id: int) -> str:
@@ -200,7 +202,7 @@ class RunPictures:
         return self._layer(image_id, "gt", "Ground truth", pictures.truth(image_id).ids)
 
     def prediction(self, image_id: int, pictures: Pictures) -> Layer:
-        """The run's own answer for an image. Raises BadRun when its PNG was not kept or is gone."""
+        """The run's own answer for an image. Raises BadRun when its PNG was not kept or is not found."""
         if self.folder is None:
             raise BadRun(
                 f"{self.run.name} has no stored predictions. Make them with "

@@ -85,7 +85,7 @@ def test_show_plot_writes_the_numbers_beside_it(scored):
     [
         (["report", "nowhere"], "There is no run nowhere"),
         (["report", "scored", "--out", "page.pdf"], "does not end in .html"),
-        (["report", "scored", "--image", "987654"], "--image 987654: the runs have not scored such an image."),
+        (["report", "scored", "--image", "987654"], "--image 987654: the runs have no image with this id."),
         (["show", "overlay", "scored", "--image", "987654"], "has no image 987654"),
         (["show", "diff", "gt", "gt", "--image", "1"], "gt and gt do not differ"),
         (["show", "plot", "pie", "scored"], "There is no plot 'pie'"),

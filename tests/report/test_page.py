@@ -9,7 +9,9 @@ import pytest
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.panoptic.overlap import OverlapTable, take
-from panbench.report.page.document import choose_examples, report_page, run_lengths, tag, write_report
+from panbench.report.page.document import report_page, write_report
+from panbench.report.page.elements import tag
+from panbench.report.page.gallery import choose_examples, run_lengths
 from panbench.report.views import compared, per_image
 from panbench.runs import RunWriter, load_run
 
