@@ -1,0 +1,270 @@
+"""AP of instance masks from counted pixels, by COCO's rules. [Lin et al. 2014; the same numbers as pycocotools]
+
+What panoptic papers print as AP_pan: the instances that a panoptic model predicts *before* fusion, which may overlap,
+ranked by score, matched at IoU 0.50, 0.55 … 0.95; precision is interpolated at 101 recalls and averaged over
+thresholds and categories. Masks never come here: a detection is a row with its area, and its overlaps with true
+instances are rows of shared pixels, so runs store and merge them like everything else.
+
+COCO's rules where they differ from what one would guess: of each image and category only the 100 detections of highest
+score count; a detection takes the free true instance of highest IoU, ignored ones (crowds, and sizes outside the range)
+only when no other fits; a crowd's IoU is the share of the detection that lies on it, and it may be taken many times; a
+detection on an ignored instance, or unmatched and of a size outside the range, counts neither way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "InstanceAP", "InstanceTable", "instance_ap"]
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+IOU_THRESHOLDS: Float = np.linspace(0.5, 0.95, 10)
+RECALLS: Float = np.linspace(0, 1, 101)
+MAX_DETECTIONS = 100
+AREA_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("all", 0, 1e10),
+    ("small", 0, 32**2),
+    ("medium", 32**2, 96**2),
+    ("large", 96**2, 1e10),
+)
+"""Name, and the smallest and largest area in pixels, both included, as pycocotools has them."""
+
+
+@dataclass(frozen=True)
+class InstanceTable:
+    """Detections, true instances and the pixels that they share: columns of equal length in each of three groups.
+
+    det_image, det_id, det_category, det_score, det_area: one row a detection; ids are unique within an image, and their
+        order breaks ties between equal scores
+    gt_image, gt_id, gt_category, gt_area, gt_pixels, gt_iscrowd: one row a true instance; area is what its dataset
+        lists (it decides the size), pixels what its mask covers (it decides IoU)
+    pair_image, pair_det, pair_gt, pair_pixels: one row a detection and a true instance that share pixels, whatever
+        their categories
+    """
+
+    det_image: Int64
+    det_id: Int32
+    det_category: Int32
+    det_score: Float
+    det_area: Int64
+    gt_image: Int64
+    gt_id: Int32
+    gt_category: Int32
+    gt_area: Float
+    gt_pixels: Int64
+    gt_iscrowd: Bool
+    pair_image: Int64
+    pair_det: Int32
+    pair_gt: Int32
+    pair_pixels: Int64
+
+
+@dataclass(frozen=True)
+class InstanceAP:
+    """Average precision, fractions 0–1; None where no true instance could be found (pycocotools has −1).
+
+    AP: mean over IoU 0.50 … 0.95 and categories; AP50, AP75: at one IoU; APs, APm, APl: of true instances below 32²,
+    from 32² to 96², and above 96² pixels
+    per_category: AP of each category id, None where it has no true instance
+    """
+
+    AP: float | None
+    AP50: float | None
+    AP75: float | None
+    APs: float | None
+    APm: float | None
+    APl: float | None
+    per_category: dict[int, float | None]
+
+    def as_record(self) -> dict[str, float | None]:
+        """The six numbers by name, as `panbench metrics --json` prints them."""
+        return {name: getattr(self, name) for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
+
+
+def instance_ap(table: InstanceTable, category_ids: Sequence[int], counts: dict[int, int] | None = None) -> InstanceAP:
+    """AP of the categories, equal to pycocotools' to rounding.
+
+    counts: how often each image is taken, by image id, 0 where it is absent; None takes each once. What a bootstrap
+        resample needs: images that are drawn twice count twice.
+    """
+    precision = np.full((len(IOU_THRESHOLDS), len(category_ids), len(AREA_RANGES)), np.nan)
+    prepared = _prepare(table)
+    for column, category_id in enumerate(category_ids):
+        of_category = prepared.of_category(category_id)
+        for place, (_, low, high) in enumerate(AREA_RANGES):
+            precision[:, column, place] = _average_precision(of_category, low, high, counts)
+
+    def mean(values: Float) -> float | None:
+        known = values[~np.isnan(values)]
+        return float(known.mean()) if len(known) else None
+
+    return InstanceAP(
+        AP=mean(precision[:, :, 0]),
+        AP50=mean(precision[0, :, 0]),
+        AP75=mean(precision[5, :, 0]),
+        APs=mean(precision[:, :, 1]),
+        APm=mean(precision[:, :, 2]),
+        APl=mean(precision[:, :, 3]),
+        per_category={
+            int(category_id): mean(precision[:, column, 0]) for column, category_id in enumerate(category_ids)
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Category:
+    """One category: its detections by falling score with ties in order of image, its true instances, and the pairs.
+
+    pair_det, pair_gt: rows of the two; pair_iou: by COCO's rule, of pairs of IoU ≥ 0.5 alone: no other can match.
+    Pairs are ordered by detection, then by true instance in the order of the table.
+    """
+
+    image: Int64
+    score: Float
+    area: Int64
+    gt_image: Int64
+    gt_area: Float
+    gt_iscrowd: Bool
+    pair_det: Int64
+    pair_gt: Int64
+    pair_iou: Float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The table with rows in place of ids, and the detections in the order in which they count."""
+
+    table: InstanceTable
+    order: Int64
+    pair_det: Int64
+    pair_gt: Int64
+
+    def of_category(self, category_id: int) -> _Category:
+        table = self.table
+        chosen = self.order[table.det_category[self.order] == category_id]
+        chosen = chosen[_first_of_each(table.det_image[chosen], MAX_DETECTIONS)]
+        true = np.flatnonzero(table.gt_category == category_id)
+        new_det = np.full(len(table.det_image), -1)
+        new_det[chosen] = np.arange(len(chosen))
+        new_gt = np.full(len(table.gt_image), -1)
+        new_gt[true] = np.arange(len(true))
+        det, gt = new_det[self.pair_det], new_gt[self.pair_gt]
+        inside = (det >= 0) & (gt >= 0)
+        det, gt, pixels = det[inside], gt[inside], table.pair_pixels[inside]
+        area, crowd = table.det_area[chosen], table.gt_iscrowd[true]
+        union = np.where(crowd[gt], area[det], area[det] + table.gt_pixels[true][gt] - pixels)
+        iou = pixels / union
+        possible = iou >= IOU_THRESHOLDS[0]
+        det, gt, iou = det[possible], gt[possible], iou[possible]
+        by_det = np.lexsort((gt, det))
+        return _Category(
+            image=table.det_image[chosen],
+            score=table.det_score[chosen],
+            area=area,
+            gt_image=table.gt_image[true],
+            gt_area=table.gt_area[true],
+            gt_iscrowd=crowd,
+            pair_det=det[by_det],
+            pair_gt=gt[by_det],
+            pair_iou=iou[by_det],
+        )
+
+
+def _prepare(table: InstanceTable) -> _Prepared:
+    # Stable sorts: of equal scores the earlier image, and in it the earlier detection, comes first, as in pycocotools.
+    order = np.lexsort((table.det_id, table.det_image, -table.det_score))
+    return _Prepared(
+        table,
+        order,
+        _rows(table.pair_image, table.pair_det, table.det_image, table.det_id),
+        _rows(table.pair_image, table.pair_gt, table.gt_image, table.gt_id),
+    )
+
+
+def _rows(images: Int64, ids: Int32, of_images: Int64, of_ids: Int32) -> Int64:
+    """For each (image, id) the row where it stands in the other two columns, which hold every one of them once."""
+    names = np.unique(of_images)
+    # An image's place and an id side by side in one integer, so that a pair is found by one binary search.
+    keys = np.searchsorted(names, of_images).astype(np.int64) << 32 | of_ids.astype(np.int64)
+    wanted = np.searchsorted(names, images).astype(np.int64) << 32 | ids.astype(np.int64)
+    order = np.argsort(keys, kind="stable")
+    place = np.searchsorted(keys, wanted, sorter=order)
+    if len(wanted) and (place >= len(keys)).any():
+        raise ValueError("a pair names a detection or an instance that is not listed")
+    rows = order[place] if len(wanted) else np.zeros(0, np.int64)
+    if (keys[rows] != wanted).any():
+        raise ValueError("a pair names a detection or an instance that is not listed")
+    return rows
+
+
+def _first_of_each(images: Int64, most: int) -> Bool:
+    """Whether each row is among the first `most` of its image."""
+    order = np.argsort(images, kind="stable")
+    grouped = images[order]
+    starts = np.flatnonzero(np.concatenate([[True], grouped[1:] != grouped[:-1]])) if len(grouped) else order
+    number = np.arange(len(grouped)) - np.repeat(starts, np.diff(np.append(starts, len(grouped))))
+    first = np.zeros(len(images), np.bool_)
+    first[order] = number < most
+    return first
+
+
+def _average_precision(category: _Category, low: float, high: float, counts: dict[int, int] | None) -> Float:
+    """AP at each IoU threshold for true instances of one range of sizes; NaN where there is none."""
+    times = _times(category.image, counts)
+    ignored = category.gt_iscrowd | (category.gt_area < low) | (category.gt_area > high)
+    wanted = float(_times(category.gt_image, counts)[~ignored].sum())
+    if wanted == 0:
+        return np.full(len(IOU_THRESHOLDS), np.nan)
+    hit, passed_over = _match(category, ignored)
+    outside = (category.area < low) | (category.area > high)
+    passed_over |= ~hit & outside
+    result = np.zeros(len(IOU_THRESHOLDS))
+    for place in range(len(IOU_THRESHOLDS)):
+        counted = ~passed_over[place]
+        true = np.cumsum(hit[place, counted] * times[counted])
+        false = np.cumsum(~hit[place, counted] * times[counted])
+        recall = true / wanted
+        precision = true / np.maximum(true + false, np.spacing(1))
+        # From the right, precision never rises again: the envelope that COCO integrates.
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        at = np.searchsorted(recall, RECALLS, side="left")
+        result[place] = np.append(envelope, 0.0)[np.minimum(at, len(envelope))].mean()
+    return result
+
+
+def _match(category: _Category, ignored: Bool) -> tuple[Bool, Bool]:
+    """(thresholds, detections): which found a true instance, and which found an ignored one and are passed over."""
+    n = len(category.image)
+    hit = np.zeros((len(IOU_THRESHOLDS), n), np.bool_)
+    passed_over = np.zeros((len(IOU_THRESHOLDS), n), np.bool_)
+    free = np.ones((len(IOU_THRESHOLDS), len(category.gt_image)), np.bool_)
+    # pycocotools compares with min(t, 1 − 1e-10), which matters for no threshold of ours.
+    ends = np.flatnonzero(np.diff(category.pair_det, append=-1)) + 1
+    start = 0
+    # Detections come by falling score, and only those with a pair of IoU ≥ 0.5 are looked at.
+    for end in ends.tolist():
+        det = int(category.pair_det[start])
+        gt, iou = category.pair_gt[start:end], category.pair_iou[start:end]
+        start = end
+        usable = (free[:, gt] | category.gt_iscrowd[gt]) & (iou >= IOU_THRESHOLDS[:, None])
+        for among, marks in ((~ignored[gt], hit), (ignored[gt], passed_over)):
+            # Of equal IoUs the last one listed wins, as in pycocotools' loop; hence the search from behind.
+            value = np.where(usable & among, iou, -1.0)[:, ::-1]
+            best = len(gt) - 1 - value.argmax(axis=1)
+            found = (value.max(axis=1) >= 0) & ~hit[:, det]
+            marks[found, det] = True
+            free[found, gt[best[found]]] = False
+    return hit, passed_over
+
+
+def _times(images: Int64, counts: dict[int, int] | None) -> Float:
+    if counts is None:
+        return np.ones(len(images))
+    names, place = np.unique(images, return_inverse=True)
+    return np.array([counts.get(int(name), 0) for name in names], np.float64)[place] if len(images) else np.zeros(0)
