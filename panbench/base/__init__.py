@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, downloads, text, provenance; nothing of panoptic segmentation."""
+"""What every other package uses: errors, files, downloads, text, provenance."""

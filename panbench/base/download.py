@@ -1,7 +1,7 @@
-"""Files that arrive whole: resumable, verified downloads over HTTP, from `file://` or from a plain path.
+"""Resumable, verified downloads over HTTP, from `file://` addresses or from plain paths.
 
-A file is fetched into `<name>.part` beside its target; `<name>.part.state` says which of its bytes have arrived, so an
-interrupted download goes on at the byte, also after a kill. Only when size and hash are right does it get its name.
+A file is downloaded to `<name>.part` beside its target; `<name>.part.state` records which bytes have arrived, so an
+interrupted or killed download resumes at the byte. Only a file of the right size and hash gets its final name.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ MIRRORS = {
 _SPAN_BYTES = 32 << 20
 _SYNC_BYTES = 16 << 20
 _SPARE_BYTES = 8 << 20
-_NO_RANGES = "{url} is served whole only: the server ignores requests for ranges."
+_NO_RANGES = "{url} can only be read as a whole: the server ignores range requests."
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -48,19 +48,19 @@ class RangesUnsupported(DownloadFailed):
 
 
 class _Transient(Exception):
-    """A failure that may pass; `after` is the server's wish, in seconds, for when to ask again."""
+    """A failure worth retrying; `after` is how many seconds the server asks to wait."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
         super().__init__(reason)
         self.after = after
 
 
-class _StartAnew(Exception):
-    """What has arrived cannot be continued: the file has changed, or the server does not serve ranges."""
+class _StartOver(Exception):
+    """The download must start over: the file changed, or the server does not support ranges."""
 
 
 class _Refused(Exception):
-    """The server will not give the file, and asking again would not help."""
+    """The server refuses the file, and a retry would not help."""
 
 
 class _Stopped(Exception):
@@ -80,29 +80,29 @@ def download(
     tries: int = 6,
     sleep: Callable[[float], object] | None = None,
 ) -> Path:
-    """The file of `url` at `target`, whole and verified; returns `target`.
+    """Downloads `url` to `target`, complete and verified; returns `target`.
 
-    A target that already stands with the right size and hash is left alone. Interrupted downloads resume at the byte
-    when the server's ETag (or date) says that the file is still the same. Several processes may ask for one target: one
-    fetches, the others wait. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY); PANBENCH_MIRROR_<NAME> puts
-    another address or folder in the place of a host of MIRRORS.
+    A target that already exists with the right size and hash is left alone. Interrupted downloads resume at the byte
+    when the server's ETag (or date) shows that the file has not changed. Several processes may download one target: one
+    does, the others wait. Proxies come from the environment (HTTPS_PROXY, NO_PROXY); PANBENCH_MIRROR_<NAME> replaces
+    a host of MIRRORS by another address or folder.
 
     url: http://, https://, file:// or a plain path
-    sha256: all 64 hex digits or the first few (checkpoints' names end in the first 8)
-    size: bytes; also lets big files come over several connections
-    progress: called with the bytes that have arrived (earlier calls' included) and the total, None while unknown
-    window: fetch only the bytes from window[0] up to window[1]; `size` and `sha256` are then those of the window
-    check: looks at the finished file before it is named; returns what is wrong with it, or None
-    tries: failures in a row, with no byte arriving between them, before giving up
+    sha256: all 64 hex digits or the first few (the names of checkpoints end in the first 8)
+    size: bytes; when given, large files use several connections
+    progress: called with the bytes received (including those of earlier calls) and the total, None while unknown
+    window: download only bytes window[0] up to window[1]; `size` and `sha256` then refer to the window
+    check: validates the finished file before it gets its name; returns what is wrong with it, or None
+    tries: consecutive failures without progress before giving up
     Raises DownloadFailed with URL and target, OutOfSpace before the first byte or when the disk fills up.
     """
     target = Path(target)
     source = mirrored(os.fspath(url))
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{4,64}", sha256):
-        raise BadArgument(f"{sha256!r} is no SHA-256: give 4 to 64 hex digits.")
+        raise BadArgument(f"{sha256!r} is not a SHA-256: give 4 to 64 hex digits.")
     if window is not None:
         if not 0 <= window[0] <= window[1]:
-            raise BadArgument(f"The window {window} is no range of bytes.")
+            raise BadArgument(f"The window {window} is not a range of bytes.")
         size = window[1] - window[0]
     if what_is_wrong(target, sha256, size) is None:
         return target
@@ -117,14 +117,14 @@ def download(
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfSpace(
                 f"No space left while downloading {source} to {target}. Free some space and run the same command "
-                "again: it goes on where it stopped."
+                "again: it resumes where it stopped."
             ) from error
         raise DownloadFailed(f"Cannot write {target} (for {source}): {error.strerror or error}.") from error
     return target
 
 
 def what_is_wrong(path: Path, sha256: str | None = None, size: int | None = None) -> str | None:
-    """Why the file at `path` is not the wanted one, in a few words; None when it is. sha256 may be a prefix."""
+    """Why the file at `path` is not the expected one, in a few words; None when it is. sha256 may be a prefix."""
     try:
         found = path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
@@ -141,7 +141,7 @@ def what_is_wrong(path: Path, sha256: str | None = None, size: int | None = None
 
 
 def mirrored(url: str) -> str:
-    """`url` with its host's address replaced by the one in PANBENCH_MIRROR_<NAME>, if that is set (see MIRRORS)."""
+    """`url` with its host's address replaced by the one in PANBENCH_MIRROR_<NAME>, if set (see MIRRORS)."""
     for name, addresses in MIRRORS.items():
         mirror = os.environ.get(f"PANBENCH_MIRROR_{name}")
         for address in addresses:
@@ -150,20 +150,20 @@ def mirrored(url: str) -> str:
     return url
 
 
-def ask_for_space(folder: Path, needed: int, what: str) -> None:
+def require_space(folder: Path, needed: int, what: str) -> None:
     """Raises OutOfSpace when the disk of `folder` (which need not exist yet) has less than `needed` bytes free."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
         raise OutOfSpace(
-            f"{what} needs {needed:,} bytes, and some to spare, but {folder} has {free:,} free. Free some space or "
+            f"{what} needs {needed:,} bytes and a little more, but {folder} has {free:,} free. Free some space or "
             "choose another folder."
         )
 
 
 def local_path(source: str) -> Path | None:
-    """The path that a `file://` address or a plain path means; None for http(s). Raises DownloadFailed for others."""
+    """The local path of a `file://` address or plain path; None for http(s). Other schemes raise DownloadFailed."""
     scheme, separator, _ = source.partition("://")
     if not separator:
         return Path(source).expanduser()
@@ -171,11 +171,11 @@ def local_path(source: str) -> Path | None:
         return Path(urllib.request.url2pathname(urllib.parse.urlsplit(source).path))
     if scheme.lower() in ("http", "https"):
         return None
-    raise DownloadFailed(f"{source} cannot be fetched: panbench reads http, https, file:// and plain paths.")
+    raise DownloadFailed(f"{source} cannot be downloaded: panbench reads http, https, file:// and plain paths.")
 
 
 def http_client() -> httpx.Client:
-    """A client that follows redirects, honours the environment's proxies and never asks for compressed transfer."""
+    """A client that follows redirects, uses the environment's proxies and never requests compressed transfer."""
     return httpx.Client(
         follow_redirects=True,
         verify=_tls(),
@@ -187,12 +187,12 @@ def http_client() -> httpx.Client:
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    # Reading the certificates takes longer than a small download.
+    # Loading the certificates takes longer than a small download.
     return httpx.create_ssl_context()
 
 
 class RangeReader:
-    """Reads byte ranges of a remote or local file. `fetched` counts the bytes that came over the wire.
+    """Reads byte ranges of a remote or local file. `fetched` counts the bytes received over the network.
 
     Safe to use from several threads. Close it, or use it as a context manager.
     """
@@ -221,7 +221,7 @@ class RangeReader:
             self._client.close()
 
     def size(self) -> int:
-        """Bytes of the whole file. Raises RangesUnsupported when the server does not serve ranges."""
+        """Bytes of the whole file. Raises RangesUnsupported when the server does not support ranges."""
         if self._size is None:
             if self._path:
                 try:
@@ -245,7 +245,7 @@ class RangeReader:
             except OSError as error:
                 raise DownloadFailed(f"Cannot read {self._path}: {error.strerror}.") from error
             if len(content) != stop - start:
-                raise DownloadFailed(f"{self._path} ends before byte {stop:,}: it is not whole.")
+                raise DownloadFailed(f"{self._path} ends before byte {stop:,}: it is incomplete.")
             return content
         failures = 0
         while True:
@@ -276,7 +276,7 @@ class RangeReader:
                 elif total != self._size or validator != self._validator:
                     raise DownloadFailed(f"{self.url} changed while it was being read. Run the same command again.")
             if first != start:
-                raise _Transient(f"asked for byte {start:,}, the server began at {first:,}")
+                raise _Transient(f"requested byte {start:,}, but the server began at {first:,}")
             for block in response.iter_raw():
                 content += block
                 with self._lock:
@@ -284,13 +284,13 @@ class RangeReader:
                 if len(content) > stop - start:
                     break
         if len(content) < stop - start:
-            raise _Transient(f"{len(content):,} of {stop - start:,} bytes came")
+            raise _Transient(f"{len(content):,} of {stop - start:,} bytes arrived")
         return bytes(content[: stop - start])
 
 
 @dataclasses.dataclass
 class _Span:
-    """A stretch of the file: bytes start ≤ i < done have arrived; stop is None while the length is unknown."""
+    """A range of the file: bytes start ≤ i < done have arrived; stop is None while the length is unknown."""
 
     start: int
     done: int
@@ -302,9 +302,9 @@ class _Span:
 
 
 class _Part:
-    """The unfinished file and its state: one JSON line, then one line of fixed width for each span.
+    """The unfinished file and its state: one JSON line, then one fixed-width line for each span.
 
-    A span's line is overwritten in place after its bytes are written, so the state never claims more than is there.
+    A span's line is overwritten in place after its bytes are written, so the state never claims more than the file has.
     """
 
     _LINE = 63
@@ -322,13 +322,13 @@ class _Part:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, target: Path) -> "Iterator[_Part]":
-        """The part of `target`, locked against other processes where the system has such locks."""
+        """The part of `target`, locked against other processes where the system supports it."""
         path = target.with_name(target.name + ".part")
         state_path = target.with_name(target.name + ".part.state")
         while True:
             state = open(state_path, "r+b" if state_path.exists() else "w+b", buffering=0)  # noqa: SIM115
             _lock_file(state)
-            # The process that held the lock before may have finished and removed the file: then lock the new one.
+            # The previous holder of the lock may have finished and removed the file: then lock the new one.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(state.fileno()), os.stat(state_path)):
                     break
@@ -361,7 +361,7 @@ class _Part:
             self.header, self.spans, self._lines_at = header, spans, len(first) + 1
 
     def begin(self, url: str, total: int | None, window: tuple[int, int] | None, spans: list[_Span]) -> None:
-        """Forgets what has arrived and plans `spans`."""
+        """Discards the data and starts over with `spans`."""
         with open(self.path, "wb"):
             pass
         self.header = {"url": url, "total": total, "validator": None, "window": window and list(window)}
@@ -389,7 +389,7 @@ class _Part:
         return sum(span.done - span.start for span in self.spans)
 
     def discard_data(self) -> None:
-        """Forgets what has arrived; the lock is kept."""
+        """Discards the data; the lock is kept."""
         self.spans = []
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
@@ -418,14 +418,14 @@ class _Job:
 
     def __post_init__(self) -> None:
         self._stop = threading.Event()
-        # A pause between tries ends at once when another thread fails or the user interrupts.
+        # Waiting on the event, not sleeping: a pause between tries ends at once when another thread fails.
         self._pause = self.sleep or self._stop.wait
         self._learn_lock = threading.Lock()
         self._report_lock = threading.Lock()
         self._offset = self.window[0] if self.window else 0
 
     def run(self, part: _Part) -> None:
-        """Fetches, verifies and names the file. A wrong file and a changed one are fetched anew, `tries` times."""
+        """Downloads, verifies and renames the file; starts over, up to `tries` times, when it changes on the server."""
         reason = ""
         wrong = 0
         path = local_path(self.url)
@@ -435,7 +435,7 @@ class _Job:
                     self._copy(path, part)
                 else:
                     self._fetch(part, self.connections if attempt == 0 else 1)
-            except _StartAnew as error:
+            except _StartOver as error:
                 reason = str(error)
                 part.discard_data()
                 continue
@@ -445,9 +445,9 @@ class _Job:
             if problem is None:
                 _publish(part.path, self.target)
                 return
-            # Wrong bytes are worth one more try, for they may have been damaged on their way; not more.
+            # One retry for wrong bytes: they may have been damaged in transit.
             part.discard_data()
-            reason, wrong = f"what came is not the wanted file: {problem}", wrong + 1
+            reason, wrong = f"the downloaded file is not the expected one: {problem}", wrong + 1
             if wrong == 2 or path is not None:
                 break
         raise self._failure(reason, None)
@@ -475,12 +475,12 @@ class _Job:
                 raise error
 
     def _plan(self, part: _Part, connections: int) -> None:
-        """Goes on with what `part` holds when it is of this file, else plans spans over an empty one."""
+        """Resumes `part` when it belongs to this file, else starts over with an empty one."""
         same = bool(part.spans) and part.header["window"] == (list(self.window) if self.window else None)
         if same and self.size is not None:
             same = part.header["total"] in (None, self.size)
         if same and part.header["url"] != self.url:
-            # Another server's ETag says nothing here; the hash will tell, if there is one.
+            # The ETag of another server means nothing here: resume only if a hash will check the result.
             same = self.sha256 is not None
             part.header.update(url=self.url, validator=None)
         if not same:
@@ -489,7 +489,7 @@ class _Job:
             spans[-1].stop = self.size
             part.begin(self.url, self.size, self.window, spans)
         if self.size is not None:
-            self._ask_for_space(self.size - part.arrived)
+            self._require_space(self.size - part.arrived)
 
     def _fetch_span(self, client: httpx.Client, part: _Part, span: _Span) -> None:
         failures, best = 0, span.done
@@ -505,13 +505,13 @@ class _Job:
                 failures = failures + 1 if span.done <= best else 1
                 best = max(best, span.done)
                 if failures >= self.tries or not _may_pass(error):
-                    raise self._failure(f"{_reason(error)}, after {failures} tries in a row", part) from error
+                    raise self._failure(f"{_reason(error)}, after {failures} consecutive tries", part) from error
                 self._pause(_seconds(failures, error))
             except (httpx.HTTPError, httpx.InvalidURL, _Refused) as error:
                 raise self._failure(_reason(error), part) from error
 
     def _stream(self, client: httpx.Client, part: _Part, span: _Span) -> None:
-        """One request for what is missing of `span`."""
+        """One request for the missing bytes of `span`."""
         headers = {}
         all_of_it = span.done == 0 and len(part.spans) == 1 and self.window is None
         if not all_of_it:
@@ -523,27 +523,27 @@ class _Job:
             if response.status_code == 200:
                 if len(part.spans) > 1 or self.window is not None:
                     if part.header["validator"] not in (None, _validator(response)):
-                        raise _StartAnew("the file changed on the server")
+                        raise _StartOver("the file changed on the server")
                     if self.window is not None:
                         raise RangesUnsupported(_NO_RANGES.format(url=self.url))
-                    raise _StartAnew("the server ignores requests for ranges")
-                # The server ignores ranges or the file has changed: this answer is all of it, from its first byte.
+                    raise _StartOver("the server ignores range requests")
+                # The server ignores ranges or the file has changed: this is the whole file, from its first byte.
                 span.done = 0
                 part.save_span(span)
                 self._learn(part, span, _length(response), _validator(response), anew=True)
             else:
                 if response.status_code == 416:
-                    raise _StartAnew("the server has fewer bytes than have arrived")
+                    raise _StartOver("the server's file is shorter than what has arrived")
                 first, total = _content_range(response)
                 if first != self._offset + span.done:
-                    raise _Transient(f"asked for byte {self._offset + span.done:,}, the server began at {first:,}")
+                    raise _Transient(f"requested byte {self._offset + span.done:,}, but the server began at {first:,}")
                 self._learn(part, span, total if self.window is None else None, _validator(response), anew=False)
             self._write(response, part, span)
         if span.stop is not None and span.done < span.stop:
             raise _Transient(f"the connection closed {span.stop - span.done:,} bytes early")
 
     def _learn(self, part: _Part, span: _Span, total: int | None, validator: str | None, *, anew: bool) -> None:
-        """Takes up what a response says of the file, or refuses it when that contradicts what was known."""
+        """Records size and ETag from a response; raises when they contradict those of earlier responses."""
         if total is not None and self.size is not None and total != self.size:
             raise _Transient(f"the server offers {total:,} bytes where {self.size:,} are expected")
         header = part.header
@@ -551,7 +551,7 @@ class _Job:
             if not anew:
                 for known, found in ((header["validator"], validator), (header["total"], total)):
                     if known is not None and found is not None and known != found:
-                        raise _StartAnew("the file changed on the server")
+                        raise _StartOver("the file changed on the server")
             if not anew and header["validator"] is not None and header["total"] is not None:
                 return
             header["validator"] = validator
@@ -560,7 +560,7 @@ class _Job:
                 span.stop = header["total"]
             part.save()
         if self.size is None and span.stop is not None:
-            self._ask_for_space(span.stop - span.done)
+            self._require_space(span.stop - span.done)
 
     def _write(self, response: httpx.Response, part: _Part, span: _Span) -> None:
         with open(part.path, "r+b", buffering=0) as handle:
@@ -574,7 +574,7 @@ class _Job:
                             return
                     _write_all(handle, block)
                     span.done += len(block)
-                    # Without a hash to catch bytes lost in a power cut, the state may claim only what the disk has.
+                    # No hash would catch bytes lost in a power cut, so the state may only claim bytes that were synced.
                     if self.sha256 is not None:
                         part.save_span(span)
                     elif span.done - saved >= _SYNC_BYTES:
@@ -596,7 +596,7 @@ class _Job:
                 stop = self.window[1] if self.window else found
                 if found < stop or (self.size is not None and stop - self._offset != self.size):
                     raise self._failure(f"it has {found:,} bytes, not {(self.size or 0) + self._offset:,}", None)
-                self._ask_for_space(stop - self._offset)
+                self._require_space(stop - self._offset)
                 span = _Span(0, 0, stop - self._offset)
                 part.begin(self.url, span.stop, self.window, [span])
                 reader.seek(self._offset)
@@ -613,8 +613,8 @@ class _Job:
                 raise self._failure(error.strerror or str(error), None) from error
             raise
 
-    def _ask_for_space(self, needed: int) -> None:
-        ask_for_space(self.target.parent, needed, f"{self.target} (from {self.url})")
+    def _require_space(self, needed: int) -> None:
+        require_space(self.target.parent, needed, f"{self.target} (from {self.url})")
 
     def _report(self, part: _Part) -> None:
         if self.progress is not None:
@@ -622,9 +622,9 @@ class _Job:
                 self.progress(part.arrived, self.size if self.size is not None else part.header.get("total"))
 
     def _failure(self, reason: str, part: _Part | None) -> DownloadFailed:
-        hint = "Without a network, put the file there yourself."
+        hint = "Without a network, copy the file there yourself."
         if part is not None and part.arrived:
-            hint = f"{part.arrived:,} bytes are kept beside it; the same command goes on from there."
+            hint = f"{part.arrived:,} bytes are kept beside it; the same command resumes there."
         return DownloadFailed(f"Could not download {self.url} to {self.target}: {reason}. {hint}")
 
 
@@ -656,7 +656,7 @@ def _lock_file(handle: IO[bytes]) -> None:
 
 
 def _content_range(response: httpx.Response) -> tuple[int, int]:
-    """First byte and total size that a 206 answer declares; other answers raise."""
+    """First byte and total size that a 206 response declares; other responses raise."""
     status = response.status_code
     if status == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "").strip())
@@ -665,7 +665,7 @@ def _content_range(response: httpx.Response) -> tuple[int, int]:
         return int(match[1]), int(match[2])
     if status in _TRANSIENT_STATUS:
         raise _Transient(f"HTTP {status} {response.reason_phrase}", _retry_after(response))
-    raise _Refused(f"the server answers HTTP {status} {response.reason_phrase}")
+    raise _Refused(f"the server responded HTTP {status} {response.reason_phrase}")
 
 
 def _validator(response: httpx.Response) -> str | None:
@@ -698,14 +698,14 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _seconds(failures: int, error: Exception) -> float:
-    """Seconds before the next try: doubling from half a second up to 30, with jitter; at least what the server asks."""
+    """Seconds before the next try: doubles from 0.5 to 30, with jitter; at least what the server asks for."""
     asked: float = (error.after or 0.0) if isinstance(error, _Transient) else 0.0
     return max(min(asked, 120.0), min(30.0, 0.25 * 2.0**failures) * random.uniform(0.5, 1.0))
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout):
-        return "the server does not answer"
+        return "the server does not respond"
     if isinstance(error, httpx.ConnectError):
         return f"no connection ({error})"
     return str(error).rstrip(".") or type(error).__name__

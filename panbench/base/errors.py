@@ -24,16 +24,16 @@ class BadCheckpoint(PanbenchError):
 
 
 class BadRun(PanbenchError):
-    """A run folder is missing, foreign, torn, or in the way."""
+    """A run folder is missing, not ours, incomplete, or already exists."""
 
 
 class BadArgument(PanbenchError):
-    """An argument or a combination of arguments that cannot be served."""
+    """An argument, or a combination of arguments, that cannot be used."""
 
 
 class DownloadFailed(PanbenchError):
-    """A download could not be finished; what is on disk is whole or absent."""
+    """A download could not be finished; each file on disk is complete or absent."""
 
 
 class OutOfSpace(PanbenchError):
-    """The disk is full; what was written before is whole."""
+    """The disk is full; files written before are complete."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Atomic file writes, hashes, and the cache folder."""
 
 import contextlib
 import errno
@@ -16,17 +16,18 @@ from panbench.base.errors import BadArgument, OutOfSpace
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, durable: bool = True) -> Iterator[IO[Any]]:
-    """A file object whose content stands at `path` when the block ends well, and nowhere when it does not.
+    """A file object whose content appears at `path` when the block succeeds, and nowhere when it raises.
 
-    Written beside `path` under a temporary name (`.<name>.<random>.tmp`), flushed to disk, renamed. Missing parent
-    folders are made. Raises OutOfSpace when the disk is full; any other error passes through. Nothing is left behind.
-    durable: False spares the flush; the file then survives the process being killed, but perhaps not a power cut
+    Written beside `path` under a temporary name (`.<name>.<random>.tmp`), flushed to disk, then renamed. Missing parent
+    folders are created. Raises OutOfSpace when the disk is full; any other error passes through. The temporary file is
+    always removed.
+    durable: False skips the flush; the file then survives a killed process, but perhaps not a power cut
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
-        # mkstemp makes the file private to its owner; results are for everyone the umask allows.
+        # mkstemp makes the file readable by its owner only; give it the permissions of an ordinary new file.
         os.chmod(temporary, 0o666 & ~_umask())
         with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
             yield handle
@@ -39,7 +40,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, durable: boo
             os.unlink(temporary)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfSpace(
-                f"No space left while writing {target}. Free some space; everything written before is whole."
+                f"No space left while writing {target}. Free some space; files written before are complete."
             ) from error
         raise
     if durable:
@@ -63,7 +64,7 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def cache_dir() -> Path:
-    """Where what can be had again is kept: $PANBENCH_CACHE, else `panbench` in the user's cache folder."""
+    """The folder of files that can be downloaded or generated again: $PANBENCH_CACHE, else the user's cache folder."""
     if chosen := os.environ.get("PANBENCH_CACHE"):
         return Path(chosen).expanduser().absolute()
     try:
@@ -76,12 +77,13 @@ def cache_dir() -> Path:
         else:
             folder = Path.home() / ".cache"
     except RuntimeError:
-        raise BadArgument("There is no home folder to keep files in. Set PANBENCH_CACHE to a folder.") from None
+        raise BadArgument("No home folder was found for the cache. Set PANBENCH_CACHE to a folder.") from None
     return folder.absolute() / "panbench"
 
 
 def leaves_folder(name: str) -> bool:
-    """Whether a file name of a JSON is absolute, empty, or climbs out by `..`, by the rules of any system."""
+    """Whether a file name is absolute, empty, or contains `..`, by the rules of POSIX or of Windows."""
+    # The common case first, without building path objects: this runs once for each of a million names.
     if name and ".." not in name and name[0] not in "/\\" and ":" not in name and "\0" not in name:
         return False
     windows = PureWindowsPath(name)
@@ -97,7 +99,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable; not every system lets a folder be opened, and there it is not needed."""
+    """Makes a rename durable. Windows cannot open folders, and does not need it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, commit, device, memory. Everything here is looked up, nothing is assumed."""
+"""What a run was made with: versions, commit, device, memory; all of it measured, nothing assumed."""
 
 import importlib.metadata
 import platform
@@ -45,7 +45,7 @@ def cpu_name() -> str:
 
 
 def peak_host_memory() -> int | None:
-    """The most memory that this process has held, in bytes; None where the system does not say (Windows)."""
+    """Peak memory of this process in bytes; None where the system does not report it (Windows)."""
     try:
         import resource
     except ImportError:

@@ -1,4 +1,4 @@
-"""Where images and their ground truth come from."""
+"""Datasets: images and their panoptic ground truth."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -28,13 +28,13 @@ def open_dataset(
     downloaded: Callable[[str, int, int | None], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> Dataset:
-    """The dataset that the arguments of `panbench eval` name.
+    """The dataset named by the arguments of `panbench eval`.
 
     data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco), or a
         folder in mmdet's layout; not used when `gt` and `images` give a JSON and a folder of images
     progress: called with (images drawn, images in all) while `shapes` is generated
-    download: fetch what `coco`, or a folder whose name begins so, lacks of COCO; otherwise the error says what it is,
-        how large, and the command. A set of the user's own is never touched.
+    download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
+        them, their size and the command. The user's own datasets are never touched.
     downloaded, notice: `progress` and `say` of `fetch_coco`
     Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
@@ -60,7 +60,7 @@ def open_dataset(
             raise
         if _is_own_set(folder, split_of_coco):
             raise
-        # Which files ids need is known only once the JSON is here: then all of the split is meant.
+        # Which files the ids need is unknown before the JSON is here, so ids mean the whole split.
         first = limit if image_ids is None else None
         missing = coco_missing(folder, split_of_coco, first)
         if missing is None:
@@ -72,7 +72,7 @@ def open_dataset(
 
 
 def _is_own_set(folder: Path, split: str) -> bool:
-    """Whether a folder with a name like COCO's holds another set: COCO's files would take the place of the user's."""
+    """Whether a folder with a name like COCO's holds another dataset, whose files a download would replace."""
     gt = coco_paths(folder, split)[0]
     if not gt.is_file():
         return (folder / "annotations" / f"panoptic_{split}.json").is_file()
@@ -84,5 +84,5 @@ def _shapes_size(name: str) -> tuple[int, int]:
         return shapes.DEFAULT_SIZE
     height, by, width = name.removeprefix("shapes:").partition("x")
     if not (by and height.isdigit() and width.isdigit()):
-        raise BadArgument(f"{name!r} is no size of shapes: write shapes:HEIGHTxWIDTH, for example shapes:480x640.")
+        raise BadArgument(f"{name!r} is not a size of shapes: write shapes:HEIGHTxWIDTH, for example shapes:480x640.")
     return int(height), int(width)

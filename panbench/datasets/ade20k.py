@@ -30,9 +30,9 @@ def convert_ade20k(
 ) -> Converted:
     """ADE20K's `split` as a panoptic set under `root`.
 
-    Stuff comes from the semantic map; instances are laid over it. Semantic pixels of a thing that no instance covers
-    are void. Areas are counted after that, so they fit the PNG; Mask2Former's script counts stuff before the instances
-    are laid over it, and its areas are larger where the two overlap.
+    Stuff comes from the semantic map; instances are painted over it. Semantic pixels of a thing that no instance covers
+    are void. Areas are counted after that, so they match the PNG; Mask2Former's script counts stuff before painting
+    instances, so its areas are larger where the two overlap.
 
     source: the folder ADEChallengeData2016, with images, annotations and annotations_instance
     options: as `panbench.datasets.convert.write_set`
@@ -45,7 +45,7 @@ def convert_ade20k(
     folders = {name: source / name / SPLITS[split] for name in ("images", "annotations", "annotations_instance")}
     for name, folder in folders.items():
         if not folder.is_dir() and not (name == "images" and options.get("images") == "none"):
-            raise BadDataset(f"{folder} does not exist. Unpack ADE20K's {name} in {source}.")
+            raise BadDataset(f"{folder} was not found. Unpack ADE20K's {name} in {source}.")
     files = sorted(folders["annotations"].glob("*.png"))
     if not files:
         raise BadDataset(f"{folders['annotations']} holds no PNGs.")
@@ -60,10 +60,10 @@ def convert_ade20k(
         instance_path = folders["annotations_instance"] / path.name
         instances = read_label_png(instance_path)
         if semantic.ndim != 2 or semantic.max() > 150:
-            raise BadDataset(f"{path} is no semantic map with the values 0 to 150.")
+            raise BadDataset(f"{path} is not a semantic map with the values 0 to 150.")
         if instances.ndim != 3 or instances.shape[:2] != semantic.shape or instances[..., 0].max() > 100:
             raise BadDataset(
-                f"{instance_path} is no instance map of the size of {path.name} with things 1 to 100 in red."
+                f"{instance_path} is not an instance map of the size of {path.name} with things 1 to 100 in red."
             )
         # −1 is void here, because 0 is a category.
         background = semantic.astype(np.int32) - 1
@@ -82,7 +82,7 @@ def convert_ade20k(
             ids[numbers == number] = segment_id
         picture = folders["images"] / f"{path.stem}.jpg"
         if folders["images"].is_dir() and not picture.is_file():
-            raise BadDataset(f"{picture} does not exist.")
+            raise BadDataset(f"{picture} was not found.")
         return LabelledImage(f"{path.stem}.jpg", ids, segments, picture if folders["images"].is_dir() else None)
 
     return write_set(root, split, categories, files, read, **options)

@@ -1,4 +1,4 @@
-"""From the categories a model was trained on to those of a dataset, by an explicit list; nothing is guessed.
+"""Maps the categories of a model to those of a dataset, by an explicit list; nothing is guessed.
 
 The list is a small JSON: {"from": name, "to": name, "categories": {"source name": "target name", …}}. Several sources
 may share a target; what is not listed, or listed with null, becomes void in the prediction.
@@ -22,7 +22,7 @@ from panbench.panoptic.types import VOID, Category, PanopticPrediction, Segment
 
 @dataclass(frozen=True)
 class CategoryMap:
-    """Target category ids by source category ids, and what has no counterpart (`dropped`: listed with null)."""
+    """Target category ids by source category ids, and the categories without one (`dropped`: listed with null)."""
 
     name: str
     ids: dict[int, int]
@@ -33,23 +33,25 @@ class CategoryMap:
 
     @property
     def predictable(self) -> tuple[Category, ...]:
-        """The dataset's categories that a mapped prediction can contain. On the others recall is 0 by construction."""
+        """The dataset's categories that a mapped prediction can contain. The others have recall 0 by construction."""
         reached = set(self.ids.values())
         return tuple(category for category in self.target if category.id in reached)
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What a person must know before reading a number: counts, and every unmapped category by name."""
-        said = [
+        """What a reader must know before the numbers: counts, and the name of every unmapped category."""
+        sentences = [
             f"{self.name}: {len(self.ids)} categories of the model go to {len(self.predictable)} of the dataset's "
             f"{len(self.target)}."
         ]
         if self.unmapped_target:
-            said.append(f"No prediction can be of these categories of the dataset: {', '.join(self.unmapped_target)}.")
+            sentences.append(
+                f"No prediction can be of these categories of the dataset: {', '.join(self.unmapped_target)}."
+            )
         if self.dropped or self.unmapped_source:
             names = listed((*self.dropped, *self.unmapped_source), most=200)
-            said.append(f"Predictions of these categories of the model become void: {names}.")
-        return tuple(said)
+            sentences.append(f"Predictions of these categories of the model become void: {names}.")
+        return tuple(sentences)
 
 
 def read_category_map(
@@ -63,7 +65,7 @@ def read_category_map(
     name, document = _document(source)
     pairs = document.get("categories") if isinstance(document, dict) else None
     if not isinstance(pairs, dict):
-        raise BadArgument(f'{source} is no category map: it must hold {{"categories": {{"source": "target"}}}}.')
+        raise BadArgument(f'{source} is not a category map: it must hold {{"categories": {{"source": "target"}}}}.')
     unknown = set(document) - {"from", "to", "why", "categories"}
     if unknown:
         raise BadArgument(
@@ -99,8 +101,8 @@ def map_by_name(model: Sequence[Category], dataset: Sequence[Category]) -> Categ
 def map_prediction(prediction: PanopticPrediction, category_map: CategoryMap) -> PanopticPrediction:
     """A prediction in the dataset's categories, with the ids it had.
 
-    Segments of unmapped categories become void. Segments that end in the same stuff category become one, with the id
-    and the highest score of the best of them; areas are counted.
+    Segments of unmapped categories become void. Segments mapped to the same stuff category become one, with the id
+    and score of the best of them; areas are counted.
     """
     isthing = {category.id: category.isthing for category in category_map.target}
     new_id: dict[int, int] = {}

@@ -1,6 +1,6 @@
-"""Is this a panoptic set that can be scored? JSON against id PNGs against images, every finding with file and id.
+"""Checks whether a panoptic set can be scored: JSON against id PNGs against images, each finding with file and id.
 
-A finding is an *error* when it would change a number or stop a run, else a *warning*; KINDS says which and why.
+A finding is an *error* when it would change a number or stop a run, else a *warning*; KINDS lists them with the reason.
 """
 
 import json
@@ -36,10 +36,10 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "unknown-category": ("error", "a segment's category is not listed: it cannot be scored"),
     "unlisted-image": ("error", "an annotation is of an image that is not listed"),
     "image-without-annotation": ("error", "an image has no ground truth: it cannot be scored"),
-    "missing-png": ("error", "the id PNG is not there"),
+    "missing-png": ("error", "the id PNG was not found"),
     "unreadable-png": ("error", "the id PNG is damaged or not RGB"),
     "png-size": ("error", "the id PNG has another size than the JSON says"),
-    "missing-image": ("error", "the image is not there: no model can see it"),
+    "missing-image": ("error", "the image was not found: no model can see it"),
     "unreadable-image": ("error", "the image is damaged"),
     "image-size": ("error", "the image has another size than the JSON says"),
     "id-not-in-json": ("error", "pixels of the PNG carry an id that the JSON does not describe: they count as void"),
@@ -77,7 +77,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CategoryCount:
-    """How often a category occurs; pixels without crowds' are not told apart."""
+    """How often a category occurs; `segments` and `pixels` include crowds."""
 
     id: int
     name: str
@@ -168,12 +168,12 @@ def check_set(
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> CheckReport:
-    """Everything that is wrong with a panoptic set, and what it holds.
+    """Finds everything that is wrong with a panoptic set, and counts what it contains.
 
     path: a panoptic JSON, or a folder in mmdet's layout (annotations/panoptic_<split>[2017].json, <split>[2017]/)
-    images, pngs: the folders of images and of id PNGs, where they are not in their usual places
-    limit: only the first so many images of the JSON
-    Raises BadDataset when there is no JSON, or it is not panoptic at all.
+    images, pngs: the folders of images and of id PNGs, when they are not in their usual places
+    limit: only the first `limit` images of the JSON
+    Raises BadDataset when there is no JSON, or it is not a panoptic JSON.
     """
     json_path = find_json(Path(path), split)
     document = _document(json_path)
@@ -188,13 +188,13 @@ def find_json(path: Path, split: str = "val") -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise BadDataset(f"{path} does not exist. Give a panoptic JSON or a folder such as data/coco.")
+        raise BadDataset(f"{path} was not found. Give a panoptic JSON or a folder such as data/coco.")
     folder = path / "annotations"
     for name in (f"panoptic_{split}.json", f"panoptic_{split}2017.json"):
         if (folder / name).is_file():
             return folder / name
     there = sorted(found.name for found in folder.glob("panoptic_*.json"))
-    hint = f"It has {listed(there)}: name a split or the JSON." if there else "Name the JSON itself, or fetch the set."
+    hint = f"It has {listed(there)}: give a split or the JSON." if there else "Give the JSON itself, or fetch the set."
     raise BadDataset(f"{path} has no annotations/panoptic_{split}.json. {hint}")
 
 
@@ -203,7 +203,7 @@ def measure_segments(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The ids of an id map in ascending order, their areas in pixels, and their boxes (n, 4) as x, y, width, height.
 
-    Void (0) is included where it occurs. Counts runs along rows first: maps have few.
+    Void (0) is included where it occurs. Works on runs along rows: there are far fewer of them than pixels.
     """
     height, width = ids.shape
     starts_here = np.ones((height, width), bool)
@@ -235,7 +235,7 @@ class _Segment:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """One image with what the JSON says of it."""
+    """One image as the JSON describes it."""
 
     image_id: int | str
     name: str | None
@@ -245,8 +245,8 @@ class _Task:
 
 
 @dataclass
-class _Seen:
-    """What the files of one image hold."""
+class _FileFindings:
+    """What was found in the files of one image."""
 
     findings: list[Finding]
     size: tuple[int, int] | None = None
@@ -275,11 +275,11 @@ class _Check:
             where = f" ({self.images})" if self.images is not None else ""
             self._add("no-images", f"The folder of images was not found{where}; images were not checked.")
             self.images = None
-        seen = self._look(tasks)
+        seen = self._check_all(tasks)
         if limit is None:
             self._extra_pngs({task.png for task in tasks if task.png is not None})
-        sizes = sorted((look.size for look in seen if look.size), key=lambda size: size[0] * size[1])
-        void = [look.void_share for look in seen if look.void_share is not None]
+        sizes = sorted((found.size for found in seen if found.size), key=lambda size: size[0] * size[1])
+        void = [found.void_share for found in seen if found.void_share is not None]
         segments = [segment for task in tasks for segment in task.segments]
         return CheckReport(
             json=self.json,
@@ -442,25 +442,25 @@ class _Check:
 
     # The JSON against the files
 
-    def _look(self, tasks: list[_Task]) -> list[_Seen]:
+    def _check_all(self, tasks: list[_Task]) -> list[_FileFindings]:
         seen = []
         with ThreadPoolExecutor(self.threads) as pool:
-            for number, look in enumerate(pool.map(self._look_at, tasks), 1):
-                seen.append(look)
-                self.findings.extend(look.findings)
+            for number, found in enumerate(pool.map(self._check_files, tasks), 1):
+                seen.append(found)
+                self.findings.extend(found.findings)
                 if self.progress is not None and (number % 32 == 0 or number == len(tasks)):
                     self.progress(number, len(tasks))
         return seen
 
-    def _look_at(self, task: _Task) -> _Seen:
-        seen = _Seen([], task.size)
+    def _check_files(self, task: _Task) -> _FileFindings:
+        seen = _FileFindings([], task.size)
         if task.png is not None:
-            self._look_at_png(task, task.png, seen)
+            self._check_png(task, task.png, seen)
         if task.name is not None and self.images is not None:
-            self._look_at_image(task, task.name, self.images, seen)
+            self._check_image(task, task.name, self.images, seen)
         return seen
 
-    def _look_at_png(self, task: _Task, name: str, seen: _Seen) -> None:
+    def _check_png(self, task: _Task, name: str, seen: _FileFindings) -> None:
         path = self.pngs / name
         file = f"{self.pngs.name}/{name}"
 
@@ -469,7 +469,7 @@ class _Check:
 
         if not path.is_file():
             hint = " Id PNGs end in .png." if not name.endswith(".png") else ""
-            add("missing-png", f"The id PNG of image {task.image_id} is not there.{hint}")
+            add("missing-png", f"The id PNG of image {task.image_id} was not found.{hint}")
             return
         try:
             ids = read_id_png(path)
@@ -506,17 +506,17 @@ class _Check:
             if segment.box is not None and segment.box != box:
                 add("wrong-box", f"Segment {segment.id} lies in {box}, the JSON says {segment.box}.", segment.id)
 
-    def _look_at_image(self, task: _Task, name: str, folder: Path, seen: _Seen) -> None:
+    def _check_image(self, task: _Task, name: str, folder: Path, seen: _FileFindings) -> None:
         path = folder / name
         file = f"{folder.name}/{name}"
         try:
             with Image.open(path) as image:
                 width, height = image.size
-                # A JPEG decoded at an eighth of its size is read to its last byte all the same.
+                # Decoding a JPEG at an eighth of its size is fast and still reads the file to its last byte.
                 image.draft(None, (max(1, width // 8), max(1, height // 8)))
                 image.load()
         except FileNotFoundError:
-            seen.findings.append(Finding("missing-image", f"Image {task.image_id} is not there.", file, task.image_id))
+            seen.findings.append(Finding("missing-image", f"Image {task.image_id} was not found.", file, task.image_id))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             what = f"Image {task.image_id} cannot be decoded ({error})."
             seen.findings.append(Finding("unreadable-image", what, file, task.image_id))
@@ -540,9 +540,7 @@ def _document(path: Path) -> dict[str, list[Any]]:
     except OSError as error:
         raise BadDataset(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise BadDataset(
-            f"{path} is not JSON ({error}). It may have been cut off: fetch or export it again."
-        ) from error
+        raise BadDataset(f"{path} is not JSON ({error}). It may be truncated: fetch or export it again.") from error
     keys = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(isinstance(document.get(key), list) for key in keys):
         raise BadDataset(f"{path} is not COCO panoptic: it must hold the lists images, annotations and categories.")
@@ -586,7 +584,7 @@ def _integer(record: Any, key: str) -> int | None:
 
 
 def _id(record: Any, key: str) -> int | str | None:
-    """An image's id; text is taken, so that what it names can be checked, and reported."""
+    """An image's id; text is accepted here, so that the image can still be checked and reported."""
     value = record.get(key) if isinstance(record, dict) else None
     return value if isinstance(value, str) else _integer(record, key)
 

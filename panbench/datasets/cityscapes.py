@@ -36,7 +36,7 @@ def convert_cityscapes(
     if not files:
         raise BadDataset(f"{labels} holds no *{_SUFFIX}. Unpack gtFine_trainvaltest.zip in {source}.")
     if options.get("images") != "none" and not pictures.is_dir():
-        raise BadDataset(f"{pictures} does not exist. Unpack leftImg8bit_trainvaltest.zip in {source}.")
+        raise BadDataset(f"{pictures} was not found. Unpack leftImg8bit_trainvaltest.zip in {source}.")
     categories = shipped_categories("cityscapes")
     things = {category.id: category.isthing for category in categories}
 
@@ -46,15 +46,15 @@ def convert_cityscapes(
         for value in np.unique(ids):
             label = int(value) // 1000 if value >= 1000 else int(value)
             if not 0 <= label < _LABELS:
-                raise BadDataset(f"{path} has the pixel value {value}, which is no Cityscapes label.")
+                raise BadDataset(f"{path} has the pixel value {value}, which is not a Cityscapes label.")
             if label in things:
                 segments[int(value)] = (label, value < 1000 and things[label])
-        # What evaluation ignores (ego vehicle, parking, …) is void.
+        # Labels that the evaluation ignores (ego vehicle, parking, …) become void.
         ids[~np.isin(ids, list(segments))] = 0
         stem = path.name.removesuffix(_SUFFIX)
         picture = pictures / path.parent.name / f"{stem}_leftImg8bit.png"
         if pictures.is_dir() and not picture.is_file():
-            raise BadDataset(f"{picture} does not exist.")
+            raise BadDataset(f"{picture} was not found.")
         return LabelledImage(f"{stem}.png", ids, segments, picture if pictures.is_dir() else None)
 
     return write_set(root, split, categories, files, read, **options)

@@ -16,10 +16,10 @@ COCO_CATEGORIES = 133
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images with panoptic ground truth, as far as they were selected; or, as COCO's test-dev, without any.
+    """The selected images of a dataset with their panoptic ground truth; COCO's test-dev has none.
 
-    name, split: as tables print them; ("coco", "val2017") only for the whole of COCO's val2017
-    scenes: the selected images, in the order of the JSON; all of them have ground truth, or none has
+    name, split: as printed in tables; ("coco", "val2017") only for the whole of COCO's val2017
+    scenes: the selected images, in the order of the JSON; either all have ground truth or none has
     n_images: how many images the JSON lists, selected or not
     fingerprint: SHA-256 of the JSON, 64 hex digits: two runs with the same one had the same ground truth
     gt_dir: the folder of the ground truth's id PNGs; None without ground truth
@@ -37,17 +37,17 @@ class Dataset:
 
     @property
     def is_whole(self) -> bool:
-        """Whether no image was left out by a limit or a choice of ids."""
+        """Whether all images are selected: no limit and no choice of ids."""
         return len(self.scenes) == self.n_images
 
     @property
     def has_ground_truth(self) -> bool:
-        """Whether there is anything to score against."""
+        """Whether the images have ground truth to score against."""
         return self.scenes[0].annotation is not None
 
 
 class FilesMissing(BadDataset):
-    """The dataset, its JSON, or files of selected images are not on this machine."""
+    """The dataset, its JSON, or files of selected images were not found."""
 
 
 def open_folder(
@@ -57,10 +57,10 @@ def open_folder(
 
     split: `val` also finds `val2017`; `test-dev` finds COCO's list of test images
         (`panoptic_image_info_test-dev2017.json`, and the folder `test2017`)
-    Raises BadDataset, and of its kind FilesMissing when the JSON or the images are not there.
+    Raises BadDataset, or its subclass FilesMissing when the JSON or images are not found.
     """
     if not root.is_dir():
-        raise FilesMissing(f"There is no dataset {root}. {_how_to_get(root)}")
+        raise FilesMissing(f"There is no dataset {root}. {_how_to_fetch(root)}")
     annotations = root / "annotations"
     for name in (split, f"{split}2017"):
         listings = [(f"panoptic_{name}.json", name)]
@@ -73,7 +73,7 @@ def open_folder(
                     gt, root / images, name=root.resolve().name, split=name, limit=limit, image_ids=image_ids
                 )
     found = sorted(path.stem.removeprefix("panoptic_") for path in annotations.glob("panoptic_*.json"))
-    there = f"It has the splits {', '.join(found)}." if found else _how_to_get(root)
+    there = f"It has the splits {', '.join(found)}." if found else _how_to_fetch(root)
     raise FilesMissing(f"{root} has no annotations/panoptic_{split}.json. {there}")
 
 
@@ -90,8 +90,8 @@ def open_json(
     """The dataset of one COCO panoptic JSON, a folder of images and a folder of id PNGs (default: the JSON's name).
 
     A JSON that has images and categories but no annotation at all makes a dataset without ground truth.
-    Raises BadDataset when the JSON is not COCO panoptic, FilesMissing when files of selected images are not there (all
-    are counted).
+    Raises BadDataset when the JSON is not COCO panoptic, FilesMissing when files of selected images are not
+    found (all are counted).
     """
     panoptic = read_panoptic_json(gt, gt_dir, images_suffice=True)
     if not panoptic.categories:
@@ -119,8 +119,8 @@ def _select(
         raise BadArgument(f"--limit must be at least 1, not {limit}.")
     chosen = panoptic.images
     if image_ids is not None:
-        if strangers := [image_id for image_id in dict.fromkeys(image_ids) if image_id not in panoptic.images]:
-            raise BadDataset(f"{panoptic.path} has no images with the ids {listed(strangers)}.")
+        if unknown_ids := [image_id for image_id in dict.fromkeys(image_ids) if image_id not in panoptic.images]:
+            raise BadDataset(f"{panoptic.path} has no images with the ids {listed(unknown_ids)}.")
         wanted = set(image_ids)
         chosen = {key: image for key, image in panoptic.images.items() if key in wanted}
     unlabelled = [key for key in chosen if key not in panoptic.annotations]
@@ -147,14 +147,14 @@ def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | None]) -> No
 
 
 def _name_of(panoptic: PanopticSet, name: str, split: str) -> str:
-    """The name in tables. `coco` is kept for the set that publications report on."""
+    """The name in tables. `coco` is reserved for the whole set that publications report on."""
     is_coco = split == "val2017" and len(panoptic.categories) == COCO_CATEGORIES
     if is_coco and len(panoptic.images) == COCO_VAL2017_IMAGES:
         return "coco"
     return "coco-subset" if is_coco and name == "coco" else name
 
 
-def _how_to_get(root: Path) -> str:
+def _how_to_fetch(root: Path) -> str:
     if root.name == "coco":
         return f"`panbench data coco --root {root}` fetches COCO."
     return "A dataset folder has annotations/panoptic_<split>.json and the folder of images <split>."

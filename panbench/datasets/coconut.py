@@ -1,4 +1,4 @@
-"""COCONut: better masks for COCO's images. Its JSON and PNGs are nearly COCO panoptic; this puts them beside images.
+"""COCONut: better masks for COCO's images. Its JSON and PNGs are nearly COCO panoptic; this adds COCO's images.
 
 Source: relabeled_coco_val.json with relabeled_coco_val.zip (or coconut_s, coconut_b) from Kaggle or Hugging Face,
 unpacked; the images are COCO's. [Deng et al. 2024]
@@ -33,7 +33,7 @@ def convert_coconut(
         candidates = [stem / "panoptic", stem / stem.name, stem, path.parent.parent / stem.name]
         found = [folder for folder in candidates if folder.is_dir() and next(folder.glob("*.png"), None) is not None]
         if not found:
-            raise BadDataset(f"The PNGs of {path} were not found in {stem}. Say where they are with --pngs.")
+            raise BadDataset(f"The PNGs of {path} were not found in {stem}. Give their folder with --pngs.")
         pngs = found[0]
     if options.get("images") == "none":
         images_from = None

@@ -1,10 +1,10 @@
-"""Other formats to COCO panoptic on disk, and COCO panoptic to COCO detection.
+"""Converts other formats to COCO panoptic, and COCO panoptic to COCO detection.
 
-Every converter ends in the same layout, which `panbench eval --data ROOT` and `panbench data check ROOT` read:
+Every converter writes the same layout, which `panbench eval --data ROOT` and `panbench data check ROOT` read:
 
     ROOT/annotations/panoptic_<split>.json · ROOT/annotations/panoptic_<split>/*.png · ROOT/<split>/ images
 
-Areas and boxes are counted from the PNG that is written; segments without a pixel are left out.
+Areas and boxes are measured on the PNG that is written; segments without pixels are left out.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ Images = Literal["link", "copy", "none"]
 
 Labels = npt.NDArray[np.integer[Any]]
 
-# Pixel values that label maps use for "nothing here", where a category does not claim them.
+# Pixel values that label maps use for void, unless a category has that id.
 _VOID_LABELS = (0, 255)
 
 
@@ -48,10 +48,10 @@ class LabelledImage:
 
     name: the image's file name in the new set; its PNG gets the same stem
     ids: (H, W) int32, 0 = void
-    segments: category id and iscrowd by segment id; ids of the map that are missing here become void
-    image_path: where the image lies, or None
-    image_id: the image's number, or None for one that is made up
-    left_out: what could not be taken over, in words
+    segments: category id and iscrowd by segment id; ids of the map that are not listed here become void
+    image_path: the path of the image, or None
+    image_id: the image's id, or None to number the images in order
+    left_out: descriptions of what could not be converted
     """
 
     name: str
@@ -64,7 +64,7 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a converter wrote. `left_out` counts what could not be taken over, by its description."""
+    """What a converter wrote. `left_out` counts what could not be converted, by description."""
 
     root: Path
     json: Path
@@ -87,21 +87,21 @@ def write_set(
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> Converted:
-    """A panoptic set from whatever `read` makes of each source; sources are read and written in parallel.
+    """Writes a panoptic set from what `read` returns for each source; sources are read and written in parallel.
 
     images: `link` puts hard links (copies where the disk cannot) to the images beside the annotations, `copy` copies,
         `none` leaves the images where they are
     The JSON is written last: an interrupted conversion leaves none, and the same call starts it over.
-    Raises BadDataset when there is nothing to convert or a source is wrong, BadArgument when the set stands already.
+    Raises BadDataset when there is nothing to convert or a source is wrong, BadArgument when the set already exists.
     """
     root = Path(root)
     json_path = root / "annotations" / f"panoptic_{split}.json"
     pngs = root / "annotations" / f"panoptic_{split}"
     image_folder = root / split
     if not re.fullmatch(r"[\w.-]+", split):
-        raise BadArgument(f"{split!r} is no name for a split: use letters, digits, '-', '_' and '.'.")
+        raise BadArgument(f"{split!r} is not a name for a split: use letters, digits, '-', '_' and '.'.")
     if json_path.exists() and not overwrite:
-        raise BadArgument(f"{json_path} stands already. Give another folder, or --overwrite.")
+        raise BadArgument(f"{json_path} already exists. Give another folder, or --overwrite.")
     if not sources:
         raise BadDataset("There is nothing to convert.")
     known = {category.id for category in categories}
@@ -174,13 +174,14 @@ def segments_of_labels(
     if labels.shape != instances.shape or labels.ndim != 2:
         raise BadDataset(f"{where}: labels are {labels.shape} and instances {instances.shape}; both must be (H, W).")
     found = np.unique(labels)
-    strangers = [int(label) for label in found if int(label) not in categories and int(label) not in void]
-    if strangers:
-        raise BadDataset(f"{where}: the labels {listed(strangers)} are in no category and not void.")
+    unknown = [int(label) for label in found if int(label) not in categories and int(label) not in void]
+    if unknown:
+        raise BadDataset(f"{where}: the labels {listed(unknown)} are neither a category nor void.")
     stuff = np.isin(labels, [key for key, category in categories.items() if not category.isthing])
     numbers = np.where(stuff, 0, instances).astype(np.int64)
     if numbers.size and numbers.min() < 0:
         raise BadDataset(f"{where}: instance numbers must not be negative.")
+    # Category and instance packed in one int64, so that one np.unique finds all segments.
     pairs, inverse = np.unique(labels.astype(np.int64) << 32 | numbers, return_inverse=True)
     new_ids = np.zeros(len(pairs), np.int32)
     segments: dict[int, tuple[int, bool]] = {}
@@ -264,15 +265,15 @@ def convert_instances(
 ) -> Converted:
     """A set from a COCO instance JSON and semantic PNGs (pixel value = category id, same stem as the image).
 
-    Crowds lie lowest, then instances from the largest to the smallest, so what is small stays visible; stuff fills what
-    no instance covers. Pixels that the semantic map calls a thing but no instance covers become void.
+    Crowds are painted first, then instances from the largest to the smallest, so that small ones stay visible; stuff
+    fills the rest. Pixels that the semantic map labels as a thing but no instance covers become void.
     """
     from pycocotools import mask as rle_masks
 
     by_id = {category.id: category for category in categories}
     document = read_json(instances_json, ("images", "annotations"))
     if VOID in by_id:
-        raise BadDataset("Category id 0 cannot be told from void here; give the categories ids from 1.")
+        raise BadDataset("Category id 0 would be void here; number the categories from 1.")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for record in document["annotations"]:
         try:
@@ -370,10 +371,8 @@ def convert_panoptic(
             raise BadDataset(f"{panoptic_json}: an annotation lacks or has a wrong {error}.") from error
         if leaves_folder(str(png)):
             raise BadDataset(f"{panoptic_json}: {str(png)!r} leaves its folder.")
-        strangers = {category_id for category_id, _ in segments.values()} - known
-        left_out = tuple(
-            f"segments of category {category_id}, which is not listed" for category_id in sorted(strangers)
-        )
+        unknown = {category_id for category_id, _ in segments.values()} - known
+        left_out = tuple(f"segments of category {category_id}, which is not listed" for category_id in sorted(unknown))
         segments = {key: value for key, value in segments.items() if value[0] in known}
         ids = read_id_png(folder / png)
         if not Path(name).suffix:
@@ -477,7 +476,7 @@ def read_categories(source: str | os.PathLike[str] | list[Any], where: str = "ca
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise BadDataset(f"{where}: a category lacks id, name or isthing (0 or 1): {record!r:.100}.") from error
         if category.id in found:
-            raise BadDataset(f"{where}: category id {category.id} comes twice.")
+            raise BadDataset(f"{where}: category id {category.id} is listed twice.")
         found[category.id] = category
     return tuple(found.values())
 
@@ -487,7 +486,7 @@ def shipped_categories(name: str) -> tuple[Category, ...]:
     try:
         text = resources.files("panbench.datasets").joinpath(f"{name}_categories.json").read_text("utf-8")
     except FileNotFoundError:
-        raise BadArgument(f"panbench knows no categories {name!r}; it has coco, ade20k and cityscapes.") from None
+        raise BadArgument(f"Unknown categories {name!r}; panbench ships coco, ade20k and cityscapes.") from None
     return read_categories(json.loads(text))
 
 
@@ -502,7 +501,7 @@ class ImageFolder:
         self._by_stem: dict[str, Path] = {}
         if self.folder is not None:
             if not self.folder.is_dir():
-                raise BadDataset(f"{self.folder} is no folder. Give the folder of images.")
+                raise BadDataset(f"{self.folder} is not a folder. Give the folder of images.")
             for path in sorted(self.folder.rglob("*")):
                 if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"):
                     self._by_stem.setdefault(path.stem, path)
@@ -526,10 +525,10 @@ class ImageFolder:
 
 
 def _tidy(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, tuple[Segment, ...], tuple[str, ...]]:
-    """The id map with nothing in it that `segments` does not describe, and the segments that have pixels."""
-    strangers = {category_id for category_id, _ in labelled.segments.values()} - known
-    if strangers:
-        raise BadDataset(f"{labelled.name} has segments of unknown categories: {listed(sorted(strangers))}.")
+    """The id map with undescribed pixels set to void, the segments that have pixels, and what was left out."""
+    unknown = {category_id for category_id, _ in labelled.segments.values()} - known
+    if unknown:
+        raise BadDataset(f"{labelled.name} has segments of unknown categories: {listed(sorted(unknown))}.")
     found, areas, boxes = measure_segments(labelled.ids)
     keep = np.array([int(segment_id) in labelled.segments for segment_id in found])
     ids = labelled.ids
@@ -550,7 +549,7 @@ def _tidy(labelled: LabelledImage, known: set[int]) -> tuple[IdMap, tuple[Segmen
 
 
 def fresh_id(category: Category, taken: Collection[int]) -> int:
-    """A segment id that is not taken yet: in the PNG it has the category's colour, each further one a shade away."""
+    """A free segment id: the category's colour in the PNG, each further segment a shade away."""
     red, green, blue = category.color or (37 * category.id % 256, 101 * category.id % 256, 173 * category.id % 256)
     segment_id = red + 256 * green + 65536 * blue
     while segment_id in taken or segment_id == VOID:
@@ -599,7 +598,7 @@ def read_json(path: str | os.PathLike[str], keys: Iterable[str]) -> Any:
 def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
     """The files of a suffix in a folder and below, sorted. Raises BadDataset when there is none."""
     if not Path(folder).is_dir():
-        raise BadDataset(f"{folder} is no folder.")
+        raise BadDataset(f"{folder} is not a folder.")
     found = sorted(path for path in Path(folder).rglob(f"*{suffix}") if not path.name.startswith("."))
     if not found:
         raise BadDataset(f"{folder} holds no {suffix} files.")
@@ -608,7 +607,7 @@ def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
 
 @contextlib.contextmanager
 def _pool(threads: int | None) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose waiting work is dropped when something fails or the user interrupts."""
+    """A thread pool that cancels queued work when something fails or the user interrupts."""
     pool = ThreadPoolExecutor(threads or min(8, (os.cpu_count() or 1) + 1))
     try:
         yield pool

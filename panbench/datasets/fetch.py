@@ -1,9 +1,9 @@
-"""COCO panoptic from its host to disk: only what is asked for, verified, repaired where a file is missing or damaged.
+"""Downloads COCO panoptic: only what is needed, verified; missing and damaged files are repaired.
 
     data/coco/<split>2017/*.jpg · annotations/panoptic_<split>2017.json · annotations/panoptic_<split>2017/*.png
 
-Archives are read by byte ranges, so the validation part of the annotations does not cost the training part, and fifty
-images cost fifty images. `.panbench/` in the root remembers sizes and CRCs, so a second call needs no network.
+Archives are read by byte ranges, so validation annotations do not cost a download of the training part, and fifty
+images cost fifty images. `.panbench/` in the root stores sizes and CRCs, so a second call needs no network.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from PIL import Image
 from panbench.base.download import (
     RangeReader,
     RangesUnsupported,
-    ask_for_space,
     download,
     local_path,
     mirrored,
+    require_space,
     what_is_wrong,
 )
 from panbench.base.errors import BadArgument, BadDataset, DownloadFailed
@@ -49,7 +49,7 @@ Say = Callable[[str], None]
 
 SPLITS = ("val", "train", "test-dev")
 
-# From this share of an archive on, it is fetched whole (several connections, SHA-256) rather than member by member.
+# Above this share, the whole archive is fetched (several connections, SHA-256) rather than single members.
 _WHOLE_SHARE = 0.6
 _CONNECTIONS = 8
 _STATE_FOLDER = ".panbench"
@@ -111,7 +111,7 @@ _N_IN_ARCHIVE = {"val": 5_000, "train": 118_287, "test-dev": 40_670}
 
 @dataclass(frozen=True)
 class CocoFolder:
-    """What stands on disk after a fetch: paths, counts, and the bytes that came over the wire for it."""
+    """What is on disk after a fetch: paths, counts, and the bytes that were downloaded for it."""
 
     root: Path
     split: str
@@ -125,7 +125,7 @@ class CocoFolder:
 
 @dataclass(frozen=True)
 class CocoMissing:
-    """What an evaluation lacks: counts, the download's size in bytes (about), and the command that fetches it."""
+    """What is missing for an evaluation: counts, the approximate download in bytes, and the command that fetches it."""
 
     root: Path
     json: bool
@@ -160,7 +160,7 @@ def coco_paths(root: str | os.PathLike[str], split: str) -> tuple[Path, Path, Pa
 def coco_missing(
     root: str | os.PathLike[str] = "data/coco", split: str = "val", limit: int | None = None
 ) -> CocoMissing | None:
-    """What of the first `limit` images of a split is not on disk; None when all is there. Looks, and fetches nothing.
+    """What of the first `limit` images of a split is not on disk; None when nothing is. Downloads nothing.
 
     Sizes are estimates from the archives' sizes and numbers of images; partly fetched archives count as not fetched.
     """
@@ -183,7 +183,7 @@ def coco_missing(
         return None
     size = images_missing * image_bytes + pngs_missing * annotation_bytes
     if not json_here:
-        # The JSON's share of the archive is not known apart from the PNGs'; a third is on the safe side.
+        # The JSON's share of the archive is unknown; a third is a safe estimate.
         size += COCO.image_info.size if split == "test-dev" else N_IMAGES[split] * annotation_bytes / 3
     return CocoMissing(Path(root), not json_here, images_missing, pngs_missing, round(size), shlex.join(command))
 
@@ -200,23 +200,23 @@ def fetch_coco(
     host: CocoHost | None = None,
     sleep: Callable[[float], object] | None = None,
 ) -> CocoFolder:
-    """COCO panoptic's `split` under `root`, whole and verified; fetches only what is missing or damaged there.
+    """Fetches what is missing or damaged of COCO panoptic's `split` under `root`; the result is complete and verified.
 
     split: val, train, or test-dev (images and the list of images with panoptic categories; its ground truth is secret)
     limit: only the first so many images in the order of the JSON, and their ground truth
     keep_archives: leave the archives that had to be fetched whole in <root>/archives
-    archives_from: a folder where archives already lie; they are verified, read in place and left there
-    progress: called with what is being done, bytes done and bytes in all
-    say: called with sentences on what is going on
+    archives_from: a folder of archives fetched before; they are verified, read in place and left there
+    progress: called with the current step, bytes done and bytes in total
+    say: called with notices, one sentence each
     host: where COCO comes from; by default its own host
     Raises DownloadFailed, OutOfSpace (before anything is fetched, where that can be known) and BadArgument.
-    Interrupted anywhere, the same call goes on; no file stands under its name with wrong content.
+    After an interruption the same call resumes; no file has wrong content under its final name.
     """
     _known_split(split)
     if limit is not None and limit < 1:
         raise BadArgument(f"The limit must be at least 1, not {limit}.")
     if archives_from is not None and not Path(archives_from).is_dir():
-        raise BadArgument(f"{archives_from} is no folder. Give the folder where the archives lie.")
+        raise BadArgument(f"{archives_from} is not a folder. Give the folder of the archives.")
     job = _Fetch(
         Path(root),
         split,
@@ -235,7 +235,7 @@ def fetch_coco(
             raise
         names = " and ".join(archive.name for archive in job.archives)
         raise DownloadFailed(
-            f"{error} Without a network, fetch {names} elsewhere and name their folder with --from."
+            f"{error} Without a network, fetch {names} elsewhere and give their folder with --from."
         ) from error
     except OSError as error:
         raise DownloadFailed(f"Cannot write to {root}: {error.strerror or error} ({error.filename}).") from error
@@ -251,7 +251,7 @@ def panoptic_categories() -> list[dict[str, Any]]:
 
 
 class _Tree:
-    """The files of one folder as an archive has them: sizes and CRCs, and which of them were found right on disk."""
+    """The files of one folder as listed in an archive: sizes, CRCs, and which of them were verified on disk."""
 
     def __init__(self, state: Path, folder: Path, archive: Archive) -> None:
         self.folder = folder
@@ -267,12 +267,12 @@ class _Tree:
                 self._verified = {name: int(time) for name, time in record["verified"].items()}
 
     def learn(self, members: Iterable[Member]) -> None:
-        """Takes up the sizes and CRCs of members; a file is called as in the archive, without the folders before it."""
+        """Records the sizes and CRCs of members, by file name without folders."""
         self.files.update((PurePosixPath(member.name).name, (member.size, member.crc)) for member in members)
         self._changed = True
 
     def missing(self, names: Sequence[str], progress: Callable[[int, int], None]) -> list[str]:
-        """The names whose file is absent or not as in the archive. Files unchanged since they were verified pass."""
+        """The names whose file is missing or differs from the archive; files unchanged since verified pass."""
 
         def wrong(name: str) -> bool:
             path = self.folder / name
@@ -300,7 +300,7 @@ class _Tree:
         return found
 
     def wrote(self, names: Iterable[str]) -> None:
-        """Notes files that were just written with their CRC checked."""
+        """Marks files as verified that were just written with their CRC checked."""
         for name in names:
             self._verified[name] = (self.folder / name).stat().st_mtime_ns
         self._changed = True
@@ -334,7 +334,7 @@ class _Fetch:
         self._readers: dict[str, RangeReader] = {}
         self._listings: dict[str, dict[str, Member]] = {}
         self._downloaded = 0
-        # Folders of which all had to be fetched for a few: their other files are unpacked too, not fetched again later.
+        # Folders whose whole archive was fetched although few files were needed: unpack the others too.
         self._came_whole: set[str] = set()
 
     def run(self) -> CocoFolder:
@@ -350,7 +350,9 @@ class _Fetch:
         try:
             self._complete(self._tree(image_folder, self.host.images[self.split]), names, self._image_archive)
         except RangesUnsupported:
-            self._tell(f"The server gives no parts of {self.host.images[self.split].name}; fetching single images.")
+            self._notice(
+                f"{self.host.images[self.split].name} cannot be read in parts from this server; fetching single images."
+            )
             self._single_images(json_path, image_folder, names)
         fetched = self._downloaded + sum(reader.fetched for reader in self._readers.values())
         self._tidy()
@@ -385,7 +387,7 @@ class _Fetch:
             tree.learn([_found(inside, self._listing(archive), archive.name)])
         if tree.missing([path.name], _nothing):
             member = _found(inside, self._listing(archive), archive.name)
-            ask_for_space(self.root, member.size + member.packed_size, str(path))
+            require_space(self.root, member.size + member.packed_size, str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
             reader = self._reader(archive)
             fetch_member(
@@ -405,7 +407,7 @@ class _Fetch:
             extract(self._reader(archive), [member], lambda _: plain, archive.name)
             tree.wrote([plain.name])
             tree.save()
-        # The host's list has the 80 categories of detection; a submission needs the 133 panoptic ones.
+        # The host's list has the 80 detection categories; a submission needs the 133 panoptic ones.
         document = {**_read_json(plain), "categories": panoptic_categories(), "annotations": []}
         content = json.dumps(document).encode()
         if not path.is_file() or path.stat().st_size != len(content) or crc_of(path) != zlib.crc32(content):
@@ -420,7 +422,7 @@ class _Fetch:
         names: Sequence[str],
         archive_for: Callable[[_Tree, Sequence[str] | None], tuple[ByteSource, dict[str, Member], str]],
     ) -> None:
-        """Makes the named files of a folder stand as the archive has them."""
+        """Fetches the named files of a folder that are missing or differ from the archive."""
         label = tree.folder.name
         if not all(name in tree.files for name in names):
             _, members, where = archive_for(tree, None)
@@ -436,7 +438,7 @@ class _Fetch:
                 missing = tree.missing(list(tree.files), _nothing)
             wanted = [members[f"{label}/{name}"] for name in missing]
             size = sum(member.size for member in wanted)
-            ask_for_space(self.root, size, f"{tree.folder} ({len(wanted):,} files)")
+            require_space(self.root, size, f"{tree.folder} ({len(wanted):,} files)")
             extract(
                 source,
                 wanted,
@@ -449,7 +451,7 @@ class _Fetch:
         tree.save()
 
     def _image_archive(self, tree: _Tree, missing: Sequence[str] | None) -> tuple[ByteSource, dict[str, Member], str]:
-        """Where images are read from. `missing` None: only their list is wanted."""
+        """The source of the images. `missing` None: only their list is needed."""
         archive = self.host.images[self.split]
         members = self._listing(archive)
         reader = self._reader(archive)
@@ -458,12 +460,12 @@ class _Fetch:
             if packed >= _WHOLE_SHARE * archive.size:
                 unpacked = sum(tree.files[name][0] for name in missing)
                 arrived = _size_of(self._temporary / f"{archive.name}.part")
-                ask_for_space(self.root, archive.size - arrived + unpacked, f"{archive.name} with its unpacked files")
+                require_space(self.root, archive.size - arrived + unpacked, f"{archive.name} with its unpacked files")
                 reader = self._fetch_whole(archive)
         return reader, members, archive.name
 
     def _inner_archive(self, tree: _Tree, missing: Sequence[str] | None) -> tuple[ByteSource, dict[str, Member], str]:
-        """Where id PNGs are read from: the zip within the annotations' zip, in place where it is merely stored."""
+        """The source of the id PNGs: the zip within the annotations' zip, read in place if stored uncompressed."""
         outer = self.host.annotations
         member = _found(f"annotations/{tree.folder.name}.zip", self._listing(outer), outer.name)
         where = f"{member.name} in {outer.name}"
@@ -478,7 +480,7 @@ class _Fetch:
             packed = sum(members[f"{tree.folder.name}/{name}"].packed_size for name in missing or ())
             if local_path(reader.url) is not None or packed < _WHOLE_SHARE * member.size:
                 return source, members, where
-        ask_for_space(self.root, 2 * member.size + member.packed_size, f"{member.name} with its unpacked files")
+        require_space(self.root, 2 * member.size + member.packed_size, f"{member.name} with its unpacked files")
         self._temporary.mkdir(parents=True, exist_ok=True)
         kept = self._temporary / name
         fetch_member(reader, member, kept, outer.name, progress=self._counted(name, reader), sleep=self.sleep)
@@ -493,7 +495,7 @@ class _Fetch:
         return source, self._listings[member.name], where
 
     def _single_images(self, json_path: Path, folder: Path, names: Sequence[str]) -> None:
-        """Images one by one from the host, for servers that serve no ranges. No CRC here: each is decoded instead."""
+        """Images one by one from the host, for servers without ranges. Without a CRC, each is decoded instead."""
         wanted = set(names)
         sizes = {
             image["file_name"]: (int(image["width"]), int(image["height"]))
@@ -522,12 +524,12 @@ class _Fetch:
 
     @property
     def _archives(self) -> Path:
-        """Archives that the user wants kept."""
+        """The folder of archives that the user keeps."""
         return self.root / "archives"
 
     @property
     def _temporary(self) -> Path:
-        """Archives that are needed until their files stand; an interrupted call leaves them for the next."""
+        """The folder of archives needed until they are unpacked; an interrupted call leaves them for the next."""
         return self.root / _STATE_FOLDER / "archives"
 
     def _tidy(self) -> None:
@@ -549,12 +551,12 @@ class _Fetch:
             except RangesUnsupported:
                 if self.limit is not None and archive is self.host.images[self.split]:
                     raise
-                self._tell(f"{archive.name} cannot be read in parts from this server; fetching it whole.")
+                self._notice(f"{archive.name} cannot be read in parts from this server; fetching the whole archive.")
                 self._listings[archive.path] = list_members(self._fetch_whole(archive), archive.name)
         return self._listings[archive.path]
 
     def _reader(self, archive: Archive) -> RangeReader:
-        """The archive where it is nearest: --from, fetched before, a mirror on this machine, or the host."""
+        """The archive at its nearest place: --from, fetched before, a mirror on this machine, or the host."""
         if archive.path in self._readers:
             return self._readers[archive.path]
         address = mirrored(f"{self.host.base}/{archive.path}")
@@ -577,7 +579,7 @@ class _Fetch:
                     )
         else:
             if self.archives_from is not None:
-                self._tell(f"{archive.name} is not in {self.archives_from}; reading it from {address}.")
+                self._notice(f"{archive.name} is not in {self.archives_from}; reading it from {address}.")
         self._readers[archive.path] = RangeReader(address, sleep=self.sleep or time.sleep)
         if local_path(address) is None and self._readers[archive.path].size() != archive.size:
             raise DownloadFailed(
@@ -605,13 +607,13 @@ class _Fetch:
         return _Tree(state, folder, archive)
 
     def _counted(self, label: str, reader: RangeReader | None) -> Callable[[int, int | None], None]:
-        """Passes progress on, and adds what came over the wire now (not in an earlier call) to the bytes fetched."""
+        """Passes progress on, and adds what this call (not an earlier one) downloaded to the bytes fetched."""
         remote = reader is None or local_path(reader.url) is None
         last: list[int] = []
 
         def report(done: int, total: int | None) -> None:
             if remote and last:
-                # A download that had to start anew counts again from nothing.
+                # A download that had to start over counts again from 0.
                 self._downloaded += done - last[0] if done >= last[0] else done
             last[:] = [done]
             self._report(label, done, total)
@@ -622,7 +624,7 @@ class _Fetch:
         if self.progress is not None:
             self.progress(label, done, total)
 
-    def _tell(self, sentence: str) -> None:
+    def _notice(self, sentence: str) -> None:
         if self.say is not None:
             self.say(sentence)
 
@@ -645,7 +647,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BadDataset(f"{path} cannot be read as JSON ({error}). Remove it and fetch again.") from error
     if not isinstance(document, dict):
-        raise BadDataset(f"{path} is no panoptic JSON. Remove it and fetch again.")
+        raise BadDataset(f"{path} is not a panoptic JSON. Remove it and fetch again.")
     return document
 
 
@@ -658,7 +660,7 @@ def _names_in(path: Path, limit: int | None) -> tuple[list[str], list[str]]:
         names = [str(image["file_name"]) for image in images]
         pngs = [png_of[image["id"]] for image in images if image["id"] in png_of]
     except (KeyError, TypeError) as error:
-        raise BadDataset(f"{path} is no panoptic JSON ({error!r}). Remove it and fetch again.") from error
+        raise BadDataset(f"{path} is not a panoptic JSON ({error!r}). Remove it and fetch again.") from error
     strange = [name for name in names + pngs if leaves_folder(name)]
     if strange:
         raise BadDataset(f"{path} names {strange[0]!r}, which leaves its folder. Remove the file and fetch again.")
@@ -675,7 +677,7 @@ def _count_missing(folder: Path, names: Iterable[str]) -> int:
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Temporary files of a call that was killed; those of the last minute may belong to a call that is at work."""
+    """Removes temporary files of killed calls; those younger than a minute may belong to a running one."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > 60:
@@ -689,7 +691,7 @@ def _image_problem(path: Path, size: tuple[int, int]) -> str | None:
                 return f"it is an image of {image.size[0]}×{image.size[1]}, not {size[0]}×{size[1]}"
             image.load()
     except (OSError, SyntaxError, ValueError) as error:
-        return f"it is no whole image ({error})"
+        return f"it is not a complete image ({error})"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Mapillary Vistas as a panoptic set. It brings its own panoptic PNGs and JSON, with text as image ids.
+"""Mapillary Vistas as a panoptic set. It has its own panoptic PNGs and JSON, whose image ids are text.
 
 Source: the unpacked dataset (mapillary.com/dataset/vistas, after registration). v1.2 has
 {training,validation}/panoptic/panoptic_2018.json, v2.0 {training,validation}/v2.0/panoptic/panoptic_2020.json, the PNGs
@@ -33,7 +33,7 @@ _JSONS = ("v2.0/panoptic/panoptic_2020.json", "panoptic/panoptic_2018.json", "v1
 def convert_mapillary(
     source: str | os.PathLike[str], root: str | os.PathLike[str] = "data/mapillary", split: str = "val", **options: Any
 ) -> Converted:
-    """Mapillary Vistas' `split` as a panoptic set under `root`; of several versions there, the newest.
+    """Mapillary Vistas' `split` as a panoptic set under `root`; the newest version where there are several.
 
     Images are numbered in the order of the JSON (or of their names). options: as `convert.write_set`
     """
@@ -41,7 +41,7 @@ def convert_mapillary(
         raise BadArgument(f"Mapillary Vistas has the splits {' and '.join(SPLITS)}, not {split!r}.")
     folder = Path(source) / SPLITS[split]
     if not folder.is_dir():
-        raise BadDataset(f"{folder} does not exist. Unpack Mapillary Vistas in {source}.")
+        raise BadDataset(f"{folder} was not found. Unpack Mapillary Vistas in {source}.")
     pictures = None if options.get("images") == "none" else folder / "images"
     for name in _JSONS:
         if (folder / name).is_file():

@@ -1,9 +1,9 @@
 """`shapes`: a procedural panoptic dataset that needs no download.
 
 Textured things (five kinds) overlap, occlude each other and run over the border of a background of four kinds of stuff;
-some scenes hold a crowd or a void region. Everything is drawn from raw bits of a fixed generator by additions,
-multiplications, divisions and square roots alone, which IEEE 754 rounds alike everywhere: no library function whose
-last bit differs between platforms. So a seed gives the same pixels and the same JSON on every machine.
+some scenes hold a crowd or a void region. Everything is computed from the raw bits of a fixed generator by additions,
+multiplications, divisions and square roots only, which IEEE 754 rounds identically everywhere: no library function
+whose last bit differs between platforms. So a seed gives the same pixels and the same JSON on every machine.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ DEFAULT_VAL_IMAGES = 200
 SPLITS = {"train": 0, "val": 1, "test": 2}
 _SIZE_LIMITS = (32, 8192)
 
-# Category ids have gaps, as COCO's have: code that confuses ids with labels fails here and not first on COCO.
+# Category ids have gaps, as COCO's have: code that confuses ids with labels already fails here.
 CATEGORIES: tuple[dict[str, Any], ...] = (
     {"id": 1, "name": "ball", "supercategory": "round", "isthing": 1, "color": [214, 72, 62]},
     {"id": 2, "name": "box", "supercategory": "angular", "isthing": 1, "color": [62, 108, 214]},
@@ -364,7 +364,7 @@ def generate(
     """Writes a split in mmdet's COCO panoptic layout below `root`; returns the path of its JSON.
 
     Images are in `root/<split>/`, id PNGs in `root/annotations/panoptic_<split>/`, beside `panoptic_<split>.json`.
-    The JSON is written last: where it stands, the split is whole, and a second call returns at once.
+    The JSON is written last: if it exists, the split is complete, and the call returns at once.
     progress(done, count) is called after each image. Raises BadArgument, OutOfSpace.
     """
     if count < 1:

@@ -1,7 +1,7 @@
-"""Members of a zip archive, near or far, one by one: the archive need not be on this machine, only readable by ranges.
+"""Members of a local or remote zip archive, one by one: the archive only needs to be readable by byte ranges.
 
 Names that leave the folder, links, encrypted and overlapping members and bombs are refused; each member is checked by
-size and CRC, and stands under its name whole or not at all. [PKWARE APPNOTE.TXT 6.3, sections 4.3–4.5]
+size and CRC, and gets its final name complete or not at all. [PKWARE APPNOTE.TXT 6.3, sections 4.3–4.5]
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from panbench.base.files import atomic_write, leaves_folder
 
 STORED, DEFLATED = 0, 8
 
-# Deflate cannot do better than 1032:1; images and annotations come nowhere near 200:1.
+# Deflate reaches at most 1032:1; images and annotations stay far below 200:1.
 _BOMB_RATIO = 200
 _BOMB_BYTES = 16 << 20
 _GROUP_BYTES = 4 << 20
@@ -31,11 +31,11 @@ _LINK = 0o120000
 
 
 class DamagedArchive(DownloadFailed):
-    """An archive is truncated, altered, or made to do harm."""
+    """An archive is truncated, altered, or malicious."""
 
 
 class ByteSource(Protocol):
-    """Something that has a size and gives the bytes from `start` up to `stop`."""
+    """Something that has a size and returns the bytes from `start` up to `stop`."""
 
     def size(self) -> int: ...
 
@@ -56,17 +56,17 @@ class Member:
 
 
 class Slice:
-    """A stretch of another source, as a source of its own: a zip stored in a zip."""
+    """A range of another source, as a source of its own: a zip stored in a zip."""
 
     def __init__(self, source: ByteSource, start: int, stop: int) -> None:
         self._source, self._start, self._stop = source, start, stop
 
     def size(self) -> int:
-        """Bytes of the stretch."""
+        """Bytes of the range."""
         return self._stop - self._start
 
     def read(self, start: int, stop: int) -> bytes:
-        """The bytes from `start` up to `stop` of the stretch."""
+        """The bytes from `start` up to `stop` of the range."""
         if not 0 <= start <= stop <= self.size():
             raise DamagedArchive(f"bytes {start}–{stop} lie outside the archive of {self.size()} bytes")
         return self._source.read(self._start + start, self._start + stop)
@@ -87,7 +87,7 @@ def list_members(source: ByteSource, where: str) -> dict[str, Member]:
         if end >= 0:
             break
     if end < 0 or len(tail) - end < 22:
-        raise DamagedArchive(f"{where} is no zip archive, or its end is missing. Fetch it again.")
+        raise DamagedArchive(f"{where} is not a zip archive, or its end is missing. Fetch it again.")
     count, length, at = struct.unpack("<HII", tail[end + 10 : end + 20])
     if end >= 20 and tail[end - 20 : end - 16] == b"PK\x06\x07":
         (record_at,) = struct.unpack("<Q", tail[end - 12 : end - 4])
@@ -105,7 +105,7 @@ def list_members(source: ByteSource, where: str) -> dict[str, Member]:
 
 
 def data_start(source: ByteSource, member: Member, where: str) -> int:
-    """Where the packed bytes of a member begin."""
+    """The position of a member's first packed byte."""
     header = source.read(member.at, min(member.at + 30, member.stop))
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise DamagedArchive(f"{where}: the record of {member.name} is damaged.")
@@ -134,7 +134,7 @@ def unpack(record: bytes, member: Member, where: str) -> bytes:
 
 
 def read_member(source: ByteSource, member: Member, where: str) -> bytes:
-    """The content of one member; a damaged answer is asked for once more."""
+    """The content of one member; read once more when it arrives damaged."""
     try:
         return unpack(source.read(member.at, member.stop), member, where)
     except DamagedArchive:
@@ -151,13 +151,13 @@ def extract(
     connections: int = 8,
     gap: int = _GAP_BYTES,
 ) -> None:
-    """Writes members to disk, each whole or not at all, over several connections.
+    """Writes members to disk, each complete or not at all, over several connections.
 
-    Neighbours in the archive are read in one request; `gap` is how many unwanted bytes between them are read along.
+    Neighbours in the archive are read in one request; `gap` is how many unneeded bytes between them may be read too.
 
-    target_of: where a member goes. The caller answers for the folder; names in the archive never choose it alone
+    target_of: the path for a member. The caller chooses the folder, never the name in the archive alone
     progress: called with the bytes unpacked by this call so far
-    Raises DamagedArchive when a member stays damaged; those written before are whole.
+    Raises DamagedArchive when a member stays damaged; those written before are complete.
     """
     groups = list(_groups(sorted(members, key=lambda member: member.at), gap))
     for folder in {target_of(member).parent for group in groups for member in group}:
@@ -279,7 +279,7 @@ def _groups(members: Sequence[Member], gap: int) -> Iterator[list[Member]]:
 
 
 def _write_whole(target: Path, content: bytes) -> None:
-    """Temporary name, then rename; not synced one by one: the caller's record of CRCs finds what a power cut lost."""
+    """Writes a temporary file, then renames it. Not synced: the caller's record of CRCs finds what a power cut lost."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with open(temporary, "wb") as handle:
@@ -292,7 +292,7 @@ def _write_whole(target: Path, content: bytes) -> None:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutOfSpace(
                     f"No space left while writing {target}. Free some space and run the same command again: "
-                    "what was written before is whole."
+                    "files written before are complete."
                 ) from error
             raise DownloadFailed(f"Cannot write {target}: {error.strerror or error}.") from error
         raise
@@ -304,7 +304,7 @@ def _within(start: int, stop: int, total: int, where: str) -> None:
 
 
 def _parse_directory(directory: bytes, where: str) -> Iterator[Member]:
-    """The records of the central directory; `stop` is not known yet."""
+    """The records of the central directory; `stop` is not yet known."""
     at = 0
     while directory[at : at + 4] == b"PK\x01\x02" and at + 46 <= len(directory):
         flags, method = struct.unpack("<HH", directory[at + 8 : at + 12])
@@ -331,7 +331,7 @@ def _parse_directory(directory: bytes, where: str) -> Iterator[Member]:
         if method not in (STORED, DEFLATED):
             raise DamagedArchive(f"{where}: {name} is packed by method {method}; only stored and deflated can be read.")
         if method == STORED and size != packed_size:
-            raise DamagedArchive(f"{where}: {name} is stored and has two sizes.")
+            raise DamagedArchive(f"{where}: {name} is stored, but its two sizes differ.")
         if size > _BOMB_BYTES and size > _BOMB_RATIO * packed_size:
             raise DamagedArchive(
                 f"{where}: {name} would grow from {packed_size:,} to {size:,} bytes: a zip bomb. Do not unpack it."
@@ -340,7 +340,7 @@ def _parse_directory(directory: bytes, where: str) -> Iterator[Member]:
 
 
 def _zip64(extra: bytes, size: int, packed_size: int, header_at: int) -> tuple[int, int, int]:
-    """The three values, those that say "see the ZIP64 field" replaced from it."""
+    """The three values; those that are 0xFFFFFFFF ("see the ZIP64 field") are read from there."""
     values = [size, packed_size, header_at]
     at = 0
     while at + 4 <= len(extra):
@@ -354,7 +354,7 @@ def _zip64(extra: bytes, size: int, packed_size: int, header_at: int) -> tuple[i
 
 
 def _checked(members: list[Member], directory_at: int, where: str) -> dict[str, Member]:
-    """Members by name with their `stop`; names that come twice and members that overlap are refused."""
+    """Members by name with their `stop`; repeated names and overlapping members are refused."""
     starts = sorted(member.at for member in members)
     following = dict(zip(starts, [*starts[1:], directory_at], strict=True))
     if len(following) != len(members):

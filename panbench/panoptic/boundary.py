@@ -1,8 +1,9 @@
 """Overlaps of the pixels near the boundaries of segments, for boundary PQ. [Cheng et al. 2021]
 
 The boundary of a segment is its pixels within d of a pixel that is not its own, d being 2 % of the image's diagonal, at
-least 1. As in the authors' code the distance is the larger of the two coordinates' (a square is eroded), the outside of
-the image counts as foreign, and d is rounded to whole pixels. Boundary PQ takes min(IoU, boundary IoU) for each pair.
+least 1. As in the authors' code the distance is the larger of the two coordinate differences (erosion by a square),
+pixels outside of the image count as foreign, and d is rounded to whole pixels. Boundary PQ takes min(IoU, boundary IoU)
+for each pair.
 """
 
 from collections.abc import Sequence
@@ -26,13 +27,15 @@ INTERIOR = -1
 
 
 def boundary_distance(shape: Sequence[int]) -> int:
-    """How many pixels around an edge are its boundary, in an image of (height, width)."""
+    """The distance d in pixels for an image of (height, width)."""
     return max(1, round(BOUNDARY_SHARE * float(np.hypot(shape[0], shape[1]))))
 
 
 def boundary_mask(ids: Int32) -> npt.NDArray[np.bool_]:
     """Which pixels of an (H, W) id map lie near the boundary of their own segment, void included; (H, W) bool."""
-    # A foreign pixel is within d exactly when, within d - 1, some pixel has a foreign one among its eight neighbours.
+    # Dilating every segment by d would need one pass a segment. Instead: a foreign pixel lies within d exactly when,
+    # within d - 1, some pixel has a foreign one among its eight neighbours. So mark those pixels of all segments at
+    # once, then dilate the marks by d - 1: one pass for the whole map, whatever its number of segments.
     edge = _has_foreign_neighbour(ids)
     side = 2 * boundary_distance(ids.shape) - 1
     if side == 1:
@@ -60,7 +63,7 @@ def _has_foreign_neighbour(ids: Int32) -> npt.NDArray[np.bool_]:
 
 
 def boundary_pairs(gt_ids: Int32, pred_ids: Int32) -> tuple[Int32, Int32, npt.NDArray[np.int64]]:
-    """Which ids share boundary pixels, and how many: (gt_id, pred_id, pixels), as `count_pairs` gives.
+    """Which ids share boundary pixels, and how many: (gt_id, pred_id, pixels), as `count_pairs` returns them.
 
     gt_ids, pred_ids: (H, W) int32 id maps of one image
     Pixels away from the boundary of their own segment have the id INTERIOR; all void pixels keep 0. So the boundary of

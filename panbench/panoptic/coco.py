@@ -1,4 +1,4 @@
-"""The COCO panoptic format on disk: a JSON that says what each id is, and an RGB id PNG for each image.
+"""The COCO panoptic format on disk: a JSON that describes each id, and an RGB id PNG for each image.
 
 In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.org/#format-data]
 """
@@ -75,14 +75,14 @@ def read_id_png(
     shape: (H, W) that the map must have; None takes any
     image_id: named in error messages
     max_pixels: a larger PNG is refused before it is decoded
-    error: class of the exception: `error` is raised when the file is missing, no PNG, truncated, not 8-bit RGB, or of
-        another shape
+    error: class of the exception: `error` is raised when the file is missing, not a PNG, truncated, not 8-bit RGB, or
+        of another shape
     """
     where = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise error(f"{where} does not exist. Check the folder of id PNGs.") from None
+        raise error(f"{where} was not found. Check the folder of id PNGs.") from None
     except OSError as problem:
         raise error(f"{where} cannot be read: {problem.strerror or problem}.") from None
     try:
@@ -92,7 +92,7 @@ def read_id_png(
 
 
 def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer]) -> None:
-    """Writes an (H, W) id map as RGB PNG, atomically, made for speed. Raises ValueError for ids outside 0…2²⁴-1."""
+    """Writes an (H, W) id map as RGB PNG, atomically; fast, not small. Raises ValueError for ids outside 0…2²⁴-1."""
     content = encode_id_png(ids)
     with atomic_write(path, durable=False) as handle:
         handle.write(content)
@@ -107,7 +107,7 @@ def read_panoptic_json(
     """The ground truth that a COCO panoptic JSON describes. Id PNGs are not opened.
 
     folder: where the id PNGs lie; by default the JSON's path without `.json`, as panopticapi has it
-    images_suffice: a JSON without the key `annotations`, as lists of test images are, is read as one with none
+    images_suffice: accept a JSON without the key `annotations`, such as a list of test images
     Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
     """
     reader = _Reader(Path(path))
@@ -116,10 +116,10 @@ def read_panoptic_json(
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
-    strangers = [image_id for image_id in annotations if image_id not in images]
-    if strangers:
+    unknown_ids = [image_id for image_id in annotations if image_id not in images]
+    if unknown_ids:
         raise BadDataset(
-            f"{path}: annotations name image ids that `images` does not list: {listed(strangers)}. "
+            f"{path}: annotations name image ids that `images` does not list: {listed(unknown_ids)}. "
             "Add the images or drop the annotations."
         )
     return PanopticSet(categories, images, annotations, _folder_of(path, folder), Path(path))
@@ -129,7 +129,7 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     """The predictions that a COCO panoptic JSON describes: `annotations` is all it needs.
 
     A segment needs `id` and `category_id`; `score` is kept where given; areas are counted from the PNG later and are 0
-    here. Whether a category is known is for the scorer to say. Otherwise as `read_panoptic_json`.
+    here. Categories are not checked here; the scorer does. Otherwise as `read_panoptic_json`.
     """
     reader = _Reader(Path(path))
     document = reader.document(("annotations",))
@@ -142,8 +142,8 @@ def read_annotation_columns(
 ) -> AnnotationColumns:
     """What `read_panoptic_json` (or `read_predictions_json`) reads, as columns, in little memory.
 
-    As for panopticapi, `images` may be absent. Otherwise the JSON is held to the same rules and refused with the same
-    sentences.
+    As for panopticapi, `images` may be absent. Otherwise the same rules apply, with the same
+    messages.
     """
     reader = _Reader(Path(path))
     rows = _Rows()
@@ -214,7 +214,11 @@ class _Rows:
         self.iscrowd, self.score = array("b"), array("f")
 
     def add(self, reader: "_Reader", record: Any, index: int, counted: bool) -> None:
-        """Appends one record of `annotations`; what is not plainly right goes through the reader, which explains."""
+        """Appends one record of `annotations`.
+
+        The fast path reads whole columns of the record; anything unusual goes through the reader, field by field, which
+        names what is wrong.
+        """
         try:
             segments = record["segments_info"]
             image_id, name = record["image_id"], record["file_name"]
@@ -285,7 +289,7 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
 
 
 def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
-    # panopticapi drops every ".json" of the path, not only the suffix; so do we.
+    # panopticapi removes every ".json" from the path, not only the suffix; so do we.
     return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
 
 
@@ -294,14 +298,14 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def _skip(text: str, at: int) -> int:
-    """Where the next sign of a JSON text is that is no space."""
+    """The position of the next character of a JSON text that is not white space."""
     found = _SPACE.match(text, at)
     assert found is not None
     return found.end()
 
 
 class _Records:
-    """Parses the list that begins at a place of a JSON text, one element at a time; `at` is then the place after it."""
+    """Parses the list that begins at `at`, one element at a time; afterwards `at` is the position after the list."""
 
     def __init__(self, reader: "_Reader", text: str, at: int) -> None:
         self.reader, self.text, self.at = reader, text, at
@@ -341,9 +345,9 @@ class _Reader:
         return absent | {key: list(records) for key, records in self.walk(keys, optional)}
 
     def walk(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[tuple[str, Iterable[Any]]]:
-        """Each of the lists that `keys` name, in the order of the file, as an iterator that parses record by record.
+        """Each of the lists named by `keys`, in the order of the file, as an iterator that parses record by record.
 
-        So the objects of a large JSON are never in memory at once. Each iterator is to be exhausted before the next.
+        So the objects of a large JSON are never all in memory. Exhaust each iterator before asking for the next.
         """
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
@@ -364,7 +368,7 @@ class _Reader:
                 if text[at : at + 1] != "}":
                     at = self.expect(text, at, ",", "a comma")
             if _skip(text, at + 1) != len(text):
-                raise self.not_json(f"more follows the object at character {at + 1}")
+                raise self.not_json(f"extra data after the object at character {at + 1}")
         except (ValueError, RecursionError) as problem:
             raise self.not_json(problem) from None
         if missing:
@@ -374,7 +378,7 @@ class _Reader:
         try:
             return self.path.read_bytes().decode("utf-8-sig")
         except FileNotFoundError:
-            raise BadDataset(f"{self.path} does not exist. Give the path of a COCO panoptic JSON.") from None
+            raise BadDataset(f"{self.path} was not found. Give the path of a COCO panoptic JSON.") from None
         except OSError as problem:
             raise self.refuse(f"cannot be read: {problem.strerror or problem}.") from None
         except ValueError as problem:
@@ -382,7 +386,7 @@ class _Reader:
 
     def expect(self, text: str, at: int, sign: str, what: str) -> int:
         if text[at : at + 1] != sign:
-            raise self.refuse(f"is not COCO panoptic: character {at} should begin {what}, not {text[at : at + 10]!r}.")
+            raise self.refuse(f"is not COCO panoptic: expected {what} at character {at}, found {text[at : at + 10]!r}.")
         return _skip(text, at + 1)
 
     def categories(self, records: list[Any]) -> tuple[Category, ...]:
@@ -421,7 +425,7 @@ class _Reader:
         return found
 
     def annotations(self, records: list[Any], category_ids: set[int] | None, counted: bool) -> dict[int, Annotation]:
-        """`counted`: areas come from the PNG, so the JSON need not (and does not) give them."""
+        """Annotations by image id. `counted`: areas are counted from the PNG later, so `area` is not read."""
         found: dict[int, Annotation] = {}
         for index, record in enumerate(records):
             annotation = self.annotation(record, index, found, counted)

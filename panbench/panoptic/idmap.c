@@ -1,8 +1,8 @@
 /* The inner loops of scoring: id PNGs and id maps to runs of equal ids and back, and runs to shared pixels.
 
    Plain C99 without a library, called through ctypes (panbench/panoptic/native.py), which lets other threads work meanwhile.
-   panbench/panoptic/idmap.py does the same with NumPy and OpenCV where there is no compiler; tests hold
-   both against each other.
+   panbench/panoptic/idmap.py does the same with NumPy and OpenCV where there is no compiler; tests compare
+   the two.
 
    Masks are flat, so nearly all residuals of a filtered PNG are zero: each filter has a shortcut for blocks of pixels that
    keep their neighbour's value. */
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Bytes that are looked at in one step: 8 RGB or 6 RGBA pixels. */
+/* Bytes compared in one step: 8 RGB or 6 RGBA pixels. */
 #define BLOCK 24
 
 static inline int first_set(uint64_t a, uint64_t b, uint64_t c)
@@ -21,7 +21,7 @@ static inline int first_set(uint64_t a, uint64_t b, uint64_t c)
     return a ? __builtin_ctzll(a) / 8 : b ? 8 + __builtin_ctzll(b) / 8 : 16 + __builtin_ctzll(c) / 8;
 }
 
-/* How many of the BLOCK bytes at p are zero before the first that is not. */
+/* The number of zero bytes before the first nonzero one of the BLOCK bytes at p. */
 static inline int zeros(const uint8_t *p)
 {
     uint64_t a, b, c;
@@ -29,7 +29,7 @@ static inline int zeros(const uint8_t *p)
     return first_set(a, b, c);
 }
 
-/* How many of the BLOCK bytes at p equal those at q before the first that does not. */
+/* The number of equal bytes before the first different one of the BLOCK bytes at p and q. */
 static inline int equals(const uint8_t *p, const uint8_t *q)
 {
     uint64_t a, b, c, d, e, f;

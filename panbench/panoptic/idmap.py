@@ -1,7 +1,7 @@
-"""Id maps, their runs and their PNGs, in memory. Knows bytes, not files: messages lack the name, callers add it.
+"""Id maps, their runs and their PNGs, in memory. Works on bytes, not files: callers add the file name to messages.
 
-A run is a stretch of equal ids in scan order, across rows. An id map of a photograph has some thousand runs: what
-can be asked of runs is asked of them.
+A run is a stretch of equal ids in scan order, across rows. The id map of a photograph has a few thousand runs where it
+has 300,000 pixels, so pixels are converted to runs first and counted after.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from panbench.panoptic.native import native
 
 deflate: Any = None
-with contextlib.suppress(ImportError):  # on a machine that the package has no wheel for, zlib does
+with contextlib.suppress(ImportError):  # where deflate has no wheel for the platform, zlib is used
     import deflate  # type: ignore[no-redef]
 
 __all__ = [
@@ -36,7 +36,7 @@ Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
 DEFAULT_MAX_PIXELS = 100_000_000
-"""Largest PNG that is decoded unless asked otherwise: 10,000 × 10,000."""
+"""Default limit on the pixels of a PNG: 10,000 × 10,000."""
 
 _MOST_PIXELS = 2**29 - 1
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -50,7 +50,7 @@ _INFLATE_ERRORS = (zlib.error,) if deflate is None else (zlib.error, deflate.Def
 
 @dataclass(frozen=True)
 class IdRuns:
-    """The runs of an (H, W) id map: `ends` is the pixel after the last of each, counted through the map; both int32."""
+    """The runs of an (H, W) id map: `ends` holds the flat index one past each run's last pixel; both int32."""
 
     shape: tuple[int, int]
     ends: Int32
@@ -73,7 +73,7 @@ class IdRuns:
 
     @staticmethod
     def empty(shape: tuple[int, int]) -> "IdRuns":
-        """The one run of a map that is all void."""
+        """The single run of a map that is all void."""
         return IdRuns(shape, np.array([shape[0] * shape[1]], np.int32), np.zeros(1, np.int32))
 
     def to_bytes(self) -> bytes:
@@ -134,7 +134,7 @@ def _split(keys: UInt64) -> tuple[Int32, Int32]:
 def _sum_by_key(keys: UInt64, values: Int32) -> tuple[UInt64, Int64]:
     found = np.sort(keys)
     found = found[np.append(found[1:] != found[:-1], True)] if len(found) else found
-    # There are few distinct keys: looking each up is quicker than the inverse that np.unique would give.
+    # There are few distinct keys: looking each up is faster than np.unique with its inverse.
     # Sums of pixels stay far below 2^53, so the float64 of bincount is exact.
     sums = np.bincount(np.searchsorted(found, keys), weights=values, minlength=len(found))
     return found, sums.astype(np.int64)
@@ -142,7 +142,7 @@ def _sum_by_key(keys: UInt64, values: Int32) -> tuple[UInt64, Int64]:
 
 @dataclass(frozen=True, slots=True)
 class PngHeader:
-    """What a PNG says of itself in its first 33 bytes."""
+    """The header of a PNG: its first 33 bytes."""
 
     height: int
     width: int
@@ -152,7 +152,7 @@ class PngHeader:
 
 
 def read_header(content: bytes) -> PngHeader:
-    """The header of a PNG. Raises ValueError when the bytes are no PNG."""
+    """The header of a PNG. Raises ValueError when the bytes are not a PNG."""
     if content[:8] != _SIGNATURE:
         raise ValueError("is not a PNG.")
     if len(content) < 33:
@@ -169,7 +169,7 @@ def decode_id_png(
     """The (H, W) int32 id map in the bytes of a PNG; alpha is ignored.
 
     shape: (H, W) that it must have, None for any; max_pixels: a larger one is refused before it is decoded
-    Raises ValueError saying what is wrong: no PNG, truncated, damaged, not 8-bit RGB, too large, of another shape.
+    Raises ValueError saying what is wrong: not a PNG, truncated, damaged, not 8-bit RGB, too large, wrong shape.
     """
     found = _decode(content, shape, max_pixels)
     return found.to_map() if isinstance(found, IdRuns) else found
@@ -184,7 +184,7 @@ def decode_id_runs(
 
 
 def _decode(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> IdRuns | Int32:
-    """What comes cheaper: runs where there is compiled code, the map where there is none."""
+    """Runs or the map, whichever is cheaper: runs with the compiled code, the map without."""
     header = read_header(content)
     _check_header(header, shape, max_pixels)
     filtered = _inflate(_image_data(content), _filtered_size(header))
@@ -195,7 +195,7 @@ def _decode(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> I
         except ValueError:
             raise ValueError("is a damaged PNG.") from None
         return IdRuns((header.height, header.width), *runs)
-    # OpenCV takes a damaged PNG for a partly black one; that it inflates to its size has been seen above.
+    # OpenCV decodes a damaged PNG to a partly black image; that it inflates to its full size was checked above.
     bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None or bgr.shape[:2] != (header.height, header.width):
         raise ValueError("is a damaged PNG.")
@@ -212,7 +212,9 @@ def _check_header(header: PngHeader, shape: tuple[int, int] | None, max_pixels: 
         )
     check_pixels((header.height, header.width), max_pixels)
     if shape is not None and (header.height, header.width) != tuple(shape):
-        raise ValueError(f"is {header.height}×{header.width} where {shape[0]}×{shape[1]} (height × width) is expected.")
+        raise ValueError(
+            f"is {header.height}×{header.width} where {shape[0]}×{shape[1]} (height × width) was expected."
+        )
 
 
 def check_pixels(shape: tuple[int, int], max_pixels: int) -> None:
@@ -220,7 +222,7 @@ def check_pixels(shape: tuple[int, int], max_pixels: int) -> None:
     if shape[0] * shape[1] > min(max_pixels, _MOST_PIXELS):
         raise ValueError(
             f"has {shape[0]}×{shape[1]} pixels, more than the limit of {min(max_pixels, _MOST_PIXELS):,}. "
-            "Raise the limit if it is meant to be so large."
+            "Raise the limit if the image is meant to be this large."
         )
 
 
@@ -240,7 +242,7 @@ def _image_data(content: bytes) -> bytes:
 
 
 def _filtered_size(header: PngHeader) -> int:
-    """How many bytes the pixels of a PNG have before their filters are undone: each row has one byte more."""
+    """The inflated size of a PNG's pixels, still filtered: each row has one filter byte more."""
     bytes_per_pixel = _BYTES_PER_PIXEL[header.color_type]
     size = 0
     for x, y, dx, dy in _ADAM7 if header.interlaced else ((0, 0, 1, 1),):
@@ -250,7 +252,7 @@ def _filtered_size(header: PngHeader) -> int:
 
 
 def _inflate(stream: bytes, size: int) -> bytes | bytearray:
-    """The `size` bytes of a zlib stream, its checksum verified. Raises ValueError when it holds more or less."""
+    """The `size` bytes of a zlib stream, checksum verified. Raises ValueError when it holds more or fewer."""
     try:
         if deflate is None:
             raw: bytes | bytearray = _bounded_inflate(stream, size)
@@ -264,12 +266,12 @@ def _inflate(stream: bytes, size: int) -> bytes | bytearray:
 
 
 def _deflate(content: bytes) -> bytes:
-    """A zlib stream of the bytes, quick rather than small."""
+    """A zlib stream of the bytes; fast rather than small."""
     return zlib.compress(content, 1) if deflate is None else bytes(deflate.zlib_compress(content, 1))
 
 
 def _bounded_inflate(stream: bytes, size: int) -> bytes:
-    # One byte of room more, or a stream that is too long would go unseen.
+    # Room for one byte more, or a stream that is too long would go unnoticed.
     inflater = zlib.decompressobj()
     raw = inflater.decompress(stream, size + 1)
     if not inflater.eof:
@@ -280,7 +282,7 @@ def _bounded_inflate(stream: bytes, size: int) -> bytes:
 def encode_id_png(id_map: npt.NDArray[np.integer]) -> bytes:
     """The bytes of an RGB PNG of an (H, W) id map. Raises ValueError for ids outside 0…2²⁴-1.
 
-    Each row is stored as its difference to the row above, which of a mask leaves little: small and quick at once.
+    Each row is stored as its difference from the row above, which is mostly zeros for a mask: small and fast.
     """
     if id_map.ndim != 2 or not id_map.size:
         raise ValueError(f"an id map must be (H, W) and not empty, got {id_map.shape}")

@@ -34,7 +34,7 @@ IdMap = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A class of the dataset: `id` is the dataset's own, `isthing` tells countable objects from amorphous regions."""
+    """A class of the dataset: `id` is the dataset's own; things are countable objects, stuff is amorphous regions."""
 
     id: int
     name: str
@@ -89,17 +89,17 @@ class PanopticSet:
     path: Path
 
     def png_path(self, image_id: int) -> Path:
-        """Where the id PNG of an image lies."""
+        """The path of an image's id PNG."""
         return self.folder / self.annotations[image_id].file_name
 
 
 @dataclass(frozen=True)
 class AnnotationColumns:
-    """The annotations of a panoptic JSON without an object for each segment: what scoring thousands of images reads.
+    """The annotations of a panoptic JSON as columns: scoring thousands of images needs no object for each segment.
 
-    image_ids, file_names: one entry an image, in the order of the JSON; its segments are rows first[i] to first[i + 1]
-    id, category_id (int32), area (int64; 0 where the PNG is to say), iscrowd (bool), score (float32, NaN if unknown):
-        one entry a segment
+    image_ids, file_names: one entry per image, in the order of the JSON; its segments are rows first[i] to first[i + 1]
+    id, category_id (int32), area (int64; 0: counted from the PNG), iscrowd (bool), score (float32, NaN if unknown):
+        one entry per segment
     """
 
     categories: tuple[Category, ...]
@@ -120,7 +120,7 @@ class AnnotationColumns:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """An image of a dataset and where its picture and its ground truth lie; each is None where there is none."""
+    """An image of a dataset, with the paths of its picture and ground truth; None where there is none."""
 
     image: ImageInfo
     image_path: Path | None = None

@@ -1,7 +1,7 @@
-"""A folder of predictions in COCO panoptic format, from any framework, becomes a run. No torch here.
+"""Scores a folder of predictions in COCO panoptic format, from any framework; the result is a run. Needs no torch.
 
-Every image is decoded once, by threads that hand back a few rows for it, so memory hardly grows with the number of
-images. All that is wrong with the predictions is found in one pass and named in one error.
+Every image is decoded once, by threads that return a few rows for it, so memory hardly grows with the number of images.
+One pass finds everything that is wrong with the predictions, and one error names it all.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ __all__ = ["as_json", "score_folder"]
 
 Progress = Callable[[int, int], None]
 
-# Images that a thread takes at a time: enough that handing out work costs nothing, few enough that progress moves.
+# Images per task: enough that scheduling costs nothing, few enough that progress is smooth.
 _IMAGES_A_TASK = 16
-# Below this an index saves less than a file beside somebody's data is worth.
+# For fewer images an index saves too little to leave a file beside the user's data.
 _FEWEST_IMAGES_INDEXED = 64
 
 
@@ -60,18 +60,18 @@ def score_folder(
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
-    gt_dir, pred_dir: where the PNGs lie; by default the JSON's path without `.json`
+    gt_dir, pred_dir: the folders of PNGs; by default the JSON's path without `.json`
     out: the run folder to write; None gives a run in memory
-    threads: None for as many as this process may use cores
-    ignore_extra: leave predictions out whose image the ground truth lacks; otherwise they are an error
+    threads: None for one per core that this process may use
+    ignore_extra: ignore predictions for images that the ground truth lacks; otherwise they are an error
     allow_missing: score images without a prediction as empty; otherwise they are an error
-    boundary: store the overlaps of boundary pixels too, for boundary PQ
+    boundary: also store the overlaps of boundary pixels, for boundary PQ
     max_pixels: a larger PNG is refused before it is decoded
-    overwrite: replace a run that `out` already holds
+    overwrite: replace the run that exists at `out`
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     progress: called with (images done, images in all)
-    Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming all images and ids, and then
-    writes no run.
+    Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming all images and ids; no run is
+    written then.
     """
     clock = _Clock()
     if threads is not None and threads < 1:
@@ -83,19 +83,19 @@ def score_folder(
     for side, columns in (("ground-truth", gt), ("predicted", pred)):
         if not columns.folder.is_dir():
             raise BadDataset(
-                f"There is no folder {columns.folder} with the {side} id PNGs. Give their folder if it is another."
+                f"There is no folder {columns.folder} with the {side} id PNGs. Give their folder if it is elsewhere."
             )
     plan = _Plan.of(gt, pred)
     wrong = plan.faults(ignore_extra, allow_missing)
     clock.stop("load")
 
-    looked = _look(plan, threads or _cores(), boundary, max_pixels, index, progress)
-    table = looked.table(plan)
-    wrong += looked.prediction_faults + prediction_faults(table)
+    counted = _count_images(plan, threads or _cores(), boundary, max_pixels, index, progress)
+    table = counted.table(plan)
+    wrong += counted.prediction_faults + prediction_faults(table)
     if wrong:
-        raise PredictionMismatch("\n".join(looked.gt_faults + wrong))
-    if looked.gt_faults:
-        raise BadDataset("\n".join(looked.gt_faults))
+        raise PredictionMismatch("\n".join(counted.gt_faults + wrong))
+    if counted.gt_faults:
+        raise BadDataset("\n".join(counted.gt_faults))
     clock.stop("overlap")
 
     info = _info(plan, table, out)
@@ -199,8 +199,8 @@ class _Plan:
 
 
 @dataclass
-class _Looked:
-    """What one pass over the PNGs gave: counted pairs of each image, and a sentence for each PNG that is no good."""
+class _Counted:
+    """The result of one pass over the PNGs: counted pairs of each image, and a sentence for each unusable PNG."""
 
     pairs: list[tuple[int, "_Counts"]] = field(default_factory=list)
     boundary: list[tuple[int, "_Counts"]] = field(default_factory=list)
@@ -224,7 +224,7 @@ _Counts = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a thread hands back for one image; `packed` is its ground truth for the index."""
+    """What a thread returns for one image; `packed` is its ground truth for the index."""
 
     counts: _Counts | None = None
     boundary: _Counts | None = None
@@ -235,7 +235,7 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Counter:
     """Looks at one image: decodes both PNGs and counts which segments share pixels."""
 
     plan: _Plan
@@ -243,7 +243,7 @@ class _Look:
     max_pixels: int
     index: GtIndex | None
 
-    def at(self, row: int) -> _Answer:
+    def count(self, row: int) -> _Answer:
         gt, pred = self.plan.gt, self.plan.pred
         image_id = gt.image_ids[row]
         gt_path = gt.folder / gt.file_names[row]
@@ -290,33 +290,33 @@ def _unpacked(packed: bytes) -> IdRuns | None:
         return None
 
 
-def _look(
+def _count_images(
     plan: _Plan, threads: int, boundary: bool, max_pixels: int, index: bool, progress: Progress | None
-) -> _Looked:
+) -> _Counted:
     """Looks at all images, in the order of the ground truth."""
     images = len(plan.gt)
-    native()  # compiled here, once, rather than by all threads at the same time
+    native()  # loaded here, once, before the threads start
     keeper = _IndexKeeper(plan.gt.path) if index and images >= _FEWEST_IMAGES_INDEXED else None
-    look = _Look(plan, boundary, max_pixels, keeper.index if keeper else None)
-    looked = _Looked()
+    counter = _Counter(plan, boundary, max_pixels, keeper.index if keeper else None)
+    counted = _Counted()
     pool = ThreadPoolExecutor(threads)
     opencv_threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # images are shared out among threads already
+    cv2.setNumThreads(1)  # the images are already distributed over threads
     try:
-        for row, answer in enumerate(_in_order(pool, look, images)):
+        for row, answer in enumerate(_in_order(pool, counter, images)):
             image_id = plan.gt.image_ids[row]
             if keeper and not answer.gt_fault:
                 keeper.keep(answer.sha, answer.packed)
             if answer.gt_fault:
-                looked.gt_faults.append(answer.gt_fault)
+                counted.gt_faults.append(answer.gt_fault)
             elif answer.prediction_fault:
-                looked.prediction_faults.append(answer.prediction_fault)
+                counted.prediction_faults.append(answer.prediction_fault)
             if answer.counts is None:
-                looked.bad_images.add(image_id)
+                counted.bad_images.add(image_id)
             else:
-                looked.pairs.append((image_id, answer.counts))
+                counted.pairs.append((image_id, answer.counts))
             if answer.boundary is not None:
-                looked.boundary.append((image_id, answer.boundary))
+                counted.boundary.append((image_id, answer.boundary))
             if progress and ((row + 1) % _IMAGES_A_TASK == 0 or row + 1 == images):
                 progress(row + 1, images)
         if keeper:
@@ -326,19 +326,19 @@ def _look(
         cv2.setNumThreads(opencv_threads)
         if keeper:
             keeper.discard()
-    return looked
+    return counted
 
 
-def _in_order(pool: ThreadPoolExecutor, look: _Look, images: int) -> Iterator[_Answer]:
+def _in_order(pool: ThreadPoolExecutor, counter: _Counter, images: int) -> Iterator[_Answer]:
     def task(start: int) -> list[_Answer]:
-        return [look.at(row) for row in range(start, min(start + _IMAGES_A_TASK, images))]
+        return [counter.count(row) for row in range(start, min(start + _IMAGES_A_TASK, images))]
 
     for answers in pool.map(task, range(0, images, _IMAGES_A_TASK)):
         yield from answers
 
 
 class _IndexKeeper:
-    """Reads the index of a ground truth and, when images are new to it, writes it anew."""
+    """Reads the index of a ground truth and rewrites it when images are missing from it."""
 
     def __init__(self, gt_json: Path) -> None:
         self._places = index_paths(gt_json)
@@ -348,7 +348,7 @@ class _IndexKeeper:
         self._writer: IndexWriter | None = None
 
     def keep(self, sha: bytes, packed: bytes | None) -> None:
-        """Notes an image: `packed` is what to keep of it, None when the index has it."""
+        """Adds an image: `packed` is its entry, None when the index already has it."""
         if packed is None and self._writer is None:
             self._old.append(sha)
             return
@@ -392,7 +392,7 @@ class _Clock:
 
 
 def _info(plan: _Plan, table: OverlapTable, out: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """What run.json says of the inputs."""
+    """What run.json records about the inputs."""
     gt, pred = plan.gt, plan.pred
     missing = plan.missing()
     return {
@@ -442,7 +442,7 @@ def _content(path: Path) -> bytes:
         with open(path, "rb", buffering=0) as handle:
             return handle.read()
     except FileNotFoundError:
-        raise ValueError("does not exist. Check the folder of id PNGs.") from None
+        raise ValueError("was not found. Check the folder of id PNGs.") from None
     except OSError as problem:
         raise ValueError(f"cannot be read: {problem.strerror or problem}.") from None
 

@@ -1,11 +1,11 @@
-"""Decoded ground truth kept beside its JSON, so that scoring the next model does not decode it again.
+"""Decoded ground truth kept beside its JSON, so that scoring the next model need not decode it again.
 
 An index maps the SHA-256 of a PNG's bytes to the runs of its id map. So it can never be stale: a PNG that changed has
-another hash and is decoded, and an index that is deleted, damaged, copied or shared changes nothing but the time taken.
+another hash and is decoded. An index that is deleted or damaged costs time, and nothing else.
 `val.json` has `val.panbench-index` beside it, or in the cache folder where that folder cannot be written.
 
 The file: MAGIC, the entries one after the other, the directory (hash, offset, length, checksum of each entry), and a
-footer with the directory's offset, entries and checksum. Each entry is what `IdRuns.to_bytes` gives.
+footer with the directory's offset, entries and checksum. Each entry is what `IdRuns.to_bytes` returns.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def sha_of(content: bytes) -> bytes:
 
 
 def index_paths(gt_json: Path) -> list[Path]:
-    """Where the index of a JSON may lie: beside it, and in the cache folder."""
+    """The paths where the index of a JSON may be: beside it, and in the cache folder."""
     beside = gt_json.with_suffix(".panbench-index")
     places = [beside]
     with contextlib.suppress(PanbenchError):
@@ -81,7 +81,7 @@ class GtIndex:
         return len(self._places)
 
     def entry(self, sha: bytes) -> bytes | None:
-        """The runs of the PNG with this hash, as `IdRuns.to_bytes` gave them; None when absent or damaged."""
+        """The runs of the PNG with this hash, as `IdRuns.to_bytes` returned them; None when absent or damaged."""
         if sha not in self._places:
             return None
         offset, length, crc = self._places[sha]
@@ -90,10 +90,10 @@ class GtIndex:
 
 
 class IndexWriter:
-    """Writes an index that appears whole or not at all. What cannot be written is not: nothing depends on it."""
+    """Writes an index atomically. Write errors are ignored: the index only saves time."""
 
     def __init__(self, places: list[Path]) -> None:
-        """Opens a temporary file in the first of the folders that can be written."""
+        """Opens a temporary file in the first folder that is writable."""
         self._rows: list[tuple[bytes, int, int, int]] = []
         self._target: Path | None = None
         for place in places:
@@ -120,7 +120,7 @@ class IndexWriter:
         self._offset += len(packed)
 
     def finish(self) -> Path | None:
-        """Puts the index in its place; its path, or None when it could not be written."""
+        """Renames the finished index to its final path and returns it; None when it could not be written."""
         if self._target is None:
             return None
         try:
@@ -128,7 +128,7 @@ class IndexWriter:
             self._handle.write(listing)
             self._handle.write(_FOOTER.pack(self._offset, len(self._rows), zlib.crc32(listing)))
             self._handle.close()
-            # As readable as the JSON beside it; not synced: a torn index is recognised and made again.
+            # Readable by all, as the JSON beside it. Not synced: a torn index is recognised and written again.
             os.chmod(self._temporary, 0o644)
             os.replace(self._temporary, self._target)
         except OSError:
@@ -138,7 +138,7 @@ class IndexWriter:
         return target
 
     def discard(self) -> None:
-        """Leaves nothing behind."""
+        """Removes the temporary file."""
         if self._target is not None:
             self._target = None
             with contextlib.suppress(OSError):
@@ -148,7 +148,7 @@ class IndexWriter:
 
 
 def _remove_leftovers(place: Path) -> None:
-    """Removes what writers of this index left that were killed, a day ago or longer."""
+    """Removes temporary files that killed writers of this index left a day ago or earlier."""
     for leftover in place.parent.glob(f".{glob.escape(place.name)}.*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:

@@ -1,7 +1,7 @@
 """A run's predictions as the zip that COCO's panoptic evaluation server takes, checked before it is written.
 
 The zip holds panoptic_<testset>_<algorithm>_results.json and the folder of the same name with the id PNGs, nothing
-around them. [cocodataset.org/#upload; mmdetection, docs/en/user_guides/test_results_submission.md]
+else. [cocodataset.org/#upload; mmdetection, docs/en/user_guides/test_results_submission.md]
 """
 
 import json
@@ -24,7 +24,7 @@ from panbench.panoptic.types import VOID, Annotation, PanopticSet
 
 TESTSETS = ("test-dev2017", "val2017")
 
-# ZIP members carry a date; a fixed one makes the same predictions the same file.
+# ZIP members carry a date; with a fixed one, equal predictions make equal files.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -50,7 +50,7 @@ def write_submission(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Submission:
-    """Checks a run's predictions against the test set's list of images and writes the zip; nothing on any fault.
+    """Checks a run's predictions against the test set's list of images, then writes the zip; nothing on any fault.
 
     run: a run folder with predictions, or a predictions JSON with its PNGs beside it
     out: the zip, or a folder for one under the server's name
@@ -59,17 +59,17 @@ def write_submission(
     Raises PredictionMismatch naming images and ids, BadRun, BadArgument, BadDataset.
     """
     if testset not in TESTSETS:
-        raise BadArgument(f"The test set {testset!r} is not known; there are {' and '.join(TESTSETS)}.")
+        raise BadArgument(f"The test set {testset!r} is unknown; choose from {' and '.join(TESTSETS)}.")
     predictions, model = _predictions(Path(run))
     name = algorithm if algorithm is not None else re.sub(r"[^A-Za-z0-9_-]+", "-", model).strip("-")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise BadArgument(f"The algorithm's name {name!r} may have letters, digits, - and _ only; give another.")
+        raise BadArgument(f"The algorithm's name {name!r} may contain only letters, digits, - and _; give another.")
     stem = f"panoptic_{testset}_{name}_results"
     target = Path(out)
     if target.is_dir() or target.suffix.lower() != ".zip":
         target = target / f"{stem}.zip"
     if target.exists() and not overwrite:
-        raise BadArgument(f"{target} stands already. Give another name, or --overwrite.")
+        raise BadArgument(f"{target} already exists. Give another name, or --overwrite.")
     listed_images = _images(images if images is not None else _default_images(testset))
     _check_images(predictions, listed_images)
     records = _checked_records(predictions, listed_images, progress)
@@ -78,7 +78,7 @@ def write_submission(
         _write(archive, f"{stem}.json", document, zipfile.ZIP_DEFLATED)
         for record in records:
             content = predictions.png_path(record["image_id"]).read_bytes()
-            # PNGs are compressed already.
+            # PNGs are already compressed.
             _write(archive, f"{stem}/{record['file_name']}", content, zipfile.ZIP_STORED)
     n_segments = sum(len(record["segments_info"]) for record in records)
     return Submission(target, f"{stem}.json", stem, len(records), n_segments, target.stat().st_size)
@@ -112,7 +112,7 @@ def _default_images(testset: str) -> Path:
     if not path.is_file():
         split = "test-dev" if testset == "test-dev2017" else "val"
         raise BadDataset(
-            f"{path}, the list of the test set's images, does not exist. Fetch it with "
+            f"{path}, the list of the test set's images, was not found. Fetch it with "
             f"`panbench data coco --split {split} --limit 1`, or name it with --images."
         )
     return path
@@ -124,7 +124,7 @@ def _images(path: str | os.PathLike[str]) -> dict[int, tuple[int, int]]:
         images = json.loads(Path(path).read_bytes())["images"]
         return {int(image["id"]): (int(image["height"]), int(image["width"])) for image in images}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadDataset(f"{path} is no list of images in COCO's format ({error!r}).") from error
+        raise BadDataset(f"{path} is not a list of images in COCO's format ({error!r}).") from error
 
 
 def _check_images(predictions: PanopticSet, images: dict[int, tuple[int, int]]) -> None:
@@ -134,17 +134,17 @@ def _check_images(predictions: PanopticSet, images: dict[int, tuple[int, int]]) 
             f"{len(missing):,} of the test set's {len(images):,} images have no prediction: {listed(missing, most=5)}. "
             "The server refuses partial submissions: run the model on all images."
         )
-    strangers = [image_id for image_id in predictions.annotations if image_id not in images]
-    if strangers:
+    unknown_ids = [image_id for image_id in predictions.annotations if image_id not in images]
+    if unknown_ids:
         raise PredictionMismatch(
-            f"{len(strangers):,} predictions are of images that are not in the test set: {listed(strangers, most=5)}."
+            f"{len(unknown_ids):,} predicted images are not in the test set: {listed(unknown_ids, most=5)}."
         )
 
 
 def _checked_records(
     predictions: PanopticSet, images: dict[int, tuple[int, int]], progress: Callable[[int, int], None] | None
 ) -> list[dict[str, Any]]:
-    """One record an image, in the order of the test set. One error names the first faults and counts all."""
+    """One record per image, in the order of the test set. One error names the first faults and counts all."""
     categories = {category["id"] for category in panoptic_categories()}
     names = [_png_name(predictions.annotations[image_id]) for image_id in images]
     if len(set(names)) != len(names):

@@ -72,7 +72,7 @@ def test_findings_are_grouped_with_their_reason_and_end_in_exit_code_1(server, t
     result = run("check", tmp_path)
     assert result.exit_code == 1
     assert "error: missing-png (12)" in result.stdout
-    assert f"panoptic_val2017/{pngs[0].name}: The id PNG of image 1 is not there." in result.stdout
+    assert f"panoptic_val2017/{pngs[0].name}: The id PNG of image 1 was not found." in result.stdout
     assert "… and 2 more" in result.stdout
     assert "must not be scored" in result.stdout
     everything = run("check", tmp_path, "--all").stdout
@@ -136,8 +136,8 @@ def test_label_maps_are_converted_both_ways(tmp_path):
     [
         (["convert", "arrays", "x", "--out", "y"], "--categories"),
         (["convert", "instances", "x", "--out", "y", "--categories", "coco"], "--semantic"),
-        (["convert", "arrays", "x", "--out", "y", "--categories", "coco"], "no folder"),
-        (["check", "x"], "does not exist"),
+        (["convert", "arrays", "x", "--out", "y", "--categories", "coco"], "is not a folder"),
+        (["check", "x"], "was not found"),
         (["cityscapes", "x"], "gtFine"),
         (["ade20k", "x"], "ADE20K"),
         (["mapillary", "x"], "Mapillary"),

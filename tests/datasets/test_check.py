@@ -277,7 +277,7 @@ def test_the_json_of_a_folder_is_found_by_its_split(made):
     assert find_json(made.root, "val") == find_json(made.root, "val2017") == made.json
     with pytest.raises(BadDataset, match=r"panoptic_val2017\.json"):
         find_json(made.root, "train")
-    with pytest.raises(BadDataset, match="does not exist"):
+    with pytest.raises(BadDataset, match="was not found"):
         find_json(made.root / "nowhere")
 
 

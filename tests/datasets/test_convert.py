@@ -313,7 +313,7 @@ def read_nothing(number: int) -> LabelledImage:
 
 def test_a_set_that_stands_is_not_replaced_unasked(tmp_path):
     write_set(tmp_path, "val", CATEGORIES, [1], read_nothing)
-    with pytest.raises(BadArgument, match="stands already"):
+    with pytest.raises(BadArgument, match="already exists"):
         write_set(tmp_path, "val", CATEGORIES, [1, 2], read_nothing)
     assert write_set(tmp_path, "val", CATEGORIES, [1, 2], read_nothing, overwrite=True).n_images == 2
 
@@ -353,7 +353,7 @@ def test_two_images_with_one_id_or_name_are_refused(tmp_path, same):
 def test_nothing_to_convert_is_said(tmp_path):
     with pytest.raises(BadDataset, match="nothing to convert"):
         write_set(tmp_path, "val", CATEGORIES, [], read_nothing)
-    with pytest.raises(BadDataset, match="no folder"):
+    with pytest.raises(BadDataset, match="is not a folder"):
         convert_two_channel(tmp_path / "nowhere", CATEGORIES, tmp_path / "out")
 
 

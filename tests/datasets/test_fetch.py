@@ -386,7 +386,7 @@ def test_a_root_that_cannot_be_written_is_one_sentence(server, mimic, tmp_path):
     [
         ({"split": "valid"}, "val, train, test-dev"),
         ({"limit": 0}, "at least 1"),
-        ({"archives_from": "/nowhere"}, "no folder"),
+        ({"archives_from": "/nowhere"}, "is not a folder"),
     ],
 )
 def test_wrong_arguments_are_refused(server, mimic, tmp_path, arguments, sentence):

@@ -86,7 +86,7 @@ class TestIds:
         assert [path.name for path in (tmp_path / "a").iterdir()] == ["1.png"]
 
     def test_an_error_names_file_and_image(self, tmp_path):
-        with pytest.raises(BadDataset, match=r"none\.png \(image 5\) does not exist"):
+        with pytest.raises(BadDataset, match=r"none\.png \(image 5\) was not found"):
             read_id_png(tmp_path / "none.png", image_id=5)
         write_id_png(tmp_path / "1.png", np.ones((2, 3), int))
         with pytest.raises(PredictionMismatch, match=r"1\.png \(image 7\) is 2×3 where 3×2"):
@@ -161,11 +161,11 @@ class TestReading:
 
 
 BAD = [
-    ("[1, 2]", "should begin an object with"),
+    ("[1, 2]", "expected an object with"),
     ("{}", "the key `images` is missing"),
-    ("not JSON", "should begin an object"),
+    ("not JSON", "expected an object"),
     ('{"images": [', "is not JSON"),
-    ('{"images": [], "annotations": [], "categories": []} x', "more follows the object"),
+    ('{"images": [], "annotations": [], "categories": []} x', "extra data after the object"),
     ('{"images": [], "categories": [{} {}], "annotations": []}', "is not JSON"),
     (changed("categories"), "the key `categories` is missing"),
     (changed("annotations", {}), "a list as `annotations`"),
@@ -216,7 +216,7 @@ def test_columns_are_refused_with_the_same_sentence(write, document, sentence):
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path, write):
-    with pytest.raises(BadDataset, match="does not exist"):
+    with pytest.raises(BadDataset, match="was not found"):
         read_panoptic_json(tmp_path / "none.json")
     with pytest.raises(BadDataset, match="cannot be read"):
         read_panoptic_json(tmp_path)

@@ -249,7 +249,7 @@ class TestPngsThatDoNotFit:
         folder.write("pred", 2, np.where(PRED == 6, 9, PRED))
         assert [sentence.split(":")[0] for sentence in folder.refused(PredictionMismatch)] == [
             "pred.json has no prediction for 1 of 3 images",
-            "pred/1.png (image 1) does not exist. Check the folder of id PNGs.",
+            "pred/1.png (image 1) was not found. Check the folder of id PNGs.",
             "Predicted PNGs have ids that their JSON lacks",
             "Predicted segments of the JSON are not in their PNG",
         ]

@@ -152,7 +152,7 @@ def test_a_zip_that_stands_is_not_replaced_unasked(made):
     made.submit()
     before = made.out.read_bytes()
     made.annotations[0]["segments_info"][0]["category_id"] = 2
-    with pytest.raises(BadArgument, match="stands already"):
+    with pytest.raises(BadArgument, match="already exists"):
         made.submit()
     assert made.out.read_bytes() == before
     made.submit(overwrite=True)
