@@ -20,6 +20,7 @@ from panbench.panoptic.overlap import (
     Columns,
     OverlapTable,
     Pairs,
+    Segments,
     concat,
     count_pairs,
     segment_columns,
@@ -127,17 +128,77 @@ class Evaluator:
             raise BadArgument(f"other must be an Evaluator, not {type(other).__name__}.")
         if [(c.id, c.isthing) for c in self.categories] != [(c.id, c.isthing) for c in other.categories]:
             raise BadArgument("other has other categories. Make both evaluators with the same ones.")
-        if self._image_ids and other._image_ids and (self._image_ids[0] is None) != (other._image_ids[0] is None):
-            raise BadArgument("other has image ids where this evaluator has none, or the reverse.")
-        table = concat([*other._blocks, *other._tables])
-        repeated = [place for place, image_id in enumerate(other._image_ids) if image_id in self._places]
+        rows = np.concatenate([self.to_rows(), other.to_rows()])
+        self.__dict__.update(vars(Evaluator.from_rows(self.categories, rows)))
+
+    def to_rows(self) -> npt.NDArray[np.int64]:
+        """All images as one (N, 6) int64 array, for ways between processes that carry numbers only; see `from_rows`.
+
+        Arrays of several evaluators may be joined by np.concatenate, in any order. An image has one row (0, 1 if it has
+        an image_id, image_id, 0, 0, 0), then a row a segment (1 ground truth or 2 prediction, id, 0, category_id, area,
+        iscrowd) and a row a pair (3, gt_id, pred_id, 0, pixels, 0). Scores are left out: PQ has no use for them.
+        """
+        table = concat([*self._blocks, *self._tables])
+        segments, overlaps = table.segments, table.overlaps
+        n = len(self)
+        given = np.array([image_id is not None for image_id in self._image_ids], np.int64)
+        heads = _columns(n, 0, given, [image_id or 0 for image_id in self._image_ids])
+        kinds = np.where(segments.is_gt, 1, 2)
+        of_segments = _columns(
+            len(segments), kinds, segments.id, 0, segments.category_id, segments.area, segments.iscrowd
+        )
+        of_pairs = _columns(len(overlaps), 3, overlaps.gt_id, overlaps.pred_id, 0, overlaps.pixels)
+        rows = np.concatenate([heads, of_segments, of_pairs])
+        places = np.concatenate([np.arange(n), segments.image_id, overlaps.image_id])
+        return rows[np.lexsort((rows[:, 0], places))]
+
+    @classmethod
+    def from_rows(cls, categories: Iterable[Category | Mapping[str, Any]], rows: Any) -> "Evaluator":
+        """The evaluator that `to_rows` gave, or several joined: an image that occurs again counts once, as in `merge`.
+
+        rows: (N, 6) integers, an array or a tensor. Raises BadArgument as `merge` does.
+        """
+        evaluator = cls(categories)
+        rows = _array(rows).astype(np.int64, copy=False).reshape(-1, 6)
+        kind, first, second, category_id, pixels, iscrowd = rows.T
+        heads = np.flatnonzero(kind == 0)
+        place = np.cumsum(kind == 0) - 1
+        image_ids = [int(second[head]) if first[head] else None for head in heads.tolist()]
+        is_segment, is_pair = (kind == 1) | (kind == 2), kind == 3
+        table = OverlapTable(
+            Segments(
+                place[is_segment],
+                kind[is_segment] == 1,
+                first[is_segment].astype(np.int32),
+                category_id[is_segment].astype(np.int32),
+                pixels[is_segment],
+                iscrowd[is_segment].astype(np.bool_),
+                np.full(int(is_segment.sum()), np.nan, np.float32),
+            ),
+            Pairs(
+                place[is_pair],
+                first[is_pair].astype(np.int32),
+                second[is_pair].astype(np.int32),
+                pixels[is_pair],
+            ),
+        )
+        if len({image_id is None for image_id in image_ids}) > 1:
+            raise BadArgument("rows has image ids for some images and none for others. Give them for all or for none.")
+        at: dict[int, int] = {}
+        repeated = [
+            here
+            for here, image_id in enumerate(image_ids)
+            if image_id is not None and at.setdefault(image_id, here) != here
+        ]
         if repeated:
-            self._check_same_images(other, table, repeated)
+            known = [at[image_id] for image_id in _known(image_ids, repeated)]
+            _check_same_images(table, known, table, repeated, image_ids)
             table = _without(table, repeated)
-        fresh = np.setdiff1d(np.arange(len(other)), repeated)
-        place = np.full(len(other), -1, np.int64)
-        place[fresh] = len(self) + np.arange(len(fresh))
-        self._keep([_renumbered(table, place)], [other._image_ids[old] for old in fresh.tolist()])
+        fresh = np.setdiff1d(np.arange(len(image_ids)), repeated)
+        renumbered = np.full(len(image_ids), -1, np.int64)
+        renumbered[fresh] = np.arange(len(fresh))
+        evaluator._keep([_renumbered(table, renumbered)], [image_ids[old] for old in fresh.tolist()])
+        return evaluator
 
     def reset(self) -> None:
         """Forgets all images; the categories stay."""
@@ -183,17 +244,6 @@ class Evaluator:
                 )
             found[segment.id] = segment
         return list(found.values())
-
-    def _check_same_images(self, other: "Evaluator", theirs: OverlapTable, places: Sequence[int]) -> None:
-        ours = concat([*self._blocks, *self._tables])
-        for place in places:
-            image_id = other._image_ids[place]
-            assert image_id is not None
-            if not _equal(_of_image(ours, self._places[image_id]), _of_image(theirs, place)):
-                raise BadArgument(
-                    f"other has other segments for image {image_id}. Merge evaluators of one model and one pass; call "
-                    "reset() before a new pass over the images."
-                )
 
 
 def category_numbers(table: Any) -> dict[int, dict[str, Any]]:
@@ -273,9 +323,7 @@ def _integer(value: Any, name: str, low: int, high: int) -> int:
 
 def _id_map(ids: Any, name: str) -> IdMap:
     """A contiguous (H, W) int32 map of an array or a tensor of any device."""
-    if hasattr(ids, "detach"):  # a tensor, without importing torch to ask
-        ids = ids.detach().cpu().numpy()
-    ids = np.asarray(ids)
+    ids = _array(ids)
     if ids.dtype.kind not in "iu":
         raise BadArgument(f"{name} must hold integers (segment ids), not {ids.dtype}.")
     if ids.ndim != 2 or not ids.size:
@@ -284,6 +332,13 @@ def _id_map(ids: Any, name: str) -> IdMap:
     if low < VOID or high > MAX_ID:
         raise BadArgument(f"{name} has ids of {low}…{high}; ids must lie in 0…{MAX_ID}, and 0 is void.")
     return np.ascontiguousarray(ids, np.int32)
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    """An array of an array or of a tensor of any device."""
+    if hasattr(values, "detach"):  # a tensor, without importing torch to ask
+        values = values.detach().cpu().numpy()
+    return np.asarray(values)
 
 
 def _check_same_ids(where: str, in_map: npt.NDArray[np.int32], in_list: list[int]) -> None:
@@ -307,6 +362,35 @@ def _without(table: OverlapTable, places: Sequence[int]) -> OverlapTable:
         return take(columns, ~np.isin(columns.image_id, places))
 
     return OverlapTable(rest(table.segments), rest(table.overlaps))
+
+
+def _known(image_ids: Sequence[int | None], places: Sequence[int]) -> list[int]:
+    """The image ids at some places that have one."""
+    return [image_id for image_id in (image_ids[place] for place in places) if image_id is not None]
+
+
+def _check_same_images(
+    ours: OverlapTable,
+    our_places: Sequence[int],
+    theirs: OverlapTable,
+    their_places: Sequence[int],
+    image_ids: Sequence[int | None],
+) -> None:
+    """Raises BadArgument unless the images at these places of two tables are pairwise the same."""
+    for our_place, their_place in zip(our_places, their_places, strict=True):
+        if not _equal(_of_image(ours, our_place), _of_image(theirs, their_place)):
+            raise BadArgument(
+                f"Image {image_ids[their_place]} was given twice, with other segments. Merge evaluators of one model "
+                "and one pass; call reset() before a new pass over the images."
+            )
+
+
+def _columns(n: int, *columns: Any) -> npt.NDArray[np.int64]:
+    """(n, 6) of columns and numbers; what is not given is 0."""
+    rows = np.zeros((n, 6), np.int64)
+    for number, column in enumerate(columns):
+        rows[:, number] = column
+    return rows
 
 
 def _of_image(table: OverlapTable, place: int) -> OverlapTable:

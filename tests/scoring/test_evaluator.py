@@ -153,7 +153,7 @@ class TestMerge:
         one, two = Evaluator([PERSON]), Evaluator([PERSON])
         one.update(*little("pp"), *little("pp"), image_id=7)
         two.update(*little("p."), *little("pp"), image_id=7)
-        with pytest.raises(BadArgument, match=r"other segments for image 7.*reset\(\)"):
+        with pytest.raises(BadArgument, match=r"Image 7 was given twice, with other segments.*reset\(\)"):
             one.merge(two)
         assert len(one) == 1
 
@@ -180,6 +180,41 @@ class TestMerge:
         two.update(*little("p"), *little("p"), image_id=1)
         with pytest.raises(BadArgument, match="image ids"):
             one.merge(two)
+
+
+class TestRows:
+    def test_bring_the_same_numbers_back(self, folder):
+        whole = evaluate(folder.categories, folder.all)
+        rows = whole.to_rows()
+        assert rows.dtype == np.int64
+        back = Evaluator.from_rows(folder.categories, rows)
+        assert back.compute() == whole.compute()
+        assert np.array_equal(back.to_rows(), rows)
+
+    def test_of_several_processes_may_be_joined_and_repeat_images(self, folder):
+        shares = [evaluate(folder.categories, folder.all[rank::3]).to_rows() for rank in range(3)]
+        filled_up = evaluate(folder.categories, folder.all[:2]).to_rows()
+        joined = Evaluator.from_rows(folder.categories, np.concatenate([*shares, filled_up]))
+        assert len(joined) == len(folder.all)
+        assert joined.compute() == evaluate(folder.categories, folder.all).compute()
+
+    def test_may_lack_image_ids_and_images(self, folder):
+        evaluator = Evaluator(folder.categories)
+        for *image, _ in folder.all:
+            evaluator.update(*image)
+        back = Evaluator.from_rows(folder.categories, evaluator.to_rows())
+        assert back.compute() == evaluator.compute()
+        assert len(Evaluator.from_rows(folder.categories, Evaluator(folder.categories).to_rows())) == 0
+
+    def test_of_two_passes_are_refused(self):
+        one, two, three = Evaluator([PERSON]), Evaluator([PERSON]), Evaluator([PERSON])
+        one.update(*little("pp"), *little("pp"), image_id=7)
+        two.update(*little("p."), *little("pp"), image_id=7)
+        three.update(*little("p."), *little("pp"))
+        with pytest.raises(BadArgument, match="Image 7 was given twice, with other segments"):
+            Evaluator.from_rows([PERSON], np.concatenate([one.to_rows(), two.to_rows()]))
+        with pytest.raises(BadArgument, match="rows has image ids for some images"):
+            Evaluator.from_rows([PERSON], np.concatenate([one.to_rows(), three.to_rows()]))
 
 
 class TestArguments:
