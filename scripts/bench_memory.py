@@ -69,7 +69,7 @@ def peak_of(name: str, count: int, size: tuple[int, int], device: str, threads: 
     model = load_model(spec, str(fetch_weights(spec)), device=choose_device(device))
     dataset = planting.generated_dataset(model.class_names, model.num_things, size=size, count=count)
     with tempfile.TemporaryDirectory(prefix="bench_memory.") as folder:
-        run = evaluate(spec, dataset, out=Path(folder) / "run", model=model, device=device)
+        run = evaluate(model, dataset, Path(folder) / "run")
     peak = provenance.peak_host_memory()
     assert peak is not None, "this system does not tell the peak of a process"
     return peak, run.info["images_per_second"]

@@ -35,7 +35,7 @@ from panbench.base.errors import PanbenchError
 from panbench.base.files import write_json
 from panbench.catalog import find_model
 from panbench.datasets import Dataset
-from panbench.evaluation import evaluate as runner
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.models.checkpoints import fetch_weights, load_checkpoint
 from panbench.models.mmdet import operators
 from panbench.models.mmdet import synthetic as planting
@@ -268,16 +268,8 @@ def panbench_side(task: Task) -> Callable[[], dict[str, Any]]:
 
     def run() -> dict[str, Any]:
         began = time.perf_counter()
-        done = runner.evaluate(
-            spec,
-            task.dataset,
-            out=task.folder / "run",
-            model=model,
-            weights=str(task.weights),
-            device=task.device,
-            batch_size=task.batch_size,
-            precision=task.precision,
-            overwrite=True,
+        done = evaluate(
+            model, task.dataset, task.folder / "run", EvaluateOptions(batch_size=task.batch_size, overwrite=True)
         )
         seconds = time.perf_counter() - began
         segments = done.segments()

@@ -34,6 +34,7 @@ from panbench.evaluation.evaluate import evaluate  # noqa: E402
 from panbench.models.checkpoints import load_checkpoint  # noqa: E402
 from panbench.models.mmdet import operators  # noqa: E402
 from panbench.models.mmdet.config import load_config  # noqa: E402
+from panbench.models.predict import open_model  # noqa: E402
 
 TRAIN_SCENES = 6000
 TRAIN_SEED = 20260  # the evaluated scenes use seed 0 and another split: no scene is in both
@@ -207,7 +208,7 @@ def export(name: str, work_dir: Path) -> None:
         handle.write(safetensors.torch.save(state, {"model": name, "classes": json.dumps(classes)}))
     spec = find_model(name)
     with tempfile.TemporaryDirectory() as folder:
-        run = evaluate(spec, open_dataset("shapes"), out=Path(folder) / name)
+        run = evaluate(open_model(spec), open_dataset("shapes"), Path(folder) / name)
     recipe = RECIPES[name]
     lines = [
         f"# {spec.title}",

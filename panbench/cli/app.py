@@ -267,53 +267,49 @@ def evaluate(
             )
 
     if download and "RANK" in os.environ:
-        from panbench.evaluation.evaluate import open_in_turn
+        from panbench.evaluation.evaluate import open_dataset_once
 
-        dataset = open_in_turn(opened)
+        dataset = open_dataset_once(opened)
     else:
         dataset = opened()
     folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume or _is_further_rank()))
 
     # From here on torch is needed; what is wrong with the rest of the line is said before.
+    from panbench.evaluation.evaluate import EvaluateOptions, open_model_once, refuse_without_purpose
     from panbench.evaluation.evaluate import evaluate as evaluate_model
-    from panbench.evaluation.evaluate import refuse_aimless
     from panbench.models.mmdet.model import choose_device
 
     choose_device(device)
-    refuse_aimless(dataset, save_predictions)
+    refuse_without_purpose(dataset, save_predictions)
+
+    options = EvaluateOptions(
+        batch_size=size,
+        workers=workers,
+        overwrite=overwrite,
+        resume=resume,
+        save_predictions=save_predictions,
+        skip_bad_images=skip_bad_images,
+        category_map=category_map,
+        command=("panbench", *sys.argv[1:]),
+    )
 
     def run(spec: "ModelSpec", folder: Path) -> "Run":
         logs = live_logs(
             [] if _is_further_rank() else log or [], folder.name, folder.parent / "logs" / folder.name, _note
         )
         with _Progress(spec.title, at_once=True) as progress, logs as live:
-
-            def images_done(done: int, total: int) -> None:
-                progress.images(done, total)
-                live.images(done, total)
-
-            evaluated = evaluate_model(
+            reporter = _Both(progress, live)
+            opened = open_model_once(
                 spec,
-                dataset,
-                out=folder,
                 weights=weights,
                 device=device,
-                batch_size=size,
                 precision=precision,
-                compiled=compiled,
-                overwrite=overwrite,
-                resume=resume,
-                save_predictions=save_predictions,
-                skip_bad_images=skip_bad_images,
                 seed=seed,
-                workers=workers,
+                compiled=compiled,
                 download=download,
-                category_map=category_map,
-                command=["panbench", *sys.argv[1:]],
-                progress=images_done,
-                downloaded=progress.bytes,
-                notice=progress.notice,
+                reporter=reporter,
             )
+            evaluated = evaluate_model(opened, dataset, folder, options, reporter)
             live.finished(evaluated)
             return evaluated
 
@@ -543,6 +539,27 @@ def _batch_size(text: str) -> "int | Literal['auto']":
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise BadArgument(f"--batch-size is {text!r} but must be a whole number above 0, or auto.")
     return int(text)
+
+
+class _Both:
+    """A Reporter that shows what it hears and tells the trackers of images."""
+
+    def __init__(self, shown: "_Progress", live: Any) -> None:
+        self._shown, self._live = shown, live
+
+    def progress(self, task: str, done: int, total: int | None, unit: str = "images") -> None:
+        if unit == "bytes":
+            self._shown.bytes(done, total)
+        else:
+            assert total is not None
+            self._shown.images(done, total)
+            self._live.images(done, total)
+
+    def status(self, words: str) -> None:
+        pass
+
+    def notice(self, sentence: str) -> None:
+        self._shown.notice(sentence)
 
 
 class _Progress:

@@ -83,7 +83,7 @@ def mount(app: typer.Typer, *, show: Callable[[Any], None], say: Callable[[str],
             warm_up=warm_up,
             download=download,
             command=["panbench", *sys.argv[1:]],
-            progress=lambda done, total: say(f"{done} of {total} settings measured."),
+            reporter=_Said(say),
         )
         show(table_of(report))
         if plant:
@@ -95,6 +95,23 @@ def mount(app: typer.Typer, *, show: Callable[[Any], None], say: Callable[[str],
         if out is not None:
             written = write_report(report, out)
             say(f"Written: {written[0]}, {written[1]}")
+
+
+class _Said:
+    """A Reporter in sentences."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def progress(self, task: str, done: int, total: int | None, unit: str = "images") -> None:
+        if unit == "settings":
+            self._say(f"{done} of {total} settings measured.")
+
+    def status(self, words: str) -> None:
+        pass
+
+    def notice(self, sentence: str) -> None:
+        pass
 
 
 def parse_size(size: str) -> tuple[int, int]:

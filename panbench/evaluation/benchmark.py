@@ -1,7 +1,7 @@
 """How fast a model is, where its time goes, what it holds, and what a lower precision costs in quality.
 
 Each setting (a precision and a batch size) is measured twice on the same generated images: one batch after another, for
-latency and for the maps themselves; then by `runner.evaluate` as every evaluation runs, for throughput and stages.
+latency and for the maps themselves; then by `evaluate` as every evaluation runs, for throughput and stages.
 Settings that cannot run keep a row that says why.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from panbench.base import provenance
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.files import atomic_write, write_json
+from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
-from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.loop import plan_batches
 from panbench.models.checkpoints import fetch_weights
 from panbench.models.mmdet import operators
@@ -48,8 +49,6 @@ PUBLISHED_GMACS = {
 }
 """Thousand million multiply-adds an image, each counted once, as the papers print them under "FLOPs": means over COCO
 val images at the zoo's size. [Cheng et al. 2022, table 1; Cheng et al. 2021, table 4]"""
-
-Notice = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,21 +136,20 @@ def benchmark(
     seed: int = 0,
     download: bool = False,
     command: Sequence[str] = (),
-    notice: Notice | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Report:
     """Measures every precision at every batch size for every model on `images` generated images of `size`.
 
     The first setting of a model is always fp32 at the smallest batch size: the others' maps are held against its.
     weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
     download: fetch weights that are not here
-    warm_up: batches before the clock runs; progress: called with (settings done, settings in all)
+    warm_up: batches before the clock runs; reporter: hears of settings measured, and of those that cannot run
     Raises BadArgument, BadCheckpoint for weights that are not here. What a single setting cannot do is said in its row.
     """
     if images < 1 or warm_up < 0 or plant < 0 or not batch_sizes or min(batch_sizes) < 1:
         raise BadArgument("--images and --batch-size must be at least 1, --warm-up and --plant at least 0.")
-    if strangers := [name for name in precisions if name not in PRECISIONS]:
-        raise BadArgument(f"--precision {strangers[0]} is unknown; it is one of {', '.join(PRECISIONS)}.")
+    if unknown := [name for name in precisions if name not in PRECISIONS]:
+        raise BadArgument(f"--precision {unknown[0]} is unknown; it is one of {', '.join(PRECISIONS)}.")
     chosen = choose_device(device)
     if weights == "auto":
         for spec in specs:
@@ -162,11 +160,10 @@ def benchmark(
         context = _Context(spec, size, images, chosen, weights, plant, warm_up, seed)
         for precision, batch_size in ordered:
             row = _measure(context, precision, batch_size)
-            if notice is not None and row.status != "ok":
-                notice(f"{spec.name}, {precision}, batch size {batch_size}: {row.status}")
+            if row.status != "ok":
+                reporter.notice(f"{spec.name}, {precision}, batch size {batch_size}: {row.status}")
             rows.append(row)
-            if progress is not None:
-                progress(len(rows), len(specs) * len(ordered))
+            reporter.progress("Measuring", len(rows), len(specs) * len(ordered), "settings")
     return Report(
         rows=tuple(rows),
         device=provenance.describe_device(
@@ -303,17 +300,7 @@ def _measured(context: _Context, model: PanopticModel, row: Row) -> Row:
         context.flops = _flops_at_reference(context, model)
     maps, latencies, padded = _one_after_another(context, model, row.batch_size)
     with tempfile.TemporaryDirectory(prefix="panbench-bench.") as folder:
-        run = evaluate(
-            context.spec,
-            context.dataset,
-            out=Path(folder) / "run",
-            model=model,
-            batch_size=row.batch_size,
-            precision=row.precision,
-            weights=context.weights,
-            device=str(context.device),
-            seed=context.seed,
-        )
+        run = evaluate(model, context.dataset, Path(folder) / "run", EvaluateOptions(batch_size=row.batch_size))
     info = run.info
     pq = info["summary"]["All"]["PQ"]
     if context.maps is None:

@@ -9,33 +9,49 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from panbench.base import provenance
 from panbench.base.errors import BadArgument, BadDataset, BadModel
+from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.models.fusion import FusedMap, NonFiniteOutput
 from panbench.models.mmdet.model import LoadedImage, PanopticModel, prediction_of
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
-from panbench.panoptic.types import Scene, Segment
+from panbench.panoptic.types import PanopticPrediction, Scene, Segment
 from panbench.runs import RunWriter
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
 """A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
 
-Progress = Callable[[int, int], None]
-Notice = Callable[[str], None]
 Clock = dict[str, float]
-_Scored = tuple[OverlapTable, Clock]
+"""Seconds by stage: load, forward, fusion, overlap, write."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A run that the loop writes: its writer, and the folder for id maps (None: none are kept)."""
+
+    writer: RunWriter
+    folder: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scored:
+    """One image: a table for each target, None where the target has the image already; and the time it took."""
+
+    tables: tuple[OverlapTable | None, ...]
+    seconds: Clock
 
 
 def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
@@ -51,7 +67,7 @@ def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
     ]
 
 
-def best_batch_size(model: PanopticModel, dataset: Dataset, notice: Notice) -> int:
+def best_batch_size(model: PanopticModel, dataset: Dataset, reporter: Reporter) -> int:
     """The batch size of highest throughput among 1, 2, 4, …, tried on the first image, as long as it fits and pays."""
     image = model.load(dataset.scenes[0])
     most = max(len(batch) for batch in plan_batches(dataset.scenes, 64))
@@ -72,32 +88,35 @@ def best_batch_size(model: PanopticModel, dataset: Dataset, notice: Notice) -> i
         if rate < 1.05 * best_rate:
             break
         best, best_rate, size = size, rate, size * 2
-    notice(f"Batch size {best} ({best_rate:.1f} images/s in a trial).")
+    reporter.notice(f"Batch size {best} ({best_rate:.1f} images/s in a trial).")
     return best
 
 
 @dataclasses.dataclass
 class Loop:
-    """The state of one evaluation."""
+    """One forward pass over a plan of batches, and what it has done so far.
+
+    targets: the runs that are written from it, at least one
+    expected: images in all targets' datasets, for progress
+    """
 
     model: PanopticModel
     category_ids: tuple[int, ...]
     category_map: CategoryMap | None
-    writer: RunWriter
+    targets: Sequence[Target]
     rank: int
     expected: int
-    folder: Path | None
     skip_bad_images: bool
     workers: int
-    progress: Progress | None
-    notice: Notice
+    reporter: Reporter
 
     def __post_init__(self) -> None:
         self.seconds: Clock = dict.fromkeys(("load", "forward", "fusion", "overlap", "write"), 0.0)
         self.wall = 0.0
         self.scored_now = 0
         self.skipped: dict[int, str] = {}
-        self._block: list[OverlapTable] = []
+        self._scored_before = len(frozenset.intersection(*(target.writer.done for target in self.targets)))
+        self._block: list[tuple[OverlapTable | None, ...]] = []
         self._block_since = time.monotonic()
         self._largest: int | None = None
         self._clock = threading.Lock()
@@ -115,14 +134,16 @@ class Loop:
     def run(self, plan: Sequence[Sequence[Scene]]) -> None:
         """Evaluates the batches in order; raises what a stage raises, after the finished batches are written."""
         began = time.monotonic()
-        # Each thread of ours has its own image; OpenCV's threads on top would only contend.
+        # Each of our threads works on an image of its own; OpenCV's threads on top would only contend.
         cv2.setNumThreads(1)
         self._block_since = began
         threads = torch.get_num_threads()
         lanes = 2 if self.model.device.type == "cpu" and threads > 1 else 1
         torch.set_num_threads(max(1, threads // lanes))
         loaders, scorers = ThreadPoolExecutor(self.workers, "load"), ThreadPoolExecutor(self.workers, "score")
-        # On a CPU two batches at a time, on half of the threads each, leave fewer of them waiting for each other.
+        # On a CPU, two concurrent batches with half the threads each keep the cores busier: while one batch is in an
+        # operator that runs on one thread, the other has work for the rest. On CUDA one thread feeds the device, and
+        # what comes after the device runs in `scorers`.
         models = ThreadPoolExecutor(lanes, "model") if lanes > 1 else None
         behind: deque[list[Future[list[_Scored]]]] = deque()
         try:
@@ -138,10 +159,10 @@ class Loop:
                 self._collect(behind.popleft())
         except BaseException as error:
             if models is not None and not isinstance(error, Exception):
-                # Who pressed Ctrl-C does not wait for forward passes that have not begun.
+                # After Ctrl-C, do not wait for forward passes that have not begun.
                 models.shutdown(wait=False, cancel_futures=True)
-            # What went through the model is kept, in whole batches: a resumed run then has an unbroken one's batches.
-            self.progress = None
+            # Keep what went through the model, in whole batches: the batches of a resumed run are then the same.
+            self.reporter = SILENT
             for pending in behind:
                 if all(not future.cancelled() and future.exception() is None for future in pending):
                     self._collect(pending)
@@ -180,7 +201,7 @@ class Loop:
                     if not self.skip_bad_images:
                         raise bad.error from bad.error.__cause__
                     self.skipped[bad.image_id] = str(bad.error)
-                    self.notice(f"Skipped: {bad.error}")
+                    self.reporter.notice(f"Skipped: {bad.error}")
                     continue
                 self.seconds["load"] += seconds
                 loaded.append(image)
@@ -213,7 +234,7 @@ class Loop:
                         f"({part[0].scene.image_path}). Try --precision bf16, a smaller model, or --device cpu."
                     ) from error
                 size = self._largest = max(1, size // 2)
-                self.notice(f"Out of memory on {self.model.device}: going on with batches of {size}.")
+                self.reporter.notice(f"Out of memory on {self.model.device}: going on with batches of {size}.")
                 continue
             start += len(part)
 
@@ -245,7 +266,7 @@ class Loop:
             f"Check the weights, or use --precision fp32 if this was {self.model.precision}."
         )
 
-    def _predict_and_score(self, batch: list[LoadedImage]) -> "list[_Scored]":
+    def _predict_and_score(self, batch: list[LoadedImage]) -> list[_Scored]:
         """A whole batch, from loaded images to overlap tables, in one of the threads that run the model."""
         return [
             scored
@@ -254,52 +275,68 @@ class Loop:
             for scored in self._score(image, of_image, done)
         ]
 
-    def _score(self, image: LoadedImage, fused: FusedMap, done: "torch.cuda.Event | None") -> "list[_Scored]":
-        """The overlap table of one image, in a thread behind."""
+    def _score(self, image: LoadedImage, fused: FusedMap, done: "torch.cuda.Event | None") -> list[_Scored]:
+        """The overlap tables of one image, in a thread behind the device."""
         if done is not None:
             done.synchronize()
         scene = image.scene
-        began = time.perf_counter()
+        seconds: Clock = dict.fromkeys(("fusion", "overlap", "write"), 0.0)
+        truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
+        tables: list[OverlapTable | None] = []
+        for target in self.targets:
+            if scene.image.id in target.writer.done:
+                tables.append(None)
+                continue
+            began = time.perf_counter()
+            prediction = self._settled(image, fused)
+            settled = time.perf_counter()
+            if truth is None:
+                truth = _ground_truth(scene, prediction.ids.shape)
+            tables.append(overlap_table(scene.image.id, *truth, prediction.ids, prediction.segments))
+            counted = time.perf_counter()
+            if target.folder is not None:
+                write_id_png(target.folder / png_name(scene), prediction.ids)
+            seconds["fusion"] += settled - began
+            seconds["overlap"] += counted - settled
+            seconds["write"] += time.perf_counter() - counted
+        return [_Scored(tuple(tables), seconds)]
+
+    def _settled(self, image: LoadedImage, fused: FusedMap) -> PanopticPrediction:
         try:
-            prediction = prediction_of(scene.image.id, self.model.settle(fused), self.category_ids)
+            prediction = prediction_of(image.scene.image.id, self.model.settle(fused), self.category_ids)
         except NonFiniteOutput as error:
             raise self._not_finite([image], error) from error
-        if self.category_map is not None:
-            prediction = map_prediction(prediction, self.category_map)
-        settled = time.perf_counter()
-        if scene.annotation is None or scene.gt_path is None:
-            # All void: the image is in the tables, and no category has a TP, FP or FN.
-            gt_ids = np.zeros_like(prediction.ids)
-            gt_segments: tuple[Segment, ...] = ()
-        else:
-            gt_ids = read_id_png(scene.gt_path, prediction.ids.shape, image_id=scene.image.id)  # type: ignore[arg-type]
-            gt_segments = scene.annotation.segments
-        table = overlap_table(scene.image.id, gt_ids, gt_segments, prediction.ids, prediction.segments)
-        counted = time.perf_counter()
-        if self.folder is not None:
-            write_id_png(self.folder / png_name(scene), prediction.ids)
-        written = time.perf_counter()
-        return [(table, {"fusion": settled - began, "overlap": counted - settled, "write": written - counted})]
+        return prediction if self.category_map is None else map_prediction(prediction, self.category_map)
 
-    def _collect(self, batch: "Sequence[Future[list[_Scored]]]") -> None:
+    def _collect(self, batch: Sequence[Future[list[_Scored]]]) -> None:
         results = [scored for future in batch for scored in future.result()]
-        for table, seconds in results:
-            self._block.append(table)
-            for stage, spent in seconds.items():
+        for scored in results:
+            self._block.append(scored.tables)
+            for stage, spent in scored.seconds.items():
                 self.seconds[stage] += spent
         self.scored_now += len(results)
-        if self.progress is not None:
-            self.progress(len(self.writer.done) + self.scored_now, self.expected)
+        self.reporter.progress(self.model.spec.title, self._scored_before + self.scored_now, self.expected)
         if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._block_since >= BLOCK_SECONDS:
             self._write_block()
 
     def _write_block(self) -> None:
         if self._block:
             began = time.perf_counter()
-            self.writer.write_part(concat(self._block), self.rank)
+            for target, tables in zip(self.targets, zip(*self._block, strict=True), strict=True):
+                scored = [table for table in tables if table is not None]
+                if scored:
+                    target.writer.write_part(concat(scored), self.rank)
             self._block = []
             self.seconds["write"] += time.perf_counter() - began
         self._block_since = time.monotonic()
+
+
+def _ground_truth(scene: Scene, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.int32], Sequence[Segment]]:
+    if scene.annotation is None or scene.gt_path is None:
+        # All void: the image is in the tables, and no category has a TP, FP or FN.
+        return np.zeros(shape, np.int32), ()
+    ids = read_id_png(scene.gt_path, shape, image_id=scene.image.id)  # type: ignore[arg-type]
+    return ids, scene.annotation.segments
 
 
 class _BadImage(Exception):

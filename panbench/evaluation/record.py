@@ -4,19 +4,23 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from panbench.base import provenance
 from panbench.base.errors import BadRun
 from panbench.base.files import write_json
+from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
-from panbench.evaluation.loop import Notice, Report, png_name
+from panbench.evaluation.loop import Report, png_name
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.model import PanopticModel
 from panbench.runs import Run, RunWriter, category_record
+
+if TYPE_CHECKING:
+    from panbench.evaluation.evaluate import EvaluateOptions
 
 
 def first_record(
@@ -24,8 +28,6 @@ def first_record(
     dataset: Dataset,
     arguments: dict[str, Any],
     command: Sequence[str],
-    precision: str,
-    seed: int,
     mapping: CategoryMap | None,
 ) -> dict[str, Any]:
     """run.json as far as it is known before the first image."""
@@ -65,8 +67,8 @@ def first_record(
         "device": provenance.describe_device(
             device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else None
         ),
-        "precision": precision,
-        "seed": seed,
+        "precision": model.precision,
+        "seed": model.seed,
         "command": list(command),
         "images": {"expected": len(dataset.scenes), "scored": 0},
     }
@@ -83,8 +85,10 @@ def _map_record(mapping: CategoryMap, model: PanopticModel) -> dict[str, Any]:
     }
 
 
-def resume_settings(model: PanopticModel, dataset: Dataset) -> dict[str, Any]:
-    """What of model and data a resumed run must share with the run it goes on with."""
+def resume_settings(
+    model: PanopticModel, dataset: Dataset, mapping: CategoryMap | None, options: "EvaluateOptions"
+) -> dict[str, Any]:
+    """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with."""
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
     return {
         "config_sha256": hashlib.sha256(model.config_text.encode()).hexdigest(),
@@ -92,10 +96,16 @@ def resume_settings(model: PanopticModel, dataset: Dataset) -> dict[str, Any]:
         "dataset_fingerprint": dataset.fingerprint,
         "images_sha256": hashlib.sha256(chosen).hexdigest(),
         "device": model.device.type,
+        **_map_settings(mapping),
+        "precision": model.precision,
+        "compiled": model.compiled,
+        "seed": model.seed,
+        "skip_bad_images": options.skip_bad_images,
+        "save_predictions": options.save_predictions,
     }
 
 
-def map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
+def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
     """The category map as a resumed run must have it: its name, and a hash of which label becomes which category."""
     if mapping is None:
         return {"category_map": None, "category_map_sha256": None}
@@ -122,7 +132,12 @@ def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | 
 
 
 def close_run(
-    writer: RunWriter, dataset: Dataset, reports: Sequence[Report], tell: Notice, status: str, error: str | None
+    writer: RunWriter,
+    dataset: Dataset,
+    reports: Sequence[Report],
+    reporter: Reporter,
+    status: str,
+    error: str | None,
 ) -> Run:
     """Writes the last state of a run: what all ranks scored, in all sittings, and how long they took."""
     run = Run(writer.info, writer.path)
@@ -138,7 +153,7 @@ def close_run(
     skipped.update({str(image_id): reason for report in reports for image_id, reason in report.skipped.items()})
     faults = run.table.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
-        tell(faults.notice)
+        reporter.notice(faults.notice)
     host_memory = [report.host_memory for report in reports if report.host_memory is not None]
     device_memory = [report.device_memory for report in reports if report.device_memory is not None]
     return writer.finish(

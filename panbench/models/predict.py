@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from panbench.base.errors import BadDataset
+from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.catalog import ModelSpec
 from panbench.datasets.convert import shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
-from panbench.models.checkpoints import Progress, fetch_weights
+from panbench.models.checkpoints import fetch_weights
 from panbench.models.mmdet.model import PanopticModel, choose_device, load_model
 from panbench.panoptic.types import Category, ImageInfo, PanopticPrediction, Scene
 
@@ -22,22 +23,24 @@ def open_model(
     weights: str = "auto",
     device: str = "auto",
     precision: str = "fp32",
+    seed: int = 0,
+    compiled: bool = False,
     speedups: bool = True,
     download: bool = False,
-    progress: Progress | None = None,
+    reporter: Reporter = SILENT,
 ) -> PanopticModel:
-    """The model of a spec, ready to run. weights: "auto" (the config's) or a path.
+    """The model of a spec, ready to run.
 
-    speedups: as in `load_model`; download: fetch weights that are not here, else the error says how
+    weights: "auto" (the config's), "random" (drawn from `seed`), or a path
+    speedups, compiled: as in `load_model`; download: fetch weights that are not here, else the error says how
     Raises BadModel, BadCheckpoint, BadArgument.
     """
     chosen = choose_device(device)
-    path = (
-        str(fetch_weights(spec, progress=progress, offline=not download))
-        if weights == "auto"
-        else str(Path(weights).expanduser())
-    )
-    return load_model(spec, path, device=chosen, precision=precision, speedups=speedups)
+    path = None if weights == "random" else str(Path(weights).expanduser())
+    if weights == "auto":
+        counted = counter(reporter, f"{spec.title}: weights", "bytes")
+        path = str(fetch_weights(spec, progress=counted, offline=not download))
+    return load_model(spec, path, device=chosen, precision=precision, seed=seed, speedups=speedups, compiled=compiled)
 
 
 def model_categories(model: PanopticModel) -> tuple[Category, ...]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from support import Recorder
 
 from panbench.base.errors import BadArgument
 from panbench.catalog import find_model
@@ -166,7 +167,7 @@ def test_a_failing_operator_ends_one_setting_and_not_the_sweep(monkeypatch):
 
     monkeypatch.setattr(bench, "_one_after_another", fails_in_bf16)
     monkeypatch.setattr(bench, "REFERENCE_IMAGE", (64, 96))
-    told = []
+    recorder = Recorder()
     found = bench.benchmark(
         [find_model("mask2former-tiny")],
         size=(64, 96),
@@ -174,11 +175,11 @@ def test_a_failing_operator_ends_one_setting_and_not_the_sweep(monkeypatch):
         device="cpu",
         precisions=["bf16", "fp32"],
         warm_up=0,
-        notice=told.append,
+        reporter=recorder,
     )
     assert [row.status == "ok" for row in found.rows] == [True, False]
     assert "BFloat16" in found.rows[1].status
-    assert len(told) == 1
+    assert len(recorder.notices) == 1
 
 
 def test_csv_and_json_hold_the_same_rows(report, tmp_path):

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 from coco_mimic import FaultServer, Mimic, build_mimic
-from typer.testing import CliRunner
+from support import Recorder, evaluated, panbench
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, BadRun
+from panbench.base.reporter import Silent, Unit
 from panbench.catalog import ModelSpec, find_model, weights_path
-from panbench.cli import app as cli
 from panbench.datasets import Dataset, fetch, open_dataset, shapes
-from panbench.evaluation import evaluate as runner
+from panbench.evaluation import evaluate as evaluation
 from panbench.evaluation.benchmark import benchmark
-from panbench.evaluation.evaluate import evaluate, open_in_turn
+from panbench.evaluation.distributed import Ranks
 from panbench.evaluation.photographs import segment_photographs
 from panbench.report.tables import comparison_row
 from panbench.scoring.folder import score_folder
@@ -57,10 +57,6 @@ def renamed(scenes: Path, root: Path, split: str = "val2017") -> Path:
     shutil.copytree(scenes / "annotations" / "panoptic_val", root / "annotations" / f"panoptic_{split}")
     target = root / "annotations" / f"panoptic_{split}.json"
     return Path(shutil.copy(scenes / "annotations" / "panoptic_val.json", target))
-
-
-def panbench(*arguments: str | Path):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], env={"COLUMNS": "400"})
 
 
 # Data that are not here.
@@ -116,21 +112,18 @@ def test_a_damaged_json_is_said_to_be_damaged_not_missing(server, tmp_path):
     assert server.log == []
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_of_several_ranks_the_first_opens_the_data_before_the_others(monkeypatch, is_first):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_ranks_the_first_opens_the_data_before_the_others(monkeypatch, rank):
     order: list[str] = []
 
-    class Ranks:
-        def __init__(self) -> None:
-            self.is_first = is_first
+    def broadcast(ranks: Ranks, value: object) -> object:
+        order.append("meet")
+        return value
 
-        def told(self, word: object) -> object:
-            order.append("meet")
-            return word
-
-    monkeypatch.setattr(runner, "join_ranks", Ranks)
-    open_in_turn(lambda: order.append("open"))
-    assert order == (["open", "meet"] if is_first else ["meet", "open"])
+    monkeypatch.setattr(Ranks, "broadcast", broadcast)
+    monkeypatch.setattr(evaluation, "join_ranks", lambda: Ranks(rank, size=2))
+    evaluation.open_dataset_once(lambda: order.append("open"))
+    assert order == (["open", "meet"] if rank == 0 else ["meet", "open"])
 
 
 # Weights that are not here.
@@ -150,7 +143,7 @@ def test_weights_that_are_not_here_are_fetched_only_when_told(published, scenes,
     spec, server = published
     dataset = open_dataset(scenes, limit=2)
     with pytest.raises(BadCheckpoint) as caught:
-        evaluate(spec, dataset, out=tmp_path / "run")
+        evaluated(spec, dataset, tmp_path / "run")
     for words in (
         spec.weights,
         str(weights_path(spec)),
@@ -162,10 +155,10 @@ def test_weights_that_are_not_here_are_fetched_only_when_told(published, scenes,
         assert words in str(caught.value)
     assert server.log == []
     assert not (tmp_path / "run").exists()
-    fetched = evaluate(spec, dataset, out=tmp_path / "run", download=True)
-    assert fetched.summary() == evaluate(TINY, dataset, out=tmp_path / "own").summary()
+    fetched = evaluated(spec, dataset, tmp_path / "run", download=True)
+    assert fetched.summary() == evaluated(TINY, dataset, tmp_path / "own").summary()
     asked = len(server.log)
-    evaluate(spec, dataset, out=tmp_path / "again")
+    evaluated(spec, dataset, tmp_path / "again")
     assert len(server.log) == asked, "weights that are here need no --download"
 
 
@@ -243,7 +236,7 @@ def test_without_ground_truth_and_saved_predictions_nothing_would_come_of_it(unl
     assert "without ground truth, so there is nothing to score. Add --save-predictions" in result.stderr
     assert not (tmp_path / "run").exists()
     with pytest.raises(BadArgument, match="--save-predictions"):
-        evaluate(TINY, open_dataset(unlabelled, split="test-dev"), out=tmp_path / "run")
+        evaluated(TINY, open_dataset(unlabelled, split="test-dev"), tmp_path / "run")
 
 
 def test_predictions_of_unlabelled_are_kept_submitted_and_never_scored(unlabelled, tmp_path):
@@ -329,7 +322,7 @@ def mapping(tmp_path: Path) -> Path:
 
 def test_a_model_of_other_categories_is_refused_and_told_of_the_map(theirs, tmp_path):
     with pytest.raises(BadModel, match="--category-map"):
-        evaluate(TINY, theirs, out=tmp_path / "run")
+        evaluated(TINY, theirs, tmp_path / "run")
 
 
 def test_a_map_to_new_names_and_ids_changes_no_number(scenes, tmp_path):
@@ -344,15 +337,13 @@ def test_a_map_to_new_names_and_ids_changes_no_number(scenes, tmp_path):
     gt.write_text(json.dumps(document))
     names = {category["name"]: category["name"].upper() for category in shapes.CATEGORIES}
     (tmp_path / "map.json").write_text(json.dumps({"categories": names}))
-    mapped = evaluate(
-        TINY, open_dataset(tmp_path / "renamed"), out=tmp_path / "run", category_map=tmp_path / "map.json"
-    )
-    assert mapped.summary() == evaluate(TINY, ours, out=tmp_path / "own").summary()
+    mapped = evaluated(TINY, open_dataset(tmp_path / "renamed"), tmp_path / "run", category_map=tmp_path / "map.json")
+    assert mapped.summary() == evaluated(TINY, ours, tmp_path / "own").summary()
 
 
 def test_a_mapped_run_scores_what_it_saves_and_says_what_was_mapped(theirs, mapping, tmp_path):
-    told: list[str] = []
-    run = evaluate(TINY, theirs, out=tmp_path / "run", category_map=mapping, save_predictions=True, notice=told.append)
+    recorder = Recorder()
+    run = evaluated(TINY, theirs, tmp_path / "run", recorder, category_map=mapping, save_predictions=True)
     summary = run.summary()
     assert summary["All"]["PQ"] > 0.4, "the model is trained on such scenes"
     assert score_folder(theirs.gt, tmp_path / "run" / "predictions.json").summary() == summary
@@ -366,29 +357,30 @@ def test_a_mapped_run_scores_what_it_saves_and_says_what_was_mapped(theirs, mapp
     }
     assert info["arguments"]["category_map"] == "to_theirs"
     assert info["model"]["published"] is None
-    assert [sentence for sentence in told if "cloud" in sentence] == [
+    assert [sentence for sentence in recorder.notices if "cloud" in sentence] == [
         "No prediction can be of these categories of the dataset: cloud."
     ]
-    assert sum("brick, ring, star" in sentence for sentence in told) == 1
+    assert sum("brick, ring, star" in sentence for sentence in recorder.notices) == 1
     assert comparison_row(run).notes == (
         "the model's categories were mapped to the dataset's by to_theirs, 1 of 5 of which it cannot predict",
     )
 
 
 def test_a_run_is_not_resumed_through_another_map(theirs, mapping, tmp_path, monkeypatch):
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    class Stop(Silent):
+        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(TINY, theirs, out=tmp_path / "run", category_map=mapping, progress=stop)
+        evaluated(TINY, theirs, tmp_path / "run", Stop(), category_map=mapping)
     document = json.loads(mapping.read_text())
     document["categories"]["ring"] = "disc"
     changed = tmp_path / "changed" / mapping.name
     changed.parent.mkdir()
     changed.write_text(json.dumps(document))
     with pytest.raises(BadRun, match="category_map_sha256 was"):
-        evaluate(TINY, theirs, out=tmp_path / "run", category_map=changed, resume=True)
-    whole = evaluate(TINY, theirs, out=tmp_path / "run", category_map=mapping, resume=True)
+        evaluated(TINY, theirs, tmp_path / "run", category_map=changed, resume=True)
+    whole = evaluated(TINY, theirs, tmp_path / "run", category_map=mapping, resume=True)
     assert (whole.info["status"], len(whole.image_ids())) == ("done", 3)
 
 

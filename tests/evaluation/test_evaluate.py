@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import Recorder, evaluated
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
+from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.loop import plan_batches
 from panbench.models.mmdet import model as models
 from panbench.panoptic.coco import read_id_png, read_predictions_json
@@ -70,14 +71,8 @@ def rows(run: Run) -> list[bytes]:
 
 
 def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
-    seen: list[tuple[int, int]] = []
-    run = evaluate(
-        spec,
-        dataset,
-        out=tmp_path / "run",
-        command=["panbench", "eval"],
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    recorder = Recorder()
+    run = evaluated(spec, dataset, tmp_path / "run", recorder, command=("panbench", "eval"))
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (info["status"], info["error"], info["kind"]) == ("done", None, "eval")
     assert (info["images"]["expected"], info["images"]["scored"], info["images"]["missing"]) == (12, 12, 0)
@@ -91,8 +86,8 @@ def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
     assert set(info["seconds"]) == {"load", "forward", "fusion", "overlap", "write", "wall"}
     assert info["summary"] == run.summary()
     assert run.summary()["All"]["PQ"] > 0.5, "the model is trained on such scenes"
-    assert seen[-1] == (12, 12)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert recorder.counts[-1] == (spec.title, 12, 12, "images")
+    assert [done for _, done, *_ in recorder.counts] == sorted(done for _, done, *_ in recorder.counts)
 
 
 def test_batches_hold_images_of_one_size_and_cover_all():
@@ -103,14 +98,14 @@ def test_batches_hold_images_of_one_size_and_cover_all():
 
 @pytest.mark.parametrize("batch_size", [3, "auto"])
 def test_the_batch_size_changes_results_by_no_more_than_rounding(dataset, spec, tmp_path, batch_size):
-    alone = evaluate(spec, dataset, out=tmp_path / "1", batch_size=1)
-    together = evaluate(spec, dataset, out=tmp_path / "n", batch_size=batch_size)
+    alone = evaluated(spec, dataset, tmp_path / "1", batch_size=1)
+    together = evaluated(spec, dataset, tmp_path / "n", batch_size=batch_size)
     assert together.summary()["All"]["PQ"] == pytest.approx(alone.summary()["All"]["PQ"], abs=1e-3)
     assert together.image_ids() == alone.image_ids()
 
 
 def test_saved_predictions_score_the_same_by_themselves(dataset, spec, tmp_path):
-    run = evaluate(spec, dataset, out=tmp_path / "run", save_predictions=True)
+    run = evaluated(spec, dataset, tmp_path / "run", save_predictions=True)
     predictions = read_predictions_json(tmp_path / "run" / "predictions.json")
     assert predictions.folder == tmp_path / "run" / "predictions"
     first = predictions.annotations[1]
@@ -121,24 +116,25 @@ def test_saved_predictions_score_the_same_by_themselves(dataset, spec, tmp_path)
 
 def test_a_run_is_not_written_over_another(dataset, spec, tmp_path):
     small = dataclasses.replace(dataset, scenes=dataset.scenes[:1])
-    evaluate(spec, small, out=tmp_path / "run")
+    evaluated(spec, small, tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_bytes()
     with pytest.raises(BadRun, match="--overwrite"):
-        evaluate(spec, small, out=tmp_path / "run")
+        evaluated(spec, small, tmp_path / "run")
     assert (tmp_path / "run" / "run.json").read_bytes() == before
-    assert evaluate(spec, small, out=tmp_path / "run", overwrite=True).info["status"] == "done"
+    assert evaluated(spec, small, tmp_path / "run", overwrite=True).info["status"] == "done"
 
 
 class Boom(Exception):
     pass
 
 
-def interrupted_after(count: int, error: BaseException):
-    def progress(done: int, total: int) -> None:
-        if done >= count:
-            raise error
+def interrupted_after(count: int, error: BaseException) -> Reporter:
+    class Interruption(Silent):
+        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+            if done >= count:
+                raise error
 
-    return progress
+    return Interruption()
 
 
 def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_path):
@@ -146,10 +142,10 @@ def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        two = evaluate(spec, dataset, out=tmp_path / "two")
+        two = evaluated(spec, dataset, tmp_path / "two")
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
-        one = evaluate(spec, dataset, out=tmp_path / "one")
+        one = evaluated(spec, dataset, tmp_path / "one")
     finally:
         torch.set_num_threads(before)
     assert rows(two) == rows(one)
@@ -159,13 +155,13 @@ def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_
     ("error", "status"), [(KeyboardInterrupt(), "interrupted"), (Boom("x"), "failed")], ids=["Ctrl-C", "crash"]
 )
 def test_what_was_scored_before_an_interruption_stays_and_is_gone_on_from(dataset, spec, tmp_path, error, status):
-    whole = evaluate(spec, dataset, out=tmp_path / "whole", batch_size=2)
+    whole = evaluated(spec, dataset, tmp_path / "whole", batch_size=2)
     with pytest.raises(type(error)):
-        evaluate(spec, dataset, out=tmp_path / "run", batch_size=2, workers=1, progress=interrupted_after(2, error))
+        evaluated(spec, dataset, tmp_path / "run", interrupted_after(2, error), batch_size=2, workers=1)
     broken = load_run(tmp_path / "run")
     assert broken.info["status"] == status
     assert 0 < len(broken.image_ids()) < 12
-    resumed = evaluate(spec, dataset, out=tmp_path / "run", resume=True)
+    resumed = evaluated(spec, dataset, tmp_path / "run", resume=True)
     assert resumed.info["status"] == "done"
     assert rows(resumed) == rows(whole)
     assert resumed.summary() == whole.summary()
@@ -183,12 +179,12 @@ def test_what_was_scored_before_an_interruption_stays_and_is_gone_on_from(datase
 )
 def test_a_resumed_run_with_other_settings_is_refused_with_the_difference(dataset, spec, tmp_path, changes, sentence):
     with pytest.raises(Boom):
-        evaluate(spec, dataset, out=tmp_path / "run", batch_size=2, progress=interrupted_after(2, Boom()))
+        evaluated(spec, dataset, tmp_path / "run", interrupted_after(2, Boom()), batch_size=2)
     with pytest.raises(BadRun, match=sentence):
-        evaluate(spec, dataset, out=tmp_path / "run", resume=True, **changes)
+        evaluated(spec, dataset, tmp_path / "run", resume=True, **changes)
     fewer = dataclasses.replace(dataset, scenes=dataset.scenes[:3])
     with pytest.raises(BadRun, match="images_sha256"):
-        evaluate(spec, fewer, out=tmp_path / "run", resume=True)
+        evaluated(spec, fewer, tmp_path / "run", resume=True)
 
 
 def test_a_bad_image_stops_the_run_or_is_left_out_when_asked(folder, spec, tmp_path):
@@ -197,15 +193,15 @@ def test_a_bad_image_stops_the_run_or_is_left_out_when_asked(folder, spec, tmp_p
     (copy / "val" / "3.png").write_bytes(b"no image")
     dataset = open_dataset(copy)
     with pytest.raises(BadDataset, match=r"3\.png \(image 3\) cannot be decoded.* --resume goes on"):
-        evaluate(spec, dataset, out=tmp_path / "stopped")
+        evaluated(spec, dataset, tmp_path / "stopped")
     stopped = load_run(tmp_path / "stopped")
     assert (stopped.info["status"], stopped.image_ids()) == ("failed", (1, 2))
-    notices: list[str] = []
-    run = evaluate(spec, dataset, out=tmp_path / "run", skip_bad_images=True, notice=notices.append)
+    recorder = Recorder()
+    run = evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True)
     assert run.image_ids() == (1, 2, *range(4, 13))
     assert list(run.info["images"]["skipped_ids"]) == ["3"]
     assert run.info["images"]["missing"] == 0
-    assert any("3.png" in sentence for sentence in notices)
+    assert any("3.png" in sentence for sentence in recorder.notices)
 
 
 def test_ground_truth_of_another_size_is_refused(folder, spec, tmp_path):
@@ -214,7 +210,7 @@ def test_ground_truth_of_another_size_is_refused(folder, spec, tmp_path):
     pngs = copy / "annotations" / "panoptic_val"
     (pngs / "2.png").write_bytes((pngs / "12.png").read_bytes())
     with pytest.raises(BadDataset, match=r"2\.png \(image 2\) is 128×96 where 96×128"):
-        evaluate(spec, open_dataset(copy), out=tmp_path / "run")
+        evaluated(spec, open_dataset(copy), tmp_path / "run")
 
 
 def test_outputs_that_are_not_numbers_end_the_run_naming_image_and_output(dataset, spec, tmp_path, monkeypatch):
@@ -225,7 +221,7 @@ def test_outputs_that_are_not_numbers_end_the_run_naming_image_and_output(datase
 
     monkeypatch.setattr(models.PanopticModel, "_queries", broken)
     with pytest.raises(BadModel, match=r"class logits that are not finite numbers on 1\.png \(image 1\)"):
-        evaluate(spec, dataset, out=tmp_path / "run")
+        evaluated(spec, dataset, tmp_path / "run")
 
 
 def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(dataset, spec, tmp_path, monkeypatch):
@@ -241,25 +237,25 @@ def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(datas
 
         return run
 
-    notices: list[str] = []
+    recorder = Recorder()
     # With one thread batches go through the model one after the other.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(models.PanopticModel, "forward", forward(2))
-    run = evaluate(spec, dataset, out=tmp_path / "run", batch_size=8, notice=notices.append)
+    run = evaluated(spec, dataset, tmp_path / "run", recorder, batch_size=8)
     assert run.info["images"]["scored"] == 12
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
-    assert [sentence for sentence in notices if "Out of memory" in sentence] == [
+    assert [sentence for sentence in recorder.notices if "Out of memory" in sentence] == [
         "Out of memory on cpu: going on with batches of 4.",
         "Out of memory on cpu: going on with batches of 2.",
     ]
     monkeypatch.setattr(models.PanopticModel, "forward", forward(0))
     with pytest.raises(BadArgument, match=r"too little memory for one image .* Try --precision bf16"):
-        evaluate(spec, dataset, out=tmp_path / "none", batch_size=2)
+        evaluated(spec, dataset, tmp_path / "none", batch_size=2)
 
 
 def test_a_batch_size_below_one_is_refused(dataset, spec, tmp_path):
     with pytest.raises(BadArgument, match="at least 1"):
-        evaluate(spec, dataset, out=tmp_path / "run", batch_size=0)
+        evaluated(spec, dataset, tmp_path / "run", batch_size=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -268,16 +264,19 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from panbench.evaluation import evaluate as runner, loop
+from panbench.base.reporter import Silent
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
+from panbench.evaluation import loop
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate, open_model_once
 
 torch.set_num_threads(1)
 loop.BLOCK_IMAGES = 2
 data, out = sys.argv[1:]
-progress = lambda done, total: print(done, flush=True)
-run = runner.evaluate(find_model("mask2former-tiny"), open_dataset(data), out=Path(out), batch_size=2, resume=True,
-                      progress=progress)
+reporter = Silent()
+reporter.progress = lambda task, done, total, unit="images": print(done, flush=True)
+model = open_model_once(find_model("mask2former-tiny"))
+evaluate(model, open_dataset(data), Path(out), EvaluateOptions(batch_size=2, resume=True), reporter)
 print("end", flush=True)
 """
 

@@ -71,6 +71,7 @@ class PanopticModel:
         self.precision = precision
         self.checkpoint = checkpoint
         self.compiled = False
+        self.seed = 0
         placed = module.to(device).eval()
         self.module = speed_up(placed, self.family, device) if speedups else placed
         if device.type == "cuda":
@@ -244,6 +245,7 @@ def load_model(
     model = PanopticModel(
         spec, module, config, device=device, precision=precision, checkpoint=checkpoint, speedups=speedups
     )
+    model.seed = seed
     if compiled:
         built = cast(Any, model.module)
         built.backbone = torch.compile(built.backbone, dynamic=True)

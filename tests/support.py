@@ -1,0 +1,56 @@
+"""What tests share that is no fixture: the command line, a model's run, and a reporter that remembers."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from click.testing import Result
+from typer.testing import CliRunner
+
+from panbench.base.reporter import SILENT, Reporter, Unit
+from panbench.catalog import ModelSpec
+from panbench.datasets import Dataset
+from panbench.runs import Run
+
+MODEL_SETTINGS = ("weights", "device", "precision", "seed", "compiled", "download")
+
+
+def panbench(*arguments: str | Path, columns: int = 400, **environment: str) -> Result:
+    """`panbench …` in this process, on a screen of `columns`; wide by default, so that no sentence is broken."""
+    from panbench.cli.app import app
+
+    words = [str(argument) for argument in arguments]
+    return CliRunner().invoke(app, words, env={"COLUMNS": str(columns), **environment})
+
+
+def evaluated(spec: ModelSpec, dataset: Dataset, out: Path, reporter: Reporter = SILENT, **settings: Any) -> Run:
+    """The run of a model on a dataset; the settings are those of `open_model` and of EvaluateOptions."""
+    from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+
+    of_model = {name: settings.pop(name) for name in MODEL_SETTINGS if name in settings}
+    return evaluate(_model(spec, **of_model), dataset, out, EvaluateOptions(**settings), reporter)
+
+
+@functools.lru_cache(maxsize=4)
+def _model(spec: ModelSpec, **settings: Any) -> Any:
+    from panbench.evaluation.evaluate import open_model_once
+
+    return open_model_once(spec, **settings)
+
+
+class Recorder:
+    """A Reporter that remembers all it hears."""
+
+    def __init__(self) -> None:
+        self.counts: list[tuple[str, int, int | None, Unit]] = []
+        self.words: list[str] = []
+        self.notices: list[str] = []
+
+    def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+        self.counts.append((task, done, total, unit))
+
+    def status(self, words: str) -> None:
+        self.words.append(words)
+
+    def notice(self, sentence: str) -> None:
+        self.notices.append(sentence)
