@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from panbench.base.errors import BadCheckpoint
+from panbench.models.mask_dino.network import Layout, MaskDINO, MaskDINOHead, rename
+
+REFERENCE = Path(__file__).parents[2] / "reference" / "other_models" / "mask_dino.npz"
+TINY = Layout(
+    backbone={"type": "ResNet", "depth": 18, "base_channels": 8},
+    channels=(16, 24, 32, 40),
+    feedforward=128,
+    decoder_feedforward=128,
+    encoder_layers=1,
+    decoder_layers=2,
+    queries=30,
+)
+
+Recorded = dict[str, npt.NDArray[np.generic]]
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Recorded:
+    return dict(np.load(REFERENCE))
+
+
+@pytest.fixture(scope="module")
+def state(recorded: Recorded) -> dict[str, torch.Tensor]:
+    return {
+        "sem_seg_head." + name.removeprefix("state/"): torch.from_numpy(value)
+        for name, value in recorded.items()
+        if name.startswith("state/")
+    }
+
+
+@pytest.fixture(scope="module")
+def head(state: dict[str, torch.Tensor]) -> MaskDINOHead:
+    module = MaskDINOHead(TINY).eval()
+    renamed = {name.removeprefix("head."): value for name, value in rename(state, TINY).items()}
+    module.load_state_dict(renamed, strict=True)
+    return module
+
+
+def features_of(recorded: Recorded) -> list[torch.Tensor]:
+    return [torch.from_numpy(recorded[f"in_res{stage}"]) for stage in (2, 3, 4, 5)]
+
+
+def same(ours: torch.Tensor, theirs: npt.NDArray[np.generic]) -> None:
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-4)
+
+
+def test_encoder_levels_and_mask_features_are_those_of_the_authors_code(head: MaskDINOHead, recorded: Recorded) -> None:
+    with torch.inference_mode():
+        levels, mask_features = head.encode(features_of(recorded))
+    assert len(levels) == 4
+    for index, level in enumerate(levels):
+        same(level[:, :8], recorded[f"multi_scale_{index}_first8"])
+    same(mask_features[:, ::32], recorded["mask_features"])
+
+
+def test_classes_masks_and_boxes_are_those_of_the_authors_code(head: MaskDINOHead, recorded: Recorded) -> None:
+    with torch.inference_mode():
+        class_logits, mask_logits, boxes = head(features_of(recorded))
+    same(class_logits, recorded["class_logits"])
+    same(mask_logits[..., ::2, ::2], recorded["mask_logits_every_2nd"])
+    same(boxes, recorded["boxes"])
+
+
+def test_a_box_of_nearly_the_whole_image_is_not_moved_by_rounding(head: MaskDINOHead) -> None:
+    module = MaskDINOHead(TINY).eval()
+    module.load_state_dict(head.state_dict())
+    for parameter in module.box_embed.layers[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    box = torch.tensor([0.5, 0.5, 0.9998, 0.0004])
+    levels = [torch.zeros(1, 256, size, size) for size in (8, 4, 2, 1)]
+    with torch.inference_mode():
+        from panbench.models.mask_dino.network import _memory_of
+
+        _, boxes = module.decode(torch.zeros(1, 1, 256), torch.logit(box)[None, None], _memory_of(levels))
+    # mmdet's own DINO decoder makes 0.999 and 0.001 of these.
+    np.testing.assert_allclose(boxes[0, 0].numpy(), box.numpy(), atol=1e-6)
+
+
+def test_a_checkpoint_whose_layers_share_no_box_head_is_refused(state: dict[str, torch.Tensor]) -> None:
+    name = "sem_seg_head.predictor.bbox_embed.1.layers.0.bias"
+    with pytest.raises(BadCheckpoint, match=r"bbox_embed\.1.*_bbox_embed.*differ"):
+        rename({**state, name: state[name] + 1.0}, TINY)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "channels", "encoded"),
+    [
+        ({"type": "ResNet", "depth": 18, "base_channels": 8}, (8, 16, 32, 64), 3),
+        ({"type": "ResNet", "depth": 18, "base_channels": 8}, (8, 16, 32, 64), 4),
+    ],
+)
+def test_the_encoder_may_see_three_levels_or_four(
+    backbone: dict[str, object], channels: tuple[int, ...], encoded: int
+) -> None:
+    layout = TINY._replace(backbone=backbone, channels=channels, encoded=encoded)
+    module = MaskDINO(layout).eval()
+    assert module.head.level_embed.shape[0] == encoded + 1
+    with torch.inference_mode():
+        outputs = module(torch.zeros(2, 3, 64, 96))
+    assert outputs.mask_logits.shape == (2, 30, 16, 24)
+    assert outputs.class_logits.shape == (2, 30, 133)
