@@ -260,6 +260,10 @@ def plot(
     data: Annotated[bool, typer.Option("--data", help="Write the numbers beside the plot, as CSV.")] = False,
     width: _Width = 7.0,
     dpi: _Dpi = 200,
+    font: Annotated[str | None, typer.Option(metavar="NAME", help="A font family that is installed.")] = None,
+    font_size: Annotated[
+        float | None, typer.Option("--font-size", metavar="POINTS", help="Default: 8, and 7 below 5 inches.")
+    ] = None,
     common_images: _Common = False,
 ) -> None:
     """Draw a plot of runs for a paper: vector graphics, and the numbers beside it."""
@@ -270,7 +274,18 @@ def plot(
     if kind not in PLOTS:
         raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join(PLOTS)}.")
     members, _ = compared(find_runs(runs), common_images=common_images)
-    _wrote(write_plot(kind, members, out or Path(f"{kind}.pdf"), data=data, width=width, dpi=dpi))
+    _wrote(
+        write_plot(
+            kind,
+            members,
+            out or Path(f"{kind}.pdf"),
+            data=data,
+            width=width,
+            dpi=dpi,
+            font=font,
+            font_size=font_size,
+        )
+    )
 
 
 def predict(

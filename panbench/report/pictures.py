@@ -24,6 +24,7 @@ from panbench.metrics.pq import segment_verdicts
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import VOID, Category, IdMap, PanopticSet, Segment
+from panbench.report.colors import LIGHT, MARKERS, model_key, styles_of
 from panbench.runs import Run
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class LayerSegment:
     """A segment of a layer. verdict: "TP", "FP", "FN" or "ignored", with IoU, the matched id and the error's cause.
 
     verdict, iou and cause are None where there is nothing to judge by; matched_id is 0 without a match.
+    shade: which shade of its category's colour it has, the same as the segment that it matches; None: by its area
     """
 
     id: int
@@ -75,15 +77,20 @@ class LayerSegment:
     iou: float | None = None
     matched_id: int = 0
     cause: str | None = None
+    shade: int | None = None
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One answer for an image: `ids` (H, W) int32 at the image's size, 0 = void, and its segments."""
+    """One answer for an image: `ids` (H, W) int32 at the image's size, 0 = void, and its segments.
+
+    model: the key of the model whose answer it is, which has a colour (colors.py); "" for the ground truth
+    """
 
     title: str
     ids: IdMap
     segments: tuple[LayerSegment, ...]
+    model: str = ""
 
     @staticmethod
     def of(title: str, ids: IdMap, segments: Sequence[Segment]) -> "Layer":
@@ -218,8 +225,8 @@ class RunPictures:
         return self._layer(image_id, "pred", self.title, ids)
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
-        judged = self.judged(image_id)
-        return Layer(title, ids, _layer_segments(judged[judged["side"] == side]))
+        model = model_key(self.run) if side == "pred" else ""
+        return Layer(title, ids, _layer_segments(self.judged(image_id), side), model)
 
 
 def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: Sequence[Category]) -> Layer:
@@ -228,7 +235,7 @@ def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: S
     pred = [Segment(s.id, s.category_id, s.area, score=s.score) for s in prediction.segments]
     run = Run({"categories": []}, table=overlap_table(image_id, truth.ids, gt, prediction.ids, pred))
     judged = segment_verdicts(run.segments(), run.overlaps()).assign(cause="")
-    return Layer(prediction.title, prediction.ids, _layer_segments(judged[judged["side"] == "pred"]))
+    return Layer(prediction.title, prediction.ids, _layer_segments(judged, "pred"), prediction.model)
 
 
 def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
@@ -250,7 +257,10 @@ def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
 
 
 def segment_colors(layer: Layer, categories: Sequence[Category]) -> dict[int, Rgb]:
-    """A colour for each segment id: its category's; further things of a category are lighter or darker."""
+    """A colour for each segment id: its category's; further things of a category are lighter or darker.
+
+    A segment that was found has the colour of the true segment in every layer of an image; a false one has another.
+    """
     by_id = {category.id: category for category in categories}
     seen: dict[int, int] = {}
     colors = {}
@@ -259,7 +269,8 @@ def segment_colors(layer: Layer, categories: Sequence[Category]) -> dict[int, Rg
         base = category.color if category and category.color else hue_of(segment.category_id)
         nth = seen.get(segment.category_id, 0)
         seen[segment.category_id] = nth + 1
-        colors[segment.id] = _varied(base, nth) if category is None or category.isthing else base
+        by_area = nth if category is None or category.isthing else 0
+        colors[segment.id] = _varied(base, by_area if segment.shade is None else segment.shade)
     return colors
 
 
@@ -332,7 +343,7 @@ def side_by_side_figure(
     panels[0].set_title("Image", fontsize=8, pad=3)
     for axes, layer in zip(panels[1:], layers, strict=True):
         _show_layer(axes, photo, layer, categories, opacity, names, scores)
-        axes.set_title(layer.title, fontsize=8, pad=3, parse_math=False)
+    _title_layers(panels[1:], layers)
     return figure
 
 
@@ -346,7 +357,7 @@ def diff_figure(
     figure, panels = _panels(photo, 3, 3, width, titled=True, below=0.5)
     for axes, layer in ((panels[0], a), (panels[2], b)):
         _show_layer(axes, photo, layer, categories, 0.6, names, False)
-        axes.set_title(layer.title, fontsize=8, pad=3, parse_math=False)
+    _title_layers((panels[0], panels[2]), (a, b))
     grey = np.repeat((photo.mean(axis=2, keepdims=True) * 0.5 + 127).astype(np.uint8), 3, axis=2)
     painted = grey.copy()
     for position, (color, _) in enumerate(DISAGREEMENTS.values()):
@@ -460,7 +471,9 @@ def _partners(a: Layer, b: Layer) -> dict[int, int]:
     return found
 
 
-def _layer_segments(judged: "pd.DataFrame") -> tuple[LayerSegment, ...]:
+def _layer_segments(judged: "pd.DataFrame", side: str) -> tuple[LayerSegment, ...]:
+    """The segments of one side; `judged` has both, since what was found takes the shade of what it is."""
+    shades = _shades(judged)
     return tuple(
         LayerSegment(
             id=int(row.id),
@@ -472,9 +485,26 @@ def _layer_segments(judged: "pd.DataFrame") -> tuple[LayerSegment, ...]:
             iou=None if row.iou != row.iou else float(row.iou),
             matched_id=int(row.matched_id),
             cause=str(row.cause) or None,
+            shade=shades[side, int(row.id)],
         )
-        for row in judged.itertuples()
+        for row in judged[judged["side"] == side].itertuples()
     )
+
+
+def _shades(judged: "pd.DataFrame") -> dict[tuple[str, int], int]:
+    """The shade of each (side, id): true segments by area, matches as their truth, false ones as none of these."""
+    shades: dict[tuple[str, int], int] = {}
+    taken: dict[int, int] = {}
+    ordered = judged.sort_values("area", ascending=False, kind="stable")
+    for side in ("gt", "pred"):
+        for row in ordered[ordered["side"] == side].itertuples():
+            if side == "pred" and row.verdict == "TP":
+                shades[side, int(row.id)] = shades["gt", int(row.matched_id)]
+                continue
+            category = int(row.category_id)
+            shades[side, int(row.id)] = taken.get(category, 0)
+            taken[category] = taken.get(category, 0) + 1
+    return shades
 
 
 def _panels(
@@ -499,6 +529,27 @@ def _panels(
         axes.set_axis_off()
         panels.append(axes)
     return figure, panels
+
+
+def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
+    """The layers' titles, each model's with its marker in its colour before it."""
+    from matplotlib.transforms import offset_copy
+
+    models = [index for index, layer in enumerate(layers) if layer.model]
+    styles = dict(zip(models, styles_of([layers[index].model for index in models]), strict=True))
+    for index, (axes, layer) in enumerate(zip(panels, layers, strict=True)):
+        if index not in styles:
+            axes.set_title(layer.title, fontsize=8, pad=3, parse_math=False)
+            continue
+        beside, at = (
+            offset_copy(axes.transAxes, axes.get_figure(root=True), x, y, "points") for x, y in ((9, 4), (3.5, 6.5))
+        )
+        axes.text(0, 1, layer.title, fontsize=8, parse_math=False, transform=beside)
+        style = styles[index]
+        axes.plot(
+            [0], [1], MARKERS[style.marker], color=LIGHT[style.color], markersize=5, transform=at, clip_on=False,
+            scalex=False, scaley=False,
+        )  # fmt: skip
 
 
 def _show_layer(

@@ -1,13 +1,16 @@
 """Plots for papers and notebooks: each kind draws one table of views.py, which can be written beside it as CSV.
 
-Colours are apart for colour-blind eyes and each run has its own marker, so a plot survives a black-and-white print.
+A plot is drawn for the width at which it is printed: text has the same few sizes at 3.3 inches (a column) and at 7,
+names are broken into lines, the height follows from the rows, and legends stand outside of the axes.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +19,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
 from panbench.metrics.slices import SLICINGS
 from panbench.report import views
+from panbench.report.colors import LIGHT, MARKERS, Style, model_key, styles_of
 from panbench.report.pictures import save_figure
 from panbench.report.views import Compared
 
@@ -25,28 +29,80 @@ if TYPE_CHECKING:
 
 __all__ = ["PLOTS", "Plot", "draw_plot", "write_plot"]
 
-COLORS = ("#0072B2", "#C44E00", "#00805E", "#A8448F", "#7A6A00", "#4A4F5A", "#1F95D4", "#B3261E")
-MARKERS = ("o", "s", "^", "D", "P", "v", "h", "p")
 CAUSE_COLORS = (*("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#D9822B", "#AA4499"),)
 MOST_BARS = 30
 MOST_CONFUSED = 16
+COLUMN = 5.0
+"""Inches below which a figure counts as one column of two, and its text is a point smaller."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a plot is drawn. size: of its text in points (ticks are one smaller); styles: of each run, by its label."""
+
+    width: float
+    size: float
+    styles: Mapping[str, Style]
+
+    @property
+    def small(self) -> float:
+        """The size of ticks, legends and marks."""
+        return self.size - 1
+
+    def of(self, run: str) -> dict[str, Any]:
+        """matplotlib's colour and marker of a run."""
+        style = self.styles[run]
+        return {"color": LIGHT[style.color], "marker": MARKERS[style.marker]}
+
+    def lines(self, text: str, share: float = 0.34) -> str:
+        """A name broken into lines of at most `share` of the figure's width, three at most."""
+        room = max(8, int(self.width * 72 * share / (0.56 * self.small)))
+        found = textwrap.wrap(text, room, max_lines=3, placeholder=" …") or [text]
+        return "\n".join(_plain(line) for line in found)
+
+    def rows(self, names: Sequence[str], share: float = 0.34) -> float:
+        """Inches that these names need one below the other."""
+        return sum(1.0 + self.lines(name, share).count("\n") for name in names) * self.line
+
+    @property
+    def line(self) -> float:
+        """Inches of a line of text with the space below it."""
+        return 1.55 * self.size / 72
+
+    def columns(self, names: Sequence[str]) -> int:
+        """How many of these names a legend takes side by side."""
+        longest = max((max(map(len, self.lines(name, 0.8).split("\n"))) for name in names), default=1)
+        return int(np.clip(self.width * 72 * 0.94 / ((0.56 * longest + 4.5) * self.small), 1, max(len(names), 1)))
+
+    def legend_height(self, names: Sequence[str]) -> float:
+        """Inches of the legend of these names."""
+        return self.line * (-(-len(names) // self.columns(names)) + 0.6)
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A kind of plot. `table`: its data, as views.py makes it; `draw`: onto axes; `height`: inches for a width of 7."""
+    """A kind of plot. `table`: its data, as views.py makes it; `draw`: onto axes; `height`: of the figure in inches."""
 
     description: str
     table: Callable[[Sequence[Compared]], pd.DataFrame]
-    draw: "Callable[[Axes, pd.DataFrame], None]"
-    height: "Callable[[pd.DataFrame], float]" = lambda table: 3.6
+    draw: "Callable[[Axes, pd.DataFrame, Look], None]"
+    height: "Callable[[pd.DataFrame, Look], float]"
     runs: tuple[int, int] = (1, 1000)
 
 
-def draw_plot(kind: str, members: Sequence[Compared], *, width: float = 7.0) -> "tuple[Figure, pd.DataFrame]":
+def draw_plot(
+    kind: str,
+    members: Sequence[Compared],
+    *,
+    width: float = 7.0,
+    font: str | None = None,
+    font_size: float | None = None,
+) -> "tuple[Figure, pd.DataFrame]":
     """The figure of one kind of PLOTS, `width` inches wide, and the table that it shows.
 
-    Raises BadArgument for an unknown kind, the wrong number of runs, or runs that lack what it shows.
+    font: a family that is installed, such as "Times New Roman"; font_size: of the text in points, by default 8, and 7
+        below 5 inches
+    Raises BadArgument for an unknown kind or font, the wrong number of runs, or runs that lack what it shows.
     """
     from matplotlib.figure import Figure
 
@@ -59,14 +115,22 @@ def draw_plot(kind: str, members: Sequence[Compared], *, width: float = 7.0) -> 
         raise BadArgument(f"The plot {kind} shows {wanted} run(s), not {len(members)}.")
     if not 1 <= width <= 60:
         raise BadArgument(f"A plot of {width:g} inches cannot be drawn. Give --width between 1 and 60.")
+    if font_size is not None and not 4 <= font_size <= 72:
+        raise BadArgument(f"Text of {font_size:g} points cannot be read or does not fit. Give --font-size 4 to 72.")
     table = plot.table(members)
     if table.empty:
         raise BadArgument(f"These runs hold nothing for the plot {kind}: {plot.description}.")
-    figure = Figure(figsize=(width, plot.height(table) * max(1.0, width / 7)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    plot.draw(axes, table)
+    styles = styles_of([model_key(member.run) for member in members])
+    size = font_size or (7.0 if width < COLUMN else 8.0)
+    look = Look(width, size, dict(zip([member.label for member in members], styles, strict=True)))
+    with _settings(look, font):
+        figure = Figure(figsize=(width, plot.height(table, look)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+        plot.draw(axes, table, look)
+        # Ticks take their font when they are first drawn.
+        figure.draw_without_rendering()
     return figure, table
 
 
@@ -78,10 +142,12 @@ def write_plot(
     data: bool = False,
     width: float = 7.0,
     dpi: float = 200,
+    font: str | None = None,
+    font_size: float | None = None,
 ) -> list[Path]:
     """Writes a plot as PNG, SVG or PDF and, with `data`, its table beside it as CSV (fractions 0–1); the paths."""
     target = Path(out)
-    figure, table = draw_plot(kind, members, width=width)
+    figure, table = draw_plot(kind, members, width=width, font=font, font_size=font_size)
     save_figure(figure, target, dpi=dpi)
     if not data:
         return [target]
@@ -91,12 +157,42 @@ def write_plot(
     return [target, beside]
 
 
+@contextmanager
+def _settings(look: Look, font: str | None) -> Iterator[None]:
+    """matplotlib's settings for a look: one family, two sizes."""
+    import matplotlib as mpl
+    from matplotlib import font_manager
+
+    settings: dict[str, Any] = {
+        "font.size": look.size,
+        "axes.labelsize": look.size,
+        "xtick.labelsize": look.small,
+        "ytick.labelsize": look.small,
+        "legend.fontsize": look.small,
+        "lines.markersize": 0.7 * look.size,
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "grid.linewidth": 0.6,
+        "grid.color": "#e6e8ec",
+        "legend.frameon": False,
+        "legend.borderaxespad": 0.2,
+        "legend.columnspacing": 1.2,
+        "legend.handletextpad": 0.4,
+        "legend.handlelength": 1.4,
+    }
+    if font is not None:
+        try:
+            font_manager.findfont(font, fallback_to_default=False)
+        except ValueError:
+            raise BadArgument(f"The font {font!r} is not installed. `fc-list : family` lists those that are.") from None
+        settings["font.family"] = font
+    with mpl.rc_context(cast(Any, settings)):
+        yield
+
+
 def _runs(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["run"]))
-
-
-def _style(index: int) -> dict[str, Any]:
-    return {"color": COLORS[index % len(COLORS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
 def _plain(text: str) -> str:
@@ -104,57 +200,67 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$") if not text.startswith("_") else "\u200b" + text.replace("$", r"\$")
 
 
-def _legend_above(axes: "Axes") -> None:
-    """Where marks fill the plot, the legend stands over it."""
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+def _legend(axes: "Axes", look: Look, names: Sequence[str]) -> None:
+    """The legend over the plot, in as many columns as fit; constrained layout keeps its room free."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.legend(handles, labels, loc="outside upper left", ncols=look.columns(names))
 
 
-def _draw_intervals(axes: "Axes", table: pd.DataFrame) -> None:
+def _draw_intervals(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     for index, row in enumerate(table.itertuples()):
-        style = _style(index)
+        style = look.of(row.run)
         if row.low == row.low:
-            axes.plot([100 * row.low, 100 * row.high], [index, index], color=style["color"], linewidth=2)
+            axes.plot([100 * row.low, 100 * row.high], [index, index], color=style["color"], linewidth=1.6)
         axes.plot([100 * row.PQ], [index], linestyle="", **style)
-    axes.set_yticks(range(len(table)), [_plain(name) for name in table["run"]])
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(table)), [look.lines(name) for name in table["run"]])
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.set_xlabel("PQ with 95 % interval")
-    axes.grid(axis="x", color="#e6e8ec")
+    axes.grid(axis="x")
 
 
-def _cost(column: str, label: str) -> Callable[["Axes", pd.DataFrame], None]:
-    def draw(axes: "Axes", table: pd.DataFrame) -> None:
-        for index, row in enumerate(table.itertuples()):
-            style, at = _style(index), getattr(row, column)
+def _cost(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], None]":
+    def draw(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+        from matplotlib.ticker import NullLocator
+
+        for row in table.itertuples():
+            style, at = look.of(row.run), getattr(row, column)
             if row.low == row.low:
-                axes.plot([at, at], [100 * row.low, 100 * row.high], color=style["color"], linewidth=1.5)
-            axes.plot([at], [100 * row.PQ], linestyle="", markersize=7, label=_plain(row.run), **style)
+                axes.plot([at, at], [100 * row.low, 100 * row.high], color=style["color"], linewidth=1.2)
+            axes.plot([at], [100 * row.PQ], linestyle="", label=look.lines(row.run, 0.8), **style)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-        axes.xaxis.set_minor_formatter(lambda value, _: _short(value) if len(table) < 4 or _leading(value) < 6 else "")
-        axes.margins(x=0.2)
+        low, high = table[column].min() / 1.35, table[column].max() * 1.35
+        axes.set_xlim(low, high)
+        ticks = _log_ticks(low, high, 4 if look.width < COLUMN else 7)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(ticks, [_short(tick) for tick in ticks])
         axes.set_xlabel(label)
         axes.set_ylabel("PQ")
-        axes.grid(color="#e6e8ec")
-        axes.legend(frameon=False, fontsize=8)
+        axes.grid()
+        _legend(axes, look, list(table["run"]))
 
     return draw
 
 
-def _draw_categories(axes: "Axes", table: pd.DataFrame) -> None:
+def _draw_categories(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     runs = _runs(table)
     names = list(dict.fromkeys(table["name"]))
-    for index, run in enumerate(runs):
+    for run in runs:
         own = table[table["run"] == run].set_index("name")["PQ"]
         axes.plot(
-            [100 * own[name] for name in names], range(len(names)), linestyle="", label=_plain(run), **_style(index)
+            [100 * own[name] for name in names],
+            range(len(names)),
+            linestyle="",
+            label=look.lines(run, 0.8),
+            **look.of(run),
         )
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=7)
+    axes.set_yticks(range(len(names)), [look.lines(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("PQ")
-    axes.grid(color="#e6e8ec")
-    _legend_above(axes)
+    axes.grid()
+    _legend(axes, look, runs)
 
 
 def _shown_categories(members: Sequence[Compared]) -> pd.DataFrame:
@@ -168,9 +274,13 @@ def _shown_categories(members: Sequence[Compared]) -> pd.DataFrame:
     return table.sort_values(["name"], kind="stable", ignore_index=True).astype({"name": str})
 
 
-def _draw_causes(axes: "Axes", table: pd.DataFrame) -> None:
-    runs = _runs(table)
-    names = [name for name in table["cause"].cat.categories if table.loc[table["cause"] == name, "lost"].gt(0).any()]
+def _shown_causes(table: pd.DataFrame) -> list[str]:
+    lost = table[table["lost"] > 0]
+    return [name for name in table["cause"].cat.categories if (lost["cause"] == name).any()]
+
+
+def _draw_causes(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    runs, names = _runs(table), _shown_causes(table)
     left = np.zeros(len(runs))
     for name in names:
         position = list(table["cause"].cat.categories).index(name)
@@ -180,52 +290,51 @@ def _draw_causes(axes: "Axes", table: pd.DataFrame) -> None:
             color=CAUSE_COLORS[position % len(CAUSE_COLORS)],
         )  # fmt: skip
         left += lost
-    axes.set_yticks(range(len(runs)), [_plain(run) for run in runs])
+    axes.set_yticks(range(len(runs)), [look.lines(run) for run in runs])
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.set_xlabel("Points of PQ lost to")
-    axes.legend(
-        frameon=False, fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.4, -0.35 if len(runs) < 4 else -0.18)
-    )
+    _legend(axes, look, names)
 
 
-def _draw_slices(axes: "Axes", table: pd.DataFrame) -> None:
+def _draw_slices(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     runs = _runs(table)
     names = list(dict.fromkeys(table["slice"]))
     step = 0.7 / len(runs)
     for index, run in enumerate(runs):
         own = 100 * table[table["run"] == run].set_index("slice")["PQ"].reindex(names)
         rows = np.arange(len(names)) + (index - (len(runs) - 1) / 2) * step
-        style = _style(index)
-        axes.hlines(rows, 0, own, color=style["color"], linewidth=1.5)
-        axes.plot(own, rows, linestyle="", label=_plain(run), **style)
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=8)
+        style = look.of(run)
+        axes.hlines(rows, 0, own, color=style["color"], linewidth=1)
+        axes.plot(own, rows, linestyle="", label=look.lines(run, 0.8), **style)
+    axes.set_yticks(range(len(names)), [look.lines(name) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel("PQ")
-    axes.grid(axis="x", color="#e6e8ec")
-    _legend_above(axes)
+    axes.grid(axis="x")
+    _legend(axes, look, runs)
 
 
-def _draw_thresholds(axes: "Axes", table: pd.DataFrame) -> None:
-    for index, run in enumerate(_runs(table)):
+def _draw_thresholds(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    runs = _runs(table)
+    for run in runs:
         own = table[table["run"] == run]
-        axes.plot(own["threshold"], 100 * own["PQ"], label=_plain(run), markersize=4, **_style(index))
+        axes.plot(own["threshold"], 100 * own["PQ"], label=look.lines(run, 0.8), linewidth=1.2, **look.of(run))
     axes.set_xlabel("A match needs IoU above")
     axes.set_ylabel("PQ")
-    axes.grid(color="#e6e8ec")
-    axes.legend(frameon=False, fontsize=8)
+    axes.grid()
+    _legend(axes, look, runs)
 
 
-def _draw_images(axes: "Axes", table: pd.DataFrame) -> None:
+def _draw_images(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     first, second = (column for column in table.columns if column != "image_id")
     axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
-    axes.plot(100 * table[first], 100 * table[second], linestyle="", marker=".", alpha=0.5, color=COLORS[0])
+    axes.plot(100 * table[first], 100 * table[second], linestyle="", marker=".", alpha=0.5, color="#3a3f4a")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_aspect("equal")
-    axes.set_xlabel(f"PQ of {_plain(first)}, image by image")
-    axes.set_ylabel(f"PQ of {_plain(second)}")
-    axes.grid(color="#e6e8ec")
+    axes.set_xlabel(f"PQ of {look.lines(first, 0.6)}, image by image")
+    axes.set_ylabel(f"PQ of {look.lines(second, 0.6)}")
+    axes.grid()
 
 
 def _both_images(members: Sequence[Compared]) -> pd.DataFrame:
@@ -234,7 +343,7 @@ def _both_images(members: Sequence[Compared]) -> pd.DataFrame:
     return table[[member.label for member in members]].dropna().rename_axis(columns=None).reset_index()
 
 
-def _draw_confusion(axes: "Axes", table: pd.DataFrame) -> None:
+def _draw_confusion(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     wide = table.pivot(index="true", columns="predicted", values="share").fillna(0.0)
     names = list(dict.fromkeys(table["true"]))
     columns = [*names, *(["void"] if "void" in wide.columns and "void" not in names else [])]
@@ -242,11 +351,11 @@ def _draw_confusion(axes: "Axes", table: pd.DataFrame) -> None:
     axes.imshow(grid, cmap="Blues", vmin=0, vmax=100)
     for row, line in enumerate(grid):
         for column, share in enumerate(line):
-            if share >= 0.5:
+            if share >= (5 if look.width < COLUMN else 0.5):
                 ink = "white" if share > 60 else "black"
-                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=6, color=ink)
-    axes.set_xticks(range(len(columns)), [_plain(name) for name in columns], rotation=90, fontsize=7)
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=7)
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=look.small - 1, color=ink)
+    axes.set_xticks(range(len(columns)), [look.lines(name, 0.3) for name in columns], rotation=90)
+    axes.set_yticks(range(len(names)), [look.lines(name, 0.3) for name in names])
     axes.set_xlabel("Predicted")
     axes.set_ylabel("True (percent of its pixels)")
     axes.spines[:].set_visible(False)
@@ -273,9 +382,46 @@ def _known(column: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
     return lambda members: views.overview(members).dropna(subset=["PQ", column]).reset_index(drop=True)
 
 
-def _rows(per_row: float, least: float = 2.0, head: float = 0.9) -> Callable[[pd.DataFrame], float]:
-    """Height by the number of rows that a table of one row a run makes."""
-    return lambda table: max(least, head + per_row * table["run"].nunique())
+def _one_a_run(table: pd.DataFrame, look: Look) -> float:
+    """Inches of a plot with a row a run."""
+    return 0.55 + look.line + 1.25 * look.rows(_runs(table))
+
+
+def _with_legend(look: Look, names: Sequence[str], plot: float) -> float:
+    return plot + look.legend_height(names) + 0.55
+
+
+def _short_table(column: str) -> "Callable[[pd.DataFrame, Look], float]":
+    """Inches of a plot with a row for each value of a column, each as high as its runs need."""
+
+    def height(table: pd.DataFrame, look: Look) -> float:
+        runs, names = _runs(table), list(dict.fromkeys(table[column].astype(str)))
+        a_row = max(1.0, 0.75 * len(runs)) if column == "slice" else 1.0
+        return _with_legend(look, runs, max(1.0, a_row * look.rows(names)))
+
+    return height
+
+
+def _landscape(table: pd.DataFrame, look: Look) -> float:
+    return _with_legend(look, _runs(table), 0.46 * look.width)
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between low and high, the more the shorter the axis, `most` at most."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found: list[float] = []
+    for factors in (
+        (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
+        (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 2, 5),
+        (1, 3),
+        (1,),
+    ):
+        found = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+        if len(found) <= most:
+            break
+    return found
 
 
 def _short(value: float) -> str:
@@ -285,38 +431,41 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _leading(value: float) -> float:
-    return value / 10 ** np.floor(np.log10(value)) if value > 0 else 0
-
-
 PLOTS: Mapping[str, Plot] = {
-    "intervals": Plot(
-        "PQ of each run with its 95 % interval", views.overview, _draw_intervals, height=_rows(0.32, 1.4)
-    ),
+    "intervals": Plot("PQ of each run with its 95 % interval", views.overview, _draw_intervals, _one_a_run),
     "speed": Plot(
-        "PQ against images a second", _known("images_per_second"), _cost("images_per_second", "Images a second")
+        "PQ against images a second",
+        _known("images_per_second"),
+        _cost("images_per_second", "Images a second"),
+        _landscape,
     ),
-    "params": Plot("PQ against the number of parameters", _known("params"), _cost("params", "Parameters")),
+    "params": Plot("PQ against the number of parameters", _known("params"), _cost("params", "Parameters"), _landscape),
     "categories": Plot(
         f"PQ by category: the {MOST_BARS} in which the runs differ most, or of one run the lowest",
         _shown_categories,
         _draw_categories,
-        height=lambda table: 1.0 + 0.17 * table["name"].nunique(),
+        _short_table("name"),
     ),
-    "causes": Plot("what PQ is lost to", views.causes, _draw_causes, height=_rows(0.4, 2.2, 1.4)),
+    "causes": Plot(
+        "what PQ is lost to",
+        views.causes,
+        _draw_causes,
+        lambda table, look: _with_legend(look, _shown_causes(table), 1.25 * look.rows(_runs(table)) + 0.1),
+    ),
     **{
-        name: Plot(
-            f"PQ by {slicing.title}",
-            _slices_by(name),
-            _draw_slices,
-            height=lambda table: 0.9 + (0.16 + 0.13 * table["run"].nunique()) * table["slice"].nunique(),
-        )
+        name: Plot(f"PQ by {slicing.title}", _slices_by(name), _draw_slices, _short_table("slice"))
         for name, slicing in SLICINGS.items()
     },
-    "thresholds": Plot("PQ as matches need a higher IoU", views.thresholds, _draw_thresholds),
+    "thresholds": Plot("PQ as matches need a higher IoU", views.thresholds, _draw_thresholds, _landscape),
     "confusion": Plot(
-        "which categories' pixels are given to which", _confused, _draw_confusion, lambda table: 6.4, runs=(1, 1)
+        "which categories' pixels are given to which",
+        _confused,
+        _draw_confusion,
+        lambda table, look: 0.95 * look.width,
+        runs=(1, 1),
     ),
-    "images": Plot("PQ of two runs, image by image", _both_images, _draw_images, lambda table: 6.4, runs=(2, 2)),
+    "images": Plot(
+        "PQ of two runs, image by image", _both_images, _draw_images, lambda table, look: 0.95 * look.width, runs=(2, 2)
+    ),
 }
 """What `panbench show plot` draws, by name."""

@@ -394,7 +394,8 @@ def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
     if any(row.params is not None for row in rows):
         columns.append(_Column("params", lambda row: count(row.params)))
     if any(row.images_per_second is not None for row in rows):
-        columns.append(_Column("img/s", lambda row: rate(row.images_per_second), lambda row: row.images_per_second))
+        # No best: the order of speeds changes with what else the machine does.
+        columns.append(_Column("img/s", lambda row: rate(row.images_per_second)))
     if any(row.published_PQ is not None for row in rows):
         columns.append(_Column("publ.", lambda row: percent(row.published_PQ, digits)))
         columns.append(_Column("diff", lambda row: signed(row.difference, digits)))

@@ -6,6 +6,7 @@ import pytest
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.panoptic.types import Category, Segment
+from panbench.report.colors import LIGHT, MARKERS, model_key, styles_of
 from panbench.report.pictures import (
     DISAGREEMENTS,
     Layer,
@@ -110,6 +111,29 @@ def test_things_of_a_category_differ_in_colour_and_stuff_does_not():
     assert len({colors[1], colors[2], colors[3]}) == 3
     assert colors[4] == colors[5] == (90, 160, 250)
     assert colors[6] == (40, 40, 200)
+
+
+def test_what_was_found_has_the_colour_of_the_truth_and_a_false_segment_another(shared_runs):
+    pictures = Pictures(shared_runs[0])
+    for run in map(RunPictures, shared_runs):
+        for image_id in run.run.image_ids():
+            truth, answer = run.truth(image_id, pictures), run.prediction(image_id, pictures)
+            true_colors, colors = (segment_colors(side, run.run.categories) for side in (truth, answer))
+            assert len(set(true_colors.values())) == len(true_colors)
+            for segment in answer.segments:
+                if segment.verdict == "TP":
+                    assert colors[segment.id] == true_colors[segment.matched_id]
+                else:
+                    assert colors[segment.id] not in true_colors.values()
+
+
+def test_side_by_side_marks_each_model_in_its_colour(shared_runs):
+    pictures = Pictures(shared_runs[0])
+    layers = [pictures.truth(7), *(RunPictures(run).prediction(7, pictures) for run in reversed(shared_runs))]
+    figure = side_by_side_figure(pictures.photo(7), layers, shared_runs[0].categories)
+    expected = styles_of([model_key(run) for run in reversed(shared_runs)])
+    marks = [[(line.get_color(), line.get_marker()) for line in axes.lines] for axes in figure.axes]
+    assert marks == [[], [], *([(LIGHT[style.color], MARKERS[style.marker])] for style in expected)]
 
 
 def test_void_is_dark_and_opacity_mixes():

@@ -1,9 +1,16 @@
+import shutil
+import subprocess
+from itertools import pairwise
+
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
 from panbench.base.errors import BadArgument
+from panbench.report.colors import LIGHT, MARKERS, model_key, styles_of
 from panbench.report.plots import PLOTS, draw_plot, write_plot
 from panbench.report.views import compared, mistaken_objects, per_category, per_image
+from panbench.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +27,86 @@ def test_every_plot_is_drawn_and_its_numbers_lie_beside_it(kind, members, tmp_pa
     assert len(table)
     scores = table[[column for column in table if column in ("PQ", "share", "lost", "second")]]
     assert 0 < scores.max().max() <= 1
+
+
+def test_a_run_has_its_colour_and_marker_whatever_the_order(members):
+    for shown in (members, members[::-1]):
+        figure, _ = draw_plot("thresholds", shown)
+        styles = styles_of([model_key(member.run) for member in shown])
+        drawn = [(line.get_color(), line.get_marker()) for line in figure.axes[0].lines]
+        assert drawn == [(LIGHT[style.color], MARKERS[style.marker]) for style in styles]
+
+
+@pytest.fixture(scope="module")
+def five(shared_runs):
+    """Five runs of models with long names, on the same images."""
+    members = []
+    for index in range(5):
+        run = shared_runs[index % 2]
+        name = f"Mask2Former Swin-{'SBLTH'[index]} with a long name, pre-trained on ImageNet-21k {index}"
+        info = {**run.info, "name": name, "model": {**run.info["model"], "name": name, "title": name}}
+        members.append(Run(info, table=run.table))
+    return compared(members)[0]
+
+
+@pytest.mark.parametrize("width", [3.3, 7.0])
+@pytest.mark.parametrize("kind", PLOTS)
+def test_every_text_lies_within_its_figure_and_ticks_do_not_overlap(kind, width, five):
+    figure, _ = draw_plot(kind, five[: PLOTS[kind].runs[1]], width=width)
+    figure.set_dpi(200)
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else figure._get_renderer()
+    assert figure.get_figwidth() == width
+    (axes,) = figure.axes
+    # matplotlib also keeps ticks beyond the ends of an axis, which it does not draw.
+    beyond = [
+        label
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in axis.get_major_ticks()
+        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
+        for label in (tick.label1, tick.label2)
+    ]
+    texts = [text for text in figure.findobj(Text) if text.get_text().strip() and text not in beyond]
+    assert len(texts) > 4
+    for text in texts:
+        box = text.get_window_extent(renderer)
+        inside = figure.bbox.padded(1)
+        assert inside.contains(box.x0, box.y0), text
+        assert inside.contains(box.x1, box.y1), text
+    assert axes.get_window_extent(renderer).width > 0.3 * figure.bbox.width
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        boxes = [label.get_window_extent(renderer) for label in labels if label in texts]
+        assert not any(one.overlaps(other) for one, other in pairwise(boxes)), [label.get_text() for label in labels]
+    sizes = {round(text.get_fontsize(), 1) for text in texts}
+    assert max(sizes) - min(sizes) <= 2
+
+
+def test_font_and_size_are_those_asked_for_and_a_font_that_is_not_there_is_refused(members, tmp_path):
+    figure, _ = draw_plot("intervals", members, font="DejaVu Serif", font_size=10)
+    label = figure.axes[0].xaxis.label
+    assert (label.get_fontname(), label.get_fontsize()) == ("DejaVu Serif", 10)
+    assert figure.axes[0].get_yticklabels()[0].get_fontsize() == 9
+    write_plot("intervals", members, tmp_path / "a.pdf", font="DejaVu Serif")
+    content = (tmp_path / "a.pdf").read_bytes()
+    assert b"DejaVuSerif" in content
+    assert b"/FontFile2" in content  # the font itself is in the file
+    with pytest.raises(BadArgument, match="The font 'Comic Sans of Nowhere' is not installed"):
+        draw_plot("intervals", members, font="Comic Sans of Nowhere")
+    with pytest.raises(BadArgument, match="--font-size 4 to 72"):
+        draw_plot("intervals", members, font_size=1)
+
+
+def test_a_plot_is_accepted_by_latex(members, tmp_path):
+    latex = shutil.which("pdflatex")
+    if latex is None:
+        pytest.skip("no pdflatex is installed")
+    write_plot("causes", members, tmp_path / "causes.pdf", width=3.3)
+    (tmp_path / "paper.tex").write_text(
+        r"\documentclass{article}\usepackage{graphicx}\begin{document}\includegraphics{causes.pdf}\end{document}"
+    )
+    command = [latex, "-interaction=batchmode", "-halt-on-error", "paper.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "paper.pdf").stat().st_size > 1000
 
 
 def test_without_data_only_the_plot_is_written(members, tmp_path):

@@ -157,6 +157,13 @@ def test_the_best_of_a_column_is_bold_and_the_second_underlined():
     assert "**70.00**" in render(rows, "md")
 
 
+def test_no_speed_is_called_best():
+    rows = [
+        ComparisonRow(run=name, PQ=0.5, images_per_second=speed, complete=True) for name, speed in (("a", 1), ("b", 9))
+    ]
+    assert "**" not in render(rows, "md")
+
+
 def test_random_and_incomplete_runs_are_never_called_best():
     rows = [
         ComparisonRow(run="a", PQ=0.5, complete=True),

@@ -22,6 +22,7 @@ from panbench import __version__
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
 from panbench.report import views
+from panbench.report.colors import DARK, LIGHT
 from panbench.report.comparison import Standing
 from panbench.report.page.gallery import EXAMPLES, Gallery, make_gallery
 from panbench.report.page.numbers import chart_numbers
@@ -107,7 +108,7 @@ def _page(
     members: Sequence[Compared], standing: Standing, data: Mapping[str, Any], gallery: Gallery, title: str | None
 ) -> str:
     script = "\n".join(_asset(name) for name in SCRIPTS)
-    style = _asset("page.css")
+    style = Template(_asset("page.css")).substitute(light=_colors(LIGHT), dark=_colors(DARK))
     row = members[0].row
     where = " ".join(part for part in (row.dataset, row.split) if part) or "their data"
     number = "1 run" if len(members) == 1 else f"{len(members)} runs"
@@ -137,6 +138,11 @@ def _json(data: Mapping[str, Any]) -> str:
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
+
+
+def _colors(colors: Sequence[str]) -> str:
+    """The models' colours as CSS variables."""
+    return " ".join(f"--m{index}: {color};" for index, color in enumerate(colors))
 
 
 def _hash_of(text: str) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import SLICINGS
 from panbench.report import views
+from panbench.report.colors import model_key, styles_of
 from panbench.report.views import Compared
 
 __all__ = ["chart_numbers"]
@@ -28,7 +29,14 @@ def chart_numbers(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[
     objects = views.mistaken_objects(members)
     return {
         "models": [
-            {"label": member.label, "complete": member.row.complete, "run": member.run.name} for member in members
+            {
+                "label": member.label,
+                "complete": member.row.complete,
+                "run": member.run.name,
+                "color": style.color,
+                "marker": style.marker,
+            }
+            for member, style in zip(members, styles_of([model_key(member.run) for member in members]), strict=True)
         ],
         "categories": [
             {"name": category.name, "thing": category.isthing, "super": category.supercategory}

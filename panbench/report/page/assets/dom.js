@@ -26,7 +26,7 @@ function fill(node, properties, children) {
 
 const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value).toFixed(digits));
 const whole = (value) => value.toLocaleString("en");
-const modelColor = (model) => `var(--m${model % 8})`;
+const modelColor = (model) => `var(--m${data.models[model].color})`;
 const categoryName = (position) => (position < 0 ? "void" : data.categories[position].name);
 
 /** Parameters and rates to three digits: 44.0M, 0.42. */
@@ -57,7 +57,7 @@ function markerPath(model, r = 5) {
     polygon(3, Math.PI, r * 1.25),
     polygon(6, 0, r * 1.1),
     polygon(5, 0, r * 1.15),
-  ][Math.floor(model) % 8];
+  ][data.models[model].marker];
 }
 
 function marker(model, properties = {}) {
