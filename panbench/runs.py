@@ -25,6 +25,8 @@ from panbench.panoptic.types import Category
 if TYPE_CHECKING:
     import pandas as pd
 
+    from panbench.metrics.matched import Matched
+
 __all__ = ["SCHEMA", "Run", "RunWriter", "check_room", "list_runs", "load_run"]
 
 SCHEMA = 1
@@ -126,14 +128,21 @@ class Run:
         """As `overlaps`, of the pixels near boundaries; None when the run was made without them."""
         return None if self.table.boundary is None else _frame(self.table.boundary)
 
+    @cached_property
+    def matched(self) -> "Matched":
+        """The matches of all segments, which every metric takes; made when first asked for, and kept."""
+        from panbench.metrics.matched import Matched
+
+        return Matched.of(self.table)
+
     def pq(self, iou_threshold: float = 0.5, boundary: bool = False) -> "pd.DataFrame":
         """PQ, SQ, RQ, TP, FP, FN of each category: `metrics.pq.pq_table` of this run; boundary PQ if asked for.
 
         Raises BadArgument when boundary PQ is asked for and the run was made without boundary overlaps.
         """
-        from panbench.metrics.pq import pq_of
+        from panbench.metrics.pq import pq_table
 
-        return pq_of(self.table, self.categories, iou_threshold, boundary)
+        return pq_table(self.matched.by_boundary() if boundary else self.matched, self.categories, iou_threshold)
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
         """PQ, SQ, RQ and n of All, Things and Stuff, from the tables (run.json keeps what the run itself found)."""

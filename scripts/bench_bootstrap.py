@@ -43,7 +43,7 @@ def made_up_runs(images: int, categories: int, models: int, seed: int = 0) -> di
                 "FN": objects - hits,
             }
         )
-        runs[f"model {model}"] = ImageStatistics(np.arange(images), table, names)
+        runs[f"model {model}"] = ImageStatistics.from_frame(np.arange(images), table, names)
     return runs
 
 

@@ -76,7 +76,7 @@ def statistics_of(sums: Float) -> ImageStatistics:
             "FN": 2 * (of_cell[:, 2] - of_cell[:, 1]),
         }
     )
-    return ImageStatistics(np.arange(len(sums)), table, CATEGORIES)
+    return ImageStatistics.from_frame(np.arange(len(sums)), table, CATEGORIES)
 
 
 def pq_of(sums: Float) -> Float:

@@ -30,10 +30,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.base.errors import BadDataset
-from panbench.base.text import listed
-from panbench.metrics.pq import match_segments, segment_verdicts
-from panbench.panoptic.overlap import find_rows, sums_by_row
+from panbench.metrics.matched import FN, FP, TP, Matched, positions
+from panbench.metrics.pq import match_segments, panoptic_quality
 from panbench.panoptic.types import VOID, Category
 
 __all__ = ["CAUSES", "IMPERFECT_MASK", "Cause", "ErrorReport", "assign_causes", "explain", "lost_pq", "worst_images"]
@@ -65,26 +63,22 @@ class ErrorReport:
     worst: pd.DataFrame
 
 
-def explain(
-    segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category], images: int = 10
-) -> ErrorReport:
+def explain(matched: Matched, categories: Sequence[Category], images: int = 10) -> ErrorReport:
     """The causes of all errors, what they cost, and for each cause the `images` images where it costs most."""
-    errors = assign_causes(segments, overlaps, categories)
+    errors = assign_causes(matched, categories)
     return ErrorReport(errors, lost_pq(errors, categories), worst_images(errors, categories, images))
 
 
-def assign_causes(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFrame:
+def assign_causes(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
     """One row for each TP, FP and FN, with its cause; a TP's error is what its IoU lacks of 1.
 
-    segments: one row a segment (image_id, side, id, category_id, area, iscrowd)
-    overlaps: one row a pair of ids that share pixels (image_id, gt_id, pred_id, pixels)
     Columns: image_id, category_id, verdict ("TP", "FP", "FN"), cause (its name), gt_id, pred_id, iou. Of an FP gt_id,
     and of an FN pred_id, is the segment that the cause pairs it with, 0 where there is none; iou is a TP's own, and
     what an FN's would be once fixed; NaN for an FP.
-    Ties are broken by IoU, then by shared pixels, then by the order of `segments`, never by ids.
+    Ties are broken by IoU, then by shared pixels, then by the order of the run's segments, never by ids.
     Raises BadDataset when a segment's category_id is not in `categories`.
     """
-    errors = _OpenErrors.of(segments, overlaps, categories)
+    errors = _OpenErrors.of(matched, categories)
     cause = np.full(len(errors.category), -1, np.int64)
     iou_once_fixed = np.full(len(cause), np.nan)
     partner = np.full(len(cause), -1, np.int64)
@@ -112,8 +106,7 @@ def assign_causes(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Se
             "iou": iou_once_fixed[claimed],
         }
     )
-    matches = match_segments(segments, overlaps)
-    matches = matches[matches["iou"] > 0.5].assign(verdict="TP", cause=IMPERFECT_MASK.name)
+    matches = match_segments(matched).iloc[matched.hits()].assign(verdict="TP", cause=IMPERFECT_MASK.name)
     # An empty frame would have a say in the types of the columns.
     found = pd.concat([part for part in (matches[lost.columns], lost) if len(part)] or [lost], ignore_index=True)
     return found.sort_values("image_id", kind="stable", ignore_index=True)
@@ -168,9 +161,9 @@ def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: i
     keys = ["image_id", "category", "cause"]
     sums = _Atoms.of(errors, categories).as_frame().groupby(keys, as_index=False).sum()
     label = sums["category"].to_numpy()
+    missed, wrong = sums["FN"].to_numpy(np.int64), sums["FP"].to_numpy(np.int64)
     iou_sum = counts.iou_sum[label] + sums["iou_gained"].to_numpy()
-    units = counts.units[label] + (sums["FN"].to_numpy() - sums["FP"].to_numpy()) / 2
-    pq = np.divide(iou_sum, units, out=np.ones(len(units)), where=units > 0)
+    pq = panoptic_quality(iou_sum, counts.hits[label] + missed, counts.mistakes[label] - missed - wrong, empty=1.0)
     sums["gain"] = (pq - counts.pq_of_each_subset()[0, label]) / max(int(counts.present.sum()), 1)
     tally = sums.groupby(["cause", "image_id"], as_index=False)[["gain", "FP", "FN", "TP"]].sum()
     tally = tally[tally["gain"] > 0].sort_values(["cause", "gain", "image_id"], ascending=[True, False, True])
@@ -243,45 +236,33 @@ class _OpenErrors:
     pairs: _Pairs
 
     @staticmethod
-    def of(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> _OpenErrors:
-        judged = segment_verdicts(segments, overlaps)
-        verdict = judged["verdict"].to_numpy()
-        image, ids = judged["image_id"].to_numpy(np.int64), judged["id"].to_numpy(np.int64)
-        is_gt = (judged["side"] == "gt").to_numpy(np.bool_)
-        category = judged["category_id"].to_numpy(np.int64)
-        isthing = _isthing(category, categories)
+    def of(matched: Matched, categories: Sequence[Category]) -> _OpenErrors:
+        segments, verdict, is_gt = matched.segments, matched.verdict, matched.segments.is_gt
+        category = segments.category_id.astype(np.int64)
+        isthing = np.array([each.isthing for each in categories], np.bool_)[positions(category, categories)]
 
-        pixels = overlaps["pixels"].to_numpy(np.int64)
-        gt_id, pred_id = (overlaps[name].to_numpy(np.int32) for name in ("gt_id", "pred_id"))
-        gt, pred = (
-            _rows_of(overlaps["image_id"].to_numpy(np.int64), side_ids, image, ids.astype(np.int32), side)
-            for side_ids, side in ((gt_id, is_gt), (pred_id, ~is_gt))
-        )
-        on_void = sums_by_row(np.where(gt_id == VOID, pred, -1), pixels, len(judged))
-        counted = judged["area"].to_numpy(np.int64) - on_void
-
-        crowd = judged["iscrowd"].to_numpy(np.bool_) & is_gt
-        known = (gt >= 0) & (pred >= 0)
+        # Of all categories, other than PQ's pairs: a right mask may have the wrong one.
+        gt, pred, pixels = matched.gt_row, matched.pred_row, matched.overlaps.pixels
+        known = (gt >= 0) & (pred >= 0) & ~np.append(segments.iscrowd, False)[gt]
         gt, pred, pixels = gt[known], pred[known], pixels[known]
-        single = ~crowd[gt]
-        gt, pred, pixels = gt[single], pred[single], pixels[single]
+        counted = segments.area - matched.on_void
         order = np.lexsort((pred, gt))
         gt, pred, pixels = gt[order], pred[order], pixels[order]
         # Areas of a faulty JSON can fall short of the shared pixels: an IoU is 1 at most.
         union = np.maximum(counted[gt] + counted[pred] - pixels, pixels)
         return _OpenErrors(
-            image=image,
-            id=ids,
+            image=segments.image_id,
+            id=segments.id.astype(np.int64),
             is_gt=is_gt,
             category=category,
             isthing=isthing,
             counted=counted,
-            found=is_gt & (verdict == "TP"),
-            matched=~is_gt & (verdict == "TP"),
-            unmatched=~is_gt & (verdict != "TP"),
-            missed=verdict == "FN",
-            wrong=verdict == "FP",
-            claimed=np.zeros(len(judged), np.bool_),
+            found=is_gt & (verdict == TP),
+            matched=~is_gt & (verdict == TP),
+            unmatched=~is_gt & (verdict != TP),
+            missed=verdict == FN,
+            wrong=verdict == FP,
+            claimed=np.zeros(len(segments), np.bool_),
             pairs=_Pairs(gt, pred, pixels, pixels / union),
         )
 
@@ -467,28 +448,6 @@ CAUSES: tuple[Cause, ...] = (
 """All causes, in the order in which they claim errors. The last is the error of matches, which no other claims."""
 
 
-def _rows_of(image: Int, ids: npt.NDArray[np.int32], in_image: Int, in_ids: npt.NDArray[np.int32], side: Bool) -> Int:
-    """For each (image, id), its row among the segments of one side, or -1."""
-    of_side = np.flatnonzero(side)
-    row = find_rows(image, ids, in_image[side], in_ids[side])
-    return np.append(of_side, -1)[row]
-
-
-def _isthing(category_id: Int, categories: Sequence[Category]) -> Bool:
-    return np.array([category.isthing for category in categories], np.bool_)[_positions(category_id, categories)]
-
-
-def _positions(category_id: Int, categories: Sequence[Category]) -> Int:
-    """The position of each category id in `categories`."""
-    positions = pd.Index([category.id for category in categories]).get_indexer(category_id)
-    if (positions < 0).any():
-        unknown = sorted(set(category_id[positions < 0].tolist()))
-        raise BadDataset(
-            f"Segments name category ids that the dataset does not list: {listed(unknown)}. Add them to `categories`."
-        )
-    return positions.astype(np.int64)
-
-
 @dataclass(frozen=True)
 class _Atoms:
     """Each TP, FP and FN as numbers; `category` and `cause` are positions in `categories` and CAUSES."""
@@ -506,7 +465,7 @@ class _Atoms:
         verdict = errors["verdict"].to_numpy()
         return _Atoms(
             image_id=errors["image_id"].to_numpy(np.int64),
-            category=_positions(errors["category_id"].to_numpy(np.int64), categories),
+            category=positions(errors["category_id"].to_numpy(np.int64), categories),
             cause=pd.Index([cause.name for cause in CAUSES]).get_indexer(errors["cause"]).astype(np.int64),
             wrong=verdict == "FP",
             missed=verdict == "FN",
@@ -533,14 +492,14 @@ class _Atoms:
 class _Counts:
     """PQ's sums by category, and by cause and category what the fix of a cause changes in them.
 
-    iou_sum, hits, units (TP + FP/2 + FN/2), present: (categories,)
+    iou_sum, hits (TP), mistakes (FP + FN), present: (categories,)
     wrong, missed, inexact, iou_regained: (causes, categories): FPs and FNs of the cause, TPs that are not exact, and
     the IoU of the matches that the fix makes of the FNs
     """
 
     iou_sum: Float
     hits: Int
-    units: Float
+    mistakes: Int
     present: Bool
     wrong: Int
     missed: Int
@@ -561,12 +520,12 @@ class _Counts:
             return sums.astype(np.float64).reshape(shape)
 
         wrong, missed, hits = tally(atoms.wrong), tally(atoms.missed), tally(atoms.found).sum(axis=0)
-        units = hits + (wrong.sum(axis=0) + missed.sum(axis=0)) / 2
+        mistakes = wrong.sum(axis=0) + missed.sum(axis=0)
         return _Counts(
             iou_sum=total_iou(atoms.found).sum(axis=0),
             hits=hits,
-            units=units,
-            present=units > 0,
+            mistakes=mistakes,
+            present=hits + mistakes > 0,
             wrong=wrong,
             missed=missed,
             inexact=tally(atoms.found & (atoms.iou < 1)),
@@ -578,10 +537,10 @@ class _Counts:
         fixed = _subsets()
         regained = fixed @ self.missed
         hits = self.hits + regained
-        units = self.units + regained / 2 - fixed @ (self.wrong / 2)
+        mistakes = self.mistakes - regained - fixed @ self.wrong
         iou_sum = self.iou_sum + fixed @ self.iou_regained
         exact = fixed[:, -1:] == 1
-        return np.divide(np.where(exact, hits, iou_sum), units, out=np.ones(units.shape), where=units > 0)
+        return panoptic_quality(np.where(exact, hits, iou_sum), hits, mistakes, empty=1.0)
 
 
 def _subsets() -> Float:

@@ -16,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.base.errors import BadDataset
-from panbench.base.text import listed
-from panbench.panoptic.overlap import find_rows
+from panbench.metrics.matched import Matched, positions
 from panbench.panoptic.types import Category
 
 __all__ = ["SemanticScores", "confusion", "semantic_scores"]
@@ -51,15 +49,13 @@ class SemanticScores:
     per_category: pd.DataFrame
 
 
-def confusion(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFrame:
+def confusion(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
     """Pixels by true category (rows) and predicted category (columns), int64; the last column, "void", is unpredicted.
 
-    segments: one row a segment (image_id, side, id, category_id, area, iscrowd)
-    overlaps: one row a pair of ids that share pixels (image_id, gt_id, pred_id, pixels)
     Rows and columns are category ids in the order of `categories`. Pixels without a true category are left out.
     Raises BadDataset when a segment's category_id is not in `categories`.
     """
-    counts = _count(segments, overlaps, categories)
+    counts = _count(matched, categories)
     ids = [category.id for category in categories]
     return pd.DataFrame(
         counts,
@@ -68,9 +64,9 @@ def confusion(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequen
     )
 
 
-def semantic_scores(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> SemanticScores:
+def semantic_scores(matched: Matched, categories: Sequence[Category]) -> SemanticScores:
     """mIoU, fwIoU, pixel and mean accuracy, and IoU, accuracy and Dice of each category. Arguments as `confusion`."""
-    counts = _count(segments, overlaps, categories)
+    counts = _count(matched, categories)
     right = np.diagonal(counts)
     true, predicted = counts.sum(axis=1), counts[:, :-1].sum(axis=0)
     union = true + predicted - right
@@ -101,33 +97,17 @@ def semantic_scores(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: 
     )
 
 
-def _count(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> Int:
+def _count(matched: Matched, categories: Sequence[Category]) -> Int:
     """(n, n + 1) pixels by position of the true and of the predicted category; position n of the latter is void."""
     n = len(categories)
-    true, predicted = (_positions(segments, overlaps, categories, side) for side in ("gt", "pred"))
+    # The last entry serves row -1: pixels without a segment.
+    position = np.append(positions(matched.segments.category_id, categories), -1)
+    true, predicted = position[matched.gt_row], position[matched.pred_row]
     labelled = true >= 0
     cells = true[labelled] * (n + 1) + np.where(predicted < 0, n, predicted)[labelled]
     # Sums of pixels stay far below 2^53, so the float64 of bincount is exact.
-    pixels = np.bincount(cells, weights=overlaps["pixels"].to_numpy()[labelled], minlength=n * (n + 1))
+    pixels = np.bincount(cells, weights=matched.overlaps.pixels[labelled], minlength=n * (n + 1))
     return pixels.astype(np.int64).reshape(n, n + 1)
-
-
-def _positions(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category], side: str) -> Int:
-    """For each overlap, the position in `categories` of its segment on one side, -1 where it has none."""
-    of_side = segments[segments["side"] == side]
-    position = pd.Index([category.id for category in categories]).get_indexer(of_side["category_id"])
-    if (position < 0).any():
-        unknown = sorted(set(of_side["category_id"][position < 0].tolist()))
-        raise BadDataset(
-            f"Segments name category ids that the dataset does not list: {listed(unknown)}. Add them to `categories`."
-        )
-    row = find_rows(
-        overlaps["image_id"].to_numpy(np.int64),
-        overlaps[f"{side}_id"].to_numpy(np.int32),
-        of_side["image_id"].to_numpy(np.int64),
-        of_side["id"].to_numpy(np.int32),
-    )
-    return np.append(position, -1)[row].astype(np.int64)
 
 
 def _ratio(part: Int, whole: Int) -> Float:

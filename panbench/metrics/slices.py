@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument
 from panbench.base.text import listed
-from panbench.metrics.pq import match_segments, per_image_statistics, pq_table, segment_verdicts, summarise
-from panbench.panoptic.overlap import find_rows, sums_by_row
-from panbench.panoptic.types import VOID, Category
+from panbench.metrics.matched import FN, FP, Matched, numbered, positions
+from panbench.metrics.pq import Sums, pq_table, summarise, sums_of
+from panbench.panoptic.overlap import sums_by_row
+from panbench.panoptic.types import Category
 
 __all__ = [
     "SLICINGS",
@@ -34,13 +35,12 @@ __all__ = [
     "weighted_pq",
 ]
 
+Bool = npt.NDArray[np.bool_]
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.50, 0.55 … 0.95. Below 0.5 a segment could match twice, and PQ would depend on which match is taken."""
-
-_COUNTS = ["iou_sum", "TP", "FP", "FN"]
 
 
 @dataclass(frozen=True)
@@ -75,39 +75,63 @@ class ImageStatistics:
     """What each image adds to each category, all that PQ of any set of images needs.
 
     image_ids: every scored image, ascending; images without segments are in it too
-    table: image_id, slice (position in `slices`), category_id, iou_sum, TP, FP, FN, without rows of zeros
+    image_id, slice (position in `slices`), category_id, sums: columns of equal length, without rows of zeros
     slices: names in order; () when the data set is not sliced (column `slice` is then 0)
     by: the key of SLICINGS, or None
     """
 
     image_ids: Int
-    table: pd.DataFrame
+    image_id: Int
+    slice: Int
+    category_id: Int
+    sums: Sums
     categories: tuple[Category, ...]
     slices: tuple[str, ...] = ()
     by: str | None = None
 
+    @staticmethod
+    def from_frame(image_ids: Int, table: pd.DataFrame, categories: Sequence[Category]) -> "ImageStatistics":
+        """Of a DataFrame as `table`; the column `slice` may be missing."""
+        zeros = np.zeros(len(table), np.int64)
+        image_id, slice, category_id, TP, FP, FN = (
+            table[name].to_numpy(np.int64) if name in table else zeros
+            for name in ("image_id", "slice", "category_id", "TP", "FP", "FN")
+        )
+        sums = Sums(table["iou_sum"].to_numpy(np.float64), TP, FP, FN)
+        return ImageStatistics(image_ids, image_id, slice, category_id, sums, tuple(categories))
 
-def image_statistics(
-    segments: pd.DataFrame,
-    overlaps: pd.DataFrame,
-    categories: Sequence[Category],
-    by: str | None = None,
-) -> ImageStatistics:
+    @property
+    def table(self) -> pd.DataFrame:
+        """image_id, slice, category_id, TP, FP, FN, iou_sum as a DataFrame."""
+        keys = {"image_id": self.image_id, "slice": self.slice, "category_id": self.category_id}
+        return pd.DataFrame({**keys, **self.sums.columns()})
+
+    def only(self, image_ids: Int) -> "ImageStatistics":
+        """The same of some of the images, ascending."""
+        rows = np.isin(self.image_id, image_ids)
+        return ImageStatistics(
+            image_ids,
+            self.image_id[rows],
+            self.slice[rows],
+            self.category_id[rows],
+            self.sums.take(rows),
+            self.categories,
+            self.slices,
+            self.by,
+        )
+
+
+def image_statistics(matched: Matched, categories: Sequence[Category], by: str | None = None) -> ImageStatistics:
     """The sums that PQ is made of, for each image and category and, with `by`, slice.
 
-    segments: one row a segment (image_id, side, id, category_id, area, iscrowd)
-    overlaps: one row a pair of ids that share pixels (image_id, gt_id, pred_id, pixels)
     by: a key of SLICINGS: "size", "share", "segments" or "supercategory"
     Raises BadArgument for another `by`, BadDataset when a segment's category_id is not in `categories`.
     """
     if by is not None and by not in SLICINGS:
         raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
-    _check_categories(segments, categories)
-    slices, table = _SLICERS[by](segments, overlaps, categories)
-    image_ids = np.unique(overlaps["image_id"].to_numpy(np.int64))
-    whole = dict.fromkeys(["image_id", "slice", "category_id", "TP", "FP", "FN"], np.int64)
-    table = table[["image_id", "slice", "category_id", *_COUNTS]].astype(whole).reset_index(drop=True)
-    return ImageStatistics(image_ids, table, tuple(categories), slices, by)
+    positions(matched.segments.category_id, categories)
+    slices, (image_id, slice, category_id), sums = _SLICERS[by](matched, categories)
+    return ImageStatistics(matched.image_ids, image_id, slice, category_id, sums, tuple(categories), slices, by)
 
 
 def pq_by(statistics: ImageStatistics) -> pd.DataFrame:
@@ -116,20 +140,21 @@ def pq_by(statistics: ImageStatistics) -> pd.DataFrame:
     Means run over the categories that the slice holds; NaN where it holds none. Unsliced statistics have one row,
     "All".
     """
+    n = len(statistics.categories)
+    category = positions(statistics.category_id, statistics.categories)
+    isthing = [category.isthing for category in statistics.categories]
     rows = []
-    for position, name in enumerate(statistics.slices or ("All",)):
-        of_slice = statistics.table[statistics.table["slice"] == position]
-        sums = of_slice.groupby("category_id")[_COUNTS].sum()
-        table = _quotients(sums.reindex([category.id for category in statistics.categories], fill_value=0))
-        table["isthing"] = [category.isthing for category in statistics.categories]
-        summary = summarise(table)
+    for place, name in enumerate(statistics.slices or ("All",)):
+        own = statistics.slice == place
+        sums = _summed(statistics.sums.take(own), category[own], n)
+        summary = summarise(pd.DataFrame({"isthing": isthing, **sums.scores(), **sums.columns()}))
         rows.append(
             {
                 "slice": name,
                 **summary["All"],
                 "PQ_th": summary["Things"]["PQ"],
                 "PQ_st": summary["Stuff"]["PQ"],
-                **{count: int(table[count].sum()) for count in ("TP", "FP", "FN")},
+                **{count: int(getattr(sums, count).sum()) for count in ("TP", "FP", "FN")},
             }
         )
     frame = pd.DataFrame(rows)
@@ -138,10 +163,7 @@ def pq_by(statistics: ImageStatistics) -> pd.DataFrame:
 
 
 def threshold_curve(
-    segments: pd.DataFrame,
-    overlaps: pd.DataFrame,
-    categories: Sequence[Category],
-    thresholds: Sequence[float] = THRESHOLDS,
+    matched: Matched, categories: Sequence[Category], thresholds: Sequence[float] = THRESHOLDS
 ) -> pd.DataFrame:
     """PQ, SQ and RQ when a match needs IoU > t, for each t: threshold, group ("All", "Things", "Stuff"), PQ, SQ, RQ, n.
 
@@ -156,12 +178,12 @@ def threshold_curve(
         )
     rows = []
     for threshold in thresholds:
-        summary = summarise(pq_table(segments, overlaps, categories, iou_threshold=threshold))
+        summary = summarise(pq_table(matched, categories, threshold))
         rows += [{"threshold": threshold, "group": group, **scores} for group, scores in summary.items()]
     return pd.DataFrame(rows).astype({"PQ": float, "SQ": float, "RQ": float})
 
 
-def pq_dagger(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFrame:
+def pq_dagger(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
     """PQ† of each category, one row each: category_id, name, isthing, PQ_dagger, images; stuff needs no IoU threshold.
 
     Stuff: the mean, over the images whose ground truth holds the category, of the IoU of all its true and all its
@@ -169,30 +191,31 @@ def pq_dagger(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequen
     Σ IoU / |S|. Things: PQ. `images` counts the terms of the mean (of things, the images that hold a TP, FP or FN).
     PQ_dagger is NaN where there are none; leave those out of means. [Porzi et al. 2019, sec. 4.2]
     """
-    _check_categories(segments, categories)
-    table = pq_table(segments, overlaps, categories)
-    ids, isthing = table["category_id"], table["isthing"].to_numpy(np.bool_)
+    positions(matched.segments.category_id, categories)
+    table = pq_table(matched, categories)
+    isthing = table["isthing"].to_numpy(np.bool_)
     counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
-    stuff = _stuff_ious(segments, overlaps, categories).groupby("category_id")["iou"]
-    images_of_things = ids.map(per_image_statistics(segments, overlaps).groupby("category_id").size())
-    images = np.where(isthing, images_of_things.to_numpy(np.float64), ids.map(stuff.size()).to_numpy(np.float64))
+    category, ious = _stuff_ious(matched, categories)
+    of_stuff = np.bincount(category, minlength=len(categories))
+    (_, with_any), _ = sums_of(matched, by_image=True)
+    images_of_things = np.bincount(positions(with_any, categories), minlength=len(categories))
+    mean = np.full(len(categories), np.nan)
+    means = pd.Series(ious).groupby(category).mean()
+    mean[means.index.to_numpy(np.int64)] = means.to_numpy()
     pq = np.where(counted, table["PQ"].to_numpy(np.float64), np.nan)
     return pd.DataFrame(
         {
-            "category_id": ids,
+            "category_id": table["category_id"],
             "name": table["name"],
             "isthing": isthing,
-            "PQ_dagger": np.where(isthing, pq, ids.map(stuff.mean()).to_numpy(np.float64)),
-            "images": np.nan_to_num(images).astype(np.int64),
+            "PQ_dagger": np.where(isthing, pq, mean),
+            "images": np.where(isthing, images_of_things, of_stuff),
         }
     )
 
 
 def weighted_pq(
-    segments: pd.DataFrame,
-    overlaps: pd.DataFrame,
-    categories: Sequence[Category],
-    weights: Literal["pixels", "segments"] = "pixels",
+    matched: Matched, categories: Sequence[Category], weights: Literal["pixels", "segments"] = "pixels"
 ) -> float | None:
     """PQ with each category weighted by its share of the ground truth, 0–1; None without ground-truth segments.
 
@@ -202,69 +225,66 @@ def weighted_pq(
     """
     if weights not in ("pixels", "segments"):
         raise BadArgument(f'weights must be "pixels" or "segments", not {weights!r}.')
-    table = pq_table(segments, overlaps, categories)
-    true = segments[(segments["side"] == "gt") & ~segments["iscrowd"].astype(bool)]
-    of_category = true.groupby("category_id")["area"]
-    share = table["category_id"].map(of_category.sum() if weights == "pixels" else of_category.size()).fillna(0)
+    table = pq_table(matched, categories)
+    segments = matched.segments
+    true = _objects(matched)
+    category = positions(segments.category_id[true], categories)
+    area = segments.area[true] if weights == "pixels" else np.ones(len(category), np.int64)
+    share = pd.Series(sums_by_row(category, area, len(categories)))
     total = float(share.sum())
     return float((share * table["PQ"]).sum() / total) if total else None
 
 
-def _quotients(sums: pd.DataFrame) -> pd.DataFrame:
-    """PQ, SQ and RQ beside the sums; zeros where there is nothing to divide, as panopticapi lists such categories."""
-    iou_sum, hits = sums["iou_sum"].to_numpy(np.float64), sums["TP"].to_numpy(np.float64)
-    units = hits + (sums["FP"].to_numpy() + sums["FN"].to_numpy()) / 2
-
-    def ratio(part: Float, whole: Float) -> Float:
-        return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)
-
-    return sums.assign(PQ=ratio(iou_sum, units), SQ=ratio(iou_sum, hits), RQ=ratio(hits, units))
+def _objects(matched: Matched) -> Bool:
+    """Which segments are of the ground truth and no crowd."""
+    return matched.segments.is_gt & ~matched.segments.iscrowd
 
 
-def _check_categories(segments: pd.DataFrame, categories: Sequence[Category]) -> None:
-    unknown = set(segments["category_id"].unique().tolist()) - {category.id for category in categories}
-    if unknown:
-        raise BadDataset(
-            f"Segments name category ids that the dataset does not list: {listed(sorted(unknown))}. "
-            "Add them to `categories`."
-        )
+def _summed(sums: Sums, group: Int, n: int) -> Sums:
+    """The sums of each of n groups, Σ IoU compensated for rounding, as pandas adds floats. [Kahan 1965]"""
+    found = pd.Series(sums.iou_sum).groupby(group).sum()
+    iou_sum = np.zeros(n)
+    iou_sum[found.index.to_numpy(np.int64)] = found.to_numpy()
+    return Sums(iou_sum, *(sums_by_row(group, counts, n) for counts in (sums.TP, sums.FP, sums.FN)))
 
 
-_Sliced = tuple[tuple[str, ...], pd.DataFrame]
+_Sliced = tuple[tuple[str, ...], tuple[Int, Int, Int], Sums]
 
 
-def _unsliced(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> _Sliced:
-    return (), per_image_statistics(segments, overlaps).assign(slice=0)
+def _unsliced(matched: Matched, categories: Sequence[Category]) -> _Sliced:
+    (image_id, category_id), sums = sums_of(matched, by_image=True)
+    return (), (image_id, np.zeros(len(image_id), np.int64), category_id), sums
 
 
-def _by_supercategory(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> _Sliced:
+def _by_supercategory(matched: Matched, categories: Sequence[Category]) -> _Sliced:
     names = tuple(dict.fromkeys(category.supercategory or "(none)" for category in categories))
-    slice_of = {category.id: names.index(category.supercategory or "(none)") for category in categories}
-    table = per_image_statistics(segments, overlaps)
-    return names, table.assign(slice=table["category_id"].map(slice_of).astype(np.int64))
+    slice_of = np.array([names.index(category.supercategory or "(none)") for category in categories], np.int64)
+    (image_id, category_id), sums = sums_of(matched, by_image=True)
+    return names, (image_id, slice_of[positions(category_id, categories)], category_id), sums
 
 
-def _by_segment_count(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> _Sliced:
+def _by_segment_count(matched: Matched, categories: Sequence[Category]) -> _Sliced:
     slicing = SLICINGS["segments"]
-    objects = segments[(segments["side"] == "gt") & ~segments["iscrowd"].astype(bool)]
-    table = per_image_statistics(segments, overlaps)
-    count = table["image_id"].map(objects.groupby("image_id").size()).fillna(0).to_numpy(np.int64)
-    return slicing.names, table.assign(slice=slicing.place(count))
+    (image_id, category_id), sums = sums_of(matched, by_image=True)
+    objects = np.sort(matched.segments.image_id[_objects(matched)])
+    count = np.searchsorted(objects, image_id, "right") - np.searchsorted(objects, image_id, "left")
+    return slicing.names, (image_id, slicing.place(count), category_id), sums
 
 
-def _by_size(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> _Sliced:
+def _by_size(matched: Matched, categories: Sequence[Category]) -> _Sliced:
     slicing = SLICINGS["size"]
-    return slicing.names, _sum_segments(segments, overlaps, slicing.place(segments["area"].to_numpy(np.int64)))
+    return slicing.names, *_sum_segments(matched, slicing.place(matched.segments.area))
 
 
-def _by_share(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> _Sliced:
+def _by_share(matched: Matched, categories: Sequence[Category]) -> _Sliced:
     slicing = SLICINGS["share"]
-    image_pixels = segments["image_id"].map(overlaps.groupby("image_id")["pixels"].sum())
-    share = segments["area"].to_numpy(np.float64) / image_pixels.to_numpy(np.float64)
-    return slicing.names, _sum_segments(segments, overlaps, slicing.place(share))
+    ids, overlaps = matched.image_ids, matched.overlaps
+    pixels = sums_by_row(np.searchsorted(ids, overlaps.image_id), overlaps.pixels, len(ids))
+    of_image = pixels[np.searchsorted(ids, matched.segments.image_id)]
+    return slicing.names, *_sum_segments(matched, slicing.place(matched.segments.area / of_image))
 
 
-_SLICERS: Mapping[str | None, Callable[[pd.DataFrame, pd.DataFrame, Sequence[Category]], _Sliced]] = {
+_SLICERS: Mapping[str | None, Callable[[Matched, Sequence[Category]], _Sliced]] = {
     None: _unsliced,
     "size": _by_size,
     "share": _by_share,
@@ -273,57 +293,38 @@ _SLICERS: Mapping[str | None, Callable[[pd.DataFrame, pd.DataFrame, Sequence[Cat
 }
 
 
-def _sum_segments(segments: pd.DataFrame, overlaps: pd.DataFrame, slice_of: Int) -> pd.DataFrame:
+def _sum_segments(matched: Matched, slice_of: Int) -> tuple[tuple[Int, Int, Int], Sums]:
     """Per-image statistics with a slice for each segment: matches and misses go by the true segment, the rest by its
     own.
 
     Matches are counted from the pairs, as PQ does, not from segments: a JSON with wrong areas can match one twice.
     """
-    keys = ["image_id", "slice", "category_id"]
-    judged = segment_verdicts(segments, overlaps).assign(slice=slice_of)
-    unmatched = judged.loc[judged["verdict"].isin(["FP", "FN"]), [*keys, "verdict"]]
-    pairs = match_segments(segments, overlaps)
-    pairs = pairs[pairs["iou"] > 0.5]
-    true = judged[judged["side"] == "gt"]
-    row = find_rows(
-        pairs["image_id"].to_numpy(np.int64),
-        pairs["gt_id"].to_numpy(np.int32),
-        true["image_id"].to_numpy(np.int64),
-        true["id"].to_numpy(np.int32),
+    hits = matched.hits()
+    lost = np.flatnonzero((matched.verdict == FP) | (matched.verdict == FN))
+    rows = np.concatenate([matched.gt[hits], lost])
+    kind = np.concatenate([np.full(len(hits), -1), matched.verdict[lost]])
+    segments = matched.segments
+    keys, group = numbered([segments.image_id[rows], slice_of[rows], segments.category_id[rows].astype(np.int64)])
+    every = Sums(
+        np.concatenate([matched.iou[hits], np.zeros(len(lost))]),
+        *((kind == code).astype(np.int64) for code in (-1, FP, FN)),
     )
-    found = pairs.assign(slice=true["slice"].to_numpy()[row], iou_sum=pairs["iou"], TP=1, FP=0, FN=0)
-    lost = unmatched.assign(
-        iou_sum=0.0,
-        TP=0,
-        FP=(unmatched["verdict"] == "FP").astype(np.int64),
-        FN=(unmatched["verdict"] == "FN").astype(np.int64),
-    )
-    every = pd.concat([found[[*keys, *_COUNTS]], lost[[*keys, *_COUNTS]]])
-    return every.groupby(keys, as_index=False)[_COUNTS].sum()
+    return (keys[0], keys[1], keys[2]), _summed(every, group, len(keys[0]))
 
 
-def _stuff_ious(segments: pd.DataFrame, overlaps: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFrame:
-    """image_id, category_id, iou: for each image and stuff category of its ground truth, all pixels of the category
-    taken as one segment a side. The union is PQ's: the JSON's areas, predictions without their pixels on void."""
-    stuff = [category.id for category in categories if not category.isthing]
-    of_stuff = segments[segments["category_id"].isin(stuff)]
-    true = of_stuff[(of_stuff["side"] == "gt") & ~of_stuff["iscrowd"].astype(bool)].reset_index(drop=True)
-    predicted = of_stuff[of_stuff["side"] == "pred"].reset_index(drop=True)
-
-    images = overlaps["image_id"].to_numpy(np.int64)
-    pixels = overlaps["pixels"].to_numpy(np.int64)
-    gt_id, pred_id = (overlaps[name].to_numpy(np.int32) for name in ("gt_id", "pred_id"))
-    true_row, pred_row = (
-        find_rows(images, ids, frame["image_id"].to_numpy(np.int64), frame["id"].to_numpy(np.int32))
-        for ids, frame in ((gt_id, true), (pred_id, predicted))
-    )
-    on_void = sums_by_row(np.where(gt_id == VOID, pred_row, -1), pixels, len(predicted))
-    true_category = np.append(true["category_id"].to_numpy(np.int64), -1)[true_row]
-    pred_category = np.append(predicted["category_id"].to_numpy(np.int64), -2)[pred_row]
-    shared = sums_by_row(np.where(true_category == pred_category, true_row, -1), pixels, len(true))
-
-    keys = ["image_id", "category_id"]
-    sums = true.assign(shared=shared).groupby(keys, as_index=False)[["area", "shared"]].sum()
-    counted = predicted.assign(counted=predicted["area"] - on_void).groupby(keys, as_index=False)["counted"].sum()
-    sums = sums.merge(counted, how="left", on=keys).fillna({"counted": 0})
-    return sums.assign(iou=sums["shared"] / (sums["area"] + sums["counted"] - sums["shared"]))[[*keys, "iou"]]
+def _stuff_ious(matched: Matched, categories: Sequence[Category]) -> tuple[Int, Float]:
+    """The position of the category and the IoU, for each image and stuff category of its ground truth: all pixels of
+    the category taken as one segment a side. The union is PQ's: the JSON's areas, predictions without their pixels on
+    void."""
+    segments = matched.segments
+    category = positions(segments.category_id, categories)
+    isthing = np.array([category.isthing for category in categories], np.bool_)
+    (_, label), cell = numbered([segments.image_id, category])
+    n = len(label)
+    true, predicted = _objects(matched), ~segments.is_gt
+    area = sums_by_row(cell[true], segments.area[true], n)
+    counted = sums_by_row(cell[predicted], (segments.area - matched.on_void)[predicted], n)
+    shared = sums_by_row(cell[matched.gt], matched.overlaps.pixels[matched.pair], n)
+    held = (np.bincount(cell[true], minlength=n) > 0) & ~isthing[label]
+    union = area + counted - shared
+    return label[held], shared[held] / union[held]

@@ -26,6 +26,8 @@ import scipy.sparse
 
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
+from panbench.metrics.matched import positions
+from panbench.metrics.pq import panoptic_quality, ratio
 from panbench.metrics.slices import ImageStatistics
 
 __all__ = ["METRICS", "Comparison", "compare", "holm", "intervals"]
@@ -105,7 +107,7 @@ def compare(
     if baseline is not None and baseline not in names:
         raise BadArgument(f"The baseline {baseline!r} is not among the runs: {listed(names)}.")
     shared = _shared_images(runs)
-    stack = _Stack.of([_only(statistics, shared) for statistics in runs.values()])
+    stack = _Stack.of([statistics.only(shared) for statistics in runs.values()])
     first = None if baseline is None else names.index(baseline)
     pairs = [
         (a, b) if first in (None, a) else (b, a) for a, b in combinations(range(len(names)), 2) if first in (None, a, b)
@@ -158,7 +160,7 @@ class _Stack:
 
     A cell is a category or, sliced, a category in a slice. A scope is what has a PQ: a group, the mean of its cells, or
     a single category; groups come first.
-    sums: (runs · 3 · cells, images) what each image adds to Σ IoU, TP and TP + FP/2 + FN/2 of a cell of a run
+    sums: (runs · 3 · cells, images) what each image adds to Σ IoU, TP and FP + FN of a cell of a run
     scopes: (group, category_id, name) of each; members: (groups, cells) 1 where a group holds a cell
     """
 
@@ -171,22 +173,17 @@ class _Stack:
     def of(runs: Sequence[ImageStatistics]) -> _Stack:
         """Of runs with the same image_ids, categories and slices."""
         image_ids, categories, slices = runs[0].image_ids, runs[0].categories, runs[0].slices
-        position = pd.Index([category.id for category in categories])
-        codes = [
-            run.table["slice"].to_numpy(np.int64) * len(categories) + position.get_indexer(run.table["category_id"])
-            for run in runs
-        ]
+        codes = [run.slice * len(categories) + positions(run.category_id, categories) for run in runs]
         # Slices times categories are many cells and most are empty; categories are kept whole, as each has a PQ of its
         # own.
         kept = np.unique(np.concatenate(codes)) if slices else np.arange(len(categories))
         sums = []
         for run, code in zip(runs, codes, strict=True):
             cell = np.searchsorted(kept, code)
-            image = np.searchsorted(image_ids, run.table["image_id"].to_numpy(np.int64))
-            hits = run.table["TP"].to_numpy(np.float64)
-            units = hits + (run.table["FP"].to_numpy() + run.table["FN"].to_numpy()) / 2
-            for values in (run.table["iou_sum"].to_numpy(np.float64), hits, units):
-                sums.append(scipy.sparse.csr_array((values, (cell, image)), shape=(len(kept), len(image_ids))))
+            image = np.searchsorted(image_ids, run.image_id)
+            for values in (run.sums.iou_sum, run.sums.TP, run.sums.mistakes):
+                shape = (len(kept), len(image_ids))
+                sums.append(scipy.sparse.csr_array((values.astype(np.float64), (cell, image)), shape=shape))
         stacked = scipy.sparse.csr_array(scipy.sparse.vstack(sums, format="csr"))
         stacked.eliminate_zeros()
         return _Stack(len(runs), stacked, *_scopes(runs[0], kept))
@@ -206,13 +203,18 @@ class _Stack:
 
     def scores(self, sums: Float) -> Float:
         """(3, scopes, resamples) PQ, SQ, RQ of scopes from (3, cells, resamples) sums; NaN where a scope is empty."""
-        iou_sum, hits, units = sums
-        held = units > 0
+        iou_sum, hits, mistakes = sums
+        held = hits + mistakes > 0
         n_groups = len(self.members)
         out = np.full((3, len(self.scopes), sums.shape[-1]), np.nan)
-        per_cell = np.zeros(sums.shape)
-        for metric, (part, whole) in enumerate(((iou_sum, units), (iou_sum, hits), (hits, units))):
-            np.divide(part, whole, out=per_cell[metric], where=whole > 0)
+        # RQ is the PQ of matches that are all exact.
+        per_cell = np.stack(
+            [
+                panoptic_quality(iou_sum, hits, mistakes),
+                ratio(iou_sum, hits),
+                panoptic_quality(hits, hits, mistakes),
+            ]
+        )
         n = self.members @ held
         np.divide(self.members @ per_cell, n, out=out[:, :n_groups], where=n > 0)
         if len(self.scopes) > n_groups:
@@ -226,8 +228,8 @@ class _Stack:
     def images_of(self, runs: Sequence[int]) -> Int:
         """(scopes,) how many images hold the scope in any of some runs."""
         n_cells = self.members.shape[1]
-        units = [self.sums[(3 * run + 2) * n_cells : (3 * run + 3) * n_cells] for run in runs]
-        held = scipy.sparse.csr_array(sum(units[1:], units[0]) > 0)
+        counts = [self.sums[(3 * run + row) * n_cells :][:n_cells] for run in runs for row in (1, 2)]
+        held = scipy.sparse.csr_array(sum(counts[1:], counts[0]) > 0)
         of_groups = (self.members @ held > 0).sum(axis=1)
         of_categories = np.diff(held.indptr) if len(self.scopes) > len(of_groups) else []
         return np.concatenate([of_groups, of_categories]).astype(np.int64)
@@ -273,13 +275,6 @@ def _shared_images(runs: Mapping[str, ImageStatistics]) -> Int:
     if not len(shared):
         raise BadArgument(f"{listed(names)} share no image. Compare runs on one dataset and split.")
     return shared
-
-
-def _only(statistics: ImageStatistics, image_ids: Int) -> ImageStatistics:
-    table = statistics.table
-    return ImageStatistics(
-        image_ids, table[table["image_id"].isin(image_ids)], statistics.categories, statistics.slices, statistics.by
-    )
 
 
 def _resampled(stack: _Stack, resamples: int, seed: int) -> Float:
@@ -347,8 +342,11 @@ def _in_blocks(
     """What `work` returns for blocks of the resamples, on all cores.
 
     Each block has a random stream of its own and blocks depend on the sizes alone, so neither the number of cores nor
-    the order of the blocks changes a number. The weights of a block take some 5 MB.
+    the order of the blocks changes a number.
     """
+    # The weights of a block are (images, size) float64. 640,000 of them are 5 MB: they stay in a core's cache while the
+    # sparse product goes through them row by row, once for each category that an image holds. More than 256 columns
+    # gain nothing; fewer than 16 would walk the sparse matrix once for a handful of resamples.
     size = int(np.clip(640_000 // max(n_images, 1), 16, 256))
     spans = [slice(start, min(start + size, total)) for start in range(0, total, size)]
     seeds = np.random.SeedSequence(seed, spawn_key=(purpose,)).spawn(len(spans))

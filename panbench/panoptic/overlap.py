@@ -381,6 +381,9 @@ def find_rows(image_id: Int64, segment_id: Int32, in_image_id: Int64, in_segment
     """For each (image_id, segment_id), its row in the columns `in_…`, whose rows are distinct, or -1."""
     if not len(in_image_id):
         return np.full(len(image_id), -1, np.int64)
+    # Two keys become one int64, which sorts and searches many times faster than pairs do: the image's place among the
+    # images (not its id, which may take all 64 bits) above, the segment's id, which is below 2^31, below. With INTERIOR
+    # (-1) for an id all bits are set: the key is -1 and meets no key of a segment.
     images = np.unique(in_image_id)
     place = np.searchsorted(images, image_id)
     place[place == len(images)] = 0

@@ -166,7 +166,7 @@ def _statistics(
     runs: Sequence[Run], rows: Sequence[ComparisonRow], keys: Sequence[str], by: str | None = None
 ) -> dict[str, ImageStatistics]:
     return {
-        key: image_statistics(run.segments(), run.overlaps(), run.categories, by)
+        key: image_statistics(run.matched, run.categories, by)
         for run, row, key in zip(runs, rows, keys, strict=True)
         if row.images
     }

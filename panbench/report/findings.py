@@ -10,6 +10,7 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.metrics.errors import CAUSES, explain
+from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.semantic import semantic_scores
 from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, pq_dagger, threshold_curve, weighted_pq
@@ -46,20 +47,21 @@ def metric_findings(
     unknown = [name for name in by if name not in SLICINGS]
     if unknown:
         raise BadArgument(f"There is no slicing {unknown[0]!r}. Choose from {', '.join(SLICINGS)}.")
-    segments, overlaps, categories = _tables(run)
-    statistics = image_statistics(segments, overlaps, categories)
-    sure = intervals(statistics)
-    pq = run.pq()
+    matched, categories = _matched(run), run.categories
+    sure = intervals(image_statistics(matched, categories))
+    pq = pq_table(matched, categories)
     summary = summarise(pq)
-    dagger = pq_dagger(segments, overlaps, categories)
-    semantic = semantic_scores(segments, overlaps, categories)
-    curve = threshold_curve(segments, overlaps, categories)
-    slices = {name: pq_by(image_statistics(segments, overlaps, categories, name)) for name in by}
-    weighted = {kind: weighted_pq(segments, overlaps, categories, kind) for kind in ("pixels", "segments")}
+    dagger = pq_dagger(matched, categories)
+    semantic = semantic_scores(matched, categories)
+    curve = threshold_curve(matched, categories)
+    slices = {name: pq_by(image_statistics(matched, categories, name)) for name in by}
+    weighted = {
+        "pixels": weighted_pq(matched, categories, "pixels"),
+        "segments": weighted_pq(matched, categories, "segments"),
+    }
     daggers = {group: _mean(dagger[_in_group(dagger, group)]["PQ_dagger"]) for group in GROUPS}
 
-    near = run.boundary()
-    boundary = None if near is None else summarise(pq_table(segments, overlaps, categories, boundary=near))
+    boundary = None if matched.boundary is None else summarise(pq_table(matched.by_boundary(), categories))
 
     rows = [
         *([] if boundary is None else [("boundary PQ", *(percent(boundary[group]["PQ"]) for group in GROUPS))]),
@@ -110,7 +112,7 @@ def error_findings(run: Run, *, images: int = 5, per_category: bool = False) -> 
     per_category: also the costliest causes of each category (the record always has all)
     Raises BadRun for a run without images.
     """
-    report = explain(*_tables(run), images=images)
+    report = explain(_matched(run), run.categories, images)
     lost, worst = report.lost, report.worst
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
@@ -159,10 +161,10 @@ def error_findings(run: Run, *, images: int = 5, per_category: bool = False) -> 
     return Findings(tuple(grids), record)
 
 
-def _tables(run: Run) -> tuple[pd.DataFrame, pd.DataFrame, Any]:
+def _matched(run: Run) -> Matched:
     if not run.image_ids():
         raise BadRun(f"{run.name} holds no scored image, so there is nothing to measure.")
-    return run.segments(), run.overlaps(), run.categories
+    return run.matched
 
 
 def _identity(run: Run) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.files import atomic_write, leaves_folder
 from panbench.base.text import listed
 from panbench.metrics.errors import assign_causes
+from panbench.metrics.matched import Matched
 from panbench.metrics.pq import segment_verdicts
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json
 from panbench.panoptic.overlap import overlap_table
@@ -168,8 +169,6 @@ class RunPictures:
     def __init__(self, run: Run, title: str | None = None) -> None:
         self.run = run
         self.title = title or str((run.info.get("model") or {}).get("title") or run.name)
-        self._segments = dict(list(run.segments().groupby("image_id")))
-        self._overlaps = dict(list(run.overlaps().groupby("image_id")))
 
     @cached_property
     def folder(self) -> Path | None:
@@ -191,12 +190,11 @@ class RunPictures:
 
     def judged(self, image_id: int) -> "pd.DataFrame":
         """The segments of both sides of an image with `verdict`, `iou`, `matched_id` and `cause` ("" for none)."""
-        if image_id not in self._segments and image_id not in self._overlaps:
+        matched = self.run.matched.only([image_id])
+        if not len(matched.overlaps):
             raise BadRun(f"{self.run.name} has not scored an image {image_id}.")
-        segments = self._segments.get(image_id, self.run.segments().iloc[:0])
-        overlaps = self._overlaps.get(image_id, self.run.overlaps().iloc[:0])
-        judged = segment_verdicts(segments, overlaps)
-        errors = assign_causes(segments, overlaps, self.run.categories)
+        judged = segment_verdicts(matched)
+        errors = assign_causes(matched, self.run.categories)
         causes = {
             **{("gt", row.gt_id): row.cause for row in errors.itertuples() if row.verdict == "FN"},
             **{("pred", row.pred_id): row.cause for row in errors.itertuples() if row.verdict == "FP"},
@@ -233,8 +231,8 @@ def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: S
     """`prediction` with verdicts, IoUs and causes against `truth`, for maps that are in no run."""
     gt = [Segment(s.id, s.category_id, s.area, s.iscrowd) for s in truth.segments]
     pred = [Segment(s.id, s.category_id, s.area, score=s.score) for s in prediction.segments]
-    run = Run({"categories": []}, table=overlap_table(image_id, truth.ids, gt, prediction.ids, pred))
-    judged = segment_verdicts(run.segments(), run.overlaps()).assign(cause="")
+    matched = Matched.of(overlap_table(image_id, truth.ids, gt, prediction.ids, pred))
+    judged = segment_verdicts(matched).assign(cause="")
     return Layer(prediction.title, prediction.ids, _layer_segments(judged, "pred"), prediction.model)
 
 

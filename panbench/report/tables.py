@@ -437,15 +437,7 @@ def _flat(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
 
 
 def _summary_on(run: Run, images: frozenset[int]) -> dict[str, Any]:
-    segments, overlaps = run.segments(), run.overlaps()
-    wanted = list(images)
-    return summarise(
-        pq_table(
-            segments[segments["image_id"].isin(wanted)],
-            overlaps[overlaps["image_id"].isin(wanted)],
-            run.categories,
-        )
-    )
+    return summarise(pq_table(run.matched.only(images), run.categories))
 
 
 def _check_dataset(runs: Sequence[Run]) -> None:

@@ -12,9 +12,11 @@ import pandas as pd
 
 from panbench.base.errors import BadRun
 from panbench.metrics.errors import CAUSES, ErrorReport, explain
-from panbench.metrics.pq import per_image_statistics, pq_table
+from panbench.metrics.matched import Matched, positions
+from panbench.metrics.pq import panoptic_quality, per_image_statistics, pq_table
 from panbench.metrics.semantic import confusion as confused_pixels
 from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, threshold_curve
+from panbench.panoptic.overlap import find_rows, take
 from panbench.panoptic.types import Category
 from panbench.report.comparison import Standing, standing
 from panbench.report.tables import ComparisonRow, labels
@@ -40,14 +42,13 @@ INCOMPLETE = "incomplete"
 class Compared:
     """One of several runs, on the images that all of them hold. `label` names it in charts, and says if it is partial.
 
-    segments, overlaps: the run's tables, narrowed to those images
+    matched: the run's matches, narrowed to those images
     """
 
     run: Run
     row: ComparisonRow
     label: str
-    segments: pd.DataFrame
-    overlaps: pd.DataFrame
+    matched: Matched
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -57,7 +58,7 @@ class Compared:
     @cached_property
     def explained(self) -> ErrorReport:
         """The causes of the run's errors; computed once."""
-        return explain(self.segments, self.overlaps, self.categories, images=10)
+        return explain(self.matched, self.categories, images=10)
 
 
 def compared(runs: Sequence[Run], *, common_images: bool = False) -> tuple[list[Compared], Standing]:
@@ -72,13 +73,9 @@ def compared(runs: Sequence[Run], *, common_images: bool = False) -> tuple[list[
     shared = frozenset.intersection(*(frozenset(run.image_ids()) for run in runs))
     members = []
     for run, row, label in zip(runs, found.rows, _distinct(labels(found.rows)), strict=True):
-        segments, overlaps = run.segments(), run.overlaps()
-        if len(shared) < len(run.image_ids()):
-            wanted = list(shared)
-            segments = segments[segments["image_id"].isin(wanted)].reset_index(drop=True)
-            overlaps = overlaps[overlaps["image_id"].isin(wanted)].reset_index(drop=True)
+        matched = run.matched if len(shared) == len(run.image_ids()) else run.matched.only(shared)
         whole = label if row.complete else f"{label} ({INCOMPLETE})"
-        members.append(Compared(run, row, whole, segments, overlaps))
+        members.append(Compared(run, row, whole, matched))
     return members, found
 
 
@@ -109,12 +106,12 @@ def per_category(members: Sequence[Compared]) -> pd.DataFrame:
     """
     tables = []
     for member in members:
-        table = pq_table(member.segments, member.overlaps, member.categories)
+        table = pq_table(member.matched, member.categories)
         counted = (table["TP"] + table["FP"] + table["FN"]) > 0
         table[["PQ", "SQ", "RQ"]] = table[["PQ", "SQ", "RQ"]].where(counted)
-        true = member.segments[(member.segments["side"] == "gt") & ~member.segments["iscrowd"].astype(bool)]
-        number = true.groupby("category_id").size()
-        table["segments"] = table["category_id"].map(number).fillna(0).astype(np.int64)
+        segments = member.matched.segments
+        true = positions(segments.category_id[segments.is_gt & ~segments.iscrowd], member.categories)
+        table["segments"] = np.bincount(true, minlength=len(table))
         table.insert(0, "run", member.label)
         tables.append(table.drop(columns="iou_sum"))
     return pd.concat(tables, ignore_index=True)
@@ -139,7 +136,7 @@ def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
     """
     tables = []
     for member in members:
-        table = pq_by(image_statistics(member.segments, member.overlaps, member.categories, by))
+        table = pq_by(image_statistics(member.matched, member.categories, by))
         tables.append(table.assign(run=member.label))
     table = pd.concat(tables, ignore_index=True)
     held = table.groupby("slice")["n"].transform("sum") > 0
@@ -150,7 +147,7 @@ def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
     """run, threshold, PQ, SQ, RQ of all categories when a match needs IoU > threshold."""
     tables = []
     for member in members:
-        curve = threshold_curve(member.segments, member.overlaps, member.categories)
+        curve = threshold_curve(member.matched, member.categories)
         tables.append(curve[curve["group"] == "All"].assign(run=member.label))
     return pd.concat(tables, ignore_index=True)[["run", "threshold", "PQ", "SQ", "RQ"]]
 
@@ -162,13 +159,13 @@ def per_image(members: Sequence[Compared]) -> pd.DataFrame:
     """
     tables = []
     for member in members:
-        counts = per_image_statistics(member.segments, member.overlaps)
-        units = counts["TP"] + (counts["FP"] + counts["FN"]) / 2
+        counts = per_image_statistics(member.matched)
+        iou_sum, TP, FP, FN = (counts[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
         table = (
-            counts.assign(PQ=counts["iou_sum"] / units)
+            counts.assign(PQ=panoptic_quality(iou_sum, TP, FP + FN))
             .groupby("image_id")
             .agg({"PQ": "mean", "TP": "sum", "FP": "sum", "FN": "sum"})
-            .reindex(np.unique(member.overlaps["image_id"].to_numpy()))
+            .reindex(member.matched.image_ids)
             .fillna({"TP": 0, "FP": 0, "FN": 0})
             .astype({"TP": np.int64, "FP": np.int64, "FN": np.int64})
             .rename_axis("image_id")
@@ -186,7 +183,7 @@ def confusion(members: Sequence[Compared]) -> pd.DataFrame:
     tables = []
     for member in members:
         names = {category.id: category.name for category in member.categories}
-        counts = confused_pixels(member.segments, member.overlaps, member.categories)
+        counts = confused_pixels(member.matched, member.categories)
         of_truth = counts.sum(axis=1).replace(0, 1)
         long = counts.stack().rename("pixels").reset_index()
         long["share"] = long["pixels"] / long["category_id"].map(of_truth)
@@ -203,11 +200,12 @@ def mistaken_objects(members: Sequence[Compared]) -> pd.DataFrame:
         names = {category.id: category.name for category in member.categories}
         errors = member.explained.errors
         wrong = errors[(errors["verdict"] == "FN") & errors["cause"].isin(["wrong category", "thing/stuff confusion"])]
-        predicted = member.segments[member.segments["side"] == "pred"][["image_id", "id", "category_id"]]
-        joined = wrong.merge(
-            predicted, left_on=["image_id", "pred_id"], right_on=["image_id", "id"], suffixes=("", "_predicted")
+        segments = take(member.matched.segments, ~member.matched.segments.is_gt)
+        row = find_rows(
+            wrong["image_id"].to_numpy(), wrong["pred_id"].to_numpy(np.int32), segments.image_id, segments.id
         )
-        number = joined.groupby(["category_id", "category_id_predicted"]).size().rename("objects").reset_index()
+        wrong = wrong.assign(category_id_predicted=segments.category_id[row])
+        number = wrong.groupby(["category_id", "category_id_predicted"]).size().rename("objects").reset_index()
         tables.append(
             pd.DataFrame(
                 {

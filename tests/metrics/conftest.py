@@ -1,11 +1,13 @@
 """Small scenes, drawn as text: one character a pixel, the same character one segment, `.` void."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from panbench.metrics.matched import Matched
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, Segment
 from panbench.runs import Run
@@ -27,8 +29,12 @@ class Tables:
     overlaps: pd.DataFrame
     categories: tuple[Category, ...] = CATEGORIES
 
+    @cached_property
+    def matched(self) -> Matched:
+        return Matched.from_frames(self.segments, self.overlaps)
+
     def __iter__(self):
-        return iter((self.segments, self.overlaps, self.categories))
+        return iter((self.matched, self.categories))
 
 
 def draw(*images: tuple[str, str], crowds: str = "") -> Tables:

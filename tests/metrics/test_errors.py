@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from panbench.base.errors import BadDataset
 from panbench.metrics.errors import CAUSES, assign_causes, explain, lost_pq, worst_images
+from panbench.metrics.matched import Matched
 from panbench.metrics.pq import per_image_statistics, pq_table, segment_verdicts, summarise
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -191,7 +192,7 @@ def test_fixing_wrong_categories_in_the_tables_gains_what_the_report_says(scene)
         )
         relabelled.loc[prediction, "category_id"] = truth[error.image_id, error.gt_id]
     before, after = (
-        summarise(pq_table(segments, tables.overlaps, tables.categories))["All"]["PQ"]
+        summarise(pq_table(Matched.from_frames(segments, tables.overlaps), tables.categories))["All"]["PQ"]
         for segments in (tables.segments, relabelled)
     )
     assert after > before
@@ -199,9 +200,9 @@ def test_fixing_wrong_categories_in_the_tables_gains_what_the_report_says(scene)
 
 
 def test_an_unknown_category_is_refused(scene):
-    segments, overlaps, categories = scene(("aabb", "aabb"))
+    matched, categories = scene(("aabb", "aabb"))
     with pytest.raises(BadDataset, match="2"):
-        assign_causes(segments, overlaps, [category for category in categories if category.id != BUS])
+        assign_causes(matched, [category for category in categories if category.id != BUS])
 
 
 def test_tables_without_segments_have_no_loss(scene):
@@ -224,7 +225,7 @@ def test_every_error_has_exactly_one_cause(random_scenes, seed):
     tables = random_scenes(seed, images=12)
     errors = assign_causes(*tables)
     assert set(errors["cause"]) <= {cause.name for cause in CAUSES}
-    verdicts = segment_verdicts(tables.segments, tables.overlaps)
+    verdicts = segment_verdicts(tables.matched)
     for verdict, side, name in (("FN", "gt", "gt_id"), ("FP", "pred", "pred_id"), ("TP", "gt", "gt_id")):
         expected = verdicts[(verdicts["verdict"] == verdict) & (verdicts["side"] == side)]
         found = errors[errors["verdict"] == verdict]
@@ -255,7 +256,7 @@ def test_fixing_all_causes_makes_pq_one(random_scenes, seed):
     errors = assign_causes(*tables)
     for category_id, of_category in errors.groupby("category_id"):
         sums = (
-            per_image_statistics(tables.segments, tables.overlaps)
+            per_image_statistics(tables.matched)
             .groupby("category_id")[["iou_sum", "TP", "FP", "FN"]]
             .sum()
             .loc[category_id]
@@ -282,7 +283,7 @@ def test_other_ids_change_nothing(random_scenes, seed):
         overlaps[column] = new[overlaps[column]]
     overlaps = overlaps.sample(frac=1, random_state=seed % 1000)
     before = lost_pq(assign_causes(*tables), tables.categories)
-    after = lost_pq(assign_causes(segments, overlaps, tables.categories), tables.categories)
+    after = lost_pq(assign_causes(Matched.from_frames(segments, overlaps), tables.categories), tables.categories)
     pd.testing.assert_frame_equal(before, after, rtol=0, atol=1e-12)
 
 
@@ -293,8 +294,10 @@ def test_an_image_alone_has_the_causes_it_has_among_others(random_scenes, seed):
     together = assign_causes(*tables)
     apart = [
         assign_causes(
-            tables.segments[tables.segments["image_id"] == image],
-            tables.overlaps[tables.overlaps["image_id"] == image],
+            Matched.from_frames(
+                tables.segments[tables.segments["image_id"] == image],
+                tables.overlaps[tables.overlaps["image_id"] == image],
+            ),
             tables.categories,
         )
         for image in sorted(tables.overlaps["image_id"].unique())

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panbench.base.errors import BadArgument, BadDataset
+from panbench.metrics.matched import Matched
 from panbench.metrics.pq import match_segments, per_image_statistics, pq_table, segment_verdicts, summarise
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_panoptic_json
 from panbench.panoptic.idmap import encode_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.runs import Run
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 CATEGORIES = (Category(1, "person", True), Category(2, "dog", True), Category(92, "sky", False))
@@ -33,11 +33,6 @@ def table_of(folder: Path) -> OverlapTable:
         )
         for image_id, annotation in gt.annotations.items()
     )
-
-
-def frames(table: OverlapTable) -> tuple[pd.DataFrame, pd.DataFrame]:
-    run = Run({}, table=table)
-    return run.segments(), run.overlaps()
 
 
 def row(
@@ -58,7 +53,7 @@ def row(
 
 
 def verdicts(table: OverlapTable) -> dict[str, str]:
-    found = segment_verdicts(*frames(table))
+    found = segment_verdicts(Matched.of(table))
     names = found["side"].str[0] + ":" + found["id"].map(chr)
     return dict(zip(names, found["verdict"], strict=True))
 
@@ -69,7 +64,7 @@ class TestRecordedAnswers:
         folder = REFERENCE / name
         expected = json.loads((folder / "expected.json").read_text())
         categories = read_panoptic_json(folder / "gt.json").categories
-        table = pq_table(*frames(table_of(folder)), categories)
+        table = pq_table(Matched.of(table_of(folder)), categories)
         for group, numbers in summarise(table).items():
             assert numbers == {
                 key: pytest.approx(expected[group][key.lower()], rel=0, abs=1e-9) for key in ("PQ", "SQ", "RQ", "n")
@@ -88,16 +83,16 @@ class TestRules:
 
     def test_the_union_leaves_out_what_is_predicted_on_void(self):
         # 2 shared of 2 true and 4 predicted, 2 of these on void: IoU 1, not 0.5.
-        matches = match_segments(*frames(row("pp..", "pppp")))
+        matches = match_segments(Matched.of(row("pp..", "pppp")))
         assert matches[["union", "iou"]].to_numpy().tolist() == [[2, 1.0]]
 
     def test_the_area_of_the_ground_truth_is_that_of_its_json(self):
-        matches = match_segments(*frames(row("pppp", "pp..", areas={"p": 3})))
+        matches = match_segments(Matched.of(row("pppp", "pp..", areas={"p": 3})))
         assert matches["iou"].tolist() == [pytest.approx(2 / 3)]
 
     def test_an_area_too_small_to_be_true_is_refused(self):
         with pytest.raises(BadDataset, match="Image 1: the ground truth lists area 0 for segment 112"):
-            match_segments(*frames(row("pppp", "pppp", areas={"p": 0})))
+            match_segments(Matched.of(row("pppp", "pppp", areas={"p": 0})))
 
     def test_half_on_void_is_a_false_positive_and_more_is_not(self):
         assert verdicts(row("ss..", "pppp"))["p:p"] == "FP"
@@ -118,28 +113,28 @@ class TestRules:
         assert verdicts(row("pp", "dd")) == {"g:p": "FN", "p:d": "FP"}
 
     def test_the_matched_id_and_iou_are_told(self):
-        found = segment_verdicts(*frames(row("pppd", "rrrs")))
+        found = segment_verdicts(Matched.of(row("pppd", "rrrs")))
         assert found.loc[found["id"] == ord("p"), ["matched_id", "iou"]].to_numpy().tolist() == [[ord("r"), 1.0]]
         assert found.loc[found["id"] == ord("d"), "matched_id"].tolist() == [0]
 
     def test_a_higher_threshold_keeps_better_matches_only(self):
-        tables = frames(row("pppp", "ppp."))
-        counts = {limit: pq_table(*tables, CATEGORIES, limit)["TP"].sum() for limit in (0.5, 0.74, 0.75, 0.9)}
+        matched = Matched.of(row("pppp", "ppp."))
+        counts = {limit: pq_table(matched, CATEGORIES, limit)["TP"].sum() for limit in (0.5, 0.74, 0.75, 0.9)}
         assert counts == {0.5: 1, 0.74: 1, 0.75: 0, 0.9: 0}
 
     @pytest.mark.parametrize("limit", [0.49, 1.0, float("nan")])
     def test_a_threshold_that_lets_a_segment_match_twice_is_refused(self, limit):
         with pytest.raises(BadArgument, match=r"at least 0\.5"):
-            pq_table(*frames(row("p", "p")), CATEGORIES, limit)
+            pq_table(Matched.of(row("p", "p")), CATEGORIES, limit)
 
     def test_an_unknown_category_is_refused(self):
         with pytest.raises(BadDataset, match=r"not among the categories: 92\."):
-            pq_table(*frames(row("s", "s")), CATEGORIES[:2])
+            pq_table(Matched.of(row("s", "s")), CATEGORIES[:2])
 
 
 class TestMeans:
     def test_run_over_the_categories_that_occur(self):
-        table = pq_table(*frames(row("ppdd", "ppss")), CATEGORIES)
+        table = pq_table(Matched.of(row("ppdd", "ppss")), CATEGORIES)
         assert table["PQ"].tolist() == [1.0, 0.0, 0.0]
         assert summarise(table) == {
             "All": {"PQ": 1 / 3, "SQ": 1 / 3, "RQ": 1 / 3, "n": 3},
@@ -148,19 +143,19 @@ class TestMeans:
         }
 
     def test_of_nothing_are_none_and_absent_categories_have_zeros(self):
-        table = pq_table(*frames(row("pp", "pp")), CATEGORIES)
+        table = pq_table(Matched.of(row("pp", "pp")), CATEGORIES)
         assert table[["PQ", "SQ", "RQ", "TP", "FP", "FN"]].to_numpy().tolist()[1:] == [[0] * 6] * 2
         assert summarise(table)["Stuff"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
-        empty = pq_table(*frames(OverlapTable.empty()), CATEGORIES)
+        empty = pq_table(Matched.of(OverlapTable.empty()), CATEGORIES)
         assert summarise(empty)["All"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
 
 
 class TestPerImage:
     def test_rows_add_up_to_the_whole(self):
         table = concat([row("ppsd", "ppss", image_id=7), row("ddp.", "d.pp", image_id=3)])
-        rows = per_image_statistics(*frames(table))
+        rows = per_image_statistics(Matched.of(table))
         assert rows[["image_id", "category_id"]].to_numpy().tolist() == [[3, 1], [3, 2], [7, 1], [7, 2], [7, 92]]
-        whole = pq_table(*frames(table), CATEGORIES).set_index("category_id")
+        whole = pq_table(Matched.of(table), CATEGORIES).set_index("category_id")
         sums = rows.groupby("category_id")[["iou_sum", "TP", "FP", "FN"]].sum()
         pd.testing.assert_frame_equal(sums, whole.loc[sums.index, sums.columns], check_names=False)
 
@@ -225,7 +220,7 @@ def pq_by_panopticapi(folder: Path, scenes: list, evaluation) -> dict[int, tuple
 
 def pq_by_us(scenes: list) -> dict[int, tuple[float, int, int, int]]:
     table = concat(overlap_table(image_id, *scene) for image_id, scene in enumerate(scenes))
-    counts = pq_table(*frames(table), CATEGORIES).set_index("category_id")
+    counts = pq_table(Matched.of(table), CATEGORIES).set_index("category_id")
     return {line.Index: (line.iou_sum, line.TP, line.FP, line.FN) for line in counts.itertuples()}
 
 
@@ -241,11 +236,11 @@ def test_random_scenes_score_as_panopticapi_scores_them(tmp_path_factory, scenes
 @given(st.lists(scene(), min_size=2, max_size=6), st.randoms())
 def test_the_order_in_which_tables_are_merged_changes_nothing(scenes, random):
     tables = [overlap_table(image_id, *scene) for image_id, scene in enumerate(scenes)]
-    whole = pq_table(*frames(concat(tables)), CATEGORIES)
+    whole = pq_table(Matched.of(concat(tables)), CATEGORIES)
     random.shuffle(tables)
     cut = random.randrange(len(tables))
     merged = concat([concat(tables[:cut]), OverlapTable.empty(), concat(tables[cut:])])
-    pd.testing.assert_frame_equal(pq_table(*frames(merged), CATEGORIES), whole, check_exact=True)
+    pd.testing.assert_frame_equal(pq_table(Matched.of(merged), CATEGORIES), whole, check_exact=True)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=SLOW_MACHINE)
@@ -263,6 +258,6 @@ def test_other_segment_ids_change_nothing(one, seed):
                 for segment in segments
             ]
         )
-    before, after = (pq_table(*frames(overlap_table(1, *each)), CATEGORIES) for each in (one, renamed))
+    before, after = (pq_table(Matched.of(overlap_table(1, *each)), CATEGORIES) for each in (one, renamed))
     # The ids order the sum of IoUs, so it may differ in its last bit; nothing else may.
     pd.testing.assert_frame_equal(after, before, rtol=1e-15)

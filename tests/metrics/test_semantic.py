@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panbench.base.errors import BadDataset
+from panbench.metrics.matched import Matched
 from panbench.metrics.semantic import confusion, semantic_scores
 
 CAR, BUS, CAT, SKY, SEA = 1, 2, 3, 92, 93
@@ -43,9 +44,10 @@ def test_predicted_void_is_wrong(scene):
 
 
 def test_ids_that_the_json_lacks_are_left_out(scene):
-    segments, overlaps, categories = scene(("aabbss", "aaccss"))
+    tables = scene(("aabbss", "aaccss"))
+    segments = tables.segments
     listed = segments[~((segments["side"] == "gt") & (segments["category_id"] == BUS))]
-    scores = semantic_scores(listed, overlaps, categories)
+    scores = semantic_scores(Matched.from_frames(listed, tables.overlaps), tables.categories)
     assert scores.pixel_accuracy == 1
     assert math.isnan(scores.per_category.set_index("category_id").loc[CAT, "IoU"])
 
@@ -88,9 +90,9 @@ def test_without_labelled_pixels_there_is_no_score(scene):
 
 
 def test_an_unknown_category_is_refused(scene):
-    segments, overlaps, categories = scene(("aabb", "aabb"))
+    matched, categories = scene(("aabb", "aabb"))
     with pytest.raises(BadDataset, match="2"):
-        semantic_scores(segments, overlaps, [category for category in categories if category.id != BUS])
+        semantic_scores(matched, [category for category in categories if category.id != BUS])
 
 
 @settings(max_examples=25, deadline=None)

@@ -90,9 +90,9 @@ def test_an_unknown_slicing_is_refused(scene):
 
 
 def test_an_unknown_category_is_refused(scene):
-    segments, overlaps, categories = scene(("aabb", "aabb"))
+    matched, categories = scene(("aabb", "aabb"))
     with pytest.raises(BadDataset, match="2"):
-        image_statistics(segments, overlaps, [category for category in categories if category.id != BUS])
+        image_statistics(matched, [category for category in categories if category.id != BUS])
 
 
 def test_images_without_segments_are_among_the_images(scene):
@@ -105,7 +105,7 @@ def test_slices_add_up_to_the_whole(random_scenes, seed, what):
     tables = random_scenes(seed, images=10)
     keys = ["image_id", "category_id"]
     sliced = image_statistics(*tables, by=what).table.groupby(keys)[COUNTS].sum()
-    whole = per_image_statistics(tables.segments, tables.overlaps).set_index(keys)[COUNTS]
+    whole = per_image_statistics(tables.matched).set_index(keys)[COUNTS]
     pd.testing.assert_frame_equal(sliced, whole.sort_index())
 
 

@@ -24,7 +24,7 @@ def statistics(rows: list[tuple[int, int, float, int, int, int]], images: int | 
     """From (image_id, category_id, iou_sum, TP, FP, FN)."""
     table = pd.DataFrame(rows, columns=["image_id", "category_id", "iou_sum", "TP", "FP", "FN"])
     ids = np.arange(1, images + 1) if images else np.unique(table["image_id"])
-    return ImageStatistics(ids, table.assign(slice=0), CATEGORIES)
+    return ImageStatistics.from_frame(ids, table, CATEGORIES)
 
 
 def cars(ious: list[float]) -> ImageStatistics:
@@ -207,7 +207,7 @@ def test_runs_without_a_shared_image_are_refused():
 
 def test_runs_with_other_categories_are_refused():
     a = cars([0.9] * 3)
-    b = ImageStatistics(a.image_ids, a.table, (Category(CAR, "automobile", True), CATEGORIES[1]))
+    b = ImageStatistics.from_frame(a.image_ids, a.table, (Category(CAR, "automobile", True), CATEGORIES[1]))
     with pytest.raises(BadArgument, match="automobile, car"):
         compare({"a": a, "b": b})
 

@@ -68,9 +68,9 @@ def test_boundary_iou_is_that_of_the_two_boundaries():
     gt_ring, pred_ring = eroded_away(gt), eroded_away(pred)
     on_void = (pred_ring & ~gt).sum()  # 8 is far away, so what is not 7 there is void
     expected = (gt_ring & pred_ring).sum() / ((gt_ring | pred_ring).sum() - on_void)
-    found = match_segments(run.segments(), run.overlaps(), run.boundary()).set_index("gt_id")["iou"]
+    found = match_segments(run.matched.by_boundary()).set_index("gt_id")["iou"]
     assert found[7] == pytest.approx(expected, abs=1e-12)
-    assert found[7] < match_segments(run.segments(), run.overlaps()).set_index("gt_id")["iou"][7]
+    assert found[7] < match_segments(run.matched).set_index("gt_id")["iou"][7]
     assert found[8] == 1.0
 
 
@@ -78,8 +78,8 @@ def test_boundary_pq_is_never_above_pq_and_equal_for_a_perfect_mask():
     categories = (Category(1, "box", True), Category(92, "sky", False))
     for shift, same in ((0, True), (2, False)):
         run = Run({}, table=square_scene(shift))
-        plain = pq_table(run.segments(), run.overlaps(), categories)["PQ"]
-        bounded = pq_table(run.segments(), run.overlaps(), categories, boundary=run.boundary())["PQ"]
+        plain = pq_table(run.matched, categories)["PQ"]
+        bounded = pq_table(run.matched.by_boundary(), categories)["PQ"]
         assert (bounded <= plain).all()
         assert (bounded == plain).all() == same
 
