@@ -60,9 +60,9 @@ order by category_id
 """
 
 
-def seed_tables(count: int) -> tuple[list[OverlapTable], tuple[Category, ...]]:
+def seed_tables(count: int, seed: int = 0) -> tuple[list[OverlapTable], tuple[Category, ...]]:
     """Overlap tables of `count` images with COCO's numbers: 480×640, about 10 segments of 133 categories."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     categories = tuple(Category(n + 1, f"category {n + 1}", isthing=n < 80) for n in range(133))
     tables = []
     for image in range(count):
@@ -102,11 +102,16 @@ def write_parts(folder: Path, images: int) -> tuple[float, int]:
     done = 0
     while done < images:
         part = min(IMAGES_A_PART, images - done)
-        repeats = [_renumbered(block, done + start, part - start) for start in range(0, part, 200)]
-        writer.write_part(concat(repeats))
+        writer.write_part(repeated([block], done, part))
         done += part
     writer.update(status="done")
     return time.perf_counter() - began, sum(path.stat().st_size for path in (folder / "parts").iterdir())
+
+
+def repeated(tables: list[OverlapTable], first: int, images: int) -> OverlapTable:
+    """The tables of 200 images again and again under new ids, until there are enough: `first`, `first` + 1, …"""
+    block = concat(tables)
+    return concat([_renumbered(block, first + start, images - start) for start in range(0, images, 200)])
 
 
 def _renumbered(block: OverlapTable, first: int, most: int) -> OverlapTable:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
-from panbench.metrics.pq import pq_of, summarise
+from panbench.metrics.matched import Matched
+from panbench.metrics.pq import pq_table, summarise
 from panbench.panoptic.overlap import (
     Columns,
     OverlapTable,
@@ -114,8 +115,7 @@ class Evaluator:
         FN; a group without any has None. Can be asked at any time, and again after further images.
         Raises BadDataset when the ground truth lists an area so small that a union would not be positive.
         """
-        table = self._in_order()
-        pq = pq_of(table, self.categories)
+        pq = pq_table(Matched.of(self._in_order()), self.categories)
         return {**summarise(pq), "per_category": category_numbers(pq)}
 
     def merge(self, other: "Evaluator") -> None:
