@@ -9,6 +9,7 @@ without the import of packages; in brackets what the resampling of intervals and
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -57,15 +58,13 @@ def write_runs(folder: Path, images: int) -> list[Path]:
 
 def measure(command: str, runs: list[Path]) -> dict[str, float]:
     """Matchings and CPU seconds of a command on the panbench that is on the path."""
-    import panbench.metrics.pq
     import panbench.metrics.uncertainty as uncertainty
     from panbench.report import comparison, findings
     from panbench.runs import load_run
 
-    try:
-        import panbench.metrics.matched as matching
-    except ImportError:
-        matching = panbench.metrics.pq  # type: ignore[assignment]
+    # Before there was metrics/matched.py, metrics/pq.py matched.
+    there = importlib.util.find_spec("panbench.metrics.matched")
+    matching: Any = importlib.import_module("panbench.metrics.matched" if there else "panbench.metrics.pq")
     counts = {"matchings": 0.0, "resampling": 0.0}
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
