@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panbench.metrics.pq import pq_of
+from panbench.metrics.matched import Matched
+from panbench.metrics.pq import pq_table
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Category, PanopticPrediction, Segment
 from panbench.scoring.ensemble import fuse_maps, join, overlaps_of, vote
@@ -127,7 +128,7 @@ def test_a_vote_is_scored_as_its_painted_map_is(predictions, truth, data):
     painted = fuse_maps(predictions, ISTHING, weights)
     expected = overlap_table(4, truth.ids, truth.segments, painted.ids, painted.segments)
     voted = overlaps_of(join(predictions, ISTHING, truth.ids), weights, truth.segments)
-    assert pq_of(voted, CATEGORIES).equals(pq_of(expected, CATEGORIES))
+    assert pq_table(Matched.of(voted), CATEGORIES).equals(pq_table(Matched.of(expected), CATEGORIES))
 
 
 def test_every_row_of_the_table_has_a_winner_or_void():
