@@ -1,0 +1,91 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from panbench.base.errors import BadArgument
+from panbench.metrics.slices import ImageStatistics, pq_by
+from panbench.metrics.tuning import HELD_OUT, best_by_turns, halves, joined, tune
+from panbench.panoptic.types import Category
+
+CATEGORIES = (Category(1, "cat", True), Category(2, "sky", False))
+
+
+def statistics(quality: list[float]) -> ImageStatistics:
+    """One matched cat and one matched sky an image, both of this IoU; below 0.5 both are missed."""
+    rows = [
+        {
+            "image_id": image,
+            "category_id": category,
+            "iou_sum": iou if iou > 0.5 else 0.0,
+            "TP": int(iou > 0.5),
+            "FP": 0,
+            "FN": int(iou <= 0.5),
+        }
+        for image, iou in enumerate(quality, 1)
+        for category in (1, 2)
+    ]
+    return ImageStatistics.from_frame(np.arange(1, len(quality) + 1), pd.DataFrame(rows), CATEGORIES)
+
+
+def test_halves_hold_every_image_once_and_repeat_with_the_seed():
+    one, other = halves(range(1, 12), seed=3)
+    assert sorted([*one, *other]) == list(range(1, 12))
+    assert {len(one), len(other)} == {5, 6}
+    assert np.array_equal(halves(range(1, 12), seed=3)[0], one)
+    assert not np.array_equal(halves(range(1, 12), seed=4)[0], one)
+
+
+def test_one_image_cannot_be_halved():
+    with pytest.raises(BadArgument, match="at least 2 images"):
+        halves([7])
+
+
+def test_parts_of_a_data_set_join_to_the_whole():
+    whole = statistics([0.9, 0.8, 0.4, 0.7, 0.6])
+    parts = [whole.only(half) for half in halves(whole.image_ids)]
+    assert pq_by(joined(parts[::-1])).equals(pq_by(whole))
+
+
+def test_a_setting_that_is_better_everywhere_is_worth_what_it_promises():
+    tuned = tune({"old": statistics([0.6] * 40), "new": statistics([0.8] * 40)}, "old", resamples=200)
+    assert tuned.best == "new"
+    assert [half.chosen for half in tuned.halves] == ["new", "new"]
+    assert tuned.flattery == pytest.approx(0)
+    assert tuned.held_out["PQ"] == pytest.approx(0.8)
+    row = tuned.comparison.differences.query("group == 'All' and metric == 'PQ'").iloc[0]
+    assert (row["a"], row["b"]) == ("old", HELD_OUT)
+    assert row["difference"] == pytest.approx(0.2)
+
+
+def test_choosing_among_noise_flatters():
+    random = np.random.default_rng(0)
+    settings = {f"s{number}": statistics(random.uniform(0.51, 1, 30).tolist()) for number in range(40)}
+    tuned = tune(settings, "s0", resamples=200)
+    # Nothing is really better, so what was chosen on one half is worth no more than any on the other.
+    assert tuned.flattery > 0.02
+    for half in tuned.halves:
+        assert half.pq_here > half.pq_there
+    assert tuned.table["PQ"].max() == pytest.approx(tuned.held_out["PQ"] + tuned.flattery)
+
+
+def test_each_half_is_scored_by_what_the_other_chose():
+    first = set(halves(range(1, 21))[0].tolist())
+    one = statistics([0.9 if image in first else 0.6 for image in range(1, 21)])
+    other = statistics([0.6 if image in first else 0.9 for image in range(1, 21)])
+    tuned = tune({"one": one, "other": other}, "one", resamples=100)
+    assert [half.chosen for half in tuned.halves] == ["one", "other"]
+    assert tuned.held_out["PQ"] == pytest.approx(0.6)
+    assert tuned.flattery == pytest.approx(0.15)
+
+
+def test_an_unknown_published_setting_is_refused():
+    with pytest.raises(BadArgument, match="not among those"):
+        tune({"a": statistics([0.9, 0.8])}, "b")
+
+
+def test_turns_find_the_best_of_each_name():
+    target = {"things": 3, "stuff": 1}
+    found = best_by_turns(
+        {"things": 0, "stuff": 0}, range(5), lambda s: -sum(abs(s[name] - target[name]) for name in s), rounds=2
+    )
+    assert found == target
