@@ -1,7 +1,8 @@
 """The models that can be named: one short config file each, read without running it.
 
-A config file is an ordinary mmdet config (`_base_ = 'mmdet::…'`) with one more name, `panbench`: a literal dict of what
-the config of mmdet does not say (weights, published numbers). Only that dict is read here, with `ast`.
+A config file has a name `panbench`: a literal dict of weights, published numbers, family, and where needed the adapter
+that runs it. Only that dict is read here, with `ast`. The rest of the file is for the adapter; for mmdet's models it is
+an ordinary mmdet config (`_base_ = 'mmdet::…'`).
 """
 
 import ast
@@ -16,7 +17,19 @@ from typing import Any
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.files import cache_dir
 
-FAMILIES = ("panoptic-fpn", "maskformer", "mask2former")
+MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
+
+FAMILIES: Mapping[str, str] = {
+    "panoptic-fpn": MMDET,
+    "maskformer": MMDET,
+    "mask2former": MMDET,
+}
+"""The families that panbench brings, in the order in which lists show them, and the adapter that runs each.
+
+A config may name an adapter of its own (`"adapter": "package.module:Class"`), and then any family.
+"""
+
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PACKAGE = Path(__file__).resolve().parent
 _CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
@@ -45,19 +58,24 @@ class ModelSpec:
 
     weights: a URL, an absolute path, or None. family, backbone, params, input_size and trained_on are None for a user's
     config that does not say; building the model tells the first three.
+    config: None for a model that is a function of a Python module
+    adapter: `package.module:name`, the class that runs the model's family, or the function that returns the model
+    settings: what the config says to its adapter alone
     """
 
     name: str
     title: str
     family: str | None
     backbone: str | None
-    config: Path
+    config: Path | None
     weights: str | None
     published: Published | None
     params: int | None
     input_size: str | None
     aliases: tuple[str, ...]
     trained_on: str | None
+    adapter: str = MMDET
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, ModelSpec]:
@@ -93,7 +111,12 @@ def configs_folder() -> Path:
 
 
 def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> ModelSpec:
-    """The model of this name or alias; capitals and `_` for `-` do not matter. Raises BadModel naming the nearest."""
+    """The model of this name or alias; capitals and `_` for `-` do not matter. Raises BadModel naming the nearest.
+
+    `package.module:factory` is the model that this function returns, when it is opened.
+    """
+    if _FACTORY.fullmatch(name.strip()):
+        return spec_from_factory(name.strip())
     catalog = load_catalog() if catalog is None else catalog
     by_name = {_normalized(key): spec for spec in catalog.values() for key in (spec.name, *spec.aliases)}
     wanted = _normalized(name)
@@ -128,6 +151,25 @@ def spec_from_config(path: str | os.PathLike[str], weights: str | os.PathLike[st
         raise BadModel(f"{config} is not a config file: mmdet's are {', '.join(_CONFIG_SUFFIXES)}.")
     spec = _spec(config, _read_entry(config) if config.suffix == ".py" else None, required=False)
     return spec if weights is None else with_weights(spec, weights)
+
+
+def spec_from_factory(factory: str) -> ModelSpec:
+    """The model that a function of a Python module returns, `package.module:factory`; nothing is imported yet."""
+    return ModelSpec(
+        # A colon cannot be part of a folder's name everywhere, and runs lie in folders named after their model.
+        name=factory.replace(":", "."),
+        title=factory,
+        family=None,
+        backbone=None,
+        config=None,
+        weights=None,
+        published=None,
+        params=None,
+        input_size=None,
+        aliases=(),
+        trained_on=None,
+        adapter=factory,
+    )
 
 
 def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
@@ -219,8 +261,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "input_size": (str,),
     "trained_on": (str,),
     "aliases": (list, tuple),
+    "adapter": (str,),
+    "settings": (dict,),
 }
-_REQUIRED = [key for key in _KINDS if key != "aliases"]
+_REQUIRED = [key for key in _KINDS if key not in ("aliases", "adapter", "settings")]
 _PUBLISHED_KINDS: dict[str, tuple[type, ...]] = {
     field.name: (str,) if field.name in ("dataset", "split", "source") else _NUMBER
     for field in dataclasses.fields(Published)
@@ -233,8 +277,10 @@ def _spec(path: Path, entry: dict[str, Any] | None, *, required: bool) -> ModelS
         raise BadModel(f"{path} has no `panbench` dict, so it names no model. Its keys are {', '.join(_REQUIRED)}.")
     entry = entry or {}
     _check(entry, _KINDS, _REQUIRED if required else [], f"{path}: `panbench`")
-    family = entry.get("family")
-    if family is not None and family not in FAMILIES:
+    family, adapter = entry.get("family"), entry.get("adapter")
+    if adapter is not None and not _FACTORY.fullmatch(adapter):
+        raise BadModel(f"{path}: the adapter is {adapter!r} but must be written package.module:Class.")
+    if adapter is None and family is not None and family not in FAMILIES:
         raise BadModel(f"{path}: the family is {family!r} but panbench knows {_listed(FAMILIES)}.")
     weights = entry.get("weights")
     if weights is not None and not _is_url(weights):
@@ -251,6 +297,8 @@ def _spec(path: Path, entry: dict[str, Any] | None, *, required: bool) -> ModelS
         input_size=entry.get("input_size"),
         aliases=tuple(entry.get("aliases", ())),
         trained_on=entry.get("trained_on"),
+        adapter=adapter or FAMILIES.get(family or "", MMDET),
+        settings=entry.get("settings", {}),
     )
 
 
@@ -287,7 +335,9 @@ def _file_name(weights: str) -> str:
 
 
 def _reading_order(spec: ModelSpec) -> tuple[int, int, str]:
-    return FAMILIES.index(spec.family) if spec.family else len(FAMILIES), spec.params or 0, spec.name
+    order = list(FAMILIES)
+    place = order.index(spec.family) if spec.family is not None and spec.family in FAMILIES else len(order)
+    return place, spec.params or 0, spec.name
 
 
 def _normalized(name: str) -> str:

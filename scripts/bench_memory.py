@@ -18,10 +18,9 @@ from panbench.base import provenance
 from panbench.base.errors import PanbenchError
 from panbench.base.files import write_json
 from panbench.catalog import find_model
+from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
-from panbench.models.checkpoints import fetch_weights
-from panbench.models.mmdet import synthetic as planting
-from panbench.models.mmdet.model import choose_device, load_model
+from panbench.models.base import open_model
 
 
 def main() -> None:
@@ -66,8 +65,8 @@ def peak_of(name: str, count: int, size: tuple[int, int], device: str, threads: 
     if threads:
         torch.set_num_threads(threads)
     spec = find_model(name)
-    model = load_model(spec, str(fetch_weights(spec)), device=choose_device(device))
-    dataset = planting.generated_dataset(model.class_names, model.num_things, size=size, count=count)
+    model = open_model(spec, device=device)
+    dataset = generated_dataset(model.class_names, model.isthing, size=size, count=count)
     with tempfile.TemporaryDirectory(prefix="bench_memory.") as folder:
         run = evaluate(model, dataset, Path(folder) / "run")
     peak = provenance.peak_host_memory()

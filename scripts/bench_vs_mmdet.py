@@ -35,12 +35,12 @@ from panbench.base.errors import PanbenchError
 from panbench.base.files import write_json
 from panbench.catalog import find_model
 from panbench.datasets import Dataset
+from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.models.base import HostedModel, choose_device, open_model
 from panbench.models.checkpoints import fetch_weights, load_checkpoint
 from panbench.models.mmdet import operators
-from panbench.models.mmdet import synthetic as planting
-from panbench.models.mmdet.config import build_model, load_config
-from panbench.models.mmdet.model import choose_device, load_model
+from panbench.models.mmdet.config import build_model, family_of, load_config
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def compare(arguments: argparse.Namespace) -> None:
     spec = find_model(arguments.model)
     with tempfile.TemporaryDirectory(prefix="bench_vs_mmdet.") as folder:
         weights = Path(folder) / "weights.pth"
-        names, num_things = store_weights(arguments.model, arguments.weights, weights)
-        dataset = planting.generated_dataset(
-            names, num_things, size=(int(height), int(width)), count=arguments.images, progress=None
+        names, isthing = store_weights(arguments.model, arguments.weights, weights)
+        dataset = generated_dataset(
+            names, isthing, size=(int(height), int(width)), count=arguments.images, progress=None
         )
         task = Task(
             model=arguments.model,
@@ -196,8 +196,8 @@ def report(
         )
 
 
-def store_weights(model: str, weights: str, target: Path) -> tuple[tuple[str, ...], int]:
-    """Writes the weights that both sides load; returns the names of the model's labels and how many are things."""
+def store_weights(model: str, weights: str, target: Path) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+    """Writes the weights that both sides load; returns the names of the model's labels and which are things."""
     spec = find_model(model)
     operators.install()
     if weights == "random":
@@ -206,8 +206,8 @@ def store_weights(model: str, weights: str, target: Path) -> tuple[tuple[str, ..
     else:
         state = dict(load_checkpoint(fetch_weights(spec) if weights == "auto" else weights).state_dict)
     torch.save({"state_dict": state, "meta": {}}, target)
-    loaded = load_model(spec, str(target), device=torch.device("cpu"))
-    return loaded.class_names, loaded.num_things
+    loaded = open_model(spec, weights=str(target), device="cpu")
+    return loaded.class_names, loaded.isthing
 
 
 def mmdet_side(task: Task) -> Callable[[], dict[str, Any]]:
@@ -247,9 +247,7 @@ def mmdet_side(task: Task) -> Callable[[], dict[str, Any]]:
     runner_of_mmdet = Runner.from_cfg(config)
     model = runner_of_mmdet.model
     if task.plant:
-        from panbench.models.mmdet.config import family_of
-
-        planting.plant_segments(model, family_of(model), task.plant)
+        family_of(model).plant(model, task.plant)
 
     def run() -> dict[str, Any]:
         began = time.perf_counter()
@@ -262,9 +260,10 @@ def mmdet_side(task: Task) -> Callable[[], dict[str, Any]]:
 def panbench_side(task: Task) -> Callable[[], dict[str, Any]]:
     """panbench.evaluation.evaluate.evaluate with a model that is loaded already."""
     spec = find_model(task.model)
-    model = load_model(spec, str(task.weights), device=torch.device(task.device), precision=task.precision)
+    model = open_model(spec, weights=str(task.weights), device=task.device, precision=task.precision)
+    assert isinstance(model, HostedModel)
     if task.plant:
-        planting.plant_segments(model.module, model.family, task.plant)
+        model.plant_segments(task.plant)
 
     def run() -> dict[str, Any]:
         began = time.perf_counter()

@@ -14,7 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panbench.catalog import ModelSpec, load_catalog
-from panbench.models.mmdet.config import build_model, count_parameters, load_config
+from panbench.models.base import count_parameters
+from panbench.models.mmdet.config import build_model, load_config
 
 
 def measured(specs: Iterable[ModelSpec]) -> dict[str, int]:

@@ -31,10 +31,10 @@ from panbench.base.files import atomic_write, sha256_of  # noqa: E402
 from panbench.catalog import find_model  # noqa: E402
 from panbench.datasets import open_dataset, shapes  # noqa: E402
 from panbench.evaluation.evaluate import evaluate  # noqa: E402
+from panbench.models.base import open_model  # noqa: E402
 from panbench.models.checkpoints import load_checkpoint  # noqa: E402
 from panbench.models.mmdet import operators  # noqa: E402
 from panbench.models.mmdet.config import load_config  # noqa: E402
-from panbench.models.predict import open_model  # noqa: E402
 
 TRAIN_SCENES = 6000
 TRAIN_SEED = 20260  # the evaluated scenes use seed 0 and another split: no scene is in both
@@ -214,7 +214,7 @@ def export(name: str, work_dir: Path) -> None:
         f"# {spec.title}",
         "",
         f"A small {spec.family} model for trying out panbench without a download; it knows the nine categories of",
-        "`shapes`, the generated dataset, and nothing else. Config: `configs/" + spec.config.name + "`.",
+        f"`shapes`, the generated dataset, and nothing else. Config: `configs/{name}.py`.",
         "",
         f"- Parameters: {run.info['model']['params']:,}; file: {target.stat().st_size:,} bytes (float16), "
         f"SHA-256 `{sha256_of(target)}`",

@@ -1,5 +1,10 @@
-"""`panbench report`, `panbench show …` and `panbench predict`: pages, pictures and plots."""
+"""The commands `panbench report`, `panbench show …` and `panbench predict`, which cli/app.py mounts.
 
+Each parses, calls one function and says what was written: names of files to stdout, notes to stderr. Errors are raised;
+cli/app.py turns them into a line.
+"""
+
+import sys
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -8,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.cli import console
-from panbench.cli.command import Runs, command, family
 
 if TYPE_CHECKING:
     from panbench.report.pictures import Layer, Photo
     from panbench.runs import Run
 
-app = family()
-show_app = family("show", "Make pictures and plots of stored runs: PNG, SVG or PDF.")
+show_app = typer.Typer(
+    no_args_is_help=True,
+    help="Make pictures and plots of stored runs: PNG, SVG or PDF.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 TRUTH = "gt"
 
@@ -33,6 +39,7 @@ def _path_option(name: str, help: str, metavar: str = "DIR") -> Any:
     return typer.Option(name, help=help, metavar=metavar, rich_help_panel="Where the data is, if it has moved")
 
 
+_Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")]
 _Image = Annotated[int, typer.Option("--image", metavar="ID", help="The image's id.")]
 _Width = Annotated[float, typer.Option("--width", metavar="INCHES", help="Width of the figure.")]
 _Dpi = Annotated[float, typer.Option("--dpi", metavar="N", min=20, max=2400, help="Dots an inch of a PNG.")]
@@ -49,13 +56,8 @@ def _out(default: str) -> Any:
     return typer.Option("--out", "-o", metavar="FILE", help=f"The ending chooses the format. Default: {default}.")
 
 
-@command(
-    app,
-    "report",
-    "panbench report results/maskformer results/mask2former --out page.html",
-)
 def report(
-    runs: Runs,
+    runs: _Runs,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The file to write.")] = Path(
         "report.html"
     ),
@@ -83,12 +85,12 @@ def report(
         images=images,
         gt=gt,
         gt_dir=gt_dir,
-        notice=console.note,
+        notice=_note,
     )
-    console.wrote([written])
+    _wrote([written])
 
 
-@command(show_app, "overlay", "panbench show overlay results/mine --image 139 --out overlay.png")
+@show_app.command()
 def overlay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     image: _Image,
@@ -113,12 +115,12 @@ def overlay(
     )
     target = out or Path(f"overlay-{'truth' if truth else loaded.name}-{image}.png")
     save_figure(figure, target, dpi=dpi)
-    console.wrote([target])
+    _wrote([target])
 
 
-@command(show_app, "side-by-side", "panbench show side-by-side results/one results/other --image 139")
+@show_app.command("side-by-side")
 def side_by_side(
-    runs: Runs,
+    runs: _Runs,
     image: _Image,
     out: Annotated[Path | None, _out("side-by-side-ID.png")] = None,
     columns: Annotated[int | None, typer.Option(min=1, metavar="N", help="Panels in a row.")] = None,
@@ -148,15 +150,10 @@ def side_by_side(
     )
     target = out or Path(f"side-by-side-{image}.png")
     save_figure(figure, target, dpi=dpi)
-    console.wrote([target])
+    _wrote([target])
 
 
-@command(
-    show_app,
-    "diff",
-    "panbench show diff gt results/mine --image 139",
-    "panbench show diff results/one results/other --image 139 --out diff.svg",
-)
+@show_app.command()
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A run folder, or gt for the ground truth.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another, or gt.")],
@@ -181,15 +178,10 @@ def diff(
     figure = diff_figure(photo, left, right, loaded[0].categories, width=width, names=names)
     target = out or Path(f"diff-{image}.png")
     save_figure(figure, target, dpi=dpi)
-    console.wrote([target])
+    _wrote([target])
 
 
-@command(
-    show_app,
-    "attention",
-    "panbench show attention --model mask2former-tiny --photo photo.jpg",
-    "panbench show attention --run results/mine --image 139 --category person",
-)
+@show_app.command()
 def attention(
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="NAME", help="A MaskFormer or Mask2Former model.")
@@ -243,7 +235,7 @@ def attention(
         gt_dir=gt_dir,
     )
     save_figure(figure, out, dpi=dpi)
-    console.wrote([out])
+    _wrote([out])
 
 
 def _plot_kinds(incomplete: str) -> list[str]:
@@ -252,7 +244,7 @@ def _plot_kinds(incomplete: str) -> list[str]:
     return [name for name in PLOTS if name.startswith(incomplete)]
 
 
-@command(show_app, "plot", "panbench show plot causes results/mine --data")
+@show_app.command()
 def plot(
     kind: Annotated[
         str,
@@ -263,7 +255,7 @@ def plot(
             "confusion (of one run) or images (of two).",
         ),
     ],
-    runs: Runs,
+    runs: _Runs,
     out: Annotated[Path | None, _out("KIND.pdf")] = None,
     data: Annotated[bool, typer.Option("--data", help="Write the numbers beside the plot, as CSV.")] = False,
     width: _Width = 7.0,
@@ -282,7 +274,7 @@ def plot(
     if kind not in PLOTS:
         raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join(PLOTS)}.")
     members, _ = compared(find_runs(runs), common_images=common_images)
-    console.wrote(
+    _wrote(
         write_plot(
             kind,
             members,
@@ -296,12 +288,6 @@ def plot(
     )
 
 
-@command(
-    app,
-    "predict",
-    "panbench predict photo.jpg --model mask2former-tiny",
-    "panbench predict photos/ -m maskformer-r50 -o out",
-)
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Photographs, or folders of them.")],
     model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A model; `panbench models` lists them.")],
@@ -334,9 +320,9 @@ def predict(
         dpi=dpi,
         overwrite=overwrite,
         download=download,
-        say=console.note,
+        say=_note,
     )
-    console.wrote(wrote)
+    _wrote(wrote)
 
 
 def _load(paths: Sequence[Path]) -> "list[Run]":
@@ -376,4 +362,10 @@ def _layers(
     return pictures.photo(image), layers
 
 
-app.add_typer(show_app)
+def _wrote(paths: Sequence[Path]) -> None:
+    for path in paths:
+        sys.stdout.write(f"{path}\n")
+
+
+def _note(sentence: str) -> None:
+    sys.stderr.write(f"Note: {' '.join(sentence.split())}\n")

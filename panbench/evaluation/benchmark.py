@@ -26,12 +26,12 @@ from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
+from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.loop import plan_batches
-from panbench.models.checkpoints import fetch_weights
-from panbench.models.mmdet import operators
-from panbench.models.mmdet import synthetic as planting
-from panbench.models.mmdet.model import PRECISIONS, PanopticModel, choose_device, load_model, prediction_of
+from panbench.models.base import PRECISIONS, Model, choose_device, open_model, resolve_weights
+from panbench.models.predict import category_ids, prediction_of
+from panbench.models.rules import fuse
 from panbench.panoptic.types import PanopticPrediction
 
 SCHEMA = 1
@@ -153,9 +153,10 @@ def benchmark(
     chosen = choose_device(device)
     if weights == "auto":
         for spec in specs:
-            fetch_weights(spec, offline=not download)
+            resolve_weights(spec, weights, needed=False, download=download)
     ordered = dict.fromkeys([("fp32", min(batch_sizes)), *itertools.product(precisions, batch_sizes)])
     rows: list[Row] = []
+    versions: dict[str, str] = {}
     for spec in specs:
         context = _Context(spec, size, images, chosen, weights, plant, warm_up, seed)
         for precision, batch_size in ordered:
@@ -164,12 +165,13 @@ def benchmark(
                 reporter.notice(f"{spec.name}, {precision}, batch size {batch_size}: {row.status}")
             rows.append(row)
             reporter.progress("Measuring", len(rows), len(specs) * len(ordered), "settings")
+        versions.update(context.versions)
     return Report(
         rows=tuple(rows),
         device=provenance.describe_device(
             chosen.type, torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None
         ),
-        versions={**provenance.versions(), "operators": operators.install()},
+        versions={**provenance.versions(), **versions},
         git_commit=provenance.git_commit(),
         command=tuple(command),
     )
@@ -186,7 +188,7 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     return table, record
 
 
-def count_flops(model: PanopticModel, image: Any) -> int:
+def count_flops(model: Model, image: Any) -> int:
     """Floating-point operations of the forward pass on one loaded image, a multiply-add counted as two.
 
     Counted are convolutions, matrix products and attention, which FlopCounterMode knows; normalisation, resizing and
@@ -195,7 +197,7 @@ def count_flops(model: PanopticModel, image: Any) -> int:
     # The CPU's fused attention is the one kernel of these models that FlopCounterMode has no formula for.
     missing = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
     with FlopCounterMode(display=False, custom_mapping=missing) as counter:
-        model.forward([image])
+        model.candidates([image])
     return int(counter.get_total_flops())
 
 
@@ -245,21 +247,17 @@ class _Context:
         self.flops: int | None = None
         self.maps: list[PanopticPrediction] | None = None
         self.reference_pq: float | None = None
+        self.versions: dict[str, str] = {}
 
-    def load(self, precision: str) -> PanopticModel:
-        if self.weights == "random":
-            path = None
-        else:
-            path = str(
-                fetch_weights(self.spec, offline=True) if self.weights == "auto" else Path(self.weights).expanduser()
-            )
-        model = load_model(self.spec, path, device=self.device, precision=precision, seed=self.seed)
+    def load(self, precision: str) -> Model:
+        model = open_model(self.spec, weights=self.weights, device=self.device, precision=precision, seed=self.seed)
+        self.versions.update(getattr(model, "versions", {}))
         if self.plant:
-            planting.plant_segments(model.module, model.family, self.plant)
+            if not hasattr(model, "plant_segments"):
+                raise BadArgument(f"{self.spec.title} cannot be made to answer with segments. Leave --plant out.")
+            model.plant_segments(self.plant)
         if self.dataset is None:
-            self.dataset = planting.generated_dataset(
-                model.class_names, model.num_things, size=self.size, count=self.images
-            )
+            self.dataset = generated_dataset(model.class_names, model.isthing, size=self.size, count=self.images)
         return model
 
 
@@ -294,7 +292,7 @@ def _measure(context: _Context, precision: str, batch_size: int) -> Row:
         return dataclasses.replace(row, status=f"PyTorch cannot do this here: {' '.join(str(error).split())[:200]}")
 
 
-def _measured(context: _Context, model: PanopticModel, row: Row) -> Row:
+def _measured(context: _Context, model: Model, row: Row) -> Row:
     assert context.dataset is not None
     if context.flops is None and row.precision == "fp32":
         context.flops = _flops_at_reference(context, model)
@@ -315,7 +313,7 @@ def _measured(context: _Context, model: PanopticModel, row: Row) -> Row:
         row,
         input_height=padded[0],
         input_width=padded[1],
-        params=model.parameters,
+        params=model.describe()["params"],
         gflops=None if context.flops is None else context.flops / 1e9,
         gmacs=None if context.flops is None else context.flops / 2e9,
         images_per_second=info["images_per_second"],
@@ -333,27 +331,27 @@ def _measured(context: _Context, model: PanopticModel, row: Row) -> Row:
     )
 
 
-def _flops_at_reference(context: _Context, model: PanopticModel) -> int:
-    reference = planting.generated_dataset(model.class_names, model.num_things, size=REFERENCE_IMAGE, count=1)
+def _flops_at_reference(context: _Context, model: Model) -> int:
+    reference = generated_dataset(model.class_names, model.isthing, size=REFERENCE_IMAGE, count=1)
     return count_flops(model, model.load(reference.scenes[0]))
 
 
 def _one_after_another(
-    context: _Context, model: PanopticModel, batch_size: int
+    context: _Context, model: Model, batch_size: int
 ) -> tuple[list[PanopticPrediction], list[float], tuple[int, int]]:
     """The maps of all images, milliseconds a batch after warming up, and the size that the network sees."""
     assert context.dataset is not None
-    category_ids = model.category_ids(context.dataset.categories)
+    ids = category_ids(model, context.dataset.categories)
     plan = plan_batches(context.dataset.scenes, batch_size)
     maps, latencies = [], []
     for number, batch in enumerate([plan[0]] * context.warm_up + plan):
         began = time.perf_counter()
         loaded = [model.load(scene) for scene in batch]
-        outputs = model.forward(loaded)
-        fused = model.fuse(outputs)
+        outputs = model.candidates(loaded)
+        fused = fuse(outputs, model.rule)
         if context.device.type == "cuda":
             torch.cuda.synchronize(context.device)
-        settled = [model.settle(one) for one in fused]
+        settled = [model.rule.settle(one) for one in fused]
         spent = 1000 * (time.perf_counter() - began)
         if number < context.warm_up:
             continue
@@ -361,7 +359,7 @@ def _one_after_another(
         if len(batch) == batch_size or len(plan) == 1:
             latencies.append(spent)
         for scene, one in zip(batch, settled, strict=True):
-            predicted = prediction_of(scene.image.id, one, category_ids)
+            predicted = prediction_of(scene.image.id, one, ids)
             maps.append(dataclasses.replace(predicted, ids=_small(predicted.ids)))
     return maps, latencies, outputs[0].frame.padded
 

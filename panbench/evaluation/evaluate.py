@@ -23,9 +23,8 @@ from panbench.evaluation.record import (
     resume_settings,
     write_predictions_json,
 )
-from panbench.models.mmdet.model import PanopticModel
-from panbench.models.predict import open_model
-from panbench.panoptic.types import Category
+from panbench.models.base import Model, open_model
+from panbench.models.predict import category_ids, labels_as_categories
 from panbench.runs import Run, RunWriter, load_run
 
 __all__ = ["EvaluateOptions", "evaluate", "open_dataset_once", "open_model_once", "refuse_without_purpose"]
@@ -56,7 +55,7 @@ class EvaluateOptions:
 
 
 def evaluate(
-    model: PanopticModel,
+    model: Model,
     dataset: Dataset,
     out: Path,
     options: EvaluateOptions = EvaluateOptions(),
@@ -76,7 +75,7 @@ def evaluate(
     reporter = reporter if ranks.is_first else SILENT
     mapping = None if options.category_map is None else _category_map(options.category_map, model, dataset)
     # Labels stand for themselves until the map has turned them into the dataset's categories.
-    category_ids = model.category_ids(dataset.categories) if mapping is None else tuple(range(model.num_classes))
+    ids = category_ids(model, dataset.categories) if mapping is None else tuple(range(len(model.class_names)))
     for sentence in mapping.sentences if mapping else ():
         reporter.notice(sentence)
     settings = resume_settings(model, dataset, mapping, options)
@@ -111,9 +110,9 @@ def evaluate(
     ]
     loop = Loop(
         model=model,
-        category_ids=category_ids,
+        category_ids=ids,
         category_map=mapping,
-        targets=[Target(writer, out / "predictions" if options.save_predictions else None)],
+        targets=[Target(writer, model.rule, out / "predictions" if options.save_predictions else None)],
         rank=ranks.rank,
         expected=len(dataset.scenes) if ranks.size == 1 else len(writer.done) + sum(map(len, plan)),
         skip_bad_images=options.skip_bad_images,
@@ -161,11 +160,11 @@ def open_model_once(
     compiled: bool = False,
     download: bool = False,
     reporter: Reporter = SILENT,
-) -> PanopticModel:
+) -> Model:
     """`open_model` on this rank's own device; of several ranks the first opens it before the others download."""
     ranks = join_ranks()
 
-    def opened() -> PanopticModel:
+    def opened() -> Model:
         return open_model(
             spec,
             weights=weights,
@@ -187,6 +186,5 @@ def _how_it_ended(error: BaseException) -> tuple[str, str]:
     return "failed", str(error) if isinstance(error, PanbenchError) else repr(error)
 
 
-def _category_map(source: str | os.PathLike[str], model: PanopticModel, dataset: Dataset) -> CategoryMap:
-    labels = [Category(label, name, label < model.num_things) for label, name in enumerate(model.class_names)]
-    return read_category_map(source, labels, dataset.categories)
+def _category_map(source: str | os.PathLike[str], model: Model, dataset: Dataset) -> CategoryMap:
+    return read_category_map(source, labels_as_categories(model), dataset.categories)

@@ -23,8 +23,10 @@ from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, map_prediction
-from panbench.models.fusion import FusedMap, NonFiniteOutput
-from panbench.models.mmdet.model import LoadedImage, PanopticModel, prediction_of
+from panbench.models.base import LoadedImage, Model, way_of_running
+from panbench.models.candidates import NonFiniteOutput
+from panbench.models.predict import CategoryIds, prediction_of
+from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, Scene, Segment
@@ -37,12 +39,16 @@ BLOCK_SECONDS = 10.0
 Clock = dict[str, float]
 """Seconds by stage: load, forward, fusion, overlap, write."""
 
+_FusedByRule = dict[Rule, Fused]
+"""The fused maps of one image, one for each of the targets' rules."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A run that the loop writes: its writer, and the folder for id maps (None: none are kept)."""
+    """A run that the loop writes: its writer, its fusion rule, and the folder for id maps (None: none are kept)."""
 
     writer: RunWriter
+    rule: Rule
     folder: Path | None = None
 
 
@@ -67,16 +73,16 @@ def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
     ]
 
 
-def best_batch_size(model: PanopticModel, dataset: Dataset, reporter: Reporter) -> int:
+def best_batch_size(model: Model, dataset: Dataset, reporter: Reporter) -> int:
     """The batch size of highest throughput among 1, 2, 4, …, tried on the first image, as long as it fits and pays."""
     image = model.load(dataset.scenes[0])
     most = max(len(batch) for batch in plan_batches(dataset.scenes, 64))
     best, best_rate, size = 1, 0.0, 1
     while size <= most:
         try:
-            model.fuse(model.forward([image] * size))
+            fuse(model.candidates([image] * size), model.rule)
             began = time.perf_counter()
-            model.fuse(model.forward([image] * size))
+            fuse(model.candidates([image] * size), model.rule)
             if model.device.type == "cuda":
                 torch.cuda.synchronize(model.device)
             rate = size / (time.perf_counter() - began)
@@ -100,8 +106,8 @@ class Loop:
     expected: images in all targets' datasets, for progress
     """
 
-    model: PanopticModel
-    category_ids: tuple[int, ...]
+    model: Model
+    category_ids: CategoryIds
     category_map: CategoryMap | None
     targets: Sequence[Target]
     rank: int
@@ -217,7 +223,7 @@ class Loop:
 
     def _predict(
         self, batch: list[LoadedImage]
-    ) -> Iterator[tuple[list[tuple[LoadedImage, FusedMap]], "torch.cuda.Event | None"]]:
+    ) -> Iterator[tuple[list[tuple[LoadedImage, _FusedByRule]], "torch.cuda.Event | None"]]:
         """Fused maps of a batch and the event after which they are on the host; in halves when memory is short."""
         size = min(len(batch), self._largest or len(batch))
         start = 0
@@ -240,16 +246,16 @@ class Loop:
 
     def _predict_at_once(
         self, batch: list[LoadedImage]
-    ) -> tuple[list[tuple[LoadedImage, FusedMap]], "torch.cuda.Event | None"]:
+    ) -> tuple[list[tuple[LoadedImage, _FusedByRule]], "torch.cuda.Event | None"]:
         on_cuda = self.model.device.type == "cuda"
         began = time.perf_counter()
         try:
-            outputs = self.model.forward(batch)
+            outputs = self.model.candidates(batch)
         except NonFiniteOutput as error:
             raise self._not_finite(batch, error) from error
-        # On CUDA `forward` ends with the one wait of the batch, so this boundary is where the device is, too.
+        # On CUDA `candidates` ends with the one wait of the batch, so this boundary is where the device is, too.
         between = time.perf_counter()
-        fused = self.model.fuse(outputs)
+        by_rule = {rule: fuse(outputs, rule) for rule in dict.fromkeys(target.rule for target in self.targets)}
         done = None
         if on_cuda:
             done = torch.cuda.Event()
@@ -257,13 +263,14 @@ class Loop:
         with self._clock:
             self.seconds["forward"] += between - began
             self.seconds["fusion"] += time.perf_counter() - between
+        fused = [{rule: maps[index] for rule, maps in by_rule.items()} for index in range(len(batch))]
         return list(zip(batch, fused, strict=True)), done
 
     def _not_finite(self, batch: Sequence[LoadedImage], error: NonFiniteOutput) -> BadModel:
         where = ", ".join(f"{image.scene.image.file_name} (image {image.scene.image.id})" for image in batch)
         return BadModel(
             f"{self.model.spec.title} gives {error} that are not finite numbers on {where}. "
-            f"Check the weights, or use --precision fp32 if this was {self.model.precision}."
+            f"Check the weights, or use --precision fp32 if this was {way_of_running(self.model)['precision']}."
         )
 
     def _predict_and_score(self, batch: list[LoadedImage]) -> list[_Scored]:
@@ -275,7 +282,7 @@ class Loop:
             for scored in self._score(image, of_image, done)
         ]
 
-    def _score(self, image: LoadedImage, fused: FusedMap, done: "torch.cuda.Event | None") -> list[_Scored]:
+    def _score(self, image: LoadedImage, fused: _FusedByRule, done: "torch.cuda.Event | None") -> list[_Scored]:
         """The overlap tables of one image, in a thread behind the device."""
         if done is not None:
             done.synchronize()
@@ -288,7 +295,7 @@ class Loop:
                 tables.append(None)
                 continue
             began = time.perf_counter()
-            prediction = self._settled(image, fused)
+            prediction = self._settled(image, target.rule, fused[target.rule])
             settled = time.perf_counter()
             if truth is None:
                 truth = _ground_truth(scene, prediction.ids.shape)
@@ -301,9 +308,9 @@ class Loop:
             seconds["write"] += time.perf_counter() - counted
         return [_Scored(tuple(tables), seconds)]
 
-    def _settled(self, image: LoadedImage, fused: FusedMap) -> PanopticPrediction:
+    def _settled(self, image: LoadedImage, rule: Rule, fused: Fused) -> PanopticPrediction:
         try:
-            prediction = prediction_of(image.scene.image.id, self.model.settle(fused), self.category_ids)
+            prediction = prediction_of(image.scene.image.id, rule.settle(fused), self.category_ids)
         except NonFiniteOutput as error:
             raise self._not_finite([image], error) from error
         return prediction if self.category_map is None else map_prediction(prediction, self.category_map)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
 from panbench.base.text import listed
 from panbench.catalog import ModelSpec, find_model, load_catalog, spec_from_config
-from panbench.models.mmdet.attention import attend
-from panbench.models.predict import model_categories, open_model, scene_of, segment
+from panbench.models.base import open_model
+from panbench.models.predict import model_categories, scene_of, segment
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, ImageInfo, PanopticSet
 from panbench.report.attention import attention_figure
@@ -129,7 +129,9 @@ def attention_of(
         spec, path, shown = find_model(model), photo, read_photo(photo)
     opened = open_model(spec, weights=weights, device=device, speedups=False, download=download)
     scene = scene_of(path, image or 1, *shown.shape[:2])
-    found = attend(opened, scene, queries=queries, category=category, most=most, layers=layers)
+    if not hasattr(opened, "attend"):
+        raise BadModel(f"{spec.title} shows no attention: panbench does not know where it looks.")
+    found = opened.attend(scene, queries=queries, category=category, most=most, layers=layers)
     return attention_figure(shown, found, width=width)
 
 

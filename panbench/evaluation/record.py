@@ -1,6 +1,5 @@
 """What run.json says of an evaluation: before its first image, when it is resumed, and when it is closed."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
 from panbench.evaluation.loop import Report, png_name
-from panbench.models.mmdet import operators
-from panbench.models.mmdet.model import PanopticModel
+from panbench.models.base import Model, way_of_running
 from panbench.runs import Run, RunWriter, category_record
 
 if TYPE_CHECKING:
@@ -24,31 +22,21 @@ if TYPE_CHECKING:
 
 
 def first_record(
-    model: PanopticModel,
+    model: Model,
     dataset: Dataset,
     arguments: dict[str, Any],
     command: Sequence[str],
     mapping: CategoryMap | None,
 ) -> dict[str, Any]:
     """run.json as far as it is known before the first image."""
-    spec, device = model.spec, model.device
-    # What is published was measured in the model's own categories.
-    comparable = model.checkpoint is not None and mapping is None
-    published = dataclasses.asdict(spec.published) if spec.published and comparable else None
+    device, described, running = model.device, model.describe(), way_of_running(model)
+    if mapping is not None:
+        # What is published was measured in the model's own categories.
+        described["published"] = None
     return {
         "kind": "eval",
-        "model": {
-            "name": spec.name,
-            "title": spec.title,
-            "family": model.family,
-            "backbone": model.backbone,
-            "config": str(spec.config),
-            "weights": None if model.checkpoint is None else str(model.checkpoint.path),
-            "weights_sha256": None if model.checkpoint is None else model.checkpoint.sha256,
-            "random_weights": model.checkpoint is None,
-            "params": model.parameters,
-            "published": published,
-        },
+        "model": described,
+        "rule": model.rule.record(),
         "dataset": {
             "name": dataset.name,
             "split": dataset.split,
@@ -62,19 +50,19 @@ def first_record(
         "category_map": None if mapping is None else _map_record(mapping, model),
         "categories": [category_record(category) for category in dataset.categories],
         "arguments": arguments,
-        "versions": {**provenance.versions(), "operators": operators.install()},
+        "versions": {**provenance.versions(), **getattr(model, "versions", {})},
         "git_commit": provenance.git_commit(),
         "device": provenance.describe_device(
             device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else None
         ),
-        "precision": model.precision,
-        "seed": model.seed,
+        "precision": running["precision"],
+        "seed": running["seed"],
         "command": list(command),
         "images": {"expected": len(dataset.scenes), "scored": 0},
     }
 
 
-def _map_record(mapping: CategoryMap, model: PanopticModel) -> dict[str, Any]:
+def _map_record(mapping: CategoryMap, model: Model) -> dict[str, Any]:
     """The category map in words, for run.json."""
     named = {category.id: category.name for category in mapping.target}
     return {
@@ -86,20 +74,18 @@ def _map_record(mapping: CategoryMap, model: PanopticModel) -> dict[str, Any]:
 
 
 def resume_settings(
-    model: PanopticModel, dataset: Dataset, mapping: CategoryMap | None, options: "EvaluateOptions"
+    model: Model, dataset: Dataset, mapping: CategoryMap | None, options: "EvaluateOptions"
 ) -> dict[str, Any]:
     """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with."""
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
+    described = model.describe()
     return {
-        "config_sha256": hashlib.sha256(model.config_text.encode()).hexdigest(),
-        "weights_sha256": model.checkpoint.sha256 if model.checkpoint else None,
+        **{key: described[key] for key in ("config_sha256", "weights_sha256")},
         "dataset_fingerprint": dataset.fingerprint,
         "images_sha256": hashlib.sha256(chosen).hexdigest(),
         "device": model.device.type,
         **_map_settings(mapping),
-        "precision": model.precision,
-        "compiled": model.compiled,
-        "seed": model.seed,
+        **way_of_running(model),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
     }

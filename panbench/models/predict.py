@@ -1,62 +1,113 @@
-"""Segments any photographs with any model: no dataset, no ground truth, no score."""
+"""From a model's answers to the dataset's terms: labels to categories, single images, and photographs of any kind."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from panbench.base.errors import BadDataset
-from panbench.base.reporter import SILENT, Reporter, counter
-from panbench.catalog import ModelSpec
+import torch
+
+from panbench.base.errors import BadDataset, BadModel
+from panbench.base.text import listed
 from panbench.datasets.convert import shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
-from panbench.models.checkpoints import fetch_weights
-from panbench.models.mmdet.model import PanopticModel, choose_device, load_model
-from panbench.panoptic.types import Category, ImageInfo, PanopticPrediction, Scene
+from panbench.models.base import Model
+from panbench.models.rules import Rule, SettledMap, fuse
+from panbench.panoptic.types import Category, ImageInfo, PanopticPrediction, Scene, Segment
 
-__all__ = ["model_categories", "open_model", "scene_of", "segment"]
+__all__ = [
+    "CategoryIds",
+    "category_ids",
+    "labels_as_categories",
+    "match_categories",
+    "model_categories",
+    "predict",
+    "prediction_of",
+    "scene_of",
+    "segment",
+]
 
 KNOWN_SETS = ("coco", "cityscapes", "ade20k")
 
-
-def open_model(
-    spec: ModelSpec,
-    *,
-    weights: str = "auto",
-    device: str = "auto",
-    precision: str = "fp32",
-    seed: int = 0,
-    compiled: bool = False,
-    speedups: bool = True,
-    download: bool = False,
-    reporter: Reporter = SILENT,
-) -> PanopticModel:
-    """The model of a spec, ready to run.
-
-    weights: "auto" (the config's), "random" (drawn from `seed`), or a path
-    speedups, compiled: as in `load_model`; download: fetch weights that are not here, else the error says how
-    Raises BadModel, BadCheckpoint, BadArgument.
-    """
-    chosen = choose_device(device)
-    path = None if weights == "random" else str(Path(weights).expanduser())
-    if weights == "auto":
-        counted = counter(reporter, f"{spec.title}: weights", "bytes")
-        path = str(fetch_weights(spec, progress=counted, offline=not download))
-    return load_model(spec, path, device=chosen, precision=precision, seed=seed, speedups=speedups, compiled=compiled)
+CategoryIds = Sequence[int] | Mapping[int, int]
+"""The dataset's category id of each label."""
 
 
-def model_categories(model: PanopticModel) -> tuple[Category, ...]:
+def predict(model: Model, scene: Scene, ids: CategoryIds, rule: Rule | None = None) -> PanopticPrediction:
+    """The panoptic map of a single image, by a rule or by the model's own. Raises NonFiniteOutput."""
+    rule = rule or model.rule
+    (fused,) = fuse(model.candidates([model.load(scene)]), rule)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return prediction_of(scene.image.id, rule.settle(fused), ids)
+
+
+def prediction_of(image_id: int, settled: SettledMap, ids: CategoryIds) -> PanopticPrediction:
+    """A settled map in the dataset's terms. Raises BadModel for a label that has no category."""
+    id_map, segments = settled
+    try:
+        named = tuple(Segment(each.id, ids[each.label], each.area, score=each.score) for each in segments)
+    except (KeyError, IndexError) as error:
+        raise BadModel(
+            f"The model gives category {error.args[0]} on image {image_id}, which the dataset does not have. "
+            "Give it `categories`, and they are matched by name."
+            if isinstance(error, KeyError)
+            else f"The model gives a label beyond its {len(ids)} categories on image {image_id}."
+        ) from error
+    return PanopticPrediction(image_id, id_map, named)
+
+
+def category_ids(model: Model, categories: Sequence[Category]) -> CategoryIds:
+    """The dataset's category id of each label. Raises BadModel, showing the difference, when names do not match."""
+    if not model.class_names:
+        # A model without categories of its own answers in the dataset's ids.
+        return {category.id: category.id for category in categories}
+    return match_categories(model.spec.title, model.class_names, model.isthing, categories)
+
+
+def match_categories(
+    title: str, class_names: Sequence[str], isthing: Sequence[bool], categories: Sequence[Category]
+) -> tuple[int, ...]:
+    """The category id of each of the model's labels, by name; things and stuff must agree. Raises BadModel."""
+    by_name = {category.name: category for category in categories}
+    lacking = [name for name in class_names if name not in by_name]
+    unknown = [name for name in by_name if name not in class_names]
+    if lacking or unknown or len(class_names) != len(categories):
+        raise BadModel(
+            f"{title} and the dataset have different categories: "
+            f"the model has {len(class_names)}, of them not in the dataset {_some(lacking)}; "
+            f"the dataset has {len(categories)}, of them not in the model {_some(unknown)}. "
+            "`panbench eval --category-map FILE` evaluates through a list of which is which (docs/data.md)."
+        )
+    swapped = [name for name, thing in zip(class_names, isthing, strict=True) if by_name[name].isthing != thing]
+    if swapped:
+        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}.")
+    return tuple(by_name[name].id for name in class_names)
+
+
+def labels_as_categories(model: Model) -> list[Category]:
+    """The model's labels as categories whose ids are the labels. Raises BadModel for a model that names none."""
+    if not model.class_names:
+        raise BadModel(f"{model.spec.title} does not name its categories. Give its function `categories`.")
+    return [
+        Category(label, name, thing)
+        for label, (name, thing) in enumerate(zip(model.class_names, model.isthing, strict=True))
+    ]
+
+
+def model_categories(model: Model) -> tuple[Category, ...]:
     """A category for each label of the model, in their order.
 
     Where the names are those of COCO, Cityscapes, ADE20K or shapes, ids and colours are that set's; else ids count
-    from 1.
+    from 1. Raises BadModel for a model that names no categories.
     """
+    own = labels_as_categories(model)
     shapes = tuple(
         Category(c["id"], c["name"], bool(c["isthing"]), c["supercategory"], tuple(c["color"])) for c in SHAPES
     )
     for known in (*(shipped_categories(name) for name in KNOWN_SETS), shapes):
         by_name = {category.name: category for category in known}
-        if len(by_name) == len(known) == len(model.class_names) and set(by_name) == set(model.class_names):
+        if len(by_name) == len(known) == len(own) and set(by_name) == set(model.class_names):
             return tuple(by_name[name] for name in model.class_names)
-    return tuple(Category(label + 1, name, label < model.num_things) for label, name in enumerate(model.class_names))
+    return tuple(Category(category.id + 1, category.name, category.isthing) for category in own)
 
 
 def scene_of(path: Path, image_id: int, height: int, width: int) -> Scene:
@@ -65,7 +116,7 @@ def scene_of(path: Path, image_id: int, height: int, width: int) -> Scene:
 
 
 def segment(
-    model: PanopticModel, photos: Iterable[tuple[Path, tuple[int, int]]], categories: tuple[Category, ...]
+    model: Model, photos: Iterable[tuple[Path, tuple[int, int]]], categories: tuple[Category, ...]
 ) -> Iterator[tuple[Scene, PanopticPrediction | BadDataset]]:
     """The model's answer for each photograph, given as path and (height, width), numbered from 1.
 
@@ -75,6 +126,10 @@ def segment(
     for number, (path, (height, width)) in enumerate(photos, start=1):
         scene = scene_of(path, number, height, width)
         try:
-            yield scene, model.predict(scene, ids)
+            yield scene, predict(model, scene, ids)
         except BadDataset as error:
             yield scene, error
+
+
+def _some(names: Sequence[str]) -> str:
+    return listed(names, 6) if names else "none"

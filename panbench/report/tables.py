@@ -326,7 +326,7 @@ def models_record(spec: ModelSpec) -> dict[str, Any]:
     here = weights_here(spec)
     return {
         **dataclasses.asdict(spec),
-        "config": str(spec.config),
+        "config": None if spec.config is None else str(spec.config),
         "aliases": list(spec.aliases),
         "published_PQ": spec.published.PQ if spec.published else None,
         "weights_here": str(here) if here else None,

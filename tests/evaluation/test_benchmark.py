@@ -10,9 +10,11 @@ from support import Recorder
 from panbench.base.errors import BadArgument
 from panbench.catalog import find_model
 from panbench.cli.bench import parse_batch_sizes, parse_size, table_of
+from panbench.datasets import shapes
+from panbench.datasets.generated import generated_dataset
 from panbench.evaluation import benchmark as bench
-from panbench.models.mmdet import synthetic as planting
-from panbench.models.mmdet.model import load_model
+from panbench.models.base import open_model
+from panbench.models.predict import category_ids, predict
 from panbench.panoptic.types import PanopticPrediction, Segment
 
 CPU = torch.device("cpu")
@@ -62,7 +64,7 @@ def test_ids_of_any_width_are_compared():
 
 def test_a_convolution_counts_two_operations_a_multiply_add():
     class Model:
-        def forward(self, batch):
+        def candidates(self, batch):
             with torch.inference_mode():
                 torch.nn.functional.conv2d(batch[0], torch.ones(5, 3, 1, 1))
 
@@ -71,7 +73,7 @@ def test_a_convolution_counts_two_operations_a_multiply_add():
 
 def test_attention_counts_both_of_its_products():
     class Model:
-        def forward(self, batch):
+        def candidates(self, batch):
             with torch.inference_mode():
                 torch.nn.functional.scaled_dot_product_attention(*batch[0])
 
@@ -82,26 +84,26 @@ def test_attention_counts_both_of_its_products():
 
 @pytest.mark.parametrize("name", ["mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny"])
 def test_planted_segments_survive_in_an_untrained_model(name):
-    model = load_model(find_model(name), None, device=CPU)
-    dataset = planting.generated_dataset(model.class_names, model.num_things, size=(96, 128), count=1)
-    undo = planting.plant_segments(model.module, model.family, 6)
-    ids = model.category_ids(dataset.categories)
-    planted = model.predict(dataset.scenes[0], ids)
+    model = open_model(find_model(name), weights="random", device=CPU)
+    dataset = generated_dataset(model.class_names, model.isthing, size=(96, 128), count=1)
+    undo = model.plant_segments(6)
+    ids = category_ids(model, dataset.categories)
+    planted = predict(model, dataset.scenes[0], ids)
     # Panoptic FPN's instances cover the image; stuff between them may add segments.
     assert len(planted.segments) >= 6
     assert (planted.ids > 0).mean() > 0.99
     undo()
-    again = model.predict(dataset.scenes[0], ids)
+    again = predict(model, dataset.scenes[0], ids)
     assert len(again.segments) != len(planted.segments)
 
 
 def test_generated_images_take_the_categories_of_any_model():
     names = tuple(f"class {label}" for label in range(133))
-    dataset = planting.generated_dataset(names, 80, size=(64, 64), count=3)
+    dataset = generated_dataset(names, [True] * 80 + [False] * 53, size=(64, 64), count=3)
     assert [category.name for category in dataset.categories] == list(names)
     assert [category.isthing for category in dataset.categories] == [True] * 80 + [False] * 53
-    own = planting.generated_dataset(
-        tuple(category["name"] for category in planting.shapes.CATEGORIES), 5, size=(64, 64), count=3
+    own = generated_dataset(
+        tuple(category["name"] for category in shapes.CATEGORIES), [True] * 5 + [False] * 4, size=(64, 64), count=3
     )
     for ours, theirs in zip(own.scenes, dataset.scenes, strict=True):
         assert ours.image_path == theirs.image_path

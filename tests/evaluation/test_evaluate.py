@@ -19,7 +19,8 @@ from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.loop import plan_batches
-from panbench.models.mmdet import model as models
+from panbench.models.base import HostedModel
+from panbench.models.mmdet import adapter
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.types import ImageInfo, Scene
@@ -214,18 +215,19 @@ def test_ground_truth_of_another_size_is_refused(folder, spec, tmp_path):
 
 
 def test_outputs_that_are_not_numbers_end_the_run_naming_image_and_output(dataset, spec, tmp_path, monkeypatch):
-    honest = models.PanopticModel._queries
+    honest = adapter.preprocessed
 
-    def broken(self, inputs, samples, frames, rule):
-        return honest(self, inputs * torch.nan, samples, frames, rule)
+    def broken(module, batch):
+        inputs, samples = honest(module, batch)
+        return inputs * torch.nan, samples
 
-    monkeypatch.setattr(models.PanopticModel, "_queries", broken)
+    monkeypatch.setattr(adapter, "preprocessed", broken)
     with pytest.raises(BadModel, match=r"class logits that are not finite numbers on 1\.png \(image 1\)"):
         evaluated(spec, dataset, tmp_path / "run")
 
 
 def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(dataset, spec, tmp_path, monkeypatch):
-    honest = models.PanopticModel.forward
+    honest = HostedModel.candidates
     sizes: list[int] = []
 
     def forward(limit: int):
@@ -240,7 +242,7 @@ def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(datas
     recorder = Recorder()
     # With one thread batches go through the model one after the other.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    monkeypatch.setattr(models.PanopticModel, "forward", forward(2))
+    monkeypatch.setattr(HostedModel, "candidates", forward(2))
     run = evaluated(spec, dataset, tmp_path / "run", recorder, batch_size=8)
     assert run.info["images"]["scored"] == 12
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
@@ -248,7 +250,7 @@ def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(datas
         "Out of memory on cpu: going on with batches of 4.",
         "Out of memory on cpu: going on with batches of 2.",
     ]
-    monkeypatch.setattr(models.PanopticModel, "forward", forward(0))
+    monkeypatch.setattr(HostedModel, "candidates", forward(0))
     with pytest.raises(BadArgument, match=r"too little memory for one image .* Try --precision bf16"):
         evaluated(spec, dataset, tmp_path / "none", batch_size=2)
 

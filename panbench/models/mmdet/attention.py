@@ -17,8 +17,11 @@ from torch import Tensor
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.text import listed
-from panbench.models.fusion import Frame, QueryRule, upsample
-from panbench.models.mmdet.model import PanopticModel
+from panbench.models.base import HostedModel
+from panbench.models.candidates import Frame
+from panbench.models.mmdet.config import family_of
+from panbench.models.mmdet.inputs import frame_of, preprocessed
+from panbench.models.rules.resize import upsample
 from panbench.panoptic.attention import AttendedLayer, AttendedQuery
 from panbench.panoptic.types import Scene
 
@@ -29,7 +32,7 @@ DEFAULT_QUERIES = 4
 
 @torch.inference_mode()
 def attend(
-    model: PanopticModel,
+    model: HostedModel,
     scene: Scene,
     *,
     queries: Sequence[int] = (),
@@ -44,7 +47,7 @@ def attend(
     model: loaded without speed-ups, which drop the weights and all masks but the last layer's
     Raises BadModel for a model without queries, BadArgument for queries, layers or categories that are not there.
     """
-    if not isinstance(model.rule, QueryRule):
+    if not family_of(model.module).has_queries:
         raise BadModel(
             f"{model.spec.title} has no queries, so no attention to show. MaskFormer and Mask2Former models have."
         )
@@ -57,11 +60,10 @@ def attend(
         raise BadArgument(f"There is no layer {wrong[0]}: the decoder has layers 1 to {len(decoder)}.")
     wanted = sorted(set(layers)) or list(range(1, len(decoder) + 1))
 
-    prepared = module.data_preprocessor({"inputs": [image.inputs], "data_samples": [image.sample]}, False)
-    metas = prepared["data_samples"][0].metainfo
-    frame = Frame(*(cast(Any, tuple(metas[key][:2])) for key in ("batch_input_shape", "img_shape", "ori_shape")))
-    with _Listening(head, decoder) as heard, model._numerics():
-        classes, masks = head(module.extract_feat(prepared["inputs"]), prepared["data_samples"])
+    inputs, samples = preprocessed(module, [image])
+    frame = frame_of(samples[0].metainfo)
+    with _Listening(head, decoder) as heard, model.numerics():
+        classes, masks = head(module.extract_feat(inputs), samples)
     scores, labels = classes[-1][0].float().softmax(dim=-1).max(dim=-1)
     chosen = _choose(model, scores, labels, queries, category, most)
 
@@ -80,7 +82,7 @@ def attend(
                 smooth = np.where(allowed, smooth, np.float32(0))
             looked.append(AttendedLayer(number, smooth, allowed, mask.cpu().numpy()))
         label = int(labels[query])
-        name = model.class_names[label] if label < model.num_classes else "nothing"
+        name = model.class_names[label] if label < len(model.class_names) else "nothing"
         found.append(AttendedQuery(query, name, float(scores[query]), tuple(looked)))
     return tuple(found)
 
@@ -142,15 +144,15 @@ def _blocked(mask: Tensor | None, queries: int) -> Tensor | None:
 
 
 def _choose(
-    model: PanopticModel, scores: Tensor, labels: Tensor, queries: Sequence[int], category: str | None, most: int
+    model: HostedModel, scores: Tensor, labels: Tensor, queries: Sequence[int], category: str | None, most: int
 ) -> list[int]:
     if queries:
         beyond = [query for query in queries if not 0 <= query < len(scores)]
         if beyond:
             raise BadArgument(f"There is no query {beyond[0]}: the model has queries 0 to {len(scores) - 1}.")
         return list(dict.fromkeys(queries))
-    rule = cast(QueryRule, model.rule)
-    kept = (labels != rule.num_classes) & (scores > rule.score_threshold)
+    threshold = float(getattr(model.rule, "score", 0.0))
+    kept = (labels != len(model.class_names)) & (scores > threshold)
     if category is not None:
         if category not in model.class_names:
             raise BadArgument(f"The model has no category {category!r}. It has {listed(model.class_names, 20)}.")
@@ -159,8 +161,7 @@ def _choose(
     if not len(found):
         what = "no query" if category is None else f"no query as {category}"
         raise BadArgument(
-            f"The model keeps {what} in this image: none scores above {rule.score_threshold:g}. "
-            "Name queries with --query."
+            f"The model keeps {what} in this image: none scores above {threshold:g}. Name queries with --query."
         )
     return found[torch.argsort(scores[found], descending=True)][:most].tolist()
 

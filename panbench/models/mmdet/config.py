@@ -18,12 +18,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from panbench.base.errors import BadModel
-from panbench.catalog import FAMILIES, ModelSpec, spec_from_config
+from panbench.catalog import ModelSpec, spec_from_config
 from panbench.models.mmdet import operators
+from panbench.models.mmdet.families import FAMILIES, Family, family_of_class, family_of_detector
 
 # mmengine's reading of configs and its default scope are global to the process.
 _lock = threading.RLock()
-_TYPES = {"PanopticFPN": "panoptic-fpn", "MaskFormer": "maskformer", "Mask2Former": "mask2former"}
 _SWIN = {96: {6: "Swin-T", 18: "Swin-S"}, 128: {18: "Swin-B"}, 192: {18: "Swin-L"}}
 
 
@@ -31,9 +31,12 @@ def load_config(source: ModelSpec | str | Path) -> Config:
     """The mmengine config of a model, its bases merged in. The file is Python and is run.
 
     `_base_ = 'mmdet::…'` is looked up in the installed mmdet without pkg_resources. Raises BadModel for a file that is
-    missing, not readable as a config, whose base is missing, or whose model is not of one of the three families.
+    missing, not readable as a config, whose base is missing, or whose model is of none of mmdet's panoptic families.
     """
-    path = (source if isinstance(source, ModelSpec) else spec_from_config(source)).config
+    spec = source if isinstance(source, ModelSpec) else spec_from_config(source)
+    path = spec.config
+    if path is None:
+        raise BadModel(f"{spec.title} has no config file, so there is nothing for mmdet to build.")
     # Configs in mmengine's import style name classes of mmdet, whose modules import mmcv's operators.
     operators.install()
     with _lock, _without_pkg_resources():
@@ -51,9 +54,10 @@ def load_config(source: ModelSpec | str | Path) -> Config:
     if not isinstance(model, dict) or "type" not in model:
         raise BadModel(f"{path} has no `model` with a `type`, so there is nothing to build.")
     if _family_of_type(model["type"], config) is None:
+        *others, last = (family.detector for family in FAMILIES)
         raise BadModel(
             f"{path}: a model of type {_type_name(model['type'])} cannot be run; panbench runs "
-            f"{', '.join(list(_TYPES)[:-1])} and {list(_TYPES)[-1]}."
+            f"{', '.join(others)} and {last}."
         )
     return config
 
@@ -68,8 +72,9 @@ def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module
     operators.install()
     description = copy.deepcopy(config.model)
     _drop_pretrained(description)
-    if _family_of_type(description["type"], config) in ("maskformer", "mask2former") and description.get("test_cfg"):
-        description.test_cfg.instance_on = False
+    family = _family_of_type(description["type"], config)
+    if family is not None:
+        family.configure(description)
     with _lock, in_scope_of(config), torch.device(device), _LinspaceOnCpu(), warnings.catch_warnings():
         # Advice on losses, which are not computed here.
         warnings.filterwarnings("ignore", module=r"mmdet\.models\.losses")
@@ -82,17 +87,12 @@ def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module
     return cast(nn.Module, model.eval())
 
 
-def family_of(model: nn.Module) -> str:
-    """The family of a built model: "panoptic-fpn", "maskformer" or "mask2former". Raises BadModel for any other."""
-    family = _family_of_class(type(model))
+def family_of(model: nn.Module) -> Family:
+    """The family of a built model. Raises BadModel for a model of none of them."""
+    family = family_of_class(type(model))
     if family is None:
-        raise BadModel(f"A {type(model).__name__} is none of {', '.join(FAMILIES)}.")
+        raise BadModel(f"A {type(model).__name__} is none of {', '.join(family.name for family in FAMILIES)}.")
     return family
-
-
-def count_parameters(model: nn.Module) -> int:
-    """How many numbers a model learns or has learned; buffers such as BatchNorm's statistics are not counted."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def describe_backbone(config: Config) -> str:
@@ -143,26 +143,16 @@ def _package_folder(package: str) -> str:
     return str(Path(found.origin).parent)
 
 
-def _family_of_type(type_: Any, config: Config) -> str | None:
+def _family_of_type(type_: Any, config: Config) -> Family | None:
     """The family of a model's `type`, a name or a class; of a user's own class, by what it inherits."""
-    if isinstance(type_, str) and type_.removeprefix("mmdet.") in _TYPES:
-        return _TYPES[type_.removeprefix("mmdet.")]
+    if isinstance(type_, str) and (family := family_of_detector(type_)) is not None:
+        return family
     if isinstance(type_, str):
         with _lock, in_scope_of(config), contextlib.suppress(Exception):
             from mmdet.registry import MODELS
 
             type_ = MODELS.get(type_)
-    return _family_of_class(type_) if isinstance(type_, type) else None
-
-
-def _family_of_class(class_: type) -> str | None:
-    from mmdet.models.detectors import Mask2Former, MaskFormer, PanopticFPN
-
-    # Mask2Former inherits from MaskFormer.
-    for base in (PanopticFPN, Mask2Former, MaskFormer):
-        if issubclass(class_, base):
-            return _TYPES[base.__name__]
-    return None
+    return family_of_class(type_) if isinstance(type_, type) else None
 
 
 @contextlib.contextmanager

@@ -7,19 +7,19 @@ docs/benchmarks.md has what each step gains; tests/models/mmdet/test_speedups.py
 
 import functools
 import itertools
-import types
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from panbench.models.mmdet import operators
+if TYPE_CHECKING:
+    from panbench.models.mmdet.families import Family
 
 
-def speed_up(module: nn.Module, family: str, device: torch.device) -> nn.Module:
+def speed_up(module: nn.Module, family: "Family", device: torch.device) -> nn.Module:
     """The same model, changed in place to answer faster; it can no longer be trained.
 
     module: a model of mmdet in eval mode with its weights loaded; family: as `family_of` says; device: where it runs.
@@ -27,13 +27,10 @@ def speed_up(module: nn.Module, family: str, device: torch.device) -> nn.Module:
     module.requires_grad_(False)
     fold_batch_norm(module)
     drop_attention_averages(module)
-    if family != "panoptic-fpn":
-        keep_last_masks(cast(Any, module).panoptic_head, family)
+    family.speed_up(module, device)
     if device.type == "cpu":
         # oneDNN works on channels-last images; of others it makes a copy before and after each convolution.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if family == "mask2former":
-            operators.speed_up_deformable_attention()
     return module
 
 
@@ -72,16 +69,7 @@ def drop_attention_averages(module: nn.Module) -> None:
             part.forward = functools.partial(part.forward, need_weights=False)  # type: ignore[method-assign]
 
 
-def keep_last_masks(head: Any, family: str) -> None:
-    """Classes and masks are computed of the last decoder layer alone; the others' are for losses."""
-    if family == "maskformer":
-        # (layers, batch, queries, channels) → the last layer, before it is multiplied with every pixel.
-        head.transformer_decoder.register_forward_hook(lambda decoder, inputs, output: output[-1:])
-    else:
-        head.forward = types.MethodType(_mask2former_head, head)
-
-
-def _mask2former_head(head: Any, features: Sequence[Tensor], samples: Any) -> tuple[list[Tensor], list[Tensor]]:
+def last_layer_of_mask2former(head: Any, features: Sequence[Tensor], samples: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Mask2Former's head at inference: lists of one, class logits (B, Q, classes + 1) and mask logits (B, Q, h, w).
 
     A layer's attention is masked where the masks of the layer before are negative, at the resolution of the level that

@@ -1,61 +1,25 @@
-"""Segments for models with random weights, and generated images in any model's categories: what timings need.
+"""Segments planted into mmdet's heads: what timings of untrained models need, on mmdet's own side as on ours.
 
 An untrained model finds nothing, so its fusion and scoring would be timed on empty maps. Planting replaces the last
-answers of its heads, after they were computed: everything before runs as it is, on mmdet's side as on ours.
+answers of its heads, after they were computed: everything before runs as it is, with the same tiles wherever the same
+module runs.
 """
 
-import json
-import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from panbench.base.files import cache_dir, write_json
-from panbench.datasets import Dataset, shapes
-from panbench.datasets.coco import open_json
-
-SURE = 12.0
-"""A logit whose probability is 1 for all purposes of merging."""
+from panbench.models.synthetic import SURE, tiles
 
 
-def generated_dataset(
-    class_names: Sequence[str],
-    num_things: int,
-    *,
-    size: tuple[int, int],
-    count: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> Dataset:
-    """`count` generated `shapes` images of one size (height, width), whose categories are those of a model.
-
-    The categories of shapes take the names of the model's first things and stuff; a model trained on shapes has them
-    already. Images are kept in the cache; a second call reads them.
-    """
-    root = cache_dir() / "bench" / f"shapes-v{shapes.VERSION}-{size[0]}x{size[1]}-{count}"
-    gt = shapes.generate(root, count=count, size=size, progress=progress)
-    own = tuple(category["name"] for category in shapes.CATEGORIES)
-    if set(own) != set(class_names):
-        gt = _renamed(gt, class_names, num_things)
-    name = f"shapes-{size[0]}x{size[1]}"
-    return open_json(gt, root / "val", gt_dir=root / "annotations" / "panoptic_val", name=name, split="val")
-
-
-def plant_segments(module: nn.Module, family: str, count: int) -> Callable[[], None]:
-    """Makes a model answer with `count` segments, tiles of a grid, in every image; the function returned undoes it.
-
-    The forward pass is not spared anything: only what the heads say last is replaced, with the same tiles wherever the
-    same module runs. Panoptic FPN plants `count` instances; the stuff between them stays as the model says.
-    """
-    model = cast(Any, module)
-    if family == "panoptic-fpn":
-        return _plant_instances(model, count)
+def plant_queries(model: Any, count: int) -> Callable[[], None]:
+    """Makes MaskFormer or Mask2Former answer with `count` queries in every image; the function returned undoes it."""
     handle = model.panoptic_head.register_forward_hook(
         lambda head, inputs, outputs: _plant_queries(outputs, count, head.num_things_classes)
     )
-    return handle.remove
+    return handle.remove  # type: ignore[no-any-return]
 
 
 def _plant_queries(outputs: tuple[Any, Any], count: int, num_things: int) -> tuple[Any, Any]:
@@ -68,13 +32,14 @@ def _plant_queries(outputs: tuple[Any, Any], count: int, num_things: int) -> tup
         # Things and stuff by turns; each stuff class once, as two regions of one class would be one segment.
         stuff = num_things + query // 2
         classes[:, query, query // 2 % num_things if query % 2 == 0 or stuff >= width - 1 else stuff] = SURE
-    for query, (rows, columns) in enumerate(_tiles(count, *masks.shape[-2:])):
+    for query, (rows, columns) in enumerate(tiles(count, *masks.shape[-2:])):
         masks[:, query] = -SURE
         masks[:, query, rows, columns] = SURE
     return [*class_logits[:-1], classes], [*mask_logits[:-1], masks]
 
 
-def _plant_instances(model: Any, count: int) -> Callable[[], None]:
+def plant_instances(model: Any, count: int) -> Callable[[], None]:
+    """Makes Panoptic FPN answer with `count` instances in every image; the function returned undoes it."""
     head = model.roi_head
     box_forward = head._bbox_forward
 
@@ -82,8 +47,8 @@ def _plant_instances(model: Any, count: int) -> Callable[[], None]:
         found = box_forward(features, rois, *args)
         stride = head.bbox_roi_extractor.featmap_strides[0]
         height, width = (side * stride for side in features[0].shape[-2:])
-        tiles = [(c.start, r.start, c.stop, r.stop) for r, c in _tiles(count, height, width)]
-        targets = rois.new_tensor(tiles)
+        boxes = [(c.start, r.start, c.stop, r.stop) for r, c in tiles(count, height, width)]
+        targets = rois.new_tensor(boxes)
         scores, deltas = torch.zeros_like(found["cls_score"]), found["bbox_pred"].clone()
         scores[:, -1] = SURE
         for image in rois[:, 0].unique():
@@ -103,37 +68,3 @@ def _plant_instances(model: Any, count: int) -> Callable[[], None]:
         del head._bbox_forward
 
     return undo
-
-
-def _tiles(count: int, height: int, width: int) -> list[tuple[slice, slice]]:
-    """`count` rectangles of a grid that covers height × width, in reading order."""
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    return [
-        (
-            slice(index // columns * height // rows, (index // columns + 1) * height // rows),
-            slice(index % columns * width // columns, (index % columns + 1) * width // columns),
-        )
-        for index in range(count)
-    ]
-
-
-def _renamed(gt: Path, class_names: Sequence[str], num_things: int) -> Path:
-    """A copy of a JSON of shapes whose categories are a model's, with the ids 1, 2, … in label order."""
-    things, stuff = list(range(num_things)), list(range(num_things, len(class_names)))
-    new_ids, seen = {}, {1: 0, 0: 0}
-    for category in shapes.CATEGORIES:
-        choices = things if category["isthing"] else stuff
-        new_ids[category["id"]] = choices[seen[category["isthing"]] % len(choices)] + 1
-        seen[category["isthing"]] += 1
-    content = json.loads(gt.read_text("utf-8"))
-    for annotation in content["annotations"]:
-        for segment in annotation["segments_info"]:
-            segment["category_id"] = new_ids[segment["category_id"]]
-    content["categories"] = [
-        {"id": label + 1, "name": name, "isthing": int(label < num_things), "supercategory": "", "color": [label, 0, 0]}
-        for label, name in enumerate(class_names)
-    ]
-    path = gt.with_name(f"panoptic_val-{len(class_names)}-classes.json")
-    write_json(path, content, indent=None)
-    return path

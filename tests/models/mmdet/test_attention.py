@@ -4,8 +4,8 @@ import torch
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import find_model
+from panbench.models.base import open_model
 from panbench.models.mmdet.attention import attend
-from panbench.models.mmdet.model import load_model
 from panbench.models.predict import model_categories, scene_of
 from panbench.report.attention import attention_figure
 
@@ -21,7 +21,7 @@ def photo(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["mask2former-tiny", "maskformer-tiny"])
 def model(request):
-    return load_model(find_model(request.param), None, device=torch.device("cpu"), speedups=False)
+    return open_model(find_model(request.param), weights="random", device="cpu", speedups=False)
 
 
 def test_weights_lie_where_the_query_may_look_and_have_the_size_of_the_photograph(model, photo):
@@ -37,16 +37,16 @@ def test_weights_lie_where_the_query_may_look_and_have_the_size_of_the_photograp
                 # Interpolation bleeds over the border of a cell, no farther.
                 assert layer.weights[layer.allowed].sum() > layer.weights[~layer.allowed].sum()
     masked = [layer.allowed is not None for query in found for layer in query.layers]
-    assert all(masked) if model.family == "mask2former" else not any(masked)
+    assert all(masked) if model.describe()["family"] == "mask2former" else not any(masked)
 
 
 def test_listening_changes_nothing_and_leaves_no_hooks(model, photo):
     hooks = sum(len(part._forward_hooks) for part in model.module.modules())
-    before = model.forward([model.load(photo)])
+    before = model.candidates([model.load(photo)])
     attend(model, photo, queries=[0])
-    after = model.forward([model.load(photo)])
-    assert before[0].scores == after[0].scores
-    assert torch.equal(before[0].mask_logits, after[0].mask_logits)
+    after = model.candidates([model.load(photo)])
+    assert np.array_equal(before[0].gate, after[0].gate)
+    assert torch.equal(before[0].masks, after[0].masks)
     assert sum(len(part._forward_hooks) for part in model.module.modules()) == hooks
 
 
@@ -93,13 +93,13 @@ def test_the_figure_has_a_row_a_query_and_a_panel_a_layer(model, photo):
 
 
 def test_a_model_without_queries_is_refused(photo):
-    model = load_model(find_model("panoptic-fpn-tiny"), None, device=torch.device("cpu"))
+    model = open_model(find_model("panoptic-fpn-tiny"), weights="random", device="cpu")
     with pytest.raises(BadModel, match="has no queries"):
         attend(model, photo)
 
 
 def test_a_model_with_speedups_says_that_it_keeps_no_attention(photo):
-    model = load_model(find_model("mask2former-tiny"), None, device=torch.device("cpu"))
+    model = open_model(find_model("mask2former-tiny"), weights="random", device="cpu")
     with pytest.raises(BadModel, match="keeps no weights"):
         attend(model, photo, queries=[0])
 

@@ -13,7 +13,9 @@ from torch._dynamo.exc import TorchDynamoException
 from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.catalog import find_model, spec_from_config
 from panbench.datasets import shapes
-from panbench.models.mmdet.model import PanopticModel, choose_device, load_model, match_categories, prediction_of
+from panbench.models.base import HostedModel, choose_device, open_model
+from panbench.models.predict import match_categories, predict
+from panbench.models.rules import fuse
 from panbench.panoptic.types import Category, ImageInfo, Scene
 
 CPU = torch.device("cpu")
@@ -31,7 +33,7 @@ def scenes(folder: Path, count: int, size: tuple[int, int]) -> list[Scene]:
     return found
 
 
-def mmdets_map(model: PanopticModel, scene: Scene) -> np.ndarray:
+def mmdets_map(model: HostedModel, scene: Scene) -> np.ndarray:
     """mmdet's panoptic map: label + 1000 × instance, the number of classes where void."""
     loaded = model.load(scene)
     with torch.no_grad():
@@ -40,18 +42,16 @@ def mmdets_map(model: PanopticModel, scene: Scene) -> np.ndarray:
     return sample.pred_panoptic_seg.sem_seg[0].numpy().copy()
 
 
-def pixels_that_differ(model: PanopticModel, scene: Scene) -> tuple[int, int, int]:
+def pixels_that_differ(model: HostedModel, scene: Scene) -> tuple[int, int, int]:
     """Pixels whose label or segment differs from mmdet's; pixels in all; segments."""
-    prediction = prediction_of(
-        scene.image.id,
-        model.settle(model.fuse(model.forward([model.load(scene)]))[0]),
-        range(model.num_classes),
-    )
+    prediction = predict(model, scene, range(len(model.class_names)))
     expected = mmdets_map(model, scene)
-    label_of = np.full(len(prediction.segments) + 1, model.num_classes)
+    label_of = np.full(len(prediction.segments) + 1, len(model.class_names))
     for segment in prediction.segments:
         label_of[segment.id] = segment.category_id
-    wrong = label_of[prediction.ids] != np.where(expected == model.num_classes, model.num_classes, expected % 1000)
+    wrong = label_of[prediction.ids] != np.where(
+        expected == len(model.class_names), len(model.class_names), expected % 1000
+    )
     # Same label is not enough: each of our segments must be one of theirs, under whatever number.
     for segment in prediction.segments:
         inside = prediction.ids == segment.id
@@ -74,7 +74,7 @@ def test_maps_equal_those_of_mmdets_test_step(name: str, resized: bool, tmp_path
             "test_dataloader = dict(dataset=dict(pipeline=test_pipeline))\n"
         )
         spec = dataclasses.replace(spec, config=config)
-    model = load_model(spec, spec.weights, device=CPU)
+    model = open_model(spec, device=CPU)
     results = [pixels_that_differ(model, scene) for scene in scenes(tmp_path, 8, size)]
     wrong, pixels, segments = map(sum, zip(*results, strict=True))
     assert segments >= 3 * len(results), "there must be segments to compare"
@@ -84,11 +84,11 @@ def test_maps_equal_those_of_mmdets_test_step(name: str, resized: bool, tmp_path
 @pytest.mark.parametrize("name", TINY)
 def test_an_image_comes_out_the_same_alone_and_in_a_batch(name: str, tmp_path: Path):
     spec = find_model(name)
-    model = load_model(spec, spec.weights, device=CPU)
+    model = open_model(spec, device=CPU)
     batch = [model.load(scene) for scene in scenes(tmp_path, 4, (96, 128))]
-    together = [model.settle(fused) for fused in model.fuse(model.forward(batch))]
+    together = [model.rule.settle(fused) for fused in fuse(model.candidates(batch), model.rule)]
     for image, (ids, segments) in zip(batch, together, strict=True):
-        ((alone, alone_segments),) = [model.settle(fused) for fused in model.fuse(model.forward([image]))]
+        ((alone, alone_segments),) = [model.rule.settle(fused) for fused in fuse(model.candidates([image]), model.rule)]
         assert [s.label for s in segments] == [s.label for s in alone_segments]
         # Batches of one size share their padding, so what is left is the rounding of other matrix kernels.
         assert (ids != alone).mean() <= 1e-4
@@ -97,7 +97,7 @@ def test_an_image_comes_out_the_same_alone_and_in_a_batch(name: str, tmp_path: P
 def test_random_weights_are_the_same_for_the_same_seed():
     spec = find_model("mask2former-tiny")
     weights = [
-        torch.cat([p.flatten() for p in load_model(spec, None, device=CPU, seed=seed).module.parameters()])
+        torch.cat([p.flatten() for p in open_model(spec, weights="random", device=CPU, seed=seed).module.parameters()])
         for seed in (0, 0, 1)
     ]
     assert torch.equal(weights[0], weights[1])
@@ -107,7 +107,7 @@ def test_random_weights_are_the_same_for_the_same_seed():
 def test_ground_truth_is_never_read_by_the_models_pipeline(tmp_path: Path):
     """The zoo's test pipelines hold LoadPanopticAnnotations; here there is no ground truth at all."""
     spec = find_model("maskformer-r50")
-    model = load_model(spec, None, device=CPU)
+    model = open_model(spec, weights="random", device=CPU)
     (scene,) = scenes(tmp_path, 1, (64, 96))
     loaded = model.load(scene)
     assert loaded.sample.metainfo["ori_shape"] == (64, 96)
@@ -123,7 +123,7 @@ CATEGORIES = (
 
 
 def test_labels_find_their_category_by_name():
-    assert match_categories("M", ["cat", "dog", "sky"], 2, CATEGORIES) == (1, 3, 7)
+    assert match_categories("M", ["cat", "dog", "sky"], [True, True, False], CATEGORIES) == (1, 3, 7)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_labels_find_their_category_by_name():
 )
 def test_categories_that_do_not_match_are_refused_with_the_difference(names, things, sentence):
     with pytest.raises(BadModel, match=sentence):
-        match_categories("M", names, things, CATEGORIES)
+        match_categories("M", names, [label < things for label in range(len(names))], CATEGORIES)
 
 
 def test_a_users_config_names_its_categories_or_is_refused(tmp_path: Path):
@@ -146,11 +146,11 @@ def test_a_users_config_names_its_categories_or_is_refused(tmp_path: Path):
         "test_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'b'))))\n"
     )
     with pytest.raises(BadModel, match="does not name its model's 9 categories"):
-        load_model(spec_from_config(config), None, device=CPU)
+        open_model(spec_from_config(config), weights="random", device=CPU)
 
 
 def test_an_image_that_does_not_decode_is_named(tmp_path: Path):
-    model = load_model(find_model("maskformer-tiny"), None, device=CPU)
+    model = open_model(find_model("maskformer-tiny"), weights="random", device=CPU)
     path = tmp_path / "broken.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\nnot really")
     with pytest.raises(BadDataset, match=r"broken\.png \(image 4\) cannot be decoded"):
@@ -158,7 +158,7 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path):
 
 
 def test_an_image_of_another_size_than_its_json_is_refused(tmp_path: Path):
-    model = load_model(find_model("maskformer-tiny"), None, device=CPU)
+    model = open_model(find_model("maskformer-tiny"), weights="random", device=CPU)
     (scene,) = scenes(tmp_path, 1, (64, 96))
     other = dataclasses.replace(scene, image=dataclasses.replace(scene.image, height=96, width=64))
     with pytest.raises(BadDataset, match="is 64×96 but the JSON says 96×64"):
@@ -187,7 +187,7 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 )
 def test_a_precision_that_cannot_be_had_is_refused(precision: str, sentence: str):
     with pytest.raises(BadArgument, match=sentence):
-        load_model(find_model("maskformer-tiny"), None, device=CPU, precision=precision)
+        open_model(find_model("maskformer-tiny"), weights="random", device=CPU, precision=precision)
 
 
 @pytest.mark.slow
@@ -195,8 +195,8 @@ def test_a_precision_that_cannot_be_had_is_refused(precision: str, sentence: str
 def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path):
     spec = find_model("maskformer-tiny")
     (scene,) = scenes(tmp_path, 1, (96, 128))
-    plain = load_model(spec, spec.weights, device=CPU).predict(scene, range(9))
-    compiled = load_model(spec, spec.weights, device=CPU, compiled=True).predict(scene, range(9))
+    plain = predict(open_model(spec, device=CPU), scene, range(9))
+    compiled = predict(open_model(spec, device=CPU, compiled=True), scene, range(9))
     assert (plain.ids != compiled.ids).mean() <= 1e-3
     assert [s.category_id for s in plain.segments] == [s.category_id for s in compiled.segments]
 
@@ -204,11 +204,11 @@ def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path):
 def test_what_cannot_be_compiled_is_said_in_a_sentence(tmp_path: Path, monkeypatch):
     spec = find_model("maskformer-tiny")
     (scene,) = scenes(tmp_path, 1, (96, 128))
-    model = load_model(spec, None, device=CPU, compiled=True)
+    model = open_model(spec, weights="random", device=CPU, compiled=True)
 
     def fail(*arguments, **keywords):
         raise TorchDynamoException("No working compiler\n\nwith a long explanation")
 
     monkeypatch.setattr(model.module, "extract_feat", fail)
     with pytest.raises(BadArgument, match=r"--compile: .*\(No working compiler\).*leave --compile out"):
-        model.predict(scene, range(9))
+        predict(model, scene, range(9))

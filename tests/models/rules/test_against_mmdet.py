@@ -1,18 +1,31 @@
-"""Fusion against mmdet's own fusion heads, on planted outputs. tests/models/test_mmdet.py runs whole models."""
+"""Rules against mmdet's own fusion heads, on planted outputs. tests/models/mmdet/test_model.py runs whole models."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from panbench.models import fusion
-from panbench.models.fusion import Frame, InstanceRule, Instances, NonFiniteOutput, QueryRule
+from panbench.models.candidates import NO_LABEL, Candidates, Frame, Instances, NonFiniteOutput, softmax_candidates
 from panbench.models.mmdet import operators
+from panbench.models.rules import resize
+from panbench.models.rules.compete import Mask2Former, MaskFormer, above
+from panbench.models.rules.panoptic_fpn import PanopticFPN
+from panbench.models.rules.resize import possible_winners, semantic_argmax, upsample
 
 operators.install()
 
 NUM_THINGS, NUM_STUFF = 3, 10
 NUM_CLASSES = NUM_THINGS + NUM_STUFF
+ISTHING = (True,) * NUM_THINGS + (False,) * NUM_STUFF
+
+
+def fused_by(rule, output):
+    """The id map and segments of one output."""
+    return rule.settle(rule.fuse(output))
+
+
+def sure_candidates(scores: list[float], labels: list[int], masks: torch.Tensor, frame: Frame, isthing=ISTHING):
+    return Candidates(np.array(labels), np.array(scores, np.float32), torch.tensor(scores), masks, frame, isthing)
 
 
 def smooth(generator: torch.Generator, *shape: int, scale: float = 6.0) -> torch.Tensor:
@@ -49,7 +62,7 @@ def test_queries_merge_as_in_mmdet(frame: Frame, drop: bool, threshold: float):
     generator = torch.Generator().manual_seed(3)
     test_cfg = {"object_mask_thr": threshold, "iou_thr": 0.3, "filter_low_score": drop}
     head = MaskFormerFusionHead(NUM_THINGS, NUM_STUFF, test_cfg=test_cfg)
-    rule = QueryRule(NUM_THINGS, NUM_CLASSES, threshold, 0.3, drop)
+    rule = (Mask2Former if drop else MaskFormer)(score=threshold, overlap=0.3)
     kept = 0
     for _ in range(6):
         class_logits = torch.randn(2, 30, NUM_CLASSES + 1, generator=generator) * 3
@@ -57,10 +70,10 @@ def test_queries_merge_as_in_mmdet(frame: Frame, drop: bool, threshold: float):
         upsampled = F.interpolate(mask_logits, size=frame.padded, mode="bilinear", align_corners=False)
         samples = [DetDataSample(metainfo={"img_shape": frame.resized, "ori_shape": frame.original})] * 2
         expected = head.predict(class_logits, upsampled, samples, rescale=True)
-        for queries, result in zip(
-            fusion.select_queries(class_logits, mask_logits, [frame, frame], rule), expected, strict=True
+        for candidates, result in zip(
+            softmax_candidates(class_logits, mask_logits, [frame, frame], ISTHING), expected, strict=True
         ):
-            ids, segments = fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+            ids, segments = fused_by(rule, candidates)
             assert ids.shape == frame.original
             assert as_partition(ids, segments) == mmdets_partition(result["pan_results"].sem_seg[0].numpy())
             kept += len(segments)
@@ -69,17 +82,17 @@ def test_queries_merge_as_in_mmdet(frame: Frame, drop: bool, threshold: float):
 
 def test_queries_in_many_blocks_give_the_same_map(monkeypatch):
     generator = torch.Generator().manual_seed(0)
-    rule = QueryRule(NUM_THINGS, NUM_CLASSES, 0.2, 0.1, True)
+    rule = Mask2Former(score=0.2, overlap=0.1)
     frame = FRAMES[2]
     class_logits, mask_logits = (
         torch.randn(1, 30, NUM_CLASSES + 1, generator=generator) * 3,
         smooth(generator, 1, 30, 16, 24),
     )
-    (queries,) = fusion.select_queries(class_logits, mask_logits, [frame], rule)
-    assert len(queries.labels) > 8
-    whole = fusion.fuse_queries(queries, rule)
-    monkeypatch.setattr(fusion, "ELEMENTS_AT_ONCE", 3 * 120 * 181)
-    parts = fusion.fuse_queries(queries, rule)
+    (candidates,) = softmax_candidates(class_logits, mask_logits, [frame], ISTHING)
+    assert len(above(candidates, rule.score)) > 8
+    whole = rule.fuse(candidates)
+    monkeypatch.setattr(resize, "ELEMENTS_AT_ONCE", 3 * 120 * 181)
+    parts = rule.fuse(candidates)
     assert torch.equal(whole.codes, parts.codes)
     assert torch.equal(whole.wanted, parts.wanted)
 
@@ -90,9 +103,8 @@ def test_more_queries_than_a_byte_counts_are_told_apart(count: int):
     masks = torch.full((count, 20, 20), -20.0)
     masks.view(count, -1)[torch.arange(count), torch.arange(count)] = 20.0
     frame = Frame((20, 20), (20, 20), (20, 20))
-    queries = fusion.Queries((0.9,) * count, (0,) * count, torch.full((count,), 0.9), masks, frame)
-    rule = QueryRule(1, 1, 0.5, 0.5, True)
-    ids, segments = fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+    candidates = sure_candidates([0.9] * count, [0] * count, masks, frame, (True,))
+    ids, segments = fused_by(Mask2Former(score=0.5, overlap=0.5), candidates)
     assert len(segments) == count
     assert (np.unique(ids[ids > 0], return_counts=True)[1] == 1).all()
     assert (ids == 0).sum() == 400 - count
@@ -102,19 +114,19 @@ def test_stuff_of_one_class_is_one_segment_and_scores_its_best_query():
     masks = torch.full((3, 4, 6), -9.0)
     masks[0, :, :2], masks[1, :, 2:4], masks[2, :, 4:] = 9.0, 9.0, 9.0
     frame = Frame((4, 6), (4, 6), (4, 6))
-    queries = fusion.Queries((0.6, 0.9, 0.7), (5, 0, 5), torch.tensor([0.6, 0.9, 0.7]), masks, frame)
-    rule = QueryRule(NUM_THINGS, NUM_CLASSES, 0.5, 0.8, True)
-    ids, segments = fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+    candidates = sure_candidates([0.6, 0.9, 0.7], [5, 0, 5], masks, frame)
+    ids, segments = fused_by(Mask2Former(score=0.5), candidates)
     np.testing.assert_array_equal(ids, [[1, 1, 2, 2, 1, 1]] * 4)
-    assert [(s.label, s.area, s.score) for s in segments] == [(5, 16, 0.7), (0, 8, 0.9)]
+    assert [(s.label, s.area) for s in segments] == [(5, 16), (0, 8)]
+    assert [s.score for s in segments] == [float(np.float32(0.7)), float(np.float32(0.9))]
 
 
 def test_an_image_without_queries_is_all_void():
     frame = FRAMES[2]
-    rule = QueryRule(NUM_THINGS, NUM_CLASSES, 0.8, 0.8, True)
+    rule = Mask2Former()
     logits = torch.zeros(1, 4, NUM_CLASSES + 1)
-    (queries,) = fusion.select_queries(logits, torch.zeros(1, 4, 8, 8), [frame], rule)
-    ids, segments = fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+    (candidates,) = softmax_candidates(logits, torch.zeros(1, 4, 8, 8), [frame], ISTHING)
+    ids, segments = fused_by(rule, candidates)
     assert segments == ()
     assert ids.shape == frame.original
     assert not ids.any()
@@ -122,16 +134,16 @@ def test_an_image_without_queries_is_all_void():
 
 def test_outputs_that_are_not_numbers_are_refused_not_mapped():
     frame = FRAMES[0]
-    rule = QueryRule(NUM_THINGS, NUM_CLASSES, 0.1, 0.1, True)
+    rule = Mask2Former(score=0.1, overlap=0.1)
     logits = torch.zeros(1, 4, NUM_CLASSES + 1)
     logits[0, 0, 2] = 9.0
     masks = torch.zeros(1, 4, 16, 24)
     with pytest.raises(NonFiniteOutput, match="class logits"):
-        fusion.select_queries(logits * torch.nan, masks, [frame], rule)
+        softmax_candidates(logits * torch.nan, masks, [frame], ISTHING)
     masks[0, 0, 3, 3] = torch.inf
-    (queries,) = fusion.select_queries(logits, masks, [frame], rule)
+    (candidates,) = softmax_candidates(logits, masks, [frame], ISTHING)
     with pytest.raises(NonFiniteOutput, match="mask logits"):
-        fusion.settle_queries(fusion.fuse_queries(queries, rule), rule)
+        fused_by(rule, candidates)
 
 
 def planted_instances(generator: torch.Generator, frame: Frame, count: int):
@@ -155,8 +167,8 @@ def test_instances_and_stuff_merge_as_in_mmdet(frame: Frame, count: int):
     from mmengine.structures import InstanceData
 
     generator = torch.Generator().manual_seed(5 + count)
-    rule = InstanceRule(NUM_THINGS, NUM_STUFF, 0.5, 60, 0.5)
-    test_cfg = ConfigDict(mask_overlap=rule.overlap_threshold, stuff_area_limit=rule.stuff_area_limit)
+    rule = PanopticFPN(score=0.0, overlap=0.5, stuff_area=60)
+    test_cfg = ConfigDict(mask_overlap=rule.overlap, stuff_area_limit=rule.stuff_area)
     head = HeuristicFusionHead(NUM_THINGS, NUM_STUFF, test_cfg=test_cfg)
     mask_head = FCNMaskHead(num_convs=0, num_classes=1, class_agnostic=True, in_channels=1, conv_out_channels=1)
     for _ in range(4):
@@ -171,18 +183,19 @@ def test_instances_and_stuff_merge_as_in_mmdet(frame: Frame, count: int):
             if count
             else torch.zeros((0, *frame.original), dtype=torch.bool)
         )
-        upsampled = fusion.upsample(semantic, frame)
+        upsampled = upsample(semantic, frame)
         expected = head._predict_single(found, upsampled).sem_seg[0].numpy()
         order = torch.argsort(-scores)
         instances = Instances(
             boxes[order],
-            tuple(scores[order].tolist()),
-            tuple(labels[order].tolist()),
             torch.logit(masks)[order].sigmoid(),
+            tuple(labels[order].tolist()),
+            tuple(scores[order].tolist()),
             semantic,
+            (*range(NUM_THINGS, NUM_CLASSES), NO_LABEL),
             frame,
         )
-        ids, segments = fusion.settle_instances(fusion.fuse_instances(instances, rule), rule)
+        ids, segments = fused_by(rule, instances)
         assert as_partition(ids, segments) == mmdets_partition(expected)
         assert [segment.area for segment in segments] == [int((ids == segment.id).sum()) for segment in segments]
 
@@ -192,10 +205,10 @@ def test_channels_left_out_never_win(frame: Frame):
     generator = torch.Generator().manual_seed(1)
     logits = smooth(generator, 40, 16, 24)
     logits[10:] -= 12.0
-    possible = fusion.possible_winners(logits)
+    possible = possible_winners(logits)
     assert possible is not None
     assert 2 <= len(possible) < 40, "some channels must be ruled out for this to show anything"
-    assert torch.equal(fusion.semantic_argmax(logits, frame), fusion.upsample(logits, frame).argmax(dim=0))
+    assert torch.equal(semantic_argmax(logits, frame), upsample(logits, frame).argmax(dim=0))
 
 
 def test_a_channel_that_wins_only_between_pixels_is_kept():
@@ -203,5 +216,5 @@ def test_a_channel_that_wins_only_between_pixels_is_kept():
     logits = torch.full((8, 1, 2), -5.0)
     logits[0, 0], logits[1, 0], logits[2, 0] = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), torch.tensor(0.9)
     assert not (logits.argmax(dim=0) == 2).any()
-    assert fusion.possible_winners(logits).tolist() == [0, 1, 2]
-    assert (fusion.semantic_argmax(logits, Frame((4, 8), (4, 8), (4, 8))) == 2).any()
+    assert possible_winners(logits).tolist() == [0, 1, 2]
+    assert (semantic_argmax(logits, Frame((4, 8), (4, 8), (4, 8))) == 2).any()

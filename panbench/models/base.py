@@ -1,0 +1,508 @@
+"""What a model is to the rest of panbench, what the author of a family writes, and the one place that opens models.
+
+    model = open_model(find_model("mask2former-tiny"))
+    outputs = model.candidates([model.load(scene)])      # Candidates, Instances or a FinishedMap, one an image
+    fused = fuse(outputs, model.rule)                     # panbench.models.rules
+
+A family of networks is an `Adapter`: how to build the module, how to bring an image to it, how to read its answer. The
+`HostedModel` around it gives every family devices, precision, pinned memory, checks for NaN, strict and safe loading of
+weights, and the record that goes into run.json. Anything else that has the members of `Model` is a model as well.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+
+from panbench.base.errors import BadArgument, BadDataset, BadModel
+from panbench.base.reporter import SILENT, Reporter, counter
+from panbench.catalog import ModelSpec, with_weights
+from panbench.models import synthetic
+from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOutput, Output
+from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
+from panbench.models.rules import Rule
+from panbench.panoptic.types import Scene
+
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """An image as the model takes it: `inputs` on the host, and whatever else its adapter needs to know of it."""
+
+    scene: Scene
+    inputs: Tensor
+    sample: Any
+
+
+class Model(Protocol):
+    """What the evaluation needs of a model.
+
+    A model may also have what `HostedModel` has: `precision`, `seed` and `compiled`, which are fp32, 0 and False where
+    they are missing; `versions`, programs and what they run with; `attend` and `plant_segments`.
+    """
+
+    spec: ModelSpec
+    """Name, title, weights and published numbers; `spec.weights` are those that are loaded."""
+    class_names: tuple[str, ...]
+    """The category names in label order; () when the model's labels are the category ids of the dataset."""
+    isthing: tuple[bool, ...]
+    """For each label, whether it is a thing."""
+    device: torch.device
+    rule: Rule
+    """The fusion rule of its paper, with the thresholds of its config."""
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of the model."""
+        ...
+
+    def load(self, scene: Scene) -> LoadedImage:
+        """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
+        ...
+
+    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
+        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How an image is brought to the network's size, and what is put around it."""
+
+    short: int | None = None
+    """The shorter side becomes this, as long as the longer does not exceed `long`; None leaves the size as it is."""
+    long: int | None = None
+    """What the longer side may be at most; None for no bound."""
+    exact: tuple[int, int] | None = None
+    """(height, width) whatever the image's proportions, in place of `short` and `long`."""
+    way: Literal["cv2", "pil"] = "cv2"
+    """Bilinear as OpenCV does it (mmdet), or with antialiasing as Pillow does (detectron2, DETR, Hugging Face)."""
+    divisor: int = 1
+    """Zeros are added at the right and at the bottom until both sides are multiples of this."""
+    square: int | None = None
+    """Zeros are added at the right and at the bottom until both sides are this long."""
+
+    def size_of(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that an image of this size is resized to."""
+        if self.exact is not None:
+            return self.exact
+        if self.short is None:
+            return height, width
+        scale = self.short / min(height, width)
+        if self.long is not None:
+            scale = min(scale, self.long / max(height, width))
+        return int(height * scale + 0.5), int(width * scale + 0.5)
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) with the zeros."""
+        if self.square is not None:
+            return self.square, self.square
+        return -(-height // self.divisor) * self.divisor, -(-width // self.divisor) * self.divisor
+
+    def apply(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The resized image, without the zeros."""
+        height, width = self.size_of(*rgb.shape[:2])
+        if (height, width) == rgb.shape[:2]:
+            return rgb
+        if self.way == "pil":
+            return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR))
+        return cast("npt.NDArray[np.uint8]", cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR))
+
+
+class Adapter:
+    """A family of networks: how one is built, fed and read.
+
+    The author writes `build` and `candidates`, declares class names, things, rule, `resize`, `mean` and `std`, and
+    where upstream's names of parameters differ `rename`. Everything else has a default. docs/models.md has a whole one.
+    """
+
+    class_names: tuple[str, ...] = ()
+    isthing: tuple[bool, ...] = ()
+    rule: Rule
+    resize: Resize = Resize()
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    std: Sequence[float] = (1.0, 1.0, 1.0)
+    """Of red, green and blue, in 0–255: pixels become (pixel - mean) / std."""
+    needs_weights: bool = True
+    """False where `build` loads weights by itself, or there are none to load."""
+    versions: Mapping[str, str] = {}
+    """Programs and what they run with, beyond the packages that run.json names anyway."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Reads what the config says; `spec.settings` is the config's own dict for the adapter."""
+        self.spec = spec
+        self.family = spec.family
+        self.backbone = spec.backbone
+        self.config_text = f"{spec.adapter} {sorted(spec.settings.items())}"
+
+    def build(self) -> nn.Module:
+        """The network in eval mode on the CPU, its parameters as its layers initialize them. Raises BadModel."""
+        raise NotImplementedError
+
+    def rename(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A checkpoint's tensors under the names that the module has."""
+        return state_dict
+
+    def loaded(self, module: nn.Module, checkpoint: Checkpoint | None) -> None:
+        """Called once the weights are in: an adapter that learns its categories from the checkpoint sets them here."""
+
+    def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """The same network, faster, with the same answers but for rounding; it is on its device already."""
+        return module.requires_grad_(False)
+
+    def prepare(self, rgb: npt.NDArray[np.uint8]) -> tuple[Tensor, Frame]:
+        """(3, h, w) uint8 on the host and the frame, from an image (H, W, 3); by default as `resize` says."""
+        small = self.resize.apply(rgb)
+        size = (small.shape[0], small.shape[1])
+        frame = Frame(self.resize.padded(*size), size, (rgb.shape[0], rgb.shape[1]))
+        return torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))), frame
+
+    def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> Sequence[Output]:
+        """What the network says of each image: Candidates, Instances or a FinishedMap.
+
+        pixels: (B, 3, H, W) float32 on the device, normalised and padded
+        """
+        raise NotImplementedError
+
+    def read(self, scene: Scene) -> LoadedImage:
+        """Decodes and prepares the image of a scene. Raises BadDataset."""
+        rgb = read_rgb(scene)
+        inputs, frame = self.prepare(rgb)
+        return LoadedImage(scene, inputs, frame)
+
+    def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> Sequence[Output]:
+        """Brings a batch of images of one size to the device, normalises and pads it, and calls `candidates`."""
+        frames = [cast(Frame, image.sample) for image in batch]
+        pixels = torch.stack([image.inputs.to(device, non_blocking=True) for image in batch]).float()
+        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        (height, width), (bottom, right) = pixels.shape[-2:], frames[0].padded
+        return self.candidates(module, F.pad((pixels - mean) / std, (0, right - width, 0, bottom - height)), frames)
+
+    def attend(self, model: "HostedModel", scene: Scene, **wishes: Any) -> Any:
+        """What queries looked at in an image, as panoptic.attention's records. Raises BadModel where there are none."""
+        raise BadModel(
+            f"{model.spec.title} shows no attention: panbench does not know where its queries look. MaskFormer and "
+            "Mask2Former models of mmdet show theirs."
+        )
+
+    def plant_segments(self, module: nn.Module, count: int) -> Callable[[], None] | None:
+        """Makes the heads answer with `count` segments, for timing untrained models; returns what undoes it.
+
+        None where the adapter cannot: then the host replaces the candidates of the network by as many of its own.
+        """
+        return None
+
+
+class HostedModel:
+    """A model of any family, ready to run on one device: an adapter, its module, and all that families share."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        module: nn.Module,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        checkpoint: Checkpoint | None = None,
+        seed: int = 0,
+        random_weights: bool = False,
+        speedups: bool = True,
+    ) -> None:
+        """Use `open_model`."""
+        adapter.loaded(module, checkpoint)
+        self.adapter = adapter
+        self.spec = adapter.spec
+        self.device = device
+        self.precision = precision
+        self.checkpoint = checkpoint
+        self.seed = seed
+        self.random_weights = random_weights
+        self.compiled = False
+        self.parameters = count_parameters(module)
+        self.class_names, self.isthing, self.rule = adapter.class_names, adapter.isthing, adapter.rule
+        if len(self.class_names) != len(self.isthing) or not self.class_names:
+            raise BadModel(
+                f"{self.spec.title}: its adapter {self.spec.adapter} names {len(self.class_names)} categories and says "
+                f"of {len(self.isthing)} whether they are things. Set class_names and isthing, in label order."
+            )
+        placed = module.to(device).eval()
+        self.module = adapter.speed_up(placed, device) if speedups else placed
+        self._planted: int | None = None
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """What run.json says of the programs that this model runs with."""
+        return self.adapter.versions
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of the model: what it is, its weights and their hash, its parameters."""
+        spec, checkpoint = self.spec, self.checkpoint
+        # What is published was measured with the published weights.
+        published = dataclasses.asdict(spec.published) if spec.published and not self.random_weights else None
+        return {
+            "name": spec.name,
+            "title": spec.title,
+            "family": self.adapter.family,
+            "backbone": self.adapter.backbone,
+            "adapter": spec.adapter,
+            "config": None if spec.config is None else str(spec.config),
+            "config_sha256": hashlib.sha256(self.adapter.config_text.encode()).hexdigest(),
+            "weights": None if checkpoint is None else str(checkpoint.path),
+            "weights_sha256": None if checkpoint is None else checkpoint.sha256,
+            "random_weights": self.random_weights,
+            "params": self.parameters,
+            "published": published,
+        }
+
+    def load(self, scene: Scene) -> LoadedImage:
+        """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
+        loaded = self.adapter.read(scene)
+        if self.device.type == "cuda":
+            # From pinned memory the copy to the device does not hold up the thread that runs the model.
+            return dataclasses.replace(loaded, inputs=loaded.inputs.pin_memory())
+        return loaded
+
+    @torch.inference_mode()
+    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
+        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput."""
+        with self.numerics():
+            try:
+                outputs = self.adapter.run(self.module, batch, self.device)
+            except TorchDynamoException as error:
+                reason = str(error).strip().splitlines()[0]
+                raise BadArgument(
+                    f"--compile: torch.compile cannot compile the backbone here ({reason}). On a CPU it needs a C++ "
+                    "compiler, on CUDA Triton; leave --compile out."
+                ) from error
+        for output in outputs:
+            _refuse_not_finite(output)
+        if self._planted is not None:
+            return [synthetic.replace_output(output, self._planted) for output in outputs]
+        return outputs
+
+    def attend(self, scene: Scene, **wishes: Any) -> Any:
+        """What queries looked at in an image; the arguments are those of models.mmdet.attention.attend."""
+        return self.adapter.attend(self, scene, **wishes)
+
+    def plant_segments(self, count: int) -> Callable[[], None]:
+        """Makes the model answer with `count` segments, tiles of a grid, in every image; what it returns undoes it.
+
+        The forward pass is not spared anything: only what the network says last is replaced.
+        """
+        undo = self.adapter.plant_segments(self.module, count)
+        if undo is not None:
+            return undo
+        self._planted = count
+
+        def forget() -> None:
+            self._planted = None
+
+        return forget
+
+    @contextlib.contextmanager
+    def numerics(self) -> Iterator[None]:
+        """The arithmetic that `precision` names. TF32 is off unless asked for, also where torch's default has it on."""
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
+        if self.precision not in _AUTOCAST:
+            yield
+            return
+        with torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision]):
+            yield
+
+
+def open_model(
+    spec: ModelSpec,
+    *,
+    weights: str = "auto",
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    seed: int = 0,
+    speedups: bool = True,
+    compiled: bool = False,
+    download: bool = False,
+    reporter: Reporter = SILENT,
+) -> Model:
+    """The model of a spec, ready to run.
+
+    weights: "auto" (the config's), "random" (drawn from `seed`), a path, or a URL. With other weights than the config's
+        the model's published numbers go: they are claims about those weights.
+    device: auto, cpu, cuda, cuda:N or mps
+    speedups: False keeps the network as its library has it, with the attention weights and masks of every decoder layer
+    compiled: the backbone is compiled by torch.compile when it first runs, which takes a minute and needs a compiler
+    download: fetch weights that are a URL and not here, else the error says how; reporter: hears of the bytes
+    Raises BadModel, BadCheckpoint, BadArgument, DownloadFailed.
+    """
+    chosen = choose_device(device) if isinstance(device, str) else device
+    check_precision(precision, chosen)
+    made = import_named(spec.adapter, spec)
+    if not (isinstance(made, type) and issubclass(made, Adapter)):
+        # Imported here, as a function's model is one more kind of model.
+        from panbench.models.functions import open_factory
+
+        return open_factory(spec, made, precision=precision, weights=weights)
+    spec, path = resolve_weights(spec, weights, needed=made.needs_weights, download=download, reporter=reporter)
+    adapter = made(spec)
+    torch.manual_seed(seed)
+    module = adapter.build()
+    checkpoint = None
+    if path is not None:
+        checkpoint = load_checkpoint(path)
+        apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=adapter.rename(checkpoint.state_dict)))
+    model = HostedModel(
+        adapter,
+        module,
+        device=chosen,
+        precision=precision,
+        checkpoint=checkpoint,
+        seed=seed,
+        random_weights=weights == "random",
+        speedups=speedups,
+    )
+    if compiled:
+        backbone = getattr(model.module, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise BadArgument(f"--compile: {spec.title} has no module named backbone to compile. Leave --compile out.")
+        cast(Any, model.module).backbone = torch.compile(backbone, dynamic=True)
+        model.compiled = True
+    return model
+
+
+def resolve_weights(
+    spec: ModelSpec,
+    weights: str,
+    *,
+    needed: bool = True,
+    download: bool = False,
+    reporter: Reporter = SILENT,
+) -> tuple[ModelSpec, Path | None]:
+    """The model with the weights that are asked for, and their file; None for random weights.
+
+    weights, download, reporter: as in `open_model`
+    needed: whether a config that names no weights is an error
+    Raises BadCheckpoint when they are not here and may not be fetched, DownloadFailed when fetching fails.
+    """
+    if weights == "random" or (weights == "auto" and spec.weights is None and not needed):
+        return spec, None
+    if weights != "auto":
+        spec = with_weights(spec, weights)
+        if "://" not in weights:
+            return spec, Path(weights).expanduser()
+    return spec, fetch_weights(
+        spec, progress=counter(reporter, f"{spec.title}: weights", "bytes"), offline=not download
+    )
+
+
+def way_of_running(model: Model) -> dict[str, Any]:
+    """How a model computes: precision, whether its backbone is compiled, and the seed of random weights."""
+    return {
+        "precision": getattr(model, "precision", "fp32"),
+        "compiled": getattr(model, "compiled", False),
+        "seed": getattr(model, "seed", 0),
+    }
+
+
+def import_named(name: str, spec: ModelSpec) -> Any:
+    """What `package.module:attribute` names. Raises BadModel when it cannot be imported, or has no such attribute."""
+    module_name, _, attribute = name.partition(":")
+    # As with `python -m`: a module in the current folder can be named.
+    here = str(Path.cwd())
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise
+        raise BadModel(f"{spec.title}: there is no Python module {module_name} ({name} is not importable).") from error
+    except (ImportError, SyntaxError) as error:
+        raise BadModel(f"{spec.title}: {module_name} cannot be imported ({type(error).__name__}: {error}).") from error
+    finally:
+        if added:
+            sys.path.remove(here)
+    try:
+        return getattr(module, attribute)
+    except AttributeError:
+        raise BadModel(f"{spec.title}: the module {module_name} has nothing named {attribute!r}.") from None
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` names: auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, mps. BadArgument."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise BadArgument(f"--device {name} is unknown; it is auto, cpu, cuda, cuda:N or mps.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        reason = "this PyTorch has no CUDA" if torch.version.cuda is None else "no CUDA device is found"
+        raise BadArgument(f"--device {name}: {reason}. Use --device cpu, or install a CUDA build of PyTorch.")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise BadArgument(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise BadArgument("--device mps: this machine or this PyTorch has no Metal. Use --device cpu.")
+    return torch.device(name)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises BadArgument for a precision that is unknown or that the device does not have."""
+    if precision not in PRECISIONS:
+        raise BadArgument(f"--precision {precision} is unknown; it is one of {', '.join(PRECISIONS)}.")
+    if precision == "tf32" and device.type != "cuda":
+        raise BadArgument(f"--precision tf32 needs a CUDA device; this run is on {device}.")
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers a model learns or has learned; buffers such as BatchNorm's statistics are not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def read_rgb(scene: Scene) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) red, green, blue of a scene's image. Raises BadDataset: not decodable, or not of the stated size."""
+    image = scene.image
+    bgr = decode(str(scene.image_path))
+    if bgr is None:
+        raise BadDataset(f"{scene.image_path} (image {image.id}) cannot be decoded as an image.")
+    refuse_other_size(scene, (bgr.shape[0], bgr.shape[1]))
+    return np.ascontiguousarray(bgr[..., ::-1])
+
+
+def decode(path: str) -> npt.NDArray[np.uint8] | None:
+    """(H, W, 3) blue, green, red of an image file, None when it cannot be read as one."""
+    try:
+        return cast("npt.NDArray[np.uint8] | None", cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR))
+    except (OSError, cv2.error):
+        return None
+
+
+def refuse_other_size(scene: Scene, found: tuple[int, int]) -> None:
+    """Raises BadDataset when an image's (height, width) is not what its dataset says."""
+    image = scene.image
+    if found != (image.height, image.width):
+        raise BadDataset(
+            f"{scene.image_path} (image {image.id}) is {found[0]}×{found[1]} but the JSON says "
+            f"{image.height}×{image.width} (height × width)."
+        )
+
+
+def _refuse_not_finite(output: Output) -> None:
+    # What is on the host already costs nothing to look at; masks are looked at by the rule, with the map.
+    if isinstance(output, Candidates) and not np.isfinite(output.gate).all():
+        raise NonFiniteOutput("scores")
+    if isinstance(output, Instances) and not np.isfinite(output.scores).all():
+        raise NonFiniteOutput("scores")

@@ -1,0 +1,162 @@
+"""What leaves a model, as plain records on the device, one an image. No fusion rule knows which network made them.
+
+`softmax_candidates` and `sigmoid_candidates` are the two common ways from a network's class logits to candidates; an
+adapter may score its queries in any other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = [
+    "NO_LABEL",
+    "Candidates",
+    "FinishedMap",
+    "Frame",
+    "Instances",
+    "LabelledSegment",
+    "NonFiniteOutput",
+    "Output",
+    "sigmoid_candidates",
+    "softmax_candidates",
+]
+
+NO_LABEL = -1
+"""The label of a query that says "there is nothing": no rule takes it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image's way through the model, as (height, width): padded with its batch, resized, and as it was."""
+
+    padded: tuple[int, int]
+    resized: tuple[int, int]
+    original: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The masks that compete for the pixels of one image, as query decoders give them: K candidates, in any order."""
+
+    labels: npt.NDArray[np.int64]
+    """(K,) on the host: the contiguous label of each candidate, or NO_LABEL."""
+    gate: npt.NDArray[np.float32]
+    """(K,) on the host: how sure the model is of the candidate; rules hold their score thresholds against it."""
+    weight: Tensor
+    """(K,) float32 on the device: how strongly the candidate competes for pixels. For most families it is the gate."""
+    masks: Tensor
+    """(K, h, w) on the device, of the padded input's extent."""
+    frame: Frame
+    isthing: tuple[bool, ...]
+    """For each label of the model, whether it is a thing."""
+    activation: Literal["sigmoid", "identity"] = "sigmoid"
+    """What makes probabilities of `masks`: "sigmoid" of logits, "identity" where they are probabilities already."""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Boxes with masks, by falling score, and a semantic map of one image, as Panoptic FPN gives them."""
+
+    boxes: Tensor | None
+    """(N, 4) float on the device, x1 y1 x2 y2 in pixels of the original image. None: each mask covers the image."""
+    masks: Tensor
+    """(N, m, m) probabilities on the device, stretched over the boxes; without boxes (N, height, width)."""
+    labels: tuple[int, ...]
+    scores: tuple[float, ...]
+    semantic_logits: Tensor
+    """(C, h, w) on the device, of the padded input's extent."""
+    semantic_labels: tuple[int, ...]
+    """The label that each of the C channels stands for; NO_LABEL for the channel that means "a thing"."""
+    frame: Frame
+
+
+@dataclass(frozen=True)
+class LabelledSegment:
+    """A segment of an id map, with the model's contiguous label; `score` is None where the model gives none."""
+
+    id: int
+    label: int
+    area: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class FinishedMap:
+    """An id map that needs no fusion: (H, W) int32 on the host, 0 = void, and the segments that it holds."""
+
+    ids: npt.NDArray[np.int32]
+    segments: tuple[LabelledSegment, ...]
+    frame: Frame
+
+    def to_host(self) -> "FinishedMap":
+        """The same; it never was elsewhere."""
+        return self
+
+
+Output = Candidates | Instances | FinishedMap
+"""What a model says of one image."""
+
+
+class NonFiniteOutput(Exception):
+    """The model's output holds NaN or infinity; the message names the output."""
+
+
+def softmax_candidates(
+    class_logits: Tensor, mask_logits: Tensor, frames: Sequence[Frame], isthing: tuple[bool, ...]
+) -> list[Candidates]:
+    """Candidates scored by the softmax over the classes and "nothing", the last one. [Cheng et al. 2021, sec. 3.4]
+
+    class_logits: (B, Q, classes + 1); mask_logits: (B, Q, h, w), both on the device.
+    The one wait for the device of a batch happens here. Raises NonFiniteOutput.
+    """
+    scores, labels = class_logits.float().softmax(dim=-1).max(dim=-1)
+    labels = torch.where(labels == class_logits.shape[-1] - 1, NO_LABEL, labels)
+    return _candidates(class_logits, scores, labels, scores, mask_logits, frames, isthing)
+
+
+def sigmoid_candidates(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    frames: Sequence[Frame],
+    isthing: tuple[bool, ...],
+    *,
+    temperature: float | None = None,
+) -> list[Candidates]:
+    """Candidates scored by the largest of their independent class probabilities; there is no class "nothing".
+
+    class_logits: (B, Q, classes); mask_logits: (B, Q, h, w), both on the device.
+    temperature: Mask DINO's: label and weight are then those of softmax(sigmoid / temperature), which sharpens the
+        competition, and the gate stays the sigmoid. [Li et al. 2023; IDEA-Research/MaskDINO, `pano_temp`]
+    The one wait for the device of a batch happens here. Raises NonFiniteOutput.
+    """
+    probabilities = class_logits.float().sigmoid()
+    gate, labels = probabilities.max(dim=-1)
+    weight = gate
+    if temperature is not None:
+        weight, labels = (probabilities / temperature).softmax(dim=-1).max(dim=-1)
+    return _candidates(class_logits, gate, labels, weight, mask_logits, frames, isthing)
+
+
+def _candidates(
+    class_logits: Tensor,
+    gate: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    masks: Tensor,
+    frames: Sequence[Frame],
+    isthing: tuple[bool, ...],
+) -> list[Candidates]:
+    finite = torch.isfinite(class_logits).flatten(1).all(dim=1)
+    # All that the host needs in one copy. Labels are small numbers, so float32 holds them exactly.
+    host = torch.stack([gate, labels.float(), finite[:, None].expand_as(gate).float()]).cpu().numpy()
+    if not host[2].all():
+        raise NonFiniteOutput("class logits")
+    return [
+        Candidates(host[1, image].astype(np.int64), host[0, image], weight[image], masks[image], frame, isthing)
+        for image, frame in enumerate(frames)
+    ]

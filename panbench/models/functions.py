@@ -1,0 +1,130 @@
+"""A model that is any Python function: image in, id map and segments out. JAX, TensorFlow, another process, a folder.
+
+`--model package.module:factory` calls `factory()`. It returns a `Model`, or a function
+
+    def segment(image):                     # (H, W, 3) uint8: red, green, blue
+        return ids, [{"id": 1, "category_id": 17, "score": 0.9}, …]
+
+with (H, W) whole numbers, 0 where nothing is, and a segment for each other number; `score` may be left out. With an
+attribute `categories` (COCO's dicts: id, name, isthing) the categories are matched with the dataset's by name; without,
+`category_id` is the dataset's own.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from panbench.base.errors import BadArgument, BadModel
+from panbench.catalog import ModelSpec
+from panbench.models.base import LoadedImage, Model, read_rgb
+from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
+from panbench.models.rules import Rule
+from panbench.models.rules.given import Given
+from panbench.panoptic.types import Category, Scene
+
+_MEMBERS = ("class_names", "isthing", "device", "rule", "describe", "load", "candidates")
+
+
+def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str) -> Model:
+    """The model that a factory returns, or one around the function that it returns. Raises BadModel, BadArgument."""
+    if not callable(factory):
+        raise BadModel(f"{spec.adapter} is a {type(factory).__name__}; it must be a function that returns a model.")
+    if weights not in ("auto", "random"):
+        raise BadArgument(f"--weights {weights}: {spec.adapter} brings its own weights. Leave --weights out.")
+    made = factory()
+    missing = [name for name in _MEMBERS if not hasattr(made, name)]
+    if not missing:
+        return cast(Model, made)
+    if not callable(made):
+        raise BadModel(
+            f"{spec.adapter} returned a {type(made).__name__} without {', '.join(missing)}. It must return a model "
+            "(panbench.models.base.Model) or a function that takes an image and returns an id map and its segments."
+        )
+    if precision != "fp32":
+        raise BadArgument(f"--precision {precision}: {spec.adapter} is a function, whose precision is its own.")
+    return FunctionModel(spec, made)
+
+
+class FunctionModel:
+    """A function from image to id map and segments, as a model."""
+
+    def __init__(self, spec: ModelSpec, function: Callable[[Any], Any]) -> None:
+        """Reads the function's `categories`, where it has them. Raises BadModel when they are not COCO's."""
+        self.spec = spec
+        self.device = torch.device("cpu")
+        self.rule: Rule = Given()
+        self._function = function
+        # The loop runs two batches at a time on a CPU; nobody promised that the function may be called so.
+        self._lock = threading.Lock()
+        categories = [_category(spec, each) for each in getattr(function, "categories", None) or ()]
+        self.class_names = tuple(category.name for category in categories)
+        self.isthing = tuple(category.isthing for category in categories)
+        self._label_of = {category.id: label for label, category in enumerate(categories)} or None
+
+    def describe(self) -> dict[str, Any]:
+        """What run.json says of the model: that it is a function, and which."""
+        spec = self.spec
+        keys = ("family", "backbone", "config", "config_sha256", "weights", "weights_sha256", "params", "published")
+        named = {"name": spec.name, "title": spec.title, "adapter": spec.adapter, "random_weights": False}
+        return {**named, **dict.fromkeys(keys)}
+
+    def load(self, scene: Scene) -> LoadedImage:
+        """Decodes one image; safe to call from several threads. Raises BadDataset naming the file."""
+        return LoadedImage(scene, torch.from_numpy(read_rgb(scene)), None)
+
+    def candidates(self, batch: Sequence[LoadedImage]) -> list[FinishedMap]:
+        """The id map of each image, one after the other. Raises BadModel when the function returns something else."""
+        return [self._finished(image) for image in batch]
+
+    def _finished(self, image: LoadedImage) -> FinishedMap:
+        rgb = image.inputs.numpy()
+        where = f"{self.spec.title} on {image.scene.image.file_name} (image {image.scene.image.id})"
+        with self._lock:
+            answer = self._function(rgb)
+        if not isinstance(answer, tuple | list) or len(answer) != 2:
+            raise BadModel(f"{where} returned a {type(answer).__name__}; it must return (id map, segments).")
+        given = answer[0].detach().cpu() if isinstance(answer[0], torch.Tensor) else answer[0]
+        ids = np.asarray(given)
+        if ids.shape != rgb.shape[:2] or ids.dtype.kind not in "iu":
+            raise BadModel(
+                f"{where} returned an id map of shape {ids.shape} and type {ids.dtype}; it must be whole numbers of "
+                f"shape {rgb.shape[:2]}."
+            )
+        found, areas = np.unique(ids, return_counts=True)
+        area_of = dict(zip(found.tolist(), areas.tolist(), strict=True))
+        segments = tuple(self._segments(answer[1], area_of, where))
+        if unnamed := sorted(set(area_of) - {0, *(segment.id for segment in segments)}):
+            raise BadModel(f"{where} returned a map with the id {unnamed[0]} and no segment of that id.")
+        size = (rgb.shape[0], rgb.shape[1])
+        return FinishedMap(ids.astype(np.int32), segments, Frame(size, size, size))
+
+    def _segments(self, given: Iterable[Any], area_of: Mapping[int, int], where: str) -> Iterable[LabelledSegment]:
+        seen: set[int] = set()
+        for each in given:
+            try:
+                segment_id, category = int(each["id"]), int(each["category_id"])
+            except (TypeError, KeyError, ValueError) as error:
+                raise BadModel(f"{where} returned the segment {each!r}; it needs `id` and `category_id`.") from error
+            if segment_id == 0 or segment_id in seen:
+                raise BadModel(
+                    f"{where} returned {'a segment 0' if segment_id == 0 else f'two segments {segment_id}'}."
+                )
+            seen.add(segment_id)
+            if self._label_of is not None and category not in self._label_of:
+                raise BadModel(f"{where} returned category {category}, which is not in its own `categories`.")
+            label = category if self._label_of is None else self._label_of[category]
+            score = each.get("score")
+            if area_of.get(segment_id):
+                yield LabelledSegment(segment_id, label, area_of[segment_id], None if score is None else float(score))
+
+
+def _category(spec: ModelSpec, given: Any) -> Category:
+    if isinstance(given, Category):
+        return given
+    try:
+        return Category(int(given["id"]), str(given["name"]), bool(given["isthing"]))
+    except (TypeError, KeyError, ValueError) as error:
+        raise BadModel(f"{spec.title}: the category {given!r} needs `id`, `name` and `isthing`.") from error

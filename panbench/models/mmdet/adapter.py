@@ -1,0 +1,109 @@
+"""mmdet's panoptic models: one adapter for the families of families.py.
+
+Images go through the test pipeline of the model's own config, but for what reads ground truth. The forward pass calls
+mmdet's modules.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from panbench.base.errors import BadDataset, BadModel
+from panbench.catalog import ModelSpec
+from panbench.models.base import Adapter, HostedModel, LoadedImage, decode, refuse_other_size
+from panbench.models.candidates import Output
+from panbench.models.checkpoints import Checkpoint
+from panbench.models.mmdet import operators
+from panbench.models.mmdet.attention import attend
+from panbench.models.mmdet.config import build_model, describe_backbone, family_of, in_scope_of, load_config
+from panbench.models.mmdet.families import Family
+from panbench.models.mmdet.inputs import frame_of, innermost_dataset, pipeline_of, preprocessed
+from panbench.models.mmdet.speedups import speed_up
+from panbench.panoptic.types import Scene
+
+
+class MmdetAdapter(Adapter):
+    """Panoptic FPN, MaskFormer and Mask2Former of mmdet 3.3.0, and classes that inherit from them."""
+
+    kind: Family
+    """The family of the built module."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Reads the config file, which is Python and is run. Raises BadModel."""
+        super().__init__(spec)
+        self.config = load_config(spec)
+        self.config_text = self.config.pretty_text
+        self.backbone = spec.backbone or describe_backbone(self.config)
+        self.versions = {"operators": operators.install()}
+
+    def build(self) -> nn.Module:
+        """The config's model; nothing is downloaded for its backbone. Raises BadModel."""
+        module = build_model(self.config)
+        self.kind = family_of(module)
+        self.family = self.kind.name
+        things, stuff = self.kind.counts(module)
+        self.isthing = (True,) * things + (False,) * stuff
+        self.rule = self.kind.rule(module)
+        return module
+
+    def loaded(self, module: nn.Module, checkpoint: Checkpoint | None) -> None:
+        """The categories are the config's, or the checkpoint's, or those of the config's type of dataset."""
+        self.class_names = _class_names(self.config, checkpoint, len(self.isthing))
+        self._pipeline = pipeline_of(self.config)
+
+    def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """mmdet's modules without what only training needs."""
+        return speed_up(module, self.kind, device)
+
+    def read(self, scene: Scene) -> LoadedImage:
+        """The image through the config's test pipeline: `inputs` (3, h, w) uint8, and mmdet's sample with the sizes."""
+        image = scene.image
+        record = {"img_path": str(scene.image_path), "img_id": image.id, "height": image.height, "width": image.width}
+        try:
+            packed = self._pipeline(record)
+        except Exception as error:
+            if scene.image_path is None or decode(str(scene.image_path)) is None:
+                raise BadDataset(f"{scene.image_path} (image {image.id}) cannot be decoded as an image.") from error
+            raise BadModel(
+                f"{self.spec.config}: the test pipeline fails on {scene.image_path} ({type(error).__name__}: {error})."
+            ) from error
+        height, width = packed["data_samples"].metainfo["ori_shape"][:2]
+        refuse_other_size(scene, (height, width))
+        return LoadedImage(scene, packed["inputs"], packed["data_samples"])
+
+    def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> list[Output]:
+        """Normalised, padded and sent to the device by mmdet's own preprocessor, then through the family's heads."""
+        inputs, samples = preprocessed(module, batch)
+        frames = [frame_of(sample.metainfo) for sample in samples]
+        return self.kind.outputs(module, inputs, samples, frames, self.isthing)
+
+    def attend(self, model: HostedModel, scene: Scene, **wishes: Any) -> Any:
+        """What queries looked at, read off the decoder's cross-attention. Raises BadModel for Panoptic FPN."""
+        return attend(model, scene, **wishes)
+
+    def plant_segments(self, module: nn.Module, count: int) -> Callable[[], None]:
+        """Replaces what mmdet's heads say last, on whichever side the module runs."""
+        return self.kind.plant(module, count)
+
+
+def _class_names(config: Config, checkpoint: Checkpoint | None, count: int) -> tuple[str, ...]:
+    """The names of the model's labels: from the config, else the checkpoint, else the config's type of dataset."""
+    dataset = innermost_dataset(config)
+    stated = [(dataset.get("metainfo") or {}).get("classes"), checkpoint and checkpoint.classes]
+    with in_scope_of(config), contextlib.suppress(Exception):
+        from mmdet.registry import DATASETS
+
+        kind: Any = dataset["type"]
+        dataset_type: Any = kind if isinstance(kind, type) else DATASETS.get(kind)
+        stated.append(dataset_type.METAINFO.get("classes"))
+    for names in stated:
+        if names and len(names) == count:
+            return tuple(names)
+    raise BadModel(
+        f"{config.filename} does not name its model's {count} categories. Add "
+        "test_dataloader = dict(dataset=dict(metainfo=dict(classes=(…)))), things first."
+    )

@@ -1,0 +1,201 @@
+"""mmdet's panoptic families: which detector each is, how its heads are read, and by which rule its paper fuses.
+
+The one registry of them: config.py, speedups.py, attention.py and adapter.py ask it. A further detector of mmdet is a
+class here, a line in FAMILIES, and a line in `panbench.catalog.FAMILIES`.
+"""
+
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from panbench.models.candidates import NO_LABEL, Frame, Instances, Output, softmax_candidates
+from panbench.models.mmdet import operators, speedups, synthetic
+from panbench.models.rules import Rule
+from panbench.models.rules.compete import Mask2Former as Mask2FormerRule
+from panbench.models.rules.compete import MaskFormer as MaskFormerRule
+from panbench.models.rules.panoptic_fpn import PanopticFPN as PanopticFPNRule
+
+
+class Family:
+    """A detector class of mmdet, with whatever inherits from it."""
+
+    name: str
+    """As configs and run.json name it."""
+    detector: str
+    """mmdet's class."""
+    has_queries: bool = False
+
+    def configure(self, description: Any) -> None:
+        """Turns off, in a config's model, what PQ does not need; in place."""
+
+    def counts(self, module: Any) -> tuple[int, int]:
+        """How many things and how much stuff the model knows; mmdet numbers things first."""
+        head = module.panoptic_fusion_head
+        return int(head.num_things_classes), int(head.num_stuff_classes)
+
+    def rule(self, module: Any) -> Rule:
+        """The rule of its paper, with the thresholds of the config's `test_cfg`."""
+        raise NotImplementedError
+
+    def outputs(
+        self,
+        module: Any,
+        inputs: Tensor,
+        samples: Sequence[Any],
+        frames: Sequence[Frame],
+        isthing: tuple[bool, ...],
+    ) -> list[Output]:
+        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput."""
+        raise NotImplementedError
+
+    def speed_up(self, module: Any, device: torch.device) -> None:
+        """Takes out of the heads, in place, what only training needs."""
+
+    def plant(self, module: Any, count: int) -> Callable[[], None]:
+        """Makes the heads answer with `count` segments; what it returns undoes it."""
+        raise NotImplementedError
+
+
+class PanopticFPN(Family):
+    """Mask R-CNN with a semantic branch. [Kirillov et al. 2019]"""
+
+    name = "panoptic-fpn"
+    detector = "PanopticFPN"
+
+    def rule(self, module: Any) -> Rule:
+        """mmdet's heuristic head; the detection's own score threshold (`rcnn.score_thr`) was applied before it."""
+        test = module.panoptic_fusion_head.test_cfg
+        return PanopticFPNRule(
+            score=0.0,
+            overlap=test.mask_overlap,
+            stuff_area=test.stuff_area_limit,
+            mask=module.roi_head.test_cfg.mask_thr_binary,
+        )
+
+    def outputs(
+        self,
+        module: Any,
+        inputs: Tensor,
+        samples: Sequence[Any],
+        frames: Sequence[Frame],
+        isthing: tuple[bool, ...],
+    ) -> list[Output]:
+        """Detections by falling score with the mask of their class, and the semantic logits."""
+        head = module.roi_head
+        features = module.extract_feat(inputs)
+        proposals = module.rpn_head.predict(features, samples, rescale=False)
+        metas = [sample.metainfo for sample in samples]
+        found = head.predict_bbox(features, metas, proposals, rcnn_test_cfg=head.test_cfg, rescale=False)
+        semantic = module.semantic_head(features)["seg_preds"]
+        counts = [len(instances) for instances in found]
+        boxes = torch.cat([instances.bboxes for instances in found])
+        scores, labels = (torch.cat([instances[key] for instances in found]) for key in ("scores", "labels"))
+        if len(boxes):
+            owner = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(counts)).to(boxes)
+            masks = head._mask_forward(features, torch.cat([owner[:, None], boxes], dim=1))["mask_preds"].sigmoid()
+            row = torch.arange(len(masks), device=masks.device)
+            masks = masks[:, 0] if head.mask_head.class_agnostic else masks[row, labels]
+        else:
+            masks = semantic.new_zeros((0, 1, 1))
+        host = torch.stack([scores.float(), labels.float()]).cpu()
+        stuff = tuple(label for label, thing in enumerate(isthing) if not thing)
+        start = 0
+        outputs: list[Output] = []
+        for frame, meta, logits, count in zip(frames, metas, semantic, counts, strict=True):
+            rows = slice(start, start + count)
+            start += count
+            order = torch.argsort(-host[0, rows])
+            there = order.to(boxes.device)
+            scale = boxes.new_tensor(meta.get("scale_factor", (1.0, 1.0))).repeat((1, 2))
+            outputs.append(
+                Instances(
+                    boxes=(boxes[rows] / scale)[there],
+                    masks=masks[rows][there],
+                    labels=tuple(int(label) for label in host[1, rows][order]),
+                    scores=tuple(host[0, rows][order].tolist()),
+                    semantic_logits=logits,
+                    semantic_labels=(*stuff, NO_LABEL),
+                    frame=frame,
+                )
+            )
+        return outputs
+
+    def plant(self, module: Any, count: int) -> Callable[[], None]:
+        """Plants `count` instances; the stuff between them stays as the model says."""
+        return synthetic.plant_instances(module, count)
+
+
+class MaskFormer(Family):
+    """Queries that each give a class and a mask. [Cheng et al. 2021]"""
+
+    name = "maskformer"
+    detector = "MaskFormer"
+    has_queries = True
+
+    def configure(self, description: Any) -> None:
+        """Instance results are of no use to PQ."""
+        if description.get("test_cfg"):
+            description.test_cfg.instance_on = False
+
+    def rule(self, module: Any) -> Rule:
+        """MaskFormer's rule, or Mask2Former's where the config drops uncertain pixels (`filter_low_score`)."""
+        test = module.panoptic_fusion_head.test_cfg
+        rule = Mask2FormerRule if test.get("filter_low_score", False) else MaskFormerRule
+        return rule(score=test.get("object_mask_thr", 0.8), overlap=test.get("iou_thr", 0.8))
+
+    def outputs(
+        self,
+        module: Any,
+        inputs: Tensor,
+        samples: Sequence[Any],
+        frames: Sequence[Frame],
+        isthing: tuple[bool, ...],
+    ) -> list[Output]:
+        """The last decoder layer's classes and masks."""
+        class_logits, mask_logits = module.panoptic_head(module.extract_feat(inputs), samples)
+        return list(softmax_candidates(class_logits[-1], mask_logits[-1], frames, isthing))
+
+    def speed_up(self, module: Any, device: torch.device) -> None:
+        """(layers, batch, queries, channels) → the last layer, before it is multiplied with every pixel."""
+        module.panoptic_head.transformer_decoder.register_forward_hook(lambda decoder, inputs, output: output[-1:])
+
+    def plant(self, module: Any, count: int) -> Callable[[], None]:
+        """Plants `count` queries."""
+        return synthetic.plant_queries(module, count)
+
+
+class Mask2Former(MaskFormer):
+    """MaskFormer with masked attention. [Cheng et al. 2022]"""
+
+    name = "mask2former"
+    detector = "Mask2Former"
+
+    def speed_up(self, module: Any, device: torch.device) -> None:
+        """Masks of the last layer alone; deformable attention as matrix products on a CPU."""
+        head = module.panoptic_head
+        head.forward = types.MethodType(speedups.last_layer_of_mask2former, head)
+        if device.type == "cpu":
+            operators.speed_up_deformable_attention()
+
+
+FAMILIES: tuple[Family, ...] = (PanopticFPN(), MaskFormer(), Mask2Former())
+
+
+def family_of_detector(name: str) -> Family | None:
+    """The family of a detector of mmdet by its name, with or without `mmdet.`; None for any other."""
+    return next((family for family in FAMILIES if family.detector == name.removeprefix("mmdet.")), None)
+
+
+def family_of_class(class_: type) -> Family | None:
+    """The family of a class that is or inherits from one of mmdet's detectors; None for any other."""
+    from mmdet.models import detectors
+
+    # In the order of inheritance: mmdet's Mask2Former is a MaskFormer, too.
+    for base in class_.__mro__:
+        for family in FAMILIES:
+            if base is getattr(detectors, family.detector):
+                return family
+    return None

@@ -1,0 +1,80 @@
+"""Masks brought to the original image's size, in blocks that bound memory, and without work that cannot matter."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panbench.models.candidates import Frame
+
+ELEMENTS_AT_ONCE = 1 << 25
+"""Bound on the values of one upsampled block: 2^25 float32 are 128 MiB."""
+
+
+def upsample(maps: Tensor, frame: Frame) -> Tensor:
+    """(K, H, W) at the original size from (K, h, w) of the padded input's extent, in the papers' two bilinear steps.
+
+    To the padded input's size, cropped to the image as it was resized, to the original size.
+    """
+    maps = to_resized(maps, frame)
+    if frame.resized != frame.original:
+        maps = F.interpolate(maps[:, None], size=frame.original, mode="bilinear", align_corners=False)[:, 0]
+    return maps.contiguous()
+
+
+def to_resized(maps: Tensor, frame: Frame) -> Tensor:
+    """(K, H, W) at the size that the image was resized to, from (K, h, w) of the padded input's extent."""
+    if tuple(maps.shape[-2:]) != frame.padded:
+        maps = F.interpolate(maps[None], size=frame.padded, mode="bilinear", align_corners=False)[0]
+    return maps[:, : frame.resized[0], : frame.resized[1]]
+
+
+def upsampled_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]:
+    """(index of the first map, float32 maps at the original size) for blocks of maps, each of bounded memory."""
+    height, width = frame.original
+    per_map = max(height * width, frame.padded[0] * frame.padded[1])
+    block = max(1, ELEMENTS_AT_ONCE // per_map)
+    for start in range(0, len(maps), block):
+        yield start, upsample(maps[start : start + block].float(), frame)
+
+
+def semantic_argmax(logits: Tensor, frame: Frame) -> Tensor:
+    """(H, W) int64: the channel of highest upsampled logit at each pixel of the original image; logits (C, h, w)."""
+    channels = possible_winners(logits) if _enlarges(logits, frame) else None
+    kept = logits if channels is None else logits[channels]
+    best: Tensor | None = None
+    winner = torch.zeros(frame.original, dtype=torch.int64, device=logits.device)
+    for start, values in upsampled_blocks(kept, frame):
+        for offset in range(len(values)):
+            if best is None:
+                best = values[0].clone()
+                continue
+            winner.masked_fill_(values[offset] > best, start + offset)
+            best = torch.maximum(best, values[offset])
+    return winner if channels is None else channels[winner]
+
+
+def possible_winners(logits: Tensor) -> Tensor | None:
+    """The channels, ascending, that can be the highest at some point between pixels; None to try all.
+
+    logits: (C, h, w). None off the CPU, where choosing would mean waiting for the device.
+
+    Enlarging is linear: each upsampled value of a channel is a mean of its logits in a 3×3 neighbourhood, with weights
+    that all channels share. So a channel whose highest logit in a neighbourhood is below the lowest of any one other
+    channel there loses in all of it, whatever the weights; a channel that loses everywhere need not be upsampled.
+    Of COCO's 54 semantic channels a handful is left.
+    """
+    if logits.device.type != "cpu" or len(logits) < 8:
+        return None
+    logits = logits.float()
+    highest = F.max_pool2d(logits[None], 3, stride=1, padding=1)[0]
+    lowest = -F.max_pool2d(-logits[None], 3, stride=1, padding=1)[0]
+    # A margin far above the rounding of bilinear weights: a channel this far below cannot be rounded into a tie.
+    bar = lowest.amax(dim=0)
+    bar = bar - 1e-4 * (1.0 + bar.abs())
+    return torch.nonzero((highest >= bar).flatten(1).any(dim=1)).flatten()
+
+
+def _enlarges(logits: Tensor, frame: Frame) -> bool:
+    return logits.shape[-2] <= frame.padded[0] and logits.shape[-1] <= frame.padded[1]
