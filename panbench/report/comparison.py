@@ -8,17 +8,21 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pandas as pd
 from rich.console import Console, Group
+from rich.text import Text
 
 from panbench.base.errors import BadArgument
+from panbench.metrics.errors import assign_causes, lost_pq
 from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics
 from panbench.metrics.uncertainty import Comparison
 from panbench.metrics.uncertainty import compare as weigh
-from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, as_text, percent, signed
+from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, as_text, markdown_text, percent, plain, signed
 from panbench.report.tables import ComparisonRow, compare, comparison_grid, labels, render, row_record, typed_table
+from panbench.report.verdict import Lost, Verdict, verdict
 from panbench.runs import Run
 
 __all__ = ["Standing", "standing"]
@@ -40,16 +44,27 @@ class Standing:
     grids: the comparison first, then what was asked for besides
     details: long tables by name ("per_category", "by"): run, group or category, metric, value, low, high; fractions
     digits: decimals of percentages
+    comparison: the tests behind the ranks, whose runs are named as `keys` of the rows; None without them
+    verdict: what they say, in words; None without tests
     """
 
     rows: tuple[ComparisonRow, ...]
     grids: tuple[Grid, ...]
     details: Mapping[str, pd.DataFrame]
     digits: int = 2
+    comparison: Comparison | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """What `comparison` calls each row's run."""
+        return _keys(self.rows)
 
     def text(self, width: int = 120) -> str:
         """All tables as a terminal of `width` columns shows them, without colours."""
         console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
+        if self.verdict is not None:
+            console.print(Text(plain(self.verdict.text())), "", crop=False, sep="\n")
         console.print(Group(*map(as_text, self.grids[:1])), crop=False)
         for grid in self.grids[1:]:
             console.print(Group("", as_text(grid)), crop=False)
@@ -57,8 +72,9 @@ class Standing:
         return console.file.getvalue()
 
     def markdown(self) -> str:
-        """All tables, one below the other."""
-        return "\n".join(as_markdown(grid) for grid in self.grids)
+        """The verdict and all tables, one below the other."""
+        words = [] if self.verdict is None else [markdown_text(self.verdict.text()) + "\n"]
+        return "\n".join([*words, *(as_markdown(grid) for grid in self.grids)])
 
     def latex(self) -> str:
         """All tables, one below the other; in the first, PQ has half the width of its interval beside it."""
@@ -126,11 +142,13 @@ def standing(
         baseline = _baseline(baseline, rows, keys)
     grids: list[Grid] = []
     details: dict[str, pd.DataFrame] = {}
+    comparison = words = None
     if weighable and (intervals or per_category):
         comparison = weigh(_statistics(runs, rows, keys), baseline=baseline or _first(keys))
         if intervals:
             rows = [_with_standing(row, key, comparison) for row, key in zip(rows, keys, strict=True)]
             grids.extend(_standing_grids(rows, keys, comparison, digits))
+            words = verdict(comparison, dict(zip(keys, labels(rows), strict=True)), _lost(runs, keys))
         if per_category:
             grids.append(_detail_grid(rows, keys, comparison, "Category", digits))
             details["per_category"] = _details(comparison, of_categories=True)
@@ -138,7 +156,26 @@ def standing(
         sliced = weigh(_statistics(runs, rows, keys, by), baseline=baseline or _first(keys))
         grids.append(_detail_grid(rows, keys, sliced, SLICINGS[by].title.capitalize(), digits))
         details["by"] = _details(sliced, of_categories=False)
-    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits)
+    tests = comparison if intervals else None
+    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits, tests, words)
+
+
+def _lost(runs: Sequence[Run], keys: Sequence[str]) -> Lost:
+    """What each cause takes of a run's PQ in a group, on the images that all runs have; computed when asked for."""
+    shared = frozenset.intersection(*(frozenset(run.image_ids()) for run in runs if run.image_ids()))
+
+    @cache
+    def table(key: str) -> pd.DataFrame:
+        run = runs[keys.index(key)]
+        matched = run.matched if len(shared) == len(run.image_ids()) else run.matched.only(shared)
+        return lost_pq(assign_causes(matched, run.categories), run.categories)
+
+    def of_group(key: str, group: str) -> dict[str, float]:
+        own = table(key)
+        own = own[own["group"] == group]
+        return dict(zip(own["cause"], own["lost"].astype(float), strict=True))
+
+    return of_group
 
 
 def _keys(rows: Sequence[ComparisonRow]) -> list[str]:

@@ -16,6 +16,7 @@ __all__ = [
     "as_latex",
     "as_markdown",
     "as_text",
+    "markdown_text",
     "percent",
     "pipe_table",
     "plain",
@@ -85,14 +86,14 @@ def as_markdown(grid: Grid) -> str:
     """As GitHub renders it, aligned for those who read the source."""
     rows = []
     for row, cells in enumerate(grid.rows):
-        shown = [_markdown(cell) if column < grid.words else _number(cell) for column, cell in enumerate(cells)]
+        shown = [markdown_text(cell) if column < grid.words else _number(cell) for column, cell in enumerate(cells)]
         rows.append([f"**{text}**" if (row, column) in grid.best else text for column, text in enumerate(shown)])
-    lines = pipe_table([_markdown(name) for name in grid.columns], rows, grid.words, ruler=":")
+    lines = pipe_table([markdown_text(name) for name in grid.columns], rows, grid.words, ruler=":")
     if grid.title:
-        lines = [f"**{_markdown(grid.title)}**", "", *lines]
+        lines = [f"**{markdown_text(grid.title)}**", "", *lines]
     if grid.notes:
         # Two spaces at the end of a line break it.
-        lines += ["", *(f"{_markdown(note)}  " for note in grid.notes)]
+        lines += ["", *(f"{markdown_text(note)}  " for note in grid.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -191,7 +192,8 @@ _LATEX_SIGNS = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
 }
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """`text` as Markdown shows it, on one line: nothing in it is markup."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", plain(text))
 
 

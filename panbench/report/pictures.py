@@ -540,7 +540,7 @@ def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
             axes.set_title(layer.title, fontsize=8, pad=3, parse_math=False)
             continue
         beside, at = (
-            offset_copy(axes.transAxes, axes.get_figure(root=True), x, y, "points") for x, y in ((9, 4), (3.5, 6.5))
+            offset_copy(axes.transAxes, cast("Figure", axes.figure), x, y, "points") for x, y in ((9, 4), (3.5, 6.5))
         )
         axes.text(0, 1, layer.title, fontsize=8, parse_math=False, transform=beside)
         style = styles[index]
