@@ -1,6 +1,9 @@
 """What tests share that is no fixture: the command line, a model's run, and a reporter that remembers."""
 
 import functools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,25 @@ from panbench.runs import Run
 MODEL_SETTINGS = ("weights", "device", "precision", "seed", "compiled", "download")
 
 
-def panbench(*arguments: str | Path, columns: int = 400, **environment: str) -> Result:
-    """`panbench …` in this process, on a screen of `columns`; wide by default, so that no sentence is broken."""
+def panbench(*arguments: object, columns: int = 400, cwd: Path | None = None, **environment: str) -> Result:
+    """`panbench …` in this process and the folder `cwd`, on a screen of `columns`: wide, so that no sentence breaks."""
     from panbench.cli.app import app
 
-    words = [str(argument) for argument in arguments]
-    return CliRunner().invoke(app, words, env={"COLUMNS": str(columns), **environment})
+    before = Path.cwd()
+    os.chdir(cwd or before)
+    try:
+        return CliRunner().invoke(
+            app, [str(argument) for argument in arguments], env={"COLUMNS": str(columns), **environment}
+        )
+    finally:
+        os.chdir(before)
+
+
+def panbench_program(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`panbench …` as a program of its own; options are those of `subprocess.run`."""
+    command = [sys.executable, "-m", "panbench", *map(str, arguments)]
+    settings: dict[str, Any] = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 300, **options}
+    return subprocess.run(command, **settings)
 
 
 def evaluated(spec: ModelSpec, dataset: Dataset, out: Path, reporter: Reporter = SILENT, **settings: Any) -> Run:

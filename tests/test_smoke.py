@@ -3,10 +3,10 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support import panbench_program
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -18,8 +18,7 @@ WIDTH = 0.01
 
 def panbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPO), "PANBENCH_CACHE": str(cwd / "cache"), "COLUMNS": "80"}
-    command = [sys.executable, "-m", "panbench", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
+    return panbench_program(*arguments, cwd=cwd, env=environment, timeout=900)
 
 
 @pytest.mark.smoke

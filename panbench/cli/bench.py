@@ -1,7 +1,6 @@
-"""`panbench bench`: parses its arguments, calls `benchmark`, prints a table. cli/app.py mounts it."""
+"""`panbench bench`: speed, memory and FLOPs, on generated images."""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,107 +10,103 @@ from rich.table import Table
 from rich.text import Text
 
 from panbench.base.errors import BadArgument
+from panbench.base.reporter import Silent, Unit
+from panbench.cli import console
+from panbench.cli.command import command, family
+
+app = family()
 
 # As panbench.benchmark names them; that module loads torch, and --help must not.
 STAGES = ("load", "forward", "fusion", "overlap", "write")
 _MODEL, _WHAT = "Models", "What is measured"
 
 
-def mount(app: typer.Typer, *, show: Callable[[Any], None], say: Callable[[str], None]) -> None:
-    """Adds the command to a program.
+@command(
+    app,
+    "bench",
+    "panbench bench --model mask2former-tiny",
+    "panbench bench -m mask2former-r50 --precision fp32,bf16 --batch-size 1,4",
+)
+def bench(
+    model: Annotated[
+        list[str],
+        typer.Option("--model", "-m", metavar="NAME", help="Models, several times or comma-separated."),
+    ],
+    weights: Annotated[
+        str, typer.Option(help="auto, a path, or random.", metavar="WEIGHTS", rich_help_panel=_MODEL)
+    ] = "auto",
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Fetch weights that are not here.", metavar="", rich_help_panel=_MODEL),
+    ] = False,
+    plant: Annotated[
+        int,
+        typer.Option(
+            help="Make the heads answer with N segments an image; for random weights, which find none.",
+            metavar="N",
+            min=0,
+            rich_help_panel=_MODEL,
+        ),
+    ] = 0,
+    size: Annotated[
+        str, typer.Option(help="Height and width of the generated images.", metavar="HxW", rich_help_panel=_WHAT)
+    ] = "480x640",
+    images: Annotated[int, typer.Option(help="How many images.", metavar="N", min=1, rich_help_panel=_WHAT)] = 20,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", rich_help_panel=_WHAT)
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of fp32, tf32, bf16, fp16, comma-separated.", metavar="LIST", rich_help_panel=_WHAT)
+    ] = "fp32",
+    batch_size: Annotated[
+        str, typer.Option(help="Batch sizes, comma-separated.", metavar="LIST", rich_help_panel=_WHAT)
+    ] = "1",
+    warm_up: Annotated[
+        int, typer.Option(help="Batches before the clock runs.", metavar="N", min=0, rich_help_panel=_WHAT)
+    ] = 3,
+    out: Annotated[Path | None, typer.Option(help="A folder for bench.csv and bench.json.", metavar="DIR")] = None,
+) -> None:
+    """Measure speed, memory, FLOPs, and what lower precisions cost, on generated images."""
+    height_and_width = parse_size(size)
+    batch_sizes = parse_batch_sizes(batch_size)
+    precisions = [name.strip() for name in precision.split(",") if name.strip()]
+    from panbench.catalog import resolve_models
+    from panbench.evaluation.benchmark import benchmark, write_report
 
-    show: prints a result to stdout; say: a sentence to stderr
-    """
-
-    @app.command()
-    def bench(
-        model: Annotated[
-            list[str],
-            typer.Option("--model", "-m", metavar="NAME", help="Models, several times or comma-separated."),
-        ],
-        weights: Annotated[
-            str, typer.Option(help="auto, a path, or random.", metavar="WEIGHTS", rich_help_panel=_MODEL)
-        ] = "auto",
-        download: Annotated[
-            bool,
-            typer.Option("--download", help="Fetch weights that are not here.", metavar="", rich_help_panel=_MODEL),
-        ] = False,
-        plant: Annotated[
-            int,
-            typer.Option(
-                help="Make the heads answer with N segments an image; for random weights, which find none.",
-                metavar="N",
-                min=0,
-                rich_help_panel=_MODEL,
-            ),
-        ] = 0,
-        size: Annotated[
-            str, typer.Option(help="Height and width of the generated images.", metavar="HxW", rich_help_panel=_WHAT)
-        ] = "480x640",
-        images: Annotated[int, typer.Option(help="How many images.", metavar="N", min=1, rich_help_panel=_WHAT)] = 20,
-        device: Annotated[
-            str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", rich_help_panel=_WHAT)
-        ] = "auto",
-        precision: Annotated[
-            str, typer.Option(help="Of fp32, tf32, bf16, fp16, comma-separated.", metavar="LIST", rich_help_panel=_WHAT)
-        ] = "fp32",
-        batch_size: Annotated[
-            str, typer.Option(help="Batch sizes, comma-separated.", metavar="LIST", rich_help_panel=_WHAT)
-        ] = "1",
-        warm_up: Annotated[
-            int, typer.Option(help="Batches before the clock runs.", metavar="N", min=0, rich_help_panel=_WHAT)
-        ] = 3,
-        out: Annotated[Path | None, typer.Option(help="A folder for bench.csv and bench.json.", metavar="DIR")] = None,
-    ) -> None:
-        """Measure speed, memory, FLOPs, and what lower precisions cost, on generated images."""
-        height_and_width = parse_size(size)
-        batch_sizes = parse_batch_sizes(batch_size)
-        precisions = [name.strip() for name in precision.split(",") if name.strip()]
-        from panbench.catalog import resolve_models
-        from panbench.evaluation.benchmark import benchmark, write_report
-
-        specs = resolve_models(model)
-        report = benchmark(
-            specs,
-            size=height_and_width,
-            images=images,
-            device=device,
-            precisions=precisions,
-            batch_sizes=batch_sizes,
-            weights=weights,
-            plant=plant,
-            warm_up=warm_up,
-            download=download,
-            command=["panbench", *sys.argv[1:]],
-            reporter=_Said(say),
-        )
-        show(table_of(report))
-        if plant:
-            say(f"Planted: the heads' last answers are replaced by {plant} segments an image.")
-        say(
-            "p50, p99: a batch from file to map. Stages: ms an image, overlapping. GMACs: multiply-adds, each "
-            "once, of a 480×640 image through the model's pipeline."
-        )
-        if out is not None:
-            written = write_report(report, out)
-            say(f"Written: {written[0]}, {written[1]}")
+    specs = resolve_models(model)
+    report = benchmark(
+        specs,
+        size=height_and_width,
+        images=images,
+        device=device,
+        precisions=precisions,
+        batch_sizes=batch_sizes,
+        weights=weights,
+        plant=plant,
+        warm_up=warm_up,
+        download=download,
+        command=["panbench", *sys.argv[1:]],
+        reporter=_Said(),
+    )
+    console.show(table_of(report))
+    if plant:
+        console.say(f"Planted: the heads' last answers are replaced by {plant} segments an image.")
+    console.say(
+        "p50, p99: a batch from file to map. Stages: ms an image, overlapping. GMACs: multiply-adds, each "
+        "once, of a 480×640 image through the model's pipeline."
+    )
+    if out is not None:
+        written = write_report(report, out)
+        console.say(f"Written: {written[0]}, {written[1]}")
 
 
-class _Said:
+class _Said(Silent):
     """A Reporter in sentences."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
-
-    def progress(self, task: str, done: int, total: int | None, unit: str = "images") -> None:
+    def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+        """Says how many settings are measured."""
         if unit == "settings":
-            self._say(f"{done} of {total} settings measured.")
-
-    def status(self, words: str) -> None:
-        pass
-
-    def notice(self, sentence: str) -> None:
-        pass
+            console.say(f"{done} of {total} settings measured.")
 
 
 def parse_size(size: str) -> tuple[int, int]:

@@ -1,22 +1,18 @@
-"""The commands `panbench data …` and `panbench submit`: each parses, calls one function and prints what it returns.
+"""`panbench data …`: datasets are fetched, checked and converted."""
 
-Results go to stdout, progress and status to stderr. Errors are raised; cli/app.py turns them into a line.
-"""
-
-import contextlib
-import json
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.filesize import decimal
 from rich.text import Text
 
 from panbench.base.errors import BadArgument
+from panbench.base.reporter import counter
+from panbench.cli import console
+from panbench.cli.command import command, family
 
 if TYPE_CHECKING:
     from panbench.datasets.check import CheckReport
@@ -24,13 +20,9 @@ if TYPE_CHECKING:
     from panbench.panoptic.types import Category
 
 SHOWN_PER_KIND = 10
-_WIDTH_WITHOUT_TERMINAL = 120
 
-data_app = typer.Typer(
-    no_args_is_help=True,
-    help="Fetch, check and convert datasets.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = family()
+data_app = family("data", "Fetch, check and convert datasets.")
 
 
 class CocoSplit(str, Enum):
@@ -66,55 +58,55 @@ class Format(str, Enum):
     detection = "detection"
 
 
-_Root = Annotated[Path | None, typer.Option("--root", help="Where the set is to stand. Default: data/NAME.")]
+_Root = Annotated[Path | None, typer.Option("--root", help="The folder of the new set. Default: data/NAME.")]
 _SplitOption = Annotated[Split, typer.Option("--split", help="The split.")]
 _ImagesOption = Annotated[
     Images, typer.Option("--images", help="Link the images beside the annotations, copy, or leave.")
 ]
-_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a set that stands already.")]
+_Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a set that already exists.")]
 
 
-@data_app.command()
+@command(data_app, "coco", "panbench data coco --limit 100")
 def coco(
     split: Annotated[
         CocoSplit, typer.Option(help="val, train, or test-dev (images and their list only).")
     ] = CocoSplit.val,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images and their ground truth.")] = None,
-    root: Annotated[Path, typer.Option(help="Where the set is to stand.")] = Path("data/coco"),
+    root: Annotated[Path, typer.Option(help="The folder of the set.")] = Path("data/coco"),
     keep_archives: Annotated[
         bool, typer.Option("--keep-archives", help="Keep whole archives in ROOT/archives.")
     ] = False,
     archives_from: Annotated[
-        Path | None, typer.Option("--from", help="A folder where COCO's archives already lie; read in place.")
+        Path | None, typer.Option("--from", help="A folder that holds COCO's archives already; they are read in place.")
     ] = None,
 ) -> None:
     """Fetch COCO panoptic: only what is missing, verified; interrupted, the same command goes on.
 
-    A second call verifies what stands and fetches nothing. PANBENCH_MIRROR_COCO names another host or a folder.
+    A second call verifies what is on disk and downloads nothing. PANBENCH_MIRROR_COCO names another host or a folder.
     """
     from panbench.datasets.fetch import fetch_coco
 
-    with _byte_progress() as progress:
+    with console.Bars() as bars:
         folder = fetch_coco(
             root,
             split.value,
             limit=limit,
             keep_archives=keep_archives,
             archives_from=archives_from,
-            progress=progress,
-            say=_say,
+            progress=console.downloads(bars),
+            say=console.say,
         )
     pngs = "" if folder.pngs is None else f" and {folder.n_pngs:,} ground-truth PNGs"
-    fetched = f"{_readable(folder.fetched)} fetched" if folder.fetched else "nothing had to be fetched"
-    _print(f"{folder.root}, {split.value}: {folder.n_images:,} images{pngs} stand verified; {fetched}.")
+    downloaded = f"{decimal(int(folder.fetched))} downloaded" if folder.fetched else "nothing to download"
+    _print(f"{folder.root}, {split.value}: {folder.n_images:,} images{pngs} verified; {downloaded}.")
     _print(f"JSON: {folder.json}")
     if split is not CocoSplit.test_dev:
         options = f" --limit {limit}" if limit is not None else ""
         options += f" --split {split.value}" if split is not CocoSplit.val else ""
-        _say(f"Next: panbench eval --model NAME --data {folder.root}{options}")
+        console.say(f"Next: panbench eval --model NAME --data {folder.root}{options}")
 
 
-@data_app.command()
+@command(data_app, "check", "panbench data check data/coco --limit 100")
 def check(
     path: Annotated[Path, typer.Argument(help="A panoptic JSON, or a folder such as data/coco.")],
     split: Annotated[str, typer.Option(help="The split, where PATH is a folder.")] = "val",
@@ -132,17 +124,17 @@ def check(
     """
     from panbench.datasets.check import check_set
 
-    with _count_progress("checking") as progress:
-        report = check_set(path, split=split, images=images, pngs=pngs, limit=limit, progress=progress)
+    with console.Bars(transient=True) as bars:
+        report = check_set(path, split=split, images=images, pngs=pngs, limit=limit, progress=counter(bars, "Checking"))
     if as_json:
-        sys.stdout.write(json.dumps(report.as_record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        console.show_json(report.as_record())
     else:
         _print_check(report, everything)
     if report.errors:
         raise typer.Exit(1)
 
 
-@data_app.command()
+@command(data_app, "cityscapes", "panbench data cityscapes cityscapes/")
 def cityscapes(
     source: Annotated[Path, typer.Argument(help="The folder that holds gtFine and leftImg8bit.")],
     root: _Root = None,
@@ -156,7 +148,7 @@ def cityscapes(
     _converted(convert_cityscapes, source, root or Path("data/cityscapes"), split.value, images, overwrite)
 
 
-@data_app.command()
+@command(data_app, "ade20k", "panbench data ade20k ADEChallengeData2016/")
 def ade20k(
     source: Annotated[Path, typer.Argument(help="ADEChallengeData2016 with annotations_instance in it.")],
     root: _Root = None,
@@ -170,7 +162,7 @@ def ade20k(
     _converted(convert_ade20k, source, root or Path("data/ade20k"), split.value, images, overwrite)
 
 
-@data_app.command()
+@command(data_app, "mapillary", "panbench data mapillary mapillary/")
 def mapillary(
     source: Annotated[Path, typer.Argument(help="The unpacked dataset, with training and validation.")],
     root: _Root = None,
@@ -184,7 +176,7 @@ def mapillary(
     _converted(convert_mapillary, source, root or Path("data/mapillary"), split.value, images, overwrite)
 
 
-@data_app.command()
+@command(data_app, "coconut", "panbench data coconut relabeled_coco_val.json --pngs relabeled_coco_val/")
 def coconut(
     source: Annotated[Path, typer.Argument(help="relabeled_coco_val.json, coconut_s.json or coconut_b.json.")],
     pngs: Annotated[Path | None, typer.Option(help="The unpacked PNGs, if not beside the JSON.")] = None,
@@ -201,7 +193,12 @@ def coconut(
     _converted(convert_coconut, source, root or Path("data/coconut"), split.value, images, overwrite, **options)
 
 
-@data_app.command()
+@command(
+    data_app,
+    "convert",
+    "panbench data convert two-channel maps/ --categories coco --out data/mine",
+    "panbench data convert detection panoptic_val2017.json --out detection.json",
+)
 def convert(
     format: Annotated[
         Format, typer.Argument(help="What SOURCE is; `detection` writes a panoptic set as COCO detection.")
@@ -228,9 +225,11 @@ def convert(
 
     if format is Format.detection:
         if out.exists() and not overwrite:
-            raise BadArgument(f"{out} stands already. Give another name, or --overwrite.")
-        with _count_progress("converting") as progress:
-            n = converters.panoptic_to_detection(source, out, pngs=pngs, things_only=things_only, progress=progress)
+            raise BadArgument(f"{out} already exists. Give another name, or --overwrite.")
+        with console.Bars(transient=True) as bars:
+            n = converters.panoptic_to_detection(
+                source, out, pngs=pngs, things_only=things_only, progress=counter(bars, "Converting")
+            )
         _print(f"{out}: {n:,} annotations.")
         return
     if format is Format.panoptic:
@@ -251,37 +250,20 @@ def convert(
     _converted(function, source, known, out, split, images, overwrite, images_from=images_from)
 
 
-def submit(
-    run: Annotated[Path, typer.Argument(help="A run with predictions, or a predictions JSON.")],
-    out: Annotated[Path, typer.Option(help="The zip, or a folder for it.")],
-    testset: Annotated[str, typer.Option(help="test-dev2017 or val2017.")] = "test-dev2017",
-    algorithm: Annotated[str | None, typer.Option(help="The name on the leaderboard. Default: the model's.")] = None,
-    images: Annotated[Path | None, typer.Option(help="The list of the test set's images. Default: COCO's.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a zip that stands already.")] = False,
-) -> None:
-    """Pack a run's predictions as COCO's evaluation server takes them, checked before anything is written."""
-    from panbench.scoring.submission import write_submission
-
-    with _count_progress("checking") as progress:
-        made = write_submission(
-            run, out, testset=testset, algorithm=algorithm, images=images, overwrite=overwrite, progress=progress
-        )
-    _print(f"{made.path}: {made.n_images:,} images, {made.n_segments:,} segments, {_readable(made.bytes)}.")
-    _print(f"In it: {made.json_name} and {made.folder_name}/")
-
-
 # What is shared
 
 
 def _converted(function: Callable[..., "Converted"], *arguments: Any, **options: Any) -> None:
     """Calls a converter, whose last two positional arguments here are the options of images and overwriting."""
     *positional, images, overwrite = arguments
-    with _count_progress("converting") as progress:
-        made = function(*positional, images=images.value, overwrite=overwrite, progress=progress, **options)
+    with console.Bars(transient=True) as bars:
+        made = function(
+            *positional, images=images.value, overwrite=overwrite, progress=counter(bars, "Converting"), **options
+        )
     _print(f"{made.root}: {made.n_images:,} images, {made.n_segments:,} segments.")
     for words, count in made.left_out.items():
         _print(f"Left out: {count:,} {words}.")
-    _say(f"Next: panbench data check {made.json}")
+    console.say(f"Next: panbench data check {made.json}")
 
 
 def _categories(name: str) -> "tuple[Category, ...]":
@@ -346,64 +328,12 @@ def _print_check(report: "CheckReport", everything: bool) -> None:
         _print(f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}: {verdict}.")
 
 
-@contextlib.contextmanager
-def _byte_progress() -> Iterator[Callable[[str, int, "int | None"], None]]:
-    """Bars with rate and time left, one for each thing under way; yields what to call with (what, done, total)."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console(sys.stderr), transient=not sys.stderr.isatty()) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(label: str, done: int, total: int | None) -> None:
-            if total is None and done == 0:
-                return
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
-            bars.update(tasks[label], completed=done, total=total)
-
-        yield report
-
-
-@contextlib.contextmanager
-def _count_progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with images a second and time left; yields what to call with (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_console(sys.stderr), transient=True) as bars:
-        task = bars.add_task(label, total=None)
-
-        def report(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
-
-        yield report
-
-
 def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _readable(size: float) -> str:
-    from rich.filesize import decimal
-
-    return decimal(int(size))
+def _print(content: Any) -> None:
+    console.show(content, soft_wrap=True)
 
 
-def _console(stream: Any) -> Console:
-    sized = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    return Console(file=stream, width=None if sized else _WIDTH_WITHOUT_TERMINAL, highlight=False)
-
-
-def _print(content: RenderableType) -> None:
-    _console(sys.stdout).print(content, markup=False, soft_wrap=True)
-
-
-def _say(sentence: str) -> None:
-    _console(sys.stderr).print(sentence, markup=False, style="dim", soft_wrap=True)
+app.add_typer(data_app)

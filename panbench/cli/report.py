@@ -1,10 +1,5 @@
-"""The commands `panbench report`, `panbench show …` and `panbench predict`, which cli/app.py mounts.
+"""`panbench report`, `panbench show …` and `panbench predict`: pages, pictures and plots."""
 
-Each parses, calls one function and says what was written: names of files to stdout, notes to stderr. Errors are raised;
-cli/app.py turns them into a line.
-"""
-
-import sys
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -13,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.cli import console
+from panbench.cli.command import Runs, command, family
 
 if TYPE_CHECKING:
     from panbench.report.pictures import Layer, Photo
     from panbench.runs import Run
 
-show_app = typer.Typer(
-    no_args_is_help=True,
-    help="Make pictures and plots of stored runs: PNG, SVG or PDF.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = family()
+show_app = family("show", "Make pictures and plots of stored runs: PNG, SVG or PDF.")
 
 TRUTH = "gt"
 
@@ -39,7 +33,6 @@ def _path_option(name: str, help: str, metavar: str = "DIR") -> Any:
     return typer.Option(name, help=help, metavar=metavar, rich_help_panel="Where the data is, if it has moved")
 
 
-_Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")]
 _Image = Annotated[int, typer.Option("--image", metavar="ID", help="The image's id.")]
 _Width = Annotated[float, typer.Option("--width", metavar="INCHES", help="Width of the figure.")]
 _Dpi = Annotated[float, typer.Option("--dpi", metavar="N", min=20, max=2400, help="Dots an inch of a PNG.")]
@@ -56,8 +49,13 @@ def _out(default: str) -> Any:
     return typer.Option("--out", "-o", metavar="FILE", help=f"The ending chooses the format. Default: {default}.")
 
 
+@command(
+    app,
+    "report",
+    "panbench report results/maskformer results/mask2former --out page.html",
+)
 def report(
-    runs: _Runs,
+    runs: Runs,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The file to write.")] = Path(
         "report.html"
     ),
@@ -85,12 +83,12 @@ def report(
         images=images,
         gt=gt,
         gt_dir=gt_dir,
-        notice=_note,
+        notice=console.note,
     )
-    _wrote([written])
+    console.wrote([written])
 
 
-@show_app.command()
+@command(show_app, "overlay", "panbench show overlay results/mine --image 139 --out overlay.png")
 def overlay(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     image: _Image,
@@ -115,12 +113,12 @@ def overlay(
     )
     target = out or Path(f"overlay-{'truth' if truth else loaded.name}-{image}.png")
     save_figure(figure, target, dpi=dpi)
-    _wrote([target])
+    console.wrote([target])
 
 
-@show_app.command("side-by-side")
+@command(show_app, "side-by-side", "panbench show side-by-side results/one results/other --image 139")
 def side_by_side(
-    runs: _Runs,
+    runs: Runs,
     image: _Image,
     out: Annotated[Path | None, _out("side-by-side-ID.png")] = None,
     columns: Annotated[int | None, typer.Option(min=1, metavar="N", help="Panels in a row.")] = None,
@@ -150,10 +148,15 @@ def side_by_side(
     )
     target = out or Path(f"side-by-side-{image}.png")
     save_figure(figure, target, dpi=dpi)
-    _wrote([target])
+    console.wrote([target])
 
 
-@show_app.command()
+@command(
+    show_app,
+    "diff",
+    "panbench show diff gt results/mine --image 139",
+    "panbench show diff results/one results/other --image 139 --out diff.svg",
+)
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A run folder, or gt for the ground truth.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Another, or gt.")],
@@ -178,10 +181,15 @@ def diff(
     figure = diff_figure(photo, left, right, loaded[0].categories, width=width, names=names)
     target = out or Path(f"diff-{image}.png")
     save_figure(figure, target, dpi=dpi)
-    _wrote([target])
+    console.wrote([target])
 
 
-@show_app.command()
+@command(
+    show_app,
+    "attention",
+    "panbench show attention --model mask2former-tiny --photo photo.jpg",
+    "panbench show attention --run results/mine --image 139 --category person",
+)
 def attention(
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="NAME", help="A MaskFormer or Mask2Former model.")
@@ -235,7 +243,7 @@ def attention(
         gt_dir=gt_dir,
     )
     save_figure(figure, out, dpi=dpi)
-    _wrote([out])
+    console.wrote([out])
 
 
 def _plot_kinds(incomplete: str) -> list[str]:
@@ -244,7 +252,7 @@ def _plot_kinds(incomplete: str) -> list[str]:
     return [name for name in PLOTS if name.startswith(incomplete)]
 
 
-@show_app.command()
+@command(show_app, "plot", "panbench show plot causes results/mine --data")
 def plot(
     kind: Annotated[
         str,
@@ -255,7 +263,7 @@ def plot(
             "confusion (of one run) or images (of two).",
         ),
     ],
-    runs: _Runs,
+    runs: Runs,
     out: Annotated[Path | None, _out("KIND.pdf")] = None,
     data: Annotated[bool, typer.Option("--data", help="Write the numbers beside the plot, as CSV.")] = False,
     width: _Width = 7.0,
@@ -274,7 +282,7 @@ def plot(
     if kind not in PLOTS:
         raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join(PLOTS)}.")
     members, _ = compared(find_runs(runs), common_images=common_images)
-    _wrote(
+    console.wrote(
         write_plot(
             kind,
             members,
@@ -288,6 +296,12 @@ def plot(
     )
 
 
+@command(
+    app,
+    "predict",
+    "panbench predict photo.jpg --model mask2former-tiny",
+    "panbench predict photos/ -m maskformer-r50 -o out",
+)
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Photographs, or folders of them.")],
     model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A model; `panbench models` lists them.")],
@@ -320,9 +334,9 @@ def predict(
         dpi=dpi,
         overwrite=overwrite,
         download=download,
-        say=_note,
+        say=console.note,
     )
-    _wrote(wrote)
+    console.wrote(wrote)
 
 
 def _load(paths: Sequence[Path]) -> "list[Run]":
@@ -362,10 +376,4 @@ def _layers(
     return pictures.photo(image), layers
 
 
-def _wrote(paths: Sequence[Path]) -> None:
-    for path in paths:
-        sys.stdout.write(f"{path}\n")
-
-
-def _note(sentence: str) -> None:
-    sys.stderr.write(f"Note: {' '.join(sentence.split())}\n")
+app.add_typer(show_app)

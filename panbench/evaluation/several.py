@@ -1,16 +1,35 @@
 """Several models on one dataset, one after the other: one that fails keeps its reason and does not end the others."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadArgument, BadRun, PanbenchError
+from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
+from panbench.datasets import Dataset
+from panbench.evaluation.trackers import open_trackers
 from panbench.report.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
 
-__all__ = ["Outcome", "run_folders", "run_models"]
+if TYPE_CHECKING:
+    from panbench.evaluation.evaluate import EvaluateOptions
+
+__all__ = ["Opening", "Outcome", "evaluate_models", "run_folders", "run_models"]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How each model is opened: the arguments of `open_model`."""
+
+    weights: str = "auto"
+    device: str = "auto"
+    precision: str = "fp32"
+    seed: int = 0
+    compiled: bool = False
+    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,47 @@ def run_folders(specs: Sequence[ModelSpec], dataset: str, out: Path | None, *, k
             "replace it by --overwrite, or give another --out."
         )
     return folders
+
+
+def evaluate_models(
+    specs: Sequence[ModelSpec],
+    dataset: Dataset,
+    folders: Sequence[Path],
+    opening: Opening,
+    options: "EvaluateOptions",
+    *,
+    reporters: Callable[[str], AbstractContextManager[Reporter]],
+    finished: Callable[[Outcome], Any],
+    trackers: Sequence[str] = (),
+) -> list[Outcome]:
+    """Opens each model and evaluates it into its folder; the outcomes in order, as `run_models` gives them.
+
+    reporters: makes the reporter of one evaluation, of its title; trackers: names of TRACKERS that also hear of it
+    """
+    # Imports torch, which takes seconds; the rest of this module is also used before.
+    from panbench.evaluation.distributed import join_ranks
+    from panbench.evaluation.evaluate import evaluate, open_model_once
+
+    kinds = trackers if join_ranks().is_first else ()
+
+    def run(spec: ModelSpec, folder: Path) -> Run:
+        logs = folder.parent / "logs" / folder.name
+        with reporters(spec.title) as reporter, open_trackers(kinds, folder.name, logs, reporter) as tracked:
+            model = open_model_once(
+                spec,
+                weights=opening.weights,
+                device=opening.device,
+                precision=opening.precision,
+                seed=opening.seed,
+                compiled=opening.compiled,
+                download=opening.download,
+                reporter=tracked,
+            )
+            evaluated = evaluate(model, dataset, folder, options, tracked)
+            tracked.finished(evaluated)
+            return evaluated
+
+    return run_models(specs, folders, run, finished)
 
 
 def run_models(

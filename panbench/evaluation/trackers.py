@@ -1,4 +1,4 @@
-"""Tells TensorBoard, Weights & Biases or MLflow how an evaluation goes: off unless asked for.
+"""Logs an evaluation to TensorBoard, Weights & Biases or MLflow: off unless asked for.
 
 While images are scored: their number and the speed. At the end: PQ, SQ and RQ of all, things and stuff, PQ of each
 category, and what was run. Each library is imported only when it is named; they are extras of the package.
@@ -12,107 +12,120 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from panbench.base.errors import BadArgument
+from panbench.base.reporter import SILENT, Reporter, Unit
 from panbench.runs import Run
 
-__all__ = ["LOGS", "LiveLog", "check_logs", "live_logs"]
+__all__ = ["TRACKERS", "Tracker", "Trackers", "check_trackers", "open_trackers"]
 
 EVERY_SECONDS = 2.0
-"""At most so often is progress told: these libraries keep every value."""
+"""Minimum interval between progress updates: these libraries keep every value."""
 
 PROJECT = "panbench"
 
 
-class LiveLog(Protocol):
-    """What a library can be told."""
+class Tracker(Protocol):
+    """What panbench needs of an experiment tracker."""
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """What was run: told once."""
+        """Stores what was run; called once."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers by name, at so many images."""
+        """Stores numbers by name, at `step` images."""
 
     def close(self, failed: bool) -> None:
-        """The end, in which everything is written."""
+        """Writes everything that is not written yet."""
 
 
-class Progress:
-    """One evaluation as its logs are told of it: `images` while it runs, `finished` at its end."""
+class Trackers:
+    """The trackers of one evaluation: a Reporter that hands everything on, and logs images as they are scored.
+
+    A tracker that fails is dropped with a notice, and the evaluation goes on.
+    """
 
     def __init__(
         self,
-        logs: Sequence[LiveLog],
-        notice: Callable[[str], None] = lambda sentence: None,
+        trackers: Sequence[Tracker],
+        reporter: Reporter = SILENT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._logs, self._notice, self._clock = list(logs), notice, clock
+        self._trackers, self._reporter, self._clock = list(trackers), reporter, clock
         self._began: tuple[float, int] | None = None
-        self._told = -EVERY_SECONDS
+        self._last_update = -EVERY_SECONDS
 
-    def images(self, done: int, total: int) -> None:
-        """So many images are scored, of so many; has the form of the runner's `progress`."""
+    def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+        """Hands it on; `unit` images with a known total are logged, too."""
+        self._reporter.progress(task, done, total, unit)
+        if unit != "images" or total is None:
+            return
         now = self._clock()
         # A resumed run begins with images that an earlier sitting scored.
         began, before = self._began = self._began or (now, done)
-        if now - self._told < EVERY_SECONDS and done < total:
+        if now - self._last_update < EVERY_SECONDS and done < total:
             return
-        self._told = now
+        self._last_update = now
         values = {"progress/images": float(done), "progress/share": done / total if total else 1.0}
         if now > began:
             values["progress/images_per_second"] = (done - before) / (now - began)
-        self._tell(lambda log: log.scalars(values, done))
+        self._each(lambda tracker: tracker.scalars(values, done))
+
+    def status(self, words: str) -> None:
+        """Hands it on."""
+        self._reporter.status(words)
+
+    def notice(self, sentence: str) -> None:
+        """Hands it on."""
+        self._reporter.notice(sentence)
 
     def finished(self, run: Run) -> None:
         """The run's scores and what was run."""
         scored = int((run.info.get("images") or {}).get("scored") or 0)
-        self._tell(lambda log: log.config(config_of(run)))
-        self._tell(lambda log: log.scalars(scores_of(run), scored))
+        self._each(lambda tracker: tracker.config(config_of(run)))
+        self._each(lambda tracker: tracker.scalars(scores_of(run), scored))
 
     def close(self, failed: bool) -> None:
-        """The end of every log that still listens."""
-        self._tell(lambda log: log.close(failed))
+        """Ends every tracker that still works."""
+        self._each(lambda tracker: tracker.close(failed))
 
-    def _tell(self, what: Callable[[LiveLog], None]) -> None:
-        for log in list(self._logs):
+    def _each(self, action: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._trackers):
             try:
-                what(log)
-            except Exception as error:  # an hour of evaluation is not lost because a server of logs is away
-                self._logs.remove(log)
-                name = type(log).__name__.strip("_")
-                self._notice(f"{name} is told nothing more: {type(error).__name__}: {error}")
+                action(tracker)
+            except Exception as error:  # an hour of evaluation is not lost because a tracker's server is down
+                self._trackers.remove(tracker)
+                name = type(tracker).__name__.strip("_")
+                self._reporter.notice(f"{name} is not updated any more: {type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
-def live_logs(
-    kinds: Sequence[str], name: str, folder: Path, notice: Callable[[str], None] = lambda sentence: None
-) -> Iterator[Progress]:
-    """The logs of one evaluation, open while the block runs; closed as failed when it raises.
+def open_trackers(kinds: Sequence[str], name: str, folder: Path, reporter: Reporter = SILENT) -> Iterator[Trackers]:
+    """The trackers of one evaluation, open while the block runs; closed as failed when it raises.
 
-    kinds: names in LOGS; name: the run's; folder: where libraries that write files may write them
-    notice: told when a log fails later on; it is dropped, and the evaluation goes on
-    Raises BadArgument for an unknown kind, a library that is not installed, or a log that cannot be opened.
+    kinds: names in TRACKERS; name: the run's; folder: where libraries that write files may write them
+    reporter: what the trackers hand everything on to
+    Raises BadArgument for an unknown kind, a library that is not installed, or a tracker that cannot be opened.
     """
-    check_logs(kinds)
-    progress = Progress([_opened(kind, name, folder) for kind in dict.fromkeys(kinds)], notice)
+    check_trackers(kinds)
+    trackers = Trackers([_opened(kind, name, folder) for kind in dict.fromkeys(kinds)], reporter)
     failed = True
     try:
-        yield progress
+        yield trackers
         failed = False
     finally:
-        progress.close(failed)
+        trackers.close(failed)
 
 
-def _opened(kind: str, name: str, folder: Path) -> LiveLog:
+def _opened(kind: str, name: str, folder: Path) -> Tracker:
     try:
-        return LOGS[kind](name, folder)
+        return TRACKERS[kind](name, folder)
     except Exception as error:
         raise BadArgument(f"--log {kind} cannot be opened: {type(error).__name__}: {error}") from error
 
 
-def check_logs(kinds: Sequence[str]) -> None:
-    """Raises BadArgument for a kind that is not in LOGS, or whose library is not installed."""
+def check_trackers(kinds: Sequence[str]) -> None:
+    """Raises BadArgument for a kind that is not in TRACKERS, or whose library is not installed."""
     for kind in kinds:
-        if kind not in LOGS:
-            raise BadArgument(f"There is no log {kind!r}. Choose from {', '.join(LOGS)}.")
+        if kind not in TRACKERS:
+            raise BadArgument(f"There is no tracker {kind!r} for --log. Choose from {', '.join(TRACKERS)}.")
         if kind in PACKAGES:
             _needs(kind, PACKAGES[kind])
 
@@ -223,7 +236,7 @@ class _MLflow:
         self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
-LOGS: Mapping[str, Callable[[str, Path], LiveLog]] = {
+TRACKERS: Mapping[str, Callable[[str, Path], Tracker]] = {
     "tensorboard": _TensorBoard,
     "wandb": _WandB,
     "mlflow": _MLflow,

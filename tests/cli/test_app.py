@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 import os
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
+import support
+from support import panbench_program
 
 from panbench import __version__
 from panbench.base.errors import BadDataset, BadRun, OutOfSpace
 from panbench.catalog import find_model, load_catalog
 from panbench.cli import app as cli
+from panbench.cli.command import model_names
 from panbench.evaluation.several import Outcome, run_folders, run_models
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.overlap import overlap_table
@@ -62,20 +65,7 @@ def predictions(folder: Path, name: str, found: bool) -> Path:
     return path
 
 
-def panbench(*arguments: str | Path):
-    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], env={"COLUMNS": "80"})
-
-
-def process(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
-    """`panbench …` as a program of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "panbench", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        encoding="utf-8",
-        **options,
-    )
+panbench = functools.partial(support.panbench, columns=80)
 
 
 def test_the_version_is_printed():
@@ -97,9 +87,9 @@ def test_models_lists_every_model_and_json_is_alone_on_stdout():
 
 
 def test_names_complete_also_after_a_comma():
-    assert "mask2former-r50" in cli._model_names("mask2")
-    assert "maskformer-r50,mask2former-r50" in cli._model_names("maskformer-r50,mask2")
-    assert cli._model_names("no-such") == []
+    assert "mask2former-r50" in model_names("mask2")
+    assert "maskformer-r50,mask2former-r50" in model_names("maskformer-r50,mask2")
+    assert model_names("no-such") == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +98,7 @@ def test_names_complete_also_after_a_comma():
         (["eval", "--model", "mask2fromer-r50"], "Did you mean mask2former-r50?"),
         (["eval"], "Name a --model"),
         (["eval", "--model", "mask2former", "--overwrite", "--resume"], "contradict"),
-        (["eval", "--model", "mask2former", "--image-ids", "12,x"], "'x' is no image id"),
+        (["eval", "--model", "mask2former", "--image-ids", "12,x"], "'x' is not an image id"),
         (["eval", "--model", "mask2former", "--image-ids", "@nowhere.txt"], "cannot be read"),
         (["eval", "--model", "mask2former", "--batch-size", "0"], "above 0, or auto"),
         (["eval", "--model", "mask2former,maskformer", "--weights", "my.pth"], "fits one model"),
@@ -342,7 +332,7 @@ def test_a_run_without_images_has_nothing_to_measure(tmp_path):
 
 def test_no_color_is_honoured_and_pipes_have_none(tmp_path):
     run = stored_run(tmp_path / "good")
-    assert "\x1b" not in process("compare", run).stdout
+    assert "\x1b" not in panbench_program("compare", run).stdout
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):
@@ -355,7 +345,7 @@ def test_a_closed_pipe_is_no_error(tmp_path):
 
 def test_output_survives_a_locale_that_cannot_show_it(tmp_path):
     run = stored_run(tmp_path / "good")
-    finished = process(
+    finished = panbench_program(
         "metrics", run, env={"PYTHONIOENCODING": "ascii", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     )
     assert finished.returncode == 0, finished.stderr

@@ -1,22 +1,14 @@
 """`panbench report`, `show` and `predict` as users meet them: what they write, and what they refuse."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from support import panbench
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "tests" / "reference" / "pq_edges"
-
-
-def panbench(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "panbench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +18,7 @@ def scored(tmp_path_factory) -> Path:
     done = panbench(
         *("score", "--gt", REFERENCE / "gt.json", "--pred", REFERENCE / "pred.json", "--out", "scored"), cwd=folder
     )
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     return folder
 
 
@@ -51,7 +43,7 @@ def first_image() -> int:
 
 def test_report_writes_one_file_and_says_what_it_left_out(scored):
     done = panbench("report", "scored", "--out", "page.html", cwd=scored)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert done.stdout == "page.html\n"
     assert "does not say where its images are. Give their folder with --images." in done.stderr
     page = (scored / "page.html").read_text("utf-8")
@@ -70,7 +62,7 @@ def test_show_makes_pictures_of_scored_predictions(scored):
         (["diff", "gt", "scored"], "diff.png"),
     ):
         done = panbench("show", *command, *where, "--out", name, cwd=scored)
-        assert (done.returncode, done.stdout) == (0, f"{name}\n"), done.stderr
+        assert (done.exit_code, done.stdout) == (0, f"{name}\n"), done.stderr
         assert (scored / name).stat().st_size > 500
 
 
@@ -100,7 +92,7 @@ def test_show_plot_writes_the_numbers_beside_it(scored):
 )
 def test_bad_input_is_refused_in_one_sentence(scored, arguments, sentence):
     done = panbench(*arguments, cwd=scored)
-    assert done.returncode == 2, done.stderr
+    assert done.exit_code == 2, done.stderr
     assert sentence in done.stderr
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
@@ -116,7 +108,7 @@ def test_predict_writes_overlay_id_map_and_json_and_keeps_the_rest_of_the_folder
         cv2.imwrite(str(tmp_path / folder / "same name.png"), rng.integers(0, 255, (64, 96, 3), np.uint8))
     (tmp_path / "b" / "broken.jpg").write_bytes(b"no image")
     done = panbench("predict", "a", "b", "--model", "maskformer-tiny", "--out", "out", "--width", 2, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert done.stderr == "Note: Left out: b/broken.jpg cannot be decoded as an image.\n"
     assert done.stdout.split("\n")[:-1] == [
         "out/same name.overlay.png",
@@ -132,5 +124,5 @@ def test_predict_writes_overlay_id_map_and_json_and_keeps_the_rest_of_the_folder
             key: int((ids == key).sum()) for key in np.unique(ids) if key
         }
     again = panbench("predict", "a", "--model", "maskformer-tiny", "--out", "out", cwd=tmp_path)
-    assert again.returncode == 2
+    assert again.exit_code == 2
     assert "--overwrite" in again.stderr

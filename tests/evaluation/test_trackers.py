@@ -2,10 +2,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import Recorder
 
 from panbench.base.errors import BadArgument
-from panbench.evaluation import trackers as live
-from panbench.evaluation.trackers import LOGS, Progress, config_of, live_logs, scores_of
+from panbench.evaluation import trackers
+from panbench.evaluation.trackers import TRACKERS, Trackers, config_of, open_trackers, scores_of
 from panbench.runs import Run
 from panbench.scoring.folder import score_folder
 
@@ -35,10 +36,10 @@ def run() -> Run:
 
 def test_progress_is_told_at_most_every_two_seconds_and_at_the_end():
     heard, now = Heard(), [0.0]
-    progress = Progress([heard], clock=lambda: now[0])
+    progress = Trackers([heard], clock=lambda: now[0])
     for done, at in ((1, 0.0), (2, 0.5), (3, 1.9), (4, 2.0), (5, 2.1)):
         now[0] = at
-        progress.images(done, 5)
+        progress.progress("run", done, 5)
     assert [step for step, _ in heard.told] == [1, 4, 5]
     assert heard.told[1][1] == {
         "progress/images": 4.0,
@@ -49,10 +50,10 @@ def test_progress_is_told_at_most_every_two_seconds_and_at_the_end():
 
 def test_the_speed_of_a_resumed_run_leaves_out_what_was_scored_before():
     heard, now = Heard(), [0.0]
-    progress = Progress([heard], clock=lambda: now[0])
-    progress.images(90, 100)
+    progress = Trackers([heard], clock=lambda: now[0])
+    progress.progress("run", 90, 100)
     now[0] = 5.0
-    progress.images(100, 100)
+    progress.progress("run", 100, 100)
     assert heard.told[-1][1]["progress/images_per_second"] == pytest.approx(2.0)
 
 
@@ -75,22 +76,22 @@ def test_config_is_flat_and_holds_no_paths(run):
 
 def test_logs_are_closed_as_failed_when_the_evaluation_raises(monkeypatch, tmp_path):
     made = []
-    monkeypatch.setattr(live, "LOGS", {"heard": lambda name, folder: made.append(Heard()) or made[-1]})
-    with live_logs(["heard", "heard"], "run", tmp_path):
+    monkeypatch.setattr(trackers, "TRACKERS", {"heard": lambda name, folder: made.append(Heard()) or made[-1]})
+    with open_trackers(["heard", "heard"], "run", tmp_path):
         pass
-    with pytest.raises(KeyboardInterrupt), live_logs(["heard"], "run", tmp_path):
+    with pytest.raises(KeyboardInterrupt), open_trackers(["heard"], "run", tmp_path):
         raise KeyboardInterrupt
     assert [heard.told for heard in made] == [[("closed", False)], [("closed", True)]]
 
 
 def test_an_unknown_log_and_an_absent_library_are_refused(monkeypatch, tmp_path):
-    with pytest.raises(BadArgument, match="There is no log 'visdom'"), live_logs(["visdom"], "run", tmp_path):
+    with pytest.raises(BadArgument, match="There is no tracker 'visdom'"), open_trackers(["visdom"], "run", tmp_path):
         pass
-    for kind in LOGS:
+    for kind in TRACKERS:
         monkeypatch.setitem(sys.modules, kind, None)
         with (
             pytest.raises(BadArgument, match=f"--log {kind} needs the Python package"),
-            live_logs([kind], "r", tmp_path),
+            open_trackers([kind], "r", tmp_path),
         ):
             pass
 
@@ -100,12 +101,13 @@ def test_a_log_that_fails_is_dropped_with_a_note_and_the_others_go_on(monkeypatc
         def scalars(self, values, step):
             raise ConnectionError("the server is away")
 
-    failing, well, told = Failing(), Heard(), []
-    progress = Progress([failing, well], told.append)
-    progress.images(5, 5)
-    progress.images(5, 5)
+    failing, well, recorder = Failing(), Heard(), Recorder()
+    progress = Trackers([failing, well], recorder)
+    progress.progress("run", 5, 5)
+    progress.progress("run", 5, 5)
     progress.close(False)
-    assert told == ["Failing is told nothing more: ConnectionError: the server is away"]
+    assert recorder.notices == ["Failing is not updated any more: ConnectionError: the server is away"]
+    assert recorder.counts == [("run", 5, 5, "images")] * 2, "the screen hears of everything"
     assert [what for what, _ in well.told] == [5, 5, "closed"]
     assert failing.told == []
 
@@ -114,14 +116,14 @@ def test_a_log_that_cannot_be_opened_is_refused_before_the_evaluation(monkeypatc
     def closed(name, folder):
         raise ConnectionError("no such server")
 
-    monkeypatch.setattr(live, "LOGS", {"closed": closed})
+    monkeypatch.setattr(trackers, "TRACKERS", {"closed": closed})
     with pytest.raises(BadArgument, match="--log closed cannot be opened: ConnectionError: no such server"):
-        live_logs(["closed"], "run", tmp_path).__enter__()
+        open_trackers(["closed"], "run", tmp_path).__enter__()
 
 
 def test_no_log_is_the_default_and_imports_nothing(tmp_path):
-    with live_logs([], "run", tmp_path) as progress:
-        progress.images(1, 2)
+    with open_trackers([], "run", tmp_path) as progress:
+        progress.progress("run", 1, 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -129,8 +131,8 @@ def test_tensorboard_reads_back_what_was_told(run, tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with live_logs(["tensorboard"], "run", tmp_path) as progress:
-        progress.images(7, 14)
+    with open_trackers(["tensorboard"], "run", tmp_path) as progress:
+        progress.progress("run", 7, 14)
         progress.finished(run)
     read = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     (images,) = read.Scalars("progress/images")
@@ -144,7 +146,7 @@ def test_mlflow_keeps_parameters_and_metrics(run, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
-    with live_logs(["mlflow"], "a run", tmp_path) as progress:
+    with open_trackers(["mlflow"], "a run", tmp_path) as progress:
         progress.images(3, 6)
         progress.finished(run)
     (stored,) = mlflow.search_runs(experiment_names=["panbench"], output_format="list")
@@ -157,11 +159,11 @@ def test_wandb_writes_an_offline_run(run, tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with live_logs(["wandb"], "a run", tmp_path) as progress:
+    with open_trackers(["wandb"], "a run", tmp_path) as progress:
         progress.images(3, 6)
         progress.finished(run)
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_names_that_mlflow_refuses_are_changed():
-    assert live._mlflow_name("categories/wall-other <b>") == "categories/wall-other _b_"
+    assert trackers._mlflow_name("categories/wall-other <b>") == "categories/wall-other _b_"

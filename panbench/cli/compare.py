@@ -1,0 +1,127 @@
+"""`panbench compare`, `metrics` and `errors`: stored runs, asked again."""
+
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panbench.base.errors import BadArgument
+from panbench.cli import console
+from panbench.cli.command import AsJson, Runs, command, family, flag, option
+
+app = family()
+
+
+class Format(str, Enum):
+    """How `compare` prints."""
+
+    text = "text"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    latex = "latex"
+    parquet = "parquet"
+
+    @classmethod
+    def of(cls, out: Path | None) -> "Format":
+        """The format that a file's ending names; text for another ending and for no file."""
+        ending = "" if out is None else out.suffix.lower().removeprefix(".")
+        named = {"tex": "latex"}.get(ending, ending)
+        return cls(named) if named in cls.__members__ else cls.text
+
+
+@command(
+    app,
+    "compare",
+    "panbench compare results/coco-maskformer-r50 results/coco-mask2former-r50",
+    "panbench compare results --by size --out table.md",
+)
+def compare(
+    runs: Runs,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to print. Default: by the ending of --out, else text."),
+    ] = None,
+    out: Annotated[Path | None, option("Write to this file instead of printing.", None, "FILE")] = None,
+    by: Annotated[str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT")] = None,
+    per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False,
+    baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None,
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")
+    ] = True,
+    common_images: Annotated[bool, flag("--common-images", "Compare on the images that all runs have.")] = False,
+    mixed: Annotated[bool, flag("--mixed", "Put runs on different data into one table, as they are.")] = False,
+    digits: Annotated[
+        int | None, option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
+    ] = None,
+) -> None:
+    """Print stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent."""
+    chosen = format or Format.of(out)
+    if chosen is Format.parquet and out is None and sys.stdout.isatty():
+        raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
+
+    from panbench.report.comparison import standing
+    from panbench.report.tables import find_runs
+
+    found = standing(
+        find_runs(runs),
+        common_images=common_images,
+        mixed=mixed,
+        intervals=intervals,
+        by=by,
+        per_category=per_category,
+        baseline=baseline,
+        digits=digits if digits is not None else 1 if chosen is Format.latex else 2,
+    )
+    if chosen is Format.text and out is None:
+        console.show_grids(found.grids)
+        return
+    printed: dict[Format, Callable[[], str | bytes]] = {
+        Format.text: found.text,
+        Format.md: found.markdown,
+        Format.latex: found.latex,
+        Format.csv: found.csv,
+        Format.json: found.json,
+        Format.parquet: found.parquet,
+    }
+    content = printed[chosen]()
+    if out is not None:
+        console.write_file(out, content)
+    elif isinstance(content, bytes):
+        sys.stdout.buffer.write(content)
+    else:
+        console.write(content)
+
+
+@command(app, "metrics", "panbench metrics results/coco-mask2former-r50 --by size --per-category")
+def metrics(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    by: Annotated[
+        list[str] | None, option("Cut by size, share, segments or supercategory; several times.", None, "WHAT")
+    ] = None,
+    per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print every measure of a stored run: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
+    from panbench.report.findings import metric_findings
+    from panbench.runs import load_run
+
+    chosen = {"by": by} if by else {}
+    console.show_findings(metric_findings(load_run(run), per_category=per_category, **chosen), as_json)
+
+
+@command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
+def errors(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    images: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
+    per_category: Annotated[bool, flag("--per-category", "Also what each category loses most to.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print why PQ is lost in a stored run: each cause, what fixing it would gain, and where it happens."""
+    from panbench.report.findings import error_findings
+    from panbench.runs import load_run
+
+    console.show_findings(error_findings(load_run(run), images=images, per_category=per_category), as_json)

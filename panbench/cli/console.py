@@ -1,0 +1,202 @@
+"""All that the command line shows: results on stdout; progress, notices and errors on stderr.
+
+Nothing else in panbench prints. Of the processes that torchrun starts, only the first one speaks.
+"""
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.text import Text
+
+from panbench.base.errors import BadArgument
+from panbench.base.files import atomic_write
+from panbench.base.reporter import Reporter, Unit
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+    from panbench.report.findings import Findings
+    from panbench.report.grid import Grid
+
+# Where nobody sets a width, as in a file or a pipe.
+WIDTH_WITHOUT_TERMINAL = 120
+
+
+# Results
+
+
+def show(content: RenderableType, *, soft_wrap: bool = False) -> None:
+    """Prints a result."""
+    _console(sys.stdout).print(content, markup=False, crop=False, soft_wrap=soft_wrap)
+
+
+def write(text: str) -> None:
+    """Prints a result as it is."""
+    sys.stdout.write(text)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Writes a result as a whole or not at all, and prints its path."""
+    try:
+        with atomic_write(path) as handle:
+            handle.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise BadArgument(f"{path} cannot be written: {error.strerror or error}. Name another --out.") from None
+    wrote([path])
+
+
+def wrote(paths: Iterable[Path]) -> None:
+    """Prints the paths of files that a command wrote."""
+    for path in paths:
+        write(f"{path}\n")
+
+
+def show_json(content: Any) -> None:
+    """Prints JSON, without NaN."""
+    write(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def show_grids(grids: "Sequence[Grid]") -> None:
+    """Prints tables, with a blank line between them."""
+    from panbench.report.grid import as_text
+
+    for index, grid in enumerate(grids):
+        show(Group(*([""] if index else []), as_text(grid)))
+
+
+def show_findings(findings: "Findings", as_json: bool) -> None:
+    """Prints the tables of a command that measures a run, or the same as JSON."""
+    if as_json:
+        write(findings.json())
+    else:
+        show_grids(findings.grids)
+
+
+# Status
+
+
+def say(sentence: str) -> None:
+    """A hint beside the result: what to do next, where it is."""
+    _status().print(sentence, markup=False, style="dim", soft_wrap=True)
+
+
+def note(sentence: str) -> None:
+    """A sentence that the user should read: what was left out or chosen."""
+    _status().print(_noted(sentence), soft_wrap=True)
+
+
+def complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
+    """The sentences of an error, each on one line; before them the traceback of `error`, where one is given."""
+    stderr = _console(sys.stderr)
+    if error is not None:
+        stderr.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
+    lines = [" ".join(line.split()) for line in sentence.splitlines()]
+    stderr.print(Text.assemble((label, "bold red"), "\n".join(lines)), soft_wrap=True)
+
+
+class Bars:
+    """A Reporter on stderr: a bar for each task with its rate and time left, and notices above the bars.
+
+    title: a bar that is there from the start, before there is news of it; others appear when there is
+    transient: the bars vanish when they are done
+    """
+
+    def __init__(self, title: str | None = None, *, transient: bool = False) -> None:
+        from rich.progress import Progress
+
+        self._tasks: dict[str, Any] = {}
+        self._first: dict[str, tuple[float, int]] = {}
+        self._bars = Progress(*_progress_columns(), console=_status(), transient=transient)
+        if title is not None:
+            self._add(title, None, "images")
+
+    def __enter__(self) -> "Bars":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for title, task in self._tasks.items():
+            self._bars.update(task, visible=title in self._first)
+        if self._tasks:
+            self._bars.stop()
+
+    def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+        if total is None and done == 0:
+            return
+        if task not in self._tasks:
+            self._add(task, total, unit)
+        now = time.monotonic()
+        # From the first news on: a resumed run starts with images done, and loading a model is no image.
+        began, before = self._first.setdefault(task, (now, done))
+        speed = (done - before) / (now - began) if now > began and done > before else None
+        self._bars.update(self._tasks[task], completed=done, total=total, speed=speed)
+
+    def status(self, words: str) -> None:
+        pass
+
+    def notice(self, sentence: str) -> None:
+        self._bars.console.print(_noted(sentence), soft_wrap=True)
+
+    def _add(self, title: str, total: int | None, unit: Unit) -> None:
+        if not self._tasks:
+            self._bars.start()
+        self._tasks[title] = self._bars.add_task(title, total=total, unit=unit, speed=None)
+
+
+def downloads(reporter: Reporter) -> "Callable[[str, int, int | None], None]":
+    """What `fetch_coco` calls with the step, and how much of it is done: it counts files where it verifies them."""
+
+    def report(step: str, done: int, total: int | None) -> None:
+        if done:
+            reporter.progress(step, done, total, "files" if step.startswith(("verifying ", "images of ")) else "bytes")
+
+    return report
+
+
+def _progress_columns() -> "list[ProgressColumn]":
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+
+    class Done(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            shown = decimal if task.fields["unit"] == "bytes" else "{:.0f}".format
+            total = "?" if task.total is None else shown(int(task.total))
+            return Text(f"{shown(int(task.completed))}/{total}", style="progress.download")
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.fields["speed"]
+            if speed is None:
+                return Text("")
+            unit = task.fields["unit"]
+            shown = f"{decimal(int(speed))}/s" if unit == "bytes" else f"{speed:.1f} {unit}/s"
+            return Text(shown, style="progress.data.speed")
+
+    return [TextColumn("{task.description}"), BarColumn(bar_width=None), Done(), Speed(), TimeRemainingColumn()]
+
+
+def is_further_rank() -> bool:
+    """Whether this is one of torchrun's processes, and not the first."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def _noted(sentence: str) -> Text:
+    return Text.assemble(("Note: ", "bold"), " ".join(sentence.split()))
+
+
+def _console(stream: Any, *, quiet: bool = False) -> Console:
+    console = Console(file=stream, highlight=False, quiet=quiet)
+    sized = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    if not sized:
+        console.width = WIDTH_WITHOUT_TERMINAL
+    return console
+
+
+def _status() -> Console:
+    return _console(sys.stderr, quiet=is_further_rank())

@@ -1,0 +1,225 @@
+"""`panbench eval`: models on a dataset."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from panbench.base.errors import BadArgument
+from panbench.base.reporter import counter
+from panbench.cli import console
+from panbench.cli.command import command, family, flag, model_names, option
+
+if TYPE_CHECKING:
+    from panbench.catalog import ModelSpec
+    from panbench.datasets import Dataset
+
+app = family()
+
+# The groups of options in `panbench eval --help`.
+_MODEL, _DATA, _HOW, _RUN = "Models", "Data", "Computing", "The run"
+
+
+@command(
+    app,
+    "eval",
+    "panbench eval --model mask2former-tiny --data shapes --limit 20",
+    "panbench eval --model maskformer-r50,mask2former-r50 --data data/coco",
+    "panbench eval --config mine.py --checkpoint mine.pth --data data/mine",
+)
+def evaluate(
+    ctx: typer.Context,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            autocompletion=model_names,
+            rich_help_panel=_MODEL,
+            help="A model or family; several times or comma-separated.",
+        ),
+    ] = None,
+    config: Annotated[Path | None, option("Your own mmdet config instead of a model.", _MODEL, "FILE.py")] = None,
+    checkpoint: Annotated[Path | None, option("The weights of --config or of one --model.", _MODEL, "FILE")] = None,
+    weights: Annotated[
+        str, option("auto, a path, or random: untrained, for plumbing and timing.", _MODEL, "WEIGHTS")
+    ] = "auto",
+    seed: Annotated[int, option("Seed of random weights.", _MODEL, "N")] = 0,
+    data: Annotated[
+        str | None,
+        option("shapes (generated; the default), coco (data/coco), or a folder in its layout.", _DATA, "NAME|DIR"),
+    ] = None,
+    images: Annotated[Path | None, option("A folder of images, with --gt.", _DATA, "DIR")] = None,
+    gt: Annotated[Path | None, option("A panoptic JSON, with --images.", _DATA, "FILE.json")] = None,
+    gt_dir: Annotated[Path | None, option("The id PNGs of --gt, when not beside it.", _DATA, "DIR")] = None,
+    split: Annotated[str, option("The split of the dataset; test-dev with --save-predictions.", _DATA, "NAME")] = "val",
+    limit: Annotated[int | None, option("Only the first N images.", _DATA, "N", min=1)] = None,
+    image_ids: Annotated[str | None, option("Only these: 139,285 or @FILE with an id a line.", _DATA, "IDS")] = None,
+    category_map: Annotated[
+        str | None,
+        option("For a model of other categories: which is which, as coco_to_cityscapes.", _DATA, "FILE|NAME"),
+    ] = None,
+    download: Annotated[
+        bool, flag("--download", "Fetch weights, and files of COCO, that are not here.", _DATA)
+    ] = False,
+    device: Annotated[str, option("auto, cpu, cuda, cuda:N or mps.", _HOW, "DEVICE")] = "auto",
+    batch_size: Annotated[
+        str | None, option("Images a batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
+    ] = None,
+    precision: Annotated[str, option("fp32, tf32, bf16 or fp16.", _HOW, "KIND")] = "fp32",
+    compiled: Annotated[
+        bool, flag("--compile", "Compile the backbone by torch.compile; takes a minute.", _HOW)
+    ] = False,
+    workers: Annotated[
+        int | None, option("Threads that load, and as many that score. Default: the cores, up to 8.", _HOW, "N", min=1)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        option(
+            "The run's folder; several models get a folder each in it. Default: results/DATASET-MODEL.", _RUN, "DIR"
+        ),
+    ] = None,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.", _RUN)] = False,
+    resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.", _RUN)] = False,
+    skip_bad_images: Annotated[
+        bool, flag("--skip-bad-images", "Leave out images that do not decode; the run is marked.", _RUN)
+    ] = False,
+    save_predictions: Annotated[
+        bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.", _RUN)
+    ] = False,
+    log: Annotated[
+        list[str] | None,
+        option("Tell tensorboard, wandb or mlflow how it goes; several times. Files go to logs/ beside the run.", _RUN),
+    ] = None,
+) -> None:
+    """Run models on a dataset, score them and compare them."""
+    from panbench.evaluation.trackers import check_trackers
+
+    check_trackers(log or [])
+    if overwrite and resume:
+        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    specs = _specs(model or [], config, checkpoint)
+    if len(specs) > 1 and weights not in ("auto", "random"):
+        raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
+    ids = None if image_ids is None else _image_ids(image_ids)
+    size = None if batch_size is None else _batch_size(batch_size)
+
+    from panbench.datasets import open_dataset
+    from panbench.evaluation.several import Opening, Outcome, evaluate_models, run_folders
+    from panbench.report.tables import comparison_row, comparison_text, summary_text
+
+    def opened() -> "Dataset":
+        with console.Bars() as bars:
+            return open_dataset(
+                data or "shapes",
+                images=images,
+                gt=gt,
+                gt_dir=gt_dir,
+                split=split,
+                limit=limit,
+                image_ids=ids,
+                progress=counter(bars, "Drawing shapes"),
+                download=download,
+                downloaded=console.downloads(bars),
+                notice=bars.notice,
+            )
+
+    if download and "RANK" in os.environ:
+        from panbench.evaluation.evaluate import open_dataset_once
+
+        dataset = open_dataset_once(opened)
+    else:
+        dataset = opened()
+    folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume or console.is_further_rank()))
+
+    # Everything that can be checked without torch is checked above this line: importing torch takes seconds.
+    from panbench.evaluation.evaluate import EvaluateOptions, refuse_without_purpose
+    from panbench.models.base import choose_device
+
+    choose_device(device)
+    refuse_without_purpose(dataset, save_predictions)
+
+    def finished(outcome: Outcome) -> None:
+        if outcome.run is None:
+            console.complain(f"{outcome.spec.name}: {outcome.reason}", outcome.error if ctx.meta.get("debug") else None)
+            return
+        row = comparison_row(outcome.run)
+        console.show(summary_text(row.title, outcome.run.info.get("summary"), row.notes))
+        console.show("")
+
+    try:
+        outcomes = evaluate_models(
+            specs,
+            dataset,
+            folders,
+            Opening(weights, device, precision, seed, compiled, download),
+            EvaluateOptions(
+                batch_size=size,
+                workers=workers,
+                overwrite=overwrite,
+                resume=resume,
+                save_predictions=save_predictions,
+                skip_bad_images=skip_bad_images,
+                category_map=category_map,
+                command=("panbench", *sys.argv[1:]),
+            ),
+            trackers=log or [],
+            reporters=console.Bars,
+            finished=finished,
+        )
+    except KeyboardInterrupt:
+        place = folders[0] if len(folders) == 1 else out or "results"
+        raise KeyboardInterrupt(
+            f"Interrupted. What was scored stays in {place}; the same command with --resume goes on."
+        ) from None
+    console.show(comparison_text([outcome.row(dataset.name) for outcome in outcomes]))
+    stored = [str(folder) for folder, outcome in zip(folders, outcomes, strict=True) if outcome.run is not None]
+    if stored:
+        if dataset.has_ground_truth:
+            console.say(f"Again at any time: panbench compare {shlex.join(stored)}")
+        else:
+            console.say(f"For COCO's server: panbench submit {shlex.quote(stored[0])} --out FILE.zip")
+    if any(outcome.error is not None for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _specs(names: list[str], config: Path | None, checkpoint: Path | None) -> "list[ModelSpec]":
+    from panbench.catalog import resolve_models, spec_from_config, with_weights
+
+    if not names and config is None:
+        raise BadArgument("Name a --model (`panbench models` lists them), or your own --config with its --checkpoint.")
+    specs = resolve_models(names) if names else []
+    if config is not None:
+        return [*specs, spec_from_config(config, checkpoint)]
+    if checkpoint is not None:
+        if len(specs) > 1:
+            raise BadArgument("--checkpoint fits one model. Name one --model, or use --config.")
+        return [with_weights(specs[0], checkpoint)]
+    return specs
+
+
+def _image_ids(text: str) -> list[int]:
+    """The ids of `1,2,3`, or of a file after `@` with ids separated by commas, spaces or line ends."""
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArgument(f"--image-ids {text}: the file cannot be read ({error}).") from None
+    words = text.replace(",", " ").split()
+    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
+    if wrong or not words:
+        what = f"{wrong[0]!r} is not an image id" if wrong else "there are no ids"
+        raise BadArgument(f"--image-ids: {what}. Give whole numbers such as 139,285, or @FILE with one a line.")
+    return [int(word) for word in words]
+
+
+def _batch_size(text: str) -> "int | Literal['auto']":
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise BadArgument(f"--batch-size is {text!r} but must be a whole number above 0, or auto.")
+    return int(text)

@@ -1,0 +1,99 @@
+"""`panbench score`: predictions of any framework, and `panbench submit`: those of a run for COCO's server."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.filesize import decimal
+
+from panbench.base.reporter import counter
+from panbench.cli import console
+from panbench.cli.command import command, family, flag, option
+
+app = family()
+
+
+@command(
+    app,
+    "score",
+    "panbench score --gt panoptic_val2017.json --pred predictions.json",
+    "panbench score --gt gt.json --pred pred.json --out results/mine",
+)
+def score(
+    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")],
+    pred: Annotated[Path, option("The predictions: COCO panoptic JSON.", metavar="FILE.json")],
+    gt_dir: Annotated[
+        Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")
+    ] = None,
+    pred_dir: Annotated[
+        Path | None, option("The id PNGs of --pred. Default: its path without .json.", metavar="DIR")
+    ] = None,
+    out: Annotated[Path | None, option("Store the run here, for compare and metrics.", metavar="DIR")] = None,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
+    as_json: Annotated[bool, flag("--json", "Print JSON with every category, fractions 0-1.")] = False,
+    ignore_extra: Annotated[bool, flag("--ignore-extra", "Pass over images that the ground truth lacks.")] = False,
+    allow_missing: Annotated[bool, flag("--allow-missing", "Score images without a prediction as empty.")] = False,
+    boundary: Annotated[bool, flag("--boundary", "Also store what boundary PQ needs.")] = False,
+    threads: Annotated[int | None, option("Default: the cores.", metavar="N", min=1)] = None,
+    max_pixels: Annotated[int | None, option("Refuse larger PNGs before they are decoded.", metavar="N", min=1)] = None,
+) -> None:
+    """Score predictions of any framework: the same numbers as panopticapi."""
+    from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
+    from panbench.report.tables import comparison_row, summary_text
+    from panbench.scoring.folder import as_json as scores_of
+    from panbench.scoring.folder import score_folder
+
+    with console.Bars() as bars:
+        run = score_folder(
+            gt,
+            pred,
+            gt_dir,
+            pred_dir,
+            out,
+            threads=threads,
+            ignore_extra=ignore_extra,
+            allow_missing=allow_missing,
+            boundary=boundary,
+            max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+            overwrite=overwrite,
+            progress=counter(bars, "Scoring"),
+        )
+    if as_json:
+        console.show_json(scores_of(run))
+    else:
+        row = comparison_row(run)
+        console.show(summary_text(row.title, run.info["summary"], row.notes))
+    if out is None:
+        console.say("Not stored. With --out results/NAME, panbench compare, metrics and errors can ask it more.")
+    else:
+        console.say(f"Stored. More: panbench metrics {shlex.quote(str(out))}, errors, compare")
+
+
+@command(app, "submit", "panbench submit results/test-dev --out submission.zip")
+def submit(
+    run: Annotated[Path, typer.Argument(help="A run with predictions, or a predictions JSON.")],
+    out: Annotated[Path, typer.Option(help="The zip, or a folder for it.")],
+    testset: Annotated[str, typer.Option(help="test-dev2017 or val2017.")] = "test-dev2017",
+    algorithm: Annotated[str | None, typer.Option(help="The name on the leaderboard. Default: the model's.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The list of the test set's images. Default: COCO's.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a zip that already exists.")] = False,
+) -> None:
+    """Pack a run's predictions as COCO's evaluation server takes them, checked before anything is written."""
+    from panbench.scoring.submission import write_submission
+
+    with console.Bars(transient=True) as bars:
+        made = write_submission(
+            run,
+            out,
+            testset=testset,
+            algorithm=algorithm,
+            images=images,
+            overwrite=overwrite,
+            progress=counter(bars, "Checking"),
+        )
+    console.show(
+        f"{made.path}: {made.n_images:,} images, {made.n_segments:,} segments, {decimal(int(made.bytes))}.",
+        soft_wrap=True,
+    )
+    console.show(f"In it: {made.json_name} and {made.folder_name}/", soft_wrap=True)
