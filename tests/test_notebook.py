@@ -1,19 +1,29 @@
 """The Colab notebook, run from top to bottom without a network, and kept without outputs."""
 
+import hashlib
 import json
 import os
+import pickle
 import re
+import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from coco_mimic import FaultServer, build_mimic
+
+from panbench.datasets.fetch import panoptic_categories
+from panbench.runs import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "panbench_colab.ipynb"
 WEIGHTS = ROOT / "configs" / "weights"
 
-# A kernel inherits this: whoever asks for an address beyond this machine fails.
-NO_NETWORK = """
+# Runs at the start of every Python that the notebook starts, its own kernel included: whoever asks for an address
+# beyond this machine fails, COCO comes from a server of generated files, and one model has COCO's categories.
+SITE = """
 import socket
 connect = socket.socket.connect
 def refuse(self, address):
@@ -21,7 +31,42 @@ def refuse(self, address):
         raise OSError(f"the notebook went to {address}")
     return connect(self, address)
 socket.socket.connect = refuse
+
+import pickle, pathlib
+import panbench.catalog
+from panbench.datasets import fetch
+fetch.COCO = pickle.loads(pathlib.Path(%(host)r).read_bytes())
+fetch.N_IMAGES["val"] = %(images)d
+panbench.catalog.configs_folder = lambda: pathlib.Path(%(configs)r)
 """
+
+# The tiny Mask2Former, for COCO's 133 categories.
+CONFIG = """
+_base_ = "./mask2former-tiny.py"
+panbench = {
+    "title": "Mask2Former for COCO", "family": "mask2former", "backbone": "R18/16", "weights": %(weights)r,
+    "trained_on": "coco", "params": 1_000_000, "input_size": "as is", "published": None,
+}
+heads = dict(num_things_classes=80, num_stuff_classes=53)
+model = dict(
+    panoptic_head=dict(loss_cls=dict(class_weight=[1.0] * 133 + [0.1]), **heads),
+    panoptic_fusion_head=heads,
+)
+test_dataloader = dict(dataset=dict(metainfo=dict(classes=%(classes)r)))
+"""
+
+
+@dataclass(frozen=True)
+class Executed:
+    """A notebook that ran: in which folder, and what it asked the server for."""
+
+    notebook: Any
+    folder: Path
+    log: list[tuple[str, str, int]]
+
+    def outputs_of(self, word: str) -> list[str]:
+        """The outputs of the code cells that contain a word."""
+        return [json.dumps(cell.outputs) for cell in self.notebook.cells if "outputs" in cell and word in cell.source]
 
 
 def cells() -> list[dict]:
@@ -38,7 +83,7 @@ def test_the_badge_and_the_install_name_one_repository():
     text = NOTEBOOK.read_text("utf-8")
     badge = re.search(r"colab\.research\.google\.com/github/([\w.-]+/[\w.-]+)/blob/main/(\S+?)\)", text)
     assert badge[2] == NOTEBOOK.relative_to(ROOT).as_posix()
-    assert f"git+https://github.com/{badge[1]}" in text
+    assert f'REPOSITORY = \\"https://github.com/{badge[1]}\\"' in text
 
 
 def test_nothing_is_compiled_by_the_install():
@@ -47,28 +92,97 @@ def test_nothing_is_compiled_by_the_install():
     assert "build" not in install
 
 
-@pytest.mark.slow
-def test_the_notebook_runs_from_top_to_bottom_offline(tmp_path):
+def coco_model(folder: Path, server: FaultServer) -> None:
+    """Puts a model of COCO's categories into a copy of the list of models, and its weights on a server."""
+    from safetensors.torch import save
+
+    from panbench.models.mmdet.config import build_model, load_config
+
+    categories = sorted(panoptic_categories(), key=lambda category: not category["isthing"])
+    names = tuple(category["name"] for category in categories)
+    shutil.copytree(ROOT / "configs", folder)
+    config = folder / "coco-tiny.py"
+    config.write_text(CONFIG % {"weights": "x", "classes": names}, "utf-8")
+    content = save({name: value.contiguous() for name, value in build_model(load_config(config)).state_dict().items()})
+    path = f"/coco-tiny-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
+    server.files[path] = content
+    config.write_text(CONFIG % {"weights": server.url + path, "classes": names}, "utf-8")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
+    """The notebook, run once with both of its halves."""
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: pip install nbclient ipykernel")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     if len(list(WEIGHTS.glob("*-tiny.safetensors"))) < 3:
         pytest.skip("configs/weights lacks a tiny model")
+    folder = tmp_path_factory.mktemp("notebook")
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     settings = next(cell for cell in notebook.cells if "TINY_IMAGES = 200" in cell.source)
-    settings.source = settings.source.replace("TINY_IMAGES = 200", "TINY_IMAGES = 12")
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(NO_NETWORK))
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    client = nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute(env=environment)
-    shown = json.dumps([cell.get("outputs", []) for cell in notebook.cells])
+    changes = {
+        "TINY_IMAGES = 200": "TINY_IMAGES = 12",
+        "COCO = False": "COCO = True",
+        "COCO_IMAGES = 50": "COCO_IMAGES = 4",
+        '"panoptic-fpn-r50-1x,maskformer-r50,mask2former-r50"': '"coco-tiny"',
+    }
+    for old, new in changes.items():
+        assert old in settings.source
+        settings.source = settings.source.replace(old, new)
+    mimic = build_mimic(size=(96, 128))
+    with FaultServer(mimic.files) as server:
+        coco_model(folder / "configs", server)
+        (folder / "host.pickle").write_bytes(pickle.dumps(mimic.at(server.url)))
+        (folder / "site").mkdir()
+        site = SITE % {"host": str(folder / "host.pickle"), "images": 12, "configs": str(folder / "configs")}
+        (folder / "site" / "sitecustomize.py").write_text(site, "utf-8")
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join([str(folder / "site"), str(ROOT)]),
+            "PANBENCH_CACHE": str(folder / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "MPLBACKEND": "agg",
+        }
+        (folder / "work").mkdir()
+        resources = {"metadata": {"path": str(folder / "work")}}
+        client = nbclient.NotebookClient(notebook, timeout=600, resources=resources)
+        client.execute(env=environment)
+        return Executed(notebook, folder / "work", server.log)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom_offline(executed):
+    shown = "".join(executed.outputs_of(""))
     assert "Mask2Former tiny" in shown
     assert shown.count("image/png") >= 6
     assert "<iframe srcdoc=" in shown
-    assert (tmp_path / "results" / "tiny.html").stat().st_size > 100_000
-    assert sorted(path.name for path in (tmp_path / "results" / "tiny").iterdir()) == [
+    assert (executed.folder / "results" / "tiny.html").stat().st_size > 100_000
+    assert sorted(path.name for path in (executed.folder / "results" / "tiny").iterdir()) == [
         "mask2former-tiny",
         "maskformer-tiny",
         "panoptic-fpn-tiny",
     ]
+
+
+@pytest.mark.slow
+def test_the_coco_half_fetches_runs_compares_and_shows_its_report(executed):
+    run = load_run(executed.folder / "results" / "coco-4")
+    assert len(run.image_ids()) == 4
+    fetched = [path for path, _, status in executed.log if status in (200, 206)]
+    assert any(path.endswith(".safetensors") for path in fetched)
+    assert "/zips/val2017.zip" in fetched
+    streamed, shown = executed.outputs_of("if COCO:")
+    assert "Mask2Former for COCO" in streamed
+    assert '"output_type": "stream"' in streamed
+    assert "100%" in streamed or "4/4" in streamed or "4 of 4" in streamed
+    assert "Mask2Former for COCO" in shown
+    assert "<iframe srcdoc=" in shown
+
+
+@pytest.mark.slow
+def test_no_cell_shows_a_librarys_warning(executed):
+    for output in executed.outputs_of(""):
+        said = re.sub(r"<iframe srcdoc=.*?</iframe>", "", output)
+        for word in ("Warning", "warnings.warn", "deprecated", "Traceback"):
+            assert word not in said
