@@ -208,7 +208,9 @@ def convert(
     categories: Annotated[
         str | None, typer.Option(help="coco, ade20k, cityscapes, or a JSON with id, name and isthing.")
     ] = None,
-    semantic: Annotated[Path | None, typer.Option(help="instances: semantic PNGs, pixel value = category id.")] = None,
+    semantic: Annotated[
+        Path | None, typer.Option(help="instances: semantic PNGs, pixel value = category id. Without: things only.")
+    ] = None,
     pngs: Annotated[Path | None, typer.Option(help="panoptic, detection: id PNGs, if not beside the JSON.")] = None,
     images_from: Annotated[Path | None, typer.Option(help="The folder of images.")] = None,
     split: Annotated[str, typer.Option(help="The new set's split.")] = "val",
@@ -218,8 +220,9 @@ def convert(
 ) -> None:
     """Convert label maps to a panoptic set, or a panoptic set to COCO detection JSON.
 
-    instances: COCO instance JSON and semantic PNGs. two-channel: PNGs with category and instance. arrays: .npz with
-    `labels` and `instances`. panoptic: a JSON that is almost COCO's. detection: the way back.
+    instances: COCO instance JSON, and semantic PNGs where there are any; without, a set of things only. two-channel:
+    PNGs with category and instance. arrays: .npz with `labels` and `instances`. panoptic: a JSON that is almost
+    COCO's. detection: the way back.
     """
     from panbench.datasets import convert as converters
 
@@ -237,15 +240,18 @@ def convert(
         options: dict[str, Any] = {"images_from": images_from, "categories": known}
         _converted(converters.convert_panoptic, source, pngs, out, images, overwrite, split=split, **options)
         return
+    if format is Format.instances:
+        if semantic is not None and categories is None:
+            raise BadArgument("`data convert instances --semantic` needs --categories: which of them are stuff?")
+        known = None if categories is None else _categories(categories)
+        arguments = (source, semantic, known, out)
+        _converted(converters.convert_instances, *arguments, split, images, overwrite, images_from=images_from)
+        if semantic is None:
+            _print("A set of things only: what no instance covers is void. With --semantic PNGs it has stuff, too.")
+        return
     if categories is None:
         raise BadArgument(f"`data convert {format.value}` needs --categories: coco, ade20k, cityscapes or a JSON.")
     known = _categories(categories)
-    if format is Format.instances:
-        if semantic is None:
-            raise BadArgument("`data convert instances` needs --semantic: the folder of semantic PNGs.")
-        arguments = (source, semantic, known, out)
-        _converted(converters.convert_instances, *arguments, split, images, overwrite, images_from=images_from)
-        return
     function = converters.convert_two_channel if format is Format.two_channel else converters.convert_arrays
     _converted(function, source, known, out, split, images, overwrite, images_from=images_from)
 

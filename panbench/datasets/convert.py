@@ -255,8 +255,8 @@ def convert_arrays(
 
 def convert_instances(
     instances_json: str | os.PathLike[str],
-    semantic: str | os.PathLike[str],
-    categories: Sequence[Category],
+    semantic: str | os.PathLike[str] | None,
+    categories: Sequence[Category] | None,
     root: str | os.PathLike[str],
     split: str = "val",
     *,
@@ -267,12 +267,16 @@ def convert_instances(
 
     Crowds are painted first, then instances from the largest to the smallest, so that small ones stay visible; stuff
     fills the rest. Pixels that the semantic map labels as a thing but no instance covers become void.
+    semantic: None makes a set of things only: what no instance covers is void
+    categories: None takes the JSON's own, all of them things unless they say `isthing`
     """
     from pycocotools import mask as rle_masks
 
-    by_id = {category.id: category for category in categories}
     document = read_json(instances_json, ("images", "annotations"))
-    if VOID in by_id:
+    if categories is None:
+        categories = _instance_categories(document, str(instances_json))
+    by_id = {category.id: category for category in categories}
+    if VOID in by_id and semantic is not None:
         raise BadDataset("Category id 0 would be void here; number the categories from 1.")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for record in document["annotations"]:
@@ -285,7 +289,7 @@ def convert_instances(
         except (KeyError, TypeError) as error:
             raise BadDataset(f"{instances_json}: an annotation lacks or has an unknown {error}.") from error
     images = ImageFolder(images_from)
-    names = {path.stem: path for path in files_in(semantic, ".png")}
+    names = {} if semantic is None else {path.stem: path for path in files_in(semantic, ".png")}
 
     def mask_of(record: dict[str, Any], height: int, width: int) -> npt.NDArray[np.bool_]:
         shape = record.get("segmentation")
@@ -305,9 +309,13 @@ def convert_instances(
             )
         return mask
 
-    def read(record: dict[str, Any]) -> LabelledImage:
-        image_id, name = record["id"], str(record["file_name"])
-        stem = Path(name).stem
+    def background_of(record: dict[str, Any], stem: str, name: str) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
+        """The map and segments of an image's stuff; all void without semantic PNGs."""
+        if semantic is None:
+            try:
+                return np.zeros((record["height"], record["width"]), np.int32), {}
+            except (KeyError, TypeError, ValueError) as error:
+                raise BadDataset(f"{instances_json}: the image {name} has no height and width ({error}).") from error
         if stem not in names:
             raise BadDataset(f"{semantic} has no {stem}.png for the image {name}.")
         labels = read_label_png(names[stem])
@@ -320,7 +328,13 @@ def convert_instances(
             raise BadDataset(f"{names[stem]} is {height}×{width}, the JSON says {record['height']}×{record['width']}.")
         thing_labels = [key for key, category in by_id.items() if category.isthing]
         background = np.where(np.isin(labels, thing_labels), VOID, labels)
-        ids, segments = segments_of_labels(background, np.zeros_like(background), by_id, str(names[stem]))
+        return segments_of_labels(background, np.zeros_like(background), by_id, str(names[stem]))
+
+    def read(record: dict[str, Any]) -> LabelledImage:
+        image_id, name = record["id"], str(record["file_name"])
+        stem = Path(name).stem
+        ids, segments = background_of(record, stem, name)
+        height, width = ids.shape
         masks = [(mask_of(item, height, width), item) for item in by_image.get(image_id, [])]
         masks.sort(key=lambda pair: (not pair[1].get("iscrowd"), -int(pair[0].sum())))
         for mask, item in masks:
@@ -330,6 +344,14 @@ def convert_instances(
         return LabelledImage(name, ids, segments, images.path(stem, name), image_id)
 
     return write_set(root, split, categories, document["images"], read, **options)
+
+
+def _instance_categories(document: dict[str, Any], where: str) -> tuple[Category, ...]:
+    records = document.get("categories")
+    if not isinstance(records, list) or not records:
+        raise BadDataset(f"{where} lists no categories. Give them by --categories.")
+    things = [{"isthing": 1, **record} if isinstance(record, dict) else record for record in records]
+    return read_categories(things, where)
 
 
 # COCO-like panoptic sets of others

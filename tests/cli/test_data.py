@@ -124,11 +124,26 @@ def test_label_maps_are_converted_both_ways(tmp_path):
     assert again.exit_code == 0, again.output
 
 
+def test_instances_without_stuff_say_that_the_set_has_things_only(tmp_path):
+    square = [[0, 0, 2, 0, 2, 2, 0, 2]]
+    document = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 4}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 3, "segmentation": square}],
+        "categories": [{"id": 3, "name": "screw"}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    made = run("convert", "instances", tmp_path / "instances.json", "--out", tmp_path / "set")
+    assert made.exit_code == 0, made.output
+    assert "1 images, 1 segments" in made.stdout
+    assert "A set of things only: what no instance covers is void." in made.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["convert", "arrays", "x", "--out", "y"], "--categories"),
-        (["convert", "instances", "x", "--out", "y", "--categories", "coco"], "--semantic"),
+        (["convert", "instances", "x", "--out", "y", "--semantic", "z"], "needs --categories"),
+        (["convert", "instances", "x.json", "--out", "y"], "x.json"),
         (["convert", "arrays", "x", "--out", "y", "--categories", "coco"], "is not a folder"),
         (["check", "x"], "was not found"),
         (["cityscapes", "x"], "gtFine"),

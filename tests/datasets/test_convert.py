@@ -249,6 +249,40 @@ def test_an_instance_that_is_wholly_covered_is_named_as_left_out(tmp_path):
     assert found.left_out == {"segments without a pixel of their own": 1}
 
 
+def things(tmp_path: Path, categories: object) -> Path:
+    file = instance_set(tmp_path, [{"id": 1, "image_id": 5, "category_id": 0, "segmentation": box(2, 1, 2, 2)}])[0]
+    document = json.loads(file.read_text()) | {"categories": categories}
+    file.write_text(json.dumps(document))
+    return file
+
+
+def test_instances_alone_make_a_set_of_things_with_the_categories_of_their_json(tmp_path):
+    file = things(tmp_path, [{"id": 0, "name": "screw"}, {"id": 1, "name": "nut", "supercategory": "metal"}])
+    found = convert_instances(file, None, None, tmp_path / "out")
+    panoptic = read_panoptic_json(found.json)
+    assert [(c.id, c.name, c.isthing, c.supercategory) for c in panoptic.categories] == [
+        (0, "screw", True, ""),
+        (1, "nut", True, "metal"),
+    ]
+    (segment,) = panoptic.annotations[5].segments
+    assert (segment.category_id, segment.area) == (0, 4)
+    ids = read_id_png(found.pngs / "image.png")
+    assert ids.shape == (6, 8)
+    assert (ids != 0).sum() == 4
+    assert kinds_of(found) <= {"no-images", "much-void"}
+
+
+def test_instances_alone_need_categories_and_sizes(tmp_path):
+    with pytest.raises(BadDataset, match="lists no categories"):
+        convert_instances(things(tmp_path / "a", []), None, None, tmp_path / "out")
+    file = things(tmp_path / "b", [{"id": 0, "name": "screw"}])
+    document = json.loads(file.read_text())
+    del document["images"][0]["height"]
+    file.write_text(json.dumps(document))
+    with pytest.raises(BadDataset, match=r"the image image.jpg has no height and width"):
+        convert_instances(file, None, None, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("annotation", "sentence"),
     [
