@@ -10,6 +10,7 @@ weights, and the record that goes into run.json. Anything else that has the memb
 """
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import importlib
@@ -96,17 +97,19 @@ class Resize:
     """Zeros are added at the right and at the bottom until both sides are multiples of this."""
     square: int | None = None
     """Zeros are added at the right and at the bottom until both sides are this long."""
+    factor: float = 1.0
+    """`short` and `long`, or the size as it is, times this: the scales of test-time augmentation."""
 
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) that an image of this size is resized to."""
         if self.exact is not None:
             return self.exact
-        if self.short is None:
-            return height, width
-        scale = self.short / min(height, width)
-        if self.long is not None:
+        scale = 1.0 if self.short is None else self.short / min(height, width)
+        if self.short is not None and self.long is not None:
             scale = min(scale, self.long / max(height, width))
-        return int(height * scale + 0.5), int(width * scale + 0.5)
+        if (scale := scale * self.factor) == 1.0:
+            return height, width
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The (height, width) with the zeros."""
@@ -178,6 +181,14 @@ class Adapter:
         pixels: (B, 3, H, W) float32 on the device, normalised and padded
         """
         raise NotImplementedError
+
+    def scaled(self, factor: float) -> "Adapter":
+        """The same family with images `factor` times as large. Raises BadArgument when it takes one size only."""
+        if self.resize.exact is not None or self.resize.square is not None:
+            raise BadArgument(f"{self.spec.title} takes images of one size only: it has no views of other scales.")
+        other = copy.copy(self)
+        other.resize = dataclasses.replace(self.resize, factor=self.resize.factor * factor)
+        return other
 
     def read(self, scene: Scene) -> LoadedImage:
         """Decodes and prepares the image of a scene. Raises BadDataset."""
@@ -271,9 +282,11 @@ class HostedModel:
 
     def load(self, scene: Scene) -> LoadedImage:
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
-        loaded = self.adapter.read(scene)
+        return self.pinned(self.adapter.read(scene))
+
+    def pinned(self, loaded: LoadedImage) -> LoadedImage:
+        """The same image where the device copies it from without holding up the thread that runs the model."""
         if self.device.type == "cuda":
-            # From pinned memory the copy to the device does not hold up the thread that runs the model.
             return dataclasses.replace(loaded, inputs=loaded.inputs.pin_memory())
         return loaded
 
@@ -409,11 +422,12 @@ def resolve_weights(
 
 
 def way_of_running(model: Model) -> dict[str, Any]:
-    """How a model computes: precision, whether its backbone is compiled, and the seed of random weights."""
+    """How a model computes: precision, whether its backbone is compiled, the seed of random weights, its `settings`."""
     return {
         "precision": getattr(model, "precision", "fp32"),
         "compiled": getattr(model, "compiled", False),
         "seed": getattr(model, "seed", 0),
+        **getattr(model, "settings", {}),
     }
 
 

@@ -5,6 +5,7 @@ mmdet's modules.
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,6 +59,12 @@ class MmdetAdapter(Adapter):
     def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
         """mmdet's modules without what only training needs."""
         return speed_up(module, self.kind, device)
+
+    def scaled(self, factor: float) -> "MmdetAdapter":
+        """The same model with a test pipeline that resizes to `factor` times the size. Raises BadArgument."""
+        other = copy.copy(self)
+        other._pipeline = pipeline_of(self.config, factor)
+        return other
 
     def read(self, scene: Scene) -> LoadedImage:
         """The image through the config's test pipeline: `inputs` (3, h, w) uint8, and mmdet's sample with the sizes."""

@@ -14,14 +14,20 @@ from panbench.models.mmdet.config import in_scope_of
 _READS_GROUND_TRUTH = ("LoadPanopticAnnotations", "LoadAnnotations")
 
 
-def pipeline_of(config: Config) -> Any:
-    """The config's test pipeline as a callable, without the steps that read ground truth."""
+def pipeline_of(config: Config, factor: float = 1.0) -> Any:
+    """The config's test pipeline as a callable, without the steps that read ground truth.
+
+    factor: it resizes images to this many times the config's size
+    Raises BadModel for a config without a pipeline.
+    """
     operators = innermost_dataset(config).get("pipeline") or config.get("test_pipeline")
     if not operators:
         raise BadModel(
             f"{config.filename} has no test pipeline (`test_dataloader.dataset.pipeline` or `test_pipeline`)."
         )
     wanted = [step for step in operators if _type_name(step["type"]) not in _READS_GROUND_TRUTH]
+    if factor != 1.0:
+        wanted = _enlarged(wanted, factor)
     with in_scope_of(config):
         import mmdet.datasets.transforms  # noqa: F401  (registers mmdet's transforms)
         from mmcv.transforms import Compose
@@ -30,6 +36,29 @@ def pipeline_of(config: Config) -> Any:
             return Compose(wanted)
         except Exception as error:
             raise BadModel(f"{config.filename}: its test pipeline cannot be built ({error}).") from error
+
+
+def _enlarged(steps: Sequence[Mapping[str, Any]], factor: float) -> list[Mapping[str, Any]]:
+    """The steps of a pipeline with a larger scale; one that resizes nothing gets a step that does, after loading."""
+
+    def larger(step: Mapping[str, Any]) -> Mapping[str, Any]:
+        if step.get("scale") is None:
+            factors = step["scale_factor"]
+            both = (factors, factors) if isinstance(factors, (int, float)) else tuple(factors)
+            return {**step, "scale_factor": tuple(each * factor for each in both)}
+        scale = step["scale"]
+        sides = (scale, scale) if isinstance(scale, int) else tuple(scale)
+        return {**step, "scale": tuple(max(1, int(side * factor + 0.5)) for side in sides)}
+
+    resizes = [_type_name(step["type"]) == "Resize" for step in steps]
+    if any(resizes):
+        return [larger(step) if resize else step for step, resize in zip(steps, resizes, strict=True)]
+    first, *rest = steps
+    # Boxes are brought back by the scale factor, which a pipeline that never resizes need not have packed.
+    packed = [
+        {**step, "meta_keys": (*step["meta_keys"], "scale_factor")} if "meta_keys" in step else step for step in rest
+    ]
+    return [first, {"type": "Resize", "scale_factor": factor, "keep_ratio": True}, *packed]
 
 
 def innermost_dataset(config: Config) -> dict[str, Any]:

@@ -1,0 +1,239 @@
+"""Several answers to one image become one: views of test-time augmentation, or models of an ensemble.
+
+Answers are brought to one grid, candidates of one label whose masks overlap (IoU > 0.5, at most one of each answer) are
+joined and averaged, and any fusion rule takes the result. One answer alone comes out as it went in.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panbench.base.errors import BadArgument
+from panbench.models.candidates import Candidates, Frame, Instances, Output
+
+__all__ = ["flip", "merge_outputs"]
+
+MATCH_IOU = 0.5
+
+
+def merge_outputs(outputs: Sequence[Output], weights: Sequence[float] | None = None) -> Output:
+    """One answer from those of several views or models to the same image.
+
+    outputs: all Candidates or all Instances, with the same labels and the same original size
+    weights: how much each counts; None for all alike
+    Raises BadArgument when they do not fit together.
+    """
+    if len({type(output) for output in outputs}) != 1 or not isinstance(outputs[0], (Candidates, Instances)):
+        raise BadArgument(
+            "Only answers of one kind can be averaged: masks of queries with masks of queries, or boxes with boxes. "
+            "`panbench ensemble` votes on finished maps of any models instead."
+        )
+    if len({output.frame.original for output in outputs}) != 1:
+        raise BadArgument("Only answers to images of one size can be averaged.")
+    if len(outputs) == 1:
+        return outputs[0]
+    shares = np.full(len(outputs), 1 / len(outputs)) if weights is None else np.asarray(weights, np.float64)
+    if (shares < 0).any() or shares.sum() <= 0:
+        raise BadArgument("The weights of an ensemble must not be negative, and one must be above 0.")
+    shares = shares / shares.sum()
+    if isinstance(outputs[0], Candidates):
+        return _merge_candidates([each for each in outputs if isinstance(each, Candidates)], shares)
+    return _merge_instances([each for each in outputs if isinstance(each, Instances)], shares)
+
+
+def flip(output: Output) -> Output:
+    """The answer to an image that was mirrored left to right, as an answer to the image.
+
+    Zeros are added at the right, so a mirrored image has them on the same side: only its own columns turn.
+    """
+    if isinstance(output, Candidates):
+        return dataclasses.replace(output, masks=_flipped(output.masks, output.frame))
+    if isinstance(output, Instances):
+        width = output.frame.original[1]
+        boxes = output.boxes
+        if boxes is not None:
+            left, top, right, bottom = boxes.unbind(dim=1)
+            boxes = torch.stack([width - right, top, width - left, bottom], dim=1)
+        return dataclasses.replace(
+            output,
+            boxes=boxes,
+            masks=output.masks.flip(-1),
+            semantic_logits=_flipped(output.semantic_logits, output.frame),
+        )
+    raise BadArgument("A finished id map cannot be averaged with others: --tta needs a network's masks.")
+
+
+def _flipped(maps: Tensor, frame: Frame) -> Tensor:
+    """(K, h, w) of the padded input's extent, the image's own part mirrored."""
+    own = maps.shape[-1] * frame.resized[1] / frame.padded[1]
+    if own == int(own):
+        own = int(own)
+        return torch.cat([maps[..., :own].flip(-1), maps[..., own:]], dim=-1)
+    # The image ends within a column of cells: sampled at mirrored places, clamped at the rim.
+    centres = torch.arange(maps.shape[-1], device=maps.device, dtype=torch.float32) + 0.5
+    return _sampled(maps, None, own - centres)
+
+
+def _sampled(maps: Tensor, y: Tensor | None, x: Tensor | None) -> Tensor:
+    """(K, rows, columns): maps (K, h, w) read bilinearly at coordinates in cells; None keeps an axis as it is."""
+    height, width = maps.shape[-2:]
+    y = torch.arange(height, device=maps.device, dtype=torch.float32) + 0.5 if y is None else y
+    x = torch.arange(width, device=maps.device, dtype=torch.float32) + 0.5 if x is None else x
+    grid = torch.stack(
+        [
+            (x * 2 / width - 1)[None, :].expand(len(y), len(x)),
+            (y * 2 / height - 1)[:, None].expand(len(y), len(x)),
+        ],
+        dim=-1,
+    )
+    sampled = F.grid_sample(maps[None].float(), grid[None], align_corners=False, padding_mode="border")
+    return sampled[0]
+
+
+def _on_grid(maps: Tensor, frame: Frame, target: Frame, shape: tuple[int, int]) -> Tensor:
+    """Maps of one frame at the cells of another frame's grid, both of the same image."""
+    if tuple(maps.shape[-2:]) == shape and (frame.padded, frame.resized) == (target.padded, target.resized):
+        return maps.float()
+
+    def axis(side: int) -> Tensor:
+        cells = torch.arange(shape[side], device=maps.device, dtype=torch.float32) + 0.5
+        of_image = cells * target.padded[side] / shape[side] / target.resized[side]
+        return of_image * frame.resized[side] / frame.padded[side] * maps.shape[-2 + side]
+
+    return _sampled(maps, axis(0), axis(1))
+
+
+def _clusters(
+    owner: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], iou: npt.NDArray[np.float64]
+) -> list[list[int]]:
+    """Members of each cluster: of one label, from different owners, joined in falling order of IoU."""
+    one, other = np.nonzero(
+        np.triu(iou > MATCH_IOU, 1) & (labels[:, None] == labels[None]) & (owner[:, None] != owner[None])
+    )
+    members = [[index] for index in range(len(owner))]
+    cluster = list(range(len(owner)))
+    for pair in np.argsort(-iou[one, other], kind="stable"):
+        a, b = cluster[one[pair]], cluster[other[pair]]
+        if a != b and not {owner[each] for each in members[a]} & {owner[each] for each in members[b]}:
+            for each in members[b]:
+                cluster[each] = a
+            members[a] += members[b]
+            members[b] = []
+    return [sorted(each) for each in members if each]
+
+
+def _confidence(values: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> float:
+    """The score of a cluster: the mean of those who see it where they are at least half, else the rest counts as 0."""
+    present = shares.sum()
+    return float((values * shares).sum() / (present if present >= 0.5 else 1.0))
+
+
+def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.float64]) -> Candidates:
+    best = max(range(len(outputs)), key=lambda each: outputs[each].masks.shape[-1] * outputs[each].masks.shape[-2])
+    frame = outputs[best].frame
+    shape = (int(outputs[best].masks.shape[-2]), int(outputs[best].masks.shape[-1]))
+    device = outputs[best].masks.device
+    kept = [np.flatnonzero((each.labels >= 0) & (each.gate > 0.01)) for each in outputs]
+    owner = np.concatenate([np.full(len(rows), number) for number, rows in enumerate(kept)])
+    labels = np.concatenate([each.labels[rows] for each, rows in zip(outputs, kept, strict=True)])
+    gates = np.concatenate([each.gate[rows] for each, rows in zip(outputs, kept, strict=True)]).astype(np.float64)
+    masks = torch.cat(
+        [
+            _on_grid(_probabilities(each)[torch.from_numpy(rows).to(device)], each.frame, frame, shape)
+            for each, rows in zip(outputs, kept, strict=True)
+        ]
+    )
+    weights = torch.cat(
+        [each.weight[torch.from_numpy(rows).to(device)].float() for each, rows in zip(outputs, kept, strict=True)]
+    )
+    sure = (masks >= 0.5).flatten(1).float()
+    shared = (sure @ sure.T).double().cpu().numpy()
+    area = np.diag(shared)
+    iou = shared / np.maximum(area[:, None] + area[None] - shared, 1)
+    clusters = _clusters(owner, labels, iou)
+    mixing = torch.zeros((len(clusters), len(owner)), device=device)
+    gate = np.zeros(len(clusters), np.float32)
+    strength = torch.zeros(len(clusters), device=device)
+    for number, members in enumerate(clusters):
+        share = shares[owner[members]]
+        mixing[number, members] = torch.tensor(share / max(share.sum(), 1e-12), dtype=torch.float32, device=device)
+        gate[number] = _confidence(gates[members], share)
+        whole = share.sum() if share.sum() >= 0.5 else 1.0
+        strength[number] = (weights[members] * torch.tensor(share / whole, dtype=torch.float32, device=device)).sum()
+    merged = (mixing @ masks.flatten(1)).view(len(clusters), *shape)
+    return Candidates(
+        labels=labels[[members[0] for members in clusters]] if clusters else np.zeros(0, np.int64),
+        gate=gate,
+        weight=strength,
+        masks=merged,
+        frame=frame,
+        isthing=outputs[best].isthing,
+        activation="identity",
+    )
+
+
+def _probabilities(candidates: Candidates) -> Tensor:
+    masks = candidates.masks.float()
+    return masks.sigmoid() if candidates.activation == "sigmoid" else masks
+
+
+def _merge_instances(outputs: Sequence[Instances], shares: npt.NDArray[np.float64]) -> Instances:
+    if any(each.boxes is None for each in outputs):
+        raise BadArgument("Instances without boxes cannot be averaged.")
+    if len({each.semantic_labels for each in outputs}) != 1:
+        raise BadArgument("Only models whose semantic maps have the same channels can be averaged.")
+    best = max(range(len(outputs)), key=lambda each: outputs[each].semantic_logits[0].numel())
+    frame, logits = outputs[best].frame, outputs[best].semantic_logits
+    shape = (int(logits.shape[-2]), int(logits.shape[-1]))
+    semantic = sum(
+        float(share) * _on_grid(each.semantic_logits, each.frame, frame, shape).softmax(dim=0)
+        for each, share in zip(outputs, shares, strict=True)
+    )
+    owner = np.concatenate([np.full(len(each.labels), number) for number, each in enumerate(outputs)]).astype(np.int64)
+    labels = np.concatenate([np.array(each.labels, np.int64) for each in outputs])
+    scores = np.concatenate([np.array(each.scores, np.float64) for each in outputs])
+    boxes = torch.cat([each.boxes.float() for each in outputs if each.boxes is not None])
+    side = max(each.masks.shape[-1] for each in outputs)
+    masks = torch.cat(
+        [
+            each.masks.float()
+            if each.masks.shape[-1] == side or not len(each.masks)
+            else F.interpolate(each.masks[None].float(), size=(side, side), mode="bilinear", align_corners=False)[0]
+            for each in outputs
+            if len(each.masks)
+        ]
+        or [outputs[best].masks.float()]
+    )
+    clusters = _clusters(owner, labels, _box_iou(boxes).double().cpu().numpy())
+    mixing = torch.zeros((len(clusters), len(owner)), device=boxes.device)
+    confidence = np.zeros(len(clusters))
+    for number, members in enumerate(clusters):
+        share = shares[owner[members]] * np.maximum(scores[members], 1e-6)
+        mixing[number, members] = torch.tensor(share / share.sum(), dtype=torch.float32, device=boxes.device)
+        confidence[number] = _confidence(scores[members], shares[owner[members]])
+    order = np.argsort(-confidence, kind="stable")
+    there = torch.from_numpy(order).to(boxes.device)
+    assert isinstance(semantic, Tensor)
+    return Instances(
+        boxes=(mixing @ boxes)[there],
+        masks=(mixing @ masks.flatten(1)).view(len(clusters), *masks.shape[1:])[there],
+        labels=tuple(int(labels[clusters[place][0]]) for place in order),
+        scores=tuple(confidence[order].tolist()),
+        semantic_logits=semantic.clamp_min(1e-12).log(),
+        semantic_labels=outputs[best].semantic_labels,
+        frame=frame,
+    )
+
+
+def _box_iou(boxes: Tensor) -> Tensor:
+    """(N, N) IoU of boxes x1 y1 x2 y2."""
+    low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = (high - low).clamp_min(0).prod(dim=2)
+    area = (boxes[:, 2:] - boxes[:, :2]).clamp_min(0).prod(dim=1)
+    return shared / (area[:, None] + area[None] - shared).clamp_min(1e-9)
