@@ -27,10 +27,19 @@ class Format(str, Enum):
 
     @classmethod
     def of(cls, out: Path | None) -> "Format":
-        """The format that a file's ending names; text for another ending and for no file."""
-        ending = "" if out is None else out.suffix.lower().removeprefix(".")
-        named = {"tex": "latex"}.get(ending, ending)
-        return cls(named) if named in cls.__members__ else cls.text
+        """The format that a file's ending names; text without one. Raises BadArgument for an unknown ending."""
+        if out is None:
+            return cls.text
+        ending = out.suffix.lower().removeprefix(".")
+        named = {"tex": "latex", "txt": "text", "": "text", "markdown": "md"}.get(ending, ending)
+        if named in cls.__members__:
+            return cls(named)
+        if named in ("html", "htm"):
+            raise BadArgument(f"compare writes no web page ({out}): `panbench report RUN … --out {out}` does.")
+        raise BadArgument(
+            f"compare cannot tell a format from the ending of {out}. Known endings are .txt, .md, .csv, .json, .tex "
+            "and .parquet; or name one with --format."
+        )
 
 
 @command(
