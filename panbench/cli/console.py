@@ -135,7 +135,8 @@ class Bars:
         if not self._tasks:
             # Nothing was counted: leave no blank line where the bars would have been.
             self._bars.live.transient = True
-        self._bars.stop()
+        # Not `self._bars.stop()`, which adds a blank line where there is no terminal.
+        self._bars.live.stop()
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
         if total is None and done == 0:
