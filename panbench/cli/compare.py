@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.cli import console
@@ -73,6 +74,7 @@ def compare(
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
 
     from panbench.report.comparison import standing
+    from panbench.report.grid import plain
     from panbench.report.tables import find_runs
 
     found = standing(
@@ -86,6 +88,9 @@ def compare(
         digits=digits if digits is not None else 1 if chosen is Format.latex else 2,
     )
     if chosen is Format.text and out is None:
+        if found.verdict is not None:
+            console.show(Text(plain(found.verdict.text())))
+            console.show("")
         console.show_grids(found.grids)
         return
     printed: dict[Format, Callable[[], str | bytes]] = {
