@@ -48,6 +48,7 @@ class Format(str, Enum):
     "compare",
     "panbench compare results/coco-maskformer-r50 results/coco-mask2former-r50",
     "panbench compare results --by size --out table.md",
+    "panbench compare results/coco-mask2former-r50 --published 'Mask DINO'",
 )
 def compare(
     runs: Runs,
@@ -59,6 +60,10 @@ def compare(
     by: Annotated[str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT")] = None,
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False,
     baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None,
+    published: Annotated[
+        list[str] | None,
+        option("Also what papers claim of a model or backbone, or all; several times.", None, "NAME"),
+    ] = None,
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")
     ] = True,
@@ -87,6 +92,10 @@ def compare(
         baseline=baseline,
         digits=digits if digits is not None else 1 if chosen is Format.latex else 2,
     )
+    if published:
+        from panbench.report.published import with_published
+
+        found = with_published(found, published)
     if chosen is Format.text and out is None:
         if found.verdict is not None:
             console.show(Text(plain(found.verdict.text())))
