@@ -67,7 +67,7 @@ def test_claims_stand_under_the_measured_rows_and_are_never_best(coco_run):
     shown = panbench("compare", coco_run, "--published", "Mask DINO R50", "--published", "mask2former r50")
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
-    (measured,) = (number for number, line in enumerate(lines) if line.startswith("mine"))
+    measured = next(number for number, line in enumerate(lines) if line.startswith("mine"))
     claims = [number for number, line in enumerate(lines) if "(published)" in line and "51.90" in line]
     assert claims
     assert min(claims) > measured
