@@ -71,7 +71,7 @@ def peak_of(name: str, count: int, size: tuple[int, int], device: str, threads: 
         run = evaluate(model, dataset, Path(folder) / "run")
     peak = provenance.peak_host_memory()
     assert peak is not None, "this system does not tell the peak of a process"
-    return peak, run.info["images_per_second"]
+    return peak, run.info.images_per_second or 0.0
 
 
 if __name__ == "__main__":

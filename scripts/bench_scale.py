@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table, take  # noqa: E402
 from panbench.panoptic.types import Category, Segment  # noqa: E402
-from panbench.runs import RunWriter, category_record, load_run  # noqa: E402
+from panbench.runs import ImagesRecord, RunInfo, RunWriter, load_run  # noqa: E402
 
 IMAGES_A_PART = 10_000
 PQ_IN_SQL = """
@@ -96,9 +96,10 @@ def write_parts(folder: Path, images: int) -> tuple[float, int]:
     """Writes a run of that many images; seconds and bytes of its parts."""
     tables, categories = seed_tables(200)
     block = concat(tables)
-    records = [category_record(category) for category in categories]
     began = time.perf_counter()
-    writer = RunWriter.create(folder, {"kind": "score", "categories": records, "images": {"expected": images}})
+    writer = RunWriter.create(
+        folder, RunInfo(kind="score", categories=tuple(categories), images=ImagesRecord(expected=images))
+    )
     done = 0
     while done < images:
         part = min(IMAGES_A_PART, images - done)

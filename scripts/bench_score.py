@@ -163,7 +163,7 @@ def score_with_panbench(folder: Path, *, index: bool = True) -> float:
     from panbench.scoring.folder import score_folder
 
     run = score_folder(folder / "gt.json", folder / "pred.json", index=index)
-    return float(run.info["summary"]["All"]["PQ"])
+    return float(run.summary()["All"]["PQ"] or 0.0)
 
 
 def score_without_index(folder: Path) -> float:

@@ -274,9 +274,9 @@ def panbench_side(task: Task) -> Callable[[], dict[str, Any]]:
         segments = done.segments()
         return {
             "seconds": seconds,
-            "PQ": done.info["summary"]["All"]["PQ"] or 0.0,
+            "PQ": done.summary()["All"]["PQ"] or 0.0,
             "segments": float((segments["side"] == "pred").sum()) / len(task.dataset.scenes),
-            "stages": done.info["seconds"],
+            "stages": vars(done.info.seconds),
         }
 
     return run

@@ -210,28 +210,27 @@ def export(name: str, work_dir: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = evaluate(open_model(spec), open_dataset("shapes"), Path(folder) / name)
     recipe = RECIPES[name]
+    parameters = (run.info.model and run.info.model.params) or 0
     lines = [
         f"# {spec.title}",
         "",
         f"A small {spec.family} model for trying out panbench without a download; it knows the nine categories of",
         f"`shapes`, the generated dataset, and nothing else. Config: `configs/{name}.py`.",
         "",
-        f"- Parameters: {run.info['model']['params']:,}; file: {target.stat().st_size:,} bytes (float16), "
-        f"SHA-256 `{sha256_of(target)}`",
+        f"- Parameters: {parameters:,}; file: {target.stat().st_size:,} bytes (float16), SHA-256 `{sha256_of(target)}`",
         f"- Trained: `{'`, then `'.join(commands)}`: {sum(iterations):,} iterations of 8 "
         f"scenes, drawn from {TRAIN_SCENES:,} scenes of the split `train` with seed {TRAIN_SEED}, "
         f"{shapes.DEFAULT_SIZE[0]}×{shapes.DEFAULT_SIZE[1]} pixels; AdamW, learning rate {recipe['lr']}, cosine decay; "
         "mmdet's losses and mmengine's Runner, on a CPU",
-        f"- Evaluated on the {run.info['images']['scored']} scenes of the split `val` with seed 0, none of them "
+        f"- Evaluated on the {run.info.images.scored} scenes of the split `val` with seed 0, none of them "
         f"a training scene: `panbench eval --model {name} --data shapes`",
         "",
         "| | PQ | SQ | RQ | categories |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for group, row in run.info["summary"].items():
-        lines.append(
-            f"| {group} | {row['PQ'] * 100:.2f} | {row['SQ'] * 100:.2f} | {row['RQ'] * 100:.2f} | {row['n']} |"
-        )
+    for group, row in run.summary().items():
+        scores = " | ".join(f"{100 * (row[name] or 0.0):.2f}" for name in ("PQ", "SQ", "RQ"))
+        lines.append(f"| {group} | {scores} | {row['n']} |")
     with atomic_write(target.with_suffix(".md"), "w") as handle:
         handle.write("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -148,7 +148,7 @@ def evaluate(
             console.complain(f"{outcome.spec.name}: {outcome.reason}", outcome.error if ctx.meta.get("debug") else None)
             return
         row = comparison_row(outcome.run)
-        console.show(summary_text(row.title, outcome.run.info.get("summary"), row.notes))
+        console.show(summary_text(row.title, outcome.run.summary(), row.notes))
         console.show("")
 
     try:

@@ -360,12 +360,10 @@ def _layers(
     from panbench.report.pictures import Pictures, RunPictures
 
     pictures = Pictures(source, images=images, gt=gt, gt_dir=gt_dir)
-    first = source.info.get("dataset") or {}
     for run in wanted:
         if isinstance(run, str):
             continue
-        other = run.info.get("dataset") or {}
-        if other.get("fingerprint") != first.get("fingerprint"):
+        if run.info.dataset.fingerprint != source.info.dataset.fingerprint:
             raise BadRun(f"{source.name} and {run.name} were made on different ground truth: they share no images.")
     layers = [
         RunPictures(source).truth(image, pictures)

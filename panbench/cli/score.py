@@ -63,7 +63,7 @@ def score(
         console.show_json(scores_of(run))
     else:
         row = comparison_row(run)
-        console.show(summary_text(row.title, run.info["summary"], row.notes))
+        console.show(summary_text(row.title, run.summary(), row.notes))
     if out is None:
         console.say("Not stored. With --out results/NAME, panbench compare, metrics and errors can ask it more.")
     else:

@@ -300,7 +300,7 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
     with tempfile.TemporaryDirectory(prefix="panbench-bench.") as folder:
         run = evaluate(model, context.dataset, Path(folder) / "run", EvaluateOptions(batch_size=row.batch_size))
     info = run.info
-    pq = info["summary"]["All"]["PQ"]
+    pq = run.summary()["All"]["PQ"]
     if context.maps is None:
         context.maps, context.reference_pq = maps, pq
         differ = 0.0
@@ -309,19 +309,20 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
     percentiles = np.percentile(latencies, (50, 90, 99))
     cuda = context.device.type == "cuda"
     count = len(context.dataset.scenes)
+    milliseconds: dict[str, Any] = {stage: 1000 * (getattr(info.seconds, stage) or 0.0) / count for stage in STAGES}
     return dataclasses.replace(
         row,
         input_height=padded[0],
         input_width=padded[1],
-        params=model.describe()["params"],
+        params=model.describe().params,
         gflops=None if context.flops is None else context.flops / 1e9,
         gmacs=None if context.flops is None else context.flops / 2e9,
-        images_per_second=info["images_per_second"],
+        images_per_second=info.images_per_second,
         latency_mean=float(np.mean(latencies)),
         latency_p50=float(percentiles[0]),
         latency_p90=float(percentiles[1]),
         latency_p99=float(percentiles[2]),
-        **{stage: 1000 * info["seconds"][stage] / count for stage in STAGES},
+        **milliseconds,
         host_peak_bytes=_host_peak(),
         device_peak_bytes=torch.cuda.max_memory_allocated(context.device) if cuda else None,
         segments=float(np.mean([len(predicted.segments) for predicted in maps])),

@@ -83,10 +83,10 @@ def evaluate(
     previous = load_run(out) if ranks.broadcast(options.resume and (out / "run.json").exists()) else None
     if previous is not None:
         refuse_other_settings(previous, settings, batch_size)
-        if previous.info["status"] == "done":
+        if previous.info.status == "done":
             reporter.notice(f"{out} is complete already.")
             return previous
-        batch_size = previous.info["arguments"]["batch_size"]
+        batch_size = previous.info.batch_size
     if batch_size is None:
         batch_size = 1 if model.device.type == "cpu" else "auto"
     if batch_size == "auto":
@@ -125,7 +125,7 @@ def evaluate(
     except BaseException as error:
         if ranks.is_first:
             left = close_run(writer, dataset, [loop.report()], reporter, *_how_it_ended(error))
-            if isinstance(error, PanbenchError) and left.info["images"]["scored"]:
+            if isinstance(error, PanbenchError) and left.info.images.scored:
                 error.args = (f"{error} What was scored stays in {out}; the same command with --resume goes on.",)
         raise
     if ranks.is_first:

@@ -13,7 +13,7 @@ from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, ImageInfo, PanopticSet
 from panbench.report.attention import attention_figure
 from panbench.report.pictures import Layer, Pictures, overlay_figure, read_photo, save_figure
-from panbench.runs import load_run
+from panbench.runs import ModelRecord, load_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,16 +110,16 @@ def attention_of(
     if run is not None:
         assert image is not None
         stored = load_run(run)
-        described = stored.info.get("model") or {}
-        if not described.get("config"):
+        described = stored.info.model
+        if described is None or not described.config:
             raise BadRun(f"{stored.name} holds scored predictions: there is no model to look into.")
         pictures = Pictures(stored, images=images, gt=gt, gt_dir=gt_dir)
         shown = pictures.photo(image)
         path = pictures.path(image)
         if weights == "auto":
-            if described.get("random_weights"):
+            if described.random_weights or described.weights is None:
                 raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name --weights.")
-            weights = described["weights"]
+            weights = described.weights
             if not Path(weights).is_file():
                 raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Say where they are with --weights.")
         spec = _spec_of(described)
@@ -135,12 +135,12 @@ def attention_of(
     return attention_figure(shown, found, width=width)
 
 
-def _spec_of(described: Mapping[str, Any]) -> ModelSpec:
+def _spec_of(described: ModelRecord) -> ModelSpec:
     """The model of a run: by its name where the catalog has it, else by its config file."""
-    name = described.get("name")
+    name = described.name
     if name in load_catalog():
         return find_model(str(name))
-    config = Path(str(described["config"]))
+    config = Path(str(described.config))
     if not config.is_file():
         raise BadModel(f"The run's model {name} is not in the catalog, and its config {config} is gone.")
     return spec_from_config(config)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,20 @@ from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
 from panbench.evaluation.loop import Report, png_name
 from panbench.models.base import Model, way_of_running
-from panbench.runs import Run, RunWriter, category_record
+from panbench.runs import (
+    CategoryMapRecord,
+    DatasetRecord,
+    DeviceRecord,
+    ImagesRecord,
+    MemoryRecord,
+    RuleRecord,
+    Run,
+    RunInfo,
+    RunWriter,
+    SecondsRecord,
+    SummaryRecord,
+    category_record,
+)
 
 if TYPE_CHECKING:
     from panbench.evaluation.evaluate import EvaluateOptions
@@ -27,50 +41,52 @@ def first_record(
     arguments: dict[str, Any],
     command: Sequence[str],
     mapping: CategoryMap | None,
-) -> dict[str, Any]:
-    """run.json as far as it is known before the first image."""
+) -> RunInfo:
+    """What is known of a run before its first image."""
     device, described, running = model.device, model.describe(), way_of_running(model)
     if mapping is not None:
         # What is published was measured in the model's own categories.
-        described["published"] = None
-    return {
-        "kind": "eval",
-        "model": described,
-        "rule": model.rule.record(),
-        "dataset": {
-            "name": dataset.name,
-            "split": dataset.split,
-            "gt": str(dataset.gt),
-            "gt_dir": None if dataset.gt_dir is None else str(dataset.gt_dir.absolute()),
-            "images": str(dataset.images),
-            "fingerprint": dataset.fingerprint,
-            "n_images": dataset.n_images,
-            "has_ground_truth": dataset.has_ground_truth,
-        },
-        "category_map": None if mapping is None else _map_record(mapping, model),
-        "categories": [category_record(category) for category in dataset.categories],
-        "arguments": arguments,
-        "versions": {**provenance.versions(), **getattr(model, "versions", {})},
-        "git_commit": provenance.git_commit(),
-        "device": provenance.describe_device(
-            device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else None
+        described = replace(described, published=None)
+    return RunInfo(
+        model=described,
+        rule=RuleRecord.of(model.rule.record()),
+        dataset=DatasetRecord(
+            name=dataset.name,
+            split=dataset.split,
+            gt=str(dataset.gt),
+            gt_dir=None if dataset.gt_dir is None else str(dataset.gt_dir.absolute()),
+            images=str(dataset.images),
+            fingerprint=dataset.fingerprint,
+            n_images=dataset.n_images,
+            has_ground_truth=dataset.has_ground_truth,
         ),
-        "precision": running["precision"],
-        "seed": running["seed"],
-        "command": list(command),
-        "images": {"expected": len(dataset.scenes), "scored": 0},
-    }
+        category_map=None if mapping is None else _map_record(mapping, model),
+        categories=tuple(dataset.categories),
+        arguments=arguments,
+        versions={**provenance.versions(), **getattr(model, "versions", {})},
+        git_commit=provenance.git_commit(),
+        device=DeviceRecord(
+            **provenance.describe_device(
+                device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else None
+            )
+        ),
+        precision=running["precision"],
+        batch_size=arguments["batch_size"],
+        seed=running["seed"],
+        command=tuple(command),
+        images=ImagesRecord(expected=len(dataset.scenes)),
+    )
 
 
-def _map_record(mapping: CategoryMap, model: Model) -> dict[str, Any]:
-    """The category map in words, for run.json."""
+def _map_record(mapping: CategoryMap, model: Model) -> CategoryMapRecord:
+    """The category map in words."""
     named = {category.id: category.name for category in mapping.target}
-    return {
-        "name": mapping.name,
-        "categories": {model.class_names[label]: named[target] for label, target in mapping.ids.items()},
-        "unmapped_model": [*mapping.dropped, *mapping.unmapped_source],
-        "unmapped_dataset": list(mapping.unmapped_target),
-    }
+    return CategoryMapRecord(
+        name=mapping.name,
+        categories={model.class_names[label]: named[target] for label, target in mapping.ids.items()},
+        unmapped_model=(*mapping.dropped, *mapping.unmapped_source),
+        unmapped_dataset=tuple(mapping.unmapped_target),
+    )
 
 
 def resume_settings(
@@ -80,12 +96,14 @@ def resume_settings(
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
     described = model.describe()
     return {
-        **{key: described[key] for key in ("config_sha256", "weights_sha256")},
+        "config_sha256": described.config_sha256,
+        "weights_sha256": described.weights_sha256,
         "dataset_fingerprint": dataset.fingerprint,
         "images_sha256": hashlib.sha256(chosen).hexdigest(),
         "device": model.device.type,
         **_map_settings(mapping),
         **way_of_running(model),
+        "rule": str(RuleRecord.of(model.rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
     }
@@ -101,14 +119,15 @@ def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
 
 def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | str | None) -> None:
     """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
-    stored = run.info.get("arguments") or {}
+    stored = run.info.arguments
     asked = dict(settings)
     if isinstance(batch_size, int):
         asked["batch_size"] = batch_size
     differences = [
         f"{key} was {stored.get(key)!r} and is now {value!r}"
         for key, value in asked.items()
-        if stored.get(key) != value
+        # Runs of schema 1 did not record every setting.
+        if stored.get(key) != value and (key in stored or run.info.schema > 1)
     ]
     if differences:
         raise BadRun(
@@ -128,15 +147,16 @@ def close_run(
     """Writes the last state of a run: what all ranks scored, in all sittings, and how long they took."""
     run = Run(writer.info, writer.path)
     scored, expected = len(run.image_ids()), len(dataset.scenes)
-    before = writer.info.get("seconds") or {}
+    before = writer.info.seconds
     seconds = {
-        stage: before.get(stage, 0.0)
+        stage: (getattr(before, stage) or 0.0)
         # Ranks work at the same time: the slowest one's wall clock is the run's.
         + (max if stage == "wall" else sum)(report.seconds[stage] for report in reports)
         for stage in reports[0].seconds
     }
-    skipped = dict((writer.info.get("images") or {}).get("skipped_ids") or {})
-    skipped.update({str(image_id): reason for report in reports for image_id, reason in report.skipped.items()})
+    skipped = dict(writer.info.images.skipped_ids)
+    for report in reports:
+        skipped.update(report.skipped)
     faults = run.table.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
         reporter.notice(faults.notice)
@@ -146,21 +166,20 @@ def close_run(
         status,
         error=error,
         # From the tables that are in memory already; `finish` would read all parts again.
-        summary=run.summary() if scored else None,
-        images={
-            "expected": expected,
-            "scored": scored,
-            "missing": expected - scored - len(skipped),
-            "skipped": len(skipped),
-            "skipped_ids": skipped,
-            "gt_faults": None if faults is None else faults.as_record(),
-        },
-        seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
+        summary=SummaryRecord.of(run.summary()) if scored else None,
+        images=ImagesRecord(
+            expected=expected,
+            scored=scored,
+            missing=expected - scored - len(skipped),
+            skipped=len(skipped),
+            skipped_ids=skipped,
+            gt_faults=faults,
+        ),
+        seconds=SecondsRecord(**{stage: round(spent, 4) for stage, spent in seconds.items()}),
         images_per_second=round(scored / seconds["wall"], 4) if scored and seconds["wall"] > 0 else None,
-        memory={
-            "host_peak_bytes": max(host_memory, default=None),
-            "device_peak_bytes": max(device_memory, default=None),
-        },
+        memory=MemoryRecord(
+            host_peak_bytes=max(host_memory, default=None), device_peak_bytes=max(device_memory, default=None)
+        ),
         ranks=len(reports),
     )
 

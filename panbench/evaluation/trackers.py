@@ -78,7 +78,7 @@ class Trackers:
 
     def finished(self, run: Run) -> None:
         """The run's scores and what was run."""
-        scored = int((run.info.get("images") or {}).get("scored") or 0)
+        scored = run.info.images.scored
         self._each(lambda tracker: tracker.config(config_of(run)))
         self._each(lambda tracker: tracker.scalars(scores_of(run), scored))
 
@@ -133,38 +133,39 @@ def check_trackers(kinds: Sequence[str]) -> None:
 def scores_of(run: Run) -> dict[str, float]:
     """A run's scores by name, fractions 0–1: `PQ`, `PQ_th`, `SQ_st` …, `categories/<name>`, without what is absent."""
     suffixes = {"All": "", "Things": "_th", "Stuff": "_st"}
-    summary = run.info.get("summary") or run.summary()
+    summary = run.summary()
     values = {
-        f"{metric}{suffix}": (summary.get(group) or {}).get(metric)
+        f"{metric}{suffix}": summary[group][metric]
         for group, suffix in suffixes.items()
         for metric in ("PQ", "SQ", "RQ")
     }
     table = run.pq()
     held = table[(table["TP"] + table["FP"] + table["FN"]) > 0]
     values.update({f"categories/{row.name_}": row.PQ for row in held.rename(columns={"name": "name_"}).itertuples()})
-    values["images_per_second"] = run.info.get("images_per_second")
+    values["images_per_second"] = run.info.images_per_second
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def config_of(run: Run) -> dict[str, str | int | float | bool]:
     """What was run, flat: model, weights' hash, data, device, precision, versions."""
     info = run.info
-    model, dataset, device = (info.get(key) or {} for key in ("model", "dataset", "device"))
+    of_model: dict[str, str | int | float | bool | None] = {}
+    if info.model is not None:
+        of_model = {name: getattr(info.model, name) for name in ("weights_sha256", "random_weights", "params")}
+        of_model["model"] = info.model.name
     values = {
-        "model": model.get("name"),
-        "weights_sha256": model.get("weights_sha256"),
-        "random_weights": model.get("random_weights"),
-        "params": model.get("params"),
-        "dataset": dataset.get("name"),
-        "split": dataset.get("split"),
-        "ground_truth_sha256": dataset.get("fingerprint"),
-        "device": device.get("name"),
-        "precision": info.get("precision"),
-        "batch_size": (info.get("arguments") or {}).get("batch_size"),
-        "status": info.get("status"),
-        "panbench": info.get("panbench"),
-        "git_commit": info.get("git_commit"),
-        **{f"version/{name}": version for name, version in (info.get("versions") or {}).items()},
+        **of_model,
+        "rule": None if info.rule is None else str(info.rule),
+        "dataset": info.dataset.name,
+        "split": info.dataset.split,
+        "ground_truth_sha256": info.dataset.fingerprint,
+        "device": info.device.name,
+        "precision": info.precision,
+        "batch_size": info.batch_size,
+        "status": info.status,
+        "panbench": info.panbench,
+        "git_commit": info.git_commit,
+        **{f"version/{name}": version for name, version in info.versions.items()},
     }
     return {name: value for name, value in values.items() if isinstance(value, (str, int, float, bool))}
 

@@ -37,6 +37,7 @@ from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOu
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.rules import Rule
 from panbench.panoptic.types import Scene
+from panbench.runs import ModelRecord
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -68,7 +69,7 @@ class Model(Protocol):
     rule: Rule
     """The fusion rule of its paper, with the thresholds of its config."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ModelRecord:
         """What run.json says of the model."""
         ...
 
@@ -260,25 +261,24 @@ class HostedModel:
         """What run.json says of the programs that this model runs with."""
         return self.adapter.versions
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ModelRecord:
         """What run.json says of the model: what it is, its weights and their hash, its parameters."""
         spec, checkpoint = self.spec, self.checkpoint
         # What is published was measured with the published weights.
-        published = dataclasses.asdict(spec.published) if spec.published and not self.random_weights else None
-        return {
-            "name": spec.name,
-            "title": spec.title,
-            "family": self.adapter.family,
-            "backbone": self.adapter.backbone,
-            "adapter": spec.adapter,
-            "config": None if spec.config is None else str(spec.config),
-            "config_sha256": hashlib.sha256(self.adapter.config_text.encode()).hexdigest(),
-            "weights": None if checkpoint is None else str(checkpoint.path),
-            "weights_sha256": None if checkpoint is None else checkpoint.sha256,
-            "random_weights": self.random_weights,
-            "params": self.parameters,
-            "published": published,
-        }
+        return ModelRecord(
+            name=spec.name,
+            title=spec.title,
+            family=self.adapter.family,
+            backbone=self.adapter.backbone,
+            adapter=spec.adapter,
+            config=None if spec.config is None else str(spec.config),
+            config_sha256=hashlib.sha256(self.adapter.config_text.encode()).hexdigest(),
+            weights=None if checkpoint is None else str(checkpoint.path),
+            weights_sha256=None if checkpoint is None else checkpoint.sha256,
+            random_weights=self.random_weights,
+            params=self.parameters,
+            published=None if self.random_weights else spec.published,
+        )
 
     def load(self, scene: Scene) -> LoadedImage:
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""

@@ -24,6 +24,7 @@ from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
 from panbench.models.rules import Rule
 from panbench.models.rules.given import Given
 from panbench.panoptic.types import Category, Scene
+from panbench.runs import ModelRecord
 
 _MEMBERS = ("class_names", "isthing", "device", "rule", "describe", "load", "candidates")
 
@@ -64,12 +65,9 @@ class FunctionModel:
         self.isthing = tuple(category.isthing for category in categories)
         self._label_of = {category.id: label for label, category in enumerate(categories)} or None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ModelRecord:
         """What run.json says of the model: that it is a function, and which."""
-        spec = self.spec
-        keys = ("family", "backbone", "config", "config_sha256", "weights", "weights_sha256", "params", "published")
-        named = {"name": spec.name, "title": spec.title, "adapter": spec.adapter, "random_weights": False}
-        return {**named, **dict.fromkeys(keys)}
+        return ModelRecord(name=self.spec.name, title=self.spec.title, adapter=self.spec.adapter)
 
     def load(self, scene: Scene) -> LoadedImage:
         """Decodes one image; safe to call from several threads. Raises BadDataset naming the file."""

@@ -37,8 +37,7 @@ class Style:
 
 def model_key(run: Run) -> str:
     """What a run's colour is keyed to: the model's name, or the run's where predictions were scored."""
-    model = run.info.get("model") or {}
-    return str(model.get("name") or run.name)
+    return (run.info.model and run.info.model.name) or run.name
 
 
 def styles_of(keys: Sequence[str]) -> list[Style]:

@@ -109,11 +109,11 @@ class Pictures:
     def __init__(
         self, run: Run, *, images: Path | None = None, gt: Path | None = None, gt_dir: Path | None = None
     ) -> None:
-        dataset = run.info.get("dataset") or {}
+        dataset = run.info.dataset
         self._run = run.name
-        self._images = images or _path(dataset.get("images"))
-        self._gt = gt or _path(dataset.get("gt"))
-        self._gt_dir = gt_dir or (_path(dataset.get("gt_dir")) if gt is None else None)
+        self._images = images or _path(dataset.images)
+        self._gt = gt or _path(dataset.gt)
+        self._gt_dir = gt_dir or (_path(dataset.gt_dir) if gt is None else None)
 
     @cached_property
     def panoptic(self) -> PanopticSet:
@@ -168,20 +168,20 @@ class RunPictures:
 
     def __init__(self, run: Run, title: str | None = None) -> None:
         self.run = run
-        self.title = title or str((run.info.get("model") or {}).get("title") or run.name)
+        self.title = title or (run.info.model and run.info.model.title) or run.name
 
     @cached_property
     def folder(self) -> Path | None:
         """Where the id PNGs of the predictions lie; None when the run did not keep them."""
         inside = self.run.path / "predictions" if self.run.path else None
-        scored = _path((self.run.info.get("predictions") or {}).get("folder"))
+        scored = _path(self.run.info.predictions and self.run.info.predictions.folder)
         return next((place for place in (inside, scored) if place is not None and place.is_dir()), None)
 
     @cached_property
     def _names(self) -> dict[int, str]:
         """The PNGs that a predictions JSON names, by image id; {} when there is none."""
         inside = self.run.path / "predictions.json" if self.run.path else None
-        scored = _path((self.run.info.get("predictions") or {}).get("json"))
+        scored = _path(self.run.info.predictions and self.run.info.predictions.json)
         for path in (inside, scored):
             if path is not None and path.is_file():
                 annotations = read_predictions_json(path).annotations

@@ -33,7 +33,7 @@ from panbench.report.grid import (
     signed,
     superscript,
 )
-from panbench.runs import Run, list_runs, load_run
+from panbench.runs import CategoryMapRecord, DatasetRecord, ModelRecord, Run, RunInfo, list_runs, load_run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -155,42 +155,37 @@ def compare(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = F
 def comparison_row(run: Run, images: frozenset[int] | None = None) -> ComparisonRow:
     """The row of a stored run; with `images`, PQ, SQ and RQ on these images only."""
     info = run.info
-    model, dataset = info.get("model") or {}, info.get("dataset") or {}
-    counts = info.get("images") or {}
-    status, error = info.get("status") or "done", info.get("error")
-    random_weights = bool(model.get("random_weights"))
+    model = info.model or ModelRecord()
     # What is on disk counts: run.json may promise more than a killed or torn run holds.
     held = frozenset(run.image_ids())
-    expected, scored = counts.get("expected"), len(held)
-    summary: Mapping[str, Mapping[str, Any]] | None
+    scored = len(held)
+    summary: Mapping[str, Mapping[str, Any]] | None = None
     narrowed = images is not None and images != held
     if narrowed:
         summary = _summary_on(run, images or frozenset())
-    elif status == "done" and not run.notices and info.get("summary"):
-        summary = info["summary"]
-    else:
-        summary = run.summary() if held else None
-    whole = status == "done" and scored == expected and not counts.get("missing")
+    elif held:
+        summary = run.summary()
+    whole = info.status == "done" and scored == info.images.expected and not info.images.missing
     selected = _is_subset(info)
     return ComparisonRow(
         run=run.name,
-        model=model.get("name"),
-        dataset=dataset.get("name"),
+        model=model.name,
+        dataset=info.dataset.name,
         images=len(images or ()) if narrowed else scored,
         **_flat(summary),
-        params=model.get("params"),
+        params=model.params,
         # Of a scored folder this would be the speed of scoring, beside the speeds of models.
-        images_per_second=None if info.get("kind") == "score" else info.get("images_per_second"),
-        published_PQ=None if narrowed or selected or not whole else _published_pq(model, dataset, scored),
+        images_per_second=None if info.kind == "score" else info.images_per_second,
+        published_PQ=None if narrowed or selected or not whole else _published_pq(model, info.dataset, scored),
         complete=whole,
-        title=model.get("title") or model.get("name") or run.name,
-        split=dataset.get("split"),
-        status=status,
-        weights_sha256=model.get("weights_sha256"),
-        random_weights=random_weights,
-        device=(info.get("device") or {}).get("name"),
-        precision=info.get("precision"),
-        error=_reason(error) if status == "failed" else None,
+        title=model.title or model.name or run.name,
+        split=info.dataset.split,
+        status=info.status,
+        weights_sha256=model.weights_sha256,
+        random_weights=model.random_weights,
+        device=info.device.name,
+        precision=info.precision,
+        error=_reason(info.error) if info.status == "failed" else None,
         notes=tuple(_notes(run, whole, selected, len(images or ()) if narrowed else None)),
     )
 
@@ -443,68 +438,65 @@ def _summary_on(run: Run, images: frozenset[int]) -> dict[str, Any]:
 def _check_dataset(runs: Sequence[Run]) -> None:
     first, *others = runs
     for run in others:
-        left, right = first.info.get("dataset") or {}, run.info.get("dataset") or {}
-        if left.get("fingerprint") == right.get("fingerprint"):
+        left, right = first.info.dataset, run.info.dataset
+        if left.fingerprint == right.fingerprint:
             continue
-        names = [f"{side.get('name')} {side.get('split') or ''}".strip() for side in (left, right)]
+        names = [f"{side.name} {side.split or ''}".strip() for side in (left, right)]
         difference = (
             f"{first.name} was scored on {names[0]} and {run.name} on {names[1]}"
             if names[0] != names[1]
-            else f"{first.name} and {run.name} were scored on two versions of {names[0]} "
-            f"({left.get('gt')} and {right.get('gt')})"
+            else f"{first.name} and {run.name} were scored on two versions of {names[0]} ({left.gt} and {right.gt})"
         )
         raise BadRun(
             f"{difference}: their numbers cannot be compared. Show them in one table all the same with --mixed."
         )
 
 
-def _published_pq(model: Mapping[str, Any], dataset: Mapping[str, Any], scored: int) -> float | None:
-    published = model.get("published") or {}
-    where = (published.get("dataset"), published.get("split"))
-    if model.get("random_weights") or where != (dataset.get("name"), dataset.get("split")):
+def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> float | None:
+    published = model.published
+    if published is None or model.random_weights:
         return None
-    if PUBLISHED_IMAGES.get(where, scored) != scored:
+    where = (published.dataset, published.split)
+    if where != (dataset.name, dataset.split) or PUBLISHED_IMAGES.get(where, scored) != scored:
         return None
-    return published.get("PQ")
+    return published.PQ
 
 
-def _is_subset(info: Mapping[str, Any]) -> bool:
-    expected, listed = (info.get("images") or {}).get("expected"), (info.get("dataset") or {}).get("n_images")
+def _is_subset(info: RunInfo) -> bool:
+    expected, listed = info.images.expected, info.dataset.n_images
     return expected is not None and listed is not None and expected < listed
 
 
 def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[str]:
     info = run.info
-    counts, model = info.get("images") or {}, info.get("model") or {}
-    expected, scored = counts.get("expected"), len(run.image_ids())
-    status = info.get("status") or "done"
+    counts, status, scored = info.images, info.status, len(run.image_ids())
     notes = []
-    if model.get("random_weights"):
+    if info.model is not None and info.model.random_weights:
         notes.append("random weights: an untrained model, for plumbing and timing only")
-    if (info.get("dataset") or {}).get("has_ground_truth") is False:
+    if not info.dataset.has_ground_truth:
         notes.append("no ground truth: predictions only, nothing is scored")
-    if mapped := info.get("category_map"):
-        notes.append(_mapping_note(mapped, len(info.get("categories") or ())))
+    if info.category_map is not None:
+        notes.append(_mapping_note(info.category_map, len(info.categories)))
     if status == "failed":
-        notes.append(f"failed: {_reason(info.get('error'))}")
+        notes.append(f"failed: {_reason(info.error)}")
     if not whole and status != "failed":
         state = {"done": "incomplete", "running": "still running or killed"}.get(status, status)
-        notes.append(f"{state}: {_number(scored)} of {_number(expected)} images scored")
-    if counts.get("missing") and info.get("kind") == "score":
-        notes.append(f"{counts['missing']:,} images without a prediction scored as empty")
-    if counts.get("skipped"):
-        notes.append(f"{counts['skipped']:,} images skipped")
+        notes.append(f"{state}: {_number(scored)} of {_number(counts.expected)} images scored")
+    if counts.missing and info.kind == "score":
+        notes.append(f"{counts.missing:,} images without a prediction scored as empty")
+    if counts.skipped:
+        notes.append(f"{counts.skipped:,} images skipped")
     if selected:
-        notes.append(f"a subset: {_number(expected)} of {_number((info.get('dataset') or {}).get('n_images'))} images")
+        notes.append(f"a subset: {_number(counts.expected)} of {_number(info.dataset.n_images)} images")
     notes.extend(run.notices)
     if common is not None:
         notes.append(f"on the {common:,} images that all runs have")
     return notes
 
 
-def _mapping_note(mapped: Mapping[str, Any], categories: int) -> str:
-    lost = len(mapped.get("unmapped_dataset") or ())
-    note = f"the model's categories were mapped to the dataset's by {mapped.get('name')}"
+def _mapping_note(mapped: CategoryMapRecord, categories: int) -> str:
+    lost = len(mapped.unmapped_dataset)
+    note = f"the model's categories were mapped to the dataset's by {mapped.name}"
     return f"{note}, {lost} of {categories} of which it cannot predict" if lost else note
 
 
@@ -532,10 +524,8 @@ def _number(value: int | None) -> str:
     return "an unknown number" if value is None else f"{value:,}"
 
 
-def _reason(error: Any) -> str:
-    if isinstance(error, Mapping):
-        error = error.get("message") or error.get("sentence")
-    return " ".join(str(error).split()) if error else "no reason was stored"
+def _reason(error: str | None) -> str:
+    return " ".join(error.split()) if error else "no reason was stored"
 
 
 def _listed(words: Sequence[str]) -> str:

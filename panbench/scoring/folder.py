@@ -7,7 +7,7 @@ One pass finds everything that is wrong with the predictions, and one error name
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,19 @@ from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, IdRuns, check_pixels, co
 from panbench.panoptic.native import native
 from panbench.panoptic.overlap import OverlapTable, Pairs, Segments, by_image, prediction_faults, tabulate, take
 from panbench.panoptic.types import AnnotationColumns
-from panbench.runs import Run, RunWriter, category_record, check_room
+from panbench.runs import (
+    DatasetRecord,
+    DeviceRecord,
+    ImagesRecord,
+    PredictionsRecord,
+    Run,
+    RunInfo,
+    RunWriter,
+    SecondsRecord,
+    Setting,
+    SummaryRecord,
+    check_room,
+)
 from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, sha_of
 
@@ -98,22 +110,21 @@ def score_folder(
         raise BadDataset("\n".join(counted.gt_faults))
     clock.stop("overlap")
 
-    info = _info(plan, table, out)
-    info["arguments"] = {
+    arguments = {
         "ignore_extra": ignore_extra,
         "allow_missing": allow_missing,
         "boundary": boundary,
         "max_pixels": max_pixels,
     }
-    run = Run(info, table=table)
-    info["summary"] = summarise(run.pq())
+    info = _info(plan, table, out, arguments)
+    summary = SummaryRecord.of(Run(info, table=table).summary())
     if out is None:
-        return Run({**info, "status": "done", **clock.seconds(len(gt))}, table=table)
+        return Run(replace(info, summary=summary, **clock.seconds(len(gt))), table=table)
     writer = RunWriter.create(out, info, overwrite)
     try:
         writer.write_part(table)
         clock.stop("write")
-        return writer.finish("done", summary=info["summary"], **clock.seconds(len(gt)))
+        return writer.finish("done", summary=summary, **clock.seconds(len(gt)))
     except BaseException as problem:
         with contextlib.suppress(OSError, PanbenchError):
             writer.update(status="failed", error=str(problem) or type(problem).__name__)
@@ -381,52 +392,49 @@ class _Clock:
         self._last = now
 
     def seconds(self, images: int) -> dict[str, Any]:
-        """The entries `seconds` and `images_per_second` of run.json."""
+        """The fields `seconds` and `images_per_second` of RunInfo."""
         wall = time.perf_counter() - self._began
         stages = {stage: self._stages.get(stage) for stage in ("load", "forward", "fusion", "overlap", "write")}
         rounded = {stage: None if spent is None else round(spent, 4) for stage, spent in stages.items()}
         return {
-            "seconds": {**rounded, "wall": round(wall, 4)},
+            "seconds": SecondsRecord(**rounded, wall=round(wall, 4)),
             "images_per_second": round(images / wall, 2) if images else None,
         }
 
 
-def _info(plan: _Plan, table: OverlapTable, out: str | os.PathLike[str] | None) -> dict[str, Any]:
+def _info(
+    plan: _Plan, table: OverlapTable, out: str | os.PathLike[str] | None, arguments: Mapping[str, Setting]
+) -> RunInfo:
     """What run.json records about the inputs."""
     gt, pred = plan.gt, plan.pred
     missing = plan.missing()
-    return {
-        "kind": "score",
-        "name": pred.path.stem if out is None else Path(out).absolute().name,
-        "dataset": {
-            "name": gt.path.stem,
-            "split": None,
-            "gt": str(gt.path.absolute()),
-            "gt_dir": str(gt.folder.absolute()),
-            "images": None,
-            "fingerprint": sha256_of(gt.path),
-            "n_images": len(gt),
-        },
-        "predictions": {
-            "json": str(pred.path.absolute()),
-            "folder": str(pred.folder.absolute()),
-            "sha256": sha256_of(pred.path),
-        },
-        "categories": [category_record(category) for category in gt.categories],
-        "versions": {**provenance.versions(), "decoder": "opencv" if native() is None else "native"},
-        "git_commit": None if out is None else provenance.git_commit(),
-        "device": provenance.describe_device("cpu", None),
-        "images": {
-            "expected": len(gt),
-            "scored": len(gt),
-            "missing": len(missing),
-            "missing_ids": missing,
-            "extra": len(plan.extra()),
-            "skipped": 0,
-            "skipped_ids": {},
-            "gt_faults": table.ground_truth_faults().as_record(),
-        },
-    }
+    return RunInfo(
+        kind="score",
+        name=pred.path.stem if out is None else Path(out).absolute().name,
+        dataset=DatasetRecord(
+            name=gt.path.stem,
+            gt=str(gt.path.absolute()),
+            gt_dir=str(gt.folder.absolute()),
+            fingerprint=sha256_of(gt.path),
+            n_images=len(gt),
+        ),
+        predictions=PredictionsRecord(
+            json=str(pred.path.absolute()), folder=str(pred.folder.absolute()), sha256=sha256_of(pred.path)
+        ),
+        categories=tuple(gt.categories),
+        arguments=arguments,
+        versions={**provenance.versions(), "decoder": "opencv" if native() is None else "native"},
+        git_commit=None if out is None else provenance.git_commit(),
+        device=DeviceRecord(**provenance.describe_device("cpu", None)),
+        images=ImagesRecord(
+            expected=len(gt),
+            scored=len(gt),
+            missing=len(missing),
+            missing_ids=tuple(missing),
+            extra=len(plan.extra()),
+            gt_faults=table.ground_truth_faults(),
+        ),
+    )
 
 
 def _joined(counts: list[tuple[int, _Counts]]) -> Pairs:

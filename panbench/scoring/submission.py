@@ -21,6 +21,7 @@ from panbench.datasets.check import measure_segments
 from panbench.datasets.fetch import coco_paths, panoptic_categories
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.panoptic.types import VOID, Annotation, PanopticSet
+from panbench.runs import load_run
 
 TESTSETS = ("test-dev2017", "val2017")
 
@@ -96,14 +97,11 @@ def _predictions(run: Path) -> tuple[PanopticSet, str]:
             f"{run} has no predictions.json. Run the model again with --save-predictions, or give a predictions JSON."
         )
     name = run.resolve().name
-    try:
-        info = json.loads((run / "run.json").read_bytes())
-        status, model = info.get("status"), info.get("model")
-        name = str((model or {}).get("name") or name)
-    except (OSError, ValueError, AttributeError):
-        status = None
-    if status not in (None, "done"):
-        raise BadRun(f"{run} is {status}, not done. Finish it first: the same `panbench eval` with --resume.")
+    if (run / "run.json").exists():
+        info = load_run(run).info
+        name = (info.model and info.model.name) or name
+        if info.status != "done":
+            raise BadRun(f"{run} is {info.status}, not done. Finish it first: the same `panbench eval` with --resume.")
     return read_predictions_json(path, run / "predictions"), name
 
 

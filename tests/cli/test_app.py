@@ -24,7 +24,7 @@ from panbench.evaluation.several import Outcome, run_folders, run_models
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.runs import RunWriter, category_record
+from panbench.runs import RunInfo, RunWriter, category_record
 
 BALL = Category(1, "ball", isthing=True)
 
@@ -44,7 +44,7 @@ def stored_run(path: Path, images: int = 12, dataset: str = "balls", hits: int |
         "categories": [category_record(BALL)],
         "images": {"expected": images, "scored": images},
     }
-    writer = RunWriter.create(path, info)
+    writer = RunWriter.create(path, RunInfo.from_json(info))
     gt = np.array([[1, 1, 0, 0]], np.int32)
     for image_id in range(1, images + 1):
         hit = hits is None or image_id <= hits

@@ -59,8 +59,8 @@ def alone(folder: Path) -> Run:
 def test_results_do_not_depend_on_the_number_of_ranks(ranks: int, folder: Path, alone: Run):
     run, output = finished(ranks, folder, folder / f"with-{ranks}")
     assert tables(run) == tables(alone)
-    assert run.info["summary"] == alone.info["summary"]
-    assert run.info["ranks"] == ranks
+    assert run.info.summary == alone.info.summary
+    assert run.info.ranks == ranks
     assert {part.name.split("-")[0] for part in (run.path / "parts").iterdir()} == {f"{r:04d}" for r in range(ranks)}
     assert output.count("| All") == 1, "one rank speaks for all"
 
@@ -82,5 +82,5 @@ def test_a_rank_that_dies_loses_nothing_and_the_rerun_may_have_other_ranks(folde
     assert process.returncode != 0
     assert json.loads((out / "run.json").read_text())["status"] != "done"
     run, _ = finished(1, folder, out, "--resume")
-    assert run.info["status"] == "done"
+    assert run.info.status == "done"
     assert tables(run) == tables(alone)

@@ -21,6 +21,7 @@ from panbench.evaluation.benchmark import benchmark
 from panbench.evaluation.distributed import Ranks
 from panbench.evaluation.photographs import segment_photographs
 from panbench.report.tables import comparison_row
+from panbench.runs import CategoryMapRecord, load_run
 from panbench.scoring.folder import score_folder
 
 TINY = find_model("mask2former-tiny")
@@ -247,11 +248,12 @@ def test_predictions_of_unlabelled_are_kept_submitted_and_never_scored(unlabelle
     assert "panbench submit" in result.stderr
     assert "no ground truth" in result.stdout
 
-    info = json.loads((out / "run.json").read_text())
+    run = load_run(out)
+    info = run.info
     nothing = {"PQ": None, "SQ": None, "RQ": None, "n": 0}
-    assert info["summary"] == {"All": nothing, "Things": nothing, "Stuff": nothing}
-    assert (info["images"]["expected"], info["images"]["scored"], info["images"]["missing"]) == (3, 3, 0)
-    assert info["images"]["gt_faults"]["images"] == 0
+    assert run.summary() == {"All": nothing, "Things": nothing, "Stuff": nothing}
+    assert (info.images.expected, info.images.scored, info.images.missing) == (3, 3, 0)
+    assert info.images.gt_faults.images == 0
 
     for command in (("compare", out, "-f", "json"), ("metrics", out, "--json"), ("errors", out, "--json")):
         shown = panbench(*command)
@@ -348,15 +350,10 @@ def test_a_mapped_run_scores_what_it_saves_and_says_what_was_mapped(theirs, mapp
     assert summary["All"]["PQ"] > 0.4, "the model is trained on such scenes"
     assert score_folder(theirs.gt, tmp_path / "run" / "predictions.json").summary() == summary
 
-    info = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert info["category_map"] == {
-        "name": "to_theirs",
-        "categories": NAMES,
-        "unmapped_model": ["brick", "ring", "star"],
-        "unmapped_dataset": ["cloud"],
-    }
-    assert info["arguments"]["category_map"] == "to_theirs"
-    assert info["model"]["published"] is None
+    info = run.info
+    assert info.category_map == CategoryMapRecord("to_theirs", NAMES, ("brick", "ring", "star"), ("cloud",))
+    assert info.arguments["category_map"] == "to_theirs"
+    assert info.model.published is None
     assert [sentence for sentence in recorder.notices if "cloud" in sentence] == [
         "No prediction can be of these categories of the dataset: cloud."
     ]
@@ -381,7 +378,7 @@ def test_a_run_is_not_resumed_through_another_map(theirs, mapping, tmp_path, mon
     with pytest.raises(BadRun, match="category_map_sha256 was"):
         evaluated(TINY, theirs, tmp_path / "run", category_map=changed, resume=True)
     whole = evaluated(TINY, theirs, tmp_path / "run", category_map=mapping, resume=True)
-    assert (whole.info["status"], len(whole.image_ids())) == ("done", 3)
+    assert (whole.info.status, len(whole.image_ids())) == ("done", 3)
 
 
 @pytest.mark.parametrize(

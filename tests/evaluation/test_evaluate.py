@@ -24,7 +24,7 @@ from panbench.models.mmdet import adapter
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.types import ImageInfo, Scene
-from panbench.runs import Run, load_run
+from panbench.runs import Run, SummaryRecord, load_run
 from panbench.scoring.folder import score_folder
 
 REPO = Path(__file__).resolve().parents[2]
@@ -74,18 +74,18 @@ def rows(run: Run) -> list[bytes]:
 def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
     recorder = Recorder()
     run = evaluated(spec, dataset, tmp_path / "run", recorder, command=("panbench", "eval"))
-    info = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (info["status"], info["error"], info["kind"]) == ("done", None, "eval")
-    assert (info["images"]["expected"], info["images"]["scored"], info["images"]["missing"]) == (12, 12, 0)
-    assert info["model"]["random_weights"] is False
-    assert info["model"]["params"] == spec.params
-    assert len(info["model"]["weights_sha256"]) == 64
-    assert info["dataset"]["fingerprint"] == dataset.fingerprint
-    assert info["dataset"]["gt_dir"] == str(dataset.scenes[0].gt_path.parent)
-    assert info["versions"]["mmdet"] == "3.3.0"
-    assert info["arguments"]["batch_size"] == 1
-    assert set(info["seconds"]) == {"load", "forward", "fusion", "overlap", "write", "wall"}
-    assert info["summary"] == run.summary()
+    info = load_run(tmp_path / "run").info
+    assert (info.status, info.error, info.kind) == ("done", None, "eval")
+    assert (info.images.expected, info.images.scored, info.images.missing) == (12, 12, 0)
+    assert info.model.random_weights is False
+    assert info.model.params == spec.params
+    assert len(info.model.weights_sha256) == 64
+    assert info.dataset.fingerprint == dataset.fingerprint
+    assert info.dataset.gt_dir == str(dataset.scenes[0].gt_path.parent)
+    assert info.versions["mmdet"] == "3.3.0"
+    assert info.batch_size == 1
+    assert all(getattr(info.seconds, stage) > 0 for stage in ("load", "forward", "fusion", "overlap", "write", "wall"))
+    assert info.summary == SummaryRecord.of(run.summary())
     assert run.summary()["All"]["PQ"] > 0.5, "the model is trained on such scenes"
     assert recorder.counts[-1] == (spec.title, 12, 12, "images")
     assert [done for _, done, *_ in recorder.counts] == sorted(done for _, done, *_ in recorder.counts)
@@ -122,7 +122,7 @@ def test_a_run_is_not_written_over_another(dataset, spec, tmp_path):
     with pytest.raises(BadRun, match="--overwrite"):
         evaluated(spec, small, tmp_path / "run")
     assert (tmp_path / "run" / "run.json").read_bytes() == before
-    assert evaluated(spec, small, tmp_path / "run", overwrite=True).info["status"] == "done"
+    assert evaluated(spec, small, tmp_path / "run", overwrite=True).info.status == "done"
 
 
 class Boom(Exception):
@@ -160,10 +160,10 @@ def test_what_was_scored_before_an_interruption_stays_and_is_gone_on_from(datase
     with pytest.raises(type(error)):
         evaluated(spec, dataset, tmp_path / "run", interrupted_after(2, error), batch_size=2, workers=1)
     broken = load_run(tmp_path / "run")
-    assert broken.info["status"] == status
+    assert broken.info.status == status
     assert 0 < len(broken.image_ids()) < 12
     resumed = evaluated(spec, dataset, tmp_path / "run", resume=True)
-    assert resumed.info["status"] == "done"
+    assert resumed.info.status == "done"
     assert rows(resumed) == rows(whole)
     assert resumed.summary() == whole.summary()
 
@@ -196,12 +196,12 @@ def test_a_bad_image_stops_the_run_or_is_left_out_when_asked(folder, spec, tmp_p
     with pytest.raises(BadDataset, match=r"3\.png \(image 3\) cannot be decoded.* --resume goes on"):
         evaluated(spec, dataset, tmp_path / "stopped")
     stopped = load_run(tmp_path / "stopped")
-    assert (stopped.info["status"], stopped.image_ids()) == ("failed", (1, 2))
+    assert (stopped.info.status, stopped.image_ids()) == ("failed", (1, 2))
     recorder = Recorder()
     run = evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True)
     assert run.image_ids() == (1, 2, *range(4, 13))
-    assert list(run.info["images"]["skipped_ids"]) == ["3"]
-    assert run.info["images"]["missing"] == 0
+    assert list(run.info.images.skipped_ids) == [3]
+    assert run.info.images.missing == 0
     assert any("3.png" in sentence for sentence in recorder.notices)
 
 
@@ -244,7 +244,7 @@ def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(datas
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr(HostedModel, "candidates", forward(2))
     run = evaluated(spec, dataset, tmp_path / "run", recorder, batch_size=8)
-    assert run.info["images"]["scored"] == 12
+    assert run.info.images.scored == 12
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
     assert [sentence for sentence in recorder.notices if "Out of memory" in sentence] == [
         "Out of memory on cpu: going on with batches of 4.",
@@ -324,7 +324,7 @@ def test_a_run_killed_at_twenty_moments_gives_the_same_tables(folder, tmp_path):
         left.append(len(held))
         expected = set(zip(*[column.tolist() for column in _pairs(whole, held)], strict=True))
         assert set(zip(*[column.tolist() for column in _pairs(survivor, held)], strict=True)) == expected
-        if survivor.info["status"] == "done":
+        if survivor.info.status == "done":
             out, begun_anew = tmp_path / f"run-{kills}", begun_anew + 1
     process = start(folder, out)
     _, errors = process.communicate(timeout=300)

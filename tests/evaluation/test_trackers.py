@@ -70,7 +70,7 @@ def test_scores_are_those_of_the_run_and_what_is_absent_is_left_out(run):
 
 def test_config_is_flat_and_holds_no_paths(run):
     values = config_of(run)
-    assert values["ground_truth_sha256"] == run.info["dataset"]["fingerprint"]
+    assert values["ground_truth_sha256"] == run.info.dataset.fingerprint
     assert not any(str(REFERENCE) in str(value) for value in values.values())
 
 
@@ -139,7 +139,7 @@ def test_tensorboard_reads_back_what_was_told(run, tmp_path):
     assert (images.step, images.value) == (7, 7.0)
     assert read.Scalars("PQ")[0].value == pytest.approx(scores_of(run)["PQ"])
     (text,) = read.Tensors("what was run/text_summary")
-    assert run.info["dataset"]["fingerprint"].encode() in text.tensor_proto.string_val[0]
+    assert run.info.dataset.fingerprint.encode() in text.tensor_proto.string_val[0]
 
 
 def test_mlflow_keeps_parameters_and_metrics(run, tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_mlflow_keeps_parameters_and_metrics(run, tmp_path, monkeypatch):
     (stored,) = mlflow.search_runs(experiment_names=["panbench"], output_format="list")
     assert stored.info.status == "FINISHED"
     assert stored.data.metrics["PQ"] == pytest.approx(scores_of(run)["PQ"])
-    assert stored.data.params["ground_truth_sha256"] == run.info["dataset"]["fingerprint"]
+    assert stored.data.params["ground_truth_sha256"] == run.info.dataset.fingerprint
 
 
 def test_wandb_writes_an_offline_run(run, tmp_path, monkeypatch):

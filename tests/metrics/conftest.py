@@ -10,7 +10,7 @@ import pytest
 from panbench.metrics.matched import Matched
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.runs import Run
+from panbench.runs import Run, RunInfo
 
 CAR, BUS, CAT, SKY, SEA = 1, 2, 3, 92, 93
 CATEGORIES = (
@@ -53,7 +53,7 @@ def one_table(image_id: int, gt: str, pred: str, crowds: str = "") -> OverlapTab
 
 
 def tables_of(table: OverlapTable) -> Tables:
-    run = Run({"name": "scene"}, table=table)
+    run = Run(RunInfo(name="scene"), table=table)
     return Tables(run.segments(), run.overlaps())
 
 

@@ -11,7 +11,7 @@ from panbench.metrics.pq import match_segments, pq_table
 from panbench.panoptic.boundary import INTERIOR, boundary_distance, boundary_mask, boundary_pairs
 from panbench.panoptic.overlap import OverlapTable, Pairs, concat, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.runs import Run
+from panbench.runs import Run, RunInfo
 
 
 def eroded_away(mask: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ def square_scene(shift: int) -> OverlapTable:
 
 
 def test_boundary_iou_is_that_of_the_two_boundaries():
-    run = Run({}, table=square_scene(shift=1))
+    run = Run(RunInfo(), table=square_scene(shift=1))
     gt, pred = (np.zeros((60, 60), bool) for _ in range(2))
     gt[10:50, 10:50] = pred[10:50, 11:51] = True
     gt_ring, pred_ring = eroded_away(gt), eroded_away(pred)
@@ -77,7 +77,7 @@ def test_boundary_iou_is_that_of_the_two_boundaries():
 def test_boundary_pq_is_never_above_pq_and_equal_for_a_perfect_mask():
     categories = (Category(1, "box", True), Category(92, "sky", False))
     for shift, same in ((0, True), (2, False)):
-        run = Run({}, table=square_scene(shift))
+        run = Run(RunInfo(), table=square_scene(shift))
         plain = pq_table(run.matched, categories)["PQ"]
         bounded = pq_table(run.matched.by_boundary(), categories)["PQ"]
         assert (bounded <= plain).all()
@@ -86,7 +86,7 @@ def test_boundary_pq_is_never_above_pq_and_equal_for_a_perfect_mask():
 
 def test_a_run_without_boundary_overlaps_says_so():
     table = square_scene(0)
-    run = Run({}, table=concat([OverlapTable(table.segments, table.overlaps)]))
+    run = Run(RunInfo(), table=concat([OverlapTable(table.segments, table.overlaps)]))
     assert run.boundary() is None
     with pytest.raises(BadArgument, match="--boundary"):
         run.pq(boundary=True)

@@ -11,7 +11,7 @@ from panbench.base.files import sha256_of
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.runs import Run, RunWriter, category_record
+from panbench.runs import Run, RunInfo, RunWriter, category_record
 
 HOSTILE = "<img src=x onerror=alert(1)></script><b>cat & \"dog\" 'x' $9"
 CATEGORIES = (
@@ -98,23 +98,31 @@ def _write_run(
     path = folder / f"run-{'b' if worse else 'a'}"
     writer = RunWriter.create(
         path,
-        {
-            "kind": "eval",
-            "model": {"name": title, "title": title, "weights": "w.pth", "weights_sha256": "ab" * 32, "params": 1000},
-            "dataset": {
-                "name": "toy",
-                "split": "val",
-                "gt": str(gt),
-                "images": str(photos),
-                "fingerprint": sha256_of(gt),
-                "n_images": expected,
-            },
-            "categories": [category_record(category) for category in CATEGORIES],
-            "device": {"name": "abacus", "type": "cpu"},
-            "images_per_second": 2.0 if worse else 1.0,
-            "images": {"expected": expected, "scored": len(truths), "missing": 0},
-            "command": ["panbench", "eval", "--model", title],
-        },
+        RunInfo.from_json(
+            {
+                "kind": "eval",
+                "model": {
+                    "name": title,
+                    "title": title,
+                    "weights": "w.pth",
+                    "weights_sha256": "ab" * 32,
+                    "params": 1000,
+                },
+                "dataset": {
+                    "name": "toy",
+                    "split": "val",
+                    "gt": str(gt),
+                    "images": str(photos),
+                    "fingerprint": sha256_of(gt),
+                    "n_images": expected,
+                },
+                "categories": [category_record(category) for category in CATEGORIES],
+                "device": {"name": "abacus", "type": "cpu"},
+                "images_per_second": 2.0 if worse else 1.0,
+                "images": {"expected": expected, "scored": len(truths), "missing": 0},
+                "command": ["panbench", "eval", "--model", title],
+            }
+        ),
     )
     tables = []
     for seed, (image_id, (ids, segments)) in enumerate(truths.items()):

@@ -11,7 +11,7 @@ from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Category, Segment
 from panbench.report.comparison import standing
 from panbench.report.findings import error_findings, metric_findings
-from panbench.runs import Run, category_record
+from panbench.runs import Run, RunInfo, category_record
 
 BALL = Category(1, "ball", isthing=True, supercategory="toy")
 SKY = Category(2, "sky", isthing=False, supercategory="outdoor")
@@ -35,7 +35,7 @@ def run(name: str, balls: int, skies: int = IMAGES, images: int = IMAGES, model:
         "categories": [category_record(BALL), category_record(SKY)],
         "images": {"expected": images, "scored": images},
     }
-    return Run(info, table=concat(tables))
+    return Run(RunInfo.from_json(info), table=concat(tables))
 
 
 def test_runs_are_ranked_by_pq_with_an_interval_each():

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_an_incomplete_run_is_marked_everywhere_it_appears(make_runs):
 
 def test_runs_on_other_images_are_refused_with_the_difference_unless_common_images_are_asked_for(make_runs, tmp_path):
     first, second = make_runs()
-    writer = RunWriter.create(tmp_path / "fewer", {**second.info, "name": "fewer", "status": None}, overwrite=True)
+    writer = RunWriter.create(tmp_path / "fewer", replace(second.info, name="fewer"), overwrite=True)
     keep = second.table.segments.image_id > 7
     pairs = second.table.overlaps
     writer.write_part(OverlapTable(take(second.table.segments, keep), take(pairs, pairs.image_id > 7), None))
@@ -160,7 +161,7 @@ def test_runs_on_other_images_are_refused_with_the_difference_unless_common_imag
 
 
 def test_an_empty_run_is_refused(make_runs, tmp_path):
-    info = {**make_runs()[0].info, "name": "empty"}
+    info = replace(make_runs()[0].info, name="empty")
     RunWriter.create(tmp_path / "empty", info, overwrite=True).finish("interrupted")
     with pytest.raises(BadRun, match="empty holds no scored image"):
         report_page([load_run(tmp_path / "empty")])

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from panbench.report.pictures import (
     segment_colors,
     side_by_side_figure,
 )
+from panbench.runs import Run
 
 CATEGORIES = (
     Category(1, "cat $x^2$", True, "animal", (200, 40, 40)),
@@ -244,7 +246,7 @@ def test_a_photograph_of_another_size_than_the_json_says_is_refused(make_runs, t
 def test_ground_truth_elsewhere_is_found_by_the_folder_that_the_run_names(make_runs, tmp_path):
     run, _ = make_runs()
     elsewhere = (tmp_path / "gt").rename(tmp_path / "elsewhere")
-    run.info["dataset"]["gt_dir"] = str(elsewhere)
+    run = Run(replace(run.info, dataset=replace(run.info.dataset, gt_dir=str(elsewhere))), run.path)
     assert Pictures(run).truth(7).segments
     # A JSON named by hand has moved with its PNGs.
     with pytest.raises(BadDataset, match="gt"):

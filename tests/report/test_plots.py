@@ -1,5 +1,6 @@
 import shutil
 import subprocess
+from dataclasses import replace
 from itertools import pairwise
 
 import pandas as pd
@@ -44,7 +45,7 @@ def five(shared_runs):
     for index in range(5):
         run = shared_runs[index % 2]
         name = f"Mask2Former Swin-{'SBLTH'[index]} with a long name, pre-trained on ImageNet-21k {index}"
-        info = {**run.info, "name": name, "model": {**run.info["model"], "name": name, "title": name}}
+        info = replace(run.info, name=name, model=replace(run.info.model, name=name, title=name))
         members.append(Run(info, table=run.table))
     return compared(members)[0]
 

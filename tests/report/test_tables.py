@@ -25,7 +25,7 @@ from panbench.report.tables import (
     render,
     summary_text,
 )
-from panbench.runs import Run, RunWriter, category_record
+from panbench.runs import Run, RunInfo, RunWriter, category_record
 
 BALL = Category(1, "ball", isthing=True)
 SKY = Category(2, "sky", isthing=False)
@@ -61,7 +61,7 @@ def run(name: str = "a", hits: dict[int, bool] | None = None, **changes) -> Run:
     for key, value in changes.items():
         known = info.get(key)
         info[key] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
-    return Run(info, table=table)
+    return Run(RunInfo.from_json(info), table=table)
 
 
 def text_of(renderable, width: int = 80) -> str:
@@ -332,7 +332,7 @@ def test_the_list_of_models_fits_80_columns():
 
 def stored_run(path: Path, hits: dict[int, bool]) -> Path:
     source = run(path.name, hits)
-    writer = RunWriter.create(path, {key: value for key, value in source.info.items() if key != "status"})
+    writer = RunWriter.create(path, source.info)
     for image_id, hit in hits.items():
         writer.write_part(scene(image_id, hit))
     writer.finish("done")

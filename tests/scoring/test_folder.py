@@ -14,7 +14,8 @@ from PIL import Image
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun, OutOfSpace, PredictionMismatch
 from panbench.panoptic.idmap import encode_id_png
-from panbench.runs import RunWriter, load_run
+from panbench.panoptic.overlap import GroundTruthFaults
+from panbench.runs import RunInfo, RunWriter, SummaryRecord, load_run
 from panbench.scoring import folder as score
 from panbench.scoring.folder import as_json, score_folder
 from panbench.scoring.gt_index import GtIndex
@@ -119,14 +120,14 @@ class TestRun:
         run = folder.score(out=folder.path / "results" / "mine", boundary=True)
         stored = load_run(folder.path / "results" / "mine")
         assert as_json(stored) == as_json(run)
-        assert stored.info["summary"] == {key: as_json(run)[key] for key in ("All", "Things", "Stuff")}
-        assert (stored.name, stored.info["kind"], stored.info["status"]) == ("mine", "score", "done")
-        assert stored.info["model"] is None
-        assert stored.info["images"]["expected"] == stored.info["images"]["scored"] == 3
-        assert stored.info["dataset"]["n_images"] == 3
-        assert stored.info["dataset"]["gt_dir"] == str(folder.path / "gt")
-        assert stored.info["seconds"]["forward"] is None
-        assert stored.info["seconds"]["wall"] > 0
+        assert stored.info.summary == SummaryRecord.of({key: as_json(run)[key] for key in ("All", "Things", "Stuff")})
+        assert (stored.name, stored.info.kind, stored.info.status) == ("mine", "score", "done")
+        assert stored.info.model is None
+        assert stored.info.images.expected == stored.info.images.scored == 3
+        assert stored.info.dataset.n_images == 3
+        assert stored.info.dataset.gt_dir == str(folder.path / "gt")
+        assert stored.info.seconds.forward is None
+        assert stored.info.seconds.wall > 0
         assert len(stored.boundary()) > 0
         assert stored.overlaps()["pixels"].sum() == 18
 
@@ -134,10 +135,10 @@ class TestRun:
         kept, stored = folder.score(), folder.score(out=folder.path / "out")
         pd.testing.assert_frame_equal(kept.segments(), stored.segments())
         pd.testing.assert_frame_equal(kept.overlaps(), stored.overlaps())
-        assert (kept.path, kept.info["status"]) == (None, "done")
+        assert (kept.path, kept.info.status) == (None, "done")
 
     def test_in_the_way_is_found_out_before_any_work(self, folder):
-        RunWriter.create(folder.path / "out", {})
+        RunWriter.create(folder.path / "out", RunInfo())
         (folder.path / "gt" / "1.png").unlink()
         with pytest.raises(BadRun, match="holds another run"):
             folder.score(out=folder.path / "out")
@@ -161,7 +162,7 @@ class TestRun:
         with pytest.raises(OutOfSpace):
             folder.score(out=folder.path / "out")
         info = load_run(folder.path / "out").info
-        assert (info["status"], info["error"]) == ("failed", "No space left.")
+        assert (info.status, info.error) == ("failed", "No space left.")
 
     def test_tells_its_progress_to_the_end(self, tmp_path):
         steps = []
@@ -182,7 +183,7 @@ class TestJsonsThatDoNotFit:
         run = folder.score(allow_missing=True)
         assert run.pq()[["TP", "FP", "FN"]].to_numpy().tolist() == [[1, 0, 2], [1, 0, 2]]
         assert run.image_ids() == (1, 2, 3)
-        assert (run.info["images"]["missing"], run.info["images"]["missing_ids"]) == (2, [2, 3])
+        assert (run.info.images.missing, run.info.images.missing_ids) == (2, (2, 3))
 
     def test_no_predictions_at_all_can_be_scored_as_empty_too(self, folder):
         folder.pred["annotations"] = []
@@ -198,7 +199,7 @@ class TestJsonsThatDoNotFit:
     def test_extra_predictions_can_be_left_out(self, folder):
         del folder.gt["annotations"][1:]
         run = folder.score(ignore_extra=True)
-        assert (run.image_ids(), len(run.segments()), run.info["images"]["extra"]) == ((1,), 4, 2)
+        assert (run.image_ids(), len(run.segments()), run.info.images.extra) == ((1,), 4, 2)
 
     def test_predictions_of_another_split_are_told_so(self, folder):
         for record in folder.pred["annotations"]:
@@ -295,13 +296,13 @@ class TestPngsThatDoNotFit:
 
 def test_faults_of_the_ground_truth_are_counted_and_scored_as_panopticapi_scores_them():
     run = score_folder(REFERENCE / "pq_edges" / "gt.json", REFERENCE / "pq_edges" / "pred.json")
-    assert run.info["images"]["gt_faults"] == {
-        "ids_not_in_json": 1,
-        "segments_not_in_png": 1,
-        "areas_differ": 0,
-        "images": 2,
-        "example": "image 14: id 99 is in the PNG but not in the JSON",
-    }
+    assert run.info.images.gt_faults == GroundTruthFaults(
+        ids_not_in_json=1,
+        segments_not_in_png=1,
+        areas_differ=0,
+        images=2,
+        example="image 14: id 99 is in the PNG but not in the JSON",
+    )
 
 
 class TestIndex:

@@ -26,7 +26,12 @@ class MadeRun:
             self.annotations.append(
                 {"image_id": image_id, "file_name": f"{image_id:012}.png", "segments_info": segments}
             )
-        self.info: dict[str, Any] = {"status": "done", "model": {"name": "mask2former r50"}}
+        self.info: dict[str, Any] = {
+            "schema": 1,
+            "panbench": "0.1.0",
+            "status": "done",
+            "model": {"name": "mask2former r50"},
+        }
         self.listed = [{"id": 8, "height": 2, "width": 3}, {"id": 7, "height": 2, "width": 3}]
 
     def submit(self, **arguments: Any) -> Submission:

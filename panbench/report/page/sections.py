@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from panbench.catalog import Published
 from panbench.report.comparison import Standing
 from panbench.report.grid import percent
 from panbench.report.page.elements import Html, code, grid_table, left_out, scrolling, section, tag
 from panbench.report.page.gallery import Gallery
 from panbench.report.tables import comparison_grid
 from panbench.report.views import Compared
+from panbench.runs import ModelRecord
 
 __all__ = ["overview", "provenance", "sections"]
 
@@ -110,36 +112,37 @@ def _in_short(record: Mapping[str, str]) -> str:
 
 def _run_record(member: Compared) -> dict[str, str]:
     info, row = member.run.info, member.row
-    model, dataset = info.get("model") or {}, info.get("dataset") or {}
-    counts, seconds = info.get("images") or {}, info.get("seconds") or {}
-    device, versions = info.get("device") or {}, dict(info.get("versions") or {})
+    model, dataset, device, versions = info.model or ModelRecord(), info.dataset, info.device, dict(info.versions)
     operators = versions.pop("operators", None)
-    expected, held = counts.get("expected"), len(member.run.image_ids())
-    status = str(info.get("status") or "done")
+    listed = "?" if dataset.n_images is None else dataset.n_images
+    held, status = len(member.run.image_ids()), str(info.status)
     if not row.complete:
-        status += f", incomplete: {held:,} of {expected or '?'} images"
+        status += f", incomplete: {held:,} of {info.images.expected or '?'} images"
     record = {
         "Run": member.run.name,
         "State": status,
-        "Model": _joined(model.get("title"), model.get("backbone")),
-        "Config": _file(model.get("config")),
-        "Weights": "random" if model.get("random_weights") else _file(model.get("weights")),
-        "SHA-256 of the weights": model.get("weights_sha256"),
-        "Published PQ": _published(model.get("published")),
-        "Data": _joined(dataset.get("name"), dataset.get("split")),
-        "Images": f"{row.images:,} shown, {held:,} scored, {dataset.get('n_images', '?')} in the set",
-        "SHA-256 of the ground truth": dataset.get("fingerprint"),
-        "Device": _joined(device.get("name"), f"({device['type']})" if device.get("type") else None),
-        "Precision": info.get("precision"),
-        "Batch size": (info.get("arguments") or {}).get("batch_size"),
-        "Seed": info.get("seed"),
-        "Seconds": ", ".join(f"{stage} {spent:,.1f}" for stage, spent in seconds.items() if spent is not None),
+        "Model": _joined(model.title, model.backbone),
+        "Config": _file(model.config),
+        "Weights": "random" if model.random_weights else _file(model.weights),
+        "SHA-256 of the weights": model.weights_sha256,
+        "Published PQ": _published(model.published),
+        "Data": _joined(dataset.name, dataset.split),
+        "Images": f"{row.images:,} shown, {held:,} scored, {listed} in the set",
+        "SHA-256 of the ground truth": dataset.fingerprint,
+        "Device": _joined(device.name, f"({device.type})" if device.type else None),
+        "Rule": None if info.rule is None else str(info.rule),
+        "Precision": info.precision,
+        "Batch size": info.batch_size,
+        "Seed": info.seed,
+        "Seconds": ", ".join(
+            f"{stage} {spent:,.1f}" for stage, spent in vars(info.seconds).items() if spent is not None
+        ),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "Operators": _as_text(operators),
-        "panbench": _joined(info.get("panbench"), (info.get("git_commit") or "")[:12] or None),
-        "Started": info.get("started"),
-        "Finished": info.get("finished"),
-        "Command": shlex.join(map(str, info.get("command") or ())) or None,
+        "Operators": operators,
+        "panbench": _joined(info.panbench, (info.git_commit or "")[:12] or None),
+        "Started": info.started,
+        "Finished": info.finished,
+        "Command": shlex.join(info.command) or None,
     }
     return {name: str(value) for name, value in record.items() if value not in (None, "")}
 
@@ -234,16 +237,10 @@ def _file(path: Any) -> str | None:
     return Path(str(path)).name if path else None
 
 
-def _as_text(value: Any) -> str | None:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _published(published: Any) -> str | None:
-    if not isinstance(published, Mapping) or published.get("PQ") is None:
+def _published(published: Published | None) -> str | None:
+    if published is None:
         return None
-    return _joined(percent(published["PQ"], 1), "on", published.get("dataset"), published.get("split"))
+    return _joined(percent(published.PQ, 1), "on", published.dataset, published.split)
 
 
 _IN_CODE = {"SHA-256 of the weights", "SHA-256 of the ground truth", "Command", "Config", "Weights", "Run"}

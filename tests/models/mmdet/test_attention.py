@@ -37,7 +37,7 @@ def test_weights_lie_where_the_query_may_look_and_have_the_size_of_the_photograp
                 # Interpolation bleeds over the border of a cell, no farther.
                 assert layer.weights[layer.allowed].sum() > layer.weights[~layer.allowed].sum()
     masked = [layer.allowed is not None for query in found for layer in query.layers]
-    assert all(masked) if model.describe()["family"] == "mask2former" else not any(masked)
+    assert all(masked) if model.describe().family == "mask2former" else not any(masked)
 
 
 def test_listening_changes_nothing_and_leaves_no_hooks(model, photo):

@@ -1,5 +1,6 @@
 """A run folder holds what was written whole, says what it could not read, and is never taken for another's."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -11,14 +12,13 @@ import pandas as pd
 import pytest
 
 import panbench
-from panbench import runs
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.panoptic.overlap import OverlapTable, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.runs import RunWriter, category_record, check_room, list_runs, load_run
+from panbench.runs import RunInfo, RunWriter, check_room, list_runs, load_run
 
 CATEGORIES = (Category(1, "person", True, "human", (1, 2, 3)), Category(92, "sky", False))
-INFO = {"kind": "eval", "categories": [category_record(category) for category in CATEGORIES]}
+INFO = RunInfo(categories=CATEGORIES)
 
 
 def table(image_id: int) -> OverlapTable:
@@ -60,19 +60,19 @@ class TestWriting:
 
     def test_run_json_has_every_key_of_the_schema(self, tmp_path):
         info = json.loads((finished(tmp_path / "a", 1) / "run.json").read_text())
-        assert list(info)[: len(runs._KEYS)] == list(runs._KEYS)
-        assert (info["schema"], info["panbench"], info["status"]) == (1, panbench.__version__, "done")
+        assert list(info) == [field.name for field in dataclasses.fields(RunInfo)]
+        assert (info["schema"], info["panbench"], info["status"]) == (2, panbench.__version__, "done")
         assert info["model"] is None
         assert info["summary"]["All"] == {"PQ": (2 / 3 + 1) / 2, "SQ": (2 / 3 + 1) / 2, "RQ": 1.0, "n": 2}
 
     def test_a_run_says_that_it_is_running_until_it_is_finished(self, tmp_path):
         writer = RunWriter.create(tmp_path / "a", INFO)
-        assert load_run(tmp_path / "a").info["status"] == "running"
+        assert load_run(tmp_path / "a").info.status == "running"
         writer.update(seed=7)
         writer.write_part(table(1))
         writer.finish("interrupted", error="Ctrl-C")
         info = load_run(tmp_path / "a").info
-        assert (info["status"], info["error"], info["seed"], info["summary"]["All"]["n"]) == (
+        assert (info.status, info.error, info.seed, info.summary.All.n) == (
             "interrupted",
             "Ctrl-C",
             7,
@@ -80,7 +80,7 @@ class TestWriting:
         )
 
     def test_a_run_without_images_has_no_summary(self, tmp_path):
-        assert RunWriter.create(tmp_path / "a", INFO).finish("failed").info["summary"] is None
+        assert RunWriter.create(tmp_path / "a", INFO).finish("failed").info.summary is None
 
     def test_an_unknown_status_is_a_bug(self, tmp_path):
         with pytest.raises(ValueError, match="done, interrupted, failed"):
@@ -112,7 +112,7 @@ class TestResuming:
         finished(tmp_path / "a", 1, 2)
         writer = RunWriter.resume(tmp_path / "a")
         assert writer.done == {1, 2}
-        assert load_run(tmp_path / "a").info["status"] == "running"
+        assert load_run(tmp_path / "a").info.status == "running"
         assert writer.write_part(table(3)).name == "0000-000002.parquet"
         assert load_run(tmp_path / "a").image_ids() == (1, 2, 3)
 
@@ -132,7 +132,7 @@ class TestKilled:
         program = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_runs import INFO, table
+from test_run_folder import INFO, table
 from panbench.runs import RunWriter
 writer = RunWriter.create({str(tmp_path / "a")!r}, INFO)
 writer.write_part(table(1))
@@ -144,7 +144,7 @@ writer.write_part(table(3))
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
         assert len(list((tmp_path / "a" / "parts").iterdir())) == 3  # the third under a temporary name
         run = load_run(tmp_path / "a")
-        assert (run.image_ids(), run.notices, run.info["status"]) == ((1, 2), (), "running")
+        assert (run.image_ids(), run.notices, run.info.status) == ((1, 2), (), "running")
         assert RunWriter.resume(tmp_path / "a").done == {1, 2}
 
     def test_a_writer_killed_at_its_first_file_is_not_in_the_way(self, tmp_path):
@@ -214,10 +214,12 @@ class TestReading:
         ("content", "sentence"),
         [
             ("{", "is damaged"),
+            ('{"schema": 2, "panbench": "0.2.0", "seed": NaN}', "is damaged: NaN is not a number that JSON has"),
+            ("[" * 100_000, "is damaged: it is nested too deeply"),
             ("[]", "not the record of a panbench run"),
             ('{"schema": "x", "panbench": "0"}', "not the record of a panbench run"),
             ('{"schema": 1}', "not the record of a panbench run"),
-            ('{"schema": 2, "panbench": "9.9"}', r"schema 2, written by panbench 9\.9; this version reads up to 1"),
+            ('{"schema": 3, "panbench": "9.9"}', r'schema 3, written by panbench "9\.9"; this version reads up to 2'),
         ],
     )
     def test_a_record_that_is_not_ours_or_newer_is_refused(self, tmp_path, content, sentence):
@@ -230,18 +232,18 @@ class TestReading:
             '{"schema": 1, "panbench": "0.1.0", "categories": [{"id": 1, "name": "a", "isthing": true}]}'
         )
         run = load_run(tmp_path)
-        assert (run.name, run.info["model"], run.image_ids()) == (tmp_path.name, None, ())
+        assert (run.name, run.info.model, run.image_ids()) == (tmp_path.name, None, ())
         assert run.categories == (Category(1, "a", True),)
         assert run.summary()["All"] == {"PQ": None, "SQ": None, "RQ": None, "n": 0}
 
     def test_categories_that_make_no_sense_are_refused(self, tmp_path):
         (tmp_path / "run.json").write_text('{"schema": 1, "panbench": "0.1.0", "categories": [{"id": 1}]}')
-        with pytest.raises(BadRun, match="categories that cannot be read"):
-            _ = load_run(tmp_path).categories
+        with pytest.raises(BadRun, match=r"run\.json is damaged: `categories\[0\]\.name` is missing"):
+            load_run(tmp_path)
 
     def test_runs_are_listed_by_age_and_strangers_passed_over(self, tmp_path):
         for name, started in (("b", "2026-01-01"), ("a", "2026-01-02")):
-            RunWriter.create(tmp_path / name, {**INFO, "started": started})
+            RunWriter.create(tmp_path / name, dataclasses.replace(INFO, started=started))
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "run.json").write_text("{}")
         assert [run.name for run in list_runs(tmp_path)] == ["b", "a"]
@@ -297,7 +299,7 @@ class TestOverwriting:
         monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             RunWriter.create(old, INFO, overwrite=True)
-        assert load_run(old).info["status"] == "failed"
+        assert load_run(old).info.status == "failed"
 
     def test_a_file_is_not_a_folder(self, tmp_path):
         (tmp_path / "a").write_text("x")

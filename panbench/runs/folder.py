@@ -4,11 +4,9 @@ A part appears whole or not at all, so a killed run keeps all blocks that it fin
 from its parts. docs/design.md has the schema.
 """
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -21,35 +19,15 @@ from panbench.base.errors import BadRun
 from panbench.base.files import atomic_write, write_json
 from panbench.panoptic.overlap import OverlapTable, Pairs, concat, take
 from panbench.panoptic.types import Category
+from panbench.runs.record import SCHEMA, STATUSES, RunInfo, SummaryRecord, read_info
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from panbench.metrics.matched import Matched
 
-__all__ = ["SCHEMA", "Run", "RunWriter", "check_room", "list_runs", "load_run"]
+__all__ = ["Run", "RunWriter", "check_room", "list_runs", "load_run"]
 
-SCHEMA = 1
-
-STATUSES = ("running", "done", "interrupted", "failed")
-
-_KEYS = (
-    *(
-        "schema",
-        "panbench",
-        "kind",
-        "name",
-        "status",
-        "error",
-        "model",
-        "dataset",
-        "categories",
-        "arguments",
-        "versions",
-    ),
-    *("git_commit", "device", "precision", "seed", "command", "images", "seconds", "images_per_second", "summary"),
-    *("started", "finished"),
-)
 _PART = re.compile(r"\d+-\d+\.parquet")
 _TEMPORARY = re.compile(r"\..+\.tmp")
 
@@ -60,27 +38,24 @@ class Run:
     Parts are read when a table is first asked for. `notices` names what could not be read and was left out.
     """
 
-    def __init__(self, info: Mapping[str, Any], path: Path | None = None, table: OverlapTable | None = None) -> None:
+    def __init__(self, info: RunInfo, path: Path | None = None, table: OverlapTable | None = None) -> None:
         """A run of the folder `path`, or of `table`, held in memory, when there is no folder."""
         self.path = path
-        self.info: dict[str, Any] = dict(info)
+        self.info = info
         self._given_table = table
 
     def __repr__(self) -> str:
-        return f"Run({self.name!r}, {self.info.get('status')}, path={str(self.path)!r})"
+        return f"Run({self.name!r}, {self.info.status}, path={str(self.path)!r})"
 
     @property
     def name(self) -> str:
         """The run's name: its folder's, unless run.json gives another."""
-        return str(self.info.get("name") or (self.path.name if self.path else "run"))
+        return self.info.name or (self.path.name if self.path else "run")
 
-    @cached_property
+    @property
     def categories(self) -> tuple[Category, ...]:
         """The categories of the ground truth, in the order of its JSON."""
-        try:
-            return tuple(category_of(record) for record in self.info.get("categories") or ())
-        except (KeyError, TypeError, ValueError) as problem:
-            raise BadRun(f"{self.path}/run.json has categories that cannot be read: {problem!r}.") from None
+        return self.info.categories
 
     @cached_property
     def _parts(self) -> tuple[OverlapTable, tuple[str, ...]]:
@@ -154,7 +129,7 @@ class Run:
 class RunWriter:
     """Writes a run folder. One writer a process; several processes may write parts of different ranks."""
 
-    def __init__(self, path: Path, info: dict[str, Any], done: frozenset[int], notices: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, info: RunInfo, done: frozenset[int], notices: tuple[str, ...]) -> None:
         """Use `create`, `resume` or `attach`."""
         self.path = path
         self.info = info
@@ -163,11 +138,10 @@ class RunWriter:
         self._next: dict[int, int] = {}
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], info: Mapping[str, Any], overwrite: bool = False) -> "RunWriter":
+    def create(cls, path: str | os.PathLike[str], info: RunInfo, overwrite: bool = False) -> "RunWriter":
         """Makes the folder and its run.json with status "running".
 
-        info: the keys of run.json that are known by now (docs/design.md); schema, panbench, name, status and started
-            are filled in, absent keys are null
+        info: what is known by now; schema, panbench, status, and name and started where they are absent, are filled in
         overwrite: replaces a run that is already there; only files that a run writes are removed
         Raises BadRun when the folder holds another run (unless `overwrite`) or anything else.
         """
@@ -175,16 +149,13 @@ class RunWriter:
 
         path = Path(path)
         _make_room(path, overwrite)
-        content: dict[str, Any] = dict.fromkeys(_KEYS)
-        content.update(
-            {
-                "name": path.name,
-                **info,
-                "schema": SCHEMA,
-                "panbench": __version__,
-                "status": "running",
-                "started": info.get("started") or _now(),
-            }
+        content = replace(
+            info,
+            schema=SCHEMA,
+            panbench=__version__,
+            name=info.name or path.absolute().name,
+            status="running",
+            started=info.started or _now(),
         )
         writer = cls(path, content, frozenset(), ())
         try:
@@ -202,7 +173,7 @@ class RunWriter:
         """
         run = load_run(path)
         assert run.path is not None
-        writer = cls(run.path, dict(run.info), frozenset(run.image_ids()), run.notices)
+        writer = cls(run.path, run.info, frozenset(run.image_ids()), run.notices)
         (run.path / "parts").mkdir(exist_ok=True)
         writer.update(status="running", error=None, finished=None)
         return writer
@@ -212,7 +183,7 @@ class RunWriter:
         """Writes parts into a run that another process made (a further rank); run.json is left to that process."""
         run = load_run(path)
         assert run.path is not None
-        return cls(run.path, dict(run.info), frozenset(run.image_ids()), run.notices)
+        return cls(run.path, run.info, frozenset(run.image_ids()), run.notices)
 
     def write_part(self, table: OverlapTable, rank: int = 0) -> Path:
         """Writes the table of a block of images as a new part, which appears whole or not at all; its path."""
@@ -231,12 +202,12 @@ class RunWriter:
         return target
 
     def update(self, **changes: Any) -> None:
-        """Replaces keys of run.json."""
-        self.info.update(changes)
+        """Replaces fields of run.json."""
+        self.info = replace(self.info, **changes)
         self._save()
 
     def finish(self, status: str, **updates: Any) -> Run:
-        """Closes the run with its last status ("done", "interrupted" or "failed") and further keys; the run.
+        """Closes the run with its last status ("done", "interrupted" or "failed") and further fields; the run.
 
         `summary` is computed from the parts unless it is given.
         """
@@ -244,12 +215,12 @@ class RunWriter:
             raise ValueError(f"status must be one of {', '.join(STATUSES[1:])}, not {status!r}")
         if "summary" not in updates:
             run = Run(self.info, self.path)
-            updates["summary"] = run.summary() if len(run.table.overlaps) else None
+            updates["summary"] = SummaryRecord.of(run.summary()) if len(run.table.overlaps) else None
         self.update(**{"status": status, "finished": _now(), **updates})
         return Run(self.info, self.path)
 
     def _save(self) -> None:
-        write_json(self.path / "run.json", self.info)
+        write_json(self.path / "run.json", self.info.to_json())
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
@@ -257,7 +228,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     folder = Path(path)
     if folder.name == "run.json" and not folder.is_dir():
         folder = folder.parent
-    return Run(_read_info(folder), folder)
+    return Run(read_info(folder), folder)
 
 
 def list_runs(folder: str | os.PathLike[str]) -> list[Run]:
@@ -268,56 +239,7 @@ def list_runs(folder: str | os.PathLike[str]) -> list[Run]:
             runs.append(load_run(path.parent))
         except BadRun:
             continue
-    return sorted(runs, key=lambda run: (str(run.info.get("started") or ""), run.name))
-
-
-def category_record(category: Category) -> dict[str, Any]:
-    """A category as run.json lists it."""
-    return {
-        "id": category.id,
-        "name": category.name,
-        "isthing": category.isthing,
-        "supercategory": category.supercategory,
-        "color": None if category.color is None else list(category.color),
-    }
-
-
-def category_of(record: Mapping[str, Any]) -> Category:
-    """The category that `category_record` wrote down."""
-    color: Sequence[int] | None = record.get("color")
-    return Category(
-        id=int(record["id"]),
-        name=str(record["name"]),
-        isthing=bool(record["isthing"]),
-        supercategory=str(record.get("supercategory") or ""),
-        color=None if color is None else (color[0], color[1], color[2]),
-    )
-
-
-def _read_info(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
-    if not folder.exists():
-        raise BadRun(
-            f"There is no run {folder}: no such folder. `panbench compare` takes folders that eval or score wrote."
-        )
-    try:
-        info = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise BadRun(f"{folder} is not a run: it holds no run.json.") from None
-    except NotADirectoryError:
-        raise BadRun(f"{folder} is a file, not the folder of a run.") from None
-    except OSError as problem:
-        raise BadRun(f"{path} cannot be read: {problem.strerror or problem}.") from None
-    except ValueError as problem:
-        raise BadRun(f"{path} is damaged: {problem}.") from None
-    if not isinstance(info, dict) or type(info.get("schema")) is not int or "panbench" not in info:
-        raise BadRun(f"{path} is not the record of a panbench run: it has no `schema` and `panbench`.")
-    if info["schema"] > SCHEMA:
-        raise BadRun(
-            f"{path} has schema {info['schema']}, written by panbench {info['panbench']}; this version reads "
-            f"up to {SCHEMA}. Update panbench."
-        )
-    return {**dict.fromkeys(_KEYS), **info}
+    return sorted(runs, key=lambda run: (run.info.started or "", run.name))
 
 
 def _part_files(folder: Path) -> list[Path]:
@@ -379,7 +301,7 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     if _is_free(path):
         return
     try:
-        _read_info(path)
+        read_info(path)
     except BadRun as problem:
         raise BadRun(f"{path} is in the way and is not ours to overwrite; give another folder. ({problem})") from None
     if not overwrite:
@@ -415,8 +337,8 @@ def _strangers(path: Path) -> list[Path]:
 
 def _remove_run(path: Path) -> None:
     """Removes the files of a run. Killed at any point, the rest is a run that says it is not whole."""
-    info = json.loads((path / "run.json").read_bytes())
-    write_json(path / "run.json", {**info, "status": "failed", "error": "Was being overwritten.", "summary": None})
+    info = replace(read_info(path), status="failed", error="Was being overwritten.", summary=None)
+    write_json(path / "run.json", info.to_json())
     for part in _part_files(path / "parts"):
         part.unlink()
     for temporary in (*path.glob(".*.tmp"), *(path / "parts").glob(".*.tmp")):

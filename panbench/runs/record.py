@@ -1,0 +1,547 @@
+"""run.json as typed records: what was run, on what, with which result. It is read and written here and nowhere else.
+
+The text under each field is its documentation: `scripts/document_run_json.py` makes the table in docs/design.md of it.
+A value that does not exist is null, never 0 or NaN. Files of schema 1 load; what they did not record is null.
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from panbench.base.errors import BadRun
+from panbench.catalog import Published
+from panbench.panoptic.overlap import GroundTruthFaults
+from panbench.panoptic.types import Category
+
+__all__ = [
+    "SCHEMA",
+    "STATUSES",
+    "CategoryMapRecord",
+    "DatasetRecord",
+    "DeviceRecord",
+    "ImagesRecord",
+    "MemoryRecord",
+    "ModelRecord",
+    "PredictionsRecord",
+    "RuleRecord",
+    "RunInfo",
+    "ScoresRecord",
+    "SecondsRecord",
+    "Setting",
+    "SummaryRecord",
+    "category_record",
+    "read_info",
+]
+
+SCHEMA = 2
+
+Status = Literal["running", "done", "interrupted", "failed"]
+STATUSES: tuple[str, ...] = typing.get_args(Status)
+
+Count = Annotated[int, 0]
+"""A whole number from 0 on."""
+
+Setting = str | int | float | bool | None
+"""What an argument or a threshold can be."""
+
+_Record = TypeVar("_Record")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRecord:
+    """The model that made the predictions."""
+
+    name: str | None = None
+    """the name of its config file"""
+    title: str | None = None
+    """the name that tables print"""
+    family: str | None = None
+    """mask2former, maskformer, panoptic-fpn, …"""
+    backbone: str | None = None
+    """the backbone in short: R50, Swin-T"""
+    adapter: str | None = None
+    """what builds and runs it: mmdet, or package.module:factory"""
+    config: str | None = None
+    """the path of the config file"""
+    config_sha256: str | None = None
+    """the SHA-256 of the resolved config"""
+    weights: str | None = None
+    """the path of the weights; null when they were drawn at random"""
+    weights_sha256: str | None = None
+    """the SHA-256 of the weights file"""
+    random_weights: bool = False
+    """whether the weights were drawn at random: such a run is for plumbing and timing only"""
+    params: Count | None = None
+    """the number of parameters"""
+    published: Published | None = None
+    """what a publication reports for these weights; null for other weights, and when categories were mapped"""
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleRecord:
+    """The fusion rule: how masks, scores and labels became one id map."""
+
+    name: str
+    """the name of the rule"""
+    thresholds: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
+    """all its thresholds by name"""
+
+    @classmethod
+    def of(cls, record: Mapping[str, Setting]) -> "RuleRecord":
+        """The record of `{"name": …, threshold: value, …}`, which is what a rule's own `record()` returns."""
+        return cls(str(record["name"]), {key: value for key, value in record.items() if key != "name"})
+
+    def __str__(self) -> str:
+        values = ",".join(f"{key}={value}" for key, value in self.thresholds.items())
+        return f"{self.name}:{values}" if values else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetRecord:
+    """The images and the ground truth."""
+
+    name: str | None = None
+    """the dataset's name"""
+    split: str | None = None
+    """the split; null or empty where there is none"""
+    gt: str | None = None
+    """the path of the panoptic JSON"""
+    gt_dir: str | None = None
+    """the folder of its id PNGs"""
+    images: str | None = None
+    """the folder of the images; null for a scored folder"""
+    fingerprint: str | None = None
+    """the SHA-256 of the JSON: runs with another one are not compared"""
+    n_images: Count | None = None
+    """how many images the JSON lists"""
+    has_ground_truth: bool = True
+    """false when the images are listed without ground truth, so that nothing is scored"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoryMapRecord:
+    """How the model's categories became those of the dataset."""
+
+    name: str
+    """the map's name"""
+    categories: Mapping[str, str]
+    """the dataset's category of each of the model's"""
+    unmapped_model: tuple[str, ...] = ()
+    """the model's categories that became void"""
+    unmapped_dataset: tuple[str, ...] = ()
+    """the dataset's categories that no prediction can have"""
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictionsRecord:
+    """The predictions of a scored folder."""
+
+    json: str
+    """the path of the predictions' JSON"""
+    folder: str
+    """the folder of their id PNGs"""
+    sha256: str
+    """the SHA-256 of the JSON"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceRecord:
+    """What the model, or the scoring, ran on."""
+
+    type: str | None = None
+    """cpu, cuda, …"""
+    name: str | None = None
+    """the name of the processor or accelerator"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesRecord:
+    """How many images there were to score, and what became of them."""
+
+    expected: Count | None = None
+    """how many images were asked for"""
+    scored: Count = 0
+    """how many are in the parts"""
+    missing: Count = 0
+    """of an evaluation: how many are neither scored nor skipped; of a scored folder: how many lacked a prediction"""
+    missing_ids: tuple[int, ...] = ()
+    """of a scored folder: the images without a prediction, scored as empty"""
+    extra: Count = 0
+    """of a scored folder: how many predictions were left out because the ground truth lacks their image"""
+    skipped: Count = 0
+    """how many images were left out because they could not be read"""
+    skipped_ids: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    """the reason for each skipped image"""
+    gt_faults: GroundTruthFaults | None = None
+    """where the ground truth's PNGs and JSON disagree"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondsRecord:
+    """Seconds spent, by stage; stages overlap, so their sum is not the wall time."""
+
+    load: float | None = None
+    """reading and resizing images; of a scored folder, reading the JSONs"""
+    forward: float | None = None
+    """the forward pass"""
+    fusion: float | None = None
+    """the fusion rule"""
+    overlap: float | None = None
+    """reading ground truth and counting overlaps"""
+    write: float | None = None
+    """writing parts and predictions"""
+    wall: float | None = None
+    """from the first image to the last"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryRecord:
+    """The most memory held at once, over all ranks and sittings."""
+
+    host_peak_bytes: Count | None = None
+    """by the process; null where the system does not say"""
+    device_peak_bytes: Count | None = None
+    """by PyTorch on the accelerator; null on a CPU"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoresRecord:
+    """Mean scores of a group of categories, fractions 0–1."""
+
+    PQ: float | None = None
+    """panoptic quality"""
+    SQ: float | None = None
+    """segmentation quality"""
+    RQ: float | None = None
+    """recognition quality"""
+    n: Count = 0
+    """how many categories the means are over"""
+
+
+@dataclasses.dataclass(frozen=True)
+class SummaryRecord:
+    """The scores as the run itself found them. Nothing is printed from here: every number comes from the parts."""
+
+    All: ScoresRecord
+    """all categories"""
+    Things: ScoresRecord
+    """thing categories"""
+    Stuff: ScoresRecord
+    """stuff categories"""
+
+    @classmethod
+    def of(cls, summary: Mapping[str, Mapping[str, Any]]) -> "SummaryRecord":
+        """The record of what `Run.summary()` returns."""
+        return cls(**{group: ScoresRecord(**scores) for group, scores in summary.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunInfo:
+    """All of run.json."""
+
+    schema: int = SCHEMA
+    """the version of this table that the file was written by"""
+    panbench: str = ""
+    """the version of panbench"""
+    kind: Literal["eval", "score"] = "eval"
+    """eval: a model was run; score: a folder of predictions was scored"""
+    name: str | None = None
+    """the run's name; null stands for the folder's"""
+    status: Status = "done"
+    """running, done, interrupted or failed; a run that was killed says running"""
+    error: str | None = None
+    """why it was interrupted or failed"""
+    model: ModelRecord | None = None
+    """the model; null for a scored folder"""
+    rule: RuleRecord | None = None
+    """the fusion rule; null for a scored folder, and for runs of schema 1, which did not record it"""
+    dataset: DatasetRecord = DatasetRecord()
+    """the data"""
+    category_map: CategoryMapRecord | None = None
+    """the category map; null when the model has the dataset's categories"""
+    predictions: PredictionsRecord | None = None
+    """the predictions; null for an evaluation"""
+    categories: tuple[Category, ...] = ()
+    """the ground truth's categories, in the order of its JSON: {id, name, isthing, supercategory, color}"""
+    arguments: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
+    """the settings by name; a resumed run must have the same ones"""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """the version of Python and of each package that can change a number; where operators and decoders come from"""
+    git_commit: str | None = None
+    """the commit of panbench's checkout, with `+changes` when files differ; null when it was installed"""
+    device: DeviceRecord = DeviceRecord()
+    """the device"""
+    precision: str | None = None
+    """the precision of the forward pass: fp32, bf16, …"""
+    batch_size: Count | None = None
+    """images a batch"""
+    seed: int | None = None
+    """the seed"""
+    command: tuple[str, ...] = ()
+    """the command line; empty for a run made from Python"""
+    images: ImagesRecord = ImagesRecord()
+    """the images"""
+    seconds: SecondsRecord = SecondsRecord()
+    """the time"""
+    images_per_second: float | None = None
+    """images by wall time"""
+    memory: MemoryRecord = MemoryRecord()
+    """the memory"""
+    ranks: Count | None = None
+    """how many processes evaluated it"""
+    summary: SummaryRecord | None = None
+    """the scores when the run was closed; null when it has no image"""
+    started: str | None = None
+    """when it began: ISO 8601, UTC"""
+    finished: str | None = None
+    """when it was closed"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of run.json, in this version's schema."""
+        record = plain(self)
+        return {**record, "schema": SCHEMA}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "RunInfo":
+        """The record that `to_json` wrote, of this schema or an older one; absent keys have their defaults.
+
+        Raises BadRun with a sentence that names the field and begins with it.
+        """
+        try:
+            return _record(cls, _upgraded(content), "")
+        except _Wrong as wrong:
+            raise BadRun(f"{wrong}.") from None
+
+
+def read_info(folder: Path) -> RunInfo:
+    """The record of the run in a folder. Raises BadRun when there is none, or it is damaged, foreign or too new."""
+    path = folder / "run.json"
+    try:
+        if not folder.exists():
+            raise BadRun(
+                f"There is no run {folder}: no such folder. `panbench compare` takes folders that eval or score wrote."
+            )
+        content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise BadRun(f"{folder} is not a run: it holds no run.json.") from None
+    except NotADirectoryError:
+        raise BadRun(f"{folder} is a file, not the folder of a run.") from None
+    except OSError as problem:
+        raise BadRun(f"{path} cannot be read: {problem.strerror or problem}.") from None
+    except RecursionError:
+        raise BadRun(f"{path} is damaged: it is nested too deeply.") from None
+    except ValueError as problem:
+        raise BadRun(f"{path} is damaged: {problem}.") from None
+    if not isinstance(content, dict) or type(content.get("schema")) is not int or "panbench" not in content:
+        raise BadRun(f"{path} is not the record of a panbench run: it has no `schema` and `panbench`.")
+    if content["schema"] > SCHEMA:
+        raise BadRun(
+            f"{path} has schema {content['schema']}, written by panbench {_shown(content['panbench'])}; this version "
+            f"reads up to {SCHEMA}. Update panbench."
+        )
+    try:
+        return RunInfo.from_json(content)
+    except BadRun as problem:
+        raise BadRun(f"{path} is damaged: {problem} Restore the file, or make the run again.") from None
+
+
+def category_record(category: Category) -> dict[str, Any]:
+    """A category as JSON lists it."""
+    record: dict[str, Any] = plain(category)
+    return record
+
+
+class _Wrong(Exception):
+    """A value that is not what its field holds."""
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number that JSON has")
+
+
+def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a file of any schema as schema 2 has it."""
+    found = dict(content)
+    if found.get("schema", 1) >= 2:
+        return found
+    # Schema 1 wrote null for whatever was not known; here such a section or list is empty.
+    arguments = found.get("arguments")
+    if isinstance(arguments, dict) and found.get("batch_size") is None:
+        found["batch_size"] = arguments.get("batch_size")
+    for field in dataclasses.fields(RunInfo):
+        if field.name in found and found[field.name] is None:
+            del found[field.name]
+    images = found.get("images")
+    if isinstance(images, dict):
+        # A skipped image that was repaired and scored later was counted twice.
+        found["images"] = {key: 0 if key == "missing" and value == -1 else value for key, value in images.items()}
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON holds it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def _record(cls: type[_Record], value: Any, where: str) -> _Record:
+    """The dataclass that `plain` wrote down; keys that it does not have are passed over."""
+    if not isinstance(value, dict):
+        raise _Wrong(f"`{where}` must be an object, not {_shown(value)}")
+    given = {}
+    for name, kind, required in _fields(typing.cast(typing.Hashable, cls)):
+        place = f"{where}.{name}" if where else name
+        if name in value:
+            given[name] = _value(kind, value[name], place)
+        elif required:
+            raise _Wrong(f"`{place}` is missing")
+    record = cls(**given)
+    if isinstance(record, RunInfo):
+        _check_categories(record.categories)
+    return record
+
+
+@cache
+def _fields(cls: typing.Any) -> tuple[tuple[str, Any, bool], ...]:
+    """Name and type of each field, and whether it has no default."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return tuple(
+        (
+            field.name,
+            hints[field.name],
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+        )
+        for field in dataclasses.fields(cls)
+    )
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    """`value` as the type `kind` has it; raises _Wrong."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        number = _whole(value, where)
+        if number < arguments[1]:
+            raise _Wrong(f"`{where}` must be at least {arguments[1]}, not {_shown(value)}")
+        return number
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        others = [one for one in arguments if one is not type(None)]
+        if len(others) > 1:
+            return _setting(value, where)
+        return _value(others[0], value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise _Wrong(f"`{where}` must be one of {', '.join(arguments)}, not {_shown(value)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _Wrong(f"`{where}` must be a list, not {_shown(value)}")
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise _Wrong(f"`{where}` must have {len(arguments)} values, not {len(value)}")
+        return tuple(_value(arguments[0], item, f"{where}[{place}]") for place, item in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise _Wrong(f"`{where}` must be an object, not {_shown(value)}")
+        return {
+            _key(arguments[0], key, where): _value(arguments[1], item, f"{where}.{_clean(key)}")
+            for key, item in value.items()
+        }
+    if dataclasses.is_dataclass(kind):
+        return _record(typing.cast(type, kind), value, where)
+    return _SCALARS[kind](value, where)
+
+
+def _key(kind: Any, key: str, where: str) -> Any:
+    if kind is str:
+        return _text(key, where)
+    try:
+        return int(key)
+    except ValueError:
+        raise _Wrong(f"`{where}` has the key {_shown(key)}, which is not a whole number") from None
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise _Wrong(f"`{where}` must be text, not {_shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Wrong(f"`{where}` is text that cannot be written down: {_shown(value)}") from None
+    return value
+
+
+def _whole(value: Any, where: str) -> int:
+    if type(value) is not int:
+        raise _Wrong(f"`{where}` must be a whole number, not {_shown(value)}")
+    if not -(2**63) <= value < 2**63:
+        raise _Wrong(f"`{where}` is a number of more than 64 bits")
+    return value
+
+
+def _real(value: Any, where: str) -> float:
+    if type(value) not in (int, float):
+        raise _Wrong(f"`{where}` must be a number, not {_shown(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _Wrong(f"`{where}` must be a finite number, not {_shown(value)}")
+    return number
+
+
+def _truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _Wrong(f"`{where}` must be true or false, not {_shown(value)}")
+    return value
+
+
+def _setting(value: Any, where: str) -> Setting:
+    if isinstance(value, (dict, list)):
+        raise _Wrong(f"`{where}` must be a single value, not {_shown(value)}")
+    if isinstance(value, float):
+        return _real(value, where)
+    if type(value) is int:
+        return _whole(value, where)
+    return _text(value, where) if isinstance(value, str) else value
+
+
+_SCALARS: dict[Any, Callable[[Any, str], Any]] = {str: _text, int: _whole, float: _real, bool: _truth}
+
+
+def _check_categories(categories: tuple[Category, ...]) -> None:
+    """What the types do not say: ids fit into the parts' columns and name one category each, colours are bytes."""
+    seen: dict[int, int] = {}
+    for place, category in enumerate(categories):
+        where = f"categories[{place}]"
+        if not 0 <= category.id < 2**31:
+            raise _Wrong(f"`{where}.id` must lie between 0 and {2**31 - 1}, not be {category.id}")
+        if category.id in seen:
+            raise _Wrong(f"`{where}.id` is {category.id}, which categories[{seen[category.id]}] has too")
+        if category.color is not None and not all(0 <= part <= 255 for part in category.color):
+            raise _Wrong(f"`{where}.color` must have values from 0 to 255, not {list(category.color)}")
+        seen[category.id] = place
+
+
+def _shown(value: Any) -> str:
+    """A value of a JSON as a sentence can quote it: in one line, ASCII, short."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
+        return "a number of more than 30 digits"
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+def _clean(key: str) -> str:
+    return json.dumps(key)[1:-1][:40]

@@ -1,0 +1,210 @@
+"""run.json is read and written in one place: old files load, and what is not as it should be is named by its field."""
+
+import copy
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+from document_run_json import DESIGN, documented, rows
+from typer.testing import CliRunner
+
+from panbench.base.errors import BadRun
+from panbench.cli.app import app
+from panbench.panoptic.overlap import GroundTruthFaults
+from panbench.panoptic.types import Category
+from panbench.runs import (
+    SCHEMA,
+    CategoryMapRecord,
+    DatasetRecord,
+    ImagesRecord,
+    ModelRecord,
+    RuleRecord,
+    RunInfo,
+    SecondsRecord,
+    SummaryRecord,
+    load_run,
+)
+
+SCHEMA_1 = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1"
+
+FULL = RunInfo(
+    panbench="0.2.0",
+    name="a",
+    model=ModelRecord(name="m", params=3),
+    rule=RuleRecord("mask2former", {"score": 0.8, "overlap": 0.8, "drop": True}),
+    dataset=DatasetRecord(name="shapes", split="val", n_images=2),
+    category_map=CategoryMapRecord("map", {"a": "b"}, ("c",), ()),
+    categories=(Category(1, "ball", True, "toy", (1, 2, 3)), Category(2, "sky", False)),
+    arguments={"seed": 0, "compiled": False, "precision": "fp32", "weights": None},
+    versions={"python": "3.11"},
+    batch_size=1,
+    command=("panbench", "eval"),
+    images=ImagesRecord(expected=2, scored=1, skipped=1, skipped_ids={3: "torn"}, gt_faults=GroundTruthFaults()),
+    seconds=SecondsRecord(load=0.5, wall=1),
+    summary=SummaryRecord.of({group: {"PQ": 0.5, "SQ": None, "RQ": 1, "n": 2} for group in ("All", "Things", "Stuff")}),
+    started="2026-11-21T13:14:25+00:00",
+)
+
+
+def written(folder: Path, content: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.json").write_text(json.dumps(content), "utf-8")
+    return folder
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path):
+    folder = written(tmp_path, FULL.to_json())
+    assert load_run(folder).info == FULL
+    assert load_run(folder).info.to_json() == FULL.to_json()
+
+
+def test_docs_design_md_says_what_the_records_are():
+    assert DESIGN.read_text("utf-8") == documented(DESIGN.read_text("utf-8")), "run scripts/document_run_json.py"
+
+
+def test_every_field_is_documented():
+    assert [path for path, _, meaning in rows(RunInfo) if not meaning] == []
+
+
+@pytest.mark.parametrize("name", ["done", "failed", "interrupted", "killed", "skipped", "mapped", "scored"])
+def test_a_run_of_schema_1_loads_and_says_all_that_it_knew(name):
+    raw = json.loads((SCHEMA_1 / name / "run.json").read_text("utf-8"))
+    run = load_run(SCHEMA_1 / name)
+    info = run.info
+    assert info.schema == 1
+    assert (info.kind, info.status, info.error, info.started) == (
+        raw["kind"],
+        raw["status"],
+        raw["error"],
+        raw["started"],
+    )
+    assert (info.model and info.model.title) == (raw["model"] and raw["model"]["title"])
+    assert info.dataset.fingerprint == raw["dataset"]["fingerprint"]
+    assert [category.name for category in run.categories] == [record["name"] for record in raw["categories"]]
+    assert info.batch_size == raw["arguments"].get("batch_size")
+    assert len(run.image_ids()) == info.images.scored == raw["images"]["scored"]
+    assert info.rule is None
+    if raw["summary"]:
+        assert run.summary() == raw["summary"]
+    # What is written back is schema 2, and the same run.
+    again = RunInfo.from_json(json.loads(json.dumps(info.to_json())))
+    assert again == dataclasses.replace(info, schema=SCHEMA)
+
+
+def test_a_run_of_schema_1_keeps_what_was_particular_to_it():
+    assert load_run(SCHEMA_1 / "skipped").info.images.skipped_ids.keys() == {3}
+    mapped = load_run(SCHEMA_1 / "mapped").info.category_map
+    assert (mapped.name, mapped.unmapped_dataset) == ("to_mine", ("wall",))
+    scored = load_run(SCHEMA_1 / "scored").info
+    assert (scored.model, Path(scored.predictions.json).name) == (None, "predictions.json")
+    assert load_run(SCHEMA_1 / "interrupted").info.error == "Interrupted from the keyboard."
+
+
+# (the way to a field, what stands there instead, the field as the sentence names it)
+WRONG = [
+    (("kind",), "train", "kind"),
+    (("kind",), ["eval"], "kind"),
+    (("name",), 7, "name"),
+    (("name",), "\ud800", "name"),
+    (("status",), "finished", "status"),
+    (("status",), {"is": "done"}, "status"),
+    (("error",), {"message": "x"}, "error"),
+    (("model",), [], "model"),
+    (("model",), "mask2former", "model"),
+    (("model", "title"), 3, "model.title"),
+    (("model", "params"), "44M", "model.params"),
+    (("model", "params"), -1, "model.params"),
+    (("model", "random_weights"), 1, "model.random_weights"),
+    (("model", "published"), {"PQ": 0.5}, "model.published.dataset"),
+    (("rule",), "mask2former", "rule"),
+    (("rule", "thresholds"), {"score": [0.8]}, "rule.thresholds.score"),
+    (("dataset",), None, "dataset"),
+    (("dataset", "fingerprint"), 12, "dataset.fingerprint"),
+    (("dataset", "n_images"), 2.5, "dataset.n_images"),
+    (("dataset", "gt"), ["a"], "dataset.gt"),
+    (("category_map", "categories"), ["a"], "category_map.categories"),
+    (("category_map", "unmapped_model"), "c", "category_map.unmapped_model"),
+    (("categories",), {"1": "ball"}, "categories"),
+    (("categories",), None, "categories"),
+    (("categories", 0), "ball", "categories[0]"),
+    (("categories", 0, "id"), "1", "categories[0].id"),
+    (("categories", 0, "id"), 2**31, "categories[0].id"),
+    (("categories", 0, "id"), -1, "categories[0].id"),
+    (("categories", 1, "id"), 1, "categories[1].id"),
+    (("categories", 0, "isthing"), "yes", "categories[0].isthing"),
+    (("categories", 0, "color"), [1, 2], "categories[0].color"),
+    (("categories", 0, "color"), [1, 2, 300], "categories[0].color"),
+    (("arguments",), [], "arguments"),
+    (("arguments", "seed"), [0], "arguments.seed"),
+    (("versions", "python"), 3.11, "versions.python"),
+    (("device",), "cuda", "device"),
+    (("batch_size",), "auto", "batch_size"),
+    (("seed",), 10**40, "seed"),
+    (("command",), "panbench eval", "command"),
+    (("command",), [1], "command[0]"),
+    (("images",), 12, "images"),
+    (("images", "expected"), "12", "images.expected"),
+    (("images", "scored"), -3, "images.scored"),
+    (("images", "skipped_ids"), {"three": "torn"}, "images.skipped_ids"),
+    (("images", "skipped_ids"), ["3"], "images.skipped_ids"),
+    (("images", "gt_faults"), 0, "images.gt_faults"),
+    (("seconds",), [1], "seconds"),
+    (("seconds", "wall"), "1", "seconds.wall"),
+    (("seconds", "wall"), True, "seconds.wall"),
+    (("images_per_second",), 10**400, "images_per_second"),
+    (("memory",), "1 GB", "memory"),
+    (("summary",), [0.5], "summary"),
+    (("summary", "All"), 0.5, "summary.All"),
+    (("summary", "All", "PQ"), "0.5", "summary.All.PQ"),
+    (("started",), 1763730865, "started"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "field"), WRONG, ids=lambda part: str(part)[:40])
+def test_a_value_of_another_kind_is_one_sentence_that_names_file_and_field(tmp_path, place, value, field):
+    content = copy.deepcopy(FULL.to_json())
+    inside = content
+    for step in place[:-1]:
+        inside = inside[step]
+    inside[place[-1]] = value
+    written(tmp_path, content)
+    with pytest.raises(BadRun) as refused:
+        load_run(tmp_path)
+    sentence = str(refused.value)
+    assert sentence.startswith(f"{tmp_path / 'run.json'} is damaged: `{field}")
+    assert "\n" not in sentence
+    finished = CliRunner().invoke(app, ["metrics", str(tmp_path)])
+    assert finished.exit_code == 2
+    assert "run.json is damaged" in " ".join(finished.stderr.split())
+
+
+@pytest.mark.parametrize("command", ["compare", "metrics", "errors", "report"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinity_are_not_numbers_of_a_record(tmp_path, command, value):
+    written(tmp_path, {**FULL.to_json(), "images_per_second": value})
+    finished = CliRunner().invoke(app, [command, str(tmp_path)])
+    assert finished.exit_code == 2
+    assert "run.json is damaged" in " ".join(finished.stderr.split())
+    with pytest.raises(ValueError, match="JSON compliant"):
+        json.dumps(dataclasses.replace(FULL, images_per_second=value).to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"schema": 2', b'"run"', b"", b"null", b'{"schema": true}'])
+def test_what_is_no_record_at_all_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises(BadRun, match=r"run\.json is (damaged|not the record)"):
+        load_run(tmp_path)
+
+
+def test_unknown_keys_are_passed_over(tmp_path):
+    content = FULL.to_json()
+    content["model"]["color"] = "red"
+    assert load_run(written(tmp_path, {**content, "mood": "good"})).info == FULL
+
+
+def test_a_rule_is_recorded_with_all_its_thresholds():
+    rule = RuleRecord.of({"name": "mask2former", "score": 0.7, "overlap": 0.8})
+    assert rule == RuleRecord("mask2former", {"score": 0.7, "overlap": 0.8})
+    assert str(rule) == "mask2former:score=0.7,overlap=0.8"
