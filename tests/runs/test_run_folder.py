@@ -160,7 +160,7 @@ writer.write_part(table(3))
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("os.fsync", full)
-        with pytest.raises(OutOfSpace, match="everything written before is whole"):
+        with pytest.raises(OutOfSpace, match="files written before are complete"):
             writer.write_part(table(2))
         assert load_run(tmp_path / "a").image_ids() == (1,)
         assert [path.name for path in (tmp_path / "a" / "parts").iterdir()] == ["0000-000000.parquet"]
