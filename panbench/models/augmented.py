@@ -10,6 +10,7 @@ from panbench.models.base import Adapter, HostedModel, LoadedImage, Model, way_o
 from panbench.models.candidates import Output
 from panbench.models.merging import flip, merge_outputs
 from panbench.panoptic.types import Scene
+from panbench.runs import ModelRecord
 
 __all__ = ["AugmentedModel", "Views", "parse_views"]
 
@@ -77,9 +78,10 @@ class AugmentedModel:
         """What a run must share to be gone on with, besides the model: the views."""
         return {**way_of_running(self.inner), "tta": str(self.views)}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ModelRecord:
         """The model's own record; published numbers are those of one view, so they go."""
-        return {**self.inner.describe(), **({"published": None} if len(self.views) > 1 else {})}
+        described = self.inner.describe()
+        return replace(described, published=None) if len(self.views) > 1 else described
 
     def load(self, scene: Scene) -> LoadedImage:
         """The image at every scale."""

@@ -18,6 +18,7 @@ from panbench.datasets.corruptions import Corruption, corrupt
 from panbench.models.base import LoadedImage, Model, read_rgb, way_of_running
 from panbench.models.candidates import Output
 from panbench.panoptic.types import Scene
+from panbench.runs import ModelRecord
 
 __all__ = ["CorruptedModel"]
 
@@ -42,9 +43,9 @@ class CorruptedModel:
         """What a run must share to be gone on with: the model's own, and the corruption."""
         return {**way_of_running(self.inner), "corruption": str(self.corruption)}
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ModelRecord:
         """The model's own record, without published numbers: they are those of clean images."""
-        return {**self.inner.describe(), "published": None}
+        return replace(self.inner.describe(), published=None)
 
     def load(self, scene: Scene) -> LoadedImage:
         """The corrupted image, as the model loads it. Raises BadDataset naming the user's file."""

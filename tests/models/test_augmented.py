@@ -151,5 +151,5 @@ def test_a_corrupted_model_sees_the_corrupted_pixels(scenes):
     if seen.shape[1:] == expected.shape[:2]:
         # mmdet's pipeline keeps blue first.
         assert np.array_equal(seen.numpy().transpose(1, 2, 0)[..., ::-1], expected)
-    assert corrupted.describe()["published"] is None
+    assert corrupted.describe().published is None
     assert corrupted.settings["corruption"] == "fog:3"
