@@ -168,7 +168,7 @@ def evaluate(
                 command=("panbench", *sys.argv[1:]),
             ),
             trackers=log or [],
-            reporters=lambda: console.Bars(lines=True),
+            reporters=console.Bars,
             finished=finished,
         )
     except KeyboardInterrupt:

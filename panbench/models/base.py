@@ -434,11 +434,9 @@ def way_of_running(model: Model) -> dict[str, Any]:
 def import_named(name: str, spec: ModelSpec) -> Any:
     """What `package.module:attribute` names. Raises BadModel when it cannot be imported, or has no such attribute."""
     module_name, _, attribute = name.partition(":")
-    # As with `python -m`: a module in the current folder can be named.
-    here = str(Path.cwd())
-    added = here not in sys.path and "" not in sys.path
-    if added:
-        sys.path.insert(0, here)
+    # As with `python -m`, a module in the current folder can be named; last, so that it takes nobody's place.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -447,9 +445,6 @@ def import_named(name: str, spec: ModelSpec) -> Any:
         raise BadModel(f"{spec.title}: there is no Python module {module_name} ({name} is not importable).") from error
     except (ImportError, SyntaxError) as error:
         raise BadModel(f"{spec.title}: {module_name} cannot be imported ({type(error).__name__}: {error}).") from error
-    finally:
-        if added:
-            sys.path.remove(here)
     try:
         return getattr(module, attribute)
     except AttributeError:

@@ -22,6 +22,7 @@ __all__ = [
     "LabelledSegment",
     "NonFiniteOutput",
     "Output",
+    "pair_candidates",
     "sigmoid_candidates",
     "softmax_candidates",
 ]
@@ -107,14 +108,21 @@ class NonFiniteOutput(Exception):
 
 
 def softmax_candidates(
-    class_logits: Tensor, mask_logits: Tensor, frames: Sequence[Frame], isthing: tuple[bool, ...]
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    frames: Sequence[Frame],
+    isthing: tuple[bool, ...],
+    *,
+    nothing_wins: bool = True,
 ) -> list[Candidates]:
     """Candidates scored by the softmax over the classes and "nothing", the last one. [Cheng et al. 2021, sec. 3.4]
 
     class_logits: (B, Q, classes + 1); mask_logits: (B, Q, h, w), both on the device.
+    nothing_wins: a query whose likeliest class is "nothing" gets NO_LABEL; False gives it its best other class (kMaX)
     The one wait for the device of a batch happens here. Raises NonFiniteOutput.
     """
-    scores, labels = class_logits.float().softmax(dim=-1).max(dim=-1)
+    probabilities = class_logits.float().softmax(dim=-1)
+    scores, labels = (probabilities if nothing_wins else probabilities[..., :-1]).max(dim=-1)
     labels = torch.where(labels == class_logits.shape[-1] - 1, NO_LABEL, labels)
     return _candidates(class_logits, scores, labels, scores, mask_logits, frames, isthing)
 
@@ -140,6 +148,35 @@ def sigmoid_candidates(
     if temperature is not None:
         weight, labels = (probabilities / temperature).softmax(dim=-1).max(dim=-1)
     return _candidates(class_logits, gate, labels, weight, mask_logits, frames, isthing)
+
+
+def pair_candidates(
+    thing_logits: Tensor,
+    thing_masks: Tensor,
+    stuff_logits: Tensor,
+    stuff_masks: Tensor,
+    frame: Frame,
+    isthing: tuple[bool, ...],
+    *,
+    most: int = 100,
+    activation: Literal["sigmoid", "identity"] = "identity",
+) -> Candidates:
+    """Candidates of one image, scored as Panoptic SegFormer does: the best pairs of query and thing, and all stuff.
+
+    thing_logits: (Q, things) for a sigmoid; the `most` best pairs of query × thing are kept, so a query may occur twice
+    thing_masks: (Q, h, w); stuff_logits: (stuff,) for a sigmoid; stuff_masks: (stuff, h, w), a query for each stuff
+    [Li et al. 2022; zhiqi-li/Panoptic-SegFormer]. The host waits for the device. Raises NonFiniteOutput.
+    """
+    things = [label for label, thing in enumerate(isthing) if thing]
+    stuff = [label for label, thing in enumerate(isthing) if not thing]
+    scores, pairs = thing_logits.float().sigmoid().flatten().topk(min(most, thing_logits.numel()))
+    gate = torch.cat([scores, stuff_logits.float().sigmoid()])
+    host = gate.cpu().numpy()
+    if not np.isfinite(host).all():
+        raise NonFiniteOutput("class logits")
+    labels = np.concatenate([np.asarray(things)[(pairs % len(things)).cpu().numpy()], stuff]).astype(np.int64)
+    masks = torch.cat([thing_masks[pairs // len(things)], stuff_masks])
+    return Candidates(labels, host, gate, masks, frame, isthing, activation)
 
 
 def _candidates(

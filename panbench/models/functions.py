@@ -107,9 +107,8 @@ class FunctionModel:
             except (TypeError, KeyError, ValueError) as error:
                 raise BadModel(f"{where} returned the segment {each!r}; it needs `id` and `category_id`.") from error
             if segment_id == 0 or segment_id in seen:
-                raise BadModel(
-                    f"{where} returned {'a segment 0' if segment_id == 0 else f'two segments {segment_id}'}."
-                )
+                how_many = "two segments" if segment_id else "a segment"
+                raise BadModel(f"{where} returned {how_many} of the id {segment_id}.")
             seen.add(segment_id)
             if self._label_of is not None and category not in self._label_of:
                 raise BadModel(f"{where} returned category {category}, which is not in its own `categories`.")

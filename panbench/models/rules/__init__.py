@@ -18,9 +18,13 @@ from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 from panbench.models.candidates import FinishedMap, Output
 from panbench.models.rules.base import Fused, FusedMap, Rule, SettledMap, rule_takes
-from panbench.models.rules.compete import Mask2Former, MaskFormer
+from panbench.models.rules.compete import EoMT, Mask2Former, MaskDINO, MaskFormer, OneFormer, PixelArgmax
+from panbench.models.rules.detr import DETR
 from panbench.models.rules.given import Given
+from panbench.models.rules.kmax import KMaX
+from panbench.models.rules.mask_wise import MaskWise
 from panbench.models.rules.panoptic_fpn import PanopticFPN
+from panbench.models.rules.transformers import Transformers
 
 __all__ = [
     "PAPER",
@@ -35,7 +39,23 @@ __all__ = [
     "parse_rules",
 ]
 
-RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (PanopticFPN, MaskFormer, Mask2Former, Given)}
+RULES: dict[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (
+        PanopticFPN,
+        DETR,
+        MaskFormer,
+        Mask2Former,
+        MaskWise,
+        KMaX,
+        OneFormer,
+        MaskDINO,
+        EoMT,
+        PixelArgmax,
+        Transformers,
+        Given,
+    )
+}
 """All rules by name."""
 
 PAPER = "paper"

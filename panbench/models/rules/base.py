@@ -1,7 +1,7 @@
 """What all fusion rules share: their form, the map on its way from the device to the host, and numbering segments."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -167,11 +167,6 @@ def codes_of(fused: FusedMap) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
     """The codes as unsigned numbers on the host."""
     codes = fused.codes.numpy()
     return codes if codes.dtype == np.uint8 else codes.view(np.uint16)
-
-
-def missing_from(fields: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """The names that are not among the fields."""
-    return [name for name in names if name not in fields]
 
 
 def rule_takes(rule: Rule) -> str:

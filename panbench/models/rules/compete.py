@@ -145,3 +145,64 @@ class Mask2Former(MaskFormer):
     )
     source: ClassVar[str] = "Cheng et al. 2022; facebookresearch/Mask2Former"
     certain: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class OneFormer(Mask2Former):
+    """OneFormer's rule, which is Mask2Former's."""
+
+    name: ClassVar[str] = "oneformer"
+    summary: ClassVar[str] = "As mask2former, whose function OneFormer's authors took over; the task is in the queries."
+    source: ClassVar[str] = "Jain et al. 2023; SHI-Labs/OneFormer"
+
+
+@dataclass(frozen=True)
+class EoMT(Mask2Former):
+    """EoMT's rule, which is Mask2Former's."""
+
+    name: ClassVar[str] = "eomt"
+    summary: ClassVar[str] = (
+        "As mask2former; EoMT's authors write the same decisions in another order and take masks from a padded square."
+    )
+    source: ClassVar[str] = "Kerssies et al. 2025; tue-mps/eomt"
+
+
+@dataclass(frozen=True)
+class MaskDINO(Mask2Former):
+    """Mask DINO's rule: Mask2Former's, with another score at the gate than in the competition."""
+
+    name: ClassVar[str] = "maskdino"
+    summary: ClassVar[str] = (
+        "As mask2former, but a query enters by its sigmoid score (> 0.25) and competes with a sharpened one, "
+        'softmax(sigmoid / 0.06); there is no class "nothing".'
+    )
+    source: ClassVar[str] = "Li et al. 2023; IDEA-Research/MaskDINO"
+
+    score: float = fraction(0.25)
+    """Candidates whose gate, the sigmoid of their best class, is not above this are dropped."""
+
+
+@dataclass(frozen=True)
+class PixelArgmax(Rule):
+    """Pixel-wise argmax: nothing is dropped for having lost too much, and no pixel is void."""
+
+    name: ClassVar[str] = "argmax"
+    summary: ClassVar[str] = (
+        "Each pixel goes to the most probable of the queries above `score`; no mask is dropped, and only images "
+        "without any such query have void."
+    )
+    source: ClassVar[str] = "the baseline of Li et al. 2022 (Panoptic SegFormer), not defined there; our statement"
+
+    score: float = fraction(0.85)
+    """Candidates whose gate is not above this are dropped."""
+    weighted: bool = True
+    """Whether mask probabilities are multiplied by the candidates' weights before they are compared."""
+
+    def fuse(self, output: Candidates) -> FusedMap:
+        """The competition among the candidates above `score`."""
+        return compete(output, above(output, self.score), mask=0.5, certain=False, weighted=self.weighted)
+
+    def settle(self, fused: FusedMap) -> SettledMap:
+        """A segment of every candidate that won a pixel; stuff of one class is one segment."""
+        check_finite(fused, "mask logits")
+        return number(fused, stuff_together(fused, range(len(fused.labels))))

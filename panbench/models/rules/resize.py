@@ -15,12 +15,15 @@ ELEMENTS_AT_ONCE = 1 << 25
 def upsample(maps: Tensor, frame: Frame) -> Tensor:
     """(K, H, W) at the original size from (K, h, w) of the padded input's extent, in the papers' two bilinear steps.
 
-    To the padded input's size, cropped to the image as it was resized, to the original size.
+    To the padded input's size, cropped to the image as it was resized, to the original size. What is returned may be
+    overwritten: it shares no memory with `maps`, also where nothing had to be resized.
     """
-    maps = to_resized(maps, frame)
+    resized = to_resized(maps, frame)
     if frame.resized != frame.original:
-        maps = F.interpolate(maps[:, None], size=frame.original, mode="bilinear", align_corners=False)[:, 0]
-    return maps.contiguous()
+        resized = F.interpolate(resized[:, None], size=frame.original, mode="bilinear", align_corners=False)[:, 0]
+    if resized.data_ptr() == maps.data_ptr():
+        return resized.clone(memory_format=torch.contiguous_format)
+    return resized.contiguous()
 
 
 def to_resized(maps: Tensor, frame: Frame) -> Tensor:
@@ -37,6 +40,13 @@ def upsampled_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]
     block = max(1, ELEMENTS_AT_ONCE // per_map)
     for start in range(0, len(maps), block):
         yield start, upsample(maps[start : start + block].float(), frame)
+
+
+def resized_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]:
+    """As `upsampled_blocks`, at the size that the image was resized to."""
+    block = max(1, ELEMENTS_AT_ONCE // (frame.padded[0] * frame.padded[1]))
+    for start in range(0, len(maps), block):
+        yield start, to_resized(maps[start : start + block].float(), frame)
 
 
 def semantic_argmax(logits: Tensor, frame: Frame) -> Tensor:

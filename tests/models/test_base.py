@@ -1,0 +1,381 @@
+"""Opening models: which weights, which adapter; a whole adapter in a file and a config; functions as models."""
+
+import dataclasses
+import sys
+import textwrap
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel
+from panbench.catalog import FAMILIES, find_model, load_catalog, spec_from_config
+from panbench.models.base import Resize, import_named, open_model, resolve_weights
+from panbench.models.candidates import Candidates, FinishedMap, LabelledSegment, NonFiniteOutput
+from panbench.models.mmdet import families
+from panbench.models.predict import category_ids, model_categories, predict, prediction_of
+from panbench.models.rules import fuse, parse_rule
+from panbench.panoptic.types import Category, ImageInfo, Scene
+
+TOY = '''
+"""A toy: three queries, of the red, green and blue pixels; the fourth says that there is nothing."""
+
+import torch
+from torch import nn
+
+from panbench.models.base import Adapter, Resize
+from panbench.models.candidates import softmax_candidates
+from panbench.models.rules import parse_rule
+
+
+class Toy(nn.Module):
+    def __init__(self, queries):
+        super().__init__()
+        self.classes = nn.Parameter(torch.zeros(queries, 4))
+        self.colors = nn.Parameter(torch.zeros(queries, 3))
+
+    def forward(self, pixels):
+        masks = torch.einsum("qc,bchw->bqhw", self.colors, pixels - pixels.amax(dim=1, keepdim=True) / 2)
+        return self.classes.expand(len(pixels), -1, -1), masks
+
+
+class ToyAdapter(Adapter):
+    class_names = ("apple", "leaf", "water")
+    isthing = (True, True, False)
+    rule = parse_rule("maskformer:score=0.5,overlap=0.5")
+    resize = Resize(short=32, long=64, divisor=16)
+    std = (255.0, 255.0, 255.0)
+
+    def build(self):
+        return Toy(self.spec.settings["queries"])
+
+    def rename(self, state_dict):
+        return {name.removeprefix("toy."): value for name, value in state_dict.items()}
+
+    def candidates(self, module, pixels, frames):
+        classes, masks = module(pixels)
+        return softmax_candidates(classes, masks, frames, self.isthing)
+'''
+
+CONFIG = """
+panbench = dict(
+    title="Toy", family="toys", backbone="none", adapter="toyland:ToyAdapter", settings=dict(queries=4),
+    weights="toy.pth", params=28, input_size="32x64", trained_on="paint",
+    published=dict(PQ=0.99, dataset="paint", split="val", source="nowhere"),
+)
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config whose adapter is a module of the current folder, with weights under another program's names."""
+    (tmp_path / "toyland.py").write_text(TOY)
+    (tmp_path / "toy.py").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    classes = torch.zeros(4, 4)
+    for query, label in enumerate((0, 1, 2, 3)):
+        classes[query, label] = 9.0
+    colors = torch.cat([torch.eye(3) * 20.0, torch.zeros(1, 3)])
+    torch.save({"toy.classes": classes, "toy.colors": colors}, tmp_path / "toy.pth")
+    yield tmp_path / "toy.py"
+    sys.modules.pop("toyland", None)
+
+
+def painting(folder: Path) -> Scene:
+    """Red at the left, green in the middle, blue at the right, 40×60."""
+    rgb = np.zeros((40, 60, 3), np.uint8)
+    for channel in range(3):
+        rgb[:, 20 * channel : 20 * channel + 20, channel] = 255
+    cv2.imwrite(str(folder / "painting.png"), rgb[..., ::-1])
+    return Scene(ImageInfo(7, "painting.png", 40, 60), folder / "painting.png")
+
+
+def test_a_new_family_is_one_file_and_one_config(toy: Path) -> None:
+    model = open_model(spec_from_config(toy), device="cpu")
+    scene = painting(toy.parent)
+    dataset = (Category(5, "water", False), Category(3, "leaf", True), Category(1, "apple", True))
+    found = predict(model, scene, category_ids(model, dataset))
+    assert {segment.category_id: segment.area for segment in found.segments} == {1: 800, 3: 800, 5: 800}
+    assert found.ids.shape == (40, 60)
+    described = model.describe()
+    assert (described["family"], described["adapter"], described["params"]) == ("toys", "toyland:ToyAdapter", 28)
+    assert described["published"]["PQ"] == 0.99
+    assert [category.name for category in model_categories(model)] == ["apple", "leaf", "water"]
+
+
+def test_a_family_of_its_own_is_listed_after_those_of_panbench(toy: Path) -> None:
+    (toy.parent / "toyland.py").rename(toy.parent / "_toyland.py")
+    assert [spec.family for spec in load_catalog(toy.parent).values()] == ["toys"]
+
+
+def test_an_adapter_without_categories_is_told_what_it_lacks(toy: Path) -> None:
+    source = (toy.parent / "toyland.py").read_text()
+    (toy.parent / "toyland.py").write_text(source.replace("isthing = (True, True, False)", "isthing = (True,)"))
+    with pytest.raises(BadModel, match="names 3 categories and says of 1 whether they are things"):
+        open_model(spec_from_config(toy), weights="random", device="cpu")
+
+
+def test_scores_that_are_not_numbers_are_refused_whatever_the_family(toy: Path) -> None:
+    model = open_model(spec_from_config(toy), device="cpu")
+    honest = model.adapter.candidates
+
+    def broken(*given):
+        return [dataclasses.replace(each, gate=each.gate * np.float32("nan")) for each in honest(*given)]
+
+    model.adapter.candidates = broken
+    with pytest.raises(NonFiniteOutput, match="scores"):
+        model.candidates([model.load(painting(toy.parent))])
+
+
+def test_planted_segments_replace_the_answer_of_any_network(toy: Path) -> None:
+    model = open_model(spec_from_config(toy), weights="random", device="cpu")
+    scene = painting(toy.parent)
+    undo = model.plant_segments(3)
+    assert len(predict(model, scene, range(3)).segments) == 3
+    undo()
+    assert not predict(model, scene, range(3)).segments
+
+
+def test_a_model_without_queries_to_look_at_says_so(toy: Path) -> None:
+    model = open_model(spec_from_config(toy), weights="random", device="cpu")
+    with pytest.raises(BadModel, match="Toy shows no attention"):
+        model.attend(painting(toy.parent))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "sentence"),
+    [
+        ("toyland:Absent", "the module toyland has nothing named 'Absent'"),
+        ("nowhere.at_all:Toy", "there is no Python module nowhere.at_all"),
+    ],
+)
+def test_an_adapter_that_is_not_there_is_named(toy: Path, adapter: str, sentence: str) -> None:
+    toy.write_text(CONFIG.replace("toyland:ToyAdapter", adapter))
+    with pytest.raises(BadModel, match=sentence):
+        open_model(spec_from_config(toy), device="cpu")
+
+
+def test_an_adapter_that_is_not_written_as_one_is_refused(toy: Path) -> None:
+    toy.write_text(CONFIG.replace("toyland:ToyAdapter", "toyland.ToyAdapter"))
+    with pytest.raises(BadModel, match=r"adapter is 'toyland.ToyAdapter' but must be written package\.module:Class"):
+        spec_from_config(toy)
+
+
+def test_an_error_inside_of_an_adapters_module_is_not_taken_for_its_absence(toy: Path) -> None:
+    (toy.parent / "toyland.py").write_text("import a_package_that_is_absent")
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_absent"):
+        open_model(spec_from_config(toy), device="cpu")
+
+
+def test_published_numbers_go_with_the_weights_that_they_are_of(toy: Path) -> None:
+    """`--weights my.pth` once kept them, though `--checkpoint my.pth` did not."""
+    spec = spec_from_config(toy)
+    other = toy.parent / "mine.pth"
+    other.write_bytes((toy.parent / "toy.pth").read_bytes())
+    assert open_model(spec, device="cpu").describe()["published"]["PQ"] == 0.99
+    mine = open_model(spec, weights="mine.pth", device="cpu")
+    assert mine.describe()["published"] is None
+    assert mine.spec.trained_on is None
+    assert mine.describe()["weights"] == str(other)
+    assert open_model(spec, weights="random", device="cpu").describe()["published"] is None
+    elsewhere = toy.parent / "elsewhere" / "toy.pth"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(other.read_bytes())
+    assert open_model(spec, weights=str(elsewhere), device="cpu").describe()["published"]["PQ"] == 0.99
+
+
+def test_weights_that_are_a_url_are_not_fetched_unasked(toy: Path) -> None:
+    with pytest.raises(BadCheckpoint, match="--download"):
+        resolve_weights(spec_from_config(toy), "http://127.0.0.1:9/w-0123abcd.pth")
+
+
+def test_weights_that_are_not_there_are_named(toy: Path) -> None:
+    with pytest.raises(BadCheckpoint, match=r"There is no weights file .*absent\.pth"):
+        open_model(spec_from_config(toy), weights="absent.pth", device="cpu")
+
+
+def test_a_network_that_cannot_be_compiled_says_why(toy: Path) -> None:
+    with pytest.raises(BadArgument, match="no module named backbone"):
+        open_model(spec_from_config(toy), weights="random", device="cpu", compiled=True)
+
+
+def factory(folder: Path, body: str, name: str = "functions_in_test") -> str:
+    (folder / f"{name}.py").write_text(textwrap.dedent(body))
+    return f"{name}:make"
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("functions_in_test", None)
+
+
+HALVES = """
+    import numpy as np
+
+    def make():
+        def segment(image):
+            assert image.dtype == np.uint8 and image.shape == (40, 60, 3)
+            ids = np.where(image[..., 0] > 0, 9, 4)
+            return ids, [{"id": 9, "category_id": 1, "score": 0.5}, {"id": 4, "category_id": 6}]
+        CATEGORIES
+        return segment
+"""
+
+
+def test_a_function_from_image_to_id_map_is_a_model(functions: Path) -> None:
+    name = factory(functions, HALVES.replace("CATEGORIES", ""))
+    spec = find_model(name)
+    assert (spec.name, spec.title, spec.config) == ("functions_in_test.make", name, None)
+    model = open_model(spec, device="cpu")
+    ids = category_ids(model, (Category(1, "red", True), Category(6, "rest", False)))
+    found = predict(model, painting(functions), ids)
+    assert [(s.id, s.category_id, s.area, s.score) for s in found.segments] == [(9, 1, 800, 0.5), (4, 6, 1600, None)]
+    assert found.ids[0].tolist() == [9] * 20 + [4] * 40
+    assert model.describe()["adapter"] == name
+    with pytest.raises(BadModel, match="gives category 6 on image 7, which the dataset does not have"):
+        predict(model, painting(functions), category_ids(model, (Category(1, "red", True),)))
+    with pytest.raises(BadModel, match="does not name its categories"):
+        model_categories(model)
+
+
+def test_a_function_with_categories_is_matched_by_name(functions: Path) -> None:
+    stated = 'segment.categories = [{"id": 6, "name": "rest", "isthing": 0}, {"id": 1, "name": "red", "isthing": 1}]'
+    model = open_model(find_model(factory(functions, HALVES.replace("CATEGORIES", stated))), device="cpu")
+    assert (model.class_names, model.isthing) == (("rest", "red"), (False, True))
+    ids = category_ids(model, (Category(100, "red", True), Category(200, "rest", False)))
+    assert [s.category_id for s in predict(model, painting(functions), ids).segments] == [100, 200]
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("image[..., 0]", "returned a ndarray; it must return"),
+        ("(image, [])", r"id map of shape \(40, 60, 3\)"),
+        ("(image[..., 0] / 2, [])", "type float64; it must be whole numbers"),
+        ("(image[..., 0], [])", "the id 255 and no segment"),
+        ("(image[..., 0], [{'id': 255}])", "needs `id` and `category_id`"),
+        ("(image[..., 0], [{'id': 255, 'category_id': 1}] * 2)", "two segments of the id 255"),
+        ("(image[..., 0], [{'id': 0, 'category_id': 1}])", "a segment of the id 0"),
+    ],
+)
+def test_a_function_that_answers_something_else_is_told_what(functions: Path, answer: str, sentence: str) -> None:
+    model = open_model(find_model(factory(functions, f"def make():\n    return lambda image: {answer}\n")))
+    with pytest.raises(BadModel, match=sentence) as caught:
+        predict(model, painting(functions), range(300))
+    assert "painting.png (image 7)" in str(caught.value)
+
+
+def test_a_factory_may_return_any_object_that_is_a_model(functions: Path) -> None:
+    name = factory(
+        functions,
+        """
+        import numpy as np, torch
+        from panbench.catalog import spec_from_factory
+        from panbench.models.base import LoadedImage
+        from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
+        from panbench.models.rules.given import Given
+
+        class Mine:
+            spec = spec_from_factory("functions_in_test:make")
+            class_names, isthing = ("all",), (False,)
+            device, rule = torch.device("cpu"), Given()
+            def describe(self):
+                return {"name": "mine"}
+            def load(self, scene):
+                return LoadedImage(scene, torch.zeros(1), None)
+            def candidates(self, batch):
+                one = LabelledSegment(1, 0, 2400, None)
+                frame = Frame((40, 60), (40, 60), (40, 60))
+                return [FinishedMap(np.ones((40, 60), np.int32), (one,), frame) for _ in batch]
+
+        make = Mine
+        """,
+    )
+    model = open_model(find_model(name))
+    assert len(predict(model, painting(functions), [3]).segments) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("make = 5", "must be a function that returns a model"),
+        ("def make():\n    return 5", "returned a int without class_names"),
+    ],
+)
+def test_a_factory_that_makes_no_model_is_refused(functions: Path, body: str, sentence: str) -> None:
+    with pytest.raises(BadModel, match=sentence):
+        open_model(find_model(factory(functions, body)))
+
+
+def test_weights_and_precision_of_a_function_are_its_own(functions: Path) -> None:
+    spec = find_model(factory(functions, HALVES.replace("CATEGORIES", "")))
+    with pytest.raises(BadArgument, match="brings its own weights"):
+        open_model(spec, weights="my.pth")
+    with pytest.raises(BadArgument, match="precision is its own"):
+        open_model(spec, precision="bf16", device="cpu")
+
+
+def test_an_image_that_does_not_decode_is_named_for_functions_too(functions: Path) -> None:
+    model = open_model(find_model(factory(functions, HALVES.replace("CATEGORIES", ""))))
+    (functions / "broken.png").write_bytes(b"\x89PNG no")
+    with pytest.raises(BadDataset, match=r"broken\.png \(image 1\) cannot be decoded"):
+        model.load(Scene(ImageInfo(1, "broken.png", 2, 2), functions / "broken.png"))
+
+
+def test_every_family_in_the_registry_has_an_adapter_that_can_be_imported() -> None:
+    spec = find_model("mask2former-tiny")
+    for adapter in set(FAMILIES.values()):
+        assert isinstance(import_named(adapter, spec), type)
+    assert {family.name for family in families.FAMILIES} <= set(FAMILIES)
+
+
+def test_every_config_is_run_by_the_adapter_of_its_family() -> None:
+    assert {spec.adapter for spec in load_catalog().values()} <= set(FAMILIES.values())
+    for spec in load_catalog().values():
+        assert spec.adapter == FAMILIES[spec.family]
+
+
+@pytest.mark.parametrize(
+    ("resize", "size", "small", "padded"),
+    [
+        (Resize(), (40, 61), (40, 61), (40, 61)),
+        (Resize(short=800, long=1333), (480, 640), (800, 1067), (800, 1067)),
+        (Resize(short=800, long=1333, divisor=32), (300, 1000), (400, 1333), (416, 1344)),
+        (Resize(exact=(384, 384)), (480, 640), (384, 384), (384, 384)),
+        (Resize(short=20, square=64), (40, 61), (20, 31), (64, 64)),
+    ],
+)
+def test_images_are_resized_and_padded_as_declared(resize, size, small, padded) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    assert resize.apply(image).shape == (*small, 3)
+    assert resize.padded(*small) == padded
+
+
+def test_antialiasing_is_pillows() -> None:
+    stripes = np.zeros((4, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert np.ptp(Resize(exact=(4, 13), way="pil").apply(stripes)) < np.ptp(Resize(exact=(4, 13)).apply(stripes))
+
+
+def test_labels_beyond_the_categories_are_refused() -> None:
+    settled = (np.ones((2, 2), np.int32), (LabelledSegment(1, 5, 4, None),))
+    assert prediction_of(1, settled, range(6)).segments[0].category_id == 5
+    with pytest.raises(BadModel, match="a label beyond its 5 categories on image 1"):
+        prediction_of(1, settled, range(5))
+
+
+def test_a_rule_that_does_not_fit_says_which_do(toy: Path) -> None:
+    model = open_model(spec_from_config(toy), device="cpu")
+    (output,) = model.candidates([model.load(painting(toy.parent))])
+    assert isinstance(output, Candidates)
+    with pytest.raises(BadArgument, match=r"panoptic-fpn takes boxes with masks .* Rules that fit it: .*mask2former"):
+        fuse([output], parse_rule("panoptic-fpn"))
+    finished = FinishedMap(np.zeros((2, 2), np.int32), (), output.frame)
+    with pytest.raises(BadArgument, match="gives finished id maps"):
+        fuse([finished], parse_rule("mask2former"))
