@@ -1,5 +1,7 @@
 """What all tests share: nothing is written outside of pytest's own folder, and no setting of the machine leaks in."""
 
+import contextlib
+import importlib.util
 import os
 from pathlib import Path
 
@@ -13,6 +15,18 @@ settings.load_profile("panbench")
 for name in ("FORCE_COLOR", "NO_COLOR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
     os.environ.pop(name, None)
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_configure() -> None:
+    """A checkout that was never installed has no compiled idmap.c: compiles it, where there is a compiler."""
+    builder = Path(__file__).parents[1] / "hatch_build.py"
+    spec = importlib.util.spec_from_file_location("hatch_build", builder)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with contextlib.suppress(RuntimeError):
+        module.compile_in_place()
 
 
 @pytest.fixture(scope="session", autouse=True)

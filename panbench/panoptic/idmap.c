@@ -1,8 +1,8 @@
 /* The inner loops of scoring: id PNGs and id maps to runs of equal ids and back, and runs to shared pixels.
 
    Plain C99 without a library, called through ctypes (panbench/panoptic/native.py), which lets other threads work meanwhile.
-   panbench/panoptic/idmap.py does the same with NumPy and OpenCV where there is no compiler; tests compare
-   the two.
+   Compiled when a wheel is built (hatch_build.py). Without it panbench/panoptic/idmap.py does the same with NumPy and
+   OpenCV; tests compare the two.
 
    Masks are flat, so nearly all residuals of a filtered PNG are zero: each filter has a shortcut for blocks of pixels that
    keep their neighbour's value. */
@@ -10,6 +10,18 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+/* The hash of this file that the library was compiled from: native.py refuses a library of another version. */
+#ifndef IDMAP_SOURCE
+#define IDMAP_SOURCE 0
+#endif
+EXPORT const uint64_t idmap_source = IDMAP_SOURCE;
 
 /* Bytes compared in one step: 8 RGB or 6 RGBA pixels. */
 #define BLOCK 24
@@ -171,7 +183,7 @@ static inline int64_t to_runs(const uint8_t *raw, int32_t height, int32_t width,
    raw: its inflated pixels: height rows of one filter byte and width * bpp bytes; bpp is 3 (RGB) or 4 (RGBA, alpha ignored)
    ends, ids: room for `capacity` runs: the pixel after the last of each run, counted through the image, and its id
    Returns how many runs there are, -1 for an unknown filter, -2 when the capacity (or memory) does not suffice. */
-int64_t png_runs(const uint8_t *raw, int32_t height, int32_t width, int32_t bpp, int32_t *ends, int32_t *ids,
+EXPORT int64_t png_runs(const uint8_t *raw, int32_t height, int32_t width, int32_t bpp, int32_t *ends, int32_t *ids,
                         int64_t capacity)
 {
     size_t room = (size_t)width * bpp + 2 * BLOCK;
@@ -187,7 +199,7 @@ int64_t png_runs(const uint8_t *raw, int32_t height, int32_t width, int32_t bpp,
 }
 
 /* The runs of an id map of n > 0 pixels; otherwise as png_runs. */
-int64_t map_runs(const int32_t *map, int64_t n, int32_t *ends, int32_t *ids, int64_t capacity)
+EXPORT int64_t map_runs(const int32_t *map, int64_t n, int32_t *ends, int32_t *ids, int64_t capacity)
 {
     int64_t runs = 0;
     for (int64_t i = 1; i < n;) {
@@ -209,7 +221,7 @@ int64_t map_runs(const int32_t *map, int64_t n, int32_t *ends, int32_t *ids, int
 }
 
 /* Writes runs as an id map, which has room for the end of the last. */
-void spread_runs(const int32_t *ends, const int32_t *ids, int64_t runs, int32_t *map)
+EXPORT void spread_runs(const int32_t *ends, const int32_t *ids, int64_t runs, int32_t *map)
 {
     int32_t i = 0;
     for (int64_t run = 0; run < runs; run++)
@@ -260,7 +272,7 @@ static int by_key(const void *a, const void *b)
 
    keys, pixels: room for `capacity` pairs: gt_id << 32 | pred_id, ascending, and how many pixels
    Returns how many pairs there are, of which the first `capacity` are written, or -2 when there is no memory. */
-int64_t count_run_pairs(const int32_t *gt_ends, const int32_t *gt_ids, int64_t gt_runs, const int32_t *pred_ends,
+EXPORT int64_t count_run_pairs(const int32_t *gt_ends, const int32_t *gt_ids, int64_t gt_runs, const int32_t *pred_ends,
                                const int32_t *pred_ids, int64_t pred_runs, uint64_t *keys, int64_t *pixels,
                                int64_t capacity)
 {

@@ -6,6 +6,7 @@ has 300,000 pixels, so pixels are converted to runs first and counted after.
 
 import contextlib
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.panoptic.native import native
+from panbench.panoptic.types import MAX_ID
 
 deflate: Any = None
 with contextlib.suppress(ImportError):  # where deflate has no wheel for the platform, zlib is used
@@ -39,6 +41,10 @@ DEFAULT_MAX_PIXELS = 100_000_000
 """Default limit on the pixels of a PNG: 10,000 × 10,000."""
 
 _MOST_PIXELS = 2**29 - 1
+# Per thread and buffer: 4 bytes a pixel of a 24-megapixel image.
+_LARGEST_SCRATCH = 100_000_000
+_HEADER_BYTES = 33
+_STORED_BYTES = 65_535
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 _BYTES_PER_PIXEL = {2: 3, 6: 4}
@@ -68,7 +74,7 @@ class IdRuns:
         if compiled := native():
             return IdRuns(shape, *compiled.map_runs(id_map))
         flat = id_map.ravel()
-        ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]) + 1, flat.size).astype(np.int32)
+        ends = _run_ends(flat)
         return IdRuns(shape, ends, flat[ends - 1].astype(np.int32))
 
     @staticmethod
@@ -171,37 +177,126 @@ def decode_id_png(
     shape: (H, W) that it must have, None for any; max_pixels: a larger one is refused before it is decoded
     Raises ValueError saying what is wrong: not a PNG, truncated, damaged, not 8-bit RGB, too large, wrong shape.
     """
-    found = _decode(content, shape, max_pixels)
-    return found.to_map() if isinstance(found, IdRuns) else found
+    header, filtered = _inflated(content, shape, max_pixels)
+    runs = _compiled_runs(header, filtered)
+    if runs is not None:
+        return runs.to_map()
+    return (_pixels(content, header, filtered) & np.uint32(MAX_ID)).astype(np.int32)
 
 
 def decode_id_runs(
     content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> IdRuns:
     """The runs of the id map in the bytes of a PNG; otherwise as `decode_id_png`."""
-    found = _decode(content, shape, max_pixels)
-    return found if isinstance(found, IdRuns) else IdRuns.of_map(found)
+    header, filtered = _inflated(content, shape, max_pixels)
+    runs = _compiled_runs(header, filtered)
+    if runs is not None:
+        return runs
+    pixels = _pixels(content, header, filtered).ravel()
+    ends = _run_ends(pixels)
+    return IdRuns((header.height, header.width), ends, (pixels[ends - 1] & np.uint32(MAX_ID)).astype(np.int32))
 
 
-def _decode(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> IdRuns | Int32:
-    """Runs or the map, whichever is cheaper: runs with the compiled code, the map without."""
+def _inflated(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> tuple[PngHeader, bytes | bytearray]:
+    """The header and the inflated, still filtered pixels; everything but the filters is checked."""
     header = read_header(content)
     _check_header(header, shape, max_pixels)
-    filtered = _inflate(_image_data(content), _filtered_size(header))
+    return header, _inflate(_image_data(content), sum(rows * length for rows, length in _passes(header)))
+
+
+def _compiled_runs(header: PngHeader, filtered: bytes | bytearray) -> IdRuns | None:
+    """The runs by the compiled code; None where there is none, and for interlaced PNGs."""
     compiled = native()
-    if compiled and not header.interlaced:
-        try:
-            runs = compiled.png_runs(filtered, header.height, header.width, _BYTES_PER_PIXEL[header.color_type])
-        except ValueError:
-            raise ValueError("is a damaged PNG.") from None
-        return IdRuns((header.height, header.width), *runs)
-    # OpenCV decodes a damaged PNG to a partly black image; that it inflates to its full size was checked above.
-    bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if compiled is None or header.interlaced:
+        return None
+    try:
+        runs = compiled.png_runs(filtered, header.height, header.width, _BYTES_PER_PIXEL[header.color_type])
+    except ValueError:
+        raise ValueError("is a damaged PNG.") from None
+    return IdRuns((header.height, header.width), *runs)
+
+
+class _Scratch(threading.local):
+    """Buffers that each thread uses again and again.
+
+    A fresh array of a megabyte is fresh memory of the system, zeroed page by page: that cost as much as decoding.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def array(self, name: str, size: int) -> npt.NDArray[np.uint8]:
+        """`size` bytes; what was in them before is undefined."""
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < size:
+            # Not kept when very large: one huge image should not hold its memory for the rest of a run.
+            buffer = np.empty(size, np.uint8)
+            if size <= _LARGEST_SCRATCH:
+                self._buffers[name] = buffer
+        return buffer[:size]
+
+
+_scratch = _Scratch()
+
+
+def _run_ends(flat: npt.NDArray[Any]) -> Int32:
+    """Where the runs of a flat map end: the index after the last pixel of each."""
+    differs = _scratch.array("differs", flat.size - 1).view(np.bool_)
+    np.not_equal(flat[1:], flat[:-1], out=differs)
+    inner = np.flatnonzero(differs)
+    ends = np.empty(len(inner) + 1, np.int32)
+    np.add(inner, 1, out=ends[:-1], casting="unsafe")
+    ends[-1] = flat.size
+    return ends
+
+
+def _pixels(content: bytes, header: PngHeader, filtered: bytes | bytearray) -> npt.NDArray[np.uint32]:
+    """The (H, W) pixels as uint32, 255 << 24 | id, in a buffer that the thread's next call overwrites."""
+    raw = np.frombuffer(filtered, np.uint8)
+    _check_filters(header, raw)
+    bgr = cv2.imdecode(_stored_png(content, raw), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None or bgr.shape[:2] != (header.height, header.width):
         raise ValueError("is a damaged PNG.")
-    ids = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA).view("<i4")[..., 0].astype(np.int32, copy=False)
-    ids &= 0xFFFFFF
-    return ids
+    rgba = _scratch.array("pixels", 4 * header.height * header.width).reshape(header.height, header.width, 4)
+    cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA, dst=rgba)
+    return rgba.view("<u4")[..., 0]
+
+
+def _stored_png(content: bytes, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The PNG of inflated pixels, stored instead of compressed, in a buffer that the thread's next call overwrites.
+
+    OpenCV only has to undo the filters. Its zlib is slow, and it decodes a damaged stream to a partly black image
+    without an error; so libdeflate inflates and checks, and OpenCV gets the result in "stored" blocks of deflate: at
+    most 65,535 bytes, each after a header of 5. [RFC 1951, 3.2.4; RFC 1950]
+    """
+    full, rest = divmod(len(raw), _STORED_BYTES)
+    n = 2 + full * (5 + _STORED_BYTES) + 5 + rest + 4
+    png = _scratch.array("png", _HEADER_BYTES + 12 + n + len(_END))
+    png[:_HEADER_BYTES] = np.frombuffer(content, np.uint8, _HEADER_BYTES)
+    chunk = png[_HEADER_BYTES : _HEADER_BYTES + 12 + n]
+    _put(chunk, 0, struct.pack(">I4s2s", n, b"IDAT", b"\x78\x01"))
+    blocks = chunk[10 : 10 + full * (5 + _STORED_BYTES)].reshape(full, 5 + _STORED_BYTES)
+    blocks[:, :5] = np.frombuffer(struct.pack("<BHH", 0, _STORED_BYTES, 0), np.uint8)
+    blocks[:, 5:] = raw[: full * _STORED_BYTES].reshape(full, _STORED_BYTES)
+    last = chunk[10 + blocks.size :]
+    _put(last, 0, struct.pack("<BHH", 1, rest, rest ^ 0xFFFF))
+    last[5 : 5 + rest] = raw[full * _STORED_BYTES :]
+    _put(last, 5 + rest, struct.pack(">I", _adler32(raw)))
+    _put(last, 9 + rest, struct.pack(">I", _crc32(chunk[4:-4])))
+    _put(png, _HEADER_BYTES + 12 + n, _END)
+    return png
+
+
+def _put(target: npt.NDArray[np.uint8], at: int, content: bytes) -> None:
+    target[at : at + len(content)] = np.frombuffer(content, np.uint8)
+
+
+def _crc32(content: Any) -> int:
+    return zlib.crc32(content) if deflate is None else int(deflate.crc32(content, 0))
+
+
+def _adler32(content: Any) -> int:
+    return zlib.adler32(content) if deflate is None else int(deflate.adler32(content, 1))
 
 
 def _check_header(header: PngHeader, shape: tuple[int, int] | None, max_pixels: int) -> None:
@@ -227,28 +322,43 @@ def check_pixels(shape: tuple[int, int], max_pixels: int) -> None:
 
 
 def _image_data(content: bytes) -> bytes:
-    """The zlib stream of a PNG. Raises ValueError when the file ends before its end chunk."""
+    """The zlib stream of a PNG. Raises ValueError when the file ends before its end chunk, or a checksum is wrong."""
     pieces: list[bytes] = []
     position = 33
     while position + 12 <= len(content):
         length = int.from_bytes(content[position : position + 4], "big")
         kind = content[position + 4 : position + 8]
+        stop = position + 8 + length
+        # As libpng does: a wrong checksum makes a critical chunk (a capital letter first) an error, others are ignored.
+        wrong = content[stop : stop + 4] != _crc32(content[position + 4 : stop]).to_bytes(4, "big")
+        if wrong and kind[:1].isupper():
+            raise ValueError("is a truncated PNG." if stop + 4 > len(content) else "is a damaged PNG.")
         if kind == b"IEND":
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if kind == b"IDAT":
-            pieces.append(content[position + 8 : position + 8 + length])
-        position += 12 + length
+            pieces.append(content[position + 8 : stop])
+        position = stop + 4
     raise ValueError("is a truncated PNG.")
 
 
-def _filtered_size(header: PngHeader) -> int:
-    """The inflated size of a PNG's pixels, still filtered: each row has one filter byte more."""
+def _passes(header: PngHeader) -> list[tuple[int, int]]:
+    """Rows, and bytes of a row with its filter byte, of each pass of a PNG; one that is not interlaced has one."""
     bytes_per_pixel = _BYTES_PER_PIXEL[header.color_type]
-    size = 0
+    passes = []
     for x, y, dx, dy in _ADAM7 if header.interlaced else ((0, 0, 1, 1),):
         height, width = (header.height - y + dy - 1) // dy, (header.width - x + dx - 1) // dx
-        size += height * (1 + width * bytes_per_pixel) if height > 0 and width > 0 else 0
-    return size
+        if height > 0 and width > 0:
+            passes.append((height, 1 + width * bytes_per_pixel))
+    return passes
+
+
+def _check_filters(header: PngHeader, raw: npt.NDArray[np.uint8]) -> None:
+    """Raises ValueError for an unknown filter, at which OpenCV would leave the rest of the image black."""
+    start = 0
+    for rows, length in _passes(header):
+        if int(raw[start : start + rows * length : length].max()) > 4:
+            raise ValueError("is a damaged PNG.")
+        start += rows * length
 
 
 def _inflate(stream: bytes, size: int) -> bytes | bytearray:
@@ -286,8 +396,8 @@ def encode_id_png(id_map: npt.NDArray[np.integer]) -> bytes:
     """
     if id_map.ndim != 2 or not id_map.size:
         raise ValueError(f"an id map must be (H, W) and not empty, got {id_map.shape}")
-    if int(id_map.min()) < 0 or int(id_map.max()) > 0xFFFFFF:
-        raise ValueError(f"ids must lie in 0…{0xFFFFFF}, got {int(id_map.min())}…{int(id_map.max())}")
+    if int(id_map.min()) < 0 or int(id_map.max()) > MAX_ID:
+        raise ValueError(f"ids must lie in 0…{MAX_ID}, got {int(id_map.min())}…{int(id_map.max())}")
     height, width = id_map.shape
     rows = np.ascontiguousarray(id_map, "<i4").view(np.uint8).reshape(height, width, 4)[..., :3].reshape(height, -1)
     filtered = np.empty((height, 1 + 3 * width), np.uint8)
@@ -295,8 +405,11 @@ def encode_id_png(id_map: npt.NDArray[np.integer]) -> bytes:
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", _deflate(filtered.tobytes())) + _chunk(b"IEND", b"")
+    return _SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", _deflate(filtered.tobytes())) + _END
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+_END = _chunk(b"IEND", b"")

@@ -1,42 +1,50 @@
-"""The inner loops of idmap.py in C (idmap.c), compiled once by the machine's own compiler and kept in the cache folder.
+"""The inner loops of idmap.py in C (idmap.c), compiled when the wheel was built and loaded from beside this file.
 
-Nothing needs this: without a compiler, or with PANBENCH_NATIVE=0, `native()` is None and idmap.py does the same with
-NumPy and OpenCV, slower. Called through ctypes, so other threads work meanwhile and Python's headers are not needed.
+Nothing is compiled at run time and nothing is loaded from anywhere else. Where the library is missing, or with
+PANBENCH_NATIVE=0, `native()` is None and idmap.py does the same with NumPy and OpenCV, slower. It is called through
+ctypes, so other threads run meanwhile and one library serves every version of Python.
 """
 
 import ctypes
 import hashlib
 import os
-import platform
-import shlex
-import shutil
-import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.errors import PanbenchError
-from panbench.base.files import cache_dir
-
-__all__ = ["Native", "native"]
+__all__ = ["Native", "native", "why_missing"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 _SOURCE = Path(__file__).with_name("idmap.c")
-_FLAGS = ("-O3", "-std=c99", "-shared", "-fPIC")
-_COMPILE_SECONDS = 60
+_LIBRARY = Path(__file__).with_name("_idmap" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so"))
 
 _lock = threading.Lock()
-_loaded: "list[Native | None]" = []
+_loaded: "list[Native | str | None]" = []
 
 
 def native() -> "Native | None":
-    """The compiled functions, or None where there are none. The first call may compile for a second."""
+    """The compiled functions, or None where there are none."""
+    loaded = _first_load()
+    return loaded if isinstance(loaded, Native) else None
+
+
+def why_missing() -> str | None:
+    """Why there are no compiled functions, for the user to read; None when there are, or PANBENCH_NATIVE=0 is set."""
+    loaded = _first_load()
+    if not isinstance(loaded, str):
+        return None
+    return (
+        f"Scoring runs without compiled code, several times slower: {loaded}. `pip install --force-reinstall --no-deps "
+        "panbench` from a wheel brings it; in a checkout, `make install` compiles it. The numbers are the same."
+    )
+
+
+def _first_load() -> "Native | str | None":
     with _lock:
         if not _loaded:
             _loaded.append(_load())
@@ -121,59 +129,26 @@ class Native:
             capacity = n
 
 
-def _load() -> Native | None:
-    if os.environ.get("PANBENCH_NATIVE") == "0" or sys.byteorder != "little" or sys.platform == "win32":
+def _load() -> "Native | str | None":
+    """The compiled functions; why there are none; or None when they are switched off."""
+    if os.environ.get("PANBENCH_NATIVE") == "0":
         return None
-    for anew in (False, True):
-        try:
-            compiled = Native(ctypes.CDLL(str(_library(anew))))
-        except (OSError, AttributeError, PanbenchError, subprocess.SubprocessError):
-            continue
-        if _is_right(compiled):
-            return compiled
-    return None
+    if sys.byteorder != "little":
+        return "it is written for little-endian machines"
+    if not _LIBRARY.exists():
+        return f"{_LIBRARY} was not found"
+    try:
+        library = ctypes.CDLL(str(_LIBRARY))
+        compiled = Native(library)
+        made_of = ctypes.c_uint64.in_dll(library, "idmap_source").value
+    except (OSError, AttributeError, ValueError) as error:
+        return f"{_LIBRARY} cannot be loaded ({error})"
+    # In a checkout the source may have changed since the library was compiled.
+    if made_of != _fingerprint(_SOURCE.read_bytes()):
+        return f"{_LIBRARY} was compiled from another version of {_SOURCE.name}"
+    return compiled
 
 
-def _library(anew: bool) -> Path:
-    """The compiled library, made now if it is not there, or `anew`. Its name tells the source, flags and machine."""
-    source = _SOURCE.read_bytes()
-    made_of = b"\0".join([source, " ".join(_FLAGS).encode(), platform.machine().encode(), sys.platform.encode()])
-    folder = cache_dir() / "native"
-    target = folder / f"idmap-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
-    if target.exists() and not anew:
-        return target
-    compiler = _compiler()
-    if compiler is None:
-        raise OSError("no C compiler")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / "idmap.so"
-        command = [*compiler, *_FLAGS, "-o", str(made), str(_SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_COMPILE_SECONDS)
-        os.replace(made, target)
-    return target
-
-
-def _compiler() -> list[str] | None:
-    """The command of a C compiler: $CC, or the first there is of cc, gcc and clang."""
-    if sys.platform == "darwin":
-        # Without the developer tools, calling cc opens a window that offers to install them.
-        tools = subprocess.run(["xcode-select", "-p"], capture_output=True, timeout=_COMPILE_SECONDS)
-        if tools.returncode:
-            return None
-    if chosen := shlex.split(os.environ.get("CC", "")):
-        return chosen if shutil.which(chosen[0]) else None
-    return next(([name] for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
-
-
-def _is_right(compiled: Native) -> bool:
-    """Whether a small image comes out right: a file of the cache folder may be damaged."""
-    id_map = np.array([1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 5, 5, 1, 1], np.int32)
-    ends, ids = compiled.map_runs(id_map)
-    keys, pixels = compiled.count_run_pairs(ends, ids, np.array([16], np.int32), np.array([7], np.int32))
-    return (
-        np.array_equal(compiled.spread_runs(ends, ids), id_map)
-        and ends.tolist() == [2, 12, 14, 16]
-        and keys.tolist() == [1 << 32 | 7, 2 << 32 | 7, 5 << 32 | 7]
-        and pixels.tolist() == [4, 10, 2]
-    )
+def _fingerprint(source: bytes) -> int:
+    """The hash of the C source as hatch_build.py compiles it into the library; line endings do not matter."""
+    return int.from_bytes(hashlib.sha256(source.replace(b"\r\n", b"\n")).digest()[:8], "little")

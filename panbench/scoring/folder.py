@@ -20,12 +20,13 @@ import numpy.typing as npt
 from panbench.base import provenance
 from panbench.base.errors import BadArgument, BadDataset, PanbenchError, PredictionMismatch
 from panbench.base.files import sha256_of
+from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.metrics.pq import summarise
 from panbench.panoptic.boundary import boundary_pairs
 from panbench.panoptic.coco import read_annotation_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, IdRuns, check_pixels, count_run_pairs, decode_id_runs
-from panbench.panoptic.native import native
+from panbench.panoptic.native import native, why_missing
 from panbench.panoptic.overlap import OverlapTable, Pairs, Segments, by_image, prediction_faults, tabulate, take
 from panbench.panoptic.types import AnnotationColumns
 from panbench.runs import (
@@ -69,6 +70,7 @@ def score_folder(
     overwrite: bool = False,
     index: bool = True,
     progress: Progress | None = None,
+    reporter: Reporter = SILENT,
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
@@ -82,6 +84,7 @@ def score_folder(
     overwrite: replace the run that exists at `out`
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     progress: called with (images done, images in all)
+    reporter: hears when there is no compiled code, which makes scoring slower
     Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming all images and ids; no run is
     written then.
     """
@@ -90,6 +93,8 @@ def score_folder(
         raise BadArgument(f"The number of threads must be at least 1, not {threads}.")
     if out is not None:
         check_room(out, overwrite)
+    if slower := why_missing():
+        reporter.notice(slower)
     gt = read_annotation_columns(gt_json, gt_dir)
     pred = read_annotation_columns(pred_json, pred_dir, predictions=True)
     for side, columns in (("ground-truth", gt), ("predicted", pred)):

@@ -19,11 +19,11 @@ IDS = np.array([[0, 0, 5, 5], [5, 5, 5, 16777215]], np.int32)
 
 @pytest.fixture(params=["compiled", "numpy"], autouse=True)
 def engine(request, monkeypatch):
-    """Runs every test twice: with idmap.c, where it compiles, and without."""
+    """Runs every test twice: with the compiled idmap.c and without."""
     if request.param == "numpy":
         monkeypatch.setattr(idmap, "native", lambda: None)
     elif native.native() is None:
-        pytest.skip("no C compiler")
+        pytest.skip("idmap.c is not compiled")
     return request.param
 
 
@@ -230,35 +230,91 @@ def test_without_libdeflate_everything_is_the_same(monkeypatch):
     np.testing.assert_array_equal(IdRuns.from_bytes(IdRuns.of_map(IDS).to_bytes()).to_map(), IDS)
 
 
+@pytest.mark.parametrize(("start", "sentence"), [(b"IDAT", "damaged"), (b"IEND", "damaged")])
+def test_a_chunk_with_a_wrong_checksum_is_refused(start, sentence):
+    content = bytearray(encode_id_png(IDS))
+    at = content.index(start) - 4
+    content[at + 8 + int.from_bytes(content[at : at + 4], "big")] ^= 1
+    with pytest.raises(ValueError, match=sentence):
+        decode_id_runs(bytes(content))
+
+
+def test_a_wrong_checksum_of_a_comment_is_ignored():
+    content = encode_id_png(IDS)
+    comment = struct.pack(">I4s4sI", 4, b"tEXt", b"a\0bc", 0)
+    np.testing.assert_array_equal(decode_id_png(content[:33] + comment + content[33:]), IDS)
+
+
+def test_an_unknown_filter_in_a_later_row_is_refused():
+    with pytest.raises(ValueError, match="damaged"):
+        decode_id_png(png(b"\0" + b"\1" * 12 + b"\5" + b"\1" * 12, 2, 4))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (151, 217), (51, 428)])
+def test_pngs_of_any_number_of_stored_blocks_are_decoded(size):
+    # The last has exactly 65,535 bytes, a full block: the fallback's last block is then empty.
+    ids = np.random.default_rng(1).integers(0, 1 << 24, size).astype(np.int32)
+    np.testing.assert_array_equal(decode_id_png(encode_id_png(ids)), ids)
+
+
+def test_decoded_maps_do_not_share_memory():
+    first, second = decode_id_png(encode_id_png(IDS)), decode_id_png(encode_id_png(IDS[::-1]))
+    np.testing.assert_array_equal(first, IDS)
+    np.testing.assert_array_equal(second, IDS[::-1])
+
+
 class TestNative:
-    def test_no_compiler_and_no_cache_folder_only_cost_speed(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-        monkeypatch.setenv("CC", "no-such-compiler")
-        assert native._load() is None
-        blocked = tmp_path / "file"
-        blocked.touch()
-        monkeypatch.setenv("PANBENCH_CACHE", str(blocked))
-        assert native._load() is None
+    @pytest.fixture(autouse=True)
+    def _loads_anew(self, monkeypatch):
+        monkeypatch.setattr(native, "_loaded", [])
 
-    def test_a_compiler_that_fails_only_costs_speed(self, monkeypatch, tmp_path):
-        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-        monkeypatch.setenv("CC", "false")
-        assert native._load() is None
-        assert not list((tmp_path / "native").glob("*"))
+    def test_a_missing_library_costs_speed_and_is_explained(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(native, "_LIBRARY", tmp_path / "_idmap.so")
+        assert native.native() is None
+        assert f"{tmp_path / '_idmap.so'} was not found" in native.why_missing()
+        assert "The numbers are the same." in native.why_missing()
 
-    def test_a_damaged_library_in_the_cache_is_made_anew(self, monkeypatch, tmp_path, engine):
+    def test_a_damaged_library_is_not_used(self, monkeypatch, tmp_path):
+        library = tmp_path / "_idmap.so"
+        library.write_bytes(b"not a library")
+        monkeypatch.setattr(native, "_LIBRARY", library)
+        assert native.native() is None
+        assert f"{library} cannot be loaded" in native.why_missing()
+
+    def test_a_library_of_another_source_is_not_used(self, monkeypatch, tmp_path, engine):
         if engine == "numpy":
-            pytest.skip("compiles nothing")
-        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "first"))
-        assert native._load() is not None
-        (library,) = (tmp_path / "first" / "native").iterdir()
-        second = tmp_path / "second" / "native" / library.name
-        second.parent.mkdir(parents=True)
-        second.write_bytes(b"not a library")
-        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "second"))
-        assert native._load() is not None
-        assert second.stat().st_size > 1000
+            pytest.skip("loads nothing")
+        source = tmp_path / "idmap.c"
+        source.write_bytes(native._SOURCE.read_bytes() + b"/* changed */")
+        monkeypatch.setattr(native, "_SOURCE", source)
+        assert native.native() is None
+        assert "was compiled from another version of idmap.c" in native.why_missing()
 
-    def test_it_can_be_switched_off(self, monkeypatch):
+    def test_line_endings_of_a_windows_checkout_are_not_another_source(self, monkeypatch, tmp_path, engine):
+        if engine == "numpy":
+            pytest.skip("loads nothing")
+        source = tmp_path / "idmap.c"
+        source.write_bytes(native._SOURCE.read_bytes().replace(b"\n", b"\r\n"))
+        monkeypatch.setattr(native, "_SOURCE", source)
+        assert native.native() is not None
+
+    def test_nothing_is_compiled_and_nothing_is_loaded_from_the_cache_folder(self, monkeypatch, tmp_path):
+        """Others may write to a cache folder, and $CC may be anything."""
+        ran = tmp_path / "ran"
+        compiler = tmp_path / "compiler"
+        compiler.write_text(f"#!/bin/sh\ntouch {ran}\n")
+        compiler.chmod(0o755)
+        monkeypatch.setenv("CC", str(compiler))
+        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(native, "_LIBRARY", tmp_path / "_idmap.so")
+        assert native.native() is None
+        monkeypatch.setenv("CC", "'unbalanced")
+        monkeypatch.setattr(native, "_loaded", [])
+        assert native.native() is None
+        assert not ran.exists()
+        assert not (tmp_path / "cache").exists()
+
+    def test_it_can_be_switched_off_without_a_notice(self, monkeypatch):
         monkeypatch.setenv("PANBENCH_NATIVE", "0")
-        assert native._load() is None
+        assert native.native() is None
+        assert native.why_missing() is None

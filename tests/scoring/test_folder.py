@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun, OutOfSpace, PredictionMismatch
+from panbench.base.reporter import Silent
+from panbench.panoptic import native
 from panbench.panoptic.idmap import encode_id_png
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.runs import RunInfo, RunWriter, SummaryRecord, load_run
@@ -100,6 +102,18 @@ class TestNumbers:
             "1": {"name": "person", "isthing": True, "PQ": 1.0, "SQ": 1.0, "RQ": 1.0, "TP": 3, "FP": 0, "FN": 0},
             "92": {"name": "sky", "isthing": False, "PQ": 0.0, "SQ": 0.0, "RQ": 0.0, "TP": 0, "FP": 0, "FN": 0},
         }
+
+    def test_a_missing_library_is_noticed_once(self, folder, monkeypatch, tmp_path):
+        heard: list[str] = []
+        reporter = Silent()
+        monkeypatch.setattr(reporter, "notice", heard.append)
+        folder.score(reporter=reporter)
+        assert heard == []
+        monkeypatch.setattr(native, "_loaded", [])
+        monkeypatch.setattr(native, "_LIBRARY", tmp_path / "_idmap.so")
+        folder.score(reporter=reporter)
+        (sentence,) = heard
+        assert sentence.startswith(f"Scoring runs without compiled code, several times slower: {tmp_path}/_idmap.so")
 
     def test_do_not_depend_on_compiled_code(self, monkeypatch):
         jsons = REFERENCE / "pq_scenes" / "gt.json", REFERENCE / "pq_scenes" / "pred.json"
