@@ -38,6 +38,14 @@ def test_the_tests_run_on_three_systems_and_four_pythons():
     assert every == {(f"{name}-latest", python) for name in ("ubuntu", "macos", "windows") for python in pythons}
 
 
+def test_the_template_for_trouble_asks_for_the_doctor():
+    yaml = pytest.importorskip("yaml")
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "trouble.yml").read_text("utf-8"))
+    doctor = next(part for part in form["body"] if part.get("id") == "doctor")
+    assert "`panbench doctor`" in doctor["attributes"]["label"]
+    assert doctor["validations"]["required"]
+
+
 @pytest.fixture
 def run(tmp_path):
     folder = ROOT / "tests" / "reference" / "pq_scenes"

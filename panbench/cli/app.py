@@ -17,23 +17,37 @@ import typer
 
 from panbench import __version__
 from panbench.base.errors import PanbenchError
-from panbench.cli import bench, compare, console, data, eval, models, report, score
+from panbench.cli import bench, compare, console, data, doctor, eval, models, published, report, score
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
 
 INTERRUPTED = 130
 
+# Options that are taken anywhere on the line, and what they set.
+_ANYWHERE = {"--debug": "debug", "--quiet": "quiet", "-q": "quiet", "--verbose": "verbose", "-v": "verbose"}
+
+_EPILOG = """Example:
+  panbench eval --model mask2former-tiny --limit 20
+
+Environment:
+  PANBENCH_CACHE          folder of downloads and generated data
+  PANBENCH_CONFIGS        folder of your own model configs
+  PANBENCH_DOWNLOAD=1     download what is missing, as --download does
+  PANBENCH_MIRROR_COCO    another address or folder for COCO
+  PANBENCH_MIRROR_OPENMMLAB  the same for the model zoo's weights
+  PANBENCH_NATIVE=0       do without compiled code
+  HTTPS_PROXY, NO_PROXY   as everywhere; NO_COLOR, FORCE_COLOR as well"""
+
 
 class _Program(Commands):
-    """Turns what a command raises into one line on stderr and an exit code; `--debug`, anywhere, adds the traceback."""
+    """Turns what a command raises into one line on stderr and an exit code; takes `--debug`, -q and -v anywhere."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        if "--debug" in args:
-            args = [arg for arg in args if arg != "--debug"]
-            ctx.meta["debug"] = True
-        return super().parse_args(ctx, args)  # type: ignore[arg-type]
+        ctx.meta.update({_ANYWHERE[word]: True for word in args if word in _ANYWHERE})
+        console.set_quiet(bool(ctx.meta.get("quiet")))
+        return super().parse_args(ctx, [word for word in args if word not in _ANYWHERE])  # type: ignore[arg-type]
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        if not ctx.meta.get("debug"):
+        if not (ctx.meta.get("debug") or ctx.meta.get("verbose")):
             # What our libraries warn their own developers of says nothing to who runs panbench.
             warnings.filterwarnings("ignore", module=r"(torch|mmdet|mmengine|mmcv)\b")
         try:
@@ -66,15 +80,17 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Example:\n  panbench eval --model mask2former-tiny --data shapes --limit 20")
+@app.callback(epilog=_EPILOG)
 def _options(
     version: Annotated[bool, flag("--version", "Print the version.", callback=_version, is_eager=True)] = False,
+    quiet: Annotated[bool, flag("--quiet", "No progress and no hints; anywhere on the line.")] = False,
+    verbose: Annotated[bool, flag("--verbose", "Also what libraries warn of; anywhere on the line.")] = False,
     debug: Annotated[bool, flag("--debug", "Show the traceback of an error; anywhere on the line.")] = False,
 ) -> None:
     pass
 
 
-for module in (models, eval, score, compare, report, data, bench):
+for module in (models, eval, score, compare, report, data, bench, doctor, published):
     app.add_typer(module.app)
 
 

@@ -52,9 +52,13 @@ def option(help: str, panel: str | None = None, metavar: str | None = None, **se
     return typer.Option(help=help, rich_help_panel=panel, metavar=metavar, **settings)
 
 
+_SHORT = {"--version": "-V", "--quiet": "-q", "--verbose": "-v"}
+
+
 def flag(name: str, help: str, panel: str | None = None, **settings: Any) -> Any:
     """An option without a value."""
-    return typer.Option(name, help=help, rich_help_panel=panel, metavar="", **settings)
+    names = (name, _SHORT[name]) if name in _SHORT else (name,)
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar="", **settings)
 
 
 def model_names(incomplete: str) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.cli import console
@@ -27,10 +28,19 @@ class Format(str, Enum):
 
     @classmethod
     def of(cls, out: Path | None) -> "Format":
-        """The format that a file's ending names; text for another ending and for no file."""
-        ending = "" if out is None else out.suffix.lower().removeprefix(".")
-        named = {"tex": "latex"}.get(ending, ending)
-        return cls(named) if named in cls.__members__ else cls.text
+        """The format that a file's ending names; text without one. Raises BadArgument for an unknown ending."""
+        if out is None:
+            return cls.text
+        ending = out.suffix.lower().removeprefix(".")
+        named = {"tex": "latex", "txt": "text", "": "text", "markdown": "md"}.get(ending, ending)
+        if named in cls.__members__:
+            return cls(named)
+        if named in ("html", "htm"):
+            raise BadArgument(f"compare writes no web page ({out}): `panbench report RUN … --out {out}` does.")
+        raise BadArgument(
+            f"compare cannot tell a format from the ending of {out}. Known endings are .txt, .md, .csv, .json, .tex "
+            "and .parquet; or name one with --format."
+        )
 
 
 @command(
@@ -38,6 +48,7 @@ class Format(str, Enum):
     "compare",
     "panbench compare results/coco-maskformer-r50 results/coco-mask2former-r50",
     "panbench compare results --by size --out table.md",
+    "panbench compare results/coco-mask2former-r50 --published 'Mask DINO'",
 )
 def compare(
     runs: Runs,
@@ -49,6 +60,10 @@ def compare(
     by: Annotated[str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT")] = None,
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False,
     baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None,
+    published: Annotated[
+        list[str] | None,
+        option("Also what papers claim of a model or backbone, or all; several times.", None, "NAME"),
+    ] = None,
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")
     ] = True,
@@ -64,6 +79,7 @@ def compare(
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
 
     from panbench.report.comparison import standing
+    from panbench.report.grid import plain
     from panbench.report.tables import find_runs
 
     found = standing(
@@ -76,7 +92,14 @@ def compare(
         baseline=baseline,
         digits=digits if digits is not None else 1 if chosen is Format.latex else 2,
     )
+    if published:
+        from panbench.report.published import with_published
+
+        found = with_published(found, published)
     if chosen is Format.text and out is None:
+        if found.verdict is not None:
+            console.show(Text(plain(found.verdict.text())))
+            console.show("")
         console.show_grids(found.grids)
         return
     printed: dict[Format, Callable[[], str | bytes]] = {

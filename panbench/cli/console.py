@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -82,9 +82,19 @@ def show_findings(findings: "Findings", as_json: bool) -> None:
 # Status
 
 
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """With True, only results, notes and errors are printed: no progress and no hints."""
+    global _quiet
+    _quiet = quiet
+
+
 def say(sentence: str) -> None:
     """A hint beside the result: what to do next, where it is."""
-    _status().print(sentence, markup=False, style="dim", soft_wrap=True)
+    if not _quiet:
+        _status().print(sentence, markup=False, style="dim", soft_wrap=True)
 
 
 def note(sentence: str) -> None:
@@ -104,31 +114,34 @@ def complain(sentence: str, error: Exception | None = None, label: str = "Error:
 class Bars:
     """A Reporter on stderr: a bar for each task with its rate and time left, and notices above the bars.
 
-    title: a bar that is there from the start, before there is news of it; others appear when there is
     transient: the bars vanish when they are done
+    lines: what goes on (`status`) is also printed where there is no terminal, as lines
     """
 
-    def __init__(self, title: str | None = None, *, transient: bool = False) -> None:
+    def __init__(self, *, transient: bool = False, lines: bool = False) -> None:
         from rich.progress import Progress
 
         self._tasks: dict[str, Any] = {}
         self._first: dict[str, tuple[float, int]] = {}
-        self._bars = Progress(*_progress_columns(), console=_status(), transient=transient)
-        if title is not None:
-            self._add(title, None, "images")
+        self._now: Any = None
+        self._lines = lines
+        self._bars = Progress(*_progress_columns(), console=_status(), transient=transient, disable=_quiet)
 
     def __enter__(self) -> "Bars":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for title, task in self._tasks.items():
-            self._bars.update(task, visible=title in self._first)
-        if self._tasks:
-            self._bars.stop()
+        self._hide_status()
+        if not self._tasks:
+            # Nothing was counted: leave no blank line where the bars would have been.
+            self._bars.live.transient = True
+        # Not `self._bars.stop()`, which adds a blank line where there is no terminal.
+        self._bars.live.stop()
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
         if total is None and done == 0:
             return
+        self._hide_status()
         if task not in self._tasks:
             self._add(task, total, unit)
         now = time.monotonic()
@@ -138,14 +151,24 @@ class Bars:
         self._bars.update(self._tasks[task], completed=done, total=total, speed=speed)
 
     def status(self, words: str) -> None:
-        pass
+        if self._bars.console.is_terminal:
+            self._hide_status()
+            self._bars.start()
+            self._now = self._bars.add_task(words, total=None, unit="status", speed=None)
+            self._bars.refresh()
+        elif self._lines:
+            say(f"{words} …")
+
+    def _hide_status(self) -> None:
+        if self._now is not None:
+            self._bars.remove_task(self._now)
+            self._now = None
 
     def notice(self, sentence: str) -> None:
         self._bars.console.print(_noted(sentence), soft_wrap=True)
 
     def _add(self, title: str, total: int | None, unit: Unit) -> None:
-        if not self._tasks:
-            self._bars.start()
+        self._bars.start()
         self._tasks[title] = self._bars.add_task(title, total=total, unit=unit, speed=None)
 
 
@@ -165,6 +188,8 @@ def _progress_columns() -> "list[ProgressColumn]":
 
     class Done(ProgressColumn):
         def render(self, task: Task) -> Text:
+            if task.fields["unit"] == "status":
+                return Text("")
             shown = decimal if task.fields["unit"] == "bytes" else "{:.0f}".format
             total = "?" if task.total is None else shown(int(task.total))
             return Text(f"{shown(int(task.completed))}/{total}", style="progress.download")
@@ -191,11 +216,18 @@ def _noted(sentence: str) -> Text:
 
 
 def _console(stream: Any, *, quiet: bool = False) -> Console:
-    console = Console(file=stream, highlight=False, quiet=quiet)
-    sized = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    terminal = stream.isatty()
+    # FORCE_COLOR (Jupyter, CI) asks for colour in a pipe; rich would take it for a terminal and animate bars into it.
+    colour: Literal["auto", "256"] | None = "256" if not terminal and _colour_is_forced() else "auto"
+    console = Console(file=stream, highlight=False, quiet=quiet, force_terminal=terminal, color_system=colour)
+    sized = terminal or os.environ.get("COLUMNS", "").isdigit()
     if not sized:
         console.width = WIDTH_WITHOUT_TERMINAL
     return console
+
+
+def _colour_is_forced() -> bool:
+    return bool(os.environ.get("FORCE_COLOR")) and not os.environ.get("NO_COLOR")
 
 
 def _status() -> Console:

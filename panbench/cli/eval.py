@@ -168,7 +168,7 @@ def evaluate(
                 command=("panbench", *sys.argv[1:]),
             ),
             trackers=log or [],
-            reporters=console.Bars,
+            reporters=lambda: console.Bars(lines=True),
             finished=finished,
         )
     except KeyboardInterrupt:

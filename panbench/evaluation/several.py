@@ -87,13 +87,13 @@ def evaluate_models(
     opening: Opening,
     options: "EvaluateOptions",
     *,
-    reporters: Callable[[str], AbstractContextManager[Reporter]],
+    reporters: Callable[[], AbstractContextManager[Reporter]],
     finished: Callable[[Outcome], Any],
     trackers: Sequence[str] = (),
 ) -> list[Outcome]:
     """Opens each model and evaluates it into its folder; the outcomes in order, as `run_models` gives them.
 
-    reporters: makes the reporter of one evaluation, of its title; trackers: names of TRACKERS that also hear of it
+    reporters: makes the reporter of one evaluation; trackers: names of TRACKERS that also hear of it
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
     from panbench.evaluation.distributed import join_ranks
@@ -103,7 +103,8 @@ def evaluate_models(
 
     def run(spec: ModelSpec, folder: Path) -> Run:
         logs = folder.parent / "logs" / folder.name
-        with reporters(spec.title) as reporter, open_trackers(kinds, folder.name, logs, reporter) as tracked:
+        with reporters() as reporter, open_trackers(kinds, folder.name, logs, reporter) as tracked:
+            tracked.status(f"Opening {spec.title}")
             model = open_model_once(
                 spec,
                 weights=opening.weights,

@@ -14,6 +14,7 @@ import pytest
 import support
 from support import panbench_program
 
+import panbench as panbench_package
 from panbench import __version__
 from panbench.base.errors import BadDataset, BadRun, OutOfSpace
 from panbench.catalog import find_model, load_catalog
@@ -70,6 +71,42 @@ panbench = functools.partial(support.panbench, columns=80)
 
 def test_the_version_is_printed():
     assert panbench("--version").stdout == f"panbench {__version__}\n"
+
+
+def test_quiet_leaves_out_hints_and_keeps_results_and_errors(tmp_path):
+    gt = predictions(tmp_path, "gt", True)
+    command = ("score", "--gt", gt, "--pred", gt)
+    assert "Not stored" in panbench(*command).stderr
+    for quiet in (("-q", *command), (*command, "--quiet")):
+        result = panbench(*quiet)
+        assert (result.exit_code, result.stderr) == (0, "")
+        assert "100.00" in result.stdout
+    assert panbench("-q", "metrics", "nowhere").stderr.startswith("Error: ")
+    assert panbench("-V").stdout == panbench("--version").stdout
+
+
+def test_forced_colour_colours_a_pipe_and_animates_nothing_into_it(tmp_path):
+    gt = predictions(tmp_path, "gt", True)
+    environment = {**os.environ, "FORCE_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = panbench_program("score", "--gt", gt, "--pred", gt, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b[" in done.stdout + done.stderr
+    for movement in ("\x1b[?25l", "\x1b[2K", "\x1b[1A", "\r"):
+        assert movement not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("ending", "words"), [("html", "panbench report RUN"), ("docx", "Known endings are .txt")])
+def test_compare_refuses_an_ending_that_it_has_no_format_for(ending, words, tmp_path):
+    run, out = stored_run(tmp_path / "good"), tmp_path / f"table.{ending}"
+    refused = panbench("compare", run, "--out", out)
+    assert refused.exit_code == 2
+    assert words in refused.stderr
+    assert not out.exists()
+    assert panbench("compare", run, "--out", out, "--format", "md").exit_code == 0
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (Path(panbench_package.__file__).parent / "py.typed").is_file()
 
 
 def test_help_names_every_command():

@@ -57,7 +57,7 @@ class PanopticFPN(Rule):
         boxes = None if output.boxes is None else output.boxes[:count]
         kept = replace(output, boxes=boxes, masks=output.masks[:count])
         covered = torch.zeros(output.frame.original, dtype=torch.bool, device=codes.device)
-        for index, (window, mask) in enumerate(_paste_masks(kept, self.mask)):
+        for index, (window, mask) in enumerate(paste_masks(kept, self.mask)):
             below = covered[window]
             area = mask.sum()
             # The small constant is mmdet's; an empty mask is dropped, as nothing of it is seen.
@@ -88,7 +88,7 @@ class PanopticFPN(Rule):
         return number(fused, [[index] for index in (*instances, *sorted(stuff, key=lambda each: fused.labels[each]))])
 
 
-def _paste_masks(instances: Instances, threshold: float) -> Sequence[tuple[Window, Tensor]]:
+def paste_masks(instances: Instances, threshold: float) -> Sequence[tuple[Window, Tensor]]:
     """(window, bool mask within it) of each instance. On the CPU the window is the box, elsewhere the whole image."""
     height, width = instances.frame.original
     boxes, masks = instances.boxes, instances.masks

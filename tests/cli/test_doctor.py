@@ -1,0 +1,42 @@
+"""`panbench doctor`: what a report of trouble needs first."""
+
+import json
+import sys
+
+import pytest
+from support import panbench
+
+from panbench import __version__
+from panbench.evaluation import doctor
+
+
+def test_it_names_versions_devices_compiled_code_cache_and_space(tmp_path):
+    result = panbench("doctor", "--json", cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["panbench"]["version"] == __version__
+    assert record["panbench"]["compiled code"] in ("yes", "no")
+    assert record["PyTorch"]["version"]
+    assert record["packages"]["mmdet"] == "3.3.0"
+    assert record["folders"]["free here"].endswith(" GB")
+    assert isinstance(record["problems"], list)
+    shown = panbench("doctor", cwd=tmp_path, columns=80).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "mask2former-tiny" in shown
+
+
+def test_without_torch_it_still_works_and_says_what_does_not(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = doctor.diagnose()
+    assert found.record["PyTorch"] == {"version": None}
+    assert any("score, compare and report work, eval does not" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("build", "visible", "words"),
+    [(None, "0", "a build for CPUs"), ("12.8", "0", "finds no GPU"), ("12.8", "", "hides the NVIDIA GPU")],
+)
+def test_a_gpu_that_goes_unused_is_explained(monkeypatch, build, visible, words):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert words in doctor.why_no_cuda(build)
