@@ -14,15 +14,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.files import cache_dir
 
 MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
+TRANSFORMERS = "panbench.models.transformers.adapter:TransformersAdapter"
 
 FAMILIES: Mapping[str, str] = {
     "panoptic-fpn": MMDET,
     "maskformer": MMDET,
     "mask2former": MMDET,
+    "oneformer": TRANSFORMERS,
+    "eomt": TRANSFORMERS,
 }
 """The families that panbench brings, in the order in which lists show them, and the adapter that runs each.
 
@@ -113,8 +117,13 @@ def configs_folder() -> Path:
 def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> ModelSpec:
     """The model of this name or alias; capitals and `_` for `-` do not matter. Raises BadModel naming the nearest.
 
-    `package.module:factory` is the model that this function returns, when it is opened.
+    `package.module:factory` is the model that this function returns, when it is opened; `hf:owner/name[@revision]` is
+    one of the Hugging Face hub, `./folder` one that transformers saved.
     """
+    if name.strip().startswith("hf:"):
+        return spec_from_repository(name)
+    if _names_a_folder(name.strip()):
+        return spec_from_folder(name.strip())
     if _FACTORY.fullmatch(name.strip()):
         return spec_from_factory(name.strip())
     catalog = load_catalog() if catalog is None else catalog
@@ -124,6 +133,10 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
         return by_name[wanted]
     if wanted.endswith(_CONFIG_SUFFIXES):
         raise BadModel(f"{name!r} is a config file, not the name of a model. Pass it as --config {name}.")
+    owner, dashes, rest = name.strip().partition("--")
+    if dashes and hub.Repository(f"{owner}/{rest}").folder.is_dir():
+        # The name that its runs have.
+        return spec_from_repository(f"hf:{owner}/{rest}")
     near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
@@ -172,6 +185,62 @@ def spec_from_factory(factory: str) -> ModelSpec:
     )
 
 
+def spec_from_repository(address: str) -> ModelSpec:
+    """The model of `hf:owner/name[@revision]`; nothing is looked up yet. Raises BadArgument."""
+    repository = hub.parse(address)
+    return dataclasses.replace(
+        spec_from_factory(TRANSFORMERS),
+        # A slash cannot be part of a folder's name.
+        name=repository.name.replace("/", "--"),
+        title=repository.name,
+        settings={"repository": repository.name, "revision": repository.revision},
+    )
+
+
+def spec_from_folder(path: str | os.PathLike[str]) -> ModelSpec:
+    """The model in a folder that transformers saved: config.json and weights. Raises BadModel."""
+    folder = Path(path).expanduser().resolve()
+    if not (folder / hub.CONFIG).is_file():
+        raise BadModel(
+            f"{folder} has no {hub.CONFIG}: a folder is a model when transformers saved one there (save_pretrained)."
+            if folder.is_dir()
+            else f"There is no folder {folder}."
+        )
+    weights = hub.weights_in(folder)
+    return dataclasses.replace(
+        spec_from_factory(TRANSFORMERS),
+        name=folder.name,
+        title=folder.name,
+        weights=None if weights is None else str(weights),
+        settings={"folder": str(folder)},
+    )
+
+
+def with_things(spec: ModelSpec, file: str | os.PathLike[str]) -> ModelSpec:
+    """The same model, with the names of the things among its categories read from a file, one a line.
+
+    For models of transformers, which do not say it themselves. Raises BadArgument.
+    """
+    if spec.adapter != TRANSFORMERS:
+        raise BadArgument(f"--things: {spec.title} says itself which of its categories are things. Leave --things out.")
+    try:
+        lines = Path(file).expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadArgument(f"--things {os.fspath(file)}: the file cannot be read ({error}).") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise BadArgument(f"--things {os.fspath(file)} names nothing. Write the name of a thing in each line.")
+    return dataclasses.replace(spec, settings={**spec.settings, "things": names})
+
+
+def repository_of(spec: ModelSpec) -> hub.Repository | None:
+    """The repository of the hub that a model comes from, None for models from elsewhere."""
+    name = spec.settings.get("repository")
+    if name is None:
+        return None
+    return hub.Repository(str(name), str(spec.settings.get("revision") or hub.DEFAULT_REVISION))
+
+
 def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     """The same model with other weights, a URL or a path relative to the current folder.
 
@@ -186,9 +255,14 @@ def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
 
 
 def weights_path(spec: ModelSpec) -> Path | None:
-    """Where the weights of a model are, or will be once downloaded; None for a model without weights."""
+    """Where the weights of a model are, or will be once downloaded; None for a model without weights.
+
+    Those of a repository lie in a folder named after a commit, so until they are downloaded it is None for them, too.
+    """
     if spec.weights is None:
-        return None
+        repository = repository_of(spec)
+        folder = None if repository is None else hub.here(repository)
+        return None if folder is None else hub.weights_in(folder)
     return cache_dir() / "weights" / _file_name(spec.weights) if _is_url(spec.weights) else Path(spec.weights)
 
 
@@ -196,6 +270,12 @@ def weights_here(spec: ModelSpec) -> Path | None:
     """The file of a model's weights when it is on this machine, else None."""
     path = weights_path(spec)
     return path if path is not None and path.is_file() else None
+
+
+def _names_a_folder(name: str) -> bool:
+    if name.startswith(("./", "../", "/", "~")) or name in (".", ".."):
+        return not name.endswith(_CONFIG_SUFFIXES)
+    return ("/" in name or "\\" in name) and Path(name).is_dir()
 
 
 def _read_entry(path: Path) -> dict[str, Any] | None:

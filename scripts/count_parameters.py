@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from panbench.catalog import ModelSpec, load_catalog
+from panbench.catalog import MMDET, ModelSpec, load_catalog
 from panbench.models.base import count_parameters
 from panbench.models.mmdet.config import build_model, load_config
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="exit 1 where a config file is wrong")
     options = parser.parse_args(arguments)
-    catalog = load_catalog()
+    catalog = {name: spec for name, spec in load_catalog().items() if spec.adapter == MMDET}
     counts = measured(catalog.values())
     for name, count in counts.items():
         stated = catalog[name].params

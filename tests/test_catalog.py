@@ -35,6 +35,27 @@ ZOO = [
     "mask2former-swin-b-in21k",
     "mask2former-swin-l",
 ]
+HUB = [
+    "mask2former-hf-swin-t",
+    "mask2former-hf-swin-s",
+    "mask2former-hf-swin-b",
+    "mask2former-hf-swin-l",
+    "maskformer-hf-swin-t",
+    "maskformer-hf-swin-s",
+    "maskformer-hf-swin-b",
+    "maskformer-hf-swin-l",
+    "oneformer-swin-l",
+    "eomt-dinov2-s-640",
+    "eomt-dinov2-b-640",
+    "eomt-dinov2-l-640",
+    "eomt-dinov2-l-1280",
+    "eomt-dinov2-g-640",
+    "eomt-dinov2-g-1280",
+    "eomt-dinov3-s-640",
+    "eomt-dinov3-b-640",
+    "eomt-dinov3-l-640",
+    "eomt-dinov3-l-1280",
+]
 TINY = ["panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny"]
 
 ENTRY = {
@@ -62,8 +83,8 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_the_catalog_is_the_zoo_and_the_tiny_models() -> None:
-    assert sorted(load_catalog()) == sorted(ZOO + TINY)
+def test_the_catalog_is_the_zoo_the_hubs_models_and_the_tiny_ones() -> None:
+    assert sorted(load_catalog()) == sorted(ZOO + HUB + TINY)
 
 
 def test_models_are_listed_by_family_and_then_by_size() -> None:
@@ -98,7 +119,7 @@ def test_a_wrong_name_is_answered_with_the_nearest_and_where_to_look() -> None:
 
 
 def test_a_name_near_no_model_gets_no_guess() -> None:
-    with pytest.raises(BadModel, match=r"no model 'zzz'. `panbench models` lists all 16"):
+    with pytest.raises(BadModel, match=rf"no model 'zzz'. `panbench models` lists all {len(ZOO + HUB + TINY)}"):
         find_model("zzz")
 
 
@@ -133,7 +154,7 @@ def test_the_catalog_needs_neither_torch_nor_mmengine() -> None:
     )
     root = Path(catalog.__file__).parent.parent
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=True)
-    assert answer.stdout.strip() == "16"
+    assert answer.stdout.strip() == str(len(ZOO + HUB + TINY))
 
 
 def test_an_installed_package_reads_its_own_configs_and_not_a_strangers(
@@ -198,7 +219,7 @@ def test_an_unknown_key_is_answered_with_the_nearest(tmp_path: Path) -> None:
     [
         ({"params": "44 M"}, "params is '44 M' but must be int or None"),
         ({"params": True}, "params is True but must be int or None"),
-        ({"family": "detr"}, "'detr' but panbench knows panoptic-fpn, maskformer and mask2former"),
+        ({"family": "segnet"}, "'segnet' but panbench knows panoptic-fpn, maskformer, mask2former, "),
         ({"published": {"PQ": 52.0, "dataset": "coco", "split": "x", "source": "y"}}, "Write 0.52 for 52.0 %"),
         ({"published": {"PQ": 0.52}}, "`published` lacks dataset, split and source"),
     ],
@@ -327,3 +348,35 @@ def test_every_panoptic_model_of_mmdets_zoo_is_here_with_its_weights_and_its_pq(
         }
         assert (spec.published.dataset, spec.published.split) == ("coco", "val2017")
     assert here == metafile_entries()
+
+
+def test_an_address_of_the_hub_and_a_folder_are_models(tmp_path, monkeypatch):
+    from panbench.catalog import repository_of, with_things
+
+    spec = find_model("hf:owner/name@v2")
+    assert (spec.name, spec.title, spec.weights) == ("owner--name", "owner/name", None)
+    assert str(repository_of(spec)) == "hf:owner/name@v2"
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    with pytest.raises(BadModel, match=r"no config\.json"):
+        find_model(str(folder))
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    assert find_model("./mine").weights == str(folder / "model.safetensors")
+    with pytest.raises(BadModel, match="There is no folder"):
+        find_model("./other")
+    (tmp_path / "things.txt").write_text("cat\n\n dog \n")
+    assert with_things(spec, "things.txt").settings["things"] == ("cat", "dog")
+    with pytest.raises(BadArgument, match="cannot be read"):
+        with_things(spec, "nowhere.txt")
+    with pytest.raises(BadArgument, match="says itself"):
+        with_things(find_model("mask2former-tiny"), "things.txt")
+
+
+def test_a_run_of_a_repository_names_its_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    with pytest.raises(BadModel, match="There is no model 'owner--name'"):
+        find_model("owner--name")
+    (tmp_path / "hub" / "owner--name").mkdir(parents=True)
+    assert find_model("owner--name").title == "owner/name"

@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO, Any
@@ -77,6 +77,7 @@ def download(
     connections: int = 4,
     window: tuple[int, int] | None = None,
     check: Callable[[Path], str | None] | None = None,
+    headers: Mapping[str, str] | None = None,
     tries: int = 6,
     sleep: Callable[[float], object] | None = None,
 ) -> Path:
@@ -93,6 +94,7 @@ def download(
     progress: called with the bytes received (including those of earlier calls) and the total, None while unknown
     window: download only bytes window[0] up to window[1]; `size` and `sha256` then refer to the window
     check: validates the finished file before it gets its name; returns what is wrong with it, or None
+    headers: sent with each request; `Authorization` goes to the host of `url` alone, not to where it redirects
     tries: consecutive failures without progress before giving up
     Raises DownloadFailed with URL and target, OutOfSpace before the first byte or when the disk fills up.
     """
@@ -106,7 +108,7 @@ def download(
         size = window[1] - window[0]
     if what_is_wrong(target, sha256, size) is None:
         return target
-    job = _Job(source, target, sha256, size, progress, connections, window, check, tries, sleep)
+    job = _Job(source, target, sha256, size, progress, connections, window, check, headers or {}, tries, sleep)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _Part.opened(target) as part:
@@ -413,6 +415,7 @@ class _Job:
     connections: int
     window: tuple[int, int] | None
     check: Callable[[Path], str | None] | None
+    headers: Mapping[str, str]
     tries: int
     sleep: Callable[[float], object] | None
 
@@ -512,7 +515,7 @@ class _Job:
 
     def _stream(self, client: httpx.Client, part: _Part, span: _Span) -> None:
         """One request for the missing bytes of `span`."""
-        headers = {}
+        headers = dict(self.headers)
         all_of_it = span.done == 0 and len(part.spans) == 1 and self.window is None
         if not all_of_it:
             last = "" if span.stop is None else self._offset + span.stop - 1

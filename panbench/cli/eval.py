@@ -45,6 +45,10 @@ def evaluate(
     ] = None,
     config: Annotated[Path | None, option("Your own mmdet config instead of a model.", _MODEL, "FILE.py")] = None,
     checkpoint: Annotated[Path | None, option("The weights of --config or of one --model.", _MODEL, "FILE")] = None,
+    things: Annotated[
+        Path | None,
+        option("For hub models of unknown categories: the names of those that are things, one a line.", _MODEL, "FILE"),
+    ] = None,
     weights: Annotated[
         str, option("auto, a path, or random: untrained, for plumbing and timing.", _MODEL, "WEIGHTS")
     ] = "auto",
@@ -103,6 +107,10 @@ def evaluate(
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
     specs = _specs(model or [], config, checkpoint)
+    if things is not None:
+        from panbench.catalog import with_things
+
+        specs = [with_things(spec, things) for spec in specs]
     if len(specs) > 1 and weights not in ("auto", "random"):
         raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
     ids = None if image_ids is None else _image_ids(image_ids)

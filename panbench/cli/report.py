@@ -309,6 +309,9 @@ def predict(
         "predictions"
     ),
     weights: Annotated[str, typer.Option(metavar="auto|FILE", help="The model's weights.")] = "auto",
+    things: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For hub models of unknown categories: the things, one a line.")
+    ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch weights that are not here.")] = False,
     device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     format: Annotated[Picture, typer.Option("--format", "-f", help="Of the overlays.")] = Picture.png,
@@ -320,11 +323,12 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
 ) -> None:
     """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON."""
-    from panbench.catalog import find_model
+    from panbench.catalog import find_model, with_things
     from panbench.evaluation.photographs import segment_photographs
 
+    spec = find_model(model)
     wrote = segment_photographs(
-        find_model(model),
+        spec if things is None else with_things(spec, things),
         images,
         out,
         weights=weights,

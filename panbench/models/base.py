@@ -147,6 +147,10 @@ class Adapter:
     versions: Mapping[str, str] = {}
     """Programs and what they run with, beyond the packages that run.json names anyway."""
 
+    @classmethod
+    def check(cls, spec: ModelSpec) -> None:
+        """Called before any weights are downloaded. Raises BadModel for what this machine lacks to run the family."""
+
     def __init__(self, spec: ModelSpec) -> None:
         """Reads what the config says; `spec.settings` is the config's own dict for the adapter."""
         self.spec = spec
@@ -369,6 +373,7 @@ def open_model(
         from panbench.models.functions import open_factory
 
         return open_factory(spec, made, precision=precision, weights=weights)
+    made.check(spec)
     spec, path = resolve_weights(spec, weights, needed=made.needs_weights, download=download, reporter=reporter)
     adapter = made(spec)
     torch.manual_seed(seed)

@@ -14,10 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from panbench.base import hub
 from panbench.base.download import Progress, download, what_is_wrong
 from panbench.base.errors import BadCheckpoint, DownloadFailed
 from panbench.base.files import sha256_of
-from panbench.catalog import ModelSpec, load_catalog, weights_path
+from panbench.catalog import ModelSpec, load_catalog, repository_of, weights_path
 
 _WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --weights random."
 _NAMES_SHOWN = 8
@@ -59,6 +60,9 @@ def fetch_weights(spec: ModelSpec, *, progress: Progress | None = None, offline:
     offline: fetch nothing; the error says what would be fetched, how large it is, and by which command
     Raises BadCheckpoint when there are no weights here and none may be fetched, DownloadFailed when fetching fails.
     """
+    repository = repository_of(spec)
+    if repository is not None and spec.weights is None:
+        return _fetch_from_hub(spec, repository, progress, offline)
     path = weights_path(spec)
     if path is None or spec.weights is None:
         raise BadCheckpoint(f"The config of {spec.title} names no weights. {_WAYS_OUT}")
@@ -79,6 +83,19 @@ def fetch_weights(spec: ModelSpec, *, progress: Progress | None = None, offline:
         return download(spec.weights, path, sha256=sha256, progress=progress)
     except DownloadFailed as error:
         raise DownloadFailed(f"{error} {_WAYS_OUT}") from error
+
+
+def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, progress: Progress | None, offline: bool) -> Path:
+    folder = hub.here(repository)
+    if folder is None and offline:
+        raise BadCheckpoint(
+            f"The files of {spec.title} ({repository}) are not on this machine. {_how_to_fetch(spec)}; they come from "
+            f"{repository.page}. {_WAYS_OUT}"
+        )
+    folder = folder or hub.fetch(repository, progress=progress)
+    weights = hub.weights_in(folder)
+    assert weights is not None
+    return weights
 
 
 def _how_to_fetch(spec: ModelSpec) -> str:

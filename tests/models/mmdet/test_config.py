@@ -14,12 +14,12 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from panbench.base.errors import BadModel
-from panbench.catalog import ModelSpec, load_catalog
+from panbench.catalog import MMDET, ModelSpec, load_catalog
 from panbench.models.base import count_parameters
 from panbench.models.mmdet.config import build_model, describe_backbone, family_of, load_config
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "count_parameters.py"
-CATALOG = load_catalog()
+CATALOG = {name: spec for name, spec in load_catalog().items() if spec.adapter == MMDET}
 
 
 def refusal(path: Path, text: str) -> str:

@@ -1,0 +1,16 @@
+panbench = {
+    "title": "EoMT-L 1280 (DINOv2)",
+    "family": "eomt",
+    "backbone": "ViT-L",
+    "weights": None,
+    "published": {
+        "PQ": 0.583,
+        "dataset": "coco",
+        "split": "val2017",
+        "source": "tue-mps/eomt 7bd19dd, model_zoo/dinov2.md",
+    },
+    "params": None,
+    "input_size": "1280²",
+    "trained_on": "coco",
+    "settings": {"repository": "tue-mps/coco_panoptic_eomt_large_1280"},
+}

@@ -1,0 +1,16 @@
+panbench = {
+    "title": "EoMT-S 640 (DINOv2)",
+    "family": "eomt",
+    "backbone": "ViT-S",
+    "weights": None,
+    "published": {
+        "PQ": 0.467,
+        "dataset": "coco",
+        "split": "val2017",
+        "source": "tue-mps/eomt 7bd19dd, model_zoo/dinov2.md",
+    },
+    "params": None,
+    "input_size": "640²",
+    "trained_on": "coco",
+    "settings": {"repository": "tue-mps/coco_panoptic_eomt_small_640_2x"},
+}

@@ -1,0 +1,17 @@
+panbench = {
+    "title": "Mask2Former Swin-S (transformers)",
+    "family": "mask2former",
+    "adapter": "panbench.models.transformers.adapter:TransformersAdapter",
+    "backbone": "Swin-S",
+    "weights": None,
+    "published": {
+        "PQ": 0.546,
+        "dataset": "coco",
+        "split": "val2017",
+        "source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
+    },
+    "params": None,
+    "input_size": "800×1333",
+    "trained_on": "coco",
+    "settings": {"repository": "facebook/mask2former-swin-small-coco-panoptic"},
+}

@@ -1,0 +1,17 @@
+panbench = {
+    "title": "Mask2Former Swin-T (transformers)",
+    "family": "mask2former",
+    "adapter": "panbench.models.transformers.adapter:TransformersAdapter",
+    "backbone": "Swin-T",
+    "weights": None,
+    "published": {
+        "PQ": 0.532,
+        "dataset": "coco",
+        "split": "val2017",
+        "source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
+    },
+    "params": None,
+    "input_size": "800×1333",
+    "trained_on": "coco",
+    "settings": {"repository": "facebook/mask2former-swin-tiny-coco-panoptic"},
+}

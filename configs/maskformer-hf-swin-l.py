@@ -1,0 +1,17 @@
+panbench = {
+    "title": "MaskFormer Swin-L (transformers)",
+    "family": "maskformer",
+    "adapter": "panbench.models.transformers.adapter:TransformersAdapter",
+    "backbone": "Swin-L",
+    "weights": None,
+    "published": {
+        "PQ": 0.527,
+        "dataset": "coco",
+        "split": "val2017",
+        "source": "facebookresearch/MaskFormer da3e60d, MODEL_ZOO.md",
+    },
+    "params": None,
+    "input_size": "800×1333",
+    "trained_on": "coco",
+    "settings": {"repository": "facebook/maskformer-swin-large-coco"},
+}

@@ -1,0 +1,318 @@
+"""Runs a panoptic network of Hugging Face's transformers: logits from it, geometry, scoring and fusion from panbench.
+
+A model is a folder with config.json and weights, a repository of the hub, or a config file of ours that says the same
+(docs/models.md). transformers is the extra `panbench[transformers]`; neither torchvision nor timm is needed, and no
+image processor of transformers is called.
+"""
+
+import dataclasses
+import importlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from panbench.base import hub
+from panbench.base.errors import BadCheckpoint, BadModel
+from panbench.catalog import ModelSpec, repository_of
+from panbench.models.base import Adapter
+from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
+from panbench.models.labels import known_things
+from panbench.models.rules import parse_rule
+from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
+
+__all__ = ["TransformersAdapter"]
+
+INSTALL = "pip install 'panbench[transformers]'"
+
+_TASK = (49406, 518, 10549, 533, 1072, 24755, 49407)
+"""OneFormer's prompt, "the task is panoptic", in CLIP's tokens; zeros fill it up."""
+_UNNAMED = re.compile(r"|N/A|LABEL_\d+")
+_TIMM_RESNETS = {
+    "resnet18": ("basic", (64, 128, 256, 512), (2, 2, 2, 2)),
+    "resnet50": ("bottleneck", (256, 512, 1024, 2048), (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (256, 512, 1024, 2048), (3, 4, 23, 3)),
+}
+
+
+class TransformersAdapter(Adapter):
+    """Mask2Former, MaskFormer, OneFormer, EoMT, EoMT-DINOv3 and DETR of transformers."""
+
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+
+    @classmethod
+    def check(cls, spec: ModelSpec) -> None:
+        """transformers must be installed, and the weights must be whole. Raises BadModel."""
+        _import_transformers()
+        repository = repository_of(spec)
+        gated = spec.settings.get("delta_to") or (repository is not None and _delta_to(repository.name))
+        if gated and spec.weights is None:
+            raise BadModel(
+                f"{spec.title}: its published weights are only the differences to those of DINOv3 ({gated}), whose own "
+                "licence has to be accepted there. Get both, add them up as the README of tue-mps/eomt describes, save "
+                "the sum with transformers' save_pretrained(FOLDER), and pass --model FOLDER."
+            )
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Reads config.json (or the config's `network`) and preprocessor_config.json. Raises BadModel."""
+        super().__init__(spec)
+        settings = spec.settings
+        folder = _folder_of(spec)
+        self.stated: dict[str, Any] = (
+            dict(settings["network"]) if folder is None else read_json(folder / "config.json", spec.title)
+        )
+        self.kind = family_of(self.stated, spec.title)
+        self.family = self.kind.name
+        self.rule = parse_rule(self.kind.rule)
+        self.config_text = json.dumps(self.stated, sort_keys=True)
+        sizes = dict(settings.get("sizes", {}))
+        if folder is not None and (folder / "preprocessor_config.json").is_file():
+            processor = read_json(folder / "preprocessor_config.json", spec.title)
+            sizes = {**_sizes_of(processor), **sizes}
+            self.mean, self.std = _scaled(processor, "image_mean", self.mean), _scaled(processor, "image_std", self.std)
+        self.short: int | None = sizes.get("short", 800)
+        self.long = int(sizes.get("long", 1333))
+        if self.kind.square:
+            self.short = int(self.stated.get("image_size", 640))
+        self._transformers = _import_transformers()
+        self.versions = {"transformers": self._transformers.__version__}
+        self.config = self._build_config()
+        self._read_labels()
+
+    # ---- the network
+
+    def build(self) -> nn.Module:
+        """The network with transformers' own initial weights."""
+        return cast(nn.Module, self._network(self.config))
+
+    def rename(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Parameters under this version's names; transformers knows those of its earlier ones. Raises BadCheckpoint."""
+        with torch.device("meta"):
+            ours = set(self._network(self.config).state_dict())
+        if set(state_dict) == ours:
+            return state_dict
+        if "backbone" in self.config.to_dict() or self._timm is not None:
+            state_dict = {_without_timm(name): value for name, value in state_dict.items()}
+        renamed, report = self._network.from_pretrained(
+            None, config=self.config, state_dict=dict(state_dict), output_loading_info=True
+        )
+        missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+        unknown = [name for name in unknown if not name.endswith(_NOT_PARAMETERS)]
+        if missing or unknown or report["mismatched_keys"]:
+            raise BadCheckpoint(
+                f"The weights of {self.spec.title} do not fit a {self.kind.network} of its config.json: "
+                f"{_counted('missing', missing)}, {_counted('unknown', unknown)}, "
+                f"{len(report['mismatched_keys'])} of another shape. Take config.json and weights from one repository."
+            )
+        return cast(nn.Module, renamed).state_dict()
+
+    @property
+    def _network(self) -> Any:
+        return getattr(self._transformers, self.kind.network)
+
+    def _build_config(self) -> Any:
+        """transformers' config; a ResNet that it would take from timm becomes its own."""
+        stated = {name: value for name, value in self.stated.items() if name not in ("architectures", "auto_map")}
+        backbone = stated.get("backbone_config")
+        self._timm: str | None = None
+        if self.kind.name == "detr":
+            if stated.get("use_timm_backbone", backbone is None):
+                self._timm = stated.get("backbone") or "resnet50"
+            elif isinstance(backbone, dict) and backbone.get("model_type") == "timm_backbone":
+                self._timm = backbone.get("backbone") or "resnet50"
+        if self._timm is not None:
+            if stated.get("dilation"):
+                raise BadModel(
+                    f"{self.spec.title} dilates its last stage (DC5), which transformers' ResNet cannot: it would need "
+                    "timm. Take the model without DC5."
+                )
+            if self._timm not in _TIMM_RESNETS:
+                raise BadModel(
+                    f"{self.spec.title} has the backbone {self._timm} of timm, which panbench does not know."
+                )
+            layer, widths, depths = _TIMM_RESNETS[self._timm]
+            for name in ("use_timm_backbone", "backbone", "use_pretrained_backbone", "backbone_kwargs"):
+                stated.pop(name, None)
+            stages = [f"stage{stage}" for stage in (1, 2, 3, 4)]
+            stated["backbone_config"] = self._transformers.ResNetConfig(
+                layer_type=layer, hidden_sizes=list(widths), depths=list(depths), out_features=stages
+            )
+        try:
+            return self._transformers.AutoConfig.for_model(stated.pop("model_type"), **stated)
+        except Exception as error:
+            raise BadModel(
+                f"{self.spec.title}: transformers {self._transformers.__version__} cannot read its config.json "
+                f"({type(error).__name__}: {error})."
+            ) from error
+
+    # ---- its labels
+
+    def _read_labels(self) -> None:
+        """Names and things of the labels; labels without a name are never given (DETR's numbers have gaps)."""
+        names = {int(label): str(name) for label, name in (self.config.id2label or {}).items()}
+        named = [label for label in sorted(names) if not _UNNAMED.fullmatch(names[label])]
+        if not named:
+            raise BadModel(
+                f"{self.spec.title} names none of its {len(names)} labels (id2label of config.json), so they cannot be "
+                "matched with a dataset's categories. Add the names there."
+            )
+        if len({names[label] for label in named}) < len(named):
+            raise BadModel(f"{self.spec.title} gives one name to several labels (id2label of config.json).")
+        self.class_names = tuple(names[label] for label in named)
+        self.isthing = self._things()
+        self._label_of = np.full(max(names) + 2, NO_LABEL, np.int64)
+        self._label_of[named] = np.arange(len(named))
+
+    def _things(self) -> tuple[bool, ...]:
+        stated = self.spec.settings.get("things")
+        if stated is not None:
+            if unknown := [name for name in stated if name not in self.class_names]:
+                raise BadModel(f"{self.spec.title} has no category {unknown[0]!r}, which --things names.")
+            isthing = tuple(name in set(stated) for name in self.class_names)
+        else:
+            isthing = known_things(self.class_names) or ()
+        task = re.search(r"[-_](semantic|instance)\b", self.spec.title.lower().replace("_", "-"))
+        trained = None if task is None else task[1]
+        if len(set(isthing)) == 1:
+            trained = "instance" if isthing[0] else "semantic"
+        if trained is not None:
+            lacks = "things" if trained == "semantic" else "stuff"
+            raise BadModel(
+                f"{self.spec.title} was trained for {trained} segmentation: it has no {lacks}. Take a checkpoint that "
+                "was trained for panoptic segmentation."
+            )
+        if not isthing:
+            raise BadModel(
+                f"{self.spec.title} does not say which of its {len(self.class_names)} categories are things, and they "
+                "are not those of a dataset that panbench knows. Write the names of the things into a file, one a "
+                "line, and add --things FILE."
+            )
+        return isthing
+
+    # ---- images in, candidates out
+
+    def prepare(self, rgb: npt.NDArray[np.uint8]) -> tuple[Tensor, Frame]:
+        """(3, h, w) uint8 on the host and the frame: resized as the family's paper does it."""
+        original = (rgb.shape[0], rgb.shape[1])
+        size = original if self.short is None else self.kind.size(original, self.short, self.long)
+        if size != original:
+            rgb = np.asarray(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+        pixels = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
+        if self.kind.square:
+            # EoMT pads with black before it normalises, so its padding is not 0 in the network's input.
+            side = cast(int, self.short)
+            pixels = nn.functional.pad(pixels, (0, side - size[1], 0, side - size[0]))
+            return pixels, Frame((side, side), size, original)
+        divisor = self.kind.divisor
+        padded = (-(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor)
+        return pixels, Frame(padded, size, original)
+
+    def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
+        """One candidate a query, scored by the softmax over the classes and "nothing"."""
+        extra: dict[str, Tensor] = {}
+        if self.kind.name == "oneformer":
+            prompt = (*_TASK, *(0 for _ in range(self.config.task_seq_len - len(_TASK))))
+            extra["task_inputs"] = torch.tensor([prompt] * len(pixels), device=pixels.device)
+        outputs = module(pixel_values=pixels, **extra)
+        classes, masks = getattr(outputs, self.kind.class_logits), getattr(outputs, self.kind.mask_logits)
+        found = softmax_candidates(classes, masks, frames, self.isthing)
+        return [dataclasses.replace(each, labels=self._label_of[each.labels]) for each in found]
+
+
+_NOT_PARAMETERS = ("relative_position_index", "position_ids", "num_batches_tracked", "criterion.empty_weight")
+"""Buffers that earlier versions saved and that are computed."""
+
+
+def read_json(path: Path, title: str) -> dict[str, Any]:
+    """The dict in a JSON file. Raises BadModel."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadModel(f"{title}: there is no {path}.") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{title}: {path} cannot be read as JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise BadModel(f"{title}: {path} is not a JSON object.")
+    return found
+
+
+def _folder_of(spec: ModelSpec) -> Path | None:
+    """Where config.json is; None for a config of ours that holds the network itself. Raises BadModel."""
+    if "folder" in spec.settings:
+        return Path(spec.settings["folder"])
+    repository = repository_of(spec)
+    if repository is None:
+        return None
+    folder = hub.here(repository, weights=False)
+    if folder is None:
+        raise BadModel(
+            f"The config.json of {spec.title} ({repository}) is not on this machine. It comes with the weights: run "
+            "once with --download and without --weights."
+        )
+    return folder
+
+
+def _delta_to(repository: str) -> str | None:
+    """The gated weights that a repository's are differences to, where its name says so."""
+    found = re.fullmatch(r"tue-mps/\w*eomt_(small|base|large)_\d+_dinov3", repository)
+    return None if found is None else f"facebook/dinov3-vit{found[1][0]}16-pretrain-lvd1689m"
+
+
+def _import_transformers() -> Any:
+    try:
+        module = importlib.import_module("transformers")
+    except ImportError as error:
+        raise BadModel(f"This model needs the package transformers ({error}). Install it with: {INSTALL}") from error
+    # Its notices on import and loading are for its own users; what matters here is checked and raised.
+    module.logging.set_verbosity_error()
+    module.logging.disable_progress_bar()
+    return module
+
+
+def _sizes_of(processor: Mapping[str, Any]) -> dict[str, int]:
+    """The shorter and longer side from preprocessor_config.json, in the spellings that transformers has had."""
+    size, found = processor.get("size"), {}
+    if isinstance(size, int):
+        found["short"] = size
+        if isinstance(processor.get("max_size"), int):
+            found["long"] = processor["max_size"]
+    elif isinstance(size, Mapping):
+        for key, name in (("shortest_edge", "short"), ("longest_edge", "long")):
+            if isinstance(size.get(key), int):
+                found[name] = size[key]
+    return found
+
+
+def _scaled(processor: Mapping[str, Any], key: str, default: Sequence[float]) -> tuple[float, ...]:
+    values = processor.get(key)
+    return tuple(255.0 * value for value in values) if isinstance(values, list) and len(values) == 3 else tuple(default)
+
+
+def _without_timm(name: str) -> str:
+    """A parameter of timm's ResNet under the name that transformers' has: same layers, other words."""
+    found = re.match(r"(.*backbone\.(?:conv_encoder\.)?model\.)((?:conv1|bn1|layer\d)\..*)", name)
+    if found is None:
+        return name
+    prefix, rest = found[1], found[2]
+    if stem := re.match(r"(conv|bn)1\.(.*)", rest):
+        return f"{prefix}embedder.embedder.{'convolution' if stem[1] == 'conv' else 'normalization'}.{stem[2]}"
+    block = re.match(r"layer(\d)\.(\d+)\.(?:(conv|bn)(\d)|downsample\.(\d))\.(.*)", rest)
+    if block is None:
+        return name
+    at = f"{prefix}encoder.stages.{int(block[1]) - 1}.layers.{block[2]}."
+    if block[5] is not None:
+        return f"{at}shortcut.{'convolution' if block[5] == '0' else 'normalization'}.{block[6]}"
+    return f"{at}layer.{int(block[4]) - 1}.{'convolution' if block[3] == 'conv' else 'normalization'}.{block[6]}"
+
+
+def _counted(what: str, names: Sequence[str]) -> str:
+    shown = f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+    return f"{len(names)} {what}{shown}"
