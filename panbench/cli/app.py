@@ -17,7 +17,20 @@ import typer
 
 from panbench import __version__
 from panbench.base.errors import PanbenchError
-from panbench.cli import bench, compare, console, data, doctor, ensemble, eval, models, published, report, score
+from panbench.cli import (
+    bench,
+    compare,
+    console,
+    data,
+    doctor,
+    ensemble,
+    eval,
+    gate,
+    models,
+    published,
+    report,
+    score,
+)
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
 
 INTERRUPTED = 130
@@ -90,7 +103,19 @@ def _options(
     pass
 
 
-for module in (models, eval, score, ensemble, compare, report, data, bench, doctor, published):
+for module in (
+    models,
+    eval,
+    score,
+    ensemble,
+    compare,
+    report,
+    data,
+    bench,
+    doctor,
+    published,
+    gate,
+):
     app.add_typer(module.app)
 
 
