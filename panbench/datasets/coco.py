@@ -86,9 +86,11 @@ def open_json(
     split: str = "",
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
+    images_needed: bool = True,
 ) -> Dataset:
     """The dataset of one COCO panoptic JSON, a folder of images and a folder of id PNGs (default: the JSON's name).
 
+    images_needed: False opens it also where the images are not on this machine
     A JSON that has images and categories but no annotation at all makes a dataset without ground truth.
     Raises BadDataset when the JSON is not COCO panoptic, FilesMissing when files of selected images are not
     found (all are counted).
@@ -97,7 +99,8 @@ def open_json(
     if not panoptic.categories:
         raise BadDataset(f"{gt} lists no categories.")
     scenes = _select(panoptic, images, limit, image_ids)
-    _refuse_missing("images", images, (scene.image_path for scene in scenes))
+    if images_needed:
+        _refuse_missing("images", images, (scene.image_path for scene in scenes))
     _refuse_missing("ground-truth PNGs", panoptic.folder, (scene.gt_path for scene in scenes))
     return Dataset(
         name=_name_of(panoptic, name or gt.stem.removeprefix("panoptic_"), split),

@@ -3,12 +3,16 @@
 loop.py runs the threads, record.py says what run.json holds.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
+from panbench.base.download import require_space
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import ModelSpec
@@ -23,8 +27,10 @@ from panbench.evaluation.record import (
     resume_settings,
     write_predictions_json,
 )
-from panbench.models.base import Model, open_model
+from panbench.models.base import Model, open_model, way_of_running
+from panbench.models.keeping import CandidateKeeper, KeepingModel
 from panbench.models.predict import category_ids, labels_as_categories
+from panbench.models.stored import encode
 from panbench.runs import Run, RunWriter, load_run
 
 __all__ = ["EvaluateOptions", "evaluate", "open_dataset_once", "open_model_once", "refuse_without_purpose"]
@@ -42,6 +48,8 @@ class EvaluateOptions:
     skip_bad_images: leave out images that do not decode, instead of stopping; the run says so
     category_map: a JSON, or the name of a shipped one, by which a model of other categories is evaluated
     command: the command line, for run.json
+    keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
+    half_precision: store it in half precision throughout, also where that changes pixels of the map
     """
 
     batch_size: int | Literal["auto"] | None = None
@@ -52,6 +60,8 @@ class EvaluateOptions:
     skip_bad_images: bool = False
     category_map: str | os.PathLike[str] | None = None
     command: tuple[str, ...] = ()
+    keep_candidates: bool = False
+    half_precision: bool = False
 
 
 def evaluate(
@@ -104,12 +114,14 @@ def evaluate(
     writer = writer or RunWriter.attach(out)
     for sentence in writer.notices:
         reporter.notice(sentence)
+    keeper = _keeper(model, dataset, writer.path, options, ranks.rank, reporter) if options.keep_candidates else None
+    done = writer.done if keeper is None else writer.done & keeper.done
     plan = [
-        [scene for scene in batch if scene.image.id not in writer.done]
+        [scene for scene in batch if scene.image.id not in done]
         for batch in plan_batches(dataset.scenes, batch_size)[ranks.rank :: ranks.size]
     ]
     loop = Loop(
-        model=model,
+        model=model if keeper is None else KeepingModel(model, keeper),
         category_ids=ids,
         category_map=mapping,
         targets=[Target(writer, model.rule, out / "predictions" if options.save_predictions else None)],
@@ -120,7 +132,8 @@ def evaluate(
         reporter=reporter,
     )
     try:
-        loop.run([batch for batch in plan if batch])
+        with contextlib.closing(keeper) if keeper is not None else contextlib.nullcontext():
+            loop.run([batch for batch in plan if batch])
         reports = ranks.gather(loop.report())
     except BaseException as error:
         if ranks.is_first:
@@ -132,8 +145,37 @@ def evaluate(
         if options.save_predictions:
             write_predictions_json(Run(writer.info, writer.path), dataset)
         close_run(writer, dataset, reports, reporter, "done", None)
+        if keeper is not None and options.half_precision:
+            reporter.notice(f"Half precision changes {keeper.differing:,} pixels of the maps that fuse will make.")
     ranks.broadcast("The run is closed.")
     return load_run(out)
+
+
+def _keeper(
+    model: Model, dataset: Dataset, run: Path, options: EvaluateOptions, rank: int, reporter: Reporter
+) -> CandidateKeeper:
+    """What stores the candidates of a run, with all that `panbench fuse` needs to know of the model.
+
+    Says what they will take on disk, measured on the first image. Raises OutOfSpace when that is not there.
+    """
+    record = model.describe()
+    about = {
+        "weights_sha256": record.weights_sha256,
+        "class_names": list(model.class_names),
+        "isthing": list(model.isthing),
+        "precision": way_of_running(model)["precision"],
+    }
+    exact = not options.half_precision
+    (first,) = model.candidates([model.load(dataset.scenes[0])])
+    with torch.inference_mode():
+        size = encode(first, model.rule, exact=exact).size
+    needed = size * len(dataset.scenes)
+    require_space(run, needed, "Keeping the candidates")
+    reporter.notice(
+        f"Candidates take about {size / 1e6:.2f} MB an image (measured on the first), {needed / 1e6:,.0f} MB for "
+        f"{len(dataset.scenes):,} images."
+    )
+    return CandidateKeeper(run / "candidates", model.rule, about, rank=rank, exact=exact)
 
 
 def refuse_without_purpose(dataset: Dataset, save_predictions: bool) -> None:

@@ -1,0 +1,206 @@
+"""Many fusion rules on what one forward pass left: thresholds swept, and what an oracle would have made of the masks.
+
+The masks are read once an image. Rules that differ only in thresholds of their second step (`overlap` of MaskFormer's
+and Mask2Former's) share the first, which costs nearly all of the time.
+"""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+
+from panbench.base.errors import BadArgument
+from panbench.base.reporter import SILENT, Reporter
+from panbench.metrics.matched import Matched
+from panbench.metrics.slices import ImageStatistics, image_statistics
+from panbench.metrics.tuning import joined
+from panbench.models.oracle import STEPS, oracle_maps
+from panbench.models.rules import Rule, SettledMap, parse_rule
+from panbench.models.stored import StoredOutputs
+from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
+from panbench.panoptic.types import Category, IdMap, Scene, Segment
+
+__all__ = ["MOST_POINTS", "oracle_statistics", "parse_sweep", "sweep_statistics"]
+
+MOST_POINTS = 10_000
+IMAGES_A_BLOCK = 100
+
+SECOND_STEP = ("overlap",)
+"""Thresholds that `settle` alone looks at, in the rules whose masks compete."""
+
+
+def parse_sweep(text: str, paper: Rule | None = None) -> list[Rule]:
+    """The rules of a grid: `mask2former:score=0.5:0.95:0.05,overlap=0.8` has first:last:step or one value a threshold.
+
+    Raises BadArgument for a rule or threshold that is unknown, and for a grid without points.
+    """
+    name, _, rest = text.strip().partition(":")
+    axes: dict[str, list[str]] = {}
+    for part in (part.strip() for part in rest.split(",") if part.strip()):
+        threshold, equals, values = part.partition("=")
+        if not equals:
+            raise BadArgument(f"--sweep {text}: {part!r} has no values. Write for example score=0.5:0.95:0.05.")
+        axes[threshold.strip()] = _values(values, f"--sweep {text}: {threshold.strip()}")
+    if not any(len(values) > 1 for values in axes.values()):
+        raise BadArgument(
+            f"--sweep {text} has one point only. Give a threshold first:last:step, as score=0.5:0.95:0.05."
+        )
+    return [
+        parse_rule(f"{name}:" + ",".join(f"{key}={value}" for key, value in zip(axes, point, strict=True)), paper)
+        for point in itertools.product(*axes.values())
+    ]
+
+
+def points_of(text: str) -> int:
+    """How many points a sweep has, without making them."""
+    count = 1
+    for part in text.partition(":")[2].split(","):
+        if "=" in part:
+            count *= len(_values(part.partition("=")[2], f"--sweep {text}"))
+    return count
+
+
+def _values(text: str, where: str) -> list[str]:
+    parts = text.split(":")
+    if len(parts) == 1:
+        return [text.strip()]
+    try:
+        first, last, step = (float(part) for part in parts)
+    except ValueError:
+        raise BadArgument(f"{where} is {text!r}; write first:last:step, for example 0.5:0.95:0.05.") from None
+    if not step > 0 or last < first:
+        raise BadArgument(f"{where} is {text!r}: it goes up from the first to the last by steps above 0.")
+    # Half a step of room, so that rounding does not lose the last value.
+    count = int((last - first) / step + 0.5) + 1
+    digits = max(len(part.partition(".")[2]) for part in parts)
+    return [f"{first + place * step:.{digits}f}" for place in range(count) if first + place * step <= last + step / 2]
+
+
+def sweep_statistics(
+    stored: StoredOutputs,
+    scenes: Sequence[Scene],
+    categories: Sequence[Category],
+    category_ids: Sequence[int],
+    rules: Sequence[Rule],
+    *,
+    workers: int | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, ImageStatistics]:
+    """What each rule adds to each category in each image: all that PQ of any set of images needs. By the rule's text.
+
+    scenes: images with ground truth that are stored; category_ids: of each label of the model
+    Raises BadArgument for a rule that does not fit what is stored.
+    """
+    groups: dict[Any, list[Rule]] = {}
+    for rule in rules:
+        first_step = {
+            field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.name not in SECOND_STEP
+        }
+        groups.setdefault((type(rule), *first_step.items()), []).append(rule)
+
+    def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
+        output, truth = stored.read(scene.image.id), _truth(scene)
+        found = []
+        for alike in groups.values():
+            if not isinstance(output, alike[0].takes):
+                raise BadArgument(f"The rule {alike[0].name} does not fit what this model gave.")
+            with torch.inference_mode():
+                fused = alike[0].fuse(dataclasses.replace(output)).to_host()
+            for rule in alike:
+                ids, segments = rule.settle(fused)
+                found.append((str(rule), _table(scene, truth, (ids, segments), category_ids)))
+        return found
+
+    names = [str(rule) for rule in rules]
+    return _statistics(scenes, names, tables, categories, "Fusing", workers, reporter)
+
+
+def oracle_statistics(
+    stored: StoredOutputs,
+    scenes: Sequence[Scene],
+    categories: Sequence[Category],
+    category_ids: Sequence[int],
+    rule: Rule,
+    *,
+    workers: int | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, ImageStatistics]:
+    """The statistics of the rule ("rule") and of each step of its oracle (models.oracle.STEPS)."""
+    isthing = {category.id: category.isthing for category in categories}
+
+    def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
+        output, truth = stored.read(scene.image.id), _truth(scene)
+        gt_ids, gt_segments = truth
+        with torch.inference_mode():
+            fused = rule.settle(rule.fuse(dataclasses.replace(output)).to_host())
+        maps = oracle_maps(output, fused, category_ids, gt_ids, gt_segments, isthing, scene.image.id)
+        return [
+            ("rule", _table(scene, truth, fused, category_ids)),
+            *(
+                (step, overlap_table(scene.image.id, gt_ids, gt_segments, each.ids, each.segments))
+                for step, each in maps.items()
+            ),
+        ]
+
+    return _statistics(scenes, ["rule", *STEPS], tables, categories, "Asking the oracle", workers, reporter)
+
+
+def _statistics(
+    scenes: Sequence[Scene],
+    names: Sequence[str],
+    tables: Callable[[Scene], Iterable[tuple[str, OverlapTable]]],
+    categories: Sequence[Category],
+    task: str,
+    workers: int | None,
+    reporter: Reporter,
+) -> dict[str, ImageStatistics]:
+    """The statistics of each name, block by block: of every image a few rows stay."""
+    parts: dict[str, list[ImageStatistics]] = {name: [] for name in names}
+    threads = torch.get_num_threads()
+    # Each thread of ours has an image of its own; torch's threads on top would only contend.
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers or max(1, min(8, os.cpu_count() or 1)), "fuse") as pool:
+            for start in range(0, len(scenes), IMAGES_A_BLOCK):
+                block: dict[str, list[OverlapTable]] = {name: [] for name in names}
+                for done, found in enumerate(pool.map(tables, scenes[start : start + IMAGES_A_BLOCK]), start + 1):
+                    for name, table in found:
+                        block[name].append(table)
+                    reporter.progress(task, done, len(scenes), "images")
+                for name in names:
+                    of_block = concat(block[name]).in_order_of_images()
+                    parts[name].append(image_statistics(Matched.of(of_block), categories))
+    finally:
+        torch.set_num_threads(threads)
+    return {name: joined(of_name) for name, of_name in parts.items()}
+
+
+def _table(
+    scene: Scene, truth: tuple[IdMap, Sequence[Segment]], fused: SettledMap, category_ids: Sequence[int]
+) -> OverlapTable:
+    ids, labelled = fused
+    segments = [Segment(one.id, category_ids[one.label], one.area, score=one.score) for one in labelled]
+    return overlap_table(scene.image.id, *truth, ids, segments)
+
+
+def _truth(scene: Scene) -> tuple[IdMap, Sequence[Segment]]:
+    """The id map and the segments of the ground truth. Raises BadArgument where there is none."""
+    if scene.gt_path is None or scene.annotation is None:
+        raise BadArgument(f"Image {scene.image.id} has no ground truth: there is nothing to tune on.")
+    shape = (scene.image.height, scene.image.width)
+    return read_id_png(scene.gt_path, shape, image_id=scene.image.id), scene.annotation.segments
+
+
+def published_of(record: Mapping[str, Any]) -> Rule:
+    """The rule that a run's record names. Raises BadArgument when this version does not know it."""
+    thresholds = ",".join(
+        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in record.items()
+        if name != "name"
+    )
+    return parse_rule(f"{record['name']}:{thresholds}")

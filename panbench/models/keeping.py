@@ -1,0 +1,129 @@
+"""Keeps what a model says of each image while it is evaluated, for `panbench fuse` and ensembles to use later."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from panbench.base.errors import BadRun
+from panbench.models.base import LoadedImage, Model
+from panbench.models.candidates import Output
+from panbench.models.rules import Rule
+from panbench.models.stored import LOW_GATE, Encoded, StoredOutputs, encode, write_block
+
+__all__ = ["CandidateKeeper", "KeepingModel"]
+
+BLOCK_BYTES = 64 << 20
+"""A block is written when it has this many bytes: what a kill can cost, and what is held in memory."""
+
+
+class CandidateKeeper:
+    """Encodes outputs in threads of its own and writes them to a folder, block by block."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        rule: Rule,
+        about: Mapping[str, Any],
+        *,
+        rank: int = 0,
+        exact: bool = True,
+        workers: int = 2,
+    ) -> None:
+        """Goes on with what the folder holds already.
+
+        about: what tells these candidates from others, as {"weights_sha256": …}; rank: of this process
+        exact: masks are exact where the map of `rule` needs it; else half precision throughout
+        Raises BadRun when the folder holds candidates of another run, or a damaged file.
+        """
+        self.folder = Path(folder)
+        self.about = {**about, "rule": str(rule), "low_gate": LOW_GATE, "exact": exact}
+        self.rank = rank
+        self.differing = 0
+        """Pixels that half precision changes in the rule's maps; mended when `exact`."""
+        self.done: frozenset[int] = frozenset()
+        if any(self.folder.glob("[0-9]*.arrow")):
+            held = StoredOutputs(self.folder)
+            if {key: value for key, value in held.about.items() if key != "version"} != self.about:
+                raise BadRun(f"{self.folder} holds candidates that were made with other settings. Give another --out.")
+            self.done = frozenset(held.image_ids)
+        self._rule, self._exact = rule, exact
+        self._pool = ThreadPoolExecutor(workers, "keep")
+        self._most = 4 * workers
+        self._pending: deque[tuple[int, Future[Encoded]]] = deque()
+        self._block: list[tuple[int, Encoded]] = []
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, image_id: int, output: Output) -> None:
+        """Takes the output of an image; waits when more are waiting than memory should hold."""
+        with self._lock:
+            self._pending.append((image_id, self._pool.submit(self._encoded, output)))
+            while len(self._pending) > self._most:
+                self._collect()
+
+    def close(self) -> None:
+        """Writes what is left. To be called however the evaluation ends."""
+        with self._lock:
+            try:
+                while self._pending:
+                    self._collect()
+                self._write()
+            finally:
+                self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _encoded(self, output: Output) -> Encoded:
+        with torch.inference_mode():
+            return encode(output, self._rule, exact=self._exact)
+
+    def _collect(self) -> None:
+        image_id, future = self._pending.popleft()
+        encoded = future.result()
+        self.differing += encoded.differing
+        self._block.append((image_id, encoded))
+        self._bytes += encoded.size
+        if self._bytes >= BLOCK_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._block:
+            taken = [int(path.stem.split("-")[1]) for path in self.folder.glob(f"{self.rank:04d}-*.arrow")]
+            number = max(taken, default=-1) + 1
+            write_block(self.folder / f"{self.rank:04d}-{number:06d}.arrow", self._block, self.about)
+            self._block, self._bytes = [], 0
+
+
+class KeepingModel:
+    """Another model, all of whose answers are kept; a `Model` like that one."""
+
+    def __init__(self, model: Model, keeper: CandidateKeeper) -> None:
+        """model: any whose answers are to be fused; keeper: where they go."""
+        self.inner = model
+        self.keeper = keeper
+        self.spec, self.device, self.precision = model.spec, model.device, getattr(model, "precision", "fp32")
+        self.class_names, self.isthing, self.rule = model.class_names, model.isthing, model.rule
+
+    def __getattr__(self, name: str) -> Any:
+        # Everything that a model may have besides (versions, settings, seed …) is the model's own.
+        return getattr(self.inner, name)
+
+    def describe(self) -> Any:
+        """The model's own record."""
+        return self.inner.describe()
+
+    def load(self, scene: Any) -> LoadedImage:
+        """As the model loads it."""
+        return self.inner.load(scene)
+
+    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
+        """What the model says; each image's answer is kept unless it is there already."""
+        outputs = self.inner.candidates(batch)
+        for image, output in zip(batch, outputs, strict=True):
+            if image.scene.image.id not in self.keeper.done:
+                self.keeper.add(image.scene.image.id, output)
+        return outputs

@@ -1,0 +1,176 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from panbench.base.errors import BadArgument, BadRun
+from panbench.catalog import find_model
+from panbench.datasets import open_dataset, shapes
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.fusing import StoredModel, dataset_of, fuse_run
+from panbench.evaluation.sweeps import oracle_statistics, parse_sweep, sweep_statistics
+from panbench.metrics.slices import pq_by
+from panbench.metrics.tuning import tune
+from panbench.models.base import open_model
+from panbench.models.predict import category_ids
+from panbench.models.rules import parse_rule
+from panbench.models.stored import StoredOutputs
+from panbench.panoptic.coco import read_id_png
+from panbench.runs import load_run
+
+KEEP = EvaluateOptions(keep_candidates=True, save_predictions=True)
+
+
+class Heard:
+    """A reporter that remembers its notices."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def progress(self, *_: object) -> None: ...
+
+    def status(self, words: str) -> None: ...
+
+    def notice(self, sentence: str) -> None:
+        self.notices.append(sentence)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("fusing")
+    shapes.generate(root / "set", count=8, size=(96, 128))
+    return open_dataset(str(root / "set"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return open_model(find_model("mask2former-tiny"))
+
+
+@pytest.fixture(scope="module")
+def run(dataset, model, tmp_path_factory):
+    return evaluate(model, dataset, tmp_path_factory.mktemp("run") / "m2f", KEEP)
+
+
+def maps(run) -> list[np.ndarray]:
+    return [read_id_png(path) for path in sorted((run.path / "predictions").glob("*.png"))]
+
+
+def test_fusing_again_by_the_same_rule_gives_the_same_maps(run, tmp_path):
+    (again,) = fuse_run(
+        run, [StoredModel(run).paper], tmp_path / "again", options=EvaluateOptions(save_predictions=True)
+    )
+    for one, other in zip(maps(run), maps(again), strict=True):
+        assert np.array_equal(one, other)
+    assert again.pq().equals(run.pq())
+    assert again.info.rule == run.info.rule
+
+
+@pytest.mark.parametrize("name", ["panoptic-fpn-tiny", "maskformer-tiny"])
+def test_other_families_fuse_again_too(dataset, tmp_path, name):
+    kept = evaluate(open_model(find_model(name)), dataset, tmp_path / "kept", KEEP)
+    (again,) = fuse_run(kept, [StoredModel(kept).paper], tmp_path / "again")
+    assert again.pq().equals(kept.pq())
+
+
+def test_other_rules_are_what_the_network_would_give_by_them(run, model, dataset, tmp_path):
+    rules = [parse_rule("maskformer"), parse_rule("mask2former:score=0.3,overlap=0.5")]
+    for rule, fused in zip(rules, fuse_run(run, rules, tmp_path / "rules"), strict=True):
+        model.rule, paper = rule, model.rule
+        try:
+            with_network = evaluate(model, dataset, tmp_path / f"network-{rule.name}-{rule.score}")
+        finally:
+            model.rule = paper
+        # Half precision may move a pixel for rules that were not looked at when storing.
+        assert fused.summary()["All"]["PQ"] == pytest.approx(with_network.summary()["All"]["PQ"], abs=0.002)
+        assert fused.info.rule.name == rule.name
+        assert fused.path.parent == tmp_path / "rules"
+
+
+def test_the_photographs_may_be_gone(run, dataset, tmp_path):
+    hidden = dataset.images.with_name("moved")
+    dataset.images.rename(hidden)
+    try:
+        (again,) = fuse_run(run, [parse_rule("mask2former")], tmp_path / "again")
+    finally:
+        hidden.rename(dataset.images)
+    assert again.pq().equals(run.pq())
+
+
+def test_what_candidates_take_is_said_before(dataset, model, tmp_path):
+    heard = Heard()
+    kept = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(keep_candidates=True, half_precision=True), heard)
+    assert any("MB an image" in notice for notice in heard.notices)
+    assert any("Half precision changes" in notice for notice in heard.notices)
+    assert StoredOutputs(kept.path / "candidates").image_ids == kept.image_ids()
+
+
+def test_a_resumed_run_keeps_the_candidates_that_it_lacks(run, dataset, model, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    stored = tmp_path / "run" / "candidates"
+    for block in stored.glob("*.arrow"):
+        block.unlink()
+    # As after a kill between a part and the candidates of its images.
+    record = (tmp_path / "run" / "run.json").read_text().replace('"status": "done"', '"status": "interrupted"')
+    (tmp_path / "run" / "run.json").write_text(record)
+    resumed = evaluate(
+        model, dataset, tmp_path / "run", EvaluateOptions(keep_candidates=True, save_predictions=True, resume=True)
+    )
+    assert StoredOutputs(stored).image_ids == run.image_ids()
+    assert resumed.pq().equals(run.pq())
+
+
+def test_runs_without_candidates_or_with_others_are_refused(run, dataset, model, tmp_path):
+    bare = evaluate(model, dataset, tmp_path / "bare")
+    with pytest.raises(BadRun, match="--keep-candidates"):
+        fuse_run(bare, [parse_rule("mask2former")], tmp_path / "out")
+    other = evaluate(open_model(find_model("maskformer-tiny")), dataset, tmp_path / "other")
+    shutil.copytree(run.path / "candidates", other.path / "candidates")
+    with pytest.raises(BadRun, match="of another run"):
+        fuse_run(load_run(other.path), [parse_rule("mask2former")], tmp_path / "out")
+    with pytest.raises(BadArgument, match="takes"):
+        fuse_run(run, [parse_rule("panoptic-fpn")], tmp_path / "out")
+    with pytest.raises(BadArgument, match=r"kept those above 0\.05"):
+        fuse_run(run, [parse_rule("mask2former:score=0.01")], tmp_path / "out")
+
+
+def test_a_sweep_names_its_points():
+    rules = parse_sweep("mask2former:score=0.5:0.7:0.1,overlap=0.8")
+    assert [rule.score for rule in rules] == [0.5, 0.6, 0.7]
+    assert {rule.overlap for rule in rules} == {0.8}
+    assert len(parse_sweep("mask2former:score=0.5:0.95:0.05,overlap=0.5:0.95:0.05")) == 100
+
+
+@pytest.mark.parametrize(
+    "line", ["mask2former", "mask2former:score=0.5", "mask2former:score=0.9:0.5:0.1", "mask2former:score=0.5:0.9:0"]
+)
+def test_sweeps_without_points_are_refused(line):
+    with pytest.raises(BadArgument, match="sweep"):
+        parse_sweep(line)
+
+
+def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
+    model = StoredModel(run)
+    dataset = dataset_of(run, model.stored.image_ids)
+    ids = category_ids(model, dataset.categories)
+    rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3,overlap=0.5:0.8:0.3")]
+    rules = list(dict.fromkeys(rules))
+    statistics = sweep_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules)
+    assert len(statistics) == 6
+    published = pq_by(statistics[str(model.paper)]).iloc[0]
+    assert published["PQ"] == run.summary()["All"]["PQ"]
+    tuned = tune(statistics, str(model.paper), resamples=100)
+    assert tuned.table["PQ"].max() >= published["PQ"]
+    assert tuned.held_out["PQ"] == pytest.approx(tuned.table["PQ"].max() - tuned.flattery)
+
+
+def test_the_oracle_splits_the_loss(run):
+    model = StoredModel(run)
+    dataset = dataset_of(run, model.stored.image_ids)
+    ids = category_ids(model, dataset.categories)
+    steps = oracle_statistics(model.stored, dataset.scenes, dataset.categories, ids, model.paper)
+    pq = {step: pq_by(of_step).iloc[0]["PQ"] for step, of_step in steps.items()}
+    assert pq["rule"] == run.summary()["All"]["PQ"]
+    assert pq["rule"] <= min(pq["labels"], pq["order"]) + 1e-9
+    assert pq["all"] >= max(pq["labels"], pq["selection"]) - 1e-9
+    assert pq["all"] < 1
