@@ -16,6 +16,11 @@ from panbench.cli.command import AsJson, Runs, command, family, flag, option
 app = family()
 
 
+OwnSlices = Annotated[
+    Path | None, option("Also by slices of your own: images by camera, night … (JSON, CSV).", None, "FILE")
+]
+
+
 class Format(str, Enum):
     """How `compare` prints."""
 
@@ -58,6 +63,7 @@ def compare(
     ] = None,
     out: Annotated[Path | None, option("Write to this file instead of printing.", None, "FILE")] = None,
     by: Annotated[str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT")] = None,
+    slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False,
     baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None,
     published: Annotated[
@@ -80,16 +86,19 @@ def compare(
 
     from panbench.report.comparison import standing
     from panbench.report.grid import plain
+    from panbench.report.own_slices import slices_for
     from panbench.report.tables import find_runs
 
+    stored = find_runs(runs)
     found = standing(
-        find_runs(runs),
+        stored,
         common_images=common_images,
         mixed=mixed,
         intervals=intervals,
         by=by,
         per_category=per_category,
         baseline=baseline,
+        slices=slices_for(slices, stored),
         digits=digits if digits is not None else 1 if chosen is Format.latex else 2,
     )
     if published:
@@ -125,26 +134,34 @@ def metrics(
     by: Annotated[
         list[str] | None, option("Cut by size, share, segments or supercategory; several times.", None, "WHAT")
     ] = None,
+    slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print every measure of a stored run: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
     from panbench.report.findings import metric_findings
+    from panbench.report.own_slices import slices_for
     from panbench.runs import load_run
 
     chosen = {"by": by} if by else {}
-    console.show_findings(metric_findings(load_run(run), per_category=per_category, **chosen), as_json)
+    stored = load_run(run)
+    own = slices_for(slices, [stored])
+    console.show_findings(metric_findings(stored, per_category=per_category, slices=own, **chosen), as_json)
 
 
 @command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
 def errors(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     images: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
+    slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also what each category loses most to.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print why PQ is lost in a stored run: each cause, what fixing it would gain, and where it happens."""
     from panbench.report.findings import error_findings
+    from panbench.report.own_slices import slices_for
     from panbench.runs import load_run
 
-    console.show_findings(error_findings(load_run(run), images=images, per_category=per_category), as_json)
+    stored = load_run(run)
+    own = slices_for(slices, [stored])
+    console.show_findings(error_findings(stored, images=images, per_category=per_category, slices=own), as_json)

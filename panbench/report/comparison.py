@@ -17,6 +17,7 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.errors import assign_causes, lost_pq
+from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics
 from panbench.metrics.uncertainty import Comparison
 from panbench.metrics.uncertainty import compare as weigh
@@ -120,20 +121,22 @@ def standing(
     per_category: bool = False,
     baseline: str | None = None,
     digits: int = 2,
+    slices: Sequence[ImageSlices] = (),
 ) -> Standing:
     """The comparison of some runs, with ranks, intervals and paired differences of PQ where their images are the same.
 
     common_images, mixed: as in `compare`; mixed runs are not weighed against each other
     by: a key of SLICINGS for a table of PQ by slice; per_category: a table of PQ by category, sorted by the difference
+    slices: sets of images, for a table of PQ by slice each
     baseline: the run that all others are compared with; default: each with each, or with the first beyond five runs
     Raises BadRun for runs that cannot be compared, BadArgument for a slicing or a baseline that is not there.
     """
     rows = compare(runs, common_images=common_images, mixed=mixed)
     weighable = not mixed and any(row.images for row in rows)
-    if (by or per_category or baseline) and not weighable:
+    if (by or slices or per_category or baseline) and not weighable:
         why = "runs on different images, as --mixed shows them," if mixed else "runs without images"
         raise BadArgument(
-            f"--by, --per-category and --baseline cannot be had of {why}: there is nothing to set against."
+            f"--by, --slices, --per-category and --baseline cannot be had of {why}: there is nothing to set against."
         )
     if by is not None and by not in SLICINGS:
         raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
@@ -156,8 +159,21 @@ def standing(
         sliced = weigh(_statistics(runs, rows, keys, by), baseline=baseline or _first(keys))
         grids.append(_detail_grid(rows, keys, sliced, SLICINGS[by].title.capitalize(), digits))
         details["by"] = _details(sliced, of_categories=False)
+    own = []
+    for chosen in slices:
+        statistics = {key: slice_by_images(one, chosen) for key, one in _statistics(runs, rows, keys).items()}
+        sliced = weigh(statistics, baseline=baseline or _first(keys))
+        grids.append(_detail_grid(rows, keys, sliced, _head(chosen.name), digits))
+        own.append(_details(sliced, of_categories=False).assign(slicing=chosen.name))
+    if own:
+        details["slices"] = pd.concat(own, ignore_index=True)
     tests = comparison if intervals else None
     return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits, tests, words)
+
+
+def _head(name: str) -> str:
+    """The head of a table by slices; "Category" heads that of categories."""
+    return name.lower() if name == "Category" else name
 
 
 def _lost(runs: Sequence[Run], keys: Sequence[str]) -> Lost:

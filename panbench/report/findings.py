@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.metrics.errors import CAUSES, explain
+from panbench.metrics.errors import CAUSES, explain, lost_pq
+from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.semantic import semantic_scores
@@ -37,24 +38,31 @@ class Findings:
 
 
 def metric_findings(
-    run: Run, *, by: Sequence[str] = ("size", "segments", "supercategory"), per_category: bool = False
+    run: Run,
+    *,
+    by: Sequence[str] = ("size", "segments", "supercategory"),
+    per_category: bool = False,
+    slices: Sequence[ImageSlices] = (),
 ) -> Findings:
     """Every measure of a run: PQ with intervals, PQ†, weighted PQ, thresholds, slices, and mIoU and its kin.
 
     by: keys of SLICINGS; per_category: also a table with a line a category (the record always has it)
+    slices: sets of images, for a table of PQ by slice each
     Raises BadRun for a run without images, BadArgument for an unknown slicing.
     """
     unknown = [name for name in by if name not in SLICINGS]
     if unknown:
         raise BadArgument(f"There is no slicing {unknown[0]!r}. Choose from {', '.join(SLICINGS)}.")
     matched, categories = _matched(run), run.categories
-    sure = intervals(image_statistics(matched, categories))
+    statistics = image_statistics(matched, categories)
+    sure = intervals(statistics)
     pq = pq_table(matched, categories)
     summary = summarise(pq)
     dagger = pq_dagger(matched, categories)
     semantic = semantic_scores(matched, categories)
     curve = threshold_curve(matched, categories)
-    slices = {name: pq_by(image_statistics(matched, categories, name)) for name in by}
+    sliced = {name: pq_by(image_statistics(matched, categories, name)) for name in by}
+    own = {chosen.name: pq_by(slice_by_images(statistics, chosen)) for chosen in slices}
     weighted = {
         "pixels": weighted_pq(matched, categories, "pixels"),
         "segments": weighted_pq(matched, categories, "segments"),
@@ -84,7 +92,8 @@ def metric_findings(
         _interval_grid(run, sure, summary),
         Grid(("Measure", *GROUPS), tuple(rows)),
         _curve_grid(curve),
-        *(_slice_grid(name, table) for name, table in slices.items()),
+        *(_slice_grid(SLICINGS[name].title, table) for name, table in sliced.items()),
+        *(_slice_grid(name, table) for name, table in own.items()),
         *([_category_grid(merged)] if per_category else []),
     ]
     record = {
@@ -99,17 +108,21 @@ def metric_findings(
             for name in ("mIoU", "mIoU_th", "mIoU_st", "fwIoU", "pixel_accuracy", "mean_accuracy", "mean_dice")
         },
         "thresholds": _records(curve),
-        "by": {name: _records(table) for name, table in slices.items()},
+        "by": {name: _records(table) for name, table in sliced.items()},
+        "slices": {name: _records(table) for name, table in own.items()},
         "per_category": _records(merged),
     }
     return Findings(tuple(grids), record)
 
 
-def error_findings(run: Run, *, images: int = 5, per_category: bool = False) -> Findings:
+def error_findings(
+    run: Run, *, images: int = 5, per_category: bool = False, slices: Sequence[ImageSlices] = ()
+) -> Findings:
     """Where the PQ of a run is lost: what each cause costs, what it means, and the images where it costs most.
 
     images: how many of the worst images to name for each cause
     per_category: also the costliest causes of each category (the record always has all)
+    slices: sets of images, for a table of what each cause costs in each slice
     Raises BadRun for a run without images.
     """
     report = explain(_matched(run), run.categories, images)
@@ -151,14 +164,49 @@ def error_findings(run: Run, *, images: int = 5, per_category: bool = False) -> 
     ]
     if per_category:
         grids.append(_costliest_grid(lost))
+    of_slices = {
+        chosen.name: {
+            name: lost_pq(report.errors[report.errors["image_id"].isin(own)], run.categories)
+            for name, own in chosen.images.items()
+        }
+        for chosen in slices
+    }
+    grids.extend(_lost_grid(name, tables) for name, tables in of_slices.items())
     record = {
         **_identity(run),
         "causes": [{"name": cause.name, "description": cause.description, "fix": cause.fix} for cause in CAUSES],
         "lost": _records(lost[lost["group"].notna()].drop(columns=["category_id", "name"])),
         "per_category": _records(lost[lost["group"].isna()].drop(columns=["group"])),
         "worst_images": _records(worst),
+        "slices": {
+            name: {
+                part: _records(table[table["group"].notna()].drop(columns=["category_id", "name"]))
+                for part, table in tables.items()
+            }
+            for name, tables in of_slices.items()
+        },
     }
     return Findings(tuple(grids), record)
+
+
+def _lost_grid(name: str, tables: Mapping[str, pd.DataFrame]) -> Grid:
+    """What fixing each cause alone would gain in each slice, of all categories, and the slice's PQ."""
+    of_all = {part: table[table["group"] == "All"].set_index("cause") for part, table in tables.items()}
+    heads = [
+        f"{part} (PQ {percent(float(table['PQ'].iloc[0]) if len(table) else None, 1)})"
+        for part, table in of_all.items()
+    ]
+    rows = tuple(
+        (
+            cause.name,
+            *(
+                percent(float(table.loc[cause.name, "gain"]) if cause.name in table.index else None)
+                for table in of_all.values()
+            ),
+        )
+        for cause in CAUSES
+    )
+    return Grid(("Cause", *heads), rows, title=f"PQ gained if a cause alone were fixed, by {name}")
 
 
 def _matched(run: Run) -> Matched:
@@ -200,7 +248,7 @@ def _curve_grid(curve: pd.DataFrame) -> Grid:
     return Grid(("IoU >", *thresholds), rows)
 
 
-def _slice_grid(name: str, table: pd.DataFrame) -> Grid:
+def _slice_grid(title: str, table: pd.DataFrame) -> Grid:
     scores = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
     rows = tuple(
         (
@@ -211,7 +259,6 @@ def _slice_grid(name: str, table: pd.DataFrame) -> Grid:
         for _, row in table.iterrows()
         if row["n"]
     )
-    title = SLICINGS[name].title
     return Grid((title[:1].upper() + title[1:], *scores, "n", "TP", "FP", "FN"), rows)
 
 
