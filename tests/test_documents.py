@@ -47,7 +47,13 @@ class Line:
         for value, variable in (("", "limit"), ("mask2former", "COCO_MODELS"), ("7", r"\w*IMAGES"), ("x", ".*?")):
             text = re.sub(rf"\{{{variable}\}}", value, text)  # the notebook's
         words = [word.rstrip("…") if len(word) > 1 else word for word in shlex.split(text)[1:]]
+        # After an option `…` is its value, elsewhere it is "and so on".
+        words = ["X" if word == "…" and before.startswith("--") else word for before, word in _with_before(words)]
         return [word for word in words if word not in ("…", "...", "")]
+
+
+def _with_before(words: list[str]) -> list[tuple[str, str]]:
+    return list(zip(["", *words], words, strict=False))
 
 
 def lines_of(file: Path) -> list[Line]:
@@ -112,6 +118,8 @@ def _check_values(values: dict[str, object]) -> None:
         given = values.get(name) or []
         given = [given] if isinstance(given, str) else given
         for several in given:
+            if re.match(r"[./]|hf:|.*:", str(several)):  # a folder, a hub's address, a Python name
+                continue
             resolve_models(
                 [part for part in str(several).split(",") if not PLACEHOLDER.fullmatch(part)] or ["mask2former"]
             )

@@ -13,7 +13,7 @@ from panbench.cli import app as cli
 from panbench.metrics.matched import Matched
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.runs import RunWriter, category_record, load_run
+from panbench.runs import DatasetRecord, ImagesRecord, RunInfo, RunWriter, load_run
 
 CAR, SKY = Category(1, "car", True, "vehicle"), Category(2, "sky", False, "outdoor")
 
@@ -30,9 +30,9 @@ def empty_run(path: Path) -> Path:
 
 
 def _stored(path: Path, maps: list[tuple[np.ndarray, np.ndarray]], boundary: bool = False) -> Path:
-    categories = [category_record(category) for category in (CAR, SKY)]
-    dataset = {"name": "cars", "split": "val", "fingerprint": "cars", "n_images": len(maps)}
-    info = {"kind": "score", "categories": categories, "dataset": dataset, "images": {"expected": len(maps)}}
+    dataset = DatasetRecord(name="cars", split="val", fingerprint="cars", n_images=len(maps))
+    images = ImagesRecord(expected=len(maps))
+    info = RunInfo(kind="score", categories=(CAR, SKY), dataset=dataset, images=images)
     writer = RunWriter.create(path, info)
     for image_id, pair in enumerate(maps, start=1):
         gt, pred = (ids.astype(np.int32) for ids in pair)
