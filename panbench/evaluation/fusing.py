@@ -8,8 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from panbench.base.errors import BadArgument, BadRun
@@ -19,13 +21,14 @@ from panbench.datasets import Dataset
 from panbench.datasets.coco import open_json
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.models.base import LoadedImage
-from panbench.models.candidates import Candidates, Instances
+from panbench.models.candidates import NO_LABEL, Candidates, Instances
+from panbench.models.merging import merge_outputs
 from panbench.models.rules import Rule, parse_rule
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.types import Scene
 from panbench.runs import ModelRecord, Run
 
-__all__ = ["StoredModel", "dataset_of", "folder_of_rule", "fuse_run"]
+__all__ = ["StoredEnsemble", "StoredModel", "dataset_of", "folder_of_rule", "fuse_run"]
 
 
 class StoredModel:
@@ -138,3 +141,70 @@ def fuse_run(
         )
         for model in models
     ]
+
+
+class StoredEnsemble(StoredModel):
+    """What the networks of several runs said, averaged: masks of matching queries, or boxes and semantics.
+
+    Labels are those of the first run; the others' are brought to them by name.
+    """
+
+    def __init__(self, runs: Sequence[Run], weights: Sequence[float] | None = None, rule: Rule | None = None) -> None:
+        """Raises BadRun when runs differ in data, categories or images; BadArgument when their answers do not fit."""
+        super().__init__(runs[0], rule)
+        self.members = [self, *(StoredModel(run) for run in runs[1:])]
+        self.weights = weights
+        self.record = ModelRecord(
+            name="ensemble",
+            title=f"Ensemble of {len(runs)} runs (masks averaged)",
+            family="ensemble",
+            params=sum(filter(None, (run.info.model.params for run in runs if run.info.model))) or None,
+        )
+        self._places: list[npt.NDArray[np.int64]] = []
+        for run, member in zip(runs, self.members, strict=True):
+            if run.info.dataset.fingerprint != runs[0].info.dataset.fingerprint:
+                raise BadRun(f"{runs[0].name} and {run.name} were made on different ground truth.")
+            if member.stored.image_ids != self.stored.image_ids:
+                raise BadRun(f"{runs[0].name} and {run.name} kept candidates of different images.")
+            if dict(zip(member.class_names, member.isthing, strict=True)) != dict(
+                zip(self.class_names, self.isthing, strict=True)
+            ):
+                raise BadRun(f"{runs[0].name} and {run.name} have different categories.")
+            self._places.append(np.array([self.class_names.index(name) for name in member.class_names], np.int64))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Whose candidates were averaged, and with which weights."""
+        return {
+            "candidates": "; ".join(str(member.stored.folder.absolute()) for member in self.members),
+            "weights": None if self.weights is None else " ".join(f"{weight:g}" for weight in self.weights),
+        }
+
+    def candidates(self, batch: Sequence[LoadedImage]) -> list[Candidates | Instances]:
+        """The average of what the networks said of each image."""
+        return [
+            cast(
+                "Candidates | Instances",
+                merge_outputs(
+                    [
+                        _relabelled(member.stored.read(image.scene.image.id, self.device), place, self.isthing)
+                        for member, place in zip(self.members, self._places, strict=True)
+                    ],
+                    self.weights,
+                ),
+            )
+            for image in batch
+        ]
+
+
+def _relabelled(
+    output: Candidates | Instances, place: npt.NDArray[np.int64], isthing: tuple[bool, ...]
+) -> Candidates | Instances:
+    """The same answer in the labels of another model; place: of each of its labels."""
+    if isinstance(output, Candidates):
+        return replace(output, labels=place[output.labels], isthing=isthing)
+    return replace(
+        output,
+        labels=tuple(int(place[label]) for label in output.labels),
+        semantic_labels=tuple(label if label == NO_LABEL else int(place[label]) for label in output.semantic_labels),
+    )

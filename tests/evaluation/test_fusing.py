@@ -7,7 +7,7 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
-from panbench.evaluation.fusing import StoredModel, dataset_of, fuse_run
+from panbench.evaluation.fusing import StoredEnsemble, StoredModel, dataset_of, fuse_run
 from panbench.evaluation.sweeps import oracle_statistics, parse_sweep, sweep_statistics
 from panbench.metrics.slices import pq_by
 from panbench.metrics.tuning import tune
@@ -174,3 +174,19 @@ def test_the_oracle_splits_the_loss(run):
     assert pq["rule"] <= min(pq["labels"], pq["order"]) + 1e-9
     assert pq["all"] >= max(pq["labels"], pq["selection"]) - 1e-9
     assert pq["all"] < 1
+
+
+def test_masks_of_two_query_models_are_averaged(run, dataset, tmp_path):
+    other = evaluate(open_model(find_model("maskformer-tiny")), dataset, tmp_path / "maskformer", KEEP)
+    ensemble = StoredEnsemble([run, other])
+    both = evaluate(ensemble, dataset, tmp_path / "both")
+    assert both.info.model.family == "ensemble"
+    assert both.summary()["All"]["PQ"] > min(run.summary()["All"]["PQ"], other.summary()["All"]["PQ"]) - 0.02
+    alone = evaluate(StoredEnsemble([run]), dataset, tmp_path / "alone")
+    assert alone.pq().equals(run.pq())
+
+
+def test_masks_and_boxes_are_not_averaged(run, dataset, tmp_path):
+    boxes = evaluate(open_model(find_model("panoptic-fpn-tiny")), dataset, tmp_path / "boxes", KEEP)
+    with pytest.raises(BadArgument, match="Only answers of one kind"):
+        evaluate(StoredEnsemble([run, boxes]), dataset, tmp_path / "both")
