@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "MASK_DINO_TEMPERATURE",
     "NO_LABEL",
     "Candidates",
     "FinishedMap",
@@ -29,6 +30,10 @@ __all__ = [
 
 NO_LABEL = -1
 """The label of a query that says "there is nothing": no rule takes it."""
+
+
+MASK_DINO_TEMPERATURE = 0.06
+"""What Mask DINO divides its class probabilities by before they compete. [IDEA-Research/MaskDINO, `pano_temp`]"""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,11 @@ class Rule:
     """The paper or program that states it."""
     takes: ClassVar[type] = Candidates
     """The kind of output that it fuses: Candidates, Instances or FinishedMap."""
+    scoring: ClassVar[Literal["softmax", "softmax without nothing", "sigmoid"]] = "softmax"
+    """How its paper makes scores of class logits, which is done before the rule: with a class "nothing" that can win,
+    with one that only takes probability, or with none."""
+    knows_padding: ClassVar[bool] = True
+    """False where its paper's masks are of the resized image alone, so that nothing is to be cropped."""
 
     def fuse(self, output: Any) -> Fused:
         """The map of one image, on the device of `output`."""

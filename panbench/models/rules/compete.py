@@ -5,7 +5,7 @@ are dropped before their masks are upsampled, and the device is not waited for.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -177,6 +177,7 @@ class MaskDINO(Mask2Former):
         'softmax(sigmoid / 0.06); there is no class "nothing".'
     )
     source: ClassVar[str] = "Li et al. 2023; IDEA-Research/MaskDINO"
+    scoring: ClassVar[Literal["softmax", "softmax without nothing", "sigmoid"]] = "sigmoid"
 
     score: float = fraction(0.25)
     """Candidates whose gate, the sigmoid of their best class, is not above this are dropped."""

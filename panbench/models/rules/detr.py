@@ -37,6 +37,8 @@ class DETR(Rule):
     )
     source: ClassVar[str] = "Carion et al. 2020; facebookresearch/detr"
 
+    knows_padding: ClassVar[bool] = False
+
     score: float = fraction(0.85)
     """Candidates whose gate is not above this are dropped."""
     small: int = whole(4)

@@ -1,7 +1,7 @@
 """kMaX-DeepLab's rule: a softmax over the queries at every pixel, masks painted by confidence. [Yu et al. 2022]"""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,8 @@ class KMaX(Rule):
         "are painted in order of class score × mean share, if more than `free` of them is free."
     )
     source: ClassVar[str] = "Yu et al. 2022; bytedance/kmax-deeplab, panoptic_inference (thresholds of COCO)"
+
+    scoring: ClassVar[Literal["softmax", "softmax without nothing", "sigmoid"]] = "softmax without nothing"
 
     things: float = fraction(0.7)
     """Things whose gate is not above this are dropped."""

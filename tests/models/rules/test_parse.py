@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,13 @@ def test_every_rule_is_recorded_whole_and_can_be_parsed_from_its_own_words(name)
 def test_only_what_differs_from_the_defaults_is_written():
     assert str(Mask2Former(score=0.7)) == "mask2former:score=0.7"
     assert str(Mask2Former()) == "mask2former"
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_the_page_on_fusion_says_of_every_rule_what_it_is(name):
+    page = (Path(__file__).resolve().parents[3] / "docs" / "fusion.md").read_text("utf-8")
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    rule = RULES[name]
+    assert f"| {rule.summary} | {rule.source} |" in row
+    for field in dataclasses.fields(rule):
+        assert f"{field.name} {str(field.default).lower()}" in row.split("|")[2]

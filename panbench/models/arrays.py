@@ -1,0 +1,335 @@
+"""Fusion rules on anybody's raw arrays: an .npz in, maps or COCO panoptic predictions out (docs/fusion.md).
+
+The door for models of JAX, TensorFlow or C++: whatever computed class logits and mask logits can be fused here, by any
+rule, as an evaluation here would fuse them.
+"""
+
+import dataclasses
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from panbench.base.errors import BadArgument
+from panbench.base.files import atomic_write
+from panbench.base.text import listed
+from panbench.models.candidates import (
+    MASK_DINO_TEMPERATURE,
+    NO_LABEL,
+    Candidates,
+    Frame,
+    Instances,
+    NonFiniteOutput,
+    Output,
+    pair_candidates,
+    sigmoid_candidates,
+    softmax_candidates,
+)
+from panbench.models.rules import Rule, SettledMap, fuse
+from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
+
+__all__ = ["Arrays", "check_predictions", "fuse_arrays", "read_arrays", "write_maps", "write_predictions"]
+
+THINGS_OF_COCO, CLASSES_OF_COCO = 80, 133
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """The arrays of an .npz file, by name."""
+
+    path: Path
+    values: dict[str, npt.NDArray[Any]]
+
+    def get(self, name: str, *shape: int | None) -> npt.NDArray[Any]:
+        """An array of this shape; None stands for any length. Raises BadArgument when it is missing or another."""
+        if name not in self.values:
+            raise BadArgument(f"{self.path} has no array {name!r}. It has {listed(self.values, 12) or 'none'}.")
+        value = self.values[name]
+        fits = len(shape) == value.ndim and all(want in (None, got) for want, got in zip(shape, value.shape))  # noqa: B905
+        if shape and not fits:
+            wanted = " × ".join("any" if side is None else str(side) for side in shape)
+            raise BadArgument(f"{self.path}: {name} has the shape {_shape(value)} but must have {wanted}.")
+        return value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of an .npz file; objects in it are refused, not loaded. Raises BadArgument."""
+    try:
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise BadArgument(f"{path} is a single array. Save arrays by name: numpy.savez({path.stem}.npz, NAME=…).")
+        with stored:
+            return Arrays(path, {name: stored[name] for name in stored.files})
+    except FileNotFoundError:
+        raise BadArgument(f"There is no file {path}.") from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise BadArgument(f"{path} cannot be read as arrays of NumPy ({error}).") from error
+
+
+def fuse_arrays(arrays: Arrays, rule: Rule) -> Iterator[SettledMap]:
+    """The id map and labelled segments of each image. Raises BadArgument for arrays that the rule cannot take."""
+    for index, output in enumerate(_outputs(arrays, rule)):
+        try:
+            (fused,) = fuse([output], rule)
+            yield rule.settle(fused)
+        except NonFiniteOutput as error:
+            raise BadArgument(f"{arrays.path}: the {error} of image {index} hold NaN or infinity.") from error
+
+
+def write_maps(path: Path, maps: Sequence[SettledMap], rule: Rule) -> None:
+    """Writes map_i (H, W) int32, 0 = void and k = the k-th of labels_i; labels_i, scores_i (NaN where none); rule."""
+    values: dict[str, npt.NDArray[Any]] = {"rule": np.array(str(rule))}
+    for index, (ids, segments) in enumerate(maps):
+        table = np.zeros(int(ids.max(initial=0)) + 1, np.int32)
+        for place, segment in enumerate(segments, start=1):
+            table[segment.id] = place
+        values[f"map_{index}"] = table[ids]
+        values[f"labels_{index}"] = np.array([segment.label for segment in segments], np.int64)
+        scores = [np.nan if segment.score is None else segment.score for segment in segments]
+        values[f"scores_{index}"] = np.array(scores, np.float64)
+    try:
+        with atomic_write(path) as handle:
+            np.savez_compressed(handle, **values)  # type: ignore[arg-type]
+    except OSError as error:
+        raise BadArgument(f"{path} cannot be written: {error.strerror or error}. Name another --out.") from None
+
+
+def check_predictions(arrays: Arrays, folder: Path, *, overwrite: bool = False) -> None:
+    """Raises BadArgument when `write_predictions` could not write there: arrays are missing, or it would overwrite."""
+    missing = [name for name in ("category_ids", "file_names") if name not in arrays]
+    if missing:
+        raise BadArgument(
+            f"{arrays.path} has no {' and no '.join(missing)}, which predictions in COCO's form need. Add them, or "
+            "write arrays: --out FILE.npz."
+        )
+    if (folder / "predictions.json").exists() and not overwrite:
+        raise BadArgument(f"{folder} already holds predictions. Give another --out, or --overwrite to replace them.")
+    _image_ids(arrays, [str(name) for name in arrays.get("file_names", None)])
+
+
+def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SettledMap]) -> Path:
+    """Writes predictions.json and predictions/*.png as COCO has them; the path of the JSON.
+
+    `category_ids` (classes,) and `file_names` (images,) are needed; `image_ids` where file names hold no number.
+    Raises BadArgument when they do not fit the maps.
+    """
+    target = folder / "predictions.json"
+    isthing = _things(arrays, None)
+    category_ids = arrays.get("category_ids", len(isthing)).tolist()
+    highest = max((segment.label for _, segments in maps for segment in segments), default=0)
+    if highest >= len(category_ids):
+        raise BadArgument(f"{arrays.path}: category_ids has {len(category_ids)} entries but label {highest} occurs.")
+    names = [str(name) for name in arrays.get("file_names", len(maps))]
+    image_ids = _image_ids(arrays, names)
+    images, annotations = {}, {}
+    for (ids, segments), image_id, name in zip(maps, image_ids, names, strict=True):
+        png = Path(name).with_suffix(".png").name
+        write_id_png(folder / "predictions" / png, ids)
+        images[image_id] = ImageInfo(image_id, name, *ids.shape)
+        listed_segments = tuple(Segment(s.id, category_ids[s.label], s.area, score=s.score) for s in segments)
+        annotations[image_id] = Annotation(image_id, png, listed_segments)
+    class_names = arrays.get("category_names", len(isthing)) if "category_names" in arrays else category_ids
+    categories = tuple(
+        Category(int(category), str(name), thing)
+        for category, name, thing in zip(category_ids, class_names, isthing, strict=True)
+    )
+    write_panoptic_json(target, PanopticSet(categories, images, annotations, folder / "predictions", target))
+    return target
+
+
+def _outputs(arrays: Arrays, rule: Rule) -> Iterator[Output]:
+    """What the arrays say of each image, scored as the rule's paper scores it."""
+    if rule.takes is Instances:
+        yield from _instances(arrays)
+    elif rule.takes is not Candidates:
+        raise BadArgument(f"The rule {rule.name} takes a finished map, so there is nothing to fuse in arrays.")
+    elif "thing_logits" in arrays:
+        yield from _pairs(arrays)
+    else:
+        yield from _queries(arrays, rule)
+
+
+def _queries(arrays: Arrays, rule: Rule) -> Iterator[Candidates]:
+    """Queries with class logits (images, queries, classes [+ 1]) and masks (images, queries, h, w)."""
+    class_logits = arrays.get("class_logits", None, None, None)
+    images, queries, columns = class_logits.shape
+    masks, activation = _masks(arrays, "mask_logits", "mask_codes", images, queries)
+    sigmoid = rule.scoring == "sigmoid"
+    classes = columns if sigmoid else columns - 1
+    stated = int(arrays.get("num_classes")) if "num_classes" in arrays else classes
+    if stated != classes:
+        what = "no column for nothing" if sigmoid else "a last column for nothing"
+        raise BadArgument(
+            f"{arrays.path}: {columns} columns of class_logits for {stated} classes; {rule.name} takes {what}."
+        )
+    isthing = _things(arrays, classes)
+    frames = _frames(arrays, images, (masks.shape[-2], masks.shape[-1]), padded=rule.knows_padding)
+    for index, frame in enumerate(frames):
+        logits = torch.from_numpy(np.ascontiguousarray(class_logits[index : index + 1], np.float32))
+        values = torch.from_numpy(np.ascontiguousarray(_as_masks(masks[index : index + 1])))
+        try:
+            if sigmoid:
+                scored = sigmoid_candidates(logits, values, [frame], isthing, temperature=MASK_DINO_TEMPERATURE)
+            else:
+                scored = softmax_candidates(logits, values, [frame], isthing, nothing_wins=rule.scoring == "softmax")
+        except NonFiniteOutput as error:
+            raise BadArgument(f"{arrays.path}: the {error} of image {index} hold NaN or infinity.") from error
+        (candidates,) = scored
+        yield dataclasses.replace(candidates, activation=activation)
+
+
+def _pairs(arrays: Arrays) -> Iterator[Candidates]:
+    """Panoptic SegFormer's outputs: logits and masks of thing queries and of one query for each stuff class."""
+    thing_logits = arrays.get("thing_logits", None, None, None)
+    images, queries, things = thing_logits.shape
+    stuff_logits = arrays.get("stuff_logits", images, None)
+    stuff = stuff_logits.shape[1]
+    thing_masks, _ = _masks(arrays, "thing_masks", "thing_mask_codes", images, queries)
+    stuff_masks, _ = _masks(arrays, "stuff_masks", "stuff_mask_codes", images, stuff)
+    isthing = _things(arrays, things + stuff)
+    if sum(isthing) != things:
+        raise BadArgument(f"{arrays.path}: thing_logits has {things} columns but {sum(isthing)} classes are things.")
+    frames = _frames(arrays, images, (thing_masks.shape[-2], thing_masks.shape[-1]), padded=True)
+    for index, frame in enumerate(frames):
+        try:
+            yield pair_candidates(
+                torch.from_numpy(np.ascontiguousarray(thing_logits[index], np.float32)),
+                torch.from_numpy(_as_masks(thing_masks[index])),
+                torch.from_numpy(np.ascontiguousarray(stuff_logits[index], np.float32)),
+                torch.from_numpy(_as_masks(stuff_masks[index])),
+                frame,
+                isthing,
+            )
+        except NonFiniteOutput as error:
+            raise BadArgument(f"{arrays.path}: the {error} of image {index} hold NaN or infinity.") from error
+
+
+def _instances(arrays: Arrays) -> Iterator[Instances]:
+    """Instances in_masks_i (packed bits or whole), in_scores_i, in_classes_i, and in_semantic_i, 0 for "a thing"."""
+    arrays.get("in_semantic_0", None, None)
+    isthing = _things(arrays, None)
+    labels_of = (NO_LABEL, *(label for label, thing in enumerate(isthing) if not thing))
+    index = 0
+    while f"in_semantic_{index}" in arrays:
+        semantic = arrays.get(f"in_semantic_{index}", None, None)
+        size = (semantic.shape[0], semantic.shape[1])
+        if semantic.max(initial=0) >= len(labels_of):
+            raise BadArgument(
+                f"{arrays.path}: in_semantic_{index} has the value {semantic.max()} but there are {len(labels_of) - 1} "
+                "stuff classes; 0 stands for things, k for the k-th stuff class."
+            )
+        masks = arrays.get(f"in_masks_{index}", None, None, None)
+        count = len(masks)
+        if masks.shape[1:] == (size[0], -(-size[1] // 8)) and masks.dtype == np.uint8 and size[1] > 1:
+            masks = np.unpackbits(masks, axis=2, count=size[1])
+        elif masks.shape[1:] != size:
+            raise BadArgument(f"{arrays.path}: in_masks_{index} has the shape {_shape(masks)} for an image of {size}.")
+        scores = arrays.get(f"in_scores_{index}", count).astype(np.float32)
+        labels = arrays.get(f"in_classes_{index}", count)
+        if not np.isfinite(scores).all():
+            raise BadArgument(f"{arrays.path}: in_scores_{index} hold NaN or infinity.")
+        order = np.argsort(-scores, kind="stable")
+        channels = torch.nn.functional.one_hot(torch.from_numpy(semantic.astype(np.int64)), len(labels_of))
+        yield Instances(
+            boxes=None,
+            masks=torch.from_numpy(masks[order].astype(np.float32)),
+            labels=tuple(labels[order].tolist()),
+            scores=tuple(scores[order].tolist()),
+            semantic_logits=channels.permute(2, 0, 1).float(),
+            semantic_labels=labels_of,
+            frame=Frame(size, size, size),
+        )
+        index += 1
+
+
+def _masks(
+    arrays: Arrays, name: str, codes: str, images: int, queries: int
+) -> tuple[npt.NDArray[Any], Literal["sigmoid", "identity"]]:
+    """Masks (images, queries, h, w), and whether a sigmoid makes probabilities of them ("identity": they are some)."""
+    if codes in arrays and name not in arrays:
+        found = arrays.get(codes, images, queries, None, None)
+        if found.dtype != np.uint8:
+            raise BadArgument(f"{arrays.path}: {codes} are {found.dtype} but must be uint8, mask = code / 64.")
+        return found, "identity"
+    return arrays.get(name, images, queries, None, None), "sigmoid"
+
+
+def _as_masks(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    return values.astype(np.float32) / np.float32(64) if values.dtype == np.uint8 else values.astype(np.float32)
+
+
+def _things(arrays: Arrays, classes: int | None) -> tuple[bool, ...]:
+    """For each class whether it is a thing: `isthing`, else the first `num_things`, else COCO's."""
+    if "isthing" in arrays:
+        return tuple(bool(thing) for thing in arrays.get("isthing", classes))
+    for name in ("num_classes", "category_ids"):
+        if classes is None and name in arrays:
+            classes = int(arrays.values[name]) if name == "num_classes" else len(arrays.values[name])
+    things = int(arrays.get("num_things")) if "num_things" in arrays else None
+    if things is None and classes in (None, CLASSES_OF_COCO):
+        things, classes = THINGS_OF_COCO, CLASSES_OF_COCO
+    if things is None:
+        raise BadArgument(
+            f"{arrays.path} does not say which of its {classes} classes are things. Add num_things, when they come "
+            "first, or isthing (classes,)."
+        )
+    if classes is None:
+        classes = max(CLASSES_OF_COCO, things)
+    if not 0 <= things <= classes:
+        raise BadArgument(f"{arrays.path}: num_things is {things} of {classes} classes.")
+    return (True,) * things + (False,) * (classes - things)
+
+
+def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool) -> list[Frame]:
+    """The sizes of each image. Without `padded` and `resized`, masks are of the image as it was, however small.
+
+    padded: False for rules of models whose masks are of the resized image, whatever was padded (DETR)
+    """
+    original = arrays.get("original", images, 2)
+    resized = arrays.get("resized", images, 2) if "resized" in arrays else None
+    outer = np.broadcast_to(arrays.get("padded"), (images, 2)) if "padded" in arrays else resized
+    if resized is None:
+        resized = outer
+    if outer is None or resized is None:
+        outer = resized = np.broadcast_to(masks, (images, 2))
+    if not padded:
+        outer = resized
+    found = []
+    for index in range(images):
+        sizes = [(int(size[index][0]), int(size[index][1])) for size in (outer, resized, original)]
+        if min(min(size) for size in sizes) < 1 or any(sizes[1][side] > sizes[0][side] for side in (0, 1)):
+            raise BadArgument(
+                f"{arrays.path}: image {index} is {sizes[2]} as it was, {sizes[1]} resized and {sizes[0]} padded; "
+                "sizes are height, width, at least 1, and padding only adds."
+            )
+        found.append(Frame(*sizes))
+    return found
+
+
+def _image_ids(arrays: Arrays, names: Sequence[str]) -> list[int]:
+    if "image_ids" in arrays:
+        ids = [int(image_id) for image_id in arrays.get("image_ids", len(names))]
+    else:
+        # COCO's names are the ids: 000000000139.jpg.
+        numbers = [re.fullmatch(r"\D*(\d+)", Path(name).stem) for name in names]
+        unnumbered = [name for name, number in zip(names, numbers, strict=True) if number is None]
+        if unnumbered:
+            raise BadArgument(f"{arrays.path}: no image id is in {unnumbered[0]!r}. Add image_ids (images,).")
+        ids = [int(number[1]) for number in numbers if number is not None]
+    if len(set(ids)) != len(ids):
+        raise BadArgument(f"{arrays.path}: two images have one id. Add image_ids (images,), each once.")
+    return ids
+
+
+def _shape(value: npt.NDArray[Any]) -> str:
+    return " × ".join(map(str, value.shape)) or "of a single number"
