@@ -14,7 +14,7 @@ app = family()
     app,
     "fuse",
     "panbench fuse --arrays outputs.npz --rule mask2former --out maps.npz",
-    "panbench fuse --arrays outputs.npz --rule mask2former:score=0.7,overlap=0.8 --out results/mine",
+    "panbench fuse --arrays outputs.npz --rule mask2former:score=0.7 --out mine",
 )
 def fuse(
     arrays: Annotated[Path, option("Raw outputs; docs/fusion.md has the names of the arrays.", metavar="FILE.npz")],
