@@ -25,8 +25,11 @@ FAMILIES: Mapping[str, str] = {
     "panoptic-fpn": MMDET,
     "maskformer": MMDET,
     "mask2former": MMDET,
+    "psf": "panbench.models.panoptic_segformer.adapter:PanopticSegFormerAdapter",
+    "mask-dino": "panbench.models.mask_dino.adapter:MaskDINOAdapter",
     "oneformer": TRANSFORMERS,
     "eomt": TRANSFORMERS,
+    "detr": TRANSFORMERS,
 }
 """The families that panbench brings, in the order in which lists show them, and the adapter that runs each.
 

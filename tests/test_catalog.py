@@ -35,7 +35,18 @@ ZOO = [
     "mask2former-swin-b-in21k",
     "mask2former-swin-l",
 ]
+AUTHORS = [
+    "psf-r50-1x",
+    "psf-r50-2x",
+    "psf-r101",
+    "psf-pvtv2-b5",
+    "psf-swin-l",
+    "mask-dino-r50",
+    "mask-dino-swin-l",
+]
 HUB = [
+    "detr-r50",
+    "detr-r101",
     "mask2former-hf-swin-t",
     "mask2former-hf-swin-s",
     "mask2former-hf-swin-b",
@@ -84,7 +95,7 @@ def refusal(folder: Path) -> str:
 
 
 def test_the_catalog_is_the_zoo_the_hubs_models_and_the_tiny_ones() -> None:
-    assert sorted(load_catalog()) == sorted(ZOO + HUB + TINY)
+    assert sorted(load_catalog()) == sorted(ZOO + AUTHORS + HUB + TINY)
 
 
 def test_models_are_listed_by_family_and_then_by_size() -> None:
@@ -119,7 +130,9 @@ def test_a_wrong_name_is_answered_with_the_nearest_and_where_to_look() -> None:
 
 
 def test_a_name_near_no_model_gets_no_guess() -> None:
-    with pytest.raises(BadModel, match=rf"no model 'zzz'. `panbench models` lists all {len(ZOO + HUB + TINY)}"):
+    with pytest.raises(
+        BadModel, match=rf"no model 'zzz'. `panbench models` lists all {len(ZOO + AUTHORS + HUB + TINY)}"
+    ):
         find_model("zzz")
 
 
@@ -154,7 +167,7 @@ def test_the_catalog_needs_neither_torch_nor_mmengine() -> None:
     )
     root = Path(catalog.__file__).parent.parent
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=True)
-    assert answer.stdout.strip() == str(len(ZOO + HUB + TINY))
+    assert answer.stdout.strip() == str(len(ZOO + AUTHORS + HUB + TINY))
 
 
 def test_an_installed_package_reads_its_own_configs_and_not_a_strangers(

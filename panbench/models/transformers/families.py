@@ -68,11 +68,9 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         Family("mask2former", "Mask2Former", "Mask2FormerForUniversalSegmentation", "mask2former", shortest_edge),
         Family("maskformer", "MaskFormer", "MaskFormerForInstanceSegmentation", "maskformer", shortest_edge),
-        Family("oneformer", "OneFormer", "OneFormerForUniversalSegmentation", "mask2former", shortest_edge),
-        Family("eomt", "EoMT", "EomtForUniversalSegmentation", "mask2former", fitted, 1, square=True),
-        Family(
-            "eomt_dinov3", "EoMT (DINOv3)", "EomtDinov3ForUniversalSegmentation", "mask2former", fitted, 1, square=True
-        ),
+        Family("oneformer", "OneFormer", "OneFormerForUniversalSegmentation", "oneformer", shortest_edge),
+        Family("eomt", "EoMT", "EomtForUniversalSegmentation", "eomt", fitted, 1, square=True),
+        Family("eomt_dinov3", "EoMT (DINOv3)", "EomtDinov3ForUniversalSegmentation", "eomt", fitted, 1, square=True),
         Family(
             "detr",
             "DETR",

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -80,6 +81,22 @@ def oneformer() -> Any:
     )
 
 
+def detr() -> Any:
+    return transformers.DetrConfig(
+        backbone_config=transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic", out_features=STAGES
+        ),
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+        num_queries=7,
+    )
+
+
 def eomt() -> Any:
     return transformers.EomtConfig(**VIT)
 
@@ -89,7 +106,7 @@ def eomt_dinov3() -> Any:
 
 
 BUILDERS: dict[str, Callable[[], Any]] = {
-    each.__name__: each for each in (mask2former, maskformer, oneformer, eomt, eomt_dinov3)
+    each.__name__: each for each in (mask2former, maskformer, oneformer, eomt, eomt_dinov3, detr)
 }
 
 
@@ -207,6 +224,45 @@ def test_parameters_under_the_names_of_an_earlier_version_are_renamed(tmp_path: 
     renamed = adapter.rename(earlier)
     assert set(renamed) == set(now)
     assert all(torch.equal(value, now[name]) for name, value in renamed.items())
+
+
+def timm_names(name: str) -> str:
+    """A parameter of DETR as its repository has it: timm's ResNet, and transformers' names of before version 5."""
+    name = name.replace(".mlp.fc", ".fc").replace("detr.model.backbone.", "detr.model.backbone.conv_encoder.")
+    name = name.replace("embedder.embedder.convolution", "conv1").replace("embedder.embedder.normalization", "bn1")
+    name = re.sub(r"encoder\.stages\.(\d)\.layers\.", lambda found: f"layer{int(found[1]) + 1}.", name)
+    name = name.replace("shortcut.convolution", "downsample.0").replace("shortcut.normalization", "downsample.1")
+    name = re.sub(r"\.layer\.(\d)\.convolution", lambda found: f".conv{int(found[1]) + 1}", name)
+    return re.sub(r"\.layer\.(\d)\.normalization", lambda found: f".bn{int(found[1]) + 1}", name)
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "resnet101"])
+def test_detr_loads_without_timm_what_was_saved_with_it(backbone: str) -> None:
+    network = {
+        "model_type": "detr",
+        "use_timm_backbone": True,
+        "backbone": backbone,
+        "d_model": 32,
+        "encoder_layers": 1,
+    }
+    sizes = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "decoder_layers": 1, "num_queries": 7}
+    names = dict.fromkeys(range(250), "N/A") | {1: "person", 200: "rug-merged"}
+    adapter = TransformersAdapter(spec_with({**network, **sizes, "id2label": names}))
+    now = adapter.build().state_dict()
+    published = {timm_names(name): value for name, value in now.items()}
+    stem = "detr.model.backbone.conv_encoder.model."
+    assert {f"{stem}conv1.weight", f"{stem}layer1.0.downsample.1.running_var", f"{stem}layer4.2.bn3.bias"} < set(
+        published
+    )
+    renamed = adapter.rename(published)
+    assert set(renamed) == set(now)
+    assert all(torch.equal(value, now[name]) for name, value in renamed.items())
+    assert (adapter.class_names, adapter.isthing) == (("person", "rug-merged"), (True, False))
+
+
+def test_a_detr_with_dilation_is_refused() -> None:
+    with pytest.raises(BadModel, match="DC5"):
+        TransformersAdapter(spec_with({"model_type": "detr", "dilation": True, "id2label": {0: "person"}}))
 
 
 def test_transformers_and_mmdet_run_in_one_process(eomt_folder: Path) -> None:

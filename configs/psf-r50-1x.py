@@ -1,0 +1,26 @@
+panbench = {
+    "title": "Panoptic SegFormer R50 1x",
+    "family": "psf",
+    "backbone": "R50",
+    "aliases": ["panoptic-segformer-r50-1x"],
+    "weights": "https://github.com/zhiqi-li/Panoptic-SegFormer/releases/download/v1.0/panoptic_segformer_r50_1x.pth",
+    "published": {
+        "PQ": 0.48,
+        "dataset": "coco",
+        "split": "val2017",
+        "source": "zhiqi-li/Panoptic-SegFormer cdb9b68, README.md",
+    },
+    "params": None,
+    "input_size": "800×1333",
+    "trained_on": "coco",
+    "settings": {
+        "backbone": {
+            "type": "ResNet",
+            "depth": 50,
+            "out_indices": [1, 2, 3],
+            "norm_eval": True,
+            "style": "pytorch",
+        },
+        "channels": [512, 1024, 2048],
+    },
+}

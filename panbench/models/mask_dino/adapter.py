@@ -1,0 +1,47 @@
+"""Runs Mask DINO as its authors do: detectron2's resizing and padding, sigmoid classes sharpened by a softmax."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from panbench.catalog import ModelSpec
+from panbench.models.base import Adapter, Resize
+from panbench.models.candidates import Candidates, Frame, sigmoid_candidates
+from panbench.models.labels import coco_labels
+from panbench.models.mask_dino.network import SIZE_DIVISOR, Layout, MaskDINO, rename
+from panbench.models.rules import parse_rule
+
+__all__ = ["MaskDINOAdapter"]
+
+TEMPERATURE = 0.06
+"""Upstream's `pano_temp`."""
+
+
+class MaskDINOAdapter(Adapter):
+    """settings: `backbone` (an mmdet config), `channels`, and any other size of Layout."""
+
+    resize = Resize(short=800, long=1333, way="pil", divisor=SIZE_DIVISOR)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Reads the settings."""
+        super().__init__(spec)
+        self.rule = parse_rule("maskdino")
+        self.layout = Layout(**spec.settings)
+        self.class_names, self.isthing = coco_labels()
+
+    def build(self) -> nn.Module:
+        """The network with the initial weights of its layers."""
+        return MaskDINO(self.layout)
+
+    def rename(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """From the names of the authors' code."""
+        return rename(state_dict, self.layout)
+
+    def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
+        """One candidate a query: its gate is a sigmoid, its label and weight those of the sharpened classes."""
+        outputs = module(pixels)
+        return sigmoid_candidates(
+            outputs.class_logits, outputs.mask_logits, frames, self.isthing, temperature=TEMPERATURE
+        )

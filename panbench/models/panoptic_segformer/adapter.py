@@ -1,0 +1,50 @@
+"""Runs Panoptic SegFormer as its authors do: images of any size, unpadded, and candidates for mask-wise merging."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from panbench.catalog import ModelSpec
+from panbench.models.base import Adapter, Resize
+from panbench.models.candidates import Candidates, Frame
+from panbench.models.labels import coco_labels
+from panbench.models.panoptic_segformer.network import Layout, PanopticSegFormer, rename
+from panbench.models.rules import parse_rule
+
+__all__ = ["PanopticSegFormerAdapter"]
+
+
+class PanopticSegFormerAdapter(Adapter):
+    """settings: `backbone` (an mmdet config), `channels`, `quality` of the merging, and any other size of Layout."""
+
+    # The authors pad with size_divisor 1, which is not at all; their masks are stretched from the padded image.
+    resize = Resize(short=800, long=1333, way="cv2")
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+    def __init__(self, spec: ModelSpec) -> None:
+        """Reads the settings."""
+        super().__init__(spec)
+        settings = dict(spec.settings)
+        self.rule = parse_rule(f"mask-wise:quality={settings.pop('quality', 0.25)}")
+        self.layout = Layout(**settings)
+        self.class_names, self.isthing = coco_labels()
+
+    def build(self) -> nn.Module:
+        """The network with the initial weights of its layers."""
+        return PanopticSegFormer(self.layout)
+
+    def rename(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """From the names of the authors' code."""
+        return rename(state_dict, self.layout)
+
+    def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
+        """The 100 best (query, class) pairs and the 53 stuff classes of each image; masks are no logits."""
+        outputs = module(pixels, [frame.resized for frame in frames])
+        found = []
+        for image, frame in enumerate(frames):
+            labels, scores, masks = module.choose(outputs, image)
+            found.append(
+                Candidates(labels.cpu().numpy(), scores.cpu().numpy(), scores, masks, frame, self.isthing, "identity")
+            )
+        return found

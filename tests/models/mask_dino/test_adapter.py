@@ -1,0 +1,52 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from panbench.catalog import find_model
+from panbench.models.base import HostedModel, Resize, open_model
+from panbench.models.candidates import Candidates
+from panbench.models.mask_dino.adapter import MaskDINOAdapter
+from panbench.models.mask_dino.network import Layout
+from panbench.models.predict import predict, scene_of
+
+TINY: dict[str, Any] = {
+    "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [0, 1, 2, 3]},
+    "channels": [8, 16, 32, 64],
+    "width": 64,
+    "feedforward": 64,
+    "decoder_feedforward": 64,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "queries": 30,
+}
+
+
+def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MaskDINOAdapter, "resize", Resize(short=80, long=133, way="pil", divisor=32))
+    spec = dataclasses.replace(find_model("mask-dino"), settings=TINY)
+    model = open_model(spec, weights="random", device="cpu")
+    assert isinstance(model, HostedModel)
+    assert str(model.rule) == "maskdino"
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (40, 49, 3), dtype=np.uint8))
+    scene = scene_of(path, 1, 40, 49)
+    loaded = model.load(scene)
+    assert loaded.inputs.shape == (3, 80, 98)
+    (found,) = model.candidates([loaded])
+    assert isinstance(found, Candidates)
+    assert found.masks.shape == (30, 24, 32)
+    # Gate and weight are two numbers: a sigmoid, and a softmax over sharpened sigmoids.
+    assert not torch.equal(found.weight, torch.from_numpy(found.gate))
+    assert predict(model, scene, range(133)).ids.shape == (40, 49)
+
+
+def test_the_published_models_have_the_sizes_of_upstreams_configs() -> None:
+    r50, swin = (Layout(**find_model(name).settings) for name in ("mask-dino-r50", "mask-dino-swin-l"))
+    assert (r50.encoded, r50.queries, r50.feedforward, r50.decoder_layers) == (3, 300, 2048, 9)
+    # Swin-L was trained with "4s": the encoder also sees stride 4.
+    assert (swin.encoded, swin.channels[0]) == (4, 192)

@@ -1,0 +1,90 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from panbench.catalog import find_model
+from panbench.models.base import Adapter, HostedModel, Resize, open_model
+from panbench.models.candidates import Candidates, Frame
+from panbench.models.panoptic_segformer.adapter import PanopticSegFormerAdapter
+from panbench.models.panoptic_segformer.network import rename
+from panbench.models.predict import predict, scene_of
+from panbench.models.rules import fuse
+
+REFERENCE = Path(__file__).parents[2] / "reference" / "other_models" / "panoptic_segformer.npz"
+TINY: dict[str, Any] = {
+    "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [1, 2, 3]},
+    "channels": [16, 32, 64],
+    "width": 64,
+    "feedforward": 128,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "queries": 40,
+    "thing_mask_layers": 2,
+    "stuff_mask_layers": 2,
+}
+
+
+def test_the_map_is_the_one_that_the_authors_code_made() -> None:
+    recorded = np.load(REFERENCE)
+    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=TINY)
+    adapter = PanopticSegFormerAdapter(spec)
+    module: Any = adapter.build().eval()
+    prefix = "state/"
+    state = {key.removeprefix(prefix): torch.from_numpy(recorded[key]) for key in recorded if key.startswith(prefix)}
+    module.load_state_dict(rename(state, adapter.layout), strict=False)
+    features = [torch.from_numpy(recorded[f"neck_{level}"]) for level in range(4)]
+    resized, original = tuple(recorded["meta"][:2].tolist()), tuple(recorded["meta"][2:4].tolist())
+    # The record begins behind the backbone.
+    module.forward = lambda pixels, sizes: module.transform(features, resized, sizes)
+    with torch.inference_mode():
+        outputs = adapter.candidates(module, torch.zeros(1, 3, *resized), [Frame(resized, resized, original)])
+    ids, segments = adapter.rule.settle(fuse(outputs, adapter.rule)[0])
+    categories = {category: label for label, category in enumerate(coco_ids())}
+    theirs = recorded["category"].astype(int)
+    expected = np.vectorize(lambda each: categories.get(each, -1))(theirs)
+    ours = np.full(ids.shape, -1)
+    for segment in segments:
+        ours[ids == segment.id] = segment.label
+    assert (ours == expected).all()
+    # Things of one category are told apart in the same way.
+    pairs = {
+        (int(a), int(b)) for a, b in zip(ids.ravel(), theirs.ravel() * 1000 + recorded["instance"].ravel(), strict=True)
+    }
+    assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 2
+
+
+def coco_ids() -> list[int]:
+    from panbench.datasets.convert import shipped_categories
+
+    ordered = sorted(shipped_categories("coco"), key=lambda category: (not category.isthing, category.id))
+    return [category.id for category in ordered]
+
+
+def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PanopticSegFormerAdapter, "resize", Resize(short=80, long=133))
+    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=TINY)
+    model = open_model(spec, weights="random", device="cpu")
+    assert isinstance(model, HostedModel)
+    assert str(model.rule) == "mask-wise"
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+    loaded = model.load(scene_of(path, 1, 40, 48))
+    assert loaded.inputs.shape == (3, 80, 96)
+    (found,) = model.candidates([loaded])
+    assert isinstance(found, Candidates)
+    assert (len(found.labels), found.activation, found.masks.min().item() >= 0) == (153, "identity", True)
+    assert predict(model, scene_of(path, 1, 40, 48), range(133)).ids.shape == (40, 48)
+
+
+def test_quality_is_that_of_each_backbone() -> None:
+    def rule_of(name: str) -> str:
+        adapter: Adapter = PanopticSegFormerAdapter(find_model(name))
+        return str(adapter.rule)
+
+    assert rule_of("psf-r50-1x") == rule_of("psf-r101") == "mask-wise"
+    assert rule_of("psf-pvtv2-b5") == rule_of("psf-swin-l") == "mask-wise:quality=0.3"
