@@ -60,7 +60,9 @@ def report(
         "report.html"
     ),
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="The page's title.")] = None,
-    examples: Annotated[int, typer.Option(min=0, metavar="N", help="How many images the gallery shows.")] = 24,
+    examples: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="At most so many images in the gallery; default: 96.")
+    ] = None,
     image: Annotated[
         list[int] | None, typer.Option("--image", metavar="ID", help="An image for the gallery; several times.")
     ] = None,

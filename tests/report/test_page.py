@@ -1,5 +1,6 @@
 import json
 import re
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,8 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.panoptic.overlap import OverlapTable, take
 from panbench.report.page.document import report_page, write_report
 from panbench.report.page.elements import tag
-from panbench.report.page.gallery import choose_examples, run_lengths
+from panbench.report.page.gallery import run_lengths
+from panbench.report.page.leads import choose, find_leads, leads_to
 from panbench.report.views import compared, per_image
 from panbench.runs import RunWriter, load_run
 
@@ -73,7 +75,7 @@ def test_the_numbers_are_those_of_the_runs(make_runs):
         by_category = [row["scores"][place][0] for row in data["perCategory"]]
         assert by_category == pytest.approx(run.pq()["PQ"].tolist(), abs=5e-5)
         assert sum(data["causes"]["lost"][place]) == pytest.approx(1 - run.summary()["All"]["PQ"], abs=1e-3)
-    assert data["objects"] == [[1, 0, 1, 2]]  # the second model takes two cats for balls
+    assert data["objects"] == [[0, 1, [0, 2], [0, 0]]]  # the second model takes two cats for balls
 
 
 def test_the_gallery_holds_image_truth_and_each_model(make_runs):
@@ -187,11 +189,52 @@ def test_images_that_were_asked_for_come_first(make_runs):
 
 def test_examples_are_the_worst_the_most_disputed_and_the_costliest_with_the_reason(make_runs):
     members, _ = compared(make_runs())
-    chosen = choose_examples(per_image(members), members, 3)
+    chosen = choose(find_leads(members, per_image(members)), 3)
     reasons = list(chosen.values())
     assert "lowest PQ" in reasons[0]
     assert len(chosen) == 3
     assert any("costly" in reason for found in reasons for reason in found)
+
+
+def test_the_worst_is_not_shown_again_where_an_image_keeps_several_promises(make_runs):
+    members, _ = compared(make_runs())
+    kinds = find_leads(members, per_image(members))
+    chosen = choose(kinds, 96)
+    assert len(chosen) <= 4
+    kept = leads_to(kinds, chosen)
+    keys = {lead.key for kind in kinds for lead in kind}
+    assert set(kept) == {key for key in keys if not key.startswith(("worst:", "typical:", "differ:"))}
+    assert all(ids and set(ids) <= set(chosen) for ids in kept.values())
+
+
+def test_the_best_run_comes_first_whatever_the_order(make_runs):
+    runs = make_runs()
+    assert [model["run"] for model in data_of(report_page(runs[::-1]))["models"]] == ["run-a", "run-b"]
+
+
+def test_words_are_those_of_readers(make_runs):
+    page = report_page(make_runs(), image_ids=[8])
+    words = text_of(page)
+    assert "`" not in words
+    assert "2 runs" not in page
+    assert "asked for" not in words
+    assert "first &lt;b&gt;model&lt;/b&gt; and second on toy val" in page
+    assert "PQ (panoptic quality) = SQ × RQ." in words
+    assert "PQ<sup>Th</sup>" in page
+    assert "PQ_th" not in words
+    # A minus is no hyphen.
+    assert not re.search(r"[ >]-\d", re.sub(r"<script.*", "", page, flags=re.DOTALL).split("</style>")[1])
+
+
+def test_a_command_of_the_page_makes_the_page(make_runs, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from panbench.cli.app import app
+
+    command = shlex.split(data_of(report_page(make_runs(), images=tmp_path / "photos"))["command"])
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, [*command[1:], "--image", "9"]).exit_code == 0
+    assert data_of((tmp_path / "report.html").read_text("utf-8"))["gallery"][0]["id"] == 9
 
 
 def test_run_lengths_are_base_128_with_the_low_digits_first():

@@ -5,6 +5,8 @@ fetches with npm.
 """
 
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +39,12 @@ def browser() -> Iterator["playwright.Browser"]:
 class Opened:
     """A page in a browser, with what it wrote to the console and the requests that were not for the file itself."""
 
-    def __init__(self, browser, path: Path, width: int = 1600, scheme: str = "light") -> None:
-        self.context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    def __init__(
+        self, browser, path: Path, width: int = 1600, scheme: str = "light", touch: bool = False, hash: str = ""
+    ) -> None:
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch
+        )
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -46,7 +52,7 @@ class Opened:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog opened"), dialog.dismiss()))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
+        self.page.goto(path.as_uri() + hash)
         self.page.wait_for_function("document.querySelector('#chart-causes svg') !== null")
 
 
@@ -78,13 +84,18 @@ def column(page, index: int) -> list[str]:
 
 def test_categories_are_sorted_by_a_click_and_back_by_another(open_report):
     page = open_report()
-    head = page.locator("#category-scores thead th").nth(1)
+    # At first by the difference of the pair that is surest, which stands before its interval.
+    assert page.locator("#category-scores thead th").nth(4).get_attribute("aria-sort") == "descending"
+    gaps = [abs(float(text.split(" ")[0].replace("−", "-"))) for text in column(page, 5)]
+    assert gaps == sorted(gaps, reverse=True)
+    head = page.locator("#category-scores thead th").nth(2)
+    head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
-    scores = [float(text) for text in column(page, 2)]
+    scores = [float(text) for text in column(page, 3)]
     assert scores == sorted(scores)
     head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") == "descending"
-    assert [float(text) for text in column(page, 2)] == sorted(scores, reverse=True)
+    assert [float(text) for text in column(page, 3)] == sorted(scores, reverse=True)
     page.locator("#category-scores thead th").nth(0).get_by_role("button").click()
     assert head.get_attribute("aria-sort") is None
     assert [name[:3] for name in column(page, 1)] == ["<im", "bal", "sky"]
@@ -99,14 +110,17 @@ def test_categories_are_filtered_by_name_and_kind(open_report):
     page.get_by_role("button", name="Stuff").click()
     assert column(page, 1) == ["sky"]
     page.get_by_role("button", name="RQ").click()
-    assert column(page, 2) == ["100.0"]
+    assert column(page, 3) == ["100.0"]
 
 
 def test_a_category_opens_its_examples(open_report):
     page = open_report()
     page.locator("#category-scores").get_by_role("button", name="sky").click()
-    assert page.get_by_label("Category", exact=True).evaluate("box => box.selectedOptions[0].text") == "sky"
+    assert page.locator(".chip").inner_text().startswith("Images with sky")
     assert page.locator(".thumbs button").count() == 4
+    assert page.locator("#viewer").evaluate("node => node === document.activeElement")
+    page.get_by_role("button", name="Show all").click()
+    assert page.locator(".chip").inner_text() == ""
 
 
 def test_the_gallery_is_filtered_by_cause_and_ordered(open_report):
@@ -238,8 +252,15 @@ def test_an_image_without_a_picture_says_how_to_get_one(open_report, make_runs, 
     page = open_report(path=write_report(make_runs(predictions=False), tmp_path / "bare.html"))
     assert "No run has stored predictions" in page.locator("#gallery").inner_text()
     page.locator("#image-view").get_by_role("button", name="Image 8").click()
-    said = page.locator("#image-view [role=status]").inner_text()
-    assert said.endswith("panbench report run-a run-b --image 8")
+    offered = page.locator("#image-view [role=status] code").inner_text()
+    words = shlex.split(offered)
+    assert words[:2] + words[-2:] == ["panbench", "report", "--image", "8"]
+    assert [Path(word).name for word in words[2:4]] == ["run-a", "run-b"]
+    assert all(Path(word, "run.json").is_file() for word in words[2:4])
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == offered
 
 
 def test_printing_is_light_and_complete(open_report, tmp_path):
@@ -247,6 +268,182 @@ def test_printing_is_light_and_complete(open_report, tmp_path):
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("#provenance details[open]").count() == 1
+
+
+# Of each line of marks: where they are, as fractions of its width, by colour; and what it says in numbers.
+MARKS = """lines => lines.map(line => {
+    const box = line.getBoundingClientRect();
+    const at = [...line.querySelectorAll('.dot path')].map(mark => {
+        const own = mark.getBoundingClientRect();
+        return [mark.getAttribute('fill'), (own.left + own.width / 2 - box.left) / box.width];
+    });
+    return [line.getAttribute('aria-label'), Object.fromEntries(at)];
+})"""
+
+
+@pytest.mark.parametrize(("width", "media"), [(1600, "screen"), (1024, "screen"), (400, "screen"), (700, "print")])
+def test_models_share_one_axis_at_every_width(open_report, width, media):
+    page = open_report(width=width)
+    page.emulate_media(media=media)
+    models = page.locator("#data").evaluate("node => JSON.parse(node.textContent).models")
+    lines = page.locator("#category-scores tbody svg.dots").evaluate_all(MARKS)
+    assert len(lines) == 3
+    for said, at in lines:
+        for model in models:
+            score = float(re.search(re.escape(model["label"]) + r": PQ ([\d.]+)", said)[1])
+            assert at[f"var(--m{model['color']})"] == pytest.approx(0.02 + 0.0096 * score, abs=0.012)
+
+
+def test_a_model_alone_keeps_its_colour(open_report, shared_runs, tmp_path):
+    of = "node => JSON.parse(node.textContent).models.map(model => [model.run, model.color, model.marker])"
+    both = open_report().locator("#data").evaluate(of)
+    for run in shared_runs:
+        page = open_report(path=write_report([run], tmp_path / f"{run.name}.html", examples=0))
+        assert page.locator("#data").evaluate(of)[0] in both
+        fill = page.locator("#comparison .marker path").get_attribute("fill")
+        assert fill in {f"var(--m{color})" for name, color, _ in both if name == run.name}
+
+
+def test_everything_that_is_listed_leads_to_a_picture(open_report):
+    page = open_report()
+    keys = page.locator("[data-lead]").evaluate_all("all => all.map(one => one.dataset.lead)")
+    assert {key.split(":")[0] for key in keys} == {"category", "cause", "taken", "slice"}
+    # No row is without one.
+    assert sum(key.startswith("category:") for key in keys) == page.locator("#category-scores tbody tr").count()
+    assert sum(key.startswith("taken:") for key in keys) == page.locator("#confusion-view tbody tr").count()
+    assert sum(key.startswith("slice:") for key in keys) == page.locator("#slice-view tbody tr").count()
+    for selector in ("#confusion-view [data-lead]", "#slice-view [data-lead]", "#cause-table [data-lead]"):
+        page.locator(selector).first.click()
+        assert page.locator("#viewer").evaluate("node => node === document.activeElement")
+        # The page scrolls there smoothly.
+        page.wait_for_function("Math.abs(document.getElementById('viewer').getBoundingClientRect().top) < 200")
+        shown = page.locator(".thumbs button").evaluate_all("all => all.map(one => one.dataset.image)")
+        assert page.locator("#viewer").get_attribute("data-image") in shown
+    listed = page.locator("#image-view table button")
+    assert listed.count() >= 2
+    for index in range(listed.count()):
+        listed.nth(index).click()
+        assert f"Image {page.locator('#viewer').get_attribute('data-image')}" == listed.nth(index).inner_text()
+
+
+def test_back_stays_in_the_page_and_an_address_opens_what_it_names(open_report):
+    page = open_report()
+    page.locator("#image-view").get_by_role("button", name="Image 10").click()
+    assert "image=10" in page.url
+    page.get_by_role("button", name="Side by side").click()
+    page.get_by_role("button", name="Verdicts").click()
+    sent = page.url.split("#")[1]
+    page.go_back()
+    assert "image=" not in page.url
+    assert page.locator("#viewer").is_visible()
+    other = open_report(hash=f"#{sent}")
+    assert other.locator("#viewer").get_attribute("data-image") == "10"
+    assert other.locator(".pane").count() == 4
+    assert other.get_by_role("button", name="Verdicts").get_attribute("aria-pressed") == "true"
+    assert other.locator("#viewer").evaluate("node => node.getBoundingClientRect().top < innerHeight")
+
+
+def test_the_viewer_zooms_and_moves_by_keys_and_wheel_and_panes_point_at_one_place(open_report):
+    page = open_report()
+    page.locator(".thumbs button[data-image='8']").click()
+    page.get_by_role("button", name="Side by side").click()
+    canvas = page.locator(".pane canvas").nth(1)
+    whole = canvas.evaluate("canvas => canvas.toDataURL()")
+    canvas.focus()
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    assert page.locator("#viewer").get_attribute("data-zoom") == "2.25"
+    closer = canvas.evaluate("canvas => canvas.toDataURL()")
+    assert closer != whole
+    page.keyboard.press("ArrowRight")
+    assert canvas.evaluate("canvas => canvas.toDataURL()") != closer
+    page.get_by_role("button", name="Fit").click()
+    assert canvas.evaluate("canvas => canvas.toDataURL()") == whole
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 10 / 40, box["y"] + box["height"] * 8.5 / 30)
+    told = page.locator("#tooltip").inner_text().splitlines()
+    assert [line.split(":")[0] for line in told] == ["Ground truth", "first <b>model</b>", "second"]
+    assert told[2].startswith("second: ball, false positive (wrong category)")
+    crosses = page.locator(".cross:visible")
+    assert crosses.count() == 3
+    assert {crosses.nth(index).evaluate("node => node.style.left") for index in range(3)} == {"25%"}
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -400)
+    page.keyboard.up("Control")
+    assert float(page.locator("#viewer").get_attribute("data-zoom")) > 1.5
+
+
+def test_verdicts_differ_by_more_than_colour(open_report):
+    page = open_report()
+    page.locator(".thumbs button[data-image='8']").click()
+    page.get_by_role("button", name="Side by side").click()
+    page.get_by_role("button", name="Verdicts").click()
+    assert page.locator(".legend.verdicts li").all_inner_texts() == ["found", "false positive", "missed", "ignored"]
+    texts = page.locator(".pane .counts").all_inner_texts()
+    assert re.search(r"PQ [\d.]+ 2 found 1 false positive", texts[3])
+    # In grey: a found segment is even, a false one striped. The cat of image 8 is at columns 5 to 14, rows 5 to 13.
+    spread = """(canvas, [x, y, w, h]) => {
+        const [sx, sy] = [canvas.width / 40, canvas.height / 30];
+        const data = canvas.getContext('2d').getImageData(x * sx, y * sy, w * sx, h * sy).data;
+        const rows = [];
+        for (let i = 0; i < data.length; i += 4) rows.push(0.3 * data[i] + 0.6 * data[i + 1] + 0.1 * data[i + 2]);
+        return Math.max(...rows) - Math.min(...rows);
+    }"""
+    page.locator("#viewer input[type=checkbox]").uncheck()
+    canvas = page.locator(".pane canvas").nth(3)
+    assert canvas.evaluate(spread, [6, 6, 7, 6]) > 60
+
+
+def test_keyboard_and_touch_tell_what_the_pointer_is_told(open_report):
+    page = open_report(touch=True)
+    tooltip = page.locator("#tooltip")
+    page.locator("#chart-causes [role=group]").focus()
+    page.keyboard.press("ArrowRight")
+    assert "points of PQ" in tooltip.inner_text()
+    assert "points of PQ" in page.locator("#live").inner_text()
+    page.keyboard.press("Escape")
+    assert tooltip.is_hidden()
+    page.locator("#category-scores tbody button").first.focus()
+    page.keyboard.press("ArrowDown")
+    second = page.locator("#category-scores tbody tr").nth(1)
+    assert tooltip.inner_text().splitlines()[0] == second.locator("th").inner_text()
+    assert "SQ" in tooltip.inner_text()
+    page.locator("#slice-view svg.dots").nth(1).tap()
+    assert tooltip.is_visible()
+    page.locator("h1").tap()
+    assert tooltip.is_hidden()
+
+
+def test_the_viewer_is_reached_in_sixty_tabs_and_the_bar_of_sections_shows_that_it_scrolls(open_report):
+    page = open_report(width=400)
+    stops = page.evaluate(
+        """() => {
+            const viewer = document.getElementById('viewer');
+            return [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex]')].filter(node =>
+                node.tabIndex >= 0 && node.checkVisibility() &&
+                node.compareDocumentPosition(viewer) & Node.DOCUMENT_POSITION_FOLLOWING).length;
+        }"""
+    )
+    assert stops <= 60
+    bar = page.locator("#contents")
+    assert bar.evaluate("node => node.scrollWidth > node.clientWidth")
+    assert "linear-gradient" in bar.evaluate("node => getComputedStyle(node).backgroundImage")
+
+
+def test_print_has_the_verdict_on_one_page_then_tables_then_figures(open_report, tmp_path):
+    page = open_report(width=700, scheme="dark")
+    page.locator("#figures canvas").nth(7).wait_for(state="attached")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    # A4 within its margins is 702 × 1017 CSS pixels.
+    first = page.evaluate("() => document.getElementById('overview').getBoundingClientRect().bottom + scrollY")
+    assert first < 1017
+    for hidden in ("nav", ".intro", "#gallery", "#images", ".bar", ".tools"):
+        assert page.locator(hidden).first.is_hidden()
+    assert page.locator("#figures canvas").first.is_visible()
+    head = page.locator("#category-scores thead")
+    assert head.evaluate("node => getComputedStyle(node).display") == "table-header-group"
+    assert page.pdf(path=tmp_path / "a.pdf", format="A4").startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (400, "dark")])

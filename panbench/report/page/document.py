@@ -11,6 +11,7 @@ import hashlib
 import html
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import resources
@@ -21,12 +22,14 @@ from typing import Any
 from panbench import __version__
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
+from panbench.base.reporter import SILENT, Reporter
 from panbench.report import views
 from panbench.report.colors import DARK, LIGHT
 from panbench.report.comparison import Standing
 from panbench.report.page.gallery import EXAMPLES, Gallery, make_gallery
+from panbench.report.page.leads import choose, find_leads, leads_to
 from panbench.report.page.numbers import chart_numbers
-from panbench.report.page.sections import overview, provenance, sections
+from panbench.report.page.sections import overview, sections, title_of
 from panbench.report.pictures import Pictures
 from panbench.report.views import Compared
 from panbench.runs import Run
@@ -39,7 +42,7 @@ LARGEST = 15_000_000
 PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 """Longest side in pixels and JPEG quality of the photographs, tried in turn."""
 
-SCRIPTS = ("dom.js", "charts.js", "categories.js", "gallery.js", "page.js")
+SCRIPTS = ("dom.js", "charts.js", "categories.js", "paint.js", "viewer.js", "gallery.js", "page.js")
 Notice = Callable[[str], None]
 
 
@@ -63,45 +66,67 @@ def report_page(
     *,
     title: str | None = None,
     common_images: bool = False,
-    examples: int = EXAMPLES,
+    examples: int | None = None,
     image_ids: Sequence[int] = (),
     images: Path | None = None,
     gt: Path | None = None,
     gt_dir: Path | None = None,
     notice: Notice = lambda sentence: None,
+    reporter: Reporter = SILENT,
+    command: Sequence[str] = (),
 ) -> str:
-    """The HTML of one page that shows some runs: tables, charts and a gallery of `examples` images.
+    """The HTML of one page that shows some runs, the best first: verdict, tables, charts and a gallery.
 
+    examples: at most so many images in the gallery; None: as many as show what the page lists, at most EXAMPLES
     common_images: show the images that all runs have, when they have others besides
     image_ids: images for the gallery before those that are chosen
     images, gt, gt_dir: where photographs and ground truth are, when they have moved
-    notice: called with a sentence for each thing that is left out
+    notice: called with a sentence for each thing that is left out; reporter: hears of progress
+    command: what makes this page on the command line, which the page prints with more images
     Raises BadRun for runs that cannot be compared or hold no image.
     """
-    if examples < 0:
+    if examples is not None and examples < 0:
         raise BadArgument(f"--examples must be at least 0, not {examples}.")
+    reporter.status("Comparing runs")
+    runs = sorted(runs, key=_by_pq)
     members, standing = views.compared(runs, common_images=common_images)
     per_image = views.per_image(members)
-    data = chart_numbers(members, per_image)
-    page = ""
-    for side, quality in PHOTO_SIZES:
-        gallery = make_gallery(
-            members,
-            per_image,
-            examples,
-            image_ids,
-            Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir),
-            side,
-            quality,
-        )
-        page = _page(members, standing, {**data, "gallery": list(gallery.images)}, gallery, title)
-        if len(page.encode()) < LARGEST or not gallery.images:
-            break
-    else:
-        notice(f"The page has {len(page.encode()) / 1e6:.0f} MB; fewer --examples make it smaller.")
+    unknown_ids = sorted(set(image_ids) - set(per_image["image_id"]))
+    if unknown_ids:
+        raise BadArgument(f"--image {unknown_ids[0]}: the runs have no image with this id.")
+    kinds = find_leads(members, per_image)
+    most = EXAMPLES if examples is None else examples
+    chosen = choose(kinds, max(most, len(image_ids)), image_ids) if most or image_ids else {}
+    data = {
+        **chart_numbers(members, standing, per_image),
+        "command": shlex.join(command or _command(runs, common_images, images, gt, gt_dir)),
+    }
+    bare = len(_json(data).encode()) + 200_000
+    pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
+    gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
+    shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
+    page = _page(members, standing, {**data, **shown}, gallery, title)
+    if (size := len(page.encode())) > LARGEST:
+        notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
     for sentence in gallery.missing:
         notice(sentence)
     return page
+
+
+def _by_pq(run: Run) -> tuple[bool, float]:
+    """The best run first; equal ones as they were given, and last those without a PQ."""
+    pq = run.summary()["All"]["PQ"] if run.image_ids() else None
+    return (pq is None, -(pq or 0.0))
+
+
+def _command(
+    runs: Sequence[Run], common_images: bool, images: Path | None, gt: Path | None, gt_dir: Path | None
+) -> list[str]:
+    """What makes this page again from anywhere on this machine."""
+    words = ["panbench", "report", *(str(run.path.resolve()) for run in runs if run.path)]
+    for name, path in (("--images", images), ("--gt", gt), ("--gt-dir", gt_dir)):
+        words += [name, str(Path(path).resolve())] if path else []
+    return [*words, *(["--common-images"] if common_images else [])]
 
 
 def _page(
@@ -110,9 +135,7 @@ def _page(
     script = "\n".join(_asset(name) for name in SCRIPTS)
     style = Template(_asset("page.css")).substitute(light=_colors(LIGHT), dark=_colors(DARK))
     row = members[0].row
-    where = " ".join(part for part in (row.dataset, row.split) if part) or "their data"
-    number = "1 run" if len(members) == 1 else f"{len(members)} runs"
-    shown = title or f"{number if len(members) > 1 else members[0].label} on {where}"
+    shown = title or title_of(members)
     return Template(_asset("page.html")).substitute(
         title=html.escape(shown),
         subtitle=html.escape(
@@ -126,7 +149,6 @@ def _page(
         style=style,
         script=script,
         overview=overview(members, standing),
-        provenance=provenance(members),
         sections="".join(sections(members, gallery)),
         data=_json(data),
     )

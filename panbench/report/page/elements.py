@@ -3,9 +3,7 @@
 import html
 from typing import Any
 
-from panbench.report.grid import Grid
-
-__all__ = ["Html", "code", "grid_table", "left_out", "scrolling", "section", "tag"]
+__all__ = ["Html", "code", "left_out", "number", "prose", "scrolling", "section", "tag"]
 
 
 class Html(str):
@@ -27,7 +25,7 @@ def tag(name: str, *children: str | None, **attributes: Any) -> Html:
 def section(key: str, title: str, intro: str, *content: Html) -> Html:
     """A section of the page, with its head and a sentence on how to read it; `key` is its id."""
     return tag(
-        "section", tag("h2", title, id=f"{key}-title"), tag("p", intro, class_="intro"), *content, id=key,
+        "section", tag("h2", title, id=f"{key}-title"), tag("p", prose(intro), class_="intro"), *content, id=key,
         aria_labelledby=f"{key}-title",
     )  # fmt: skip
 
@@ -35,28 +33,25 @@ def section(key: str, title: str, intro: str, *content: Html) -> Html:
 def left_out(key: str, title: str, sentence: str) -> Html:
     """The head of a section that these runs cannot fill, and why."""
     return tag(
-        "section", tag("h2", title, id=f"{key}-title"), tag("p", f"Left out. {sentence}", class_="note"), id=key,
+        "section", tag("h2", title, id=f"{key}-title"), tag("p", prose(f"Left out. {sentence}"), class_="note"), id=key,
         aria_labelledby=f"{key}-title",
     )  # fmt: skip
 
 
-def grid_table(grid: Grid, label: str) -> Html:
-    """A grid as a table with its notes below; `label` is what screen readers call it."""
-    head = [
-        tag("th", name, scope="col", class_=None if index < grid.words else "number") if name else tag("td")
-        for index, name in enumerate(grid.columns)
-    ]
-    body = [
-        tag("tr", *(tag("td", cell, class_=None if index < grid.words else "number") for index, cell in enumerate(row)))
-        for row in grid.rows
-    ]
-    table = scrolling(tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body)), label)
-    return Html(table + "".join(tag("p", note, class_="note") for note in grid.notes))
-
-
 def scrolling(table: Html, label: str) -> Html:
-    """Wide tables scroll in their own box, which the keyboard can reach."""
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+    """Wide tables scroll in their own box, which the keyboard can reach where it scrolls (dom.js)."""
+    return tag("div", table, class_="scroll", role="region", aria_label=label)
+
+
+def prose(text: str) -> Html:
+    """A sentence in which what stands between backticks is code."""
+    parts = text.split("`")
+    return Html("".join(code(part) if index % 2 else _escaped(part) for index, part in enumerate(parts)))
+
+
+def number(text: str) -> str:
+    """A number as it is set: with a minus instead of a hyphen."""
+    return text.replace("-", "−")
 
 
 def code(text: str) -> Html:

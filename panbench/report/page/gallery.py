@@ -2,21 +2,22 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError
+from panbench.base.errors import BadDataset, BadRun, PanbenchError
+from panbench.base.reporter import SILENT, Reporter
 from panbench.report.pictures import Layer, Photo, Pictures, RunPictures, numbered, segment_colors
 from panbench.report.views import Compared
 
-__all__ = ["EXAMPLES", "Gallery", "choose_examples", "make_gallery", "run_lengths"]
+__all__ = ["EXAMPLES", "Gallery", "make_gallery", "run_lengths"]
 
-EXAMPLES = 24
+EXAMPLES = 96
+"""At most so many images are chosen; fewer where fewer show all that the page lists."""
 
 
 @dataclass(frozen=True)
@@ -27,77 +28,20 @@ class Gallery:
     missing: tuple[str, ...] = ()
 
 
-@dataclass
-class _Reasons:
-    """Which images are shown, in the order in which they were chosen, and why each."""
-
-    of_image: dict[int, list[str]] = field(default_factory=dict)
-
-    def add(self, image_id: int, reason: str) -> None:
-        reasons = self.of_image.setdefault(image_id, [])
-        if reason not in reasons:
-            reasons.append(reason)
-
-
-def choose_examples(
-    per_image: pd.DataFrame, members: Sequence[Compared], number: int, wanted: Sequence[int] = ()
-) -> dict[int, list[str]]:
-    """Image ids for the gallery, at most `number`, each with the reasons why it is worth a look.
-
-    In turns: the worst PQ, the largest disagreement of two runs, the image that each cause costs most, a typical image.
-    """
-    pq = per_image.pivot(index="image_id", columns="run", values="PQ")
-    known = pq.dropna(how="any")
-    mean = known.mean(axis=1)
-    spread = known.max(axis=1) - known.min(axis=1)
-    queues: list[list[tuple[int, str]]] = [
-        [(int(image), "lowest PQ") for image in mean.sort_values(kind="stable").index],
-        [(int(image), "models differ most") for image in spread[spread > 0].sort_values(ascending=False).index],
-        _costliest(members),
-        [(int(image), "typical") for image in (mean - mean.median()).abs().sort_values(kind="stable").index],
-    ]
-    chosen = _Reasons()
-    for image in wanted:
-        chosen.add(int(image), "asked for")
-    fronts = [iter(queue) for queue in queues]
-    while fronts and len(chosen.of_image) < number:
-        for front in list(fronts):
-            if len(chosen.of_image) >= number:
-                break
-            following = next((pick for pick in front if pick[0] not in chosen.of_image), None)
-            if following is None:
-                fronts.remove(front)
-            else:
-                chosen.add(*following)
-    for queue in queues[:3]:
-        for image, reason in queue[: max(3, number // 4)]:
-            if image in chosen.of_image:
-                chosen.add(image, reason)
-    return chosen.of_image
-
-
-def _costliest(members: Sequence[Compared]) -> list[tuple[int, str]]:
-    """The images that each cause costs most, the worst of each cause first, then the second of each …"""
-    worst = pd.concat([member.explained.worst for member in members], ignore_index=True)
-    worst = worst[worst["cause"] != "imperfect mask"].sort_values("gain", ascending=False, kind="stable")
-    worst = worst.drop_duplicates(["cause", "image_id"])
-    worst = worst.assign(place=worst.groupby("cause").cumcount()).sort_values(
-        ["place", "gain"], ascending=[True, False]
-    )
-    return [(int(row.image_id), f"costly: {row.cause}") for row in worst.itertuples()]
-
-
 def make_gallery(
     members: Sequence[Compared],
-    per_image: pd.DataFrame,
-    number: int,
-    wanted: Sequence[int],
+    chosen: Mapping[int, Sequence[str]],
     pictures: Pictures,
-    side: int,
-    quality: int,
+    sizes: Sequence[tuple[int, int]],
+    room: int,
+    reporter: Reporter = SILENT,
 ) -> Gallery:
-    """The example images with ground truth and the predictions of every run that kept them."""
-    if number == 0 and not wanted:
+    """The chosen images with ground truth and the predictions of every run that kept them.
+
+    chosen: the reasons of each image; sizes: longest side and JPEG quality, of which the first is taken whose pictures
+    fit into `room` bytes, judged by the first few images
+    """
+    if not chosen:
         return Gallery()
     missing = []
     sources: list[RunPictures | None] = []
@@ -112,23 +56,36 @@ def make_gallery(
     if not any(sources):
         how = "Runs that `panbench eval --save-predictions` made have pictures."
         return Gallery((), (f"No run has stored predictions. {how}",))
-    unknown_ids = sorted(set(wanted) - set(per_image["image_id"]))
-    if unknown_ids:
-        raise BadArgument(f"--image {unknown_ids[0]}: the runs have no image with this id.")
     try:
         pictures.panoptic  # noqa: B018  (says what is missing before any image is read)
     except BadDataset as error:
         return Gallery((), (str(error),))
-    records, faults = [], []
-    chosen = choose_examples(per_image, members, max(number, len(wanted)), wanted)
-    for image_id, reasons in chosen.items():
+    records: list[dict[str, Any]] = []
+    faults: list[str] = []
+    at = 0
+    waiting = list(chosen)
+    while waiting:
+        reporter.progress("Packing examples", len(chosen) - len(waiting), len(chosen))
+        image_id = waiting.pop(0)
         try:
-            records.append(_example(image_id, reasons, members, sources, pictures, side, quality))
+            records.append(_example(image_id, chosen[image_id], members, sources, pictures, *sizes[at]))
         except PanbenchError as error:
             faults.append(str(error))
+        if len(records) in (4, 16) or not waiting:
+            weight = sum(map(_weight, records)) / max(len(records), 1)
+            if weight * len(chosen) > room and at + 1 < len(sizes):
+                at, records, faults, waiting = at + 1, [], [], list(chosen)
+    reporter.progress("Packing examples", len(chosen), len(chosen))
     if faults:
         missing.append(f"{len(faults)} of {len(chosen)} examples are left out; the first: {faults[0]}")
     return Gallery(tuple(records), tuple(missing))
+
+
+def _weight(record: Mapping[str, Any]) -> int:
+    """About how many bytes a record takes in the page."""
+    return len(record["photo"]) + sum(
+        len(layer["runs"]) + 110 * len(layer["segments"]) for layer in record["layers"] if layer
+    )
 
 
 def _example(

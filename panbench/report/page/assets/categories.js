@@ -1,29 +1,33 @@
-// The table of categories: a bar for each model, sorted by any column, filtered by name and kind.
+// The table of categories: all models on one axis, the difference of a pair with its interval, sorted and filtered.
 
-function categoryTable(container, openCategory) {
+function categoryTable(container, open) {
   const METRICS = ["PQ", "SQ", "RQ"];
   const several = data.models.length > 1;
-  const state = { metric: 0, sort: "value0", down: false, text: "", kind: "all" };
+  const state = { metric: 0, sort: several ? "gap" : "value", down: several, text: "", kind: "all" };
   const held = data.perCategory.filter((row) => row.counts.some((counts) => counts.some((number) => number > 0)));
   const absent = data.perCategory.length - held.length;
   const score = (row, model) => row.scores[model][state.metric];
-  const spread = (row) => {
-    const known = data.models.map((_, model) => score(row, model)).filter((value) => value !== null);
-    return known.length > 1 ? Math.max(...known) - Math.min(...known) : null;
+  const gap = (row) => (score(row, pair.a) === null || score(row, pair.b) === null ? null : score(row, pair.a) - score(row, pair.b));
+  const tested = (row) => (state.metric === 0 ? pair.tested()?.categories[row.category] : undefined);
+  /** How much of a difference is sure: the end of its interval that is nearer to 0, and 0 where the interval holds 0. */
+  const sure = (row) => {
+    const [, low, high] = tested(row) ?? [null, null, null];
+    return low === null ? 0 : low > 0 ? low : high < 0 ? -high : 0;
   };
-  const columns = [
+  const mean = (row) => { const known = data.models.map((_, model) => score(row, model)).filter((value) => value !== null); return known.length ? average(known) : null; };
+  const columns = () => [
     { key: "name", title: "Category", value: (row) => categoryName(row.category).toLowerCase() },
-    ...data.models.map((_, model) => ({ key: `value${model}`, title: modelLabel(model), value: (row) => score(row, model) })),
-    ...(several ? [{ key: "spread", title: "Spread", value: spread, down: true }] : []),
-    { key: "segments", title: "Segments", value: (row) => row.segments, down: true },
+    { key: "value", title: METRICS[state.metric], value: mean, axis: true },
+    ...(several ? [
+      { key: "a", title: el("span", {}, "A ", markerIcon(pair.a)), value: (row) => score(row, pair.a), number: true },
+      { key: "b", title: el("span", {}, "B ", markerIcon(pair.b)), value: (row) => score(row, pair.b), number: true },
+      { key: "gap", title: "A − B, surest first", value: (row) => sure(row) + Math.abs(gap(row) ?? 0) * 1e-6, down: true, number: true },
+    ] : [{ key: "a", title: METRICS[state.metric], value: (row) => score(row, 0), number: true }]),
+    { key: "segments", title: "n", value: (row) => row.segments, down: true, number: true },
     { key: "kind", title: "Kind", value: (row) => (data.categories[row.category].thing ? "thing" : "stuff") },
   ];
-  const body = el("tbody");
+  const head = el("tr"), body = rove(el("tbody"));
   const count = el("span", { role: "status", "aria-live": "polite" });
-  const heads = columns.map((column) => {
-    const button = el("button", { type: "button", class: "sort", onclick: () => sortBy(column) }, column.title, el("span", { "aria-hidden": "true", class: "arrow" }));
-    return el("th", { scope: "col", class: ["segments", "spread"].includes(column.key) ? "number" : null, style: column.key.startsWith("value") ? { width: `${65 / data.models.length}%` } : {} }, button);
-  });
 
   function sortBy(column) {
     state.down = state.sort === column.key ? !state.down : Boolean(column.down);
@@ -31,8 +35,30 @@ function categoryTable(container, openCategory) {
     draw();
   }
 
+  function drawHead() {
+    head.replaceChildren(...columns().map((column) => {
+      const chosen = column.key === state.sort;
+      const arrow = chosen ? (state.down ? " ▼" : " ▲") : "";
+      const button = el("button", { type: "button", class: "sort", "data-key": column.key, onclick: () => sortBy(column) }, column.title, el("span", { "aria-hidden": "true", class: "arrow" }, arrow));
+      return el("th", { scope: "col", class: column.axis ? "axis" : column.number ? "number" : null, "aria-sort": chosen ? (state.down ? "descending" : "ascending") : null },
+        button, column.axis ? dotsAxis((value) => percent(value, 0)) : null);
+    }));
+  }
+
+  function gapCell(row) {
+    const [, low, high, p, significant] = tested(row) ?? [];
+    const value = signed(gap(row));
+    return el("td", { class: "number gap" },
+      significant ? el("strong", {}, value) : value,
+      low === undefined || low === null ? null : el("span", { class: "quiet interval" }, ` [${signed(low)}, ${signed(high)}]`),
+      significant ? el("span", { class: "hidden" }, " significant") : null);
+  }
+
   function draw() {
-    const column = columns.find((other) => other.key === state.sort);
+    const focused = document.activeElement?.dataset?.key;
+    drawHead();
+    if (focused) head.querySelector(`[data-key="${focused}"]`)?.focus();
+    const column = columns().find((other) => other.key === state.sort) ?? columns()[0];
     const wanted = state.text.trim().toLowerCase();
     const rows = held.filter((row) => {
       const category = data.categories[row.category];
@@ -44,27 +70,17 @@ function categoryTable(container, openCategory) {
       if (x === null || y === null) return (x === null) - (y === null);
       return (x < y ? -1 : x > y ? 1 : 0) * (state.down ? -1 : 1);
     });
-    heads.forEach((head, index) => {
-      const chosen = columns[index].key === state.sort;
-      if (chosen) head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
-      else head.removeAttribute("aria-sort");
-      head.querySelector(".arrow").textContent = chosen ? (state.down ? " ▼" : " ▲") : "";
-    });
     body.replaceChildren(...rows.map((row) => {
       const name = categoryName(row.category);
-      const title = openCategory
-        ? el("button", { type: "button", class: "link", title: "Show examples of this category", onclick: () => openCategory(row.category) }, name)
-        : name;
+      const text = [name, ...data.models.map((model, index) => {
+        const [PQ, SQ, RQ] = row.scores[index], [TP, FP, FN] = row.counts[index];
+        return `${model.label}: PQ ${percent(PQ)} = SQ ${percent(SQ)} × RQ ${percent(RQ)}; ${whole(TP)} TP, ${whole(FP)} FP, ${whole(FN)} FN`;
+      })].join("\n");
       return el("tr", {},
-        el("th", { scope: "row" }, title),
-        data.models.map((model, index) => {
-          const value = score(row, index);
-          const [PQ, SQ, RQ] = row.scores[index], [TP, FP, FN] = row.counts[index];
-          const bar = el("div", { class: "cellbar" }, el("span", { class: "number" }, percent(value)),
-            el("span", { class: "track", "aria-hidden": "true" }, el("span", { class: "fill", style: { display: "block", width: `${100 * (value ?? 0)}%`, background: modelColor(index) } })));
-          return el("td", { class: "bars" }, explain(bar, `${model.label}, ${name}\nPQ ${percent(PQ, 2)} = SQ ${percent(SQ, 2)} × RQ ${percent(RQ, 2)}\n${whole(TP)} TP, ${whole(FP)} FP, ${whole(FN)} FN`));
-        }),
-        several ? el("td", { class: "number" }, percent(spread(row))) : null,
+        el("th", { scope: "row" }, opener(`category:${row.category}`, `Images with ${name}`, name, open)),
+        el("td", { class: "axis" }, dots(data.models.map((_, index) => score(row, index)), text)),
+        el("td", { class: "number" }, percent(score(row, pair.a))),
+        several ? [el("td", { class: "number" }, percent(score(row, pair.b))), gapCell(row)] : null,
         el("td", { class: "number" }, whole(row.segments)),
         el("td", {}, data.categories[row.category].thing ? "thing" : "stuff"));
     }));
@@ -73,12 +89,16 @@ function categoryTable(container, openCategory) {
 
   container.append(
     el("div", { class: "bar" },
+      several ? pair.box() : null,
       choice("Score", METRICS.map((name, index) => [index, name]), 0, (metric) => { state.metric = metric; draw(); }),
       choice("Kind", [["all", "All"], ["thing", "Things"], ["stuff", "Stuff"]], "all", (kind) => { state.kind = kind; draw(); }),
       el("label", {}, "Filter ", el("input", { type: "search", id: "category-filter", oninput: (event) => { state.text = event.target.value; draw(); } })),
-      count),
-    el("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Scores of the categories" },
-      el("table", { id: "category-scores" }, el("thead", {}, el("tr", {}, heads)), body)));
+      count, el("a", { class: "skip inline", href: "#causes" }, "Skip the table")),
+    several ? legend() : null,
+    el("div", { class: "scroll tall", role: "region", "aria-label": "Scores of the categories" },
+      el("table", { id: "category-scores", class: "dotted" }, el("thead", {}, head), body)));
+  if (several) container.append(el("p", { class: "note" }, "A − B: the difference of the chosen pair with its 95 % interval; bold where it is significant after correction for all categories. n: true segments. Intervals need 10 images with the category."));
   if (absent) container.append(el("p", { class: "note" }, `${absent} categories occur neither in the ground truth nor in any prediction; the means leave them out.`));
   draw();
+  pair.watch(draw);
 }

@@ -1,10 +1,32 @@
 // Charts: SVG drawn at the width it gets, again when that changes, so text keeps its size from 400 to 1600 pixels.
 
-/** Draws `draw(width)`, an SVG element, into a container now and whenever the width changes. */
-function chart(container, draw) {
-  let width = 0;
+/**
+ * Draws `draw(width)`, an SVG element, into a container now and whenever the width changes. It is one stop of the Tab
+ * key; arrow keys walk through what it explains.
+ */
+function chart(container, draw, name = null) {
+  let width = 0, cursor = -1;
   const place = el("div");
   container.append(place);
+  if (name) {
+    for (const [key, value] of Object.entries({ tabindex: 0, role: "group", "aria-label": `${name}; arrow keys walk through it` })) place.setAttribute(key, value);
+    place.addEventListener("keydown", (event) => {
+      const parts = [...place.querySelectorAll("[data-explained]")];
+      const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (!by || !parts.length) return;
+      event.preventDefault();
+      parts[cursor]?.classList.remove("lit");
+      cursor = Math.min(parts.length - 1, Math.max(0, cursor + by));
+      parts[cursor].classList.add("lit");
+      explainBelow(parts[cursor]);
+      announce(explanations.get(parts[cursor]).replaceAll("\n", ", "));
+    });
+    place.addEventListener("focusout", () => {
+      place.querySelectorAll(".lit").forEach((part) => part.classList.remove("lit"));
+      cursor = -1;
+      hideTooltip();
+    });
+  }
   new ResizeObserver(() => {
     const now = Math.floor(container.clientWidth);
     if (now && now !== width) place.replaceChildren(draw((width = now)));
@@ -94,7 +116,7 @@ function intervalChart(container) {
           PQ[index] === null ? null : marker(index, { transform: `translate(${at(PQ[index])} ${y})` }),
         ), `${model.label}\nPQ ${percent(PQ[index], 2)}, 95 % interval ${percent(low[index], 2)} – ${percent(high[index], 2)}`);
       }));
-  });
+  }, "PQ with 95 % intervals");
 }
 
 /** Text that is cut, with an ellipsis, to about `room` pixels; whole on hover. */
@@ -151,139 +173,125 @@ function costChart(container, values, title) {
           label(name, ...spots.get(index).at, width * 0.5, { "text-anchor": spots.get(index).anchor }),
         ), `${name}\nPQ ${percent(PQ[index], 2)}\n${title} ${short(values[index])}`);
       }));
-  });
+  }, `PQ against ${title}`);
 }
 
 const causeColor = (cause) => `var(--c${cause % 9})`;
 
-/** For each model a bar of 100 points: its PQ, then what each cause takes. */
+/** For each model a bar of what each cause takes of its PQ, from 0: the longest bar fills the width. */
 function causeChart(container) {
   const { names, meanings, lost } = data.causes;
   const row = 46;
+  const totals = lost.map((of) => of.reduce((sum, value) => sum + (value ?? 0), 0));
+  const most = Math.max(...totals, 0.01);
   chart(container, (width) => {
     const height = data.models.length * row + 34;
-    const at = linear(0, 1, 0, width - 2);
-    return frame(width, height, "PQ of each model and what each cause takes of the rest; the numbers are in the table below",
+    const at = linear(0, most, 0, width - 2);
+    const points = ticks(0, most, width < 600 ? 4 : 8);
+    return frame(width, height, "What each cause takes of the PQ of each model; the numbers are in the table below",
+      ...points.map((value) => svg("line", { class: "gridline", x1: at(value), x2: at(value), y1: 0, y2: height - 28 })),
       ...data.models.map((model, index) => {
         const y = index * row;
-        let start = data.overview.PQ[index];
-        const parts = [explain(svg("rect", { x: 0, y: y + 19, width: at(start), height: 22, fill: "var(--good)" }), `${model.label}\nPQ ${percent(start, 2)}`)];
-        lost[index].forEach((share, cause) => {
-          if (!(share > 0)) return;
+        let start = 0;
+        const parts = lost[index].map((share, cause) => {
+          if (!(share > 0)) return null;
           const left = at(start), right = at((start += share));
-          parts.push(explain(
+          return explain(
             svg("rect", { x: left, y: y + 19, width: Math.max(0.5, right - left), height: 22, fill: causeColor(cause), stroke: "var(--paper)", "stroke-width": right - left > 3 ? 1 : 0 }),
-            `${model.label}\n${names[cause]}: ${percent(share, 2)} points of PQ\n${meanings[cause]}`));
+            `${model.label}\n${names[cause]}: ${percent(share, 2)} points of PQ\n${meanings[cause]}`);
         });
-        return svg("g", {},
-          label(model.label, 0, y + 13, width - 60),
-          parts,
-          svg("text", { x: 6, y: y + 34.5 }, `PQ ${percent(data.overview.PQ[index])}`));
+        return svg("g", {}, svg("svg", { x: 7, y: y + 9, class: "dot" }, marker(index)),
+          label(`${model.label}: PQ ${percent(data.overview.PQ[index])}, ${percent(totals[index])} lost`, 18, y + 13, width - 30), parts);
       }),
-      ...[0, 0.25, 0.5, 0.75, 1].map((value) => svg("text", { class: "quiet", x: at(value), y: height - 14, "text-anchor": value === 0 ? "start" : value === 1 ? "end" : "middle" }, percent(value, 0))));
-  });
+      ...points.map((value, place) => svg("text", { class: "quiet", x: at(value), y: height - 14, "text-anchor": place ? "middle" : "start" }, percent(value, 0))),
+      svg("text", { x: width - 2, y: height, "text-anchor": "end" }, "points of PQ lost"));
+  }, "Points of PQ that causes take");
 }
 
-function causeTable(container) {
+/** Each cause: what it takes of each model, what mending it alone would gain, and how many errors it is. */
+function causeTable(container, open) {
   const { names, meanings, lost, gain, counts } = data.causes;
-  const order = names.map((_, cause) => cause).filter((cause) => counts.some((of) => of[cause].some((number) => number > 0)));
-  const unused = names.filter((_, cause) => !order.includes(cause));
-  container.append(tableOf("What each cause takes, in points of PQ",
-    ["Cause", ...data.models.map((_, index) => el("span", {}, modelLabel(index)))],
+  const several = data.models.length > 1;
+  const order = names.map((_, cause) => cause).filter((cause) => counts.some((of) => of[cause].some((number) => number > 0)))
+    .sort((x, y) => average(lost.map((of) => of[y] ?? 0)) - average(lost.map((of) => of[x] ?? 0)));
+  const unused = names.filter((_, cause) => counts.every((of) => of[cause].every((number) => number === 0)));
+  const place = el("div");
+  const cell = (model, cause) => {
+    const [FP, FN, TP] = counts[model][cause];
+    const errors = [FP && `${whole(FP)} FP`, FN && `${whole(FN)} FN`, TP && `${whole(TP)} found`].filter(Boolean).join(", ") || "none";
+    return el("div", {}, opener(`cause:${model}:${cause}`, `Images in which ${data.models[model].label} loses most to: ${names[cause]}`, percent(lost[model][cause], 2), open),
+      el("div", { class: "meaning" }, `gain ${percent(gain[model][cause], 2)}`), el("div", { class: "meaning" }, errors));
+  };
+  const draw = () => place.replaceChildren(tableOf("What each cause takes, in points of PQ",
+    ["Cause", ...data.models.map((_, index) => el("span", {}, modelLabel(index))), ...(several ? ["A − B"] : [])],
     order.map((cause) => [
       el("div", {}, el("span", { class: "swatch", style: { background: causeColor(cause) } }), names[cause], el("div", { class: "meaning" }, meanings[cause])),
-      ...data.models.map((model, index) => explain(el("span", {}, percent(lost[index][cause], 2)),
-        `${model.label}, ${names[cause]}\nFixing this cause alone would gain ${percent(gain[index][cause], 2)}\n` +
-        `${whole(counts[index][cause][0])} FP, ${whole(counts[index][cause][1])} FN, ${whole(counts[index][cause][2])} matches with an inexact mask`)),
-    ])));
+      ...data.models.map((_, model) => cell(model, cause)),
+      ...(several ? [el("strong", {}, signed(lost[pair.a][cause] - lost[pair.b][cause], 2))] : []),
+    ]), { class: "causes" }));
+  if (several) container.append(el("div", { class: "bar" }, pair.box(), el("span", { class: "quiet" }, "A − B: + where the first loses more to a cause.")));
+  container.append(rove(place));
+  container.append(el("p", { class: "note" }, "gain: PQ won if this cause alone were mended. FP: false positives, FN: missed segments, found: found with an inexact mask."));
   if (unused.length) container.append(el("p", { class: "note" }, `No errors of these causes: ${unused.join(", ")}.`));
+  draw();
+  pair.watch(draw);
 }
 
-/** PQ over the slices of the data: one small chart a slicing, a line of markers a model. */
-function sliceCharts(container) {
+/** A button that opens the images of a lead, or plain text where the page has none. */
+function opener(key, title, text, open) {
+  if (!open || !data.leads[key]) return el("span", {}, text);
+  return el("button", { type: "button", class: "link", "data-lead": key, title, onclick: () => open(key, title) }, text);
+}
+
+/** PQ over the slices of the data: one small table a slicing, all models on one line. */
+function sliceCharts(container, open) {
   const grid = el("div", { class: "small-multiples" });
   container.append(legend(), grid);
   for (const slicing of data.slices) {
-    const box = el("div", { class: "chart" }, el("h3", {}, slicing.title[0].toUpperCase() + slicing.title.slice(1)));
-    grid.append(box);
-    // Many slices: all models on one line each.
-    const many = slicing.names.length > 8;
-    const row = many ? 24 : data.models.length > 3 ? 14 * data.models.length + 14 : 54;
-    chart(box, (width) => {
-      const names = Math.min(130, width * 0.36), right = width - 14;
-      const height = slicing.names.length * row + 30;
-      const at = linear(0, 1, names, right);
-      return frame(width, height, `PQ by ${slicing.title}; the numbers follow`,
-        ...xAxis(at, height - 26, 0, [0, 0.25, 0.5, 0.75, 1], (value) => percent(value, 0), "", right),
-        ...slicing.names.map((name, place) => {
-          const top = place * row, count = data.models.length;
-          return svg("g", {},
-            svg("line", { class: "gridline", x1: 0, x2: right, y1: top + row, y2: top + row }),
-            label(name, 0, top + row / 2 + (many ? 4 : -2), names - 6),
-            many ? null : svg("text", { class: "quiet", x: 0, y: top + row / 2 + 13 }, `${whole(slicing.truths[place])} true`),
-            data.models.map((model, index) => {
-              const value = slicing.PQ[index][place];
-              if (value === null) return null;
-              const y = many ? top + row / 2 : top + ((index + 1) * row) / (count + 1);
-              return explain(svg("g", {},
-                many ? null : svg("line", { x1: at(0), x2: at(value), y1: y, y2: y, stroke: modelColor(index), "stroke-width": 2 }),
-                marker(index, { transform: `translate(${at(value)} ${y})` }),
-              ), `${model.label}\n${name}: PQ ${percent(value, 2)}`);
-            }));
-        }));
+    const title = slicing.title[0].toUpperCase() + slicing.title.slice(1);
+    const rows = slicing.names.map((name, place) => {
+      const values = slicing.PQ.map((of) => of[place]);
+      const text = [`${name}: PQ`, ...data.models.map((model, index) => `${model.label} ${percent(values[index], 2)}`)].join("\n");
+      return [opener(`slice:${slicing.key}:${name}`, `Images with most errors in ${slicing.title}: ${name}`, name, open), dots(values, text), whole(slicing.truths[place])];
     });
-    box.append(numbers(`PQ by ${slicing.title}`, ["Slice", "true segments", ...data.models.map((model) => model.label)],
-      slicing.names.map((name, place) => [name, whole(slicing.truths[place]), ...slicing.PQ.map((of) => percent(of[place], 2))])));
+    // Many slices stand in columns beside each other.
+    const long = rows.length > 12 ? Math.ceil(rows.length / Math.ceil(rows.length / 10)) : rows.length;
+    for (let from = 0; from < rows.length; from += long) {
+    const table = tableOf(`PQ by ${slicing.title}`, [from ? `${title}, continued` : title, el("span", {}, el("span", { class: "hidden" }, "PQ"), dotsAxis((value) => percent(value, 0), 1, true)), "segments"], rows.slice(from, from + long), { class: "dotted" });
+    grid.append(rove(table));
+    }
   }
 }
 
-/** What is taken for what: a grid of the most confused categories, and the largest confusions as a list. */
-function confusionView(container) {
-  let model = 0;
-  const place = el("div");
-  const most = 14;
-  if (data.models.length > 1) {
-    container.append(el("div", { class: "bar" }, select("Model", data.models.map((of, index) => [index, of.label]), 0, (chosen) => { model = chosen; draw(); }).node));
-  }
-  container.append(place);
+/** The worst confusions: which category's pixels, or whole segments, are given to which, a mark a model. */
+function confusionView(container, open) {
+  const kinds = { pixels: data.confusion, segments: data.objects };
+  let kind = "pixels";
+  const place = rove(el("div"));
+  container.append(el("div", { class: "bar" }, choice("Count", [["pixels", "Pixels"], ["segments", "Whole segments"]], kind, (chosen) => { kind = chosen; draw(); }), legend()), place);
 
   function draw() {
-    const cells = data.confusion[model];
-    const wrong = cells.filter(([truth, predicted]) => truth !== predicted).sort((a, b) => b[2] - a[2]);
-    const weight = new Map();
-    for (const [truth, predicted, share] of wrong) {
-      for (const category of [truth, predicted]) if (category >= 0) weight.set(category, (weight.get(category) ?? 0) + share);
+    const rows = kinds[kind], of_pixels = kind === "pixels";
+    if (!rows.length) {
+      return place.replaceChildren(el("p", { class: "note" }, of_pixels ? "Every labelled pixel has the right category." : "None: no mask is right (IoU > 0.5) with the wrong category."));
     }
-    const chosen = [...weight].sort((a, b) => b[1] - a[1]).slice(0, most).map(([category]) => category).sort((a, b) => a - b);
-    if (!chosen.length) return place.replaceChildren(el("p", { class: "note" }, "Every labelled pixel has the right category."));
-    const share = new Map(cells.map(([truth, predicted, part, pixels]) => [`${truth},${predicted}`, [part, pixels]]));
-    const columns = [...chosen, -1];
-    const objects = data.objects.filter(([of]) => of === model).slice(0, 12);
-    const cellOf = (truth, predicted) => {
-      const [part, pixels] = share.get(`${truth},${predicted}`) ?? [0, 0];
-      const right = truth === predicted;
-      const cell = el("td", { class: right ? "cell diagonal" : "cell" }, part >= 0.0005 ? percent(part, part >= 0.0995 ? 0 : 1) : "");
-      // Errors are small beside the diagonal, so their colour rises faster.
-      if (part >= 0.0005) cell.style.background = `rgba(var(--heat), ${(right ? 0.28 * part : Math.min(0.45, 0.06 + part * 1.6)).toFixed(3)})`;
-      return explain(cell, `True: ${categoryName(truth)}\nPredicted: ${categoryName(predicted)}\n${percent(part, 2)} % of its pixels (${whole(pixels)})`);
-    };
-    const head = el("tr", {}, el("td"), columns.map((category) => el("th", { scope: "col" }, el("span", {}, categoryName(category)))));
-    const rows = chosen.map((truth) => el("tr", {}, el("th", { scope: "row" }, categoryName(truth)), columns.map((predicted) => cellOf(truth, predicted))));
-    const pixels = wrong.slice(0, 12).map(([truth, predicted, part]) => [categoryName(truth), categoryName(predicted), percent(part, 2)]);
-    const segments = objects.map(([, truth, predicted, number]) => [categoryName(truth), categoryName(predicted), whole(number)]);
-    place.replaceChildren(el("div", { class: "beside" },
-      el("div", {},
-        el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Confusion of categories" },
-          el("table", { class: "heat" },
-            el("caption", { class: "hidden" }, "Share of the pixels of each true category (rows) given to each category (columns), percent"),
-            el("thead", {}, head), el("tbody", {}, rows))),
-        el("p", { class: "note" }, "In percent of the row's true pixels. void: no category predicted.")),
-      el("div", {}, el("h3", {}, "Most pixels lost"),
-        tableOf("Largest confusions by pixels", ["True", "Taken for", "% of its pixels"], pixels, { words: 2 })),
-      el("div", {}, el("h3", {}, "Whole segments with the wrong category"),
-        segments.length
-          ? tableOf("Segments with a wrong category", ["True", "Taken for", "segments"], segments, { words: 2 })
-          : el("p", { class: "note" }, "None: no mask is right (IoU > 0.5) with the wrong category."))));
+    const most = of_pixels ? 1 : Math.max(...rows.flatMap(([, , values]) => values));
+    const show = of_pixels ? (value) => percent(value, 0) : (value) => whole(Math.round(value));
+    const exact = of_pixels ? (value) => percent(value, 1) : whole;
+    place.replaceChildren(
+      tableOf(of_pixels ? "Largest confusions by pixels" : "Segments with a wrong category",
+        ["True", "Taken for", el("span", {}, el("span", { class: "hidden" }, "Each model"), dotsAxis(show, most, true)), "Most", "By the same to others"],
+        rows.map(([truth, predicted, values, rest]) => {
+          const worst = values.indexOf(Math.max(...values));
+          const text = [`${categoryName(truth)} taken for ${categoryName(predicted)}`, ...data.models.map((model, index) => `${model.label}: ${exact(values[index])}${of_pixels ? " % of its pixels" : ""}`)].join("\n");
+          return [
+            opener(`taken:${truth}:${predicted}`, `Images in which ${categoryName(truth)} is taken for ${categoryName(predicted)}`, categoryName(truth), open),
+            categoryName(predicted), dots(values, text, most), el("span", {}, markerIcon(worst), exact(values[worst])), exact(rest[worst]),
+          ];
+        }), { words: 2, class: "dotted wide" }),
+      el("p", { class: "note" }, of_pixels
+        ? "In percent of the true category's pixels. void: no category predicted."
+        : "Segments whose mask is right (IoU > 0.5) and whose category is not."));
   }
   draw();
 }

@@ -24,7 +24,10 @@ function fill(node, properties, children) {
   return node;
 }
 
-const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value).toFixed(digits));
+const minus = (text) => text.replace("-", "−");
+const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : minus((100 * value).toFixed(digits)));
+const signed = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value >= 0.5 * 10 ** -digits ? "+" : "") + percent(value, digits).replace(/^−(0(\.0*)?)$/, "$1"));
+const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const whole = (value) => value.toLocaleString("en");
 const modelColor = (model) => `var(--m${data.models[model].color})`;
 const categoryName = (position) => (position < 0 ? "void" : data.categories[position].name);
@@ -91,11 +94,118 @@ function hideTooltip() {
   tooltip.hidden = true;
 }
 
-/** Shows `text` while the pointer is on a node. */
+const explanations = new WeakMap();
+
+/** Shows `text` while the pointer is on a node, and at a tap; charts and lists show it for the keyboard, too. */
 function explain(node, text) {
-  node.addEventListener("pointermove", (event) => showTooltip(event, text));
-  node.addEventListener("pointerleave", hideTooltip);
+  explanations.set(node, text);
+  node.setAttribute("data-explained", "");
+  node.addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") showTooltip(event, text); });
+  node.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hideTooltip(); });
+  node.addEventListener("click", (event) => showTooltip(event, text));
   return node;
+}
+
+/** Shows what is said of a node, below it: for the keyboard. */
+function explainBelow(node) {
+  const text = explanations.get(node);
+  if (!text) return hideTooltip();
+  const box = node.getBoundingClientRect();
+  showTooltip({ clientX: Math.max(0, box.left + Math.min(box.width / 2, 60) - 16), clientY: box.bottom - 8 }, text);
+}
+
+document.addEventListener("pointerdown", (event) => { if (!event.target.closest("[data-explained], canvas, #points")) hideTooltip(); });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTooltip(); });
+
+/** Says a sentence to screen readers. */
+function announce(text) {
+  document.getElementById("live").textContent = text;
+}
+
+/**
+ * Makes the buttons of a list, table or choice one stop of the Tab key: arrow keys, Home and End walk through them. A
+ * button within a row that is explained shows what a pointer on that row would show.
+ */
+function rove(container, selector = "button") {
+  const all = () => [...container.querySelectorAll(selector)];
+  const settle = (chosen) => all().forEach((node) => { node.tabIndex = node === chosen ? 0 : -1; });
+  container.addEventListener("focusin", (event) => {
+    const node = event.target.closest(selector);
+    if (!node) return;
+    settle(node);
+    const said = node.matches("[data-explained]") ? node : node.closest("tr, li")?.querySelector("[data-explained]");
+    if (said && node.matches(":focus-visible")) explainBelow(said);
+  });
+  container.addEventListener("focusout", hideTooltip);
+  container.addEventListener("keydown", (event) => {
+    const nodes = all(), at = nodes.indexOf(event.target.closest(selector));
+    const to = { ArrowDown: at + 1, ArrowRight: at + 1, ArrowUp: at - 1, ArrowLeft: at - 1, Home: 0, End: nodes.length - 1 }[event.key];
+    if (at < 0 || to === undefined) return;
+    event.preventDefault();
+    nodes[Math.min(nodes.length - 1, Math.max(0, to))].focus();
+  });
+  const first = () => { if (!all().some((node) => node.tabIndex === 0)) settle(all()[0]); };
+  new MutationObserver(() => { settle(all().find((node) => node === document.activeElement) ?? all()[0]); }).observe(container, { childList: true, subtree: true });
+  settle(all().find((node) => node.getAttribute("aria-pressed") === "true") ?? all()[0]);
+  first();
+  return container;
+}
+
+/** Boxes that scroll can be reached by the keyboard; those that fit are no stop. */
+const overflow = new ResizeObserver((entries) => {
+  for (const { target } of entries) watchOverflow(target);
+});
+function watchOverflow(box) {
+  const scrolls = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+  if (scrolls) box.tabIndex = 0;
+  else box.removeAttribute("tabindex");
+}
+new MutationObserver(() => {
+  for (const box of document.querySelectorAll(".scroll:not([data-watched])")) {
+    box.setAttribute("data-watched", "");
+    overflow.observe(box);
+    if (box.firstElementChild) overflow.observe(box.firstElementChild);
+  }
+}).observe(document.documentElement, { childList: true, subtree: true });
+
+/** What a reader can paste into a terminal, with a button that copies it. */
+function command(text) {
+  const button = el("button", { type: "button", class: "copy", onclick: () => {
+    const done = () => { button.textContent = "Copied"; };
+    // Pages opened from a file may not use the clipboard's interface.
+    const old = () => {
+      const range = document.createRange();
+      range.selectNodeContents(code);
+      const selection = window.getSelection();
+      selection.removeAllRanges();
+      selection.addRange(range);
+      if (document.execCommand("copy")) done();
+    };
+    if (navigator.clipboard?.writeText) navigator.clipboard.writeText(text).then(done, old);
+    else old();
+  } }, "Copy");
+  const code = el("code", {}, text);
+  return el("span", { class: "command" }, code, " ", button);
+}
+
+/** Marks of all models on one line from 0 to `most`: [value or null, …]; `text` is what it says. */
+function dots(values, text, most = 1) {
+  const known = values.map((value, model) => [value, model]).filter(([value]) => value !== null);
+  const at = (value) => `${(2 + (96 * Math.min(value, most)) / most).toFixed(2)}%`;
+  const line = known.length > 1 ? [Math.min(...known.map(([value]) => value)), Math.max(...known.map(([value]) => value))] : null;
+  const picture = svg("svg", { class: "dots", height: 22, role: "img", "aria-label": text.replaceAll("\n", ", ") },
+    [0, 0.25, 0.5, 0.75, 1].map((part) => svg("line", { class: "gridline", x1: at(part * most), x2: at(part * most), y1: 0, y2: 22 })),
+    line && svg("line", { class: "range", x1: at(line[0]), x2: at(line[1]), y1: 11, y2: 11 }),
+    // The best model is drawn last, on top.
+    known.reverse().map(([value, model]) => svg("svg", { x: at(value), y: 11, class: "dot" }, marker(model))));
+  return explain(picture, text);
+}
+
+/** The axis of `dots`, for the head of its column. */
+function dotsAxis(show, most = 1, small = false) {
+  const parts = small ? [0, 0.5, 1] : [0, 0.25, 0.5, 0.75, 1];
+  return svg("svg", { class: "dots", height: 16, "aria-hidden": "true" }, parts.map((part) =>
+    svg("text", { class: part % 0.5 ? "quiet fine" : "quiet", x: `${2 + 96 * part}%`, y: 12, "text-anchor": part === 0 ? "start" : part === 1 ? "end" : "middle" }, show(part * most))));
 }
 
 /** A choice among a few: buttons of which one is pressed. */
@@ -107,7 +217,9 @@ function choice(label, options, chosen, onchoose) {
     options.forEach(([other], index) => buttons[index].setAttribute("aria-pressed", String(other === value)));
     onchoose(value);
   }
-  return el("span", { class: "group", role: "group", "aria-label": label }, buttons);
+  const group = el("span", { class: "group", role: "group", "aria-label": label }, buttons);
+  group.set = (value) => options.forEach(([other], index) => buttons[index].setAttribute("aria-pressed", String(other === value)));
+  return rove(group);
 }
 
 let selects = 0;
@@ -126,13 +238,46 @@ function select(label, options, chosen, onchoose) {
 /** A table in a box of its own that scrolls when it is wide and that the keyboard reaches. */
 function tableOf(label, head, rows, { words = 1, tall = false, ...properties } = {}) {
   const kind = (index) => (index < words ? null : "number");
-  return el("div", { class: tall ? "scroll tall" : "scroll", tabindex: 0, role: "region", "aria-label": label },
+  return el("div", { class: tall ? "scroll tall" : "scroll", role: "region", "aria-label": label },
     el("table", properties,
       el("thead", {}, el("tr", {}, head.map((cell, index) => el("th", { scope: "col", class: kind(index) }, cell)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, row.map((cell, index) => el(index ? "td" : "th", { scope: index ? null : "row", class: kind(index) }, cell)))))));
 }
 
-/** What a chart shows, as a table behind a summary: for screen readers, and for copying. */
-function numbers(label, head, rows, words = 1) {
-  return el("details", {}, el("summary", {}, "The numbers"), tableOf(label, head, rows, { words }));
-}
+/** The pair of models that tables of differences show: one choice for the whole page, kept in its address. */
+const pair = {
+  a: 0,
+  b: Math.min(1, data.models.length - 1),
+  boxes: [],
+  watchers: [],
+  names: () => `${data.models[pair.a].label} − ${data.models[pair.b].label}`,
+  tested: () => data.pairs.find((test) => test.a === pair.a && test.b === pair.b),
+  watch(draw) { pair.watchers.push(draw); },
+  set(a, b) {
+    [pair.a, pair.b] = [a, b];
+    pair.boxes.forEach((box) => box.set(`${a},${b}`));
+    pair.watchers.forEach((draw) => draw());
+  },
+  /** A list of all pairs. */
+  box() {
+    const all = data.models.flatMap((_, a) => data.models.slice(a + 1).map((_, next) => [a, a + 1 + next]));
+    const box = select("Pair", all.map(([a, b]) => [`${a},${b}`, `${data.models[a].label} − ${data.models[b].label}`]), `${pair.a},${pair.b}`,
+      (value) => { pair.set(...value.split(",").map(Number)); address.write({ a: data.models[pair.a].run, b: data.models[pair.b].run }); });
+    pair.boxes.push(box);
+    return box.node;
+  },
+};
+
+/** What the page shows, in the part of its address after the #: it can be sent, and Back stays in the page. */
+const address = {
+  read: () => (location.hash.includes("=") ? Object.fromEntries(new URLSearchParams(location.hash.slice(1))) : {}),
+  write(changes, push = false) {
+    const now = { ...address.read(), ...changes };
+    const kept = Object.entries(now).filter(([, value]) => value !== null && value !== undefined && value !== "");
+    const hash = `#${new URLSearchParams(kept)}`;
+    if (hash === location.hash) return;
+    try {
+      history[push ? "pushState" : "replaceState"](null, "", hash);
+    } catch { /* some viewers of files forbid it; the page works without */ }
+  },
+};

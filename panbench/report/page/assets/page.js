@@ -14,7 +14,6 @@ applyTheme();
 darkAround.addEventListener("change", () => applyTheme());
 window.addEventListener("beforeprint", () => {
   applyTheme(true);
-  // What was run belongs to the print; the numbers behind charts would repeat them.
   for (const record of document.querySelectorAll("#provenance details")) record.open = true;
 });
 window.addEventListener("afterprint", () => applyTheme());
@@ -28,50 +27,60 @@ document.getElementById("tools").append(choice("Colours of the page", [["auto", 
 for (const section of document.querySelectorAll("main > section")) {
   document.getElementById("contents").append(el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent));
 }
-for (const place of document.querySelectorAll("[data-marker]")) place.replaceWith(markerIcon(Number(place.dataset.marker)));
+for (const place of document.querySelectorAll("[data-marker]")) {
+  const model = Number(place.dataset.marker);
+  if (place.dataset.named !== undefined) place.after(el("span", { class: "hidden" }, data.models[model].label));
+  place.replaceWith(markerIcon(model));
+}
 
 const within = (id, build) => {
   const place = document.getElementById(id);
   if (place) build(place);
 };
 
+const live = el("p", { id: "live", class: "hidden", role: "status", "aria-live": "polite" });
+document.body.append(live);
+
 within("gallery-view", (place) => { gallery = createGallery(place); });
+const follow = gallery && ((key, title) => { hideTooltip(); gallery.follow(key, title); });
 within("chart-intervals", intervalChart);
 within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second"));
 within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
-within("category-table", (place) => categoryTable(place, gallery && ((category) => gallery.category(category) || notify(`No example holds ${categoryName(category)}.`))));
+within("category-table", (place) => categoryTable(place, follow));
 within("chart-causes", causeChart);
-within("cause-table", causeTable);
-within("confusion-view", confusionView);
-within("slice-view", sliceCharts);
+within("cause-table", (place) => causeTable(place, follow));
+within("confusion-view", (place) => confusionView(place, follow));
+within("slice-view", (place) => sliceCharts(place, follow));
 within("image-view", imageView);
+if (gallery) within("figures", (place) => gallery.figures(place));
 
-function notify(text) {
-  document.getElementById("said")?.remove();
-  const said = el("p", { id: "said", class: "warning", role: "status" }, text);
-  document.getElementById("gallery").append(said);
-  said.scrollIntoView({ block: "nearest" });
+/** Puts the page into the state that its address tells; goes to the image when `go`. */
+function restore(go) {
+  const wanted = address.read();
+  const place = (name) => data.models.findIndex((model) => model.run === name);
+  const [a, b] = [place(wanted.a), place(wanted.b)];
+  if (a >= 0 && b > a && (a !== pair.a || b !== pair.b)) pair.set(a, b);
+  if (gallery && gallery.restore(wanted) && go) document.getElementById("viewer").scrollIntoView({ block: "start" });
 }
+if (address.read().image || address.read().a) restore(true);
+window.addEventListener("popstate", () => restore(false));
 
 /** Each image a point: model A against model B, or, of one model, by rank. A click, or arrow keys and Enter, opens it. */
 function imageView(container) {
   const { ids, PQ } = data.images;
   const several = data.models.length > 1;
-  let a = 0, b = several ? 1 : 0;
+  const models = () => (several ? [pair.a, pair.b] : [0, 0]);
   const plot = el("div", { class: "chart", id: "points", tabindex: 0, role: "group", "aria-label": several ? "Images as points, PQ of one model against the other; arrow keys walk from the largest difference, Enter opens" : "Images as points by PQ; arrow keys walk from the worst, Enter opens" });
   const said = el("p", { class: "note", role: "status", "aria-live": "polite" }, " ");
   const table = el("div");
-  const names = data.models.map((model, index) => [index, model.label]);
-  if (several) {
-    container.append(el("div", { class: "bar" },
-      select("Across", names, a, (value) => { a = value; again(); }).node,
-      select("Up", names, b, (value) => { b = value; again(); }).node));
-  }
-  container.append(el("div", { class: "beside points" }, el("div", {}, plot, said), table));
+  if (several) container.append(el("div", { class: "bar" }, pair.box()));
+  container.append(el("div", { class: "beside points" }, el("div", {}, plot, said), rove(table)));
 
+  let a = models()[0], b = models()[1];
   let points = [], order = [], cursor = -1, redraw = () => {};
 
   function again() {
+    [a, b] = models();
     const held = ids.map((_, index) => index).filter((index) => PQ[a][index] !== null && PQ[b][index] !== null);
     const gap = (index) => PQ[b][index] - PQ[a][index];
     order = several ? [...held].sort((x, y) => Math.abs(gap(y)) - Math.abs(gap(x))) : [...held].sort((x, y) => PQ[a][x] - PQ[a][y]);
@@ -84,16 +93,16 @@ function imageView(container) {
     const open = (index) => el("button", { type: "button", class: "link", onclick: () => openImage(ids[index]) }, `Image ${ids[index]}`);
     table.replaceChildren(several
       ? el("div", {}, el("h3", {}, "Where they differ most"), tableOf("Images with the largest difference",
-        ["Image", el("span", {}, modelLabel(a)), el("span", {}, modelLabel(b)), "Difference", "Picture"],
-        order.slice(0, 12).map((index) => [open(index), percent(PQ[a][index]), percent(PQ[b][index]), (gap(index) > 0 ? "+" : "") + percent(gap(index)), gallery?.has(ids[index]) ? "below" : "–"])))
-      : el("div", {}, el("h3", {}, "The worst images"), tableOf("Images with the lowest PQ", ["Image", "PQ", "Picture"],
-        order.slice(0, 12).map((index) => [open(index), percent(PQ[a][index]), gallery?.has(ids[index]) ? "below" : "–"]))));
+        ["Image", el("span", {}, modelLabel(a)), el("span", {}, modelLabel(b)), "A − B"],
+        order.slice(0, data.listed).map((index) => [open(index), percent(PQ[a][index]), percent(PQ[b][index]), signed(-gap(index))])))
+      : el("div", {}, el("h3", {}, "The worst images"), tableOf("Images with the lowest PQ", ["Image", "PQ"],
+        order.slice(0, data.listed).map((index) => [open(index), percent(PQ[a][index])]))));
   }
 
   function openImage(id) {
     hideTooltip();
     if (gallery?.has(id)) return gallery.open(id);
-    said.textContent = `Image ${id} has no picture in this file. To add it: panbench report ${data.models.map((model) => model.run).join(" ")} --image ${id}`;
+    said.replaceChildren(`Image ${id} has no picture in this file. To add it: `, command(`${data.command} --image ${id}`));
   }
 
   const describe = (index) => (several
@@ -166,4 +175,5 @@ function imageView(container) {
     }
   });
   again();
+  pair.watch(again);
 }

@@ -1,0 +1,422 @@
+// The viewer: one image with its ground truth and each model's answer, beside each other or parted by a divider.
+
+const ZOOM_MOST = 12;
+const PRINTED = 6;
+
+function createViewer({ images, scores, withPictures, mapOf, onstep }) {
+  const several = withPictures.length > 1;
+  const state = {
+    image: 0, left: TRUTH, right: 1 + withPictures[0], mode: "divider", color: "category", opacity: 0.55, outlined: true,
+    cut: 0.5, lit: null, zoom: 1, center: [0.5, 0.5],
+  };
+  let photo = null, drawn = 0, repaint = () => {};
+
+  const heading = el("h3", { id: "viewer-title" });
+  const about = el("p", { class: "note" });
+  const stage = el("div", { class: "stage-place" });
+  const lists = el("div", { class: "lists" });
+  const layerNames = [[PHOTO, "Image"], [TRUTH, "Ground truth"], ...withPictures.map((model) => [1 + model, data.models[model].label])];
+  const remember = () => address.write(fromState());
+  const leftBox = select("Left", layerNames, state.left, (value) => { state.left = value; remember(); render(); });
+  const rightBox = select("Right", layerNames, state.right, (value) => { state.right = value; remember(); render(); });
+  const sides = el("span", { class: "bar", style: { margin: "0" } }, leftBox.node, rightBox.node);
+  const modeBox = choice("View", [["divider", "Divider"], ["side", "Side by side"]], state.mode, (value) => { setMode(value); remember(); render(); });
+  const colorBox = choice("Colours", [["category", "Categories"], ["verdict", "Verdicts"]], state.color, (value) => { state.color = value; remember(); render(); });
+  const zoomSaid = el("span", { class: "quiet zoomed" }, "1×");
+  const zoomBox = rove(el("span", { class: "group", role: "group", "aria-label": "Zoom" },
+    el("button", { type: "button", "aria-label": "Zoom out", onclick: () => zoomBy(1 / 1.5) }, "−"),
+    el("button", { type: "button", "aria-label": "Zoom in", onclick: () => zoomBy(1.5) }, "+"),
+    el("button", { type: "button", onclick: () => { state.zoom = 1; state.center = [0.5, 0.5]; zoomed(); } }, "Fit")));
+  const link = el("button", { type: "button", onclick: () => {
+    address.write({ image: images[state.image].id, ...fromState() });
+    const done = () => { link.textContent = "Link copied"; };
+    (navigator.clipboard?.writeText(location.href) ?? Promise.reject()).then(done, () => { link.textContent = "It is in the address bar"; });
+  } }, "Copy link");
+  const node = el("div", { class: "viewer", id: "viewer", role: "group", "aria-labelledby": "viewer-title", tabindex: -1 },
+    el("div", { class: "bar" },
+      heading,
+      el("button", { type: "button", onclick: () => onstep(-1) }, "← Previous"),
+      el("button", { type: "button", onclick: () => onstep(1) }, "Next →"), link),
+    about,
+    el("div", { class: "bar" }, modeBox, sides, colorBox,
+      el("label", {}, "Opacity ", el("input", { type: "range", min: 0, max: 100, value: 100 * state.opacity, oninput: (event) => { state.opacity = event.target.value / 100; render(); } })),
+      el("label", {}, el("input", { type: "checkbox", checked: true, onchange: (event) => { state.outlined = event.target.checked; render(); } }), "Outlines"),
+      zoomBox, zoomSaid),
+    el("ul", { class: "legend verdicts", hidden: true }, Object.values(VERDICTS).map(([kind, words, color]) => el("li", {}, el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, words)))),
+    stage, lists);
+
+  function setMode(mode) {
+    state.mode = mode;
+    sides.style.display = mode === "side" ? "none" : "";
+  }
+
+  const runOf = (number) => (number === PHOTO ? "image" : number === TRUTH ? "truth" : data.models[number - 1].run);
+  const layerOfRun = (name) => layerNames.map(([number]) => number).find((number) => runOf(number) === name);
+  const fromState = () => ({ view: state.mode, left: runOf(state.left), right: runOf(state.right), colours: state.color });
+
+  const nameOf = (number) => layerNames.find(([other]) => other === number)[1];
+
+  /** The model whose verdicts the ground truth shows: the one on the other side, else the first. */
+  function judge(image) {
+    const sides = state.mode === "divider" ? [state.right - 1, state.left - 1] : [state.judge];
+    return [...sides, ...withPictures].find((model) => model >= 0 && image.answers[model]);
+  }
+
+  const outcome = (image, number, index) => outcomeOf(image, number, index, judge(image));
+
+  function verdictText(verdict, iou, cause) {
+    const [, words] = VERDICTS[verdict] ?? ["", verdict ?? ""];
+    return words + (iou === null ? "" : `, IoU ${iou.toFixed(2)}`) + (cause && cause !== words ? ` (${cause})` : "") + (verdict && verdict !== "ignored" ? ` · ${verdict}` : "");
+  }
+
+  function describe(image, number, index) {
+    const segment = outcome(image, number, index);
+    const lines = [categoryName(segment.category) + (segment.crowd ? " (crowd)" : "")];
+    if (segment.score !== null) lines.push(`score ${segment.score.toFixed(2)}`);
+    if (number === TRUTH) {
+      for (const model of withPictures) {
+        const answer = image.answers[model]?.[index];
+        if (answer) lines.push(`${data.models[model].label}: ${verdictText(...answer)}`);
+      }
+    } else if (segment.verdict) lines.push(verdictText(segment.verdict, segment.iou, segment.cause));
+    lines.push(`${whole(segment.area)} pixels`);
+    return lines.join("\n");
+  }
+
+  // ---- the part of the image that is shown ----------------------------------------------------------------------
+
+  function viewOf(image) {
+    const width = image.width / state.zoom, height = image.height / state.zoom;
+    const place = (center, all, part) => Math.min(all - part, Math.max(0, center * all - part / 2));
+    return { x: place(state.center[0], image.width, width), y: place(state.center[1], image.height, height), width, height };
+  }
+
+  function zoomed() {
+    zoomSaid.textContent = `${state.zoom.toFixed(1).replace(".0", "")}×`;
+    node.classList.toggle("zoomed-in", state.zoom > 1);
+    node.dataset.zoom = state.zoom.toFixed(2);
+    repaint();
+  }
+
+  /** Zooms by a factor; the point at [u, v] of the canvas (fractions) stays where it is. */
+  function zoomBy(factor, u = 0.5, v = 0.5) {
+    const image = images[state.image], before = viewOf(image);
+    const zoom = Math.min(ZOOM_MOST, Math.max(1, state.zoom * factor));
+    const x = before.x + u * before.width, y = before.y + v * before.height;
+    state.zoom = zoom;
+    state.center = [(x + (0.5 - u) * (image.width / zoom)) / image.width, (y + (0.5 - v) * (image.height / zoom)) / image.height];
+    zoomed();
+  }
+
+  /** Moves the view by fractions of itself. */
+  function panBy(u, v) {
+    const image = images[state.image], view = viewOf(image);
+    state.center = [(view.x + view.width * (0.5 + u)) / image.width, (view.y + view.height * (0.5 + v)) / image.height];
+    const kept = viewOf(image);
+    state.center = [(kept.x + kept.width / 2) / image.width, (kept.y + kept.height / 2) / image.height];
+    repaint();
+  }
+
+  /** Wheel, pinch, drag and keys on a canvas. Without Ctrl the wheel scrolls the page, until the picture has the focus. */
+  function navigable(canvas) {
+    const fingers = new Map();
+    canvas.tabIndex = 0;
+    const part = (event) => {
+      const area = canvas.getBoundingClientRect();
+      return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
+    };
+    canvas.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey && document.activeElement !== canvas) return;
+      event.preventDefault();
+      zoomBy(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), ...part(event));
+    }, { passive: false });
+    canvas.addEventListener("pointerdown", (event) => {
+      fingers.set(event.pointerId, part(event));
+      if (state.zoom > 1 || fingers.size > 1) canvas.setPointerCapture(event.pointerId);
+    });
+    canvas.addEventListener("pointermove", (event) => {
+      if (!fingers.has(event.pointerId)) return;
+      const before = [...fingers.values()], old = fingers.get(event.pointerId), now = part(event);
+      fingers.set(event.pointerId, now);
+      if (fingers.size === 1 && state.zoom > 1) panBy(old[0] - now[0], old[1] - now[1]);
+      if (fingers.size === 2) {
+        const far = (points) => Math.hypot(points[0][0] - points[1][0], points[0][1] - points[1][1]) || 1e-6;
+        const after = [...fingers.values()];
+        zoomBy(far(after) / far(before), (after[0][0] + after[1][0]) / 2, (after[0][1] + after[1][1]) / 2);
+      }
+    });
+    for (const kind of ["pointerup", "pointercancel", "pointerleave"]) canvas.addEventListener(kind, (event) => fingers.delete(event.pointerId));
+    canvas.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: [-0.15, 0], ArrowRight: [0.15, 0], ArrowUp: [0, -0.15], ArrowDown: [0, 0.15] }[event.key];
+      const factor = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 1 / ZOOM_MOST }[event.key];
+      if (!factor && !(step && state.zoom > 1)) return;
+      event.preventDefault();
+      if (factor) zoomBy(factor);
+      else panBy(...step);
+    });
+  }
+
+  /** The size of a canvas that fills `room` CSS pixels: sharp, but never so large that painting lags. */
+  function sizeFor(image, room, highest = 0.72 * window.innerHeight) {
+    const css = Math.min(room, Math.max(220, highest) * (image.width / image.height), 1100);
+    const dense = Math.min(window.devicePixelRatio || 1, 1300 / css);
+    const width = Math.max(1, Math.round(css * dense));
+    return { css, width, height: Math.max(1, Math.round((width * image.height) / image.width)) };
+  }
+
+  function composed(image, number, width, height) {
+    const lit = state.lit?.has(number) ? state.lit.get(number) : -1;
+    return compose(image, number, number === PHOTO ? null : mapOf(image, number), photo, width, height,
+      { view: viewOf(image), style: state, judge: judge(image), lit });
+  }
+
+  // ---- drawing --------------------------------------------------------------------------------------------------
+
+  function show(index) {
+    state.image = index;
+    state.lit = null;
+    state.zoom = 1;
+    state.center = [0.5, 0.5];
+    const image = images[index];
+    heading.textContent = `Image ${image.id}`;
+    about.replaceChildren(`${image.file} · shown for: ${image.why.join("; ")} · PQ: `,
+      ...data.models.flatMap((_, model) => [el("span", {}, model ? ", " : "", modelLabel(model), ` ${percent(scores[index][model])}`)]));
+    for (const side of ["left", "right"]) {
+      if (state[side] > 0 && !image.layers[state[side]]) {
+        state[side] = 1 + withPictures.find((model) => image.layers[1 + model]);
+        (side === "left" ? leftBox : rightBox).set(state[side]);
+      }
+    }
+    const next = new Image();
+    const turn = ++drawn;
+    next.onload = () => { if (turn === drawn) { photo = next; render(); } };
+    next.src = image.photo;
+    node.dataset.image = image.id;
+  }
+
+  function render() {
+    if (!photo) return;
+    hideTooltip();
+    node.querySelector(".verdicts").hidden = state.color !== "verdict";
+    if (state.mode === "divider") renderDivider(images[state.image]);
+    else renderSide(images[state.image]);
+    renderLists(images[state.image]);
+    zoomed();
+  }
+
+  function renderDivider(image) {
+    const { css, width, height } = sizeFor(image, stage.clientWidth);
+    const canvas = el("canvas", { width, height, role: "img", "aria-label": `${nameOf(state.left)} to the left of the divider, ${nameOf(state.right)} to the right; plus and minus zoom, arrow keys move; the segments are listed below` });
+    const handle = el("div", { class: "divider", role: "slider", tabindex: 0, "aria-label": "Divider", "aria-valuemin": 0, "aria-valuemax": 100, "aria-orientation": "horizontal" });
+    const left = el("span", { class: "corner left" }, nameOf(state.left)), right = el("span", { class: "corner right" }, nameOf(state.right));
+    const box = el("div", { class: "stage", style: { width: `${css}px` } }, canvas, left, right, handle);
+    let parts = [];
+
+    function paint() {
+      const context = canvas.getContext("2d"), cut = Math.round(state.cut * width);
+      context.drawImage(parts[1], 0, 0);
+      if (cut > 0) context.drawImage(parts[0], 0, 0, cut, height, 0, 0, cut, height);
+      handle.style.left = `${100 * state.cut}%`;
+      handle.setAttribute("aria-valuenow", Math.round(100 * state.cut));
+      handle.setAttribute("aria-valuetext", `${Math.round(100 * state.cut)} percent ${nameOf(state.left)}`);
+    }
+    const move = (event) => {
+      const area = canvas.getBoundingClientRect();
+      state.cut = Math.min(1, Math.max(0, (event.clientX - area.left) / area.width));
+      paint();
+    };
+    handle.addEventListener("pointerdown", (event) => {
+      handle.setPointerCapture(event.pointerId);
+      hideTooltip();
+      event.preventDefault();
+      handle.focus({ preventScroll: true });
+    });
+    handle.addEventListener("pointermove", (event) => { if (handle.hasPointerCapture(event.pointerId)) move(event); });
+    handle.addEventListener("keydown", (event) => {
+      const by = { ArrowLeft: -0.02, ArrowRight: 0.02, PageDown: -0.1, PageUp: 0.1, Home: -1, End: 1 }[event.key];
+      if (by === undefined) return;
+      event.preventDefault();
+      state.cut = Math.min(1, Math.max(0, state.cut + by));
+      paint();
+    });
+    repaint = () => {
+      parts = [state.left, state.right].map((number) => composed(image, number, width, height));
+      paint();
+    };
+    hover(canvas, image, (part) => (part < state.cut ? state.left : state.right), false);
+    navigable(canvas);
+    repaint();
+    stage.replaceChildren(box);
+  }
+
+  /** Columns for `count` panes: as many as fit, and no single pane in the last row. */
+  function columnsFor(count, room) {
+    const most = Math.min(count, Math.max(1, Math.floor((room + 12) / 292)));
+    const empty = (columns) => (columns - (count % columns)) % columns;
+    const choices = Array.from({ length: most }, (_, index) => most - index).filter((columns) => columns > most / 2);
+    return choices.reduce((best, columns) => (empty(columns) < empty(best) ? columns : best), choices[0]);
+  }
+
+  function renderSide(image) {
+    const numbers = layerNames.map(([number]) => number).filter((number) => number === PHOTO || image.layers[number]);
+    const columns = columnsFor(numbers.length, stage.clientWidth);
+    const grid = el("div", { class: "panes", style: { "grid-template-columns": `repeat(${columns}, minmax(0, 1fr))` } });
+    stage.replaceChildren(grid);
+    const panes = numbers.map((number) => {
+      const head = el("h4", {}, number > 0 ? modelLabel(number - 1) : nameOf(number));
+      const pane = el("div", { class: "pane" }, head, el("p", { class: "note counts" }, ...counts(image, number)));
+      grid.append(pane);
+      return pane;
+    });
+    const room = panes[0].clientWidth;
+    const painters = numbers.map((number, place) => {
+      const { css, width, height } = sizeFor(image, room, 520);
+      const canvas = el("canvas", { width, height, role: "img", "aria-label": `${nameOf(number)}; plus and minus zoom, arrow keys move` });
+      const cross = el("span", { class: "cross", hidden: true });
+      panes[place].append(el("div", { class: "stage", style: { width: `${css}px`, margin: "0" } }, canvas, cross));
+      hover(canvas, image, () => number, true);
+      navigable(canvas);
+      return () => canvas.getContext("2d").drawImage(composed(image, number, width, height), 0, 0);
+    });
+    repaint = () => painters.forEach((paint) => paint());
+    repaint();
+  }
+
+  /** What a pane's head says: PQ, and how many segments have which verdict. */
+  function counts(image, number) {
+    if (number === PHOTO) return [`${image.width} × ${image.height}`];
+    const all = image.layers[number].segments.map((_, index) => outcome(image, number, index).verdict);
+    const parts = Object.entries(VERDICTS).map(([verdict, [kind, words, color]]) => {
+      const found = all.filter((other) => other === verdict).length;
+      return found ? el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, `${found} ${words}`) : null;
+    }).filter(Boolean);
+    const first = number === TRUTH ? el("span", {}, "by ", modelLabel(judge(image)), ":") : el("strong", {}, `PQ ${percent(scores[state.image][number - 1])}`);
+    return [first, ...parts.flatMap((part) => [" ", part])];
+  }
+
+  /** Shows what lies under the pointer; `linked`: in every pane, with a cross at the same place. */
+  function hover(canvas, image, layerAt, linked) {
+    const numbers = linked ? layerNames.map(([number]) => number).filter((number) => number >= 0 && image.layers[number]) : null;
+    const at = (event) => {
+      const area = canvas.getBoundingClientRect(), view = viewOf(image);
+      const u = (event.clientX - area.left) / area.width, v = (event.clientY - area.top) / area.height;
+      return { u, v, x: Math.floor(view.x + u * view.width), y: Math.floor(view.y + v * view.height) };
+    };
+    function tell(event) {
+      const { u, v, x, y } = at(event);
+      const number = layerAt(u);
+      if ((number === PHOTO && !linked) || x < 0 || y < 0 || x >= image.width || y >= image.height) return clear();
+      const value = (layer) => mapOf(image, layer)[y * image.width + x] - 1;
+      const said = (layer) => (value(layer) < 0 ? "void: no segment" : describe(image, layer, value(layer)));
+      if (!linked) {
+        showTooltip(event, `${nameOf(number)}\n${said(number)}`);
+        return light(value(number) < 0 ? null : new Map([[number, value(number)]]));
+      }
+      const short = (layer) => {
+        if (value(layer) < 0) return `${nameOf(layer)}: void`;
+        const segment = outcome(image, layer, value(layer));
+        return `${nameOf(layer)}: ${categoryName(segment.category)}${layer === TRUTH ? "" : `, ${verdictText(segment.verdict, segment.iou, segment.cause)}`}`;
+      };
+      showTooltip(event, numbers.map(short).join("\n"));
+      for (const cross of stage.querySelectorAll(".cross")) {
+        cross.hidden = cross.parentNode === canvas.parentNode;
+        cross.style.left = `${100 * u}%`;
+        cross.style.top = `${100 * v}%`;
+      }
+      light(new Map(numbers.filter((layer) => value(layer) >= 0).map((layer) => [layer, value(layer)])));
+    }
+    canvas.addEventListener("pointermove", (event) => { if (!event.buttons) tell(event); });
+    canvas.addEventListener("click", tell);
+    canvas.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") clear(); });
+    function clear() {
+      hideTooltip();
+      for (const cross of stage.querySelectorAll(".cross")) cross.hidden = true;
+      light(null);
+    }
+  }
+
+  const same = (a, b) => a === b || (a && b && a.size === b.size && [...a].every(([key, value]) => b.get(key) === value));
+
+  function light(lit) {
+    if (same(lit, state.lit)) return;
+    state.lit = lit;
+    repaint();
+    for (const line of lists.querySelectorAll("tr[data-segment]")) {
+      const [number, index] = line.dataset.segment.split(",").map(Number);
+      line.classList.toggle("lit", Boolean(lit) && lit.get(number) === index);
+    }
+  }
+
+  function renderLists(image) {
+    const shown = state.mode === "divider" ? [...new Set([state.left, state.right])] : layerNames.map(([number]) => number);
+    lists.replaceChildren(...shown.filter((number) => number !== PHOTO && image.layers[number]).map((number) => {
+      const layer = image.layers[number];
+      const order = layer.segments.map((_, index) => index).sort((a, b) => layer.segments[b].area - layer.segments[a].area);
+      const title = number > 0 ? modelLabel(number - 1) : ["Ground truth, and what became of it in ", modelLabel(judge(image))];
+      return el("div", {}, el("h4", {}, title),
+        rove(el("div", { class: "scroll", role: "region", "aria-label": `Segments: ${nameOf(number)}` },
+          el("table", {},
+            el("thead", {}, el("tr", {}, ["Segment", "Score", "IoU", "Verdict", "Pixels"].map((name, place) => el("th", { scope: "col", class: [1, 2, 4].includes(place) ? (place === 4 ? "number wide" : "number") : null }, name)))),
+            el("tbody", {}, order.map((index) => segmentRow(image, number, index)))))));
+    }));
+  }
+
+  function segmentRow(image, number, index) {
+    const segment = outcome(image, number, index);
+    const [kind, words, color] = VERDICTS[segment.verdict] ?? ["", "–", "--ignored"];
+    const set = (lit) => () => light(lit && new Map([lit]));
+    const lit = [number, index];
+    return el("tr", { "data-segment": `${number},${index}`, onpointerenter: set(lit), onpointerleave: set(null) },
+      el("th", { scope: "row" }, el("span", { class: "swatch", style: { background: segment.color } }),
+        el("button", { type: "button", class: "link", onfocus: set(lit), onblur: set(null), onclick: set(lit) }, categoryName(segment.category), segment.crowd ? " (crowd)" : "")),
+      el("td", { class: "number" }, segment.score === null ? "–" : segment.score.toFixed(2)),
+      el("td", { class: "number" }, segment.iou === null ? "–" : segment.iou.toFixed(2)),
+      el("td", {}, segment.verdict ? el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, words, segment.cause && segment.cause !== words ? `: ${segment.cause}` : "") : "–"),
+      el("td", { class: "number wide" }, whole(segment.area)));
+  }
+
+  let width = 0;
+  new ResizeObserver(() => {
+    if (stage.clientWidth !== width) {
+      width = stage.clientWidth;
+      render();
+    }
+  }).observe(stage);
+
+  return {
+    node,
+    show,
+    focus: () => {
+      node.scrollIntoView({ block: "start" });
+      node.focus({ preventScroll: true });
+    },
+    address: fromState,
+    restore: (wanted) => {
+      if (wanted.view) { setMode(wanted.view === "side" ? "side" : "divider"); modeBox.set(state.mode); }
+      if (wanted.colours) { state.color = wanted.colours === "verdict" ? "verdict" : "category"; colorBox.set(state.color); }
+      for (const side of ["left", "right"]) {
+        const number = wanted[side] === undefined ? undefined : layerOfRun(wanted[side]);
+        if (number !== undefined) { state[side] = number; (side === "left" ? leftBox : rightBox).set(number); }
+      }
+      render();
+    },
+    recolor: render,
+    /** Figures for print: the first examples, each layer with its verdicts. */
+    figures: (place) => images.slice(0, PRINTED).forEach((image, index) => {
+      const figure = el("figure", {});
+      place.append(figure);
+      const picture = new Image();
+      picture.onload = () => {
+        const panes = layerNames.map(([number]) => number).filter((number) => number === PHOTO || image.layers[number]);
+        figure.append(el("div", { class: "strip", style: { "grid-template-columns": `repeat(${panes.length < 6 ? panes.length : Math.ceil(panes.length / 2)}, 1fr)` } }, panes.map((number) => {
+          const width = 360, height = Math.round((width * image.height) / image.width);
+          const canvas = compose(image, number, number === PHOTO ? null : mapOf(image, number), picture, width, height,
+            { view: wholeView(image), style: { color: number === TRUTH ? "category" : "verdict", opacity: 0.55, outlined: true } });
+          return el("div", {}, canvas, el("span", {}, number > 0 ? [modelLabel(number - 1), ` PQ ${percent(scores[index][number - 1])}`] : nameOf(number)));
+        })), el("figcaption", {}, `Image ${image.id} (${image.file}), shown for: ${image.why.join("; ")}. Of models: what was found is grey, what is false is hatched.`));
+      };
+      picture.src = image.photo;
+    }),
+    several,
+  };
+}
