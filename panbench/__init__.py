@@ -8,19 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from panbench.datasets import open_dataset
+    from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+    from panbench.models.opening import load_model
     from panbench.report.comparison import standing as compare
     from panbench.runs import load_run
     from panbench.scoring.evaluator import Evaluator
     from panbench.scoring.folder import score_folder
 
-__all__ = ["Evaluator", "__version__", "compare", "load_run", "open_dataset", "score_folder"]
+__all__ = [
+    "EvaluateOptions",
+    "Evaluator",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load_model",
+    "load_run",
+    "open_dataset",
+    "score_folder",
+]
 
 __version__ = "0.1.0"
 
 # Loaded when asked for [PEP 562], so that `import panbench` costs nothing and only what runs models imports torch.
 _HOMES = {
+    "EvaluateOptions": ("panbench.evaluation.evaluate", "EvaluateOptions"),
     "Evaluator": ("panbench.scoring.evaluator", "Evaluator"),
     "compare": ("panbench.report.comparison", "standing"),
+    "evaluate": ("panbench.evaluation.evaluate", "evaluate"),
+    "load_model": ("panbench.models.opening", "load_model"),
     "load_run": ("panbench.runs", "load_run"),
     "open_dataset": ("panbench.datasets", "open_dataset"),
     "score_folder": ("panbench.scoring.folder", "score_folder"),

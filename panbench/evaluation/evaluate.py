@@ -67,7 +67,7 @@ class EvaluateOptions:
 def evaluate(
     model: Model,
     dataset: Dataset,
-    out: Path,
+    out: str | os.PathLike[str],
     options: EvaluateOptions = EvaluateOptions(),
     reporter: Reporter = SILENT,
 ) -> Run:
@@ -77,6 +77,7 @@ def evaluate(
     reporter: hears of images scored (the task is the model's title) and, in sentences, of what was skipped or chosen
     Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
     """
+    out = Path(out)
     batch_size = options.batch_size
     if batch_size is not None and batch_size != "auto" and batch_size < 1:
         raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
