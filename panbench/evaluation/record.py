@@ -146,7 +146,7 @@ def close_run(
 ) -> Run:
     """Writes the last state of a run: what all ranks scored, in all sittings, and how long they took."""
     run = Run(writer.info, writer.path)
-    scored, expected = len(run.image_ids()), len(dataset.scenes)
+    scored, expected = len(run.images), len(dataset.scenes)
     before = writer.info.seconds
     seconds = {
         stage: (getattr(before, stage) or 0.0)
@@ -157,7 +157,7 @@ def close_run(
     skipped = dict(writer.info.images.skipped_ids)
     for report in reports:
         skipped.update(report.skipped)
-    faults = run.table.ground_truth_faults() if scored else None
+    faults = run.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
         reporter.notice(faults.notice)
     host_memory = [report.host_memory for report in reports if report.host_memory is not None]

@@ -34,7 +34,17 @@ from panbench.metrics.matched import FN, FP, TP, Matched, positions
 from panbench.metrics.pq import match_segments, panoptic_quality
 from panbench.panoptic.types import VOID, Category
 
-__all__ = ["CAUSES", "IMPERFECT_MASK", "Cause", "ErrorReport", "assign_causes", "explain", "lost_pq", "worst_images"]
+__all__ = [
+    "CAUSES",
+    "IMPERFECT_MASK",
+    "Cause",
+    "ErrorFold",
+    "ErrorReport",
+    "assign_causes",
+    "explain",
+    "lost_pq",
+    "worst_images",
+]
 
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
@@ -120,7 +130,10 @@ def lost_pq(errors: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFram
     name, PQ, cause, gain (ΔPQ if this cause alone were fixed), lost (its part of 1 − PQ), FP, FN, TP (errors it
     explains; TP counts masks that are not exact). A group's PQ, gain and lost are the means of its categories'.
     """
-    counts = _Counts.of(errors, categories)
+    return _lost(_Counts.zeros(len(categories)).and_also(_Atoms.of(errors, categories)), categories)
+
+
+def _lost(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
     values = counts.pq_of_each_subset()
     parts = np.stack([_gain(values), _shapley(values)])
     tallies = np.stack([counts.wrong, counts.missed, counts.inexact])
@@ -157,18 +170,60 @@ def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: i
 
     gain: ΔPQ of All if this cause alone were fixed in this image alone. Greatest first, then by image_id.
     """
-    counts = _Counts.of(errors, categories)
-    keys = ["image_id", "category", "cause"]
-    sums = _Atoms.of(errors, categories).as_frame().groupby(keys, as_index=False).sum()
+    atoms = _Atoms.of(errors, categories)
+    return _worst([atoms.by_image()], _Counts.zeros(len(categories)).and_also(atoms), images)
+
+
+class ErrorFold:
+    """`lost_pq` and `worst_images` of images that come block by block; a `Fold`.
+
+    It keeps 25 bytes for each image, category and cause: which images are worst can only be told once PQ is known.
+    """
+
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self.categories = tuple(categories)
+        self._counts = _Counts.zeros(len(self.categories))
+        self._blocks: list[pd.DataFrame] = []
+
+    def look(self, matched: Matched) -> tuple[_Atoms, pd.DataFrame]:
+        """The errors of a block, with their causes."""
+        atoms = _Atoms.of(assign_causes(matched, self.categories), self.categories)
+        return atoms, atoms.by_image()
+
+    def add(self, part: tuple[_Atoms, pd.DataFrame]) -> None:
+        """Counts the errors of a block."""
+        atoms, by_image = part
+        self._counts = self._counts.and_also(atoms)
+        self._blocks.append(by_image)
+
+    def lost(self) -> pd.DataFrame:
+        """`lost_pq` of all that was added."""
+        return _lost(self._counts, self.categories)
+
+    def worst(self, images: int = 10) -> pd.DataFrame:
+        """`worst_images` of all that was added."""
+        return _worst(self._blocks, self._counts, images)
+
+
+def _worst(blocks: Sequence[pd.DataFrame], counts: _Counts, images: int) -> pd.DataFrame:
+    tally = pd.concat([_costliest(sums, counts, images) for sums in blocks], ignore_index=True)
+    tally = tally.sort_values(["cause", "gain", "image_id"], ascending=[True, False, True])
+    tally = tally.groupby("cause").head(images).reset_index(drop=True)
+    return tally.assign(cause=np.array([cause.name for cause in CAUSES])[tally["cause"].to_numpy(np.int64)])
+
+
+def _costliest(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.DataFrame:
+    """Of a block of images, `_Atoms.by_image`, those where each cause costs most."""
     label = sums["category"].to_numpy()
     missed, wrong = sums["FN"].to_numpy(np.int64), sums["FP"].to_numpy(np.int64)
     iou_sum = counts.iou_sum[label] + sums["iou_gained"].to_numpy()
     pq = panoptic_quality(iou_sum, counts.hits[label] + missed, counts.mistakes[label] - missed - wrong, empty=1.0)
-    sums["gain"] = (pq - counts.pq_of_each_subset()[0, label]) / max(int(counts.present.sum()), 1)
-    tally = sums.groupby(["cause", "image_id"], as_index=False)[["gain", "FP", "FN", "TP"]].sum()
+    gain = (pq - counts.pq_of_each_subset()[0, label]) / max(int(counts.present.sum()), 1)
+    counted = sums[["FP", "FN", "TP"]].astype(np.int64)
+    tally = sums[["cause", "image_id"]].assign(gain=gain, **counted)
+    tally = tally.groupby(["cause", "image_id"], as_index=False)[["gain", "FP", "FN", "TP"]].sum()
     tally = tally[tally["gain"] > 0].sort_values(["cause", "gain", "image_id"], ascending=[True, False, True])
-    tally = tally.groupby("cause").head(images).reset_index(drop=True)
-    return tally.assign(cause=np.array([cause.name for cause in CAUSES])[tally["cause"].to_numpy(np.int64)])
+    return tally.groupby("cause").head(images)
 
 
 @dataclass(frozen=True)
@@ -473,9 +528,9 @@ class _Atoms:
             iou=errors["iou"].to_numpy(np.float64),
         )
 
-    def as_frame(self) -> pd.DataFrame:
-        """One row an error: image_id, category, cause, FP, FN, TP (1 where its mask is not exact), iou_gained."""
-        return pd.DataFrame(
+    def by_image(self) -> pd.DataFrame:
+        """For each image, category and cause: FP, FN, TP (whose masks are not exact), iou_gained; in small types."""
+        each = pd.DataFrame(
             {
                 "image_id": self.image_id,
                 "category": self.category,
@@ -486,50 +541,63 @@ class _Atoms:
                 "iou_gained": np.select([self.missed, self.found], [self.iou, 1 - self.iou], 0.0),
             }
         )
+        sums = each.groupby(["image_id", "category", "cause"], as_index=False).sum()
+        small = {"category": np.int16, "cause": np.int8, "FP": np.int16, "FN": np.int16, "TP": np.int16}
+        return sums.astype(small if len(sums) and sums[["category", "FP", "FN", "TP"]].max().max() < 1 << 15 else {})
 
 
 @dataclass(frozen=True)
 class _Counts:
     """PQ's sums by category, and by cause and category what the fix of a cause changes in them.
 
-    iou_sum, hits (TP), mistakes (FP + FN), present: (categories,)
+    hits: (categories,) TPs; iou_sum: (categories,) their IoUs
     wrong, missed, inexact, iou_regained: (causes, categories): FPs and FNs of the cause, TPs that are not exact, and
-    the IoU of the matches that the fix makes of the FNs
+        the IoU of the matches that the fix makes of the FNs
     """
 
     iou_sum: Float
     hits: Int
-    mistakes: Int
-    present: Bool
     wrong: Int
     missed: Int
     inexact: Int
     iou_regained: Float
 
     @staticmethod
-    def of(errors: pd.DataFrame, categories: Sequence[Category]) -> _Counts:
-        atoms = _Atoms.of(errors, categories)
-        shape = (len(CAUSES), len(categories))
+    def zeros(n: int) -> _Counts:
+        shape = (len(CAUSES), n)
+        wrong, missed, inexact = (np.zeros(shape, np.int64) for _ in range(3))
+        return _Counts(np.zeros(n), np.zeros(n, np.int64), wrong, missed, inexact, np.zeros(shape))
+
+    @property
+    def mistakes(self) -> Int:
+        """(categories,) FP + FN."""
+        return self.wrong.sum(axis=0) + self.missed.sum(axis=0)
+
+    @property
+    def present(self) -> Bool:
+        """(categories,) where there is a TP, FP or FN."""
+        return self.hits + self.mistakes > 0
+
+    def and_also(self, atoms: _Atoms) -> _Counts:
+        """The sums with those of further images, which go on where these end, term by term."""
+        shape = self.wrong.shape
         cell = atoms.cause * shape[1] + atoms.category
 
         def tally(rows: Bool) -> Int:
             return np.bincount(cell[rows], minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
 
-        def total_iou(rows: Bool) -> Float:
-            sums = np.bincount(cell[rows], weights=atoms.iou[rows], minlength=shape[0] * shape[1])
-            return sums.astype(np.float64).reshape(shape)
+        def total_iou(before: Float, place: Int, rows: Bool) -> Float:
+            places = np.concatenate([np.arange(before.size), place[rows]])
+            terms = np.concatenate([before.ravel(), atoms.iou[rows]])
+            return np.bincount(places, weights=terms, minlength=before.size).astype(np.float64).reshape(before.shape)
 
-        wrong, missed, hits = tally(atoms.wrong), tally(atoms.missed), tally(atoms.found).sum(axis=0)
-        mistakes = wrong.sum(axis=0) + missed.sum(axis=0)
         return _Counts(
-            iou_sum=total_iou(atoms.found).sum(axis=0),
-            hits=hits,
-            mistakes=mistakes,
-            present=hits + mistakes > 0,
-            wrong=wrong,
-            missed=missed,
-            inexact=tally(atoms.found & (atoms.iou < 1)),
-            iou_regained=total_iou(atoms.missed),
+            iou_sum=total_iou(self.iou_sum, atoms.category, atoms.found),
+            hits=self.hits + tally(atoms.found).sum(axis=0),
+            wrong=self.wrong + tally(atoms.wrong),
+            missed=self.missed + tally(atoms.missed),
+            inexact=self.inexact + tally(atoms.found & (atoms.iou < 1)),
+            iou_regained=total_iou(self.iou_regained, cell, atoms.missed),
         )
 
     def pq_of_each_subset(self) -> Float:

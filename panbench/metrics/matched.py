@@ -10,9 +10,10 @@ segment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,19 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.text import listed
-from panbench.panoptic.overlap import OverlapTable, Pairs, Segments, distinct, find_rows, sums_by_row, take
+from panbench.panoptic.overlap import (
+    GroundTruthFaults,
+    OverlapTable,
+    Pairs,
+    Segments,
+    distinct,
+    find_rows,
+    sums_by_row,
+    take,
+)
 from panbench.panoptic.types import VOID, Category
 
-__all__ = ["FN", "FP", "IGNORED", "TP", "VERDICTS", "Matched", "positions"]
+__all__ = ["FN", "FP", "IGNORED", "TP", "VERDICTS", "Fold", "Matched", "positions"]
 
 VERDICTS = ("TP", "FN", "FP", "ignored")
 TP, FN, FP, IGNORED = range(4)
@@ -184,15 +194,65 @@ class Matched:
         )
 
 
+Part = TypeVar("Part")
+
+
+class Fold(Protocol[Part]):
+    """A metric of images that come block by block: `look` at each, in threads; `add` what it found, in order."""
+
+    def look(self, matched: Matched) -> Part:
+        """What a block of images adds. Changes nothing, so blocks can be looked at in any order and at once."""
+
+    def add(self, part: Part) -> None:
+        """Adds what `look` found. Blocks come in order of image ids: sums then run over the same terms in the same
+        order, however the images are cut into blocks."""
+
+
+class Narrowed(Generic[Part]):
+    """A fold of some of the images that come."""
+
+    def __init__(self, fold: Fold[Part], images: Collection[int]) -> None:
+        self._fold = fold
+        self._images = images
+
+    def look(self, matched: Matched) -> Part:
+        """What the wanted images of a block add."""
+        return self._fold.look(matched.only(self._images))
+
+    def add(self, part: Part) -> None:
+        """Adds it."""
+        self._fold.add(part)
+
+
+class FaultFold:
+    """Where ground-truth PNGs and their JSON disagree; a `Fold`. `faults` counts them."""
+
+    def __init__(self) -> None:
+        self.faults = GroundTruthFaults()
+
+    def look(self, matched: Matched) -> GroundTruthFaults:
+        """The faults of a block of images."""
+        return OverlapTable(matched.segments, matched.overlaps).ground_truth_faults()
+
+    def add(self, part: GroundTruthFaults) -> None:
+        """Adds them."""
+        self.faults = self.faults + part
+
+
 def positions(category_id: npt.NDArray[np.integer], categories: Sequence[Category]) -> Int:
     """The position of each category id in `categories`. Raises BadDataset when one is not there."""
-    found = pd.Index([category.id for category in categories]).get_indexer(category_id)
-    if (found < 0).any():
-        unknown = sorted(set(category_id[found < 0].tolist()))
+    ids = np.array([category.id for category in categories], np.int64)
+    order = np.argsort(ids)
+    # One entry more than there are categories, so that ids beyond the last have a place, too.
+    found = np.append(order, -1)[np.searchsorted(ids[order], category_id)]
+    strange = np.append(ids, 0)[found] != category_id
+    strange |= found < 0
+    if strange.any():
+        unknown = sorted(set(category_id[strange].tolist()))
         raise BadDataset(
             f"Segments name category ids that the dataset does not list: {listed(unknown)}. Add them to `categories`."
         )
-    return found.astype(np.int64)
+    return found
 
 
 def _pairs_of(frame: pd.DataFrame) -> Pairs:
@@ -205,6 +265,12 @@ def _pairs_of(frame: pd.DataFrame) -> Pairs:
 
 
 def _in_order(pairs: Pairs) -> Pairs:
+    image, gt, pred = pairs.image_id, pairs.gt_id, pairs.pred_id
+    # Pairs are counted in this order and mostly come in it, and looking is far cheaper than sorting.
+    same_image, same_gt = image[1:] == image[:-1], gt[1:] == gt[:-1]
+    later_gt = (gt[1:] > gt[:-1]) | (same_gt & (pred[1:] >= pred[:-1]))
+    if ((image[1:] > image[:-1]) | (same_image & later_gt)).all():
+        return pairs
     return take(pairs, np.lexsort((pairs.pred_id, pairs.gt_id, pairs.image_id)))
 
 

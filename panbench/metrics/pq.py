@@ -13,10 +13,11 @@ import pandas as pd
 
 from panbench.base.errors import BadDataset
 from panbench.base.text import listed
-from panbench.metrics.matched import FN, FP, VERDICTS, Matched, numbered
+from panbench.metrics.matched import FN, FP, VERDICTS, Matched, numbered, positions
 from panbench.panoptic.types import Category
 
 __all__ = [
+    "CategorySums",
     "Sums",
     "match_segments",
     "panoptic_quality",
@@ -29,7 +30,8 @@ __all__ = [
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
-Number = npt.NDArray[np.float64] | npt.NDArray[np.int64]
+Counts = npt.NDArray[np.signedinteger[Any]]
+Number = Float | Counts
 
 
 def panoptic_quality(iou_sum: Number, hits: Number, mistakes: Number, empty: float = 0.0) -> Float:
@@ -50,12 +52,17 @@ class Sums:
     """What PQ is made of: columns of Σ IoU of the matches, and the numbers of TP, FP and FN."""
 
     iou_sum: Float
-    TP: Int
-    FP: Int
-    FN: Int
+    TP: Counts
+    FP: Counts
+    FN: Counts
+
+    @staticmethod
+    def zeros(n: int) -> "Sums":
+        """n rows of nothing."""
+        return Sums(np.zeros(n), *(np.zeros(n, np.int64) for _ in range(3)))
 
     @property
-    def mistakes(self) -> Int:
+    def mistakes(self) -> Counts:
         """FP + FN."""
         return self.FP + self.FN
 
@@ -77,7 +84,7 @@ class Sums:
         """The chosen rows, by mask or by number."""
         return Sums(self.iou_sum[rows], self.TP[rows], self.FP[rows], self.FN[rows])
 
-    def columns(self) -> dict[str, Float | Int]:
+    def columns(self) -> dict[str, Number]:
         """The columns by their names, TP, FP and FN first."""
         return {"TP": self.TP, "FP": self.FP, "FN": self.FN, "iou_sum": self.iou_sum}
 
@@ -131,6 +138,70 @@ def segment_verdicts(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFra
     )
 
 
+class CategorySums:
+    """PQ's sums of each category, of images that come block by block; a `Fold`. `table` divides them.
+
+    thresholds: the IoUs that matches need; boundary: with the IoUs of `by_boundary`
+    """
+
+    def __init__(
+        self, categories: Sequence[Category], thresholds: Sequence[float] = (0.5,), boundary: bool = False
+    ) -> None:
+        self.categories = tuple(categories)
+        self.thresholds = tuple(thresholds)
+        self.boundary = boundary
+        self._sums = [Sums.zeros(len(self.categories)) for _ in self.thresholds]
+
+    def look(self, matched: Matched) -> list[tuple[Int, Float, Int, Int]]:
+        """For each threshold the position of the category and the IoU of each match, and FPs and FNs by category.
+
+        Raises BadDataset when a category that is counted is not among the categories.
+        """
+        if self.boundary:
+            matched = matched.by_boundary()
+        return [self._count(matched, threshold) for threshold in self.thresholds]
+
+    def add(self, part: list[tuple[Int, Float, Int, Int]]) -> None:
+        """Goes on adding where the last block ended."""
+        n = len(self.categories)
+        for place, (sums, (hits, iou, wrong, missed)) in enumerate(zip(self._sums, part, strict=True)):
+            # bincount adds in the order of its rows, image by image, as panopticapi does; the sum so far comes first.
+            terms = np.concatenate([np.arange(n), hits]), np.concatenate([sums.iou_sum, iou])
+            iou_sum = np.bincount(terms[0], weights=terms[1], minlength=n).astype(np.float64)
+            found = np.bincount(hits, minlength=n)
+            self._sums[place] = Sums(iou_sum, sums.TP + found, sums.FP + wrong, sums.FN + missed)
+
+    def table(self, iou_threshold: float = 0.5) -> pd.DataFrame:
+        """`pq_table` of all that was added."""
+        sums = self._sums[self.thresholds.index(iou_threshold)]
+        return pd.DataFrame(
+            {
+                "category_id": np.array([category.id for category in self.categories], np.int64),
+                "name": [category.name for category in self.categories],
+                "isthing": np.array([category.isthing for category in self.categories], np.bool_),
+                "supercategory": [category.supercategory for category in self.categories],
+                **sums.scores(),
+                **sums.columns(),
+            }
+        )
+
+    def _count(self, matched: Matched, threshold: float) -> tuple[Int, Float, Int, Int]:
+        hits = matched.hits(threshold)
+        verdict = matched.verdict if threshold == 0.5 else matched.judge(threshold)
+        category_id = matched.segments.category_id
+        of_hits, missed, wrong = category_id[matched.gt[hits]], category_id[verdict == FN], category_id[verdict == FP]
+        counted = np.unique(np.concatenate([of_hits, missed, wrong])).tolist()
+        if unknown := sorted(set(counted) - {category.id for category in self.categories}):
+            raise BadDataset(f"Segments have category ids that are not among the categories: {listed(unknown)}.")
+        n = len(self.categories)
+        return (
+            positions(of_hits, self.categories),
+            matched.iou[hits],
+            np.bincount(positions(wrong, self.categories), minlength=n),
+            np.bincount(positions(missed, self.categories), minlength=n),
+        )
+
+
 def pq_table(matched: Matched, categories: Sequence[Category], iou_threshold: float = 0.5) -> pd.DataFrame:
     """PQ, SQ and RQ of each category, one row each in the order of `categories`.
 
@@ -139,22 +210,9 @@ def pq_table(matched: Matched, categories: Sequence[Category], iou_threshold: fl
     Boundary PQ is that of `matched.by_boundary()`.
     Raises BadDataset when a category that is counted is not in `categories`.
     """
-    (found,), sums = sums_of(matched, iou_threshold)
-    known = [category.id for category in categories]
-    unknown = sorted(set(found.tolist()) - set(known))
-    if unknown:
-        raise BadDataset(f"Segments have category ids that are not among the categories: {listed(unknown)}.")
-    sums = _placed(sums, np.array([known.index(category_id) for category_id in found.tolist()], np.int64), len(known))
-    return pd.DataFrame(
-        {
-            "category_id": np.array(known, np.int64),
-            "name": [category.name for category in categories],
-            "isthing": np.array([category.isthing for category in categories], np.bool_),
-            "supercategory": [category.supercategory for category in categories],
-            **sums.scores(),
-            **sums.columns(),
-        }
-    )
+    sums = CategorySums(categories, [iou_threshold])
+    sums.add(sums.look(matched))
+    return sums.table(iou_threshold)
 
 
 def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
@@ -180,42 +238,28 @@ def per_image_statistics(matched: Matched, iou_threshold: float = 0.5) -> pd.Dat
     PQ of any set of images is a quotient of sums of these rows: resampling, splits and merging need nothing else.
     Ordered by image_id, then category_id.
     """
-    (image_id, category_id), sums = sums_of(matched, iou_threshold, by_image=True)
+    image_id, category_id, sums = image_sums(matched, iou_threshold)
     counts = {"iou_sum": sums.iou_sum, "TP": sums.TP, "FP": sums.FP, "FN": sums.FN}
     return pd.DataFrame({"image_id": image_id, "category_id": category_id, **counts})
 
 
-def sums_of(matched: Matched, iou_threshold: float = 0.5, by_image: bool = False) -> tuple[list[Int], Sums]:
-    """The category_ids that occur, or the image_ids and category_ids, in ascending order, and the sums of each."""
+def image_sums(matched: Matched, iou_threshold: float = 0.5) -> tuple[Int, Int, Sums]:
+    """The image_ids and category_ids that occur together, ascending, and the sums of each."""
     hits = matched.hits(iou_threshold)
     verdict = matched.verdict if iou_threshold == 0.5 else matched.judge(iou_threshold)
     missed, wrong = np.flatnonzero(verdict == FN), np.flatnonzero(verdict == FP)
     rows = np.concatenate([matched.gt[hits], wrong, missed])
-    keys = [matched.segments.category_id[rows].astype(np.int64)]
-    if by_image:
-        keys.insert(0, matched.segments.image_id[rows])
-    found, group = numbered(keys)
-    n = len(found[0])
+    keys = [matched.segments.image_id[rows], matched.segments.category_id[rows].astype(np.int64)]
+    (image_id, category_id), group = numbered(keys)
+    n = len(image_id)
     of_hits, of_wrong, of_missed = np.split(group, np.cumsum([len(hits), len(wrong)]))
     sums = Sums(
-        # bincount adds in the order of its rows: image by image, as panopticapi does.
         np.bincount(of_hits, weights=matched.iou[hits], minlength=n).astype(np.float64),
         np.bincount(of_hits, minlength=n),
         np.bincount(of_wrong, minlength=n),
         np.bincount(of_missed, minlength=n),
     )
-    return found, sums
-
-
-def _placed(sums: Sums, place: Int, n: int) -> Sums:
-    """The sums at some places of n; zeros elsewhere."""
-
-    def spread(values: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        out = np.zeros(n, values.dtype)
-        out[place] = values
-        return out
-
-    return Sums(*map(spread, (sums.iou_sum, sums.TP, sums.FP, sums.FN)))  # type: ignore[arg-type]
+    return image_id, category_id, sums
 
 
 def _mean(values: Float) -> float | None:

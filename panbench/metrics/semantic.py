@@ -19,7 +19,7 @@ import pandas as pd
 from panbench.metrics.matched import Matched, positions
 from panbench.panoptic.types import Category
 
-__all__ = ["SemanticScores", "confusion", "semantic_scores"]
+__all__ = ["PixelFold", "SemanticScores", "confusion", "semantic_scores"]
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
@@ -49,24 +49,54 @@ class SemanticScores:
     per_category: pd.DataFrame
 
 
+class PixelFold:
+    """Pixels by true and predicted category, of images that come block by block; a `Fold`."""
+
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self.categories = tuple(categories)
+        self._counts = np.zeros((len(self.categories), len(self.categories) + 1), np.int64)
+
+    def look(self, matched: Matched) -> Int:
+        """(n, n + 1) pixels by true and predicted category, void last."""
+        return _count(matched, self.categories)
+
+    def add(self, part: Int) -> None:
+        """Adds the pixels of a block."""
+        self._counts += part
+
+    def scores(self) -> SemanticScores:
+        """`semantic_scores` of all that was added."""
+        return _scores(self._counts, self.categories)
+
+    def confusion(self) -> pd.DataFrame:
+        """`confusion` of all that was added."""
+        ids = [category.id for category in self.categories]
+        return pd.DataFrame(
+            self._counts,
+            index=pd.Index(ids, name="category_id"),
+            columns=pd.Index([*ids, "void"], dtype=object, name="predicted"),
+        )
+
+
 def confusion(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
     """Pixels by true category (rows) and predicted category (columns), int64; the last column, "void", is unpredicted.
 
     Rows and columns are category ids in the order of `categories`. Pixels without a true category are left out.
     Raises BadDataset when a segment's category_id is not in `categories`.
     """
-    counts = _count(matched, categories)
-    ids = [category.id for category in categories]
-    return pd.DataFrame(
-        counts,
-        index=pd.Index(ids, name="category_id"),
-        columns=pd.Index([*ids, "void"], dtype=object, name="predicted"),
-    )
+    pixels = PixelFold(categories)
+    pixels.add(pixels.look(matched))
+    return pixels.confusion()
 
 
 def semantic_scores(matched: Matched, categories: Sequence[Category]) -> SemanticScores:
     """mIoU, fwIoU, pixel and mean accuracy, and IoU, accuracy and Dice of each category. Arguments as `confusion`."""
-    counts = _count(matched, categories)
+    pixels = PixelFold(categories)
+    pixels.add(pixels.look(matched))
+    return pixels.scores()
+
+
+def _scores(counts: Int, categories: Sequence[Category]) -> SemanticScores:
     right = np.diagonal(counts)
     true, predicted = counts.sum(axis=1), counts[:, :-1].sum(axis=0)
     union = true + predicted - right

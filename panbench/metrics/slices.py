@@ -9,9 +9,9 @@ add up to the whole.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ import pandas as pd
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 from panbench.metrics.matched import FN, FP, Matched, numbered, positions
-from panbench.metrics.pq import Sums, pq_table, summarise, sums_of
-from panbench.panoptic.overlap import sums_by_row
+from panbench.metrics.pq import CategorySums, Counts, Sums, image_sums, pq_table, summarise
+from panbench.panoptic.overlap import OverlapTable, sums_by_row
 from panbench.panoptic.types import Category
 
 __all__ = [
@@ -82,8 +82,8 @@ class ImageStatistics:
 
     image_ids: Int
     image_id: Int
-    slice: Int
-    category_id: Int
+    slice: Counts
+    category_id: Counts
     sums: Sums
     categories: tuple[Category, ...]
     slices: tuple[str, ...] = ()
@@ -108,6 +108,8 @@ class ImageStatistics:
 
     def only(self, image_ids: Int) -> "ImageStatistics":
         """The same of some of the images, ascending."""
+        if len(image_ids) == len(self.image_ids):
+            return self
         rows = np.isin(self.image_id, image_ids)
         return ImageStatistics(
             image_ids,
@@ -140,26 +142,123 @@ def pq_by(statistics: ImageStatistics) -> pd.DataFrame:
     Means run over the categories that the slice holds; NaN where it holds none. Unsliced statistics have one row,
     "All".
     """
-    n = len(statistics.categories)
-    category = positions(statistics.category_id, statistics.categories)
-    isthing = [category.isthing for category in statistics.categories]
-    rows = []
-    for place, name in enumerate(statistics.slices or ("All",)):
-        own = statistics.slice == place
-        sums = _summed(statistics.sums.take(own), category[own], n)
-        summary = summarise(pd.DataFrame({"isthing": isthing, **sums.scores(), **sums.columns()}))
-        rows.append(
-            {
-                "slice": name,
-                **summary["All"],
-                "PQ_th": summary["Things"]["PQ"],
-                "PQ_st": summary["Stuff"]["PQ"],
-                **{count: int(getattr(sums, count).sum()) for count in ("TP", "FP", "FN")},
-            }
+    fold = SliceFold(statistics.categories, statistics.by, statistics.slices)
+    fold.add(fold.tally(statistics))
+    return fold.table()
+
+
+class SliceFold:
+    """`pq_by` of images that come block by block; a `Fold`.
+
+    It keeps 10 bytes for each image, category and slice: Σ IoU is compensated for rounding, as pandas adds floats, and
+    that cannot go on from block to block. [Kahan 1965]
+    """
+
+    def __init__(self, categories: Sequence[Category], by: str | None, slices: Sequence[str] | None = None) -> None:
+        self.categories = tuple(categories)
+        self.by = by
+        self.slices = tuple(_names(by, self.categories) if slices is None else slices)
+        n_cells = max(len(self.slices), 1) * len(self.categories)
+        self._terms: list[tuple[Counts, Float]] = []
+        self._counts = np.zeros((3, n_cells), np.int64)
+
+    def look(self, matched: Matched) -> tuple[Counts, Float, Int]:
+        """`tally` of a block of images."""
+        return self.tally(image_statistics(matched, self.categories, self.by))
+
+    def tally(self, statistics: ImageStatistics) -> tuple[Counts, Float, Int]:
+        """Of each row the cell (slice · categories + category) and Σ IoU; of each cell the TP, FP and FN."""
+        n_cells = self._counts.shape[1]
+        place = positions(statistics.category_id, self.categories)
+        cell = statistics.slice.astype(np.int64) * len(self.categories) + place
+        sums = statistics.sums
+        counts = np.stack([sums_by_row(cell, count, n_cells) for count in (sums.TP, sums.FP, sums.FN)])
+        return cell.astype(np.int16 if n_cells < 1 << 15 else np.int32), sums.iou_sum, counts
+
+    def add(self, part: tuple[Counts, Float, Int]) -> None:
+        """Adds the counts and keeps the rest."""
+        cell, iou_sum, counts = part
+        self._terms.append((cell, iou_sum))
+        self._counts += counts
+
+    def table(self) -> pd.DataFrame:
+        """`pq_by` of all that was added."""
+        n = len(self.categories)
+        cell = np.concatenate([cells for cells, _ in self._terms])
+        terms = np.concatenate([iou_sums for _, iou_sums in self._terms])
+        found = pd.Series(terms).groupby(cell).sum()
+        iou_sum = np.zeros(self._counts.shape[1])
+        iou_sum[found.index.to_numpy(np.int64)] = found.to_numpy()
+        isthing = [category.isthing for category in self.categories]
+        rows = []
+        for place, name in enumerate(self.slices or ("All",)):
+            own = slice(place * n, (place + 1) * n)
+            sums = Sums(iou_sum[own], *self._counts[:, own])
+            summary = summarise(pd.DataFrame({"isthing": isthing, **sums.scores(), **sums.columns()}))
+            rows.append(
+                {
+                    "slice": name,
+                    **summary["All"],
+                    "PQ_th": summary["Things"]["PQ"],
+                    "PQ_st": summary["Stuff"]["PQ"],
+                    **{count: int(getattr(sums, count).sum()) for count in ("TP", "FP", "FN")},
+                }
+            )
+        return pd.DataFrame(rows).astype(dict.fromkeys(["PQ", "SQ", "RQ", "PQ_th", "PQ_st"], float))
+
+
+class StatisticsFold:
+    """`image_statistics` of images that come block by block; a `Fold`. It keeps 33 bytes an image and category."""
+
+    def __init__(self, categories: Sequence[Category], by: str | None = None) -> None:
+        self.categories = tuple(categories)
+        self.by = by
+        self._blocks: list[ImageStatistics] = []
+
+    def look(self, matched: Matched) -> ImageStatistics:
+        """`image_statistics` of a block, in small types: of many millions of rows eight bytes each are gigabytes."""
+        found = image_statistics(matched, self.categories, self.by)
+        sums = Sums(
+            found.sums.iou_sum, *(counts.astype(np.int32) for counts in (found.sums.TP, found.sums.FP, found.sums.FN))
         )
-    frame = pd.DataFrame(rows)
-    scores = ["PQ", "SQ", "RQ", "PQ_th", "PQ_st"]
-    return frame.astype(dict.fromkeys(scores, float))
+        slice, category_id = found.slice.astype(np.int16), found.category_id.astype(np.int32)
+        return replace(found, slice=slice, category_id=category_id, sums=sums)
+
+    def add(self, part: ImageStatistics) -> None:
+        """Keeps the rows of a block."""
+        self._blocks.append(part)
+
+    def result(self) -> ImageStatistics:
+        """The statistics of all that was added; of a single block as they are."""
+        if len(self._blocks) == 1:
+            return self._blocks[0]
+        blocks = self._blocks or [self.look(Matched.of(OverlapTable.empty()))]
+
+        def joined(column: Callable[[ImageStatistics], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+            return np.concatenate([column(block) for block in blocks])
+
+        return replace(
+            blocks[0],
+            image_ids=joined(lambda block: block.image_ids),
+            image_id=joined(lambda block: block.image_id),
+            slice=joined(lambda block: block.slice),
+            category_id=joined(lambda block: block.category_id),
+            sums=Sums(
+                joined(lambda block: block.sums.iou_sum),
+                joined(lambda block: block.sums.TP),
+                joined(lambda block: block.sums.FP),
+                joined(lambda block: block.sums.FN),
+            ),
+        )
+
+
+def curve_of(sums: CategorySums) -> pd.DataFrame:
+    """`threshold_curve` of the sums at some thresholds."""
+    rows = []
+    for threshold in sums.thresholds:
+        summary = summarise(sums.table(threshold))
+        rows += [{"threshold": threshold, "group": group, **scores} for group, scores in summary.items()]
+    return pd.DataFrame(rows).astype({"PQ": float, "SQ": float, "RQ": float})
 
 
 def threshold_curve(
@@ -176,11 +275,70 @@ def threshold_curve(
         raise BadArgument(
             f"IoU thresholds must lie in [0.5, 1), not {listed(outside)}: below 0.5 matches are not unique."
         )
-    rows = []
-    for threshold in thresholds:
-        summary = summarise(pq_table(matched, categories, threshold))
-        rows += [{"threshold": threshold, "group": group, **scores} for group, scores in summary.items()]
-    return pd.DataFrame(rows).astype({"PQ": float, "SQ": float, "RQ": float})
+    sums = CategorySums(categories, thresholds)
+    sums.add(sums.look(matched))
+    return curve_of(sums)
+
+
+class DaggerFold:
+    """What PQ† and weighted PQ need besides PQ, of images that come block by block; a `Fold`.
+
+    It keeps the IoU of each stuff category of an image, 16 bytes: their mean is compensated for rounding, as pandas
+    takes it, and that cannot go on from block to block. [Kahan 1965]
+    """
+
+    def __init__(self, categories: Sequence[Category]) -> None:
+        self.categories = tuple(categories)
+        n = len(self.categories)
+        self._stuff: list[tuple[Int, Float]] = []
+        self._images, self._pixels, self._segments = (np.zeros(n, np.int64) for _ in range(3))
+
+    def look(self, matched: Matched) -> tuple[tuple[Int, Float], Int, Int, Int]:
+        """Positions and IoUs of the stuff of each image; by category the images with any, true pixels and segments."""
+        n = len(self.categories)
+        _, with_any, _ = image_sums(matched)
+        true = _objects(matched)
+        category = positions(matched.segments.category_id, self.categories)
+        return (
+            _stuff_ious(matched, self.categories),
+            np.bincount(positions(with_any, self.categories), minlength=n),
+            sums_by_row(category[true], matched.segments.area[true], n),
+            np.bincount(category[true], minlength=n),
+        )
+
+    def add(self, part: tuple[tuple[Int, Float], Int, Int, Int]) -> None:
+        """Adds the counts and keeps the IoUs."""
+        stuff, images, pixels, segments = part
+        self._stuff.append(stuff)
+        self._images += images
+        self._pixels += pixels
+        self._segments += segments
+
+    def dagger(self, table: pd.DataFrame) -> pd.DataFrame:
+        """`pq_dagger`, from the `pq_table` of the same images."""
+        isthing = table["isthing"].to_numpy(np.bool_)
+        counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
+        category = np.concatenate([labels for labels, _ in self._stuff])
+        of_stuff = np.bincount(category, minlength=len(self.categories))
+        means = pd.Series(np.concatenate([ious for _, ious in self._stuff])).groupby(category).mean()
+        mean = np.full(len(self.categories), np.nan)
+        mean[means.index.to_numpy(np.int64)] = means.to_numpy()
+        pq = np.where(counted, table["PQ"].to_numpy(np.float64), np.nan)
+        return pd.DataFrame(
+            {
+                "category_id": table["category_id"],
+                "name": table["name"],
+                "isthing": isthing,
+                "PQ_dagger": np.where(isthing, pq, mean),
+                "images": np.where(isthing, self._images, of_stuff),
+            }
+        )
+
+    def weighted(self, table: pd.DataFrame, weights: Literal["pixels", "segments"]) -> float | None:
+        """`weighted_pq`, from the `pq_table` of the same images."""
+        share = pd.Series(self._pixels if weights == "pixels" else self._segments)
+        total = float(share.sum())
+        return float((share * table["PQ"]).sum() / total) if total else None
 
 
 def pq_dagger(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
@@ -191,27 +349,9 @@ def pq_dagger(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
     Σ IoU / |S|. Things: PQ. `images` counts the terms of the mean (of things, the images that hold a TP, FP or FN).
     PQ_dagger is NaN where there are none; leave those out of means. [Porzi et al. 2019, sec. 4.2]
     """
-    positions(matched.segments.category_id, categories)
-    table = pq_table(matched, categories)
-    isthing = table["isthing"].to_numpy(np.bool_)
-    counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
-    category, ious = _stuff_ious(matched, categories)
-    of_stuff = np.bincount(category, minlength=len(categories))
-    (_, with_any), _ = sums_of(matched, by_image=True)
-    images_of_things = np.bincount(positions(with_any, categories), minlength=len(categories))
-    mean = np.full(len(categories), np.nan)
-    means = pd.Series(ious).groupby(category).mean()
-    mean[means.index.to_numpy(np.int64)] = means.to_numpy()
-    pq = np.where(counted, table["PQ"].to_numpy(np.float64), np.nan)
-    return pd.DataFrame(
-        {
-            "category_id": table["category_id"],
-            "name": table["name"],
-            "isthing": isthing,
-            "PQ_dagger": np.where(isthing, pq, mean),
-            "images": np.where(isthing, images_of_things, of_stuff),
-        }
-    )
+    dagger = DaggerFold(categories)
+    dagger.add(dagger.look(matched))
+    return dagger.dagger(pq_table(matched, categories))
 
 
 def weighted_pq(
@@ -225,14 +365,9 @@ def weighted_pq(
     """
     if weights not in ("pixels", "segments"):
         raise BadArgument(f'weights must be "pixels" or "segments", not {weights!r}.')
-    table = pq_table(matched, categories)
-    segments = matched.segments
-    true = _objects(matched)
-    category = positions(segments.category_id[true], categories)
-    area = segments.area[true] if weights == "pixels" else np.ones(len(category), np.int64)
-    share = pd.Series(sums_by_row(category, area, len(categories)))
-    total = float(share.sum())
-    return float((share * table["PQ"]).sum() / total) if total else None
+    dagger = DaggerFold(categories)
+    dagger.add(dagger.look(matched))
+    return dagger.weighted(pq_table(matched, categories), weights)
 
 
 def _objects(matched: Matched) -> Bool:
@@ -241,7 +376,7 @@ def _objects(matched: Matched) -> Bool:
 
 
 def _summed(sums: Sums, group: Int, n: int) -> Sums:
-    """The sums of each of n groups, Σ IoU compensated for rounding, as pandas adds floats. [Kahan 1965]"""
+    """The sums of each of n groups, Σ IoU compensated for rounding, as pandas adds floats."""
     found = pd.Series(sums.iou_sum).groupby(group).sum()
     iou_sum = np.zeros(n)
     iou_sum[found.index.to_numpy(np.int64)] = found.to_numpy()
@@ -252,20 +387,27 @@ _Sliced = tuple[tuple[str, ...], tuple[Int, Int, Int], Sums]
 
 
 def _unsliced(matched: Matched, categories: Sequence[Category]) -> _Sliced:
-    (image_id, category_id), sums = sums_of(matched, by_image=True)
+    image_id, category_id, sums = image_sums(matched)
     return (), (image_id, np.zeros(len(image_id), np.int64), category_id), sums
 
 
+def _names(by: str | None, categories: Sequence[Category]) -> tuple[str, ...]:
+    """The names of slices in their order."""
+    if by == "supercategory":
+        return tuple(dict.fromkeys(category.supercategory or "(none)" for category in categories))
+    return () if by is None else SLICINGS[by].names
+
+
 def _by_supercategory(matched: Matched, categories: Sequence[Category]) -> _Sliced:
-    names = tuple(dict.fromkeys(category.supercategory or "(none)" for category in categories))
+    names = _names("supercategory", categories)
     slice_of = np.array([names.index(category.supercategory or "(none)") for category in categories], np.int64)
-    (image_id, category_id), sums = sums_of(matched, by_image=True)
+    image_id, category_id, sums = image_sums(matched)
     return names, (image_id, slice_of[positions(category_id, categories)], category_id), sums
 
 
 def _by_segment_count(matched: Matched, categories: Sequence[Category]) -> _Sliced:
     slicing = SLICINGS["segments"]
-    (image_id, category_id), sums = sums_of(matched, by_image=True)
+    image_id, category_id, sums = image_sums(matched)
     objects = np.sort(matched.segments.image_id[_objects(matched)])
     count = np.searchsorted(objects, image_id, "right") - np.searchsorted(objects, image_id, "left")
     return slicing.names, (image_id, slicing.place(count), category_id), sums

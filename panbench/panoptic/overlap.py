@@ -157,6 +157,8 @@ class OverlapTable:
         """The same rows by ascending image id: sums come out the same, to the last bit, however a table was merged."""
 
         def ordered(columns: Columns) -> Columns:
+            if (columns.image_id[1:] >= columns.image_id[:-1]).all():
+                return columns
             return take(columns, np.argsort(columns.image_id, kind="stable"))
 
         boundary = None if self.boundary is None else ordered(self.boundary)
@@ -223,12 +225,10 @@ class OverlapTable:
         """The table that `to_arrow` gave. Raises ValueError when columns are missing or have other types."""
         import pyarrow as pa
 
-        schema = arrow_schema()
-        missing = [name for name in schema.names if name not in table.schema.names]
-        if missing:
-            raise ValueError(f"lacks the columns {', '.join(missing)}")
+        schema = check_columns(table.schema)
         try:
-            table = table.select(schema.names).cast(schema)
+            table = table.select(schema.names)
+            table = table if table.schema.equals(schema) else table.cast(schema)
         except pa.ArrowInvalid as problem:
             raise ValueError(f"has columns of other types ({problem})") from None
         columns = {name: table.column(name).combine_chunks() for name in schema.names}
@@ -237,25 +237,32 @@ class OverlapTable:
         codes = kind.indices.to_numpy()
         values = {name: column.to_numpy(zero_copy_only=False) for name, column in columns.items()}
 
-        def of_kind(name: str) -> npt.NDArray[np.bool_]:
-            return np.isin(codes, [code for code, kind_name in meaning.items() if kind_name == name])
+        def of_kind(*names: str) -> npt.NDArray[np.bool_] | slice:
+            """The rows of some kinds; where they stand together, as `to_arrow` has them, a slice: nothing is copied."""
+            known = np.zeros(max(meaning, default=0) + 1, np.bool_)
+            known[[code for code, kind_name in meaning.items() if kind_name in names]] = True
+            chosen = known[codes]
+            first, count = int(np.argmax(chosen)) if len(chosen) else 0, int(np.count_nonzero(chosen))
+            together = slice(first, first + count)
+            return together if chosen[together].all() else chosen
 
-        is_gt, is_pred, is_boundary = of_kind(GT), of_kind(PRED), of_kind(BOUNDARY)
-        rows = is_gt | is_pred
+        rows, boundary = of_kind(GT, PRED), of_kind(BOUNDARY)
+        is_gt = np.isin(codes[rows], [code for code, kind_name in meaning.items() if kind_name == GT])
         segments = Segments(
             image_id=values["image_id"][rows],
-            is_gt=is_gt[rows],
-            id=np.where(is_gt, values["gt_id"], values["pred_id"])[rows],
+            is_gt=is_gt,
+            id=np.where(is_gt, values["gt_id"][rows], values["pred_id"][rows]),
             category_id=values["category_id"][rows],
             area=values["pixels"][rows],
             iscrowd=values["iscrowd"][rows].astype(np.bool_),
             score=values["score"][rows].astype(np.float32),
         )
 
-        def pairs(rows: npt.NDArray[np.bool_]) -> Pairs:
+        def pairs(rows: npt.NDArray[np.bool_] | slice) -> Pairs:
             return Pairs(*(values[name][rows] for name in ("image_id", "gt_id", "pred_id", "pixels")))
 
-        return OverlapTable(segments, pairs(of_kind(OVERLAP)), pairs(is_boundary) if is_boundary.any() else None)
+        near = pairs(boundary)
+        return OverlapTable(segments, pairs(of_kind(OVERLAP)), near if len(near) else None)
 
 
 def arrow_schema() -> pa.Schema:
@@ -274,6 +281,14 @@ def arrow_schema() -> pa.Schema:
             "score": pa.float32(),
         }
     )
+
+
+def check_columns(found: pa.Schema) -> pa.Schema:
+    """`arrow_schema()`. Raises ValueError when columns of it are missing in `found`."""
+    schema = arrow_schema()
+    if missing := [name for name in schema.names if name not in found.names]:
+        raise ValueError(f"lacks the columns {', '.join(missing)}")
+    return schema
 
 
 def count_pairs(gt_ids: npt.NDArray[np.int32], pred_ids: npt.NDArray[np.int32]) -> tuple[Int32, Int32, Int64]:
@@ -381,20 +396,26 @@ def find_rows(image_id: Int64, segment_id: Int32, in_image_id: Int64, in_segment
     """For each (image_id, segment_id), its row in the columns `in_…`, whose rows are distinct, or -1."""
     if not len(in_image_id):
         return np.full(len(image_id), -1, np.int64)
-    # Two keys become one int64, which sorts and searches many times faster than pairs do: the image's place among the
-    # images (not its id, which may take all 64 bits) above, the segment's id, which is below 2^31, below. With INTERIOR
-    # (-1) for an id all bits are set: the key is -1 and meets no key of a segment.
-    images = np.unique(in_image_id)
-    place = np.searchsorted(images, image_id)
-    place[place == len(images)] = 0
-    keys = place << 32 | segment_id
-    in_keys = np.searchsorted(images, in_image_id) << 32 | in_segment_id
+    # Two keys become one int64, which sorts and searches many times faster than pairs do: the image above, the
+    # segment's id, which is below 2^31, below. With INTERIOR (-1) for an id all bits are set: the key is -1 and meets
+    # no key of a segment. Images whose ids need more than 31 bits are counted off first.
+    images = in_image_id, image_id
+    if any(len(ids) and (ids.min() < 0 or ids.max() >= 1 << 31) for ids in images):
+        known = np.unique(in_image_id)
+        place = np.searchsorted(known, image_id)
+        place[place == len(known)] = 0
+        # Places from 1; an image that is not there gets 0, which none has.
+        images = 1 + np.searchsorted(known, in_image_id), np.where(known[place] == image_id, 1 + place, 0)
+    in_keys, keys = images[0] << 32 | in_segment_id, images[1] << 32 | segment_id
+    if (in_keys[1:] > in_keys[:-1]).all():
+        position = np.searchsorted(in_keys, keys)
+        position[position == len(in_keys)] = 0
+        return np.where(in_keys[position] == keys, position, -1)
     order = np.argsort(in_keys, kind="stable")
-    position = np.searchsorted(in_keys[order], keys)
-    position[position == len(order)] = 0
-    row = order[position]
-    row[(in_keys[row] != keys) | (images[place] != image_id)] = -1
-    return row
+    in_keys = in_keys[order]
+    position = np.searchsorted(in_keys, keys)
+    position[position == len(in_keys)] = 0
+    return np.where(in_keys[position] == keys, order[position], -1)
 
 
 def sums_by_row(row: Int64, values: Int64, n: int) -> Int64:

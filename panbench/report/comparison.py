@@ -11,18 +11,29 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich.console import Console, Group
 from rich.text import Text
 
 from panbench.base.errors import BadArgument
-from panbench.metrics.errors import assign_causes, lost_pq
+from panbench.metrics.errors import ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
-from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics
-from panbench.metrics.uncertainty import Comparison
+from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
+from panbench.metrics.uncertainty import Comparison, Sample, SampleFold
 from panbench.metrics.uncertainty import compare as weigh
 from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, as_text, markdown_text, percent, plain, signed
-from panbench.report.tables import ComparisonRow, compare, comparison_grid, labels, render, row_record, typed_table
+from panbench.report.tables import (
+    ComparisonRow,
+    compare,
+    comparison_grid,
+    labels,
+    render,
+    row_record,
+    shared_images,
+    typed_table,
+)
 from panbench.report.verdict import Lost, Verdict, verdict
 from panbench.runs import Run
 
@@ -161,8 +172,8 @@ def standing(
         details["by"] = _details(sliced, of_categories=False)
     own = []
     for chosen in slices:
-        statistics = {key: slice_by_images(one, chosen) for key, one in _statistics(runs, rows, keys).items()}
-        sliced = weigh(statistics, baseline=baseline or _first(keys))
+        cut = {key: _cut(run, chosen) for run, row, key in zip(runs, rows, keys, strict=True) if row.images}
+        sliced = weigh(cut, baseline=baseline or _first(keys))
         grids.append(_detail_grid(rows, keys, sliced, _head(chosen.name), digits))
         own.append(_details(sliced, of_categories=False).assign(slicing=chosen.name))
     if own:
@@ -178,13 +189,14 @@ def _head(name: str) -> str:
 
 def _lost(runs: Sequence[Run], keys: Sequence[str]) -> Lost:
     """What each cause takes of a run's PQ in a group, on the images that all runs have; computed when asked for."""
-    shared = frozenset.intersection(*(frozenset(run.image_ids()) for run in runs if run.image_ids()))
+    shared = shared_images([run for run in runs if len(run.images)])
 
     @cache
     def table(key: str) -> pd.DataFrame:
         run = runs[keys.index(key)]
-        matched = run.matched if len(shared) == len(run.image_ids()) else run.matched.only(shared)
-        return lost_pq(assign_causes(matched, run.categories), run.categories)
+        errors = ErrorFold(run.categories)
+        run.fold(errors, images=shared)
+        return errors.lost()
 
     def of_group(key: str, group: str) -> dict[str, float]:
         own = table(key)
@@ -217,12 +229,21 @@ def _baseline(name: str, rows: Sequence[ComparisonRow], keys: Sequence[str]) -> 
 
 def _statistics(
     runs: Sequence[Run], rows: Sequence[ComparisonRow], keys: Sequence[str], by: str | None = None
-) -> dict[str, ImageStatistics]:
-    return {
-        key: image_statistics(run.matched, run.categories, by)
-        for run, row, key in zip(runs, rows, keys, strict=True)
-        if row.images
-    }
+) -> dict[str, Sample]:
+    shared = shared_images([run for run, row in zip(runs, rows, strict=True) if row.images])
+    return {key: _sample(run, shared, by) for run, row, key in zip(runs, rows, keys, strict=True) if row.images}
+
+
+def _cut(run: Run, slices: ImageSlices) -> ImageStatistics:
+    statistics = StatisticsFold(run.categories)
+    run.fold(statistics)
+    return slice_by_images(statistics.result(), slices)
+
+
+def _sample(run: Run, shared: npt.NDArray[np.int64], by: str | None) -> Sample:
+    sample = SampleFold(run.categories, shared, by)
+    run.fold(sample, images=shared)
+    return sample.result()
 
 
 def _with_standing(row: ComparisonRow, key: str, comparison: Comparison) -> ComparisonRow:

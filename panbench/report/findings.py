@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.metrics.errors import CAUSES, explain, lost_pq
+from panbench.metrics.errors import CAUSES, ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
-from panbench.metrics.matched import Matched
-from panbench.metrics.pq import pq_table, summarise
-from panbench.metrics.semantic import semantic_scores
-from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, pq_dagger, threshold_curve, weighted_pq
-from panbench.metrics.uncertainty import intervals
+from panbench.metrics.matched import Fold, Narrowed
+from panbench.metrics.pq import CategorySums, summarise
+from panbench.metrics.semantic import PixelFold
+from panbench.metrics.slices import SLICINGS, THRESHOLDS, DaggerFold, SliceFold, StatisticsFold, curve_of, pq_by
+from panbench.metrics.uncertainty import SampleFold, intervals
 from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.tables import comparison_row
 from panbench.runs import Run
@@ -53,23 +53,23 @@ def metric_findings(
     unknown = [name for name in by if name not in SLICINGS]
     if unknown:
         raise BadArgument(f"There is no slicing {unknown[0]!r}. Choose from {', '.join(SLICINGS)}.")
-    matched, categories = _matched(run), run.categories
-    statistics = image_statistics(matched, categories)
-    sure = intervals(statistics)
-    pq = pq_table(matched, categories)
+    _check_images(run)
+    categories = run.categories
+    sums, near = CategorySums(categories, THRESHOLDS), CategorySums(categories, boundary=True)
+    stuff, pixels, whole = DaggerFold(categories), PixelFold(categories), SampleFold(categories, run.images)
+    parts, statistics = [SliceFold(categories, name) for name in by], StatisticsFold(categories)
+    folds: list[Fold[Any]] = [sums, stuff, pixels, whole, *parts]
+    run.fold(*folds, *([near] if run.has_boundary else []), *([statistics] if slices else []))
+    sure = intervals(whole.result())
+    pq = sums.table()
     summary = summarise(pq)
-    dagger = pq_dagger(matched, categories)
-    semantic = semantic_scores(matched, categories)
-    curve = threshold_curve(matched, categories)
-    sliced = {name: pq_by(image_statistics(matched, categories, name)) for name in by}
-    own = {chosen.name: pq_by(slice_by_images(statistics, chosen)) for chosen in slices}
-    weighted = {
-        "pixels": weighted_pq(matched, categories, "pixels"),
-        "segments": weighted_pq(matched, categories, "segments"),
-    }
+    dagger, semantic, curve = stuff.dagger(pq), pixels.scores(), curve_of(sums)
+    sliced = {name: one.table() for name, one in zip(by, parts, strict=True)}
+    own = {chosen.name: pq_by(slice_by_images(statistics.result(), chosen)) for chosen in slices}
+    weighted = {"pixels": stuff.weighted(pq, "pixels"), "segments": stuff.weighted(pq, "segments")}
     daggers = {group: _mean(dagger[_in_group(dagger, group)]["PQ_dagger"]) for group in GROUPS}
 
-    boundary = None if matched.boundary is None else summarise(pq_table(matched.by_boundary(), categories))
+    boundary = summarise(near.table()) if run.has_boundary else None
 
     rows = [
         *([] if boundary is None else [("boundary PQ", *(percent(boundary[group]["PQ"]) for group in GROUPS))]),
@@ -125,8 +125,14 @@ def error_findings(
     slices: sets of images, for a table of what each cause costs in each slice
     Raises BadRun for a run without images.
     """
-    report = explain(_matched(run), run.categories, images)
-    lost, worst = report.lost, report.worst
+    _check_images(run)
+    errors = ErrorFold(run.categories)
+    own = {chosen.name: {name: ErrorFold(run.categories) for name in chosen.images} for chosen in slices}
+    narrowed = [
+        Narrowed(own[chosen.name][name], members) for chosen in slices for name, members in chosen.images.items()
+    ]
+    run.fold(errors, *narrowed)
+    lost, worst = errors.lost(), errors.worst(images)
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
     def cell(cause: str, group: str, column: str) -> float | None:
@@ -164,13 +170,7 @@ def error_findings(
     ]
     if per_category:
         grids.append(_costliest_grid(lost))
-    of_slices = {
-        chosen.name: {
-            name: lost_pq(report.errors[report.errors["image_id"].isin(own)], run.categories)
-            for name, own in chosen.images.items()
-        }
-        for chosen in slices
-    }
+    of_slices = {name: {part: one.lost() for part, one in parts.items()} for name, parts in own.items()}
     grids.extend(_lost_grid(name, tables) for name, tables in of_slices.items())
     record = {
         **_identity(run),
@@ -209,10 +209,9 @@ def _lost_grid(name: str, tables: Mapping[str, pd.DataFrame]) -> Grid:
     return Grid(("Cause", *heads), rows, title=f"PQ gained if a cause alone were fixed, by {name}")
 
 
-def _matched(run: Run) -> Matched:
-    if not run.image_ids():
+def _check_images(run: Run) -> None:
+    if not len(run.images):
         raise BadRun(f"{run.name} holds no scored image, so there is nothing to measure.")
-    return run.matched
 
 
 def _identity(run: Run) -> dict[str, Any]:

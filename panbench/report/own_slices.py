@@ -32,7 +32,7 @@ def slices_for(path: str | os.PathLike[str] | None, runs: Iterable[Run]) -> list
     if path is None:
         return []
     found = read_slices(path)
-    known = frozenset(image for run in runs for image in run.image_ids())
+    known = frozenset(image for run in runs for image in run.images.tolist())
     for slices in found:
         slices.check(known)
     return found

@@ -12,15 +12,18 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+import numpy as np
+import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.catalog import ModelSpec, weights_here
-from panbench.metrics.pq import pq_table, summarise
+from panbench.metrics.pq import CategorySums, summarise
 from panbench.report.grid import (
     ABSENT,
     Grid,
@@ -136,11 +139,11 @@ def compare(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = F
     """
     if not runs:
         raise BadArgument("No run is named. Pass one or more run folders, such as results/*.")
-    shared: frozenset[int] | None = None
+    shared: npt.NDArray[np.int64] | None = None
     if common_images:
         _check_dataset(runs)
-        shared = frozenset.intersection(*(frozenset(run.image_ids()) for run in runs))
-        if not shared:
+        shared = shared_images(runs)
+        if not len(shared):
             raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
     elif not mixed:
         check_comparable(runs)
@@ -152,18 +155,23 @@ def compare(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = F
     return rows
 
 
-def comparison_row(run: Run, images: frozenset[int] | None = None) -> ComparisonRow:
+def shared_images(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
+    """The ids of the images that all runs have, ascending."""
+    return reduce(lambda known, other: np.intersect1d(known, other, assume_unique=True), (run.images for run in runs))
+
+
+def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> ComparisonRow:
     """The row of a stored run; with `images`, PQ, SQ and RQ on these images only."""
     info = run.info
     model = info.model or ModelRecord()
     # What is on disk counts: run.json may promise more than a killed or torn run holds.
-    held = frozenset(run.image_ids())
+    held = run.images
     scored = len(held)
     summary: Mapping[str, Mapping[str, Any]] | None = None
-    narrowed = images is not None and images != held
-    if narrowed:
-        summary = _summary_on(run, images or frozenset())
-    elif held:
+    narrowed = images is not None and len(images) != len(held)
+    if images is not None and narrowed:
+        summary = _summary_on(run, images)
+    elif len(held):
         summary = run.summary()
     whole = info.status == "done" and scored == info.images.expected and not info.images.missing
     selected = _is_subset(info)
@@ -171,7 +179,7 @@ def comparison_row(run: Run, images: frozenset[int] | None = None) -> Comparison
         run=run.name,
         model=model.name,
         dataset=info.dataset.name,
-        images=len(images or ()) if narrowed else scored,
+        images=scored if images is None or not narrowed else len(images),
         **_flat(summary),
         params=model.params,
         # Of a scored folder this would be the speed of scoring, beside the speeds of models.
@@ -186,7 +194,7 @@ def comparison_row(run: Run, images: frozenset[int] | None = None) -> Comparison
         device=info.device.name,
         precision=info.precision,
         error=_reason(info.error) if info.status == "failed" else None,
-        notes=tuple(_notes(run, whole, selected, len(images or ()) if narrowed else None)),
+        notes=tuple(_notes(run, whole, selected, None if images is None or not narrowed else len(images))),
     )
 
 
@@ -208,11 +216,12 @@ def check_comparable(runs: Sequence[Run]) -> None:
     _check_dataset(runs)
     first, *others = runs
     for run in others:
-        left, right = frozenset(first.image_ids()), frozenset(run.image_ids())
-        if left == right:
+        left, right = first.images, run.images
+        if np.array_equal(left, right):
             continue
+        both = len(np.intersect1d(left, right, assume_unique=True))
         raise BadRun(
-            f"{first.name} has {len(left):,} images and {run.name} {len(right):,}, {len(left & right):,} of them in "
+            f"{first.name} has {len(left):,} images and {run.name} {len(right):,}, {both:,} of them in "
             "both: their numbers cannot be compared. Compare on the images that all runs have with --common-images, or "
             "show the runs as they are with --mixed."
         )
@@ -431,8 +440,10 @@ def _flat(summary: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Any]:
     }
 
 
-def _summary_on(run: Run, images: frozenset[int]) -> dict[str, Any]:
-    return summarise(pq_table(run.matched.only(images), run.categories))
+def _summary_on(run: Run, images: npt.NDArray[np.int64]) -> dict[str, Any]:
+    sums = CategorySums(run.categories)
+    run.fold(sums, images=images)
+    return summarise(sums.table())
 
 
 def _check_dataset(runs: Sequence[Run]) -> None:
@@ -469,7 +480,7 @@ def _is_subset(info: RunInfo) -> bool:
 
 def _notes(run: Run, whole: bool, selected: bool, common: int | None) -> list[str]:
     info = run.info
-    counts, status, scored = info.images, info.status, len(run.image_ids())
+    counts, status, scored = info.images, info.status, len(run.images)
     notes = []
     if info.model is not None and info.model.random_weights:
         notes.append("random weights: an untrained model, for plumbing and timing only")

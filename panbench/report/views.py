@@ -19,7 +19,7 @@ from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, threshold
 from panbench.panoptic.overlap import find_rows, take
 from panbench.panoptic.types import Category
 from panbench.report.comparison import Standing, standing
-from panbench.report.tables import ComparisonRow, labels
+from panbench.report.tables import ComparisonRow, labels, shared_images
 from panbench.runs import Run
 
 __all__ = [
@@ -70,10 +70,10 @@ def compared(runs: Sequence[Run], *, common_images: bool = False) -> tuple[list[
     if not all(row.images for row in found.rows):
         empty = next(row.run for row in found.rows if not row.images)
         raise BadRun(f"{empty} holds no scored image, so there is nothing to show.")
-    shared = frozenset.intersection(*(frozenset(run.image_ids()) for run in runs))
+    shared = shared_images(runs)
     members = []
     for run, row, label in zip(runs, found.rows, _distinct(labels(found.rows)), strict=True):
-        matched = run.matched if len(shared) == len(run.image_ids()) else run.matched.only(shared)
+        matched = run.matched if len(shared) == len(run.images) else run.matched.only(shared)
         whole = label if row.complete else f"{label} ({INCOMPLETE})"
         members.append(Compared(run, row, whole, matched))
     return members, found

@@ -7,28 +7,39 @@ from its parts. docs/design.md has the schema.
 import os
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from panbench.base.errors import BadRun
-from panbench.base.files import atomic_write, write_json
-from panbench.panoptic.overlap import OverlapTable, Pairs, concat, take
+from panbench.base.files import write_json
+from panbench.panoptic.overlap import GroundTruthFaults, OverlapTable, Pairs
+from panbench.panoptic.parts import (
+    ROWS_AT_ONCE,
+    LargeParts,
+    compact,
+    in_order,
+    part_files,
+    read_parts,
+    rows_of,
+    write_part,
+)
 from panbench.panoptic.types import Category
 from panbench.runs.record import SCHEMA, STATUSES, RunInfo, SummaryRecord, read_info
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
 
-    from panbench.metrics.matched import Matched
+    from panbench.metrics.matched import Fold, Matched
 
 __all__ = ["Run", "RunWriter", "check_room", "list_runs", "load_run"]
 
-_PART = re.compile(r"\d+-\d+\.parquet")
 _TEMPORARY = re.compile(r"\..+\.tmp")
 
 
@@ -62,21 +73,60 @@ class Run:
         if self._given_table is not None:
             return self._given_table, ()
         assert self.path is not None
-        return _read_parts(self.path)
+        return read_parts(self.path / "parts")
+
+    @cached_property
+    def _large(self) -> LargeParts | None:
+        """The parts, if they are too many rows to be held at once; None of other runs."""
+        if self.path is None or self._given_table is not None or rows_of(self.path / "parts") <= ROWS_AT_ONCE:
+            return None
+        return LargeParts(self.path / "parts")
 
     @property
     def table(self) -> OverlapTable:
-        """All rows of the run."""
+        """All rows of the run, in memory: of a million images some gigabytes, where `fold` needs a few hundred MB."""
         return self._parts[0]
 
     @property
     def notices(self) -> tuple[str, ...]:
         """One sentence for each part that is torn, foreign or repeats an image: it was left out."""
-        return self._parts[1]
+        return self._parts[1] if self._large is None else self._large.notices
+
+    @cached_property
+    def images(self) -> "npt.NDArray[np.int64]":
+        """The ids of the images that were scored, ascending."""
+        return self.table.image_ids if self._large is None else self._large.image_ids
 
     def image_ids(self) -> tuple[int, ...]:
-        """The images that were scored, ascending."""
-        return tuple(self.table.image_ids.tolist())
+        """`images` as a tuple."""
+        return tuple(self.images.tolist())
+
+    @property
+    def has_boundary(self) -> bool:
+        """Whether boundary overlaps were stored."""
+        return self.table.boundary is not None if self._large is None else self._large.boundary
+
+    def fold(self, *folds: "Fold[Any]", images: "npt.NDArray[np.int64] | None" = None) -> None:
+        """Adds the images of the run to some metrics, all in one go.
+
+        A run of up to some 50,000 images is one block, matched once. A larger one is read block by block on all cores,
+        so memory does not grow with it but for what the metrics keep. images: only these, ascending.
+        """
+        from panbench.metrics.matched import Matched
+
+        def look(matched: Matched) -> list[Any]:
+            chosen = matched if images is None or len(images) == len(self.images) else matched.only(images)
+            return [one.look(chosen) for one in folds]
+
+        with ExitStack() as stack:
+            if self._large is None:
+                found = iter([look(self.matched)])
+            else:
+                blocks = stack.enter_context(self._large.blocks())
+                found = in_order([partial(lambda read: look(Matched.of(read())), read) for read in blocks])
+            for parts in found:
+                for one, part in zip(folds, parts, strict=True):
+                    one.add(part)
 
     def segments(self) -> "pd.DataFrame":
         """One row a segment: image_id, side ("gt" or "pred"), id, category_id, area, iscrowd, score."""
@@ -115,12 +165,26 @@ class Run:
 
         Raises BadArgument when boundary PQ is asked for and the run was made without boundary overlaps.
         """
-        from panbench.metrics.pq import pq_table
+        from panbench.metrics.pq import CategorySums
 
-        return pq_table(self.matched.by_boundary() if boundary else self.matched, self.categories, iou_threshold)
+        sums = CategorySums(self.categories, [iou_threshold], boundary)
+        self.fold(sums)
+        return sums.table(iou_threshold)
+
+    def ground_truth_faults(self) -> GroundTruthFaults:
+        """Counts where ground-truth PNGs and their JSON disagree."""
+        from panbench.metrics.matched import FaultFold
+
+        faults = FaultFold()
+        self.fold(faults)
+        return faults.faults
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
         """PQ, SQ, RQ and n of All, Things and Stuff, from the tables (run.json keeps what the run itself found)."""
+        return {group: dict(scores) for group, scores in self._summary.items()}
+
+    @cached_property
+    def _summary(self) -> dict[str, dict[str, float | int | None]]:
         from panbench.metrics.pq import summarise
 
         return summarise(self.pq())
@@ -173,7 +237,7 @@ class RunWriter:
         """
         run = load_run(path)
         assert run.path is not None
-        writer = cls(run.path, run.info, frozenset(run.image_ids()), run.notices)
+        writer = cls(run.path, run.info, frozenset(run.images.tolist()), run.notices)
         (run.path / "parts").mkdir(exist_ok=True)
         writer.update(status="running", error=None, finished=None)
         return writer
@@ -183,21 +247,18 @@ class RunWriter:
         """Writes parts into a run that another process made (a further rank); run.json is left to that process."""
         run = load_run(path)
         assert run.path is not None
-        return cls(run.path, run.info, frozenset(run.image_ids()), run.notices)
+        return cls(run.path, run.info, frozenset(run.images.tolist()), run.notices)
 
     def write_part(self, table: OverlapTable, rank: int = 0) -> Path:
         """Writes the table of a block of images as a new part, which appears whole or not at all; its path."""
-        import pyarrow.parquet
-
         folder = self.path / "parts"
         if rank not in self._next:
             taken = [
-                int(part.stem.split("-")[1]) for part in _part_files(folder) if int(part.stem.split("-")[0]) == rank
+                int(part.stem.split("-")[1]) for part in part_files(folder) if int(part.stem.split("-")[0]) == rank
             ]
             self._next[rank] = max(taken, default=-1) + 1
         target = folder / f"{rank:04d}-{self._next[rank]:06d}.parquet"
-        with atomic_write(target) as handle:
-            pyarrow.parquet.write_table(table.to_arrow(), handle, compression="zstd")
+        write_part(target, table)
         self._next[rank] += 1
         return target
 
@@ -209,13 +270,16 @@ class RunWriter:
     def finish(self, status: str, **updates: Any) -> Run:
         """Closes the run with its last status ("done", "interrupted" or "failed") and further fields; the run.
 
-        `summary` is computed from the parts unless it is given.
+        `summary` is computed from the parts unless it is given. The many small parts of a long run that is done are
+        joined to few.
         """
         if status not in STATUSES[1:]:
             raise ValueError(f"status must be one of {', '.join(STATUSES[1:])}, not {status!r}")
+        if status == "done":
+            compact(self.path / "parts")
         if "summary" not in updates:
             run = Run(self.info, self.path)
-            updates["summary"] = SummaryRecord.of(run.summary()) if len(run.table.overlaps) else None
+            updates["summary"] = SummaryRecord.of(run.summary()) if len(run.images) else None
         self.update(**{"status": status, "finished": _now(), **updates})
         return Run(self.info, self.path)
 
@@ -240,57 +304,6 @@ def list_runs(folder: str | os.PathLike[str]) -> list[Run]:
         except BadRun:
             continue
     return sorted(runs, key=lambda run: (run.info.started or "", run.name))
-
-
-def _part_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(part for part in folder.iterdir() if _PART.fullmatch(part.name))
-
-
-def _read_parts(run: Path) -> tuple[OverlapTable, tuple[str, ...]]:
-    """The rows of all readable parts, and a sentence for each that was left out, whole or in part."""
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    folder = run / "parts"
-    notices, tables = [], []
-    if folder.is_dir():
-        for stranger in sorted(folder.iterdir()):
-            if not _PART.fullmatch(stranger.name) and not _TEMPORARY.fullmatch(stranger.name):
-                notices.append(f"{stranger} is not a part of a run and was left out.")
-    seen = np.zeros(0, np.int64)
-    for part in _part_files(folder):
-        try:
-            # Not read_table: it would take a folder named `a=b` on the way for a column.
-            with pyarrow.parquet.ParquetFile(part) as file:
-                table = OverlapTable.from_arrow(file.read())
-        except (pa.ArrowException, OSError) as problem:
-            notices.append(f"{part} is torn and was left out ({str(problem).splitlines()[0]}).")
-            continue
-        except ValueError as problem:
-            notices.append(f"{part} is foreign and was left out: it {problem}.")
-            continue
-        images = table.image_ids
-        again = np.intersect1d(images, seen)
-        if len(again):
-            notices.append(f"{part} repeats {len(again)} images of earlier parts, which were left out of it.")
-            table = _without(table, again)
-        seen = np.union1d(seen, images)
-        tables.append(table)
-    bare = [table for table in tables if table.boundary is None and len(table.overlaps)]
-    if bare and len(bare) < len(tables):
-        notices.append(f"{folder} has boundary overlaps of some images only, which were left out.")
-        tables = [replace(table, boundary=None) for table in tables]
-    return concat(tables).in_order_of_images(), tuple(notices)
-
-
-def _without(table: OverlapTable, images: Any) -> OverlapTable:
-    def rest(pairs: Pairs) -> Pairs:
-        return take(pairs, ~np.isin(pairs.image_id, images))
-
-    segments = take(table.segments, ~np.isin(table.segments.image_id, images))
-    return OverlapTable(segments, rest(table.overlaps), None if table.boundary is None else rest(table.boundary))
 
 
 def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -339,7 +352,7 @@ def _remove_run(path: Path) -> None:
     """Removes the files of a run. Killed at any point, the rest is a run that says it is not whole."""
     info = replace(read_info(path), status="failed", error="Was being overwritten.", summary=None)
     write_json(path / "run.json", info.to_json())
-    for part in _part_files(path / "parts"):
+    for part in part_files(path / "parts"):
         part.unlink()
     for temporary in (*path.glob(".*.tmp"), *(path / "parts").glob(".*.tmp")):
         temporary.unlink()

@@ -78,21 +78,23 @@ def scene():
 def random_scenes():
     """A function: some random scenes of a seed, with void, crowds, several objects of a category and wrong labels."""
 
-    def build(seed: int, images: int = 3) -> Tables:
-        rng = np.random.default_rng(seed)
-        tables = []
-        for image_id in rng.permutation(1000)[:images].tolist():
-            shape = (int(rng.integers(1, 7)), int(rng.integers(1, 13)))
-            gt_ids = _blocks(rng, shape)
-            # Mostly the ground truth with changes, else nothing would ever match.
-            pred_ids = np.where(rng.random(shape) < rng.uniform(0, 0.5), _blocks(rng, shape), gt_ids)
-            category_of = {id: int(rng.choice(list(LETTERS.values()))) for id in range(1, 9)}
-            gt = _segments(rng, gt_ids, category_of, 0.0)
-            pred = _segments(rng, pred_ids, category_of, 0.3)
-            tables.append(overlap_table(image_id, gt_ids, gt, pred_ids, pred))
-        return tables_of(concat(tables))
+    return lambda seed, images=3: tables_of(concat(table_of_scenes(seed, images)))
 
-    return build
+
+def table_of_scenes(seed: int, images: int) -> list[OverlapTable]:
+    """The table of each random scene of a seed, in no order of image ids."""
+    rng = np.random.default_rng(seed)
+    tables = []
+    for image_id in rng.permutation(1000)[:images].tolist():
+        shape = (int(rng.integers(1, 7)), int(rng.integers(1, 13)))
+        gt_ids = _blocks(rng, shape)
+        # Mostly the ground truth with changes, else nothing would ever match.
+        pred_ids = np.where(rng.random(shape) < rng.uniform(0, 0.5), _blocks(rng, shape), gt_ids)
+        category_of = {id: int(rng.choice(list(LETTERS.values()))) for id in range(1, 9)}
+        gt = _segments(rng, gt_ids, category_of, 0.0)
+        pred = _segments(rng, pred_ids, category_of, 0.3)
+        tables.append(overlap_table(image_id, gt_ids, gt, pred_ids, pred))
+    return tables
 
 
 def _blocks(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:

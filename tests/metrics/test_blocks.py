@@ -1,0 +1,101 @@
+"""Every metric of a run that is read block by block is, to the last bit, that of the run read at once."""
+
+import numpy as np
+import pytest
+
+from panbench.metrics.matched import Matched
+from panbench.metrics.slices import SLICINGS, StatisticsFold
+from panbench.metrics.uncertainty import SampleFold, compare, intervals
+from panbench.panoptic import parts
+from panbench.panoptic.overlap import concat
+from panbench.report.comparison import standing
+from panbench.report.findings import error_findings, metric_findings
+from panbench.runs import RunInfo, RunWriter, folder, load_run
+
+from .conftest import CATEGORIES, table_of_scenes
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A run whose parts hold images in no order."""
+    where = tmp_path_factory.mktemp("blocks") / "run"
+    writer = RunWriter.create(where, RunInfo(kind="score", categories=CATEGORIES))
+    tables = table_of_scenes(7, images=60)
+    for number in range(8):
+        writer.write_part(concat(tables[number::8]))
+    writer.finish("done")
+    return where
+
+
+@pytest.fixture
+def in_blocks(monkeypatch):
+    """Reads all runs as if they were large, some images a block."""
+    monkeypatch.setattr(folder, "ROWS_AT_ONCE", 0)
+    monkeypatch.setattr(parts.LargeParts.blocks.__wrapped__, "__defaults__", (60,))
+
+
+def answers(path):
+    run = load_run(path)
+    return (
+        metric_findings(run, by=list(SLICINGS), per_category=True).json(),
+        error_findings(load_run(path), images=3).json(),
+        standing([load_run(path), load_run(path)], by="size", per_category=True).json(),
+        load_run(path).pq(0.7).to_json(double_precision=15),
+        load_run(path).ground_truth_faults(),
+    )
+
+
+def test_metrics_errors_and_compare_are_those_of_the_whole(path, in_blocks, monkeypatch):
+    matchings, match = [], Matched.of
+
+    def counted(table):
+        matchings.append(len(table.image_ids))
+        return match(table)
+
+    monkeypatch.setattr(Matched, "of", staticmethod(counted))
+    found = answers(path)
+    assert len(matchings) > 10
+    assert max(matchings) < 30
+    monkeypatch.undo()
+    assert found == answers(path)
+
+
+def test_iou_sums_go_on_where_the_last_block_ended(path, in_blocks, monkeypatch):
+    found = load_run(path).pq()["iou_sum"].to_numpy()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found, load_run(path).pq()["iou_sum"].to_numpy())
+
+
+def test_some_images_of_blocks_are_those_of_the_whole(path, in_blocks, monkeypatch):
+    def table():
+        run = load_run(path)
+        fold = StatisticsFold(run.categories, "size")
+        run.fold(fold, images=run.images[::3])
+        return fold.result().table
+
+    found = table()
+    monkeypatch.undo()
+    assert found.astype(float).equals(table().astype(float))
+
+
+def test_many_images_are_resampled_in_groups(random_scenes, monkeypatch):
+    tables = random_scenes(3, images=400)
+    fold = StatisticsFold(tables.categories)
+    fold.add(fold.look(tables.matched))
+    one_by_one = intervals(fold.result(), resamples=2000)
+    monkeypatch.setattr("panbench.metrics.uncertainty.EXACT_IMAGES", 100)
+    monkeypatch.setattr("panbench.metrics.uncertainty.UNITS", 200)
+    grouping = SampleFold(tables.categories, tables.matched.image_ids)
+    for images in np.array_split(tables.matched.image_ids, 5):
+        grouping.add(grouping.look(tables.matched.only(images)))
+    sample = grouping.result()
+    assert sample.sums.shape[1] == 200
+    grouped = intervals(sample, resamples=2000)
+    assert grouped["images"].tolist() == one_by_one["images"].tolist(), "images are counted, not groups"
+    np.testing.assert_allclose(grouped["value"], one_by_one["value"], rtol=1e-12)
+    of_all = (one_by_one["group"] == "All").to_numpy()
+    widths = [(frame["high"] - frame["low"]).to_numpy()[of_all] for frame in (grouped, one_by_one)]
+    # The spread of 200 groups' sums tells that of 400 images' to some 5 %; 2,000 resamples to as much.
+    np.testing.assert_allclose(widths[0], widths[1], rtol=0.25)
+    itself = compare({"a": sample, "b": sample}, resamples=200)
+    assert (itself.differences["p"].dropna() == 1).all()

@@ -1,0 +1,132 @@
+"""Parts of a run read at once and block by block: the same rows, the same notices, in any order of writing."""
+
+import dataclasses
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panbench.base.errors import BadRun
+from panbench.panoptic import parts as reading
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
+from panbench.panoptic.parts import LargeParts, compact, in_order, part_files, read_parts, rows_of, write_part
+from panbench.panoptic.types import Segment
+
+
+def one(image_id: int, boundary: bool = False) -> OverlapTable:
+    """An image of two rows of pixels whose segments depend on its id."""
+    gt = np.array([[5, 5, 0, 9], [5, 2, 2, 9]], np.int32)
+    pred = np.where(np.arange(8).reshape(2, 4) % (2 + image_id % 4) == 0, 3, gt).astype(np.int32)
+    sides = ([Segment(i, 1, int((ids == i).sum())) for i in np.unique(ids[ids > 0])] for ids in (gt, pred))
+    gt_segments, pred_segments = sides
+    table = overlap_table(image_id, gt, gt_segments[::-1], pred, pred_segments)
+    return dataclasses.replace(table, boundary=table.overlaps) if boundary else table
+
+
+def written(folder: Path, *parts: list[int], boundary: bool = False) -> Path:
+    folder.mkdir()
+    for number, images in enumerate(parts):
+        write_part(folder / f"{number % 3:04d}-{number:06d}.parquet", concat(one(i, boundary) for i in images))
+    return folder
+
+
+def streamed(folder: Path, rows: int = 60) -> OverlapTable:
+    with LargeParts(folder).blocks(rows) as blocks:
+        tables = list(in_order(blocks))
+    ids = [table.image_ids for table in tables]
+    assert all(later[0] > earlier[-1] for earlier, later in pairwise(ids)), "blocks in order of ids"
+    return concat(tables)
+
+
+def assert_same(left: OverlapTable, right: OverlapTable) -> None:
+    assert left.to_arrow().equals(right.to_arrow())
+
+
+@pytest.mark.parametrize("boundary", [False, True])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [[1, 2, 3], [4, 5], [6], [7, 8, 9]],
+        [[7, 9], [1, 3], [8], [2]],
+        [list(range(start, 200, 10)) for start in range(10)],
+    ],
+    ids=["one after the other", "in no order", "among each other, more than a block"],
+)
+def test_blocks_are_the_rows_of_all_parts_in_order_of_images(tmp_path, parts, boundary):
+    folder = written(tmp_path / "parts", *parts, boundary=boundary)
+    whole, notices = read_parts(folder)
+    assert notices == ()
+    assert (whole.boundary is not None) == boundary
+    assert_same(streamed(folder), whole)
+    assert LargeParts(folder).image_ids.tolist() == sorted(image for part in parts for image in part)
+    assert rows_of(folder) == whole.to_arrow().num_rows
+
+
+def test_blocks_leave_out_what_is_torn_foreign_or_there_already(tmp_path):
+    folder = written(tmp_path / "parts", [3, 1], [2, 3, 4], [9, 5], [5, 6])
+    (folder / "0000-000007.parquet").write_bytes(b"PAR1 torn")
+    (folder / "notes.txt").write_text("mine")
+    whole, notices = read_parts(folder)
+    assert len(notices) == 4
+    assert LargeParts(folder).notices == notices
+    assert_same(streamed(folder), whole)
+    assert whole.image_ids.tolist() == [1, 2, 3, 4, 5, 6, 9]
+
+
+def test_boundaries_of_some_images_only_are_left_out_of_blocks(tmp_path):
+    folder = written(tmp_path / "parts", [1], [2], boundary=True)
+    write_part(folder / "0000-000005.parquet", one(3))
+    whole, notices = read_parts(folder)
+    assert LargeParts(folder).notices == notices
+    assert "some images only" in notices[0]
+    assert_same(streamed(folder), whole)
+
+
+def test_a_part_that_goes_while_blocks_are_read_is_named(tmp_path):
+    folder = written(tmp_path / "parts", [1], [2])
+    large = LargeParts(folder)
+    part_files(folder)[1].write_bytes(b"")
+    with large.blocks() as blocks, pytest.raises(BadRun, match="0001-000001"):
+        list(in_order(blocks))
+
+
+def test_many_small_parts_become_few(tmp_path, monkeypatch):
+    folder = written(tmp_path / "parts", *([start, 100 - start] for start in range(1, 40)))
+    before, _ = read_parts(folder)
+    assert compact(folder, images_a_part=30)
+    assert len(part_files(folder)) <= 3
+    after, notices = read_parts(folder)
+    assert notices == ()
+    assert_same(after, before)
+    assert not compact(folder, images_a_part=30), "few parts stay as they are"
+
+
+def test_a_compaction_that_is_killed_loses_nothing(tmp_path, monkeypatch):
+    folder = written(tmp_path / "parts", *([start, 100 - start] for start in range(1, 40)))
+    before, _ = read_parts(folder)
+
+    def killed(self: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compact(folder, images_a_part=30)
+    monkeypatch.undo()
+    after, notices = read_parts(folder)
+    assert_same(after, before)
+    assert notices, "the images that are there twice are told"
+
+
+def test_work_is_returned_in_its_order_and_an_error_is_raised():
+    assert list(in_order([lambda n=n: n * n for n in range(50)])) == [n * n for n in range(50)]
+    with pytest.raises(ZeroDivisionError):
+        list(in_order([lambda: 1, lambda: 1 // 0, lambda: 2]))
+
+
+def test_the_number_of_open_files_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_FILES", 3)
+    folder = written(tmp_path / "parts", *([*range(start, 300, 15)] for start in range(15)))
+    with LargeParts(folder).blocks(40) as blocks:
+        assert len(blocks) <= 3
+    assert_same(streamed(folder, 40), read_parts(folder)[0])
