@@ -7,15 +7,12 @@ from torch import Tensor, nn
 
 from panbench.catalog import ModelSpec
 from panbench.models.base import Adapter, Resize
-from panbench.models.candidates import Candidates, Frame, sigmoid_candidates
+from panbench.models.candidates import MASK_DINO_TEMPERATURE, Candidates, Frame, sigmoid_candidates
 from panbench.models.labels import coco_labels
 from panbench.models.mask_dino.network import SIZE_DIVISOR, Layout, MaskDINO, rename
 from panbench.models.rules import parse_rule
 
 __all__ = ["MaskDINOAdapter"]
-
-TEMPERATURE = 0.06
-"""Upstream's `pano_temp`."""
 
 
 class MaskDINOAdapter(Adapter):
@@ -43,5 +40,5 @@ class MaskDINOAdapter(Adapter):
         """One candidate a query: its gate is a sigmoid, its label and weight those of the sharpened classes."""
         outputs = module(pixels)
         return sigmoid_candidates(
-            outputs.class_logits, outputs.mask_logits, frames, self.isthing, temperature=TEMPERATURE
+            outputs.class_logits, outputs.mask_logits, frames, self.isthing, temperature=MASK_DINO_TEMPERATURE
         )
