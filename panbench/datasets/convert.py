@@ -8,10 +8,12 @@ Areas and boxes are measured on the PNG that is written; segments without pixels
 """
 
 import contextlib
+import filecmp
 import json
 import os
 import re
 import shutil
+import threading
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -84,6 +86,7 @@ def write_set(
     *,
     images: Images = "link",
     overwrite: bool = False,
+    reads: Iterable[str | os.PathLike[str] | None] = (),
     progress: Progress | None = None,
     threads: int | None = None,
 ) -> Converted:
@@ -91,8 +94,12 @@ def write_set(
 
     images: `link` puts hard links (copies where the disk cannot) to the images beside the annotations, `copy` copies,
         `none` leaves the images where they are
+    overwrite: replace a set that already exists, with its PNGs and images of the same names
+    reads: files and folders that `read` reads, besides sources that are paths
     The JSON is written last: an interrupted conversion leaves none, and the same call starts it over.
-    Raises BadDataset when there is nothing to convert or a source is wrong, BadArgument when the set already exists.
+    Raises BadDataset when there is nothing to convert or a source is wrong; BadArgument when the set already exists,
+    when a file that exists differs from the one to be written (unless `overwrite`), and, always, when what is read lies
+    where the set would be written.
     """
     root = Path(root)
     json_path = root / "annotations" / f"panoptic_{split}.json"
@@ -104,7 +111,10 @@ def write_set(
         raise BadArgument(f"{json_path} already exists. Give another folder, or --overwrite.")
     if not sources:
         raise BadDataset("There is nothing to convert.")
+    _refuse_own_input([*(source for source in sources if isinstance(source, Path)), *reads], pngs, json_path)
     known = {category.id for category in categories}
+    names: dict[str, str] = {}
+    names_lock = threading.Lock()
 
     def work(source: Source) -> tuple[ImageInfo, Annotation, tuple[str, ...], bool]:
         labelled = read(source)
@@ -112,16 +122,21 @@ def write_set(
             raise BadDataset(f"The image name {labelled.name!r} leaves its folder.")
         ids, segments, empty = _tidy(labelled, known)
         png = str(Path(labelled.name).with_suffix(".png"))
-        write_id_png(pngs / png, ids)
+        with names_lock:
+            if png in names:
+                raise BadDataset(
+                    f"Two images are called {names[png]} and {labelled.name}; their id PNGs would overwrite each other."
+                )
+            names[png] = labelled.name
+        _write_png(pngs / png, ids, overwrite)
         if images != "none" and labelled.image_path is not None:
-            _place(labelled.image_path, image_folder / labelled.name, copy=images == "copy")
+            _place(labelled.image_path, image_folder / labelled.name, copy=images == "copy", overwrite=overwrite)
         image = ImageInfo(labelled.image_id or 0, labelled.name, ids.shape[0], ids.shape[1])
         return image, Annotation(image.id, png, segments), labelled.left_out + empty, labelled.image_id is not None
 
     infos: dict[int, ImageInfo] = {}
     annotations: dict[int, Annotation] = {}
     left_out: Counter[str] = Counter()
-    names: set[str] = set()
     try:
         pngs.mkdir(parents=True, exist_ok=True)
         with _pool(threads) as pool:
@@ -131,11 +146,6 @@ def write_set(
                     raise BadDataset(
                         f"Two images have the id {image_id}: {infos[image_id].file_name}, {image.file_name}."
                     )
-                if image.file_name in names:
-                    raise BadDataset(
-                        f"Two images are called {image.file_name}; their annotations would overwrite each other."
-                    )
-                names.add(image.file_name)
                 infos[image_id] = ImageInfo(image_id, image.file_name, image.height, image.width)
                 annotations[image_id] = Annotation(image_id, annotation.file_name, annotation.segments)
                 left_out.update(words)
@@ -343,7 +353,7 @@ def convert_instances(
             ids[mask] = segment_id
         return LabelledImage(name, ids, segments, images.path(stem, name), image_id)
 
-    return write_set(root, split, categories, document["images"], read, **options)
+    return write_set(root, split, categories, document["images"], read, reads=[instances_json, semantic], **options)
 
 
 def _instance_categories(document: dict[str, Any], where: str) -> tuple[Category, ...]:
@@ -402,7 +412,7 @@ def convert_panoptic(
         image_id = record["image_id"] if numbered else None
         return LabelledImage(name, ids, segments, images.path(Path(name).stem, name), image_id, left_out)
 
-    return write_set(root, split, categories, document["annotations"], read, **options)
+    return write_set(root, split, categories, document["annotations"], read, reads=[panoptic_json, folder], **options)
 
 
 # Back to COCO's detection format
@@ -423,6 +433,8 @@ def panoptic_to_detection(
     """
     from pycocotools import mask as rle_masks
 
+    if Path(out).resolve() == Path(panoptic_json).resolve():
+        raise BadArgument(f"{out} is the JSON that is read. Give another name for the new one.")
     panoptic = read_panoptic_json(panoptic_json, pngs)
     things = {category.id for category in panoptic.categories if category.isthing}
 
@@ -579,11 +591,34 @@ def fresh_id(category: Category, taken: Collection[int]) -> int:
     return segment_id
 
 
-def _place(source: Path, target: Path, *, copy: bool) -> None:
+def _refuse_own_input(read: Iterable[str | os.PathLike[str] | None], pngs: Path, json_path: Path) -> None:
+    """Raises BadArgument when a conversion would write over what it reads."""
+    written = pngs.resolve()
+    for path in read:
+        found = None if path is None else Path(path).resolve()
+        if found is not None and (found in (written, json_path.resolve()) or written in found.parents):
+            raise BadArgument(f"{path} is read, but {pngs} would be written. Give another folder for the new set.")
+
+
+def _write_png(path: Path, ids: IdMap, overwrite: bool) -> None:
+    if not overwrite and path.exists():
+        # The same PNG comes from the same conversion, interrupted earlier.
+        with contextlib.suppress(BadDataset):
+            if np.array_equal(read_id_png(path), ids):
+                return
+        raise BadArgument(f"{path} already exists and differs. Give another folder, or --overwrite.")
+    write_id_png(path, ids)
+
+
+def _place(source: Path, target: Path, *, copy: bool, overwrite: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
-        if target.samefile(source):
+        if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
             return
+        if not overwrite:
+            raise BadArgument(
+                f"{target} already exists and differs from {source}. Give another folder, or --overwrite."
+            )
         target.unlink()
     if not copy:
         with contextlib.suppress(OSError):

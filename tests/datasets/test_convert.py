@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,57 @@ def test_a_set_that_stands_is_not_replaced_unasked(tmp_path):
     with pytest.raises(BadArgument, match="already exists"):
         write_set(tmp_path, "val", CATEGORIES, [1, 2], read_nothing)
     assert write_set(tmp_path, "val", CATEGORIES, [1, 2], read_nothing, overwrite=True).n_images == 2
+
+
+def test_a_conversion_into_its_own_source_is_refused_and_changes_nothing(tmp_path):
+    folder = tmp_path / "annotations" / "panoptic_val"
+    shutil.copytree(PANOPTICAPI / "twochannel", folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for overwrite in (False, True):
+        with pytest.raises(BadArgument, match="is read, but"):
+            convert_two_channel(folder, CATEGORIES, tmp_path, overwrite=overwrite)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_panoptic_set_converted_into_itself_is_refused(tmp_path):
+    write_set(tmp_path, "val", CATEGORIES, [1], read_nothing)
+    source = tmp_path / "annotations" / "panoptic_val.json"
+    before = source.read_bytes()
+    with pytest.raises(BadArgument, match="is read, but"):
+        convert_panoptic(source, None, tmp_path, overwrite=True)
+    with pytest.raises(BadArgument, match="is the JSON that is read"):
+        panoptic_to_detection(source, source)
+    assert source.read_bytes() == before
+
+
+def test_files_that_exist_and_differ_are_not_replaced_unasked(tmp_path, photos):
+    """The user's photograph and PNG, where the new set would have files of the same name."""
+    out = tmp_path / "out"
+    picture, png = out / "val" / "000000000003.jpg", out / "annotations" / "panoptic_val" / "000000000003.png"
+
+    def convert(**options: Any) -> Converted:
+        return convert_two_channel(PANOPTICAPI / "twochannel", CATEGORIES, out, images_from=photos, **options)
+
+    for path in (picture, png):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+        with pytest.raises(BadArgument, match=f"{path.name} already exists and differs"):
+            convert()
+        assert path.read_bytes() == b"mine"
+        path.unlink()
+    shutil.copyfile(photos / picture.name, picture)  # the same content is not in the way
+    assert convert().n_images == 2
+    png.write_bytes(b"mine")
+    convert(overwrite=True)
+    assert png.read_bytes() != b"mine"
+
+
+def test_two_images_whose_pngs_would_have_one_name_are_refused(tmp_path):
+    def read(suffix: str) -> LabelledImage:
+        return LabelledImage(f"1.{suffix}", np.ones((1, 1), np.int32), {})
+
+    with pytest.raises(BadDataset, match=r"1\.jpg and 1\.png|1\.png and 1\.jpg"):
+        write_set(tmp_path, "val", CATEGORIES, ["jpg", "png"], read)
 
 
 def test_an_interrupted_conversion_leaves_no_json_and_can_be_repeated(tmp_path):
