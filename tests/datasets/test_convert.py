@@ -234,6 +234,44 @@ def test_small_instances_lie_over_large_ones_and_stuff_fills_the_rest(tmp_path):
     assert kinds_of(found) <= {"no-images"}
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [1e9, 0, 1e9, 5, 0, 5],
+        [-3, 0, 4, 0, 4, 4],
+        [0, 0, 4, 0, 4, 8.5],
+        [float("nan"), 0, 4, 0, 4, 4],
+        [float("inf"), 0, 4, 0, 4, 4],
+        [10**400, 0, 4, 0, 4, 4],
+    ],
+)
+def test_a_polygon_far_outside_of_its_image_is_refused(tmp_path, bad):
+    """pycocotools would take gigabytes for it, or crash the process."""
+    files = instance_set(tmp_path, [{"id": 41, "image_id": 5, "category_id": 1, "segmentation": [bad]}])
+    with pytest.raises(BadDataset, match="annotation 41 has a polygon with points outside"):
+        convert_instances(*files, CATEGORIES, tmp_path / "out")
+
+
+@pytest.mark.parametrize("counts", [[0, 6, 10**9], [-1, 49], [0, 6.5, 41.5], [48, 1]])
+def test_run_lengths_that_do_not_fill_the_image_are_refused(tmp_path, counts):
+    shape = {"size": [6, 8], "counts": counts}
+    files = instance_set(tmp_path, [{"id": 41, "image_id": 5, "category_id": 1, "segmentation": shape}])
+    with pytest.raises(BadDataset, match="annotation 41 has no readable mask"):
+        convert_instances(*files, CATEGORIES, tmp_path / "out")
+
+
+def test_a_polygon_just_outside_of_its_image_is_clipped_and_counted(tmp_path):
+    outside = [[-2, -1.5, 4, -2, 4, 8, -2, 8]]
+    annotations = [
+        {"id": 1, "image_id": 5, "category_id": 1, "segmentation": outside},
+        {"id": 2, "image_id": 5, "category_id": 18, "segmentation": box(5, 0, 3, 6)},
+    ]
+    found = convert_instances(*instance_set(tmp_path, annotations), CATEGORIES, tmp_path / "out")
+    assert found.left_out["edges of polygons up to 2 pixels outside of their image"] == 1
+    areas = {segment.category_id: segment.area for segment in read_panoptic_json(found.json).annotations[5].segments}
+    assert areas[1] == 4 * 6
+
+
 def kinds_of(converted: Converted) -> set[str]:
     return {finding.kind for finding in check_set(converted.json).findings}
 
