@@ -58,6 +58,7 @@ def score(
             max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
             overwrite=overwrite,
             progress=counter(bars, "Scoring"),
+            reporter=bars,
         )
     if as_json:
         console.show_json(scores_of(run))

@@ -416,6 +416,9 @@ class _Check:
                 self._add("bad-record", f"Segment {segment_id} of image {image_id} has no category_id.", **place)
                 continue
             iscrowd = segment.get("iscrowd", 0) == 1
+            if segment.get("iscrowd", 0) not in (0, 1):
+                what = f"Segment {segment_id} of image {image_id} has iscrowd {segment['iscrowd']!r}, not 0 or 1."
+                self._add("bad-record", what, **place)
             if category_id not in categories:
                 what = f"Segment {segment_id} of image {image_id} is of category {category_id}, not in `categories`."
                 self._add("unknown-category", what, **place)

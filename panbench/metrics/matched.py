@@ -91,8 +91,9 @@ class Matched:
         pair, gt, pred = met[alike], gt[alike], pred[alike]
         pixels = overlaps.pixels[pair]
         union = segments.area[pred] + segments.area[gt] - pixels - on_void[pred]
-        if (union <= 0).any():
-            wrong = int(np.argmax(union <= 0))
+        # IoU would be above 1, infinite or negative: only an area in the JSON below the true one does that.
+        if (union < pixels).any():
+            wrong = int(np.argmax(union < pixels))
             raise BadDataset(
                 f"Image {overlaps.image_id[pair[wrong]]}: the ground truth lists area {segments.area[gt[wrong]]} for "
                 f"segment {overlaps.gt_id[pair[wrong]]}, less than the {pixels[wrong]} pixels it shares with a "

@@ -226,6 +226,9 @@ class _Rows:
             category_ids = array("i", [segment["category_id"] for segment in segments])
             area = array("q", bytes(8 * len(ids)) if counted else [segment["area"] for segment in segments])
             scores = [segment.get("score") for segment in segments]
+            iscrowd = [segment.get("iscrowd", 0) for segment in segments]
+            # array() takes True for 1, which is neither an id nor an area.
+            numbers = [segment[key] for segment in segments for key in ("id", "category_id", "area") if key in segment]
             plain = (
                 type(image_id) is int
                 and type(segments) is list
@@ -235,11 +238,13 @@ class _Rows:
                 and len(set(ids)) == len(ids)
                 and (not ids or (1 <= min(ids) and max(ids) <= MAX_ID and min(area) >= 0))
                 and scores.count(None) == len(scores)
+                and bool not in map(type, numbers)
+                and (counted or iscrowd.count(0) + iscrowd.count(1) == len(iscrowd))
             )
         except (KeyError, TypeError, AttributeError, OverflowError, ValueError):
             plain = False
         if plain:
-            iscrowd = array("b", [segment.get("iscrowd") == 1 for segment in segments])
+            crowds = array("b", [value == 1 for value in iscrowd])
             score = array("f", [math.nan]) * len(ids)
         else:
             annotation = reader.annotation(record, index, self.image_ids, counted)
@@ -247,14 +252,14 @@ class _Rows:
             ids = array("i", [segment.id for segment in listing])
             category_ids = array("i", [segment.category_id for segment in listing])
             area = array("q", [segment.area for segment in listing])
-            iscrowd = array("b", [segment.iscrowd for segment in listing])
+            crowds = array("b", [segment.iscrowd for segment in listing])
             score = array("f", [math.nan if segment.score is None else segment.score for segment in listing])
         self.image_ids[image_id] = None
         self.file_names.append(name)
         self.id.extend(ids)
         self.category_id.extend(category_ids)
         self.area.extend(area)
-        self.iscrowd.extend(iscrowd)
+        self.iscrowd.extend(crowds)
         self.score.extend(score)
         self.first.append(len(self.id))
 
@@ -464,7 +469,7 @@ class _Reader:
             id=self.integer(record, "id", where, low=1, high=MAX_ID),
             category_id=self.integer(record, "category_id", where),
             area=0 if counted else self.integer(record, "area", where, low=0),
-            iscrowd=record.get("iscrowd", 0) == 1,
+            iscrowd=self.iscrowd(record, where, counted),
             bbox=_box(record.get("bbox")),
             score=self.score(record, where),
         )
@@ -500,6 +505,13 @@ class _Reader:
                 "Use a name relative to the folder, without `..`."
             )
         return name
+
+    def iscrowd(self, record: Mapping[str, Any], where: str, counted: bool) -> bool:
+        """Whether a segment is a crowd; predictions (`counted`) have none, whatever they say."""
+        value = record.get("iscrowd", 0)
+        if value not in (0, 1) and not counted:
+            raise self.refuse(f"{where}.iscrowd must be 0 or 1, not {value!r}.")
+        return bool(value == 1)
 
     def score(self, record: Mapping[str, Any], where: str) -> float | None:
         score = record.get("score")

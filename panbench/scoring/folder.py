@@ -84,7 +84,7 @@ def score_folder(
     overwrite: replace the run that exists at `out`
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     progress: called with (images done, images in all)
-    reporter: hears when there is no compiled code, which makes scoring slower
+    reporter: hears where ground-truth PNGs and their JSON disagree, and when scoring is slow without compiled code
     Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming all images and ids; no run is
     written then.
     """
@@ -113,6 +113,8 @@ def score_folder(
         raise PredictionMismatch("\n".join(counted.gt_faults + wrong))
     if counted.gt_faults:
         raise BadDataset("\n".join(counted.gt_faults))
+    if faults := table.ground_truth_faults().notice:
+        reporter.notice(faults)
     clock.stop("overlap")
 
     arguments = {

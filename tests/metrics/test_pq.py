@@ -94,6 +94,12 @@ class TestRules:
         with pytest.raises(BadDataset, match="Image 1: the ground truth lists area 0 for segment 112"):
             match_segments(Matched.of(row("pppp", "pppp", areas={"p": 0})))
 
+    @pytest.mark.parametrize("area", [1, 3])
+    def test_an_area_that_would_make_an_iou_above_one_is_refused(self, area):
+        sentence = f"Image 1: the ground truth lists area {area} for segment 112, less than the 4 pixels it shares"
+        with pytest.raises(BadDataset, match=sentence):
+            Matched.of(row("pppp", "pppp", areas={"p": area}))
+
     def test_half_on_void_is_a_false_positive_and_more_is_not(self):
         assert verdicts(row("ss..", "pppp"))["p:p"] == "FP"
         assert verdicts(row("s...", "pppp"))["p:p"] == "ignored"

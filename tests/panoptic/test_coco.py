@@ -192,6 +192,11 @@ BAD = [
     (changed("annotations.0.segments_info.0.area"), "lacks the key `area`"),
     (changed("annotations.0.segments_info.0.area", 2.5), "area must be an integer, not 2.5"),
     (changed("annotations.0.segments_info.0.area", -1), "area is -1, outside 0…"),
+    (changed("annotations.0.segments_info.0.area", True), "area must be an integer, not True"),
+    (changed("annotations.0.segments_info.0.id", True), "id must be an integer, not True"),
+    (changed("annotations.0.segments_info.0.iscrowd", 2), "iscrowd must be 0 or 1, not 2"),
+    (changed("annotations.0.segments_info.0.iscrowd", "1"), "iscrowd must be 0 or 1, not '1'"),
+    (changed("annotations.0.segments_info.0.iscrowd", None), "iscrowd must be 0 or 1, not None"),
     (changed("annotations.0.segments_info.0.score", float("nan")), "score must be a finite number, not nan"),
     (changed("annotations.0.segments_info.0.score", "high"), "score must be a finite number, not 'high'"),
 ]

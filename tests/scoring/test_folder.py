@@ -115,6 +115,15 @@ class TestNumbers:
         (sentence,) = heard
         assert sentence.startswith(f"Scoring runs without compiled code, several times slower: {tmp_path}/_idmap.so")
 
+    def test_of_areas_that_are_not_the_pngs_come_with_a_notice(self, folder, monkeypatch):
+        folder.gt["annotations"][1]["segments_info"][0]["area"] = 100
+        heard: list[str] = []
+        reporter = Silent()
+        monkeypatch.setattr(reporter, "notice", heard.append)
+        assert folder.score(reporter=reporter).info.images.gt_faults.areas_differ == 1
+        (sentence,) = heard
+        assert "segment 7 has 3 pixels in the PNG and area 100 in the JSON" in sentence
+
     def test_do_not_depend_on_compiled_code(self, monkeypatch):
         jsons = REFERENCE / "pq_scenes" / "gt.json", REFERENCE / "pq_scenes" / "pred.json"
         compiled = score_folder(*jsons, boundary=True)
