@@ -43,7 +43,7 @@ from panbench.runs import (
     check_room,
 )
 from panbench.scoring.evaluator import category_numbers
-from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, sha_of
+from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, own_key, sha_of
 
 __all__ = ["as_json", "score_folder"]
 
@@ -106,7 +106,7 @@ def score_folder(
     wrong = plan.faults(ignore_extra, allow_missing)
     clock.stop("load")
 
-    counted = _count_images(plan, threads or _cores(), boundary, max_pixels, index, progress)
+    counted = _count_images(plan, threads or _cores(), boundary, max_pixels, index, progress, reporter)
     table = counted.table(plan)
     wrong += counted.prediction_faults + prediction_faults(table)
     if wrong:
@@ -309,12 +309,18 @@ def _unpacked(packed: bytes) -> IdRuns | None:
 
 
 def _count_images(
-    plan: _Plan, threads: int, boundary: bool, max_pixels: int, index: bool, progress: Progress | None
+    plan: _Plan,
+    threads: int,
+    boundary: bool,
+    max_pixels: int,
+    index: bool,
+    progress: Progress | None,
+    reporter: Reporter,
 ) -> _Counted:
     """Looks at all images, in the order of the ground truth."""
     images = len(plan.gt)
     native()  # loaded here, once, before the threads start
-    keeper = _IndexKeeper(plan.gt.path) if index and images >= _FEWEST_IMAGES_INDEXED else None
+    keeper = _IndexKeeper.of(plan.gt.path, reporter) if index and images >= _FEWEST_IMAGES_INDEXED else None
     counter = _Counter(plan, boundary, max_pixels, keeper.index if keeper else None)
     counted = _Counted()
     pool = ThreadPoolExecutor(threads)
@@ -358,12 +364,27 @@ def _in_order(pool: ThreadPoolExecutor, counter: _Counter, images: int) -> Itera
 class _IndexKeeper:
     """Reads the index of a ground truth and rewrites it when images are missing from it."""
 
-    def __init__(self, gt_json: Path) -> None:
-        self._places = index_paths(gt_json)
-        found = (GtIndex.open(place) for place in self._places)
-        self.index = next((index for index in found if len(index)), GtIndex.empty())
+    def __init__(self, places: list[Path], key: bytes, index: GtIndex) -> None:
+        self._places, self._key = places, key
+        self.index = index
         self._old: list[bytes] = []
         self._writer: IndexWriter | None = None
+
+    @staticmethod
+    def of(gt_json: Path, reporter: Reporter) -> "_IndexKeeper | None":
+        """The keeper of a ground truth's index; None where this user's key cannot be kept."""
+        key = own_key()
+        if key is None:
+            return None
+        found = {place: GtIndex.open(place, key) for place in index_paths(gt_json)}
+        for place, index in found.items():
+            if index.foreign:
+                reporter.notice(
+                    f"{place} was made by somebody else or on another machine and is not used: the PNGs are decoded. "
+                    "An index of your own is kept in the cache folder."
+                )
+        places = [place for place, index in found.items() if not index.foreign]
+        return _IndexKeeper(places, key, next((index for index in found.values() if len(index)), GtIndex.empty()))
 
     def keep(self, sha: bytes, packed: bytes | None) -> None:
         """Adds an image: `packed` is its entry, None when the index already has it."""
@@ -371,7 +392,7 @@ class _IndexKeeper:
             self._old.append(sha)
             return
         if self._writer is None:
-            self._writer = IndexWriter(self._places)
+            self._writer = IndexWriter(self._places, self._key)
             for old in self._old:
                 self._writer.add(old, self.index.entry(old) or b"")
         self._writer.add(sha, packed if packed is not None else self.index.entry(sha) or b"")

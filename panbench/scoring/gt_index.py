@@ -4,34 +4,43 @@ An index maps the SHA-256 of a PNG's bytes to the runs of its id map. So it can 
 another hash and is decoded. An index that is deleted or damaged costs time, and nothing else.
 `val.json` has `val.panbench-index` beside it, or in the cache folder where that folder cannot be written.
 
-The file: MAGIC, the entries one after the other, the directory (hash, offset, length, checksum of each entry), and a
-footer with the directory's offset, entries and checksum. Each entry is what `IdRuns.to_bytes` returns.
+An index is believed without reading the PNGs, so it is signed with a key of the user (`own_key`): one that
+came with a data set, or that somebody else wrote, is not used.
+
+The file: MAGIC, the entries one after the other, the directory (hash, offset, length, digest of each entry), and a
+footer with the directory's offset, entries, checksum and signature. Each entry is what `IdRuns.to_bytes` returns.
 """
 
 import contextlib
 import glob
 import hashlib
+import hmac
 import mmap
 import os
+import secrets
+import stat
 import struct
 import tempfile
 import time
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from panbench.base.errors import PanbenchError
 from panbench.base.files import cache_dir
 
-__all__ = ["GtIndex", "IndexWriter", "index_paths", "sha_of"]
+__all__ = ["GtIndex", "IndexWriter", "index_paths", "own_key", "sha_of"]
 
-MAGIC = b"panbench index 1\n"
+MAGIC = b"panbench index 2\n"
 
 _LEFTOVER_SECONDS = 24 * 3600
 
-_DIRECTORY = np.dtype([("sha", "V16"), ("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
-_FOOTER = struct.Struct("<QQI")
+_DIRECTORY = np.dtype([("sha", "V16"), ("offset", "<u8"), ("length", "<u4"), ("digest", "V16")])
+_PLACE = struct.Struct("<QQ")
+_FOOTER = struct.Struct("<16sI32s")
+_KEY_BYTES = 32
 
 
 def sha_of(content: bytes) -> bytes:
@@ -49,13 +58,35 @@ def index_paths(gt_json: Path) -> list[Path]:
     return places
 
 
+def own_key() -> bytes | None:
+    """The secret that this user's indexes are signed with, made on first use; None where it cannot be kept.
+
+    It lies in the cache folder, readable by its owner only. One that others can read or replace is not used.
+    """
+    try:
+        path = cache_dir() / "gt-index" / "key"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(secrets.token_bytes(_KEY_BYTES))
+        with open(path, "rb") as handle:
+            status, key = os.fstat(handle.fileno()), handle.read()
+    except (OSError, PanbenchError):
+        return None
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)):
+        return None
+    return key if len(key) == _KEY_BYTES else None
+
+
 class GtIndex:
     """An index that is open for reading, by any number of threads."""
 
-    def __init__(self, content: mmap.mmap | bytes, places: dict[bytes, list[int]]) -> None:
-        """Use `open` or `empty`."""
+    def __init__(self, content: mmap.mmap | bytes, places: dict[bytes, list[Any]], *, foreign: bool = False) -> None:
+        """Use `open` or `empty`. foreign: the file is an index, whole, but signed with another key."""
         self._content = content
         self._places = places
+        self.foreign = foreign
 
     @staticmethod
     def empty() -> "GtIndex":
@@ -63,17 +94,21 @@ class GtIndex:
         return GtIndex(b"", {})
 
     @staticmethod
-    def open(path: Path) -> "GtIndex":
-        """The index in a file; empty when there is none or it is damaged."""
+    def open(path: Path, key: bytes) -> "GtIndex":
+        """The index in a file; empty when there is none, it is damaged, or it is signed with another key."""
         try:
             with open(path, "rb") as handle:
                 content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-            start, entries, crc = _FOOTER.unpack_from(content, len(content) - _FOOTER.size)
-            listing = content[start : len(content) - _FOOTER.size]
-            if content[: len(MAGIC)] != MAGIC or zlib.crc32(listing) != crc:
+            footer_at = len(content) - _FOOTER.size
+            place, crc, signature = _FOOTER.unpack_from(content, footer_at)
+            start, entries = _PLACE.unpack(place)
+            signed = content[start:footer_at] + place
+            if content[: len(MAGIC)] != MAGIC or zlib.crc32(signed) != crc:
                 return GtIndex.empty()
-            directory = np.frombuffer(listing, _DIRECTORY, entries)
-        except (OSError, ValueError, struct.error):
+            if not hmac.compare_digest(_signature(key, signed), signature):
+                return GtIndex(b"", {}, foreign=True)
+            directory = np.frombuffer(signed, _DIRECTORY, entries)
+        except (OSError, ValueError, OverflowError, struct.error):
             return GtIndex.empty()
         return GtIndex(content, {sha: place for sha, *place in directory.tolist()})
 
@@ -84,17 +119,18 @@ class GtIndex:
         """The runs of the PNG with this hash, as `IdRuns.to_bytes` returned them; None when absent or damaged."""
         if sha not in self._places:
             return None
-        offset, length, crc = self._places[sha]
+        offset, length, digest = self._places[sha]
         packed = self._content[offset : offset + length]
-        return packed if len(packed) == length and zlib.crc32(packed) == crc else None
+        return packed if len(packed) == length and _digest(packed) == digest else None
 
 
 class IndexWriter:
     """Writes an index atomically. Write errors are ignored: the index only saves time."""
 
-    def __init__(self, places: list[Path]) -> None:
+    def __init__(self, places: list[Path], key: bytes) -> None:
         """Opens a temporary file in the first folder that is writable."""
-        self._rows: list[tuple[bytes, int, int, int]] = []
+        self._rows: list[tuple[bytes, int, int, bytes]] = []
+        self._key = key
         self._target: Path | None = None
         for place in places:
             with contextlib.suppress(OSError):
@@ -116,7 +152,7 @@ class IndexWriter:
         except OSError:
             self.discard()
             return
-        self._rows.append((sha, self._offset, len(packed), zlib.crc32(packed)))
+        self._rows.append((sha, self._offset, len(packed), _digest(packed)))
         self._offset += len(packed)
 
     def finish(self) -> Path | None:
@@ -125,8 +161,10 @@ class IndexWriter:
             return None
         try:
             listing = np.array(self._rows, _DIRECTORY).tobytes()
+            place = _PLACE.pack(self._offset, len(self._rows))
+            signed = listing + place
             self._handle.write(listing)
-            self._handle.write(_FOOTER.pack(self._offset, len(self._rows), zlib.crc32(listing)))
+            self._handle.write(_FOOTER.pack(place, zlib.crc32(signed), _signature(self._key, signed)))
             self._handle.close()
             # Readable by all, as the JSON beside it. Not synced: a torn index is recognised and written again.
             os.chmod(self._temporary, 0o644)
@@ -145,6 +183,14 @@ class IndexWriter:
                 self._handle.close()
             with contextlib.suppress(OSError):
                 os.unlink(self._temporary)
+
+
+def _digest(packed: bytes) -> bytes:
+    return hashlib.blake2b(packed, digest_size=16).digest()
+
+
+def _signature(key: bytes, signed: bytes) -> bytes:
+    return hmac.digest(key, signed, "sha256")
 
 
 def _remove_leftovers(place: Path) -> None:

@@ -15,12 +15,12 @@ from PIL import Image
 from panbench.base.errors import BadArgument, BadDataset, BadRun, OutOfSpace, PredictionMismatch
 from panbench.base.reporter import Silent
 from panbench.panoptic import native
-from panbench.panoptic.idmap import encode_id_png
+from panbench.panoptic.idmap import IdRuns, encode_id_png
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.runs import RunInfo, RunWriter, SummaryRecord, load_run
 from panbench.scoring import folder as score
 from panbench.scoring.folder import as_json, score_folder
-from panbench.scoring.gt_index import GtIndex
+from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, own_key, sha_of
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 CATEGORIES = [
@@ -341,7 +341,7 @@ class TestIndex:
 
     def test_is_written_beside_the_json_and_used(self, many, monkeypatch):
         first = many.score()
-        assert len(GtIndex.open(many.path / "gt.panbench-index")) == 80
+        assert len(GtIndex.open(many.path / "gt.panbench-index", own_key())) == 80
         decoded = []
         real = score.decode_id_runs
         monkeypatch.setattr(
@@ -356,7 +356,7 @@ class TestIndex:
         many.write("gt", 5, np.where(GT == 7, 105, 0))  # as long, as old, as you like: other bytes
         found = many.score().overlaps().query("image_id == 5")
         assert found[["gt_id", "pred_id", "pixels"]].to_numpy().tolist() == [[0, 5, 1], [0, 6, 2], [105, 5, 3]]
-        assert len(GtIndex.open(many.path / "gt.panbench-index")) == 80
+        assert len(GtIndex.open(many.path / "gt.panbench-index", own_key())) == 80
 
     def test_holds_what_is_used_only(self, many):
         many.score()
@@ -374,6 +374,35 @@ class TestIndex:
         index.write_bytes(content)
         assert as_json(many.score()) == numbers
         index.unlink()
+        assert as_json(many.score()) == numbers
+
+    def test_of_somebody_else_is_not_believed(self, many, monkeypatch, tmp_path):
+        """It may say anything of the ground truth: here that all of it is void."""
+        numbers = as_json(many.score(index=False))
+        index = many.path / "gt.panbench-index"
+        writer = IndexWriter([index], b"theirs, not ours, but 32 bytes ..")
+        for path in sorted((many.path / "gt").glob("*.png")):
+            writer.add(sha_of(path.read_bytes()), IdRuns.empty((2, 3)).to_bytes())
+        writer.finish()
+        theirs = index.read_bytes()
+        heard: list[str] = []
+        reporter = Silent()
+        monkeypatch.setattr(reporter, "notice", heard.append)
+        assert as_json(many.score(reporter=reporter)) == numbers
+        (sentence,) = heard
+        assert sentence.startswith(f"{index} was made by somebody else")
+        assert index.read_bytes() == theirs
+        own = index_paths(many.path / "gt.json")[1]
+        assert len(GtIndex.open(own, own_key())) == 80
+
+    def test_with_a_damaged_footer_is_made_again(self, many):
+        numbers = as_json(many.score())
+        index = many.path / "gt.panbench-index"
+        content = index.read_bytes()
+        for place in range(len(content) - 52, len(content)):
+            index.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+            assert len(GtIndex.open(index, own_key())) in (0, 80)
+        index.write_bytes(content[:-44] + b"\xff" * 8 + content[-36:])
         assert as_json(many.score()) == numbers
 
     def test_whose_entries_make_no_sense_changes_no_number(self, many, monkeypatch):
