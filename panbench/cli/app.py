@@ -19,6 +19,7 @@ from panbench import __version__
 from panbench.base.errors import PanbenchError
 from panbench.cli import (
     bench,
+    calibration,
     compare,
     console,
     data,
@@ -117,6 +118,7 @@ for module in (
     doctor,
     published,
     gate,
+    calibration,
 ):
     app.add_typer(module.app)
 

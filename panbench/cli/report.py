@@ -262,7 +262,7 @@ def plot(
             metavar="KIND",
             autocompletion=_plot_kinds,
             help="intervals, speed, params, categories, causes, size, share, segments, supercategory, thresholds, "
-            "confusion (of one run) or images (of two).",
+            "calibration, confusion (of one run) or images (of two).",
         ),
     ],
     runs: Runs,

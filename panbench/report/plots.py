@@ -325,6 +325,32 @@ def _draw_thresholds(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     _legend(axes, look, runs)
 
 
+def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
+    runs = _runs(table)
+    for run in runs:
+        own = table[table["run"] == run]
+        below, above = own["precision"] - own["precision_low"], own["precision_high"] - own["precision"]
+        axes.errorbar(
+            100 * own["score"],
+            100 * own["precision"],
+            yerr=100 * np.clip([below, above], 0, None),
+            label=look.lines(run, 0.8),
+            linewidth=1.2,
+            elinewidth=0.7,
+            capsize=1.5,
+            **look.of(run),
+        )
+    # A little beyond 0 and 100, so that markers there are whole.
+    axes.set_xlim(-2, 102)
+    axes.set_ylim(-2, 102)
+    axes.set_aspect("equal")
+    axes.set_xlabel("Score of a segment, %")
+    axes.set_ylabel("Right, %")
+    axes.grid()
+    _legend(axes, look, runs)
+
+
 def _draw_images(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     first, second = (column for column in table.columns if column != "image_id")
     axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
@@ -457,6 +483,12 @@ PLOTS: Mapping[str, Plot] = {
         for name, slicing in SLICINGS.items()
     },
     "thresholds": Plot("PQ as matches need a higher IoU", views.thresholds, _draw_thresholds, _landscape),
+    "calibration": Plot(
+        "how often segments are right, by their score",
+        views.reliability,
+        _draw_reliability,
+        lambda table, look: 0.9 * look.width + look.legend_height(_runs(table)),
+    ),
     "confusion": Plot(
         "which categories' pixels are given to which",
         _confused,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from panbench.base.errors import BadRun
+from panbench.metrics.calibration import calibration
 from panbench.metrics.errors import CAUSES, ErrorReport, explain
 from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import panoptic_quality, per_image_statistics, pq_table
@@ -31,6 +32,7 @@ __all__ = [
     "overview",
     "per_category",
     "per_image",
+    "reliability",
     "slices",
     "thresholds",
 ]
@@ -150,6 +152,23 @@ def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
         curve = threshold_curve(member.matched, member.categories)
         tables.append(curve[curve["group"] == "All"].assign(run=member.label))
     return pd.concat(tables, ignore_index=True)[["run", "threshold", "PQ", "SQ", "RQ"]]
+
+
+def reliability(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, low, high, segments, score, precision and its interval: how often segments of a score are right.
+
+    Bins without a segment are left out. Raises BadRun for a run whose predictions have no scores.
+    """
+    tables = []
+    for member in members:
+        try:
+            curve = calibration(member.matched, member.categories).curve
+        except BadRun as problem:
+            raise BadRun(f"{member.label} cannot be asked for calibration: {problem}") from None
+        own = curve[(curve["group"] == "All") & (curve["segments"] > 0)].drop(columns="group")
+        own.insert(0, "run", member.label)
+        tables.append(own)
+    return pd.concat(tables, ignore_index=True)
 
 
 def per_image(members: Sequence[Compared]) -> pd.DataFrame:

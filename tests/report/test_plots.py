@@ -26,7 +26,7 @@ def test_every_plot_is_drawn_and_its_numbers_lie_beside_it(kind, members, tmp_pa
     assert figure_path.read_bytes().startswith(b"%PDF")
     table = pd.read_csv(data_path)
     assert len(table)
-    scores = table[[column for column in table if column in ("PQ", "share", "lost", "second")]]
+    scores = table[[column for column in table if column in ("PQ", "share", "lost", "second", "precision")]]
     assert 0 < scores.max().max() <= 1
 
 
