@@ -8,6 +8,7 @@ an ordinary mmdet config (`_base_ = 'mmdet::…'`).
 import ast
 import dataclasses
 import difflib
+import fnmatch
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,26 +87,50 @@ class ModelSpec:
 
 
 def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, ModelSpec]:
-    """The models of a folder of config files by name, in order of family and size; by default those of panbench.
+    """The models of a folder of config files by name, in order of family and size.
 
+    folder: by default that of panbench and then the user's own (`user_configs_folder`), whose config files need no
+        `panbench` dict
     A model's name is its file's; files whose name begins with `_` are bases for others. Raises BadModel for a file that
     lacks a key, has an unknown one, or claims a name or alias that another has.
     """
-    root = Path(folder).resolve() if folder is not None else configs_folder()
-    if not root.is_dir():
-        raise BadModel(f"{root} is not a folder of config files.")
+    own = None if folder is not None else user_configs_folder()
+    roots = [(Path(folder).resolve() if folder is not None else configs_folder(), True)]
+    roots += [(own, False)] if own is not None else []
     catalog: dict[str, ModelSpec] = {}
-    owners: dict[str, str] = {}
-    for path in sorted(root.glob("*.py")):
-        if path.name.startswith("_"):
-            continue
-        spec = _spec(path, _read_entry(path), required=True)
-        for name in (spec.name, *spec.aliases):
-            if owner := owners.get(_normalized(name)):
-                raise BadModel(f"{path}: {name!r} already names {owner}. Give each model its own name and aliases.")
-            owners[_normalized(name)] = spec.name
-        catalog[spec.name] = spec
+    owners: dict[str, ModelSpec] = {}
+    for root, required in roots:
+        if not root.is_dir():
+            raise BadModel(f"{root} is not a folder of config files.")
+        suffixes = (".py",) if required else _CONFIG_SUFFIXES
+        for path in sorted(path for path in root.iterdir() if path.suffix in suffixes):
+            if path.name.startswith("_"):
+                continue
+            spec = _spec(path, _read_entry(path) if path.suffix == ".py" else None, required=required)
+            for name in (spec.name, *spec.aliases):
+                if owner := owners.get(_normalized(name)):
+                    raise BadModel(
+                        f"{path}: {name!r} already names {owner.name}. Give each model its own name and aliases "
+                        f"({owner.name} is {owner.config})."
+                    )
+                owners[_normalized(name)] = spec
+            catalog[spec.name] = spec
     return dict(sorted(catalog.items(), key=lambda item: _reading_order(item[1])))
+
+
+def user_configs_folder() -> Path | None:
+    """The folder of the user's own config files: $PANBENCH_CONFIGS, else panbench/configs in the user's settings.
+
+    None where the latter does not exist. Raises BadModel when PANBENCH_CONFIGS is not a folder.
+    """
+    if chosen := os.environ.get("PANBENCH_CONFIGS"):
+        folder = Path(chosen).expanduser().resolve()
+        if not folder.is_dir():
+            raise BadModel(f"PANBENCH_CONFIGS is {folder}, which is not a folder of config files.")
+        return folder
+    home = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    folder = Path(home) / "panbench" / "configs"
+    return folder.resolve() if folder.is_dir() else None
 
 
 def configs_folder() -> Path:
@@ -146,12 +171,84 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
 
 
 def resolve_models(names: Sequence[str], catalog: Mapping[str, ModelSpec] | None = None) -> list[ModelSpec]:
-    """The models of these names, each of which may be several, comma-separated; in order, each once."""
+    """The models of these names, each of which may be several, comma-separated; in order, each once.
+
+    `all` stands for the whole catalog, and a name with `*`, `?` or `[` for the models that it fits.
+    """
     catalog = load_catalog() if catalog is None else catalog
-    wanted = [name.strip() for several in names for name in several.split(",") if name.strip()]
+    wanted = split_names(names)
     if not wanted:
         raise BadArgument("No model is named. `panbench models` lists those there are.")
-    return list(dict.fromkeys(find_model(name, catalog) for name in wanted))
+    found: list[ModelSpec] = []
+    for name in wanted:
+        if not is_pattern(name):
+            found.append(find_model(name, catalog))
+            continue
+        pattern = "*" if name == "all" else _normalized(name)
+        fitting = [spec for spec in catalog.values() if fnmatch.fnmatchcase(_normalized(spec.name), pattern)]
+        if not fitting:
+            raise BadModel(f"No model is named like {name!r}. `panbench models` lists all {len(catalog)}.")
+        found.extend(fitting)
+    return list(dict.fromkeys(found))
+
+
+def split_names(names: Sequence[str]) -> list[str]:
+    """The single names of `--model a,b --model c`."""
+    return [name.strip() for several in names for name in several.split(",") if name.strip()]
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name of `--model` stands for several models."""
+    return name == "all" or any(sign in name for sign in "*?[")
+
+
+def choose_models(
+    names: Sequence[str],
+    config: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    things: str | os.PathLike[str] | None = None,
+) -> list[ModelSpec]:
+    """The models that `--model`, `--config` and `--checkpoint` name, in every command that takes them.
+
+    checkpoint: the weights of `config`, or of the one model that is named; things: as of `with_things`
+    Raises BadArgument when nothing is named, or a checkpoint and several models; BadModel for unknown names.
+    """
+    if not split_names(names) and config is None:
+        raise BadArgument("Name a --model (`panbench models` lists them), or your own --config with its --checkpoint.")
+    specs = resolve_models(names) if split_names(names) else []
+    if config is not None:
+        specs.append(spec_from_config(config, checkpoint))
+    elif checkpoint is not None:
+        if len(specs) > 1:
+            raise BadArgument("--checkpoint fits one model. Name one --model, or use --config.")
+        specs = [with_weights(specs[0], checkpoint)]
+    return specs if things is None else [with_things(spec, things) for spec in specs]
+
+
+def choose_model(
+    name: str | None,
+    config: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    things: str | os.PathLike[str] | None = None,
+) -> ModelSpec:
+    """The one model of a command that takes one; arguments and errors as of `choose_models`."""
+    specs = choose_models([name] if name else [], config, checkpoint, things)
+    if len(specs) > 1:
+        raise BadArgument(f"This command takes one model, not {len(specs)}: {_listed(spec.name for spec in specs)}.")
+    return specs[0]
+
+
+def renamed(spec: ModelSpec, name: str) -> ModelSpec:
+    """The same model under another name, as its run's folder and row show it. Raises BadArgument."""
+    if not name.strip() or name.startswith(".") or set(name) & set('/\\:*?"<>|\0'):
+        raise BadArgument(f"--name {name!r} cannot be the name of a folder. Use letters, digits, -, _ and spaces.")
+    return dataclasses.replace(spec, name=name, title=name, aliases=())
+
+
+def download_size(spec: ModelSpec) -> int | None:
+    """About how many bytes a model's weights have; None where the config does not tell."""
+    # The model zoos' checkpoints hold float32 weights and little else.
+    return None if spec.params is None else 4 * spec.params
 
 
 def spec_from_config(path: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None) -> ModelSpec:

@@ -9,3 +9,19 @@ def listed(values: Iterable[Any], most: int = 10) -> str:
     items = [str(value) for value in values]
     shown = ", ".join(items[:most])
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def in_sentence(values: Iterable[Any], most: int = 10) -> str:
+    """`1, 2 and 3`; `1, 2 and 8 more` when there are more than `most`."""
+    items = [str(value) for value in values]
+    if len(items) > most:
+        return f"{', '.join(items[:most])} and {len(items) - most} more"
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def size_in_words(size: float) -> str:
+    """`850 kB`, `176 MB`, `1.7 GB` of that many bytes."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= factor:
+            return f"{size / factor:,.1f} {unit}" if unit == "GB" else f"{size / factor:,.0f} {unit}"
+    return f"{size:,.0f} bytes"

@@ -11,8 +11,22 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import Silent, Unit
+from panbench.catalog import choose_models
 from panbench.cli import console
-from panbench.cli.command import command, family
+from panbench.cli.command import (
+    PRECISIONS,
+    Checkpoint,
+    Config,
+    Device,
+    Download,
+    Models,
+    Weights,
+    command,
+    family,
+    may_download,
+    one_of,
+)
+from panbench.evaluation.request import missing_for
 
 app = family()
 
@@ -28,17 +42,11 @@ _MODEL, _WHAT = "Models", "What is measured"
     "panbench bench -m mask2former-r50 --precision fp32,bf16 --batch-size 1,4",
 )
 def bench(
-    model: Annotated[
-        list[str],
-        typer.Option("--model", "-m", metavar="NAME", help="Models, several times or comma-separated."),
-    ],
-    weights: Annotated[
-        str, typer.Option(help="auto, a path, or random.", metavar="WEIGHTS", rich_help_panel=_MODEL)
-    ] = "auto",
-    download: Annotated[
-        bool,
-        typer.Option("--download", help="Fetch weights that are not here.", metavar="", rich_help_panel=_MODEL),
-    ] = False,
+    model: Models = None,
+    config: Config = None,
+    checkpoint: Checkpoint = None,
+    weights: Weights = "auto",
+    download: Download = False,
     plant: Annotated[
         int,
         typer.Option(
@@ -52,11 +60,15 @@ def bench(
         str, typer.Option(help="Height and width of the generated images.", metavar="HxW", rich_help_panel=_WHAT)
     ] = "480x640",
     images: Annotated[int, typer.Option(help="How many images.", metavar="N", min=1, rich_help_panel=_WHAT)] = 20,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", metavar="DEVICE", rich_help_panel=_WHAT)
-    ] = "auto",
+    device: Device = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of fp32, tf32, bf16, fp16, comma-separated.", metavar="LIST", rich_help_panel=_WHAT)
+        str,
+        typer.Option(
+            help="Of fp32, tf32, bf16, fp16, comma-separated.",
+            metavar="LIST",
+            rich_help_panel=_WHAT,
+            autocompletion=one_of(*PRECISIONS),
+        ),
     ] = "fp32",
     batch_size: Annotated[
         str, typer.Option(help="Batch sizes, comma-separated.", metavar="LIST", rich_help_panel=_WHAT)
@@ -70,10 +82,11 @@ def bench(
     height_and_width = parse_size(size)
     batch_sizes = parse_batch_sizes(batch_size)
     precisions = [name.strip() for name in precision.split(",") if name.strip()]
-    from panbench.catalog import resolve_models
+    specs = choose_models(model or [], config, checkpoint)
+    download = may_download(missing_for(specs, weights=weights), download)
+
     from panbench.evaluation.benchmark import benchmark, write_report
 
-    specs = resolve_models(model)
     report = benchmark(
         specs,
         size=height_and_width,

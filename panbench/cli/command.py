@@ -4,12 +4,18 @@ Each file of commands has an `app = family()`, declares commands by `@command(ap
 least one example for `--help`, and cli/app.py mounts the families.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from panbench.cli import console
+
+if TYPE_CHECKING:
+    from panbench.evaluation.request import Missing
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -71,5 +77,84 @@ def model_names(incomplete: str) -> list[str]:
     return sorted(prefix + name for name in names if name.startswith(last))
 
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")]
+def one_of(*values: str) -> Callable[[str], list[str]]:
+    """Completions of an option with few values; after a comma, of the last one."""
+
+    def complete(incomplete: str) -> list[str]:
+        *before, last = incomplete.split(",")
+        prefix = ",".join(before) + "," if before else ""
+        return [prefix + value for value in values if value.startswith(last)]
+
+    return complete
+
+
+def data_names(incomplete: str) -> list[str]:
+    """Completions of --data: names, and folders that hold annotations."""
+    here = sorted(str(path.parent) for path in Path().glob("data/*/annotations"))
+    return [name for name in ("coco", "shapes", *here) if name.startswith(incomplete)]
+
+
+def run_folders(incomplete: str) -> list[str]:
+    """Completions of a run: the run folders beside or below what is typed."""
+    parent = Path(incomplete) if incomplete.endswith(("/", os.sep)) else Path(incomplete or ".").parent
+    beside = [path.parent for pattern in ("*/run.json", "*/*/run.json") for path in parent.glob(pattern)]
+    if not incomplete:
+        beside += [path.parent for path in Path("results").glob("*/run.json")]
+    return sorted({str(path) for path in beside if str(path).startswith(incomplete)})
+
+
+def may_download(missing: "Missing", download: bool) -> bool:
+    """Whether to download what is missing: asked once on a terminal, refused in one sentence elsewhere."""
+    from panbench.evaluation.request import ask_once
+
+    return ask_once(missing, download, console.question())
+
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+SLICINGS = ("size", "share", "segments", "supercategory")
+
+_MODELS_PANEL = "Models"
+
+
+def _model_option(help: str) -> Any:
+    return typer.Option(
+        "--model", "-m", metavar="NAME", autocompletion=model_names, rich_help_panel=_MODELS_PANEL, help=help
+    )
+
+
+Models = Annotated[
+    list[str] | None,
+    _model_option("A model; several times or comma-separated; all, or a pattern such as 'mask2former*'."),
+]
+Model = Annotated[str | None, _model_option("A model; `panbench models` lists them.")]
+Config = Annotated[Path | None, option("Your own config instead of a model.", _MODELS_PANEL, "FILE.py")]
+Checkpoint = Annotated[Path | None, option("The weights of --config or of one --model.", _MODELS_PANEL, "FILE")]
+Weights = Annotated[
+    str,
+    option(
+        "auto, a path, or random: untrained, for plumbing and timing.",
+        _MODELS_PANEL,
+        "WEIGHTS",
+        autocompletion=one_of("auto", "random"),
+    ),
+]
+Things = Annotated[
+    Path | None,
+    option(
+        "For hub models of unknown categories: the names of those that are things, one a line.", _MODELS_PANEL, "FILE"
+    ),
+]
+Download = Annotated[
+    bool, flag("--download", "Fetch weights, and files of COCO, that are not here.", envvar="PANBENCH_DOWNLOAD")
+]
+Device = Annotated[
+    str, option("auto, cpu, cuda, cuda:N or mps.", "Computing", "DEVICE", autocompletion=one_of(*DEVICES))
+]
+By = one_of(*SLICINGS)
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders)]
+Runs = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN", help="Run folders, or folders of runs.", autocompletion=run_folders),
+]
 AsJson = Annotated[bool, flag("--json", "Print everything as JSON, fractions 0-1.")]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.cli import console
-from panbench.cli.command import AsJson, Runs, command, family, flag, option
+from panbench.cli.command import AsJson, By, Run, Runs, command, family, flag, option
 
 app = family()
 
@@ -62,7 +62,9 @@ def compare(
         typer.Option("--format", "-f", help="How to print. Default: by the ending of --out, else text."),
     ] = None,
     out: Annotated[Path | None, option("Write to this file instead of printing.", None, "FILE")] = None,
-    by: Annotated[str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT")] = None,
+    by: Annotated[
+        str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT", autocompletion=By)
+    ] = None,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False,
     baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None,
@@ -130,9 +132,10 @@ def compare(
 
 @command(app, "metrics", "panbench metrics results/coco-mask2former-r50 --by size --per-category")
 def metrics(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     by: Annotated[
-        list[str] | None, option("Cut by size, share, segments or supercategory; several times.", None, "WHAT")
+        list[str] | None,
+        option("By size, share, segments or supercategory; several times.", None, "WHAT", autocompletion=By),
     ] = None,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,
@@ -151,7 +154,7 @@ def metrics(
 
 @command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
 def errors(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Run,
     images: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also what each category loses most to.")] = False,

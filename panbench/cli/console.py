@@ -111,6 +111,19 @@ def complain(sentence: str, error: Exception | None = None, label: str = "Error:
     stderr.print(Text.assemble((label, "bold red"), "\n".join(lines)), soft_wrap=True)
 
 
+def question() -> Callable[[str], str] | None:
+    """Puts a question to the user and returns the answer; None where nobody sits at a terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or is_further_rank():
+        return None
+
+    def ask(words: str) -> str:
+        sys.stderr.write(words)
+        sys.stderr.flush()
+        return sys.stdin.readline()
+
+    return ask
+
+
 class Bars:
     """A Reporter on stderr: a bar for each task with its rate and time left, and notices above the bars.
 
@@ -132,10 +145,11 @@ class Bars:
 
     def __exit__(self, *_: Any) -> None:
         self._hide_status()
-        if not self._tasks:
-            # Nothing was counted: leave no blank line where the bars would have been.
-            self._bars.live.transient = True
-        # Not `self._bars.stop()`, which adds a blank line where there is no terminal.
+        if self._tasks:
+            self._bars.stop()
+            return
+        # Nothing was counted: leave no blank line, as `self._bars.stop()` would where there is no terminal.
+        self._bars.live.transient = True
         self._bars.live.stop()
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:

@@ -11,10 +11,25 @@ import typer
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import counter
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, model_names, option
+from panbench.cli.command import (
+    PRECISIONS,
+    Checkpoint,
+    Config,
+    Device,
+    Download,
+    Models,
+    Things,
+    Weights,
+    command,
+    data_names,
+    family,
+    flag,
+    may_download,
+    one_of,
+    option,
+)
 
 if TYPE_CHECKING:
-    from panbench.catalog import ModelSpec
     from panbench.datasets import Dataset
 
 app = family()
@@ -26,36 +41,27 @@ _MODEL, _DATA, _HOW, _RUN = "Models", "Data", "Computing", "The run"
 @command(
     app,
     "eval",
-    "panbench eval --model mask2former-tiny --data shapes --limit 20",
-    "panbench eval --model maskformer-r50,mask2former-r50 --data data/coco",
+    "panbench eval --model mask2former --download",
+    "panbench eval --model mask2former-tiny,maskformer-tiny --limit 20",
     "panbench eval --config mine.py --checkpoint mine.pth --data data/mine",
 )
 def evaluate(
     ctx: typer.Context,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            autocompletion=model_names,
-            rich_help_panel=_MODEL,
-            help="A model or family; several times or comma-separated.",
-        ),
-    ] = None,
-    config: Annotated[Path | None, option("Your own mmdet config instead of a model.", _MODEL, "FILE.py")] = None,
-    checkpoint: Annotated[Path | None, option("The weights of --config or of one --model.", _MODEL, "FILE")] = None,
-    things: Annotated[
-        Path | None,
-        option("For hub models of unknown categories: the names of those that are things, one a line.", _MODEL, "FILE"),
-    ] = None,
-    weights: Annotated[
-        str, option("auto, a path, or random: untrained, for plumbing and timing.", _MODEL, "WEIGHTS")
-    ] = "auto",
+    model: Models = None,
+    config: Config = None,
+    checkpoint: Checkpoint = None,
+    weights: Weights = "auto",
+    things: Things = None,
     seed: Annotated[int, option("Seed of random weights.", _MODEL, "N")] = 0,
+    name: Annotated[str | None, option("What to call the model, in its run's folder and row.", _MODEL, "NAME")] = None,
     data: Annotated[
         str | None,
-        option("shapes (generated; the default), coco (data/coco), or a folder in its layout.", _DATA, "NAME|DIR"),
+        option(
+            "coco (data/coco), shapes (generated), or a folder in COCO's layout. Default: what the model learned from.",
+            _DATA,
+            "NAME|DIR",
+            autocompletion=data_names,
+        ),
     ] = None,
     images: Annotated[Path | None, option("A folder of images, with --gt.", _DATA, "DIR")] = None,
     gt: Annotated[Path | None, option("A panoptic JSON, with --images.", _DATA, "FILE.json")] = None,
@@ -67,14 +73,14 @@ def evaluate(
         str | None,
         option("For a model of other categories: which is which, as coco_to_cityscapes.", _DATA, "FILE|NAME"),
     ] = None,
-    download: Annotated[
-        bool, flag("--download", "Fetch weights, and files of COCO, that are not here.", _DATA)
-    ] = False,
-    device: Annotated[str, option("auto, cpu, cuda, cuda:N or mps.", _HOW, "DEVICE")] = "auto",
+    download: Download = False,
+    device: Device = "auto",
     batch_size: Annotated[
         str | None, option("Images a batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
     ] = None,
-    precision: Annotated[str, option("fp32, tf32, bf16 or fp16.", _HOW, "KIND")] = "fp32",
+    precision: Annotated[
+        str, option("fp32, tf32, bf16 or fp16.", _HOW, "KIND", autocompletion=one_of(*PRECISIONS))
+    ] = "fp32",
     compiled: Annotated[
         bool, flag("--compile", "Compile the backbone by torch.compile; takes a minute.", _HOW)
     ] = False,
@@ -101,29 +107,43 @@ def evaluate(
     ] = None,
 ) -> None:
     """Run models on a dataset, score them and compare them."""
-    from panbench.evaluation.trackers import check_trackers
+    from panbench.catalog import choose_models, renamed, resolve_models, split_names
 
-    check_trackers(log or [])
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
-    specs = _specs(model or [], config, checkpoint)
-    if things is not None:
-        from panbench.catalog import with_things
-
-        specs = [with_things(spec, things) for spec in specs]
+    specs = choose_models(model or [], config, checkpoint, things)
     if len(specs) > 1 and weights not in ("auto", "random"):
         raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
+    if name is not None and len(specs) > 1:
+        raise BadArgument(f"--name names one model, not {len(specs)}. Name one --model, or leave --name out.")
     ids = None if image_ids is None else _image_ids(image_ids)
     size = None if batch_size is None else _batch_size(batch_size)
+    with console.Bars(lines=True) as bars:
+        bars.status("Looking for models and data")
 
-    from panbench.datasets import open_dataset
-    from panbench.evaluation.several import Opening, Outcome, evaluate_models, run_folders
-    from panbench.report.tables import comparison_row, comparison_text, summary_text
+        from panbench.datasets import open_dataset
+        from panbench.evaluation.request import default_data, leave_out_others, missing_for
+        from panbench.evaluation.several import Opening, Outcome, check_models, evaluate_models, run_folders
+        from panbench.evaluation.trackers import check_trackers
+        from panbench.report.tables import comparison_row, comparison_text, summary_text
+
+    check_trackers(log or [])
+    files = images is not None or gt is not None
+    if data is None and not files:
+        # Other weights than the config's do not change what its model is for.
+        data = default_data(specs if config is not None or not model else resolve_models(split_names(model)))
+    elif data is not None:
+        specs, others = leave_out_others(specs, model or [], data)
+        if others:
+            console.note(f"Left out, as trained on other data than {data}: {', '.join(spec.name for spec in others)}.")
+    if name is not None:
+        specs = [renamed(specs[0], name)]
+    dataset: Dataset | None = None
 
     def opened() -> "Dataset":
         with console.Bars() as bars:
             return open_dataset(
-                data or "shapes",
+                data,
                 images=images,
                 gt=gt,
                 gt_dir=gt_dir,
@@ -136,20 +156,43 @@ def evaluate(
                 notice=bars.notice,
             )
 
+    missing = missing_for(specs, weights=weights, data=None if files else data, split=split, limit=limit, image_ids=ids)
+    if missing.data is None and not (data or "").startswith("shapes"):
+        # What is wrong with one's own data is said before a question about downloads.
+        dataset = opened()
+    download = may_download(missing, download)
     if download and "RANK" in os.environ:
         from panbench.evaluation.evaluate import open_dataset_once
 
         dataset = open_dataset_once(opened)
-    else:
+    elif dataset is None:
         dataset = opened()
     folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume or console.is_further_rank()))
 
     # Everything that can be checked without torch is checked above this line: importing torch takes seconds.
-    from panbench.evaluation.evaluate import EvaluateOptions, refuse_without_purpose
-    from panbench.models.base import choose_device
+    with console.Bars(lines=True) as bars:
+        bars.status("Loading PyTorch")
 
-    choose_device(device)
-    refuse_without_purpose(dataset, save_predictions)
+        from panbench.evaluation.evaluate import EvaluateOptions
+        from panbench.evaluation.several import unused_gpu, what_runs
+
+        opening = Opening(weights, device, precision, seed, compiled, download)
+        options = EvaluateOptions(
+            batch_size=size,
+            workers=workers,
+            overwrite=overwrite,
+            resume=resume,
+            save_predictions=save_predictions,
+            skip_bad_images=skip_bad_images,
+            category_map=category_map,
+            command=("panbench", *sys.argv[1:]),
+        )
+        failures = check_models(specs, dataset, folders, opening, options, bars)
+    for spec, error in failures.items():
+        console.note(f"{spec.name} will fail, the other models run: {error}")
+    console.say(what_runs(specs, dataset, opening, options))
+    if device == "auto" and (reason := unused_gpu()) is not None:
+        console.note(reason)
 
     def finished(outcome: Outcome) -> None:
         if outcome.run is None:
@@ -164,17 +207,8 @@ def evaluate(
             specs,
             dataset,
             folders,
-            Opening(weights, device, precision, seed, compiled, download),
-            EvaluateOptions(
-                batch_size=size,
-                workers=workers,
-                overwrite=overwrite,
-                resume=resume,
-                save_predictions=save_predictions,
-                skip_bad_images=skip_bad_images,
-                category_map=category_map,
-                command=("panbench", *sys.argv[1:]),
-            ),
+            opening,
+            options,
             trackers=log or [],
             reporters=lambda: console.Bars(lines=True),
             finished=finished,
@@ -193,21 +227,6 @@ def evaluate(
             console.say(f"For COCO's server: panbench submit {shlex.quote(stored[0])} --out FILE.zip")
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
-
-
-def _specs(names: list[str], config: Path | None, checkpoint: Path | None) -> "list[ModelSpec]":
-    from panbench.catalog import resolve_models, spec_from_config, with_weights
-
-    if not names and config is None:
-        raise BadArgument("Name a --model (`panbench models` lists them), or your own --config with its --checkpoint.")
-    specs = resolve_models(names) if names else []
-    if config is not None:
-        return [*specs, spec_from_config(config, checkpoint)]
-    if checkpoint is not None:
-        if len(specs) > 1:
-            raise BadArgument("--checkpoint fits one model. Name one --model, or use --config.")
-        return [with_weights(specs[0], checkpoint)]
-    return specs
 
 
 def _image_ids(text: str) -> list[int]:

@@ -8,8 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.catalog import choose_model
 from panbench.cli import console
-from panbench.cli.command import Runs, command, family
+from panbench.cli.command import (
+    Checkpoint,
+    Config,
+    Device,
+    Download,
+    Model,
+    Runs,
+    Things,
+    Weights,
+    command,
+    family,
+    may_download,
+)
+from panbench.evaluation.request import missing_for
 
 if TYPE_CHECKING:
     from panbench.report.pictures import Layer, Photo
@@ -193,9 +207,9 @@ def diff(
     "panbench show attention --run results/mine --image 139 --category person",
 )
 def attention(
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="NAME", help="A MaskFormer or Mask2Former model.")
-    ] = None,
+    model: Model = None,
+    config: Config = None,
+    checkpoint: Checkpoint = None,
     photo: Annotated[Path | None, typer.Option("--photo", metavar="FILE", help="Any photograph.")] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="Instead: a run, with --image; its model and weights.")
@@ -211,9 +225,9 @@ def attention(
     layer: Annotated[
         list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; several times.")
     ] = None,
-    weights: Annotated[str, typer.Option(metavar="auto|FILE", help="The model's weights.")] = "auto",
-    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are not here.")] = False,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    weights: Weights = "auto",
+    download: Download = False,
+    device: Device = "auto",
     out: Annotated[Path, _out("attention.png")] = Path("attention.png"),
     width: _Width = 7.0,
     dpi: _Dpi = 200,
@@ -222,15 +236,20 @@ def attention(
     gt_dir: _GtDir = None,
 ) -> None:
     """Show what a transformer's queries look at, layer by layer, and the mask that each layer leads to."""
+    named = model is not None or config is not None
+    if (run is None) == (photo is None) or (run is None) != (image is None) or (run is None) != named:
+        raise BadArgument("Give --model and --photo, or --run and --image.")
+    spec = choose_model(model, config, checkpoint) if named else None
+    if spec is not None:
+        download = may_download(missing_for([spec], weights=weights), download)
+
     from panbench.evaluation.photographs import attention_of
     from panbench.report.pictures import save_figure
 
-    if (run is None) == (photo is None) or (run is None) != (image is None) or (run is None) == (model is None):
-        raise BadArgument("Give --model and --photo, or --run and --image.")
     figure = attention_of(
         run=run,
         image=image,
-        model=model,
+        spec=spec,
         photo=photo,
         weights=weights,
         device=device,
@@ -306,16 +325,16 @@ def plot(
 )
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Photographs, or folders of them.")],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A model; `panbench models` lists them.")],
+    model: Model = None,
+    config: Config = None,
+    checkpoint: Checkpoint = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write to.")] = Path(
         "predictions"
     ),
-    weights: Annotated[str, typer.Option(metavar="auto|FILE", help="The model's weights.")] = "auto",
-    things: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="For hub models of unknown categories: the things, one a line.")
-    ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are not here.")] = False,
-    device: Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    weights: Weights = "auto",
+    things: Things = None,
+    download: Download = False,
+    device: Device = "auto",
     format: Annotated[Picture, typer.Option("--format", "-f", help="Of the overlays.")] = Picture.png,
     names: _Names = True,
     scores: _Scores = False,
@@ -325,12 +344,13 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
 ) -> None:
     """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON."""
-    from panbench.catalog import find_model, with_things
+    spec = choose_model(model, config, checkpoint, things)
+    download = may_download(missing_for([spec], weights=weights), download)
+
     from panbench.evaluation.photographs import segment_photographs
 
-    spec = find_model(model)
     wrote = segment_photographs(
-        spec if things is None else with_things(spec, things),
+        spec,
         images,
         out,
         weights=weights,

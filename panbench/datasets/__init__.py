@@ -8,10 +8,10 @@ from panbench.base.errors import BadArgument
 from panbench.base.files import cache_dir
 from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
-from panbench.datasets.fetch import N_IMAGES, coco_missing, coco_paths, fetch_coco
+from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_paths, fetch_coco
 from panbench.panoptic.coco import read_panoptic_json
 
-__all__ = ["Dataset", "open_dataset"]
+__all__ = ["CocoMissing", "Dataset", "missing_files", "open_dataset"]
 
 
 def open_dataset(
@@ -51,24 +51,42 @@ def open_dataset(
         return dataclasses.replace(
             opened, name="shapes" if size == shapes.DEFAULT_SIZE else f"shapes-{size[0]}x{size[1]}"
         )
-    folder = Path("data/coco") if name == "coco" and not Path(name).is_dir() else Path(name)
+    folder = _folder(name)
     try:
         return open_folder(folder, split=split, limit=limit, image_ids=image_ids)
     except FilesMissing as error:
-        split_of_coco = split.removesuffix("2017")
-        if not folder.name.lower().startswith("coco") or split_of_coco not in N_IMAGES:
-            raise
-        if _is_own_set(folder, split_of_coco):
-            raise
-        # Which files the ids need is unknown before the JSON is here, so ids mean the whole split.
-        first = limit if image_ids is None else None
-        missing = coco_missing(folder, split_of_coco, first)
+        missing = missing_files(name, split=split, limit=limit, image_ids=image_ids)
         if missing is None:
             raise
         if not download:
             raise FilesMissing(f"{missing.sentence}; or add --download to this command.") from error
-    fetch_coco(folder, split_of_coco, limit=first, progress=downloaded, say=notice)
+    fetch_coco(folder, missing.split, limit=_first(limit, image_ids), progress=downloaded, say=notice)
     return open_folder(folder, split=split, limit=limit, image_ids=image_ids)
+
+
+def missing_files(
+    data: str | Path, *, split: str = "val", limit: int | None = None, image_ids: Sequence[int] | None = None
+) -> CocoMissing | None:
+    """What `open_dataset` would have to download; None when nothing is missing, or nothing that it can download.
+
+    Arguments as of `open_dataset`. Only COCO's own files are downloaded: a folder that holds another dataset under such
+    a name is left alone.
+    """
+    folder, split_of_coco = _folder(str(data)), split.removesuffix("2017")
+    if not folder.name.lower().startswith("coco") or split_of_coco not in N_IMAGES:
+        return None
+    if _is_own_set(folder, split_of_coco):
+        return None
+    return coco_missing(folder, split_of_coco, _first(limit, image_ids))
+
+
+def _folder(name: str) -> Path:
+    return Path("data/coco") if name == "coco" and not Path(name).is_dir() else Path(name)
+
+
+def _first(limit: int | None, image_ids: Sequence[int] | None) -> int | None:
+    # Which files the ids need is unknown before the JSON is here, so ids mean the whole split.
+    return limit if image_ids is None else None
 
 
 def _is_own_set(folder: Path, split: str) -> bool:

@@ -32,6 +32,7 @@ from panbench.base.download import (
 )
 from panbench.base.errors import BadArgument, BadDataset, DownloadFailed
 from panbench.base.files import atomic_write, leaves_folder, write_json
+from panbench.base.text import in_sentence
 from panbench.datasets.zips import (
     STORED,
     ByteSource,
@@ -133,15 +134,25 @@ class CocoMissing:
     pngs: int
     bytes: int
     command: str
+    split: str = "val"
+
+    @property
+    def title(self) -> str:
+        """The dataset and its split, as papers call it."""
+        return f"COCO {self.split if self.split == 'test-dev' else f'{self.split}2017'}"
+
+    @property
+    def what(self) -> str:
+        """What is missing, in words."""
+        parts = ["the panoptic JSON"] if self.json else []
+        parts += [f"{self.images:,} images"] if self.images else []
+        parts += [f"{self.pngs:,} ground-truth PNGs"] if self.pngs else []
+        return in_sentence(parts)
 
     @property
     def sentence(self) -> str:
         """One sentence for a person: what is missing, the command, the size."""
-        parts = ["the panoptic JSON"] if self.json else []
-        parts += [f"{self.images:,} images"] if self.images else []
-        parts += [f"{self.pngs:,} ground-truth PNGs"] if self.pngs else []
-        missing = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-        return f"{self.root} lacks {missing}. Fetch them (about {_readable(self.bytes)}) with: {self.command}"
+        return f"{self.root} lacks {self.what}. Fetch them (about {_readable(self.bytes)}) with: {self.command}"
 
 
 def coco_paths(root: str | os.PathLike[str], split: str) -> tuple[Path, Path, Path | None]:
@@ -185,7 +196,7 @@ def coco_missing(
     if not json_here:
         # The JSON's share of the archive is unknown; a third is a safe estimate.
         size += COCO.image_info.size if split == "test-dev" else N_IMAGES[split] * annotation_bytes / 3
-    return CocoMissing(Path(root), not json_here, images_missing, pngs_missing, round(size), shlex.join(command))
+    return CocoMissing(Path(root), not json_here, images_missing, pngs_missing, round(size), shlex.join(command), split)
 
 
 def fetch_coco(

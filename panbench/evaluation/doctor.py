@@ -13,8 +13,9 @@ from typing import Any
 
 from panbench import __version__
 from panbench.base import provenance
+from panbench.base.errors import PanbenchError
 from panbench.base.files import cache_dir
-from panbench.catalog import configs_folder, load_catalog, weights_here
+from panbench.catalog import configs_folder, load_catalog, user_configs_folder, weights_here
 from panbench.panoptic.native import native
 
 __all__ = ["Diagnosis", "diagnose"]
@@ -120,6 +121,8 @@ def _packages(problems: list[str]) -> dict[str, Any]:
 def _folders(problems: list[str]) -> dict[str, Any]:
     cache = cache_dir()
     record: dict[str, Any] = {"cache": str(cache), "cache holds": _size(cache), "configs": str(configs_folder())}
+    with contextlib.suppress(PanbenchError):
+        record["your configs"] = str(user_configs_folder() or "none")
     for name, folder in (("free in cache", cache), ("free here", Path.cwd())):
         free = _free(folder)
         record[name] = None if free is None else f"{free / 1e9:.1f} GB"

@@ -29,11 +29,18 @@ from panbench.evaluation.record import (
 )
 from panbench.models.base import Model, open_model, way_of_running
 from panbench.models.keeping import CandidateKeeper, KeepingModel
-from panbench.models.predict import category_ids, labels_as_categories
+from panbench.models.predict import CategoryIds, category_ids, labels_as_categories
 from panbench.models.stored import encode
 from panbench.runs import Run, RunWriter, load_run
 
-__all__ = ["EvaluateOptions", "evaluate", "open_dataset_once", "open_model_once", "refuse_without_purpose"]
+__all__ = [
+    "EvaluateOptions",
+    "evaluate",
+    "fit_categories",
+    "open_dataset_once",
+    "open_model_once",
+    "refuse_without_purpose",
+]
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,7 @@ def evaluate(
     refuse_without_purpose(dataset, options.save_predictions)
     ranks = join_ranks()
     reporter = reporter if ranks.is_first else SILENT
-    mapping = None if options.category_map is None else _category_map(options.category_map, model, dataset)
-    # Labels stand for themselves until the map has turned them into the dataset's categories.
-    ids = category_ids(model, dataset.categories) if mapping is None else tuple(range(len(model.class_names)))
+    ids, mapping = fit_categories(model, dataset, options.category_map)
     for sentence in mapping.sentences if mapping else ():
         reporter.notice(sentence)
     settings = resume_settings(model, dataset, mapping, options)
@@ -177,6 +182,19 @@ def _keeper(
         f"{len(dataset.scenes):,} images."
     )
     return CandidateKeeper(run / "candidates", model.rule, about, rank=rank, exact=exact)
+
+
+def fit_categories(
+    model: Model, dataset: Dataset, category_map: str | os.PathLike[str] | None
+) -> tuple[CategoryIds, CategoryMap | None]:
+    """The dataset's category of each label, and the map by which they are told, where one is asked for.
+
+    With a map, labels stand for themselves until it has turned them into the dataset's categories.
+    Raises BadModel or BadArgument when model, map and dataset do not fit.
+    """
+    if category_map is None:
+        return category_ids(model, dataset.categories), None
+    return tuple(range(len(model.class_names))), _category_map(category_map, model, dataset)
 
 
 def refuse_without_purpose(dataset: Dataset, save_predictions: bool) -> None:

@@ -88,7 +88,7 @@ def attention_of(
     *,
     run: Path | None = None,
     image: int | None = None,
-    model: str | None = None,
+    spec: ModelSpec | None = None,
     photo: Path | None = None,
     weights: str = "auto",
     device: str = "auto",
@@ -102,7 +102,7 @@ def attention_of(
     gt: Path | None = None,
     gt_dir: Path | None = None,
 ) -> "Figure":
-    """The figure of what queries look at: of `model` in `photo`, or of a run's model in one of its images.
+    """The figure of what queries look at: of the model `spec` in `photo`, or of a run's model in one of its images.
 
     A run's model is loaded with the run's own weights unless `weights` names others. The other arguments are those of
     `models.attention.attend` and `report.attention.attention_figure`.
@@ -124,9 +124,9 @@ def attention_of(
                 raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Say where they are with --weights.")
         spec = _spec_of(described)
     else:
-        assert model is not None
+        assert spec is not None
         assert photo is not None
-        spec, path, shown = find_model(model), photo, read_photo(photo)
+        path, shown = photo, read_photo(photo)
     opened = open_model(spec, weights=weights, device=device, speedups=False, download=download)
     scene = scene_of(path, image or 1, *shown.shape[:2])
     if not hasattr(opened, "attend"):

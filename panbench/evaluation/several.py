@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panbench.base.errors import BadArgument, BadRun, PanbenchError
+from panbench.base import provenance
+from panbench.base.download import require_space
+from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
@@ -17,7 +19,20 @@ from panbench.runs import Run
 if TYPE_CHECKING:
     from panbench.evaluation.evaluate import EvaluateOptions
 
-__all__ = ["Opening", "Outcome", "evaluate_models", "run_folders", "run_models"]
+__all__ = [
+    "Opening",
+    "Outcome",
+    "check_models",
+    "evaluate_models",
+    "run_folders",
+    "run_models",
+    "unused_gpu",
+    "what_runs",
+]
+
+# What a run takes on disk, generously: rows of a COCO image in the parts, and pixels in a byte of an id PNG.
+_BYTES_AN_IMAGE = 4_000
+_PIXELS_A_BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -78,6 +93,88 @@ def run_folders(specs: Sequence[ModelSpec], dataset: str, out: Path | None, *, k
             "replace it by --overwrite, or give another --out."
         )
     return folders
+
+
+def check_models(
+    specs: Sequence[ModelSpec],
+    dataset: Dataset,
+    folders: Sequence[Path],
+    opening: Opening,
+    options: "EvaluateOptions",
+    reporter: Reporter,
+) -> dict[ModelSpec, Exception]:
+    """Everything that would stop a model of several hours later, looked at before the first one runs.
+
+    Raises what would stop any model: device, precision, no purpose, categories that do not fit, a full disk. Of several
+    models, those that cannot be built or loaded are returned with their error, so that the others can run.
+    """
+    from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_without_purpose
+    from panbench.models.base import check_precision, choose_device
+
+    check_precision(opening.precision, choose_device(opening.device))
+    refuse_without_purpose(dataset, options.save_predictions)
+    pixels = sum(scene.image.height * scene.image.width for scene in dataset.scenes)
+    needed = len(dataset.scenes) * _BYTES_AN_IMAGE + (pixels // _PIXELS_A_BYTE if options.save_predictions else 0)
+    require_space(folders[0], needed * len(specs), "Storing the runs" if len(specs) > 1 else "Storing the run")
+    failures: dict[ModelSpec, Exception] = {}
+    if len(specs) == 1:
+        # It is opened at once, which is the same check.
+        return failures
+    misfits = []
+    for spec in specs:
+        reporter.status(f"Checking {spec.title}")
+        try:
+            # On the CPU: the models are not in each other's way on a device.
+            model = open_model_once(
+                spec,
+                weights=opening.weights,
+                device="cpu",
+                seed=opening.seed,
+                download=opening.download,
+                reporter=reporter,
+            )
+        except Exception as error:
+            failures[spec] = error
+            continue
+        try:
+            fit_categories(model, dataset, options.category_map)
+        except PanbenchError as error:
+            misfits.append(str(error))
+    if misfits:
+        raise BadModel(" ".join(misfits))
+    if len(failures) == len(specs):
+        raise next(iter(failures.values()))
+    return failures
+
+
+def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, options: "EvaluateOptions") -> str:
+    """One line that says what is about to run: images, device, threads, PyTorch, precision, batch."""
+    import torch
+
+    from panbench.models.base import choose_device
+
+    device = choose_device(opening.device)
+    place = f"{provenance.cpu_name()}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        place = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        place = "Metal (mps)"
+    batch = options.batch_size or (1 if device.type == "cpu" else "auto")
+    compiled = ", compiled" if opening.compiled else ""
+    models = specs[0].title if len(specs) == 1 else f"{len(specs)} models"
+    return (
+        f"{models} on {len(dataset.scenes):,} images of {dataset.name} {dataset.split}: {place}; PyTorch "
+        f"{torch.__version__}, {opening.precision}{compiled}, batch size {batch}."
+    )
+
+
+def unused_gpu() -> str | None:
+    """Why a GPU of this machine goes unused, in a sentence; None where none is seen, or one is used."""
+    import torch
+
+    from panbench.evaluation.doctor import why_no_cuda
+
+    return None if torch.cuda.is_available() else why_no_cuda(torch.version.cuda)
 
 
 def evaluate_models(

@@ -467,7 +467,7 @@ def test_eval_goes_on_after_a_model_that_fails_and_exits_1(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     broken = tmp_path / "broken.py"
     broken.write_text("model = dict(type='RetinaNet')\n")
-    result = panbench(*EVAL, "--config", broken)
+    result = panbench(*EVAL, "--config", broken, "--data", "shapes")
     assert result.exit_code == 1
     assert result.stdout.count("Panoptic FPN tiny") == 2
     assert "Failed: " in result.stdout

@@ -1,0 +1,141 @@
+"""`panbench eval` as people first type it: its data, its models, and what is checked before anything runs."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from coco_mimic import FaultServer
+from support import panbench
+
+from panbench.catalog import find_model
+from panbench.cli import console
+from panbench.datasets import shapes
+
+TINY = find_model("mask2former-tiny")
+FAST = ("--limit", "1", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("set") / "scenes"
+    shapes.generate(root, count=2, size=(96, 128))
+    return root
+
+
+@pytest.fixture
+def mine(monkeypatch, tmp_path) -> Iterator[FaultServer]:
+    """A folder of the user's own configs with the model `mine`, whose weights are on a server."""
+    content = Path(str(TINY.weights)).read_bytes()
+    name = f"/tiny-{hashlib.sha256(content).hexdigest()[:8]}.safetensors"
+    folder = tmp_path / "my configs"
+    folder.mkdir()
+    with FaultServer({name: content}) as server:
+        entry = {"weights": server.url + name, "trained_on": "shapes", "params": 1_000_000}
+        (folder / "mine.py").write_text(f"_base_ = {str(TINY.config)!r}\npanbench = {entry!r}\n")
+        monkeypatch.setenv("PANBENCH_CONFIGS", str(folder))
+        monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+        yield server
+
+
+def test_a_model_runs_on_the_data_that_it_was_trained_on(tmp_path):
+    result = panbench("eval", "--model", TINY.name, *FAST)
+    assert result.exit_code == 0, result.stderr
+    info = json.loads((tmp_path / "results" / f"shapes-{TINY.name}" / "run.json").read_text())
+    assert info["dataset"]["name"] == "shapes"
+
+
+def test_one_line_says_what_will_run(scenes):
+    result = panbench("eval", "--model", TINY.name, "--data", scenes, *FAST)
+    assert "Mask2Former tiny on 1 images of scenes val: " in result.stderr
+    assert "threads; PyTorch 2." in result.stderr
+    assert "fp32, batch size 1." in result.stderr
+
+
+def test_the_first_command_of_the_readme_names_all_that_is_missing_in_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    result = panbench("eval", "--model", "mask2former")
+    assert result.exit_code == 2
+    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    for words in ("Mask2Former R50 and COCO val2017", "176 MB of weights", "--download (PANBENCH_DOWNLOAD=1)"):
+        assert words in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_the_users_folder_is_named_and_its_weights_are_fetched_when_the_variable_says_so(mine, scenes):
+    refused = panbench("eval", "--model", "mine", "--data", scenes, *FAST)
+    assert refused.exit_code == 2
+    assert "panbench models --download mine" in refused.stderr
+    assert mine.log == []
+    done = panbench("eval", "--model", "mine", "--data", scenes, *FAST, PANBENCH_DOWNLOAD="1")
+    assert done.exit_code == 0, done.stderr
+    assert "mine" in panbench("models").stdout
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2), ("perhaps", 2)])
+def test_on_a_terminal_the_question_is_asked_once(mine, scenes, monkeypatch, answer, code):
+    asked: list[str] = []
+    monkeypatch.setattr(console, "question", lambda: lambda words: asked.append(words) or answer)
+    result = panbench("eval", "--model", "mine", "--data", scenes, *FAST)
+    assert (result.exit_code, asked) == (code, ["Fetch 4 MB of weights? [Y/n] "])
+    assert bool(mine.log) == (code == 0)
+
+
+def test_two_models_of_one_name_are_refused_with_both_files(mine, tmp_path):
+    folder = tmp_path / "my configs"
+    (folder / "mask2former-tiny.py").write_text((folder / "mine.py").read_text())
+    result = panbench("models")
+    assert result.exit_code == 2
+    assert "my configs/mask2former-tiny.py" in result.stderr
+    assert str(TINY.config) in result.stderr
+
+
+def test_a_name_is_given_to_the_folder_and_the_row(scenes, tmp_path):
+    result = panbench("eval", "--model", TINY.name, "--name", "my model", "--data", scenes, *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert "| my model" in result.stdout
+    assert (tmp_path / "results" / "scenes-my model" / "run.json").is_file()
+    several = panbench("eval", "--model", f"{TINY.name},maskformer-tiny", "--name", "x", "--data", scenes)
+    assert (several.exit_code, "--name names one model, not 2" in several.stderr) == (2, True)
+    assert panbench("eval", "--model", TINY.name, "--name", "../x", "--data", scenes).exit_code == 2
+
+
+def test_a_pattern_stands_for_the_models_that_it_fits():
+    missing = panbench("eval", "--model", "maskformer-*", "--data", "coco")
+    assert "MaskFormer R50 and MaskFormer Swin-L" in missing.stderr
+    assert "Left out, as trained on other data than coco: maskformer-tiny." in missing.stderr
+    both = panbench("eval", "--model", "all")
+    assert (both.exit_code, "on shapes and" in both.stderr) == (2, True)
+    none = panbench("eval", "--model", "no-such-*")
+    assert (none.exit_code, "No model is named like 'no-such-*'" in none.stderr) == (2, True)
+
+
+def test_categories_of_all_models_are_checked_before_the_first_one_runs(scenes, tmp_path):
+    other = tmp_path / "other.py"
+    names = tuple(f"kind {number}" for number in range(9))
+    loader = f"dict(dataset=dict(metainfo=dict(classes={names!r})))"
+    other.write_text(f"_base_ = {str(TINY.config)!r}\ntest_dataloader = {loader}\n")
+    command = ("eval", "--model", TINY.name, "--config", other, "--weights", "random", "--data", scenes, *FAST)
+    result = panbench(*command)
+    assert result.exit_code == 2, result.stderr
+    assert "other and the dataset have different categories" in result.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_own_models_are_taken_by_every_command_that_runs_one(scenes, tmp_path):
+    photo = next((scenes / "val").iterdir())
+    own = ("--config", TINY.config, "--checkpoint", TINY.weights)
+    predicted = panbench("predict", photo, *own, "--out", "out")
+    assert predicted.exit_code == 0, predicted.stderr
+    measured = panbench("bench", *own, "--size", "64x96", "--images", "1", "--warm-up", "0", "--device", "cpu")
+    assert measured.exit_code == 0, measured.stderr
+    looked = panbench("show", "attention", *own, "--photo", photo, "--most", "1")
+    assert looked.exit_code == 0, looked.stderr
+    for command in (("predict", photo), ("bench",), ("show", "attention", "--photo", photo)):
+        assert panbench(*command).exit_code == 2
