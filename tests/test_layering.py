@@ -98,6 +98,13 @@ def test_only_the_rooms_that_run_models_import_torch(path):
         assert for_types or name.split(".")[0] not in TORCH, f"{path}:{line} imports {name}"
 
 
+def test_nothing_imports_torch_dynamo_which_takes_a_second():
+    named = [
+        (path.name, name) for path in PACKAGE.rglob("*.py") for name, _, for_types in imported(path) if not for_types
+    ]
+    assert [(path, name) for path, name in named if name.startswith("torch._dynamo")] == []
+
+
 BLOCK_TORCH = f"""
 import sys
 for name in {sorted(TORCH)!r}:

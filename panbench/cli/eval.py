@@ -118,7 +118,7 @@ def evaluate(
         raise BadArgument(f"--name names one model, not {len(specs)}. Name one --model, or leave --name out.")
     ids = None if image_ids is None else _image_ids(image_ids)
     size = None if batch_size is None else _batch_size(batch_size)
-    with console.Bars(lines=True) as bars:
+    with console.Bars() as bars:
         bars.status("Looking for models and data")
 
         from panbench.datasets import open_dataset

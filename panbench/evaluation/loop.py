@@ -6,6 +6,7 @@ depend on the number of images. A batch holds images of one size only: its paddi
 """
 
 import dataclasses
+import itertools
 import threading
 import time
 from collections import deque
@@ -36,11 +37,43 @@ BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
 """A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
 
+_STRETCHES = 10
+_MOST_MOMENTS = 4096
+
 Clock = dict[str, float]
 """Seconds by stage: load, forward, fusion, overlap, write."""
 
 _FusedByRule = dict[Rule, Fused]
 """The fused maps of one image, one for each of the targets' rules."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """Images a second once everything is warm, and the lowest and highest of a few stretches of the run."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def steady_rate(moments: Sequence[tuple[float, int]]) -> Rate | None:
+    """The rate after the first batch, whose time holds imports, compilation and the first touch of all memory.
+
+    moments: when (in seconds) how many images were done, ascending; the first is the end of the first batch
+    None when nothing came after the first batch.
+    """
+    if len(moments) < 2 or moments[-1][0] <= moments[0][0]:
+        return None
+
+    def rate(first: int, last: int) -> float:
+        return (moments[last][1] - moments[first][1]) / (moments[last][0] - moments[first][0])
+
+    # Stretches of equal numbers of batches. Fewer than two batches a stretch would show how batches come in pairs, not
+    # how the machine varies.
+    stretches = min(_STRETCHES, (len(moments) - 1) // 2) or 1
+    borders = [round(index * (len(moments) - 1) / stretches) for index in range(stretches + 1)]
+    rates = [rate(*pair) for pair in itertools.pairwise(borders) if moments[pair[1]][0] > moments[pair[0]][0]]
+    return Rate(rate(0, len(moments) - 1), min(rates), max(rates))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +158,7 @@ class Loop:
         self._block: list[tuple[OverlapTable | None, ...]] = []
         self._block_since = time.monotonic()
         self._largest: int | None = None
+        self._moments: list[tuple[float, int]] = []
         self._clock = threading.Lock()
 
     def report(self) -> "Report":
@@ -132,6 +166,7 @@ class Loop:
         device = self.model.device
         return Report(
             seconds={**self.seconds, "wall": self.wall},
+            rate=steady_rate(self._moments),
             skipped=self.skipped,
             host_memory=provenance.peak_host_memory(),
             device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
@@ -322,6 +357,9 @@ class Loop:
             for stage, spent in scored.seconds.items():
                 self.seconds[stage] += spent
         self.scored_now += len(results)
+        self._moments.append((time.monotonic(), self.scored_now))
+        if len(self._moments) > _MOST_MOMENTS:
+            self._moments = self._moments[:1] + self._moments[2::2]
         self.reporter.progress(self.model.spec.title, self._scored_before + self.scored_now, self.expected)
         if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._block_since >= BLOCK_SECONDS:
             self._write_block()
@@ -355,9 +393,10 @@ class _BadImage(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A rank's clocks, the images it left out and why, and its peaks of memory in bytes."""
+    """A rank's clocks, its steady rate, the images it left out and why, and its peaks of memory in bytes."""
 
     seconds: Clock
+    rate: Rate | None
     skipped: dict[int, str]
     host_memory: int | None
     device_memory: int | None

@@ -176,12 +176,26 @@ def close_run(
             gt_faults=faults,
         ),
         seconds=SecondsRecord(**{stage: round(spent, 4) for stage, spent in seconds.items()}),
-        images_per_second=round(scored / seconds["wall"], 4) if scored and seconds["wall"] > 0 else None,
+        **_speed(writer.info, reports, scored, seconds["wall"]),
         memory=MemoryRecord(
             host_peak_bytes=max(host_memory, default=None), device_peak_bytes=max(device_memory, default=None)
         ),
         ranks=len(reports),
     )
+
+
+def _speed(before: RunInfo, reports: Sequence[Report], scored: int, wall: float) -> dict[str, float | None]:
+    """The steady rate of all ranks together and its lowest and highest stretch; images by wall time where none is."""
+    rates = [report.rate for report in reports if report.rate is not None]
+    if rates:
+        found = [sum(getattr(rate, name) for rate in rates) for name in ("mean", "low", "high")]
+    elif before.images_per_second_low is not None:
+        # A sitting of one batch tells less than the one before it.
+        return {}
+    else:
+        found = [scored / wall if scored and wall > 0 else None, None, None]
+    names = ("images_per_second", "images_per_second_low", "images_per_second_high")
+    return {name: None if value is None else round(value, 4) for name, value in zip(names, found, strict=True)}
 
 
 def write_predictions_json(run: Run, dataset: Dataset) -> None:

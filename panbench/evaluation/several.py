@@ -201,7 +201,6 @@ def evaluate_models(
     def run(spec: ModelSpec, folder: Path) -> Run:
         logs = folder.parent / "logs" / folder.name
         with reporters() as reporter, open_trackers(kinds, folder.name, logs, reporter) as tracked:
-            tracked.status(f"Opening {spec.title}")
             model = open_model_once(
                 spec,
                 weights=opening.weights,

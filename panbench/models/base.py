@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.base.reporter import SILENT, Reporter, counter
@@ -300,7 +299,9 @@ class HostedModel:
         with self.numerics():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)
-            except TorchDynamoException as error:
+            except Exception as error:
+                if not _is_of_dynamo(error):
+                    raise
                 reason = str(error).strip().splitlines()[0]
                 raise BadArgument(
                     f"--compile: torch.compile cannot compile the backbone here ({reason}). On a CPU it needs a C++ "
@@ -362,7 +363,7 @@ def open_model(
     device: auto, cpu, cuda, cuda:N or mps
     speedups: False keeps the network as its library has it, with the attention weights and masks of every decoder layer
     compiled: the backbone is compiled by torch.compile when it first runs, which takes a minute and needs a compiler
-    download: fetch weights that are a URL and not here, else the error says how; reporter: hears of the bytes
+    download: fetch weights that are a URL and not here, else the error says how; reporter: hears of steps and bytes
     Raises BadModel, BadCheckpoint, BadArgument, DownloadFailed.
     """
     chosen = choose_device(device) if isinstance(device, str) else device
@@ -377,9 +378,11 @@ def open_model(
     spec, path = resolve_weights(spec, weights, needed=made.needs_weights, download=download, reporter=reporter)
     adapter = made(spec)
     torch.manual_seed(seed)
+    reporter.status(f"Building {spec.title}")
     module = adapter.build()
     checkpoint = None
     if path is not None:
+        reporter.status(f"Reading the weights of {spec.title}")
         checkpoint = load_checkpoint(path)
         apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=adapter.rename(checkpoint.state_dict)))
     model = HostedModel(
@@ -471,6 +474,12 @@ def choose_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise BadArgument("--device mps: this machine or this PyTorch has no Metal. Use --device cpu.")
     return torch.device(name)
+
+
+def _is_of_dynamo(error: Exception) -> bool:
+    # torch._dynamo takes a second to import; where it has not been imported, no error is its.
+    dynamo = sys.modules.get("torch._dynamo.exc")
+    return dynamo is not None and isinstance(error, dynamo.TorchDynamoException)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

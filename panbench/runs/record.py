@@ -290,7 +290,11 @@ class RunInfo:
     seconds: SecondsRecord = SecondsRecord()
     """the time"""
     images_per_second: float | None = None
-    """images by wall time"""
+    """the steady rate: from the end of the first batch on, which has imports, compilation and first touches in it"""
+    images_per_second_low: float | None = None
+    """the lowest rate of up to ten stretches of the run"""
+    images_per_second_high: float | None = None
+    """the highest of them"""
     memory: MemoryRecord = MemoryRecord()
     """the memory"""
     ranks: Count | None = None
