@@ -112,6 +112,21 @@ def may_download(missing: "Missing", download: bool) -> bool:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# As panbench.models.rules.RULES names them; that module loads torch, and completion must not.
+RULES = (
+    "paper",
+    "panoptic-fpn",
+    "detr",
+    "maskformer",
+    "mask2former",
+    "mask-wise",
+    "kmax",
+    "oneformer",
+    "maskdino",
+    "eomt",
+    "argmax",
+    "transformers",
+)
 SLICINGS = ("size", "share", "segments", "supercategory")
 
 _MODELS_PANEL = "Models"
@@ -152,6 +167,7 @@ Device = Annotated[
     str, option("auto, cpu, cuda, cuda:N or mps.", "Computing", "DEVICE", autocompletion=one_of(*DEVICES))
 ]
 By = one_of(*SLICINGS)
+rule_names = one_of(*RULES)
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders)]
 Runs = Annotated[
     list[Path],

@@ -27,6 +27,7 @@ from panbench.cli.command import (
     may_download,
     one_of,
     option,
+    rule_names,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _MODEL, _DATA, _HOW, _RUN = "Models", "Data", "Computing", "The run"
     "eval",
     "panbench eval --model mask2former --download",
     "panbench eval --model mask2former-tiny,maskformer-tiny --limit 20",
+    "panbench eval --model mask2former-tiny --rule paper,argmax --limit 20",
     "panbench eval --config mine.py --checkpoint mine.pth --data data/mine",
 )
 def evaluate(
@@ -87,6 +89,16 @@ def evaluate(
     workers: Annotated[
         int | None, option("Threads that load, and as many that score. Default: the cores, up to 8.", _HOW, "N", min=1)
     ] = None,
+    rule: Annotated[
+        str | None,
+        option(
+            "How masks become a map: paper (the model's own; the default), or others, comma-separated, with thresholds "
+            "as mask2former:score=0.7. One forward pass gives a run for each.",
+            _HOW,
+            "RULES",
+            autocompletion=rule_names,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         option(
@@ -122,7 +134,7 @@ def evaluate(
         bars.status("Looking for models and data")
 
         from panbench.datasets import open_dataset
-        from panbench.evaluation.request import default_data, leave_out_others, missing_for
+        from panbench.evaluation.request import default_data, leave_out_others, missing_for, split_rules
         from panbench.evaluation.several import Opening, Outcome, check_models, evaluate_models, run_folders
         from panbench.evaluation.trackers import check_trackers
         from panbench.report.tables import comparison_row, comparison_text, summary_text
@@ -167,7 +179,14 @@ def evaluate(
         dataset = open_dataset_once(opened)
     elif dataset is None:
         dataset = opened()
-    folders = run_folders(specs, dataset.name, out, keep=not (overwrite or resume or console.is_further_rank()))
+    rules = [] if rule is None else split_rules(rule)
+    folders = run_folders(
+        specs,
+        dataset.name,
+        out,
+        rules=[] if rules == ["paper"] else rules,
+        keep=not (overwrite or resume or console.is_further_rank()),
+    )
 
     # Everything that can be checked without torch is checked above this line: importing torch takes seconds.
     with console.Bars(lines=True) as bars:
@@ -187,7 +206,7 @@ def evaluate(
             category_map=category_map,
             command=("panbench", *sys.argv[1:]),
         )
-        failures = check_models(specs, dataset, folders, opening, options, bars)
+        failures = check_models(specs, dataset, folders, opening, options, bars, rules)
     for spec, error in failures.items():
         console.note(f"{spec.name} will fail, the other models run: {error}")
     console.say(what_runs(specs, dataset, opening, options))
@@ -212,6 +231,7 @@ def evaluate(
             trackers=log or [],
             reporters=lambda: console.Bars(lines=True),
             finished=finished,
+            rules=rules,
         )
     except KeyboardInterrupt:
         place = folders[0] if len(folders) == 1 else out or "results"
@@ -219,7 +239,7 @@ def evaluate(
             f"Interrupted. What was scored stays in {place}; the same command with --resume goes on."
         ) from None
     console.show(comparison_text([outcome.row(dataset.name) for outcome in outcomes]))
-    stored = [str(folder) for folder, outcome in zip(folders, outcomes, strict=True) if outcome.run is not None]
+    stored = [str(outcome.run.path) for outcome in outcomes if outcome.run is not None]
     if stored:
         if dataset.has_ground_truth:
             console.say(f"Again at any time: panbench compare {shlex.join(stored)}")

@@ -5,8 +5,8 @@ loop.py runs the threads, record.py says what run.json holds.
 
 import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ import torch
 from panbench.base.download import require_space
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.text import in_sentence
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
@@ -30,12 +31,15 @@ from panbench.evaluation.record import (
 from panbench.models.base import Model, open_model, way_of_running
 from panbench.models.keeping import CandidateKeeper, KeepingModel
 from panbench.models.predict import CategoryIds, category_ids, labels_as_categories
+from panbench.models.rules import RULES, Rule
+from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
 from panbench.runs import Run, RunWriter, load_run
 
 __all__ = [
     "EvaluateOptions",
     "evaluate",
+    "evaluate_rules",
     "fit_categories",
     "open_dataset_once",
     "open_model_once",
@@ -84,44 +88,68 @@ def evaluate(
     reporter: hears of images scored (the task is the model's title) and, in sentences, of what was skipped or chosen
     Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
     """
-    out = Path(out)
+    return evaluate_rules(model, dataset, {model.rule: Path(out)}, options, reporter)[0]
+
+
+def evaluate_rules(
+    model: Model,
+    dataset: Dataset,
+    folders: Mapping[Rule, Path],
+    options: EvaluateOptions = EvaluateOptions(),
+    reporter: Reporter = SILENT,
+) -> list[Run]:
+    """Evaluates a model once and fuses what it says by several rules, each into a run of its own; the runs in order.
+
+    folders: the run folder of each rule; other arguments and errors as of `evaluate`
+    A run that is complete already is left alone when `options.resume` is set, and the others go on.
+    """
     batch_size = options.batch_size
     if batch_size is not None and batch_size != "auto" and batch_size < 1:
         raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
     refuse_without_purpose(dataset, options.save_predictions)
+    for rule in folders:
+        refuse_unfit(rule, model)
     ranks = join_ranks()
     reporter = reporter if ranks.is_first else SILENT
     ids, mapping = fit_categories(model, dataset, options.category_map)
     for sentence in mapping.sentences if mapping else ():
         reporter.notice(sentence)
-    settings = resume_settings(model, dataset, mapping, options)
+    settings = {rule: resume_settings(model, dataset, mapping, options, rule) for rule in folders}
     # Only rank 0 looks: a later look on another rank could see the run that rank 0 has just created.
-    previous = load_run(out) if ranks.broadcast(options.resume and (out / "run.json").exists()) else None
-    if previous is not None:
-        refuse_other_settings(previous, settings, batch_size)
-        if previous.info.status == "done":
-            reporter.notice(f"{out} is complete already.")
-            return previous
-        batch_size = previous.info.batch_size
+    there = ranks.broadcast([options.resume and (out / "run.json").exists() for out in folders.values()])
+    previous = {rule: load_run(out) for (rule, out), exists in zip(folders.items(), there, strict=True) if exists}
+    for rule, run in previous.items():
+        refuse_other_settings(run, settings[rule], batch_size)
+        if run.info.status == "done":
+            reporter.notice(f"{folders[rule]} is complete already.")
+    unfinished = {
+        rule: out for rule, out in folders.items() if rule not in previous or previous[rule].info.status != "done"
+    }
+    if not unfinished:
+        return list(previous.values())
+    for run in previous.values():
+        batch_size = run.info.batch_size or batch_size
     if batch_size is None:
         batch_size = 1 if model.device.type == "cpu" else "auto"
     if batch_size == "auto":
         batch_size = int(ranks.broadcast(best_batch_size(model, dataset, reporter) if ranks.is_first else None))
-    options = replace(options, batch_size=batch_size)
 
-    def open_writer() -> RunWriter:
-        if previous is not None:
+    def open_writer(rule: Rule, out: Path) -> RunWriter:
+        if rule in previous:
             return RunWriter.resume(out)
-        info = first_record(model, dataset, {**settings, "batch_size": batch_size}, options.command, mapping)
+        arguments = {**settings[rule], "batch_size": batch_size}
+        info = first_record(model, dataset, arguments, options.command, mapping, rule)
         return RunWriter.create(out, info, overwrite=options.overwrite)
 
-    writer = open_writer() if ranks.is_first else None
-    ranks.broadcast("The run folder exists.")
-    writer = writer or RunWriter.attach(out)
-    for sentence in writer.notices:
+    writers = [open_writer(rule, out) for rule, out in unfinished.items()] if ranks.is_first else []
+    ranks.broadcast("The run folders exist.")
+    writers = writers or [RunWriter.attach(out) for out in unfinished.values()]
+    for sentence in (sentence for writer in writers for sentence in writer.notices):
         reporter.notice(sentence)
-    keeper = _keeper(model, dataset, writer.path, options, ranks.rank, reporter) if options.keep_candidates else None
-    done = writer.done if keeper is None else writer.done & keeper.done
+    done = frozenset.intersection(*(writer.done for writer in writers))
+    first = writers[0].path
+    keeper = _keeper(model, dataset, first, options, ranks.rank, reporter) if options.keep_candidates else None
+    done = done if keeper is None else done & keeper.done
     plan = [
         [scene for scene in batch if scene.image.id not in done]
         for batch in plan_batches(dataset.scenes, batch_size)[ranks.rank :: ranks.size]
@@ -130,9 +158,12 @@ def evaluate(
         model=model if keeper is None else KeepingModel(model, keeper),
         category_ids=ids,
         category_map=mapping,
-        targets=[Target(writer, model.rule, out / "predictions" if options.save_predictions else None)],
+        targets=[
+            Target(writer, rule, out / "predictions" if options.save_predictions else None)
+            for writer, (rule, out) in zip(writers, unfinished.items(), strict=True)
+        ],
         rank=ranks.rank,
-        expected=len(dataset.scenes) if ranks.size == 1 else len(writer.done) + sum(map(len, plan)),
+        expected=len(dataset.scenes) if ranks.size == 1 else len(done) + sum(map(len, plan)),
         skip_bad_images=options.skip_bad_images,
         workers=options.workers or max(1, min(8, (os.cpu_count() or 1) // ranks.size)),
         reporter=reporter,
@@ -143,18 +174,33 @@ def evaluate(
         reports = ranks.gather(loop.report())
     except BaseException as error:
         if ranks.is_first:
-            left = close_run(writer, dataset, [loop.report()], reporter, *_how_it_ended(error))
-            if isinstance(error, PanbenchError) and left.info.images.scored:
-                error.args = (f"{error} What was scored stays in {out}; the same command with --resume goes on.",)
+            left = [
+                close_run(writer, dataset, [loop.report()], target, reporter, *_how_it_ended(error))
+                for target, writer in enumerate(writers)
+            ]
+            if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
+                stays = in_sentence(unfinished.values())
+                error.args = (f"{error} What was scored stays in {stays}; the same command with --resume goes on.",)
         raise
     if ranks.is_first:
-        if options.save_predictions:
-            write_predictions_json(Run(writer.info, writer.path), dataset)
-        close_run(writer, dataset, reports, reporter, "done", None)
+        for target, writer in enumerate(writers):
+            if options.save_predictions:
+                write_predictions_json(Run(writer.info, writer.path), dataset)
+            close_run(writer, dataset, reports, target, reporter, "done", None)
         if keeper is not None and options.half_precision:
             reporter.notice(f"Half precision changes {keeper.differing:,} pixels of the maps that fuse will make.")
-    ranks.broadcast("The run is closed.")
-    return load_run(out)
+    ranks.broadcast("The runs are closed.")
+    return [load_run(out) for out in folders.values()]
+
+
+def refuse_unfit(rule: Rule, model: Model) -> None:
+    """Raises BadArgument, before anything is written, for a rule that does not take what the model gives."""
+    if rule.takes is not model.rule.takes:
+        fitting = [name for name, kind in RULES.items() if kind.takes is model.rule.takes]
+        raise BadArgument(
+            f"The rule {rule.name} takes {rule_takes(rule)}, and {model.spec.title} gives {rule_takes(model.rule)}. "
+            f"Rules that fit it: {', '.join(fitting)}."
+        )
 
 
 def _keeper(

@@ -37,11 +37,12 @@ BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
 """A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
 
+_OWN_STAGES = ("fusion", "overlap", "write")
 _STRETCHES = 10
 _MOST_MOMENTS = 4096
 
 Clock = dict[str, float]
-"""Seconds by stage: load, forward, fusion, overlap, write."""
+"""Seconds by stage: load and forward, which all targets share; fusion, overlap and write, which each has its own."""
 
 _FusedByRule = dict[Rule, Fused]
 """The fused maps of one image, one for each of the targets' rules."""
@@ -87,10 +88,10 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class _Scored:
-    """One image: a table for each target, None where the target has the image already; and the time it took."""
+    """One image: for each target its table, None where the target has the image already, and the time it took."""
 
     tables: tuple[OverlapTable | None, ...]
-    seconds: Clock
+    seconds: tuple[Clock, ...]
 
 
 def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
@@ -150,7 +151,8 @@ class Loop:
     reporter: Reporter
 
     def __post_init__(self) -> None:
-        self.seconds: Clock = dict.fromkeys(("load", "forward", "fusion", "overlap", "write"), 0.0)
+        self.seconds: Clock = dict.fromkeys(("load", "forward"), 0.0)
+        self.target_seconds: list[Clock] = [dict.fromkeys(_OWN_STAGES, 0.0) for _ in self.targets]
         self.wall = 0.0
         self.scored_now = 0
         self.skipped: dict[int, str] = {}
@@ -165,7 +167,7 @@ class Loop:
         """What this rank did in this sitting."""
         device = self.model.device
         return Report(
-            seconds={**self.seconds, "wall": self.wall},
+            seconds=[{**self.seconds, **own, "wall": self.wall} for own in self.target_seconds],
             rate=steady_rate(self._moments),
             skipped=self.skipped,
             host_memory=provenance.peak_host_memory(),
@@ -290,14 +292,19 @@ class Loop:
             raise self._not_finite(batch, error) from error
         # On CUDA `candidates` ends with the one wait of the batch, so this boundary is where the device is, too.
         between = time.perf_counter()
-        by_rule = {rule: fuse(outputs, rule) for rule in dict.fromkeys(target.rule for target in self.targets)}
+        by_rule, spent = {}, []
+        for target in self.targets:
+            started = time.perf_counter()
+            by_rule[target.rule] = fuse(outputs, target.rule)
+            spent.append(time.perf_counter() - started)
         done = None
         if on_cuda:
             done = torch.cuda.Event()
             done.record(torch.cuda.current_stream(self.model.device))
         with self._clock:
             self.seconds["forward"] += between - began
-            self.seconds["fusion"] += time.perf_counter() - between
+            for own, seconds in zip(self.target_seconds, spent, strict=True):
+                own["fusion"] += seconds
         fused = [{rule: maps[index] for rule, maps in by_rule.items()} for index in range(len(batch))]
         return list(zip(batch, fused, strict=True)), done
 
@@ -322,12 +329,13 @@ class Loop:
         if done is not None:
             done.synchronize()
         scene = image.scene
-        seconds: Clock = dict.fromkeys(("fusion", "overlap", "write"), 0.0)
+        clocks: list[Clock] = []
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
         tables: list[OverlapTable | None] = []
         for target in self.targets:
             if scene.image.id in target.writer.done:
                 tables.append(None)
+                clocks.append({})
                 continue
             began = time.perf_counter()
             prediction = self._settled(image, target.rule, fused[target.rule])
@@ -338,10 +346,9 @@ class Loop:
             counted = time.perf_counter()
             if target.folder is not None:
                 write_id_png(target.folder / png_name(scene), prediction.ids)
-            seconds["fusion"] += settled - began
-            seconds["overlap"] += counted - settled
-            seconds["write"] += time.perf_counter() - counted
-        return [_Scored(tuple(tables), seconds)]
+            written = time.perf_counter()
+            clocks.append({"fusion": settled - began, "overlap": counted - settled, "write": written - counted})
+        return [_Scored(tuple(tables), tuple(clocks))]
 
     def _settled(self, image: LoadedImage, rule: Rule, fused: Fused) -> PanopticPrediction:
         try:
@@ -354,8 +361,10 @@ class Loop:
         results = [scored for future in batch for scored in future.result()]
         for scored in results:
             self._block.append(scored.tables)
-            for stage, spent in scored.seconds.items():
-                self.seconds[stage] += spent
+            with self._clock:
+                for own, seconds in zip(self.target_seconds, scored.seconds, strict=True):
+                    for stage, spent in seconds.items():
+                        own[stage] += spent
         self.scored_now += len(results)
         self._moments.append((time.monotonic(), self.scored_now))
         if len(self._moments) > _MOST_MOMENTS:
@@ -366,13 +375,16 @@ class Loop:
 
     def _write_block(self) -> None:
         if self._block:
-            began = time.perf_counter()
-            for target, tables in zip(self.targets, zip(*self._block, strict=True), strict=True):
+            for target, own, tables in zip(
+                self.targets, self.target_seconds, zip(*self._block, strict=True), strict=True
+            ):
+                began = time.perf_counter()
                 scored = [table for table in tables if table is not None]
                 if scored:
                     target.writer.write_part(concat(scored), self.rank)
+                with self._clock:
+                    own["write"] += time.perf_counter() - began
             self._block = []
-            self.seconds["write"] += time.perf_counter() - began
         self._block_since = time.monotonic()
 
 
@@ -393,9 +405,9 @@ class _BadImage(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A rank's clocks, its steady rate, the images it left out and why, and its peaks of memory in bytes."""
+    """What a rank did: clocks of each target, steady rate, images left out and why, peaks of memory in bytes."""
 
-    seconds: Clock
+    seconds: Sequence[Clock]
     rate: Rate | None
     skipped: dict[int, str]
     host_memory: int | None

@@ -16,6 +16,7 @@ from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
 from panbench.evaluation.loop import Report, png_name
 from panbench.models.base import Model, way_of_running
+from panbench.models.rules import Rule
 from panbench.runs import (
     CategoryMapRecord,
     DatasetRecord,
@@ -41,6 +42,7 @@ def first_record(
     arguments: dict[str, Any],
     command: Sequence[str],
     mapping: CategoryMap | None,
+    rule: Rule,
 ) -> RunInfo:
     """What is known of a run before its first image."""
     device, described, running = model.device, model.describe(), way_of_running(model)
@@ -49,7 +51,7 @@ def first_record(
         described = replace(described, published=None)
     return RunInfo(
         model=described,
-        rule=RuleRecord.of(model.rule.record()),
+        rule=RuleRecord.of(rule.record()),
         dataset=DatasetRecord(
             name=dataset.name,
             split=dataset.split,
@@ -90,7 +92,7 @@ def _map_record(mapping: CategoryMap, model: Model) -> CategoryMapRecord:
 
 
 def resume_settings(
-    model: Model, dataset: Dataset, mapping: CategoryMap | None, options: "EvaluateOptions"
+    model: Model, dataset: Dataset, mapping: CategoryMap | None, options: "EvaluateOptions", rule: Rule
 ) -> dict[str, Any]:
     """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with."""
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
@@ -103,7 +105,7 @@ def resume_settings(
         "device": model.device.type,
         **_map_settings(mapping),
         **way_of_running(model),
-        "rule": str(RuleRecord.of(model.rule.record())),
+        "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
     }
@@ -140,19 +142,23 @@ def close_run(
     writer: RunWriter,
     dataset: Dataset,
     reports: Sequence[Report],
+    target: int,
     reporter: Reporter,
     status: str,
     error: str | None,
 ) -> Run:
-    """Writes the last state of a run: what all ranks scored, in all sittings, and how long they took."""
+    """Writes the last state of a run: what all ranks scored, in all sittings, and how long they took.
+
+    reports: one a rank; target: which of the loop's targets the run is
+    """
     run = Run(writer.info, writer.path)
     scored, expected = len(run.images), len(dataset.scenes)
     before = writer.info.seconds
     seconds = {
         stage: (getattr(before, stage) or 0.0)
         # Ranks work at the same time: the slowest one's wall clock is the run's.
-        + (max if stage == "wall" else sum)(report.seconds[stage] for report in reports)
-        for stage in reports[0].seconds
+        + (max if stage == "wall" else sum)(report.seconds[target][stage] for report in reports)
+        for stage in reports[0].seconds[target]
     }
     skipped = dict(writer.info.images.skipped_ids)
     for report in reports:
@@ -186,6 +192,9 @@ def close_run(
 
 def _speed(before: RunInfo, reports: Sequence[Report], scored: int, wall: float) -> dict[str, float | None]:
     """The steady rate of all ranks together and its lowest and highest stretch; images by wall time where none is."""
+    if len(reports[0].seconds) > 1:
+        # Several rules shared the forward pass: no one's speed was measured.
+        return {}
     rates = [report.rate for report in reports if report.rate is not None]
     if rates:
         found = [sum(getattr(rate, name) for rate in rates) for name in ("mean", "low", "high")]

@@ -8,7 +8,7 @@ from panbench.base.text import in_sentence, size_in_words
 from panbench.catalog import ModelSpec, download_size, is_pattern, resolve_models, split_names, weights_here
 from panbench.datasets import CocoMissing, missing_files
 
-__all__ = ["Missing", "ask_once", "default_data", "leave_out_others", "missing_for"]
+__all__ = ["Missing", "ask_once", "default_data", "leave_out_others", "missing_for", "split_rules"]
 
 VARIABLE = "PANBENCH_DOWNLOAD"
 
@@ -128,6 +128,19 @@ def leave_out_others(
     named = set(resolve_models(by_name)) if by_name else set()
     kept = [spec for spec in specs if spec.trained_on == data or spec in named]
     return kept, [spec for spec in specs if spec not in kept]
+
+
+def split_rules(text: str) -> list[str]:
+    """The single rules of `--rule`; what has a value and names no rule is one more threshold of the rule before it."""
+    rules: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if rules and "=" in part and ":" not in part:
+            rules[-1] += f",{part}"
+        else:
+            rules.append(part)
+    if not rules:
+        raise BadArgument("--rule names no rule. Write for example --rule paper,argmax.")
+    return list(dict.fromkeys(rules))
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -1,5 +1,6 @@
 """Several models on one dataset, one after the other: one that fails keeps its reason and does not end the others."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from panbench.runs import Run
 
 if TYPE_CHECKING:
     from panbench.evaluation.evaluate import EvaluateOptions
+    from panbench.models.base import Model
+    from panbench.models.rules import Rule
 
 __all__ = [
     "Opening",
     "Outcome",
     "check_models",
     "evaluate_models",
+    "rules_of",
     "run_folders",
     "run_models",
     "unused_gpu",
@@ -70,19 +74,24 @@ class Outcome:
         return failed_row(self.spec.name, self.spec.title, self.reason, dataset)
 
 
-def run_folders(specs: Sequence[ModelSpec], dataset: str, out: Path | None, *, keep: bool = True) -> list[Path]:
-    """Where the runs go: `out` for one model, `out`/<model> for several, results/<dataset>-<model> without `out`.
+def run_folders(
+    specs: Sequence[ModelSpec], dataset: str, out: Path | None, *, rules: Sequence[str] = (), keep: bool = True
+) -> list[Path]:
+    """Where the runs go: `out` for one run, `out`/<model> for several models, results/<dataset>-<model> without `out`.
 
-    keep: refuse, before anything is run, when one of them holds a run already (BadRun)
+    rules: fusion rules as `--rule` names them; each run of a model is named after its rule, too
+    keep: refuse, before anything is run, when one of the folders holds a run already (BadRun)
+    The folders of the first model come first, in the order of the rules.
     """
+    names = [spec.name if not rule else f"{spec.name}-{_slug(rule)}" for spec in specs for rule in rules or [""]]
     if out is None:
-        folders = [Path("results") / f"{dataset}-{spec.name}" for spec in specs]
-    elif len(specs) == 1:
+        folders = [Path("results") / f"{dataset}-{name}" for name in names]
+    elif len(names) == 1:
         folders = [out]
     else:
         if (out / "run.json").exists():
             raise BadRun(f"{out} holds a run; several models go into folders of their own in it. Give another --out.")
-        folders = [out / spec.name for spec in specs]
+        folders = [out / name for name in names]
     doubled = sorted({str(folder) for folder in folders if folders.count(folder) > 1})
     if doubled:
         raise BadArgument(f"Two models would write to {doubled[0]}. Rename one config file, or run them one by one.")
@@ -102,20 +111,26 @@ def check_models(
     opening: Opening,
     options: "EvaluateOptions",
     reporter: Reporter,
+    rules: Sequence[str] = (),
 ) -> dict[ModelSpec, Exception]:
     """Everything that would stop a model of several hours later, looked at before the first one runs.
 
     Raises what would stop any model: device, precision, no purpose, categories that do not fit, a full disk. Of several
     models, those that cannot be built or loaded are returned with their error, so that the others can run.
     """
-    from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_without_purpose
+    from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_unfit, refuse_without_purpose
     from panbench.models.base import check_precision, choose_device
+    from panbench.models.rules import PAPER, parse_rule
 
     check_precision(opening.precision, choose_device(opening.device))
+    for rule in rules:
+        # What `paper` stands for is known once the model is open.
+        if rule.partition(":")[0].strip() != PAPER:
+            parse_rule(rule)
     refuse_without_purpose(dataset, options.save_predictions)
     pixels = sum(scene.image.height * scene.image.width for scene in dataset.scenes)
     needed = len(dataset.scenes) * _BYTES_AN_IMAGE + (pixels // _PIXELS_A_BYTE if options.save_predictions else 0)
-    require_space(folders[0], needed * len(specs), "Storing the runs" if len(specs) > 1 else "Storing the run")
+    require_space(folders[0], needed * len(folders), "Storing the runs" if len(folders) > 1 else "Storing the run")
     failures: dict[ModelSpec, Exception] = {}
     if len(specs) == 1:
         # It is opened at once, which is the same check.
@@ -138,6 +153,8 @@ def check_models(
             continue
         try:
             fit_categories(model, dataset, options.category_map)
+            for chosen in rules_of(model, rules):
+                refuse_unfit(chosen, model)
         except PanbenchError as error:
             misfits.append(str(error))
     if misfits:
@@ -187,20 +204,25 @@ def evaluate_models(
     reporters: Callable[[], AbstractContextManager[Reporter]],
     finished: Callable[[Outcome], Any],
     trackers: Sequence[str] = (),
+    rules: Sequence[str] = (),
 ) -> list[Outcome]:
-    """Opens each model and evaluates it into its folder; the outcomes in order, as `run_models` gives them.
+    """Opens each model and evaluates it into its folders; the outcomes in order, as `run_models` gives them.
 
+    rules: fusion rules as `--rule` names them, each with a run of its own from one forward pass; () is the model's own
+    folders: those of `run_folders`
     reporters: makes the reporter of one evaluation; trackers: names of TRACKERS that also hear of it
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
     from panbench.evaluation.distributed import join_ranks
-    from panbench.evaluation.evaluate import evaluate, open_model_once
+    from panbench.evaluation.evaluate import evaluate_rules, open_model_once
 
     kinds = trackers if join_ranks().is_first else ()
+    of_each = len(rules) or 1
 
-    def run(spec: ModelSpec, folder: Path) -> Run:
-        logs = folder.parent / "logs" / folder.name
-        with reporters() as reporter, open_trackers(kinds, folder.name, logs, reporter) as tracked:
+    def run(index: int, spec: ModelSpec) -> list[Run]:
+        own = folders[index * of_each : (index + 1) * of_each]
+        logs = own[0].parent / "logs" / own[0].name
+        with reporters() as reporter, open_trackers(kinds, own[0].name, logs, reporter) as tracked:
             model = open_model_once(
                 spec,
                 weights=opening.weights,
@@ -211,11 +233,27 @@ def evaluate_models(
                 download=opening.download,
                 reporter=tracked,
             )
-            evaluated = evaluate(model, dataset, folder, options, tracked)
-            tracked.finished(evaluated)
-            return evaluated
+            chosen = rules_of(model, rules)
+            runs = evaluate_rules(model, dataset, dict(zip(chosen, own, strict=True)), options, tracked)
+            tracked.finished(runs[0])
+            return runs
 
-    return run_models(specs, folders, run, finished)
+    return _in_turn(specs, run, finished)
+
+
+def rules_of(model: "Model", names: Sequence[str]) -> "list[Rule]":
+    """The rules that `--rule` names, for this model; its own where none is named. Raises BadArgument."""
+    from panbench.models.rules import parse_rule
+
+    if not names:
+        return [model.rule]
+    found: dict[Rule, str] = {}
+    for name in names:
+        rule = parse_rule(name, model.rule)
+        if rule in found:
+            raise BadArgument(f"--rule {found[rule]} and {name} are the same rule of {model.spec.title}. Name it once.")
+        found[rule] = name
+    return list(found)
 
 
 def run_models(
@@ -229,14 +267,26 @@ def run_models(
     With one model its error is raised. With several it is kept in the outcome and the next one runs. An interruption
     (KeyboardInterrupt) ends all.
     """
+    return _in_turn(specs, lambda index, spec: [evaluate(spec, folders[index])], finished)
+
+
+def _in_turn(
+    specs: Sequence[ModelSpec], evaluate: Callable[[int, ModelSpec], list[Run]], finished: Callable[[Outcome], Any]
+) -> list[Outcome]:
     outcomes = []
-    for spec, folder in zip(specs, folders, strict=True):
+    for index, spec in enumerate(specs):
         try:
-            outcome = Outcome(spec, run=evaluate(spec, folder))
+            found = [Outcome(spec, run=run) for run in evaluate(index, spec)]
         except Exception as error:
             if len(specs) == 1:
                 raise
-            outcome = Outcome(spec, error=error)
-        finished(outcome)
-        outcomes.append(outcome)
+            found = [Outcome(spec, error=error)]
+        for outcome in found:
+            finished(outcome)
+        outcomes.extend(found)
     return outcomes
+
+
+def _slug(rule: str) -> str:
+    """A rule as part of a folder's name: `mask2former:score=0.7` is mask2former-score-0.7."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", rule).strip("-")

@@ -92,6 +92,7 @@ class ComparisonRow:
     published_PQ: float | None = None
     complete: bool = False
     title: str = ""
+    rule: str | None = None
     split: str | None = None
     status: str = "done"
     weights_sha256: str | None = None
@@ -187,6 +188,7 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
         published_PQ=None if narrowed or selected or not whole else _published_pq(model, info.dataset, scored),
         complete=whole,
         title=model.title or model.name or run.name,
+        rule=None if info.rule is None else str(info.rule),
         split=info.dataset.split,
         status=info.status,
         weights_sha256=model.weights_sha256,
@@ -522,9 +524,29 @@ def _marks(rows: Sequence[ComparisonRow]) -> tuple[list[str], list[str]]:
 
 
 def labels(rows: Sequence[ComparisonRow]) -> list[str]:
-    """The title of each row's model, or the run's name where two rows share a title."""
+    """The title of each row's model; with its fusion rule where rows of one title differ in it, else the run's name."""
     titles = Counter(row.title or row.run for row in rows)
-    return [row.run if titles[row.title or row.run] > 1 else row.title or row.run for row in rows]
+    names = []
+    for row in rows:
+        title = row.title or row.run
+        same = [other.rule for other in rows if (other.title or other.run) == title]
+        if titles[title] == 1:
+            names.append(title)
+        elif row.rule is not None and None not in same and len(set(same)) == len(same):
+            names.append(f"{title}, {_rule_among(row.rule, [rule for rule in same if rule is not None])}")
+        else:
+            names.append(row.run)
+    return names
+
+
+def _rule_among(rule: str, rules: Sequence[str]) -> str:
+    """What tells a rule from the others: its name, and the thresholds that differ between rules of that name."""
+    name, _, thresholds = rule.partition(":")
+    namesakes = [other.partition(":")[2].split(",") for other in rules if other.partition(":")[0] == name]
+    if len(namesakes) == 1:
+        return name
+    shared = set(namesakes[0]).intersection(*namesakes)
+    return f"{name}:{','.join(part for part in thresholds.split(',') if part not in shared)}"
 
 
 def _three_digits(value: float) -> str:

@@ -1,0 +1,154 @@
+"""One forward pass, several fusion rules: a run for each, as if each had been evaluated alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support import panbench
+
+from panbench.base.errors import BadArgument
+from panbench.base.reporter import Silent, Unit
+from panbench.catalog import find_model
+from panbench.cli.command import RULES as COMPLETED
+from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate, evaluate_rules, open_model_once
+from panbench.evaluation.several import rules_of, run_folders
+from panbench.models.base import Model
+from panbench.models.rules import PAPER, RULES
+from panbench.report.tables import ComparisonRow, labels
+from panbench.runs import load_run
+
+TINY = find_model("mask2former-tiny")
+NAMES = ["paper", "argmax", "mask2former:score=0.5"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("set") / "scenes"
+    shapes.generate(root, count=4, size=(96, 128))
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(scenes: Path) -> Dataset:
+    return open_dataset(scenes)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return open_model_once(TINY, device="cpu")
+
+
+class CountedPasses:
+    """A model that counts its forward passes."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self.images = model, 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def candidates(self, batch):
+        self.images += len(batch)
+        return self._model.candidates(batch)
+
+
+def test_one_pass_gives_each_rule_the_run_that_it_would_have_alone(model, dataset, tmp_path):
+    counted = CountedPasses(model)
+    chosen = rules_of(model, NAMES)
+    folders = {rule: tmp_path / f"{index}" for index, rule in enumerate(chosen)}
+    runs = evaluate_rules(counted, dataset, folders, EvaluateOptions(save_predictions=True))
+    assert counted.images == 4, "each image goes through the model once"
+    assert [str(run.info.rule) for run in runs] != [str(runs[0].info.rule)] * 3
+    for rule, run in zip(chosen, runs, strict=True):
+        alone = evaluate_rules(model, dataset, {rule: tmp_path / "alone" / rule.name / str(folders[rule].name)})[0]
+        assert run.overlaps().equals(alone.overlaps())
+        assert run.segments().equals(alone.segments())
+        assert run.info.summary == alone.info.summary
+        assert len(list((run.path / "predictions").iterdir())) == 4
+    assert runs[0].summary() == evaluate(model, dataset, tmp_path / "plain").summary()
+    assert runs[0].summary() != runs[1].summary(), "the rules differ"
+    assert runs[0].info.images_per_second is None, "a shared pass is nobody's speed"
+
+
+def test_an_interrupted_pass_is_gone_on_with_for_all_rules(model, dataset, tmp_path):
+    class Stop(Silent):
+        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+            raise KeyboardInterrupt
+
+    folders = {rule: tmp_path / f"{index}" for index, rule in enumerate(rules_of(model, NAMES))}
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_rules(model, dataset, folders, EvaluateOptions(), Stop())
+    assert {load_run(folder).info.status for folder in folders.values()} == {"interrupted"}
+    resumed = evaluate_rules(model, dataset, folders, EvaluateOptions(resume=True))
+    assert [(run.info.status, len(run.image_ids())) for run in resumed] == [("done", 4)] * 3
+    whole = evaluate_rules(model, dataset, {rule: tmp_path / f"whole {i}" for i, rule in enumerate(folders)})
+    assert [run.summary() for run in resumed] == [run.summary() for run in whole]
+
+
+def test_a_rule_that_does_not_fit_the_model_is_refused_before_anything_is_written(scenes, tmp_path):
+    result = panbench(
+        "eval", "--model", TINY.name, "--data", scenes, "--rule", "panoptic-fpn", "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 2
+    assert "The rule panoptic-fpn takes boxes" in result.stderr
+    assert "Rules that fit it: detr, maskformer, mask2former" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("mask2fromer", "Did you mean mask2former?"),
+        ("mask2former:scor=1", "Did you mean score?"),
+        (",", "--rule names no rule"),
+        ("paper,mask2former", "are the same rule of Mask2Former tiny"),
+    ],
+)
+def test_bad_rules_are_one_sentence(scenes, tmp_path, rule, words):
+    out = tmp_path / "run"
+    result = panbench("eval", "--model", TINY.name, "--data", scenes, "--limit", "1", "--rule", rule, "--out", out)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not out.exists()
+
+
+def test_the_command_writes_a_run_for_each_rule_and_tells_them_apart(scenes, tmp_path):
+    result = panbench("eval", "--model", TINY.name, "--data", scenes, "--rule", ",".join(NAMES), cwd=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    folders = [f"scenes-{TINY.name}-{rule}" for rule in ("paper", "argmax", "mask2former-score-0.5")]
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == sorted(folders)
+    shown = panbench("compare", "results", cwd=tmp_path)
+    assert "Mask2Former tiny, argmax" in shown.stdout
+    assert "Mask2Former tiny, mask2former:score=0.5" in shown.stdout
+    rows = json.loads(panbench("compare", "results", "--format", "json", cwd=tmp_path).stdout)
+    assert len({row["rule"] for row in rows}) == 3
+
+
+def test_rows_of_one_model_are_told_apart_by_what_differs_in_their_rules():
+    rows = [
+        ComparisonRow(run=name, title="M", rule=rule)
+        for name, rule in (("a", "x:score=0.5,overlap=0.8"), ("b", "x:score=0.7,overlap=0.8"), ("c", "y:k=1"))
+    ]
+    assert labels(rows) == ["M, x:score=0.5", "M, x:score=0.7", "M, y"]
+    assert labels(rows[:1]) == ["M"]
+    same = [ComparisonRow(run=name, title="M", rule="y") for name in ("a", "b")]
+    assert labels(same) == ["a", "b"]
+
+
+def test_folders_are_named_after_the_rules():
+    assert run_folders([TINY], "coco", None, rules=["argmax"]) == [Path(f"results/coco-{TINY.name}-argmax")]
+    assert run_folders([TINY], "coco", Path("x"), rules=["argmax"]) == [Path("x")]
+    assert run_folders([TINY], "coco", Path("x"), rules=["argmax", "mask2former:score=0.7,overlap=0.5"]) == [
+        Path("x") / f"{TINY.name}-argmax",
+        Path("x") / f"{TINY.name}-mask2former-score-0.7-overlap-0.5",
+    ]
+
+
+def test_every_rule_completes():
+    assert set(COMPLETED) == {PAPER, *RULES} - {"given"}
+
+
+def test_the_same_rule_twice_is_refused(model):
+    with pytest.raises(BadArgument, match="are the same rule"):
+        rules_of(model, ["paper", "mask2former"])
