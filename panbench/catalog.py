@@ -9,9 +9,10 @@ import ast
 import dataclasses
 import difflib
 import fnmatch
+import importlib.metadata
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, Mode
     """The models of a folder of config files by name, in order of family and size.
 
     folder: by default that of panbench and then the user's own (`user_configs_folder`), whose config files need no
-        `panbench` dict
+        `panbench` dict; and what installed packages bring (entry points of the group `panbench.models`)
     A model's name is its file's; files whose name begins with `_` are bases for others. Raises BadModel for a file that
     lacks a key, has an unknown one, or claims a name or alias that another has.
     """
@@ -115,7 +116,19 @@ def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, Mode
                     )
                 owners[_normalized(name)] = spec
             catalog[spec.name] = spec
+    if folder is None:
+        for spec in _of_installed_packages():
+            # A package cannot take a name away from a model that is here; `package.module:name` still reaches its own.
+            if _normalized(spec.name) not in owners:
+                catalog[spec.name] = spec
     return dict(sorted(catalog.items(), key=lambda item: _reading_order(item[1])))
+
+
+def _of_installed_packages() -> Iterator[ModelSpec]:
+    """The models that packages declare in their metadata; nothing of theirs is imported."""
+    for entry in importlib.metadata.entry_points(group="panbench.models"):
+        if _FACTORY.fullmatch(entry.value) and re.fullmatch(r"[\w.-]+", entry.name):
+            yield dataclasses.replace(spec_from_factory(entry.value), name=entry.name, title=entry.name)
 
 
 def user_configs_folder() -> Path | None:

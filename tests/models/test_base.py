@@ -215,6 +215,22 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sys.modules.pop("functions_in_test", None)
 
 
+def test_an_installed_package_brings_models_that_are_imported_only_when_they_run(functions: Path, monkeypatch) -> None:
+    metadata = functions / "halves-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: halves\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[panbench.models]\nhalves = functions_in_test:make\nmask2former-r50 = functions_in_test:make\n"
+    )
+    factory(functions, HALVES.replace("CATEGORIES", ""))
+    monkeypatch.syspath_prepend(functions)
+    spec = find_model("halves")
+    assert (spec.name, spec.adapter, spec.family) == ("halves", "functions_in_test:make", None)
+    assert "functions_in_test" not in sys.modules
+    assert find_model("mask2former-r50").adapter in FAMILIES.values(), "a package takes no name away"
+    assert isinstance(open_model(spec).candidates([open_model(spec).load(painting(functions))])[0], FinishedMap)
+
+
 HALVES = """
     import numpy as np
 
