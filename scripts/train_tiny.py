@@ -209,6 +209,7 @@ def export(name: str, work_dir: Path) -> None:
     spec = find_model(name)
     with tempfile.TemporaryDirectory() as folder:
         run = evaluate(open_model(spec), open_dataset("shapes"), Path(folder) / name)
+        summary = run.summary()
     recipe = RECIPES[name]
     parameters = (run.info.model and run.info.model.params) or 0
     lines = [
@@ -228,7 +229,7 @@ def export(name: str, work_dir: Path) -> None:
         "| | PQ | SQ | RQ | categories |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for group, row in run.summary().items():
+    for group, row in summary.items():
         scores = " | ".join(f"{100 * (row[name] or 0.0):.2f}" for name in ("PQ", "SQ", "RQ"))
         lines.append(f"| {group} | {scores} | {row['n']} |")
     with atomic_write(target.with_suffix(".md"), "w") as handle:

@@ -37,3 +37,12 @@ class DownloadFailed(PanbenchError):
 
 class OutOfSpace(PanbenchError):
     """The disk is full; files written before are complete."""
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal of the system asked the process to end (SIGTERM, SIGHUP): all that Ctrl-C does, and `exit_code`."""
+
+    def __init__(self, signal_name: str, exit_code: int) -> None:
+        super().__init__(f"Ended by {signal_name}.")
+        self.signal_name = signal_name
+        self.exit_code = exit_code

@@ -15,7 +15,9 @@ from panbench.base.errors import BadArgument, OutOfSpace
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, durable: bool = True) -> Iterator[IO[Any]]:
+def atomic_write(
+    path: str | os.PathLike[str], mode: str = "wb", *, durable: bool = True, exclusive: bool = False
+) -> Iterator[IO[Any]]:
     """A file object whose content appears at `path` when the block succeeds, and nowhere when it raises.
 
     Written beside `path` under a temporary name (`.<name>.<random>.tmp`), flushed to disk, then renamed. Missing parent
@@ -34,7 +36,10 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, durable: boo
             if durable:
                 handle.flush()
                 os.fsync(handle.fileno())
-        os.replace(temporary, target)
+        if exclusive:
+            _rename_to_new(temporary, target)
+        else:
+            os.replace(temporary, target)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -45,6 +50,22 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb", *, durable: boo
         raise
     if durable:
         _sync_folder(target.parent)
+
+
+def _rename_to_new(temporary: str, target: Path) -> None:
+    """Renames a file, unless the target exists (FileExistsError)."""
+    try:
+        # A link, unlike a rename, never replaces what another process has just put there.
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links here (some network drives, FAT): the nearest thing.
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.rename(temporary, target)
+    else:
+        os.unlink(temporary)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 2) -> None:

@@ -34,6 +34,7 @@ from panbench.cli import (
     score,
 )
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
+from panbench.cli.signals import interrupted_by_signals
 
 INTERRUPTED = 130
 
@@ -66,10 +67,11 @@ class _Program(Commands):
             # What our libraries warn their own developers of says nothing to who runs panbench.
             warnings.filterwarnings("ignore", module=r"(torch|mmdet|mmengine|mmcv)\b")
         try:
-            return super().invoke(ctx)  # type: ignore[arg-type]
+            with interrupted_by_signals():
+                return super().invoke(ctx)  # type: ignore[arg-type]
         except KeyboardInterrupt as interruption:
             console.complain(str(interruption) or "Interrupted.", label="")
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(getattr(interruption, "exit_code", INTERRUPTED)) from None
         except Exception as error:
             # Usage errors, Exit and Abort are Typer's own; a closed pipe (`| head`) is nobody's fault.
             if hasattr(error, "format_message") or isinstance(error, (typer.Exit, typer.Abort, BrokenPipeError)):

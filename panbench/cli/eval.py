@@ -233,11 +233,11 @@ def evaluate(
             finished=finished,
             rules=rules,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         place = folders[0] if len(folders) == 1 else out or "results"
-        raise KeyboardInterrupt(
-            f"Interrupted. What was scored stays in {place}; the same command with --resume goes on."
-        ) from None
+        how = str(interruption) or "Interrupted."
+        interruption.args = (f"{how} What was scored stays in {place}; the same command with --resume goes on.",)
+        raise
     console.show(comparison_text([outcome.row(dataset.name) for outcome in outcomes]))
     stored = [str(outcome.run.path) for outcome in outcomes if outcome.run is not None]
     if stored:

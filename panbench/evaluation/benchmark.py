@@ -299,8 +299,9 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
     maps, latencies, padded = _one_after_another(context, model, row.batch_size)
     with tempfile.TemporaryDirectory(prefix="panbench-bench.") as folder:
         run = evaluate(model, context.dataset, Path(folder) / "run", EvaluateOptions(batch_size=row.batch_size))
+        # While the folder is there: the numbers come from its parts.
+        pq = run.summary()["All"]["PQ"]
     info = run.info
-    pq = run.summary()["All"]["PQ"]
     if context.maps is None:
         context.maps, context.reference_pq = maps, pq
         differ = 0.0

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from panbench.base.download import require_space
-from panbench.base.errors import BadArgument, PanbenchError
+from panbench.base.errors import BadArgument, PanbenchError, Terminated
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import in_sentence
 from panbench.catalog import ModelSpec
@@ -34,7 +34,7 @@ from panbench.models.predict import CategoryIds, category_ids, labels_as_categor
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
-from panbench.runs import Run, RunWriter, load_run
+from panbench.runs import Run, RunWriter, load_run, unfinished_run
 
 __all__ = [
     "EvaluateOptions",
@@ -116,15 +116,19 @@ def evaluate_rules(
         reporter.notice(sentence)
     settings = {rule: resume_settings(model, dataset, mapping, options, rule) for rule in folders}
     # Only rank 0 looks: a later look on another rank could see the run that rank 0 has just created.
-    there = ranks.broadcast([options.resume and (out / "run.json").exists() for out in folders.values()])
-    previous = {rule: load_run(out) for (rule, out), exists in zip(folders.items(), there, strict=True) if exists}
+    there = ranks.broadcast([options.resume and unfinished_run(out) is not None for out in folders.values()])
+    found = {rule: unfinished_run(out) for (rule, out), exists in zip(folders.items(), there, strict=True) if exists}
+    previous = {rule: run for rule, run in found.items() if run is not None}
+    complete = set()
     for rule, run in previous.items():
         refuse_other_settings(run, settings[rule], batch_size)
-        if run.info.status == "done":
+        for sentence in run.faults:
+            reporter.notice(sentence)
+        # A complete run beside its place was about to take it when it was killed.
+        if run.info.status == "done" and not run.faults and run.path == folders[rule]:
             reporter.notice(f"{folders[rule]} is complete already.")
-    unfinished = {
-        rule: out for rule, out in folders.items() if rule not in previous or previous[rule].info.status != "done"
-    }
+            complete.add(rule)
+    unfinished = {rule: out for rule, out in folders.items() if rule not in complete}
     if not unfinished:
         return list(previous.values())
     for run in previous.values():
@@ -159,8 +163,8 @@ def evaluate_rules(
         category_ids=ids,
         category_map=mapping,
         targets=[
-            Target(writer, rule, out / "predictions" if options.save_predictions else None)
-            for writer, (rule, out) in zip(writers, unfinished.items(), strict=True)
+            Target(writer, rule, writer.path / "predictions" if options.save_predictions else None)
+            for writer, rule in zip(writers, unfinished, strict=True)
         ],
         rank=ranks.rank,
         expected=len(dataset.scenes) if ranks.size == 1 else len(done) + sum(map(len, plan)),
@@ -174,10 +178,12 @@ def evaluate_rules(
         reports = ranks.gather(loop.report())
     except BaseException as error:
         if ranks.is_first:
-            left = [
-                close_run(writer, dataset, [loop.report()], target, reporter, *_how_it_ended(error))
-                for target, writer in enumerate(writers)
-            ]
+            left = []
+            for target, writer in enumerate(writers):
+                # What ended the run is told even when nothing more can be written.
+                with contextlib.suppress(PanbenchError, OSError):
+                    how = _how_it_ended(error)
+                    left.append(close_run(writer, dataset, [loop.report()], target, reporter, *how))
             if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
                 stays = in_sentence(unfinished.values())
                 error.args = (f"{error} What was scored stays in {stays}; the same command with --resume goes on.",)
@@ -288,6 +294,8 @@ def open_model_once(
 
 def _how_it_ended(error: BaseException) -> tuple[str, str]:
     """The status and the reason of a run that an error ends, for run.json."""
+    if isinstance(error, Terminated):
+        return "interrupted", str(error)
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "Interrupted from the keyboard."
     return "failed", str(error) if isinstance(error, PanbenchError) else repr(error)

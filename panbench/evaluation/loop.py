@@ -31,7 +31,7 @@ from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, Scene, Segment
-from panbench.runs import RunWriter
+from panbench.runs import FileHashes, RunWriter, digest_of
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
@@ -92,6 +92,8 @@ class _Scored:
 
     tables: tuple[OverlapTable | None, ...]
     seconds: tuple[Clock, ...]
+    files: tuple[int, bytes, bytes]
+    """The image id, and the SHA-256 of the image and of its ground-truth PNG as they were read."""
 
 
 def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
@@ -157,7 +159,8 @@ class Loop:
         self.scored_now = 0
         self.skipped: dict[int, str] = {}
         self._scored_before = len(frozenset.intersection(*(target.writer.done for target in self.targets)))
-        self._block: list[tuple[OverlapTable | None, ...]] = []
+        self._block: list[_Scored] = []
+        self._image_digests: dict[int, bytes] = {}
         self._block_since = time.monotonic()
         self._largest: int | None = None
         self._moments: list[tuple[float, int]] = []
@@ -253,6 +256,7 @@ class Loop:
 
     def _load(self, scene: Scene) -> tuple[LoadedImage, float]:
         began = time.perf_counter()
+        self._image_digests[scene.image.id] = digest_of(scene.image_path)
         try:
             return self.model.load(scene), time.perf_counter() - began
         except BadDataset as error:
@@ -348,7 +352,8 @@ class Loop:
                 write_id_png(target.folder / png_name(scene), prediction.ids)
             written = time.perf_counter()
             clocks.append({"fusion": settled - began, "overlap": counted - settled, "write": written - counted})
-        return [_Scored(tuple(tables), tuple(clocks))]
+        files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), digest_of(scene.gt_path))
+        return [_Scored(tuple(tables), tuple(clocks), files)]
 
     def _settled(self, image: LoadedImage, rule: Rule, fused: Fused) -> PanopticPrediction:
         try:
@@ -360,7 +365,7 @@ class Loop:
     def _collect(self, batch: Sequence[Future[list[_Scored]]]) -> None:
         results = [scored for future in batch for scored in future.result()]
         for scored in results:
-            self._block.append(scored.tables)
+            self._block.append(scored)
             with self._clock:
                 for own, seconds in zip(self.target_seconds, scored.seconds, strict=True):
                     for stage, spent in seconds.items():
@@ -375,13 +380,12 @@ class Loop:
 
     def _write_block(self) -> None:
         if self._block:
-            for target, own, tables in zip(
-                self.targets, self.target_seconds, zip(*self._block, strict=True), strict=True
-            ):
+            for place, (target, own) in enumerate(zip(self.targets, self.target_seconds, strict=True)):
                 began = time.perf_counter()
-                scored = [table for table in tables if table is not None]
+                scored = [(table, image.files) for image in self._block if (table := image.tables[place]) is not None]
                 if scored:
-                    target.writer.write_part(concat(scored), self.rank)
+                    files = FileHashes.of([read for _, read in scored])
+                    target.writer.write_part(concat([table for table, _ in scored]), self.rank, files)
                 with self._clock:
                     own["write"] += time.perf_counter() - began
             self._block = []

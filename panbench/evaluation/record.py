@@ -163,6 +163,9 @@ def close_run(
     skipped = dict(writer.info.images.skipped_ids)
     for report in reports:
         skipped.update(report.skipped)
+    # What could not be read once may have been repaired and scored since.
+    held = frozenset(run.images.tolist())
+    skipped = {image_id: reason for image_id, reason in skipped.items() if image_id not in held}
     faults = run.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
         reporter.notice(faults.notice)
@@ -171,7 +174,6 @@ def close_run(
     return writer.finish(
         status,
         error=error,
-        # From the tables that are in memory already; `finish` would read all parts again.
         summary=SummaryRecord.of(run.summary()) if scored else None,
         images=ImagesRecord(
             expected=expected,

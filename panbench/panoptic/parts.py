@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -28,7 +28,18 @@ from panbench.panoptic.overlap import BOUNDARY, OverlapTable, Pairs, check_colum
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["LargeParts", "compact", "in_order", "part_files", "read_parts", "rows_of", "write_part"]
+__all__ = [
+    "LargeParts",
+    "NotAdmitted",
+    "compact",
+    "images_of",
+    "in_order",
+    "metadata_of",
+    "part_files",
+    "read_parts",
+    "rows_of",
+    "write_part",
+]
 
 Int = npt.NDArray[np.int64]
 
@@ -58,11 +69,23 @@ def part_files(folder: Path) -> list[Path]:
     return sorted(part for part in folder.iterdir() if PART.fullmatch(part.name))
 
 
-def read_parts(folder: Path) -> tuple[OverlapTable, tuple[str, ...]]:
+class NotAdmitted(Exception):
+    """Why a part is not one of the run's; completes "PART …"."""
+
+
+Admit = Callable[[Path], None]
+"""Raises NotAdmitted for a part that does not belong to the run."""
+
+
+def admit_all(part: Path) -> None:
+    """Takes any part for the run's."""
+
+
+def read_parts(folder: Path, admit: Admit = admit_all) -> tuple[OverlapTable, tuple[str, ...]]:
     """The rows of all readable parts in order of image ids, and a sentence for each left out, whole or in part."""
     notices, found = _strangers(folder), []
     for path in part_files(folder):
-        table = _attempt(path, _read)
+        table = _attempt(path, _read, admit)
         if isinstance(table, str):
             notices.append(table)
         else:
@@ -70,8 +93,9 @@ def read_parts(folder: Path) -> tuple[OverlapTable, tuple[str, ...]]:
     again = _repeated([table.image_ids for _, table in found])
     notices += _repeats([path for path, _ in found], again)
     tables = [_without(table, images) for (_, table), images in zip(found, again, strict=True)]
-    bare = [table for table in tables if table.boundary is None and len(table.overlaps)]
-    if bare and len(bare) < len(tables):
+    # A part of which nothing is left says nothing of boundaries.
+    tables = [table for table in tables if len(table.overlaps)]
+    if len({table.boundary is None for table in tables}) > 1:
         notices.append(f"{folder} has boundary overlaps of some images only, which were left out.")
         tables = [replace(table, boundary=None) for table in tables]
     return concat(tables).in_order_of_images(), tuple(notices)
@@ -94,11 +118,11 @@ class LargeParts:
     Only image ids are read when it is made. `notices`: a sentence for each part that was left out, whole or in part.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, admit: Admit = admit_all) -> None:
         notices, found = _strangers(folder), []
-        for path, one in zip(
-            part_files(folder), in_order([partial(_attempt, path, _look) for path in part_files(folder)]), strict=True
-        ):
+        paths = part_files(folder)
+        looks = [partial(_attempt, path, _look, admit) for path in paths]
+        for path, one in zip(paths, in_order(looks), strict=True):
             if isinstance(one, str):
                 notices.append(one)
             else:
@@ -106,7 +130,8 @@ class LargeParts:
         again = _repeated([images for _, _, images, _ in found])
         notices += _repeats([path for path, *_ in found], again)
         self._parts = [_Part(*one[:3], images, one[3]) for one, images in zip(found, again, strict=True)]
-        with_boundary = [part.boundary for part in self._parts if len(part.images)]
+        # A part of which nothing is left says nothing of boundaries.
+        with_boundary = [part.boundary for part in self._parts if len(part.images) > len(part.again)]
         self.boundary = bool(with_boundary) and all(with_boundary)
         if any(with_boundary) and not self.boundary:
             notices.append(f"{folder} has boundary overlaps of some images only, which were left out.")
@@ -192,23 +217,30 @@ def in_order(work: Sequence[Callable[[], Out]]) -> Iterator[Out]:
             yield future.result()
 
 
-def compact(folder: Path, images_a_part: int = 50_000) -> bool:
+def compact(
+    folder: Path,
+    images_a_part: int = 50_000,
+    admit: Admit = admit_all,
+    metadata: Callable[[Int], Mapping[bytes, bytes]] = lambda images: {},
+) -> bool:
     """Joins many small parts to few large ones, in order of image ids; whether there was anything to join.
 
+    admit: as for reading. metadata: what a part of these images says of itself.
     New parts are whole before the old ones go. Killed in between, some images are there twice, which reading leaves out
     and tells.
     """
     old = part_files(folder)
     if len(old) <= FEW_PARTS:
         return False
-    parts = LargeParts(folder)
+    parts = LargeParts(folder, admit)
     if parts.notices or len(old) * images_a_part < 4 * len(parts.image_ids):
         return False
     number = 1 + max((int(path.stem.split("-")[1]) for path in old if path.name.startswith("0000-")), default=-1)
 
     def write(tables: list[OverlapTable]) -> None:
         nonlocal number
-        write_part(folder / f"0000-{number:06d}.parquet", concat(tables))
+        joined = concat(tables)
+        write_part(folder / f"0000-{number:06d}.parquet", joined, metadata(joined.image_ids))
         number += 1
 
     with parts.blocks() as blocks:
@@ -225,20 +257,41 @@ def compact(folder: Path, images_a_part: int = 50_000) -> bool:
     return True
 
 
-def write_part(path: Path, table: OverlapTable) -> None:
-    """Writes a part, which appears whole or not at all."""
+def write_part(path: Path, table: OverlapTable, metadata: Mapping[bytes, bytes] | None = None) -> None:
+    """Writes a part, which appears whole or not at all. Raises FileExistsError when there is one of that name.
+
+    metadata: what the part says of itself, for `metadata_of`
+    """
     import pyarrow.parquet
 
-    with atomic_write(path) as handle:
-        pyarrow.parquet.write_table(table.to_arrow(), handle, compression="zstd")
+    with atomic_write(path, exclusive=True) as handle:
+        arrow = table.to_arrow().replace_schema_metadata(dict(metadata or {}))
+        pyarrow.parquet.write_table(arrow, handle, compression="zstd")
 
 
-def _attempt(path: Path, read: Callable[[Path], Out]) -> Out | str:
+def metadata_of(path: Path) -> dict[bytes, bytes]:
+    """What was handed to `write_part` as metadata. Raises ValueError or OSError for what is no Parquet file."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return dict(file.schema_arrow.metadata or {})
+
+
+def images_of(path: Path) -> Int:
+    """The images of a part, ascending. Raises ValueError or OSError for what is no part."""
+    return _look(path)[1]
+
+
+def _attempt(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) -> Out | str:
     """What `read` returns for a part, or why the part is left out."""
     import pyarrow as pa
 
     try:
-        return read(path)
+        found = read(path)
+        admit(path)
+        return found
+    except NotAdmitted as problem:
+        return f"{path} {problem}."
     except (pa.ArrowException, OSError) as problem:
         return f"{path} is torn and was left out ({str(problem).splitlines()[0]})."
     except ValueError as problem:

@@ -174,7 +174,7 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
         summary = _summary_on(run, images)
     elif len(held):
         summary = run.summary()
-    whole = info.status == "done" and scored == info.images.expected and not info.images.missing
+    whole = info.status == "done" and scored == info.images.expected and not info.images.missing and not run.faults
     selected = _is_subset(info)
     return ComparisonRow(
         run=run.name,

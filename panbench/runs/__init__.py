@@ -1,6 +1,10 @@
-"""Runs on disk: `record` is run.json as typed records, `folder` reads, writes, resumes and lists run folders."""
+"""Runs on disk: `record` is run.json as typed records, `folder` reads and lists run folders, `writer` writes them.
 
-from panbench.runs.folder import Run, RunWriter, check_room, list_runs, load_run
+`lock` lets one writer in, `replacing` puts a new run in the place of an old one, `hashes` tells which files a run read.
+"""
+
+from panbench.runs.folder import Run, list_runs, load_run
+from panbench.runs.hashes import FileHashes, digest_of
 from panbench.runs.record import (
     SCHEMA,
     CategoryMapRecord,
@@ -9,6 +13,7 @@ from panbench.runs.record import (
     ImagesRecord,
     MemoryRecord,
     ModelRecord,
+    PartRecord,
     PredictionsRecord,
     RuleRecord,
     RunInfo,
@@ -18,15 +23,18 @@ from panbench.runs.record import (
     SummaryRecord,
     category_record,
 )
+from panbench.runs.writer import RunWriter, check_room, unfinished_run
 
 __all__ = [
     "SCHEMA",
     "CategoryMapRecord",
     "DatasetRecord",
     "DeviceRecord",
+    "FileHashes",
     "ImagesRecord",
     "MemoryRecord",
     "ModelRecord",
+    "PartRecord",
     "PredictionsRecord",
     "RuleRecord",
     "Run",
@@ -38,6 +46,8 @@ __all__ = [
     "SummaryRecord",
     "category_record",
     "check_room",
+    "digest_of",
     "list_runs",
     "load_run",
+    "unfinished_run",
 ]

@@ -28,6 +28,7 @@ __all__ = [
     "ImagesRecord",
     "MemoryRecord",
     "ModelRecord",
+    "PartRecord",
     "PredictionsRecord",
     "RuleRecord",
     "RunInfo",
@@ -242,6 +243,20 @@ class SummaryRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class PartRecord:
+    """A part of the run as it was written; one that differs is left out."""
+
+    name: str
+    """the file in parts/"""
+    size: Count
+    """its bytes"""
+    sha256: str
+    """its SHA-256"""
+    images: Count
+    """how many images it holds"""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunInfo:
     """All of run.json."""
 
@@ -249,6 +264,8 @@ class RunInfo:
     """the version of this table that the file was written by"""
     panbench: str = ""
     """the version of panbench"""
+    id: str | None = None
+    """a random number that each part repeats; null for runs of schema 1"""
     kind: Literal["eval", "score"] = "eval"
     """eval: a model was run; score: a folder of predictions was scored"""
     name: str | None = None
@@ -301,6 +318,8 @@ class RunInfo:
     """how many processes evaluated it"""
     summary: SummaryRecord | None = None
     """the scores when the run was closed; null when it has no image"""
+    parts: tuple[PartRecord, ...] | None = None
+    """the parts when the run was last closed; null for runs of schema 1, which cannot be verified"""
     started: str | None = None
     """when it began: ISO 8601, UTC"""
     finished: str | None = None

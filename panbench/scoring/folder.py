@@ -5,6 +5,7 @@ One pass finds everything that is wrong with the predictions, and one error name
 """
 
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from panbench.panoptic.types import AnnotationColumns
 from panbench.runs import (
     DatasetRecord,
     DeviceRecord,
+    FileHashes,
     ImagesRecord,
     PredictionsRecord,
     Run,
@@ -43,7 +45,7 @@ from panbench.runs import (
     check_room,
 )
 from panbench.scoring.evaluator import category_numbers
-from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, own_key, sha_of
+from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, key_of, own_key
 
 __all__ = ["as_json", "score_folder"]
 
@@ -129,12 +131,13 @@ def score_folder(
         return Run(replace(info, summary=summary, **clock.seconds(len(gt))), table=table)
     writer = RunWriter.create(out, info, overwrite)
     try:
-        writer.write_part(table)
+        writer.write_part(table, files=FileHashes.of(counted.files))
         clock.stop("write")
         return writer.finish("done", summary=summary, **clock.seconds(len(gt)))
     except BaseException as problem:
+        status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
         with contextlib.suppress(OSError, PanbenchError):
-            writer.update(status="failed", error=str(problem) or type(problem).__name__)
+            writer.finish(status, error=str(problem) or type(problem).__name__)
         raise
 
 
@@ -223,6 +226,7 @@ class _Counted:
     pairs: list[tuple[int, "_Counts"]] = field(default_factory=list)
     boundary: list[tuple[int, "_Counts"]] = field(default_factory=list)
     bad_images: set[int] = field(default_factory=set)
+    files: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     gt_faults: list[str] = field(default_factory=list)
     prediction_faults: list[str] = field(default_factory=list)
 
@@ -289,10 +293,10 @@ class _Counter:
     def ground_truth(self, path: Path) -> tuple[bytes, bytes | None, IdRuns]:
         """The hash of a PNG, its packed runs if they are new to the index, and its runs."""
         content = _content(path)
+        sha = hashlib.sha256(content).digest()
         if self.index is None:
-            return b"", None, decode_id_runs(content, max_pixels=self.max_pixels)
-        sha = sha_of(content)
-        packed = self.index.entry(sha)
+            return sha, None, decode_id_runs(content, max_pixels=self.max_pixels)
+        packed = self.index.entry(key_of(sha))
         known = None if packed is None else _unpacked(packed)
         if known is not None:
             check_pixels(known.shape, self.max_pixels)
@@ -330,7 +334,7 @@ def _count_images(
         for row, answer in enumerate(_in_order(pool, counter, images)):
             image_id = plan.gt.image_ids[row]
             if keeper and not answer.gt_fault:
-                keeper.keep(answer.sha, answer.packed)
+                keeper.keep(key_of(answer.sha), answer.packed)
             if answer.gt_fault:
                 counted.gt_faults.append(answer.gt_fault)
             elif answer.prediction_fault:
@@ -339,6 +343,7 @@ def _count_images(
                 counted.bad_images.add(image_id)
             else:
                 counted.pairs.append((image_id, answer.counts))
+                counted.files.append((image_id, b"", answer.sha))
             if answer.boundary is not None:
                 counted.boundary.append((image_id, answer.boundary))
             if progress and ((row + 1) % _IMAGES_A_TASK == 0 or row + 1 == images):

@@ -31,7 +31,7 @@ import numpy as np
 from panbench.base.errors import PanbenchError
 from panbench.base.files import cache_dir
 
-__all__ = ["GtIndex", "IndexWriter", "index_paths", "own_key", "sha_of"]
+__all__ = ["GtIndex", "IndexWriter", "index_paths", "key_of", "own_key", "sha_of"]
 
 MAGIC = b"panbench index 2\n"
 
@@ -45,7 +45,12 @@ _KEY_BYTES = 32
 
 def sha_of(content: bytes) -> bytes:
     """The key of a PNG: 16 bytes of its SHA-256."""
-    return hashlib.sha256(content).digest()[:16]
+    return key_of(hashlib.sha256(content).digest())
+
+
+def key_of(sha256: bytes) -> bytes:
+    """The key of a PNG whose SHA-256 is known."""
+    return sha256[:16]
 
 
 def index_paths(gt_json: Path) -> list[Path]:

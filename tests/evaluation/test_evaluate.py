@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import pytest
 import torch
 from support import Recorder, evaluated
 
-from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
+from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun, Terminated
 from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.catalog import ModelSpec, find_model
+from panbench.cli.signals import interrupted_by_signals
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.loop import Rate, plan_batches, steady_rate
 from panbench.models.base import HostedModel
@@ -24,7 +26,7 @@ from panbench.models.mmdet import adapter
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.types import ImageInfo, Scene
-from panbench.runs import Run, SummaryRecord, load_run
+from panbench.runs import Run, SummaryRecord, digest_of, load_run
 from panbench.scoring.folder import score_folder
 
 REPO = Path(__file__).resolve().parents[2]
@@ -136,6 +138,74 @@ def interrupted_after(count: int, error: BaseException) -> Reporter:
                 raise error
 
     return Interruption()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_is_taken_as_ctrl_c_is(dataset, spec, tmp_path, name):
+    """Slurm and Kubernetes send SIGTERM, a closed terminal SIGHUP."""
+
+    class Ending(Silent):
+        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+            if done >= 2:
+                signal.raise_signal(getattr(signal, name))
+
+    with pytest.raises(Terminated) as ended, interrupted_by_signals():
+        evaluated(spec, dataset, tmp_path / "run", Ending(), batch_size=2, workers=1)
+    assert ended.value.exit_code == 128 + getattr(signal, name)
+    left = load_run(tmp_path / "run")
+    assert (left.info.status, left.info.error) == ("interrupted", f"Ended by {name}.")
+    assert 0 < len(left.image_ids()) < 12
+    assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL
+
+
+def test_a_skipped_image_that_was_repaired_counts_as_scored(folder, spec, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "data")
+    broken = copy / "val" / "3.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:100])
+    dataset = open_dataset(str(copy))
+    stop = interrupted_after(9, Boom())
+    with pytest.raises(Boom):
+        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1, skip_bad_images=True)
+    assert load_run(tmp_path / "run").info.images.skipped_ids.keys() == {3}
+    broken.write_bytes(content)
+    images = evaluated(spec, dataset, tmp_path / "run", skip_bad_images=True, resume=True).info.images
+    assert (images.scored, images.skipped, images.skipped_ids, images.missing) == (12, 0, {}, 0)
+
+
+def test_a_run_that_lost_a_part_is_made_whole_by_resume(dataset, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("panbench.evaluation.loop.BLOCK_IMAGES", 4)
+    whole = evaluated(spec, dataset, tmp_path / "run")
+    (tmp_path / "run" / "parts" / "0000-000001.parquet").unlink()
+    recorder = Recorder()
+    again = evaluated(spec, dataset, tmp_path / "run", recorder, resume=True)
+    assert "0000-000001.parquet, which held 4 images, is missing." in recorder.notices[0]
+    assert rows(again) == rows(whole)
+    evaluated(spec, dataset, tmp_path / "run", recorder, resume=True)
+    assert recorder.notices[-1].endswith("is complete already.")
+
+
+def test_an_old_run_outlives_an_overwriting_one_that_fails(folder, spec, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "data")
+    dataset = open_dataset(str(copy))
+    old = evaluated(spec, dataset, tmp_path / "run")
+    first = copy / "val" / "1.png"
+    content = first.read_bytes()
+    first.write_bytes(b"no image")
+    with pytest.raises(BadDataset):
+        evaluated(spec, dataset, tmp_path / "run", overwrite=True)
+    assert load_run(tmp_path / "run").summary() == old.summary()
+    first.write_bytes(content)
+    assert evaluated(spec, dataset, tmp_path / "run", resume=True).info.id != old.info.id
+    assert [path.name for path in tmp_path.iterdir() if "run" in path.name] == ["run"]
+
+
+def test_the_files_that_were_read_are_stored_with_their_hashes(dataset, spec, tmp_path):
+    files = evaluated(spec, dataset, tmp_path / "run").files
+    scene = dataset.scenes[4]
+    place = files.image_id.tolist().index(scene.image.id)
+    assert files.image[place].tobytes() == digest_of(scene.image_path)
+    assert files.truth[place].tobytes() == digest_of(scene.gt_path)
 
 
 def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_path):

@@ -1,21 +1,38 @@
 """A run folder holds what was written whole, says what it could not read, and is never taken for another's."""
 
 import dataclasses
+import errno
+import hashlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import pytest
 
 import panbench
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.panoptic.overlap import OverlapTable, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.runs import RunInfo, RunWriter, check_room, list_runs, load_run
+from panbench.report.tables import comparison_row
+from panbench.runs import (
+    FileHashes,
+    RunInfo,
+    RunWriter,
+    check_room,
+    digest_of,
+    list_runs,
+    load_run,
+    lock,
+    unfinished_run,
+)
 
 CATEGORIES = (Category(1, "person", True, "human", (1, 2, 3)), Category(92, "sky", False))
 INFO = RunInfo(categories=CATEGORIES)
@@ -127,7 +144,7 @@ class TestResuming:
 
 
 class TestKilled:
-    @pytest.mark.parametrize("at", ["os.replace", "os.fsync"])
+    @pytest.mark.parametrize("at", ["os.link", "os.fsync"])
     def test_a_killed_writer_leaves_all_that_it_had_finished(self, tmp_path, at):
         program = f"""
 import os, signal, sys
@@ -263,8 +280,8 @@ class TestOverwriting:
         (old / "predictions" / "1.png").write_bytes(b"x")
         (old / "predictions.json").write_text("{}")
         (old / "notes.md").write_text("mine")
-        RunWriter.create(old, INFO, overwrite=True)
-        assert set(everything(old)) == {"run.json", "notes.md"}
+        RunWriter.create(old, INFO, overwrite=True).finish("done")
+        assert set(everything(tmp_path)) == {"a/run.json", "a/notes.md"}
         assert load_run(old).image_ids() == ()
 
     def test_a_folder_of_something_else_is_never_touched(self, tmp_path):
@@ -294,13 +311,243 @@ class TestOverwriting:
             old
         ).items()
 
-    def test_killed_while_overwriting_the_rest_says_that_it_is_not_whole(self, tmp_path, monkeypatch):
+    def test_the_old_run_is_there_until_the_new_one_is_done(self, tmp_path):
         old = finished(tmp_path / "a", 1, 2)
-        monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            RunWriter.create(old, INFO, overwrite=True)
-        assert load_run(old).info.status == "failed"
+        before = everything(old)
+        writer = RunWriter.create(old, INFO, overwrite=True)
+        writer.write_part(table(3))
+        assert (everything(old), load_run(old).image_ids()) == (before, (1, 2))
+        writer.finish("failed", error="Full.")
+        assert everything(old) == before
+        # Resuming goes on with the new run, and that takes the old one's place.
+        assert unfinished_run(old).info.status == "failed"
+        resumed = RunWriter.resume(old)
+        assert resumed.done == {3}
+        resumed.write_part(table(4))
+        assert resumed.finish("done").path == old
+        assert load_run(old).image_ids() == (3, 4)
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
+    @pytest.mark.parametrize("calls", range(3), ids=["before", "between the renames", "before the old run is removed"])
+    def test_killed_while_it_takes_its_place_one_of_both_is_whole(self, tmp_path, calls):
+        old = finished(tmp_path / "a", 1, 2)
+        program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_run_folder import INFO, table
+from panbench.runs import RunWriter
+writer = RunWriter.create({str(old)!r}, INFO, overwrite=True)
+writer.write_part(table(3))
+rename, left = os.rename, [{calls}]
+def killed(*arguments):
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    rename(*arguments)
+os.rename = killed
+import pathlib
+pathlib.Path.unlink = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL) if left[0] == 0 else None
+writer.finish("done")
+"""
+        killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        assert load_run(old).image_ids() == ((1, 2) if calls == 0 else (3,))
+        RunWriter.resume(old).finish("done")
+        assert load_run(old).image_ids() == (3,)
+        assert {path.name for path in tmp_path.iterdir()} == {"a"}
+
+    def test_room_for_both_runs_is_looked_for_first(self, tmp_path, monkeypatch):
+        old = finished(tmp_path / "a", 1)
+        before = everything(old)
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+        with pytest.raises(OutOfSpace, match="is kept until the new run is done, but only 0 MB are free"):
+            RunWriter.create(old, INFO, overwrite=True)
+        assert everything(tmp_path) == {f"a/{name}": content for name, content in before.items()}
+
+    def test_a_folder_of_somebody_beside_the_run_is_in_the_way(self, tmp_path):
+        old = finished(tmp_path / "a", 1)
+        (tmp_path / "a.new").mkdir()
+        (tmp_path / "a.new" / "thesis.tex").write_text("mine")
+        with pytest.raises(BadRun, match=r"a\.new is in the way"):
+            RunWriter.create(old, INFO, overwrite=True)
+
+
+class TestTwoWriters:
+    def test_a_second_writer_is_refused_and_told_who_writes(self, tmp_path):
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        for second in (
+            lambda: RunWriter.create(tmp_path / "a", INFO, overwrite=True),
+            lambda: RunWriter.resume(tmp_path / "a"),
+        ):
+            with pytest.raises(BadRun, match=rf"is being written by process {os.getpid()} on .* since 20"):
+                second()
+        writer.finish("interrupted")
+        assert RunWriter.resume(tmp_path / "a").finish("done").info.status == "done"
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    @pytest.mark.parametrize("system", [True, False], ids=["the system's locks", "no locks of the system"])
+    def test_the_lock_of_a_killed_process_does_not_count(self, tmp_path, monkeypatch, system):
+        program = f"""
+import errno, os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_run_folder import INFO
+from panbench.runs import RunWriter, lock
+if not {system}:
+    def unsupported(handle): raise OSError(errno.ENOLCK, "no locks")
+    lock._lock_by_system = unsupported
+writer = RunWriter.create({str(tmp_path / "a")!r}, INFO)
+if sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+print("made", flush=True)
+sys.stdin.read()
+"""
+
+        def no_locks(_):
+            raise OSError(errno.ENOLCK, "no locks")
+
+        if not system:
+            monkeypatch.setattr(lock, "_lock_by_system", no_locks)
+        command = [sys.executable, "-c", program]
+        with subprocess.Popen([*command, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
+            assert living.stdout.readline() == b"made\n"
+            with pytest.raises(BadRun, match=f"is being written by process {living.pid}"):
+                RunWriter.resume(tmp_path / "a")
+            living.kill()
+        assert RunWriter.resume(tmp_path / "a").finish("failed").info.status == "failed"
+        (tmp_path / "b").mkdir()
+        (tmp_path / "a" / "run.json").unlink()
+        assert subprocess.run([*command, "kill"]).returncode == -signal.SIGKILL
+        assert RunWriter.resume(tmp_path / "a").finish("done").info.status == "done"
+
+    def test_parts_of_another_run_are_refused_by_name(self, tmp_path):
+        parts = finished(tmp_path / "a", 1) / "parts"
+        other = finished(tmp_path / "b", 2) / "parts"
+        (parts / "0001-000000.parquet").write_bytes((other / "0000-000000.parquet").read_bytes())
+        run = load_run(tmp_path / "a")
+        assert run.image_ids() == (1,)
+        assert run.notices == (f"{parts / '0001-000000.parquet'} was written by another run and was left out.",)
+
+    def test_parts_of_other_settings_are_refused_by_name(self, tmp_path):
+        writer = RunWriter.create(tmp_path / "a", dataclasses.replace(INFO, arguments={"seed": 0}))
+        writer.write_part(table(1))
+        writer.update(arguments={"seed": 1})
+        assert "was made with other settings" in load_run(tmp_path / "a").notices[0]
+
+    def test_a_part_is_never_replaced(self, tmp_path):
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        first, second = RunWriter.attach(tmp_path / "a"), RunWriter.attach(tmp_path / "a")
+        assert first.write_part(table(1), rank=1).name == "0001-000000.parquet"
+        second._next[1] = 0
+        assert second.write_part(table(2), rank=1).name == "0001-000001.parquet"
+        assert writer.finish("done").image_ids() == (1, 2)
+
+    def test_a_writer_whose_run_was_replaced_writes_no_more(self, tmp_path):
+        RunWriter.create(tmp_path / "a", INFO).finish("interrupted")
+        rank = RunWriter.attach(tmp_path / "a")
+        RunWriter.create(tmp_path / "a", INFO, overwrite=True).finish("done")
+        with pytest.raises(BadRun, match="was replaced by another run"):
+            rank.write_part(table(1), rank=1)
+
+
+class TestChanged:
+    @pytest.mark.parametrize("harm", ["lost", "torn", "changed"])
+    def test_a_done_run_that_does_not_match_its_list_of_parts_is_incomplete(self, tmp_path, harm):
+        run = finished(tmp_path / "a", 1, 2)
+        part = run / "parts" / "0000-000001.parquet"
+        if harm == "lost":
+            part.unlink()
+        elif harm == "torn":
+            part.write_bytes(part.read_bytes()[:200])
+        else:
+            arrow = pyarrow.parquet.read_table(part)
+            pyarrow.parquet.write_table(arrow, part)
+        found = load_run(run)
+        assert found.image_ids() == (1,)
+        assert part.name in found.faults[0]
+        assert not comparison_row(found).complete
+        writer = RunWriter.resume(run)
+        assert writer.done == {1}
+        writer.write_part(table(2))
+        again = writer.finish("done")
+        assert (again.image_ids(), load_run(run).faults) == ((1, 2), ())
+
+    def test_numbers_come_from_the_parts_not_from_run_json(self, tmp_path):
+        run = finished(tmp_path / "a", 1)
+        content = json.loads((run / "run.json").read_text())
+        content["summary"]["All"]["PQ"] = 0.99
+        (run / "run.json").write_text(json.dumps(content))
+        assert comparison_row(load_run(run)).PQ == (2 / 3 + 1) / 2
+
+    def test_a_run_of_schema_1_is_unverified_and_not_incomplete(self):
+        run = load_run(Path(__file__).resolve().parents[1] / "reference" / "runs_schema1" / "done")
+        assert (run.is_verified, run.faults, comparison_row(run).complete) == (False, (), True)
+
+    def test_a_run_of_schema_1_that_lost_a_part_is_incomplete(self, tmp_path):
+        source = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1" / "done"
+        shutil.copytree(source, tmp_path / "a")
+        (tmp_path / "a" / "parts" / "0000-000000.parquet").unlink()
+        run = load_run(tmp_path / "a")
+        assert run.faults == (f"{tmp_path / 'a'} holds 0 images of the 3 that were scored.",)
+        assert not comparison_row(run).complete
+
+    def test_a_run_of_schema_1_goes_on_and_is_verified_from_then_on(self, tmp_path):
+        source = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1" / "interrupted"
+        shutil.copytree(source, tmp_path / "a")
+        writer = RunWriter.resume(tmp_path / "a")
+        assert len(writer.done) == 34
+        run = writer.finish("done")
+        assert (run.info.schema, run.is_verified, len(run.image_ids()), run.faults) == (2, True, 34, ())
+
+
+class TestFullDisk:
+    def test_a_full_disk_ends_with_status_failed(self, tmp_path, monkeypatch):
+        """The disk has no byte left but those that panbench kept free for this."""
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        writer.write_part(table(1))
+        reserve = tmp_path / "a" / ".reserve.tmp"
+        assert reserve.stat().st_size > 100_000
+        fsync = os.fsync
+
+        def full(descriptor):
+            if reserve.exists():
+                raise OSError(28, "No space left on device")
+            fsync(descriptor)
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(OutOfSpace):
+            writer.write_part(table(2))
+        assert writer.finish("failed", error="No space left.").info.status == "failed"
+        assert (load_run(tmp_path / "a").info.status, reserve.exists()) == ("failed", False)
+
+
+class TestOddPlaces:
+    def test_a_name_longer_than_the_file_system_takes_is_one_sentence(self, tmp_path):
+        with pytest.raises(BadRun, match=r"cannot be (written|made).*[Nn]ame too long"):
+            RunWriter.create(tmp_path / ("x" * 300), INFO)
+        with pytest.raises(BadRun, match=r"[Nn]ame too long"):
+            load_run(tmp_path / ("x" * 300))
+
+    def test_the_current_folder_can_be_a_run(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        RunWriter.create(".", INFO).finish("done")
+        assert RunWriter.create(".", INFO, overwrite=True).path.name == f"{tmp_path.name}.new"
+
+
+class TestFilesRead:
+    def test_the_hashes_of_the_files_that_were_read_come_back(self, tmp_path):
+        (tmp_path / "1.png").write_bytes(b"one")
+        digest = digest_of(tmp_path / "1.png")
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        writer.write_part(table(2), files=FileHashes.of([(2, digest, b"")]))
+        writer.write_part(table(1), files=FileHashes.of([(1, digest, digest)]))
+        files = writer.finish("done").files
+        assert files.image_id.tolist() == [1, 2]
+        assert digest.hex() == hashlib.sha256(b"one").hexdigest()
+        other = FileHashes.of([(1, digest, hashlib.sha256(b"two").digest()), (2, b"", digest)])
+        assert files.differing(other) == ([], [1])
+
+
+class TestOverwritingFiles:
     def test_a_file_is_not_a_folder(self, tmp_path):
         (tmp_path / "a").write_text("x")
         with pytest.raises(BadRun, match="is a file"):

@@ -178,7 +178,7 @@ class TestRun:
         assert load_run(folder.path / "out").image_ids() == (1, 2, 3)
 
     def test_that_cannot_be_written_says_so(self, folder, monkeypatch):
-        def full(self, table, rank=0):
+        def full(self, table, rank=0, files=None):
             raise OutOfSpace("No space left.")
 
         monkeypatch.setattr(RunWriter, "write_part", full)

@@ -1,0 +1,35 @@
+"""Slurm, Kubernetes and a closed terminal end a program as Ctrl-C does: what was finished is written first."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from panbench.base.errors import Terminated
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGHUP raise Terminated in the main thread; the first one only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    # A handler of somebody else's stays; so does `nohup`, which ignores SIGHUP.
+    ours = [name for name in names if before[name] is signal.SIG_DFL]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # The system's second reminder must not cut short the writing that the first one began.
+        for name in ours:
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        raise Terminated(signal.Signals(number).name, 128 + number)
+
+    for name in ours:
+        signal.signal(getattr(signal, name), end)
+    try:
+        yield
+    finally:
+        for name in ours:
+            signal.signal(getattr(signal, name), signal.SIG_DFL)

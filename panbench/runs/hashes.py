@@ -1,0 +1,102 @@
+"""The SHA-256 of each image and id PNG that a run read, so that files that changed since are noticed."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["NO_HASHES", "FileHashes", "digest_of"]
+
+# One image in a part's metadata: its id, the digest of the image, the digest of its ground-truth PNG; zeros for none.
+_BYTES = np.dtype([("image_id", "<i8"), ("image", "u1", 32), ("truth", "u1", 32)])
+
+Digest = bytes
+"""32 bytes; empty when no file was read."""
+
+
+@dataclass(frozen=True)
+class FileHashes:
+    """The digests of some images' files: `image` and `truth` are (N, 32) uint8, all zero where there was no file."""
+
+    image_id: npt.NDArray[np.int64]
+    image: npt.NDArray[np.uint8]
+    truth: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.image_id)
+
+    @staticmethod
+    def of(rows: Sequence[tuple[int, Digest, Digest]]) -> "FileHashes":
+        """From (image id, digest of the image, digest of the ground-truth PNG)."""
+
+        def digests(place: int) -> npt.NDArray[np.uint8]:
+            joined = b"".join(row[place].ljust(32, b"\0") for row in rows)  # type: ignore[union-attr]
+            return np.frombuffer(joined, np.uint8).reshape(len(rows), 32)
+
+        return FileHashes(np.array([row[0] for row in rows], np.int64), digests(1), digests(2))
+
+    @staticmethod
+    def joined(several: Iterable["FileHashes"]) -> "FileHashes":
+        """All of them, by ascending image id; of an image that comes twice, the first."""
+        given = [hashes for hashes in several if len(hashes)]
+        if not given:
+            return FileHashes.of([])
+        ids = np.concatenate([hashes.image_id for hashes in given])
+        _, first = np.unique(ids, return_index=True)
+        return FileHashes(
+            ids[first],
+            np.concatenate([hashes.image for hashes in given])[first],
+            np.concatenate([hashes.truth for hashes in given])[first],
+        )
+
+    def only(self, images: npt.NDArray[np.int64]) -> "FileHashes":
+        """Those of some images."""
+        kept = np.isin(self.image_id, images)
+        return FileHashes(self.image_id[kept], self.image[kept], self.truth[kept])
+
+    def to_bytes(self) -> bytes:
+        """ASCII for a part's metadata, which holds text only."""
+        rows = np.zeros(len(self), _BYTES)
+        rows["image_id"], rows["image"], rows["truth"] = self.image_id, self.image, self.truth
+        return base64.b64encode(rows.tobytes())
+
+    @staticmethod
+    def from_bytes(content: bytes) -> "FileHashes":
+        """What `to_bytes` wrote. Raises ValueError."""
+        try:
+            rows = np.frombuffer(base64.b64decode(content, validate=True), _BYTES)
+        except ValueError as problem:
+            raise ValueError(f"has hashes of files that cannot be read ({problem})") from None
+        return FileHashes(rows["image_id"].astype(np.int64), rows["image"], rows["truth"])
+
+    def differing(self, other: "FileHashes") -> tuple[list[int], list[int]]:
+        """The images whose image file differs, and those whose ground-truth PNG does, of those that both know."""
+        _, mine, theirs = np.intersect1d(self.image_id, other.image_id, return_indices=True)
+        ids = self.image_id[mine]
+        found = []
+        for left, right in ((self.image[mine], other.image[theirs]), (self.truth[mine], other.truth[theirs])):
+            known = left.any(axis=1) & right.any(axis=1)
+            found.append(ids[known & (left != right).any(axis=1)].tolist())
+        return found[0], found[1]
+
+
+NO_HASHES = FileHashes.of([])
+"""Of no images."""
+
+
+def digest_of(path: Path | None) -> Digest:
+    """The SHA-256 of a file's bytes; empty when there is no file to read."""
+    if path is None:
+        return b""
+    try:
+        with open(path, "rb") as handle:
+            digest = hashlib.sha256()
+            while block := handle.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return b""
+    return digest.digest()

@@ -1,0 +1,89 @@
+"""Which files in parts/ belong to a run: those that run.json lists, unchanged, and those that name the run."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+from panbench.panoptic.parts import NotAdmitted, images_of, metadata_of, part_files
+from panbench.runs.hashes import FileHashes
+from panbench.runs.record import PartRecord, RunInfo
+
+__all__ = ["Membership", "part_metadata"]
+
+# Keys of a part's own metadata.
+_RUN, _SETTINGS, _FILES = b"panbench.run", b"panbench.settings", b"panbench.files"
+
+
+def part_metadata(info: RunInfo, files: FileHashes) -> dict[bytes, bytes]:
+    """What a part says of itself: its run, the run's settings, and the files that were read for it."""
+    assert info.id is not None
+    return {_RUN: info.id.encode(), _SETTINGS: _settings_hash(info), _FILES: files.to_bytes()}
+
+
+class Membership:
+    """Admits the parts of one run, and remembers the hash of each that it has looked at."""
+
+    def __init__(self, folder: Path, info: RunInfo) -> None:
+        """Of the `parts/` of a run."""
+        self.folder = folder
+        self._info = info
+        self._listed = {record.name: record for record in info.parts or ()}
+        self._sha256: dict[str, str] = {}
+
+    def admit(self, part: Path) -> None:
+        """Raises NotAdmitted, with the end of a sentence, for a part that is not this run's or was changed."""
+        info, listed = self._info, self._listed.get(part.name)
+        if listed is not None:
+            if self._hash(part) != listed.sha256:
+                raise NotAdmitted("is not what the run wrote (its SHA-256 differs from run.json's) and was left out")
+        elif info.id is not None:
+            found = metadata_of(part)
+            if found.get(_RUN) != info.id.encode():
+                raise NotAdmitted("was written by another run and was left out")
+            if found.get(_SETTINGS) != _settings_hash(info):
+                raise NotAdmitted("was made with other settings and was left out")
+
+    def missing(self) -> tuple[str, ...]:
+        """A sentence for each part that run.json lists and that is not there; parts of a running run come and go."""
+        if self._info.status == "running":
+            return ()
+        gone = set(self._listed) - {part.name for part in part_files(self.folder)}
+        return tuple(
+            f"{self.folder / name}, which held {self._listed[name].images:,} images, is missing."
+            for name in sorted(gone)
+        )
+
+    def records(self) -> tuple[PartRecord, ...]:
+        """The admitted parts as run.json lists them."""
+        return tuple(
+            PartRecord(part.name, part.stat().st_size, self._hash(part), len(images_of(part))) for part in self.admitted
+        )
+
+    def files(self) -> FileHashes:
+        """The hashes of the files that were read for the admitted parts."""
+        return FileHashes.joined(FileHashes.from_bytes(metadata_of(part).get(_FILES, b"")) for part in self.admitted)
+
+    @cached_property
+    def admitted(self) -> tuple[Path, ...]:
+        """The parts of the run that can be read."""
+        return tuple(part for part in part_files(self.folder) if self._is_admitted(part))
+
+    def _is_admitted(self, part: Path) -> bool:
+        try:
+            images_of(part)
+            FileHashes.from_bytes(metadata_of(part).get(_FILES, b""))
+            self.admit(part)
+        except (NotAdmitted, ValueError, OSError):  # Arrow's errors are ValueErrors
+            return False
+        return True
+
+    def _hash(self, part: Path) -> str:
+        if part.name not in self._sha256:
+            self._sha256[part.name] = hashlib.sha256(part.read_bytes()).hexdigest()
+        return self._sha256[part.name]
+
+
+def _settings_hash(info: RunInfo) -> bytes:
+    """A hash of the settings that a resumed run must share."""
+    return hashlib.sha256(json.dumps(dict(info.arguments), sort_keys=True).encode()).hexdigest().encode()

@@ -1,0 +1,257 @@
+"""Writes run folders. One writer a folder at a time; what a run replaces is there until the new run is whole.
+
+With `overwrite` the new run is written to `RUN.new`, and takes the place of the old one when it is done (replacing.py).
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from panbench.base.errors import BadRun, OutOfSpace
+from panbench.base.files import write_json
+from panbench.panoptic.overlap import OverlapTable
+from panbench.panoptic.parts import compact, part_files, write_part
+from panbench.runs.folder import Run, load_run
+from panbench.runs.hashes import NO_HASHES, FileHashes
+from panbench.runs.lock import RunLock
+from panbench.runs.membership import Membership, part_metadata
+from panbench.runs.record import SCHEMA, STATUSES, RunInfo, SummaryRecord, read_info
+from panbench.runs.replacing import beside, finish_swap, foreign_files, old_of, place_of, remove_run, swap
+
+__all__ = ["RunWriter", "check_room", "unfinished_run"]
+
+_TEMPORARY = re.compile(r"\..+\.tmp")
+_RESERVE = ".reserve.tmp"
+# Kept free for the last run.json of a run that ends because the disk is full.
+_RESERVED_BYTES = 1 << 17
+
+
+class RunWriter:
+    """Writes a run folder. One writer a run; further ranks `attach` to write parts of their own."""
+
+    def __init__(self, home: Path, path: Path, run: Run, lock: RunLock | None) -> None:
+        """Use `create`, `resume` or `attach`."""
+        self.home = home
+        """Where the run lies when it is done."""
+        self.path = path
+        """Where it is written: `home`, or beside it while it replaces another run."""
+        self.info = run.info
+        self.done = frozenset(run.images.tolist())
+        """The images in readable parts of the run."""
+        self.notices = run.notices
+        self._lock = lock
+        self._next: dict[int, int] = {}
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], info: RunInfo, overwrite: bool = False) -> "RunWriter":
+        """Makes the folder and its run.json with status "running".
+
+        info: what is known by now; schema, id, panbench and status are filled in, name and started where absent
+        overwrite: replaces a run that is already there, once the new one is done
+        Raises BadRun when the folder holds another run (unless `overwrite`) or anything else, or somebody writes it,
+        and OutOfSpace when there is no room for both runs.
+        """
+        from panbench import __version__
+
+        home = Path(path)
+        check_room(home, overwrite)
+        lock = RunLock.acquire(home)
+        try:
+            finish_swap(home)
+            check_room(home, overwrite)
+            place = home if _is_free(home) else beside(home)
+            if place != home:
+                _check_space(home)
+                remove_run(place)
+            content = replace(
+                info,
+                schema=SCHEMA,
+                id=secrets.token_hex(16),
+                panbench=__version__,
+                name=info.name or home.absolute().name,
+                status="running",
+                parts=(),
+                started=info.started or _now(),
+            )
+            try:
+                (place / "parts").mkdir(parents=True, exist_ok=True)
+                writer = cls(home, place, Run(content, place, table=OverlapTable.empty()), lock)
+                writer._save()
+                writer._reserve()
+            except OSError as problem:
+                raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
+        except BaseException:
+            lock.release()
+            raise
+        return writer
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike[str]) -> "RunWriter":
+        """Goes on with a run, or with the one that was to replace it: `done` holds the images in its readable parts.
+
+        `notices` names the parts that were left out. Raises BadRun when there is no run, it is of a newer schema, or
+        somebody writes it.
+        """
+        home = Path(path)
+        read_info(place_of(home))
+        lock = RunLock.acquire(home)
+        try:
+            finish_swap(home)
+            run = load_run(place_of(home))
+            assert run.path is not None
+            (run.path / "parts").mkdir(exist_ok=True)
+            writer = cls(home, run.path, run, lock)
+            writer._reserve()
+            # From here on the list is of what is there now; a run of schema 1 gets the identity that it never had.
+            writer.update(
+                schema=SCHEMA,
+                id=run.info.id or secrets.token_hex(16),
+                parts=run.members.records(),
+                status="running",
+                error=None,
+                finished=None,
+            )
+        except BaseException:
+            lock.release()
+            raise
+        return writer
+
+    @classmethod
+    def attach(cls, path: str | os.PathLike[str]) -> "RunWriter":
+        """Writes parts into a run that another process made (a further rank); run.json is left to that process."""
+        home = Path(path)
+        run = load_run(place_of(home))
+        assert run.path is not None
+        return cls(home, run.path, run, None)
+
+    def write_part(self, table: OverlapTable, rank: int = 0, files: FileHashes | None = None) -> Path:
+        """Writes the table of a block of images as a new part, which appears whole or not at all; its path.
+
+        files: the hashes of the files that were read for these images
+        A part that exists is never replaced. Raises BadRun when the folder has become another run's.
+        """
+        folder = self.path / "parts"
+        if read_info(self.path).id != self.info.id:
+            raise BadRun(f"{self.path} was replaced by another run while this one was being written.")
+        if rank not in self._next:
+            mine = [part for part in part_files(folder) if part.stem.startswith(f"{rank:04d}-")]
+            self._next[rank] = max((int(part.stem.split("-")[1]) for part in mine), default=-1) + 1
+        while True:
+            target = folder / f"{rank:04d}-{self._next[rank]:06d}.parquet"
+            self._next[rank] += 1
+            with contextlib.suppress(FileExistsError):
+                write_part(target, table, part_metadata(self.info, files or NO_HASHES))
+                return target
+
+    def update(self, **changes: Any) -> None:
+        """Replaces fields of run.json."""
+        self.info = replace(self.info, **changes)
+        self._save()
+
+    def finish(self, status: str, **updates: Any) -> Run:
+        """Closes the run with its last status ("done", "interrupted" or "failed") and further fields; the run.
+
+        `summary` is computed from the parts unless it is given. The many small parts of a long run that is done are
+        joined to few. A run that is done takes the place of the one that it replaces.
+        """
+        if status not in STATUSES[1:]:
+            raise ValueError(f"status must be one of {', '.join(STATUSES[1:])}, not {status!r}")
+        try:
+            if status == "done":
+                self._compact()
+            run = Run(self.info, self.path)
+            if "summary" not in updates:
+                updates["summary"] = SummaryRecord.of(run.summary()) if len(run.images) else None
+            self._release_reserve()
+            self.update(**{"status": status, "finished": _now(), "parts": run.members.records(), **updates})
+            if status == "done" and self.path != self.home:
+                swap(self.path, self.home)
+                self.path = self.home
+        finally:
+            self.close()
+        return Run(self.info, self.path)
+
+    def close(self) -> None:
+        """Lets others write the folder; `finish` does it, too."""
+        self._release_reserve()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _compact(self) -> None:
+        members = Membership(self.path / "parts", self.info)
+        compact(
+            self.path / "parts",
+            admit=members.admit,
+            metadata=lambda images: part_metadata(self.info, members.files().only(images)),
+        )
+
+    def _save(self) -> None:
+        write_json(self.path / "run.json", self.info.to_json())
+
+    def _reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.path / _RESERVE).write_bytes(secrets.token_bytes(_RESERVED_BYTES))
+
+    def _release_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.path / _RESERVE).unlink(missing_ok=True)
+
+
+def unfinished_run(path: str | os.PathLike[str]) -> Run | None:
+    """The run that `resume` would go on with: the one that is to replace `path`, else `path`; None if there is none."""
+    home = Path(path)
+    place = place_of(home)
+    return load_run(place) if (place / "run.json").exists() else None
+
+
+def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    """Raises BadRun when a run cannot be written to `path`: it holds another run (unless `overwrite`) or else."""
+    path = Path(path)
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise BadRun(f"{path} is a file; give a folder for the run.")
+    if _is_free(path):
+        return
+    try:
+        read_info(path)
+    except BadRun as problem:
+        raise BadRun(f"{path} is in the way and is not ours to overwrite; give another folder. ({problem})") from None
+    if not overwrite:
+        raise BadRun(f"{path} holds another run. Give another folder, or --overwrite to replace it.")
+    if strangers := foreign_files(path):
+        raise BadRun(f"{strangers[0]} is not ours to overwrite; move it away first.")
+    for other in (beside(path), old_of(path)):
+        if other.exists() and not (other / "run.json").is_file() and not _is_free(other):
+            raise BadRun(
+                f"{other} is in the way: the new run is written beside the old one. Move it, or give another --out."
+            )
+
+
+def _check_space(home: Path) -> None:
+    """Raises OutOfSpace when a run of the size of the one in `home` does not fit beside it."""
+    needed = sum(file.stat().st_size for file in home.rglob("*") if file.is_file())
+    free = shutil.disk_usage(home.absolute().parent).free
+    if free < needed:
+        raise OutOfSpace(
+            f"{home} is kept until the new run is done, but only {free / 1e6:,.0f} MB are free beside its "
+            f"{needed / 1e6:,.0f} MB. Free some space, or delete the old run first."
+        )
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing stands at `path` but, at most, what a process left that was killed while it wrote run.json."""
+    if not os.path.isdir(path):
+        return True
+    for entry in path.iterdir():
+        if not _TEMPORARY.fullmatch(entry.name) and not (entry.name == "parts" and not any(entry.iterdir())):
+            return False
+    return True
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
