@@ -52,9 +52,14 @@ $(VENV)/.dev: $(VENV)/.installed
 	@touch $@
 
 DEMO_MODELS := panoptic-fpn-tiny,maskformer-tiny,mask2former-tiny
+DEMO_TRANSFORMERS := oneformer-tiny
 
+# Models whose extra is not installed are named and left out.
 demo: install
-	$(BIN)/panbench eval --model $(DEMO_MODELS) --data shapes --out results/demo --overwrite --save-predictions
+	@models=$(DEMO_MODELS); \
+	if $(BIN)/python -c "import transformers" 2>/dev/null; then models=$$models,$(DEMO_TRANSFORMERS); \
+	else echo "Left out: $(DEMO_TRANSFORMERS). For them: $(PIP) install 'panbench[transformers]'"; fi; \
+	set -x; $(BIN)/panbench eval --model $$models --data shapes --out results/demo --overwrite --save-predictions
 
 # Every check runs, so that one look shows all that is wrong; pytest's closing line comes last.
 test: $(VENV)/.dev
