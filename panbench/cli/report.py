@@ -21,6 +21,7 @@ from panbench.cli.command import (
     Weights,
     command,
     family,
+    flag,
     may_download,
 )
 from panbench.evaluation.request import missing_for
@@ -81,27 +82,34 @@ def report(
         list[int] | None, typer.Option("--image", metavar="ID", help="An image for the gallery; several times.")
     ] = None,
     common_images: _Common = False,
+    open_it: Annotated[bool, flag("--open", "Open the page in the browser.")] = False,
     images: _Images = None,
     gt: _Gt = None,
     gt_dir: _GtDir = None,
 ) -> None:
-    """Write one HTML file that shows runs: tables, charts and examples. It needs no network."""
+    """Write one HTML file that shows runs: verdict, tables, charts and examples. It needs no network."""
     from panbench.report.page.document import write_report
     from panbench.report.tables import find_runs
 
-    written = write_report(
-        find_runs(runs),
-        out,
-        title=title,
-        examples=examples,
-        image_ids=image or (),
-        common_images=common_images,
-        images=images,
-        gt=gt,
-        gt_dir=gt_dir,
-        notice=console.note,
-    )
+    with console.Bars(transient=True) as bars:
+        written = write_report(
+            find_runs(runs),
+            out,
+            title=title,
+            examples=examples,
+            image_ids=image or (),
+            common_images=common_images,
+            images=images,
+            gt=gt,
+            gt_dir=gt_dir,
+            notice=console.note,
+            reporter=bars,
+        )
     console.wrote([written])
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(written.resolve().as_uri())
 
 
 @command(show_app, "overlay", "panbench show overlay results/mine --image 139 --out overlay.png")

@@ -29,6 +29,9 @@ def score(
     pred_dir: Annotated[
         Path | None, option("The id PNGs of --pred. Default: its path without .json.", metavar="DIR")
     ] = None,
+    images: Annotated[
+        Path | None, option("The photographs, which pictures of the stored run need later.", metavar="DIR")
+    ] = None,
     out: Annotated[Path | None, option("Store the run here, for compare and metrics.", metavar="DIR")] = None,
     overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
     as_json: Annotated[bool, flag("--json", "Print JSON with every category, fractions 0-1.")] = False,
@@ -59,6 +62,7 @@ def score(
             overwrite=overwrite,
             progress=counter(bars, "Scoring"),
             reporter=bars,
+            images=images,
         )
     if as_json:
         console.show_json(scores_of(run))

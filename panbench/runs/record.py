@@ -116,7 +116,7 @@ class DatasetRecord:
     gt_dir: str | None = None
     """the folder of its id PNGs"""
     images: str | None = None
-    """the folder of the images; null for a scored folder"""
+    """the folder of the images; null for a scored folder unless `--images` named one"""
     fingerprint: str | None = None
     """the SHA-256 of the JSON: runs with another one are not compared"""
     n_images: Count | None = None

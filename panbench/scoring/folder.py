@@ -73,6 +73,7 @@ def score_folder(
     index: bool = True,
     progress: Progress | None = None,
     reporter: Reporter = SILENT,
+    images: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
@@ -86,6 +87,7 @@ def score_folder(
     overwrite: replace the run that exists at `out`
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     progress: called with (images done, images in all)
+    images: the folder of photographs, which scoring does not read; the run remembers it for pictures
     reporter: hears where ground-truth PNGs and their JSON disagree, and when scoring is slow without compiled code
     Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming all images and ids; no run is
     written then.
@@ -97,6 +99,10 @@ def score_folder(
         check_room(out, overwrite)
     if slower := why_missing():
         reporter.notice(slower)
+    if images is not None and not Path(images).is_dir():
+        raise BadDataset(
+            f"There is no folder {images} with the images. Give the folder of photographs, or leave it out."
+        )
     gt = read_annotation_columns(gt_json, gt_dir)
     pred = read_annotation_columns(pred_json, pred_dir, predictions=True)
     for side, columns in (("ground-truth", gt), ("predicted", pred)):
@@ -125,7 +131,7 @@ def score_folder(
         "boundary": boundary,
         "max_pixels": max_pixels,
     }
-    info = _info(plan, table, out, arguments)
+    info = _info(plan, table, out, arguments, images)
     summary = SummaryRecord.of(Run(info, table=table).summary())
     if out is None:
         return Run(replace(info, summary=summary, **clock.seconds(len(gt))), table=table)
@@ -436,7 +442,11 @@ class _Clock:
 
 
 def _info(
-    plan: _Plan, table: OverlapTable, out: str | os.PathLike[str] | None, arguments: Mapping[str, Setting]
+    plan: _Plan,
+    table: OverlapTable,
+    out: str | os.PathLike[str] | None,
+    arguments: Mapping[str, Setting],
+    images: str | os.PathLike[str] | None,
 ) -> RunInfo:
     """What run.json records about the inputs."""
     gt, pred = plan.gt, plan.pred
@@ -448,6 +458,7 @@ def _info(
             name=gt.path.stem,
             gt=str(gt.path.absolute()),
             gt_dir=str(gt.folder.absolute()),
+            images=None if images is None else str(Path(images).absolute()),
             fingerprint=sha256_of(gt.path),
             n_images=len(gt),
         ),

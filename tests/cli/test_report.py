@@ -53,6 +53,21 @@ def test_report_writes_one_file_and_says_what_it_left_out(scored):
     assert len((scored / "page.html").read_text("utf-8")) > len(page)
 
 
+def test_a_scored_run_remembers_its_images_and_the_page_is_opened_when_asked(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    photos = photographs(tmp_path)
+    inputs = ("--gt", REFERENCE / "gt.json", "--pred", REFERENCE / "pred.json", "--images", photos)
+    assert panbench("score", *inputs, "--out", "scored", cwd=tmp_path).exit_code == 0
+    done = panbench("report", "scored", "--out", "page.html", "--open", cwd=tmp_path)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert opened == [(tmp_path / "page.html").resolve().as_uri()]
+    assert '"photo":"data:image/jpeg' in (tmp_path / "page.html").read_text("utf-8")
+    missing = panbench("score", *inputs[:4], "--images", "nowhere", cwd=tmp_path)
+    assert missing.exit_code == 2
+    assert "There is no folder nowhere with the images." in missing.stderr
+
+
 def test_show_makes_pictures_of_scored_predictions(scored):
     where = ["--image", first_image(), "--images", photographs(scored)]
     for command, name in (

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.reporter import Silent
 from panbench.panoptic.overlap import OverlapTable, take
 from panbench.report.page.document import report_page, write_report
 from panbench.report.page.elements import tag
@@ -210,6 +211,19 @@ def test_the_worst_is_not_shown_again_where_an_image_keeps_several_promises(make
 def test_the_best_run_comes_first_whatever_the_order(make_runs):
     runs = make_runs()
     assert [model["run"] for model in data_of(report_page(runs[::-1]))["models"]] == ["run-a", "run-b"]
+
+
+def test_packing_is_counted(make_runs):
+    class Listening(Silent):
+        def __init__(self):
+            self.heard = []
+
+        def progress(self, task, done, total, unit="images"):
+            self.heard.append((task, done, total))
+
+    listener = Listening()
+    report_page(make_runs(), reporter=listener)
+    assert listener.heard == [("Packing examples", done, 4) for done in range(5)]
 
 
 def test_words_are_those_of_readers(make_runs):
