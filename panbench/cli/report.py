@@ -409,3 +409,19 @@ def _layers(
 
 
 app.add_typer(show_app)
+
+
+@command(app, "site", "panbench site results/ --out site/")
+def site(
+    runs: Runs,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new or empty folder, or an earlier site.")],
+    title: Annotated[str, typer.Option(metavar="TEXT", help="The title.")] = "Panoptic segmentation, measured",
+    examples: Annotated[int, typer.Option(min=0, metavar="N", help="At most so many images in each report.")] = 24,
+) -> None:
+    """Write a static site of many runs: a leaderboard with intervals and a report of each, for GitHub Pages."""
+    from panbench.report.site import write_site
+    from panbench.report.tables import find_runs
+
+    with console.Bars(transient=True) as bars:
+        index = write_site(find_runs(runs), out, title=title, examples=examples, notice=console.note, reporter=bars)
+    console.wrote([index])

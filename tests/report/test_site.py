@@ -1,0 +1,43 @@
+import json
+import re
+
+import pytest
+
+from panbench.base.errors import BadArgument
+from panbench.report.site import write_site
+
+
+def test_a_site_has_the_best_first_and_a_report_for_each(shared_runs, tmp_path):
+    index = write_site(shared_runs[::-1], tmp_path / "site", title="Toys <b>")
+    text = index.read_text("utf-8")
+    assert "<h1>Toys &lt;b&gt;</h1>" in text
+    links = re.findall(r'<a href="(.*?)">(.*?)</a>', text)
+    assert links == [("runs/run-a.html", "first &lt;b&gt;model&lt;/b&gt;"), ("runs/run-b.html", "second")]
+    for link, _ in links:
+        assert "</html>" in (index.parent / link).read_text("utf-8")
+    for run in shared_runs:
+        assert f"{100 * run.summary()['All']['PQ']:.2f}" in text
+    assert "<script" not in text
+    assert (index.parent / ".nojekyll").exists()
+
+
+def test_a_site_is_replaced_and_what_is_gone_from_it_goes(shared_runs, tmp_path):
+    write_site(shared_runs, tmp_path / "site")
+    write_site(shared_runs[:1], tmp_path / "site")
+    assert [path.name for path in (tmp_path / "site" / "runs").iterdir()] == ["run-a.html"]
+
+
+def test_a_folder_of_somebody_else_is_refused_and_kept(shared_runs, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years")
+    with pytest.raises(BadArgument, match="is not empty and was not made by `panbench site`"):
+        write_site(shared_runs, tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years"
+
+
+def test_a_record_that_names_files_elsewhere_removes_none_of_them(shared_runs, tmp_path):
+    site = tmp_path / "site"
+    write_site(shared_runs[:1], site, examples=0)
+    (tmp_path / "thesis.tex").write_text("years")
+    (site / ".panbench-site.json").write_text(json.dumps({"files": ["../thesis.tex"]}))
+    write_site(shared_runs[:1], site, examples=0)
+    assert (tmp_path / "thesis.tex").exists()
