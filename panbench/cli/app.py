@@ -31,6 +31,7 @@ from panbench.cli import (
     models,
     published,
     report,
+    reproduce,
     score,
 )
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
@@ -121,6 +122,7 @@ for module in (
     published,
     gate,
     calibration,
+    reproduce,
 ):
     app.add_typer(module.app)
 
