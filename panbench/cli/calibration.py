@@ -15,11 +15,11 @@ app = family()
     app,
     "calibration",
     "panbench calibration results/coco-mask2former-r50",
-    "panbench calibration results/mine --precision 95 --per-category",
+    "panbench calibration results/mine --target 95 --per-category",
 )
 def calibration(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    precision: Annotated[
+    target: Annotated[
         float, option("The percentage of segments that shall be right above the threshold.", None, "PERCENT")
     ] = 90.0,
     per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,
@@ -32,5 +32,5 @@ def calibration(
     from panbench.report.calibration import calibration_findings
     from panbench.runs import load_run
 
-    found = calibration_findings(load_run(run), target=precision / 100, per_category=per_category)
+    found = calibration_findings(load_run(run), target=target / 100, per_category=per_category)
     console.show_findings(found, as_json)

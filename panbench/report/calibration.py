@@ -21,7 +21,7 @@ def calibration_findings(run: Run, *, target: float = 0.9, per_category: bool = 
     Raises BadRun for a run without scores, BadArgument for a target outside 0–1.
     """
     if not 0 < target <= 1:
-        raise BadArgument(f"--precision is {100 * target:g}; give a percentage above 0 and up to 100.")
+        raise BadArgument(f"--target is {100 * target:g}; give a percentage above 0 and up to 100.")
     if not run.image_ids():
         raise BadRun(f"{run.name} holds no scored image, so there is nothing to measure.")
     try:

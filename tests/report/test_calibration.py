@@ -78,7 +78,7 @@ def test_the_program_prints_tables_and_plain_json(folder, tmp_path):
     assert shown.exit_code == 0, shown.output
     for word in ("All", "Things", "sky", "90 % from", "0.850", "Reliability"):
         assert word in shown.stdout
-    record = json.loads(panbench("calibration", folder / "half", "--json", "--precision", "100").stdout)
+    record = json.loads(panbench("calibration", folder / "half", "--json", "--target", "100").stdout)
     assert record["target"] == 1
     assert record["groups"][0]["threshold"] == pytest.approx(0.85)
     assert [row["name"] for row in record["per_category"]] == ["sky", "person"]
@@ -92,8 +92,8 @@ def test_the_program_prints_tables_and_plain_json(folder, tmp_path):
     ("words", "sentence"),
     [
         (["bare"], "bare cannot be asked for calibration: its predictions have no scores"),
-        (["half", "--precision", "0"], "--precision is 0; give a percentage"),
-        (["half", "--precision", "120"], "--precision is 120; give a percentage"),
+        (["half", "--target", "0"], "--target is 0; give a percentage"),
+        (["half", "--target", "120"], "--target is 120; give a percentage"),
     ],
 )
 def test_bad_input_is_one_sentence(folder, words, sentence):
