@@ -1,6 +1,7 @@
 """`panbench bench`: speed, memory and FLOPs, on generated images."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from panbench.base.errors import BadArgument
-from panbench.base.reporter import Silent, Unit
 from panbench.catalog import choose_models
 from panbench.cli import console
 from panbench.cli.command import (
@@ -59,7 +59,15 @@ def bench(
     size: Annotated[
         str, typer.Option(help="Height and width of the generated images.", metavar="HxW", rich_help_panel=_WHAT)
     ] = "480x640",
-    images: Annotated[int, typer.Option(help="How many images.", metavar="N", min=1, rich_help_panel=_WHAT)] = 20,
+    count: Annotated[int, typer.Option(help="How many images.", metavar="N", min=1, rich_help_panel=_WHAT)] = 20,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Your own photographs instead of generated images: a file or a folder; several times.",
+            metavar="PATH",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     device: Device = "auto",
     precision: Annotated[
         str,
@@ -79,6 +87,9 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="A folder for bench.csv and bench.json.", metavar="DIR")] = None,
 ) -> None:
     """Measure speed, memory, FLOPs, and what lower precisions cost, on generated images."""
+    for path in images or []:
+        if path.name.isdigit() and not path.exists():
+            raise BadArgument(f"--images takes photographs. For {path} generated images write --count {path}.")
     height_and_width = parse_size(size)
     batch_sizes = parse_batch_sizes(batch_size)
     precisions = [name.strip() for name in precision.split(",") if name.strip()]
@@ -87,20 +98,22 @@ def bench(
 
     from panbench.evaluation.benchmark import benchmark, write_report
 
-    report = benchmark(
-        specs,
-        size=height_and_width,
-        images=images,
-        device=device,
-        precisions=precisions,
-        batch_sizes=batch_sizes,
-        weights=weights,
-        plant=plant,
-        warm_up=warm_up,
-        download=download,
-        command=["panbench", *sys.argv[1:]],
-        reporter=_Said(),
-    )
+    with console.Bars() as bars:
+        report = benchmark(
+            specs,
+            size=height_and_width,
+            count=count,
+            photographs=images or (),
+            device=device,
+            precisions=precisions,
+            batch_sizes=batch_sizes,
+            weights=weights,
+            plant=plant,
+            warm_up=warm_up,
+            download=download,
+            command=["panbench", *sys.argv[1:]],
+            reporter=bars,
+        )
     console.show(table_of(report))
     if plant:
         console.say(f"Planted: the heads' last answers are replaced by {plant} segments an image.")
@@ -113,20 +126,11 @@ def bench(
         console.say(f"Written: {written[0]}, {written[1]}")
 
 
-class _Said(Silent):
-    """A Reporter in sentences."""
-
-    def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-        """Says how many settings are measured."""
-        if unit == "settings":
-            console.say(f"{done} of {total} settings measured.")
-
-
 def parse_size(size: str) -> tuple[int, int]:
     """(height, width) of `480x640`. Raises BadArgument."""
     height, by, width = size.lower().partition("x")
     if not (by and height.isdigit() and width.isdigit()):
-        raise BadArgument(f"--size {size} is no size: write HEIGHTxWIDTH, for example 480x640.")
+        raise BadArgument(f"--size {size} is not a size: write HEIGHTxWIDTH, for example 480x640.")
     return int(height), int(width)
 
 
@@ -134,14 +138,15 @@ def parse_batch_sizes(sizes: str) -> list[int]:
     """The batch sizes of `1,2,4`. Raises BadArgument."""
     parts = [part.strip() for part in sizes.split(",")]
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise BadArgument(f"--batch-size {sizes} is no list of whole numbers from 1 on: write for example 1,2,4.")
+        raise BadArgument(f"--batch-size {sizes} is not a list of whole numbers from 1 on: write for example 1,2,4.")
     return [int(part) for part in parts]
 
 
 def table_of(report: Any) -> Group:
-    """The rows for a terminal of 80 columns, model by model: speed and stages, memory and quality, what failed."""
-    parts: list[Any] = []
-    for model in dict.fromkeys(row.model for row in report.rows):
+    """The rows for a terminal of 80 columns: a line a model, then each model's speed, stages, memory and quality."""
+    models = list(dict.fromkeys(row.model for row in report.rows))
+    parts: list[Any] = [_overview(report.rows), ""] if len(models) > 1 else []
+    for model in models:
         speed = _table("Img/s", "p50 ms", "p99 ms", *(name.title() for name in STAGES))
         size = _table("Host MB", "GPU MB", "GMACs", "Params", "PQ", "ΔPQ", "Pixels differ")
         failed = []
@@ -160,12 +165,43 @@ def table_of(report: Any) -> Group:
                 *key,
                 *(_number(value, 0, 1e-6) for value in (row.host_peak_bytes, row.device_peak_bytes)),
                 _number(row.gmacs, 1),
-                _number(row.params, 1, 1e-6) + " M",
+                "–" if row.params is None else _number(row.params, 1, 1e-6) + " M",
                 *(_number(value, 2, 100) for value in (row.PQ, row.pq_difference)),
                 "–" if row.pixels_differ is None else f"{100 * row.pixels_differ:.3f} %",
             )
-        parts.extend(([""] if parts else []) + [Text(model, style="bold"), speed, "", size, *map(Text, failed)])
+        title = model + (" (random weights)" if _is_random(report.rows, model) else "")
+        parts.extend(
+            ([""] if parts and parts[-1] != "" else [])
+            + [Text(title, style="bold"), speed, "", size, *map(Text, failed)]
+        )
     return Group(*parts)
+
+
+def _overview(rows: Sequence[Any]) -> Table:
+    """A line a model: its first setting, fp32 at the smallest batch size."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Model", no_wrap=True)
+    for heading in ("Img/s", "p50 ms", "Host MB", "GPU MB", "GMACs", "Params"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    first = {row.model: row for row in reversed(rows)}
+    for model in dict.fromkeys(row.model for row in rows):
+        row = first[model]
+        table.add_row(
+            Text(model + ("*" if _is_random(rows, model) else "")),
+            _number(row.images_per_second, 2),
+            _milliseconds(row.latency_p50),
+            *(_number(value, 0, 1e-6) for value in (row.host_peak_bytes, row.device_peak_bytes)),
+            _number(row.gmacs, 1),
+            "–" if row.params is None else _number(row.params, 1, 1e-6) + " M",
+        )
+    if any(_is_random(rows, row.model) for row in rows):
+        table.caption = "* random weights"
+        table.caption_justify = "left"
+    return table
+
+
+def _is_random(rows: Sequence[Any], model: str) -> bool:
+    return any(row.weights == "random" for row in rows if row.model == model)
 
 
 def _table(*numbers: str) -> Table:

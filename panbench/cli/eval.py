@@ -65,7 +65,9 @@ def evaluate(
             autocompletion=data_names,
         ),
     ] = None,
-    images: Annotated[Path | None, option("A folder of images, with --gt.", _DATA, "DIR")] = None,
+    images: Annotated[
+        Path | None, option("A folder of images, with --gt; without it, they are only timed.", _DATA, "DIR")
+    ] = None,
     gt: Annotated[Path | None, option("A panoptic JSON, with --images.", _DATA, "FILE.json")] = None,
     gt_dir: Annotated[Path | None, option("The id PNGs of --gt, when not beside it.", _DATA, "DIR")] = None,
     split: Annotated[str, option("The split of the dataset; test-dev with --save-predictions.", _DATA, "NAME")] = "val",
@@ -152,7 +154,13 @@ def evaluate(
         specs = [renamed(specs[0], name)]
     dataset: Dataset | None = None
 
+    photographs = images is not None and gt is None
+
     def opened() -> "Dataset":
+        if images is not None and gt is None:
+            from panbench.evaluation.photographs import photograph_dataset
+
+            return photograph_dataset([images], (), limit=limit)
         with console.Bars() as bars:
             return open_dataset(
                 data,
@@ -202,6 +210,7 @@ def evaluate(
             overwrite=overwrite,
             resume=resume,
             save_predictions=save_predictions,
+            unscored=photographs,
             skip_bad_images=skip_bad_images,
             category_map=category_map,
             command=("panbench", *sys.argv[1:]),
@@ -241,7 +250,9 @@ def evaluate(
     console.show(comparison_text([outcome.row(dataset.name) for outcome in outcomes]))
     stored = [str(outcome.run.path) for outcome in outcomes if outcome.run is not None]
     if stored:
-        if dataset.has_ground_truth:
+        if photographs:
+            console.say("Only timed: without --gt nothing is scored. `panbench predict` makes pictures.")
+        elif dataset.has_ground_truth:
             console.say(f"Again at any time: panbench compare {shlex.join(stored)}")
         else:
             console.say(f"For COCO's server: panbench submit {shlex.quote(stored[0])} --out FILE.zip")

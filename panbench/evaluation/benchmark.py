@@ -7,7 +7,9 @@ Settings that cannot run keep a row that says why.
 
 import contextlib
 import csv
+import ctypes
 import dataclasses
+import gc
 import itertools
 import tempfile
 import time
@@ -29,8 +31,9 @@ from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.loop import plan_batches
+from panbench.evaluation.photographs import photograph_dataset
 from panbench.models.base import PRECISIONS, Model, choose_device, open_model, resolve_weights
-from panbench.models.predict import category_ids, prediction_of
+from panbench.models.predict import category_ids, model_categories, prediction_of
 from panbench.models.rules import fuse
 from panbench.panoptic.types import PanopticPrediction
 
@@ -71,8 +74,8 @@ class Row:
     weights: str
     planted: int
     images: int
-    height: int
-    width: int
+    height: int | None
+    width: int | None
     input_height: int | None = None
     input_width: int | None = None
     params: int | None = None
@@ -126,7 +129,8 @@ def benchmark(
     specs: Sequence[ModelSpec],
     *,
     size: tuple[int, int] = REFERENCE_IMAGE,
-    images: int = 20,
+    count: int = 20,
+    photographs: Sequence[Path] = (),
     device: str = "auto",
     precisions: Sequence[str] = ("fp32",),
     batch_sizes: Sequence[int] = (1,),
@@ -138,16 +142,17 @@ def benchmark(
     command: Sequence[str] = (),
     reporter: Reporter = SILENT,
 ) -> Report:
-    """Measures every precision at every batch size for every model on `images` generated images of `size`.
+    """Measures every precision at every batch size for every model on `count` generated images of `size`.
 
     The first setting of a model is always fp32 at the smallest batch size: the others' maps are held against its.
+    photographs: the first `count` of these files and folders instead of generated images; then there is no PQ
     weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
     download: fetch weights that are not here
     warm_up: batches before the clock runs; reporter: hears of settings measured, and of those that cannot run
     Raises BadArgument, BadCheckpoint for weights that are not here. What a single setting cannot do is said in its row.
     """
-    if images < 1 or warm_up < 0 or plant < 0 or not batch_sizes or min(batch_sizes) < 1:
-        raise BadArgument("--images and --batch-size must be at least 1, --warm-up and --plant at least 0.")
+    if count < 1 or warm_up < 0 or plant < 0 or not batch_sizes or min(batch_sizes) < 1:
+        raise BadArgument("--count and --batch-size must be at least 1, --warm-up and --plant at least 0.")
     if unknown := [name for name in precisions if name not in PRECISIONS]:
         raise BadArgument(f"--precision {unknown[0]} is unknown; it is one of {', '.join(PRECISIONS)}.")
     chosen = choose_device(device)
@@ -158,7 +163,8 @@ def benchmark(
     rows: list[Row] = []
     versions: dict[str, str] = {}
     for spec in specs:
-        context = _Context(spec, size, images, chosen, weights, plant, warm_up, seed)
+        reporter.status(f"Preparing {spec.title}")
+        context = _Context(spec, size, count, photographs, chosen, weights, plant, warm_up, seed)
         for precision, batch_size in ordered:
             row = _measure(context, precision, batch_size)
             if row.status != "ok":
@@ -234,14 +240,15 @@ class _Context:
         self,
         spec: ModelSpec,
         size: tuple[int, int],
-        images: int,
+        count: int,
+        photographs: Sequence[Path],
         device: torch.device,
         weights: str,
         plant: int,
         warm_up: int,
         seed: int,
     ) -> None:
-        self.spec, self.size, self.images, self.device = spec, size, images, device
+        self.spec, self.size, self.count, self.photographs, self.device = spec, size, count, photographs, device
         self.weights, self.plant, self.warm_up, self.seed = weights, plant, warm_up, seed
         self.dataset: Dataset | None = None
         self.flops: int | None = None
@@ -257,7 +264,11 @@ class _Context:
                 raise BadArgument(f"{self.spec.title} cannot be made to answer with segments. Leave --plant out.")
             model.plant_segments(self.plant)
         if self.dataset is None:
-            self.dataset = generated_dataset(model.class_names, model.isthing, size=self.size, count=self.images)
+            self.dataset = (
+                photograph_dataset(self.photographs, model_categories(model), limit=self.count)
+                if self.photographs
+                else generated_dataset(model.class_names, model.isthing, size=self.size, count=self.count)
+            )
         return model
 
 
@@ -272,12 +283,15 @@ def _measure(context: _Context, precision: str, batch_size: int) -> Row:
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else provenance.cpu_name(),
         weights=context.weights,
         planted=context.plant,
-        images=context.images,
-        height=context.size[0],
-        width=context.size[1],
+        images=context.count,
+        # Photographs have sizes of their own.
+        height=None if context.photographs else context.size[0],
+        width=None if context.photographs else context.size[1],
         gmacs_published=PUBLISHED_GMACS.get(context.spec.name),
         threads=torch.get_num_threads(),
     )
+    # The setting before this one is gone, with what its modules hold of each other: peaks are this setting's own.
+    _free(device)
     _forget_peaks(device)
     try:
         model = context.load(precision)
@@ -298,10 +312,10 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
         context.flops = _flops_at_reference(context, model)
     maps, latencies, padded = _one_after_another(context, model, row.batch_size)
     with tempfile.TemporaryDirectory(prefix="panbench-bench.") as folder:
-        run = evaluate(model, context.dataset, Path(folder) / "run", EvaluateOptions(batch_size=row.batch_size))
-        # While the folder is there: the numbers come from its parts.
-        pq = run.summary()["All"]["PQ"]
-    info = run.info
+        options = EvaluateOptions(batch_size=row.batch_size, unscored=True)
+        run = evaluate(model, context.dataset, Path(folder) / "run", options)
+        # While its folder is there: a run reads its parts when it is asked.
+        info, pq = run.info, run.summary()["All"]["PQ"]
     if context.maps is None:
         context.maps, context.reference_pq = maps, pq
         differ = 0.0
@@ -368,6 +382,16 @@ def _one_after_another(
 
 def _small(ids: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
     return ids.astype(np.uint8 if ids.max(initial=0) < 256 else np.int32)
+
+
+def _free(device: torch.device) -> None:
+    """Gives back the memory of models that nobody uses any more; their modules refer to each other in circles."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):
+        # glibc keeps freed memory for later; without this the next peak would begin with it.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _forget_peaks(device: torch.device) -> None:

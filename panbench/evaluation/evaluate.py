@@ -6,7 +6,7 @@ loop.py runs the threads, record.py says what run.json holds.
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,7 @@ from panbench.evaluation.record import (
 )
 from panbench.models.base import Model, open_model, way_of_running
 from panbench.models.keeping import CandidateKeeper, KeepingModel
-from panbench.models.predict import CategoryIds, category_ids, labels_as_categories
+from panbench.models.predict import CategoryIds, category_ids, labels_as_categories, model_categories
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
@@ -56,6 +56,7 @@ class EvaluateOptions:
     overwrite: replace a run that is already in the folder
     resume: go on with the run in the folder, which must have been made with the same settings
     save_predictions: also write predictions/ and predictions.json
+    unscored: run images without ground truth although nothing of them is kept: for their time
     skip_bad_images: leave out images that do not decode, instead of stopping; the run says so
     category_map: a JSON, or the name of a shipped one, by which a model of other categories is evaluated
     command: the command line, for run.json
@@ -68,6 +69,7 @@ class EvaluateOptions:
     overwrite: bool = False
     resume: bool = False
     save_predictions: bool = False
+    unscored: bool = False
     skip_bad_images: bool = False
     category_map: str | os.PathLike[str] | None = None
     command: tuple[str, ...] = ()
@@ -84,7 +86,8 @@ def evaluate(
 ) -> Run:
     """Evaluates a model on a dataset into the run folder `out`, and returns the run.
 
-    dataset: one without ground truth needs `options.save_predictions`; nothing of it is scored
+    dataset: one without ground truth needs `options.save_predictions` or `unscored`; nothing of it is scored; one
+        without categories (photographs) has the model's
     reporter: hears of images scored (the task is the model's title) and, in sentences, of what was skipped or chosen
     Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
     """
@@ -106,7 +109,9 @@ def evaluate_rules(
     batch_size = options.batch_size
     if batch_size is not None and batch_size != "auto" and batch_size < 1:
         raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
-    refuse_without_purpose(dataset, options.save_predictions)
+    if not dataset.categories:
+        dataset = replace(dataset, categories=model_categories(model))
+    refuse_without_purpose(dataset, options.save_predictions or options.unscored)
     for rule in folders:
         refuse_unfit(rule, model)
     ranks = join_ranks()
@@ -244,6 +249,8 @@ def fit_categories(
     With a map, labels stand for themselves until it has turned them into the dataset's categories.
     Raises BadModel or BadArgument when model, map and dataset do not fit.
     """
+    if not dataset.categories:
+        dataset = replace(dataset, categories=model_categories(model))
     if category_map is None:
         return category_ids(model, dataset.categories), None
     return tuple(range(len(model.class_names))), _category_map(category_map, model, dataset)

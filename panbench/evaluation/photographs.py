@@ -1,5 +1,6 @@
 """Photographs through any model: overlays, id PNGs and a COCO panoptic JSON; and what a model's queries look at."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
 from panbench.base.text import listed
 from panbench.catalog import ModelSpec, find_model, load_catalog, spec_from_config
+from panbench.datasets import Dataset
 from panbench.models.base import open_model
 from panbench.models.predict import model_categories, scene_of, segment
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
-from panbench.panoptic.types import Annotation, ImageInfo, PanopticSet
+from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet
 from panbench.report.attention import attention_figure
 from panbench.report.pictures import Layer, Pictures, overlay_figure, read_photo, save_figure
 from panbench.runs import ModelRecord, load_run
@@ -18,7 +20,7 @@ from panbench.runs import ModelRecord, load_run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["attention_of", "find_photographs", "segment_photographs"]
+__all__ = ["attention_of", "find_photographs", "photograph_dataset", "segment_photographs"]
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -144,6 +146,31 @@ def _spec_of(described: ModelRecord) -> ModelSpec:
     if not config.is_file():
         raise BadModel(f"The run's model {name} is not in the catalog, and its config {config} is gone.")
     return spec_from_config(config)
+
+
+def photograph_dataset(
+    images: Sequence[Path], categories: tuple[Category, ...], *, limit: int | None = None
+) -> Dataset:
+    """Photographs as a dataset without ground truth: files, or folders whose images are taken.
+
+    Raises BadDataset when there is none, or one cannot be read.
+    """
+    paths = find_photographs(images)
+    scenes = tuple(
+        scene_of(path, number, *read_photo(path).shape[:2]) for number, path in enumerate(paths[:limit], start=1)
+    )
+    listing = "\n".join(f"{scene.image.file_name} {scene.image.height} {scene.image.width}" for scene in scenes)
+    folder = images[0] if images[0].is_dir() else images[0].parent
+    return Dataset(
+        name=folder.resolve().name,
+        split="photographs",
+        categories=categories,
+        scenes=scenes,
+        n_images=len(paths),
+        fingerprint=hashlib.sha256(listing.encode()).hexdigest(),
+        gt=folder,
+        images=folder,
+    )
 
 
 def find_photographs(images: Iterable[Path]) -> list[Path]:

@@ -127,7 +127,7 @@ def check_models(
         # What `paper` stands for is known once the model is open.
         if rule.partition(":")[0].strip() != PAPER:
             parse_rule(rule)
-    refuse_without_purpose(dataset, options.save_predictions)
+    refuse_without_purpose(dataset, options.save_predictions or options.unscored)
     pixels = sum(scene.image.height * scene.image.width for scene in dataset.scenes)
     needed = len(dataset.scenes) * _BYTES_AN_IMAGE + (pixels // _PIXELS_A_BYTE if options.save_predictions else 0)
     require_space(folders[0], needed * len(folders), "Storing the runs" if len(folders) > 1 else "Storing the run")

@@ -133,9 +133,46 @@ def test_own_models_are_taken_by_every_command_that_runs_one(scenes, tmp_path):
     own = ("--config", TINY.config, "--checkpoint", TINY.weights)
     predicted = panbench("predict", photo, *own, "--out", "out")
     assert predicted.exit_code == 0, predicted.stderr
-    measured = panbench("bench", *own, "--size", "64x96", "--images", "1", "--warm-up", "0", "--device", "cpu")
+    measured = panbench("bench", *own, "--size", "64x96", "--count", "1", "--warm-up", "0", "--device", "cpu")
     assert measured.exit_code == 0, measured.stderr
     looked = panbench("show", "attention", *own, "--photo", photo, "--most", "1")
     assert looked.exit_code == 0, looked.stderr
     for command in (("predict", photo), ("bench",), ("show", "attention", "--photo", photo)):
         assert panbench(*command).exit_code == 2
+
+
+def test_photographs_without_ground_truth_are_timed(scenes, tmp_path):
+    result = panbench("eval", "--model", TINY.name, "--images", scenes / "val", "--out", "run")
+    assert result.exit_code == 0, result.stderr
+    assert "Only timed: without --gt nothing is scored." in result.stderr
+    assert "img/s" in result.stdout
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (info["images"]["scored"], info["summary"]["All"]["PQ"]) == (2, None)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "text.jpg").write_text("no image")
+    for wrong, words in ((empty, "holds no image"), (tmp_path / "text.jpg", "cannot be decoded")):
+        refused = panbench("eval", "--model", TINY.name, "--images", wrong, "--out", "other")
+        assert (refused.exit_code, words in refused.stderr) == (2, True), refused.stderr
+        assert refused.stderr.count("Error: ") == 1
+    assert not (tmp_path / "other").exists()
+
+
+def test_bench_takes_photographs_and_tells_a_number_of_them_where_it_belongs(scenes):
+    own = ("bench", "--model", TINY.name, "--warm-up", "0", "--device", "cpu")
+    timed = panbench(*own, "--images", scenes / "val", "--count", "1", columns=80)
+    assert timed.exit_code == 0, timed.stderr
+    assert max(map(len, timed.stdout.splitlines())) <= 80
+    refused = panbench(*own, "--images", "20")
+    assert (refused.exit_code, "write --count 20" in refused.stderr) == (2, True)
+
+
+def test_bench_begins_with_a_line_for_each_model_and_marks_random_weights(scenes):
+    command = ("bench", "--model", f"{TINY.name},maskformer-tiny", "--weights", "random", "--size", "64x96")
+    result = panbench(*command, "--count", "1", "--warm-up", "0", "--device", "cpu", columns=80)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:2] == ["Model", "Img/s"]
+    assert [line.split()[0] for line in lines[1:3]] == [f"{TINY.name}*", "maskformer-tiny*"]
+    assert "* random weights" in result.stdout
+    assert f"{TINY.name} (random weights)" in result.stdout

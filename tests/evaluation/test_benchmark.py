@@ -121,7 +121,7 @@ def report(tmp_path_factory):
         return bench.benchmark(
             [find_model("mask2former-tiny")],
             size=(64, 96),
-            images=3,
+            count=3,
             device="cpu",
             precisions=["bf16", "tf32"],
             batch_sizes=[2],
@@ -173,7 +173,7 @@ def test_a_failing_operator_ends_one_setting_and_not_the_sweep(monkeypatch):
     found = bench.benchmark(
         [find_model("mask2former-tiny")],
         size=(64, 96),
-        images=1,
+        count=1,
         device="cpu",
         precisions=["bf16", "fp32"],
         warm_up=0,
@@ -209,7 +209,7 @@ def test_the_table_shows_why_a_setting_did_not_run(report):
     assert "…" not in text
 
 
-@pytest.mark.parametrize("arguments", [{"images": 0}, {"batch_sizes": [0]}, {"batch_sizes": []}, {"plant": -1}])
+@pytest.mark.parametrize("arguments", [{"count": 0}, {"batch_sizes": [0]}, {"batch_sizes": []}, {"plant": -1}])
 def test_numbers_that_cannot_be_measured_are_refused(arguments):
     with pytest.raises(BadArgument, match="at least"):
         bench.benchmark([find_model("mask2former-tiny")], device="cpu", **arguments)

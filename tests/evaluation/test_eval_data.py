@@ -176,13 +176,13 @@ def test_predict_and_bench_fetch_weights_only_when_told(published, scenes, tmp_p
     photo = next((scenes / "val").iterdir())
     for refused in (
         lambda: segment_photographs(spec, [photo], tmp_path / "out"),
-        lambda: benchmark([spec], size=(64, 96), images=1, warm_up=0, device="cpu"),
+        lambda: benchmark([spec], size=(64, 96), count=1, warm_up=0, device="cpu"),
     ):
         with pytest.raises(BadCheckpoint, match="--download"):
             refused()
     assert server.log == []
     assert segment_photographs(spec, [photo], tmp_path / "out", download=True)
-    (row,) = benchmark([spec], size=(64, 96), images=1, warm_up=0, device="cpu").rows
+    (row,) = benchmark([spec], size=(64, 96), count=1, warm_up=0, device="cpu").rows
     assert row.status == "ok", "weights that are here need no --download"
 
 
