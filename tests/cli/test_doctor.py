@@ -40,3 +40,15 @@ def test_a_gpu_that_goes_unused_is_explained(monkeypatch, build, visible, words)
     monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert words in doctor.why_no_cuda(build)
+
+
+def test_the_fork_that_imports_as_mmdet_is_refused_by_name(monkeypatch):
+    from panbench.models.mmdet import operators
+
+    known = operators.importlib.metadata.version
+    monkeypatch.setattr(
+        operators.importlib.metadata, "version", lambda name: "3.5.1" if name == "onedl-mmdetection" else known(name)
+    )
+    with pytest.raises(operators.MissingOperator, match=r"onedl-mmdetection 3\.5\.1 is installed.*pip uninstall"):
+        operators.install()
+    assert any("onedl-mmdetection 3.5.1" in problem for problem in doctor.diagnose().problems)

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import importlib.machinery
+import importlib.metadata
 import sys
 import types
 from collections.abc import Iterator
@@ -62,8 +63,9 @@ def install() -> str:
     again changes nothing. mmcv's own compiled operators are used wherever they load; `why_not_compiled()` tells of
     ones that are there but do not. "torchvision": torchvision's kernels serve nms and RoIAlign off the CPU. On the CPU
     ours are the faster ones, so they serve there in any case.
-    Raises MissingOperator when mmcv cannot be imported at all.
+    Raises MissingOperator when mmcv cannot be imported at all, or mmdet is the fork onedl-mmdetection.
     """
+    _refuse_fork()
     try:
         mmcv = importlib.import_module("mmcv")
     except ImportError as error:
@@ -80,6 +82,19 @@ def install() -> str:
     if not isinstance(extension, _StandIn):
         return "compiled"
     return "torchvision" if _torchvision_loads() else "pytorch"
+
+
+def _refuse_fork() -> None:
+    """Raises MissingOperator for onedl-mmdetection, which imports as `mmdet` and is another program."""
+    try:
+        version = importlib.metadata.version("onedl-mmdetection")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise MissingOperator(
+        f"onedl-mmdetection {version} is installed, a fork that takes the place of mmdet; panbench is tested with "
+        "mmdet 3.3.0 alone. Replace it: pip uninstall onedl-mmdetection onedl-mmcv onedl-mmengine, then pip install "
+        "mmdet==3.3.0 mmcv-lite==2.1.0 mmengine."
+    )
 
 
 def why_not_compiled() -> str | None:
