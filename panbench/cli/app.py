@@ -32,6 +32,7 @@ from panbench.cli import (
     published,
     report,
     reproduce,
+    runs,
     score,
 )
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
@@ -123,6 +124,7 @@ for module in (
     gate,
     calibration,
     reproduce,
+    runs,
 ):
     app.add_typer(module.app)
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
+from panbench.base.errors import BadArgument
 from panbench.base.reporter import counter
 from panbench.cli import console
 from panbench.cli.command import command, family, flag, option
@@ -19,6 +20,7 @@ app = family()
     "score",
     "panbench score --gt panoptic_val2017.json --pred predictions.json",
     "panbench score --gt gt.json --pred pred.json --out results/mine",
+    "panbench score --gt gt.json --pred pred.json --shard 3/16 --out results/shard-3 --resume",
 )
 def score(
     gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")],
@@ -34,6 +36,10 @@ def score(
     ] = None,
     out: Annotated[Path | None, option("Store the run here, for compare and metrics.", metavar="DIR")] = None,
     overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
+    resume: Annotated[bool, flag("--resume", "Go on with the run at --out, if there is one.")] = False,
+    shard: Annotated[
+        str | None, option("Score part I of N of the images; `panbench runs merge` joins them.", metavar="I/N")
+    ] = None,
     as_json: Annotated[bool, flag("--json", "Print JSON with every category, fractions 0-1.")] = False,
     ignore_extra: Annotated[bool, flag("--ignore-extra", "Pass over images that the ground truth lacks.")] = False,
     allow_missing: Annotated[bool, flag("--allow-missing", "Score images without a prediction as empty.")] = False,
@@ -60,6 +66,8 @@ def score(
             boundary=boundary,
             max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
             overwrite=overwrite,
+            resume=resume,
+            shard=_shard(shard),
             progress=counter(bars, "Scoring"),
             reporter=bars,
             images=images,
@@ -73,6 +81,15 @@ def score(
         console.say("Not stored. With --out results/NAME, panbench compare, metrics and errors can ask it more.")
     else:
         console.say(f"Stored. More: panbench metrics {shlex.quote(str(out))}, errors, compare")
+
+
+def _shard(given: str | None) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    number, slash, shards = given.partition("/")
+    if not slash or not number.isdecimal() or not shards.isdecimal():
+        raise BadArgument(f"--shard is {given!r}; give the number of the shard and of all shards, as in 3/16.")
+    return int(number), int(shards)
 
 
 @command(app, "submit", "panbench submit results/test-dev --out submission.zip")

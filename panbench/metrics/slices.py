@@ -186,9 +186,12 @@ class SliceFold:
         n = len(self.categories)
         cell = np.concatenate([cells for cells, _ in self._terms])
         terms = np.concatenate([iou_sums for _, iou_sums in self._terms])
-        found = pd.Series(terms).groupby(cell).sum()
         iou_sum = np.zeros(self._counts.shape[1])
-        iou_sum[found.index.to_numpy(np.int64)] = found.to_numpy()
+        # Slice after slice: grouping takes several times the memory of what is grouped.
+        for start in range(0, len(iou_sum), n):
+            own_terms = (cell >= start) & (cell < start + n)
+            found = pd.Series(terms[own_terms]).groupby(cell[own_terms]).sum()
+            iou_sum[found.index.to_numpy(np.int64)] = found.to_numpy()
         isthing = [category.isthing for category in self.categories]
         rows = []
         for place, name in enumerate(self.slices or ("All",)):

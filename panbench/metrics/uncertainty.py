@@ -235,6 +235,7 @@ class SampleFold:
         if not self._grouped:
             return Sample.of(self._statistics.result())
         image, cell = (np.concatenate([block[side] for block in self._held]) for side in (0, 1))
+        self._held = [(image, cell)]
         held = _held(cell, image, (self._n_cells, len(self.images)))
         categories, by = self._statistics.categories, self._statistics.by
         return Sample(self.images, self._sums, held, categories, self._cells.slices, by)

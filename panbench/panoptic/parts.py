@@ -36,6 +36,7 @@ __all__ = [
     "in_order",
     "metadata_of",
     "part_files",
+    "read_part",
     "read_parts",
     "rows_of",
     "write_part",
@@ -85,7 +86,7 @@ def read_parts(folder: Path, admit: Admit = admit_all) -> tuple[OverlapTable, tu
     """The rows of all readable parts in order of image ids, and a sentence for each left out, whole or in part."""
     notices, found = _strangers(folder), []
     for path in part_files(folder):
-        table = _attempt(path, _read, admit)
+        table = _attempt(path, read_part, admit)
         if isinstance(table, str):
             notices.append(table)
         else:
@@ -166,7 +167,7 @@ class LargeParts:
     def _joined(self, parts: Sequence[_Part]) -> OverlapTable:
         tables = []
         for part in parts:
-            table = _attempt(part.path, _read)
+            table = _attempt(part.path, read_part)
             if isinstance(table, str):
                 raise BadRun(
                     f"{table.split(' and was left out')[0]}; its images are listed, but not readable. Remove it."
@@ -219,7 +220,7 @@ def in_order(work: Sequence[Callable[[], Out]]) -> Iterator[Out]:
 
 def compact(
     folder: Path,
-    images_a_part: int = 50_000,
+    images_a_part: int = 10_000,
     admit: Admit = admit_all,
     metadata: Callable[[Int], Mapping[bytes, bytes]] = lambda images: {},
 ) -> bool:
@@ -298,7 +299,8 @@ def _attempt(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) 
         return f"{path} is foreign and was left out: it {problem}."
 
 
-def _read(path: Path) -> OverlapTable:
+def read_part(path: Path) -> OverlapTable:
+    """The rows of a part. Raises ValueError or OSError for what is no part."""
     import pyarrow.parquet
 
     # Not read_table: it would take a folder named `a=b` on the way for a column.

@@ -8,8 +8,9 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,27 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.base import provenance
-from panbench.base.errors import BadArgument, BadDataset, PanbenchError, PredictionMismatch
+from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError, PredictionMismatch
 from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
-from panbench.metrics.pq import summarise
+from panbench.metrics.matched import Matched
+from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic.boundary import boundary_pairs
 from panbench.panoptic.coco import read_annotation_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, IdRuns, check_pixels, count_run_pairs, decode_id_runs
 from panbench.panoptic.native import native, why_missing
-from panbench.panoptic.overlap import OverlapTable, Pairs, Segments, by_image, prediction_faults, tabulate, take
+from panbench.panoptic.overlap import (
+    GroundTruthFaults,
+    OverlapTable,
+    Pairs,
+    Segments,
+    by_image,
+    concat,
+    prediction_faults,
+    tabulate,
+    take,
+)
 from panbench.panoptic.types import AnnotationColumns
 from panbench.runs import (
     DatasetRecord,
@@ -43,7 +55,9 @@ from panbench.runs import (
     Setting,
     SummaryRecord,
     check_room,
+    unfinished_run,
 )
+from panbench.runs.merge import differing_settings
 from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, key_of, own_key
 
@@ -53,6 +67,12 @@ Progress = Callable[[int, int], None]
 
 # Images per task: enough that scheduling costs nothing, few enough that progress is smooth.
 _IMAGES_A_TASK = 16
+# So many tasks are handed out beyond the one that is waited for.
+_TASKS_AHEAD = 256
+
+PART_IMAGES = 1000
+"""Images of a block: what a killed run loses at most, and what is held of the overlaps of a long one."""
+
 # For fewer images an index saves too little to leave a file beside the user's data.
 _FEWEST_IMAGES_INDEXED = 64
 
@@ -70,6 +90,8 @@ def score_folder(
     boundary: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     overwrite: bool = False,
+    resume: bool = False,
+    shard: tuple[int, int] | None = None,
     index: bool = True,
     progress: Progress | None = None,
     reporter: Reporter = SILENT,
@@ -85,17 +107,26 @@ def score_folder(
     boundary: also store the overlaps of boundary pixels, for boundary PQ
     max_pixels: a larger PNG is refused before it is decoded
     overwrite: replace the run that exists at `out`
+    resume: go on with the run at `out`, if there is one: only images that it lacks are scored
+    shard: (i, n) scores the i-th of n parts of the images, by id, from 1; `runs merge` joins the runs
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     progress: called with (images done, images in all)
     images: the folder of photographs, which scoring does not read; the run remembers it for pictures
     reporter: hears where ground-truth PNGs and their JSON disagree, and when scoring is slow without compiled code
-    Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming all images and ids; no run is
-    written then.
+    Images are written to `out` in blocks of PART_IMAGES, so memory grows with the two JSONs alone, and a run that is
+    killed loses a block.
+    Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming all images and ids. Blocks
+    without a fault are kept then, for `resume`; of fewer than PART_IMAGES images there is none, and no run.
     """
     clock = _Clock()
     if threads is not None and threads < 1:
         raise BadArgument(f"The number of threads must be at least 1, not {threads}.")
-    if out is not None:
+    if resume and out is None:
+        raise BadArgument("--resume goes on with a stored run. Name its folder with --out.")
+    if resume and overwrite:
+        raise BadArgument("--resume and --overwrite contradict each other. Give one of them.")
+    resumed = resume and out is not None and unfinished_run(out) is not None
+    if out is not None and not resumed:
         check_room(out, overwrite)
     if slower := why_missing():
         reporter.notice(slower)
@@ -110,40 +141,39 @@ def score_folder(
             raise BadDataset(
                 f"There is no folder {columns.folder} with the {side} id PNGs. Give their folder if it is elsewhere."
             )
-    plan = _Plan.of(gt, pred)
-    wrong = plan.faults(ignore_extra, allow_missing)
+    plan = _Plan.of(gt, pred, shard)
+    misfits = plan.faults(ignore_extra, allow_missing)
     clock.stop("load")
 
-    counted = _count_images(plan, threads or _cores(), boundary, max_pixels, index, progress, reporter)
-    table = counted.table(plan)
-    wrong += counted.prediction_faults + prediction_faults(table)
-    if wrong:
-        raise PredictionMismatch("\n".join(counted.gt_faults + wrong))
-    if counted.gt_faults:
-        raise BadDataset("\n".join(counted.gt_faults))
-    if faults := table.ground_truth_faults().notice:
-        reporter.notice(faults)
-    clock.stop("overlap")
-
-    arguments = {
+    arguments: dict[str, Setting] = {
         "ignore_extra": ignore_extra,
         "allow_missing": allow_missing,
         "boundary": boundary,
         "max_pixels": max_pixels,
+        **({} if shard is None else {"shard": f"{shard[0]}/{shard[1]}"}),
     }
-    info = _info(plan, table, out, arguments, images)
-    summary = SummaryRecord.of(Run(info, table=table).summary())
-    if out is None:
-        return Run(replace(info, summary=summary, **clock.seconds(len(gt))), table=table)
-    writer = RunWriter.create(out, info, overwrite)
+    info = _info(plan, out, arguments, images)
+    store = _Store(out, info, overwrite, _goes_on(out, info) if out is not None and resumed else None)
+    wrong, gt_wrong = list(misfits), list[str]()
     try:
-        writer.write_part(table, files=FileHashes.of(counted.files))
-        clock.stop("write")
-        return writer.finish("done", summary=summary, **clock.seconds(len(gt)))
+        rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
+        for counted in _count_images(plan, rows, threads or _cores(), boundary, max_pixels, index, progress, reporter):
+            table = counted.table(plan)
+            found = counted.prediction_faults + prediction_faults(table)
+            wrong += found
+            gt_wrong += counted.gt_faults
+            if not found and not counted.gt_faults and not misfits:
+                store.keep(table, FileHashes.of(counted.files))
+        if wrong or gt_wrong:
+            kind = PredictionMismatch if wrong else BadDataset
+            raise kind("\n".join(gt_wrong + wrong + store.left()))
+        clock.stop("overlap")
+        run = store.close(info.images, clock)
+        if run.info.images.gt_faults and (faults := run.info.images.gt_faults.notice):
+            reporter.notice(faults)
+        return run
     except BaseException as problem:
-        status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
-        with contextlib.suppress(OSError, PanbenchError):
-            writer.finish(status, error=str(problem) or type(problem).__name__)
+        store.fail(problem)
         raise
 
 
@@ -160,20 +190,28 @@ def as_json(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Which prediction belongs to which image: `pred_row[i]` is its row among the predictions, -1 if there is none."""
+    """Which prediction belongs to which image: `pred_row[i]` is its row among the predictions, -1 if there is none.
+
+    rows: the images to score, as rows of the ground truth, in order of image ids
+    """
 
     gt: AnnotationColumns
     pred: AnnotationColumns
     pred_row: list[int]
+    rows: list[int]
 
     @staticmethod
-    def of(gt: AnnotationColumns, pred: AnnotationColumns) -> "_Plan":
-        rows = {image_id: row for row, image_id in enumerate(pred.image_ids)}
-        return _Plan(gt, pred, [rows.get(image_id, -1) for image_id in gt.image_ids])
+    def of(gt: AnnotationColumns, pred: AnnotationColumns, shard: tuple[int, int] | None = None) -> "_Plan":
+        place = {image_id: row for row, image_id in enumerate(pred.image_ids)}
+        # By image id: the parts of a run then follow each other, and so do shards.
+        rows = np.argsort(np.array(gt.image_ids, np.int64), kind="stable")
+        if shard is not None:
+            rows = _share(rows, *shard)
+        return _Plan(gt, pred, [place.get(image_id, -1) for image_id in gt.image_ids], rows.tolist())
 
     def missing(self) -> list[int]:
         """The images without a prediction."""
-        return [image_id for image_id, row in zip(self.gt.image_ids, self.pred_row, strict=True) if row < 0]
+        return [self.gt.image_ids[row] for row in self.rows if self.pred_row[row] < 0]
 
     def extra(self) -> list[int]:
         """The images that were predicted but are not in the ground truth."""
@@ -184,14 +222,14 @@ class _Plan:
         """A sentence for each way in which the two JSONs do not fit, naming all images."""
         faults = []
         missing, extra = self.missing(), self.extra()
-        if missing and len(missing) == len(self.gt) and not allow_missing:
+        if missing and len(missing) == len(self.rows) and not allow_missing:
             return [
-                f"{self.pred.path} has no prediction for any of the {len(self.gt)} images of {self.gt.path}. "
+                f"{self.pred.path} has no prediction for any of the {len(self.rows)} images of {self.gt.path}. "
                 "Are the two of the same split?"
             ]
         if missing and not allow_missing:
             faults.append(
-                f"{self.pred.path} has no prediction for {len(missing)} of {len(self.gt)} images: "
+                f"{self.pred.path} has no prediction for {len(missing)} of {len(self.rows)} images: "
                 f"{listed(missing, len(missing))}. Add them, or allow missing predictions to score them as empty."
             )
         if extra and not ignore_extra:
@@ -199,7 +237,7 @@ class _Plan:
                 f"{self.pred.path} has predictions for images that {self.gt.path} lacks ({len(extra)}): "
                 f"{listed(extra, len(extra))}. Remove them, or ignore extra predictions to leave them out."
             )
-        pred = self.segments("pred")
+        pred = self.segments("pred", [self.gt.image_ids[row] for row in self.rows])
         unknown = take(pred, ~np.isin(pred.category_id, [category.id for category in self.gt.categories]))
         if len(unknown):
             faults.append(
@@ -208,21 +246,102 @@ class _Plan:
             )
         return faults
 
-    def segments(self, side: str, without: frozenset[int] = frozenset()) -> Segments:
-        """The segments of one side for the images of the ground truth, `without` some."""
+    def segments(self, side: str, images: Sequence[int]) -> Segments:
+        """The segments of one side for some images, in the order of the JSON."""
         columns = self.gt if side == "gt" else self.pred
-        image_id = np.repeat(np.array(columns.image_ids, np.int64), np.diff(columns.first))
-        segments = Segments(
+        chosen = np.flatnonzero(np.isin(np.array(columns.image_ids, np.int64), np.array(images, np.int64)))
+        count = np.diff(columns.first)[chosen]
+        image_id = np.repeat(np.array(columns.image_ids, np.int64)[chosen], count)
+        # The rows first[i], first[i] + 1, … of each chosen image i.
+        start = np.repeat(columns.first[chosen] - np.cumsum(count) + count, count)
+        rows = start + np.arange(len(image_id))
+        return Segments(
             image_id=image_id,
             is_gt=np.full(len(image_id), side == "gt"),
-            id=columns.id,
-            category_id=columns.category_id,
-            area=columns.area,
-            iscrowd=columns.iscrowd & (side == "gt"),
-            score=columns.score if side == "pred" else np.full(len(image_id), np.nan, np.float32),
+            id=columns.id[rows],
+            category_id=columns.category_id[rows],
+            area=columns.area[rows],
+            iscrowd=columns.iscrowd[rows] & (side == "gt"),
+            score=columns.score[rows] if side == "pred" else np.full(len(image_id), np.nan, np.float32),
         )
-        wanted = [image for image in self.gt.image_ids if image not in without]
-        return take(segments, np.isin(image_id, wanted))
+
+
+def _share(rows: npt.NDArray[np.int64], number: int, shards: int) -> npt.NDArray[np.int64]:
+    if not 1 <= number <= shards:
+        raise BadArgument(f"There is no shard {number} of {shards}. Shards are numbered from 1 to {shards}.")
+    share = np.array_split(rows, shards)[number - 1]
+    if not len(share):
+        raise BadArgument(f"Shard {number} of {shards} has no image: there are {len(rows)}. Use fewer shards.")
+    return share
+
+
+class _Store:
+    """Where the tables of blocks go: into a run folder, made when the first comes, or into memory."""
+
+    def __init__(
+        self, out: str | os.PathLike[str] | None, info: RunInfo, overwrite: bool, writer: RunWriter | None
+    ) -> None:
+        self._out, self._info, self._overwrite, self._writer = out, info, overwrite, writer
+        self._resumed = writer is not None
+        self.done: frozenset[int] = writer.done if writer else frozenset()
+        self._tables: list[OverlapTable] = []
+        self._sums, self._faults = CategorySums(info.categories), GroundTruthFaults()
+
+    def keep(self, table: OverlapTable, files: FileHashes) -> None:
+        """Takes a block without a fault. Raises BadDataset for an area that cannot be; the block is not kept then."""
+        self._sums.add(self._sums.look(Matched.of(table)))
+        self._faults = self._faults + table.ground_truth_faults()
+        if self._out is None:
+            self._tables.append(table)
+        else:
+            self._written(self._out).write_part(table, files=files)
+
+    def left(self) -> list[str]:
+        """What to do once the faults are mended, if anything was kept."""
+        if self._writer is None:
+            return []
+        return [f"All blocks of images without a fault are kept in {self._out}: mend the rest and add --resume."]
+
+    def close(self, images: ImagesRecord, clock: "_Clock") -> Run:
+        """The run of all that was kept."""
+        n = images.expected or 0
+        images = replace(images, scored=n)
+        if self._out is None:
+            summary = SummaryRecord.of(summarise(self._sums.table()))
+            info = replace(self._info, images=replace(images, gt_faults=self._faults), summary=summary)
+            return Run(replace(info, **clock.seconds(n)), table=concat(self._tables))
+        writer = self._written(self._out)
+        # What an earlier sitting wrote was not added up here.
+        stored = Run(writer.info, writer.path) if self._resumed else None
+        summary = SummaryRecord.of(summarise(self._sums.table()) if stored is None else stored.summary())
+        faults = self._faults if stored is None else stored.ground_truth_faults()
+        clock.stop("write")
+        return writer.finish("done", images=replace(images, gt_faults=faults), summary=summary, **clock.seconds(n))
+
+    def fail(self, problem: BaseException) -> None:
+        """Leaves a run that says it is not whole, if any of it was written."""
+        if self._writer is None:
+            return
+        status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"
+        with contextlib.suppress(OSError, PanbenchError):
+            self._writer.finish(status, error=str(problem) or type(problem).__name__)
+
+    def _written(self, out: str | os.PathLike[str]) -> RunWriter:
+        if self._writer is None:
+            self._writer = RunWriter.create(out, self._info, self._overwrite)
+        return self._writer
+
+
+def _goes_on(out: str | os.PathLike[str], info: RunInfo) -> RunWriter:
+    """The writer of a stored run. Raises BadRun when that was made with other settings."""
+    stored = unfinished_run(out)
+    assert stored is not None
+    if different := differing_settings(stored.info, info):
+        raise BadRun(
+            f"{out} cannot be resumed with other settings: {'; '.join(different)}. "
+            "Give the settings it was made with, or another --out."
+        )
+    return RunWriter.resume(out)
 
 
 @dataclass
@@ -231,18 +350,17 @@ class _Counted:
 
     pairs: list[tuple[int, "_Counts"]] = field(default_factory=list)
     boundary: list[tuple[int, "_Counts"]] = field(default_factory=list)
-    bad_images: set[int] = field(default_factory=set)
     files: list[tuple[int, bytes, bytes]] = field(default_factory=list)
     gt_faults: list[str] = field(default_factory=list)
     prediction_faults: list[str] = field(default_factory=list)
 
     def table(self, plan: _Plan) -> OverlapTable:
         """The rows of all images that could be decoded."""
-        without = frozenset(self.bad_images)
+        images = [image_id for image_id, _ in self.pairs]
         return tabulate(
             _joined(self.pairs),
-            plan.segments("gt", without),
-            plan.segments("pred", without),
+            plan.segments("gt", images),
+            plan.segments("pred", images),
             _joined(self.boundary) if self.boundary else None,
         ).in_order_of_images()
 
@@ -320,56 +438,68 @@ def _unpacked(packed: bytes) -> IdRuns | None:
 
 def _count_images(
     plan: _Plan,
+    rows: Sequence[int],
     threads: int,
     boundary: bool,
     max_pixels: int,
     index: bool,
     progress: Progress | None,
     reporter: Reporter,
-) -> _Counted:
-    """Looks at all images, in the order of the ground truth."""
-    images = len(plan.gt)
+) -> Iterator[_Counted]:
+    """Looks at the images of some rows of the ground truth, and returns what was found in blocks of PART_IMAGES."""
     native()  # loaded here, once, before the threads start
-    keeper = _IndexKeeper.of(plan.gt.path, reporter) if index and images >= _FEWEST_IMAGES_INDEXED else None
+    keeper = _IndexKeeper.of(plan.gt.path, reporter) if index and len(plan.gt) >= _FEWEST_IMAGES_INDEXED else None
+    # An index is written of all images: of some it would be without those that are not looked at.
+    written = keeper if len(rows) == len(plan.gt) else None
     counter = _Counter(plan, boundary, max_pixels, keeper.index if keeper else None)
-    counted = _Counted()
+    images, before = len(plan.rows), len(plan.rows) - len(rows)
     pool = ThreadPoolExecutor(threads)
     opencv_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the images are already distributed over threads
+    counted = _Counted()
     try:
-        for row, answer in enumerate(_in_order(pool, counter, images)):
+        for done, (row, answer) in enumerate(zip(rows, _in_order(pool, counter, rows), strict=True), start=1):
             image_id = plan.gt.image_ids[row]
-            if keeper and not answer.gt_fault:
-                keeper.keep(key_of(answer.sha), answer.packed)
+            if written and not answer.gt_fault:
+                written.keep(key_of(answer.sha), answer.packed)
             if answer.gt_fault:
                 counted.gt_faults.append(answer.gt_fault)
             elif answer.prediction_fault:
                 counted.prediction_faults.append(answer.prediction_fault)
-            if answer.counts is None:
-                counted.bad_images.add(image_id)
-            else:
+            if answer.counts is not None:
                 counted.pairs.append((image_id, answer.counts))
                 counted.files.append((image_id, b"", answer.sha))
             if answer.boundary is not None:
                 counted.boundary.append((image_id, answer.boundary))
-            if progress and ((row + 1) % _IMAGES_A_TASK == 0 or row + 1 == images):
-                progress(row + 1, images)
-        if keeper:
-            keeper.finish()
+            if progress and (done % _IMAGES_A_TASK == 0 or done == len(rows)):
+                progress(before + done, images)
+            if done % PART_IMAGES == 0:
+                yield counted
+                counted = _Counted()
+        if written:
+            written.finish()
+        if len(rows) % PART_IMAGES:
+            yield counted
     finally:
         pool.shutdown(cancel_futures=True)
         cv2.setNumThreads(opencv_threads)
-        if keeper:
-            keeper.discard()
-    return counted
+        if written:
+            written.discard()
 
 
-def _in_order(pool: ThreadPoolExecutor, counter: _Counter, images: int) -> Iterator[_Answer]:
+def _in_order(pool: ThreadPoolExecutor, counter: _Counter, rows: Sequence[int]) -> Iterator[_Answer]:
+    """The answer for each row. A few tasks are ahead of what is taken, so that answers do not pile up."""
+
     def task(start: int) -> list[_Answer]:
-        return [counter.count(row) for row in range(start, min(start + _IMAGES_A_TASK, images))]
+        return [counter.count(row) for row in rows[start : start + _IMAGES_A_TASK]]
 
-    for answers in pool.map(task, range(0, images, _IMAGES_A_TASK)):
-        yield from answers
+    waiting: deque[Future[list[_Answer]]] = deque()
+    for start in range(0, len(rows), _IMAGES_A_TASK):
+        waiting.append(pool.submit(task, start))
+        if len(waiting) > _TASKS_AHEAD:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
 
 
 class _IndexKeeper:
@@ -443,7 +573,6 @@ class _Clock:
 
 def _info(
     plan: _Plan,
-    table: OverlapTable,
     out: str | os.PathLike[str] | None,
     arguments: Mapping[str, Setting],
     images: str | os.PathLike[str] | None,
@@ -471,12 +600,10 @@ def _info(
         git_commit=None if out is None else provenance.git_commit(),
         device=DeviceRecord(**provenance.describe_device("cpu", None)),
         images=ImagesRecord(
-            expected=len(gt),
-            scored=len(gt),
+            expected=len(plan.rows),
             missing=len(missing),
             missing_ids=tuple(missing),
             extra=len(plan.extra()),
-            gt_faults=table.ground_truth_faults(),
         ),
     )
 

@@ -1,0 +1,157 @@
+"""Runs of shards joined to one run: `panbench runs merge`."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panbench.base.errors import BadArgument, BadRun, PanbenchError
+from panbench.base.text import listed
+from panbench.panoptic.overlap import GroundTruthFaults
+from panbench.panoptic.parts import read_part
+from panbench.runs.folder import Run, load_run
+from panbench.runs.record import ImagesRecord, RunInfo, SecondsRecord, plain
+from panbench.runs.writer import RunWriter
+
+__all__ = ["differing_settings", "merge_runs", "settings_hash"]
+
+OF_A_SHARD = frozenset({"shard", "images_sha256"})
+"""Arguments that say which images a run was asked for: shards differ in them."""
+
+
+def settings_hash(info: RunInfo) -> str:
+    """The SHA-256 of all that makes a run's numbers, whatever its images: runs of one hash can be joined."""
+    return hashlib.sha256(json.dumps(_settings(info, OF_A_SHARD), sort_keys=True).encode()).hexdigest()
+
+
+def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str] = ()) -> list[str]:
+    """A phrase for each setting in which two runs differ: "precision was 'fp32' and is 'bf16'"."""
+    before, after = _settings(one, apart_from), _settings(other, apart_from)
+    return [
+        f"{name} was {_short(before.get(name))} and is {_short(after.get(name))}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def merge_runs(
+    shards: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, overwrite: bool = False
+) -> Run:
+    """One run of the images of several, which were made alike on different images of one dataset.
+
+    run.json then lists the parts, each with its images and its SHA-256. Predictions of shards are not copied.
+    Raises BadRun when shards differ in settings, hold the same image, are not done or have parts that cannot be read;
+    nothing is written then.
+    """
+    if not shards:
+        raise BadArgument("No shard is named. Name the runs to merge.")
+    runs = [load_run(shard) for shard in shards]
+    if any(run.path is not None and run.path.resolve() == Path(out).resolve() for run in runs):
+        raise BadArgument(f"{out} is one of the shards. Give another folder with --out.")
+    _check(runs)
+    infos = [run.info for run in runs]
+    first = infos[0]
+    arguments = {name: value for name, value in first.arguments.items() if name not in OF_A_SHARD}
+    info = replace(
+        first,
+        name=Path(out).absolute().name,
+        arguments={**arguments, "merged_shards": len(runs), "settings_sha256": settings_hash(first)},
+        images=_images(infos, sum(len(run.images) for run in runs)),
+        seconds=_seconds(infos),
+        images_per_second=None,
+        summary=None,
+        started=min((one.started for one in infos if one.started), default=None),
+    )
+    writer = RunWriter.create(out, info, overwrite)
+    try:
+        for rank, run in enumerate(runs):
+            files = run.members.files()
+            for part in run.members.admitted:
+                table = read_part(part)
+                writer.write_part(table, rank, files.only(table.image_ids))
+        return writer.finish("done")
+    except BaseException as problem:
+        with contextlib.suppress(OSError, PanbenchError):
+            writer.finish("failed", error=str(problem) or type(problem).__name__)
+        raise
+
+
+def _settings(info: RunInfo, apart_from: Collection[str]) -> dict[str, Any]:
+    model = info.model
+    arguments = {name: value for name, value in info.arguments.items() if name not in apart_from}
+    return {
+        "kind": info.kind,
+        "model": model and model.name,
+        "weights": model and model.weights_sha256,
+        "rule": plain(info.rule),
+        "precision": info.precision,
+        "dataset": info.dataset.fingerprint,
+        "predictions": info.predictions and info.predictions.sha256,
+        "categories": [plain(category) for category in info.categories],
+        "category_map": plain(info.category_map),
+        **{name: plain(value) for name, value in arguments.items()},
+    }
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"
+
+
+def _check(runs: Sequence[Run]) -> None:
+    first = runs[0]
+    for run in runs:
+        if run.info.status != "done":
+            raise BadRun(f"{run.path} is not done ({run.info.status}). Finish it with --resume before it is merged.")
+        if run.notices:
+            raise BadRun(f"{run.path} is not whole: {' '.join(run.notices)}")
+        if different := differing_settings(first.info, run.info, OF_A_SHARD):
+            raise BadRun(
+                f"{first.path} and {run.path} were made with other settings, so they are no shards of one run: "
+                f"{'; '.join(different)}."
+            )
+    known, owner = np.zeros(0, np.int64), first
+    for run in runs:
+        both = np.intersect1d(known, run.images)
+        if len(both):
+            owner = next(one for one in runs if one is not run and np.isin(both[0], one.images))
+            raise BadRun(
+                f"{owner.path} and {run.path} share {len(both):,} images ({listed(both.tolist())}). Each image may be "
+                "in one shard only."
+            )
+        known = np.union1d(known, run.images)
+
+
+def _images(infos: Sequence[RunInfo], scored: int) -> ImagesRecord:
+    each = [info.images for info in infos]
+    expected = [one.expected for one in each]
+    faults = [one.gt_faults for one in each]
+    skipped: Mapping[int, str] = reduce(lambda all, one: {**all, **one.skipped_ids}, each, {})
+    return ImagesRecord(
+        expected=None if None in expected else sum(one or 0 for one in expected),
+        scored=scored,
+        missing=sum(one.missing for one in each),
+        missing_ids=tuple(image for one in each for image in one.missing_ids),
+        # What the ground truth lacks is looked for in the whole JSON by each shard.
+        extra=max(one.extra for one in each),
+        skipped=len(skipped),
+        skipped_ids=skipped,
+        gt_faults=None if None in faults else reduce(add, (one for one in faults if one), GroundTruthFaults()),
+    )
+
+
+def _seconds(infos: Sequence[RunInfo]) -> SecondsRecord:
+    """Those of all shards together, as if one machine had done one after the other."""
+    sums: Counter[str] = Counter()
+    for info in infos:
+        sums.update({field.name: getattr(info.seconds, field.name) or 0 for field in fields(SecondsRecord)})
+    return SecondsRecord(**{name: value or None for name, value in sums.items()})

@@ -1,0 +1,191 @@
+"""Scoring in blocks: a killed run goes on, shards are joined, and the numbers are those of one go."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from panbench.base.errors import BadArgument, BadRun, PredictionMismatch
+from panbench.cli import app as cli
+from panbench.panoptic.idmap import encode_id_png
+from panbench.panoptic.parts import part_files
+from panbench.runs import load_run
+from panbench.runs.merge import merge_runs, settings_hash
+from panbench.scoring import folder as scoring
+from panbench.scoring.folder import score_folder
+
+CATEGORIES = [{"id": 1, "name": "person", "isthing": 1}, {"id": 92, "name": "sky", "isthing": 0}]
+IMAGES = 23
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A JSON and PNGs a side; of each image another part is right. Blocks of four images."""
+    monkeypatch.setattr(scoring, "PART_IMAGES", 4)
+    rng = np.random.default_rng(3)
+    ids = rng.permutation(1000)[:IMAGES].tolist()
+    content = {side: {"annotations": [], "images": [], "categories": CATEGORIES} for side in ("gt", "pred")}
+    for image_id in ids:
+        gt = np.array([[7, 7, 7, 8], [7, 8, 8, 8]], np.int32)
+        pred = np.where(rng.random(gt.shape) < 0.2, 15 - gt, gt).astype(np.int32)
+        for side, id_map in (("gt", gt), ("pred", pred)):
+            write(tmp_path / side / f"{image_id}.png", id_map)
+            segments = [
+                {"id": id, "category_id": category, "area": int((id_map == id).sum()), "iscrowd": 0}
+                for id, category in ((7, 1), (8, 92))
+                if id in id_map
+            ]
+            record = {"image_id": image_id, "file_name": f"{image_id}.png", "segments_info": segments}
+            content[side]["annotations"].append(record)
+            content[side]["images"].append({"id": image_id, "file_name": "", "height": 2, "width": 4})
+    for side, written in content.items():
+        (tmp_path / f"{side}.json").write_text(json.dumps(written))
+    return tmp_path
+
+
+def write(path: Path, id_map: np.ndarray) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode_id_png(id_map))
+
+
+def score(data: Path, out: str | None = None, **options):
+    return score_folder(data / "gt.json", data / "pred.json", out=None if out is None else data / out, **options)
+
+
+def assert_same(one, other):
+    assert one.table.to_arrow().equals(other.table.to_arrow())
+    assert one.summary() == other.summary()
+    assert one.info.images.gt_faults == other.info.images.gt_faults
+    assert one.info.images.scored == other.info.images.scored
+
+
+def test_blocks_give_the_run_of_one_go(data, monkeypatch):
+    stored = score(data, "run")
+    assert len(part_files(data / "run" / "parts")) == 6
+    monkeypatch.setattr(scoring, "PART_IMAGES", 1000)
+    assert_same(stored, score(data))
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, RuntimeError])
+def test_a_stopped_run_goes_on_with_what_it_lacks(data, stopped, monkeypatch):
+    whole = score(data)
+    count, looked = scoring._Counter.count, []
+
+    def stops(counter, row):
+        looked.append(row)
+        if len(looked) == 15:
+            raise stopped("enough")
+        return count(counter, row)
+
+    monkeypatch.setattr(scoring._Counter, "count", stops)
+    monkeypatch.setattr(scoring, "_TASKS_AHEAD", 0)
+    monkeypatch.setattr(scoring, "_IMAGES_A_TASK", 1)
+    with pytest.raises(stopped):
+        score(data, "run", threads=1)
+    kept = load_run(data / "run")
+    assert kept.info.status == ("interrupted" if stopped is KeyboardInterrupt else "failed")
+    assert len(kept.images) == 12, "three blocks of four"
+    looked.clear()
+    monkeypatch.setattr(scoring._Counter, "count", lambda counter, row: looked.append(row) or count(counter, row))
+    resumed = score(data, "run", resume=True)
+    assert len(looked) == IMAGES - 12
+    assert resumed.info.status == "done"
+    assert_same(resumed, whole)
+
+
+def test_resume_starts_a_run_where_there_is_none_and_a_done_one_stays(data):
+    first = score(data, "run", resume=True)
+    assert_same(score(data, "run", resume=True), first)
+
+
+def test_a_run_with_a_fault_keeps_the_other_blocks_for_resume(data):
+    whole = score(data)
+    last = int(whole.images[-1])
+    good = (data / "pred" / f"{last}.png").read_bytes()
+    (data / "pred" / f"{last}.png").write_bytes(b"no PNG")
+    with pytest.raises(PredictionMismatch, match="--resume"):
+        score(data, "run")
+    assert len(load_run(data / "run").images) == 20
+    (data / "pred" / f"{last}.png").write_bytes(good)
+    assert_same(score(data, "run", resume=True), whole)
+
+
+def test_other_settings_are_not_resumed(data):
+    score(data, "run")
+    with pytest.raises(BadRun, match=r"boundary was False and is True"):
+        score(data, "run", resume=True, boundary=True)
+    with pytest.raises(BadArgument, match="--out"):
+        score(data, resume=True)
+
+
+def test_shards_hold_each_image_once_and_merge_to_the_run_of_one_go(data):
+    whole = score(data)
+    shards = [score(data, f"shard-{number}", shard=(number, 3)) for number in (1, 2, 3)]
+    assert [shard.info.images.expected for shard in shards] == [8, 8, 7]
+    merged = merge_runs([data / f"shard-{number}" for number in (2, 1, 3)], data / "all")
+    assert_same(merged, whole)
+    assert merged.info.images.expected == IMAGES
+    assert load_run(data / "all").info == merged.info
+    listed = merged.info.parts
+    assert [data / "all" / "parts" / part.name for part in listed] == part_files(data / "all" / "parts")
+    assert sum(part.images for part in listed) == IMAGES
+    assert len({settings_hash(shard.info) for shard in shards}) == 1
+    assert merged.info.arguments["settings_sha256"] == settings_hash(shards[0].info)
+
+
+def test_shards_that_do_not_fit_are_refused_and_nothing_is_written(data):
+    for number in (1, 2):
+        score(data, f"shard-{number}", shard=(number, 2))
+    score(data, "again", shard=(1, 3))
+    score(data, "near", shard=(2, 2), boundary=True)
+
+    def refused(*names, **options):
+        with pytest.raises(BadRun) as caught:
+            merge_runs([data / name for name in names], data / "all", **options)
+        assert not (data / "all").exists()
+        return str(caught.value)
+
+    assert "share 8 images" in refused("shard-1", "shard-2", "again")
+    assert "boundary was False and is True" in refused("shard-1", "near")
+    assert "share 12 images" in refused("shard-1", "shard-1")
+    part_files(data / "shard-2" / "parts")[0].write_bytes(b"torn")
+    assert "not whole" in refused("shard-1", "shard-2")
+    with pytest.raises(BadArgument, match="one of the shards"):
+        merge_runs([data / "shard-1"], data / "shard-1", overwrite=True)
+
+
+def test_a_shard_that_is_not_done_is_refused(data, monkeypatch):
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    score(data, "shard-1", shard=(1, 2))
+    monkeypatch.setattr("panbench.runs.writer.RunWriter._compact", stops)
+    with pytest.raises(KeyboardInterrupt):
+        score(data, "shard-2", shard=(2, 2))
+    monkeypatch.undo()
+    with pytest.raises(BadRun, match="is not done"):
+        merge_runs([data / "shard-1", data / "shard-2"], data / "all")
+
+
+@pytest.mark.parametrize(("shard", "sentence"), [((0, 2), "from 1 to 2"), ((3, 2), "from 1 to 2"), ((30, 40), "fewer")])
+def test_a_shard_that_cannot_be_is_refused(data, shard, sentence):
+    with pytest.raises(BadArgument, match=sentence):
+        score(data, shard=shard)
+
+
+def test_shards_are_scored_and_merged_on_the_command_line(data):
+    def panbench(*arguments):
+        return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+    score_it = ("score", "--gt", data / "gt.json", "--pred", data / "pred.json")
+    for number in (1, 2):
+        done = panbench(*score_it, "--shard", f"{number}/2", "--out", data / f"shard-{number}", "--resume")
+        assert done.exit_code == 0, done.stderr
+    merged = panbench("runs", "merge", data / "shard-1", data / "shard-2", "--out", data / "all")
+    assert merged.exit_code == 0, merged.stderr
+    assert load_run(data / "all").summary() == score(data).summary()
+    for words in (["--shard", "2"], ["--shard", "a/b"]):
+        wrong = panbench(*score_it, *words)
+        assert (wrong.exit_code, "3/16" in wrong.stderr) == (2, True)
