@@ -20,7 +20,7 @@ app = family()
     "score",
     "panbench score --gt panoptic_val2017.json --pred predictions.json",
     "panbench score --gt gt.json --pred pred.json --out results/mine",
-    "panbench score --gt gt.json --pred pred.json --shard 3/16 --out results/shard-3 --resume",
+    "panbench score --gt gt.json --pred pred.json --shard 3/16 --out results/s3",
 )
 def score(
     gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")],
