@@ -52,7 +52,7 @@ $(VENV)/.dev: $(VENV)/.installed
 	@touch $@
 
 DEMO_MODELS := panoptic-fpn-tiny,maskformer-tiny,mask2former-tiny
-DEMO_TRANSFORMERS := oneformer-tiny
+DEMO_TRANSFORMERS := oneformer-tiny,eomt-tiny
 
 # Models whose extra is not installed are named and left out.
 demo: install

@@ -10,7 +10,7 @@ panbench = {
         "split": "val2017",
         "source": "IDEA-Research/MaskDINO 3831d85, README.md",
     },
-    "params": None,
+    "params": 52_104_265,
     "input_size": "800×1333",
     "trained_on": "coco",
     "settings": {

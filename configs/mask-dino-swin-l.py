@@ -9,7 +9,7 @@ panbench = {
         "split": "val2017",
         "source": "IDEA-Research/MaskDINO 3831d85, README.md",
     },
-    "params": None,
+    "params": 222_792_285,
     "input_size": "800×1333",
     "trained_on": "coco",
     "settings": {

@@ -10,7 +10,7 @@ panbench = {
         "split": "val2017",
         "source": "zhiqi-li/Panoptic-SegFormer cdb9b68, README.md",
     },
-    "params": None,
+    "params": 104_382_215,
     "input_size": "800×1333",
     "trained_on": "coco",
     "settings": {

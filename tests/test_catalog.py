@@ -67,7 +67,7 @@ HUB = [
     "eomt-dinov3-l-640",
     "eomt-dinov3-l-1280",
 ]
-TINY = ["panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny", "oneformer-tiny"]
+TINY = ["panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny", "oneformer-tiny", "eomt-tiny"]
 
 ENTRY = {
     "title": "Mine",
