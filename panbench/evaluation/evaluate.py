@@ -219,7 +219,7 @@ def _keeper(
 ) -> CandidateKeeper:
     """What stores the candidates of a run, with all that `panbench fuse` needs to know of the model.
 
-    Says what they will take on disk, measured on the first image. Raises OutOfSpace when that is not there.
+    Says what they will take on disk, measured on three images. Raises OutOfSpace when that is not there.
     """
     record = model.describe()
     about = {
@@ -229,13 +229,14 @@ def _keeper(
         "precision": way_of_running(model)["precision"],
     }
     exact = not options.half_precision
-    (first,) = model.candidates([model.load(dataset.scenes[0])])
+    tried = dataset.scenes[:: max(1, len(dataset.scenes) // 3)][:3]
+    outputs = [model.candidates([model.load(scene)])[0] for scene in tried]
     with torch.inference_mode():
-        size = encode(first, model.rule, exact=exact).size
+        size = sum(encode(output, model.rule, exact=exact).size for output in outputs) // len(tried)
     needed = size * len(dataset.scenes)
     require_space(run, needed, "Keeping the candidates")
     reporter.notice(
-        f"Candidates take about {size / 1e6:.2f} MB an image (measured on the first), {needed / 1e6:,.0f} MB for "
+        f"Candidates take about {size / 1e6:.2f} MB an image (measured on {len(tried)}), {needed / 1e6:,.0f} MB for "
         f"{len(dataset.scenes):,} images."
     )
     return CandidateKeeper(run / "candidates", model.rule, about, rank=rank, exact=exact)

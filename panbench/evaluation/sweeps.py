@@ -19,6 +19,7 @@ from panbench.metrics.matched import Matched
 from panbench.metrics.slices import ImageStatistics, image_statistics
 from panbench.metrics.tuning import joined
 from panbench.models.oracle import STEPS, oracle_maps
+from panbench.models.predict import CategoryIds
 from panbench.models.rules import Rule, SettledMap, parse_rule
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png
@@ -85,7 +86,7 @@ def sweep_statistics(
     stored: StoredOutputs,
     scenes: Sequence[Scene],
     categories: Sequence[Category],
-    category_ids: Sequence[int],
+    category_ids: CategoryIds,
     rules: Sequence[Rule],
     *,
     workers: int | None = None,
@@ -124,7 +125,7 @@ def oracle_statistics(
     stored: StoredOutputs,
     scenes: Sequence[Scene],
     categories: Sequence[Category],
-    category_ids: Sequence[int],
+    category_ids: CategoryIds,
     rule: Rule,
     *,
     workers: int | None = None,
@@ -138,7 +139,7 @@ def oracle_statistics(
         gt_ids, gt_segments = truth
         with torch.inference_mode():
             fused = rule.settle(rule.fuse(dataclasses.replace(output)).to_host())
-        maps = oracle_maps(output, fused, category_ids, gt_ids, gt_segments, isthing, scene.image.id)
+        maps = oracle_maps(output, fused, category_ids, gt_ids, gt_segments, isthing, scene.image.id, rule)
         return [
             ("rule", _table(scene, truth, fused, category_ids)),
             *(
@@ -181,7 +182,7 @@ def _statistics(
 
 
 def _table(
-    scene: Scene, truth: tuple[IdMap, Sequence[Segment]], fused: SettledMap, category_ids: Sequence[int]
+    scene: Scene, truth: tuple[IdMap, Sequence[Segment]], fused: SettledMap, category_ids: CategoryIds
 ) -> OverlapTable:
     ids, labelled = fused
     segments = [Segment(one.id, category_ids[one.label], one.area, score=one.score) for one in labelled]

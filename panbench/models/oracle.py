@@ -10,7 +10,7 @@ and fusion threw away. Each step is a map like any other, scored like any other.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
-from panbench.models.rules.base import SettledMap
+from panbench.models.predict import CategoryIds
+from panbench.models.rules.base import Rule, SettledMap
 from panbench.models.rules.panoptic_fpn import paste_masks
 from panbench.models.rules.resize import semantic_argmax, upsampled_blocks
 from panbench.panoptic.types import IdMap, PanopticPrediction, Segment
@@ -44,51 +45,47 @@ class _Masks:
 def oracle_maps(
     output: Candidates | Instances,
     fused: SettledMap,
-    category_ids: Sequence[int],
+    category_ids: CategoryIds,
     gt_ids: IdMap,
     gt_segments: Sequence[Segment],
     isthing: Mapping[int, bool],
     image_id: int = 0,
+    rule: Rule | None = None,
 ) -> dict[str, PanopticPrediction]:
     """The map of each step of STEPS.
 
     fused: what the rule made of the same output; category_ids: of each label of the model
+    rule: among the masks of `selection` it decides overlaps, without its thresholds; None and for boxes: the score does
     gt_segments: crowds are left to the rule, as no mask can match one; isthing: of each category id
     """
     true = [segment for segment in gt_segments if not segment.iscrowd]
     masks = _masks(output, category_ids, gt_ids, true)
     ids, segments = fused
     own = [(int(segment.id), int(category_ids[segment.label]), segment.score) for segment in segments]
-    rule = _Masks(
+    own_masks = _Masks(
         np.stack([ids == one for one, _, _ in own]) if own else np.zeros((0, *ids.shape), np.bool_),
         np.array([category for _, category, _ in own], np.int64),
         np.array([1.0 if score is None else score for _, _, score in own]),
         np.zeros((0, 0)),
     )
-    rule = _with_iou(rule, gt_ids, true)
+    own_masks = _with_iou(own_masks, gt_ids, true)
     # Full masks of what the rule kept: the candidate of its category that covers most of each segment.
-    kept = [_origin(masks, rule, number) for number in range(len(own))]
+    kept = [_origin(masks, own_masks, number) for number in range(len(own))]
     selected = _assigned(masks, true, same_category=True)
     best = _assigned(masks, true, same_category=False)
     return {
-        "labels": _painted(image_id, rule.covers, _relabelled(rule, true), isthing),
-        "selection": _painted(
-            image_id,
-            *_by_score(masks, list(selected.values())),
-            isthing,
-        ),
+        "labels": _painted(image_id, own_masks.covers, _relabelled(own_masks, true), isthing),
+        "selection": _selection(output, masks, sorted(selected.values()), rule, category_ids, isthing, image_id),
         "order": _painted(
             image_id,
-            *_by_truth(masks, rule, kept, gt_ids, true),
+            *_by_truth(masks, own_masks, kept, gt_ids, true),
             isthing,
         ),
         "all": _painted(image_id, *_ideal(masks, best, gt_ids, true), isthing),
     }
 
 
-def _masks(
-    output: Candidates | Instances, category_ids: Sequence[int], gt_ids: IdMap, true: Sequence[Segment]
-) -> _Masks:
+def _masks(output: Candidates | Instances, category_ids: CategoryIds, gt_ids: IdMap, true: Sequence[Segment]) -> _Masks:
     if isinstance(output, Candidates):
         rows = np.flatnonzero(output.labels >= 0)
         index = torch.from_numpy(rows).to(output.masks.device)
@@ -223,6 +220,34 @@ def _ideal(masks: _Masks, best: Mapping[int, int], gt_ids: IdMap, true: Sequence
         free &= ~rest
     covers = np.stack(parts) if parts else np.zeros((0, *free.shape), np.bool_)
     return covers, [true[place].category_id for place in order]
+
+
+def _selection(
+    output: Candidates | Instances,
+    masks: _Masks,
+    rows: Sequence[int],
+    rule: Rule | None,
+    category_ids: CategoryIds,
+    isthing: Mapping[int, bool],
+    image_id: int,
+) -> PanopticPrediction:
+    """The chosen masks alone, as the rule would fuse them if it dropped nothing."""
+    if rule is None or isinstance(output, Instances) or not rows:
+        return _painted(image_id, *_by_score(masks, rows), isthing)
+    # Masks without a label were left out of `masks`: these are the places of the others.
+    chosen = np.flatnonzero(output.labels >= 0)[list(rows)]
+    index = torch.from_numpy(chosen).to(output.masks.device)
+    subset = replace(
+        output,
+        labels=output.labels[chosen],
+        gate=output.gate[chosen],
+        weight=output.weight[index],
+        masks=output.masks[index],
+    )
+    loose = replace(rule, **{name: 0.0 for name in ("score", "overlap") if hasattr(rule, name)})  # type: ignore[arg-type]
+    ids, segments = loose.settle(loose.fuse(subset).to_host())
+    found = tuple(Segment(one.id, category_ids[one.label], one.area, score=one.score) for one in segments)
+    return PanopticPrediction(image_id, ids, found)
 
 
 def _painted(image_id: int, covers: Bool, category: Sequence[int], isthing: Mapping[int, bool]) -> PanopticPrediction:

@@ -44,7 +44,7 @@ def steps(output: Candidates | Instances, rule=RULE) -> dict[str, float]:
     own = PanopticPrediction(
         0, fused[0], tuple(Segment(one.id, IDS[one.label], one.area, score=one.score) for one in fused[1])
     )
-    maps = oracle_maps(output, fused, IDS, ids, segments, ISTHING)
+    maps = oracle_maps(output, fused, IDS, ids, segments, ISTHING, rule=rule)
     assert tuple(maps) == STEPS
     return {"rule": pq(own), **{step: pq(prediction) for step, prediction in maps.items()}}
 
