@@ -88,6 +88,10 @@ def evaluate(
     compiled: Annotated[
         bool, flag("--compile", "Compile the backbone by torch.compile; takes a minute.", _HOW)
     ] = False,
+    tta: Annotated[
+        str | None,
+        option("Average views of each image: flip,scales=0.75:1.25. It costs a pass a view.", _HOW, "VIEWS"),
+    ] = None,
     workers: Annotated[
         int | None, option("Threads that load, and as many that score. Default: the cores, up to 8.", _HOW, "N", min=1)
     ] = None,
@@ -115,6 +119,13 @@ def evaluate(
     save_predictions: Annotated[
         bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.", _RUN)
     ] = False,
+    keep_candidates: Annotated[
+        bool,
+        flag("--keep-candidates", "Also store what left the network, for `panbench fuse` and ensembles.", _RUN),
+    ] = False,
+    half_precision: Annotated[
+        bool, flag("--fp16", "Store candidates in half precision; pixels that differ are counted.", _RUN)
+    ] = False,
     log: Annotated[
         list[str] | None,
         option("Tell tensorboard, wandb or mlflow how it goes; several times. Files go to logs/ beside the run.", _RUN),
@@ -125,6 +136,8 @@ def evaluate(
 
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    if half_precision and not keep_candidates:
+        raise BadArgument("--fp16 is how candidates are stored. Add --keep-candidates, or use --precision fp16.")
     specs = choose_models(model or [], config, checkpoint, things)
     if len(specs) > 1 and weights not in ("auto", "random"):
         raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
@@ -203,7 +216,7 @@ def evaluate(
         from panbench.evaluation.evaluate import EvaluateOptions
         from panbench.evaluation.several import unused_gpu, what_runs
 
-        opening = Opening(weights, device, precision, seed, compiled, download)
+        opening = Opening(weights, device, precision, seed, compiled, download, tta)
         options = EvaluateOptions(
             batch_size=size,
             workers=workers,
@@ -213,6 +226,8 @@ def evaluate(
             unscored=photographs,
             skip_bad_images=skip_bad_images,
             category_map=category_map,
+            keep_candidates=keep_candidates,
+            half_precision=half_precision,
             command=("panbench", *sys.argv[1:]),
         )
         failures = check_models(specs, dataset, folders, opening, options, bars, rules)

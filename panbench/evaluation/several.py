@@ -41,7 +41,7 @@ _PIXELS_A_BYTE = 8
 
 @dataclass(frozen=True)
 class Opening:
-    """How each model is opened: the arguments of `open_model`."""
+    """How each model is opened: the arguments of `open_model`, and the views of an image that it is shown."""
 
     weights: str = "auto"
     device: str = "auto"
@@ -49,6 +49,16 @@ class Opening:
     seed: int = 0
     compiled: bool = False
     download: bool = False
+    tta: str | None = None
+
+    def shown(self, model: "Model") -> "Model":
+        """The model, in front of it what makes the views of test-time augmentation. Raises BadArgument."""
+        if self.tta is None:
+            return model
+        # Imports torch, which takes seconds.
+        from panbench.models.augmented import AugmentedModel, parse_views
+
+        return AugmentedModel(model, parse_views(self.tta))
 
 
 @dataclass(frozen=True)
@@ -233,6 +243,7 @@ def evaluate_models(
                 download=opening.download,
                 reporter=tracked,
             )
+            model = opening.shown(model)
             chosen = rules_of(model, rules)
             runs = evaluate_rules(model, dataset, dict(zip(chosen, own, strict=True)), options, tracked)
             tracked.finished(runs[0])

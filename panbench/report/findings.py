@@ -16,6 +16,7 @@ from panbench.metrics.pq import CategorySums, summarise
 from panbench.metrics.semantic import PixelFold
 from panbench.metrics.slices import SLICINGS, THRESHOLDS, DaggerFold, SliceFold, StatisticsFold, curve_of, pq_by
 from panbench.metrics.uncertainty import SampleFold, intervals
+from panbench.report.fusion import oracle_grid, oracle_record, read_oracle
 from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.tables import comparison_row
 from panbench.runs import Run
@@ -170,10 +171,14 @@ def error_findings(
     ]
     if per_category:
         grids.append(_costliest_grid(lost))
+    oracle = read_oracle(run)
+    if oracle is not None:
+        grids.append(oracle_grid(oracle))
     of_slices = {name: {part: one.lost() for part, one in parts.items()} for name, parts in own.items()}
     grids.extend(_lost_grid(name, tables) for name, tables in of_slices.items())
     record = {
         **_identity(run),
+        "oracle": None if oracle is None else oracle_record(oracle),
         "causes": [{"name": cause.name, "description": cause.description, "fix": cause.fix} for cause in CAUSES],
         "lost": _records(lost[lost["group"].notna()].drop(columns=["category_id", "name"])),
         "per_category": _records(lost[lost["group"].isna()].drop(columns=["group"])),

@@ -18,7 +18,16 @@ from panbench.runs import Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["heat_map", "oracle_grid", "read_oracle", "sweep_grids", "sweep_record", "thresholds_of", "write_oracle"]
+__all__ = [
+    "heat_map",
+    "oracle_grid",
+    "oracle_record",
+    "read_oracle",
+    "sweep_grids",
+    "sweep_record",
+    "thresholds_of",
+    "write_oracle",
+]
 
 ORACLE = "oracle.parquet"
 ORACLE_STEPS = {
@@ -231,6 +240,12 @@ def oracle_grid(steps: Mapping[str, ImageStatistics]) -> Grid:
             f"(the masks were there) and {100 * lost:.2f} because no mask fits.",
         ),
     )
+
+
+def oracle_record(steps: Mapping[str, ImageStatistics]) -> dict[str, dict[str, float | None]]:
+    """PQ, PQ_th and PQ_st of the rule and of each step, fractions 0–1."""
+    rows = {step: pq_by(of_step).iloc[0] for step, of_step in steps.items()}
+    return {step: {name: _plain(row[name]) for name in ("PQ", "PQ_th", "PQ_st")} for step, row in rows.items()}
 
 
 def thresholds_of(record: Mapping[str, Any]) -> dict[str, Any]:
