@@ -142,16 +142,18 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.floa
     owner = np.concatenate([np.full(len(rows), number) for number, rows in enumerate(kept)])
     labels = np.concatenate([each.labels[rows] for each, rows in zip(outputs, kept, strict=True)])
     gates = np.concatenate([each.gate[rows] for each, rows in zip(outputs, kept, strict=True)]).astype(np.float64)
+    # Logits are averaged where all have them: between cells they are upsampled to sharper borders than probabilities.
+    in_logits = all(each.activation == "sigmoid" for each in outputs)
     masks = torch.cat(
         [
-            _on_grid(_probabilities(each)[torch.from_numpy(rows).to(device)], each.frame, frame, shape)
+            _on_grid((each.masks.float() if in_logits else _probabilities(each))[torch.from_numpy(rows).to(device)], each.frame, frame, shape)
             for each, rows in zip(outputs, kept, strict=True)
         ]
     )
     weights = torch.cat(
         [each.weight[torch.from_numpy(rows).to(device)].float() for each, rows in zip(outputs, kept, strict=True)]
     )
-    sure = (masks >= 0.5).flatten(1).float()
+    sure = (masks >= (0.0 if in_logits else 0.5)).flatten(1).float()
     shared = (sure @ sure.T).double().cpu().numpy()
     area = np.diag(shared)
     iou = shared / np.maximum(area[:, None] + area[None] - shared, 1)
@@ -173,7 +175,7 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.floa
         masks=merged,
         frame=frame,
         isthing=outputs[best].isthing,
-        activation="identity",
+        activation="sigmoid" if in_logits else "identity",
     )
 
 

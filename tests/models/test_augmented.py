@@ -118,7 +118,9 @@ def test_matching_masks_are_averaged_and_lonely_ones_lose_their_score():
     by_label = dict(zip(merged.labels.tolist(), merged.gate.tolist(), strict=True))
     assert by_label == pytest.approx({0: 0.8, 1: 0.8 / 3})
     of_cat = merged.masks[merged.labels.tolist().index(0)]
-    assert float(of_cat[6, 2]) == pytest.approx(2 / 3, abs=0.01)
+    # Logits of 6, −6 and 6.
+    assert merged.activation == "sigmoid"
+    assert float(of_cat[6, 2]) == pytest.approx(2.0)
 
 
 def test_answers_of_other_grids_are_brought_to_the_finest():
