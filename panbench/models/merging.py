@@ -146,7 +146,12 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.floa
     in_logits = all(each.activation == "sigmoid" for each in outputs)
     masks = torch.cat(
         [
-            _on_grid((each.masks.float() if in_logits else _probabilities(each))[torch.from_numpy(rows).to(device)], each.frame, frame, shape)
+            _on_grid(
+                (each.masks.float() if in_logits else _probabilities(each))[torch.from_numpy(rows).to(device)],
+                each.frame,
+                frame,
+                shape,
+            )
             for each, rows in zip(outputs, kept, strict=True)
         ]
     )
