@@ -26,6 +26,7 @@ from panbench.cli import (
     doctor,
     ensemble,
     eval,
+    export,
     fuse,
     gate,
     models,
@@ -125,6 +126,7 @@ for module in (
     calibration,
     reproduce,
     runs,
+    export,
 ):
     app.add_typer(module.app)
 

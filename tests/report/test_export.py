@@ -1,0 +1,104 @@
+"""A run in the formats of other programs, read back by them where they are here."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from little_runs import scored
+from support import panbench
+
+from panbench.base.errors import BadRun
+from panbench.report.export import FORMATS, segments_with_verdicts
+
+GT = {1: "ppppqqqqssss", 2: "ddddssss....", 3: "ssssssss"}
+PRED = ["ppppq...ssss", "ddddssss....", "pppppsss"]
+SCORES = {"p": 0.9, "q": 0.8, "d": 0.7, "s": 0.6}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return scored(tmp_path_factory.mktemp("export"), "mine", GT, PRED, SCORES)
+
+
+def exported(run, format, out):
+    result = panbench("export", format, run.path, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert set(result.stdout.splitlines()) == {str(path) for path in out.iterdir()}
+    return out
+
+
+def test_parquet_has_segments_with_what_became_of_them(run, tmp_path):
+    out = exported(run, "parquet", tmp_path / "tables")
+    segments = pd.read_parquet(out / "segments.parquet")
+    table = run.pq()
+    for verdict in ("FP", "FN"):
+        assert (segments["verdict"] == verdict).sum() == table[verdict].sum()
+    assert ((segments["verdict"] == "TP") & (segments["side"] == "gt")).sum() == table["TP"].sum()
+    hits = segments[(segments["verdict"] == "TP") & (segments["side"] == "gt")]
+    assert hits["iou"].sum() == pytest.approx(table["iou_sum"].sum())
+    wrong = segments[segments["verdict"].isin(["FP", "FN"])]
+    assert wrong["cause"].notna().all()
+    assert len(pd.read_parquet(out / "overlaps.parquet")) == len(run.overlaps())
+    assert pd.read_parquet(out / "per_category.parquet")["PQ"].tolist() == table["PQ"].tolist()
+
+
+def test_coco_results_are_what_pycocotools_loads(run, tmp_path):
+    from pycocotools.coco import COCO
+
+    out = exported(run, "coco-results", tmp_path / "coco")
+    results = json.loads((out / "results.json").read_text())
+    assert {result["category_id"] for result in results} == {1, 2}
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": image, "height": 1, "width": len(marks)} for image, marks in GT.items()],
+        "categories": [{"id": 1}, {"id": 2}],
+        "annotations": [],
+    }
+    truth.createIndex()
+    loaded = truth.loadRes(str(out / "results.json"))
+    areas = {
+        (a["image_id"], a["category_id"], round(a["score"], 2)): int(a["area"]) for a in loaded.dataset["annotations"]
+    }
+    assert areas == {(1, 1, 0.9): 4, (1, 1, 0.8): 1, (2, 2, 0.7): 4, (3, 1, 0.9): 5}
+
+
+def test_fiftyones_files_are_coco_json_with_verdicts(run, tmp_path):
+    out = exported(run, "fiftyone", tmp_path / "fo")
+    truth, found = (json.loads((out / f"{name}.json").read_text()) for name in ("ground_truth", "predictions"))
+    assert [image["id"] for image in truth["images"]] == [1, 2, 3]
+    assert truth["images"] == found["images"]
+    verdicts = segments_with_verdicts(run)
+    for document, side in ((truth, "gt"), (found, "pred")):
+        told = {(a["image_id"], a["segment_id"]): a["verdict"] for a in document["annotations"]}
+        own = verdicts[verdicts["side"] == side]
+        assert told == {(row.image_id, row.id): row.verdict for row in own.itertuples()}
+    compile((out / "open_in_fiftyone.py").read_text(), "open_in_fiftyone.py", "exec")
+
+
+def test_the_card_has_a_model_index_that_yaml_reads(run, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    text = (exported(run, "huggingface-card", tmp_path / "card") / "README.md").read_text("utf-8")
+    head = yaml.safe_load(re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1])
+    (model,) = head["model-index"]
+    metrics = {metric["name"]: metric["value"] for metric in model["results"][0]["metrics"]}
+    assert metrics["PQ"] == round(100 * run.summary()["All"]["PQ"], 3)
+    assert {"PQ_th", "RQ_st"} <= set(metrics)
+    assert f"| All | {metrics['PQ']:.2f} |" in text
+
+
+def test_what_the_run_lacks_and_what_is_in_the_way_is_said(run, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    refused = panbench("export", "parquet", run.path, "--out", tmp_path / "full")
+    assert refused.exit_code == 2
+    assert "is not empty" in refused.output
+    assert panbench("export", "parquet", run.path, "--out", tmp_path / "full", "--overwrite").exit_code == 0
+    assert (tmp_path / "full" / "mine.txt").exists()
+    gone = scored(tmp_path, "gone", GT, PRED)
+    (tmp_path / "gone-pred.json").unlink()
+    refused = panbench("export", "coco-results", gone.path, "--out", tmp_path / "x")
+    assert refused.exit_code == 2
+    assert "gone has no predictions here" in refused.output
+    with pytest.raises(BadRun):
+        FORMATS["fiftyone"].write(gone, tmp_path / "y")
