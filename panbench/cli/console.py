@@ -161,7 +161,8 @@ class Bars:
         now = time.monotonic()
         # From the first news on: a resumed run starts with images done, and loading a model is no image.
         began, before = self._first.setdefault(task, (now, done))
-        speed = (done - before) / (now - began) if now > began and done > before else None
+        # Two images that are done together have no speed.
+        speed = (done - before) / (now - began) if now - began > 0.2 and done > before else None
         self._bars.update(self._tasks[task], completed=done, total=total, speed=speed)
 
     def status(self, words: str) -> None:

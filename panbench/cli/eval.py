@@ -242,7 +242,9 @@ def evaluate(
             console.complain(f"{outcome.spec.name}: {outcome.reason}", outcome.error if ctx.meta.get("debug") else None)
             return
         row = comparison_row(outcome.run)
-        console.show(summary_text(row.title, outcome.run.summary(), row.notes))
+        # A run for each rule: the table says which.
+        title = f"{row.title}, {(row.rule or '').partition(':')[0]}" if len(rules) > 1 else row.title
+        console.show(summary_text(title, outcome.run.summary(), row.notes))
         console.show("")
 
     try:
