@@ -35,6 +35,7 @@ from panbench.cli import (
     reproduce,
     runs,
     score,
+    verify,
 )
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
 from panbench.cli.signals import interrupted_by_signals
@@ -127,6 +128,7 @@ for module in (
     reproduce,
     runs,
     export,
+    verify,
 ):
     app.add_typer(module.app)
 

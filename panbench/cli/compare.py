@@ -91,7 +91,7 @@ def compare(
     from panbench.report.own_slices import slices_for
     from panbench.report.tables import find_runs
 
-    stored = find_runs(runs)
+    stored = find_runs(runs, console.note)
     found = standing(
         stored,
         common_images=common_images,

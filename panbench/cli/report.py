@@ -245,7 +245,9 @@ def attention(
 ) -> None:
     """Show what a transformer's queries look at, layer by layer, and the mask that each layer leads to."""
     named = model is not None or config is not None
-    if (run is None) == (photo is None) or (run is None) != (image is None) or (run is None) != named:
+    # A run brings its model; its config is a Python file, which only runs when it is named or comes with panbench.
+    unfit = model is not None if run is not None else not named
+    if (run is None) == (photo is None) or (run is None) != (image is None) or unfit:
         raise BadArgument("Give --model and --photo, or --run and --image.")
     spec = choose_model(model, config, checkpoint) if named else None
     if spec is not None:

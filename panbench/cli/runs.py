@@ -1,15 +1,75 @@
-"""`panbench runs merge`: runs of shards joined to one."""
+"""`panbench runs`: what lies in results/, its removal, and runs of shards joined to one."""
 
 import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from panbench.base.errors import BadArgument
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, option
+from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, command, flag, option, run_folders
 
-app = family("runs", "Work with stored runs as a whole.")
+
+class _Runs(Commands):
+    """A group whose command `list` need not be named: `panbench runs results` lists."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, "-h", "--help"):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="runs",
+    cls=_Runs,
+    help="List stored runs (`panbench runs [FOLDER]`), delete them, or join those of shards.",
+    context_settings=dict(HELP_OPTIONS),
+)
+
+
+@command(app, "list", "panbench runs", "panbench runs results/demo")
+def list_stored(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder of runs.", autocompletion=run_folders)
+    ] = Path("results"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs in a folder: model, data, PQ, images, status, date, size; damaged ones are named."""
+    from panbench.report.stored import runs_grid, stored_runs
+
+    found = stored_runs(folder)
+    if as_json:
+        console.show_json([vars(run) for run in found])
+    elif found:
+        console.show_grids([runs_grid(found)])
+    else:
+        console.say(f"There are no runs in {folder}.")
+
+
+@command(app, "delete", "panbench runs delete results/old")
+def delete(
+    paths: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.", autocompletion=run_folders)],
+    yes: Annotated[bool, flag("--yes", "Delete without asking.")] = False,
+) -> None:
+    """Delete runs, after asking: only files that panbench wrote, and no run that is being written."""
+    from panbench.report.stored import delete_runs
+    from panbench.runs import load_run, run_bytes
+
+    for path in paths:
+        load_run(path)
+    size = sum(map(run_bytes, paths))
+    if not yes:
+        ask = console.question()
+        if ask is None:
+            again = f"panbench runs delete {shlex.join(map(str, paths))} --yes"
+            raise BadArgument(f"Nothing is deleted without a terminal to ask at. To delete without asking: `{again}`.")
+        if ask(f"Delete {len(paths)} run{'s' * (len(paths) > 1)}, {size / 1e6:,.1f} MB? [y/N] ").strip().lower() != "y":
+            console.say("Nothing is deleted.")
+            return
+    for sentence in delete_runs(paths):
+        sys.stderr.write(f"{sentence}\n")
 
 
 @command(

@@ -13,15 +13,16 @@ from typing import Literal
 import torch
 
 from panbench.base.download import require_space
-from panbench.base.errors import BadArgument, PanbenchError, Terminated
+from panbench.base.errors import BadArgument, BadRun, PanbenchError, Terminated
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.text import in_sentence
+from panbench.base.text import in_sentence, listed
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.evaluation.distributed import join_ranks
 from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches
 from panbench.evaluation.record import (
+    changed_files,
     close_run,
     first_record,
     refuse_other_settings,
@@ -128,6 +129,12 @@ def evaluate_rules(
     for rule, run in previous.items():
         refuse_other_settings(run, settings[rule], batch_size)
         for sentence in run.faults:
+            reporter.notice(sentence)
+        changed = ranks.broadcast(changed_files(run, dataset) if ranks.is_first else None)
+        sentence = f"{len(changed):,} files changed since {run.path} read them: {listed(changed, most=5)}."
+        if changed and run.info.status != "done":
+            raise BadRun(f"{sentence} Restore them, or evaluate all images again with --overwrite.")
+        if changed:
             reporter.notice(sentence)
         # A complete run beside its place was about to take it when it was killed.
         if run.info.status == "done" and not run.faults and run.path == folders[rule]:

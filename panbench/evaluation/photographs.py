@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
 from panbench.base.text import listed
-from panbench.catalog import ModelSpec, find_model, load_catalog, spec_from_config
+from panbench.catalog import ModelSpec, find_model, load_catalog
 from panbench.datasets import Dataset
 from panbench.models.base import open_model
 from panbench.models.predict import model_categories, scene_of, segment
@@ -114,7 +114,8 @@ def attention_of(
 ) -> "Figure":
     """The figure of what queries look at: of the model `spec` in `photo`, or of a run's model in one of its images.
 
-    A run's model is loaded with the run's own weights unless `weights` names others. The other arguments are those of
+    A run's model is the catalog's of its name, or `spec`, with the run's own weights unless `weights` names others. The
+    other arguments are those of
     `models.attention.attend` and `report.attention.attention_figure`.
     """
     if run is not None:
@@ -132,7 +133,7 @@ def attention_of(
             weights = described.weights
             if not Path(weights).is_file():
                 raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Say where they are with --weights.")
-        spec = _spec_of(described)
+        spec = spec or _spec_of(described)
     else:
         assert spec is not None
         assert photo is not None
@@ -146,14 +147,16 @@ def attention_of(
 
 
 def _spec_of(described: ModelRecord) -> ModelSpec:
-    """The model of a run: by its name where the catalog has it, else by its config file."""
-    name = described.name
-    if name in load_catalog():
-        return find_model(str(name))
-    config = Path(str(described.config))
-    if not config.is_file():
-        raise BadModel(f"The run's model {name} is not in the catalog, and its config {config} is gone.")
-    return spec_from_config(config)
+    """The model of a run, by its name in the catalog.
+
+    The config that run.json names is not run: it is a Python file, and a run, which may come from anybody, is data.
+    """
+    if described.name in load_catalog():
+        return find_model(str(described.name))
+    raise BadModel(
+        f"The run's model {described.name} is not in the catalog. Its config, {described.config}, is a Python file, "
+        "which panbench runs only when you name it: add --config FILE."
+    )
 
 
 def photograph_dataset(

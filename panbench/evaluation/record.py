@@ -30,6 +30,7 @@ from panbench.runs import (
     SecondsRecord,
     SummaryRecord,
     category_record,
+    digest_of,
 )
 
 if TYPE_CHECKING:
@@ -136,6 +137,22 @@ def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | 
             f"{run.path} cannot be resumed with other settings: {'; '.join(differences)}. "
             "Give the settings it was made with, or another --out."
         )
+
+
+def changed_files(run: Run, dataset: Dataset) -> list[str]:
+    """The images and id PNGs of a stored run that are no longer what it read; absent files are not counted."""
+    stored = run.files
+    place_of = {image_id: place for place, image_id in enumerate(stored.image_id.tolist())}
+    changed = []
+    for scene in dataset.scenes:
+        place = place_of.get(scene.image.id)
+        if place is None:
+            continue
+        for path, digest in ((scene.image_path, stored.image[place]), (scene.gt_path, stored.truth[place])):
+            now = digest_of(path) if digest.any() else b""
+            if now and now != digest.tobytes():
+                changed.append(str(path))
+    return changed
 
 
 def close_run(

@@ -22,6 +22,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.text import in_sentence, listed
 from panbench.catalog import ModelSpec, weights_here
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.report.grid import (
@@ -117,16 +118,19 @@ class ComparisonRow:
         return self.complete and not self.random_weights and self.error is None
 
 
-def find_runs(paths: Sequence[str | os.PathLike[str]]) -> list[Run]:
+def find_runs(
+    paths: Sequence[str | os.PathLike[str]], damaged: Callable[[str], None] = lambda sentence: None
+) -> list[Run]:
     """The runs in these folders, each a run or a folder of runs.
 
     Files beside runs, as `results/*` names them, are left out. Raises BadRun for a path that is no run and holds none.
+    damaged: told of each run in a folder of runs that cannot be read
     """
     given = [Path(path) for path in paths]
     several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
     runs: list[Run] = []
     for path in several or given:
-        inside = list_runs(path) if path.is_dir() and not (path / "run.json").exists() else []
+        inside = list_runs(path, damaged) if path.is_dir() and not (path / "run.json").exists() else []
         runs.extend(inside or [load_run(path)])
     return runs
 
@@ -148,7 +152,7 @@ def compare(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = F
             raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
     elif not mixed:
         check_comparable(runs)
-    rows = [comparison_row(run, shared) for run in runs]
+    rows = _told_apart(runs, [comparison_row(run, shared) for run in runs])
     if mixed and len({(row.dataset, row.split) for row in rows}) > 1:
         rows = [
             dataclasses.replace(row, notes=(f"on {row.dataset} {row.split or ''}".strip(), *row.notes)) for row in rows
@@ -215,6 +219,7 @@ def failed_row(name: str, title: str, reason: str, dataset: str | None = None) -
 
 def check_comparable(runs: Sequence[Run]) -> None:
     """Raises BadRun, with the difference, when the runs are not of the same ground truth and the same images."""
+    _check_groups(runs)
     _check_dataset(runs)
     first, *others = runs
     for run in others:
@@ -463,6 +468,54 @@ def _check_dataset(runs: Sequence[Run]) -> None:
         raise BadRun(
             f"{difference}: their numbers cannot be compared. Show them in one table all the same with --mixed."
         )
+    for run in others:
+        images, truths = first.files.differing(run.files)
+        if truths or images:
+            what, ids = ("id PNGs", truths) if truths else ("image files", images)
+            raise BadRun(
+                f"{first.name} and {run.name} read different {what} of {len(ids):,} images ({listed(ids, most=5)}): "
+                "the files changed between the runs, and their numbers cannot be compared. Make one of them again, or "
+                "show them in one table all the same with --mixed."
+            )
+
+
+def _check_groups(runs: Sequence[Run]) -> None:
+    """Raises BadRun that sorts more than two runs into those that can be compared with each other."""
+    groups: dict[tuple[str | None, bytes], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.info.dataset.fingerprint, run.images.tobytes()), []).append(run)
+    if len(runs) < 3 or len(groups) < 2:
+        return
+    told = []
+    for group in sorted(groups.values(), key=len, reverse=True):
+        data = group[0].info.dataset
+        name = f"{data.name or 'unknown data'} {data.split or ''}".strip()
+        told.append(f"{in_sentence([run.name for run in group])} ({len(group[0].images):,} images of {name})")
+    raise BadRun(
+        f"Only runs on the same images of the same ground truth can be compared. Of these, {'; '.join(told)} belong "
+        "together. Name those of one kind, compare on the images that all have with --common-images, or show them as "
+        "they are with --mixed."
+    )
+
+
+def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[ComparisonRow]:
+    """The rows with notes on what the runs differ in besides the model: fusion rule, precision, knowledge of files."""
+    rules = [run.info.rule for run in runs]
+    precisions = {run.info.precision for run in runs if run.info.precision is not None}
+    hashed = any(len(run.files) for run in runs)
+    told = []
+    for run, row, rule in zip(runs, rows, rules, strict=True):
+        notes = list(row.notes)
+        if rule is not None and len({str(other) for other in rules if other is not None}) > 1:
+            # The thresholds are told where the name does not tell two rules apart.
+            alike = {str(other) for other in rules if other is not None and other.name == rule.name}
+            notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
+        if len(precisions) > 1 and run.info.precision is not None:
+            notes.append(f"in {run.info.precision}")
+        if hashed and run.path is not None and not run.is_verified:
+            notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
+        told.append(dataclasses.replace(row, notes=tuple(notes)))
+    return told
 
 
 def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> float | None:

@@ -23,7 +23,8 @@ from panbench.runs.record import (
     SummaryRecord,
     category_record,
 )
-from panbench.runs.writer import RunWriter, check_room, unfinished_run
+from panbench.runs.replacing import run_bytes
+from panbench.runs.writer import RunWriter, check_room, remove_run, unfinished_run
 
 __all__ = [
     "SCHEMA",
@@ -49,5 +50,7 @@ __all__ = [
     "digest_of",
     "list_runs",
     "load_run",
+    "remove_run",
+    "run_bytes",
     "unfinished_run",
 ]

@@ -5,6 +5,7 @@ from its parts. docs/design.md has the schema.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
@@ -221,14 +222,17 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     return Run(read_info(folder), folder)
 
 
-def list_runs(folder: str | os.PathLike[str]) -> list[Run]:
-    """The runs in the subfolders of `folder`, oldest first; subfolders without a readable run are passed over."""
+def list_runs(folder: str | os.PathLike[str], damaged: Callable[[str], None] = lambda sentence: None) -> list[Run]:
+    """The runs in the subfolders of `folder`, oldest first; subfolders without a readable run are passed over.
+
+    damaged: told why a run.json among them cannot be read
+    """
     runs = []
     for path in sorted(Path(folder).glob("*/run.json")):
         try:
             runs.append(load_run(path.parent))
-        except BadRun:
-            continue
+        except BadRun as problem:
+            damaged(str(problem))
     return sorted(runs, key=lambda run: (run.info.started or "", run.name))
 
 

@@ -14,7 +14,7 @@ from panbench.base.errors import BadRun
 from panbench.panoptic.parts import part_files
 from panbench.runs.record import read_info
 
-__all__ = ["beside", "finish_swap", "foreign_files", "old_of", "place_of", "remove_run", "swap"]
+__all__ = ["beside", "finish_swap", "foreign_files", "old_of", "place_of", "remove_run_files", "run_bytes", "swap"]
 
 _WRITTEN = ("run.json", "parts", "predictions", "predictions.json", "candidates")
 
@@ -46,7 +46,12 @@ def foreign_files(path: Path) -> list[Path]:
     return [entry for entry in inside if entry.is_symlink() or not (entry.is_dir() or entry.suffix in (".png", ".tmp"))]
 
 
-def remove_run(path: Path) -> Sequence[Path]:
+def run_bytes(path: Path) -> int:
+    """How many bytes the files of a run folder take."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def remove_run_files(path: Path) -> Sequence[Path]:
     """Removes the files that a run wrote, its run.json last, and the folder if it is empty then; what is left in it."""
     if not path.is_dir():
         return ()
@@ -96,7 +101,7 @@ def _clear_away(old: Path, home: Path) -> None:
         for entry in list(old.iterdir()):
             if entry.name not in _WRITTEN and not (home / entry.name).exists():
                 os.rename(entry, home / entry.name)
-        remove_run(old)
+        remove_run_files(old)
 
 
 def _sibling(home: Path, suffix: str) -> Path:

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,9 +23,18 @@ from panbench.runs.hashes import NO_HASHES, FileHashes
 from panbench.runs.lock import RunLock
 from panbench.runs.membership import Membership, part_metadata
 from panbench.runs.record import SCHEMA, STATUSES, RunInfo, SummaryRecord, read_info
-from panbench.runs.replacing import beside, finish_swap, foreign_files, old_of, place_of, remove_run, swap
+from panbench.runs.replacing import (
+    beside,
+    finish_swap,
+    foreign_files,
+    old_of,
+    place_of,
+    remove_run_files,
+    run_bytes,
+    swap,
+)
 
-__all__ = ["RunWriter", "check_room", "unfinished_run"]
+__all__ = ["RunWriter", "check_room", "remove_run", "unfinished_run"]
 
 _TEMPORARY = re.compile(r"\..+\.tmp")
 _RESERVE = ".reserve.tmp"
@@ -68,7 +78,7 @@ class RunWriter:
             place = home if _is_free(home) else beside(home)
             if place != home:
                 _check_space(home)
-                remove_run(place)
+                remove_run_files(place)
             content = replace(
                 info,
                 schema=SCHEMA,
@@ -203,6 +213,21 @@ class RunWriter:
             (self.path / _RESERVE).unlink(missing_ok=True)
 
 
+def remove_run(path: str | os.PathLike[str]) -> Sequence[Path]:
+    """Removes the files that panbench wrote into a run folder, and the folder if it is empty then; what is left in it.
+
+    Raises BadRun for a folder that is no run, or that somebody writes.
+    """
+    home = Path(path)
+    read_info(home)
+    lock = RunLock.acquire(home)
+    try:
+        finish_swap(home)
+        return remove_run_files(home)
+    finally:
+        lock.release()
+
+
 def unfinished_run(path: str | os.PathLike[str]) -> Run | None:
     """The run that `resume` would go on with: the one that is to replace `path`, else `path`; None if there is none."""
     home = Path(path)
@@ -234,7 +259,7 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
 
 def _check_space(home: Path) -> None:
     """Raises OutOfSpace when a run of the size of the one in `home` does not fit beside it."""
-    needed = sum(file.stat().st_size for file in home.rglob("*") if file.is_file())
+    needed = run_bytes(home)
     free = shutil.disk_usage(home.absolute().parent).free
     if free < needed:
         raise OutOfSpace(

@@ -200,6 +200,25 @@ def test_an_old_run_outlives_an_overwriting_one_that_fails(folder, spec, tmp_pat
     assert [path.name for path in tmp_path.iterdir() if "run" in path.name] == ["run"]
 
 
+def test_resume_refuses_files_that_changed(folder, spec, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "data")
+    dataset = open_dataset(str(copy))
+    stop = interrupted_after(4, Boom())
+    with pytest.raises(Boom):
+        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1)
+    image, truth = dataset.scenes[0].image_path, dataset.scenes[1].gt_path
+    before = image.read_bytes()
+    image.write_bytes(dataset.scenes[2].image_path.read_bytes())
+    with pytest.raises(BadRun, match=r"1 files changed since .* read them: .*1\.png.*--overwrite"):
+        evaluated(spec, dataset, tmp_path / "run", resume=True)
+    image.write_bytes(before)
+    whole = evaluated(spec, dataset, tmp_path / "run", resume=True)
+    truth.write_bytes(dataset.scenes[3].gt_path.read_bytes())
+    recorder = Recorder()
+    assert rows(evaluated(spec, dataset, tmp_path / "run", recorder, resume=True)) == rows(whole)
+    assert recorder.notices[-2].startswith("1 files changed since")
+
+
 def test_the_files_that_were_read_are_stored_with_their_hashes(dataset, spec, tmp_path):
     files = evaluated(spec, dataset, tmp_path / "run").files
     scene = dataset.scenes[4]

@@ -1,0 +1,185 @@
+"""`panbench runs` and `panbench verify`: what is stored, whether it is what was written, and what is deleted."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import panbench
+
+from panbench.base.errors import BadRun
+from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
+from panbench.report.tables import compare
+from panbench.runs import RuleRecord, RunWriter, load_run
+from panbench.scoring.folder import score_folder
+
+BALL = Category(1, "ball", isthing=True)
+SCHEMA_1 = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1"
+
+
+def panoptic_set(folder: Path, name: str, images: int = 3) -> Path:
+    """Images of one ball each; the JSON's path."""
+    ids = np.array([[1, 1, 0, 0]], np.int32)
+    infos, annotations = {}, {}
+    for image_id in range(1, images + 1):
+        write_id_png(folder / name / f"{image_id}.png", ids)
+        infos[image_id] = ImageInfo(image_id, f"{image_id}.jpg", 1, 4)
+        annotations[image_id] = Annotation(image_id, f"{image_id}.png", (Segment(1, BALL.id, 2),))
+    path = folder / f"{name}.json"
+    write_panoptic_json(path, PanopticSet((BALL,), infos, annotations, folder / name, path))
+    return path
+
+
+def scored(folder: Path, name: str = "a", images: int = 3) -> Path:
+    gt, pred = panoptic_set(folder, "gt", images), panoptic_set(folder, "pred", images)
+    score_folder(gt, pred, out=folder / "results" / name, index=False)
+    return folder / "results" / name
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_runs_are_listed_and_damaged_ones_named(tmp_path):
+    run = scored(tmp_path)
+    shutil.copytree(run, run.parent / "lost")
+    (run.parent / "lost" / "parts" / "0000-000000.parquet").unlink()
+    (run.parent / "torn").mkdir()
+    (run.parent / "torn" / "run.json").write_text("{")
+    result = panbench("runs", run.parent)
+    assert result.exit_code == 0
+    shown = words(result.stdout)
+    assert "which held 3 images, is missing" in shown
+    assert "torn/run.json is damaged" in shown
+    found = {Path(one["path"]).name: one for one in json.loads(panbench("runs", run.parent, "--json").stdout)}
+    assert (found["a"]["PQ"], found["a"]["images"], found["a"]["status"]) == (1.0, 3, "done")
+    assert (found["lost"]["status"], found["torn"]["status"]) == ("incomplete", "damaged")
+
+
+def test_a_comparison_of_a_folder_names_its_damaged_runs(tmp_path):
+    run = scored(tmp_path)
+    (run.parent / "torn").mkdir()
+    (run.parent / "torn" / "run.json").write_text("{")
+    result = panbench("compare", run.parent)
+    assert result.exit_code == 0
+    assert "torn/run.json is damaged" in words(result.stderr)
+
+
+def test_only_what_panbench_wrote_is_deleted(tmp_path):
+    run = scored(tmp_path)
+    (run / "notes.md").write_text("mine")
+    refused = panbench("runs", "delete", run)
+    assert (refused.exit_code, (run / "run.json").exists()) == (2, True)
+    assert "--yes" in refused.stderr
+    deleted = panbench("runs", "delete", run, "--yes")
+    assert deleted.exit_code == 0
+    assert [path.name for path in run.iterdir()] == ["notes.md"]
+    assert panbench("runs", "delete", run, "--yes").exit_code == 2
+
+
+@pytest.mark.parametrize("what", ["no run", "locked"])
+def test_a_folder_that_is_no_run_or_is_being_written_is_not_deleted(tmp_path, what):
+    run = scored(tmp_path)
+    other = tmp_path / "thesis"
+    other.mkdir()
+    (other / "chapter.tex").write_text("mine")
+    writer = RunWriter.resume(run) if what == "locked" else None
+    result = panbench("runs", "delete", run if writer else other, "--yes")
+    assert result.exit_code == 2
+    assert ("is being written by" if writer else "holds no run.json") in words(result.stderr)
+    assert (run / "run.json").exists()
+    assert (other / "chapter.tex").exists()
+
+
+def test_a_run_that_is_as_it_was_written_is_verified(tmp_path):
+    result = panbench("verify", scored(tmp_path))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("a: verified")
+    assert "The files of 3 images are as they were read." in result.stdout
+
+
+@pytest.mark.parametrize("harm", ["part", "summary", "ground truth"])
+def test_a_run_that_differs_is_not_verified(tmp_path, harm):
+    run = scored(tmp_path)
+    if harm == "part":
+        (run / "parts" / "0000-000000.parquet").unlink()
+        sentence = "which held 3 images, is missing"
+    elif harm == "summary":
+        content = json.loads((run / "run.json").read_text())
+        content["summary"]["All"]["PQ"] = 0.99
+        (run / "run.json").write_text(json.dumps(content))
+        sentence = "run.json says PQ 99.00, and the parts give 100.00."
+    else:
+        write_id_png(tmp_path / "gt" / "2.png", np.array([[1, 1, 1, 0]], np.int32))
+        sentence = "1 files changed since they were read"
+    result = panbench("verify", run, "--json")
+    assert result.exit_code == 1
+    (found,) = json.loads(result.stdout)
+    assert found["state"] == "damaged"
+    assert any(sentence in problem for problem in found["problems"])
+
+
+def test_a_run_of_schema_1_is_unverified(tmp_path):
+    result = panbench("verify", SCHEMA_1 / "scored")
+    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "scored: unverified")
+
+
+def test_runs_on_changed_ground_truth_are_not_compared(tmp_path):
+    first = load_run(scored(tmp_path, "before"))
+    write_id_png(tmp_path / "gt" / "2.png", np.array([[1, 1, 1, 0]], np.int32))
+    score_folder(tmp_path / "gt.json", tmp_path / "pred.json", out=tmp_path / "results" / "after", index=False)
+    second = load_run(tmp_path / "results" / "after")
+    assert first.info.dataset.fingerprint == second.info.dataset.fingerprint
+    with pytest.raises(BadRun, match=r"before and after read different id PNGs of 1 images \(2\)"):
+        compare([first, second])
+    assert len(compare([first, second], mixed=True)) == 2
+
+
+def test_a_folder_of_runs_that_cannot_be_compared_is_sorted(tmp_path):
+    for name, images in (("a", 3), ("b", 3), ("c", 2)):
+        scored(tmp_path / name, name, images)
+        shutil.move(tmp_path / name / "results" / name, tmp_path / name / "run")
+        shutil.copytree(tmp_path / name / "run", tmp_path / "all" / name)
+    result = panbench("compare", tmp_path / "all")
+    assert result.exit_code == 2
+    assert "a and b (3 images of gt); c (2 images of gt) belong together" in words(result.stderr)
+
+
+def test_a_comparison_says_in_which_rules_and_precisions_runs_differ(tmp_path):
+    run = load_run(scored(tmp_path))
+
+    def made(name: str, rule: RuleRecord, precision: str):
+        run.info = dataclasses.replace(run.info, name=name, rule=rule, precision=precision)
+        return load_run(run.path) if rule is None else type(run)(run.info, run.path)
+
+    gentle = made("gentle", RuleRecord("mask2former", {"score": 0.5}), "fp32")
+    strict = made("strict", RuleRecord("mask2former", {"score": 0.8}), "bf16")
+    other = made("other", RuleRecord("maskformer", {"score": 0.8}), "bf16")
+    notes = [row.notes for row in compare([gentle, strict, other])]
+    assert notes == [
+        ("fused by the rule mask2former:score=0.5", "in fp32"),
+        ("fused by the rule mask2former:score=0.8", "in bf16"),
+        ("fused by the rule maskformer", "in bf16"),
+    ]
+    assert [row.notes for row in compare([gentle, gentle])] == [(), ()]
+
+
+def test_the_config_that_a_run_names_is_never_run(tmp_path):
+    """A run may come from anybody; what it names is not opened, let alone executed."""
+    trap = tmp_path / "trap.py"
+    trap.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    shutil.copytree(SCHEMA_1 / "done", tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    gt = panoptic_set(tmp_path, "gt")
+    (tmp_path / "photos").mkdir()
+    write_id_png(tmp_path / "photos" / "1.jpg", np.zeros((1, 4), np.int32))
+    content["model"].update(name="theirs", config=str(trap), weights=str(gt))
+    content["dataset"].update(gt=str(gt), gt_dir=str(tmp_path / "gt"), images=str(tmp_path / "photos"))
+    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    result = panbench("show", "attention", "--run", tmp_path / "run", "--image", "1", "--out", tmp_path / "a.png")
+    assert result.exit_code == 2
+    assert "which panbench runs only when you name it: add --config FILE" in words(result.stderr)
+    assert not (tmp_path / "ran").exists()
