@@ -29,14 +29,14 @@ app = typer.Typer(
 )
 
 
-@command(app, "list", "panbench runs", "panbench runs results/demo")
+@command(app, "list", "panbench runs list", "panbench runs list results/demo")
 def list_stored(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="A folder of runs.", autocompletion=run_folders)
     ] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs in a folder: model, data, PQ, images, status, date, size; damaged ones are named."""
+    """List the runs in a folder, damaged ones too: model, data, PQ, images, status, date, size. The word list may go."""
     from panbench.report.stored import runs_grid, stored_runs
 
     found = stored_runs(folder)
