@@ -36,7 +36,7 @@ def list_stored(
     ] = Path("results"),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs in a folder, damaged ones too: model, data, PQ, images, status, date, size. The word list may go."""
+    """List the runs in a folder, damaged ones too: model, data, PQ, images, status, date, size."""
     from panbench.report.stored import runs_grid, stored_runs
 
     found = stored_runs(folder)
