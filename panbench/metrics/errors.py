@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.metrics.matched import FN, FP, TP, Matched, positions
+from panbench.metrics.matched import FN, FP, TP, Matched, one_to_one, positions
 from panbench.metrics.pq import match_segments, panoptic_quality
 from panbench.panoptic.types import VOID, Category
 
@@ -336,15 +336,7 @@ class _OpenErrors:
     def one_to_one(self, pairs: _Pairs) -> _Pairs:
         """Of some pairs, those that remain when the best pair is taken again and again, each segment at most once."""
         order = np.lexsort((pairs.pred, pairs.gt, -pairs.pixels, -pairs.iou))
-        taken: set[int] = set()
-        chosen = []
-        for position, gt, pred in zip(
-            order.tolist(), pairs.gt[order].tolist(), pairs.pred[order].tolist(), strict=True
-        ):
-            if gt not in taken and pred not in taken:
-                taken.update((gt, pred))
-                chosen.append(position)
-        return pairs[np.array(sorted(chosen), np.int64)]
+        return pairs[one_to_one(pairs.gt, pairs.pred, order)]
 
 
 def _right_mask(errors: _OpenErrors, same_kind: bool) -> _Claim:

@@ -57,6 +57,7 @@ class Matched:
         that the JSON lacks)
     on_void: of each segment, if it is a prediction, how many of its pixels the ground truth leaves unlabelled; else 0
     excused: of each segment, whether it is a prediction that void and crowds keep from being a false positive
+    excused_by_crowd: the same, were there no void
     pair: the overlaps whose two sides can match, as they share a category and the true one is no crowd
     union, iou: of each such pair
     boundary: overlaps of boundary pixels, where the run has them; `by_boundary` puts them into the IoUs
@@ -68,6 +69,7 @@ class Matched:
     pred_row: Int
     on_void: Int
     excused: Bool
+    excused_by_crowd: Bool
     pair: Int
     union: Int
     iou: Float
@@ -84,6 +86,7 @@ class Matched:
         on_crowd = _pixels_on_last_crowd(segments, overlaps, gt_row, pred_row)
         with np.errstate(invalid="ignore"):
             excused = ~segments.is_gt & ((on_void + on_crowd) / segments.area > 0.5)
+            excused_by_crowd = ~segments.is_gt & (on_crowd / segments.area > 0.5)
 
         met = np.flatnonzero((gt_row >= 0) & (pred_row >= 0))
         gt, pred = gt_row[met], pred_row[met]
@@ -100,7 +103,17 @@ class Matched:
                 "prediction. Correct the area."
             )
         return Matched(
-            segments, overlaps, gt_row, pred_row, on_void, excused, pair, union, pixels / union, table.boundary
+            segments=segments,
+            overlaps=overlaps,
+            gt_row=gt_row,
+            pred_row=pred_row,
+            on_void=on_void,
+            excused=excused,
+            excused_by_crowd=excused_by_crowd,
+            pair=pair,
+            union=union,
+            iou=pixels / union,
+            boundary=table.boundary,
         )
 
     @staticmethod
@@ -188,6 +201,7 @@ class Matched:
             pred_row=moved[self.pred_row[rows]],
             on_void=self.on_void[own],
             excused=self.excused[own],
+            excused_by_crowd=self.excused_by_crowd[own],
             pair=place[self.pair[kept]],
             union=self.union[kept],
             iou=self.iou[kept],
@@ -238,6 +252,18 @@ class FaultFold:
     def add(self, part: GroundTruthFaults) -> None:
         """Adds them."""
         self.faults = self.faults + part
+
+
+def one_to_one(first: Int, second: Int, order: Int) -> Int:
+    """Of pairs (first, second), those that remain when each row of either is taken once, pairs in this order."""
+    taken: tuple[set[int], set[int]] = set(), set()
+    chosen = []
+    for pair, one, other in zip(order.tolist(), first[order].tolist(), second[order].tolist(), strict=True):
+        if one not in taken[0] and other not in taken[1]:
+            taken[0].add(one)
+            taken[1].add(other)
+            chosen.append(pair)
+    return np.array(sorted(chosen), np.int64)
 
 
 def positions(category_id: npt.NDArray[np.integer], categories: Sequence[Category]) -> Int:

@@ -80,6 +80,14 @@ class Sums:
             "RQ": panoptic_quality(self.TP, self.TP, self.mistakes),
         }
 
+    def and_also(self, place: Int, iou: Float, wrong: Int, missed: Int) -> "Sums":
+        """The sums with further matches, given as rows and IoUs, and further FPs and FNs of each row."""
+        n = len(self.TP)
+        # bincount adds in the order of its terms, image by image, as panopticapi does; the sum so far comes first.
+        places, terms = np.concatenate([np.arange(n), place]), np.concatenate([self.iou_sum, iou])
+        iou_sum = np.bincount(places, weights=terms, minlength=n).astype(np.float64)
+        return Sums(iou_sum, self.TP + np.bincount(place, minlength=n), self.FP + wrong, self.FN + missed)
+
     def take(self, rows: npt.NDArray[Any]) -> "Sums":
         """The chosen rows, by mask or by number."""
         return Sums(self.iou_sum[rows], self.TP[rows], self.FP[rows], self.FN[rows])
@@ -163,13 +171,8 @@ class CategorySums:
 
     def add(self, part: list[tuple[Int, Float, Int, Int]]) -> None:
         """Goes on adding where the last block ended."""
-        n = len(self.categories)
         for place, (sums, (hits, iou, wrong, missed)) in enumerate(zip(self._sums, part, strict=True)):
-            # bincount adds in the order of its rows, image by image, as panopticapi does; the sum so far comes first.
-            terms = np.concatenate([np.arange(n), hits]), np.concatenate([sums.iou_sum, iou])
-            iou_sum = np.bincount(terms[0], weights=terms[1], minlength=n).astype(np.float64)
-            found = np.bincount(hits, minlength=n)
-            self._sums[place] = Sums(iou_sum, sums.TP + found, sums.FP + wrong, sums.FN + missed)
+            self._sums[place] = sums.and_also(hits, iou, wrong, missed)
 
     def table(self, iou_threshold: float = 0.5) -> pd.DataFrame:
         """`pq_table` of all that was added."""
@@ -225,7 +228,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
     members = {"All": counted, "Things": counted & isthing, "Stuff": counted & ~isthing}
     return {
         group: {
-            **{name: _mean(table[name].to_numpy(dtype=float)[rows]) for name in ("PQ", "SQ", "RQ")},
+            **{name: mean_of(table[name].to_numpy(dtype=float)[rows]) for name in ("PQ", "SQ", "RQ")},
             "n": int(rows.sum()),
         }
         for group, rows in members.items()
@@ -262,6 +265,7 @@ def image_sums(matched: Matched, iou_threshold: float = 0.5) -> tuple[Int, Int, 
     return image_id, category_id, sums
 
 
-def _mean(values: Float) -> float | None:
+def mean_of(values: Float) -> float | None:
+    """The mean of some values; None of none."""
     # Left to right, as panopticapi adds: np.sum would pair terms up and round otherwise.
     return float(np.add.accumulate(values)[-1] / len(values)) if len(values) else None

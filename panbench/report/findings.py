@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.metrics.deviations import DEVIATIONS, DeviationFold
 from panbench.metrics.errors import CAUSES, ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.matched import Fold, Narrowed
@@ -59,7 +60,8 @@ def metric_findings(
     sums, near = CategorySums(categories, THRESHOLDS), CategorySums(categories, boundary=True)
     stuff, pixels, whole = DaggerFold(categories), PixelFold(categories), SampleFold(categories, run.images)
     parts, statistics = [SliceFold(categories, name) for name in by], StatisticsFold(categories)
-    folds: list[Fold[Any]] = [sums, stuff, pixels, whole, *parts]
+    deviations = DeviationFold(categories)
+    folds: list[Fold[Any]] = [deviations, sums, stuff, pixels, whole, *parts]
     run.fold(*folds, *([near] if run.has_boundary else []), *([statistics] if slices else []))
     sure = intervals(whole.result())
     pq = sums.table()
@@ -83,6 +85,7 @@ def metric_findings(
         ("mean accuracy", percent(semantic.mean_accuracy), "", ""),
         ("mean Dice", percent(semantic.mean_dice), "", ""),
     ]
+    others = deviations.record()
     merged = pq.merge(dagger[["category_id", "PQ_dagger"]], on="category_id").merge(
         semantic.per_category.drop(columns=["name", "isthing"]), on="category_id"
     )
@@ -92,6 +95,10 @@ def metric_findings(
     grids = [
         _interval_grid(run, sure, summary),
         Grid(("Measure", *GROUPS), tuple(rows)),
+        Grid(
+            ("Not PQ: other conventions", *GROUPS),
+            tuple((one.label, *(percent(others[one.name][group]) for group in GROUPS)) for one in DEVIATIONS),
+        ),
         _curve_grid(curve),
         *(_slice_grid(SLICINGS[name].title, table) for name, table in sliced.items()),
         *(_slice_grid(name, table) for name, table in own.items()),
@@ -108,6 +115,7 @@ def metric_findings(
             name: getattr(semantic, name)
             for name in ("mIoU", "mIoU_th", "mIoU_st", "fwIoU", "pixel_accuracy", "mean_accuracy", "mean_dice")
         },
+        "deviations": {one.name: {**others[one.name], "description": one.description} for one in DEVIATIONS},
         "thresholds": _records(curve),
         "by": {name: _records(table) for name, table in sliced.items()},
         "slices": {name: _records(table) for name, table in own.items()},

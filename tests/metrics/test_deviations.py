@@ -1,0 +1,105 @@
+"""Each convention that is not PQ's, on the case that it is quarrelled about."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panbench.metrics.deviations import DEVIATIONS, DeviationFold
+from panbench.metrics.matched import Matched, one_to_one
+from panbench.metrics.pq import pq_table, summarise
+from panbench.panoptic.overlap import OverlapTable, Pairs, Segments
+
+
+def deviations(tables) -> dict:
+    fold = DeviationFold(tables.categories)
+    fold.add(fold.look(tables.matched))
+    return fold.record()
+
+
+def test_sq_of_matched_leaves_out_categories_without_a_match(scene):
+    # The car is found with IoU 3/4; the bus is missed and a cat is seen where none is.
+    tables = scene(("aaaabb..ss", "aaa...ccss"))
+    assert summarise(pq_table(*tables))["Things"]["SQ"] == pytest.approx((3 / 4 + 0) / 2)
+    assert deviations(tables)["SQ_of_matched"]["Things"] == pytest.approx(3 / 4)
+
+
+def test_void_counts_keeps_void_in_the_union_and_excuses_nothing_there(scene):
+    tables = scene(("aaa..ss...", "aaaa.ssccc"))
+    assert summarise(pq_table(*tables))["All"] == {"PQ": 1, "SQ": 1, "RQ": 1, "n": 2}
+    found = deviations(tables)["void_counts"]
+    # The car has IoU 3/4 with the pixel on void, and the cat on void is a false positive.
+    assert found["Things"] == pytest.approx((3 / 4 + 0) / 2)
+    assert found["Stuff"] == 1
+
+
+def test_a_crowd_still_excuses_where_void_counts(scene):
+    assert deviations(scene(("aaaass", "1122ss"), crowds="a"))["void_counts"] == {"All": 1, "Things": None, "Stuff": 1}
+
+
+def test_the_mean_over_images_weighs_each_image_alike(scene):
+    # One car right in the first image, three of four missed in the second.
+    tables = scene(("aa", "aa"), ("aAbB", "a..."))
+    first, second = 1.0, (1 / (1 + 0.5) + 0) / 2
+    assert deviations(tables)["mean_over_images"]["All"] == pytest.approx((first + second) / 2)
+
+
+def test_one_to_one_matches_below_one_half_and_each_segment_once(scene):
+    # IoU 4/10 and 3/10 with one object: the better piece is taken, the other is a false positive.
+    tables = scene(("aaaaaaaaaa", "1111222..."))
+    assert summarise(pq_table(*tables))["All"]["PQ"] == 0
+    assert deviations(tables)["one_to_one"]["All"] == pytest.approx(0.4 / 1.5)
+
+
+def test_pairs_are_taken_in_their_order():
+    first, second = np.array([0, 0, 1, 1]), np.array([5, 6, 5, 6])
+    assert one_to_one(first, second, np.array([3, 0, 1, 2])).tolist() == [0, 3]
+    assert one_to_one(first, second, np.array([1, 3, 0, 2])).tolist() == [1, 2]
+
+
+def test_nothing_is_none(scene):
+    for values in deviations(scene(("..", ".."))).values():
+        assert values == {"All": None, "Things": None, "Stuff": None}
+
+
+def test_none_is_called_pq_and_the_docs_name_all():
+    docs = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text("utf-8")
+    for one in DEVIATIONS:
+        assert not re.search(r"\bPQ\b", f"{one.name} {one.label}")
+        assert f"`{one.name}`" in docs
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_where_void_counts_truth_and_prediction_can_change_places(random_scenes, seed):
+    tables = random_scenes(seed, images=6)
+    table = without_crowds(tables.matched)
+    pairs = table.overlaps
+    swapped = OverlapTable(
+        Segments(**{**vars(table.segments), "is_gt": ~table.segments.is_gt}),
+        Pairs(pairs.image_id, pairs.pred_id, pairs.gt_id, pairs.pixels),
+    )
+    found = []
+    for each in (table, swapped):
+        fold = DeviationFold(tables.categories)
+        fold.add(fold.look(Matched.of(each)))
+        found.append(fold.record()["void_counts"])
+    assert found[0] == pytest.approx(found[1], nan_ok=True)
+
+
+def without_crowds(matched: Matched) -> OverlapTable:
+    singles = {**vars(matched.segments), "iscrowd": np.zeros(len(matched.segments), np.bool_)}
+    return OverlapTable(Segments(**singles), matched.overlaps)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_blocks_add_up_to_the_same_last_bit(random_scenes, seed):
+    tables = random_scenes(seed, images=12)
+    fold = DeviationFold(tables.categories)
+    for images in np.array_split(tables.matched.image_ids, 3):
+        fold.add(fold.look(tables.matched.only(images)))
+    assert fold.record() == deviations(tables)
