@@ -53,8 +53,8 @@ DEVIATIONS = (
         "mean_over_images",
         "mean of single images",
         "The quotient is taken in each image, over the categories that it holds, and averaged over the images that "
-        "hold any. An image with one segment counts as much as one with fifty, and a category in many images more than a "
-        "rare one.",
+        "hold any. An image with one segment counts as much as one with fifty, and a category in many images more than "
+        "a rare one.",
     ),
     Deviation(
         "one_to_one",
