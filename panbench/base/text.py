@@ -1,7 +1,21 @@
-"""Lists and counts in sentences."""
+"""Text of unknown origin made safe to show, and lists in sentences."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
+
+# Control characters except tab and newline, marks of text direction, and undecodable bytes of file names.
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """`text` with its control characters spelled out (`\\x1b`), so that a name in it cannot steer a terminal."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def for_spreadsheet(value: Any) -> Any:
+    """`value`, and with an apostrophe before it if it is text that a spreadsheet would run as a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def listed(values: Iterable[Any], most: int = 10) -> str:

@@ -77,6 +77,9 @@ def compare(
     ] = True,
     common_images: Annotated[bool, flag("--common-images", "Compare on the images that all runs have.")] = False,
     mixed: Annotated[bool, flag("--mixed", "Put runs on different data into one table, as they are.")] = False,
+    raw: Annotated[
+        bool, flag("--raw", "csv: leave names as they are that begin with =, +, - or @; else a ' keeps them text.")
+    ] = False,
     digits: Annotated[
         int | None, option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
     ] = None,
@@ -117,7 +120,7 @@ def compare(
         Format.text: found.text,
         Format.md: found.markdown,
         Format.latex: found.latex,
-        Format.csv: found.csv,
+        Format.csv: lambda: found.csv(raw=raw),
         Format.json: found.json,
         Format.parquet: found.parquet,
     }

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderableType, RenderHook, RenderResult
+from rich.segment import Segment
 from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
 from panbench.base.reporter import Reporter, Unit
+from panbench.base.text import plain
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -38,8 +40,8 @@ def show(content: RenderableType, *, soft_wrap: bool = False) -> None:
 
 
 def write(text: str) -> None:
-    """Prints a result as it is."""
-    sys.stdout.write(text)
+    """Prints a result; to a file or a pipe as it is, to a terminal without control characters."""
+    sys.stdout.write(plain(text) if sys.stdout.isatty() else text)
 
 
 def write_file(path: Path, content: str | bytes) -> None:
@@ -169,7 +171,7 @@ class Bars:
         if self._bars.console.is_terminal:
             self._hide_status()
             self._bars.start()
-            self._now = self._bars.add_task(words, total=None, unit="status", speed=None)
+            self._now = self._bars.add_task(plain(words), total=None, unit="status", speed=None)
             self._bars.refresh()
         elif self._lines:
             say(f"{words} …")
@@ -184,7 +186,7 @@ class Bars:
 
     def _add(self, title: str, total: int | None, unit: Unit) -> None:
         self._bars.start()
-        self._tasks[title] = self._bars.add_task(title, total=total, unit=unit, speed=None)
+        self._tasks[title] = self._bars.add_task(plain(title), total=total, unit=unit, speed=None)
 
 
 def downloads(reporter: Reporter) -> "Callable[[str, int, int | None], None]":
@@ -230,11 +232,33 @@ def _noted(sentence: str) -> Text:
     return Text.assemble(("Note: ", "bold"), " ".join(sentence.split()))
 
 
+class _PlainText(RenderHook):
+    """Spells out control characters in all that a console prints, after its styles and before its own control codes.
+
+    One place for all messages: file names, run.json, HTTP reasons and tensor names may hold anything.
+    """
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Plain(renderable) for renderable in renderables]
+
+
+class _Plain:
+    """A renderable whose text is plain."""
+
+    def __init__(self, content: ConsoleRenderable) -> None:
+        self._content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._content, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
 def _console(stream: Any, *, quiet: bool = False) -> Console:
     terminal = stream.isatty()
     # FORCE_COLOR (Jupyter, CI) asks for colour in a pipe; rich would take it for a terminal and animate bars into it.
     colour: Literal["auto", "256"] | None = "256" if not terminal and _colour_is_forced() else "auto"
     console = Console(file=stream, highlight=False, quiet=quiet, force_terminal=terminal, color_system=colour)
+    console.push_render_hook(_PlainText())
     sized = terminal or os.environ.get("COLUMNS", "").isdigit()
     if not sized:
         console.width = WIDTH_WITHOUT_TERMINAL

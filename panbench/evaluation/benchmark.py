@@ -26,6 +26,7 @@ from panbench.base import provenance
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.text import for_spreadsheet
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
@@ -189,7 +190,8 @@ def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
     with atomic_write(table, "w") as handle:
         writer = csv.DictWriter(handle, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in report.rows)
+        for row in report.rows:
+            writer.writerow({name: for_spreadsheet(value) for name, value in dataclasses.asdict(row).items()})
     write_json(record, report.record())
     return table, record
 

@@ -18,6 +18,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from panbench.base.errors import BadArgument
+from panbench.base.text import for_spreadsheet
 from panbench.metrics.errors import ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
@@ -102,11 +103,14 @@ class Standing:
                 record[name] = json.loads(own.to_json(orient="records", double_precision=15))
         return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def csv(self) -> str:
-        """A line a run; when details were asked for, those instead, a line a value."""
+    def csv(self, *, raw: bool = False) -> str:
+        """A line a run; when details were asked for, those instead, a line a value. raw: as for `render`."""
         if not self.details:
-            return render(self.rows, "csv")
-        return pd.concat(self.details.values(), ignore_index=True).to_csv(index=False, lineterminator="\n")
+            return render(self.rows, "csv", raw=raw)
+        details = pd.concat(self.details.values(), ignore_index=True)
+        if not raw:
+            details = details.map(for_spreadsheet)
+        return details.to_csv(index=False, lineterminator="\n")
 
     def parquet(self) -> bytes:
         """The rows and columns of `csv` as a Parquet file, typed; what does not exist is null."""

@@ -17,6 +17,7 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
+from panbench.base.text import for_spreadsheet
 from panbench.metrics.slices import SLICINGS
 from panbench.report import views
 from panbench.report.colors import LIGHT, MARKERS, Style, model_key, styles_of
@@ -153,7 +154,7 @@ def write_plot(
         return [target]
     beside = target.with_suffix(".csv")
     with atomic_write(beside, "w") as handle:
-        handle.write(table.to_csv(index=False, lineterminator="\n"))
+        handle.write(table.map(for_spreadsheet).to_csv(index=False, lineterminator="\n"))
     return [target, beside]
 
 

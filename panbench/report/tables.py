@@ -22,7 +22,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.text import in_sentence, listed
+from panbench.base.text import for_spreadsheet, in_sentence, listed
 from panbench.catalog import ModelSpec, weights_here
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.report.grid import (
@@ -257,14 +257,15 @@ def comparison_text(rows: Sequence[ComparisonRow], digits: int = 2) -> Renderabl
     return as_text(comparison_grid(rows, digits))
 
 
-def render(rows: Sequence[ComparisonRow], format: str, digits: int | None = None) -> str:
+def render(rows: Sequence[ComparisonRow], format: str, digits: int | None = None, *, raw: bool = False) -> str:
     """The comparison as Markdown (`md`), `csv`, `json` or `latex`, ending in a newline.
 
     digits: decimals of percentages in md (2) and latex (1, as papers print PQ); csv and json are fractions in full.
+    raw: leave text in csv as it is that a spreadsheet would take for a formula; else it gets an apostrophe before it
     """
     renderers: dict[str, Callable[[], str]] = {
         "md": lambda: as_markdown(comparison_grid(rows, 2 if digits is None else digits)),
-        "csv": lambda: _csv(rows),
+        "csv": lambda: _csv(rows, raw),
         "json": lambda: (
             json.dumps([row_record(row) for row in rows], indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         ),
@@ -413,14 +414,17 @@ def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
     return columns
 
 
-def _csv(rows: Sequence[ComparisonRow]) -> str:
+def _csv(rows: Sequence[ComparisonRow], raw: bool) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _flat_columns(), lineterminator="\n")
     writer.writeheader()
     for row in rows:
         record = _flat_record(row)
         writer.writerow(
-            {key: str(value).lower() if isinstance(value, bool) else value for key, value in record.items()}
+            {
+                key: str(value).lower() if isinstance(value, bool) else value if raw else for_spreadsheet(value)
+                for key, value in record.items()
+            }
         )
     return buffer.getvalue()
 

@@ -90,6 +90,15 @@ def test_json_is_a_list_with_the_promised_keys_first_and_null_for_what_is_absent
     assert objects[0]["published_PQ"] is None
 
 
+def test_csv_of_a_run_called_like_a_formula_is_text_to_a_spreadsheet():
+    rows = [comparison_row(run("=HYPERLINK(1)"))]
+    (quoted,) = csv.DictReader(io.StringIO(render(rows, "csv")))
+    assert quoted["run"] == "'=HYPERLINK(1)"
+    (raw,) = csv.DictReader(io.StringIO(render(rows, "csv", raw=True)))
+    assert raw["run"] == "=HYPERLINK(1)"
+    assert {**quoted, "run": ""} == {**raw, "run": ""}
+
+
 def test_csv_reads_back_as_fractions():
     rows = list(csv.DictReader(io.StringIO(render([comparison_row(run())], "csv"))))
     assert float(rows[0]["PQ_th"]) == 2 / 3

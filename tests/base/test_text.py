@@ -1,0 +1,52 @@
+"""Text of unknown origin is made safe to show; sentences list a few of many."""
+
+import csv
+import io
+
+import pandas as pd
+import pytest
+
+from panbench.base.text import for_spreadsheet, listed, plain
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;title\x07\x1b[31mred", r"\x1b]0;title\x07\x1b[31mred"),
+        ("\x9b2J", r"\x9b2J"),
+        ("back\rover", r"back\rover"),
+        ("abc\u202egnp.exe", r"abc\u202egnp.exe"),
+        ("bytes \udcff", r"bytes \udcff"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_spelled_out(text, shown):
+    assert plain(text) == shown
+
+
+def test_ordinary_text_stays():
+    text = "Zürich – 图像.png\n\tИ × ≤ 😀"
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1"])
+def test_text_that_a_spreadsheet_would_run_is_quoted(text):
+    assert for_spreadsheet(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", [-0.5, -3, None, True, "mask2former-r50", "", "a=b"])
+def test_numbers_and_other_text_stay(value):
+    assert for_spreadsheet(value) is value
+
+
+def test_numbers_come_back_from_csv_as_they_were():
+    handle = io.StringIO()
+    writer = csv.writer(handle)
+    writer.writerow(["name", "difference"])
+    writer.writerow([for_spreadsheet("-evil"), for_spreadsheet(-0.1234567890123456)])
+    handle.seek(0)
+    assert pd.read_csv(handle)["difference"].tolist() == [-0.1234567890123456]
+
+
+def test_many_values_are_listed_in_part():
+    assert listed(range(3)) == "0, 1, 2"
+    assert listed(range(13)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more"

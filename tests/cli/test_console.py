@@ -1,0 +1,88 @@
+"""Whatever a name, a record or a server says, the terminal gets text."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+
+import pytest
+from support import panbench, panbench_program
+
+from panbench.cli import console
+
+ESCAPE = "\x1b]0;owned\x1b[2J\x9b31m"
+SPELLED = r"\x1b]0;owned\x1b[2J\x9b31m"
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[Terminal]:
+    """Stands for stdout and stderr. Not a fixture: pytest puts its own streams there after the fixtures."""
+    made = Terminal()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", made)
+        patch.setattr(sys, "stdout", made)
+        patch.setenv("TERM", "xterm")
+        yield made
+
+
+@pytest.mark.parametrize("speak", [console.say, console.note, console.complain, console.show])
+def test_messages_and_results_hold_no_control_characters(speak):
+    with terminal() as screen:
+        speak(f"file {ESCAPE}.png")
+    assert SPELLED in screen.getvalue()
+    assert ESCAPE not in screen.getvalue()
+
+
+def test_tracebacks_hold_none():
+    with terminal() as screen:
+        console.complain("It failed.", ValueError(ESCAPE))
+    assert SPELLED in screen.getvalue()
+    assert ESCAPE not in screen.getvalue()
+
+
+def test_bars_and_notices_hold_none():
+    with terminal() as screen, console.Bars() as bars:
+        bars.progress(f"Scoring {ESCAPE}", 1, 2)
+        bars.status(f"Building {ESCAPE}")
+        bars.notice(f"Skipped {ESCAPE}")
+        bars.progress(f"Scoring {ESCAPE}", 2, 2)
+    assert "\x1b]0;" not in screen.getvalue()
+    for what in ("Scoring", "Skipped"):
+        assert rf"{what} \x1b]0;owned" in screen.getvalue()
+
+
+def test_styles_still_work():
+    with terminal() as screen:
+        console.complain("Red.")
+    assert "\x1b[1;31mError: \x1b[0m" in screen.getvalue()
+
+
+def test_raw_results_are_spelled_out_for_a_terminal_only():
+    with terminal() as screen:
+        console.write(ESCAPE)
+    assert screen.getvalue() == SPELLED
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", file := io.StringIO())
+        console.write(ESCAPE)
+    assert file.getvalue() == ESCAPE
+
+
+def test_a_file_name_that_is_an_escape_sequence_is_named_safely(tmp_path):
+    name = tmp_path / "\x1b[2Jgt.json"
+    done = panbench("score", "--gt", name, "--pred", name)
+    assert done.exit_code == 2
+    assert r"\x1b[2Jgt.json" in done.stderr
+    assert "\x1b[2J" not in done.stderr
+
+
+def test_a_file_name_that_is_not_utf8_is_named():
+    done = panbench_program("score", "--gt", b"bad-\xff.json".decode("utf-8", "surrogateescape"), "--pred", "x")
+    assert done.returncode == 2
+    assert r"bad-\udcff.json was not found" in done.stderr
