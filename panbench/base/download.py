@@ -118,10 +118,12 @@ def download(
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfSpace(
-                f"No space left while downloading {source} to {target}. Free some space and run the same command "
-                "again: it resumes where it stopped."
+                f"No space left while downloading {without_secrets(source)} to {target}. Free some space and run the "
+                "same command again: it resumes where it stopped."
             ) from error
-        raise DownloadFailed(f"Cannot write {target} (for {source}): {error.strerror or error}.") from error
+        raise DownloadFailed(
+            f"Cannot write {target} (for {without_secrets(source)}): {error.strerror or error}."
+        ) from error
     return target
 
 
@@ -152,6 +154,11 @@ def mirrored(url: str) -> str:
     return url
 
 
+def without_secrets(url: str) -> str:
+    """`url` without user name and password: for messages and records."""
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", url)
+
+
 def require_space(folder: Path, needed: int, what: str) -> None:
     """Raises OutOfSpace when the disk of `folder` (which need not exist yet) has less than `needed` bytes free."""
     while not folder.exists() and folder != folder.parent:
@@ -173,7 +180,9 @@ def local_path(source: str) -> Path | None:
         return Path(urllib.request.url2pathname(urllib.parse.urlsplit(source).path))
     if scheme.lower() in ("http", "https"):
         return None
-    raise DownloadFailed(f"{source} cannot be downloaded: panbench reads http, https, file:// and plain paths.")
+    raise DownloadFailed(
+        f"{without_secrets(source)} cannot be downloaded: panbench reads http, https, file:// and plain paths."
+    )
 
 
 def http_client() -> httpx.Client:
@@ -183,8 +192,17 @@ def http_client() -> httpx.Client:
         verify=_tls(),
         timeout=httpx.Timeout(30, connect=15, pool=None),
         headers={"Accept-Encoding": "identity", "User-Agent": "panbench"},
+        event_hooks={"response": [_refuse_downgrade]},
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=16),
     )
+
+
+def _refuse_downgrade(response: httpx.Response) -> None:
+    """Raises _Refused for a redirect from https to http, where anybody on the way could change the file."""
+    if response.has_redirect_location and response.url.scheme == "https":
+        there = response.url.join(response.headers["Location"])
+        if there.scheme != "https":
+            raise _Refused(f"the server redirects from https to {without_secrets(str(there))}, which is not encrypted")
 
 
 @functools.cache
@@ -203,6 +221,7 @@ class RangeReader:
         self, url: str | os.PathLike[str], *, tries: int = 6, sleep: Callable[[float], object] = time.sleep
     ) -> None:
         self.url = mirrored(os.fspath(url))
+        self._shown = without_secrets(self.url)
         self.fetched = 0
         self._tries, self._sleep = tries, sleep
         self._lock = threading.Lock()
@@ -257,26 +276,26 @@ class RangeReader:
                 failures += 1
                 if failures >= self._tries or not _may_pass(error):
                     raise DownloadFailed(
-                        f"Cannot read bytes {start:,}–{stop - 1:,} of {self.url}: {_reason(error)}, "
+                        f"Cannot read bytes {start:,}–{stop - 1:,} of {self._shown}: {_reason(error)}, "
                         f"after {failures} {'try' if failures == 1 else 'tries'}."
                     ) from error
                 self._sleep(_seconds(failures, error))
             except (httpx.HTTPError, httpx.InvalidURL, _Refused) as error:
-                raise DownloadFailed(f"Cannot read {self.url}: {_reason(error)}.") from error
+                raise DownloadFailed(f"Cannot read {self._shown}: {_reason(error)}.") from error
 
     def _get(self, start: int, stop: int) -> bytes:
         assert self._client is not None
         content = bytearray()
         with self._client.stream("GET", self.url, headers={"Range": f"bytes={start}-{stop - 1}"}) as response:
             if response.status_code == 200:
-                raise RangesUnsupported(_NO_RANGES.format(url=self.url))
+                raise RangesUnsupported(_NO_RANGES.format(url=self._shown))
             first, total = _content_range(response)
             validator = _validator(response)
             with self._lock:
                 if self._size is None:
                     self._size, self._validator = total, validator
                 elif total != self._size or validator != self._validator:
-                    raise DownloadFailed(f"{self.url} changed while it was being read. Run the same command again.")
+                    raise DownloadFailed(f"{self._shown} changed while it was being read. Run the same command again.")
             if first != start:
                 raise _Transient(f"requested byte {start:,}, but the server began at {first:,}")
             for block in response.iter_raw():
@@ -426,6 +445,7 @@ class _Job:
         self._learn_lock = threading.Lock()
         self._report_lock = threading.Lock()
         self._offset = self.window[0] if self.window else 0
+        self._shown = without_secrets(self.url)
 
     def run(self, part: _Part) -> None:
         """Downloads, verifies and renames the file; starts over, up to `tries` times, when it changes on the server."""
@@ -445,6 +465,8 @@ class _Job:
             problem = what_is_wrong(part.path, self.sha256, self.size)
             if problem is None and self.check is not None:
                 problem = self.check(part.path)
+            elif problem is None and self.sha256 is None and path is None:
+                problem = _another_kind(part.path, self.target)
             if problem is None:
                 _publish(part.path, self.target)
                 return
@@ -482,15 +504,15 @@ class _Job:
         same = bool(part.spans) and part.header["window"] == (list(self.window) if self.window else None)
         if same and self.size is not None:
             same = part.header["total"] in (None, self.size)
-        if same and part.header["url"] != self.url:
+        if same and part.header["url"] != self._shown:
             # The ETag of another server means nothing here: resume only if a hash will check the result.
             same = self.sha256 is not None
-            part.header.update(url=self.url, validator=None)
+            part.header.update(url=self._shown, validator=None)
         if not same:
             count = -(-self.size // _SPAN_BYTES) if self.size and connections > 1 else 1
             spans = [_Span(i * _SPAN_BYTES, i * _SPAN_BYTES, (i + 1) * _SPAN_BYTES) for i in range(count)]
             spans[-1].stop = self.size
-            part.begin(self.url, self.size, self.window, spans)
+            part.begin(self._shown, self.size, self.window, spans)
         if self.size is not None:
             self._require_space(self.size - part.arrived)
 
@@ -528,7 +550,7 @@ class _Job:
                     if part.header["validator"] not in (None, _validator(response)):
                         raise _StartOver("the file changed on the server")
                     if self.window is not None:
-                        raise RangesUnsupported(_NO_RANGES.format(url=self.url))
+                        raise RangesUnsupported(_NO_RANGES.format(url=self._shown))
                     raise _StartOver("the server ignores range requests")
                 # The server ignores ranges or the file has changed: this is the whole file, from its first byte.
                 span.done = 0
@@ -601,7 +623,7 @@ class _Job:
                     raise self._failure(f"it has {found:,} bytes, not {(self.size or 0) + self._offset:,}", None)
                 self._require_space(stop - self._offset)
                 span = _Span(0, 0, stop - self._offset)
-                part.begin(self.url, span.stop, self.window, [span])
+                part.begin(self._shown, span.stop, self.window, [span])
                 reader.seek(self._offset)
                 with open(part.path, "r+b") as writer:
                     while not span.whole:
@@ -617,7 +639,7 @@ class _Job:
             raise
 
     def _require_space(self, needed: int) -> None:
-        require_space(self.target.parent, needed, f"{self.target} (from {self.url})")
+        require_space(self.target.parent, needed, f"{self.target} (from {self._shown})")
 
     def _report(self, part: _Part) -> None:
         if self.progress is not None:
@@ -628,7 +650,18 @@ class _Job:
         hint = "Without a network, copy the file there yourself."
         if part is not None and part.arrived:
             hint = f"{part.arrived:,} bytes are kept beside it; the same command resumes there."
-        return DownloadFailed(f"Could not download {self.url} to {self.target}: {reason}. {hint}")
+        return DownloadFailed(f"Could not download {self._shown} to {self.target}: {reason}. {hint}")
+
+
+def _another_kind(path: Path, target: Path) -> str | None:
+    """What a server sent instead of a file that has no hash: an error or log-in page, or a compressed copy."""
+    with open(path, "rb") as handle:
+        head = handle.read(512)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return None if target.suffix.lower() in (".html", ".htm") else "it is a web page"
+    if head.startswith(b"\x1f\x8b"):
+        return None if target.suffix.lower() in (".gz", ".tgz") else "it is compressed with gzip"
+    return None
 
 
 def _publish(part: Path, target: Path) -> None:
@@ -662,7 +695,9 @@ def _content_range(response: httpx.Response) -> tuple[int, int]:
     """First byte and total size that a 206 response declares; other responses raise."""
     status = response.status_code
     if status == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "").strip())
+        match = re.fullmatch(
+            r"bytes (\d{1,19})-\d{1,19}/(\d{1,19})", response.headers.get("Content-Range", "").strip(), re.ASCII
+        )
         if match is None:
             raise _Transient("the server's Content-Range cannot be read")
         return int(match[1]), int(match[2])
@@ -681,18 +716,23 @@ def _validator(response: httpx.Response) -> str | None:
 
 def _length(response: httpx.Response) -> int | None:
     length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
+    return (
+        int(length)
+        if length.isascii() and length.isdigit() and len(length) < 20 and "Content-Encoding" not in response.headers
+        else None
+    )
 
 
 def _retry_after(response: httpx.Response) -> float | None:
     value = response.headers.get("Retry-After")
     if value is None:
         return None
-    if value.isdigit():
-        return float(value)
+    # Not isdigit() alone: "²" is a digit, and not a number.
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

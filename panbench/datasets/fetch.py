@@ -29,6 +29,7 @@ from panbench.base.download import (
     mirrored,
     require_space,
     what_is_wrong,
+    without_secrets,
 )
 from panbench.base.errors import BadArgument, BadDataset, DownloadFailed
 from panbench.base.files import atomic_write, leaves_folder, write_json
@@ -590,12 +591,14 @@ class _Fetch:
                     )
         else:
             if self.archives_from is not None:
-                self._notice(f"{archive.name} is not in {self.archives_from}; reading it from {address}.")
+                self._notice(
+                    f"{archive.name} is not in {self.archives_from}; reading it from {without_secrets(address)}."
+                )
         self._readers[archive.path] = RangeReader(address, sleep=self.sleep or time.sleep)
         if local_path(address) is None and self._readers[archive.path].size() != archive.size:
             raise DownloadFailed(
-                f"{address} has {self._readers[archive.path].size():,} bytes where COCO's {archive.name} has "
-                f"{archive.size:,}: not the same file."
+                f"{without_secrets(address)} has {self._readers[archive.path].size():,} bytes where COCO's "
+                f"{archive.name} has {archive.size:,}: not the same file."
             )
         return self._readers[archive.path]
 
@@ -701,7 +704,7 @@ def _image_problem(path: Path, size: tuple[int, int]) -> str | None:
             if image.size != size:
                 return f"it is an image of {image.size[0]}×{image.size[1]}, not {size[0]}×{size[1]}"
             image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return f"it is not a complete image ({error})"
     return None
 

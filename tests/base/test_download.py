@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from coco_mimic import Fault, FaultServer
 
@@ -448,3 +449,59 @@ def test_local_ranges_end_where_the_file_does(tmp_path):
         assert reader.read(2, 5) == b"234"
         with pytest.raises(DownloadFailed, match="is incomplete"):
             reader.read(5, 11)
+
+
+def test_user_names_and_passwords_are_neither_told_nor_stored(server, tmp_path, pauses):
+    secret = server.url.replace("http://", "http://user:s3cret@") + "/file.bin"
+    server.faults["/file.bin"] = [Fault(drop_after=100_000)]
+    server.always["/file.bin"] = Fault(drop_after=0)
+    with pytest.raises(DownloadFailed) as caught:
+        download(secret, tmp_path / "file.bin", sleep=pauses.append, tries=2)
+    assert server.url in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in (tmp_path / "file.bin.part.state").read_text()
+    del server.always["/file.bin"]
+    assert download(secret, tmp_path / "file.bin").read_bytes() == CONTENT  # and what had arrived is taken up
+    server.always["/file.bin"] = Fault(status=404)
+    with RangeReader(secret, sleep=pauses.append) as reader, pytest.raises(DownloadFailed) as caught:
+        reader.size()
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("there", ["http://elsewhere.example/file.bin", "HTTP://elsewhere.example/file.bin"])
+def test_a_redirect_from_https_to_http_is_refused(tmp_path, pauses, monkeypatch, there):
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(302, headers={"Location": there})
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", lambda self, request: answer(request))
+    with pytest.raises(DownloadFailed, match="redirects from https to http://elsewhere"):
+        download("https://hub.example/file.bin", tmp_path / "file.bin", sleep=pauses.append)
+    assert asked == ["https://hub.example/file.bin"]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"<!DOCTYPE html><title>Log in</title>", "it is a web page"),
+        (b"\xef\xbb\xbf\n <HTML>", "it is a web page"),
+        (b"\x1f\x8b\x08 packed", "it is compressed with gzip"),
+    ],
+)
+def test_an_answer_of_another_kind_never_gets_the_name_of_a_file_without_hash(
+    server, tmp_path, pauses, content, problem
+):
+    server.files["/file.bin"] = content
+    with pytest.raises(DownloadFailed, match=problem):
+        fetch(server, tmp_path, pauses)
+    assert list(tmp_path.iterdir()) == []
+    assert fetch(server, tmp_path, pauses, sha256=hashlib.sha256(content).hexdigest()).read_bytes() == content
+
+
+@pytest.mark.parametrize("wish", ["²", "9" * 400, "Wed, 99 Xyz 99999 99:99:99 GMT", ""])
+def test_a_wish_to_wait_that_is_no_time_is_passed_over(server, tmp_path, pauses, wish):
+    server.faults["/file.bin"] = [Fault(status=503, retry_after=wish)]
+    assert fetch(server, tmp_path, pauses).read_bytes() == CONTENT
+    assert max(pauses) <= 120
