@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from panbench.base import hub
-from panbench.base.download import Progress, download, what_is_wrong
+from panbench.base.download import Progress, download, what_is_wrong, without_secrets
 from panbench.base.errors import BadCheckpoint, DownloadFailed
 from panbench.base.files import sha256_of
 from panbench.catalog import ModelSpec, load_catalog, repository_of, weights_path
@@ -76,7 +76,7 @@ def fetch_weights(spec: ModelSpec, *, progress: Progress | None = None, offline:
         if problem is not None:
             raise BadCheckpoint(
                 f"The weights of {spec.title} are not at {path}: {problem}. {_how_to_fetch(spec)}, or put "
-                f"{spec.weights} there. {_WAYS_OUT}"
+                f"{without_secrets(spec.weights)} there. {_WAYS_OUT}"
             )
         return path
     try:
@@ -193,6 +193,11 @@ def _load_safetensors(path: Path) -> tuple[Mapping[str, Tensor], dict[str, Any]]
         raise BadCheckpoint(f"{path} is cut off or damaged ({_line(error)}). Download or copy it again.") from error
 
 
+_MOST_NESTED = 20
+_BOMB_RATIO = 10
+_BOMB_BYTES = 64 << 20
+
+
 class _Inert:
     """Stands for any object that is of no use here; made and filled without running anything of the file's."""
 
@@ -221,7 +226,7 @@ def _load_pickle(path: Path) -> Any:
         with _lock, torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
+    except (MemoryError, BadCheckpoint):
         raise
     except Exception as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -240,6 +245,13 @@ def _verify_checksums(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
+        unpacked, size = sum(record.file_size for record in archive.infolist()), path.stat().st_size
+        # torch stores records as they are; only somebody else compresses them.
+        if unpacked > _BOMB_RATIO * size and unpacked > _BOMB_BYTES:
+            raise BadCheckpoint(
+                f"{path} has {size:,} bytes and would unpack to {unpacked:,}: weights do not compress like that. "
+                "Download or copy it again."
+            )
         for record in archive.infolist():
             # torch can be told to write no checksums; then they are 0.
             if record.CRC:
@@ -267,11 +279,14 @@ def _parts(path: Path, content: Any) -> tuple[Mapping[str, Tensor], dict[str, An
     return state_dict, _plain(meta) if isinstance(meta, dict) else {}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
+    """Notes as plain data. What lies deeper than training programs nest them, or holds itself, is None."""
+    if depth > _MOST_NESTED:
+        return None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if not isinstance(key, _Inert)}
+        return {key: _plain(item, depth + 1) for key, item in value.items() if not isinstance(key, _Inert)}
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else None
+        return type(value)(_plain(item, depth + 1) for item in value) if type(value) in (list, tuple) else None
     return None if isinstance(value, _Inert) else value
 
 

@@ -5,6 +5,7 @@ import http.server
 import os
 import pickle
 import threading
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,28 @@ def test_the_list_of_allowed_names_is_left_as_it_was(mmengines: Path) -> None:
     before = set(torch.serialization.get_safe_globals())
     load_checkpoint(mmengines)
     assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_notes_that_hold_themselves_are_cut_off(tmp_path: Path) -> None:
+    notes: dict[str, Any] = {"epoch": 3, "CLASSES": ["ball"]}
+    notes["self"] = notes
+    torch.save({"state_dict": {"weight": torch.zeros(1)}, "meta": notes}, tmp_path / "w.pth")
+    checkpoint = load_checkpoint(tmp_path / "w.pth")
+    assert checkpoint.classes == ("ball",)
+    assert checkpoint.meta["self"]["epoch"] == 3
+
+
+def test_a_checkpoint_that_unpacks_to_far_more_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"weight": torch.zeros(25_000_000)}}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for record in plain.infolist():
+            packed.writestr(record.filename, plain.read(record))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpacked"))
+        assert "would unpack to 100,0" in refusal(tmp_path / "w.pth")
 
 
 def test_the_classes_noted_by_mmdet_2_are_found() -> None:
