@@ -226,6 +226,12 @@ def choose_models(
     checkpoint: the weights of `config`, or of the one model that is named; things: as of `with_things`
     Raises BadArgument when nothing is named, or a checkpoint and several models; BadModel for unknown names.
     """
+    # As a Path, "https://" has one slash left.
+    if checkpoint is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(checkpoint)):
+        raise BadArgument(
+            "--checkpoint takes a file on this machine, not a URL. Download the weights and give their path, or name "
+            "the URL as `weights` in a config."
+        )
     if not split_names(names) and config is None:
         raise BadArgument("Name a --model (`panbench models` lists them), or your own --config with its --checkpoint.")
     specs = resolve_models(names) if split_names(names) else []

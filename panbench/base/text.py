@@ -39,3 +39,9 @@ def size_in_words(size: float) -> str:
         if size >= factor:
             return f"{size / factor:,.1f} {unit}" if unit == "GB" else f"{size / factor:,.0f} {unit}"
     return f"{size:,.0f} bytes"
+
+
+def capitalised(sentence: str) -> str:
+    """`sentence` with a capital letter first, unless it begins with a path, an option or another name."""
+    first = sentence.split(" ", 1)[0].rstrip(".,:;")
+    return sentence[:1].upper() + sentence[1:] if first.isalpha() else sentence

@@ -7,6 +7,7 @@ model start without torch.
 """
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -145,12 +146,25 @@ def main() -> None:
     app()
 
 
+# What a folder or a disk refuses, wherever it is met: the path says where, and the user can mend it.
+_OF_THE_SYSTEM = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "EEXIST", "ENOTEMPTY"),
+        *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENODEV", "ENXIO", "ETXTBSY"),
+    )
+    if hasattr(errno, name)
+)
+
+
 def _explained(error: Exception) -> tuple[str, int]:
     """One sentence for an error, and the exit code: 2 where the user can mend it, 1 where it is our fault."""
     if isinstance(error, PanbenchError):
         return str(error), error.exit_code
     if isinstance(error, ImportError):
         return _missing(error), 2
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_THE_SYSTEM:
+        return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}.", 2
     return f"{_in_short(error)}. This is a fault of panbench, not of your input; --debug shows the traceback.", 1
 
 

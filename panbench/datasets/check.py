@@ -310,8 +310,8 @@ class _Check:
         for index, record in enumerate(records):
             where = f"categories[{index}]"
             category_id = _integer(record, "id")
-            if category_id is None:
-                self._add("bad-record", f"{where} has no integer id.")
+            if category_id is None or not -(2**31) <= category_id < 2**31:
+                self._add("bad-record", f"{where} has no integer id of 32 bits.")
                 continue
             name = record.get("name")
             if not isinstance(name, str):

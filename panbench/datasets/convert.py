@@ -539,18 +539,27 @@ def read_categories(source: str | os.PathLike[str] | list[Any], where: str = "ca
         try:
             color = record.get("color")
             category = Category(
-                int(record["id"]),
+                _category_id(record["id"]),
                 str(record["name"]),
                 {0: False, 1: True}[record["isthing"]],
                 str(record.get("supercategory") or ""),
                 None if color is None else (int(color[0]), int(color[1]), int(color[2])),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise BadDataset(f"{where}: a category lacks id, name or isthing (0 or 1): {record!r:.100}.") from error
+            raise BadDataset(
+                f"{where}: a category lacks id (below 2³¹), name or isthing (0 or 1): {record!r:.100}."
+            ) from error
         if category.id in found:
             raise BadDataset(f"{where}: category id {category.id} is listed twice.")
         found[category.id] = category
     return tuple(found.values())
+
+
+def _category_id(value: Any) -> int:
+    found = int(value)
+    if not -(2**31) <= found < 2**31:
+        raise ValueError(f"the id {found} does not fit into 32 bits")
+    return found
 
 
 def shipped_categories(name: str) -> tuple[Category, ...]:
@@ -672,7 +681,7 @@ def read_label_png(path: Path) -> npt.NDArray[Any]:
     try:
         with Image.open(path) as image:
             return np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadDataset(f"{path} cannot be read as PNG ({error}).") from error
 
 

@@ -355,6 +355,8 @@ def _zip64(extra: bytes, size: int, packed_size: int, header_at: int) -> tuple[i
 
 def _checked(members: list[Member], directory_at: int, where: str) -> dict[str, Member]:
     """Members by name with their `stop`; repeated names and overlapping members are refused."""
+    if not members:
+        raise DamagedArchive(f"{where} is an empty zip archive. Fetch it again.")
     starts = sorted(member.at for member in members)
     following = dict(zip(starts, [*starts[1:], directory_at], strict=True))
     if len(following) != len(members):

@@ -298,6 +298,9 @@ def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | No
     return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
 
 
+# Columns of a run hold category ids in 32 bits.
+_MAX_CATEGORY_ID = 2**31 - 1
+
 _SCAN = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -398,7 +401,7 @@ class _Reader:
         found: dict[int, Category] = {}
         for index, record in enumerate(records):
             where = f"categories[{index}]"
-            category_id = self.integer(record, "id", where)
+            category_id = self.integer(record, "id", where, high=_MAX_CATEGORY_ID)
             color = record.get("color")
             isthing = self.value(record, "isthing", where)
             if isthing not in (0, 1):
@@ -467,7 +470,7 @@ class _Reader:
     def segment(self, record: Any, where: str, counted: bool) -> Segment:
         return Segment(
             id=self.integer(record, "id", where, low=1, high=MAX_ID),
-            category_id=self.integer(record, "category_id", where),
+            category_id=self.integer(record, "category_id", where, high=_MAX_CATEGORY_ID),
             area=0 if counted else self.integer(record, "area", where, low=0),
             iscrowd=self.iscrowd(record, where, counted),
             bbox=_box(record.get("bbox")),

@@ -22,7 +22,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.text import for_spreadsheet, in_sentence, listed
+from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
 from panbench.catalog import ModelSpec, weights_here
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.report.grid import (
@@ -577,7 +577,7 @@ def _marks(rows: Sequence[ComparisonRow]) -> tuple[list[str], list[str]]:
         for note in row.notes:
             numbers.setdefault(note, len(numbers) + 1)
     marks = [",".join(superscript(numbers[note]) for note in row.notes) for row in rows]
-    return marks, [f"{superscript(number)} {note[:1].upper()}{note[1:]}" for note, number in numbers.items()]
+    return marks, [f"{superscript(number)} {capitalised(note)}" for note, number in numbers.items()]
 
 
 def labels(rows: Sequence[ComparisonRow]) -> list[str]:

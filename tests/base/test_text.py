@@ -6,7 +6,7 @@ import io
 import pandas as pd
 import pytest
 
-from panbench.base.text import for_spreadsheet, listed, plain
+from panbench.base.text import capitalised, for_spreadsheet, listed, plain
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,15 @@ def test_numbers_come_back_from_csv_as_they_were():
 def test_many_values_are_listed_in_part():
     assert listed(range(3)) == "0, 1, 2"
     assert listed(range(13)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 3 more"
+
+
+@pytest.mark.parametrize(
+    "name", ["results/a is incomplete.", "mask2former-r50 failed.", "--limit was given.", "a.json: no"]
+)
+def test_paths_and_names_are_not_capitalised(name):
+    assert capitalised(name) == name
+
+
+def test_sentences_are_capitalised():
+    assert capitalised("some images are missing") == "Some images are missing"
+    assert capitalised("") == ""

@@ -1,3 +1,4 @@
+import errno
 import functools
 import io
 import json
@@ -26,6 +27,7 @@ from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.runs import RunInfo, RunWriter, category_record
 
+REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
 BALL = Category(1, "ball", isthing=True)
 
 
@@ -140,7 +142,11 @@ def test_names_complete_also_after_a_comma():
         (["eval", "--model", "mask2former", "--batch-size", "0"], "above 0, or auto"),
         (["eval", "--model", "mask2former,maskformer", "--weights", "my.pth"], "fits one model"),
         (["eval", "--model", "mask2former,maskformer", "--checkpoint", "my.pth"], "fits one model"),
+        (["eval", "--model", "mask2former", "--checkpoint", "https://host.example/my.pth"], "not a URL"),
         (["eval", "--config", "nowhere.py"], "no config file"),
+        (["score", "--gt", "x" * 300, "--pred", "y"], "File name too long"),
+        (["report", "x" * 300], "File name too long"),
+        (["predict", "x" * 300, "--model", "maskformer-tiny"], "File name too long"),
         (["eval", "--model", "panoptic-fpn-tiny", "--data", "nowhere"], "no dataset nowhere"),
         (["compare", "nowhere"], "no such folder"),
         (["metrics", "nowhere"], "no such folder"),
@@ -163,6 +169,37 @@ def test_an_unknown_option_exits_2_and_suggests_the_right_one():
     result = panbench("eval", "--modell", "mask2former")
     assert result.exit_code == 2
     assert "--model" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["eval", "--model", "panoptic-fpn-tiny", "--data", "shapes", "--out", "run"]])
+def test_a_cache_folder_that_cannot_be_used_is_named(tmp_path, command):
+    """/dev/null is no folder."""
+    result = panbench(*command, cwd=tmp_path, PANBENCH_CACHE="/dev/null")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: /dev/null/")
+    assert "Not a directory" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_write_permission_is_named(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    command = ("score", "--gt", REFERENCE / "gt.json", "--pred", REFERENCE / "pred.json", "--out", "locked/run")
+    result = panbench(*command, cwd=tmp_path)
+    assert result.exit_code == 2
+    assert "locked" in result.stderr
+    assert "Permission denied" in result.stderr
+
+
+def test_what_a_folder_or_disk_refuses_is_no_fault_of_panbench(tmp_path, monkeypatch):
+    from panbench.report import tables
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "locked"))
+
+    monkeypatch.setattr(tables, "find_runs", refuse)
+    result = panbench("compare", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: {tmp_path / 'locked'} cannot be used: Permission denied.\n"
 
 
 def test_a_fault_of_ours_is_one_line_and_exit_1_with_a_traceback_only_when_asked_for(monkeypatch, tmp_path):

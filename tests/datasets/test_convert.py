@@ -481,6 +481,13 @@ def test_nothing_to_convert_is_said(tmp_path):
         convert_two_channel(tmp_path / "nowhere", CATEGORIES, tmp_path / "out")
 
 
+def test_a_label_png_of_absurd_size_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)
+    Image.new("RGB", (16, 12)).save(tmp_path / "x.png")
+    with pytest.raises(BadDataset, match=r"x\.png cannot be read as PNG .*decompression bomb"):
+        convert_two_channel(tmp_path, CATEGORIES, tmp_path / "out")
+
+
 @pytest.mark.parametrize("how", ["link", "copy"])
 def test_images_are_linked_or_copied_and_the_originals_stay(tmp_path, photos, how):
     found = convert_two_channel(
@@ -508,7 +515,16 @@ def test_unknown_shipped_categories_are_refused():
 
 
 @pytest.mark.parametrize(
-    "content", ["[", "{}", '[{"id": 1}]', '[{"id": 1, "name": "x", "isthing": 2}]', "[1]", '{"categories": 1}']
+    "content",
+    [
+        "[",
+        "{}",
+        '[{"id": 1}]',
+        '[{"id": 1, "name": "x", "isthing": 2}]',
+        "[1]",
+        '[{"id": 2147483648, "name": "x", "isthing": 1}]',
+        '{"categories": 1}',
+    ],
 )
 def test_categories_that_cannot_be_read_are_refused(tmp_path, content):
     (tmp_path / "c.json").write_text(content)

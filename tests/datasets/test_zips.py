@@ -153,6 +153,11 @@ def test_names_that_leave_the_folder_are_refused(name):
         list_members(Bytes(content), "x.zip")
 
 
+def test_an_empty_zip_is_refused():
+    with pytest.raises(DamagedArchive, match=r"x\.zip is an empty zip archive"):
+        list_members(Bytes(b"PK\x05\x06" + bytes(18)), "x.zip")
+
+
 def test_links_are_refused():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

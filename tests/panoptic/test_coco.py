@@ -171,6 +171,8 @@ BAD = [
     (changed("annotations", {}), "a list as `annotations`"),
     (changed("categories.1.id", 1), r"categories\[1\] repeats category id 1"),
     (changed("categories.0.isthing", 2), r"categories\[0\]\.isthing must be 0 or 1, not 2"),
+    (changed("categories.0.id", 2**31), r"categories\[0\]\.id is 2147483648, outside -2147483648…2147483647"),
+    (changed("annotations.0.segments_info.0.category_id", 2**31), "category_id is 2147483648, outside"),
     (changed("categories.0.name"), r"categories\[0\] lacks the key `name`"),
     (changed("categories.0.id", "1"), r"categories\[0\]\.id must be an integer, not '1'"),
     (changed("images", [GOOD["images"][0]] * 2), r"images\[1\] repeats image id 139"),
