@@ -13,14 +13,14 @@ from typing import Literal
 import torch
 
 from panbench.base.download import require_space
-from panbench.base.errors import BadArgument, BadRun, PanbenchError, Terminated
+from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError, Terminated
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import in_sentence, listed
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.evaluation.distributed import join_ranks
-from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches
+from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name
 from panbench.evaluation.record import (
     changed_files,
     close_run,
@@ -265,12 +265,29 @@ def fit_categories(
 
 
 def refuse_without_purpose(dataset: Dataset, save_predictions: bool) -> None:
-    """Raises BadArgument for an evaluation without a result: no ground truth, and no predictions kept."""
+    """Raises BadArgument for an evaluation without a result: no ground truth, and no predictions kept.
+
+    Raises BadDataset when predictions are kept and those of two images would have one name.
+    """
+    if save_predictions:
+        _refuse_shared_names(dataset)
     if not dataset.has_ground_truth and not save_predictions:
         raise BadArgument(
             f"{dataset.gt} lists images without ground truth, so there is nothing to score. Add --save-predictions to "
             "keep what the model predicts, for `panbench submit`."
         )
+
+
+def _refuse_shared_names(dataset: Dataset) -> None:
+    """Raises BadDataset when the predictions of two images would be one PNG, as of 1.jpg and 1.png."""
+    taken: dict[str, int] = {}
+    for scene in dataset.scenes:
+        other = taken.setdefault(png_name(scene), scene.image.id)
+        if other != scene.image.id:
+            raise BadDataset(
+                f"The predictions of images {other} and {scene.image.id} would both be {png_name(scene)}. Rename "
+                "one of the images, or evaluate without --save-predictions."
+            )
 
 
 def open_dataset_once(open_dataset: Callable[[], Dataset]) -> Dataset:

@@ -419,5 +419,5 @@ class Report:
 
 
 def png_name(scene: Scene) -> str:
-    """The file name of a scene's id map in predictions/."""
-    return Path(scene.image.file_name).with_suffix(".png").name
+    """The name of a scene's id map in predictions/, in the image's own sub-folder if it has one."""
+    return Path(scene.image.file_name).with_suffix(".png").as_posix()

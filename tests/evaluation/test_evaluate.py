@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support import Recorder, evaluated
@@ -115,6 +116,36 @@ def test_saved_predictions_score_the_same_by_themselves(dataset, spec, tmp_path)
     assert {s.id for s in first.segments} == set(read_id_png(predictions.png_path(1)).ravel().tolist()) - {0}
     scored = score_folder(dataset.gt, tmp_path / "run" / "predictions.json", out=tmp_path / "scored")
     assert scored.summary() == run.summary()
+
+
+def in_folders(dataset: Dataset, folder: Path, names: list[str]) -> Dataset:
+    """The first images of a dataset under other names."""
+    scenes = []
+    for scene, name in zip(dataset.scenes, names, strict=False):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(scene.image_path, folder / name)
+        image = dataclasses.replace(scene.image, file_name=name)
+        scenes.append(dataclasses.replace(scene, image=image, image_path=folder / name))
+    return dataclasses.replace(dataset, scenes=tuple(scenes))
+
+
+def test_saved_predictions_keep_the_sub_folders_of_their_images(dataset, spec, tmp_path):
+    named = in_folders(dataset, tmp_path / "images", ["a/1.png", "b/1.png"])
+    run = evaluated(spec, named, tmp_path / "run", save_predictions=True)
+    assert sorted(path.relative_to(run.path).as_posix() for path in run.path.glob("predictions/*/*.png")) == [
+        "predictions/a/1.png",
+        "predictions/b/1.png",
+    ]
+    for annotation in read_predictions_json(run.path / "predictions.json").annotations.values():
+        ids = read_id_png(run.path / "predictions" / annotation.file_name)
+        assert {segment.id for segment in annotation.segments} == set(np.unique(ids).tolist()) - {0}
+
+
+def test_saved_predictions_of_two_images_are_never_one_file(dataset, spec, tmp_path):
+    named = in_folders(dataset, tmp_path / "images", ["1.png", "1.jpg"])
+    with pytest.raises(BadDataset, match=r"would both be 1\.png"):
+        evaluated(spec, named, tmp_path / "run", save_predictions=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_written_over_another(dataset, spec, tmp_path):
