@@ -35,6 +35,7 @@ from panbench.models import synthetic
 from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOutput, Output
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.rules import Rule
+from panbench.panoptic.photo import read_photo
 from panbench.panoptic.types import Scene
 from panbench.runs import ModelRecord
 
@@ -496,12 +497,9 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def read_rgb(scene: Scene) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) red, green, blue of a scene's image. Raises BadDataset: not decodable, or not of the stated size."""
+    """(H, W, 3) red, green, blue of a scene's image. Raises BadDataset: damaged, or not of the stated size."""
     image = scene.image
-    bgr = decode(str(scene.image_path))
-    if bgr is None:
-        raise BadDataset(f"{scene.image_path} (image {image.id}) cannot be decoded as an image.")
-    refuse_other_size(scene, (bgr.shape[0], bgr.shape[1]))
+    bgr, _ = read_photo(str(scene.image_path), (image.height, image.width), image_id=image.id)
     return np.ascontiguousarray(bgr[..., ::-1])
 
 

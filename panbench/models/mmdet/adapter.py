@@ -24,6 +24,7 @@ from panbench.models.mmdet.config import build_model, describe_backbone, family_
 from panbench.models.mmdet.families import Family
 from panbench.models.mmdet.inputs import frame_of, innermost_dataset, pipeline_of, preprocessed
 from panbench.models.mmdet.speedups import speed_up
+from panbench.panoptic.photo import inspect_photo
 from panbench.panoptic.types import Scene
 
 
@@ -69,6 +70,8 @@ class MmdetAdapter(Adapter):
     def read(self, scene: Scene) -> LoadedImage:
         """The image through the config's test pipeline: `inputs` (3, h, w) uint8, and mmdet's sample with the sizes."""
         image = scene.image
+        # mmdet's own loader decodes a damaged JPEG without an error, and an absurd size before it is compared.
+        inspect_photo(str(scene.image_path), (image.height, image.width), image_id=image.id)
         record = {"img_path": str(scene.image_path), "img_id": image.id, "height": image.height, "width": image.width}
         try:
             packed = self._pipeline(record)

@@ -1,0 +1,143 @@
+"""Photographs of a data set. Pixels are OpenCV's, as mmdet reads them; this finds out what OpenCV keeps to itself.
+
+OpenCV decodes a damaged JPEG without an error: libjpeg writes "Corrupt JPEG data" to stderr, and the pixels are wrong.
+So each JPEG is read a second time by simplejpeg, whose strict mode turns libjpeg's warnings into errors: in the thread
+that asks, so that eight loaders at once each hear of their own image. At an eighth of its size that takes a quarter of
+the time of decoding.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from panbench.base.errors import BadDataset
+from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
+
+__all__ = ["Exif", "PhotoFacts", "inspect_photo", "read_photo"]
+
+Exif = Literal["apply", "ignore"]
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+# libjpeg's words for bytes between two markers that belong to neither, and for the warnings that mean lost data.
+_EXTRANEOUS = "extraneous bytes before marker"
+_LOST = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoFacts:
+    """What a photograph's file says of it.
+
+    shape: (height, width) of its pixels as they are decoded; None where only OpenCV knows the format
+    orientation: EXIF's, 1 to 8; 1 is upright. OpenCV turns the pixels of all others unless it is told to ignore it
+    extraneous: whether a JPEG has bytes that belong to no part of it; harmless
+    """
+
+    shape: tuple[int, int] | None
+    orientation: int = 1
+    extraneous: bool = False
+
+
+def inspect_photo(
+    path: str | Path,
+    shape: tuple[int, int] | None = None,
+    *,
+    image_id: int | None = None,
+    exif: Exif = "apply",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> PhotoFacts:
+    """The facts of a photograph, without decoding its pixels. Safe to call from several threads.
+
+    shape: (height, width) that it must have; None takes any
+    image_id: named in messages; exif: whether a photograph that lies on its side is turned
+    max_pixels: a larger one is refused by its header
+    Raises BadDataset for a file that is missing, of another size, too large, or a JPEG of which data is lost.
+    """
+    return _inspect(_content(path, _where(path, image_id)), _where(path, image_id), shape, exif, max_pixels)
+
+
+def read_photo(
+    path: str | Path,
+    shape: tuple[int, int] | None = None,
+    *,
+    image_id: int | None = None,
+    exif: Exif = "apply",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
+    """(H, W, 3) blue, green, red of a photograph as OpenCV decodes it, and its facts; otherwise as `inspect_photo`."""
+    where = _where(path, image_id)
+    content = _content(path, where)
+    facts = _inspect(content, where, shape, exif, max_pixels)
+    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if exif == "ignore" else 0)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:
+        bgr = None
+    if bgr is None:
+        raise BadDataset(f"{where} cannot be decoded as an image.")
+    _refuse_other_shape((bgr.shape[0], bgr.shape[1]), shape, where)
+    return cast(npt.NDArray[np.uint8], bgr), facts
+
+
+def _where(path: str | Path, image_id: int | None) -> str:
+    return f"{path}" if image_id is None else f"{path} (image {image_id})"
+
+
+def _content(path: str | Path, where: str) -> bytes:
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise BadDataset(f"{where} was not found.") from None
+    except OSError as problem:
+        raise BadDataset(f"{where} cannot be read: {problem.strerror or problem}.") from None
+    if not content:
+        raise BadDataset(f"{where} cannot be decoded as an image: the file is empty.")
+    return content
+
+
+def _inspect(content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif, max_pixels: int) -> PhotoFacts:
+    try:
+        # Only the header is read here.
+        with Image.open(io.BytesIO(content)) as image:
+            (width, height), kind, mode = image.size, image.format, image.mode
+            orientation = int(image.getexif().get(_ORIENTATION, 1)) if "exif" in image.info else 1
+    except Image.DecompressionBombError:
+        raise BadDataset(f"{where} has more pixels than the limit of {max_pixels:,}.") from None
+    except Exception:  # a format that Pillow does not know, or cannot parse: OpenCV has the last word
+        return PhotoFacts(None)
+    if width * height > max_pixels:
+        raise BadDataset(f"{where} has {height}×{width} pixels, more than the limit of {max_pixels:,}.")
+    if exif == "apply" and orientation in _SIDEWAYS:
+        width, height = height, width
+    _refuse_other_shape((height, width), shape, where)
+    extraneous = False
+    if kind in ("JPEG", "MPO"):
+        warning = _warning_of_libjpeg(content, "CMYK" if mode == "CMYK" else "GRAY")
+        extraneous = _EXTRANEOUS in warning
+        if warning.startswith(_LOST) and not extraneous:
+            raise BadDataset(f"{where} is a damaged JPEG: data is lost ({warning}). Fetch it again.")
+    return PhotoFacts((height, width), orientation if 1 <= orientation <= 8 else 1, extraneous)
+
+
+def _warning_of_libjpeg(content: bytes, colors: str) -> str:
+    """libjpeg's first warning or error when it decodes a JPEG; empty when it has none."""
+    try:
+        # The smallest size that libjpeg makes still reads all of the compressed data.
+        simplejpeg.decode_jpeg(
+            content, colors, fastdct=True, fastupsample=True, min_height=1, min_width=1, min_factor=1, strict=True
+        )
+    except ValueError as warning:
+        return str(warning).rstrip(".")
+    return ""
+
+
+def _refuse_other_shape(found: tuple[int, int], shape: tuple[int, int] | None, where: str) -> None:
+    if shape is not None and found != tuple(shape):
+        raise BadDataset(f"{where} is {found[0]}×{found[1]} but the JSON says {shape[0]}×{shape[1]} (height × width).")

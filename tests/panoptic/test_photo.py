@@ -1,0 +1,133 @@
+"""Photographs: OpenCV's pixels, and what OpenCV keeps to itself."""
+
+import io
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from panbench.base.errors import BadDataset
+from panbench.panoptic import photo
+from panbench.panoptic.photo import inspect_photo, read_photo
+
+
+def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 255, (height, width, 3), np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 1.5)
+
+
+def jpeg(pixels: np.ndarray, *, progressive: bool = False, orientation: int | None = None, mode: str = "RGB") -> bytes:
+    handle = io.BytesIO()
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(pixels).convert(mode).save(handle, "JPEG", quality=90, progressive=progressive, exif=exif)
+    return handle.getvalue()
+
+
+def file_of(folder: Path, content: bytes, name: str = "a.jpg") -> Path:
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_pixels_are_opencvs(tmp_path, progressive, mode):
+    path = file_of(tmp_path, jpeg(picture(), progressive=progressive, mode=mode))
+    bgr, facts = read_photo(path, (48, 64))
+    np.testing.assert_array_equal(bgr, cv2.imread(str(path), cv2.IMREAD_COLOR))
+    assert facts == inspect_photo(path) == photo.PhotoFacts((48, 64))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp"])
+def test_other_formats_are_read_too(tmp_path, suffix):
+    path = file_of(tmp_path, cv2.imencode(suffix, picture())[1].tobytes(), f"a{suffix}")
+    bgr, facts = read_photo(path, (48, 64))
+    assert bgr.shape == (48, 64, 3)
+    assert facts.orientation == 1
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_that_lost_data_is_refused_by_name(tmp_path, progressive):
+    """OpenCV decodes it without an error."""
+    content = jpeg(picture(), progressive=progressive)
+    path = file_of(tmp_path, content[: len(content) * 2 // 3])
+    assert cv2.imread(str(path)) is not None
+    with pytest.raises(BadDataset, match=r"a\.jpg \(image 7\) is a damaged JPEG: data is lost"):
+        read_photo(path, image_id=7)
+    with pytest.raises(BadDataset, match="data is lost"):
+        inspect_photo(path)
+
+
+def test_extraneous_bytes_are_noted_and_change_nothing(tmp_path):
+    content = jpeg(picture())
+    path = file_of(tmp_path, content[:-2] + bytes(5) + content[-2:])
+    bgr, facts = read_photo(path)
+    assert facts.extraneous
+    np.testing.assert_array_equal(bgr, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR))
+
+
+def test_eight_loaders_each_hear_of_their_own_image(tmp_path):
+    paths, damaged = [], set()
+    for number in range(64):
+        content = jpeg(picture(seed=number))
+        if number % 3 == 0:
+            content = content[: len(content) // 2]
+            damaged.add(number)
+        paths.append(file_of(tmp_path, content, f"{number}.jpg"))
+
+    def refused(path: Path) -> bool:
+        try:
+            read_photo(path)
+        except BadDataset as error:
+            return path.name in str(error)
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            found = {number for number, bad in enumerate(pool.map(refused, paths)) if bad}
+            assert found == damaged
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+def test_orientation_is_applied_as_opencv_does_or_ignored(tmp_path, orientation):
+    path = file_of(tmp_path, jpeg(picture(), orientation=orientation))
+    turned, facts = read_photo(path)
+    np.testing.assert_array_equal(turned, cv2.imread(str(path), cv2.IMREAD_COLOR))
+    assert facts == photo.PhotoFacts((64, 48) if orientation >= 5 else (48, 64), orientation)
+    lying, facts = read_photo(path, (48, 64), exif="ignore")
+    np.testing.assert_array_equal(lying, cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION))
+    assert facts.orientation == orientation
+
+
+def test_an_image_of_absurd_size_is_refused_by_its_header(tmp_path, monkeypatch):
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    path = file_of(tmp_path, content, "a.png")
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(BadDataset, match=r"has more pixels than the limit of 100,000,000\."):
+        read_photo(path)
+
+
+def test_another_size_than_the_json_says_is_refused_by_the_header(tmp_path, monkeypatch):
+    path = file_of(tmp_path, jpeg(picture()))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(BadDataset, match="is 48×64 but the JSON says 480×640"):
+        read_photo(path, (480, 640))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"), [(None, "was not found"), (b"", "empty"), (b"text", "cannot be decoded as an image")]
+)
+def test_what_is_no_photograph_is_refused(tmp_path, content, sentence):
+    path = tmp_path / "a.jpg" if content is None else file_of(tmp_path, content)
+    with pytest.raises(BadDataset, match=sentence):
+        read_photo(path)
