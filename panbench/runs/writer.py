@@ -90,9 +90,11 @@ class RunWriter:
                 started=info.started or _now(),
             )
             try:
-                (place / "parts").mkdir(parents=True, exist_ok=True)
+                place.mkdir(parents=True, exist_ok=True)
                 writer = cls(home, place, Run(content, place, table=OverlapTable.empty()), lock)
                 writer._save()
+                # After run.json: a run that is stopped between the two is a run all the same.
+                (place / "parts").mkdir(exist_ok=True)
                 writer._reserve()
             except OSError as problem:
                 raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
