@@ -83,7 +83,7 @@ def _open(browser: "Browser", page: Path, width: int, scheme: Any, height: int =
     """The report in a window; scrolled through once, so that what is painted when it comes near is there."""
     opened = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme).new_page()
     opened.goto(page.resolve().as_uri())
-    opened.wait_for_function("document.querySelector('#chart-causes svg') !== null")
+    opened.locator("#chart-causes svg").first.wait_for(state="attached")
     opened.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
     opened.locator("#viewer").scroll_into_view_if_needed()
     opened.wait_for_timeout(1500)

@@ -53,7 +53,8 @@ class Opened:
         self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog opened"), dialog.dismiss()))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri() + hash)
-        self.page.wait_for_function("document.querySelector('#chart-causes svg') !== null")
+        # Not wait_for_function: it polls by eval, which the page's content security policy forbids.
+        self.page.locator("#chart-causes svg").first.wait_for(state="attached")
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +317,14 @@ def test_everything_that_is_listed_leads_to_a_picture(open_report):
         page.locator(selector).first.click()
         assert page.locator("#viewer").evaluate("node => node === document.activeElement")
         # The page scrolls there smoothly.
-        page.wait_for_function("Math.abs(document.getElementById('viewer').getBoundingClientRect().top) < 200")
+        page.evaluate(
+            """() => new Promise((there) => {
+                const viewer = document.getElementById("viewer");
+                const look = () =>
+                    Math.abs(viewer.getBoundingClientRect().top) < 200 ? there() : requestAnimationFrame(look);
+                look();
+            })"""
+        )
         shown = page.locator(".thumbs button").evaluate_all("all => all.map(one => one.dataset.image)")
         assert page.locator("#viewer").get_attribute("data-image") in shown
     listed = page.locator("#image-view table button")
