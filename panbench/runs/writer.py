@@ -96,6 +96,8 @@ class RunWriter:
                 # After run.json: a run that is stopped between the two is a run all the same.
                 (place / "parts").mkdir(exist_ok=True)
                 writer._reserve()
+                # Last: from here on the folder is a run that can be gone on with.
+                (place / "parts").mkdir(exist_ok=True)
             except OSError as problem:
                 raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
         except BaseException:
