@@ -147,10 +147,11 @@ class Bars:
 
     def __exit__(self, *_: Any) -> None:
         self._hide_status()
-        if self._tasks:
+        vanishes = self._bars.live.transient and not self._bars.console.is_interactive
+        if self._tasks and not vanishes:
             self._bars.stop()
             return
-        # Nothing was counted: leave no blank line, as `self._bars.stop()` would where there is no terminal.
+        # Nothing is to be seen: leave no blank line, as `self._bars.stop()` would where there is no terminal.
         self._bars.live.transient = True
         self._bars.live.stop()
 
