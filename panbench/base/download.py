@@ -28,8 +28,7 @@ import httpx
 
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
 from panbench.base.files import sha256_of
-
-Progress = Callable[[int, "int | None"], None]
+from panbench.base.reporter import Counting
 
 MIRRORS = {
     "COCO": ("http://images.cocodataset.org", "https://images.cocodataset.org"),
@@ -73,7 +72,7 @@ def download(
     *,
     sha256: str | None = None,
     size: int | None = None,
-    progress: Progress | None = None,
+    progress: Counting | None = None,
     connections: int = 4,
     window: tuple[int, int] | None = None,
     check: Callable[[Path], str | None] | None = None,
@@ -430,7 +429,7 @@ class _Job:
     target: Path
     sha256: str | None
     size: int | None
-    progress: Progress | None
+    progress: Counting | None
     connections: int
     window: tuple[int, int] | None
     check: Callable[[Path], str | None] | None

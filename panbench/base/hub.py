@@ -21,8 +21,6 @@ from panbench.base.files import atomic_write, cache_dir
 
 __all__ = ["Repository", "fetch", "here", "parse", "recorded", "weights_in"]
 
-Progress = Callable[[int, "int | None"], None]
-
 DEFAULT_REVISION = "main"
 CONFIG = "config.json"
 _WANTED = (CONFIG, "preprocessor_config.json")

@@ -43,7 +43,13 @@ class Silent:
 
 SILENT: Reporter = Silent()
 
+Counting = Callable[[int, "int | None"], None]
+"""A Reporter's progress bound to one task: (done, total), for code that counts and need not know what."""
 
-def counter(reporter: Reporter, task: str, unit: Unit = "images") -> Callable[[int, "int | None"], None]:
-    """`reporter.progress` of one task as a function of (done, total), for code that counts and need not know what."""
+Tasks = Callable[[str, int, "int | None"], None]
+"""A Reporter's progress bound to one unit: (task, done, total), for code that names its tasks."""
+
+
+def counter(reporter: Reporter, task: str, unit: Unit = "images") -> Counting:
+    """`reporter.progress` of one task and unit."""
     return lambda done, total: reporter.progress(task, done, total, unit)

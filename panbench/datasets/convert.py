@@ -29,6 +29,7 @@ from PIL import Image
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import leaves_folder, write_json
+from panbench.base.reporter import Counting
 from panbench.base.text import listed
 from panbench.datasets.check import measure_segments
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
@@ -36,7 +37,6 @@ from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, check_pixels
 from panbench.panoptic.types import MAX_ID, VOID, Annotation, Category, IdMap, ImageInfo, PanopticSet, Segment
 
 Source = TypeVar("Source")
-Progress = Callable[[int, int], None]
 Images = Literal["link", "copy", "none"]
 
 Labels = npt.NDArray[np.integer[Any]]
@@ -91,7 +91,7 @@ def write_set(
     images: Images = "link",
     overwrite: bool = False,
     reads: Iterable[str | os.PathLike[str] | None] = (),
-    progress: Progress | None = None,
+    progress: Counting | None = None,
     threads: int | None = None,
 ) -> Converted:
     """Writes a panoptic set from what `read` returns for each source; sources are read and written in parallel.
@@ -462,7 +462,7 @@ def panoptic_to_detection(
     *,
     pngs: str | os.PathLike[str] | None = None,
     things_only: bool = False,
-    progress: Progress | None = None,
+    progress: Counting | None = None,
     threads: int | None = None,
 ) -> int:
     """Writes a panoptic set as COCO detection JSON with run-length masks; returns the number of annotations.

@@ -33,6 +33,7 @@ from panbench.base.download import (
 )
 from panbench.base.errors import BadArgument, BadDataset, DownloadFailed
 from panbench.base.files import atomic_write, leaves_folder, write_json
+from panbench.base.reporter import Tasks
 from panbench.base.text import in_sentence
 from panbench.datasets.zips import (
     STORED,
@@ -46,7 +47,6 @@ from panbench.datasets.zips import (
     list_members,
 )
 
-Progress = Callable[[str, int, "int | None"], None]
 Say = Callable[[str], None]
 
 SPLITS = ("val", "train", "test-dev")
@@ -207,7 +207,7 @@ def fetch_coco(
     limit: int | None = None,
     keep_archives: bool = False,
     archives_from: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: Tasks | None = None,
     say: Say | None = None,
     host: CocoHost | None = None,
     sleep: Callable[[float], object] | None = None,
@@ -337,7 +337,7 @@ class _Fetch:
     limit: int | None
     keep: bool
     archives_from: Path | None
-    progress: Progress | None
+    progress: Tasks | None
     say: Say | None
     host: CocoHost
     sleep: Callable[[float], object] | None

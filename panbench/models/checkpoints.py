@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from panbench.base import hub
-from panbench.base.download import Progress, download, what_is_wrong, without_secrets
+from panbench.base.download import download, what_is_wrong, without_secrets
 from panbench.base.errors import BadCheckpoint, DownloadFailed
 from panbench.base.files import sha256_of
+from panbench.base.reporter import Counting
 from panbench.catalog import ModelSpec, load_catalog, repository_of, weights_path
 
 _WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --weights random."
@@ -52,7 +53,7 @@ class Checkpoint:
         return None
 
 
-def fetch_weights(spec: ModelSpec, *, progress: Progress | None = None, offline: bool = False) -> Path:
+def fetch_weights(spec: ModelSpec, *, progress: Counting | None = None, offline: bool = False) -> Path:
     """The file with a model's weights, downloaded into the cache when its config gives a URL.
 
     A URL's file is verified against the hash at the end of its name, also when it was here already; a wrong one is
@@ -85,7 +86,7 @@ def fetch_weights(spec: ModelSpec, *, progress: Progress | None = None, offline:
         raise DownloadFailed(f"{error} {_WAYS_OUT}") from error
 
 
-def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, progress: Progress | None, offline: bool) -> Path:
+def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, progress: Counting | None, offline: bool) -> Path:
     folder = hub.here(repository)
     if folder is None and offline:
         raise BadCheckpoint(

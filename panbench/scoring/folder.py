@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from panbench.base import provenance
 from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError, PredictionMismatch
 from panbench.base.files import sha256_of
-from panbench.base.reporter import SILENT, Reporter
+from panbench.base.reporter import SILENT, Counting, Reporter
 from panbench.base.text import listed
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums, summarise
@@ -63,8 +63,6 @@ from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, key_of,
 
 __all__ = ["as_json", "score_folder"]
 
-Progress = Callable[[int, int], None]
-
 # Images per task: enough that scheduling costs nothing, few enough that progress is smooth.
 _IMAGES_A_TASK = 16
 # So many tasks are handed out beyond the one that is waited for.
@@ -93,7 +91,7 @@ def score_folder(
     resume: bool = False,
     shard: tuple[int, int] | None = None,
     index: bool = True,
-    progress: Progress | None = None,
+    progress: Counting | None = None,
     reporter: Reporter = SILENT,
     images: str | os.PathLike[str] | None = None,
 ) -> Run:
@@ -443,7 +441,7 @@ def _count_images(
     boundary: bool,
     max_pixels: int,
     index: bool,
-    progress: Progress | None,
+    progress: Counting | None,
     reporter: Reporter,
 ) -> Iterator[_Counted]:
     """Looks at the images of some rows of the ground truth, and returns what was found in blocks of PART_IMAGES."""
