@@ -1,17 +1,27 @@
-"""Scored runs of tiny drawn images, for tests of what is asked of stored runs."""
+"""Little runs for tests of what is asked of stored runs: written from tables, or scored from drawn images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.runs import Run
+from panbench.runs import Run, RunInfo, RunWriter
 from panbench.scoring.folder import score_folder
 
 CATEGORIES = (Category(1, "person", True), Category(2, "dog", True), Category(9, "sky", False))
 LETTERS = {"p": 1, "q": 1, "d": 2, "s": 9}
+
+
+def store(path: Path, info: RunInfo | Mapping[str, Any], tables: Iterable[OverlapTable], status: str = "done") -> Run:
+    """A run folder with a part for each table: the one way in which tests write runs that nothing made."""
+    writer = RunWriter.create(path, info if isinstance(info, RunInfo) else RunInfo.from_json(info))
+    for table in tables:
+        writer.write_part(table)
+    return writer.finish(status)
 
 
 def write_side(folder: Path, name: str, images: Mapping[int, str], scores: Mapping[str, float] | None = None) -> Path:

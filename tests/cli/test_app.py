@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import support
+from little_runs import store
 from support import panbench_program
 
 import panbench as panbench_package
@@ -25,7 +26,7 @@ from panbench.evaluation.several import Outcome, run_folders, run_models
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.runs import RunInfo, RunWriter, category_record
+from panbench.runs import category_record
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
 BALL = Category(1, "ball", isthing=True)
@@ -46,14 +47,16 @@ def stored_run(path: Path, images: int = 12, dataset: str = "balls", hits: int |
         "categories": [category_record(BALL)],
         "images": {"expected": images, "scored": images},
     }
-    writer = RunWriter.create(path, RunInfo.from_json(info))
-    gt = np.array([[1, 1, 0, 0]], np.int32)
-    for image_id in range(1, images + 1):
-        hit = hits is None or image_id <= hits
-        pred = gt if hit else np.zeros_like(gt)
-        ball = [Segment(1, BALL.id, 2)]
-        writer.write_part(overlap_table(image_id, gt, ball, pred, ball if hit else []))
-    writer.finish("done")
+    gt, ball = np.array([[1, 1, 0, 0]], np.int32), [Segment(1, BALL.id, 2)]
+    found = [hits is None or image_id <= hits for image_id in range(1, images + 1)]
+    store(
+        path,
+        info,
+        (
+            overlap_table(image_id, gt, ball, gt if hit else np.zeros_like(gt), ball if hit else [])
+            for image_id, hit in enumerate(found, start=1)
+        ),
+    )
     return path
 
 

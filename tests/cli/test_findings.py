@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from little_runs import store
 from typer.testing import CliRunner
 
 from panbench.cli import app as cli
 from panbench.metrics.matched import Matched
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.runs import DatasetRecord, ImagesRecord, RunInfo, RunWriter, load_run
+from panbench.runs import DatasetRecord, ImagesRecord, RunInfo, load_run
 
 CAR, SKY = Category(1, "car", True, "vehicle"), Category(2, "sky", False, "outdoor")
 
@@ -33,7 +34,7 @@ def _stored(path: Path, maps: list[tuple[np.ndarray, np.ndarray]], boundary: boo
     dataset = DatasetRecord(name="cars", split="val", fingerprint="cars", n_images=len(maps))
     images = ImagesRecord(expected=len(maps))
     info = RunInfo(kind="score", categories=(CAR, SKY), dataset=dataset, images=images)
-    writer = RunWriter.create(path, info)
+    tables = []
     for image_id, pair in enumerate(maps, start=1):
         gt, pred = (ids.astype(np.int32) for ids in pair)
         gt_segments, pred_segments = (
@@ -41,8 +42,8 @@ def _stored(path: Path, maps: list[tuple[np.ndarray, np.ndarray]], boundary: boo
         )
         table = overlap_table(image_id, gt, gt_segments, pred, pred_segments)
         # In images this small every pixel is near a boundary.
-        writer.write_part(dataclasses.replace(table, boundary=table.overlaps) if boundary else table)
-    writer.finish("done")
+        tables.append(dataclasses.replace(table, boundary=table.overlaps) if boundary else table)
+    store(path, info, tables)
     return path
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from little_runs import store
 
 from panbench.base.files import sha256_of
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.runs import Run, RunInfo, RunWriter, category_record
+from panbench.runs import Run, category_record
 
 HOSTILE = "<img src=x onerror=alert(1)></script><b>cat & \"dog\" 'x' $9"
 CATEGORIES = (
@@ -96,39 +97,36 @@ def _write_run(
     expected: int,
 ) -> Run:
     path = folder / f"run-{'b' if worse else 'a'}"
-    writer = RunWriter.create(
-        path,
-        RunInfo.from_json(
-            {
-                "kind": "eval",
-                "model": {
-                    "name": title,
-                    "title": title,
-                    "weights": "w.pth",
-                    "weights_sha256": "ab" * 32,
-                    "params": 1000,
-                },
-                "dataset": {
-                    "name": "toy",
-                    "split": "val",
-                    "gt": str(gt),
-                    "images": str(photos),
-                    "fingerprint": sha256_of(gt),
-                    "n_images": expected,
-                },
-                "categories": [category_record(category) for category in CATEGORIES],
-                "device": {"name": "abacus", "type": "cpu"},
-                "images_per_second": 2.0 if worse else 1.0,
-                "images": {"expected": expected, "scored": len(truths), "missing": 0},
-                "command": ["panbench", "eval", "--model", title],
-            }
-        ),
-    )
-    tables = []
-    for seed, (image_id, (ids, segments)) in enumerate(truths.items()):
-        found, segments_found = answer(ids, worse, seed)
-        tables.append(overlap_table(image_id, ids, segments, found, segments_found))
-        if predictions:
+    info = {
+        "kind": "eval",
+        "model": {
+            "name": title,
+            "title": title,
+            "weights": "w.pth",
+            "weights_sha256": "ab" * 32,
+            "params": 1000,
+        },
+        "dataset": {
+            "name": "toy",
+            "split": "val",
+            "gt": str(gt),
+            "images": str(photos),
+            "fingerprint": sha256_of(gt),
+            "n_images": expected,
+        },
+        "categories": [category_record(category) for category in CATEGORIES],
+        "device": {"name": "abacus", "type": "cpu"},
+        "images_per_second": 2.0 if worse else 1.0,
+        "images": {"expected": expected, "scored": len(truths), "missing": 0},
+        "command": ["panbench", "eval", "--model", title],
+    }
+    answers = [answer(ids, worse, seed) for seed, (ids, _) in enumerate(truths.values())]
+    tables = [
+        overlap_table(image_id, ids, segments, *found)
+        for (image_id, (ids, segments)), found in zip(truths.items(), answers, strict=True)
+    ]
+    run = store(path, info, [concat(tables)], status)
+    if predictions:
+        for image_id, (found, _) in zip(truths, answers, strict=True):
             write_id_png(path / "predictions" / Path(infos[image_id].file_name).with_suffix(".png").name, found)
-    writer.write_part(concat(tables))
-    return writer.finish(status)
+    return run

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from little_runs import store
 from rich.console import Console
 
 from panbench.base.errors import BadArgument, BadRun
@@ -25,7 +26,7 @@ from panbench.report.tables import (
     render,
     summary_text,
 )
-from panbench.runs import Run, RunInfo, RunWriter, category_record
+from panbench.runs import Run, RunInfo, category_record
 
 BALL = Category(1, "ball", isthing=True)
 SKY = Category(2, "sky", isthing=False)
@@ -340,11 +341,7 @@ def test_the_list_of_models_fits_80_columns():
 
 
 def stored_run(path: Path, hits: dict[int, bool]) -> Path:
-    source = run(path.name, hits)
-    writer = RunWriter.create(path, source.info)
-    for image_id, hit in hits.items():
-        writer.write_part(scene(image_id, hit))
-    writer.finish("done")
+    store(path, run(path.name, hits).info, (scene(image_id, hit) for image_id, hit in hits.items()))
     return path
 
 
