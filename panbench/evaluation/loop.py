@@ -162,6 +162,7 @@ class Loop:
         self._block: list[_Scored] = []
         self._image_digests: dict[int, bytes] = {}
         self._block_since = time.monotonic()
+        self._lanes = 1
         self._largest: int | None = None
         self._moments: list[tuple[float, int]] = []
         self._clock = threading.Lock()
@@ -171,7 +172,8 @@ class Loop:
         device = self.model.device
         return Report(
             seconds=[{**self.seconds, **own, "wall": self.wall} for own in self.target_seconds],
-            rate=steady_rate(self._moments),
+            # Batches end in pairs where two go through the model at once: only the end of each pair tells a speed.
+            rate=steady_rate(self._moments[self._lanes - 1 :: self._lanes]),
             skipped=self.skipped,
             host_memory=provenance.peak_host_memory(),
             device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
@@ -185,6 +187,7 @@ class Loop:
         self._block_since = began
         threads = torch.get_num_threads()
         lanes = 2 if self.model.device.type == "cpu" and threads > 1 else 1
+        self._lanes = lanes
         torch.set_num_threads(max(1, threads // lanes))
         loaders, scorers = ThreadPoolExecutor(self.workers, "load"), ThreadPoolExecutor(self.workers, "score")
         # On a CPU, two concurrent batches with half the threads each keep the cores busier: while one batch is in an
