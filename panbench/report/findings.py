@@ -86,6 +86,9 @@ def metric_findings(
         ("mean Dice", percent(semantic.mean_dice), "", ""),
     ]
     others = deviations.record()
+    if not run.info.dataset.has_ground_truth:
+        # Where nothing is labelled, "void counts as wrong" would make a number of predictions that nobody can judge.
+        others = {name: dict.fromkeys(groups) for name, groups in others.items()}
     merged = pq.merge(dagger[["category_id", "PQ_dagger"]], on="category_id").merge(
         semantic.per_category.drop(columns=["name", "isthing"]), on="category_id"
     )
