@@ -78,6 +78,16 @@ def open_report(browser, report) -> Iterator:
         one.context.close()
 
 
+def wait_in_page(page, condition: str) -> None:
+    """Returns once a condition of the page holds, looked at with each frame that it draws."""
+    page.evaluate(
+        f"""() => new Promise((holds) => {{
+            const look = () => ({condition}) ? holds() : requestAnimationFrame(look);
+            look();
+        }})"""
+    )
+
+
 def column(page, index: int) -> list[str]:
     """The texts of one column of the table of categories."""
     return page.locator(f"#category-scores tbody tr > :nth-child({index})").all_inner_texts()
@@ -317,14 +327,7 @@ def test_everything_that_is_listed_leads_to_a_picture(open_report):
         page.locator(selector).first.click()
         assert page.locator("#viewer").evaluate("node => node === document.activeElement")
         # The page scrolls there smoothly.
-        page.evaluate(
-            """() => new Promise((there) => {
-                const viewer = document.getElementById("viewer");
-                const look = () =>
-                    Math.abs(viewer.getBoundingClientRect().top) < 200 ? there() : requestAnimationFrame(look);
-                look();
-            })"""
-        )
+        wait_in_page(page, "Math.abs(document.getElementById('viewer').getBoundingClientRect().top) < 200")
         shown = page.locator(".thumbs button").evaluate_all("all => all.map(one => one.dataset.image)")
         assert page.locator("#viewer").get_attribute("data-image") in shown
     listed = page.locator("#image-view table button")
@@ -348,7 +351,7 @@ def test_back_stays_in_the_page_and_an_address_opens_what_it_names(open_report):
     assert other.locator("#viewer").get_attribute("data-image") == "10"
     assert other.locator(".pane").count() == 4
     assert other.get_by_role("button", name="Verdicts").get_attribute("aria-pressed") == "true"
-    assert other.locator("#viewer").evaluate("node => node.getBoundingClientRect().top < innerHeight")
+    wait_in_page(other, "document.getElementById('viewer').getBoundingClientRect().top < innerHeight")
 
 
 def test_the_viewer_zooms_and_moves_by_keys_and_wheel_and_panes_point_at_one_place(open_report):
