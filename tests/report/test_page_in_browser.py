@@ -42,8 +42,9 @@ class Opened:
     def __init__(
         self, browser, path: Path, width: int = 1600, scheme: str = "light", touch: bool = False, hash: str = ""
     ) -> None:
+        # Without animations: a headless browser draws few frames, and a smooth scroll may stop on its way.
         self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch
+            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch, reduced_motion="reduce"
         )
         self.page = self.context.new_page()
         self.complaints: list[str] = []
@@ -79,13 +80,16 @@ def open_report(browser, report) -> Iterator:
 
 
 def wait_in_page(page, condition: str) -> None:
-    """Returns once a condition of the page holds, looked at with each frame that it draws."""
-    page.evaluate(
-        f"""() => new Promise((holds) => {{
-            const look = () => ({condition}) ? holds() : requestAnimationFrame(look);
+    """Returns once a condition of the page holds. Timers, as a page in the background draws no frames."""
+    holds = page.evaluate(
+        f"""() => new Promise((tell) => {{
+            const until = performance.now() + 20000;
+            const look = () =>
+                ({condition}) ? tell(true) : performance.now() > until ? tell(false) : setTimeout(look, 20);
             look();
         }})"""
     )
+    assert holds, condition
 
 
 def column(page, index: int) -> list[str]:
@@ -326,7 +330,6 @@ def test_everything_that_is_listed_leads_to_a_picture(open_report):
     for selector in ("#confusion-view [data-lead]", "#slice-view [data-lead]", "#cause-table [data-lead]"):
         page.locator(selector).first.click()
         assert page.locator("#viewer").evaluate("node => node === document.activeElement")
-        # The page scrolls there smoothly.
         wait_in_page(page, "Math.abs(document.getElementById('viewer').getBoundingClientRect().top) < 200")
         shown = page.locator(".thumbs button").evaluate_all("all => all.map(one => one.dataset.image)")
         assert page.locator("#viewer").get_attribute("data-image") in shown
