@@ -7,7 +7,7 @@ and Mask2Former's) share the first, which costs nearly all of the time.
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -195,13 +195,3 @@ def _truth(scene: Scene) -> tuple[IdMap, Sequence[Segment]]:
         raise BadArgument(f"Image {scene.image.id} has no ground truth: there is nothing to tune on.")
     shape = (scene.image.height, scene.image.width)
     return read_id_png(scene.gt_path, shape, image_id=scene.image.id), scene.annotation.segments
-
-
-def published_of(record: Mapping[str, Any]) -> Rule:
-    """The rule that a run's record names. Raises BadArgument when this version does not know it."""
-    thresholds = ",".join(
-        f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-        for name, value in record.items()
-        if name != "name"
-    )
-    return parse_rule(f"{record['name']}:{thresholds}")
