@@ -37,7 +37,7 @@ from panbench.catalog import find_model
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
-from panbench.models.base import HostedModel, choose_device, open_model
+from panbench.models.base import HostedModel, choose_device, open_model, tf32_as
 from panbench.models.checkpoints import fetch_weights, load_checkpoint
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.config import build_model, family_of, load_config
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="of torch in each side; 0 leaves torch's default")
     parser.add_argument("--batch-size", type=int, default=1, help="ours; mmdet's stays 1, its config's")
-    parser.add_argument("--precision", default="fp32", help="ours; mmdet's stays fp32, with torch's default for TF32")
+    parser.add_argument("--precision", default="fp32", help="ours; mmdet has its TF32, but no autocast")
     parser.add_argument(
         "--same-attention", action="store_true", help="give mmdet our deformable attention for the CPU as well"
     )
@@ -142,6 +142,7 @@ def report(
     print(
         f"torch {torch.__version__}, threads: mmdet {last['mmdet']['threads']}, panbench {last['panbench']['threads']}"
     )
+    print(f"TF32 on both sides: {tf32_in_words(last['mmdet'], arguments.precision)}")
     if arguments.plant:
         print(f"Planted: {arguments.plant} segments an image replace the heads' last answers, on both sides alike.")
     if arguments.same_attention:
@@ -181,6 +182,7 @@ def report(
                 "same_attention": arguments.same_attention,
                 "batch_size": {"mmdet": 1, "panbench": arguments.batch_size},
                 "precision": {"mmdet": "fp32", "panbench": arguments.precision},
+                "tf32": {name: side_info["tf32"] for name, side_info in last.items()},
                 "seconds": seconds,
                 "seconds_median": medians,
                 "PQ": {name: side_info["PQ"] for name, side_info in last.items()},
@@ -194,6 +196,14 @@ def report(
                 "command": sys.argv,
             },
         )
+
+
+def tf32_in_words(side_info: dict[str, Any], precision: str) -> str:
+    """What TF32 was used for, which is asked for of both sides alike."""
+    if side_info["tf32"] is None:
+        return "none, there is no CUDA"
+    words = [f"{part} {'on' if on else 'off'}" for part, on in side_info["tf32"].items()]
+    return f"{', '.join(words)} (--precision {precision})"
 
 
 def store_weights(model: str, weights: str, target: Path) -> tuple[tuple[str, ...], tuple[bool, ...]]:
@@ -251,7 +261,8 @@ def mmdet_side(task: Task) -> Callable[[], dict[str, Any]]:
 
     def run() -> dict[str, Any]:
         began = time.perf_counter()
-        measured = runner_of_mmdet.test()
+        with tf32_as(task.precision):
+            measured = runner_of_mmdet.test()
         return {"seconds": time.perf_counter() - began, "PQ": measured["coco_panoptic/PQ"] / 100}
 
     return run
@@ -340,8 +351,14 @@ def circumstances(task: Task) -> dict[str, Any]:
     own, children = (
         resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
+    with tf32_as(task.precision):
+        tf32 = {
+            "convolutions": torch.backends.cudnn.allow_tf32,
+            "matrix products": torch.backends.cuda.matmul.allow_tf32,
+        }
     return {
         "threads": torch.get_num_threads(),
+        "tf32": tf32 if on_cuda else None,
         "device": torch.cuda.get_device_name(device) if on_cuda else provenance.cpu_name(),
         "peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else own + children,
     }

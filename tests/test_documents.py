@@ -128,7 +128,7 @@ def _check_values(values: dict[str, object]) -> None:
     for slicing in [by] if isinstance(by, str) else by:
         assert PLACEHOLDER.fullmatch(slicing) or slicing in SLICINGS, f"--by {slicing}"
     for kind in str(values.get("precision") or "fp32").split(","):
-        assert kind in ("fp32", "tf32", "bf16", "fp16", "KIND"), f"--precision {kind}"
+        assert kind in ("fp32", "ieee", "tf32", "bf16", "fp16", "KIND"), f"--precision {kind}"
 
 
 def test_documents_show_commands():

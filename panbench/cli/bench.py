@@ -72,7 +72,7 @@ def bench(
     precision: Annotated[
         str,
         typer.Option(
-            help="Of fp32, tf32, bf16, fp16, comma-separated.",
+            help="Of fp32, ieee, tf32, bf16, fp16, comma-separated.",
             metavar="LIST",
             rich_help_panel=_WHAT,
             autocompletion=one_of(*PRECISIONS),

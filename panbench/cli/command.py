@@ -111,7 +111,7 @@ def may_download(missing: "Missing", download: bool) -> bool:
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
 # As panbench.models.rules.RULES names them; that module loads torch, and completion must not.
 RULES = (
     "paper",

@@ -83,7 +83,10 @@ def evaluate(
         str | None, option("Images a batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
     ] = None,
     precision: Annotated[
-        str, option("fp32, tf32, bf16 or fp16.", _HOW, "KIND", autocompletion=one_of(*PRECISIONS))
+        str,
+        option(
+            "fp32 (as mmdet runs), ieee (no TF32), tf32, bf16, fp16.", _HOW, "KIND", autocompletion=one_of(*PRECISIONS)
+        ),
     ] = "fp32",
     compiled: Annotated[
         bool, flag("--compile", "Compile the backbone by torch.compile; takes a minute.", _HOW)

@@ -39,8 +39,12 @@ from panbench.panoptic.photo import read_photo
 from panbench.panoptic.types import Scene
 from panbench.runs import ModelRecord
 
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
+"""fp32: as PyTorch comes and mmdet runs, with TF32 in CUDA's convolutions; ieee: without; tf32: also in products."""
+
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_TF32 = {"ieee": (False, False), "tf32": (True, True)}
+"""Whether CUDA's convolutions and its matrix products may use TF32; for the others PyTorch's default, (True, False)."""
 
 
 @dataclass(frozen=True)
@@ -335,14 +339,13 @@ class HostedModel:
 
     @contextlib.contextmanager
     def numerics(self) -> Iterator[None]:
-        """The arithmetic that `precision` names. TF32 is off unless asked for, also where torch's default has it on."""
-        if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
-        if self.precision not in _AUTOCAST:
-            yield
-            return
-        with torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision]):
-            yield
+        """The arithmetic that `precision` names, whatever the process has set otherwise."""
+        with tf32_as(self.precision) if self.device.type == "cuda" else contextlib.nullcontext():
+            if self.precision not in _AUTOCAST:
+                yield
+                return
+            with torch.autocast(self.device.type, dtype=_AUTOCAST[self.precision]):
+                yield
 
 
 def open_model(
@@ -481,6 +484,18 @@ def _is_of_dynamo(error: Exception) -> bool:
     # torch._dynamo takes a second to import; where it has not been imported, no error is its.
     dynamo = sys.modules.get("torch._dynamo.exc")
     return dynamo is not None and isinstance(error, dynamo.TorchDynamoException)
+
+
+@contextlib.contextmanager
+def tf32_as(precision: str) -> Iterator[None]:
+    """TF32 on CUDA as a precision has it; afterwards the process's own settings are back."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32, matmul.allow_tf32 = _TF32.get(precision, (True, False))
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def check_precision(precision: str, device: torch.device) -> None:

@@ -44,7 +44,7 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
             f"{spec.adapter} returned a {type(made).__name__} without {', '.join(missing)}. It must return a model "
             "(panbench.models.base.Model) or a function that takes an image and returns an id map and its segments."
         )
-    if precision != "fp32":
+    if precision not in ("fp32", "ieee"):
         raise BadArgument(f"--precision {precision}: {spec.adapter} is a function, whose precision is its own.")
     return FunctionModel(spec, made)
 

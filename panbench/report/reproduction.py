@@ -14,6 +14,7 @@ from typing import Any
 from panbench.base.errors import BadModel, BadRun
 from panbench.catalog import ModelSpec
 from panbench.report.grid import Grid
+from panbench.report.tables import arithmetic
 from panbench.runs import Run, RunInfo
 
 __all__ = ["MEASURED_WITHIN", "PUBLISHED_WITHIN", "Claim", "Reproduction", "claim_for", "judge"]
@@ -172,7 +173,7 @@ def _suspects(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
         yield f"Images are missing from the score: {info.images.skipped} skipped, {info.images.missing} not scored."
     if info.images.gt_faults:
         yield "The ground truth's PNGs and JSON disagree (panbench data check says where): is it COCO's own?"
-    if info.precision not in (None, "fp32"):
+    if arithmetic(info) not in (None, "fp32"):
         yield f"The precision is {info.precision}: fp32 is what published numbers were made with."
     if info.rule is not None and info.rule.thresholds:
         named = ", ".join(f"{name} {value}" for name, value in info.rule.thresholds.items())

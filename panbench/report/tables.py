@@ -505,7 +505,7 @@ def _check_groups(runs: Sequence[Run]) -> None:
 def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[ComparisonRow]:
     """The rows with notes on what the runs differ in besides the model: fusion rule, precision, knowledge of files."""
     rules = [run.info.rule for run in runs]
-    precisions = {run.info.precision for run in runs if run.info.precision is not None}
+    precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
     hashed = any(len(run.files) for run in runs)
     told = []
     for run, row, rule in zip(runs, rows, rules, strict=True):
@@ -520,6 +520,11 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
         told.append(dataclasses.replace(row, notes=tuple(notes)))
     return told
+
+
+def arithmetic(info: RunInfo) -> str | None:
+    """A run's precision, by which runs differ: on a CPU, fp32 and ieee are the same."""
+    return "fp32" if info.precision == "ieee" and info.device.type == "cpu" else info.precision
 
 
 def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> float | None:

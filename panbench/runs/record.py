@@ -295,7 +295,7 @@ class RunInfo:
     device: DeviceRecord = DeviceRecord()
     """the device"""
     precision: str | None = None
-    """the precision of the forward pass: fp32, bf16, …"""
+    """the precision of the forward pass: fp32, ieee, tf32, bf16 or fp16 (docs/models.md); schema 1's fp32 is ieee"""
     batch_size: Count | None = None
     """images a batch"""
     seed: int | None = None
@@ -394,7 +394,12 @@ def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("schema", 1) >= 2:
         return found
     # Schema 1 wrote null for whatever was not known; here such a section or list is empty.
+    # Its fp32 turned TF32 off, which is called ieee now.
+    if found.get("precision") == "fp32":
+        found["precision"] = "ieee"
     arguments = found.get("arguments")
+    if isinstance(arguments, dict) and arguments.get("precision") == "fp32":
+        arguments = found["arguments"] = {**arguments, "precision": "ieee"}
     if isinstance(arguments, dict) and found.get("batch_size") is None:
         found["batch_size"] = arguments.get("batch_size")
     for field in dataclasses.fields(RunInfo):

@@ -13,7 +13,7 @@ from panbench.base.errors import BadRun
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.report.tables import compare
-from panbench.runs import RuleRecord, RunWriter, load_run
+from panbench.runs import DeviceRecord, RuleRecord, RunWriter, load_run
 from panbench.scoring.folder import score_folder
 
 BALL = Category(1, "ball", isthing=True)
@@ -165,6 +165,20 @@ def test_a_comparison_says_in_which_rules_and_precisions_runs_differ(tmp_path):
         ("fused by the rule maskformer", "in bf16"),
     ]
     assert [row.notes for row in compare([gentle, gentle])] == [(), ()]
+
+
+def test_fp32_and_ieee_differ_where_there_is_tf32_and_not_on_a_cpu(tmp_path):
+    run = load_run(scored(tmp_path))
+
+    def made(name: str, precision: str, device: str):
+        record = dataclasses.replace(run.info, name=name, precision=precision, device=DeviceRecord(type=device))
+        return type(run)(record, run.path)
+
+    assert [row.notes for row in compare([made("a", "fp32", "cuda"), made("b", "ieee", "cuda")])] == [
+        ("in fp32",),
+        ("in ieee",),
+    ]
+    assert [row.notes for row in compare([made("a", "fp32", "cpu"), made("b", "ieee", "cpu")])] == [(), ()]
 
 
 def test_the_config_that_a_run_names_is_never_run(tmp_path):

@@ -1,6 +1,7 @@
 """Opening models: which weights, which adapter; a whole adapter in a file and a config; functions as models."""
 
 import dataclasses
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel
 from panbench.catalog import FAMILIES, find_model, load_catalog, spec_from_config
-from panbench.models.base import Resize, import_named, open_model, resolve_weights
+from panbench.models.base import Resize, import_named, open_model, resolve_weights, tf32_as
 from panbench.models.candidates import Candidates, FinishedMap, LabelledSegment, NonFiniteOutput
 from panbench.models.mmdet import families
 from panbench.models.predict import category_ids, model_categories, predict, prediction_of
@@ -403,3 +404,23 @@ def test_the_adapter_that_the_documentation_shows_is_the_one_that_ran_here() -> 
     assert f"```python\n{TOY.lstrip()}```" in page
     assert f"```python\n{CONFIG.lstrip()}```" in page
     assert len(TOY.strip().splitlines()) <= 45
+
+
+@pytest.mark.parametrize(
+    ("precision", "convolutions", "products"),
+    [("fp32", True, False), ("bf16", True, False), ("ieee", False, False), ("tf32", True, True)],
+)
+def test_tf32_is_as_the_precision_says_and_then_as_it_was(precision: str, convolutions: bool, products: bool):
+    def flags():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    before = flags()
+    with tf32_as(precision):
+        assert flags() == (convolutions, products)
+    assert flags() == before
+
+
+def test_fp32_is_what_pytorch_comes_with():
+    script = "import torch; print(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)"
+    own = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert own.stdout.split() == ["True", "False"]

@@ -102,6 +102,11 @@ def test_a_run_of_schema_1_keeps_what_was_particular_to_it():
     assert load_run(SCHEMA_1 / "interrupted").info.error == "Interrupted from the keyboard."
 
 
+def test_the_strict_fp32_of_schema_1_is_called_ieee():
+    done = load_run(SCHEMA_1 / "done").info
+    assert (done.precision, done.arguments["precision"]) == ("ieee", "ieee")
+
+
 # (the way to a field, what stands there instead, the field as the sentence names it)
 WRONG = [
     (("kind",), "train", "kind"),

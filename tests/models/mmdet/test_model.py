@@ -183,7 +183,7 @@ def test_cuda_is_refused_where_there_is_none(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("precision", "sentence"), [("int8", "it is one of fp32, tf32, bf16, fp16"), ("tf32", "needs a CUDA device")]
+    ("precision", "sentence"), [("int8", "it is one of fp32, ieee, tf32, bf16, fp16"), ("tf32", "needs a CUDA device")]
 )
 def test_a_precision_that_cannot_be_had_is_refused(precision: str, sentence: str):
     with pytest.raises(BadArgument, match=sentence):
