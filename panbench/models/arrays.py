@@ -38,6 +38,7 @@ from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet
 __all__ = ["Arrays", "check_predictions", "fuse_arrays", "read_arrays", "write_maps", "write_predictions"]
 
 THINGS_OF_COCO, CLASSES_OF_COCO = 80, 133
+LONGEST_SIDE = 65_535
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,34 @@ class Arrays:
             wanted = " × ".join("any" if side is None else str(side) for side in shape)
             raise BadArgument(f"{self.path}: {name} has the shape {_shape(value)} but must have {wanted}.")
         return value
+
+    def floats(self, name: str, *shape: int | None) -> npt.NDArray[np.floating[Any]]:
+        """An array of floating-point numbers; whole ones would be something else than logits. Raises BadArgument."""
+        value = self.get(name, *shape)
+        if value.dtype.kind != "f":
+            raise BadArgument(f"{self.path}: {name} are {value.dtype} but must be floating-point numbers.")
+        return value
+
+    def whole(self, name: str, *shape: int | None) -> npt.NDArray[np.int64]:
+        """An array of whole numbers, whatever their type. Raises BadArgument."""
+        value = self.get(name, *shape)
+        if value.dtype.kind == "f" and (np.abs(value) < 2**53).all() and (value == np.round(value)).all():
+            return value.astype(np.int64)
+        if value.dtype.kind not in "iu":
+            raise BadArgument(f"{self.path}: {name} ({value.dtype}) must be whole numbers.")
+        return value.astype(np.int64)
+
+    def number(self, name: str) -> int:
+        """A single whole number. Raises BadArgument."""
+        value = self.whole(name)
+        if value.size != 1:
+            raise BadArgument(f"{self.path}: {name} has the shape {_shape(value)} but must be a single number.")
+        return int(value.reshape(()))
+
+    def words(self, name: str, *shape: int | None) -> list[str]:
+        """An array of text. Raises BadArgument."""
+        value = self.get(name, *shape)
+        return [each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in value.tolist()]
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
@@ -114,7 +143,13 @@ def check_predictions(arrays: Arrays, folder: Path, *, overwrite: bool = False) 
         )
     if (folder / "predictions.json").exists() and not overwrite:
         raise BadArgument(f"{folder} already holds predictions. Give another --out, or --overwrite to replace them.")
-    _image_ids(arrays, [str(name) for name in arrays.get("file_names", None)])
+    names = arrays.words("file_names", None)
+    _image_ids(arrays, names)
+    pngs = [_png_of(name) for name in names]
+    if twice := next((png for png in pngs if pngs.count(png) > 1), None):
+        raise BadArgument(
+            f"{arrays.path}: two of file_names would be written to {twice}. Give each image its own name."
+        )
 
 
 def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SettledMap]) -> Path:
@@ -125,20 +160,22 @@ def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SettledMap]) 
     """
     target = folder / "predictions.json"
     isthing = _things(arrays, None)
-    category_ids = arrays.get("category_ids", len(isthing)).tolist()
+    category_ids = arrays.whole("category_ids", len(isthing)).tolist()
+    if len(set(category_ids)) != len(category_ids):
+        raise BadArgument(f"{arrays.path}: category_ids names a category twice; each class needs its own.")
     highest = max((segment.label for _, segments in maps for segment in segments), default=0)
     if highest >= len(category_ids):
         raise BadArgument(f"{arrays.path}: category_ids has {len(category_ids)} entries but label {highest} occurs.")
-    names = [str(name) for name in arrays.get("file_names", len(maps))]
+    names = arrays.words("file_names", len(maps))
     image_ids = _image_ids(arrays, names)
     images, annotations = {}, {}
     for (ids, segments), image_id, name in zip(maps, image_ids, names, strict=True):
-        png = Path(name).with_suffix(".png").name
+        png = _png_of(name)
         write_id_png(folder / "predictions" / png, ids)
         images[image_id] = ImageInfo(image_id, name, *ids.shape)
         listed_segments = tuple(Segment(s.id, category_ids[s.label], s.area, score=s.score) for s in segments)
         annotations[image_id] = Annotation(image_id, png, listed_segments)
-    class_names = arrays.get("category_names", len(isthing)) if "category_names" in arrays else category_ids
+    class_names = arrays.words("category_names", len(isthing)) if "category_names" in arrays else category_ids
     categories = tuple(
         Category(int(category), str(name), thing)
         for category, name, thing in zip(category_ids, class_names, isthing, strict=True)
@@ -161,25 +198,26 @@ def _outputs(arrays: Arrays, rule: Rule) -> Iterator[Output]:
 
 def _queries(arrays: Arrays, rule: Rule) -> Iterator[Candidates]:
     """Queries with class logits (images, queries, classes [+ 1]) and masks (images, queries, h, w)."""
-    class_logits = arrays.get("class_logits", None, None, None)
+    class_logits = arrays.floats("class_logits", None, None, None)
     images, queries, columns = class_logits.shape
     masks, activation = _masks(arrays, "mask_logits", "mask_codes", images, queries)
     sigmoid = rule.scoring == "sigmoid"
     classes = columns if sigmoid else columns - 1
-    stated = int(arrays.get("num_classes")) if "num_classes" in arrays else classes
-    if stated != classes:
+    stated = arrays.number("num_classes") if "num_classes" in arrays else classes
+    if stated != classes or classes < 1:
         what = "no column for nothing" if sigmoid else "a last column for nothing"
         raise BadArgument(
-            f"{arrays.path}: {columns} columns of class_logits for {stated} classes; {rule.name} takes {what}."
+            f"{arrays.path}: {columns} columns of class_logits for {max(stated, 1)} classes; {rule.name} takes {what}."
         )
     isthing = _things(arrays, classes)
     frames = _frames(arrays, images, (masks.shape[-2], masks.shape[-1]), padded=rule.knows_padding)
+    temperature = _temperature(arrays)
     for index, frame in enumerate(frames):
         logits = torch.from_numpy(np.ascontiguousarray(class_logits[index : index + 1], np.float32))
         values = torch.from_numpy(np.ascontiguousarray(_as_masks(masks[index : index + 1])))
         try:
             if sigmoid:
-                scored = sigmoid_candidates(logits, values, [frame], isthing, temperature=MASK_DINO_TEMPERATURE)
+                scored = sigmoid_candidates(logits, values, [frame], isthing, temperature=temperature)
             else:
                 scored = softmax_candidates(logits, values, [frame], isthing, nothing_wins=rule.scoring == "softmax")
         except NonFiniteOutput as error:
@@ -190,12 +228,17 @@ def _queries(arrays: Arrays, rule: Rule) -> Iterator[Candidates]:
 
 def _pairs(arrays: Arrays) -> Iterator[Candidates]:
     """Panoptic SegFormer's outputs: logits and masks of thing queries and of one query for each stuff class."""
-    thing_logits = arrays.get("thing_logits", None, None, None)
+    thing_logits = arrays.floats("thing_logits", None, None, None)
     images, queries, things = thing_logits.shape
-    stuff_logits = arrays.get("stuff_logits", images, None)
+    stuff_logits = arrays.floats("stuff_logits", images, None)
     stuff = stuff_logits.shape[1]
     thing_masks, _ = _masks(arrays, "thing_masks", "thing_mask_codes", images, queries)
     stuff_masks, _ = _masks(arrays, "stuff_masks", "stuff_mask_codes", images, stuff)
+    if stuff_masks.shape[-2:] != thing_masks.shape[-2:]:
+        raise BadArgument(
+            f"{arrays.path}: masks of things are {_shape(thing_masks[0, 0])}, of stuff {_shape(stuff_masks[0, 0])}; "
+            "they must have one size."
+        )
     isthing = _things(arrays, things + stuff)
     if sum(isthing) != things:
         raise BadArgument(f"{arrays.path}: thing_logits has {things} columns but {sum(isthing)} classes are things.")
@@ -217,15 +260,20 @@ def _pairs(arrays: Arrays) -> Iterator[Candidates]:
 def _instances(arrays: Arrays) -> Iterator[Instances]:
     """Instances in_masks_i (packed bits or whole), in_scores_i, in_classes_i, and in_semantic_i, 0 for "a thing"."""
     arrays.get("in_semantic_0", None, None)
+    numbers = sorted(int(found[1]) for name in arrays.values if (found := re.fullmatch(r"in_semantic_(\d+)", name)))
+    if numbers != list(range(len(numbers))):
+        gap = next(number for number in range(len(numbers)) if number not in numbers)
+        raise BadArgument(f"{arrays.path} has in_semantic_{numbers[-1]} but no in_semantic_{gap}: count images from 0.")
     isthing = _things(arrays, None)
     labels_of = (NO_LABEL, *(label for label, thing in enumerate(isthing) if not thing))
-    index = 0
-    while f"in_semantic_{index}" in arrays:
-        semantic = arrays.get(f"in_semantic_{index}", None, None)
+    for index in numbers:
+        semantic = arrays.whole(f"in_semantic_{index}", None, None)
         size = (semantic.shape[0], semantic.shape[1])
-        if semantic.max(initial=0) >= len(labels_of):
+        if not semantic.size:
+            raise BadArgument(f"{arrays.path}: in_semantic_{index} is empty ({_shape(semantic)}).")
+        if wrong := [int(value) for value in (semantic.min(), semantic.max()) if not 0 <= value < len(labels_of)]:
             raise BadArgument(
-                f"{arrays.path}: in_semantic_{index} has the value {semantic.max()} but there are {len(labels_of) - 1} "
+                f"{arrays.path}: in_semantic_{index} has the value {wrong[0]} but there are {len(labels_of) - 1} "
                 "stuff classes; 0 stands for things, k for the k-th stuff class."
             )
         masks = arrays.get(f"in_masks_{index}", None, None, None)
@@ -234,8 +282,15 @@ def _instances(arrays: Arrays) -> Iterator[Instances]:
             masks = np.unpackbits(masks, axis=2, count=size[1])
         elif masks.shape[1:] != size:
             raise BadArgument(f"{arrays.path}: in_masks_{index} has the shape {_shape(masks)} for an image of {size}.")
-        scores = arrays.get(f"in_scores_{index}", count).astype(np.float32)
-        labels = arrays.get(f"in_classes_{index}", count)
+        if masks.dtype.kind not in "buf":
+            raise BadArgument(f"{arrays.path}: in_masks_{index} are {masks.dtype} but must be bits or probabilities.")
+        scores = arrays.floats(f"in_scores_{index}", count).astype(np.float32)
+        labels = arrays.whole(f"in_classes_{index}", count)
+        if strange := [label for label in labels.tolist() if not (0 <= label < len(isthing) and isthing[label])]:
+            raise BadArgument(
+                f"{arrays.path}: in_classes_{index} has the label {strange[0]}, which is no thing of {len(isthing)} "
+                "classes. Add num_things or isthing (classes,) where they are not COCO's."
+            )
         if not np.isfinite(scores).all():
             raise BadArgument(f"{arrays.path}: in_scores_{index} hold NaN or infinity.")
         order = np.argsort(-scores, kind="stable")
@@ -249,33 +304,54 @@ def _instances(arrays: Arrays) -> Iterator[Instances]:
             semantic_labels=labels_of,
             frame=Frame(size, size, size),
         )
-        index += 1
 
 
 def _masks(
     arrays: Arrays, name: str, codes: str, images: int, queries: int
 ) -> tuple[npt.NDArray[Any], Literal["sigmoid", "identity"]]:
     """Masks (images, queries, h, w), and whether a sigmoid makes probabilities of them ("identity": they are some)."""
-    if codes in arrays and name not in arrays:
+    if codes in arrays and name in arrays:
+        raise BadArgument(f"{arrays.path} has {name} and {codes}: give the masks once.")
+    if codes in arrays:
         found = arrays.get(codes, images, queries, None, None)
         if found.dtype != np.uint8:
             raise BadArgument(f"{arrays.path}: {codes} are {found.dtype} but must be uint8, mask = code / 64.")
-        return found, "identity"
-    return arrays.get(name, images, queries, None, None), "sigmoid"
+    else:
+        found = arrays.get(name, images, queries, None, None)
+        if found.dtype.kind != "f":
+            hint = f" Masks in bytes, mask = code / 64, are named {codes}." if found.dtype == np.uint8 else ""
+            raise BadArgument(f"{arrays.path}: {name} are {found.dtype} but must be floating-point numbers.{hint}")
+    if 0 in found.shape[-2:]:
+        raise BadArgument(f"{arrays.path}: the masks are empty ({_shape(found)}).")
+    return found, "identity" if codes in arrays else "sigmoid"
 
 
 def _as_masks(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """float32 of logits as they are, and of bytes as code / 64."""
     return values.astype(np.float32) / np.float32(64) if values.dtype == np.uint8 else values.astype(np.float32)
+
+
+def _temperature(arrays: Arrays) -> float | None:
+    """What sigmoid scores are sharpened by: Mask DINO's, or the file's own; None for 0, which leaves them alone."""
+    if "temperature" not in arrays:
+        return MASK_DINO_TEMPERATURE
+    value = arrays.get("temperature")
+    if value.dtype.kind not in "iuf" or value.size != 1 or not 0 <= value.reshape(()) < np.inf:
+        raise BadArgument(f"{arrays.path}: temperature must be one number from 0 on; 0 leaves the scores as they are.")
+    return float(value.reshape(())) or None
 
 
 def _things(arrays: Arrays, classes: int | None) -> tuple[bool, ...]:
     """For each class whether it is a thing: `isthing`, else the first `num_things`, else COCO's."""
     if "isthing" in arrays:
-        return tuple(bool(thing) for thing in arrays.get("isthing", classes))
+        table = arrays.get("isthing", classes)
+        if table.dtype.kind not in "biuf" or not set(table.tolist()) <= {0, 1}:
+            raise BadArgument(f"{arrays.path}: isthing must be true or false (1 or 0) for each class.")
+        return tuple(bool(thing) for thing in table.tolist())
     for name in ("num_classes", "category_ids"):
         if classes is None and name in arrays:
-            classes = int(arrays.values[name]) if name == "num_classes" else len(arrays.values[name])
-    things = int(arrays.get("num_things")) if "num_things" in arrays else None
+            classes = arrays.number(name) if name == "num_classes" else len(arrays.get(name, None))
+    things = arrays.number("num_things") if "num_things" in arrays else None
     if things is None and classes in (None, CLASSES_OF_COCO):
         things, classes = THINGS_OF_COCO, CLASSES_OF_COCO
     if things is None:
@@ -295,9 +371,14 @@ def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool
 
     padded: False for rules of models whose masks are of the resized image, whatever was padded (DETR)
     """
-    original = arrays.get("original", images, 2)
-    resized = arrays.get("resized", images, 2) if "resized" in arrays else None
-    outer = np.broadcast_to(arrays.get("padded"), (images, 2)) if "padded" in arrays else resized
+    original = arrays.whole("original", images, 2)
+    if not images:
+        raise BadArgument(f"{arrays.path} holds no image: original has the shape {_shape(original)}.")
+    resized = arrays.whole("resized", images, 2) if "resized" in arrays else None
+    outer = resized
+    if "padded" in arrays:
+        one_for_all = arrays.values["padded"].ndim == 1
+        outer = np.broadcast_to(arrays.whole("padded", *([2] if one_for_all else [images, 2])), (images, 2))
     if resized is None:
         resized = outer
     if outer is None or resized is None:
@@ -307,10 +388,11 @@ def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool
     found = []
     for index in range(images):
         sizes = [(int(size[index][0]), int(size[index][1])) for size in (outer, resized, original)]
-        if min(min(size) for size in sizes) < 1 or any(sizes[1][side] > sizes[0][side] for side in (0, 1)):
+        sides = [side for size in sizes for side in size]
+        if min(sides) < 1 or max(sides) > LONGEST_SIDE or any(sizes[1][side] > sizes[0][side] for side in (0, 1)):
             raise BadArgument(
                 f"{arrays.path}: image {index} is {sizes[2]} as it was, {sizes[1]} resized and {sizes[0]} padded; "
-                "sizes are height, width, at least 1, and padding only adds."
+                f"sizes are height, width, from 1 to {LONGEST_SIDE:,}, and padding only adds."
             )
         found.append(Frame(*sizes))
     return found
@@ -318,7 +400,7 @@ def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool
 
 def _image_ids(arrays: Arrays, names: Sequence[str]) -> list[int]:
     if "image_ids" in arrays:
-        ids = [int(image_id) for image_id in arrays.get("image_ids", len(names))]
+        ids = arrays.whole("image_ids", len(names)).tolist()
     else:
         # COCO's names are the ids: 000000000139.jpg.
         numbers = [re.fullmatch(r"\D*(\d+)", Path(name).stem) for name in names]
@@ -329,6 +411,10 @@ def _image_ids(arrays: Arrays, names: Sequence[str]) -> list[int]:
     if len(set(ids)) != len(ids):
         raise BadArgument(f"{arrays.path}: two images have one id. Add image_ids (images,), each once.")
     return ids
+
+
+def _png_of(name: str) -> str:
+    return Path(name).with_suffix(".png").name
 
 
 def _shape(value: npt.NDArray[Any]) -> str:
