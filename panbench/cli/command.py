@@ -5,7 +5,7 @@ least one example for `--help`, and cli/app.py mounts the families.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from panbench.cli import console
 
 if TYPE_CHECKING:
     from panbench.evaluation.request import Missing
+    from panbench.runs import Run as StoredRun
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -108,6 +109,13 @@ def may_download(missing: "Missing", download: bool) -> bool:
     from panbench.evaluation.request import ask_once
 
     return ask_once(missing, download, console.question())
+
+
+def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
+    """The runs of an argument `Runs`; a run in a folder that cannot be read is named on stderr and left out."""
+    from panbench.report import tables
+
+    return tables.find_runs(paths, console.note)
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

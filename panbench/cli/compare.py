@@ -1,17 +1,22 @@
 """`panbench compare`, `metrics` and `errors`: stored runs, asked again."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
 
-from panbench.base.errors import BadArgument
+from panbench.base.errors import BadArgument, BadRun
 from panbench.cli import console
-from panbench.cli.command import AsJson, By, Run, Runs, command, family, flag, option
+from panbench.cli.command import AsJson, By, Runs, command, family, find_runs, flag, option
+
+if TYPE_CHECKING:
+    from panbench.report.findings import Findings
+    from panbench.runs import Run as StoredRun
 
 app = family()
 
@@ -92,9 +97,8 @@ def compare(
     from panbench.report.comparison import standing
     from panbench.report.grid import plain
     from panbench.report.own_slices import slices_for
-    from panbench.report.tables import find_runs
 
-    stored = find_runs(runs, console.note)
+    stored = find_runs(runs)
     found = standing(
         stored,
         common_images=common_images,
@@ -133,9 +137,14 @@ def compare(
         console.write(content)
 
 
-@command(app, "metrics", "panbench metrics results/coco-mask2former-r50 --by size --per-category")
+@command(
+    app,
+    "metrics",
+    "panbench metrics results/coco-mask2former-r50 --by size --per-category",
+    "panbench metrics results --json",
+)
 def metrics(
-    run: Run,
+    runs: Runs,
     by: Annotated[
         list[str] | None,
         option("By size, share, segments or supercategory; several times.", None, "WHAT", autocompletion=By),
@@ -144,30 +153,57 @@ def metrics(
     per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print every measure of a stored run: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
+    """Print every measure of stored runs: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
     from panbench.report.findings import metric_findings
     from panbench.report.own_slices import slices_for
-    from panbench.runs import load_run
 
     chosen = {"by": by} if by else {}
-    stored = load_run(run)
-    own = slices_for(slices, [stored])
-    console.show_findings(metric_findings(stored, per_category=per_category, slices=own, **chosen), as_json)
+    stored = find_runs(runs)
+    own = slices_for(slices, stored)
+    _show_each(stored, lambda run: metric_findings(run, per_category=per_category, slices=own, **chosen), runs, as_json)
 
 
 @command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
 def errors(
-    run: Run,
+    runs: Runs,
     images: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also what each category loses most to.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print why PQ is lost in a stored run: each cause, what fixing it would gain, and where it happens."""
+    """Print why PQ is lost in stored runs: each cause, what fixing it would gain, and where it happens."""
     from panbench.report.findings import error_findings
     from panbench.report.own_slices import slices_for
-    from panbench.runs import load_run
 
-    stored = load_run(run)
-    own = slices_for(slices, [stored])
-    console.show_findings(error_findings(stored, images=images, per_category=per_category, slices=own), as_json)
+    stored = find_runs(runs)
+    own = slices_for(slices, stored)
+    found = partial(error_findings, images=images, per_category=per_category, slices=own)
+    _show_each(stored, found, runs, as_json)
+
+
+def _show_each(
+    stored: "Sequence[StoredRun]", find: "Callable[[StoredRun], Findings]", given: Sequence[Path], as_json: bool
+) -> None:
+    """Prints what is found of each run; as JSON a list of objects, or the object of the one run that was named.
+
+    Of several runs, one that has nothing to find is named and left out. Raises BadRun when that holds of all.
+    """
+    one = len(given) == 1 and [run.path for run in stored] == [given[0]]
+    records: list[Any] = []
+    for run in stored:
+        try:
+            found = find(run)
+        except BadRun as problem:
+            if len(stored) == 1:
+                raise
+            console.note(f"Left out: {problem}")
+            continue
+        if not as_json:
+            if len(stored) > 1:
+                console.show(Text(f"{run.path}" if not records else f"\n{run.path}", style="bold"))
+            console.show_grids(found.grids)
+        records.append(found.record)
+    if not records:
+        raise BadRun(f"None of these {len(stored)} runs holds a scored image, so there is nothing to measure.")
+    if as_json:
+        console.show_json(records[0] if one else records)

@@ -8,7 +8,7 @@ import typer
 
 from panbench.base.errors import BadArgument
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, option
+from panbench.cli.command import command, family, find_runs, flag, option
 
 app = family()
 
@@ -37,7 +37,7 @@ def ensemble(
 
     The runs need their maps: `eval --save-predictions`, or folders that `score` scored. No model is run.
     """
-    from panbench.report.tables import comparison_row, find_runs, summary_text
+    from panbench.report.tables import comparison_row, summary_text
     from panbench.scoring.voting import ensemble_runs
 
     members = find_runs(runs)

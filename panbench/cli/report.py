@@ -21,6 +21,7 @@ from panbench.cli.command import (
     Weights,
     command,
     family,
+    find_runs,
     flag,
     may_download,
 )
@@ -89,7 +90,6 @@ def report(
 ) -> None:
     """Write one HTML file that shows runs: verdict, tables, charts and examples. It needs no network."""
     from panbench.report.page.document import write_report
-    from panbench.report.tables import find_runs
 
     with console.Bars(transient=True) as bars:
         written = write_report(
@@ -129,8 +129,9 @@ def overlay(
 ) -> None:
     """Lay the segments of one run over an image."""
     from panbench.report.pictures import overlay_figure, save_figure
+    from panbench.runs import load_run
 
-    (loaded,) = _load([run])
+    loaded = load_run(run)
     photo, layers = _layers([TRUTH if truth else loaded], image, loaded, images, gt, gt_dir)
     figure = overlay_figure(
         photo, layers[0], loaded.categories, width=width, opacity=opacity, names=names, scores=scores
@@ -307,7 +308,6 @@ def plot(
 ) -> None:
     """Draw a plot of runs for a paper: vector graphics, and the numbers beside it."""
     from panbench.report.plots import PLOTS, write_plot
-    from panbench.report.tables import find_runs
     from panbench.report.views import compared
 
     if kind not in PLOTS:
@@ -376,7 +376,6 @@ def predict(
 
 
 def _load(paths: Sequence[Path]) -> "list[Run]":
-    from panbench.report.tables import find_runs
 
     runs = find_runs(paths)
     if not runs:
@@ -422,7 +421,6 @@ def site(
 ) -> None:
     """Write a static site of many runs: a leaderboard with intervals and a report of each, for GitHub Pages."""
     from panbench.report.site import write_site
-    from panbench.report.tables import find_runs
 
     with console.Bars(transient=True) as bars:
         index = write_site(find_runs(runs), out, title=title, examples=examples, notice=console.note, reporter=bars)

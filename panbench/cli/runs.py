@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from panbench.base.errors import BadArgument
+from panbench.base.text import size_in_words
 from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, command, flag, option, run_folders
 
@@ -43,7 +44,7 @@ def list_stored(
     if as_json:
         console.show_json([vars(run) for run in found])
     elif found:
-        console.show_grids([runs_grid(found)])
+        console.show_grids([runs_grid(found, folder)])
     else:
         console.say(f"There are no runs in {folder}.")
 
@@ -65,7 +66,10 @@ def delete(
         if ask is None:
             again = f"panbench runs delete {shlex.join(map(str, paths))} --yes"
             raise BadArgument(f"Nothing is deleted without a terminal to ask at. To delete without asking: `{again}`.")
-        if ask(f"Delete {len(paths)} run{'s' * (len(paths) > 1)}, {size / 1e6:,.1f} MB? [y/N] ").strip().lower() != "y":
+        if (
+            ask(f"Delete {len(paths)} run{'s' * (len(paths) > 1)}, {size_in_words(size)}? [y/N] ").strip().lower()
+            != "y"
+        ):
             console.say("Nothing is deleted.")
             return
     for sentence in delete_runs(paths):

@@ -16,8 +16,12 @@ def verify(paths: Runs, as_json: AsJson = False) -> None:
     from panbench.report.stored import verify as verification
     from panbench.report.tables import find_runs
 
+    unreadable: list[str] = []
+    runs = find_runs(paths, unreadable.append)
+    for sentence in unreadable:
+        console.note(sentence)
     with console.Bars(transient=True) as bars:
-        found = [verification(run, counter(bars, run.name)) for run in find_runs(paths, bars.notice)]
+        found = [verification(run, counter(bars, run.name)) for run in runs]
     if as_json:
         console.show_json([vars(one) for one in found])
     else:
@@ -27,5 +31,5 @@ def verify(paths: Runs, as_json: AsJson = False) -> None:
                 console.write(f"  {sentence}\n")
             for sentence in one.problems:
                 console.write(f"  Problem: {sentence}\n")
-    if any(one.state == DAMAGED for one in found):
+    if unreadable or any(one.state == DAMAGED for one in found):
         raise typer.Exit(1)

@@ -377,7 +377,8 @@ def _merged(errors: _OpenErrors) -> _Claim:
     members = swallowed[objects[swallowed.pred] >= 2]
     hosts, first = np.unique(members.pred, return_index=True)
     costs = errors.wrong[hosts]
-    cut_iou = np.minimum(members.pixels / errors.counted[members.gt], 1.0)
+    # Where a faulty JSON states an area below the shared pixels, the IoU is 1.
+    cut_iou = members.pixels / np.maximum(errors.counted[members.gt], members.pixels)
     return _Claim(members.gt, cut_iou, members.pred, hosts[costs], members.gt[first][costs])
 
 

@@ -18,13 +18,24 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from panbench.base.errors import BadArgument
-from panbench.base.text import for_spreadsheet
+from panbench.base.text import for_spreadsheet, in_sentence
 from panbench.metrics.errors import ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import Comparison, Sample, SampleFold
 from panbench.metrics.uncertainty import compare as weigh
-from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, as_text, markdown_text, percent, plain, signed
+from panbench.report.grid import (
+    ABSENT,
+    Grid,
+    as_latex,
+    as_markdown,
+    as_text,
+    letter,
+    markdown_text,
+    percent,
+    plain,
+    signed,
+)
 from panbench.report.tables import (
     ComparisonRow,
     compare,
@@ -90,8 +101,8 @@ class Standing:
         return "\n".join([*words, *(as_markdown(grid) for grid in self.grids)])
 
     def latex(self) -> str:
-        """All tables, one below the other; in the first, PQ has half the width of its interval beside it."""
-        first = comparison_grid(self.rows, self.digits, half_widths=True)
+        """All tables, one below the other; in the first, PQ has its interval beside it."""
+        first = comparison_grid(self.rows, self.digits, with_intervals=True)
         return "\n".join(as_latex(grid) for grid in (first, *self.grids[1:]))
 
     def json(self) -> str:
@@ -149,10 +160,12 @@ def standing(
     rows = compare(runs, common_images=common_images, mixed=mixed)
     weighable = not mixed and any(row.images for row in rows)
     if (by or slices or per_category or baseline) and not weighable:
-        why = "runs on different images, as --mixed shows them," if mixed else "runs without images"
-        raise BadArgument(
-            f"--by, --slices, --per-category and --baseline cannot be had of {why}: there is nothing to set against."
+        why = (
+            "--mixed shows runs on other images as they are. Leave it out, or use --common-images"
+            if mixed
+            else "none of these runs has a scored image"
         )
+        raise BadArgument(f"--by, --slices, --per-category and --baseline compare runs image by image, but {why}.")
     if by is not None and by not in SLICINGS:
         raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
     keys = _keys(rows)
@@ -306,14 +319,18 @@ def _standing_grids(
             ),
             words=2,
             notes=(f"Intervals: {comparison.resamples:,} resamples of {comparison.images:,} images.",),
+            names=tuple(names.values()),
         )
     ]
     pairs = comparison.differences
     pairs = pairs[pairs["group"].notna() & (pairs["metric"] == "PQ")]
     compared = int(pairs["p"].notna().sum())
     shown = pairs if len(ranked) <= MOST_GROUPED else pairs[pairs["group"] == "All"]
-    lines = []
+    lines, equal = [], dict[tuple[str, str], list[str]]()
     for pair in shown.itertuples():
+        if pair.difference == 0:
+            equal.setdefault((names[pair.a], names[pair.b]), []).append(_SUFFIXED[pair.group])
+            continue
         # Read as "better minus worse".
         sign, better, worse = (1, pair.b, pair.a) if pair.difference >= 0 else (-1, pair.a, pair.b)
         low, high = sorted((sign * pair.low, sign * pair.high))
@@ -322,19 +339,22 @@ def _standing_grids(
                 names[better],
                 names[worse],
                 _SUFFIXED[pair.group],
-                signed(sign * pair.difference, digits),
+                _gain(sign * pair.difference, digits),
                 _interval(low, high, digits, with_sign=True),
                 _p(pair.p_holm),
                 "*" if pair.significant else "",
             )
         )
+    alike = tuple(f"{a} and {b}: no difference in {in_sentence(scores)}." for (a, b), scores in equal.items())
     if lines:
         note = (
             f"p: {comparison.permutations:,} swaps of the two runs, image by image, corrected for {compared} "
             f"comparisons (Holm). *: significant at {100 * (1 - comparison.level):g} %."
         )
         columns = ("Better", "than", "in", "by", f"{level} interval", "p", "")
-        grids.append(Grid(columns, tuple(lines), words=3, notes=(note,)))
+        grids.append(Grid(columns, tuple(lines), words=3, notes=(note, *alike), names=tuple(names.values())))
+    elif alike:
+        grids[0] = dataclasses.replace(grids[0], notes=(*grids[0].notes, *alike))
     return grids
 
 
@@ -347,7 +367,7 @@ def _detail_grid(
     table = table[(table["metric"] == "PQ") & (table["group"].isna() == of_categories)]
     values = table.pivot_table(index=["category_id", "name"], columns="run", values="value", sort=False, dropna=False)
     present = [key for key in keys if key in values.columns]
-    letters = [_letter(index) for index in range(len(present))]
+    letters = [letter(index) for index in range(len(present))]
     values = values[present].dropna(how="all")
     lines: list[tuple[float, tuple[str, ...]]] = []
     pairs = comparison.differences
@@ -374,7 +394,7 @@ def _detail_grid(
     level = f"{100 * comparison.level:g} %"
     columns = (head, *letters, *(("B - A", f"{level} interval", "p", "") if two else ()))
     names = dict(zip(keys, labels(rows), strict=True))
-    notes = tuple(f"{letter}: {names[key]}" for letter, key in zip(letters, present, strict=True))
+    notes = tuple(f"{short}: {names[key]}" for short, key in zip(letters, present, strict=True))
     if two:
         notes += (f"p is corrected for all lines (Holm). *: significant at {100 * (1 - comparison.level):g} %.",)
     return Grid(columns, tuple(cells for _, cells in lines), title=f"PQ by {head[:1].lower()}{head[1:]}", notes=notes)
@@ -387,15 +407,17 @@ def _details(comparison: Comparison, *, of_categories: bool) -> pd.DataFrame:
     return table[columns].drop(columns=["group"] if of_categories else ["category_id", "name"]).reset_index(drop=True)
 
 
-def _letter(index: int) -> str:
-    return chr(ord("A") + index) if index < 26 else f"{_letter(index // 26 - 1)}{_letter(index % 26)}"
-
-
 def _interval(low: float | None, high: float | None, digits: int, *, with_sign: bool = False) -> str:
     if low is None or high is None or low != low or high != high:
         return ABSENT
     show = signed if with_sign else percent
     return f"[{show(low, digits)}, {show(high, digits)}]"
+
+
+def _gain(difference: float, digits: int) -> str:
+    """A difference that is there, though it may be too small to print."""
+    shown = signed(difference, digits)
+    return f"<{10**-digits:.{digits}f}" if difference and shown == signed(0.0, digits) else shown
 
 
 def _span(low: int, high: int) -> str:

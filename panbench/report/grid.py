@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.cells import cell_len
@@ -16,6 +16,7 @@ __all__ = [
     "as_latex",
     "as_markdown",
     "as_text",
+    "letter",
     "markdown_text",
     "percent",
     "pipe_table",
@@ -28,12 +29,16 @@ ABSENT = "–"
 LEAST_WORD = 9
 """How narrow a column of words may become before the table grows wider than its terminal."""
 
+GAP = 2
+"""Spaces between columns."""
+
 
 @dataclass(frozen=True)
 class Grid:
     """A table before it has a format. Cells are text as it comes, from anywhere: the formats escape it.
 
     words: how many leading columns hold words; the others hold numbers and stand to the right
+    names: of models or runs, in order; where they make the table too wide, letters stand for them, with a key below
     best, second: cells (row, column) to set off; LaTeX underlines the second
     notes: sentences below; one that begins with a superscript digit explains that mark
     """
@@ -43,12 +48,17 @@ class Grid:
     words: int = 1
     title: str = ""
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     best: frozenset[tuple[int, int]] = frozenset()
     second: frozenset[tuple[int, int]] = frozenset()
 
 
 def as_text(grid: Grid) -> RenderableType:
-    """For a terminal: columns of words are folded to fit, numbers are never cut, even where a line grows too long."""
+    """For a terminal: words are folded to fit, and numbers are never cut, even where a line grows too long.
+
+    Where `names` make the table too wide, letters stand for them. Folded is at spaces, and behind / _ - of a path or
+    a name; inside of a word only where it alone is wider than its column can be.
+    """
     return _Text(grid)
 
 
@@ -57,29 +67,94 @@ class _Text:
     grid: Grid
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        grid = self.grid
+        grid, room = self.grid, options.max_width
+        if grid.names and sum(_widths(grid)) + GAP * (len(grid.columns) - 1) > room:
+            grid = _lettered(grid)
+        widths = _fitted(grid, room)
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
-        needed = 2 * (len(grid.columns) - 1)
-        for index, name in enumerate(grid.columns):
-            width = max(cell_len(plain(cells[index])) for cells in (grid.columns, *grid.rows))
+        for index, (name, width) in enumerate(zip(grid.columns, widths, strict=True)):
             if index < grid.words:
-                table.add_column(Text(plain(name)), overflow="fold", min_width=min(LEAST_WORD, width))
-                needed += min(LEAST_WORD, width)
+                table.add_column(Text(_folded(plain(name), width)), min_width=width, no_wrap=True)
             else:
-                table.add_column(Text(plain(name)), justify="right", no_wrap=True)
-                needed += width
+                table.add_column(Text(plain(name)), min_width=width, justify="right", no_wrap=True)
         for row, cells in enumerate(grid.rows):
             shown = (
-                Text(plain(cell), style="bold" if (row, column) in grid.best else "")
+                Text(
+                    _folded(plain(cell), widths[column]) if column < grid.words else plain(cell),
+                    style="bold" if (row, column) in grid.best else "",
+                )
                 for column, cell in enumerate(cells)
             )
             table.add_row(*shown)
-        if needed > options.max_width:
-            table.width = needed
+        table.width = max(1, sum(widths) + GAP * (len(widths) - 1))
         if grid.title:
             yield Text(plain(grid.title), style="bold")
         yield table
         yield from (Text(plain(note)) for note in grid.notes)
+
+
+def _widths(grid: Grid) -> list[int]:
+    """How wide each column is when nothing is folded."""
+    return [
+        max(cell_len(plain(row[index])) for row in (grid.columns, *grid.rows)) for index in range(len(grid.columns))
+    ]
+
+
+def _fitted(grid: Grid, room: int) -> list[int]:
+    """The widths of the columns in a line of `room`: the widest columns of words give way, as far as they can."""
+    widths = _widths(grid)
+    words = range(min(grid.words, len(widths)))
+    pieces = [
+        max(cell_len(piece) for row in (grid.columns, *grid.rows) for piece in _pieces(plain(row[index])) or [""])
+        for index in words
+    ]
+    for floors in ([max(LEAST_WORD, piece) for piece in pieces], [LEAST_WORD for _ in words]):
+        while sum(widths) + GAP * (len(widths) - 1) > room:
+            yielding = [index for index in words if widths[index] > floors[index]]
+            if not yielding:
+                break
+            widths[max(yielding, key=lambda index: widths[index])] -= 1
+    return widths
+
+
+def _pieces(text: str) -> list[str]:
+    """`text` cut where a line may end: behind spaces and behind the / _ - of paths and names."""
+    return re.findall(r"[^\s/_-]*[\s/_-]+|[^\s/_-]+", text)
+
+
+def _folded(text: str, width: int) -> str:
+    """`text` in lines of at most `width`."""
+    lines = [""]
+    for piece in _pieces(text):
+        while cell_len(lines[-1] + piece.rstrip()) > width:
+            if lines[-1]:
+                lines.append("")
+            else:
+                *_, cut = (
+                    place for place in range(1, len(piece) + 1) if place == 1 or cell_len(piece[:place]) <= width
+                )
+                lines[-1], piece = piece[:cut], piece[cut:]
+                lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _lettered(grid: Grid) -> Grid:
+    """The table with letters for its names, and a key below."""
+    letters = {name: letter(index) for index, name in reversed(list(enumerate(grid.names)))}
+
+    def short(cell: str) -> str:
+        name = cell.rstrip(f",{_SUPERSCRIPTS}")
+        return letters[name] + cell[len(name) :] if name in letters else letters.get(cell, cell)
+
+    rows = tuple((*map(short, cells[: grid.words]), *cells[grid.words :]) for cells in grid.rows)
+    key = tuple(f"{letters[name]}: {name}" for name in dict.fromkeys(grid.names))
+    return replace(grid, rows=rows, notes=(*key, *grid.notes), names=())
+
+
+def letter(index: int) -> str:
+    """A, B, … Z, AA, AB, …"""
+    return chr(ord("A") + index) if index < 26 else f"{letter(index // 26 - 1)}{letter(index % 26)}"
 
 
 def as_markdown(grid: Grid) -> str:
@@ -98,7 +173,7 @@ def as_markdown(grid: Grid) -> str:
 
 
 def as_latex(grid: Grid) -> str:
-    """A booktabs tabular: the best of a column bold, the second underlined; what follows a number's ± is small."""
+    """A booktabs tabular: the best of a column bold, the second underlined; a number's ± or [interval] is small."""
     lines = [
         "% Needs \\usepackage{booktabs}. Bold: best; underlined: second.",
         *([f"% {plain(grid.title)}"] if grid.title else []),
@@ -110,13 +185,13 @@ def as_latex(grid: Grid) -> str:
     for row, cells in enumerate(grid.rows):
         shown = []
         for column, cell in enumerate(cells):
-            text, sign, half = cell.partition(" ± ") if column >= grid.words else (cell, "", "")
+            text, how_sure = _parted(cell) if column >= grid.words else (cell, "")
             text = _latex_number(text) if column >= grid.words else _latex(text)
             if (row, column) in grid.best:
                 text = rf"\textbf{{{text}}}"
             elif (row, column) in grid.second:
                 text = rf"\underline{{{text}}}"
-            shown.append(rf"{text} {{\scriptsize $\pm$ {_latex(half)}}}" if sign else text)
+            shown.append(rf"{text} {{\scriptsize {how_sure}}}" if how_sure else text)
         lines.append(" & ".join(shown) + r" \\")
     lines.append("\\bottomrule")
     lines.extend(rf"\multicolumn{{{len(grid.columns)}}}{{l}}{{\footnotesize {_latex(note)}}} \\" for note in grid.notes)
@@ -207,6 +282,15 @@ def _latex(text: str) -> str:
     return re.sub(
         f"[{_SUPERSCRIPTS}]+(,[{_SUPERSCRIPTS}]+)*", lambda marks: f"$^{{{marks[0].translate(digits)}}}$", escaped
     )
+
+
+def _parted(cell: str) -> tuple[str, str]:
+    """A number and, as LaTeX, what follows it and says how sure it is: ± and half a width, or both ends."""
+    number, sign, half = cell.partition(" ± ")
+    if sign:
+        return number, rf"$\pm$ {_latex(half)}"
+    number, bracket, ends = cell.partition(" [")
+    return number, f"[{_latex(ends)}" if bracket else ""
 
 
 def _latex_number(text: str) -> str:

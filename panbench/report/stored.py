@@ -1,14 +1,15 @@
 """What lies in a folder of runs, whether a run is still what was written, and what is removed with it."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from panbench.base.errors import BadDataset, BadRun
-from panbench.base.text import listed
+from panbench.base.text import listed, size_in_words
 from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.pictures import Pictures
-from panbench.runs import Run, SummaryRecord, digest_of, load_run, remove_run, run_bytes
+from panbench.runs import Run, SummaryRecord, digest_of, load_run, looks_like_run, remove_run, run_bytes
 
 __all__ = ["StoredRun", "Verification", "delete_runs", "runs_grid", "stored_runs", "verify"]
 
@@ -48,27 +49,28 @@ def stored_runs(folder: Path) -> list[StoredRun]:
     """The runs in a folder and in its folders, oldest first; what cannot be read is named. Raises BadRun."""
     if not folder.is_dir():
         raise BadRun(f"There is no folder {folder}. `panbench eval` writes its runs to results/.")
-    found = [_stored(path.parent) for path in sorted(folder.rglob("run.json"))]
+    found = [_stored(path) for path in _folders(folder) if looks_like_run(path)]
     return sorted(found, key=lambda run: (run.started or "", run.path))
 
 
-def runs_grid(runs: Sequence[StoredRun]) -> Grid:
-    """The runs as a table, with the damaged ones explained below."""
+def runs_grid(runs: Sequence[StoredRun], folder: Path = Path()) -> Grid:
+    """The runs in a folder as a table, with the damaged ones explained below."""
     rows = [
         (
-            run.path,
+            os.path.relpath(run.path, folder) if folder in Path(run.path).parents else run.path,
             run.model or ABSENT,
             run.dataset or ABSENT,
             run.status,
             (run.started or ABSENT)[:10],
             percent(run.PQ),
             ABSENT if run.images is None else f"{run.images:,}",
-            ABSENT if run.bytes is None else f"{run.bytes / 1e6:,.1f} MB",
+            ABSENT if run.bytes is None else size_in_words(run.bytes),
         )
         for run in runs
     ]
     columns = ("run", "model", "data", "status", "begun", "PQ", "images", "size")
-    return Grid(columns, tuple(rows), words=5, notes=tuple(run.problem for run in runs if run.problem))
+    notes = tuple(f"Problem: {run.problem}" for run in runs if run.problem)
+    return Grid(columns, tuple(rows), words=5, title=f"Runs in {folder}", notes=notes)
 
 
 def delete_runs(paths: Sequence[Path]) -> list[str]:
@@ -105,6 +107,13 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
     if state == UNVERIFIED:
         checked.append("run.json is of schema 1, which lists no parts: whether they changed cannot be told.")
     return Verification(run.name, state, tuple(checked), tuple(problems))
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """A folder and the folders in it, but for the many files that a run holds."""
+    for path, inside, _ in os.walk(folder):
+        inside[:] = sorted(set(inside) - {"parts", "predictions", "candidates"})
+        yield Path(path)
 
 
 def _stored(path: Path) -> StoredRun:

@@ -37,7 +37,16 @@ from panbench.report.grid import (
     signed,
     superscript,
 )
-from panbench.runs import CategoryMapRecord, DatasetRecord, ModelRecord, Run, RunInfo, list_runs, load_run
+from panbench.runs import (
+    CategoryMapRecord,
+    DatasetRecord,
+    ModelRecord,
+    Run,
+    RunInfo,
+    list_runs,
+    load_run,
+    looks_like_run,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,6 +57,7 @@ __all__ = [
     "compare",
     "comparison_row",
     "comparison_text",
+    "distinct_names",
     "failed_row",
     "find_runs",
     "labels",
@@ -63,6 +73,10 @@ GROUPS = {"All": "", "Things": "_th", "Stuff": "_st"}
 
 # A difference to a published number means something only on the images that it was published for.
 PUBLISHED_IMAGES: dict[tuple[Any, Any], int] = {("coco", "val2017"): 5000}
+
+
+MOST_SKEW = 1.5
+"""How many times farther than the other one end of an interval may lie for "±" to describe it."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +144,16 @@ def find_runs(
     several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
     runs: list[Run] = []
     for path in several or given:
-        inside = list_runs(path, damaged) if path.is_dir() and not (path / "run.json").exists() else []
+        if not path.is_dir() or looks_like_run(path):
+            runs.append(load_run(path))
+            continue
+        problems: list[str] = []
+        inside = list_runs(path, problems.append)
+        if problems and not inside:
+            raise BadRun(f"{path} holds no run that can be read. {' '.join(problems)}")
+        for problem in problems:
+            damaged(f"Left out: {problem}")
+        # Without a run inside, the error of a folder that is none.
         runs.extend(inside or [load_run(path)])
     return runs
 
@@ -152,12 +175,33 @@ def compare(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = F
             raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
     elif not mixed:
         check_comparable(runs)
-    rows = _told_apart(runs, [comparison_row(run, shared) for run in runs])
+    rows = [
+        dataclasses.replace(comparison_row(run, shared), run=name)
+        for run, name in zip(runs, distinct_names(runs), strict=True)
+    ]
+    rows = _told_apart(runs, rows)
     if mixed and len({(row.dataset, row.split) for row in rows}) > 1:
         rows = [
             dataclasses.replace(row, notes=(f"on {row.dataset} {row.split or ''}".strip(), *row.notes)) for row in rows
         ]
     return rows
+
+
+def distinct_names(runs: Sequence[Run]) -> list[str]:
+    """The runs' names; of runs that share one, the end of each path that tells it from the others."""
+    names = [run.name for run in runs]
+    for name in {name for name in names if names.count(name) > 1}:
+        alike = [place for place, other in enumerate(names) if other == name]
+        paths = [runs[place].path for place in alike]
+        parts = [() if path is None else path.absolute().parts for path in paths]
+        longest = max(map(len, parts))
+        for length in range(1, longest + 1):
+            ends = ["/".join(own[-length:]) for own in parts]
+            if len(set(ends)) == len(ends) and all(ends):
+                for place, end in zip(alike, ends, strict=True):
+                    names[place] = end
+                break
+    return names
 
 
 def shared_images(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
@@ -290,16 +334,18 @@ def typed_table(rows: Sequence[ComparisonRow]) -> "pa.Table":
     return pa.table({name: [record[name] for record in records] for name in schema.names}, schema=schema)
 
 
-def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, half_widths: bool = False) -> Grid:
+def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_intervals: bool = False) -> Grid:
     """The comparison as people read it: percent, notes below, columns that no row fills left out.
 
-    half_widths: the cells of PQ go on with "± half the width of its 95 % interval", where there is one
+    with_intervals: the cells of PQ go on with its 95 % interval, where there is one: "± half its width", or both ends
+        of all of them when one is skewed
     """
     columns = _columns(rows, digits)
     marks, notes = _marks(rows)
-    if half_widths and any(row.PQ_low is not None for row in rows):
-        columns = [_with_half_width(column, digits) if column.name == "PQ" else column for column in columns]
-        notes.append("±: half the width of the 95 % interval.")
+    if with_intervals and any(row.PQ_low is not None for row in rows):
+        skewed = any(map(_is_skewed, rows))
+        columns = [_with_interval(column, digits, skewed) if column.name == "PQ" else column for column in columns]
+        notes.append("In brackets: the 95 % interval." if skewed else "±: half the width of the 95 % interval.")
     places = [column.best(rows) for column in columns]
     return Grid(
         columns=("Model", *(column.name for column in columns)),
@@ -308,6 +354,7 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, half_widt
             for row, label, mark in zip(rows, labels(rows), marks, strict=True)
         ),
         notes=tuple(notes),
+        names=tuple(labels(rows)),
         best=frozenset((row, 1 + index) for index, (first, _) in enumerate(places) for row in first),
         second=frozenset((row, 1 + index) for index, (_, second) in enumerate(places) for row in second),
     )
@@ -383,10 +430,20 @@ class _Column:
         return first, second if len(values) > 2 else frozenset()
 
 
-def _with_half_width(column: _Column, digits: int) -> _Column:
+def _is_skewed(row: ComparisonRow) -> bool:
+    """Whether one end of PQ's interval is so much farther away than the other that "±" would mislead."""
+    if row.PQ is None or row.PQ_low is None or row.PQ_high is None:
+        return False
+    near, far = sorted((row.PQ - row.PQ_low, row.PQ_high - row.PQ))
+    return far > MOST_SKEW * near
+
+
+def _with_interval(column: _Column, digits: int, both_ends: bool) -> _Column:
     def cell(row: ComparisonRow) -> str:
         if row.PQ is None or row.PQ_low is None or row.PQ_high is None:
             return column.cell(row)
+        if both_ends:
+            return f"{column.cell(row)} [{percent(row.PQ_low, digits)}, {percent(row.PQ_high, digits)}]"
         return f"{column.cell(row)} ± {percent((row.PQ_high - row.PQ_low) / 2, digits)}"
 
     return dataclasses.replace(column, cell=cell)
@@ -490,15 +547,23 @@ def _check_groups(runs: Sequence[Run]) -> None:
         groups.setdefault((run.info.dataset.fingerprint, run.images.tobytes()), []).append(run)
     if len(runs) < 3 or len(groups) < 2:
         return
-    told = []
+    one_truth = len({fingerprint for fingerprint, _ in groups}) == 1
+    name_of = {id(run): name for run, name in zip(runs, distinct_names(runs), strict=True)}
+    told, seen = [], set[str]()
     for group in sorted(groups.values(), key=len, reverse=True):
         data = group[0].info.dataset
-        name = f"{data.name or 'unknown data'} {data.split or ''}".strip()
-        told.append(f"{in_sentence([run.name for run in group])} ({len(group[0].images):,} images of {name})")
+        where = f"{data.name or 'unknown data'} {data.split or ''}".strip()
+        names = in_sentence([name_of[id(run)] for run in group])
+        held = f"{len(group[0].images):,} images of {where}"
+        # Groups that look alike differ in what is not told: which images, or what the ground truth says of them.
+        other = "" if held not in seen else " (others)" if one_truth else f" ({data.gt})"
+        seen.add(held)
+        told.append(f"{names} {'has' if len(group) == 1 else 'have'} {held}{other}")
+    common = "add --common-images to compare on the images that all have, or --mixed" if one_truth else "add --mixed"
+    what = "images" if one_truth else "images or versions of the ground truth"
     raise BadRun(
-        f"Only runs on the same images of the same ground truth can be compared. Of these, {'; '.join(told)} belong "
-        "together. Name those of one kind, compare on the images that all have with --common-images, or show them as "
-        "they are with --mixed."
+        f"These runs are of different {what}, and PQ on different images cannot be compared: {'; '.join(told)}. Name "
+        f"runs that belong together; or {common} to show all as they are."
     )
 
 

@@ -175,7 +175,14 @@ def _ranking(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
     level = [other for other, test in tests.items() if test and not test.significant]
     behind = [other for other, test in tests.items() if test and test.better]
     found: list[Clause] = []
-    if level:
+    if len(level) == len(others) and all(_is_equal(facts, best, other) for other in others):
+        values = (facts.value(best), facts.value(best))
+        words = f"There is no difference between {_names(facts, order)} (PQ {_pc(facts.value(best))})"
+        for other in level:
+            test = tests[other]
+            assert test is not None
+            found.append(Clause("level", words if other == level[0] else "", best, other, values=values, p=test.p))
+    elif level:
         top = [best, *level]
         values = tuple(facts.value(run) for run in top)
         # With several the least p-value is stated: the others are larger.
@@ -251,6 +258,8 @@ def _groups(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
     """On things and on stuff: who is better, and of the better one why."""
     names = facts.names
     tests = {group: facts.test(a, b, group) for group in ("Things", "Stuff")}
+    if _is_equal(facts, a, b):
+        return []
     known = {group: test for group, test in tests.items() if test}
     if len(known) < 2:
         return []
@@ -309,6 +318,12 @@ def _why(facts: _Facts, winner: str, loser: str, group: str) -> list[list[Clause
 def _is_better(facts: _Facts, a: str, b: str) -> bool:
     test = facts.test(a, b)
     return test is not None and test.better
+
+
+def _is_equal(facts: _Facts, a: str, b: str) -> bool:
+    """Whether PQ, SQ and RQ of the two are the same, of all, things and stuff."""
+    tests = [facts.test(a, b, group, metric) for group in ("All", "Things", "Stuff") for metric in ("PQ", "SQ", "RQ")]
+    return tests[0] is not None and all(test is None or test.difference == 0 for test in tests)
 
 
 def _names(facts: _Facts, runs: Sequence[str]) -> str:

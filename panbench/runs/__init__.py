@@ -3,7 +3,7 @@
 `lock` lets one writer in, `replacing` puts a new run in the place of an old one, `hashes` tells which files a run read.
 """
 
-from panbench.runs.folder import Run, list_runs, load_run
+from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
 from panbench.runs.hashes import FileHashes, digest_of
 from panbench.runs.record import (
     SCHEMA,
@@ -50,6 +50,7 @@ __all__ = [
     "digest_of",
     "list_runs",
     "load_run",
+    "looks_like_run",
     "remove_run",
     "run_bytes",
     "unfinished_run",

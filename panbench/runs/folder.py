@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from panbench.metrics.matched import Fold, Matched
 
-__all__ = ["Run", "list_runs", "load_run"]
+__all__ = ["Run", "list_runs", "load_run", "looks_like_run"]
 
 
 class Run:
@@ -223,17 +223,22 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
 
 def list_runs(folder: str | os.PathLike[str], damaged: Callable[[str], None] = lambda sentence: None) -> list[Run]:
-    """The runs in the subfolders of `folder`, oldest first; subfolders without a readable run are passed over.
+    """The runs in the subfolders of `folder`, oldest first; subfolders that are no run are passed over.
 
-    damaged: told why a run.json among them cannot be read
+    damaged: told why a run among them cannot be read
     """
     runs = []
-    for path in sorted(Path(folder).glob("*/run.json")):
+    for path in sorted(path for path in Path(folder).glob("*") if looks_like_run(path)):
         try:
-            runs.append(load_run(path.parent))
+            runs.append(load_run(path))
         except BadRun as problem:
             damaged(str(problem))
     return sorted(runs, key=lambda run: (run.info.started or "", run.name))
+
+
+def looks_like_run(folder: Path) -> bool:
+    """Whether panbench wrote a run here, though its run.json may be lost."""
+    return (folder / "run.json").exists() or next((folder / "parts").glob("*.parquet"), None) is not None
 
 
 def _frame(pairs: Pairs) -> "pd.DataFrame":

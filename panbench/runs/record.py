@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from panbench.base.errors import BadRun
+from panbench.base.text import listed
 from panbench.catalog import Published
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.types import Category
@@ -352,7 +353,7 @@ def read_info(folder: Path) -> RunInfo:
             )
         content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
-        raise BadRun(f"{folder} is not a run: it holds no run.json.") from None
+        raise BadRun(f"{folder} is not a run: {_what_else(folder)}.") from None
     except NotADirectoryError:
         raise BadRun(f"{folder} is a file, not the folder of a run.") from None
     except OSError as problem:
@@ -372,6 +373,14 @@ def read_info(folder: Path) -> RunInfo:
         return RunInfo.from_json(content)
     except BadRun as problem:
         raise BadRun(f"{path} is damaged: {problem} Restore the file, or make the run again.") from None
+
+
+def _what_else(folder: Path) -> str:
+    """What a folder without run.json is, as far as that helps."""
+    if next((folder / "parts").glob("*.parquet"), None) is not None:
+        return "its run.json is lost, without which its parts cannot be read. Restore the file, or make the run again"
+    runs = sorted(path.parent.name for path in folder.glob("*/run.json"))
+    return f"it holds no run.json, but folders of runs: {listed(runs, most=5)}" if runs else "it holds no run.json"
 
 
 def category_record(category: Category) -> dict[str, Any]:

@@ -68,6 +68,78 @@ def test_a_comparison_of_a_folder_names_its_damaged_runs(tmp_path):
     assert "torn/run.json is damaged" in words(result.stderr)
 
 
+def folder_with_damage(folder: Path) -> Path:
+    """Three runs: a whole one, one with a torn run.json, and one that lost it; and a folder that is no run."""
+    whole = scored(folder)
+    shutil.copytree(whole, whole.parent / "lost")
+    (whole.parent / "lost" / "run.json").unlink()
+    (whole.parent / "torn").mkdir()
+    (whole.parent / "torn" / "run.json").write_text("{")
+    (whole.parent / "notes").mkdir()
+    return whole.parent
+
+
+@pytest.mark.parametrize("command", [["compare"], ["metrics"], ["errors"], ["metrics", "--json"], ["errors", "--json"]])
+def test_commands_on_a_folder_take_the_runs_in_it_and_name_the_damaged_ones(tmp_path, command):
+    folder = folder_with_damage(tmp_path)
+    result = panbench(*command, folder)
+    assert result.exit_code == 0
+    said = words(result.stderr)
+    assert "torn/run.json is damaged" in said
+    assert "lost is not a run: its run.json is lost" in said
+    assert "notes" not in said
+    if "--json" in command:
+        assert [found["run"] for found in json.loads(result.stdout)] == ["a"]
+
+
+def test_metrics_and_errors_of_several_runs_name_each_and_leave_out_what_holds_nothing(tmp_path):
+    one = scored(tmp_path)
+    shutil.copytree(one, one.parent / "b")
+    info = dataclasses.replace(load_run(one).info, name="empty")
+    empty = RunWriter.create(one.parent / "empty", info, False).finish("failed")
+    for command in ("metrics", "errors"):
+        result = panbench(command, one.parent)
+        assert result.exit_code == 0
+        lines = [line.rstrip() for line in result.stdout.splitlines()]
+        assert str(one) in lines
+        assert str(one.parent / "b") in lines
+        assert "empty holds no scored image" in words(result.stderr)
+        assert len(json.loads(panbench(command, one, one.parent / "b", "--json").stdout)) == 2
+        assert json.loads(panbench(command, one, "--json").stdout)["run"] == "a"
+        refused = panbench(command, empty.path)
+        assert (refused.exit_code, len(refused.stderr.splitlines())) == (2, 1)
+
+
+def test_a_folder_of_damaged_runs_only_is_refused_with_what_is_wrong(tmp_path):
+    folder = folder_with_damage(tmp_path)
+    shutil.rmtree(folder / "a")
+    result = panbench("metrics", folder)
+    assert result.exit_code == 2
+    assert "holds no run that can be read" in words(result.stderr)
+    assert "torn/run.json is damaged" in words(result.stderr)
+
+
+def test_a_folder_with_a_damaged_run_is_not_verified(tmp_path):
+    result = panbench("verify", folder_with_damage(tmp_path))
+    assert result.exit_code == 1
+    assert result.stdout.startswith("a: verified")
+    assert "torn/run.json is damaged" in words(result.stderr)
+
+
+def test_a_command_for_one_run_says_which_runs_lie_in_a_folder(tmp_path):
+    result = panbench("calibration", scored(tmp_path).parent)
+    assert result.exit_code == 2
+    assert "it holds no run.json, but folders of runs: a" in words(result.stderr)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    one = scored(tmp_path, "one/run")
+    two = tmp_path / "results" / "two" / "run"
+    shutil.copytree(one, two)
+    found = panbench("compare", one, two, "--format", "json")
+    assert [row["run"] for row in json.loads(found.stdout)] == ["one/run", "two/run"]
+
+
 def test_only_what_panbench_wrote_is_deleted(tmp_path):
     run = scored(tmp_path)
     (run / "notes.md").write_text("mine")
@@ -145,7 +217,7 @@ def test_a_folder_of_runs_that_cannot_be_compared_is_sorted(tmp_path):
         shutil.copytree(tmp_path / name / "run", tmp_path / "all" / name)
     result = panbench("compare", tmp_path / "all")
     assert result.exit_code == 2
-    assert "a and b (3 images of gt); c (2 images of gt) belong together" in words(result.stderr)
+    assert "a and b have 3 images of gt; c has 2 images of gt. Name runs that belong together" in words(result.stderr)
 
 
 def test_a_comparison_says_in_which_rules_and_precisions_runs_differ(tmp_path):

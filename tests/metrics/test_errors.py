@@ -1,7 +1,9 @@
 """Each cause is planted by itself and must be found by itself; then the laws that hold for any scene."""
 
+import json
 import random
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,13 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from little_runs import write_side
 
 from panbench.base.errors import BadDataset
 from panbench.metrics.errors import CAUSES, assign_causes, explain, lost_pq, worst_images
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import per_image_statistics, pq_table, segment_verdicts, summarise
+from panbench.scoring.folder import score_folder
 
 SEEDS = st.integers(0, 2**32 - 1)
 CAR, BUS, CAT, SKY, SEA = 1, 2, 3, 92, 93
@@ -63,6 +67,19 @@ def test_a_fixed_category_leaves_the_mask_as_it_is(scene):
 def test_a_thing_taken_for_stuff_is_a_confusion_of_kinds(scene):
     assert causes(scene(("aaaass", "wwwwss"))) == [("FN", "thing/stuff confusion"), ("FP", "thing/stuff confusion")]
     assert causes(scene(("ssssaa", "bbbbaa"))) == [("FN", "thing/stuff confusion"), ("FP", "thing/stuff confusion")]
+
+
+def test_a_segment_whose_json_says_that_it_has_no_area_divides_by_nothing(tmp_path):
+    gt, pred = write_side(tmp_path, "gt", {1: "qpppss"}), write_side(tmp_path, "pred", {1: "ppppss"})
+    content = json.loads(gt.read_text())
+    content["annotations"][0]["segments_info"][0]["area"] = 0
+    gt.write_text(json.dumps(content))
+    run = score_folder(gt, pred, index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = explain(run.matched, run.categories)
+    assert "merged" in set(found.errors["cause"])
+    assert found.errors["iou"].between(0, 1).all()
 
 
 def test_one_object_in_several_pieces_is_split(scene):

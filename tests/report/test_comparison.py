@@ -134,7 +134,7 @@ def test_markdown_and_latex_hold_every_table():
 
 
 def test_latex_has_half_the_interval_beside_pq_and_sets_off_the_value_alone():
-    runs = [run("a", balls=5), run("b", balls=15), run("c", balls=10)]
+    runs = [run(name, balls, skies=400, images=400) for name, balls in (("a", 120), ("b", 280), ("c", 200))]
     compared = standing(runs, digits=1)
     printed = compared.latex()
     _, best, second = compared.rows
@@ -144,6 +144,41 @@ def test_latex_has_half_the_interval_beside_pq_and_sets_off_the_value_alone():
     assert r"$\pm$: half the width of the 95 \% interval." in printed
     assert r"\pm" not in standing(runs, digits=1, intervals=False).latex()
     assert "±" not in compared.markdown()
+
+
+def test_latex_has_both_ends_of_an_interval_that_is_skewed():
+    compared = standing([run("a", balls=5), run("b", balls=15)], digits=1)
+    first, best = compared.rows
+    low, high = 100 * best.PQ_low, 100 * best.PQ_high
+    assert high - 100 * best.PQ < (100 * best.PQ - low) / 1.5
+    printed = compared.latex()
+    assert rf"B & \textbf{{{100 * best.PQ:.1f}}} {{\scriptsize [{low:.1f}, {high:.1f}]}} & " in printed
+    assert rf"A & {100 * first.PQ:.1f} {{\scriptsize [{100 * first.PQ_low:.1f}, " in printed
+    assert r"\pm" not in printed
+
+
+def test_of_equal_runs_none_is_called_better():
+    compared = standing([run("a", balls=10), run("b", balls=10), run("c", balls=15)])
+    differences = compared.grids[2]
+    assert {(row[0], row[1], row[2]) for row in differences.rows} == {
+        ("C", "A", "PQ"),
+        ("C", "B", "PQ"),
+        ("C", "A", "PQ_th"),
+        ("C", "B", "PQ_th"),
+    }
+    assert "A and B: no difference in PQ, PQ_th and PQ_st." in differences.notes
+    assert "A and C: no difference in PQ_st." in differences.notes
+    alone = standing([run("a", balls=10), run("b", balls=10)])
+    assert alone.verdict.text() == "There is no difference between A and B (PQ 83.3)."
+    assert "Better" not in alone.text()
+    assert "A and B: no difference in PQ, PQ_th and PQ_st." in alone.text()
+
+
+def test_a_difference_too_small_to_print_is_not_printed_as_none():
+    small = standing([run("a", balls=1999, skies=2000, images=2000), run("b", balls=2000, skies=2000, images=2000)])
+    assert 0 < small.rows[1].versus[0]["PQ_difference"] < 0.0005
+    coarse = standing([run("a", balls=1999, skies=2000, images=2000), run("b", 2000, 2000, 2000)], digits=1)
+    assert coarse.grids[2].rows[0][3] == "<0.1"
 
 
 def test_parquet_holds_types_and_the_details_that_were_asked_for():

@@ -40,6 +40,41 @@ def test_a_narrow_terminal_never_cuts_a_number(width):
     assert "…" not in shown
 
 
+LONG = ("my_mask2former_swin_large_seed3", "my_panoptic_fpn_resnext_seed4")
+NAMED = Grid(
+    columns=("Better", "than", "by"),
+    rows=((f"{LONG[1]}¹,²", LONG[0], "+1.00"), (LONG[0], LONG[1], "+2.00")),
+    words=2,
+    notes=("¹ Why",),
+    names=LONG,
+)
+
+
+def test_letters_stand_for_names_that_make_a_table_too_wide():
+    assert [line.rstrip() for line in text_of(as_text(NAMED), 60).splitlines()] == [
+        "Better  than     by",
+        "───────────────────",
+        "B¹,²    A     +1.00",
+        "A       B     +2.00",
+        f"A: {LONG[0]}",
+        f"B: {LONG[1]}",
+        "¹ Why",
+    ]
+    assert LONG[0] in text_of(as_text(NAMED), 90).splitlines()[2]
+    assert "A:" not in text_of(as_text(NAMED), 90)
+
+
+@pytest.mark.parametrize("width", [30, 40, 60])
+def test_words_are_folded_at_spaces_and_behind_the_signs_of_paths(width):
+    grid = Grid(
+        ("run", "what it is", "PQ"), (("results/two/mask2former-tiny", "a model of some words", "1.00"),), words=2
+    )
+    lines = text_of(as_text(grid), width).splitlines()
+    assert max(map(len, lines)) <= width
+    pieces = {"results/two/mask2former-tiny".find(line.split("  ")[0].strip()) for line in lines[2:] if line[0] != " "}
+    assert pieces <= {0, *(place + 1 for place, sign in enumerate("results/two/mask2former-tiny") if sign in "/-")}
+
+
 def test_markdown_is_aligned_and_bold():
     assert as_markdown(GRID).splitlines() == [
         "| Model        |        PQ |  diff |",
