@@ -176,12 +176,12 @@ def _ranking(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
     behind = [other for other, test in tests.items() if test and test.better]
     found: list[Clause] = []
     if len(level) == len(others) and all(_is_equal(facts, best, other) for other in others):
-        values = (facts.value(best), facts.value(best))
         words = f"There is no difference between {_names(facts, order)} (PQ {_pc(facts.value(best))})"
         for other in level:
             test = tests[other]
             assert test is not None
-            found.append(Clause("level", words if other == level[0] else "", best, other, values=values, p=test.p))
+            said = words if other == level[0] else ""
+            found.append(Clause("level", said, best, other, values=test.values, p=test.p))
     elif level:
         top = [best, *level]
         values = tuple(facts.value(run) for run in top)
