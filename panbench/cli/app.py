@@ -36,6 +36,7 @@ from panbench.cli import (
     reproduce,
     runs,
     score,
+    serve,
     verify,
 )
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
@@ -120,6 +121,7 @@ for module in (
     fuse,
     compare,
     report,
+    serve,
     data,
     bench,
     doctor,

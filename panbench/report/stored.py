@@ -11,7 +11,7 @@ from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.pictures import Pictures
 from panbench.runs import Run, SummaryRecord, digest_of, load_run, looks_like_run, remove_run, run_bytes
 
-__all__ = ["StoredRun", "Verification", "delete_runs", "runs_grid", "stored_runs", "verify"]
+__all__ = ["StoredRun", "Verification", "delete_runs", "run_places", "runs_grid", "stored_run", "stored_runs", "verify"]
 
 VERIFIED, UNVERIFIED, DAMAGED = "verified", "unverified", "damaged"
 
@@ -49,7 +49,7 @@ def stored_runs(folder: Path) -> list[StoredRun]:
     """The runs in a folder and in its folders, oldest first; what cannot be read is named. Raises BadRun."""
     if not folder.is_dir():
         raise BadRun(f"There is no folder {folder}. `panbench eval` writes its runs to results/.")
-    found = [_stored(path) for path in _folders(folder) if looks_like_run(path)]
+    found = [stored_run(path) for path in run_places(folder)]
     return sorted(found, key=lambda run: (run.started or "", run.path))
 
 
@@ -109,14 +109,16 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
     return Verification(run.name, state, tuple(checked), tuple(problems))
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    """A folder and the folders in it, but for the many files that a run holds."""
+def run_places(folder: Path) -> Iterator[Path]:
+    """The folders below a folder that are runs, damaged ones too; the many files that a run holds are not looked at."""
     for path, inside, _ in os.walk(folder):
         inside[:] = sorted(set(inside) - {"parts", "predictions", "candidates"})
-        yield Path(path)
+        if looks_like_run(Path(path)):
+            yield Path(path)
 
 
-def _stored(path: Path) -> StoredRun:
+def stored_run(path: Path) -> StoredRun:
+    """What a run's folder holds, or why it cannot be read."""
     try:
         run = load_run(path)
         info = run.info

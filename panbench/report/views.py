@@ -25,6 +25,7 @@ from panbench.runs import Run
 
 __all__ = [
     "Compared",
+    "best_first",
     "causes",
     "compared",
     "confusion",
@@ -79,6 +80,16 @@ def compared(runs: Sequence[Run], *, common_images: bool = False) -> tuple[list[
         whole = label if row.complete else f"{label} ({INCOMPLETE})"
         members.append(Compared(run, row, whole, matched))
     return members, found
+
+
+def best_first(runs: Sequence[Run]) -> list[Run]:
+    """The runs by PQ, the best first; equal ones as they were given, and last those without a PQ."""
+
+    def key(run: Run) -> tuple[bool, float]:
+        pq = run.summary()["All"]["PQ"] if run.image_ids() else None
+        return (pq is None, -(pq or 0.0))
+
+    return sorted(runs, key=key)
 
 
 def overview(members: Sequence[Compared]) -> pd.DataFrame:

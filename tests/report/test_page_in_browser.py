@@ -8,6 +8,8 @@ import os
 import re
 import shlex
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,7 +42,7 @@ class Opened:
     """A page in a browser, with what it wrote to the console and the requests that were not for the file itself."""
 
     def __init__(
-        self, browser, path: Path, width: int = 1600, scheme: str = "light", touch: bool = False, hash: str = ""
+        self, browser, path: Path | str, width: int = 1600, scheme: str = "light", touch: bool = False, hash: str = ""
     ) -> None:
         # Without animations: a headless browser draws few frames, and a smooth scroll may stop on its way.
         self.context = browser.new_context(
@@ -53,7 +55,7 @@ class Opened:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog opened"), dialog.dismiss()))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri() + hash)
+        self.page.goto((path if isinstance(path, str) else path.as_uri()) + hash)
         # Not wait_for_function: it polls by eval, which the page's content security policy forbids.
         self.page.locator("#chart-causes svg").first.wait_for(state="attached")
 
@@ -462,16 +464,108 @@ def test_print_has_the_verdict_on_one_page_then_tables_then_figures(open_report,
 
 @pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (400, "dark")])
 def test_axe_finds_no_serious_violation(open_report, width, scheme):
+    assert serious_violations(open_report(width=width, scheme=scheme)) == []
+
+
+def serious_violations(page) -> list[str]:
+    """What axe-core holds against a page."""
     script = os.environ.get("PANBENCH_AXE")
     if not script or not Path(script).is_file():
         pytest.skip("PANBENCH_AXE does not name axe-core's axe.min.js (npm pack axe-core)")
-    page = open_report(width=width, scheme=scheme)
     page.evaluate(Path(script).read_text("utf-8"))
     found = page.evaluate("async () => (await axe.run()).violations")
-    serious = [
+    return [
         f"{violation['id']} ({violation['impact']}): {node['html'][:200]} {node['failureSummary']}"
         for violation in found
         for node in violation["nodes"]
         if violation["impact"] in ("serious", "critical")
     ]
-    assert serious == []
+
+
+@pytest.fixture(scope="module")
+def served(shared_runs) -> Iterator[str]:
+    """The address of a server of the two runs."""
+    uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed: pip install 'panbench[serve]'")
+    from panbench.report.live.library import Library
+    from panbench.report.live.server import application
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(application(Library(shared_runs[0].path.parent)), log_level="warning", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+    listening.close()
+
+
+class TestServed:
+    """`panbench serve` in the browser: the same page, over all images."""
+
+    @pytest.fixture
+    def open_served(self, browser, served) -> Iterator:
+        opened = []
+
+        def open_(hash="", **settings) -> "playwright.Page":
+            opened.append(Opened(browser, f"{served}/compare?run=run-a&run=run-b", hash=hash, **settings))
+            opened[-1].page.locator(".thumbs li button").first.wait_for()
+            return opened[-1].page
+
+        yield open_
+        for one in opened:
+            assert one.complaints == []
+            assert [url for url in one.requests if not url.startswith((served, "data:"))] == []
+            one.context.close()
+
+    def status(self, page) -> str:
+        wait_in_page(page, "!document.querySelector('#gallery-view').hasAttribute('aria-busy')")
+        return page.locator("#gallery-view [role=status]").first.inner_text()
+
+    def test_all_images_are_listed_and_filtered_by_what_went_wrong(self, open_served):
+        page = open_served()
+        assert self.status(page) == "4 images"
+        page.get_by_label("Segments", exact=True).select_option("false")
+        page.get_by_label("Of", exact=True).select_option(index=2)
+        with_errors = self.status(page)
+        assert re.fullmatch(r"[1-4]( of 4)? images?", with_errors)
+        page.get_by_label("IoU from").fill("2")
+        page.get_by_label("IoU from").blur()
+        assert self.status(page) == "0 of 4 images"
+        assert page.get_by_text("No image matches.").is_visible()
+
+    def test_a_cause_opens_its_images_and_the_address_brings_them_back(self, open_served):
+        page = open_served()
+        page.locator("[data-lead^='cause:']").first.click()
+        said = self.status(page)
+        wait_in_page(page, "location.hash.includes('image=')")
+        shown = page.locator("#viewer").get_attribute("data-image")
+        again = open_served(hash="#" + page.url.split("#")[1])
+        assert self.status(again) == said
+        wait_in_page(again, f"document.querySelector('#viewer').dataset.image === '{shown}'")
+
+    def test_a_point_opens_any_image(self, open_served):
+        page = open_served()
+        page.locator("#image-view button.link").last.click()
+        wanted = page.locator("#image-view button.link").last.inner_text().removeprefix("Image ")
+        wait_in_page(page, f"document.querySelector('#viewer').dataset.image === '{wanted}'")
+
+    def test_the_page_leads_back_to_the_list_of_runs(self, open_served):
+        page = open_served()
+        page.get_by_role("link", name="All runs").click()
+        page.get_by_label("Compare run-a").check()
+        page.get_by_role("button", name="Compare those that are ticked").click()
+        page.wait_for_url("**/compare?run=run-a")
+
+    @pytest.mark.parametrize("width", [400, 1600])
+    def test_nothing_is_wider_than_the_screen(self, open_served, width):
+        page = open_served(width=width)
+        self.status(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    def test_axe_finds_no_serious_violation(self, open_served):
+        page = open_served()
+        self.status(page)
+        assert serious_violations(page) == []
+        page.get_by_role("link", name="All runs").click()
+        assert serious_violations(page) == []

@@ -19,6 +19,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import pandas as pd
+
 from panbench import __version__
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
@@ -27,14 +29,14 @@ from panbench.report import views
 from panbench.report.colors import DARK, LIGHT
 from panbench.report.comparison import Standing
 from panbench.report.page.gallery import EXAMPLES, Gallery, make_gallery
-from panbench.report.page.leads import choose, find_leads, leads_to
+from panbench.report.page.leads import Lead, choose, find_leads, leads_to
 from panbench.report.page.numbers import chart_numbers
 from panbench.report.page.sections import overview, sections, title_of
 from panbench.report.pictures import Pictures
 from panbench.report.views import Compared
 from panbench.runs import Run
 
-__all__ = ["EXAMPLES", "report_page", "write_report"]
+__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "page_style", "policy_of", "report_page", "write_report"]
 
 LARGEST = 15_000_000
 """Bytes that a page may have: what mail takes. Photographs are made smaller until it fits."""
@@ -42,8 +44,9 @@ LARGEST = 15_000_000
 PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 """Longest side in pixels and JPEG quality of the photographs, tried in turn."""
 
-SCRIPTS = ("dom.js", "charts.js", "categories.js", "paint.js", "viewer.js", "gallery.js", "page.js")
+SCRIPTS = ("dom.js", "charts.js", "categories.js", "paint.js", "viewer.js", "images.js", "gallery.js", "page.js")
 Notice = Callable[[str], None]
+_SELF, _NONE = "'self'", "'none'"
 
 
 def write_report(
@@ -88,7 +91,7 @@ def report_page(
     if examples is not None and examples < 0:
         raise BadArgument(f"--examples must be at least 0, not {examples}.")
     reporter.status("Comparing runs")
-    runs = sorted(runs, key=_by_pq)
+    runs = views.best_first(runs)
     members, standing = views.compared(runs, common_images=common_images)
     per_image = views.per_image(members)
     unknown_ids = sorted(set(image_ids) - set(per_image["image_id"]))
@@ -113,10 +116,24 @@ def report_page(
     return page
 
 
-def _by_pq(run: Run) -> tuple[bool, float]:
-    """The best run first; equal ones as they were given, and last those without a PQ."""
-    pq = run.summary()["All"]["PQ"] if run.image_ids() else None
-    return (pq is None, -(pq or 0.0))
+def live_page(
+    members: Sequence[Compared],
+    standing: Standing,
+    per_image: pd.DataFrame,
+    kinds: Sequence[Sequence[Lead]],
+    live: Mapping[str, Any],
+    missing: Sequence[str] = (),
+) -> str:
+    """The page whose examples a server has: all images, asked for at the address live["api"] (report/live/)."""
+    images = [image for kind in kinds for lead in kind for image in lead.images]
+    data = {
+        **chart_numbers(members, standing, per_image),
+        "command": "",
+        "leads": leads_to(kinds, images),
+        "gallery": [],
+        "live": live,
+    }
+    return _page(members, standing, data, Gallery((), tuple(missing), live=any(live["pictures"])), None)
 
 
 def _command(
@@ -133,7 +150,7 @@ def _page(
     members: Sequence[Compared], standing: Standing, data: Mapping[str, Any], gallery: Gallery, title: str | None
 ) -> str:
     script = "\n".join(_asset(name) for name in SCRIPTS)
-    style = Template(_asset("page.css")).substitute(light=_colors(LIGHT), dark=_colors(DARK))
+    style = page_style()
     row = members[0].row
     shown = title or title_of(members)
     return Template(_asset("page.html")).substitute(
@@ -142,16 +159,32 @@ def _page(
             f"{row.images:,} images · {len(members[0].categories)} categories · "
             f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC · panbench {__version__}"
         ),
-        policy=html.escape(
-            f"default-src 'none'; img-src data:; script-src {_hash_of(script)}; style-src {_hash_of(style)}; "
-            "base-uri 'none'; form-action 'none'"
-        ),
+        policy=html.escape(policy_of(style=style, script=script, asks=gallery.live)),
+        footer="Served by panbench on this machine, to this machine only."
+        if "live" in data
+        else "Written by panbench. This file needs no network and sends nothing.",
         style=style,
         script=script,
         overview=overview(members, standing),
         sections="".join(sections(members, gallery)),
         data=_json(data),
     )
+
+
+def page_style() -> str:
+    """The style sheet of our pages, with the models' colours."""
+    return Template(_asset("page.css")).substitute(light=_colors(LIGHT), dark=_colors(DARK))
+
+
+def policy_of(*, style: str, script: str | None = None, asks: bool = False, forms: bool = False) -> str:
+    """The content security policy of a page: its own style and script, nothing else.
+
+    asks: the script may ask the server that the page came from; forms: forms lead to it
+    """
+    rules = ["default-src 'none'", "img-src data:", f"style-src {_hash_of(style)}"]
+    rules += [f"script-src {_hash_of(script)}"] if script is not None else []
+    rules += ["connect-src 'self'"] if asks else []
+    return "; ".join([*rules, "base-uri 'none'", f"form-action {_SELF if forms else _NONE}"])
 
 
 def _json(data: Mapping[str, Any]) -> str:

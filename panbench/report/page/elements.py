@@ -12,7 +12,7 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: str | None, **attributes: Any) -> Html:
+def tag(name: str, /, *children: str | None, **attributes: Any) -> Html:
     """An element. Children that are not Html are escaped; `class_` is class, `_` in names is `-`; None is left out."""
     written = "".join(
         f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{html.escape(str(value))}"')

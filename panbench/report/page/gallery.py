@@ -14,7 +14,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.report.pictures import Layer, Photo, Pictures, RunPictures, numbered, segment_colors
 from panbench.report.views import Compared
 
-__all__ = ["EXAMPLES", "Gallery", "make_gallery", "run_lengths"]
+__all__ = ["EXAMPLES", "Examples", "Gallery", "make_gallery", "run_lengths"]
 
 EXAMPLES = 96
 """At most so many images are chosen; fewer where fewer show all that the page lists."""
@@ -22,10 +22,65 @@ EXAMPLES = 96
 
 @dataclass(frozen=True)
 class Gallery:
-    """The examples of a page: records for its JSON, and a sentence for what is left out."""
+    """The examples of a page: records for its JSON, and a sentence for what is left out.
+
+    live: a server has them all, and the page asks it
+    """
 
     images: tuple[dict[str, Any], ...] = ()
     missing: tuple[str, ...] = ()
+    live: bool = False
+
+
+class Examples:
+    """The pictures of some runs, as the page's scripts take them.
+
+    sources: of each run its stored predictions, None where it kept none; missing: a sentence on each of those
+    """
+
+    def __init__(self, members: Sequence[Compared], pictures: Pictures) -> None:
+        self.members = members
+        self.pictures = pictures
+        found = [RunPictures(member.run, member.label) for member in members]
+        self.sources = tuple(source if source.folder else None for source in found)
+        missing = [
+            f"{member.label} has no stored predictions and is not in the pictures: "
+            "`panbench eval … --save-predictions` keeps them."
+            for member, source in zip(members, self.sources, strict=True)
+            if source is None
+        ]
+        if not any(self.sources):
+            missing = [
+                "No run has stored predictions. Runs that `panbench eval --save-predictions` made have pictures."
+            ]
+        self.missing = tuple(missing)
+
+    def example(self, image_id: int, reasons: Sequence[str], side: int, quality: int) -> dict[str, Any]:
+        """The record of one image: photograph, the truth's and each run's layer, and what became of the truth.
+
+        side, quality: the photograph's longest side in pixels, and of its JPEG. Raises BadDataset, BadRun.
+        """
+        photo = self.pictures.photo(image_id)
+        categories = self.members[0].categories
+        position = {category.id: index for index, category in enumerate(categories)}
+        first = next(source for source in self.sources if source is not None)
+        scale = min(1.0, side / max(photo.shape[:2]))
+        size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
+        truth = first.truth(image_id, self.pictures)
+        shown = [truth, *(source and source.prediction(image_id, self.pictures) for source in self.sources)]
+        layers = [layer and _layer_record(layer, position, segment_colors(layer, categories), size) for layer in shown]
+        # What became of a true segment differs from model to model.
+        answers = [None if source is None else _answers(source, image_id, truth) for source in self.sources]
+        return {
+            "id": image_id,
+            "file": self.pictures.file_name(image_id),
+            "why": list(reasons),
+            "width": size[0],
+            "height": size[1],
+            "photo": _jpeg(photo, size, quality),
+            "layers": layers,
+            "answers": answers,
+        }
 
 
 def make_gallery(
@@ -43,23 +98,14 @@ def make_gallery(
     """
     if not chosen:
         return Gallery()
-    missing = []
-    sources: list[RunPictures | None] = []
-    for member in members:
-        source = RunPictures(member.run, member.label)
-        if source.folder is None:
-            missing.append(
-                f"{member.label} has no stored predictions and is not in the pictures: "
-                "`panbench eval … --save-predictions` keeps them."
-            )
-        sources.append(source if source.folder else None)
-    if not any(sources):
-        how = "Runs that `panbench eval --save-predictions` made have pictures."
-        return Gallery((), (f"No run has stored predictions. {how}",))
+    examples = Examples(members, pictures)
+    if not any(examples.sources):
+        return Gallery((), examples.missing)
     try:
         pictures.panoptic  # noqa: B018  (says what is missing before any image is read)
     except BadDataset as error:
         return Gallery((), (str(error),))
+    missing = list(examples.missing)
     records: list[dict[str, Any]] = []
     faults: list[str] = []
     at = 0
@@ -68,7 +114,7 @@ def make_gallery(
         reporter.progress("Packing examples", len(chosen) - len(waiting), len(chosen))
         image_id = waiting.pop(0)
         try:
-            records.append(_example(image_id, chosen[image_id], members, sources, pictures, *sizes[at]))
+            records.append(examples.example(image_id, chosen[image_id], *sizes[at]))
         except PanbenchError as error:
             faults.append(str(error))
         if len(records) in (4, 16) or not waiting:
@@ -86,38 +132,6 @@ def _weight(record: Mapping[str, Any]) -> int:
     return len(record["photo"]) + sum(
         len(layer["runs"]) + 110 * len(layer["segments"]) for layer in record["layers"] if layer
     )
-
-
-def _example(
-    image_id: int,
-    reasons: Sequence[str],
-    members: Sequence[Compared],
-    sources: Sequence[RunPictures | None],
-    pictures: Pictures,
-    side: int,
-    quality: int,
-) -> dict[str, Any]:
-    photo = pictures.photo(image_id)
-    categories = members[0].categories
-    position = {category.id: index for index, category in enumerate(categories)}
-    first = next(source for source in sources if source is not None)
-    scale = min(1.0, side / max(photo.shape[:2]))
-    size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
-    truth = first.truth(image_id, pictures)
-    shown = [truth, *(source and source.prediction(image_id, pictures) for source in sources)]
-    layers = [layer and _layer_record(layer, position, segment_colors(layer, categories), size) for layer in shown]
-    # What became of a true segment differs from model to model.
-    answers = [None if source is None else _answers(source, image_id, truth) for source in sources]
-    return {
-        "id": image_id,
-        "file": pictures.file_name(image_id),
-        "why": list(reasons),
-        "width": size[0],
-        "height": size[1],
-        "photo": _jpeg(photo, size, quality),
-        "layers": layers,
-        "answers": answers,
-    }
 
 
 def _answers(source: RunPictures, image_id: int, truth: Layer) -> list[list[Any]]:

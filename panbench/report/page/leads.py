@@ -17,7 +17,16 @@ from panbench.panoptic.types import VOID
 from panbench.report import views
 from panbench.report.views import Compared
 
-__all__ = ["MOST_CONFUSED", "Lead", "choose", "confused_pairs", "find_leads", "leads_to", "pairs_listed"]
+__all__ = [
+    "MOST_CONFUSED",
+    "Lead",
+    "choose",
+    "confused_pairs",
+    "find_leads",
+    "leads_to",
+    "pairs_listed",
+    "taken_pixels",
+]
 
 MOST_CONFUSED = 25
 CANDIDATES = 12
@@ -146,7 +155,7 @@ def _slices(members: Sequence[Compared]) -> Iterator[Lead]:
 def _confusions(members: Sequence[Compared]) -> Iterator[Lead]:
     """Of each pair of categories that the page lists, the images with most such pixels."""
     position = {category.name: index for index, category in enumerate(members[0].categories)}
-    table = pd.concat([_taken_pixels(member) for member in members])
+    table = pd.concat([taken_pixels(member) for member in members])
     listed = confused_pairs(members)[["true", "predicted"]].itertuples(index=False)
     objects = views.mistaken_objects(members).drop_duplicates(["true", "predicted"]).head(MOST_CONFUSED)
     pairs = [*map(tuple, listed), *objects[["true", "predicted"]].itertuples(index=False, name=None)]
@@ -158,7 +167,7 @@ def _confusions(members: Sequence[Compared]) -> Iterator[Lead]:
             yield Lead(key, f"{true} taken for {predicted}", _ints(images.index)[:CANDIDATES])
 
 
-def _taken_pixels(member: Compared) -> pd.DataFrame:
+def taken_pixels(member: Compared) -> pd.DataFrame:
     """image_id, true, predicted (names; "void" for none), pixels, one row an overlap of two categories."""
     names = {category.id: category.name for category in member.categories}
     matched = member.matched

@@ -317,13 +317,15 @@ def sections(members: Sequence[Compared], gallery: Gallery) -> Iterable[Html]:
         "PQ of each image by itself" + (". " if several else ", worst first. ") + "Filled points have a picture below.",
         tag("div", id="image-view"),
     )
-    if gallery.images:
+    if gallery.images or gallery.live:
         notes = [tag("p", prose(sentence), class_="note") for sentence in gallery.missing]
         yield section(
             "gallery",
             "Examples",
-            f"{len(gallery.images)} images: the worst, those on which models differ most, and the costliest of each "
-            "cause, slice, confusion and category.",
+            "All images of these runs: choose what they hold, and what went wrong in them."
+            if gallery.live
+            else f"{len(gallery.images)} images: the worst, those on which models differ most, and the costliest of "
+            "each cause, slice, confusion and category.",
             *notes,
             tag("div", id="gallery-view"),
         )

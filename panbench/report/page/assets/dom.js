@@ -235,6 +235,16 @@ function select(label, options, chosen, onchoose) {
   };
 }
 
+/** A labelled number from 0 to `most`, or nothing; told and set as a fraction of `most`. */
+function amount(label, most, onchoose, unit = "") {
+  const id = `select-${++selects}`;
+  const box = el("input", { id, type: "number", min: 0, max: most, step: most / 20, size: 5, onchange: () => onchoose(box.value === "" ? null : Number(box.value) / most) });
+  return {
+    node: el("span", { class: "labelled" }, el("label", { for: id }, label), box, unit ? el("span", { class: "quiet" }, unit) : null),
+    set: (value) => { box.value = value === null ? "" : String(Math.round(1e6 * value * most) / 1e6); },
+  };
+}
+
 /** A table in a box of its own that scrolls when it is wide and that the keyboard reaches. */
 function tableOf(label, head, rows, { words = 1, tall = false, ...properties } = {}) {
   const kind = (index) => (index < words ? null : "number");

@@ -1,48 +1,50 @@
 // The examples: which images are shown, as thumbnails with their errors, and the viewer that shows one.
 
-function createGallery(container) {
-  const images = data.gallery;
-  const several = data.models.length > 1;
-  const placeOf = new Map(images.map((image, index) => [image.id, index]));
-  const row = new Map(data.images.ids.map((id, index) => [id, index]));
-  const scores = images.map((image) => data.images.PQ.map((of) => of[row.get(image.id)] ?? null));
-  const withPictures = data.models.map((_, model) => model).filter((model) => images.some((image) => image.layers[1 + model]));
-  const state = { category: null, cause: null, order: "chosen", lead: null, image: 0 };
-  const maps = new Map();
+const PAGE = 24; // examples of a server that are listed at once
 
-  const mapOf = (image, number) => {
-    const key = `${image.id},${number}`;
-    if (!maps.has(key)) maps.set(key, decodeRuns(image.layers[number].runs, image.width * image.height));
-    return maps.get(key);
-  };
-  const causesOf = (image) => new Set([
-    ...image.layers.slice(1).flatMap((layer) => (layer ? layer.segments.map((segment) => segment.cause) : [])),
-    ...image.answers.flatMap((answers) => (answers ? answers.map(([, , cause]) => cause) : [])),
-  ].filter(Boolean));
-  const categoriesOf = (image) => new Set(image.layers.flatMap((layer) => (layer ? layer.segments.map((segment) => segment.category) : [])));
-  const known = (values) => values.filter((value) => value !== null);
-  const mean = (values) => (known(values).length ? average(known(values)) : 2);
-  const spread = (values) => (known(values).length > 1 ? Math.max(...known(values)) - Math.min(...known(values)) : -1);
-  const present = [...new Set(images.flatMap((image) => [...categoriesOf(image)]))].filter((category) => category >= 0)
-    .sort((a, b) => categoryName(a).localeCompare(categoryName(b)));
-  const causes = data.causes.names.filter((name) => images.some((image) => causesOf(image).has(name)));
+function createGallery(container) {
+  const source = data.live ? servedImages() : packedImages();
+  const { images, scores, withPictures, mapOf } = source;
+  const nothing = { category: null, cause: null, verdict: null, model: null, slice: null, low: null, high: null, differ: null, taken: null };
+  const state = { ...nothing, order: source.orders[0][0], lead: null, image: -1, offset: 0 };
+  let found = [], total = 0, asked = 0;
 
   const thumbs = rove(el("ul", { class: "thumbs" }));
   const status = el("span", { role: "status", "aria-live": "polite" });
   const chip = el("span", { class: "chip" });
-  const byCategory = select("Category", [[null, "any"], ...present.map((category) => [category, categoryName(category)])], null, (value) => { state.category = value; list(); });
-  const byCause = select("Error", [[null, "any"], ...causes.map((name) => [name, name])], null, (value) => { state.cause = value; list(); });
-  const orders = [["chosen", "as chosen"], ["worst", "worst PQ"], ...(several ? [["differ", "largest disagreement"]] : []), ["best", "best PQ"]];
-  const byOrder = select("Order", orders, "chosen", (value) => { state.order = value; list(); });
+  const change = (name) => (value) => { state[name] = value; state.offset = 0; remember(); list(); };
+  const any = (options) => [[null, "any"], ...options];
+  const named = [...source.categories].sort((a, b) => categoryName(a).localeCompare(categoryName(b)));
+  const boxes = {
+    category: select("Category", any(named.map((category) => [category, categoryName(category)])), null, change("category")),
+    cause: select("Error", any(source.causes.map((name) => [name, name])), null, change("cause")),
+  };
+  if (source.live) {
+    boxes.verdict = select("Segments", any([["FN", "missed"], ["FP", "false"], ["TP", "found"]]), null, change("verdict"));
+    if (data.models.length > 1) boxes.model = select("Of", any(data.models.map(({ label }, model) => [model, label])), null, change("model"));
+    boxes.slice = select("Slice", any(source.slices), null, change("slice"));
+    boxes.low = amount("IoU from", 1, change("low"));
+    boxes.high = amount("to", 1, change("high"));
+    if (data.models.length > 1) boxes.differ = amount("PQ apart by", 100, change("differ"), "points");
+  }
+  boxes.order = select("Order", source.orders, state.order, change("order"));
+  const pages = el("div", { class: "bar pages", hidden: true },
+    el("button", { type: "button", onclick: () => turn(-1) }, "← Earlier"),
+    el("button", { type: "button", onclick: () => turn(1) }, "Later →"));
 
-  function listed() {
-    const among = state.lead ? (data.leads[state.lead.key] ?? []).map((id) => placeOf.get(id)) : images.map((_, index) => index);
-    const found = among.filter((index) =>
-      (state.category === null || categoriesOf(images[index]).has(state.category)) &&
-      (state.cause === null || causesOf(images[index]).has(state.cause)));
-    const keys = { worst: (index) => mean(scores[index]), differ: (index) => -spread(scores[index]), best: (index) => -mean(scores[index]) };
-    const key = keys[state.order];
-    return key ? found.sort((a, b) => key(a) - key(b)) : found;
+  function showChoices() {
+    for (const [name, box] of Object.entries(boxes)) box.set(state[name]);
+  }
+
+  /** A page of a server keeps what was asked for in its address. */
+  function remember() {
+    if (source.live) address.write({ find: new URLSearchParams({ ...wordsOf(state), ...(state.offset ? { offset: state.offset } : {}) }).toString() });
+  }
+
+  function turn(by) {
+    state.offset = Math.max(0, state.offset + by * PAGE);
+    remember();
+    return list();
   }
 
   // Thumbnails are painted when they come near: decoding all at once would hold up the page.
@@ -69,11 +71,29 @@ function createGallery(container) {
     photo.src = image.photo;
   }
 
-  function list() {
-    const found = listed();
-    status.textContent = found.length === images.length ? `${found.length} images` : `${found.length} of ${images.length} images`;
-    chip.replaceChildren(...(state.lead ? [state.lead.title, " ", el("button", { type: "button", onclick: () => { state.lead = null; address.write({ lead: null }); list(); } }, "Show all")] : []));
-    thumbs.replaceChildren(...found.map((index) => {
+  /** Lists what fits the choices; `first`: "last" shows the last one of them. */
+  async function list(first) {
+    const turn = ++asked;
+    if (source.live) container.setAttribute("aria-busy", "true");
+    let answer;
+    try {
+      answer = await source.find(state, state.offset, PAGE);
+    } catch (problem) {
+      answer = { found: [], total: 0, all: 0, faults: [`The server did not answer: ${problem.message}`] };
+    }
+    if (turn !== asked) return;
+    container.removeAttribute("aria-busy");
+    ({ found, total } = answer);
+    const { all, faults = [] } = answer;
+    const images_ = (number) => (number === 1 ? "1 image" : `${whole(number)} images`);
+    const range = source.live && total > PAGE ? ` (${whole(state.offset + 1)}–${whole(Math.min(total, state.offset + PAGE))} shown)` : "";
+    status.textContent = (total === all ? images_(total) : `${whole(total)} of ${images_(all)}`) + range;
+    pages.hidden = !source.live || total <= PAGE;
+    pages.children[0].disabled = state.offset === 0;
+    pages.children[1].disabled = state.offset + PAGE >= total;
+    const title = state.lead?.title ?? (state.taken ? takenTitle() : null);
+    chip.replaceChildren(...(title ? [title, " ", el("button", { type: "button", onclick: () => { Object.assign(state, nothing, { lead: null, offset: 0 }); address.write({ lead: null }); showChoices(); remember(); list(); } }, "Show all")] : []));
+    thumbs.replaceChildren(...faults.map((fault) => el("li", { class: "fault" }, fault)), ...found.map((index) => {
       const image = images[index];
       const canvas = el("canvas", { "data-index": index, width: 264, height: 184, "aria-hidden": "true" });
       near.observe(canvas);
@@ -82,17 +102,27 @@ function createGallery(container) {
         onclick: () => open(image.id),
       },
       canvas,
-      el("span", {}, el("strong", {}, image.id), scores[index].map((value, model) => [" ", markerIcon(model), el("span", { class: "hidden" }, `${data.models[model].label} PQ `), percent(value, 0)])),
-      el("span", { class: "why" }, state.lead ? "" : image.why[0], !state.lead && image.why.length > 1 ? ` and ${image.why.length - 1} more` : "")));
+      el("span", {}, el("strong", {}, image.id), scores[index].map((value, model) => [" ", el("span", {}, markerIcon(model), el("span", { class: "hidden" }, `${data.models[model].label} PQ `), percent(value, 0))])),
+      el("span", { class: "why" }, state.lead ? "" : image.why[0] ?? "", !state.lead && image.why.length > 1 ? ` and ${image.why.length - 1} more` : "")));
     }));
-    if (!found.length) thumbs.replaceChildren(el("li", {}, "No example matches."));
-    else if (!found.includes(state.image)) show(found[0]);
+    if (!found.length && !faults.length) thumbs.replaceChildren(el("li", {}, source.live ? "No image matches." : "No example matches."));
+    else if (found.length && (first || !found.includes(state.image))) show(first === "last" ? found.at(-1) : found[0]);
   }
 
-  const viewer = createViewer({ images, scores, withPictures, mapOf, onstep: (by) => {
-    const found = listed();
-    const at = found.indexOf(state.image);
-    if (found.length) open(images[found[(at + by + found.length) % found.length]].id, false);
+  function takenTitle() {
+    const [true_, predicted] = state.taken.split(":").map(Number);
+    return `${categoryName(true_)} taken for ${categoryName(predicted)}`;
+  }
+
+  const viewer = createViewer({ images, scores, withPictures, mapOf, onstep: async (by) => {
+    if (!found.length) return;
+    const at = found.indexOf(state.image) + by;
+    if (source.live && total > PAGE && (at < 0 || at >= found.length)) {
+      const last = PAGE * Math.floor((total - 1) / PAGE);
+      state.offset = at < 0 ? (state.offset ? state.offset - PAGE : last) : state.offset + PAGE > last ? 0 : state.offset + PAGE;
+      remember();
+      await list(at < 0 ? "last" : "first");
+    } else open(images[found[(at + found.length) % found.length]].id, false);
   } });
 
   function show(index) {
@@ -105,47 +135,57 @@ function createGallery(container) {
   }
 
   /** Shows an image and goes to it; the address remembers it, so that Back leads to where the reader was. */
-  function open(id, go = true) {
-    const index = placeOf.get(id);
+  async function open(id, go = true) {
+    let index;
+    try {
+      index = await source.load(id);
+    } catch (problem) {
+      status.textContent = problem.message;
+      return;
+    }
     address.write({ image: id, lead: state.lead?.key, ...viewer.address() }, true);
-    if (!listed().includes(index)) {
-      state.category = state.cause = state.lead = null;
-      byCategory.set(null);
-      byCause.set(null);
-      list();
+    if (!source.live && !found.includes(index)) {
+      Object.assign(state, nothing, { lead: null });
+      showChoices();
+      await list();
     }
     show(index);
     if (go) viewer.focus();
   }
 
-  container.append(el("div", { class: "bar" }, byCategory.node, byCause.node, byOrder.node, status, chip), thumbs, viewer.node);
-  list();
-  show(0);
+  container.append(el("div", { class: "bar" }, ...Object.values(boxes).map((box) => box.node), status, chip), thumbs, pages, viewer.node);
 
-  return {
-    has: (id) => placeOf.has(id),
-    open,
-    /** Shows the images of a lead, the first of them in the viewer. */
-    follow: (key, title) => {
-      const first = data.leads[key][0];
-      state.lead = { key, title };
-      state.category = state.cause = null;
-      byCategory.set(null);
-      byCause.set(null);
-      list();
-      open(first);
-    },
-    /** As the address says; without an image nothing changes. */
-    restore: (wanted) => {
-      if (wanted.lead && data.leads[wanted.lead]) state.lead = { key: wanted.lead, title: "Chosen images" };
-      else state.lead = null;
-      viewer.restore(wanted);
-      const id = Number(wanted.image);
-      list();
-      if (wanted.image && placeOf.has(id)) show(placeOf.get(id));
-      return Boolean(wanted.image && placeOf.has(id));
-    },
-    recolor: () => { viewer.recolor(); list(); },
-    figures: (place) => viewer.figures(place),
-  };
+  /** Shows the images of a lead, the first of them in the viewer. */
+  async function follow(key, title) {
+    Object.assign(state, nothing, { offset: 0 }, source.live ? queryOfLead(key) : { lead: { key, title } });
+    showChoices();
+    remember();
+    if (!source.live) {
+      await list();
+      return open(data.leads[key][0]);
+    }
+    await list("first");
+    if (found.length) return open(images[found[0]].id);
+  }
+
+  /** As the address says; whether it names an image that there is. */
+  async function restore(wanted) {
+    state.lead = wanted.lead && data.leads[wanted.lead] ? { key: wanted.lead, title: "Chosen images" } : null;
+    if (source.live) {
+      const words = Object.fromEntries(new URLSearchParams(wanted.find ?? ""));
+      const number = (name) => (words[name] === undefined || Number.isNaN(Number(words[name])) ? null : Number(words[name]));
+      Object.assign(state, nothing, words, { order: words.order ?? source.orders[0][0], offset: number("offset") ?? 0 });
+      for (const name of ["category", "model", "low", "high", "differ"]) state[name] = number(name);
+      showChoices();
+    }
+    viewer.restore(wanted);
+    await list();
+    const id = Number(wanted.image);
+    if (!wanted.image || !source.has(id)) return false;
+    show(await source.load(id));
+    return true;
+  }
+
+  list();
+  return { has: source.has, open, follow, restore, recolor: () => { viewer.recolor(); list(); }, figures: (place) => viewer.figures(place) };
 }

@@ -23,6 +23,7 @@ document.getElementById("tools").append(choice("Colours of the page", [["auto", 
   try { localStorage.setItem("panbench-theme", value); } catch { /* a page opened from a file may have no storage */ }
   applyTheme();
 }));
+if (data.live) document.getElementById("tools").prepend(el("a", { href: data.live.home }, "All runs"));
 
 for (const section of document.querySelectorAll("main > section")) {
   document.getElementById("contents").append(el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent));
@@ -60,9 +61,9 @@ function restore(go) {
   const place = (name) => data.models.findIndex((model) => model.run === name);
   const [a, b] = [place(wanted.a), place(wanted.b)];
   if (a >= 0 && b > a && (a !== pair.a || b !== pair.b)) pair.set(a, b);
-  if (gallery && gallery.restore(wanted) && go) document.getElementById("viewer").scrollIntoView({ block: "start" });
+  gallery?.restore(wanted).then((found) => { if (found && go) document.getElementById("viewer").scrollIntoView({ block: "start" }); });
 }
-if (address.read().image || address.read().a) restore(true);
+if (address.read().image || address.read().a || address.read().find) restore(true);
 window.addEventListener("popstate", () => restore(false));
 
 /** Each image a point: model A against model B, or, of one model, by rank. A click, or arrow keys and Enter, opens it. */
@@ -102,12 +103,13 @@ function imageView(container) {
   function openImage(id) {
     hideTooltip();
     if (gallery?.has(id)) return gallery.open(id);
-    said.replaceChildren(`Image ${id} has no picture in this file. To add it: `, command(`${data.command} --image ${id}`));
+    if (data.live) said.textContent = "These runs kept no predictions, so there is no picture.";
+    else said.replaceChildren(`Image ${id} has no picture in this file. To add it: `, command(`${data.command} --image ${id}`));
   }
 
   const describe = (index) => (several
     ? `Image ${ids[index]}\n${data.models[a].label}: PQ ${percent(PQ[a][index])}\n${data.models[b].label}: PQ ${percent(PQ[b][index])}`
-    : `Image ${ids[index]}\nPQ ${percent(PQ[a][index])}`) + (gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture in this file");
+    : `Image ${ids[index]}\nPQ ${percent(PQ[a][index])}`) + (gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
 
   chart(plot, (width) => {
     const canvasWidth = several ? Math.min(width, 640) : width;

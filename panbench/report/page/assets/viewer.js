@@ -179,7 +179,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     state.center = [0.5, 0.5];
     const image = images[index];
     heading.textContent = `Image ${image.id}`;
-    about.replaceChildren(`${image.file} · shown for: ${image.why.join("; ")} · PQ: `,
+    about.replaceChildren(`${image.file}${image.why.length ? ` · shown for: ${image.why.join("; ")}` : ""} · PQ: `,
       ...data.models.flatMap((_, model) => [el("span", {}, model ? ", " : "", modelLabel(model), ` ${percent(scores[index][model])}`)]));
     for (const side of ["left", "right"]) {
       if (state[side] > 0 && !image.layers[state[side]]) {

@@ -1,0 +1,72 @@
+"""`panbench serve`: the report over all images of the runs in a folder, in the browser."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panbench.base.errors import BadArgument
+from panbench.cli import console
+from panbench.cli.command import command, family, flag, option, run_folders
+
+app = family()
+
+PORT = 8414
+_MOVED = "Where the data is, if it has moved"
+
+
+@command(app, "serve", "panbench serve results/", "panbench serve results/ --port 9000 --open")
+def serve(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A folder of runs.", autocompletion=run_folders)
+    ] = Path("results"),
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0: any that is free.")] = PORT,
+    open_it: Annotated[bool, flag("--open", "Open the browser.")] = False,
+    images: Annotated[Path | None, option("The folder of images.", _MOVED, "DIR")] = None,
+    gt: Annotated[Path | None, option("The ground truth's JSON.", _MOVED, "FILE.json")] = None,
+    gt_dir: Annotated[Path | None, option("The folder of its PNGs.", _MOVED, "DIR")] = None,
+) -> None:
+    """Show the runs of a folder in the browser: the report, over all their images, found by what went wrong.
+
+    Only this machine can connect. Ctrl-C ends it.
+    """
+    try:
+        import uvicorn
+
+        from panbench.report.live.server import application
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").split(".")[0] not in ("uvicorn", "starlette"):
+            raise
+        raise BadArgument("`panbench serve` needs the extra serve: pip install 'panbench[serve]'") from None
+
+    import socket
+
+    from panbench.report.live.library import Library
+
+    served = application(Library(folder, images=images, gt=gt, gt_dir=gt_dir))
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        # A server that ended a moment ago does not block its port; one that runs does (on POSIX).
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        listening.listen()
+    except OSError as problem:
+        listening.close()
+        raise BadArgument(
+            f"Port {port} cannot be used: {problem.strerror}. Choose another with --port, or 0 for any that is free."
+        ) from None
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    console.say(f"Serving {folder} at {address} to this machine only. Ctrl-C ends it.")
+    if open_it:
+        import webbrowser
+
+        webbrowser.open(address)
+    server = uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False, lifespan="off"))
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt as interruption:
+        # Ctrl-C is how it is meant to end; SIGTERM and SIGHUP keep their exit codes.
+        if hasattr(interruption, "exit_code"):
+            raise
+    finally:
+        listening.close()

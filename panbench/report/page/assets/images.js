@@ -1,0 +1,99 @@
+// Where the examples come from: those packed into this file, or, from `panbench serve`, all images of the runs.
+
+/** What both kinds share: records with their numbers, scores and decoded maps. `ask.find` gives {found, total}. */
+function imageStore(records) {
+  const images = [];
+  const placeOf = new Map();
+  const row = new Map(data.images.ids.map((id, index) => [id, index]));
+  const scores = [];
+  const maps = new Map();
+  const add = (image) => {
+    if (!placeOf.has(image.id)) {
+      placeOf.set(image.id, images.length);
+      images.push(image);
+      scores.push(data.images.PQ.map((of) => of[row.get(image.id)] ?? null));
+    }
+    return placeOf.get(image.id);
+  };
+  records.forEach(add);
+  return {
+    images, scores, placeOf, add, row,
+    mapOf: (image, number) => {
+      const key = `${image.id},${number}`;
+      if (!maps.has(key)) maps.set(key, decodeRuns(image.layers[number].runs, image.width * image.height));
+      return maps.get(key);
+    },
+  };
+}
+
+const known = (values) => values.filter((value) => value !== null);
+
+/** The examples that are packed into this file. */
+function packedImages() {
+  const store = imageStore(data.gallery);
+  const { images, scores, placeOf } = store;
+  const causesOf = (image) => new Set([
+    ...image.layers.slice(1).flatMap((layer) => (layer ? layer.segments.map((segment) => segment.cause) : [])),
+    ...image.answers.flatMap((answers) => (answers ? answers.map(([, , cause]) => cause) : [])),
+  ].filter(Boolean));
+  const categoriesOf = (image) => new Set(image.layers.flatMap((layer) => (layer ? layer.segments.map((segment) => segment.category) : [])));
+  const mean = (values) => (known(values).length ? average(known(values)) : 2);
+  const spread = (values) => (known(values).length > 1 ? Math.max(...known(values)) - Math.min(...known(values)) : -1);
+  const keys = { worst: (index) => mean(scores[index]), differ: (index) => -spread(scores[index]), best: (index) => -mean(scores[index]) };
+  return {
+    ...store,
+    live: false,
+    withPictures: data.models.map((_, model) => model).filter((model) => images.some((image) => image.layers[1 + model])),
+    categories: [...new Set(images.flatMap((image) => [...categoriesOf(image)]))].filter((category) => category >= 0),
+    causes: data.causes.names.filter((name) => images.some((image) => causesOf(image).has(name))),
+    orders: [["chosen", "as chosen"], ["worst", "worst PQ"], ...(data.models.length > 1 ? [["differ", "largest disagreement"]] : []), ["best", "best PQ"]],
+    has: (id) => placeOf.has(id),
+    load: (id) => placeOf.get(id),
+    find: ({ lead, category, cause, order }) => {
+      const among = lead ? (data.leads[lead.key] ?? []).map((id) => placeOf.get(id)) : images.map((_, index) => index);
+      const found = among.filter((index) =>
+        (category === null || categoriesOf(images[index]).has(category)) && (cause === null || causesOf(images[index]).has(cause)));
+      if (keys[order]) found.sort((a, b) => keys[order](a) - keys[order](b));
+      return { found, total: found.length, all: images.length };
+    },
+  };
+}
+
+/** All images, from the server that sent this page: a list is asked for when it is looked at. */
+function servedImages() {
+  const { api, pictures, categories, causes, slices, orders } = data.live;
+  const store = imageStore([]);
+  async function ask(path, words) {
+    const answer = await fetch(`/api/${path}?${api}&${new URLSearchParams(words)}`);
+    const said = await answer.json();
+    if (!answer.ok) throw new Error(said.error);
+    return said;
+  }
+  return {
+    ...store,
+    live: true,
+    withPictures: data.models.map((_, model) => model).filter((model) => pictures[model]),
+    categories, causes, slices, orders,
+    has: (id) => store.row.has(id),
+    load: async (id) => store.placeOf.get(id) ?? store.add(await ask("example", { image: id })),
+    find: async (state, offset, limit) => {
+      const { total, examples, faults } = await ask("find", { ...wordsOf(state), offset, limit });
+      return { found: examples.map(store.add), total, all: store.row.size, faults };
+    },
+  };
+}
+
+/** What a query of the server is, as the words of an address; what excludes nothing is left out. */
+function wordsOf({ category, cause, verdict, model, slice, low, high, differ, taken, order }) {
+  const words = { category, cause, verdict, model, slice, low, high, differ, taken, order };
+  return Object.fromEntries(Object.entries(words).filter(([, value]) => value !== null && value !== undefined && value !== ""));
+}
+
+/** The query of the server that shows the images of a lead. */
+function queryOfLead(key) {
+  const [kind, ...rest] = key.split(":");
+  if (kind === "category") return { category: Number(rest[0]) };
+  if (kind === "cause") return { model: Number(rest[0]), cause: data.causes.names[Number(rest[1])] };
+  if (kind === "slice") return { slice: rest.join(":") };
+  return { taken: rest.join(":") };
+}

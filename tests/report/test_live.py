@@ -1,0 +1,239 @@
+"""`panbench serve`: the pages and answers, asked as a browser asks, and the queries against a plain count."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+
+from panbench.base.errors import BadArgument
+
+pytest.importorskip("starlette", reason="the extra is not installed: pip install 'panbench[serve]'")
+from starlette.testclient import TestClient
+
+from panbench.report.live.library import Library
+from panbench.report.live.selection import Query
+from panbench.report.live.server import application
+
+BOTH = "run=run-a&run=run-b"
+
+
+@pytest.fixture
+def runs(make_runs, tmp_path) -> Path:
+    """A folder of two runs."""
+    for run in make_runs(images=6):
+        shutil.move(run.path, tmp_path / "results" / run.path.name)
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def client(runs):
+    return asking(runs)
+
+
+@pytest.fixture(scope="module")
+def shared_client(shared_runs):
+    """For tests that only ask: a comparison is made once."""
+    return asking(shared_runs[0].path.parent)
+
+
+def asking(folder: Path) -> TestClient:
+    return TestClient(application(Library(folder)), base_url="http://127.0.0.1:8414")
+
+
+def found(client, query: str) -> list[int]:
+    answer = client.get(f"/api/find?{BOTH}&order=id&limit=96&{query}")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["total"] == len(answer.json()["images"])
+    return answer.json()["images"]
+
+
+def segments_of(runs):
+    """Every found, missed and false segment of both runs: (model, image, category's place, verdict, cause, iou)."""
+    selection = Library(runs).selection(["run-a", "run-b"])
+    places = {category.id: place for place, category in enumerate(selection.members[0].categories)}
+    for model, member in enumerate(selection.members):
+        for row in member.explained.errors.itertuples():
+            yield model, row.image_id, places[row.category_id], row.verdict, row.cause, row.iou
+
+
+def images_where(runs, condition) -> list[int]:
+    return sorted({segment[1] for segment in segments_of(runs) if condition(*segment)})
+
+
+class TestQueries:
+    @pytest.fixture
+    def runs(self, shared_runs) -> Path:
+        return shared_runs[0].path.parent
+
+    @pytest.fixture
+    def client(self, shared_client):
+        return shared_client
+
+    def test_without_conditions_all_images_are_found(self, client):
+        assert found(client, "") == [7, 8, 9, 10]
+
+    @pytest.mark.parametrize("verdict", ["FN", "FP", "TP"])
+    def test_a_category_and_a_verdict_are_of_one_segment(self, runs, client, verdict):
+        for category in range(3):
+            for model in range(2):
+                wanted = images_where(runs, lambda m, i, c, v, *_: (m, c, v) == (model, category, verdict))  # noqa: B023
+                assert found(client, f"category={category}&verdict={verdict}&model={model}") == wanted
+
+    def test_causes_are_those_of_the_tables(self, runs, client):
+        causes = {segment[4] for segment in segments_of(runs)}
+        assert len(causes) > 1
+        for cause in causes:
+            wanted = images_where(runs, lambda m, i, c, v, name, iou: name == cause)  # noqa: B023
+            assert found(client, f"cause={cause}") == wanted
+
+    def test_a_range_of_iou_is_closed(self, runs, client):
+        ious = sorted({segment[5] for segment in segments_of(runs) if segment[5] == segment[5]})
+        low, high = ious[len(ious) // 3], ious[len(ious) // 2]
+        wanted = images_where(runs, lambda m, i, c, v, cause, iou: low <= iou <= high)
+        assert 0 < len(wanted) <= 4
+        assert found(client, f"low={low!r}&high={high!r}") == wanted
+
+    def test_what_is_taken_for_what_is_found_by_pixels(self, client):
+        # The worse model takes the cat for a ball in every image.
+        assert found(client, "taken=0:1")
+        assert found(client, "taken=2:0") != found(client, "taken=0:1") or found(client, "taken=2:0") == []
+
+    def test_slices_hold_the_images_with_an_error_in_them(self, runs, client):
+        page = client.get(f"/compare?{BOTH}").text
+        packed = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+        slices = [name for name, _ in json.loads(packed.group(1))["live"]["slices"]]
+        assert slices
+        whole = set()
+        for name in slices:
+            whole |= set(found(client, urlencode({"slice": name})))
+        wrong = images_where(runs, lambda m, i, c, verdict, *_: verdict != "TP")
+        assert whole == set(wrong)
+
+    def test_orders_are_by_mean_pq_and_by_disagreement(self, runs, client):
+        table = (
+            Library(runs).selection(["run-a", "run-b"]).per_image.pivot(index="image_id", columns="run", values="PQ")
+        )
+        worst = client.get(f"/api/find?{BOTH}&order=worst").json()["images"]
+        mean = table.mean(axis=1)
+        assert (np.diff([mean[image] for image in worst]) >= 0).all()
+        assert client.get(f"/api/find?{BOTH}&order=best").json()["images"][0] == mean.idxmax()
+        gap = table.max(axis=1) - table.min(axis=1)
+        differ = client.get(f"/api/find?{BOTH}&order=differ").json()["images"]
+        assert (np.diff([gap[image] for image in differ]) <= 0).all()
+        least = float(gap.median())
+        assert found(client, f"differ={least!r}") == sorted(gap.index[gap >= least])
+
+    def test_pages_of_an_answer_follow_each_other(self, client):
+        whole = client.get(f"/api/find?{BOTH}&order=worst").json()
+        parts = [client.get(f"/api/find?{BOTH}&order=worst&offset={at}&limit=3").json() for at in (0, 3)]
+        assert [part["total"] for part in parts] == [4, 4]
+        assert parts[0]["images"] + parts[1]["images"] == whole["images"]
+        assert [example["id"] for example in parts[1]["examples"]] == parts[1]["images"]
+
+    @pytest.mark.parametrize(
+        "words",
+        ["category=99", "category=x", "model=7", "cause=bad luck", "verdict=TN", "low=nan", "slice=size:enormous",
+         "taken=1", "taken=1:77", "order=random", "offset=-1", "limit=1000"],
+    )  # fmt: skip
+    def test_what_is_not_there_is_said_in_one_sentence(self, client, words):
+        answer = client.get(f"/api/find?{BOTH}&{words}")
+        assert answer.status_code == 400
+        assert re.fullmatch(r"[^\n]+\.", answer.json()["error"])
+
+    def test_a_query_without_words_is_the_default(self):
+        assert Query.read({}) == Query()
+        with pytest.raises(BadArgument):
+            Query.read({"differ": "much"})
+
+
+class TestServer:
+    def test_the_list_leads_to_each_run(self, client):
+        page = client.get("/")
+        assert page.status_code == 200
+        for name in ("run-a", "run-b"):
+            assert f'href="/compare?run={name}"' in page.text
+            assert client.get(f"/compare?run={name}").status_code == 200
+
+    def test_an_example_is_what_the_static_page_packs(self, client):
+        example = client.get(f"/api/example?{BOTH}&image=8").json()
+        assert example["id"] == 8
+        assert len(example["layers"]) == 3
+        assert all(example["layers"])
+        assert example["photo"].startswith("data:image/jpeg;base64,")
+
+    def test_only_this_machine_may_be_named_as_host(self, client):
+        for host in ("evil.example", "127.0.0.1.evil.example", ""):
+            assert client.get("/", headers={"Host": host}).status_code == 400
+        for host in ("127.0.0.1:8414", "localhost:8414", "localhost"):
+            assert client.get("/", headers={"Host": host}).status_code == 200
+
+    def test_no_address_leads_out_of_the_folder(self, client, runs):
+        secret = runs.parent / "secret"
+        shutil.copytree(runs / "run-a", secret)
+        (runs / "link").symlink_to(secret)
+        for name in ("../secret", "%2e%2e/secret", str(secret), "link", "run-a/../../secret"):
+            answer = client.get("/compare", params={"run": name})
+            assert answer.status_code == 400
+            assert "There is no run" in answer.text
+        assert "run=link" not in client.get("/").text
+        for path in ("/../secret/run.json", "/run-a/run.json", "/static/..%2f..%2fsecret/run.json", "/run-a"):
+            assert client.get(path).status_code == 404
+
+    def test_predictions_that_name_a_file_outside_are_refused(self, client, runs):
+        annotations = [{"image_id": 8, "file_name": "../../run-b/predictions/1.png", "segments_info": []}]
+        (runs / "run-a" / "predictions.json").write_text(json.dumps({"annotations": annotations}))
+        answer = client.get(f"/api/example?{BOTH}&image=8")
+        assert answer.status_code == 400
+        assert "which leaves its folder" in answer.json()["error"]
+
+    def test_nothing_but_reading_is_answered(self, client):
+        assert client.post("/", data={"run": "run-a"}).status_code == 405
+        assert client.delete(f"/compare?{BOTH}").status_code == 405
+
+    def test_names_are_data_wherever_they_are_shown(self, client, runs):
+        shutil.copytree(runs / "run-a", runs / "<img src=x onerror=alert(1)>")
+        for page in (client.get("/").text, client.get(f"/compare?{BOTH}").text):
+            assert "<img src=x" not in page
+            assert "</script><b>cat" not in page
+            assert "default-src 'none'" in page.replace("&#x27;", "'")
+
+    def test_torn_and_damaged_runs_are_shown_as_such(self, client, runs):
+        shutil.copytree(runs / "run-a", runs / "torn")
+        next((runs / "torn" / "parts").glob("*.parquet")).unlink()
+        (runs / "broken").mkdir()
+        (runs / "broken" / "run.json").write_text("{")
+        page = client.get("/").text
+        assert re.search(r"torn.*incomplete.*is missing", page)
+        assert re.search(r"broken</th><td>[^<]*is damaged", page)
+        assert 'href="/compare?run=torn"' not in page
+
+    def test_a_run_that_appears_or_changes_is_read_again(self, client, runs):
+        assert client.get("/compare?run=new").status_code == 400
+        shutil.copytree(runs / "run-b", runs / "new")
+        assert client.get("/compare?run=new").status_code == 200
+        shutil.rmtree(runs / "new" / "parts")
+        assert client.get("/compare?run=new").status_code == 400
+
+    def test_a_comparison_of_nothing_is_refused(self, client):
+        assert "No run is chosen" in client.get("/compare").text
+
+    def test_without_predictions_the_numbers_are_still_shown(self, client, runs):
+        for name in ("run-a", "run-b"):
+            shutil.rmtree(runs / name / "predictions")
+        page = client.get(f"/compare?{BOTH}")
+        assert page.status_code == 200
+        assert "No run has stored predictions" in page.text
+        assert client.get(f"/api/example?{BOTH}&image=8").status_code == 400
+
+    def test_a_folder_that_is_not_there_is_refused(self, tmp_path):
+        with pytest.raises(BadArgument, match="There is no folder"):
+            Library(tmp_path / "nowhere")
+
+    def test_an_empty_folder_says_so(self, tmp_path):
+        (tmp_path / "none").mkdir()
+        page = asking(tmp_path / "none").get("/")
+        assert "There are no runs in" in page.text
