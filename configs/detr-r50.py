@@ -15,5 +15,8 @@ panbench = {
     "params": None,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "Apache-2.0",
+    "license_source": "facebookresearch/detr 29901c5, README.md",
+    "system": "DETR R50",
     "settings": {"repository": "facebook/detr-resnet-50-panoptic"},
 }

@@ -12,5 +12,8 @@ panbench = {
     "params": None,
     "input_size": "640²",
     "trained_on": "coco",
+    "license": "MIT",
+    "license_source": "tue-mps/eomt 7bd19dd, LICENSE",
+    "system": "EoMT DINOv2-B",
     "settings": {"repository": "tue-mps/coco_panoptic_eomt_base_640_2x"},
 }

@@ -12,5 +12,8 @@ panbench = {
     "params": None,
     "input_size": "1280²",
     "trained_on": "coco",
+    "license": "MIT",
+    "license_source": "tue-mps/eomt 7bd19dd, LICENSE",
+    "system": "EoMT DINOv2-g-1280",
     "settings": {"repository": "tue-mps/coco_panoptic_eomt_giant_1280"},
 }

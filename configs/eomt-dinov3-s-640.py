@@ -12,5 +12,8 @@ panbench = {
     "params": None,
     "input_size": "640²",
     "trained_on": "coco",
+    "license": "MIT",
+    "license_source": "tue-mps/eomt 7bd19dd, LICENSE; the weights of DINOv3 have their own",
+    "system": "EoMT DINOv3-S",
     "settings": {"repository": "tue-mps/coco_panoptic_eomt_small_640_dinov3"},
 }

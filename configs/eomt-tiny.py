@@ -4,6 +4,8 @@ panbench = {
     "backbone": "ViT/8",
     "weights": "weights/eomt-tiny.safetensors",
     "trained_on": "shapes",
+    "license": "Apache-2.0",
+    "license_source": "panbench",
     "params": 1_191_050,
     "input_size": "160²",
     "published": None,

@@ -13,6 +13,9 @@ panbench = {
     "params": 52_104_265,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "Apache-2.0",
+    "license_source": "IDEA-Research/MaskDINO 3831d85, README.md",
+    "system": "Mask DINO R50",
     "settings": {
         "backbone": {
             "type": "ResNet",

@@ -12,6 +12,9 @@ panbench = {
     "params": 222_792_285,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "Apache-2.0",
+    "license_source": "IDEA-Research/MaskDINO 3831d85, README.md",
+    "system": "Mask DINO Swin-L",
     "settings": {
         "backbone": {
             "type": "SwinTransformer",

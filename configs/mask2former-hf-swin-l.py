@@ -13,5 +13,8 @@ panbench = {
     "params": None,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "CC-BY-NC-4.0",
+    "license_source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
+    "system": "Mask2Former Swin-L",
     "settings": {"repository": "facebook/mask2former-swin-large-coco-panoptic"},
 }

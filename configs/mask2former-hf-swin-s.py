@@ -13,5 +13,7 @@ panbench = {
     "params": None,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "CC-BY-NC-4.0",
+    "license_source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
     "settings": {"repository": "facebook/mask2former-swin-small-coco-panoptic"},
 }

@@ -16,4 +16,7 @@ panbench = {
     "params": 44_036_998,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "Apache-2.0",
+    "license_source": "mmdetection 3.3.0, README.md",
+    "system": "Mask2Former R50",
 }

@@ -15,4 +15,6 @@ panbench = {
     "params": 106_917_822,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "Apache-2.0",
+    "license_source": "mmdetection 3.3.0, README.md",
 }

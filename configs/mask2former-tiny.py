@@ -6,6 +6,8 @@ panbench = {
     "backbone": "R18/16",
     "weights": "weights/mask2former-tiny.safetensors",
     "trained_on": "shapes",
+    "license": "Apache-2.0",
+    "license_source": "panbench",
     "params": 1_078_330,
     "input_size": "as is",
     "published": None,

@@ -13,5 +13,7 @@ panbench = {
     "params": None,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "CC-BY-NC-4.0",
+    "license_source": "facebookresearch/MaskFormer da3e60d, MODEL_ZOO.md",
     "settings": {"repository": "facebook/maskformer-swin-tiny-coco"},
 }

@@ -15,4 +15,7 @@ panbench = {
     "params": 211_571_258,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "Apache-2.0",
+    "license_source": "mmdetection 3.3.0, README.md",
+    "system": "MaskFormer Swin-L",
 }

@@ -14,5 +14,8 @@ panbench = {
     "params": None,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "MIT",
+    "license_source": "SHI-Labs/OneFormer 4962ef6, LICENSE",
+    "system": "OneFormer Swin-L",
     "settings": {"repository": "shi-labs/oneformer_coco_swin_large"},
 }

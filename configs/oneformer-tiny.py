@@ -4,6 +4,8 @@ panbench = {
     "backbone": "R18/16",
     "weights": "weights/oneformer-tiny.safetensors",
     "trained_on": "shapes",
+    "license": "Apache-2.0",
+    "license_source": "panbench",
     "params": 1_156_987,
     "input_size": "as is",
     "published": None,

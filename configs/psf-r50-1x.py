@@ -13,6 +13,9 @@ panbench = {
     "params": 50_657_927,
     "input_size": "800×1333",
     "trained_on": "coco",
+    "license": "Apache-2.0",
+    "license_source": "zhiqi-li/Panoptic-SegFormer cdb9b68, LICENSE",
+    "system": "Panoptic SegFormer R50",
     "settings": {
         "backbone": {
             "type": "ResNet",

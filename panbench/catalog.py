@@ -23,6 +23,8 @@ from panbench.base.files import cache_dir
 MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
 TRANSFORMERS = "panbench.models.transformers.adapter:TransformersAdapter"
 
+INSTALL_TRANSFORMERS = "pip install 'panbench[transformers]'"
+
 FAMILIES: Mapping[str, str] = {
     "panoptic-fpn": MMDET,
     "maskformer": MMDET,
@@ -70,6 +72,8 @@ class ModelSpec:
     config: None for a model that is a function of a Python module
     adapter: `package.module:name`, the class that runs the model's family, or the function that returns the model
     settings: what the config says to its adapter alone
+    license: of the weights, as license_source states it; None where no source was read
+    system: model and backbone as published.csv names them; None where it has no row of this model
     """
 
     name: str
@@ -85,6 +89,9 @@ class ModelSpec:
     trained_on: str | None
     adapter: str = MMDET
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    license: str | None = None
+    license_source: str | None = None
+    system: str | None = None
 
 
 def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, ModelSpec]:
@@ -360,17 +367,49 @@ def repository_of(spec: ModelSpec) -> hub.Repository | None:
     return hub.Repository(str(name), str(spec.settings.get("revision") or hub.DEFAULT_REVISION))
 
 
+def origin(spec: ModelSpec) -> str:
+    """Where a model's weights come from: mmdet, hub, git (a release on GitHub), ours (with panbench), pip or own."""
+    if repository_of(spec) is not None:
+        return "hub"
+    if spec.config is None:
+        return "own" if "folder" in spec.settings else "pip"
+    if spec.config.parent != configs_folder():
+        return "own"
+    weights = spec.weights or ""
+    if "openmmlab" in weights:
+        return "mmdet"
+    return "git" if "://github.com/" in weights else "ours"
+
+
+def address_of(spec: ModelSpec) -> str:
+    """What `--model` takes for this model: its name, or `hf:owner/name` for one that has none in the catalog."""
+    repository = repository_of(spec)
+    return str(repository) if repository is not None and spec.config is None else spec.name
+
+
+def delta_of(spec: ModelSpec) -> str | None:
+    """The gated weights that a model's own are only differences to, and which panbench therefore does not fetch."""
+    repository = repository_of(spec)
+    if stated := spec.settings.get("delta_to"):
+        return str(stated)
+    name = "" if repository is None else repository.name
+    found = re.fullmatch(r"tue-mps/\w*eomt_(small|base|large)_\d+_dinov3", name)
+    return None if found is None else f"facebook/dinov3-vit{found[1][0]}16-pretrain-lvd1689m"
+
+
 def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     """The same model with other weights, a URL or a path relative to the current folder.
 
-    The published numbers and `trained_on` stay only when the file has the name of the one it replaces: they are claims
-    about those weights.
+    The published numbers, the licence and `trained_on` stay only when the file has the name of the one it replaces:
+    they are claims about those weights.
     """
     given = os.fspath(weights)
     resolved = given if _is_url(given) else str(Path(given).expanduser().resolve())
     if spec.weights is not None and _file_name(spec.weights) == _file_name(resolved):
         return dataclasses.replace(spec, weights=resolved)
-    return dataclasses.replace(spec, weights=resolved, published=None, trained_on=None)
+    return dataclasses.replace(
+        spec, weights=resolved, published=None, trained_on=None, license=None, license_source=None, system=None
+    )
 
 
 def weights_path(spec: ModelSpec) -> Path | None:
@@ -462,8 +501,12 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "aliases": (list, tuple),
     "adapter": (str,),
     "settings": (dict,),
+    "license": (str,),
+    "license_source": (str,),
+    "system": (str,),
 }
-_REQUIRED = [key for key in _KINDS if key not in ("aliases", "adapter", "settings")]
+_OPTIONAL = ("aliases", "adapter", "settings", "license", "license_source", "system")
+_REQUIRED = [key for key in _KINDS if key not in _OPTIONAL]
 _PUBLISHED_KINDS: dict[str, tuple[type, ...]] = {
     field.name: (str,) if field.name in ("dataset", "split", "source") else _NUMBER
     for field in dataclasses.fields(Published)
@@ -498,6 +541,9 @@ def _spec(path: Path, entry: dict[str, Any] | None, *, required: bool) -> ModelS
         trained_on=entry.get("trained_on"),
         adapter=adapter or FAMILIES.get(family or "", MMDET),
         settings=entry.get("settings", {}),
+        license=entry.get("license"),
+        license_source=entry.get("license_source"),
+        system=entry.get("system"),
     )
 
 

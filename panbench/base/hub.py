@@ -19,7 +19,7 @@ from typing import Any
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
 from panbench.base.files import atomic_write, cache_dir
 
-__all__ = ["Repository", "fetch", "here", "parse", "recorded", "weights_in"]
+__all__ = ["Repository", "Stated", "fetch", "here", "look_up", "parse", "recorded", "weights_in"]
 
 DEFAULT_REVISION = "main"
 CONFIG = "config.json"
@@ -81,11 +81,32 @@ def weights_in(folder: Path) -> Path | None:
     return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What the hub says of a repository before anything is downloaded: its licence, and the weights' bytes."""
+
+    license: str | None
+    size: int | None
+
+
+def look_up(repository: Repository) -> Stated:
+    """Asks the hub for licence and size. Raises BadModel for what is not there, DownloadFailed without a network."""
+    listing = _listing(repository)
+    files = {str(each["rfilename"]): each for each in listing.get("siblings", []) if "rfilename" in each}
+    weights = files.get(_weights_among(files, repository), {})
+    return Stated(_license(listing), (weights.get("lfs") or {}).get("size") or weights.get("size"))
+
+
 def fetch(
-    repository: Repository, *, weights: bool = True, progress: Callable[[int, int | None], None] | None = None
+    repository: Repository,
+    *,
+    weights: bool = True,
+    progress: Callable[[int, int | None], None] | None = None,
+    told: Callable[[str | None], None] = lambda license: None,
 ) -> Path:
     """The folder of a repository's config and weights, downloaded as far as they are not here.
 
+    told: called with the licence that the hub states, before the first file is downloaded
     Each file is verified: weights against the SHA-256 that the hub states, small files against git's hash. What came is
     written down in `panbench.json` beside it: commit, sizes, hashes, licence.
     Raises BadModel for a repository, revision or file that there is not, DownloadFailed when the hub cannot be reached.
@@ -101,11 +122,12 @@ def fetch(
     wanted = [name for name in _WANTED if name in files]
     if weights:
         wanted.append(_weights_among(files, repository))
+    told(_license(listing))
     folder = repository.folder / _safe(commit)
     record: dict[str, Any] = {
         "repository": repository.name,
         "commit": commit,
-        "license": (listing.get("cardData") or {}).get("license"),
+        "license": _license(listing),
         "files": {},
     }
     for name in wanted:
@@ -138,6 +160,14 @@ def recorded(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _license(listing: Mapping[str, Any]) -> str | None:
+    """The licence that a repository's card states; "other" has its name elsewhere in the card."""
+    card = listing.get("cardData") or {}
+    stated = card.get("license_name") if card.get("license") == "other" else None
+    found = stated or card.get("license")
+    return str(found[0] if isinstance(found, list) and found else found) if found else None
 
 
 def _weights_among(files: Mapping[str, Any], repository: Repository) -> str:

@@ -41,6 +41,13 @@ def size_in_words(size: float) -> str:
     return f"{size:,.0f} bytes"
 
 
+def licence_in_words(licence: str) -> str:
+    """`CC-BY-NC-4.0, not for commercial use`: a licence by its name, and what keeps many users from it said plainly."""
+    name = licence.upper() if re.fullmatch(r"cc-[a-z0-9.-]+", licence) else licence
+    forbids = re.search(r"\bnc\b|non-?commercial", licence.lower()) is not None
+    return f"{name}, not for commercial use" if forbids else name
+
+
 def capitalised(sentence: str) -> str:
     """`sentence` with a capital letter first, unless it begins with a path, an option or another name."""
     first = sentence.split(" ", 1)[0].rstrip(".,:;")

@@ -9,8 +9,18 @@ from panbench.cli.command import command, family, flag, model_names, option
 app = family()
 
 
-@command(app, "models", "panbench models", "panbench models --download mask2former-r50")
+@command(
+    app,
+    "models",
+    "panbench models",
+    "panbench models --filter 'swin-l mit'",
+    "panbench models --download mask2former-r50",
+)
 def models(
+    filter: Annotated[
+        str | None,
+        option("Only rows with these words: of a name, a family, a licence, …; `published only`.", None, "WORDS"),
+    ] = None,
     as_json: Annotated[bool, flag("--json", "Print a list of objects.")] = False,
     download: Annotated[
         list[str] | None,
@@ -22,20 +32,25 @@ def models(
         ),
     ] = None,
 ) -> None:
-    """List the models: family, backbone, parameters, published PQ, input size, and whether the weights are here."""
+    """List the models: family, where from, licence, parameters, published PQ; and systems that are published only."""
     from panbench.catalog import load_catalog, resolve_models
-    from panbench.report.tables import models_record, models_text
 
     if download:
         from panbench.models.checkpoints import fetch_weights
 
         for spec in resolve_models(download):
             with console.Bars() as bars:
-                path = fetch_weights(spec, progress=counter(bars, f"{spec.title}: weights", "bytes"))
+                path = fetch_weights(
+                    spec, progress=counter(bars, f"{spec.title}: weights", "bytes"), notice=bars.notice
+                )
             console.wrote([path])
         return
-    specs = list(load_catalog().values())
+    from panbench.report.models import list_models
+
+    listing = list_models(list(load_catalog().values()), filter or "")
     if as_json:
-        console.show_json([models_record(spec) for spec in specs])
+        console.show_json(listing.records())
     else:
-        console.show(models_text(specs))
+        for text in listing.texts():
+            console.show(text)
+            console.show("")

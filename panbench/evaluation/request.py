@@ -1,11 +1,25 @@
 """What a command is asked to run, and what this machine lacks for it: all that is known before PyTorch is loaded."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from panbench.base.errors import BadArgument
-from panbench.base.text import in_sentence, size_in_words
-from panbench.catalog import ModelSpec, download_size, is_pattern, resolve_models, split_names, weights_here
+from panbench.base import hub
+from panbench.base.errors import BadArgument, BadModel
+from panbench.base.text import in_sentence, licence_in_words, size_in_words
+from panbench.catalog import (
+    INSTALL_TRANSFORMERS,
+    TRANSFORMERS,
+    ModelSpec,
+    address_of,
+    delta_of,
+    download_size,
+    is_pattern,
+    repository_of,
+    resolve_models,
+    split_names,
+    weights_here,
+)
 from panbench.datasets import CocoMissing, missing_files
 
 __all__ = ["Missing", "ask_once", "default_data", "leave_out_others", "missing_for", "split_rules"]
@@ -38,18 +52,20 @@ class Missing:
     """What a command needs and this machine lacks.
 
     weights: models whose weights can be downloaded and are not here; data: what COCO lacks, or None
+    stated: what the hub says of a model's repository, where it was asked
     """
 
     weights: tuple[ModelSpec, ...] = ()
     data: CocoMissing | None = None
+    stated: Mapping[ModelSpec, hub.Stated] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.weights) or self.data is not None
 
     @property
     def sizes(self) -> str:
-        """`176 MB of weights and 0.9 GB of COCO val2017`."""
-        parts = [f"{self._weights_size} of weights"] if self.weights else []
+        """`176 MB of weights (Apache-2.0) and 0.9 GB of COCO val2017`."""
+        parts = [f"{self._weights_size} of weights{self._licences}"] if self.weights else []
         parts += [f"{size_in_words(self.data.bytes)} of {self.data.title}"] if self.data is not None else []
         return " and ".join(parts)
 
@@ -58,11 +74,13 @@ class Missing:
         """What is missing, how much it is, and how to have it fetched."""
         names = [f"the weights of {_some([spec.title for spec in self.weights])}"] if self.weights else []
         names += [f"{self.data.title} in {self.data.root} ({self.data.what})"] if self.data is not None else []
-        listed = ",".join(spec.name for spec in self.weights)
+        listed = ",".join(address_of(spec) for spec in self.weights)
         commands = [f"`panbench models --download {listed}`"] if self.weights else []
         commands += [f"`{self.data.command}`"] if self.data is not None else []
-        ways_out = " Or run the model untrained with --weights random." if self.weights and self.data is None else ""
-        sizes = self.sizes if self.data is not None else self._weights_size
+        # The network of a repository is described by its config.json, which comes with the weights.
+        alone = self.weights and self.data is None and not any(map(repository_of, self.weights))
+        ways_out = " Or run the model untrained with --weights random." if alone else ""
+        sizes = self.sizes if self.data is not None else self._weights_size + self._licences
         return (
             f"Not on this machine: {' and '.join(names)}. Fetch them (about {sizes}) with {' and '.join(commands)} or "
             f"by adding --download ({VARIABLE}=1).{ways_out}"
@@ -70,11 +88,38 @@ class Missing:
 
     @property
     def _weights_size(self) -> str:
-        known = [size for size in map(download_size, self.weights) if size is not None]
+        known = [size for size in map(self._size, self.weights) if size is not None]
         if not known:
             return "an unknown amount"
         size = size_in_words(sum(known))
         return size if len(known) == len(self.weights) else f"{size} or more"
+
+    def _size(self, spec: ModelSpec) -> int | None:
+        return self.stated[spec].size if spec in self.stated else download_size(spec)
+
+    @property
+    def _licences(self) -> str:
+        """` (Apache-2.0)`, with the models' names where they differ; nothing where no licence is known."""
+        by_licence: dict[str, list[str]] = {}
+        for spec in self.weights:
+            licence = spec.license or (self.stated[spec].license if spec in self.stated else None)
+            repository = repository_of(spec)
+            if licence is not None:
+                by_licence.setdefault(licence_in_words(licence), []).append(spec.title)
+            elif repository is not None:
+                by_licence.setdefault(f"licence: see {repository.page}", []).append(spec.title)
+            else:
+                by_licence.setdefault("", []).append(spec.title)
+        if len(by_licence) == 1:
+            return f" ({next(iter(by_licence))})" if any(by_licence) else ""
+        parts = [f"{_some(titles)}: {licence or 'licence not known'}" for licence, titles in by_licence.items()]
+        return f" ({'; '.join(parts)})"
+
+    def looked_up(self) -> "Missing":
+        """The same with what the hub says of models that the catalog does not know. Raises BadModel, DownloadFailed."""
+        unknown = [spec for spec in self.weights if spec.config is None and repository_of(spec) is not None]
+        found = {spec: hub.look_up(repository) for spec in unknown if (repository := repository_of(spec)) is not None}
+        return replace(self, stated=found) if found else self
 
 
 def missing_for(
@@ -86,26 +131,36 @@ def missing_for(
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
 ) -> Missing:
-    """What a command needs and could download. data: the argument of `open_dataset`; None where COCO plays no part."""
-    absent = [
-        spec
-        for spec in specs
-        if weights == "auto" and spec.weights is not None and "://" in spec.weights and weights_here(spec) is None
-    ]
+    """What a command needs and could download. data: the argument of `open_dataset`; None where COCO plays no part.
+
+    Raises BadModel where a model lacks a package, for then its weights are of no use here.
+    """
+    absent = [spec for spec in specs if weights == "auto" and _can_be_fetched(spec) and weights_here(spec) is None]
+    for spec in absent:
+        if spec.adapter == TRANSFORMERS and importlib.util.find_spec("transformers") is None:
+            raise BadModel(f"{spec.title} needs the package transformers. Install it with: {INSTALL_TRANSFORMERS}")
     coco = None if data is None else missing_files(data, split=split, limit=limit, image_ids=image_ids)
     return Missing(tuple(absent), coco)
+
+
+def _can_be_fetched(spec: ModelSpec) -> bool:
+    if spec.weights is not None:
+        return "://" in spec.weights
+    return repository_of(spec) is not None and delta_of(spec) is None
 
 
 def ask_once(missing: Missing, download: bool, ask: Callable[[str], str] | None) -> bool:
     """Whether to download what is missing.
 
     download: --download was given; ask: puts a question to a terminal and returns the answer, None without a terminal
-    Raises BadArgument when something is missing and may not be downloaded, and for an answer other than y or n.
+    Raises BadArgument when something is missing and may not be downloaded, and for an answer other than y or n; and for
+    an address of the hub what `hub.look_up` raises.
     """
     if download or not missing:
         return download
     if ask is None:
         raise BadArgument(missing.sentence)
+    missing = missing.looked_up()
     answer = ask(f"Fetch {missing.sizes}? [Y/n] ").strip().lower()
     if answer in ("", "y", "yes"):
         return True

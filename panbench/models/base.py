@@ -429,7 +429,10 @@ def resolve_weights(
         if "://" not in weights:
             return spec, Path(weights).expanduser()
     return spec, fetch_weights(
-        spec, progress=counter(reporter, f"{spec.title}: weights", "bytes"), offline=not download
+        spec,
+        progress=counter(reporter, f"{spec.title}: weights", "bytes"),
+        offline=not download,
+        notice=reporter.notice,
     )
 
 

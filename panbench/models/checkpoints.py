@@ -6,7 +6,7 @@ import threading
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.download import download, what_is_wrong, without_secrets
-from panbench.base.errors import BadCheckpoint, DownloadFailed
+from panbench.base.errors import BadCheckpoint, BadModel, DownloadFailed
 from panbench.base.files import sha256_of
 from panbench.base.reporter import Counting
-from panbench.catalog import ModelSpec, load_catalog, repository_of, weights_path
+from panbench.base.text import licence_in_words
+from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, weights_path
 
 _WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --weights random."
 _NAMES_SHOWN = 8
@@ -53,17 +54,24 @@ class Checkpoint:
         return None
 
 
-def fetch_weights(spec: ModelSpec, *, progress: Counting | None = None, offline: bool = False) -> Path:
+def fetch_weights(
+    spec: ModelSpec,
+    *,
+    progress: Counting | None = None,
+    offline: bool = False,
+    notice: Callable[[str], None] = lambda sentence: None,
+) -> Path:
     """The file with a model's weights, downloaded into the cache when its config gives a URL.
 
     A URL's file is verified against the hash at the end of its name, also when it was here already; a wrong one is
     fetched anew. progress: called with the bytes that have arrived and the total (None while unknown).
     offline: fetch nothing; the error says what would be fetched, how large it is, and by which command
+    notice: called with a sentence that names the licence of the weights before they are downloaded
     Raises BadCheckpoint when there are no weights here and none may be fetched, DownloadFailed when fetching fails.
     """
     repository = repository_of(spec)
     if repository is not None and spec.weights is None:
-        return _fetch_from_hub(spec, repository, progress, offline)
+        return _fetch_from_hub(spec, repository, progress, offline, notice)
     path = weights_path(spec)
     if path is None or spec.weights is None:
         raise BadCheckpoint(f"The config of {spec.title} names no weights. {_WAYS_OUT}")
@@ -80,20 +88,50 @@ def fetch_weights(spec: ModelSpec, *, progress: Counting | None = None, offline:
                 f"{without_secrets(spec.weights)} there. {_WAYS_OUT}"
             )
         return path
+    if spec.license is not None and not path.is_file():
+        notice(f"Weights of {spec.title}: {_licence(spec)}.")
     try:
         return download(spec.weights, path, sha256=sha256, progress=progress)
     except DownloadFailed as error:
         raise DownloadFailed(f"{error} {_WAYS_OUT}") from error
 
 
-def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, progress: Counting | None, offline: bool) -> Path:
+def refuse_differences(spec: ModelSpec) -> None:
+    """Raises BadModel where a model's published weights are only differences to weights of another licence."""
+    gated = delta_of(spec)
+    if gated and spec.weights is None:
+        raise BadModel(
+            f"{spec.title}: its published weights are only the differences to those of DINOv3 ({gated}), whose own "
+            "licence has to be accepted there. Get both, add them up as the README of tue-mps/eomt describes, save "
+            "the sum with transformers' save_pretrained(FOLDER), and pass --model FOLDER."
+        )
+
+
+def _licence(spec: ModelSpec) -> str:
+    assert spec.license is not None
+    return licence_in_words(spec.license) + (f" ({spec.license_source})" if spec.license_source else "")
+
+
+def _fetch_from_hub(
+    spec: ModelSpec,
+    repository: hub.Repository,
+    progress: Counting | None,
+    offline: bool,
+    notice: Callable[[str], None],
+) -> Path:
+    def told(license: str | None) -> None:
+        parts = [] if spec.license is None else [_licence(spec)]
+        at_the_hub = "no licence is stated" if license is None else licence_in_words(license)
+        notice(f"Weights of {spec.title}: {'; '.join([*parts, f'at the hub {at_the_hub} ({repository.page})'])}.")
+
+    refuse_differences(spec)
     folder = hub.here(repository)
     if folder is None and offline:
         raise BadCheckpoint(
             f"The files of {spec.title} ({repository}) are not on this machine. {_how_to_fetch(spec)}; they come from "
             f"{repository.page}. {_WAYS_OUT}"
         )
-    folder = folder or hub.fetch(repository, progress=progress)
+    folder = folder or hub.fetch(repository, progress=progress, told=told)
     weights = hub.weights_in(folder)
     assert weights is not None
     return weights
@@ -102,6 +140,8 @@ def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, progress: Count
 def _how_to_fetch(spec: ModelSpec) -> str:
     # The model zoos' checkpoints hold float32 weights and little else.
     size = "their size is unknown" if spec.params is None else f"about {spec.params * 4 / 1e6:,.0f} MB"
+    if spec.license is not None:
+        size += f", {licence_in_words(spec.license)}"
     known = load_catalog().get(spec.name)
     if known is None or known.weights != spec.weights:
         return f"Fetch them ({size}) by adding --download"

@@ -23,7 +23,6 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
-from panbench.catalog import ModelSpec, weights_here
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.report.grid import (
     ABSENT,
@@ -61,8 +60,6 @@ __all__ = [
     "failed_row",
     "find_runs",
     "labels",
-    "models_record",
-    "models_text",
     "render",
     "row_record",
     "summary_text",
@@ -358,38 +355,6 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
         best=frozenset((row, 1 + index) for index, (first, _) in enumerate(places) for row in first),
         second=frozenset((row, 1 + index) for index, (_, second) in enumerate(places) for row in second),
     )
-
-
-def models_text(specs: Sequence[ModelSpec]) -> RenderableType:
-    """The models as a table for a terminal: published PQ in percent, and whether the weights are on this machine."""
-    rows = tuple(
-        (
-            spec.name,
-            spec.family or ABSENT,
-            spec.backbone or ABSENT,
-            count(spec.params),
-            percent(spec.published.PQ, 1) if spec.published else ABSENT,
-            spec.input_size or ABSENT,
-            "yes" if weights_here(spec) else "no",
-        )
-        for spec in specs
-    )
-    sources = {f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published}
-    published = f"PQ as published on {_listed(sorted(sources))}. " if sources else ""
-    columns = ("Model", "Family", "Backbone", "params", "PQ", "Input", "Here")
-    return as_text(Grid(columns, rows, words=3, notes=(f"{published}Here: the weights are on this machine.",)))
-
-
-def models_record(spec: ModelSpec) -> dict[str, Any]:
-    """A model as `panbench models --json` lists it: paths as text, `weights_here` a path or None."""
-    here = weights_here(spec)
-    return {
-        **dataclasses.asdict(spec),
-        "config": None if spec.config is None else str(spec.config),
-        "aliases": list(spec.aliases),
-        "published_PQ": spec.published.PQ if spec.published else None,
-        "weights_here": str(here) if here else None,
-    }
 
 
 def count(number: int | None) -> str:

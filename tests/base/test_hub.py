@@ -24,6 +24,7 @@ class Hub:
         self.seen: list[tuple[str, str | None]] = []
         self.redirected: list[str | None] = []
         self.weights = WEIGHTS
+        self.card: Any = {"license": "mit"}
         self.files: dict[str, dict[str, Any]] = {
             "config.json": {
                 "size": len(CONFIG),
@@ -70,7 +71,7 @@ class Hub:
             if "/revision/main?" not in request.path and f"/revision/{COMMIT}?" not in request.path:
                 return _send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
             siblings = [{"rfilename": name, **stated} for name, stated in self.files.items()]
-            listing = {"sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}}
+            listing = {"sha": COMMIT, "siblings": siblings, "cardData": self.card}
             return _send(request, 200, json.dumps(listing).encode())
         if request.path == f"/owner/name/resolve/{COMMIT}/config.json":
             return _send(request, 200, CONFIG)
@@ -118,6 +119,29 @@ def test_what_is_fetched_is_verified_written_down_and_found_without_a_network(se
     assert hub.here(repository) == folder
     assert hub.here(hub.parse(f"hf:owner/name@{COMMIT}")) == folder
     assert hub.here(hub.parse("hf:owner/name@v2")) is None
+
+
+def test_licence_and_size_are_told_before_the_first_file_comes(server: Hub) -> None:
+    repository = hub.parse("hf:owner/name")
+    assert hub.look_up(repository) == hub.Stated("mit", len(WEIGHTS))
+    told: list[tuple[str | None, bool]] = []
+    hub.fetch(repository, told=lambda license: told.append((license, repository.folder.exists())))
+    assert told == [("mit", False)]
+
+
+@pytest.mark.parametrize(
+    ("card", "license"),
+    [
+        ({"license": "other", "license_name": "dinov3-license"}, "dinov3-license"),
+        ({"license": "other"}, "other"),
+        ({"license": ["mit", "x"]}, "mit"),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_licences_are_read_off_every_form_of_card(server: Hub, card: Any, license: str | None) -> None:
+    server.card = card
+    assert hub.look_up(hub.parse("hf:owner/name")).license == license
 
 
 def test_weights_of_another_hash_are_refused(server: Hub) -> None:

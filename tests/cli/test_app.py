@@ -123,9 +123,14 @@ def test_help_names_every_command():
 def test_models_lists_every_model_and_json_is_alone_on_stdout():
     result = panbench("models", "--json")
     listed = json.loads(result.stdout)
-    assert [model["name"] for model in listed] == list(load_catalog())
+    assert [model["name"] for model in listed if model["runnable"]] == list(load_catalog())
+    assert all(set(model) == set(listed[0]) for model in listed)
     assert {"family", "backbone", "params", "published_PQ", "input_size", "weights_here"} <= set(listed[0])
     assert all(name in panbench("models").stdout for name in load_catalog())
+    found = json.loads(panbench("models", "--filter", "CC-BY-NC swin-l", "--json").stdout)
+    assert [model["name"] for model in found] == ["maskformer-hf-swin-l", "mask2former-hf-swin-l"]
+    nothing = panbench("models", "--filter", "no such model")
+    assert (nothing.exit_code, "No model fits --filter 'no such model'" in nothing.stderr) == (2, True)
 
 
 def test_names_complete_also_after_a_comma():

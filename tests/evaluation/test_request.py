@@ -1,11 +1,13 @@
 """What a command is asked to run, and what this machine lacks for it, before PyTorch is loaded."""
 
 import dataclasses
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-from panbench.base.errors import BadArgument
+from panbench.base import hub
+from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import find_model
 from panbench.datasets import CocoMissing
 from panbench.evaluation.request import Missing, ask_once, default_data, leave_out_others, missing_for
@@ -42,7 +44,7 @@ def test_what_is_missing_is_asked_for_once_with_all_sizes():
         return "\n"
 
     assert ask_once(MISSING, False, answer)
-    assert asked == ["Fetch 176 MB of weights and 900 MB of COCO val2017? [Y/n] "]
+    assert asked == ["Fetch 176 MB of weights (Apache-2.0) and 900 MB of COCO val2017? [Y/n] "]
 
 
 @pytest.mark.parametrize(("answer", "words"), [("n", "Nothing was fetched."), ("maybe", "'maybe' is neither y nor n")])
@@ -56,7 +58,7 @@ def test_without_a_terminal_the_sentence_names_sizes_and_ways():
         ask_once(MISSING, False, None)
     for words in (
         "the weights of Mask2Former R50 and COCO val2017 in data/coco",
-        "176 MB of weights and 900 MB of COCO val2017",
+        "176 MB of weights (Apache-2.0) and 900 MB of COCO val2017",
         "--download (PANBENCH_DOWNLOAD=1)",
         "`panbench models --download mask2former-r50` and `panbench data coco`",
     ):
@@ -88,3 +90,41 @@ def test_a_pattern_leaves_out_models_of_other_data_and_a_name_never():
     assert leave_out_others(specs, ["mask2former*,mask2former-tiny"], "coco") == (specs, [])
     assert leave_out_others(specs, ["mask2former-r50,mask2former-tiny"], "coco") == (specs, [])
     assert leave_out_others(specs, ["all"], "data/mine") == (specs, [])
+
+
+def test_a_licence_that_forbids_commercial_use_is_told_before_anything_is_fetched(monkeypatch, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    missing = missing_for([find_model("maskformer-hf-swin-t")])
+    asked: list[str] = []
+    assert ask_once(missing, False, lambda words: asked.append(words) or "y")
+    assert asked == ["Fetch an unknown amount of weights (CC-BY-NC-4.0, not for commercial use)? [Y/n] "]
+    with pytest.raises(BadArgument, match=r"CC-BY-NC-4\.0, not for commercial use"):
+        ask_once(missing, False, None)
+    with pytest.raises(
+        BadArgument,
+        match=r"MaskFormer Swin-T \(transformers\): CC-BY-NC-4\.0, not for commercial use; Mask2Former R50: Apache",
+    ):
+        ask_once(missing_for([find_model("maskformer-hf-swin-t"), R50]), False, None)
+
+
+def test_the_hub_is_asked_for_a_licence_that_the_catalog_does_not_know(monkeypatch, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "look_up", lambda repository: hub.Stated("cc-by-nc-sa-4.0", 190_000_000))
+    missing = missing_for([find_model("hf:owner/name")])
+    asked: list[str] = []
+    assert ask_once(missing, False, lambda words: asked.append(words) or "y")
+    assert asked == ["Fetch 190 MB of weights (CC-BY-NC-SA-4.0, not for commercial use)? [Y/n] "]
+    monkeypatch.setattr(hub, "look_up", never)
+    with pytest.raises(BadArgument, match=r"licence: see https://huggingface.co/owner/name.*--download hf:owner/name"):
+        ask_once(missing, False, None)
+
+
+def test_weights_that_could_not_be_run_are_not_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    assert not missing_for(
+        [find_model("eomt-dinov3-l-640"), find_model("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3")]
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadModel, match=r"pip install 'panbench\[transformers\]'"):
+        missing_for([find_model("detr-r50")])
+    assert missing_for([R50])

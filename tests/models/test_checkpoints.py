@@ -418,6 +418,15 @@ def test_weights_are_downloaded_once_and_verified(server: Server, tmp_path: Path
     assert server.requests == before
 
 
+def test_the_licence_is_told_before_the_download_and_not_again(server: Server) -> None:
+    spec, path = published(server)
+    spec = dataclasses.replace(spec, license="CC-BY-NC-4.0", license_source="its README.md")
+    told: list[tuple[str, bool]] = []
+    for _ in range(2):
+        fetch_weights(spec, notice=lambda sentence: told.append((sentence, path.exists())))
+    assert told == [(f"Weights of {spec.title}: CC-BY-NC-4.0, not for commercial use (its README.md).", False)]
+
+
 def test_weights_that_were_damaged_in_the_cache_are_fetched_anew(server: Server) -> None:
     spec, path = published(server)
     path.parent.mkdir(parents=True)

@@ -12,6 +12,7 @@ from rich.console import Console
 from panbench.base.errors import BadArgument, BadRun
 from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Category, Segment
+from panbench.report.models import models_record, models_text
 from panbench.report.tables import (
     ComparisonRow,
     compare,
@@ -20,8 +21,6 @@ from panbench.report.tables import (
     count,
     failed_row,
     find_runs,
-    models_record,
-    models_text,
     rate,
     render,
     summary_text,

@@ -21,16 +21,15 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.errors import BadCheckpoint, BadModel
-from panbench.catalog import ModelSpec, repository_of
+from panbench.catalog import INSTALL_TRANSFORMERS, ModelSpec, repository_of
 from panbench.models.base import Adapter
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
+from panbench.models.checkpoints import refuse_differences
 from panbench.models.labels import known_things
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
 
 __all__ = ["TransformersAdapter"]
-
-INSTALL = "pip install 'panbench[transformers]'"
 
 _TASK = (49406, 518, 10549, 533, 1072, 24755, 49407)
 """OneFormer's prompt, "the task is panoptic", in CLIP's tokens; zeros fill it up."""
@@ -52,14 +51,7 @@ class TransformersAdapter(Adapter):
     def check(cls, spec: ModelSpec) -> None:
         """transformers must be installed, and the weights must be whole. Raises BadModel."""
         _import_transformers()
-        repository = repository_of(spec)
-        gated = spec.settings.get("delta_to") or (repository is not None and _delta_to(repository.name))
-        if gated and spec.weights is None:
-            raise BadModel(
-                f"{spec.title}: its published weights are only the differences to those of DINOv3 ({gated}), whose own "
-                "licence has to be accepted there. Get both, add them up as the README of tue-mps/eomt describes, save "
-                "the sum with transformers' save_pretrained(FOLDER), and pass --model FOLDER."
-            )
+        refuse_differences(spec)
 
     def __init__(self, spec: ModelSpec) -> None:
         """Reads config.json (or the config's `network`) and preprocessor_config.json. Raises BadModel."""
@@ -260,17 +252,13 @@ def _folder_of(spec: ModelSpec) -> Path | None:
     return folder
 
 
-def _delta_to(repository: str) -> str | None:
-    """The gated weights that a repository's are differences to, where its name says so."""
-    found = re.fullmatch(r"tue-mps/\w*eomt_(small|base|large)_\d+_dinov3", repository)
-    return None if found is None else f"facebook/dinov3-vit{found[1][0]}16-pretrain-lvd1689m"
-
-
 def _import_transformers() -> Any:
     try:
         module = importlib.import_module("transformers")
     except ImportError as error:
-        raise BadModel(f"This model needs the package transformers ({error}). Install it with: {INSTALL}") from error
+        raise BadModel(
+            f"This model needs the package transformers ({error}). Install it with: {INSTALL_TRANSFORMERS}"
+        ) from error
     # Its notices on import and loading are for its own users; what matters here is checked and raised.
     module.logging.set_verbosity_error()
     module.logging.disable_progress_bar()

@@ -1,0 +1,74 @@
+"""The list of models: what can be run, what is published only, and what fits a filter."""
+
+import pytest
+from rich.console import Console
+
+from panbench.base.errors import BadArgument
+from panbench.catalog import load_catalog, origin
+from panbench.published import published_results
+from panbench.report.models import Listing, list_models
+
+SPECS = list(load_catalog().values())
+
+
+def shown(listing: Listing) -> str:
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for text in listing.texts():
+        console.print(text)
+    return console.export_text()
+
+
+def test_every_published_system_has_a_row_that_says_whether_it_runs() -> None:
+    rows = list_models(SPECS).records()
+    runnable = {row["system"] for row in rows if row["runnable"]} - {None}
+    only = [row["system"] for row in rows if not row["runnable"]]
+    titles = {result.title for result in published_results()}
+    assert runnable <= titles, "a config names a system that published.csv does not have"
+    assert set(only) == titles - runnable
+    assert len(only) == len(set(only))
+    assert {"Mask2Former R50", "EoMT DINOv2-L-1280", "Panoptic SegFormer PVTv2-B5"} <= runnable
+    assert {"Max-DeepLab Max-L", "kMaX-DeepLab ConvNeXt-L", "SOLOv2 R50"} <= set(only)
+    (max_deeplab,) = [row for row in rows if row["system"] == "Max-DeepLab Max-L"]
+    assert (max_deeplab["published"]["PQ"], max_deeplab["published"]["split"]) == (0.511, "val2017")
+
+
+def test_the_licence_of_all_weights_has_a_source() -> None:
+    assert [spec.name for spec in SPECS if not (spec.license and spec.license_source)] == []
+    forbidding = {spec.name for spec in SPECS if "NC" in str(spec.license)}
+    assert forbidding == {f"{family}-hf-swin-{size}" for family in ("maskformer", "mask2former") for size in "tsbl"}
+
+
+def test_the_listing_fits_80_columns_and_names_all_sources() -> None:
+    listing = list_models(SPECS)
+    text = shown(listing)
+    assert max(map(len, text.splitlines())) <= 80
+    for number, source in enumerate(listing.sources, start=1):
+        assert f"[{number}] {source}" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("eomt-dinov2-l-640 ")]
+    number = 1 + listing.sources.index("tue-mps/eomt 7bd19dd, model_zoo/dinov2.md")
+    assert row.split() == ["eomt-dinov2-l-640", "eomt", "hub", "MIT", "–", "56.0", str(number), "no"]
+    assert "not for commercial use" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("swin-l MIT", ["oneformer-swin-l"]),
+        ("non-commercial maskformer swin-t", ["maskformer-hf-swin-t"]),
+        ("ours eomt", ["eomt-tiny"]),
+        ("shapes mask2former", ["mask2former-tiny"]),
+        ("published only segformer", ["Panoptic SegFormer PVTv2-B0", "Panoptic SegFormer PVTv2-B2"]),
+    ],
+)
+def test_a_filter_keeps_the_rows_that_have_all_its_words(words: str, names: list[str]) -> None:
+    assert [row["name"] or row["title"] for row in list_models(SPECS, words).records()] == names
+
+
+def test_a_filter_that_fits_nothing_is_refused() -> None:
+    with pytest.raises(BadArgument, match="No model fits --filter 'unicorn'"):
+        list_models(SPECS, "unicorn")
+
+
+def test_the_origin_of_weights_is_a_word() -> None:
+    names = ("mask2former-r50", "eomt-dinov2-l-640", "psf-r101", "eomt-tiny")
+    assert [origin(load_catalog()[name]) for name in names] == ["mmdet", "hub", "git", "ours"]
