@@ -20,8 +20,11 @@ from panbench.cli.command import (
     Device,
     Download,
     Models,
+    Orientation,
+    Raw,
     Weights,
     command,
+    exif_option,
     family,
     may_download,
     one_of,
@@ -68,6 +71,7 @@ def bench(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    exif: Annotated[Orientation, exif_option(_WHAT)] = Orientation.apply,
     device: Device = "auto",
     precision: Annotated[
         str,
@@ -85,6 +89,7 @@ def bench(
         int, typer.Option(help="Batches before the clock runs.", metavar="N", min=0, rich_help_panel=_WHAT)
     ] = 3,
     out: Annotated[Path | None, typer.Option(help="A folder for bench.csv and bench.json.", metavar="DIR")] = None,
+    raw: Raw = False,
 ) -> None:
     """Measure speed, memory, FLOPs, and what lower precisions cost, on generated images."""
     for path in images or []:
@@ -104,6 +109,7 @@ def bench(
             size=height_and_width,
             count=count,
             photographs=images or (),
+            exif=exif.choice,
             device=device,
             precisions=precisions,
             batch_sizes=batch_sizes,
@@ -122,7 +128,7 @@ def bench(
         "once, of a 480×640 image through the model's pipeline."
     )
     if out is not None:
-        written = write_report(report, out)
+        written = write_report(report, out, raw=raw)
         console.say(f"Written: {written[0]}, {written[1]}")
 
 

@@ -6,8 +6,9 @@ least one example for `--help`, and cli/app.py mounts the families.
 
 import os
 from collections.abc import Callable, Sequence
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -174,6 +175,29 @@ Download = Annotated[
 Device = Annotated[
     str, option("auto, cpu, cuda, cuda:N or mps.", "Computing", "DEVICE", autocompletion=one_of(*DEVICES))
 ]
+
+
+class Orientation(str, Enum):
+    """What is done about EXIF orientations, for --exif."""
+
+    apply = "apply"
+    ignore = "ignore"
+
+    @property
+    def choice(self) -> Literal["apply", "ignore"]:
+        """As the library takes it."""
+        return "apply" if self is Orientation.apply else "ignore"
+
+
+def exif_option(panel: str | None = None) -> Any:
+    """`--exif apply|ignore`."""
+    return typer.Option(
+        "--exif",
+        help="Turn photographs as their EXIF orientation says, as mmdet does, or take them as stored.",
+        rich_help_panel=panel,
+    )
+
+
 By = one_of(*SLICINGS)
 rule_names = one_of(*RULES)
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders)]
@@ -182,3 +206,6 @@ Runs = Annotated[
     typer.Argument(metavar="RUN", help="Run folders, or folders of runs.", autocompletion=run_folders),
 ]
 AsJson = Annotated[bool, flag("--json", "Print everything as JSON, fractions 0-1.")]
+Raw = Annotated[
+    bool, flag("--raw", "CSV: leave names as they are that begin with =, +, - or @; else a ' keeps them text.")
+]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.cli import console
-from panbench.cli.command import AsJson, By, Runs, command, family, find_runs, flag, option
+from panbench.cli.command import AsJson, By, Raw, Runs, command, family, find_runs, flag, option
 
 if TYPE_CHECKING:
     from panbench.report.findings import Findings
@@ -82,9 +82,7 @@ def compare(
     ] = True,
     common_images: Annotated[bool, flag("--common-images", "Compare on the images that all runs have.")] = False,
     mixed: Annotated[bool, flag("--mixed", "Put runs on different data into one table, as they are.")] = False,
-    raw: Annotated[
-        bool, flag("--raw", "csv: leave names as they are that begin with =, +, - or @; else a ' keeps them text.")
-    ] = False,
+    raw: Raw = False,
     digits: Annotated[
         int | None, option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
     ] = None,

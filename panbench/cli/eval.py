@@ -18,10 +18,12 @@ from panbench.cli.command import (
     Device,
     Download,
     Models,
+    Orientation,
     Things,
     Weights,
     command,
     data_names,
+    exif_option,
     family,
     flag,
     may_download,
@@ -73,6 +75,7 @@ def evaluate(
     split: Annotated[str, option("The split of the dataset; test-dev with --save-predictions.", _DATA, "NAME")] = "val",
     limit: Annotated[int | None, option("Only the first N images.", _DATA, "N", min=1)] = None,
     image_ids: Annotated[str | None, option("Only these: 139,285 or @FILE with an id a line.", _DATA, "IDS")] = None,
+    exif: Annotated[Orientation, exif_option(_DATA)] = Orientation.apply,
     category_map: Annotated[
         str | None,
         option("For a model of other categories: which is which, as coco_to_cityscapes.", _DATA, "FILE|NAME"),
@@ -176,7 +179,7 @@ def evaluate(
         if images is not None and gt is None:
             from panbench.evaluation.photographs import photograph_dataset
 
-            return photograph_dataset([images], (), limit=limit)
+            return photograph_dataset([images], (), limit=limit, exif=exif.choice)
         with console.Bars() as bars:
             return open_dataset(
                 data,
@@ -186,6 +189,7 @@ def evaluate(
                 split=split,
                 limit=limit,
                 image_ids=ids,
+                exif=exif.choice,
                 progress=counter(bars, "Drawing shapes"),
                 download=download,
                 downloaded=console.downloads(bars),

@@ -10,6 +10,7 @@ from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
 from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_paths, fetch_coco
 from panbench.panoptic.coco import read_panoptic_json
+from panbench.panoptic.types import Exif
 
 __all__ = ["CocoMissing", "Dataset", "missing_files", "open_dataset"]
 
@@ -23,6 +24,7 @@ def open_dataset(
     split: str = "val",
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
+    exif: Exif = "apply",
     progress: Callable[[int, int], None] | None = None,
     download: bool = False,
     downloaded: Callable[[str, int, int | None], None] | None = None,
@@ -32,6 +34,7 @@ def open_dataset(
 
     data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco), or a
         folder in mmdet's layout; not used when `gt` and `images` give a JSON and a folder of images
+    exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
     progress: called with (images drawn, images in all) while `shapes` is generated
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
@@ -41,7 +44,7 @@ def open_dataset(
     if gt is not None or images is not None:
         if gt is None or images is None:
             raise BadArgument("--images and --gt go together: a folder of images and its COCO panoptic JSON.")
-        return open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids)
+        return open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids).with_exif(exif)
     name = str(data)
     if name == "shapes" or name.startswith("shapes:"):
         size = _shapes_size(name)
@@ -50,10 +53,10 @@ def open_dataset(
         opened = open_folder(folder, split=split, limit=limit, image_ids=image_ids)
         return dataclasses.replace(
             opened, name="shapes" if size == shapes.DEFAULT_SIZE else f"shapes-{size[0]}x{size[1]}"
-        )
+        ).with_exif(exif)
     folder = _folder(name)
     try:
-        return open_folder(folder, split=split, limit=limit, image_ids=image_ids)
+        return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
     except FilesMissing as error:
         missing = missing_files(name, split=split, limit=limit, image_ids=image_ids)
         if missing is None:
@@ -61,7 +64,7 @@ def open_dataset(
         if not download:
             raise FilesMissing(f"{missing.sentence}; or add --download to this command.") from error
     fetch_coco(folder, missing.split, limit=_first(limit, image_ids), progress=downloaded, say=notice)
-    return open_folder(folder, split=split, limit=limit, image_ids=image_ids)
+    return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
 
 
 def missing_files(

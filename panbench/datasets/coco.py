@@ -1,14 +1,14 @@
 """Datasets in COCO's panoptic format on disk: mmdet's folder layout, or any folder of images beside a JSON."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
 from panbench.panoptic.coco import read_panoptic_json
-from panbench.panoptic.types import Category, PanopticSet, Scene
+from panbench.panoptic.types import Category, Exif, PanopticSet, Scene
 
 COCO_VAL2017_IMAGES = 5000
 COCO_CATEGORIES = 133
@@ -44,6 +44,17 @@ class Dataset:
     def has_ground_truth(self) -> bool:
         """Whether the images have ground truth to score against."""
         return self.scenes[0].annotation is not None
+
+    @property
+    def exif(self) -> Exif:
+        """Whether photographs are turned as their EXIF orientation says."""
+        return self.scenes[0].exif
+
+    def with_exif(self, exif: Exif) -> "Dataset":
+        """The same images, turned as their EXIF orientation says ("apply") or taken as they are stored ("ignore")."""
+        if exif == self.exif:
+            return self
+        return replace(self, scenes=tuple(replace(scene, exif=exif) for scene in self.scenes))
 
 
 class FilesMissing(BadDataset):

@@ -36,7 +36,7 @@ from panbench.evaluation.photographs import photograph_dataset
 from panbench.models.base import PRECISIONS, Model, choose_device, open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, prediction_of
 from panbench.models.rules import fuse
-from panbench.panoptic.types import PanopticPrediction
+from panbench.panoptic.types import Exif, PanopticPrediction
 
 SCHEMA = 1
 STAGES = ("load", "forward", "fusion", "overlap", "write")
@@ -132,6 +132,7 @@ def benchmark(
     size: tuple[int, int] = REFERENCE_IMAGE,
     count: int = 20,
     photographs: Sequence[Path] = (),
+    exif: Exif = "apply",
     device: str = "auto",
     precisions: Sequence[str] = ("fp32",),
     batch_sizes: Sequence[int] = (1,),
@@ -147,6 +148,7 @@ def benchmark(
 
     The first setting of a model is always fp32 at the smallest batch size: the others' maps are held against its.
     photographs: the first `count` of these files and folders instead of generated images; then there is no PQ
+    exif: "apply" turns photographs as their EXIF orientation says; "ignore" takes them as they are stored
     weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
     download: fetch weights that are not here
     warm_up: batches before the clock runs; reporter: hears of settings measured, and of those that cannot run
@@ -165,7 +167,7 @@ def benchmark(
     versions: dict[str, str] = {}
     for spec in specs:
         reporter.status(f"Preparing {spec.title}")
-        context = _Context(spec, size, count, photographs, chosen, weights, plant, warm_up, seed)
+        context = _Context(spec, size, count, photographs, exif, chosen, weights, plant, warm_up, seed)
         for precision, batch_size in ordered:
             row = _measure(context, precision, batch_size)
             if row.status != "ok":
@@ -184,14 +186,18 @@ def benchmark(
     )
 
 
-def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Writes bench.csv, a line a setting, and bench.json into a folder; returns both paths."""
+def write_report(report: Report, folder: Path, *, raw: bool = False) -> tuple[Path, Path]:
+    """Writes bench.csv, a line a setting, and bench.json into a folder; returns both paths.
+
+    raw: names that a spreadsheet would run as a formula are left as they are
+    """
     table, record = folder / "bench.csv", folder / "bench.json"
     with atomic_write(table, "w") as handle:
         writer = csv.DictWriter(handle, [field.name for field in dataclasses.fields(Row)], lineterminator="\n")
         writer.writeheader()
         for row in report.rows:
-            writer.writerow({name: for_spreadsheet(value) for name, value in dataclasses.asdict(row).items()})
+            line = dataclasses.asdict(row)
+            writer.writerow(line if raw else {name: for_spreadsheet(value) for name, value in line.items()})
     write_json(record, report.record())
     return table, record
 
@@ -244,6 +250,7 @@ class _Context:
         size: tuple[int, int],
         count: int,
         photographs: Sequence[Path],
+        exif: Exif,
         device: torch.device,
         weights: str,
         plant: int,
@@ -251,6 +258,7 @@ class _Context:
         seed: int,
     ) -> None:
         self.spec, self.size, self.count, self.photographs, self.device = spec, size, count, photographs, device
+        self.exif = exif
         self.weights, self.plant, self.warm_up, self.seed = weights, plant, warm_up, seed
         self.dataset: Dataset | None = None
         self.flops: int | None = None
@@ -267,7 +275,7 @@ class _Context:
             model.plant_segments(self.plant)
         if self.dataset is None:
             self.dataset = (
-                photograph_dataset(self.photographs, model_categories(model), limit=self.count)
+                photograph_dataset(self.photographs, model_categories(model), limit=self.count, exif=self.exif)
                 if self.photographs
                 else generated_dataset(model.class_names, model.isthing, size=self.size, count=self.count)
             )

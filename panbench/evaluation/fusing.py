@@ -25,7 +25,7 @@ from panbench.models.candidates import NO_LABEL, Candidates, Instances
 from panbench.models.merging import merge_outputs
 from panbench.models.rules import Rule, parse_rule
 from panbench.models.stored import StoredOutputs
-from panbench.panoptic.types import Scene
+from panbench.panoptic.types import Exif, Scene
 from panbench.runs import ModelRecord, Run
 
 __all__ = ["StoredEnsemble", "StoredModel", "dataset_of", "folder_of_rule", "fuse_run"]
@@ -102,7 +102,8 @@ def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
     )
     if dataset.fingerprint != record.fingerprint:
         raise BadRun(f"{record.gt} has changed since {run.name} was made. Evaluate again.")
-    return replace(dataset, name=record.name or dataset.name)
+    exif: Exif = "ignore" if run.info.arguments.get("exif") == "ignore" else "apply"
+    return replace(dataset, name=record.name or dataset.name).with_exif(exif)
 
 
 def folder_of_rule(out: Path, rule: Rule, several: bool) -> Path:
@@ -166,6 +167,8 @@ class StoredEnsemble(StoredModel):
                 raise BadRun(f"{runs[0].name} and {run.name} were made on different ground truth.")
             if member.stored.image_ids != self.stored.image_ids:
                 raise BadRun(f"{runs[0].name} and {run.name} kept candidates of different images.")
+            if runs[0].info.arguments.get("exif", "apply") != run.info.arguments.get("exif", "apply"):
+                raise BadRun(f"Only one of {runs[0].name} and {run.name} turned photographs as their EXIF says.")
             if dict(zip(member.class_names, member.isthing, strict=True)) != dict(
                 zip(self.class_names, self.isthing, strict=True)
             ):

@@ -31,7 +31,7 @@ from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, Scene, Segment
-from panbench.runs import FileHashes, RunWriter, digest_of
+from panbench.runs import FileHashes, RunWriter, digest_of, photograph_code
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
@@ -94,6 +94,8 @@ class _Scored:
     seconds: tuple[Clock, ...]
     files: tuple[int, bytes, bytes]
     """The image id, and the SHA-256 of the image and of its ground-truth PNG as they were read."""
+    photograph: int
+    """What the image's file says of it, as `photograph_code` writes it."""
 
 
 def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
@@ -356,7 +358,9 @@ class Loop:
             written = time.perf_counter()
             clocks.append({"fusion": settled - began, "overlap": counted - settled, "write": written - counted})
         files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), digest_of(scene.gt_path))
-        return [_Scored(tuple(tables), tuple(clocks), files)]
+        facts = image.facts
+        code = 0 if facts is None else photograph_code(facts.orientation, facts.extraneous)
+        return [_Scored(tuple(tables), tuple(clocks), files, code)]
 
     def _settled(self, image: LoadedImage, rule: Rule, fused: Fused) -> PanopticPrediction:
         try:
@@ -385,9 +389,9 @@ class Loop:
         if self._block:
             for place, (target, own) in enumerate(zip(self.targets, self.target_seconds, strict=True)):
                 began = time.perf_counter()
-                scored = [(table, image.files) for image in self._block if (table := image.tables[place]) is not None]
+                scored = [(table, image) for image in self._block if (table := image.tables[place]) is not None]
                 if scored:
-                    files = FileHashes.of([read for _, read in scored])
+                    files = FileHashes.of([read.files for _, read in scored], [read.photograph for _, read in scored])
                     target.writer.write_part(concat([table for table, _ in scored]), self.rank, files)
                 with self._clock:
                     own["write"] += time.perf_counter() - began

@@ -4,6 +4,7 @@ import hashlib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from panbench.datasets import Dataset
 from panbench.models.base import open_model
 from panbench.models.predict import model_categories, scene_of, segment
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
-from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet
+from panbench.panoptic.photo import inspect_photo
+from panbench.panoptic.types import Annotation, Category, Exif, ImageInfo, PanopticSet
 from panbench.report.attention import attention_figure
 from panbench.report.pictures import Layer, Pictures, overlay_figure, read_photo, save_figure
 from panbench.runs import ModelRecord, load_run
@@ -39,12 +41,14 @@ def segment_photographs(
     dpi: float = 200,
     overwrite: bool = False,
     download: bool = False,
+    exif: Exif = "apply",
     say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Path]:
     """Segments photographs and writes into `out`, for each, NAME.overlay.<form>; ids/NAME.png; and ids.json; the paths.
 
     images: files, or folders whose images are taken
     style: arguments of `overlay_figure`; download: fetch weights that are not here
+    exif: "apply" turns photographs as their EXIF orientation says; "ignore" takes them as they are stored
     say: called with a sentence for each photograph that cannot be read, and one for the time an image takes
     ids.json lists images, segments with scores, and categories; areas are counted pixels. Raises BadDataset when no
     photograph can be read, BadArgument when `out` holds an earlier result and `overwrite` is not set.
@@ -53,10 +57,15 @@ def segment_photographs(
     if target.exists() and not overwrite:
         raise BadArgument(f"{out} holds earlier predictions. Give another --out, or --overwrite to replace them.")
     paths = find_photographs(images)
-    sizes, faults = [], []
+    sizes: list[tuple[Path, tuple[int, int]]] = []
+    oriented: list[Path] = []
+    faults: list[str] = []
     for path in paths:
         try:
-            sizes.append((path, read_photo(path).shape[:2]))
+            size, orientation = _look(path, exif)
+            sizes.append((path, size))
+            if orientation != 1:
+                oriented.append(path)
         except BadDataset as error:
             faults.append(str(error))
     if not sizes:
@@ -66,7 +75,7 @@ def segment_photographs(
     names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
     written, infos, annotations = [], {}, {}
     seconds, began = [], time.perf_counter()
-    for scene, prediction in segment(model, sizes, categories):
+    for scene, prediction in segment(model, sizes, categories, exif):
         seconds.append(time.perf_counter() - began)
         assert scene.image_path is not None
         if isinstance(prediction, BadDataset):
@@ -76,7 +85,9 @@ def segment_photographs(
             continue
         name = names[scene.image_path]
         layer = Layer.of(spec.title, prediction.ids, prediction.segments)
-        figure = overlay_figure(read_photo(scene.image_path), layer, categories, **(style or {}))
+        figure = overlay_figure(
+            read_photo(scene.image_path, turned=exif == "apply"), layer, categories, **(style or {})
+        )
         overlay = out / f"{name}.overlay.{form}"
         save_figure(figure, overlay, dpi=dpi)
         write_id_png(out / "ids" / f"{name}.png", prediction.ids)
@@ -89,6 +100,12 @@ def segment_photographs(
         say(f"Left out: {fault}")
     if not written:
         raise BadDataset(faults[0])
+    if oriented:
+        how = "turned as it says" if exif == "apply" else "taken as they are stored"
+        say(
+            f"{len(oriented):,} of {len(paths):,} photographs have an EXIF orientation other than upright, such as "
+            f"{oriented[0]}, and were {how}; their id PNGs, too."
+        )
     say(f"{statistics.median(seconds):.2f} s an image on {model.device} (median of {len(seconds)}, pictures apart).")
     write_panoptic_json(target, PanopticSet(categories, infos, annotations, out / "ids", target))
     return [*written, target]
@@ -140,6 +157,8 @@ def attention_of(
         path, shown = photo, read_photo(photo)
     opened = open_model(spec, weights=weights, device=device, speedups=False, download=download)
     scene = scene_of(path, image or 1, *shown.shape[:2])
+    if run is not None and stored.info.arguments.get("exif") == "ignore":
+        scene = replace(scene, exif="ignore")
     if not hasattr(opened, "attend"):
         raise BadModel(f"{spec.title} shows no attention: panbench does not know where it looks.")
     found = opened.attend(scene, queries=queries, category=category, most=most, layers=layers)
@@ -160,16 +179,15 @@ def _spec_of(described: ModelRecord) -> ModelSpec:
 
 
 def photograph_dataset(
-    images: Sequence[Path], categories: tuple[Category, ...], *, limit: int | None = None
+    images: Sequence[Path], categories: tuple[Category, ...], *, limit: int | None = None, exif: Exif = "apply"
 ) -> Dataset:
     """Photographs as a dataset without ground truth: files, or folders whose images are taken.
 
-    Raises BadDataset when there is none, or one cannot be read.
+    exif: whether they are turned as their EXIF orientation says. Raises BadDataset when there is none, or one cannot be
+    read.
     """
     paths = find_photographs(images)
-    scenes = tuple(
-        scene_of(path, number, *read_photo(path).shape[:2]) for number, path in enumerate(paths[:limit], start=1)
-    )
+    scenes = tuple(scene_of(path, number, *_look(path, exif)[0]) for number, path in enumerate(paths[:limit], start=1))
     listing = "\n".join(f"{scene.image.file_name} {scene.image.height} {scene.image.width}" for scene in scenes)
     folder = images[0] if images[0].is_dir() else images[0].parent
     return Dataset(
@@ -181,7 +199,14 @@ def photograph_dataset(
         fingerprint=hashlib.sha256(listing.encode()).hexdigest(),
         gt=folder,
         images=folder,
-    )
+    ).with_exif(exif)
+
+
+def _look(path: Path, exif: Exif) -> tuple[tuple[int, int], int]:
+    """The (height, width) of a photograph, and its EXIF orientation. Raises BadDataset when it cannot be read."""
+    facts = inspect_photo(path, exif=exif)
+    height, width = facts.shape or read_photo(path, turned=exif == "apply").shape[:2]
+    return (height, width), facts.orientation
 
 
 def find_photographs(images: Iterable[Path]) -> list[Path]:

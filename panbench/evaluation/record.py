@@ -21,6 +21,7 @@ from panbench.runs import (
     CategoryMapRecord,
     DatasetRecord,
     DeviceRecord,
+    FileHashes,
     ImagesRecord,
     MemoryRecord,
     RuleRecord,
@@ -35,6 +36,10 @@ from panbench.runs import (
 
 if TYPE_CHECKING:
     from panbench.evaluation.evaluate import EvaluateOptions
+
+
+# What runs did that were made before there was the setting.
+_BEFORE = {"exif": "apply"}
 
 
 def first_record(
@@ -104,6 +109,7 @@ def resume_settings(
         "dataset_fingerprint": dataset.fingerprint,
         "images_sha256": hashlib.sha256(chosen).hexdigest(),
         "device": model.device.type,
+        "exif": dataset.exif,
         **_map_settings(mapping),
         **way_of_running(model),
         "rule": str(RuleRecord.of(rule.record())),
@@ -122,7 +128,7 @@ def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
 
 def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | str | None) -> None:
     """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
-    stored = run.info.arguments
+    stored = {**_BEFORE, **run.info.arguments}
     asked = dict(settings)
     if isinstance(batch_size, int):
         asked["batch_size"] = batch_size
@@ -186,6 +192,10 @@ def close_run(
     faults = run.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
         reporter.notice(faults.notice)
+    files = run.files
+    if status == "done" and target == 0:
+        for sentence in _photograph_notices(files, dataset):
+            reporter.notice(sentence)
     host_memory = [report.host_memory for report in reports if report.host_memory is not None]
     device_memory = [report.device_memory for report in reports if report.device_memory is not None]
     return writer.finish(
@@ -198,6 +208,8 @@ def close_run(
             missing=expected - scored - len(skipped),
             skipped=len(skipped),
             skipped_ids=skipped,
+            oriented=len(files.oriented),
+            extraneous=len(files.extraneous),
             gt_faults=faults,
         ),
         seconds=SecondsRecord(**{stage: round(spent, 4) for stage, spent in seconds.items()}),
@@ -207,6 +219,29 @@ def close_run(
         ),
         ranks=len(reports),
     )
+
+
+def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
+    """A sentence each on photographs with an EXIF orientation, and on JPEGs with bytes too many."""
+    paths = {scene.image.id: scene.image_path for scene in dataset.scenes}
+    sentences = []
+    if len(files.oriented):
+        what = (
+            "They were turned as it says, as mmdet and OpenCV do; id maps of the ground truth are never turned. If "
+            "those were drawn on the photographs as they are stored, evaluate with --exif ignore."
+            if dataset.exif == "apply"
+            else "They were taken as they are stored (--exif ignore)."
+        )
+        sentences.append(
+            f"{len(files.oriented):,} of {len(files):,} photographs have an EXIF orientation other than upright, "
+            f"such as {paths[int(files.oriented[0])]} (image {files.oriented[0]}). {what}"
+        )
+    if len(files.extraneous):
+        sentences.append(
+            f"{len(files.extraneous):,} of {len(files):,} images are JPEGs with extraneous bytes, such as "
+            f"{paths[int(files.extraneous[0])]} (image {files.extraneous[0]}). Their pixels are whole."
+        )
+    return sentences
 
 
 def _speed(before: RunInfo, reports: Sequence[Report], scored: int, wall: float) -> dict[str, float | None]:

@@ -35,7 +35,7 @@ from panbench.models import synthetic
 from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOutput, Output
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.rules import Rule
-from panbench.panoptic.photo import read_photo
+from panbench.panoptic.photo import PhotoFacts, read_photo
 from panbench.panoptic.types import Scene
 from panbench.runs import ModelRecord
 
@@ -49,11 +49,15 @@ _TF32 = {"ieee": (False, False), "tf32": (True, True)}
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image as the model takes it: `inputs` on the host, and whatever else its adapter needs to know of it."""
+    """An image as the model takes it: `inputs` on the host, and whatever else its adapter needs to know of it.
+
+    facts: what its file says of it, where the model read it by `read_photograph`; the run records that
+    """
 
     scene: Scene
     inputs: Tensor
     sample: Any
+    facts: PhotoFacts | None = None
 
 
 class Model(Protocol):
@@ -201,9 +205,9 @@ class Adapter:
 
     def read(self, scene: Scene) -> LoadedImage:
         """Decodes and prepares the image of a scene. Raises BadDataset."""
-        rgb = read_rgb(scene)
+        rgb, facts = read_photograph(scene)
         inputs, frame = self.prepare(rgb)
-        return LoadedImage(scene, inputs, frame)
+        return LoadedImage(scene, inputs, frame, facts)
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> Sequence[Output]:
         """Brings a batch of images of one size to the device, normalises and pads it, and calls `candidates`."""
@@ -514,11 +518,11 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def read_rgb(scene: Scene) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) red, green, blue of a scene's image. Raises BadDataset: damaged, or not of the stated size."""
+def read_photograph(scene: Scene) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
+    """(H, W, 3) red, green, blue of a scene's image, and its facts. BadDataset: damaged, or not of the stated size."""
     image = scene.image
-    bgr, _ = read_photo(str(scene.image_path), (image.height, image.width), image_id=image.id)
-    return np.ascontiguousarray(bgr[..., ::-1])
+    bgr, facts = read_photo(str(scene.image_path), (image.height, image.width), image_id=image.id, exif=scene.exif)
+    return np.ascontiguousarray(bgr[..., ::-1]), facts
 
 
 def decode(path: str) -> npt.NDArray[np.uint8] | None:

@@ -15,7 +15,7 @@ import cv2
 
 from panbench.base.errors import BadDataset
 from panbench.datasets.corruptions import Corruption, corrupt
-from panbench.models.base import LoadedImage, Model, read_rgb, way_of_running
+from panbench.models.base import LoadedImage, Model, read_photograph, way_of_running
 from panbench.models.candidates import Output
 from panbench.panoptic.types import Scene
 from panbench.runs import ModelRecord
@@ -49,7 +49,8 @@ class CorruptedModel:
 
     def load(self, scene: Scene) -> LoadedImage:
         """The corrupted image, as the model loads it. Raises BadDataset naming the user's file."""
-        rgb = corrupt(read_rgb(scene), self.corruption, scene.image.id)
+        clean, facts = read_photograph(scene)
+        rgb = corrupt(clean, self.corruption, scene.image.id)
         handle, path = tempfile.mkstemp(suffix=".png", prefix="panbench-")
         os.close(handle)
         try:
@@ -60,7 +61,7 @@ class CorruptedModel:
             raise BadDataset(str(error).replace(path, str(scene.image_path))) from error
         finally:
             os.unlink(path)
-        return replace(loaded, scene=scene)
+        return replace(loaded, scene=scene, facts=facts)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """What the model says of each corrupted image."""

@@ -19,7 +19,7 @@ import torch
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import ModelSpec
-from panbench.models.base import LoadedImage, Model, read_rgb
+from panbench.models.base import LoadedImage, Model, read_photograph
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
 from panbench.models.rules import Rule
 from panbench.models.rules.given import Given
@@ -71,7 +71,8 @@ class FunctionModel:
 
     def load(self, scene: Scene) -> LoadedImage:
         """Decodes one image; safe to call from several threads. Raises BadDataset naming the file."""
-        return LoadedImage(scene, torch.from_numpy(read_rgb(scene)), None)
+        rgb, facts = read_photograph(scene)
+        return LoadedImage(scene, torch.from_numpy(rgb), None, facts)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[FinishedMap]:
         """The id map of each image, one after the other. Raises BadModel when the function returns something else."""

@@ -1,6 +1,7 @@
 """From a model's answers to the dataset's terms: labels to categories, single images, and photographs of any kind."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from panbench.datasets.convert import shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
 from panbench.models.base import Model
 from panbench.models.rules import Rule, SettledMap, fuse
-from panbench.panoptic.types import Category, ImageInfo, PanopticPrediction, Scene, Segment
+from panbench.panoptic.types import Category, Exif, ImageInfo, PanopticPrediction, Scene, Segment
 
 __all__ = [
     "CategoryIds",
@@ -116,7 +117,10 @@ def scene_of(path: Path, image_id: int, height: int, width: int) -> Scene:
 
 
 def segment(
-    model: Model, photos: Iterable[tuple[Path, tuple[int, int]]], categories: tuple[Category, ...]
+    model: Model,
+    photos: Iterable[tuple[Path, tuple[int, int]]],
+    categories: tuple[Category, ...],
+    exif: Exif = "apply",
 ) -> Iterator[tuple[Scene, PanopticPrediction | BadDataset]]:
     """The model's answer for each photograph, given as path and (height, width), numbered from 1.
 
@@ -124,7 +128,7 @@ def segment(
     """
     ids = [category.id for category in categories]
     for number, (path, (height, width)) in enumerate(photos, start=1):
-        scene = scene_of(path, number, height, width)
+        scene = replace(scene_of(path, number, height, width), exif=exif)
         try:
             yield scene, predict(model, scene, ids)
         except BadDataset as error:

@@ -7,9 +7,11 @@ the time of decoding.
 """
 
 import io
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import cv2
 import numpy as np
@@ -19,16 +21,22 @@ from PIL import Image
 
 from panbench.base.errors import BadDataset
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
+from panbench.panoptic.types import Exif
 
-__all__ = ["Exif", "PhotoFacts", "inspect_photo", "read_photo"]
-
-Exif = Literal["apply", "ignore"]
+__all__ = ["PhotoFacts", "inspect_photo", "read_photo"]
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
-# libjpeg's words for bytes between two markers that belong to neither, and for the warnings that mean lost data.
-_EXTRANEOUS = "extraneous bytes before marker"
-_LOST = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
+# libjpeg's words for bytes before a marker that it did not need, and for what means lost data.
+_EXTRANEOUS = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+_LOST = (
+    "Corrupt JPEG data",
+    "Premature end",
+    "Inconsistent progression",
+    "Unsupported marker type",
+    "Invalid JPEG file structure",
+)
+_MOST_TRIES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class PhotoFacts:
 
     shape: (height, width) of its pixels as they are decoded; None where only OpenCV knows the format
     orientation: EXIF's, 1 to 8; 1 is upright. OpenCV turns the pixels of all others unless it is told to ignore it
-    extraneous: whether a JPEG has bytes that belong to no part of it; harmless
+    extraneous: whether a JPEG is padded with bytes that belong to no part of it; harmless
     """
 
     shape: tuple[int, int] | None
@@ -107,20 +115,33 @@ def _inspect(content: bytes, where: str, shape: tuple[int, int] | None, exif: Ex
         # Only the header is read here.
         with Image.open(io.BytesIO(content)) as image:
             (width, height), kind, mode = image.size, image.format, image.mode
-            orientation = int(image.getexif().get(_ORIENTATION, 1)) if "exif" in image.info else 1
+            orientation = int(image.getexif().get(_ORIENTATION, 1)) if "exif" in image.info or kind == "TIFF" else 1
     except Image.DecompressionBombError:
         raise BadDataset(f"{where} has more pixels than the limit of {max_pixels:,}.") from None
     except Exception:  # a format that Pillow does not know, or cannot parse: OpenCV has the last word
         return PhotoFacts(None)
     if width * height > max_pixels:
         raise BadDataset(f"{where} has {height}×{width} pixels, more than the limit of {max_pixels:,}.")
-    if exif == "apply" and orientation in _SIDEWAYS:
+    if kind == "TIFF" and exif == "ignore" and orientation != 1:
+        raise BadDataset(
+            f"{where} has the orientation {orientation}, and OpenCV turns every TIFF as it says. Leave --exif ignore "
+            "out, or convert the file."
+        )
+    # Of a TIFF Pillow and OpenCV both give the size once it is turned.
+    if exif == "apply" and orientation in _SIDEWAYS and kind != "TIFF":
+        if shape is not None and tuple(shape) == (height, width) != (width, height):
+            raise BadDataset(
+                f"{where} is {width}×{height} once it is turned as its EXIF orientation ({orientation}) says, and the "
+                f"JSON says {height}×{width} (height × width), which is how it is stored. With --exif ignore "
+                "photographs are not turned."
+            )
         width, height = height, width
     _refuse_other_shape((height, width), shape, where)
     extraneous = False
     if kind in ("JPEG", "MPO"):
-        warning = _warning_of_libjpeg(content, "CMYK" if mode == "CMYK" else "GRAY")
-        extraneous = _EXTRANEOUS in warning
+        colors = "CMYK" if mode == "CMYK" else "GRAY"
+        warning = _warning_of_libjpeg(content, colors)
+        extraneous = _EXTRANEOUS.match(warning) is not None and _is_padded(content, warning, colors)
         if warning.startswith(_LOST) and not extraneous:
             raise BadDataset(f"{where} is a damaged JPEG: data is lost ({warning}). Fetch it again.")
     return PhotoFacts((height, width), orientation if 1 <= orientation <= 8 else 1, extraneous)
@@ -136,6 +157,39 @@ def _warning_of_libjpeg(content: bytes, colors: str) -> str:
     except ValueError as warning:
         return str(warning).rstrip(".")
     return ""
+
+
+def _is_padded(content: bytes, warning: str, colors: str) -> bool:
+    """Whether the bytes that libjpeg calls extraneous are padding, without which the JPEG decodes cleanly.
+
+    Where bits were flipped or lost, a decoder may come to the last pixel early: what is left over is image data, and
+    libjpeg's warning is the same. Padding repeats one value.
+    """
+    for _ in range(_MOST_TRIES):
+        found = _EXTRANEOUS.match(warning)
+        if found is None:
+            return not warning
+        count, marker = int(found[1]), bytes([0xFF, int(found[2], 16)])
+        for shorter in _without_padding(content, count, marker):
+            after = _warning_of_libjpeg(shorter, colors)
+            if after != warning:
+                content, warning = shorter, after
+                break
+        else:
+            return False
+    return False
+
+
+def _without_padding(content: bytes, count: int, marker: bytes) -> Iterator[bytes]:
+    """The file without what may be `count` bytes of padding, for each place of the marker where they may stand."""
+    place = -1
+    for _ in range(_MOST_TRIES):
+        place = content.find(marker, place + 1)
+        if place < 0:
+            return
+        padding = content[max(0, place - count) : place]
+        if len(padding) == count and len(set(padding)) == 1:
+            yield content[: place - count] + content[place:]
 
 
 def _refuse_other_shape(found: tuple[int, int], shape: tuple[int, int] | None, where: str) -> None:

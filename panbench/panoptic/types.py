@@ -5,6 +5,7 @@ An id map is an (H, W) int32 array: each pixel holds the id of its segment, 0 is
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ __all__ = [
     "Annotation",
     "AnnotationColumns",
     "Category",
+    "Exif",
     "IdMap",
     "ImageInfo",
     "PanopticPrediction",
@@ -30,6 +32,9 @@ MAX_ID = (1 << 24) - 1
 
 
 IdMap = npt.NDArray[np.int32]
+
+Exif = Literal["apply", "ignore"]
+"""Whether photographs are turned as their EXIF orientation says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +125,16 @@ class AnnotationColumns:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """An image of a dataset, with the paths of its picture and ground truth; None where there is none."""
+    """An image of a dataset, with the paths of its picture and ground truth; None where there is none.
+
+    exif: whether the picture is turned as its EXIF orientation says (OpenCV and mmdet do that) or taken as it is stored
+    """
 
     image: ImageInfo
     image_path: Path | None = None
     annotation: Annotation | None = None
     gt_path: Path | None = None
+    exif: Exif = "apply"
 
 
 @dataclass(frozen=True, slots=True)

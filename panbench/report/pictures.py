@@ -111,6 +111,7 @@ class Pictures:
     ) -> None:
         dataset = run.info.dataset
         self._run = run.name
+        self._turned = run.info.arguments.get("exif") != "ignore"
         self._images = images or _path(dataset.images)
         self._gt = gt or _path(dataset.gt)
         self._gt_dir = gt_dir or (_path(dataset.gt_dir) if gt is None else None)
@@ -143,8 +144,8 @@ class Pictures:
         """The (H, W, 3) uint8 RGB photograph, at the size that the JSON says. Raises BadDataset naming the file."""
         path = self.path(image_id)
         info = self.panoptic.images[image_id]
-        photo = read_photo(path)
-        if photo.shape[:2] != (info.height, info.width):
+        photo = read_photo(path, turned=self._turned)
+        if self._turned and photo.shape[:2] != (info.height, info.width):
             photo = read_photo(path, turned=False)
         if photo.shape[:2] != (info.height, info.width):
             raise BadDataset(
@@ -214,7 +215,7 @@ class RunPictures:
                 "`panbench eval … --save-predictions --overwrite`."
             )
         info = pictures.panoptic.images.get(image_id)
-        default = Path(pictures.file_name(image_id)).with_suffix(".png").name
+        default = Path(pictures.file_name(image_id)).with_suffix(".png").as_posix()
         name = self._names.get(image_id, default)
         assert info is not None
         if leaves_folder(name):

@@ -141,12 +141,16 @@ def write_plot(
     out: str | os.PathLike[str],
     *,
     data: bool = False,
+    raw: bool = False,
     width: float = 7.0,
     dpi: float = 200,
     font: str | None = None,
     font_size: float | None = None,
 ) -> list[Path]:
-    """Writes a plot as PNG, SVG or PDF and, with `data`, its table beside it as CSV (fractions 0–1); the paths."""
+    """Writes a plot as PNG, SVG or PDF and, with `data`, its table beside it as CSV (fractions 0–1); the paths.
+
+    raw: names that a spreadsheet would run as a formula are left as they are
+    """
     target = Path(out)
     figure, table = draw_plot(kind, members, width=width, font=font, font_size=font_size)
     save_figure(figure, target, dpi=dpi)
@@ -154,7 +158,7 @@ def write_plot(
         return [target]
     beside = target.with_suffix(".csv")
     with atomic_write(beside, "w") as handle:
-        handle.write(table.map(for_spreadsheet).to_csv(index=False, lineterminator="\n"))
+        handle.write((table if raw else table.map(for_spreadsheet)).to_csv(index=False, lineterminator="\n"))
     return [target, beside]
 
 

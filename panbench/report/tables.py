@@ -533,9 +533,10 @@ def _check_groups(runs: Sequence[Run]) -> None:
 
 
 def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows with notes on what the runs differ in besides the model: fusion rule, precision, knowledge of files."""
+    """The rows with notes on what the runs differ in besides the model: fusion rule, precision, EXIF, files."""
     rules = [run.info.rule for run in runs]
     precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
+    turnings = {run.info.arguments.get("exif", "apply") for run in runs if run.info.kind == "eval"}
     hashed = any(len(run.files) for run in runs)
     told = []
     for run, row, rule in zip(runs, rows, rules, strict=True):
@@ -546,6 +547,11 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
         if len(precisions) > 1 and run.info.precision is not None:
             notes.append(f"in {run.info.precision}")
+        if len(turnings) > 1 and run.info.kind == "eval":
+            ignored = run.info.arguments.get("exif") == "ignore"
+            notes.append(
+                "photographs as they are stored (--exif ignore)" if ignored else "photographs turned as their EXIF says"
+            )
         if hashed and run.path is not None and not run.is_verified:
             notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
         told.append(dataclasses.replace(row, notes=tuple(notes)))

@@ -4,7 +4,7 @@
 """
 
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
-from panbench.runs.hashes import FileHashes, digest_of
+from panbench.runs.hashes import FileHashes, digest_of, photograph_code
 from panbench.runs.record import (
     SCHEMA,
     CategoryMapRecord,
@@ -51,6 +51,7 @@ __all__ = [
     "list_runs",
     "load_run",
     "looks_like_run",
+    "photograph_code",
     "remove_run",
     "run_bytes",
     "unfinished_run",

@@ -145,6 +145,8 @@ def _images(infos: Sequence[RunInfo], scored: int) -> ImagesRecord:
         extra=max(one.extra for one in each),
         skipped=len(skipped),
         skipped_ids=skipped,
+        oriented=sum(one.oriented for one in each),
+        extraneous=sum(one.extraneous for one in each),
         gt_faults=None if None in faults else reduce(add, (one for one in faults if one), GroundTruthFaults()),
     )
 

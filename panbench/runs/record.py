@@ -180,6 +180,10 @@ class ImagesRecord:
     """how many images were left out because they could not be read"""
     skipped_ids: Mapping[int, str] = dataclasses.field(default_factory=dict)
     """the reason for each skipped image"""
+    oriented: Count = 0
+    """how many photographs have an EXIF orientation other than upright; `arguments.exif`: apply turned them by it"""
+    extraneous: Count = 0
+    """how many JPEGs have bytes that belong to no part of them, which is harmless"""
     gt_faults: GroundTruthFaults | None = None
     """where the ground truth's PNGs and JSON disagree"""
 

@@ -7,7 +7,7 @@ from panbench.catalog import find_model
 from panbench.datasets import open_dataset
 from panbench.datasets.corruptions import Corruption, corrupt
 from panbench.models.augmented import AugmentedModel, Views, parse_views
-from panbench.models.base import open_model, read_rgb
+from panbench.models.base import open_model, read_photograph
 from panbench.models.candidates import Candidates, Frame, Instances
 from panbench.models.corrupted import CorruptedModel
 from panbench.models.merging import flip, merge_outputs
@@ -147,7 +147,7 @@ def test_a_corrupted_model_sees_the_corrupted_pixels(scenes):
     corrupted = CorruptedModel(model, corruption)
     scene = scenes[0]
     seen = corrupted.load(scene).inputs
-    expected = corrupt(read_rgb(scene), corruption, scene.image.id)
+    expected = corrupt(read_photograph(scene)[0], corruption, scene.image.id)
     own = model.load(scene).inputs
     assert not torch.equal(seen, own)
     if seen.shape[1:] == expected.shape[:2]:

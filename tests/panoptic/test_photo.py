@@ -64,12 +64,44 @@ def test_a_jpeg_that_lost_data_is_refused_by_name(tmp_path, progressive):
         inspect_photo(path)
 
 
+@pytest.mark.parametrize("padding", [bytes(5), b"\xff" * 40, b" " * 300])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_padding_is_noted_and_changes_nothing(tmp_path, padding, progressive):
+    content = jpeg(picture(seed=2), progressive=progressive)
+    padded = content[:-2] + padding + content[-2:]
+    path = file_of(tmp_path, padded)
+    assert cv2.imdecode(np.frombuffer(padded, np.uint8), cv2.IMREAD_COLOR) is not None
+    bgr, facts = read_photo(path)
+    np.testing.assert_array_equal(bgr, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR))
+    heard = photo._warning_of_libjpeg(padded, "GRAY")
+    assert facts.extraneous == ("extraneous" in heard)
+
+
 def test_extraneous_bytes_are_noted_and_change_nothing(tmp_path):
     content = jpeg(picture())
-    path = file_of(tmp_path, content[:-2] + bytes(5) + content[-2:])
+    path = file_of(tmp_path, content[:-2] + bytes(50) + content[-2:])
     bgr, facts = read_photo(path)
     assert facts.extraneous
     np.testing.assert_array_equal(bgr, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_no_flipped_bit_that_libjpeg_hears_of_changes_pixels_unsaid(tmp_path, progressive):
+    """For many flips libjpeg has the words that it has for padding: the last pixel came early, data is left over."""
+    content = jpeg(picture(), progressive=progressive)
+    upright = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    start = content.index(b"\xff\xda") + 14
+    as_padding = 0
+    for place in range(start, len(content) - 2, 5):
+        flipped = content[:place] + bytes([content[place] ^ 8]) + content[place + 1 :]
+        heard = photo._warning_of_libjpeg(flipped, "GRAY")
+        decoded = cv2.imdecode(np.frombuffer(flipped, np.uint8), cv2.IMREAD_COLOR)
+        if not heard or decoded is None or np.array_equal(decoded, upright):
+            continue
+        as_padding += "extraneous bytes" in heard
+        with pytest.raises(BadDataset, match="data is lost"):
+            inspect_photo(file_of(tmp_path, flipped))
+    assert as_padding
 
 
 def test_eight_loaders_each_hear_of_their_own_image(tmp_path):

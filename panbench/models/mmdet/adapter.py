@@ -22,10 +22,10 @@ from panbench.models.mmdet import operators
 from panbench.models.mmdet.attention import attend
 from panbench.models.mmdet.config import build_model, describe_backbone, family_of, in_scope_of, load_config
 from panbench.models.mmdet.families import Family
-from panbench.models.mmdet.inputs import frame_of, innermost_dataset, pipeline_of, preprocessed
+from panbench.models.mmdet.inputs import frame_of, innermost_dataset, pipelines_of, preprocessed
 from panbench.models.mmdet.speedups import speed_up
 from panbench.panoptic.photo import inspect_photo
-from panbench.panoptic.types import Scene
+from panbench.panoptic.types import Exif, Scene
 
 
 class MmdetAdapter(Adapter):
@@ -55,7 +55,7 @@ class MmdetAdapter(Adapter):
     def loaded(self, module: nn.Module, checkpoint: Checkpoint | None) -> None:
         """The categories are the config's, or the checkpoint's, or those of the config's type of dataset."""
         self.class_names = _class_names(self.config, checkpoint, len(self.isthing))
-        self._pipeline = pipeline_of(self.config)
+        self._pipelines = pipelines_of(self.config)
 
     def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
         """mmdet's modules without what only training needs."""
@@ -64,17 +64,30 @@ class MmdetAdapter(Adapter):
     def scaled(self, factor: float) -> "MmdetAdapter":
         """The same model with a test pipeline that resizes to `factor` times the size. Raises BadArgument."""
         other = copy.copy(self)
-        other._pipeline = pipeline_of(self.config, factor)
+        other._pipelines = pipelines_of(self.config, factor)
         return other
 
     def read(self, scene: Scene) -> LoadedImage:
         """The image through the config's test pipeline: `inputs` (3, h, w) uint8, and mmdet's sample with the sizes."""
         image = scene.image
         # mmdet's own loader decodes a damaged JPEG without an error, and an absurd size before it is compared.
-        inspect_photo(str(scene.image_path), (image.height, image.width), image_id=image.id)
+        size = (image.height, image.width)
+        exif: Exif = scene.exif if "apply" in self._pipelines else "ignore"
+        facts = inspect_photo(str(scene.image_path), size, image_id=image.id, exif=exif)
+        if exif != scene.exif and facts.orientation != 1:
+            raise BadModel(
+                f"{scene.image_path} (image {image.id}) has the EXIF orientation {facts.orientation}, and the test "
+                f"pipeline of {self.spec.config} takes photographs as they are stored. Say so with --exif ignore."
+            )
         record = {"img_path": str(scene.image_path), "img_id": image.id, "height": image.height, "width": image.width}
+        pipeline = self._pipelines.get(exif)
+        if pipeline is None:
+            raise BadModel(
+                f"{self.spec.config}: its test pipeline does not load images by LoadImageFromFile, so panbench cannot "
+                "have it ignore EXIF orientations. Leave --exif ignore out."
+            )
         try:
-            packed = self._pipeline(record)
+            packed = pipeline(record)
         except Exception as error:
             if scene.image_path is None or decode(str(scene.image_path)) is None:
                 raise BadDataset(f"{scene.image_path} (image {image.id}) cannot be decoded as an image.") from error
@@ -83,7 +96,7 @@ class MmdetAdapter(Adapter):
             ) from error
         height, width = packed["data_samples"].metainfo["ori_shape"][:2]
         refuse_other_size(scene, (height, width))
-        return LoadedImage(scene, packed["inputs"], packed["data_samples"])
+        return LoadedImage(scene, packed["inputs"], packed["data_samples"], facts)
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> list[Output]:
         """Normalised, padded and sent to the device by mmdet's own preprocessor, then through the family's heads."""

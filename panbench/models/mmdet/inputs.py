@@ -10,14 +10,36 @@ from panbench.base.errors import BadModel
 from panbench.models.base import LoadedImage
 from panbench.models.candidates import Frame
 from panbench.models.mmdet.config import in_scope_of
+from panbench.panoptic.types import Exif
 
+# mmcv's decoders that leave photographs as they are stored.
+_NEVER_TURN = ("turbojpeg", "tifffile")
 _READS_GROUND_TRUTH = ("LoadPanopticAnnotations", "LoadAnnotations")
 
 
-def pipeline_of(config: Config, factor: float = 1.0) -> Any:
-    """The config's test pipeline as a callable, without the steps that read ground truth.
+def pipelines_of(config: Config, factor: float = 1.0) -> dict[Exif, Any]:
+    """The config's test pipeline as callables that apply or ignore EXIF orientations; one is absent where it cannot be.
 
-    factor: it resizes images to this many times the config's size
+    mmcv turns photographs unless the config asks for turbojpeg, tifffile or `*_ignore_orientation`. A loader of another
+    type is taken to turn them, as OpenCV does.
+    factor: they resize images to this many times the config's size
+    Raises BadModel for a config without a pipeline.
+    """
+    steps = _steps(config, factor)
+    as_configured = _composed(config, steps)
+    first, *rest = steps
+    if _type_name(first["type"]) != "LoadImageFromFile":
+        return {"apply": as_configured}
+    color = first.get("color_type", "color")
+    if first.get("imdecode_backend") in _NEVER_TURN or color not in ("color", "grayscale"):
+        return {"ignore": as_configured}
+    lying = [{**first, "color_type": f"{color}_ignore_orientation"}, *rest]
+    return {"apply": as_configured, "ignore": _composed(config, lying)}
+
+
+def _steps(config: Config, factor: float) -> list[Mapping[str, Any]]:
+    """The steps of the config's test pipeline without those that read ground truth.
+
     Raises BadModel for a config without a pipeline.
     """
     operators = innermost_dataset(config).get("pipeline") or config.get("test_pipeline")
@@ -26,14 +48,17 @@ def pipeline_of(config: Config, factor: float = 1.0) -> Any:
             f"{config.filename} has no test pipeline (`test_dataloader.dataset.pipeline` or `test_pipeline`)."
         )
     wanted = [step for step in operators if _type_name(step["type"]) not in _READS_GROUND_TRUTH]
-    if factor != 1.0:
-        wanted = _enlarged(wanted, factor)
+    return wanted if factor == 1.0 else _enlarged(wanted, factor)
+
+
+def _composed(config: Config, steps: Sequence[Mapping[str, Any]]) -> Any:
+    """The steps as one callable. Raises BadModel."""
     with in_scope_of(config):
         import mmdet.datasets.transforms  # noqa: F401  (registers mmdet's transforms)
         from mmcv.transforms import Compose
 
         try:
-            return Compose(wanted)
+            return Compose(steps)
         except Exception as error:
             raise BadModel(f"{config.filename}: its test pipeline cannot be built ({error}).") from error
 

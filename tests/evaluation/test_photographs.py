@@ -1,0 +1,229 @@
+"""What photographs' files say of them, all the way to the reporter, the record and the comparison."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from support import Recorder, evaluated, panbench
+
+from panbench.base.errors import BadDataset, BadModel, BadRun
+from panbench.catalog import ModelSpec, find_model
+from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.datasets.corruptions import Corruption
+from panbench.models.base import open_model
+from panbench.models.corrupted import CorruptedModel
+from panbench.report.pictures import Pictures
+from panbench.report.tables import compare
+from panbench.runs import Run, load_run
+
+
+@pytest.fixture(scope="session")
+def spec() -> ModelSpec:
+    return find_model("mask2former-tiny")
+
+
+@pytest.fixture(scope="session")
+def upright(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen square scenes whose photographs are JPEGs."""
+    root = tmp_path_factory.mktemp("upright")
+    shapes.generate(root, count=16, size=(96, 96))
+    listing = root / "annotations" / "panoptic_val.json"
+    content = json.loads(listing.read_text())
+    for image in content["images"]:
+        photograph = root / "val" / image["file_name"]
+        image["file_name"] = f"{photograph.stem}.jpg"
+        Image.open(photograph).convert("RGB").save(photograph.with_suffix(".jpg"), quality=95)
+    listing.write_text(json.dumps(content))
+    return root
+
+
+def with_photographs(
+    upright: Path, folder: Path, orientation: dict[int, int], extraneous: tuple[int, ...] = ()
+) -> Path:
+    """The scenes with other photographs: EXIF orientations, and bytes before the last marker. Pixels stay."""
+    images = json.loads((upright / "annotations" / "panoptic_val.json").read_text())["images"]
+    (folder / "val").mkdir(parents=True)
+    (folder / "annotations").symlink_to(upright / "annotations")
+    for image in images:
+        content = (upright / "val" / image["file_name"]).read_bytes()
+        if image["id"] in orientation:
+            exif = Image.Exif()
+            exif[0x0112] = orientation[image["id"]]
+            block = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+            content = content[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + content[2:]
+        if image["id"] in extraneous:
+            content = content[:-2] + bytes(50) + content[-2:]
+        (folder / "val" / image["file_name"]).write_bytes(content)
+    return folder
+
+
+def same_rows(first: Run, second: Run) -> bool:
+    return all(
+        np.array_equal(getattr(first.table.overlaps, name), getattr(second.table.overlaps, name))
+        for name in ("image_id", "gt_id", "pred_id", "pixels")
+    )
+
+
+@pytest.fixture(scope="session")
+def turned(upright: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight of sixteen photographs on their head or on their side, three with bytes too many."""
+    orientation = {image_id: (3, 6, 8)[image_id % 3] for image_id in range(2, 17, 2)}
+    return with_photographs(upright, tmp_path_factory.mktemp("turned") / "set", orientation, (1, 2, 3))
+
+
+def test_orientations_and_extraneous_bytes_are_counted_and_told_once_by_eight_loaders(turned, spec, tmp_path):
+    recorder = Recorder()
+    run = evaluated(spec, open_dataset(turned), tmp_path / "run", recorder, workers=8, batch_size=2)
+    assert (run.info.images.oriented, run.info.images.extraneous) == (8, 3)
+    assert run.info.arguments["exif"] == "apply"
+    first, second = recorder.notices
+    assert first.startswith("8 of 16 photographs have an EXIF orientation other than upright, such as ")
+    assert f"{turned / 'val'}" in first
+    assert "turned as it says, as mmdet and OpenCV do" in first
+    assert "--exif ignore" in first
+    assert second.startswith("3 of 16 images are JPEGs with extraneous bytes, such as ")
+
+
+def test_upright_photographs_are_not_talked_about(upright, spec, tmp_path):
+    recorder = Recorder()
+    run = evaluated(spec, open_dataset(upright, limit=3), tmp_path / "run", recorder)
+    assert recorder.notices == []
+    assert (run.info.images.oriented, run.info.images.extraneous) == (0, 0)
+
+
+def test_ignored_orientations_give_the_maps_of_the_pixels_as_they_are_stored(upright, turned, spec, tmp_path):
+    recorder = Recorder()
+    plain = evaluated(spec, open_dataset(upright), tmp_path / "plain")
+    ignored = evaluated(spec, open_dataset(turned, exif="ignore"), tmp_path / "ignored", recorder)
+    applied = evaluated(spec, open_dataset(turned), tmp_path / "applied")
+    assert same_rows(ignored, plain)
+    assert not same_rows(applied, plain)
+    assert applied.summary()["All"]["PQ"] < plain.summary()["All"]["PQ"]
+    assert ignored.info.arguments["exif"] == "ignore"
+    assert "They were taken as they are stored (--exif ignore)." in recorder.notices[0]
+
+
+def test_compare_tells_runs_apart_that_treat_orientations_differently(turned, spec, tmp_path):
+    runs = [evaluated(spec, open_dataset(turned, limit=2, exif=exif), tmp_path / exif) for exif in ("apply", "ignore")]
+    first, second = compare(runs)
+    assert "photographs turned as their EXIF says" in first.notes
+    assert "photographs as they are stored (--exif ignore)" in second.notes
+    assert not any("EXIF" in note for row in compare(runs[:1] * 2) for note in row.notes)
+
+
+def test_resume_counts_what_both_sittings_read_and_refuses_the_other_way(turned, spec, tmp_path):
+    class Stop(Recorder):
+        def progress(self, task, done, total, unit="images") -> None:
+            if done == 6:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(spec, open_dataset(turned), tmp_path / "run", Stop(), workers=1)
+    assert 0 < load_run(tmp_path / "run").info.images.scored < 16
+    with pytest.raises(BadRun, match="exif was 'apply' and is now 'ignore'"):
+        evaluated(spec, open_dataset(turned, exif="ignore"), tmp_path / "run", resume=True)
+    run = evaluated(spec, open_dataset(turned), tmp_path / "run", resume=True)
+    assert (run.info.images.oriented, run.info.images.extraneous) == (8, 3)
+
+
+def test_a_run_from_before_the_setting_can_be_gone_on_with(upright, spec, tmp_path):
+    run = evaluated(spec, open_dataset(upright, limit=2), tmp_path / "run")
+    path = run.path / "run.json"
+    content = json.loads(path.read_text())
+    del content["arguments"]["exif"], content["images"]["oriented"], content["images"]["extraneous"]
+    path.write_text(json.dumps({**content, "status": "interrupted"}))
+    with pytest.raises(BadRun, match="exif was 'apply' and is now 'ignore'"):
+        evaluated(spec, open_dataset(upright, limit=2, exif="ignore"), tmp_path / "run", resume=True)
+    assert evaluated(spec, open_dataset(upright, limit=2), tmp_path / "run", resume=True).info.status == "done"
+
+
+def test_a_photograph_that_fits_only_as_it_is_stored_is_refused_with_the_way_out(spec, tmp_path):
+    shapes.generate(tmp_path / "wide", count=1, size=(96, 128))
+    (scene,) = open_dataset(tmp_path / "wide").scenes
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(scene.image_path).convert("RGB").save(scene.image_path, exif=exif)
+    with pytest.raises(BadDataset, match=r"is 128×96 once it is turned .*--exif ignore"):
+        evaluated(spec, open_dataset(tmp_path / "wide"), tmp_path / "run")
+    run = evaluated(spec, open_dataset(tmp_path / "wide", exif="ignore"), tmp_path / "ignored")
+    assert run.info.images.oriented == 1
+
+
+def test_a_pipeline_that_never_turns_is_not_said_to_turn(turned, spec, tmp_path):
+    config = tmp_path / "lying.py"
+    config.write_text(
+        f"_base_ = {str(spec.config)!r}\n"
+        "test_pipeline = [dict(type='LoadImageFromFile', color_type='color_ignore_orientation'), "
+        "dict(type='Resize', scale=(96, 96), keep_ratio=True), "
+        "dict(type='PackDetInputs', meta_keys=('img_id', 'ori_shape', 'img_shape', 'scale_factor'))]\n"
+        "test_dataloader = dict(dataset=dict(pipeline=test_pipeline))\n"
+    )
+    model = open_model(dataclasses.replace(spec, config=config), device="cpu")
+    scenes = open_dataset(turned).scenes
+    assert model.load(scenes[0]).facts.orientation == 1
+    with pytest.raises(BadModel, match=r"takes photographs as they are stored\. Say so with --exif ignore"):
+        model.load(scenes[1])
+    assert model.load(dataclasses.replace(scenes[1], exif="ignore")).facts.orientation != 1
+
+
+def test_a_corrupted_photograph_keeps_its_facts(turned, spec):
+    model = CorruptedModel(open_model(spec, device="cpu"), Corruption("brightness", 1))
+    assert model.load(open_dataset(turned).scenes[1]).facts.orientation == 8
+
+
+def test_pictures_show_photographs_as_the_model_saw_them(turned, spec, tmp_path):
+    for exif, flags in (("apply", 0), ("ignore", cv2.IMREAD_IGNORE_ORIENTATION)):
+        run = evaluated(spec, open_dataset(turned, limit=2, exif=exif), tmp_path / exif)
+        shown = Pictures(run).photo(2)
+        path = str(Pictures(run).path(2))
+        np.testing.assert_array_equal(shown[..., ::-1], cv2.imread(path, cv2.IMREAD_COLOR | flags))
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_the_command_line_takes_exif(turned, tmp_path, exif):
+    result = panbench(
+        "eval", "-m", "mask2former-tiny", "--data", turned, "--limit", "2", "--exif", exif, "--out", tmp_path / "run"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "1 of 2 photographs have an EXIF orientation other than upright" in " ".join(result.stderr.split())
+    assert load_run(tmp_path / "run").info.arguments["exif"] == exif
+    assert panbench("eval", "-m", "mask2former-tiny", "--data", turned, "--exif", "no").exit_code == 2
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_predict_writes_maps_of_the_pixels_it_saw(tmp_path, exif):
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 128, 3), np.uint8)
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    handle = io.BytesIO()
+    Image.fromarray(pixels).save(handle, "JPEG", exif=orientation)
+    (tmp_path / "photo.jpg").write_bytes(handle.getvalue())
+    result = panbench(
+        "predict", tmp_path / "photo.jpg", "-m", "mask2former-tiny", "--exif", exif, "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 0, result.stderr
+    how = "turned as it says" if exif == "apply" else "taken as they are stored"
+    assert f"and were {how}; their id PNGs, too." in " ".join(result.stderr.split())
+    size = (128, 96) if exif == "apply" else (96, 128)
+    assert cv2.imread(str(tmp_path / "out" / "ids" / "photo.png")).shape[:2] == size
+
+
+def test_bench_takes_photographs_as_they_are_stored(turned, tmp_path):
+    result = panbench(
+        "bench", "-m", "mask2former-tiny", "--images", turned / "val", "--count", "1", "--warm-up", "0",
+        "--exif", "ignore", "--out", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["status"] == "ok"
+
+
+def test_a_dataset_of_other_orientation_is_the_same_otherwise(upright):
+    dataset: Dataset = open_dataset(upright)
+    ignoring = dataset.with_exif("ignore")
+    assert {scene.exif for scene in ignoring.scenes} == {"ignore"}
+    assert ignoring.with_exif("apply") == dataset
