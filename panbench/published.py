@@ -13,7 +13,7 @@ from importlib import resources
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 
-__all__ = ["PublishedResult", "choose", "published_results"]
+__all__ = ["PublishedResult", "choose", "gflops_of", "published_results"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ def choose(
             "backbone or both; `panbench published` lists all."
         )
     return [result for result in within if result in chosen]
+
+
+def gflops_of(title: str) -> float | None:
+    """The GFLOPs that are published of a model on its backbone ("Mask2Former R50"); None where nobody says them."""
+    found = {result.gflops for result in published_results() if result.title == title and result.gflops is not None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _named(result: PublishedResult, words: str) -> bool:

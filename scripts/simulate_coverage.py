@@ -1,25 +1,27 @@
 """Simulates how often intervals cover the truth and how often tests cry wolf; prints the tables of docs/uncertainty.md.
 
-    python scripts/simulate_coverage.py [--samples 400] [--resamples 1000] [--seed 0]
+    python scripts/simulate_coverage.py [--samples 400] [--resamples 1000] [--seed 0] [--only seeds]
 
 A made-up population of images takes the place of the world: 24 categories, the most frequent in half of the images and
 the rarest in 1 of 250; hard images are hard for all their objects; of even categories an image can hold several
 objects. Its PQ is known from 400,000 images. Samples of it are data sets: for each we make the interval, or compare two
-models, and count.
+models, and count. For models that were trained several times a training is drawn, too: how good it is differs.
 """
 
 import argparse
 import math
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from panbench.metrics.seeds import compare_seeds
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import compare, intervals
+from panbench.metrics.uncertainty import Sample, Stack, compare, draw_counts, intervals
 from panbench.panoptic.types import Category
 
 Float = npt.NDArray[np.float64]
@@ -210,16 +212,84 @@ def errors_of_tests(samples: int, resamples: int, seed: int) -> None:
             print(f"| {label} | {n} | {100 * truth:+.2f} | {rates} |", flush=True)
 
 
+def seeds_of_model(
+    rng: np.random.Generator, images: Images, seeds: int, luck: float, better: float = 0.0
+) -> list[ImageStatistics]:
+    """The runs of a model's seeds. luck: the standard deviation of `better` from training to training."""
+    return [statistics_of(sums_of_model(rng, images, better=better + luck * rng.normal())) for _ in range(seeds)]
+
+
+def true_pq_over_seeds(seed: int, luck: float, better: float) -> float:
+    """The mean PQ of trainings, by Gauss and Hermite's rule over their luck."""
+    at, weights = np.polynomial.hermite_e.hermegauss(7)
+    of_training = [true_pq(seed, better=better + luck * float(place)).mean() for place in at]
+    return float(np.average(of_training, weights=weights))
+
+
+def plain_two_levels(models: dict[str, list[Sample]], resamples: int, seed: int) -> tuple[float, float]:
+    """What we turned down: as many seeds drawn as there are, and percentiles as they come."""
+    stack = Stack.of([sample for seeds in models.values() for sample in seeds])
+    rng = np.random.default_rng(seed)
+    counts = draw_counts(rng, stack.n_units, resamples)
+    pq = np.stack([stack.scores(sums)[0, 0] for sums in stack.weighted(counts)])
+    ends = np.cumsum([0, *map(len, models.values())])
+    means = []
+    for start, stop in pairwise(ends.tolist()):
+        n = stop - start
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+        means.append(np.einsum("sr,rs->r", pq[start:stop], weights))
+    low, high = np.quantile(means[1] - means[0], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def coverage_over_seeds(samples: int, resamples: int, seed: int) -> None:
+    """Prints how often 95 % intervals of the difference of two models cover it, by seeds and how much these matter."""
+    print(
+        "\n| seeds of each | spread of a seed, points | true ΔPQ | interval over seeds and images | p < 0.05 | "
+        "as many seeds drawn, percentiles | first seeds, images alone |"
+    )
+    print("| --- " * 7 + "|")
+    rng = np.random.default_rng(seed + 3)
+    n = 500
+    for better, luck in ((0.0, 0.0), (0.0, 0.3), (0.15, 0.3)):
+        truth = true_pq_over_seeds(seed, luck, better) - true_pq_over_seeds(seed, luck, 0.0)
+        for seeds in (2, 3, 5, 10):
+            ours = small = plain = alone = 0
+            spreads = []
+            for sample in range(samples):
+                images = Images.sample(rng, n)
+                models = {
+                    name: [Sample.of(run) for run in seeds_of_model(rng, images, seeds, luck, gain)]
+                    for name, gain in (("a", 0.0), ("b", better))
+                }
+                found = compare_seeds(models, resamples=resamples, seed=sample)
+                row = found.differences[found.differences["group"] == "All"].iloc[0]
+                ours += row["low"] <= truth <= row["high"]
+                small += row["p"] < 0.05
+                spreads.append(found.models.loc[found.models["group"] == "All", "spread"].pow(2).mean())
+                low, high = plain_two_levels(models, resamples, sample)
+                plain += low <= truth <= high
+                one = compare({name: runs[0] for name, runs in models.items()}, resamples=resamples, permutations=1)
+                first = one.differences.query("group == 'All' and metric == 'PQ'").iloc[0]
+                alone += first["low"] <= truth <= first["high"]
+            rates = " | ".join(percent(hits, samples) for hits in (ours, small, plain, alone))
+            spread = 100 * math.sqrt(np.mean(spreads))
+            print(f"| {seeds} | {spread:.2f} | {100 * truth:+.2f} | {rates} |", flush=True)
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=400, help="data sets drawn a row (half at 5,000 images)")
     parser.add_argument("--resamples", type=int, default=1000, help="resamples and permutations of each")
     parser.add_argument("--seed", type=int, default=0)
+    parts = {"intervals": coverage, "tests": errors_of_tests, "seeds": coverage_over_seeds}
+    parser.add_argument("--only", choices=tuple(parts), help="one of the tables instead of all")
     arguments = parser.parse_args()
     start = time.perf_counter()
-    coverage(arguments.samples, arguments.resamples, arguments.seed)
-    errors_of_tests(arguments.samples, arguments.resamples, arguments.seed)
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            part(arguments.samples, arguments.resamples, arguments.seed)
     print(f"\n{arguments.samples} samples, {arguments.resamples} resamples, {time.perf_counter() - start:.0f} s")
 
 

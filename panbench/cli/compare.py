@@ -15,7 +15,9 @@ from panbench.cli import console
 from panbench.cli.command import AsJson, By, Raw, Runs, command, family, find_runs, flag, option
 
 if TYPE_CHECKING:
+    from panbench.report.comparison import Standing
     from panbench.report.findings import Findings
+    from panbench.report.seeds import SeedStanding
     from panbench.runs import Run as StoredRun
 
 app = family()
@@ -59,6 +61,7 @@ class Format(str, Enum):
     "panbench compare results/coco-maskformer-r50 results/coco-mask2former-r50",
     "panbench compare results --by size --out table.md",
     "panbench compare results/coco-mask2former-r50 --published 'Mask DINO'",
+    "panbench compare 'results/m2f@seed*' 'results/pfpn@seed*'",
 )
 def compare(
     runs: Runs,
@@ -77,6 +80,9 @@ def compare(
         list[str] | None,
         option("Also what papers claim of a model or backbone, or all; several times.", None, "NAME"),
     ] = None,
+    detect: Annotated[
+        float, option("Of models by seeds ('a@seed*'): the difference to count seeds for.", None, "POINTS")
+    ] = 0.5,
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")
     ] = True,
@@ -87,15 +93,28 @@ def compare(
         int | None, option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
     ] = None,
 ) -> None:
-    """Print stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent."""
+    """Print stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent.
+
+    A quoted pattern, 'results/a@seed*', is one model that was trained several times.
+    """
     chosen = format or Format.of(out)
     if chosen is Format.parquet and out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
 
     from panbench.report.comparison import standing
-    from panbench.report.grid import plain
     from panbench.report.own_slices import slices_for
+    from panbench.report.seeds import find_seeds, is_pattern, seed_standing
 
+    places = digits if digits is not None else 1 if chosen is Format.latex else 2
+    if any(map(is_pattern, runs)):
+        if by or slices or per_category or baseline or published or mixed or not intervals:
+            raise BadArgument(
+                "Models by seeds are compared in PQ of all, things and stuff: leave out --by, --slices, "
+                "--per-category, --baseline, --published, --mixed and --no-intervals, or name single runs."
+            )
+        seeds = seed_standing(find_seeds(runs), common_images=common_images, detect=detect / 100, digits=places)
+        _print(chosen, out, seeds, seeds.sentences, raw)
+        return
     stored = find_runs(runs)
     found = standing(
         stored,
@@ -106,15 +125,25 @@ def compare(
         per_category=per_category,
         baseline=baseline,
         slices=slices_for(slices, stored),
-        digits=digits if digits is not None else 1 if chosen is Format.latex else 2,
+        digits=places,
     )
     if published:
         from panbench.report.published import with_published
 
         found = with_published(found, published)
-    if chosen is Format.text and out is None:
-        if found.verdict is not None:
-            console.show(Text(plain(found.verdict.text())))
+    _print(chosen, out, found, [] if found.verdict is None else [found.verdict.text()], raw)
+
+
+def _print(
+    format: Format, out: Path | None, found: "Standing | SeedStanding", sentences: Sequence[str], raw: bool
+) -> None:
+    """Shows or writes a comparison; a terminal shows the sentences before the tables."""
+    from panbench.report.grid import plain
+
+    if format is Format.text and out is None:
+        for sentence in sentences:
+            console.show(Text(plain(sentence)))
+        if sentences:
             console.show("")
         console.show_grids(found.grids)
         return
@@ -126,7 +155,7 @@ def compare(
         Format.json: found.json,
         Format.parquet: found.parquet,
     }
-    content = printed[chosen]()
+    content = printed[format]()
     if out is not None:
         console.write_file(out, content)
     elif isinstance(content, bytes):

@@ -282,9 +282,9 @@ def attention(
 
 
 def _plot_kinds(incomplete: str) -> list[str]:
-    from panbench.report.plots import PLOTS
+    from panbench.report.plots import CLAIMED, PLOTS
 
-    return [name for name in PLOTS if name.startswith(incomplete)]
+    return [name for name in {**PLOTS, **CLAIMED} if name.startswith(incomplete)]
 
 
 @command(show_app, "plot", "panbench show plot causes results/mine --data")
@@ -294,8 +294,8 @@ def plot(
         typer.Argument(
             metavar="KIND",
             autocompletion=_plot_kinds,
-            help="intervals, speed, params, categories, causes, size, share, segments, supercategory, thresholds, "
-            "calibration, confusion (of one run) or images (of two).",
+            help="intervals, speed, params, gflops, categories, causes, size, share, segments, supercategory, "
+            "thresholds, calibration, confusion (of one run) or images (of two).",
         ),
     ],
     runs: Runs,
@@ -309,19 +309,24 @@ def plot(
         float | None, typer.Option("--font-size", metavar="POINTS", help="Default: 8, and 7 below 5 inches.")
     ] = None,
     common_images: _Common = False,
+    published: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Of params and gflops: also what papers claim, hollow; several times."),
+    ] = None,
 ) -> None:
     """Draw a plot of runs for a paper: vector graphics, and the numbers beside it."""
-    from panbench.report.plots import PLOTS, write_plot
+    from panbench.report.plots import check_kind, write_plot
+    from panbench.report.published import claims_beside
     from panbench.report.views import compared
 
-    if kind not in PLOTS:
-        raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join(PLOTS)}.")
-    members, _ = compared(find_runs(runs), common_images=common_images)
+    check_kind(kind, bool(published))
+    members, found = compared(find_runs(runs), common_images=common_images)
     console.wrote(
         write_plot(
             kind,
             members,
             out or Path(f"{kind}.pdf"),
+            published=claims_beside(found.rows, published) if published else (),
             data=data,
             raw=raw,
             width=width,

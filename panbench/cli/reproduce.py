@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from panbench.base.errors import BadArgument
 from panbench.cli import console
 from panbench.cli.command import AsJson, command, family, flag, model_names, option
 
@@ -19,13 +20,19 @@ NOT_REPRODUCED = 3
     "panbench reproduce mask2former-tiny",
     "panbench reproduce mask2former-r50 --download",
     "panbench reproduce mask2former-r50 --run results/coco-mask2former-r50",
+    "panbench reproduce --page results/published/README.md",
 )
 def reproduce(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name.", autocompletion=model_names)],
+    name: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A model's name.", autocompletion=model_names)
+    ] = None,
     run: Annotated[Path | None, option("Judge this stored run instead of making one.", None, "RUN")] = None,
     data: Annotated[str | None, option("The data, if they are not in their usual place.", None, "DIR")] = None,
     out: Annotated[Path | None, option("The run's folder. Default: results/published/MODEL.", None, "DIR")] = None,
     download: Annotated[bool, flag("--download", "Fetch data and weights that are not here.")] = False,
+    page: Annotated[
+        Path | None, option("Instead: a page of the verdicts on the runs in this file's folder.", None, "FILE.md")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a model on the data of its published number, and say whether the number comes out. Exit code 3: it does not.
@@ -33,9 +40,16 @@ def reproduce(
     An interrupted run is gone on with. results/published/ is where verified runs are kept under version control.
     """
     from panbench.catalog import find_model
-    from panbench.report.reproduction import claim_for, judge
+    from panbench.report.reproduction import claim_for, judge, page_of, unfit_to_commit
     from panbench.runs import load_run
 
+    if page is not None:
+        if name is not None or run is not None:
+            raise BadArgument("--page is made of all runs in the file's folder: leave out the model and --run.")
+        console.write_file(page, page_of(page.parent))
+        return
+    if name is None:
+        raise BadArgument("Name a model, as `panbench reproduce mask2former-tiny`, or give --page.")
     spec = find_model(name)
     claim = claim_for(spec)
     folder = run or out or Path("results/published") / spec.name
@@ -51,6 +65,9 @@ def reproduce(
             console.show("What to suspect, in this order:")
             for number, suspect in enumerate(found.suspects, start=1):
                 console.show(f"{number}. {suspect}")
+    if run is None and out is None and not as_json:
+        for sentence in unfit_to_commit(folder):
+            console.note(sentence)
     if not found.reproduced:
         raise typer.Exit(NOT_REPRODUCED)
 

@@ -82,9 +82,9 @@ def intervals(
     machine.
     """
     _check(resamples, level)
-    stack = _Stack.of([statistics if isinstance(statistics, Sample) else Sample.of(statistics)])
-    drawn = _resampled(stack, resamples, seed)
-    low, high = _percentiles(drawn[0], level)
+    stack = Stack.of([statistics if isinstance(statistics, Sample) else Sample.of(statistics)])
+    drawn = resampled(stack, resamples, seed)
+    low, high = percentiles(drawn[0], level)
     return _interval_rows(stack, 0, low, high)
 
 
@@ -113,8 +113,8 @@ def compare(
     names = list(runs)
     if baseline is not None and baseline not in names:
         raise BadArgument(f"The baseline {baseline!r} is not among the runs: {listed(names)}.")
-    shared = _shared_images(runs)
-    stack = _Stack.of([_sampled(run, shared) for run in runs.values()])
+    shared = shared_of(runs)
+    stack = Stack.of([sample_on(run, shared) for run in runs.values()])
     first = None if baseline is None else names.index(baseline)
     pairs = [
         (a, b) if first in (None, a) else (b, a) for a, b in combinations(range(len(names)), 2) if first in (None, a, b)
@@ -122,10 +122,10 @@ def compare(
 
     if permutations is None:
         permutations = max(10_000, math.ceil(2 * len(pairs) * len(stack.scopes) / (1 - level)))
-    drawn = _resampled(stack, resamples, seed)
+    drawn = resampled(stack, resamples, seed)
     tables = []
     for run, name in enumerate(names):
-        frame = _interval_rows(stack, run, *_percentiles(drawn[run], level))
+        frame = _interval_rows(stack, run, *percentiles(drawn[run], level))
         frame.insert(0, "run", name)
         tables.append(frame)
     ranked = _with_ranks(pd.concat(tables, ignore_index=True), stack, drawn, level)
@@ -133,7 +133,7 @@ def compare(
     p = _swap_p_values(stack, pairs, permutations, seed) if pairs else np.zeros(0)
     differences = []
     for (a, b), p_of_pair in zip(pairs, p, strict=True):
-        low, high = _percentiles(drawn[b] - drawn[a], level)
+        low, high = percentiles(drawn[b] - drawn[a], level)
         differences.append(_difference_rows(stack, names, a, b, low, high, p_of_pair))
     table = pd.concat(differences, ignore_index=True) if differences else _no_differences()
     table["p_holm"] = table.groupby(["metric", table["group"].isna()])["p"].transform(lambda p: holm(p.to_numpy()))
@@ -181,14 +181,16 @@ class Sample:
 
     @staticmethod
     def of(statistics: ImageStatistics) -> Sample:
-        """Of the statistics of a run, on all of its images."""
+        """Of the statistics of a run, on all of its images; of more than EXACT_IMAGES in UNITS groups."""
         image_ids, n = statistics.image_ids, len(statistics.categories)
         cell = statistics.slice.astype(np.int64) * n + positions(statistics.category_id, statistics.categories)
         image = np.searchsorted(image_ids, statistics.image_id)
         n_cells = n * max(len(statistics.slices), 1)
+        grouped = len(image_ids) > EXACT_IMAGES
+        unit, units = (image % UNITS, UNITS) if grouped else (image, len(image_ids))
         sums = []
         for values in (statistics.sums.iou_sum, statistics.sums.TP, statistics.sums.mistakes):
-            added = scipy.sparse.csr_array((values.astype(np.float64), (cell, image)), shape=(n_cells, len(image_ids)))
+            added = scipy.sparse.csr_array((values.astype(np.float64), (cell, unit)), shape=(n_cells, units))
             sums.append(added)
         counted = statistics.sums.counted
         stacked = scipy.sparse.csr_array(scipy.sparse.vstack(sums, format="csr"))
@@ -246,7 +248,7 @@ def _held(cell: npt.NDArray[Any], image: npt.NDArray[Any], shape: tuple[int, int
 
 
 @dataclass(frozen=True)
-class _Stack:
+class Stack:
     """The statistics of several runs on the same images, laid out for matrix products.
 
     A scope is what has a PQ: a group, the mean of its cells, or a single category; groups come first.
@@ -262,7 +264,7 @@ class _Stack:
     members: Float
 
     @staticmethod
-    def of(samples: Sequence[Sample]) -> _Stack:
+    def of(samples: Sequence[Sample]) -> Stack:
         """Of runs with the same image_ids, categories and slices."""
         first = samples[0]
         n_cells = first.held.shape[0]
@@ -272,7 +274,7 @@ class _Stack:
         kept = np.flatnonzero(with_any) if first.slices else np.arange(n_cells)
         rows = np.concatenate([row * n_cells + kept for row in range(3)])
         held = tuple(scipy.sparse.csr_array(sample.held[kept]) for sample in samples)
-        return _Stack(len(samples), _stacked([sample.sums[rows] for sample in samples]), held, *_scopes(first, kept))
+        return Stack(len(samples), _stacked([sample.sums[rows] for sample in samples]), held, *_scopes(first, kept))
 
     @property
     def n_units(self) -> int:
@@ -318,7 +320,7 @@ class _Stack:
         of_categories = np.diff(held.indptr) if len(self.scopes) > len(of_groups) else []
         return np.concatenate([of_groups, of_categories]).astype(np.int64)
 
-    def differences(self, pairs: Sequence[tuple[int, int]]) -> _Stack:
+    def differences(self, pairs: Sequence[tuple[int, int]]) -> Stack:
         """In place of runs, for each pair (a, b) the sums of b less those of a."""
         size = 3 * self.members.shape[1]
         of_run = [self.sums[run * size : (run + 1) * size] for run in range(self.n_runs)]
@@ -347,7 +349,7 @@ def _scopes(statistics: Sample, kept: Int) -> tuple[tuple[tuple[str | None, int,
     return (*groups, *single), np.stack([np.ones(len(kept)), isthing, ~isthing]).astype(np.float64)
 
 
-def _sampled(run: ImageStatistics | Sample, shared: Int) -> Sample:
+def sample_on(run: ImageStatistics | Sample, shared: Int) -> Sample:
     if isinstance(run, ImageStatistics):
         return Sample.of(run.only(shared))
     if len(run.image_ids) != len(shared):
@@ -355,7 +357,7 @@ def _sampled(run: ImageStatistics | Sample, shared: Int) -> Sample:
     return run
 
 
-def _shared_images(runs: Mapping[str, ImageStatistics | Sample]) -> Int:
+def shared_of(runs: Mapping[str, ImageStatistics | Sample]) -> Int:
     names = list(runs)
     if not names:
         raise BadArgument("There is no run to compare. Name at least one.")
@@ -377,19 +379,19 @@ def _shared_images(runs: Mapping[str, ImageStatistics | Sample]) -> Int:
     return shared
 
 
-def _resampled(stack: _Stack, resamples: int, seed: int) -> Float:
+def resampled(stack: Stack, resamples: int, seed: int) -> Float:
     """(runs, 3, scopes, resamples) PQ, SQ and RQ of bootstrap resamples, the same images for all runs."""
     out = np.empty((stack.n_runs, 3, len(stack.scopes), resamples))
 
     def draw(rng: np.random.Generator, span: slice) -> None:
-        for run, sums in enumerate(stack.weighted(_draw_counts(rng, stack.n_units, span.stop - span.start))):
+        for run, sums in enumerate(stack.weighted(draw_counts(rng, stack.n_units, span.stop - span.start))):
             out[run, :, :, span] = stack.scores(sums)
 
-    _in_blocks(draw, stack.n_units, resamples, seed)
+    in_blocks(draw, stack.n_units, resamples, seed)
     return out
 
 
-def _swap_p_values(stack: _Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int) -> Float:
+def _swap_p_values(stack: Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int) -> Float:
     """(pairs, 3, scopes) p-values of the differences of pairs of runs, from swapping them image by image; NaN without
     one.
 
@@ -412,11 +414,11 @@ def _swap_p_values(stack: _Stack, pairs: Sequence[tuple[int, int]], permutations
         return counts
 
     # Resamples and swaps must not share random numbers.
-    blocks = _in_blocks(count, stack.n_units, permutations, seed, purpose=1)
+    blocks = in_blocks(count, stack.n_units, permutations, seed, purpose=1)
     return np.where(np.isnan(observed), np.nan, (1 + np.sum(blocks, axis=0)) / (1 + permutations))
 
 
-def _draw_counts(rng: np.random.Generator, n_images: int, resamples: int) -> Float:
+def draw_counts(rng: np.random.Generator, n_images: int, resamples: int) -> Float:
     """(images, resamples) how often each image is in each resample of n_images draws."""
     kind = np.uint16 if n_images <= 1 << 16 else np.uint32
     drawn = rng.integers(0, n_images, size=(resamples, n_images), dtype=kind)
@@ -436,7 +438,7 @@ def _draw_swaps(rng: np.random.Generator, n_images: int, permutations: int) -> F
 Block = TypeVar("Block")
 
 
-def _in_blocks(
+def in_blocks(
     work: Callable[[np.random.Generator, slice], Block], n_images: int, total: int, seed: int, purpose: int = 0
 ) -> list[Block]:
     """What `work` returns for blocks of the resamples, on all cores.
@@ -458,7 +460,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _percentiles(drawn: Float, level: float) -> tuple[Float, Float]:
+def percentiles(drawn: Float, level: float) -> tuple[Float, Float]:
     """Low and high percentile of the last axis at a level, NaN left out; NaN where all are."""
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
 
@@ -483,14 +485,14 @@ def _percentiles(drawn: Float, level: float) -> tuple[Float, Float]:
     return low, high
 
 
-def _rows(stack: _Stack) -> Iterator[tuple[int, int, dict[str, object]]]:
+def _rows(stack: Stack) -> Iterator[tuple[int, int, dict[str, object]]]:
     """Each scope and metric: their positions and the columns that name them."""
     for scope, (group, category_id, name) in enumerate(stack.scopes):
         for metric, label in enumerate(METRICS):
             yield metric, scope, {"group": group, "category_id": category_id, "name": name, "metric": label}
 
 
-def _interval_rows(stack: _Stack, run: int, low: Float, high: Float) -> pd.DataFrame:
+def _interval_rows(stack: Stack, run: int, low: Float, high: Float) -> pd.DataFrame:
     images, exact = stack.images_of([run]), stack.exact()[run]
     few = images < FEWEST_IMAGES
     return pd.DataFrame(
@@ -508,7 +510,7 @@ def _interval_rows(stack: _Stack, run: int, low: Float, high: Float) -> pd.DataF
 
 
 def _difference_rows(
-    stack: _Stack, names: Sequence[str], a: int, b: int, low: Float, high: Float, p: Float
+    stack: Stack, names: Sequence[str], a: int, b: int, low: Float, high: Float, p: Float
 ) -> pd.DataFrame:
     images, exact = stack.images_of([a, b]), stack.exact()
     of_a, of_b = exact[a], exact[b]
@@ -540,20 +542,28 @@ def _no_differences() -> pd.DataFrame:
     )
 
 
-def _with_ranks(table: pd.DataFrame, stack: _Stack, drawn: Float, level: float) -> pd.DataFrame:
+def _with_ranks(table: pd.DataFrame, stack: Stack, drawn: Float, level: float) -> pd.DataFrame:
     """Adds rank, rank_low and rank_high to the PQ rows of groups, NaN elsewhere; 1 is the highest PQ."""
     n_groups = len(stack.members)
-    group_pq = drawn[:, 0, :n_groups]
+    ranks = ranks_of(stack.exact()[:, 0, :n_groups], drawn[:, 0, :n_groups], level)
+    columns = np.full((3, stack.n_runs, len(stack.scopes), len(METRICS)), np.nan)
+    columns[:, :, :n_groups, 0] = np.stack(ranks)
+    return table.assign(**dict(zip(("rank", "rank_low", "rank_high"), columns.reshape(3, -1), strict=True)))
+
+
+def ranks_of(exact: Float, drawn: Float, level: float) -> tuple[Float, Float, Float]:
+    """(runs, scopes) rank of each run by (runs, scopes) PQ, and its range in (runs, scopes, resamples); 1 is the best.
+
+    NaN where a run has no PQ.
+    """
     # Equal runs whose sums were added up in another order must count as equal.
     better = 1e-12
     # A run's rank in a resample: one more than the runs that are better there.
-    ranks = 1 + sum((group_pq[other] > group_pq + better).astype(np.int16) for other in range(stack.n_runs))
-    low, high = _percentiles(ranks.astype(np.float64), level)
-    exact = stack.exact()[:, 0, :n_groups]
-    rank = 1 + (exact[None] > exact[:, None] + better).sum(axis=1)
-    columns = np.full((3, stack.n_runs, len(stack.scopes), len(METRICS)), np.nan)
-    columns[:, :, :n_groups, 0] = np.where(np.isnan(exact), np.nan, np.stack([rank, np.floor(low), np.ceil(high)]))
-    return table.assign(**dict(zip(("rank", "rank_low", "rank_high"), columns.reshape(3, -1), strict=True)))
+    ranks = 1 + sum((drawn[other] > drawn + better).astype(np.int16) for other in range(len(drawn)))
+    low, high = percentiles(ranks.astype(np.float64), level)
+    rank = 1.0 + (exact[None] > exact[:, None] + better).sum(axis=1)
+    absent = np.isnan(exact)
+    return tuple(np.where(absent, np.nan, values) for values in (rank, np.floor(low), np.ceil(high)))  # type: ignore[return-value]
 
 
 def _check(resamples: int, level: float) -> None:

@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from panbench.base.errors import BadArgument
+from panbench.base.errors import BadArgument, BadRun
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
-from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics
+from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
+from panbench.metrics.uncertainty import Sample, SampleFold
 from panbench.metrics.uncertainty import compare as weigh
 from panbench.report.grid import Grid, as_markdown
-from panbench.report.tables import compare
+from panbench.report.tables import comparable_images
 from panbench.runs import Run
 
 __all__ = ["METRICS", "Check", "GateResult", "gate"]
@@ -200,22 +203,46 @@ def gate(
     name, _, suffix = metric.partition("_")
     if suffix and (by or slices):
         raise BadArgument(f"Slices have PQ, SQ and RQ of all their categories, not {metric}. Give --metric {name}.")
-    compare([run, baseline], common_images=common_images)  # raises for runs that cannot be compared
-    sides = [image_statistics(side.matched, side.categories) for side in (baseline, run)]
+    shared = comparable_images([run, baseline], common_images=common_images)
+    if not len(shared):
+        raise BadRun(f"{baseline.name} and {run.name} hold no scored image, so there is nothing to gate on.")
+    sides = [_read(side, shared, by, bool(slices)) for side in (baseline, run)]
     group = _GROUPS[f"_{suffix}" if suffix else ""]
-    checks = _checks(sides, [(group, "all images")], name, max_drop, resamples)
-    if by is not None:
-        cut = [image_statistics(side.matched, side.categories, by) for side in (baseline, run)]
-        checks += _checks(cut, [(part, part) for part in cut[0].slices], name, max_drop, resamples)
+    checks = _checks([side.whole for side in sides], [(group, "all images")], name, max_drop, resamples)
+    sliced = [side.sliced for side in sides if side.sliced is not None]
+    if sliced:
+        checks += _checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, resamples)
     for own in slices:
-        cut = [slice_by_images(side, own) for side in sides]
+        cut = [slice_by_images(side.statistics, own) for side in sides if side.statistics is not None]
         named = [(part, f"{own.name} {part}") for part in own.images]
         checks += _checks(cut, named, name, max_drop, resamples)
     return GateResult(run.name, baseline.name, metric, max_drop, tuple(checks))
 
 
+@dataclass(frozen=True)
+class _Side:
+    """What a gate keeps of a run, read block by block: a million images take some 100 MB, not gigabytes."""
+
+    whole: Sample
+    sliced: Sample | None
+    statistics: ImageStatistics | None
+
+
+def _read(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slices: bool) -> _Side:
+    """One pass over a run for all that is asked. own_slices: keep the statistics of single images."""
+    whole = SampleFold(run.categories, images)
+    sliced = None if by is None else SampleFold(run.categories, images, by)
+    single = StatisticsFold(run.categories) if own_slices else None
+    run.fold(*(fold for fold in (whole, sliced, single) if fold is not None), images=images)
+    return _Side(
+        whole.result(),
+        None if sliced is None else sliced.result(),
+        None if single is None else single.result(),
+    )
+
+
 def _checks(
-    sides: Sequence[ImageStatistics],
+    sides: Sequence[ImageStatistics | Sample],
     groups: Sequence[tuple[str, str]],
     metric: str,
     max_drop: float,

@@ -6,7 +6,7 @@ names are broken into lines, the height follows from the rows, and legends stand
 
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
 from panbench.base.text import for_spreadsheet
 from panbench.metrics.slices import SLICINGS
+from panbench.published import PublishedResult
 from panbench.report import views
 from panbench.report.colors import LIGHT, MARKERS, Style, model_key, styles_of
 from panbench.report.pictures import save_figure
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PLOTS", "Plot", "draw_plot", "write_plot"]
+__all__ = ["CLAIMED", "PLOTS", "Plot", "draw_plot", "write_plot"]
 
 CAUSE_COLORS = (*("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#D9822B", "#AA4499"),)
 MOST_BARS = 30
@@ -95,21 +96,22 @@ def draw_plot(
     kind: str,
     members: Sequence[Compared],
     *,
+    published: Sequence[PublishedResult] = (),
     width: float = 7.0,
     font: str | None = None,
     font_size: float | None = None,
 ) -> "tuple[Figure, pd.DataFrame]":
-    """The figure of one kind of PLOTS, `width` inches wide, and the table that it shows.
+    """The figure of one kind of PLOTS or CLAIMED, `width` inches wide, and the table that it shows.
 
+    published: claims to draw beside the runs, as hollow markers; of kinds in CLAIMED only
     font: a family that is installed, such as "Times New Roman"; font_size: of the text in points, by default 8, and 7
         below 5 inches
     Raises BadArgument for an unknown kind or font, the wrong number of runs, or runs that lack what it shows.
     """
     from matplotlib.figure import Figure
 
-    if kind not in PLOTS:
-        raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join(PLOTS)}.")
-    plot = PLOTS[kind]
+    check_kind(kind, bool(published))
+    plot = PLOTS[kind] if kind in PLOTS else CLAIMED[kind]
     least, most = plot.runs
     if not least <= len(members) <= most:
         wanted = f"{least}" if least == most else f"at least {least}"
@@ -119,6 +121,13 @@ def draw_plot(
     if font_size is not None and not 4 <= font_size <= 72:
         raise BadArgument(f"Text of {font_size:g} points cannot be read or does not fit. Give --font-size 4 to 72.")
     table = plot.table(members)
+    if published:
+        table = _with_claims(kind, table, published)
+    if table.empty and kind in CLAIMED and kind not in PLOTS:
+        raise BadArgument(
+            f"Nothing is known for the plot {kind}: {plot.description}. It shows published results (--published NAME) "
+            "and runs of models that have one."
+        )
     if table.empty:
         raise BadArgument(f"These runs hold nothing for the plot {kind}: {plot.description}.")
     styles = styles_of([model_key(member.run) for member in members])
@@ -135,11 +144,38 @@ def draw_plot(
     return figure, table
 
 
+def check_kind(kind: str, with_claims: bool = False) -> None:
+    """Raises BadArgument for a kind of plot that there is not, or that has no place for published results."""
+    if kind not in PLOTS and kind not in CLAIMED:
+        raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join({**PLOTS, **CLAIMED})}.")
+    if with_claims and kind not in CLAIMED:
+        raise BadArgument(f"The plot {kind} has no place for published results: --published goes with {_or(CLAIMED)}.")
+
+
+def _or(names: Iterable[str]) -> str:
+    return " or ".join(names)
+
+
+def _with_claims(kind: str, table: pd.DataFrame, published: Sequence[PublishedResult]) -> pd.DataFrame:
+    """A table of runs with rows of claims that state what the plot shows; `claimed` tells them apart."""
+    rows = [
+        {"run": f"{result.title} (claimed)", "PQ": result.PQ, kind: getattr(result, kind), "source": result.source}
+        for result in published
+        if getattr(result, kind) is not None
+    ]
+    if not rows:
+        raise BadArgument(f"None of these published results states its {CLAIMED[kind].description.split()[-1]}.")
+    claims = pd.DataFrame(rows).assign(claimed=True)
+    both = pd.concat([table.assign(claimed=False), claims], ignore_index=True) if len(table) else claims
+    return both.reindex(columns=[*dict.fromkeys([*table.columns, "claimed", "source"])])
+
+
 def write_plot(
     kind: str,
     members: Sequence[Compared],
     out: str | os.PathLike[str],
     *,
+    published: Sequence[PublishedResult] = (),
     data: bool = False,
     raw: bool = False,
     width: float = 7.0,
@@ -152,7 +188,7 @@ def write_plot(
     raw: names that a spreadsheet would run as a formula are left as they are
     """
     target = Path(out)
-    figure, table = draw_plot(kind, members, width=width, font=font, font_size=font_size)
+    figure, table = draw_plot(kind, members, published=published, width=width, font=font, font_size=font_size)
     save_figure(figure, target, dpi=dpi)
     if not data:
         return [target]
@@ -229,7 +265,9 @@ def _cost(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], None
     def draw(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
         from matplotlib.ticker import NullLocator
 
-        for row in table.itertuples():
+        measured = table[~table["claimed"].astype(bool)] if "claimed" in table else table
+        claims = table[table["claimed"].astype(bool)] if "claimed" in table else table[:0]
+        for row in measured.itertuples():
             style, at = look.of(row.run), getattr(row, column)
             if row.low == row.low:
                 axes.plot([at, at], [100 * row.low, 100 * row.high], color=style["color"], linewidth=1.2)
@@ -243,9 +281,74 @@ def _cost(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], None
         axes.set_xlabel(label)
         axes.set_ylabel("PQ")
         axes.grid()
-        _legend(axes, look, list(table["run"]))
+        if len(claims):
+            axes.plot(
+                claims[column], 100 * claims["PQ"], linestyle="", marker="o", markerfacecolor="none",
+                color=_CLAIM, label="claimed, not measured here",
+            )  # fmt: skip
+            _name_points(axes, look, list(claims["run"]), claims[column], 100 * claims["PQ"])
+        _legend(axes, look, [*measured["run"], *(["claimed, not measured here"] if len(claims) else [])])
 
     return draw
+
+
+_CLAIM = "#565c68"
+
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Where a name stands beside its point: offset in points, and how the text is aligned to it."""
+
+    dx: float
+    dy: float
+    across: str
+    up: str
+
+    def box(self, x: float, y: float, wide: float, high: float) -> Box:
+        """left, low, right, top of a text of this size beside the point (x, y)."""
+        left = x + self.dx - {"left": 0.0, "right": wide, "center": wide / 2}[self.across]
+        low = y + self.dy - {"bottom": 0.0, "top": high, "center": high / 2}[self.up]
+        return left, low, left + wide, low + high
+
+
+def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, ys: pd.Series) -> None:
+    """Writes names beside points, a point smaller than ticks, each where it covers the fewest points and names."""
+    size = look.small - 1
+    figure = cast("Figure", axes.figure)
+    # Constrained layout moves the axes only a little afterwards, and only neighbours matter here.
+    figure.draw_without_rendering()
+    points = axes.transData.transform(np.column_stack([xs, ys])) * 72 / figure.dpi
+    left, low, right, top = (float(end) * 72 / figure.dpi for end in axes.get_window_extent().extents)
+    edges = (left, low, right, top)
+    taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    high = 1.15 * size
+    lines = (("center", 0.0), ("bottom", 4.0), ("top", -4.0), ("bottom", 4 + high), ("top", -4 - high))
+    sides = (("left", 6.0), ("right", -6.0), ("center", 0.0))
+    spots = [_Spot(dx, dy, across, up) for up, dy in lines for across, dx in sides if dx or dy]
+    for name, (x, y), at in zip(names, points, zip(xs, ys, strict=True), strict=True):
+        text = _plain(name.removesuffix(" (claimed)"))
+        wide = 0.56 * size * len(text)
+        boxes = {spot: spot.box(x, y, wide, high) for spot in spots}
+        best = min(spots, key=lambda spot: _covered(boxes[spot], taken, edges))
+        taken.append(boxes[best])
+        axes.annotate(
+            text, at, (best.dx, best.dy), textcoords="offset points", ha=best.across, va=best.up, fontsize=size,
+            color=_CLAIM,
+        )  # fmt: skip
+
+
+def _covered(box: Box, taken: Sequence[Box], edges: Box) -> float:
+    """How much of other boxes a box covers, in square points; lying outside of the edges is worse by far."""
+    left, low, right, top = box
+    outside = max(0.0, edges[0] - left, right - edges[2], edges[1] - low, top - edges[3])
+    shared = (
+        max(0.0, min(right, other[2]) - max(left, other[0])) * max(0.0, min(top, other[3]) - max(low, other[1]))
+        for other in taken
+    )
+    return 1000 * outside + sum(shared)
 
 
 def _draw_categories(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
@@ -506,3 +609,11 @@ PLOTS: Mapping[str, Plot] = {
     ),
 }
 """What `panbench show plot` draws, by name."""
+
+CLAIMED: Mapping[str, Plot] = {
+    "params": PLOTS["params"],
+    "gflops": Plot(
+        "PQ against published GFLOPs", _known("gflops"), _cost("gflops", "GFLOPs, as published"), _landscape
+    ),
+}
+"""Plots that published results have a place in; those beside PLOTS need one of each run's model, or --published."""

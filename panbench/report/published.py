@@ -10,7 +10,7 @@ from panbench.report.comparison import Standing
 from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.tables import ComparisonRow, comparison_grid, count
 
-__all__ = ["published_grid", "published_records", "published_row", "with_published"]
+__all__ = ["claims_beside", "published_grid", "published_records", "published_row", "with_published"]
 
 
 def with_published(standing: Standing, words: Sequence[str]) -> Standing:
@@ -19,16 +19,23 @@ def with_published(standing: Standing, words: Sequence[str]) -> Standing:
     Only results on the dataset and split of the runs are taken, and none that its authors superseded.
     Raises BadArgument when the runs are of several datasets, or nothing of these words is published on theirs.
     """
-    held = sorted({(row.dataset or "", row.split or "") for row in standing.rows if row.status != "published"})
+    rows = (*standing.rows, *map(published_row, claims_beside(standing.rows, words)))
+    grid = comparison_grid(rows, standing.digits)
+    return dataclasses.replace(standing, rows=rows, grids=(grid, *standing.grids[1:]))
+
+
+def claims_beside(rows: Sequence[ComparisonRow], words: Sequence[str]) -> list[PublishedResult]:
+    """The published results that `words` name on the dataset and split of some rows, without superseded ones.
+
+    Raises BadArgument when the rows are of several datasets, or nothing of these words is published on theirs.
+    """
+    held = sorted({(row.dataset or "", row.split or "") for row in rows if row.status != "published"})
     if len(held) != 1:
         raise BadArgument("--published needs runs of one dataset and split: there is no single one to take claims of.")
     dataset, split = held[0]
     # A split of COCO is named with or without its year.
     split = f"{split}2017" if dataset == "coco" and split in ("val", "train") else split
-    chosen = choose(words, dataset=dataset, split=split)
-    rows = (*standing.rows, *(published_row(result) for result in chosen if not result.superseded))
-    grid = comparison_grid(rows, standing.digits)
-    return dataclasses.replace(standing, rows=rows, grids=(grid, *standing.grids[1:]))
+    return [result for result in choose(words, dataset=dataset, split=split) if not result.superseded]
 
 
 def published_row(result: PublishedResult) -> ComparisonRow:
@@ -48,6 +55,7 @@ def published_row(result: PublishedResult) -> ComparisonRow:
         PQ_th=result.PQ_th,
         PQ_st=result.PQ_st,
         params=result.params,
+        gflops=result.gflops,
         status="published",
         notes=(f"a claim, not measured here: {result.source}{f' ({said})' if said else ''}",),
     )

@@ -9,21 +9,34 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from panbench.base.errors import BadModel, BadRun
-from panbench.catalog import ModelSpec
-from panbench.report.grid import Grid
+from panbench.catalog import ModelSpec, load_catalog
+from panbench.report.grid import ABSENT, Grid, as_markdown, markdown_text
 from panbench.report.tables import arithmetic
-from panbench.runs import Run, RunInfo
+from panbench.runs import Run, RunInfo, list_runs
 
-__all__ = ["MEASURED_WITHIN", "PUBLISHED_WITHIN", "Claim", "Reproduction", "claim_for", "judge"]
+__all__ = [
+    "MEASURED_WITHIN",
+    "PUBLISHED_WITHIN",
+    "Claim",
+    "Reproduction",
+    "claim_for",
+    "judge",
+    "page_of",
+    "unfit_to_commit",
+]
 
 MEASURED_WITHIN = 0.05
 """Points: other processors and versions move a few pixels, which is far less."""
 
 PUBLISHED_WITHIN = 0.15
 """Points: the rounding to one digit, and as much again for an evaluation by other code."""
+
+LARGEST_FILE = 2_000_000
+"""Bytes of a file that may be committed with a verified run: a part of 10,000 images has fewer."""
 
 _GROUPS = ("All", "Things", "Stuff")
 _METRICS = ("PQ", "SQ", "RQ")
@@ -142,11 +155,11 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
     if held != (claim.dataset, claim.split):
         found = " ".join(part for part in held if part)
         raise BadRun(f"{run.name} is on {found}; what is claimed of {spec.title} is on {claim.dataset} {claim.split}.")
-    scored = len(run.image_ids())
-    if info.status != "done" or (claim.images is not None and scored != claim.images):
+    scored, listed = len(run.image_ids()), info.dataset.n_images or claim.images
+    if info.status != "done" or (listed is not None and scored != listed and not info.images.skipped):
         raise BadRun(
-            f"{run.name} has {scored:,} of {claim.images or info.dataset.n_images:,} images scored, and a part proves "
-            "nothing. Go on with --resume, without --limit."
+            f"{run.name} has {scored:,} of {listed or 0:,} images scored, and a part proves nothing. Go on with "
+            "--resume, without --limit."
         )
     summary = run.summary()
     rows = tuple(
@@ -155,14 +168,19 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
         for metric in _METRICS
         if (group, metric) in claim.values
     )
-    suspects = tuple(_suspects(info, spec))
+    suspects = tuple(_suspects(info, spec, claim))
     return Reproduction(spec.title, claim, rows, suspects)
 
 
-def _suspects(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
+def _suspects(info: RunInfo, spec: ModelSpec, claim: Claim) -> Iterator[str]:
     """What the run knows of that can move PQ, likeliest first."""
     model = info.model
     assert model is not None
+    if claim.images is not None and info.dataset.n_images not in (None, claim.images):
+        yield (
+            f"The data are others: {info.dataset.gt} lists {info.dataset.n_images:,} images, and the claim is of "
+            f"{claim.images:,}."
+        )
     if model.random_weights:
         yield "The weights are random: nothing was trained."
     elif model.published is None and spec.published is not None:
@@ -183,3 +201,65 @@ def _suspects(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
     names = [name for name in ("opencv-python", "torch", "mmdet", "transformers") if name in info.versions]
     versions = ", ".join(f"{name} {info.versions[name]}" for name in names)
     yield f"Decoding and resizing of images, and the versions: {versions or 'not recorded'}."
+
+
+def unfit_to_commit(folder: Path) -> list[str]:
+    """What of a run's folder is not for version control: large files, predictions, candidates; a sentence each."""
+    said = [
+        f"{path} has {path.stat().st_size / 1e6:.1f} MB; keep files above {LARGEST_FILE / 1e6:g} MB out of git."
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.stat().st_size > LARGEST_FILE
+    ]
+    kept = [name for name in ("predictions", "predictions.json", "candidates") if (folder / name).exists()]
+    return said + [f"{folder / name} is not needed for the verdict; keep it out of git." for name in kept]
+
+
+def page_of(folder: Path) -> str:
+    """The runs of a folder, each judged against what is claimed of its model, as a Markdown page.
+
+    Raises BadRun when there is no run; one that cannot be judged is on the page with the reason.
+    """
+    problems: list[str] = []
+    runs = list_runs(folder, problems.append) if folder.is_dir() else []
+    if not runs:
+        raise BadRun(f"{folder} holds no run. `panbench reproduce MODEL` makes one there.")
+    rows: list[tuple[str, ...]] = []
+    sources: list[str] = []
+    catalog = load_catalog()
+    for run in sorted(runs, key=lambda run: run.name):
+        info = run.info
+        spec = catalog.get(info.model.name or "") if info.model else None
+        try:
+            if spec is None:
+                raise BadRun(f"{run.name} is not a run of a model in the catalogue.")
+            found = judge(run, spec)
+        except (BadRun, BadModel) as problem:
+            problems.append(str(problem))
+            continue
+        if found.claim.source not in sources:
+            sources.append(found.claim.source)
+        _, _, claimed, value = found.rows[0]
+        worst = max((abs(own - said), group, metric) for group, metric, said, own in found.rows)
+        rows.append(
+            (
+                found.title,
+                f"{found.claim.dataset} {found.claim.split}",
+                "reproduced" if found.reproduced else "not reproduced",
+                f"{claimed:g} [{sources.index(found.claim.source) + 1}]",
+                f"{value:.3f}",
+                f"{worst[0]:.3f} ({worst[2]}, {worst[1]})",
+                f"{found.claim.within:g}",
+                str(info.versions.get("torch", ABSENT)),
+                info.device.name or ABSENT,
+                (info.finished or ABSENT)[:10],
+            )
+        )
+    heads = ("Model", "data", "verdict", "PQ claimed", "PQ found", "largest difference", "allowed")
+    grid = Grid((*heads, "torch", "device", "on"), tuple(rows), words=3)
+    notes = "".join(f"{number}. {markdown_text(source)}\n" for number, source in enumerate(sources, start=1))
+    left_out = "".join(f"- {markdown_text(problem)}\n" for problem in problems)
+    return (
+        "# Published numbers, run again\n\nEach line is a run of this folder held against what is claimed of its "
+        "model; made from the runs by `panbench reproduce --page`. Percent.\n\n"
+        f"{as_markdown(grid)}\nClaimed by:\n\n{notes}" + (f"\nWithout a verdict:\n\n{left_out}" if left_out else "")
+    )

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ComparisonRow",
     "check_comparable",
+    "comparable_images",
     "compare",
     "comparison_row",
     "comparison_text",
@@ -83,6 +84,7 @@ class ComparisonRow:
     model: the model's name; None for scored predictions. images: how many were scored. published_PQ: only where
     dataset, split and images are those of the publication. complete: every image that was asked for is scored.
     notes: what a reader must know before believing the numbers.
+    gflops: of published results, as their authors count them; panbench counts them in `bench`.
     rank, PQ_low, PQ_high, versus: how sure the order is, where report/comparison.py found out; None and () otherwise.
     """
 
@@ -116,6 +118,7 @@ class ComparisonRow:
     rank: int | None = None
     PQ_low: float | None = None
     PQ_high: float | None = None
+    gflops: float | None = None
     versus: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -164,16 +167,10 @@ def compare(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = F
     """
     if not runs:
         raise BadArgument("No run is named. Pass one or more run folders, such as results/*.")
-    shared: npt.NDArray[np.int64] | None = None
-    if common_images:
-        _check_dataset(runs)
-        shared = shared_images(runs)
-        if not len(shared):
-            raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
-    elif not mixed:
-        check_comparable(runs)
+    shared = None if mixed and not common_images else comparable_images(runs, common_images=common_images)
+    narrowed = shared if common_images else None
     rows = [
-        dataclasses.replace(comparison_row(run, shared), run=name)
+        dataclasses.replace(comparison_row(run, narrowed), run=name)
         for run, name in zip(runs, distinct_names(runs), strict=True)
     ]
     rows = _told_apart(runs, rows)
@@ -199,6 +196,21 @@ def distinct_names(runs: Sequence[Run]) -> list[str]:
                     names[place] = end
                 break
     return names
+
+
+def comparable_images(runs: Sequence[Run], *, common_images: bool = False) -> npt.NDArray[np.int64]:
+    """The ids of the images on which runs are compared, ascending. Raises BadRun when they cannot be.
+
+    common_images: those that all of them hold; otherwise all must hold the same ones
+    """
+    if not common_images:
+        check_comparable(runs)
+        return runs[0].images
+    _check_dataset(runs)
+    shared = shared_images(runs)
+    if not len(shared):
+        raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
+    return shared
 
 
 def shared_images(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
@@ -427,6 +439,8 @@ def _columns(rows: Sequence[ComparisonRow], digits: int) -> list[_Column]:
     columns = [score(name) for name in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")]
     if any(row.params is not None for row in rows):
         columns.append(_Column("params", lambda row: count(row.params)))
+    if any(row.gflops is not None for row in rows):
+        columns.append(_Column("GFLOPs", lambda row: ABSENT if row.gflops is None else f"{row.gflops:.0f}"))
     if any(row.images_per_second is not None for row in rows):
         # No best: the order of speeds changes with what else the machine does.
         columns.append(_Column("img/s", lambda row: rate(row.images_per_second)))

@@ -19,6 +19,7 @@ from panbench.metrics.semantic import confusion as confused_pixels
 from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, threshold_curve
 from panbench.panoptic.overlap import find_rows, take
 from panbench.panoptic.types import Category
+from panbench.published import gflops_of
 from panbench.report.comparison import Standing, standing
 from panbench.report.tables import ComparisonRow, labels, shared_images
 from panbench.runs import Run
@@ -93,7 +94,7 @@ def best_first(runs: Sequence[Run]) -> list[Run]:
 
 
 def overview(members: Sequence[Compared]) -> pd.DataFrame:
-    """run, PQ, low, high (95 % interval), params, images_per_second, device, precision, images."""
+    """run, PQ, low, high (95 % interval), params, gflops (published), images_per_second, device, precision, images."""
     return pd.DataFrame(
         [
             {
@@ -102,6 +103,7 @@ def overview(members: Sequence[Compared]) -> pd.DataFrame:
                 "low": member.row.PQ_low,
                 "high": member.row.PQ_high,
                 "params": member.row.params,
+                "gflops": gflops_of(member.row.title),
                 "images_per_second": member.row.images_per_second,
                 "device": member.row.device,
                 "precision": member.row.precision,
@@ -109,7 +111,7 @@ def overview(members: Sequence[Compared]) -> pd.DataFrame:
             }
             for member in members
         ]
-    ).astype(dict.fromkeys(("PQ", "low", "high", "params", "images_per_second"), float))
+    ).astype(dict.fromkeys(("PQ", "low", "high", "params", "gflops", "images_per_second"), float))
 
 
 def per_category(members: Sequence[Compared]) -> pd.DataFrame:

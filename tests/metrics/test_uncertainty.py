@@ -314,6 +314,6 @@ def test_holm_keeps_the_order_and_never_lowers_a_p_value(values):
 
 
 def test_counts_of_a_resample_add_up_to_the_images():
-    counts = uncertainty._draw_counts(np.random.default_rng(0), 70_000, 3)
+    counts = uncertainty.draw_counts(np.random.default_rng(0), 70_000, 3)
     assert counts.sum(axis=0).tolist() == [70_000] * 3
     assert counts.var() == pytest.approx(1, rel=0.05)

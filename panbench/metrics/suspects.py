@@ -1,0 +1,357 @@
+"""Suspect labels: where several models agree with each other and not with the ground truth.
+
+A *consensus* is one segment of each of more than half of the models, all of one category, each two with IoU > 0.5 of
+their masks: independent answers that say the same. Where the truth says something else, either the models err alike or
+the label is wrong. Which of the two cannot be told from the answers, so the list is to be looked at; its order is
+
+    score = share · (agreement − IoU) · trust
+
+share: of all pairs of models, how many agree
+agreement: the mean IoU of their masks with each other
+IoU: the mean IoU of their masks with the truth's segment of that category, 0 where there is none: the difference says
+    how much closer the models are to each other than to the truth
+trust: how often, elsewhere in the same data, the truth confirms a consensus of that category and size
+
+The last factor keeps what models get wrong by habit from the top: where all take small stars for balls, few consensuses
+are confirmed. It is the idea of confident learning [Northcutt et al. 2021], with agreement in place of probabilities.
+A segment that all models miss without agreeing on another in its place has the score alike · trust: the share of its
+pixels that all give to one other category, and how often segments of its category and size are found.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from panbench.metrics.matched import FN, TP, Matched
+from panbench.panoptic.overlap import Pairs, find_rows
+from panbench.panoptic.types import VOID
+
+__all__ = ["KINDS", "Kind", "suspect_labels"]
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+NEAR = 0.1
+"""Above this IoU a segment is the consensus's label in a wrong place; below, the object has no label."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What seems to be wrong with a label; `description` is shown to users as it is."""
+
+    name: str
+    description: str
+
+
+KINDS = (
+    Kind("renamed", "Models find the segment and give it another category: the same one."),
+    Kind("merged", "Models find several objects of this category in the segment."),
+    Kind("split", "Models find one object where the truth has several segments of its category."),
+    Kind("misplaced", "Models find the object elsewhere, or much larger or smaller (IoU of 0.1 to 0.5)."),
+    Kind("unlabelled", "Models find an object that the truth does not have."),
+    Kind("unseen", "No model finds the segment, and all give its pixels to the same other category."),
+    Kind("outline", "Models find the segment with the same mask, and it is not the truth's (IoU above 0.5)."),
+)
+"""The kinds of suspicion, in the order in which they claim a segment."""
+
+_ORDER = {kind.name: place for place, kind in enumerate(KINDS)}
+COLUMNS = (
+    *("image_id", "kind", "score", "category_id", "segment_id", "suggested_id", "share", "agreement", "iou", "trust"),
+    *("pixels", "answers", "other"),
+)
+
+
+def suspect_labels(
+    matched: Sequence[Matched],
+    among: Mapping[tuple[int, int], Pairs],
+    other: Sequence[Matched] = (),
+    between: Matched | None = None,
+) -> pd.DataFrame:
+    """The suspect labels of a ground truth, the highest score first; COLUMNS, one row a segment or missing object.
+
+    matched: the models' matches with this truth; other: with another truth of the same images, if there is one, and
+        between: that one's matches, as a prediction, with this truth
+    among: for models (i, j), i < j, the pairs of their segments that share pixels (gt_id is i's, pred_id j's)
+    kind: a name of KINDS; category_id: the label's (of an unlabelled object 0); suggested_id: the models' category
+    segment_id: the label's; of an unlabelled object the segment in which most of it lies, 0 for none
+    share, agreement, iou, trust: what the score is made of; of "unseen" agreement is the share that is alike
+    pixels: the mean size of the models' segments, or of the unseen one
+    answers: the models' segments, an id a model, 0 of one that has none
+    other: "label" where the other truth has the label, too, "models" where it has the models' segment, else ""
+    """
+    consensus = _Consensus.of(matched, among)
+    rows = pd.concat([_contradicted(matched, consensus), _unseen(matched)], ignore_index=True)
+    # A segment is listed once, for the strongest reason; what it is called follows the order of KINDS.
+    labelled = rows["kind"] != "unlabelled"
+    named = rows[labelled].assign(order=rows["kind"].map(_ORDER))
+    named = named.sort_values(["order", "score"], ascending=[True, False], kind="stable")
+    named["score"] = named.groupby(["image_id", "segment_id"])["score"].transform("max")
+    named = named.drop_duplicates(["image_id", "segment_id"]).drop(columns="order")
+    rows = pd.concat([named, rows[~labelled]], ignore_index=True)
+    rows = rows[rows["score"] > 0]
+    rows["other"] = "" if between is None else _confirmed(rows, other, between)
+    order = ["score", "image_id", "segment_id"]
+    return rows.sort_values(order, ascending=[False, True, True], kind="stable", ignore_index=True)[list(COLUMNS)]
+
+
+@dataclass(frozen=True)
+class _Consensus:
+    """The consensuses: image, category, the row of each model's segment (`members`, -1 for none), share, agreement."""
+
+    image: Int
+    category: Int
+    members: Int
+    share: Float
+    agreement: Float
+    pixels: Float
+
+    @staticmethod
+    def of(matched: Sequence[Matched], among: Mapping[tuple[int, int], Pairs]) -> "_Consensus":
+        """Every segment of the first model with its like in the others, then what is left of the second, and so on."""
+        n = len(matched)
+        alike = {pair: _alike(matched[pair[0]], matched[pair[1]], pairs) for pair, pairs in among.items()}
+        taken = [side.segments.is_gt.copy() for side in matched]
+        found: list[tuple[Int, Float]] = []
+        for first in range(n):
+            seeds = np.flatnonzero(~taken[first])
+            members = np.full((len(seeds), n), -1, np.int64)
+            members[:, first] = seeds
+            agreement = np.zeros(len(seeds))
+            for j in range(first + 1, n):
+                partner = np.full(len(taken[first]), -1, np.int64)
+                own, their, _ = alike[first, j]
+                partner[own] = their
+                members[:, j] = partner[seeds]
+                # Each two must agree, not only each with the first.
+                ious = [_look_up(alike[i, j], len(taken[j]), members[:, i], members[:, j]) for i in range(first, j)]
+                apart = np.any([(iou == 0) & (members[:, first + i] >= 0) for i, iou in enumerate(ious)], axis=0)
+                members[apart, j] = -1
+                agreement += np.where(apart, 0.0, np.sum(ious, axis=0))
+            kept = 2 * (members >= 0).sum(axis=1) > n
+            for j in range(n):
+                rows = members[kept, j]
+                taken[j][rows[rows >= 0]] = True
+            found.append((members[kept], agreement[kept]))
+        members = np.concatenate([rows for rows, _ in found])
+        counted = (members >= 0).sum(axis=1)
+        agreeing = counted * (counted - 1) // 2
+        agreement = np.concatenate([values for _, values in found]) / np.maximum(agreeing, 1)
+        if n == 1:  # one model agrees with itself
+            agreement, agreeing = np.ones(len(members)), np.ones(len(members), np.int64)
+        image, category, pixels = (np.zeros(len(members)) for _ in range(3))
+        for j, side in enumerate(matched):
+            has = members[:, j] >= 0
+            rows = members[has, j]
+            image[has], category[has] = side.segments.image_id[rows], side.segments.category_id[rows]
+            pixels[has] += side.segments.area[rows]
+        return _Consensus(
+            image.astype(np.int64),
+            category.astype(np.int64),
+            members,
+            agreeing / max(len(among), 1),
+            agreement,
+            pixels / np.maximum(counted, 1),
+        )
+
+
+def _look_up(pairs: tuple[Int, Int, Float], width: int, one: Int, other: Int) -> Float:
+    """The IoU of each (one, other) that is among the pairs, 0 of others; -1 is no row."""
+    keys = pairs[0] * (width + 1) + pairs[1]
+    order = np.argsort(keys)
+    wanted = np.where((one < 0) | (other < 0), -1, one * (width + 1) + other)
+    place = np.minimum(np.searchsorted(keys[order], wanted), max(len(keys) - 1, 0))
+    if not len(keys):
+        return np.zeros(len(wanted))
+    return np.where(keys[order][place] == wanted, pairs[2][order][place], 0.0)
+
+
+def _alike(one: Matched, other: Matched, pairs: Pairs) -> tuple[Int, Int, Float]:
+    """Pairs of predictions of two models, of one category and with IoU > 0.5: their rows, and the IoU."""
+    sides = []
+    for matched, ids in ((one, pairs.gt_id), (other, pairs.pred_id)):
+        own = np.flatnonzero(~matched.segments.is_gt)
+        segments = matched.segments
+        found = find_rows(pairs.image_id, ids, segments.image_id[own], segments.id[own])
+        sides.append(np.where(found >= 0, np.append(own, -1)[found], -1))
+    a, b = sides
+    known = (a >= 0) & (b >= 0)
+    a, b, pixels = a[known], b[known], pairs.pixels[known]
+    iou = pixels / (one.segments.area[a] + other.segments.area[b] - pixels)
+    kept = (iou > 0.5) & (one.segments.category_id[a] == other.segments.category_id[b])
+    return a[kept], b[kept], iou[kept]
+
+
+def _against_truth(matched: Sequence[Matched], members: Int) -> pd.DataFrame:
+    """Of each consensus and true segment (no crowd) that all or some members meet: mean IoU, and mean shares.
+
+    Columns: consensus, gt (row among the segments of the truth), iou, inside (of the members' pixels), covered (of the
+    segment's). IoU is PQ's: pixels on void do not count.
+    """
+    tables = []
+    for place, side in enumerate(matched):
+        number = np.full(len(side.segments), -1, np.int64)
+        own = members[:, place] >= 0
+        number[members[own, place]] = np.flatnonzero(own)
+        gt, pred, pixels = side.gt_row, side.pred_row, side.overlaps.pixels
+        known = (gt >= 0) & (pred >= 0)
+        known[known] &= (number[pred[known]] >= 0) & ~side.segments.iscrowd[gt[known]]
+        gt, pred, pixels = gt[known], pred[known], pixels[known]
+        counted = np.maximum(side.segments.area[pred] - side.on_void[pred], 1)
+        union = np.maximum(counted + side.segments.area[gt] - pixels, pixels)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "consensus": number[pred],
+                    # Rows differ from table to table; positions among the truth's segments do not.
+                    "gt": np.cumsum(side.segments.is_gt)[gt] - 1,
+                    "iou": pixels / union,
+                    "inside": pixels / counted,
+                    "covered": pixels / np.maximum(side.segments.area[gt], 1),
+                }
+            )
+        )
+    sums = pd.concat(tables).groupby(["consensus", "gt"], as_index=False).sum()
+    answers = (members >= 0).sum(axis=1)[sums["consensus"]]
+    return sums.assign(**{name: sums[name] / answers for name in ("iou", "inside", "covered")})
+
+
+def _contradicted(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataFrame:
+    """The consensuses that the truth does not confirm to the pixel, as rows of `suspect_labels`."""
+    truth = np.flatnonzero(matched[0].segments.is_gt)
+    segments = matched[0].segments
+    met = _against_truth(matched, consensus.members)
+    met["same"] = segments.category_id[truth][met["gt"]] == consensus.category[met["consensus"]]
+    n = len(consensus.image)
+
+    def best(table: pd.DataFrame, column: str) -> tuple[Int, Float]:
+        """Of each consensus the true segment that is highest in a column, -1 for none, and how high."""
+        top = table.sort_values(column, ascending=False, kind="stable").drop_duplicates("consensus")
+        which, value = np.full(n, -1, np.int64), np.zeros(n)
+        which[top["consensus"]], value[top["consensus"]] = top["gt"], top[column]
+        return which, value
+
+    same, other = met[met["same"]], met[~met["same"]]
+    own, iou = best(same, "iou")
+    renamed, iou_other = best(other, "iou")
+    host, inside = best(same, "inside")
+    behind, _ = best(met, "inside")
+    parts = np.bincount(same.loc[same["covered"] > 0.5, "consensus"], minlength=n)
+    # A true segment holds several objects when several consensuses lie in it.
+    lies_in = np.where(inside > 0.5, host, -1)
+    several = np.bincount(lies_in[lies_in >= 0], minlength=len(truth)) > 1
+    in_several = (lies_in >= 0) & np.append(several, False)[lies_in]
+
+    kind = np.full(n, "unlabelled", dtype=object)
+    about = behind.copy()
+    for name, which, target in (
+        ("misplaced", (iou > NEAR) | (inside > 0.5), np.where(iou > NEAR, own, host)),
+        ("split", parts > 1, own),
+        ("renamed", iou_other > 0.5, renamed),
+        ("outline", iou > 0.5, own),
+        ("merged", in_several, lies_in),
+    ):
+        kind[which], about[which] = name, target[which]
+    trust = _rate(consensus.category, consensus.pixels, iou > 0.5)
+    score = consensus.share * np.maximum(consensus.agreement - iou, 0.0) * trust
+    # Nothing is said of places that the truth leaves open: void, and crowds.
+    open_place = np.any(
+        [np.append(side.excused, False)[consensus.members[:, k]] for k, side in enumerate(matched)], axis=0
+    )
+    ids = np.append(segments.id[truth], VOID)[about]
+    labels = np.append(segments.category_id[truth], 0)[about]
+    answers = [np.append(side.segments.id, VOID)[consensus.members[:, place]] for place, side in enumerate(matched)]
+    table = pd.DataFrame(
+        {
+            "image_id": consensus.image,
+            "kind": kind,
+            "score": score,
+            "category_id": np.where(kind == "unlabelled", 0, labels),
+            "segment_id": ids,
+            "suggested_id": consensus.category,
+            "share": consensus.share,
+            "agreement": consensus.agreement,
+            "iou": iou,
+            "trust": trust,
+            "pixels": consensus.pixels,
+            "answers": list(zip(*(column.tolist() for column in answers), strict=True)) if n else [],
+        }
+    )
+    return table[~open_place]
+
+
+def _unseen(matched: Sequence[Matched]) -> pd.DataFrame:
+    """The segments of the truth that no model matches, where all give most of the pixels to one other category."""
+    truth = np.flatnonzero(matched[0].segments.is_gt)
+    segments = matched[0].segments
+    category, area = segments.category_id[truth].astype(np.int64), segments.area[truth]
+    missed = np.all([side.verdict[side.segments.is_gt] == FN for side in matched], axis=0)
+    tables = []
+    for side in matched:
+        known = (side.gt_row >= 0) & (side.pred_row >= 0)
+        gt = np.cumsum(side.segments.is_gt)[side.gt_row[known]] - 1
+        given = side.segments.category_id[side.pred_row[known]]
+        share = side.overlaps.pixels[known] / np.maximum(area[gt], 1)
+        tables.append(pd.DataFrame({"gt": gt, "given": given, "share": share}).groupby(["gt", "given"]).sum())
+    shares = pd.concat(tables, axis=1, join="inner").min(axis=1).rename("share").reset_index()
+    shares = shares[shares["given"].to_numpy() != category[shares["gt"]]]
+    top = shares.sort_values("share", ascending=False, kind="stable").drop_duplicates("gt")
+    alike, given = np.zeros(len(truth)), np.zeros(len(truth), np.int64)
+    alike[top["gt"]], given[top["gt"]] = top["share"], top["given"]
+    countable = ~segments.iscrowd[truth]
+    trust = np.zeros(len(truth))
+    trust[countable] = _rate(category[countable], area[countable].astype(np.float64), ~missed[countable])
+    rows = missed & (alike > 0.5)
+    return pd.DataFrame(
+        {
+            "image_id": segments.image_id[truth][rows],
+            "kind": "unseen",
+            "score": (alike * trust)[rows],
+            "category_id": category[rows],
+            "segment_id": segments.id[truth][rows],
+            "suggested_id": given[rows],
+            "share": 1.0,
+            "agreement": alike[rows],
+            "iou": 0.0,
+            "trust": trust[rows],
+            "pixels": area[rows].astype(np.float64),
+            "answers": [() for _ in range(int(rows.sum()))],
+        }
+    )
+
+
+def _rate(category: Int, pixels: Float, holds: npt.NDArray[np.bool_]) -> Float:
+    """For each row how often something holds in its category and third of sizes; (k + 1) / (n + 2), so never 0 or 1.
+
+    A row speaks for itself, too: one in a hundred moves little, and of a few the rate is near a half anyway.
+    """
+    if not len(category):
+        return np.zeros(0)
+    rank = pd.Series(pixels).groupby(category).rank(method="first", pct=True)
+    third = np.minimum((3 * rank.to_numpy()).astype(np.int64), 2)
+    table = pd.DataFrame({"category": category, "third": third, "holds": holds})
+    groups = table.groupby(["category", "third"])["holds"]
+    return ((groups.transform("sum") + 1) / (groups.transform("count") + 2)).to_numpy(np.float64)
+
+
+def _confirmed(rows: pd.DataFrame, other: Sequence[Matched], between: Matched) -> list[str]:
+    """For each suspect whom another truth confirms: "models", "label", or "" for neither."""
+    label_stands = _keys(between, between.segments.is_gt & (between.verdict == TP))
+    found = [_keys(side, ~side.segments.is_gt & (side.verdict == TP)) for side in other]
+    said = []
+    for row in rows.itertuples():
+        is_label = row.kind != "unlabelled" and (row.image_id, row.segment_id) in label_stands
+        answers = zip(row.answers, found, strict=False)
+        agree = all((row.image_id, answer) in own for answer, own in answers if answer) and row.kind != "unseen"
+        agree |= row.kind == "unseen" and not is_label
+        # Both can hold where masks differ by little: then the label is not wrong by the other truth.
+        said.append("label" if is_label else "models" if agree else "")
+    return said
+
+
+def _keys(matched: Matched, rows: npt.NDArray[np.bool_]) -> set[tuple[int, int]]:
+    """(image id, segment id) of some segments."""
+    segments = matched.segments
+    return set(zip(segments.image_id[rows].tolist(), segments.id[rows].tolist(), strict=True))
