@@ -245,10 +245,10 @@ def plain_two_levels(models: dict[str, list[Sample]], resamples: int, seed: int)
 def coverage_over_seeds(samples: int, resamples: int, seed: int) -> None:
     """Prints how often 95 % intervals of the difference of two models cover it, by seeds and how much these matter."""
     print(
-        "\n| seeds of each | spread of a seed, points | true ΔPQ | interval over seeds and images | p < 0.05 | "
+        "\n| luck | seeds of each | spread, points | true ΔPQ | interval over seeds and images | p < 0.05 | "
         "as many seeds drawn, percentiles | first seeds, images alone |"
     )
-    print("| --- " * 7 + "|")
+    print("| --- " * 8 + "|")
     rng = np.random.default_rng(seed + 3)
     n = 500
     for better, luck in ((0.0, 0.0), (0.0, 0.3), (0.15, 0.3)):
@@ -274,7 +274,7 @@ def coverage_over_seeds(samples: int, resamples: int, seed: int) -> None:
                 alone += first["low"] <= truth <= first["high"]
             rates = " | ".join(percent(hits, samples) for hits in (ours, small, plain, alone))
             spread = 100 * math.sqrt(np.mean(spreads))
-            print(f"| {seeds} | {spread:.2f} | {100 * truth:+.2f} | {rates} |", flush=True)
+            print(f"| {luck:g} | {seeds} | {spread:.2f} | {100 * truth:+.2f} | {rates} |", flush=True)
 
 
 def main() -> None:

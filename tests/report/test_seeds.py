@@ -107,4 +107,4 @@ def test_seeds_on_other_images_are_refused(folder, tmp_path):
     scored(tmp_path / "other", "x@seed0", few, few)
     refused = panbench("compare", tmp_path / "m2f@seed*", tmp_path / "other" / "x@seed*")
     assert refused.exit_code == 2
-    assert "Only runs on the same images of the same ground truth can be compared" in refused.stderr
+    assert "PQ on different images cannot be compared" in refused.stderr
