@@ -24,7 +24,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy.stats
+from scipy.special import stdtr, stdtrit
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.uncertainty import Sample, Stack, draw_counts, holm, in_blocks, percentiles
@@ -202,7 +202,7 @@ class _Estimate:
         """(low, high), the percentiles of the resamples, stretched for what few seeds do not tell of their spread."""
         low, high = percentiles(self.drawn, level)
         z = NormalDist().inv_cdf((1 + level) / 2)
-        stretch = scipy.stats.t.ppf((1 + level) / 2, np.minimum(self.freedom, 1e9)) / z
+        stretch = stdtrit(np.minimum(self.freedom, 1e9), (1 + level) / 2) / z
         return self.value + low * stretch, self.value + high * stretch
 
 
@@ -223,7 +223,7 @@ def seeds_needed(detect: float, spread_a: float, spread_b: float, of_images: flo
     if detect <= (sure + power) * math.sqrt(of_images):
         return math.nan
     for n in range(2, MOST_SEEDS + 1):
-        quantiles = scipy.stats.t.ppf([(1 + level) / 2, POWER], 2 * (n - 1)).sum()
+        quantiles = stdtrit(2 * (n - 1), np.array([(1 + level) / 2, POWER])).sum()
         if detect >= quantiles * math.sqrt(of_images + (spread_a**2 + spread_b**2) / n):
             return float(n)
     return math.nan
@@ -246,4 +246,4 @@ def _p_value(difference: float, variance: float, freedom: float) -> float:
     """Two-sided, of Student's t; of a difference without any variance 1 if it is 0, else 0."""
     if variance <= 0:
         return 1.0 if difference == 0 else 0.0
-    return float(2 * scipy.stats.t.sf(abs(difference) / math.sqrt(variance), min(freedom, 1e9)))
+    return float(2 * stdtr(min(freedom, 1e9), -abs(difference) / math.sqrt(variance)))
