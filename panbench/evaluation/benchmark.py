@@ -5,11 +5,8 @@ latency and for the maps themselves; then by `evaluate` as every evaluation runs
 Settings that cannot run keep a row that says why.
 """
 
-import contextlib
 import csv
-import ctypes
 import dataclasses
-import gc
 import itertools
 import tempfile
 import time
@@ -32,6 +29,7 @@ from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.loop import plan_batches
+from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.photographs import photograph_dataset
 from panbench.models.base import PRECISIONS, Model, choose_device, open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, prediction_of
@@ -301,15 +299,14 @@ def _measure(context: _Context, precision: str, batch_size: int) -> Row:
         threads=torch.get_num_threads(),
     )
     # The setting before this one is gone, with what its modules hold of each other: peaks are this setting's own.
-    _free(device)
-    _forget_peaks(device)
+    free_memory()
+    forget_peaks(device)
     try:
         model = context.load(precision)
         return _measured(context, model, row)
     except PanbenchError as error:
         return dataclasses.replace(row, status=str(error))
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
         return dataclasses.replace(row, status=f"out of memory on {device}")
     except RuntimeError as error:
         # What an operator lacks for a precision is said by PyTorch in a RuntimeError; the next setting goes on.
@@ -348,7 +345,7 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
         latency_p90=float(percentiles[1]),
         latency_p99=float(percentiles[2]),
         **milliseconds,
-        host_peak_bytes=_host_peak(),
+        host_peak_bytes=host_peak(),
         device_peak_bytes=torch.cuda.max_memory_allocated(context.device) if cuda else None,
         segments=float(np.mean([len(predicted.segments) for predicted in maps])),
         PQ=pq,
@@ -368,7 +365,7 @@ def _one_after_another(
     """The maps of all images, milliseconds a batch after warming up, and the size that the network sees."""
     assert context.dataset is not None
     ids = category_ids(model, context.dataset.categories)
-    plan = plan_batches(context.dataset.scenes, batch_size)
+    plan = plan_batches(context.dataset.scenes, batch_size, model)
     maps, latencies = [], []
     for number, batch in enumerate([plan[0]] * context.warm_up + plan):
         began = time.perf_counter()
@@ -392,31 +389,3 @@ def _one_after_another(
 
 def _small(ids: npt.NDArray[np.int32]) -> npt.NDArray[Any]:
     return ids.astype(np.uint8 if ids.max(initial=0) < 256 else np.int32)
-
-
-def _free(device: torch.device) -> None:
-    """Gives back the memory of models that nobody uses any more; their modules refer to each other in circles."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):
-        # glibc keeps freed memory for later; without this the next peak would begin with it.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _forget_peaks(device: torch.device) -> None:
-    """Makes the next peaks those of what comes now, where the system lets us; else they are those of the process."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _host_peak() -> int | None:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return provenance.peak_host_memory()

@@ -168,7 +168,7 @@ def evaluate_rules(
     done = done if keeper is None else done & keeper.done
     plan = [
         [scene for scene in batch if scene.image.id not in done]
-        for batch in plan_batches(dataset.scenes, batch_size)[ranks.rank :: ranks.size]
+        for batch in plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size]
     ]
     loop = Loop(
         model=model if keeper is None else KeepingModel(model, keeper),

@@ -2,7 +2,7 @@
 
 Three things go on at once: threads ahead decode and resize images, the device runs forward pass and fusion, and threads
 behind read the ground truth, number segments, count overlaps and write PNGs. All queues are bounded, so memory does not
-depend on the number of images. A batch holds images of one size only: its padding is what each image would get alone.
+depend on the number of images. A batch holds images of one padded size: each has the zeros around it that it has alone.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,7 +24,8 @@ from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, map_prediction
-from panbench.models.base import LoadedImage, Model, way_of_running
+from panbench.evaluation.memory import forget_device_peak, free_memory
+from panbench.models.base import LoadedImage, Model, batch_key, way_of_running
 from panbench.models.candidates import NonFiniteOutput
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
@@ -40,6 +41,8 @@ BLOCK_SECONDS = 10.0
 _OWN_STAGES = ("fusion", "overlap", "write")
 _STRETCHES = 10
 _MOST_MOMENTS = 4096
+_TRIED_IMAGES = 8
+_TIMINGS = 3
 
 Clock = dict[str, float]
 """Seconds by stage: load and forward, which all targets share; fusion, overlap and write, which each has its own."""
@@ -98,42 +101,81 @@ class _Scored:
     """What the image's file says of it, as `photograph_code` writes it."""
 
 
-def plan_batches(scenes: Sequence[Scene], batch_size: int) -> list[list[Scene]]:
-    """The scenes in batches of at most `batch_size`, each of images of one size, sizes in order of first appearance.
+def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list[list[Scene]]:
+    """The scenes in batches of at most `batch_size`, each of images that have one size in the network, zeros included.
 
-    The plan depends on nothing else, so a resumed run and a run on more machines have the same batches.
+    Sizes come in order of first appearance. The plan depends on nothing else, so a resumed run and a run on more
+    machines have the same batches.
     """
-    by_size: dict[tuple[int, int], list[Scene]] = {}
+    by_size: dict[Hashable, list[Scene]] = {}
     for scene in scenes:
-        by_size.setdefault((scene.image.height, scene.image.width), []).append(scene)
+        # Alone in its batch, no image needs to know.
+        alike = batch_key(model, scene.image) if batch_size > 1 else (scene.image.height, scene.image.width)
+        by_size.setdefault(alike, []).append(scene)
     return [
         group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
     ]
 
 
 def best_batch_size(model: Model, dataset: Dataset, reporter: Reporter) -> int:
-    """The batch size of highest throughput among 1, 2, 4, …, tried on the first image, as long as it fits and pays."""
-    image = model.load(dataset.scenes[0])
-    most = max(len(batch) for batch in plan_batches(dataset.scenes, 64))
+    """The batch size of highest throughput among 1, 2, 4, …, tried on the first images, as long as it fits and pays.
+
+    Each size is timed several times after it was warm, and its best time counts: what disturbs only makes it longer.
+    """
+    # The images of the batches that most images will be in.
+    fullest = max(plan_batches(dataset.scenes, 64, model), key=len)
+    loaded = [model.load(scene) for scene in fullest[:_TRIED_IMAGES]]
     best, best_rate, size = 1, 0.0, 1
-    while size <= most:
+    while size <= len(fullest):
+        batch = [loaded[place % len(loaded)] for place in range(size)]
         try:
-            fuse(model.candidates([image] * size), model.rule)
-            began = time.perf_counter()
-            fuse(model.candidates([image] * size), model.rule)
-            if model.device.type == "cuda":
-                torch.cuda.synchronize(model.device)
-            rate = size / (time.perf_counter() - began)
+            seconds = _best_seconds(model, batch)
         except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
+            seconds = None
         except NonFiniteOutput:
             return 1  # the run itself will say which image
+        if seconds is None:
+            # Here, as the error's traceback held what was on the device.
+            free_memory()
+            break
+        rate = size / seconds
         if rate < 1.05 * best_rate:
             break
         best, best_rate, size = size, rate, size * 2
     reporter.notice(f"Batch size {best} ({best_rate:.1f} images/s in a trial).")
     return best
+
+
+def _best_seconds(model: Model, batch: Sequence[LoadedImage]) -> float:
+    seconds = []
+    for number in range(1 + _TIMINGS):
+        began = time.perf_counter()
+        fuse(model.candidates(batch), model.rule)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        if number:
+            seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def _threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
+    """`count` threads, all started, that never share out an operation of torch among threads of their own.
+
+    A thread takes torch's number when it first asks for it, so that number is 1 until all have asked.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(count, name)
+    together = threading.Barrier(count)
+
+    def start() -> None:
+        torch.get_num_threads()
+        together.wait()
+
+    for started in [pool.submit(start) for _ in range(count)]:
+        started.result()
+    torch.set_num_threads(before)
+    return pool
 
 
 @dataclasses.dataclass
@@ -187,34 +229,44 @@ class Loop:
         # Each of our threads works on an image of its own; OpenCV's threads on top would only contend.
         cv2.setNumThreads(1)
         self._block_since = began
+        forget_device_peak(self.model.device)
+        loaders, scorers = _threads_of_one(self.workers, "load"), _threads_of_one(self.workers, "score")
         threads = torch.get_num_threads()
         lanes = 2 if self.model.device.type == "cpu" and threads > 1 else 1
         self._lanes = lanes
         torch.set_num_threads(max(1, threads // lanes))
-        loaders, scorers = ThreadPoolExecutor(self.workers, "load"), ThreadPoolExecutor(self.workers, "score")
         # On a CPU, two concurrent batches with half the threads each keep the cores busier: while one batch is in an
         # operator that runs on one thread, the other has work for the rest. On CUDA one thread feeds the device, and
         # what comes after the device runs in `scorers`.
         models = ThreadPoolExecutor(lanes, "model") if lanes > 1 else None
-        behind: deque[list[Future[list[_Scored]]]] = deque()
+        behind: deque[tuple[int, list[Future[list[_Scored]]]]] = deque()
+        images_behind = 0
         try:
             for batch in self._load_ahead(plan, loaders):
                 if models is not None:
-                    behind.append([models.submit(self._predict_and_score, batch)])
+                    behind.append((len(batch), [models.submit(self._predict_and_score, batch)]))
                 else:
-                    for fused, done in self._predict(batch):
-                        behind.append([scorers.submit(self._score, *pair, done) for pair in fused])
-                while behind and (len(behind) > 2 * self.workers or all(future.done() for future in behind[0])):
-                    self._collect(behind.popleft())
+                    for fused, marks in self._predict(batch):
+                        marks.remaining = len(fused)
+                        behind.append((len(fused), [scorers.submit(self._score, *pair, marks) for pair in fused]))
+                images_behind += len(batch)
+                # So many images may wait for their score, or a batch for each lane and one more.
+                while behind and (
+                    (images_behind > 2 * self.workers and len(behind) > lanes + 1)
+                    or all(future.done() for future in behind[0][1])
+                ):
+                    count, pending = behind.popleft()
+                    images_behind -= count
+                    self._collect(pending)
             while behind:
-                self._collect(behind.popleft())
+                self._collect(behind.popleft()[1])
         except BaseException as error:
             if models is not None and not isinstance(error, Exception):
                 # After Ctrl-C, do not wait for forward passes that have not begun.
                 models.shutdown(wait=False, cancel_futures=True)
             # Keep what went through the model, in whole batches: the batches of a resumed run are then the same.
             self.reporter = SILENT
-            for pending in behind:
+            for _, pending in behind:
                 if all(not future.cancelled() and future.exception() is None for future in pending):
                     self._collect(pending)
             self._write_block()
@@ -267,55 +319,53 @@ class Loop:
         except BadDataset as error:
             raise _BadImage(scene.image.id, error) from error
 
-    def _predict(
-        self, batch: list[LoadedImage]
-    ) -> Iterator[tuple[list[tuple[LoadedImage, _FusedByRule]], "torch.cuda.Event | None"]]:
-        """Fused maps of a batch and the event after which they are on the host; in halves when memory is short."""
+    def _predict(self, batch: list[LoadedImage]) -> "Iterator[tuple[list[tuple[LoadedImage, _FusedByRule]], _Marks]]":
+        """Fused maps of a batch and the marks after which they are on the host; in halves when memory is short."""
         size = min(len(batch), self._largest or len(batch))
         start = 0
         while start < len(batch):
             part = batch[start : start + size]
+            predicted = None
             try:
-                yield self._predict_at_once(part)
+                predicted = self._predict_at_once(part)
             except torch.OutOfMemoryError as error:
-                torch.cuda.empty_cache()
                 if size == 1:
                     height, width = part[0].inputs.shape[-2:]
                     raise BadArgument(
                         f"{self.model.device} has too little memory for one image of {height}×{width} "
                         f"({part[0].scene.image_path}). Try --precision bf16, a smaller model, or --device cpu."
                     ) from error
+            if predicted is None:
+                # Only here: the error's traceback held all that was on the device.
+                free_memory()
                 size = self._largest = max(1, size // 2)
                 self.reporter.notice(f"Out of memory on {self.model.device}: going on with batches of {size}.")
                 continue
             start += len(part)
+            yield predicted
 
-    def _predict_at_once(
-        self, batch: list[LoadedImage]
-    ) -> tuple[list[tuple[LoadedImage, _FusedByRule]], "torch.cuda.Event | None"]:
-        on_cuda = self.model.device.type == "cuda"
-        began = time.perf_counter()
+    def _predict_at_once(self, batch: list[LoadedImage]) -> "tuple[list[tuple[LoadedImage, _FusedByRule]], _Marks]":
+        marks = _Marks(self.model.device)
+        marks.add()
         try:
             outputs = self.model.candidates(batch)
         except NonFiniteOutput as error:
             raise self._not_finite(batch, error) from error
-        # On CUDA `candidates` ends with the one wait of the batch, so this boundary is where the device is, too.
-        between = time.perf_counter()
-        by_rule, spent = {}, []
+        marks.add()
+        by_rule = {}
         for target in self.targets:
-            started = time.perf_counter()
             by_rule[target.rule] = fuse(outputs, target.rule)
-            spent.append(time.perf_counter() - started)
-        done = None
-        if on_cuda:
-            done = torch.cuda.Event()
-            done.record(torch.cuda.current_stream(self.model.device))
-        with self._clock:
-            self.seconds["forward"] += between - began
-            for own, seconds in zip(self.target_seconds, spent, strict=True):
-                own["fusion"] += seconds
+            marks.add()
         fused = [{rule: maps[index] for rule, maps in by_rule.items()} for index in range(len(batch))]
-        return list(zip(batch, fused, strict=True)), done
+        return list(zip(batch, fused, strict=True)), marks
+
+    def _count(self, marks: "_Marks") -> None:
+        """Adds what a batch took to the clocks, once it is through the device."""
+        forward, *fusions = marks.seconds()
+        with self._clock:
+            self.seconds["forward"] += forward
+            for own, seconds in zip(self.target_seconds, fusions, strict=True):
+                own["fusion"] += seconds
 
     def _not_finite(self, batch: Sequence[LoadedImage], error: NonFiniteOutput) -> BadModel:
         where = ", ".join(f"{image.scene.image.file_name} (image {image.scene.image.id})" for image in batch)
@@ -326,17 +376,21 @@ class Loop:
 
     def _predict_and_score(self, batch: list[LoadedImage]) -> list[_Scored]:
         """A whole batch, from loaded images to overlap tables, in one of the threads that run the model."""
-        return [
-            scored
-            for fused, done in self._predict(batch)
-            for image, of_image in fused
-            for scored in self._score(image, of_image, done)
-        ]
+        found = []
+        for fused, marks in self._predict(batch):
+            marks.remaining = len(fused)
+            for image, of_image in fused:
+                found.extend(self._score(image, of_image, marks))
+        return found
 
-    def _score(self, image: LoadedImage, fused: _FusedByRule, done: "torch.cuda.Event | None") -> list[_Scored]:
+    def _score(self, image: LoadedImage, fused: _FusedByRule, marks: "_Marks") -> list[_Scored]:
         """The overlap tables of one image, in a thread behind the device."""
-        if done is not None:
-            done.synchronize()
+        marks.wait()
+        with self._clock:
+            marks.remaining -= 1
+            last = marks.remaining == 0
+        if last:
+            self._count(marks)
         scene = image.scene
         clocks: list[Clock] = []
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
@@ -405,6 +459,38 @@ def _ground_truth(scene: Scene, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.
         return np.zeros(shape, np.int32), ()
     ids = read_id_png(scene.gt_path, shape, image_id=scene.image.id)  # type: ignore[arg-type]
     return ids, scene.annotation.segments
+
+
+class _Marks:
+    """Moments of a batch on its way through the device; between two of them is a stage."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._times: list[float] = []
+        self._events: list[torch.cuda.Event] = []
+        self.remaining = 0
+        """Images of the batch that are not scored yet; the last one adds the times to the clocks."""
+
+    def add(self) -> None:
+        """Now; on CUDA, when the device comes here."""
+        if self._device.type != "cuda":
+            self._times.append(time.perf_counter())
+            return
+        # Blocking: threads that wait for it sleep. One that spins takes a core from those that load images.
+        event = torch.cuda.Event(enable_timing=True, blocking=True)
+        event.record(torch.cuda.current_stream(self._device))
+        self._events.append(event)
+
+    def wait(self) -> None:
+        """Returns when the device is past the last mark, with all that was copied to the host there."""
+        if self._events:
+            self._events[-1].synchronize()
+
+    def seconds(self) -> list[float]:
+        """Of each stage, once the device is past the last mark."""
+        if self._events:
+            return [first.elapsed_time(second) / 1000 for first, second in itertools.pairwise(self._events)]
+        return [second - first for first, second in itertools.pairwise(self._times)]
 
 
 class _BadImage(Exception):

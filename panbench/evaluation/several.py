@@ -1,6 +1,7 @@
 """Several models on one dataset, one after the other: one that fails keeps its reason and does not end the others."""
 
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -159,6 +160,7 @@ def check_models(
                 reporter=reporter,
             )
         except Exception as error:
+            traceback.clear_frames(error.__traceback__)
             failures[spec] = error
             continue
         try:
@@ -284,6 +286,9 @@ def run_models(
 def _in_turn(
     specs: Sequence[ModelSpec], evaluate: Callable[[int, ModelSpec], list[Run]], finished: Callable[[Outcome], Any]
 ) -> list[Outcome]:
+    # Imports torch, which takes seconds.
+    from panbench.evaluation.memory import free_memory
+
     outcomes = []
     for index, spec in enumerate(specs):
         try:
@@ -291,10 +296,13 @@ def _in_turn(
         except Exception as error:
             if len(specs) == 1:
                 raise
+            # The frames of a failed run hold its model and what was on the device.
+            traceback.clear_frames(error.__traceback__)
             found = [Outcome(spec, error=error)]
         for outcome in found:
             finished(outcome)
         outcomes.extend(found)
+        free_memory()
     return outcomes
 
 

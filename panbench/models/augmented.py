@@ -1,6 +1,6 @@
 """Test-time augmentation: a model that sees each image mirrored and at several scales, and averages what it says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from panbench.base.text import listed
 from panbench.models.base import Adapter, HostedModel, LoadedImage, Model, way_of_running
 from panbench.models.candidates import Output
 from panbench.models.merging import flip, merge_outputs
-from panbench.panoptic.types import Scene
+from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
 
 __all__ = ["AugmentedModel", "Views", "parse_views"]
@@ -85,8 +85,13 @@ class AugmentedModel:
 
     def load(self, scene: Scene) -> LoadedImage:
         """The image at every scale."""
-        first, *others = (self.inner.pinned(reader.read(scene)) for reader in self._readers)
+        first, *others = (reader.read(scene) for reader in self._readers)
         return replace(first, sample=(first, *others))
+
+    def batch_key(self, image: ImageInfo) -> Hashable:
+        """The size of the network's input at every scale."""
+        sizes = [reader.padded_size(image.height, image.width) for reader in self._readers]
+        return (image.height, image.width, "as it is") if None in sizes else tuple(sizes)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """The merged answer to the views of each image; each view goes through the model as a batch."""

@@ -12,10 +12,11 @@ weights, and the record that goes into run.json. Anything else that has the memb
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -24,7 +25,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -36,7 +36,7 @@ from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOu
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.rules import Rule
 from panbench.panoptic.photo import PhotoFacts, read_photo
-from panbench.panoptic.types import Scene
+from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
 
 PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
@@ -64,7 +64,8 @@ class Model(Protocol):
     """What the evaluation needs of a model.
 
     A model may also have what `HostedModel` has: `precision`, `seed` and `compiled`, which are fp32, 0 and False where
-    they are missing; `versions`, programs and what they run with; `attend` and `plant_segments`.
+    they are missing; `versions`, programs and what they run with; `batch_key`, without which a batch holds images of
+    one size; `attend` and `plant_segments`.
     """
 
     spec: ModelSpec
@@ -188,6 +189,16 @@ class Adapter:
         frame = Frame(self.resize.padded(*size), size, (rgb.shape[0], rgb.shape[1]))
         return torch.from_numpy(np.ascontiguousarray(small.transpose(2, 0, 1))), frame
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """The (height, width) of the network's input for an image of this size; None where that is not known before.
+
+        Images of one padded size share a batch: each then has the zeros around it that it has alone. An adapter with a
+        `prepare` of its own says it here, else its batches hold images of one size.
+        """
+        if type(self).prepare is not Adapter.prepare:
+            return None
+        return self.resize.padded(*self.resize.size_of(height, width))
+
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> Sequence[Output]:
         """What the network says of each image: Candidates, Instances or a FinishedMap.
 
@@ -210,12 +221,12 @@ class Adapter:
         return LoadedImage(scene, inputs, frame, facts)
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> Sequence[Output]:
-        """Brings a batch of images of one size to the device, normalises and pads it, and calls `candidates`."""
+        """Brings a batch of images of one padded size to the device, normalises it, and calls `candidates`."""
         frames = [cast(Frame, image.sample) for image in batch]
-        pixels = torch.stack([image.inputs.to(device, non_blocking=True) for image in batch]).float()
-        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        (height, width), (bottom, right) = pixels.shape[-2:], frames[0].padded
-        return self.candidates(module, F.pad((pixels - mean) / std, (0, right - width, 0, bottom - height)), frames)
+        images = [image.inputs for image in batch]
+        mean, std = constant((tuple(self.mean), tuple(self.std)), device)[..., None, None]
+        pixels = normalised(on_device(images, frames[0].padded, device), mean, std, sizes_of(images))
+        return self.candidates(module, pixels, frames)
 
     def attend(self, model: "HostedModel", scene: Scene, **wishes: Any) -> Any:
         """What queries looked at in an image, as panoptic.attention's records. Raises BadModel where there are none."""
@@ -294,13 +305,11 @@ class HostedModel:
 
     def load(self, scene: Scene) -> LoadedImage:
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
-        return self.pinned(self.adapter.read(scene))
+        return self.adapter.read(scene)
 
-    def pinned(self, loaded: LoadedImage) -> LoadedImage:
-        """The same image where the device copies it from without holding up the thread that runs the model."""
-        if self.device.type == "cuda":
-            return dataclasses.replace(loaded, inputs=loaded.inputs.pin_memory())
-        return loaded
+    def batch_key(self, image: ImageInfo) -> Hashable:
+        """Images of which this is equal may share a batch: the size of the network's input for them."""
+        return self.adapter.padded_size(image.height, image.width) or (image.height, image.width, "as it is")
 
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
@@ -438,6 +447,52 @@ def resolve_weights(
         offline=not download,
         notice=reporter.notice,
     )
+
+
+def batch_key(model: Model, image: ImageInfo) -> Hashable:
+    """Images of which this is equal may share a batch: what the model says, else their size."""
+    own = getattr(model, "batch_key", None)
+    return (image.height, image.width) if own is None else own(image)
+
+
+def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """The (height, width) of each image."""
+    return [(image.shape[-2], image.shape[-1]) for image in images]
+
+
+def on_device(images: Sequence[Tensor], size: tuple[int, int], device: torch.device) -> Tensor:
+    """(B, 3, height, width) of a size on the device: each image at the top left, the rest undefined.
+
+    images: (3, h, w) uint8 on the host, at most that large. One copy, which on CUDA is only queued.
+    """
+    batch = torch.empty(
+        (len(images), *images[0].shape[:-2], *size), dtype=images[0].dtype, pin_memory=device.type == "cuda"
+    )
+    for place, image in enumerate(images):
+        batch[place, ..., : image.shape[-2], : image.shape[-1]] = image
+    return batch.to(device, non_blocking=True)
+
+
+def normalised(
+    pixels: Tensor, mean: Tensor, std: Tensor, sizes: Sequence[tuple[int, int]], padding: float = 0.0
+) -> Tensor:
+    """(pixels - mean) / std in float32, and `padding` beyond the (height, width) of each image."""
+    found = (pixels.float() - mean) / std
+    alike = len(set(sizes)) == 1
+    for place, (height, width) in enumerate(sizes[:1] if alike else sizes):
+        of_image = found if alike else found[place]
+        if height < found.shape[-2]:
+            of_image[..., height:, :] = padding
+        if width < found.shape[-1]:
+            of_image[..., :height, width:] = padding
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """Numbers in nested tuples as a tensor on a device; copied there once, as that means waiting. Not to be changed."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
 
 
 def way_of_running(model: Model) -> dict[str, Any]:

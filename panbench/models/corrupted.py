@@ -6,7 +6,7 @@ images. The ground truth stays as it is.
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import cv2
 
 from panbench.base.errors import BadDataset
 from panbench.datasets.corruptions import Corruption, corrupt
-from panbench.models.base import LoadedImage, Model, read_photograph, way_of_running
+from panbench.models.base import LoadedImage, Model, batch_key, read_photograph, way_of_running
 from panbench.models.candidates import Output
-from panbench.panoptic.types import Scene
+from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
 
 __all__ = ["CorruptedModel"]
@@ -62,6 +62,10 @@ class CorruptedModel:
         finally:
             os.unlink(path)
         return replace(loaded, scene=scene, facts=facts)
+
+    def batch_key(self, image: ImageInfo) -> Hashable:
+        """As the model's: a corrupted image keeps its size."""
+        return batch_key(self.inner, image)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """What the model says of each corrupted image."""

@@ -159,7 +159,7 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.floa
         [each.weight[torch.from_numpy(rows).to(device)].float() for each, rows in zip(outputs, kept, strict=True)]
     )
     sure = (masks >= (0.0 if in_logits else 0.5)).flatten(1).float()
-    shared = (sure @ sure.T).double().cpu().numpy()
+    shared = (sure @ sure.T).cpu().numpy().astype(np.float64)
     area = np.diag(shared)
     iou = shared / np.maximum(area[:, None] + area[None] - shared, 1)
     clusters = _clusters(owner, labels, iou)
@@ -216,7 +216,7 @@ def _merge_instances(outputs: Sequence[Instances], shares: npt.NDArray[np.float6
         ]
         or [outputs[best].masks.float()]
     )
-    clusters = _clusters(owner, labels, _box_iou(boxes).double().cpu().numpy())
+    clusters = _clusters(owner, labels, _box_iou(boxes).cpu().numpy().astype(np.float64))
     mixing = torch.zeros((len(clusters), len(owner)), device=boxes.device)
     confidence = np.zeros(len(clusters))
     for number, members in enumerate(clusters):

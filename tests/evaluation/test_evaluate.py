@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,10 @@ from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.catalog import ModelSpec, find_model
 from panbench.cli.signals import interrupted_by_signals
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.loop import Rate, plan_batches, steady_rate
-from panbench.models.base import HostedModel
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.loop import Rate, _threads_of_one, plan_batches, steady_rate
+from panbench.evaluation.several import run_models
+from panbench.models.base import HostedModel, open_model
 from panbench.models.mmdet import adapter
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.panoptic.overlap import OverlapTable
@@ -94,9 +98,26 @@ def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
     assert [done for _, done, *_ in recorder.counts] == sorted(done for _, done, *_ in recorder.counts)
 
 
+class Sized:
+    """A model that says nothing of how its images are padded."""
+
+
+class Padding:
+    """A model whose images are padded to multiples of 16."""
+
+    def batch_key(self, image: ImageInfo):
+        return -(-image.height // 16), -(-image.width // 16)
+
+
+def test_images_that_are_padded_to_one_size_share_a_batch():
+    scenes = [Scene(ImageInfo(n, f"{n}.png", height, 30)) for n, height in enumerate([10, 20, 16, 32, 9, 17])]
+    plan = plan_batches(scenes, 8, Padding())
+    assert [[scene.image.id for scene in batch] for batch in plan] == [[0, 2, 4], [1, 3, 5]]
+
+
 def test_batches_hold_images_of_one_size_and_cover_all():
     scenes = [Scene(ImageInfo(n, f"{n}.png", 10 if n % 3 else 20, 30)) for n in range(10)]
-    plan = plan_batches(scenes, 4)
+    plan = plan_batches(scenes, 4, Sized())
     assert [[scene.image.id for scene in batch] for batch in plan] == [[0, 3, 6, 9], [1, 2, 4, 5], [7, 8]]
 
 
@@ -470,3 +491,61 @@ def test_the_rate_is_steady_and_leaves_out_the_first_batch():
     assert steady_rate([]) is None
     two = steady_rate(moments[:2])
     assert two == Rate(4.0, 4.0, 4.0)
+
+
+def test_threads_that_load_and_score_do_not_share_out_their_work():
+    before = torch.get_num_threads()
+    with _threads_of_one(4, "test") as pool:
+        barrier = threading.Barrier(4)
+
+        def count() -> int:
+            barrier.wait(timeout=60)
+            return torch.get_num_threads()
+
+        assert [future.result() for future in [pool.submit(count) for _ in range(4)]] == [1] * 4
+    assert torch.get_num_threads() == before
+
+
+def test_a_model_of_a_sweep_is_gone_before_the_next_one_runs(spec):
+    """Also one that fails: its error must not keep it."""
+    seen, alive = [], []
+
+    class Circular:
+        def __init__(self):
+            self.own = self.method
+
+        def method(self):
+            pass
+
+    def evaluate(model_spec, folder):
+        alive.append(sum(reference() is not None for reference in seen))
+        model = Circular()
+        seen.append(weakref.ref(model))
+        raise BadModel("not today")
+
+    outcomes = run_models([spec, spec, spec], [Path("a"), Path("b"), Path("c")], evaluate, lambda outcome: None)
+    assert alive == [0, 0, 0]
+    assert [outcome.reason for outcome in outcomes] == ["not today"] * 3
+
+
+def test_the_batch_that_ran_out_of_memory_is_gone_before_the_next_try(dataset, spec, tmp_path, monkeypatch):
+    """The traceback of the error holds what was on the device: memory is given back after it is gone."""
+    model = open_model(spec, device="cpu")
+    candidates, held, freed = model.candidates, [], []
+
+    class Activations:
+        pass
+
+    def short(batch):
+        if len(batch) > 1:
+            activations = Activations()
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("too large")
+        return candidates(batch)
+
+    monkeypatch.setattr(model, "candidates", short)
+    monkeypatch.setattr("panbench.evaluation.loop.free_memory", lambda: freed.append(held[-1]() is None))
+    run = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(batch_size=4))
+    assert run.info.images.scored == len(dataset.scenes)
+    assert freed
+    assert all(freed)

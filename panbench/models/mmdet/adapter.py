@@ -22,7 +22,7 @@ from panbench.models.mmdet import operators
 from panbench.models.mmdet.attention import attend
 from panbench.models.mmdet.config import build_model, describe_backbone, family_of, in_scope_of, load_config
 from panbench.models.mmdet.families import Family
-from panbench.models.mmdet.inputs import frame_of, innermost_dataset, pipelines_of, preprocessed
+from panbench.models.mmdet.inputs import frame_of, innermost_dataset, padded_size_of, pipelines_of, preprocessed
 from panbench.models.mmdet.speedups import speed_up
 from panbench.panoptic.photo import inspect_photo
 from panbench.panoptic.types import Exif, Scene
@@ -56,6 +56,7 @@ class MmdetAdapter(Adapter):
         """The categories are the config's, or the checkpoint's, or those of the config's type of dataset."""
         self.class_names = _class_names(self.config, checkpoint, len(self.isthing))
         self._pipelines = pipelines_of(self.config)
+        self._padded: dict[tuple[int, int], tuple[int, int] | None] = {}
 
     def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
         """mmdet's modules without what only training needs."""
@@ -65,7 +66,16 @@ class MmdetAdapter(Adapter):
         """The same model with a test pipeline that resizes to `factor` times the size. Raises BadArgument."""
         other = copy.copy(self)
         other._pipelines = pipelines_of(self.config, factor)
+        other._padded = {}
         return other
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """As the pipeline resizes and the preprocessor pads."""
+        if (height, width) not in self._padded:
+            # They differ in how they read the file alone.
+            pipeline = next(iter(self._pipelines.values()))
+            self._padded[height, width] = padded_size_of(pipeline, self.config, height, width)
+        return self._padded[height, width]
 
     def read(self, scene: Scene) -> LoadedImage:
         """The image through the config's test pipeline: `inputs` (3, h, w) uint8, and mmdet's sample with the sizes."""

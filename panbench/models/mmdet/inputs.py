@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from mmengine.config import Config
 
 from panbench.base.errors import BadModel
-from panbench.models.base import LoadedImage
+from panbench.models.base import LoadedImage, normalised, on_device, sizes_of
 from panbench.models.candidates import Frame
 from panbench.models.mmdet.config import in_scope_of
 from panbench.panoptic.types import Exif
@@ -86,6 +87,27 @@ def _enlarged(steps: Sequence[Mapping[str, Any]], factor: float) -> list[Mapping
     return [first, {"type": "Resize", "scale_factor": factor, "keep_ratio": True}, *packed]
 
 
+def padded_size_of(pipeline: Any, config: Config, height: int, width: int) -> tuple[int, int] | None:
+    """The (height, width) that an image of this size has in the network; None where the pipeline does not tell.
+
+    The pipeline runs on an empty image, without its first step, which reads the file.
+    """
+    try:
+        divisor = int(config.model.data_preprocessor.get("pad_size_divisor", 1))
+        state: Any = {"img": np.zeros((height, width, 3), np.uint8), "img_path": "", "img_id": 0}
+        state.update(height=height, width=width, img_shape=(height, width), ori_shape=(height, width))
+        first, *others = pipeline.transforms
+        if not type(first).__name__.startswith("LoadImage"):
+            return None
+        for step in others:
+            state = step(state)
+        rows, columns = state["inputs"].shape[-2:]
+    except Exception:
+        # Steps that ask for more: batches then hold images of one size.
+        return None
+    return -(-rows // divisor) * divisor, -(-columns // divisor) * divisor
+
+
 def innermost_dataset(config: Config) -> dict[str, Any]:
     """The innermost dataset of the config's test loader (or val loader), {} when there is none."""
     for key in ("test_dataloader", "val_dataloader"):
@@ -99,9 +121,20 @@ def innermost_dataset(config: Config) -> dict[str, Any]:
 
 def preprocessed(module: Any, batch: Sequence[LoadedImage]) -> tuple[torch.Tensor, Sequence[Any]]:
     """A batch as mmdet's preprocessor makes it: (B, 3, H, W) on the module's device, and the samples."""
-    if next(module.parameters()).device.type == "cuda":
-        # Images lie in pinned memory, so the copy need not be waited for.
-        module.data_preprocessor._non_blocking = True
+    preprocessor = module.data_preprocessor
+    # mmdet's own, as it comes; a config's subclass may do anything, and is called.
+    if type(preprocessor).__name__ == "DetDataPreprocessor" and preprocessor._enable_normalize:
+        images, samples = [image.inputs for image in batch], [image.sample for image in batch]
+        sizes = sizes_of(images)
+        divisor = preprocessor.pad_size_divisor
+        padded = [(-(-height // divisor) * divisor, -(-width // divisor) * divisor) for height, width in sizes]
+        whole = (max(height for height, _ in padded), max(width for _, width in padded))
+        pixels = on_device(images, whole, preprocessor.mean.device)
+        if preprocessor._channel_conversion:
+            pixels = pixels.flip(1)
+        for sample, size in zip(samples, padded, strict=True):
+            sample.set_metainfo({"batch_input_shape": whole, "pad_shape": size})
+        return normalised(pixels, preprocessor.mean, preprocessor.std, sizes, preprocessor.pad_value), samples
     data = {"inputs": [image.inputs for image in batch], "data_samples": [image.sample for image in batch]}
     prepared = module.data_preprocessor(data, False)
     return prepared["inputs"], prepared["data_samples"]

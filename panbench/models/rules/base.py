@@ -41,9 +41,9 @@ class FusedMap:
             return self
 
         def copied(values: Tensor | None) -> Tensor | None:
-            if values is None:
-                return None
-            target = torch.empty(values.shape, dtype=values.dtype, pin_memory=values.device.type == "cuda")
+            if values is None or values.device.type != "cuda":
+                return None if values is None else values.cpu()
+            target = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             return target.copy_(values, non_blocking=True)
 
         codes, finite = copied(self.codes), copied(self.finite)

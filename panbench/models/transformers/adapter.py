@@ -207,6 +207,14 @@ class TransformersAdapter(Adapter):
         padded = (-(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor)
         return pixels, Frame(padded, size, original)
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int] | None:
+        """As `prepare` pads; None for squares, which are padded before they are normalised."""
+        if self.kind.square:
+            return None
+        size = (height, width) if self.short is None else self.kind.size((height, width), self.short, self.long)
+        divisor = self.kind.divisor
+        return -(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor
+
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
         """One candidate a query, scored by the softmax over the classes and "nothing"."""
         extra: dict[str, Tensor] = {}

@@ -14,6 +14,7 @@ from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.catalog import find_model, spec_from_config
 from panbench.datasets import shapes
 from panbench.models.base import HostedModel, choose_device, open_model
+from panbench.models.mmdet.inputs import preprocessed
 from panbench.models.predict import match_categories, predict
 from panbench.models.rules import fuse
 from panbench.panoptic.types import Category, ImageInfo, Scene
@@ -92,6 +93,50 @@ def test_an_image_comes_out_the_same_alone_and_in_a_batch(name: str, tmp_path: P
         assert [s.label for s in segments] == [s.label for s in alone_segments]
         # Batches of one size share their padding, so what is left is the rounding of other matrix kernels.
         assert (ids != alone).mean() <= 1e-4
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_images_of_one_padded_size_come_out_the_same_alone_and_together(name: str, tmp_path: Path):
+    """90×101 and 96×128 are both 96×128 in the network; each has its own zeros, and MaskFormer its own mask of them."""
+    model = open_model(find_model(name), device=CPU)
+    found = []
+    for index, size in enumerate([(96, 128), (90, 101), (70, 128), (96, 97)]):
+        (tmp_path / str(index)).mkdir()
+        found += scenes(tmp_path / str(index), 1, size)
+    assert len({model.batch_key(scene.image) for scene in found}) == 1
+    batch = [model.load(scene) for scene in found]
+    together = [model.rule.settle(fused) for fused in fuse(model.candidates(batch), model.rule)]
+    for image, (ids, segments) in zip(batch, together, strict=True):
+        ((alone, alone_segments),) = [model.rule.settle(fused) for fused in fuse(model.candidates([image]), model.rule)]
+        assert [s.label for s in segments] == [s.label for s in alone_segments]
+        assert (ids != alone).mean() <= 1e-4
+
+
+@pytest.mark.parametrize("name", [*TINY, "maskformer-r50"])
+def test_the_size_in_the_network_is_known_before_an_image_is_read(name: str, tmp_path: Path):
+    model = open_model(find_model(name), weights="random" if "r50" in name else "auto", device=CPU)
+    for size in ((96, 128), (90, 101), (61, 200)):
+        (scene,) = scenes(tmp_path, 1, size)
+        (output,) = model.candidates([model.load(scene)]) if "tiny" in name else (None,)
+        loaded = model.load(scene).inputs.shape[-2:]
+        divisor = model.module.data_preprocessor.pad_size_divisor
+        padded = tuple(-(-side // divisor) * divisor for side in loaded)
+        assert model.batch_key(scene.image) == padded
+        assert output is None or output.frame.padded == padded
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_batch_is_prepared_as_mmdets_preprocessor_prepares_it(name: str, tmp_path: Path):
+    model = open_model(find_model(name), device=CPU)
+    (tmp_path / "a").mkdir()
+    found = [*scenes(tmp_path, 2, (96, 128)), *scenes(tmp_path / "a", 1, (90, 101))]
+    batch = [model.load(scene) for scene in found]
+    pixels, samples = preprocessed(model.module, batch)
+    metas = [dict(sample.metainfo) for sample in samples]
+    data = {"inputs": [image.inputs for image in batch], "data_samples": [image.sample for image in batch]}
+    expected = model.module.data_preprocessor(data, False)
+    assert torch.equal(pixels, expected["inputs"])
+    assert [dict(sample.metainfo) for sample in expected["data_samples"]] == metas
 
 
 def test_random_weights_are_the_same_for_the_same_seed():
