@@ -172,9 +172,16 @@ def _threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
         torch.get_num_threads()
         together.wait()
 
-    for started in [pool.submit(start) for _ in range(count)]:
-        started.result()
-    torch.set_num_threads(before)
+    try:
+        for started in [pool.submit(start) for _ in range(count)]:
+            started.result()
+    except BaseException:
+        # Ctrl-C between two of them: those that wait for the others must not wait for ever.
+        together.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        torch.set_num_threads(before)
     return pool
 
 
