@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 # Wrapped tensors are made under no_grad; inference tensors cannot be.
-torch.inference_mode = torch.no_grad  # type: ignore[assignment,misc]
+torch.inference_mode = lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext()  # type: ignore
 
 CUDA = torch.device("cuda:0")
 

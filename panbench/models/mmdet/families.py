@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from panbench.models import feeding
 from panbench.models.candidates import NO_LABEL, Frame, Instances, Output, softmax_candidates
-from panbench.models.mmdet import operators, speedups, synthetic
+from panbench.models.mmdet import detection, operators, pixel_decoder, speedups, synthetic
 from panbench.models.rules import Rule
 from panbench.models.rules.compete import Mask2Former as Mask2FormerRule
 from panbench.models.rules.compete import MaskFormer as MaskFormerRule
@@ -86,42 +87,50 @@ class PanopticFPN(Family):
         """Detections by falling score with the mask of their class, and the semantic logits."""
         head = module.roi_head
         features = module.extract_feat(inputs)
-        proposals = module.rpn_head.predict(features, samples, rescale=False)
-        metas = [sample.metainfo for sample in samples]
-        found = head.predict_bbox(features, metas, proposals, rcnn_test_cfg=head.test_cfg, rescale=False)
         semantic = module.semantic_head(features)["seg_preds"]
-        counts = [len(instances) for instances in found]
-        boxes = torch.cat([instances.bboxes for instances in found])
-        scores, labels = (torch.cat([instances[key] for instances in found]) for key in ("scores", "labels"))
-        if len(boxes):
-            owner = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(counts)).to(boxes)
-            masks = head._mask_forward(features, torch.cat([owner[:, None], boxes], dim=1))["mask_preds"].sigmoid()
-            row = torch.arange(len(masks), device=masks.device)
-            masks = masks[:, 0] if head.mask_head.class_agnostic else masks[row, labels]
-        else:
-            masks = semantic.new_zeros((0, 1, 1))
-        host = torch.stack([scores.float(), labels.float()]).cpu()
+        detected = None
+        if feeding.is_fed(inputs.device) and detection.fits(module):
+            detected = detection.detect(module, features, [frame.resized for frame in frames])
+        metas = [sample.metainfo for sample in samples]
+        if detected is None:
+            proposals = module.rpn_head.predict(features, samples, rescale=False)
+            found = head.predict_bbox(features, metas, proposals, rcnn_test_cfg=head.test_cfg, rescale=False)
+            detected = _as_mmdet_has_them(head, features, found)
+        # In order of score; the boxes in the pixels of the original images.
+        orders, scales, start = [], [], 0
+        for meta, count in zip(metas, detected.counts, strict=True):
+            orders.append(torch.argsort(-detected.scores[start : start + count]) + start)
+            scales.append(torch.tensor(meta.get("scale_factor", (1.0, 1.0))).repeat((1, 2)).expand(count, -1))
+            start += count
+        order = torch.cat(orders)
+        there = feeding.upload(order, inputs.device)
+        scale = feeding.upload(torch.cat(scales).contiguous(), inputs.device)
+        boxes, masks = (detected.boxes / scale.to(detected.boxes))[there], detected.masks[there]
+        labels, scores = detected.labels[order].tolist(), detected.scores[order].tolist()
         stuff = tuple(label for label, thing in enumerate(isthing) if not thing)
-        start = 0
         outputs: list[Output] = []
-        for frame, meta, logits, count in zip(frames, metas, semantic, counts, strict=True):
+        start = 0
+        for frame, logits, count in zip(frames, semantic, detected.counts, strict=True):
             rows = slice(start, start + count)
             start += count
-            order = torch.argsort(-host[0, rows])
-            there = order.to(boxes.device)
-            scale = boxes.new_tensor(meta.get("scale_factor", (1.0, 1.0))).repeat((1, 2))
             outputs.append(
                 Instances(
-                    boxes=(boxes[rows] / scale)[there],
-                    masks=masks[rows][there],
-                    labels=tuple(int(label) for label in host[1, rows][order]),
-                    scores=tuple(host[0, rows][order].tolist()),
+                    boxes=boxes[rows],
+                    masks=masks[rows],
+                    labels=tuple(labels[rows]),
+                    scores=tuple(scores[rows]),
                     semantic_logits=logits,
                     semantic_labels=(*stuff, NO_LABEL),
                     frame=frame,
                 )
             )
         return outputs
+
+    def speed_up(self, module: Any, device: torch.device) -> None:
+        """RoIAlign that waits for nothing, where the heads are those that `detection` knows."""
+        if feeding.is_fed(device) and detection.fits(module):
+            for extractor in (module.roi_head.bbox_roi_extractor, module.roi_head.mask_roi_extractor):
+                extractor.forward = types.MethodType(detection.pool_levels, extractor)
 
     def plant(self, module: Any, count: int) -> Callable[[], None]:
         """Plants `count` instances; the stuff between them stays as the model says."""
@@ -177,8 +186,25 @@ class Mask2Former(MaskFormer):
         """Masks of the last layer alone; deformable attention as matrix products on a CPU."""
         head = module.panoptic_head
         head.forward = types.MethodType(speedups.last_layer_of_mask2former, head)
+        pixel_decoder.speed_up(head.pixel_decoder)
         if device.type == "cpu":
             operators.speed_up_deformable_attention()
+
+
+def _as_mmdet_has_them(head: Any, features: Sequence[Tensor], found: Sequence[Any]) -> detection.Detections:
+    """What mmdet's box head found in a batch, with the masks."""
+    counts = [len(instances) for instances in found]
+    boxes = torch.cat([instances.bboxes for instances in found])
+    scores, labels = (torch.cat([instances[key] for instances in found]) for key in ("scores", "labels"))
+    if len(boxes):
+        owner = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(counts)).to(boxes)
+        masks = head._mask_forward(features, torch.cat([owner[:, None], boxes], dim=1))["mask_preds"].sigmoid()
+        row = torch.arange(len(masks), device=masks.device)
+        masks = masks[:, 0] if head.mask_head.class_agnostic else masks[row, labels]
+    else:
+        masks = boxes.new_zeros((0, 1, 1))
+    host = torch.stack([scores.float(), labels.float()]).cpu()
+    return detection.Detections(boxes, host[1].long(), host[0], counts, masks)
 
 
 FAMILIES: tuple[Family, ...] = (PanopticFPN(), MaskFormer(), Mask2Former())

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from panbench.base.errors import PanbenchError
+from panbench.models import feeding
+from panbench.models.mmdet import triton_attention
 
 __all__ = [
     "BadBoxes",
@@ -220,16 +222,20 @@ def _greedy(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
     kept = [left[:0]]
     while len(left):
         head, tail = columns[:, :block], columns[:, block:]
-        stays = _resolve(_overlap(head, head, iou_threshold, offset))
+        stays = _resolve(overlaps(head, head, iou_threshold, offset))
         kept.append(left[:block][stays])
-        free = (~_overlap(head[:, stays], tail, iou_threshold, offset).any(0)).nonzero().flatten()
+        free = (~overlaps(head[:, stays], tail, iou_threshold, offset).any(0)).nonzero().flatten()
         columns, left = tail.index_select(1, free), left[block:][free]
     return torch.cat(kept)
 
 
-def _overlap(first: Tensor, second: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """(M, N) bool: IoU above the threshold, in the arithmetic and order of compiled mmcv, so that rounding agrees."""
-    x1, y1, x2, y2, area = first[:, :, None]
+def overlaps(first: Tensor, second: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """(…, M, N) bool: IoU above the threshold, in the arithmetic and order of compiled mmcv, so that rounding agrees.
+
+    first, second: (5, …, M) and (5, …, N): x1, y1, x2, y2 and the area
+    """
+    x1, y1, x2, y2, area = first[..., None]
+    second = second[..., None, :]
     width = torch.minimum(x2, second[2]).sub_(torch.maximum(x1, second[0])).add_(offset).clamp_(min=0)
     height = torch.minimum(y2, second[3]).sub_(torch.maximum(y1, second[1])).add_(offset).clamp_(min=0)
     shared = width.mul_(height)
@@ -383,16 +389,17 @@ class _Axis:
     def __getitem__(self, rois: Tensor) -> "_Axis":
         return _Axis(self.start[rois], self.size[rois], self.grid[rois], self.bins, self.extent)
 
-    def samples(self) -> tuple[Tensor, Tensor, Tensor]:
+    def samples(self, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Places (R, bins, samples), which of them lie on the map, and which are more than repeats of the last one.
 
+        most: the largest of `grid`, where the host knows it already
         RoIs with fewer samples than the others repeat their last. A sample up to one cell outside of the map counts
         as on it and takes the border's value; one further out is zero.
         """
         device = self.start.device
         grid = self.grid[:, None, None]
         number = torch.arange(self.bins, device=device)[:, None]
-        step = torch.arange(max(1, int(self.grid.max())), device=device)
+        step = torch.arange(max(1, int(self.grid.max()) if most is None else most), device=device)
         bin_size = (self.size / self.bins)[:, None, None]
         # The order of operations is compiled mmcv's, so that rounding puts a sample on the same side of a border.
         at = self.start[:, None, None] + number * bin_size + (torch.minimum(step, grid - 1) + 0.5) * bin_size / grid
@@ -404,34 +411,43 @@ class _Axis:
         low = at.floor()
         return low.long(), at - low
 
-    def weights(self, each_bin: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def weights(self, each_bin: bool, bounds: tuple[int, int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The bilinear samples of a bin, summed up: the weight of each cell in the bin's mean.
+
+        bounds: at least the largest of `grid` and of `length`, where the host knows them already
 
         Returns first (R, bins or 1, 1) int64, the first cell of each bin (each_bin) or of the RoI; length (R,), how
         many cells the longest bin or the RoI touches; weight (R, bins, max(length)), of the cells from `first` on.
         """
-        at, on_map, own = self.samples()
+        most, longest = bounds or (None, None)
+        at, on_map, own = self.samples(most)
         low, high_share = self.cells(at)
         scale = (on_map & own) / self.grid.clamp(min=1)[:, None, None]
         first = low.amin(2, keepdim=True) if each_bin else low.amin((1, 2), keepdim=True)
         low = low - first
         length = low.amax((1, 2)) + 2
-        weight = high_share.new_zeros((*low.shape[:2], int(length.max())))
+        weight = high_share.new_zeros((*low.shape[:2], int(length.max()) if longest is None else longest))
         weight.scatter_add_(2, low, (1 - high_share) * scale).scatter_add_(2, low + 1, high_share * scale)
         return first, length, weight
 
 
-def _axes(rois: Tensor, images: int, map_height: int, map_width: int, pooling: _Pooling) -> tuple[_Axis, _Axis]:
-    """The samples of RoIs (R, 5) along y and along x."""
+def _axes(
+    rois: Tensor, images: int, map_height: int, map_width: int, pooling: _Pooling, *, known: bool = False
+) -> tuple[_Axis, _Axis]:
+    """The samples of RoIs (R, 5) along y and along x. known: they are known to be good, and are not looked at."""
     size_of_map = {"y": map_height, "x": map_width}
     corners = rois[:, 1:] * pooling.spatial_scale - (0.5 if pooling.aligned else 0.0)
     sizes = corners[:, 2:] - corners[:, :2]
-    bad = ~rois.isfinite().all(1) | (rois[:, 0] < 0) | (rois[:, 0] >= images) | (sizes > _LONGEST_BOX).any(1)
+    bad = (
+        torch.zeros((), dtype=torch.bool)
+        if known
+        else ~rois.isfinite().all(1) | (rois[:, 0] < 0) | (rois[:, 0] >= images) | (sizes > _LONGEST_BOX).any(1)
+    )
     if pooling.aligned:
-        bad |= (sizes < 0).any(1)
+        bad = bad if known else bad | (sizes < 0).any(1)
     else:
         sizes = sizes.clamp(min=1.0)
-    if bad.any():
+    if not known and bad.any():
         first = int(bad.nonzero()[0])
         image, *box = rois[first].tolist()
         raise BadBoxes(
@@ -518,11 +534,33 @@ def _windows(maps: Tensor, rois: Tensor, axes: tuple[_Axis, _Axis]) -> Iterator[
             yield r, window, weight_y[i, :, : window.shape[0]], weight_x[i, :, : window.shape[1]]
 
 
-def _pool_bins(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> None:
+def pool_known_rois(layer: Any, input: Tensor, rois: Tensor, on_host: Tensor) -> Tensor:
+    """What mmcv's RoIAlign `layer` gives for RoIs that are on the device and on the host: without waiting.
+
+    on_host: (R, 5) float32, the same as `rois`. Raises BadBoxes.
+    """
+    compiled = not isinstance(sys.modules.get("mmcv._ext"), _StandIn)
+    if compiled or _torchvision_serves(input.device):
+        return layer(input, rois)  # type: ignore[no-any-return]
+    height, width = layer.output_size
+    pooling = _Pooling(height, width, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+    output = input.new_empty((len(rois), input.shape[1], height, width))
+    with torch.no_grad(), torch.autocast(input.device.type, enabled=False):
+        _pool_bins(input, rois.to(_precise(input.dtype)), output, pooling, on_host)
+    return output
+
+
+def _pool_bins(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling, on_host: Tensor | None = None) -> None:
     """RoIAlign as one weighted sum of cells a bin: few, large kernels, where launching many small ones is slow."""
     channels = input.shape[1]
     table = input.permute(0, 2, 3, 1).to(rois.dtype).reshape(-1, channels)
-    for block, cells, weights in _bins(rois, input.shape, pooling, _SAMPLES_AT_ONCE["cuda"]):
+    budget = _SAMPLES_AT_ONCE["cuda"]
+    blocks = (
+        _bins(rois, input.shape, pooling, budget)
+        if on_host is None
+        else _bins_of_known(rois, on_host, input.shape, pooling, budget)
+    )
+    for block, cells, weights in blocks:
         pooled = F.embedding_bag(cells, table, per_sample_weights=weights, mode="sum")
         pooled = pooled.view(len(block), pooling.height, pooling.width, channels)
         output[block] = pooled.permute(0, 3, 1, 2).to(output.dtype)
@@ -534,19 +572,50 @@ def _bins(
     """Blocks of RoIs with the cells (bins, k) of their bins, as rows of the flattened maps, and the cells' weights."""
     images, _, map_height, map_width = input_shape
     along_y, along_x = _axes(rois, images, map_height, map_width, pooling)
-    reach_y = torch.ceil(along_y.size / pooling.height) + 2
-    reach_x = torch.ceil(along_x.size / pooling.width) + 2
-    for block in _product_blocks(reach_y, reach_x, pooling.height * pooling.width, budget):
-        y, _, weight_y = along_y[block].weights(each_bin=True)
-        x, _, weight_x = along_x[block].weights(each_bin=True)
-        # Cells past the border carry no weight; any cell of the map may stand for them.
-        y = (y + torch.arange(weight_y.shape[2], device=y.device)).clamp_(max=map_height - 1)
-        x = (x + torch.arange(weight_x.shape[2], device=x.device)).clamp_(max=map_width - 1)
-        y = (rois[block, 0].long()[:, None, None] * map_height + y) * map_width
-        cells = y[:, :, None, :, None] + x[:, None, :, None, :]
-        weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
-        bins = len(block) * pooling.height * pooling.width
-        yield block, cells.reshape(bins, -1), weights.reshape(bins, -1)
+    for block in _product_blocks(_reach(along_y), _reach(along_x), pooling.height * pooling.width, budget):
+        samples = along_y[block].weights(each_bin=True), along_x[block].weights(each_bin=True)
+        yield block, *_cells(rois[block, 0], *samples, map_height, map_width)
+
+
+def _bins_of_known(
+    rois: Tensor, on_host: Tensor, input_shape: torch.Size, pooling: _Pooling, budget: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """As `_bins`; which RoIs make a block, and how large it is, follows from the RoIs on the host."""
+    images, _, map_height, map_width = input_shape
+    of_host = _axes(on_host, images, map_height, map_width, pooling)
+    along_y, along_x = _axes(rois, images, map_height, map_width, pooling, known=True)
+    reach_y, reach_x = map(_reach, of_host)
+    for chosen in _product_blocks(reach_y, reach_x, pooling.height * pooling.width, budget):
+        block = feeding.upload(chosen, rois.device)
+        # One more than needed, should the device round otherwise than the host.
+        most_y, most_x = (max(1, int(axis.grid[chosen].max())) + 1 for axis in of_host)
+        y = along_y[block].weights(each_bin=True, bounds=(most_y, int(reach_y[chosen].max()) + 1))
+        x = along_x[block].weights(each_bin=True, bounds=(most_x, int(reach_x[chosen].max()) + 1))
+        yield block, *_cells(rois[block, 0], y, x, map_height, map_width)
+
+
+def _reach(axis: _Axis) -> Tensor:
+    """(R,) how many cells a bin touches at most."""
+    return torch.ceil(axis.size / axis.bins) + 2
+
+
+def _cells(
+    image: Tensor,
+    along_y: tuple[Tensor, Tensor, Tensor],
+    along_x: tuple[Tensor, Tensor, Tensor],
+    map_height: int,
+    map_width: int,
+) -> tuple[Tensor, Tensor]:
+    """The cells (bins, k) of the bins of RoIs, as rows of the flattened maps, and the cells' weights."""
+    (y, _, weight_y), (x, _, weight_x) = along_y, along_x
+    # Cells past the border carry no weight; any cell of the map may stand for them.
+    y = (y + torch.arange(weight_y.shape[2], device=y.device)).clamp_(max=map_height - 1)
+    x = (x + torch.arange(weight_x.shape[2], device=x.device)).clamp_(max=map_width - 1)
+    y = (image.long()[:, None, None] * map_height + y) * map_width
+    cells = y[:, :, None, :, None] + x[:, None, :, None, :]
+    weights = weight_y[:, :, None, :, None] * weight_x[:, None, :, None, :]
+    bins = len(image) * weight_y.shape[1] * weight_x.shape[1]
+    return cells.reshape(bins, -1), weights.reshape(bins, -1)
 
 
 def _average_backward(grad_output: Tensor, rois: Tensor, grad_input: Tensor, pooling: _Pooling) -> None:
@@ -660,30 +729,54 @@ def deformable_attention(
     _, queries, _, levels, points, _ = sampling_locations.shape
     dtype = _precise(value.dtype)
     with torch.no_grad(), torch.autocast(value.device.type, enabled=False):
-        table = value.to(dtype).reshape(batch, keys * heads, channels)
+        # One table for the whole batch: few large gathers, where a loop over images would launch many.
+        table = value.to(dtype).reshape(batch * keys * heads, channels)
         shapes = torch.as_tensor(value_spatial_shapes, device=value.device).int()
         height, width = shapes[:, :1], shapes[:, 1:]
         level_start = (height * width).cumsum(0, dtype=torch.int32) - height * width
         head = torch.arange(heads, dtype=torch.int32, device=value.device)[:, None, None, None, None]
-        output = table.new_empty((batch, queries, heads * channels))
+        locations, shares = sampling_locations.flatten(0, 1), attention_weights.flatten(0, 1)
+        output = table.new_empty((batch * queries, heads * channels))
         at_once = _SAMPLES_AT_ONCE.get(value.device.type, _SAMPLES_AT_ONCE["cpu"])
         at_once = max(1, at_once // (heads * levels * points))
-        for image in range(batch):
-            for begin in range(0, queries, at_once):
-                block = slice(begin, begin + at_once)
-                places = sampling_locations[image, block].to(dtype).movedim(-1, 0).contiguous()
-                x, weight_x = _straddle(places[0] * width - 0.5, width)
-                y, weight_y = _straddle(places[1] * height - 0.5, height)
-                weight_y *= attention_weights[image, block, :, None].to(dtype)
-                cells = (y * width + level_start)[:, :, :, None] + x[:, :, None]
-                cells = cells.mul_(heads).add_(head)
-                weights = weight_y[:, :, :, None] * weight_x[:, :, None]
-                entries = 4 * levels * points
-                attended = F.embedding_bag(
-                    cells.view(-1, entries), table[image], per_sample_weights=weights.view(-1, entries), mode="sum"
-                )
-                output[image, block] = attended.view(-1, heads * channels)
-    return output.to(value.dtype)
+        index = torch.int32 if len(table) < 1 << 31 else torch.int64
+        for begin in range(0, len(output), at_once):
+            block = slice(begin, begin + at_once)
+            places = locations[block].to(dtype).movedim(-1, 0).contiguous()
+            x, weight_x = _straddle(places[0] * width - 0.5, width)
+            y, weight_y = _straddle(places[1] * height - 0.5, height)
+            weight_y *= shares[block, :, None].to(dtype)
+            cells = (y * width + level_start)[:, :, :, None] + x[:, :, None]
+            cells = cells.to(index).mul_(heads).add_(head)
+            if batch > 1:
+                rows = torch.arange(begin, begin + len(cells), dtype=index, device=value.device)
+                cells += (rows.div_(queries, rounding_mode="floor") * (keys * heads)).view(-1, 1, 1, 1, 1, 1)
+            weights = weight_y[:, :, :, None] * weight_x[:, :, None]
+            entries = 4 * levels * points
+            attended = F.embedding_bag(
+                cells.view(-1, entries), table, per_sample_weights=weights.view(-1, entries), mode="sum"
+            )
+            output[block] = attended.view(-1, heads * channels)
+    return output.view(batch, queries, -1).to(value.dtype)
+
+
+def attend_deformably(
+    value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, attention: Any
+) -> Tensor:
+    """Deformable attention by the fastest kernel at hand: mmcv's compiled one, Triton's where asked for, else ours.
+
+    starts: (levels,) int64, the first key of each level; attention: mmcv's module; the rest as `deformable_attention`.
+    Waits for nothing.
+    """
+    if value.is_cuda and not isinstance(sys.modules.get("mmcv._ext"), _StandIn):
+        module: Any = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
+        function = module.MultiScaleDeformableAttnFunction
+        return function.apply(value, shapes, starts, locations, weights, attention.im2col_step)
+    if triton_attention.is_wanted(value.device):
+        found = triton_attention.attend(value, shapes, starts, locations, weights, fallback=deformable_attention)
+        if found is not None:
+            return found
+    return deformable_attention(value, shapes, locations, weights)
 
 
 def _straddle(at: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from panbench.models import feeding
 from panbench.models.candidates import Candidates
 from panbench.models.rules.base import (
     FusedMap,
@@ -24,7 +25,7 @@ from panbench.models.rules.base import (
     number,
     stuff_together,
 )
-from panbench.models.rules.resize import upsampled_blocks
+from panbench.models.rules.resize import ELEMENTS_AT_ONCE, upsampled_blocks
 
 
 def above(candidates: Candidates, score: float) -> npt.NDArray[np.int64]:
@@ -35,7 +36,7 @@ def above(candidates: Candidates, score: float) -> npt.NDArray[np.int64]:
 
 def take(values: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
     """Rows of a tensor on the device, chosen on the host, without waiting for the device."""
-    return values[torch.from_numpy(rows).to(values.device, non_blocking=True)]
+    return values[feeding.upload(torch.from_numpy(rows), values.device)]
 
 
 def probabilities_of(values: Tensor, candidates: Candidates) -> Tensor:
@@ -66,6 +67,9 @@ def compete(
         sure = probabilities >= mask
         wanted.append(sure.flatten(1).sum(dim=1))
         probabilities *= weights[start : start + len(probabilities), None, None]
+        if feeding.is_fed(device):
+            best, winner, sure_of_winner = _one_pass(probabilities, sure, start, best, winner, sure_of_winner)
+            continue
         for offset in range(len(probabilities)):
             # Elementwise passes in order: the first of equals wins, as with argmax, and faster than argmax over dim 0.
             if best is None:
@@ -91,11 +95,34 @@ def compete(
     )
 
 
+def _one_pass(
+    probabilities: Tensor, sure: Tensor, start: int, best: Tensor | None, winner: Tensor, sure_of_winner: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best, winner and its certainty after one more block of candidates, whose first has the code `start`."""
+    highest, place = probabilities.max(dim=0)  # of equals the first
+    sure_here = sure.gather(0, place[None])[0]
+    codes = (place + start).to(winner.dtype)
+    if best is None:
+        return highest, codes, sure_here
+    better = highest > best
+    return (
+        torch.maximum(best, highest),
+        torch.where(better, codes, winner),
+        torch.where(better, sure_here, sure_of_winner),
+    )
+
+
 def count_codes(codes: Tensor, count: int) -> Tensor:
-    """(count,) int64: the pixels of each code."""
+    """(count,) int64: the pixels of each code, without waiting for the device."""
     if count == 0:
         return torch.zeros(0, dtype=torch.int64, device=codes.device)
-    return torch.bincount(codes.flatten().int(), minlength=count)
+    if not feeding.is_fed(codes.device):
+        return torch.bincount(codes.flatten().int(), minlength=count)
+    # bincount asks the device for the largest code; comparing with all of them asks for nothing.
+    numbers = torch.arange(count, dtype=codes.dtype, device=codes.device)
+    at_once = max(1, ELEMENTS_AT_ONCE // codes.numel())
+    flat = codes.flatten()
+    return torch.cat([(flat == part[:, None]).sum(dim=1) for part in numbers.split(at_once)])
 
 
 @dataclass(frozen=True)

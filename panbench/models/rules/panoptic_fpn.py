@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panbench.models import feeding
 from panbench.models.candidates import NO_LABEL, Instances
 from panbench.models.rules import resize
 from panbench.models.rules.base import (
@@ -56,15 +57,10 @@ class PanopticFPN(Rule):
         codes = semantic_argmax(output.semantic_logits, output.frame).to(code_type(first + count))
         boxes = None if output.boxes is None else output.boxes[:count]
         kept = replace(output, boxes=boxes, masks=output.masks[:count])
-        covered = torch.zeros(output.frame.original, dtype=torch.bool, device=codes.device)
-        for index, (window, mask) in enumerate(paste_masks(kept, self.mask)):
-            below = covered[window]
-            area = mask.sum()
-            # The small constant is mmdet's; an empty mask is dropped, as nothing of it is seen.
-            keep = (mask & below).sum() / (area + 1e-5) <= self.overlap
-            part = mask & ~below & keep
-            codes[window].masked_fill_(part, first + index)
-            below |= part
+        if feeding.is_fed(codes.device):
+            self._paint_whole(codes, first, kept)
+        else:
+            self._paint_windows(codes, first, kept)
         outputs = (output.masks, output.semantic_logits, *([] if output.boxes is None else [output.boxes]))
         labels = (*output.semantic_labels, *output.labels[:count])
         return FusedMap(
@@ -74,6 +70,47 @@ class PanopticFPN(Rule):
             things=(*(False for _ in range(first)), *(True for _ in range(count))),
             finite=torch.stack([torch.isfinite(values).all() for values in outputs]).all(),
         )
+
+    def _paint_windows(self, codes: Tensor, first: int, kept: Instances) -> None:
+        """Paints each instance within its box."""
+        covered = torch.zeros(kept.frame.original, dtype=torch.bool, device=codes.device)
+        for index, (window, mask) in enumerate(paste_masks(kept, self.mask)):
+            below = covered[window]
+            keep = self._is_free(mask.sum(), (mask & below).sum())
+            part = mask & ~below & keep
+            codes[window].masked_fill_(part, first + index)
+            below |= part
+
+    def _paint_whole(self, codes: Tensor, first: int, kept: Instances) -> None:
+        """As `_paint_windows` on the whole image in few operations: five an instance, and some for each block."""
+        free = torch.ones(kept.frame.original, dtype=torch.bool, device=codes.device)
+        pasted = paste_masks(kept, self.mask)
+        block = max(1, resize.ELEMENTS_AT_ONCE // free.numel())
+        for start in range(0, len(pasted), block):
+            parts = torch.stack([mask for _, mask in pasted[start : start + block]])
+            area = parts.flatten(1).sum(dim=1)
+            enough = self._least_free(area)
+            for part, least in zip(parts, enough, strict=True):
+                part &= free
+                part &= part.sum() >= least
+                free ^= part
+            # A pixel is in one part at most.
+            numbers = torch.arange(1, len(parts) + 1, dtype=torch.int16, device=codes.device)
+            own = (parts * numbers[:, None, None]).amax(dim=0)
+            codes.copy_(torch.where(own > 0, (own + (first + start - 1)).to(codes.dtype), codes))
+
+    def _is_free(self, area: Tensor, shared: Tensor) -> Tensor:
+        # The small constant is mmdet's; an empty mask is dropped, as nothing of it is seen.
+        return shared / (area + 1e-5) <= self.overlap
+
+    def _least_free(self, area: Tensor) -> Tensor:
+        """(N,) int64: how many free pixels `_is_free` asks of masks of these areas."""
+        about = area - (self.overlap * (area + 1e-5)).floor().long()
+        # Rounding moves it by one at most; the smallest that passes counts.
+        least = about + 2
+        for free in (about + 1, about, about - 1, about - 2):
+            least = torch.where(self._is_free(area, area - free), free, least)
+        return least
 
     def settle(self, fused: FusedMap) -> SettledMap:
         """Segments of the instances in order of score, then of the stuff that is large enough, by label."""
@@ -89,7 +126,7 @@ class PanopticFPN(Rule):
 
 
 def paste_masks(instances: Instances, threshold: float) -> Sequence[tuple[Window, Tensor]]:
-    """(window, bool mask within it) of each instance. On the CPU the window is the box, elsewhere the whole image."""
+    """(window, bool mask within it) of each instance. On a CPU the window is the box, elsewhere the whole image."""
     height, width = instances.frame.original
     boxes, masks = instances.boxes, instances.masks
     everywhere = (slice(0, height), slice(0, width))
@@ -97,7 +134,7 @@ def paste_masks(instances: Instances, threshold: float) -> Sequence[tuple[Window
         return [(everywhere, mask) for mask in masks >= threshold]
     if not len(boxes):
         return []
-    if boxes.device.type == "cpu":
+    if not feeding.is_fed(boxes.device):
         lows = (boxes[:, :2].floor() - 1).clamp(min=0).int().tolist()
         highs = (boxes[:, 2:].ceil() + 1).int().tolist()
         pasted = []

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panbench.models import feeding
 from panbench.models.candidates import Frame
 
 ELEMENTS_AT_ONCE = 1 << 25
@@ -56,6 +57,11 @@ def semantic_argmax(logits: Tensor, frame: Frame) -> Tensor:
     best: Tensor | None = None
     winner = torch.zeros(frame.original, dtype=torch.int64, device=logits.device)
     for start, values in upsampled_blocks(kept, frame):
+        if feeding.is_fed(values.device):
+            highest, place = values.max(dim=0)  # of equals the first
+            winner = place if best is None else torch.where(highest > best, place + start, winner)
+            best = highest if best is None else torch.maximum(best, highest)
+            continue
         for offset in range(len(values)):
             if best is None:
                 best = values[0].clone()
@@ -75,7 +81,7 @@ def possible_winners(logits: Tensor) -> Tensor | None:
     channel there loses in all of it, whatever the weights; a channel that loses everywhere need not be upsampled.
     Of COCO's 54 semantic channels a handful is left.
     """
-    if logits.device.type != "cpu" or len(logits) < 8:
+    if feeding.is_fed(logits.device) or len(logits) < 8:
         return None
     logits = logits.float()
     highest = F.max_pool2d(logits[None], 3, stride=1, padding=1)[0]

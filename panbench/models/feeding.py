@@ -1,0 +1,20 @@
+"""Whether work is fed to a device that runs by itself: then few large operations, and none that the host must wait for.
+
+On a CPU nothing is fed: an answer is there when the call returns, and passes over what is warm in the cache win.
+"""
+
+import torch
+
+__all__ = ["is_fed", "upload"]
+
+
+def is_fed(device: torch.device) -> bool:
+    """Whether the host only queues work for the device."""
+    return device.type != "cpu"
+
+
+def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Values of the host on a device; on CUDA the copy is only queued."""
+    if device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
