@@ -1,4 +1,4 @@
-"""Counts the kernels and the waits of a forward pass on a CUDA device that the CPU plays; no GPU is needed.
+"""Counts the kernels and the waits of a batch on a CUDA device that the CPU plays; no GPU is needed.
 
     python scripts/simulated_cuda.py --model mask2former-r50,maskformer-r50,panoptic-fpn-r50-1x --batch 1,8
 
@@ -7,8 +7,9 @@ does, and every operation on them is a kernel, or a wait where CUDA would hold u
 `nonzero`, masks as indices, copies that block. The numbers are those of the CPU, so the code runs as it will. What it
 cannot show: times, streams, memory, half precision, Triton.
 
-Needs PyTorch's CUDA build, whose wheel has the device's bookkeeping (pip install torch==2.13.0, several GB), in an
-environment of its own.
+`--device cuda` needs PyTorch's CUDA build, whose wheel has the device's bookkeeping (pip install torch==2.13.0, several
+GB), in an environment of its own. `--device meta` plays a device without a name on any build, for the tests; what
+panbench does for CUDA alone (pinned memory, channels-last) it does not show. Waits of planted segments are left out.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from torch.utils._pytree import tree_map
 # Wrapped tensors are made under no_grad; inference tensors cannot be.
 torch.inference_mode = lambda mode=True: torch.no_grad() if mode else contextlib.nullcontext()  # type: ignore
 
-CUDA = torch.device("cuda:0")
+DEVICE = torch.device("cuda:0")
 
 # Answers whose shape or value the host needs before it can go on.
 WAITING = {
@@ -56,7 +57,7 @@ _pinned: set[int] = set()
 
 
 class Simulated(Tensor):
-    """A tensor that says that it is on cuda:0; `values` are on the host."""
+    """A tensor that says that it is on the device; `values` are on the host."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     values: Tensor  # type: ignore[assignment]
@@ -70,7 +71,7 @@ class Simulated(Tensor):
             strides=values.stride(),
             storage_offset=values.storage_offset(),
             dtype=values.dtype,
-            device=CUDA,
+            device=DEVICE,
         )
         made.values = values
         return made  # type: ignore[no-any-return]
@@ -80,7 +81,7 @@ class Simulated(Tensor):
 
     def numpy(self, *_: Any, **__: Any) -> Any:
         """Refuses, as CUDA does."""
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first.")
+        raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first.")
 
     def tolist(self) -> Any:
         """The values; a wait."""
@@ -96,7 +97,7 @@ class Simulated(Tensor):
 
 
 class Simulation(TorchDispatchMode):
-    """While entered, `device="cuda"` gives simulated tensors."""
+    """While entered, what is made on the device is a simulated tensor."""
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
         """Runs any operation."""
@@ -111,21 +112,21 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
     on_device = [each for each in tensors if isinstance(each, Simulated)]
     on_host = [each for each in tensors if not isinstance(each, Simulated)]
     asked = named.get("device")
-    to_cuda = asked is not None and torch.device(asked).type == "cuda"
+    to_device = asked is not None and torch.device(asked).type == DEVICE.type
     plain_arguments, plain_named = tree_map(
         lambda each: each.values if isinstance(each, Simulated) else each, (arguments, named)
     )
     pinned = bool(plain_named.pop("pin_memory", None))
-    if to_cuda:
+    if to_device:
         plain_named["device"] = torch.device("cpu")
 
     def run() -> Any:
         return function(*plain_arguments, **plain_named)
 
-    if name == "_to_copy" and on_device and asked is not None and not to_cuda:
+    if name == "_to_copy" and on_device and asked is not None and not to_device:
         waits["copy to the host", place()] += 1
         return run().clone()
-    if name == "_to_copy" and on_host and to_cuda:
+    if name == "_to_copy" and on_host and to_device:
         if named.get("non_blocking"):
             kernels["copy to the device"] += 1
         else:
@@ -141,7 +142,7 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
             waits["copy", place()] += 1
         run()
         return arguments[0]
-    if not on_device and not to_cuda:
+    if not on_device and not to_device:
         made = run()
         if pinned:
             _pinned.add(made.untyped_storage().data_ptr())
@@ -150,7 +151,9 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
     strangers = [each for each in on_host if each.dim() > 0]
     if on_device and strangers:
         if not (indexed and isinstance(arguments[0], Simulated)):
-            raise RuntimeError(f"{name} mixes cuda:0 and cpu {[tuple(each.shape) for each in strangers]} at {place(4)}")
+            raise RuntimeError(
+                f"{name} mixes {DEVICE} and cpu {[tuple(each.shape) for each in strangers]} at {place(4)}"
+            )
         waits["index from the host", place()] += 1
     if name in WAITING:
         waits[name, place()] += 1
@@ -202,9 +205,17 @@ class _Event:
 
 
 def install() -> None:
-    """Makes torch believe in one CUDA device."""
-    torch._C._ensureCUDADeviceGuardSet()
+    """Makes torch believe in the device, and modules move there."""
     torch._C._set_only_lift_cpu_tensors(True)  # type: ignore[attr-defined]
+    if DEVICE.type == "cuda":
+        _install_cuda()
+    else:
+        torch.autocast = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment,misc]
+    _move_modules()
+
+
+def _install_cuda() -> None:
+    torch._C._ensureCUDADeviceGuardSet()
     answers: dict[str, Callable[..., Any]] = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
@@ -223,11 +234,14 @@ def install() -> None:
         setattr(torch.cuda, name, answer)
     torch.cuda.Event = _Event  # type: ignore[assignment,misc]
     torch.Tensor.pin_memory = lambda self, *_: self  # type: ignore[method-assign,assignment]
+
+
+def _move_modules() -> None:
     moved = torch.nn.Module.to
 
     def to(module: torch.nn.Module, *arguments: Any, **named: Any) -> torch.nn.Module:
         device = torch._C._nn._parse_to(*arguments, **named)[0]
-        if device is None or device.type != "cuda":
+        if device is None or device.type != DEVICE.type:
             return moved(module, *arguments, **named)
         for part in module.modules():
             for key, parameter in part._parameters.items():
@@ -258,7 +272,7 @@ def measure(name: str, batch: int, size: tuple[int, int], weights: str, plant: i
     from panbench.models.rules import fuse
 
     with simulation():
-        model: Any = open_model(find_model(name), weights=weights, device=CUDA, precision=precision)
+        model: Any = open_model(find_model(name), weights=weights, device=DEVICE, precision=precision)
         if plant:
             model.plant_segments(plant)
         with contextlib.redirect_stderr(sys.stderr):
@@ -276,7 +290,7 @@ def measure(name: str, batch: int, size: tuple[int, int], weights: str, plant: i
         "batch": batch,
         "kernels_forward": in_forward[0],
         "kernels_fusion": sum(kernels.values()) - in_forward[0],
-        "waits": sum(waits.values()),
+        "waits": sum(count for (_, where), count in waits.items() if "synthetic.py" not in where),
         "places": [[count, kind, where] for (kind, where), count in waits.most_common()],
         "operations": kernels.most_common(12),
     }
@@ -293,7 +307,10 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--places", action="store_true", help="also where the waits are")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--device", default="cuda", choices=["cuda", "meta"])
     options = parser.parse_args()
+    global DEVICE
+    DEVICE = torch.device(options.device, 0) if options.device == "cuda" else torch.device(options.device)
     height, width = (int(side) for side in options.size.split("x"))
     install()
     found = []

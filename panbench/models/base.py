@@ -34,6 +34,7 @@ from panbench.catalog import ModelSpec, with_weights
 from panbench.models import synthetic
 from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOutput, Output
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
+from panbench.models.feeding import upload
 from panbench.models.rules import Rule
 from panbench.panoptic.photo import PhotoFacts, read_photo
 from panbench.panoptic.types import ImageInfo, Scene
@@ -470,7 +471,7 @@ def on_device(images: Sequence[Tensor], size: tuple[int, int], device: torch.dev
     )
     for place, image in enumerate(images):
         batch[place, ..., : image.shape[-2], : image.shape[-1]] = image
-    return batch.to(device, non_blocking=True)
+    return upload(batch, device)
 
 
 def normalised(

@@ -14,7 +14,6 @@ def is_fed(device: torch.device) -> bool:
 
 
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Values of the host on a device; on CUDA the copy is only queued."""
-    if device.type == "cuda":
-        return values.pin_memory().to(device, non_blocking=True)
-    return values.to(device)
+    """Values of the host on a device. The copy is only queued, but on Metal, which would read what is freed by then."""
+    ready = values.pin_memory() if device.type == "cuda" and not values.is_pinned() else values
+    return ready.to(device, non_blocking=device.type != "mps")

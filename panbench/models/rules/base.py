@@ -41,8 +41,10 @@ class FusedMap:
             return self
 
         def copied(values: Tensor | None) -> Tensor | None:
-            if values is None or values.device.type != "cuda":
-                return None if values is None else values.cpu()
+            if values is None:
+                return None
+            if values.device.type == "mps":  # has no events to wait for its copies
+                return values.cpu()
             target = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
             return target.copy_(values, non_blocking=True)
 
