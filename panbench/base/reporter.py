@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 __all__ = ["SILENT", "Reporter", "Silent", "Unit", "counter"]
 
-Unit = Literal["images", "files", "bytes", "settings"]
+Unit = Literal["images", "files", "bytes", "settings", "resamples"]
 
 
 class Reporter(Protocol):

@@ -116,17 +116,19 @@ def compare(
         _print(chosen, out, seeds, seeds.sentences, raw)
         return
     stored = find_runs(runs)
-    found = standing(
-        stored,
-        common_images=common_images,
-        mixed=mixed,
-        intervals=intervals,
-        by=by,
-        per_category=per_category,
-        baseline=baseline,
-        slices=slices_for(slices, stored),
-        digits=places,
-    )
+    with console.Bars(transient=True) as bars:
+        found = standing(
+            stored,
+            common_images=common_images,
+            mixed=mixed,
+            intervals=intervals,
+            by=by,
+            per_category=per_category,
+            baseline=baseline,
+            slices=slices_for(slices, stored),
+            reporter=bars,
+            digits=places,
+        )
     if published:
         from panbench.report.published import with_published
 
@@ -184,10 +186,11 @@ def metrics(
     from panbench.report.findings import metric_findings
     from panbench.report.own_slices import slices_for
 
-    chosen = {"by": by} if by else {}
+    chosen: dict[str, Any] = {"by": by} if by else {}
     stored = find_runs(runs)
     own = slices_for(slices, stored)
-    _show_each(stored, lambda run: metric_findings(run, per_category=per_category, slices=own, **chosen), runs, as_json)
+    found = partial(metric_findings, per_category=per_category, slices=own, **chosen)
+    _show_each(stored, found, runs, as_json)
 
 
 @command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
@@ -209,7 +212,7 @@ def errors(
 
 
 def _show_each(
-    stored: "Sequence[StoredRun]", find: "Callable[[StoredRun], Findings]", given: Sequence[Path], as_json: bool
+    stored: "Sequence[StoredRun]", find: "Callable[..., Findings]", given: Sequence[Path], as_json: bool
 ) -> None:
     """Prints what is found of each run; as JSON a list of objects, or the object of the one run that was named.
 
@@ -219,7 +222,8 @@ def _show_each(
     records: list[Any] = []
     for run in stored:
         try:
-            found = find(run)
+            with console.Bars(transient=True) as bars:
+                found = find(run, reporter=bars)
         except BadRun as problem:
             if len(stored) == 1:
                 raise

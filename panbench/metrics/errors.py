@@ -147,23 +147,28 @@ def _lost(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
         only = np.zeros(len(categories), np.bool_)
         only[position] = True
         scopes.append((None, categories[position].id, categories[position].name, only))
-    frames = [
-        pd.DataFrame(
-            {
-                "group": group,
-                "category_id": category_id,
-                "name": name,
-                "PQ": float(values[0, rows].mean()),
-                "cause": [cause.name for cause in CAUSES],
-                "gain": parts[0][:, rows].mean(axis=1),
-                "lost": parts[1][:, rows].mean(axis=1),
-                **{label: tally[:, rows].sum(axis=1) for label, tally in zip(("FP", "FN", "TP"), tallies, strict=True)},
-            }
-        )
-        for group, category_id, name, rows in scopes
-    ]
-    columns = ["group", "category_id", "name", "PQ", "cause", "gain", "lost", "FP", "FN", "TP"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
+    # One frame of all scopes: a hundred small ones to be joined take longer than all the numbers in them.
+    each = [rows for *_, rows in scopes]
+    n = len(CAUSES)
+
+    def column(values: Sequence[Any], kind: Any) -> npt.NDArray[Any]:
+        return np.repeat(np.array(values, kind), n)
+
+    def of_causes(reduce: Callable[..., Any], table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.concatenate([table[:0, 0], *(reduce(table[:, rows], axis=1) for rows in each)])
+
+    return pd.DataFrame(
+        {
+            "group": column([group for group, *_ in scopes], object),
+            "category_id": column([category_id for _, category_id, *_ in scopes], np.int64),
+            "name": column([name for _, _, name, _ in scopes], object),
+            "PQ": column([values[0, rows].mean() for rows in each], np.float64),
+            "cause": [cause.name for cause in CAUSES] * len(scopes),
+            "gain": of_causes(np.mean, parts[0]),
+            "lost": of_causes(np.mean, parts[1]),
+            **{label: of_causes(np.sum, one) for label, one in zip(("FP", "FN", "TP"), tallies, strict=True)},
+        }
+    )
 
 
 def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: int = 10) -> pd.DataFrame:

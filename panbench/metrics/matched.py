@@ -184,29 +184,37 @@ class Matched:
         return replace(self, iou=np.minimum(self.iou, _boundary_iou(self.boundary, take(self.overlaps, self.pair))))
 
     def only(self, image_ids: Iterable[int]) -> Matched:
-        """The same of some images. Images do not touch each other, so nothing is matched again."""
+        """The same of some images. Images do not touch each other, so nothing is matched again.
+
+        Of few images it takes time for their rows alone, as long as the segments come in order of image ids.
+        """
         wanted = np.unique(np.fromiter(image_ids, np.int64))
-        own = _among(self.segments.image_id, wanted)
-        rows = np.flatnonzero(_among(self.overlaps.image_id, wanted))
-        # Rows move up by as many as were left out above them; the last entry serves -1, which stays.
-        moved = np.append(np.where(own, np.cumsum(own) - 1, -1), -1)
-        place = np.full(len(self.overlaps), -1)
-        place[rows] = np.arange(len(rows))
-        kept = place[self.pair] >= 0
+        if self._segments_in_order:
+            own = _ranges(*_bounds(self.segments.image_id, wanted))
+        else:
+            own = np.flatnonzero(_among(self.segments.image_id, wanted))
+        start, stop = _bounds(self.overlaps.image_id, wanted)
+        rows = _ranges(start, stop)
+        # Pairs are in order of the overlaps that they are.
+        kept = _ranges(np.searchsorted(self.pair, start), np.searchsorted(self.pair, stop))
         near = self.boundary
         return Matched(
             segments=take(self.segments, own),
             overlaps=take(self.overlaps, rows),
-            gt_row=moved[self.gt_row[rows]],
-            pred_row=moved[self.pred_row[rows]],
+            gt_row=_moved(self.gt_row[rows], own),
+            pred_row=_moved(self.pred_row[rows], own),
             on_void=self.on_void[own],
             excused=self.excused[own],
             excused_by_crowd=self.excused_by_crowd[own],
-            pair=place[self.pair[kept]],
+            pair=np.searchsorted(rows, self.pair[kept]),
             union=self.union[kept],
             iou=self.iou[kept],
             boundary=None if near is None else take(near, _among(near.image_id, wanted)),
         )
+
+    @cached_property
+    def _segments_in_order(self) -> bool:
+        return bool((np.diff(self.segments.image_id) >= 0).all())
 
 
 Part = TypeVar("Part")
@@ -308,6 +316,22 @@ def _among(values: Int, wanted: Int) -> Bool:
     place = np.searchsorted(wanted, values)
     place[place == len(wanted)] = 0
     return wanted[place] == values
+
+
+def _bounds(values: Int, wanted: Int) -> tuple[Int, Int]:
+    """Of ascending values, where each of the wanted ones begins and ends."""
+    return np.searchsorted(values, wanted, "left"), np.searchsorted(values, wanted, "right")
+
+
+def _ranges(start: Int, stop: Int) -> Int:
+    """start[0], …, stop[0] - 1, start[1], …"""
+    length = stop - start
+    return np.repeat(start - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+
+
+def _moved(rows: Int, own: Int) -> Int:
+    """Rows as positions in `own`, ascending, which holds all of them; -1 stays."""
+    return np.where(rows < 0, -1, np.searchsorted(own, rows))
 
 
 def _rows(segments: Segments, overlaps: Pairs) -> tuple[Int, Int]:

@@ -25,6 +25,7 @@ import pandas as pd
 import scipy.sparse
 
 from panbench.base.errors import BadArgument
+from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import panoptic_quality, ratio
@@ -72,7 +73,12 @@ class Comparison:
 
 
 def intervals(
-    statistics: ImageStatistics | Sample, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+    statistics: ImageStatistics | Sample,
+    *,
+    resamples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+    reporter: Reporter = SILENT,
 ) -> pd.DataFrame:
     """PQ, SQ and RQ of All, Things, Stuff and each category (or of each slice) with their bootstrap intervals.
 
@@ -83,7 +89,7 @@ def intervals(
     """
     _check(resamples, level)
     stack = Stack.of([statistics if isinstance(statistics, Sample) else Sample.of(statistics)])
-    drawn = resampled(stack, resamples, seed)
+    drawn = resampled(stack, resamples, seed, Progress(reporter, resamples))
     low, high = percentiles(drawn[0], level)
     return _interval_rows(stack, 0, low, high)
 
@@ -96,6 +102,7 @@ def compare(
     permutations: int | None = None,
     level: float = 0.95,
     seed: int = 0,
+    reporter: Reporter = SILENT,
 ) -> Comparison:
     """Paired differences of runs on the images that they share, with intervals, p-values and ranks.
 
@@ -122,7 +129,8 @@ def compare(
 
     if permutations is None:
         permutations = max(10_000, math.ceil(2 * len(pairs) * len(stack.scopes) / (1 - level)))
-    drawn = resampled(stack, resamples, seed)
+    progress = Progress(reporter, resamples + (permutations if pairs else 0))
+    drawn = resampled(stack, resamples, seed, progress)
     tables = []
     for run, name in enumerate(names):
         frame = _interval_rows(stack, run, *percentiles(drawn[run], level))
@@ -130,11 +138,13 @@ def compare(
         tables.append(frame)
     ranked = _with_ranks(pd.concat(tables, ignore_index=True), stack, drawn, level)
 
-    p = _swap_p_values(stack, pairs, permutations, seed) if pairs else np.zeros(0)
-    differences = []
-    for (a, b), p_of_pair in zip(pairs, p, strict=True):
-        low, high = percentiles(drawn[b] - drawn[a], level)
-        differences.append(_difference_rows(stack, names, a, b, low, high, p_of_pair))
+    bounds = [percentiles(drawn[b] - drawn[a], level) for a, b in pairs]
+    del drawn
+    p = _swap_p_values(stack, pairs, permutations, seed, progress) if pairs else np.zeros(0)
+    differences = [
+        _difference_rows(stack, names, *pair, *bound, p_of_pair)
+        for pair, bound, p_of_pair in zip(pairs, bounds, p, strict=True)
+    ]
     table = pd.concat(differences, ignore_index=True) if differences else _no_differences()
     table["p_holm"] = table.groupby(["metric", table["group"].isna()])["p"].transform(lambda p: holm(p.to_numpy()))
     table["significant"] = table["p_holm"] < 1 - level
@@ -252,13 +262,15 @@ class Stack:
     """The statistics of several runs on the same images, laid out for matrix products.
 
     A scope is what has a PQ: a group, the mean of its cells, or a single category; groups come first.
-    sums: (runs · 3 · cells, units) what each unit adds to Σ IoU, TP and FP + FN of a cell of a run
+    ious: (runs · cells, units) what each unit adds to Σ IoU of a cell of a run
+    counts: (runs · 2 · cells, units) what it adds to TP and FP + FN, in half the bytes where that is exact
     held: for each run (cells, images), true where an image holds a cell
     scopes: (group, category_id, name) of each; members: (groups, cells) 1 where a group holds a cell
     """
 
     n_runs: int
-    sums: scipy.sparse.csr_array | Float
+    ious: scipy.sparse.csr_array | Float
+    counts: scipy.sparse.csr_array | Float
     held: tuple[scipy.sparse.csr_array, ...]
     scopes: tuple[tuple[str | None, int, str], ...]
     members: Float
@@ -272,18 +284,24 @@ class Stack:
         # own.
         with_any = np.any([np.diff(sample.held.indptr) > 0 for sample in samples], axis=0)
         kept = np.flatnonzero(with_any) if first.slices else np.arange(n_cells)
-        rows = np.concatenate([row * n_cells + kept for row in range(3)])
         held = tuple(scipy.sparse.csr_array(sample.held[kept]) for sample in samples)
-        return Stack(len(samples), _stacked([sample.sums[rows] for sample in samples]), held, *_scopes(first, kept))
+        ious = _stacked([sample.sums[kept] for sample in samples])
+        rows = np.concatenate([n_cells + kept, 2 * n_cells + kept])
+        counts = _in_half(_stacked([sample.sums[rows] for sample in samples]))
+        return Stack(len(samples), ious, counts, held, *_scopes(first, kept))
 
     @property
     def n_units(self) -> int:
         """How many units are resampled."""
-        return int(self.sums.shape[1])
+        return int(self.ious.shape[1])
 
     def weighted(self, weights: Float) -> Float:
         """(runs, 3, cells, resamples) sums in which each unit counts as weights (units, resamples) says."""
-        return (self.sums @ weights).reshape(self.n_runs, 3, -1, weights.shape[1])
+        n = weights.shape[1]
+        out = np.empty((self.n_runs, 3, self.members.shape[1], n))
+        out[:, 0] = (self.ious @ weights).reshape(self.n_runs, -1, n)
+        out[:, 1:] = (self.counts @ weights.astype(self.counts.dtype)).reshape(self.n_runs, 2, -1, n)
+        return out
 
     def totals(self) -> Float:
         """(runs, 3, cells, 1) sums over all units, each once."""
@@ -322,9 +340,18 @@ class Stack:
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> Stack:
         """In place of runs, for each pair (a, b) the sums of b less those of a."""
-        size = 3 * self.members.shape[1]
-        of_run = [self.sums[run * size : (run + 1) * size] for run in range(self.n_runs)]
-        return replace(self, n_runs=len(pairs), sums=_stacked([of_run[b] - of_run[a] for a, b in pairs]))
+
+        def apart(sums: scipy.sparse.csr_array | Float) -> scipy.sparse.csr_array | Float:
+            size = sums.shape[0] // self.n_runs
+            of_run = [sums[run * size : (run + 1) * size] for run in range(self.n_runs)]
+            return _stacked([of_run[b] - of_run[a] for a, b in pairs])
+
+        return replace(self, n_runs=len(pairs), ious=apart(self.ious), counts=apart(self.counts))
+
+    @property
+    def entries(self) -> int:
+        """How many numbers a product goes through for each column of weights."""
+        return sum(int(one.size if isinstance(one, np.ndarray) else one.nnz) for one in (self.ious, self.counts))
 
 
 def _stacked(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.csr_array | Float:
@@ -335,6 +362,12 @@ def _stacked(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.csr
     stacked = scipy.sparse.csr_array(scipy.sparse.vstack(sums, format="csr"))
     stacked.eliminate_zeros()
     return stacked
+
+
+def _in_half(counts: scipy.sparse.csr_array | Float) -> scipy.sparse.csr_array | Float:
+    """Counts as float32, which products go through twice as fast, if every sum of a resample is exact in it."""
+    largest = counts.max() if min(counts.shape) else 0
+    return counts.astype(np.float32) if counts.shape[1] * largest < 1 << 24 else counts
 
 
 def _scopes(statistics: Sample, kept: Int) -> tuple[tuple[tuple[str | None, int, str], ...], Float]:
@@ -379,7 +412,7 @@ def shared_of(runs: Mapping[str, ImageStatistics | Sample]) -> Int:
     return shared
 
 
-def resampled(stack: Stack, resamples: int, seed: int) -> Float:
+def resampled(stack: Stack, resamples: int, seed: int, progress: Progress | None = None) -> Float:
     """(runs, 3, scopes, resamples) PQ, SQ and RQ of bootstrap resamples, the same images for all runs."""
     out = np.empty((stack.n_runs, 3, len(stack.scopes), resamples))
 
@@ -387,11 +420,13 @@ def resampled(stack: Stack, resamples: int, seed: int) -> Float:
         for run, sums in enumerate(stack.weighted(draw_counts(rng, stack.n_units, span.stop - span.start))):
             out[run, :, :, span] = stack.scores(sums)
 
-    in_blocks(draw, stack.n_units, resamples, seed)
+    in_blocks(draw, stack.n_units, resamples, seed, progress)
     return out
 
 
-def _swap_p_values(stack: Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int) -> Float:
+def _swap_p_values(
+    stack: Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int, progress: Progress
+) -> Float:
     """(pairs, 3, scopes) p-values of the differences of pairs of runs, from swapping them image by image; NaN without
     one.
 
@@ -400,21 +435,24 @@ def _swap_p_values(stack: Stack, pairs: Sequence[tuple[int, int]], permutations:
     """
     totals, exact = stack.totals(), stack.exact()
     apart = stack.differences(pairs)
+    # Many pairs have more differences than their runs have sums: then the sums are taken once a run and subtracted.
+    of_runs = apart.entries > stack.entries
     observed = np.stack([exact[b] - exact[a] for a, b in pairs])
     # Equal differences that were added up in another order must count as equal.
     as_large = np.abs(observed)[..., None] - 1e-12
 
     def count(rng: np.random.Generator, span: slice) -> Int:
-        moved = apart.weighted(_draw_swaps(rng, stack.n_units, span.stop - span.start))
+        swapped = (stack if of_runs else apart).weighted(_draw_swaps(rng, stack.n_units, span.stop - span.start))
         counts = np.empty(observed.shape, np.int64)
         for pair, (a, b) in enumerate(pairs):
-            difference = stack.scores(totals[b] - moved[pair]) - stack.scores(totals[a] + moved[pair])
+            moved = swapped[b] - swapped[a] if of_runs else swapped[pair]
+            difference = stack.scores(totals[b] - moved) - stack.scores(totals[a] + moved)
             # Where one side is left without the category there is no difference: it counts as one at least as large.
             counts[pair] = (~(np.abs(difference) < as_large[pair])).sum(axis=-1)
         return counts
 
     # Resamples and swaps must not share random numbers.
-    blocks = in_blocks(count, stack.n_units, permutations, seed, purpose=1)
+    blocks = in_blocks(count, stack.n_units, permutations, seed, progress, purpose=1)
     return np.where(np.isnan(observed), np.nan, (1 + np.sum(blocks, axis=0)) / (1 + permutations))
 
 
@@ -439,7 +477,12 @@ Block = TypeVar("Block")
 
 
 def in_blocks(
-    work: Callable[[np.random.Generator, slice], Block], n_images: int, total: int, seed: int, purpose: int = 0
+    work: Callable[[np.random.Generator, slice], Block],
+    n_images: int,
+    total: int,
+    seed: int,
+    progress: Progress | None = None,
+    purpose: int = 0,
 ) -> list[Block]:
     """What `work` returns for blocks of the resamples, on all cores.
 
@@ -452,8 +495,25 @@ def in_blocks(
     size = int(np.clip(640_000 // max(n_images, 1), 16, 256))
     spans = [slice(start, min(start + size, total)) for start in range(0, total, size)]
     seeds = np.random.SeedSequence(seed, spawn_key=(purpose,)).spawn(len(spans))
+    found = []
     with ThreadPoolExecutor(min(_cores(), len(spans))) as pool:
-        return list(pool.map(work, map(np.random.default_rng, seeds), spans))
+        for span, block in zip(spans, pool.map(work, map(np.random.default_rng, seeds), spans), strict=True):
+            found.append(block)
+            if progress is not None:
+                progress.done(span.stop - span.start)
+    return found
+
+
+class Progress:
+    """Tells of resamples and swaps as of one task."""
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self._reporter, self._total, self._done = reporter, total, 0
+
+    def done(self, number: int) -> None:
+        """So many more are done."""
+        self._done += number
+        self._reporter.progress("Resampling images", self._done, self._total, "resamples")
 
 
 def _cores() -> int:

@@ -36,6 +36,7 @@ __all__ = [
     "read_annotation_columns",
     "read_id_png",
     "read_panoptic_json",
+    "read_png_names",
     "read_predictions_json",
     "rgb_to_ids",
     "write_id_png",
@@ -135,6 +136,14 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     document = reader.document(("annotations",))
     annotations = reader.annotations(document["annotations"], None, counted=True)
     return PanopticSet((), {}, annotations, _folder_of(path, folder), Path(path))
+
+
+def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
+    """The id PNG of each image as a panoptic JSON names it; its segments are not looked at. Raises BadDataset."""
+    reader = _Reader(Path(path))
+    records = enumerate(reader.document(("annotations",))["annotations"])
+    places = ((f"annotations[{index}]", record) for index, record in records)
+    return {reader.integer(record, "image_id", where): reader.file_name(record, where) for where, record in places}
 
 
 def read_annotation_columns(

@@ -18,6 +18,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from panbench.base.errors import BadArgument
+from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import for_spreadsheet, in_sentence
 from panbench.metrics.errors import ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
@@ -148,6 +149,7 @@ def standing(
     baseline: str | None = None,
     digits: int = 2,
     slices: Sequence[ImageSlices] = (),
+    reporter: Reporter = SILENT,
 ) -> Standing:
     """The comparison of some runs, with ranks, intervals and paired differences of PQ where their images are the same.
 
@@ -155,8 +157,11 @@ def standing(
     by: a key of SLICINGS for a table of PQ by slice; per_category: a table of PQ by category, sorted by the difference
     slices: sets of images, for a table of PQ by slice each
     baseline: the run that all others are compared with; default: each with each, or with the first beyond five runs
+    reporter: hears of reading and of resampling
     Raises BadRun for runs that cannot be compared, BadArgument for a slicing or a baseline that is not there.
     """
+    for run in runs:
+        run.reporter = reporter
     rows = compare(runs, common_images=common_images, mixed=mixed)
     weighable = not mixed and any(row.images for row in rows)
     if (by or slices or per_category or baseline) and not weighable:
@@ -175,7 +180,7 @@ def standing(
     details: dict[str, pd.DataFrame] = {}
     comparison = words = None
     if weighable and (intervals or per_category):
-        comparison = weigh(_statistics(runs, rows, keys), baseline=baseline or _first(keys))
+        comparison = weigh(_statistics(runs, rows, keys), baseline=baseline or _first(keys), reporter=reporter)
         if intervals:
             rows = [_with_standing(row, key, comparison) for row, key in zip(rows, keys, strict=True)]
             grids.extend(_standing_grids(rows, keys, comparison, digits))
@@ -184,13 +189,13 @@ def standing(
             grids.append(_detail_grid(rows, keys, comparison, "Category", digits))
             details["per_category"] = _details(comparison, of_categories=True)
     if by is not None:
-        sliced = weigh(_statistics(runs, rows, keys, by), baseline=baseline or _first(keys))
+        sliced = weigh(_statistics(runs, rows, keys, by), baseline=baseline or _first(keys), reporter=reporter)
         grids.append(_detail_grid(rows, keys, sliced, SLICINGS[by].title.capitalize(), digits))
         details["by"] = _details(sliced, of_categories=False)
     own = []
     for chosen in slices:
         cut = {key: _cut(run, chosen) for run, row, key in zip(runs, rows, keys, strict=True) if row.images}
-        sliced = weigh(cut, baseline=baseline or _first(keys))
+        sliced = weigh(cut, baseline=baseline or _first(keys), reporter=reporter)
         grids.append(_detail_grid(rows, keys, sliced, _head(chosen.name), digits))
         own.append(_details(sliced, of_categories=False).assign(slicing=chosen.name))
     if own:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.deviations import DEVIATIONS, DeviationFold
 from panbench.metrics.errors import CAUSES, ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
@@ -45,16 +46,18 @@ def metric_findings(
     by: Sequence[str] = ("size", "segments", "supercategory"),
     per_category: bool = False,
     slices: Sequence[ImageSlices] = (),
+    reporter: Reporter = SILENT,
 ) -> Findings:
     """Every measure of a run: PQ with intervals, PQ†, weighted PQ, thresholds, slices, and mIoU and its kin.
 
     by: keys of SLICINGS; per_category: also a table with a line a category (the record always has it)
-    slices: sets of images, for a table of PQ by slice each
+    slices: sets of images, for a table of PQ by slice each; reporter: hears of reading and of resampling
     Raises BadRun for a run without images, BadArgument for an unknown slicing.
     """
     unknown = [name for name in by if name not in SLICINGS]
     if unknown:
         raise BadArgument(f"There is no slicing {unknown[0]!r}. Choose from {', '.join(SLICINGS)}.")
+    run.reporter = reporter
     _check_images(run)
     categories = run.categories
     sums, near = CategorySums(categories, THRESHOLDS), CategorySums(categories, boundary=True)
@@ -63,7 +66,7 @@ def metric_findings(
     deviations = DeviationFold(categories)
     folds: list[Fold[Any]] = [deviations, sums, stuff, pixels, whole, *parts]
     run.fold(*folds, *([near] if run.has_boundary else []), *([statistics] if slices else []))
-    sure = intervals(whole.result())
+    sure = intervals(whole.result(), reporter=reporter)
     pq = sums.table()
     summary = summarise(pq)
     dagger, semantic, curve = stuff.dagger(pq), pixels.scores(), curve_of(sums)
@@ -128,15 +131,21 @@ def metric_findings(
 
 
 def error_findings(
-    run: Run, *, images: int = 5, per_category: bool = False, slices: Sequence[ImageSlices] = ()
+    run: Run,
+    *,
+    images: int = 5,
+    per_category: bool = False,
+    slices: Sequence[ImageSlices] = (),
+    reporter: Reporter = SILENT,
 ) -> Findings:
     """Where the PQ of a run is lost: what each cause costs, what it means, and the images where it costs most.
 
     images: how many of the worst images to name for each cause
     per_category: also the costliest causes of each category (the record always has all)
-    slices: sets of images, for a table of what each cause costs in each slice
+    slices: sets of images, for a table of what each cause costs in each slice; reporter: hears of reading
     Raises BadRun for a run without images.
     """
+    run.reporter = reporter
     _check_images(run)
     errors = ErrorFold(run.categories)
     own = {chosen.name: {name: ErrorFold(run.categories) for name in chosen.images} for chosen in slices}

@@ -6,11 +6,11 @@ are matplotlib's: colours are pixels, outlines and names are vectors, so SVG and
 
 import colorsys
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from panbench.base.text import listed
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import segment_verdicts
-from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json
+from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_png_names
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import VOID, Category, IdMap, PanopticSet, Segment
 from panbench.report.colors import LIGHT, MARKERS, model_key, styles_of
@@ -170,6 +170,7 @@ class RunPictures:
     def __init__(self, run: Run, title: str | None = None) -> None:
         self.run = run
         self.title = title or (run.info.model and run.info.model.title) or run.name
+        self._judged: dict[int, list[Judged]] = {}
 
     @cached_property
     def folder(self) -> Path | None:
@@ -185,23 +186,35 @@ class RunPictures:
         scored = _path(self.run.info.predictions and self.run.info.predictions.json)
         for path in (inside, scored):
             if path is not None and path.is_file():
-                annotations = read_predictions_json(path).annotations
-                return {image_id: annotation.file_name for image_id, annotation in annotations.items()}
+                return read_png_names(path)
         return {}
 
-    def judged(self, image_id: int) -> "pd.DataFrame":
-        """The segments of both sides of an image with `verdict`, `iou`, `matched_id` and `cause` ("" for none)."""
-        matched = self.run.matched.only([image_id])
-        if not len(matched.overlaps):
+    def judge(self, image_ids: Iterable[int]) -> None:
+        """Judges some images at once, which takes far less time than one by one; `judged` then has them."""
+        self._judged = self._verdicts(image_ids)
+
+    def judged(self, image_id: int) -> "Sequence[Judged]":
+        """The segments of both sides of an image."""
+        judged = self._judged
+        if image_id not in judged:
+            judged = self._judged = self._verdicts([image_id])
+        if image_id not in judged:
             raise BadRun(f"{self.run.name} has not scored an image {image_id}.")
-        judged = segment_verdicts(matched)
+        return judged[image_id]
+
+    def _verdicts(self, image_ids: Iterable[int]) -> "dict[int, list[Judged]]":
+        matched = self.run.matched.only(image_ids)
         errors = assign_causes(matched, self.run.categories)
         causes = {
-            **{("gt", row.gt_id): row.cause for row in errors.itertuples() if row.verdict == "FN"},
-            **{("pred", row.pred_id): row.cause for row in errors.itertuples() if row.verdict == "FP"},
+            (row.image_id, side, row.gt_id if side == "gt" else row.pred_id): row.cause
+            for verdict, side in (("FN", "gt"), ("FP", "pred"))
+            for row in errors[errors["verdict"] == verdict].itertuples()
         }
-        keys = zip(judged["side"], judged["id"], strict=True)
-        return judged.assign(cause=[causes.get(key, "") for key in keys])
+        found: dict[int, list[Judged]] = {image: [] for image in matched.image_ids.tolist()}
+        for row in _rows(segment_verdicts(matched)):
+            cause = causes.get((row.image_id, row.side, row.id))
+            found[row.image_id].append(row if cause is None else row._replace(cause=cause))
+        return found
 
     def truth(self, image_id: int, pictures: Pictures) -> Layer:
         """The ground truth of an image, each segment with its verdict in this run."""
@@ -233,7 +246,7 @@ def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: S
     gt = [Segment(s.id, s.category_id, s.area, s.iscrowd) for s in truth.segments]
     pred = [Segment(s.id, s.category_id, s.area, score=s.score) for s in prediction.segments]
     matched = Matched.of(overlap_table(image_id, truth.ids, gt, prediction.ids, pred))
-    judged = segment_verdicts(matched).assign(cause="")
+    judged = _rows(segment_verdicts(matched))
     return Layer(prediction.title, prediction.ids, _layer_segments(judged, "pred"), prediction.model)
 
 
@@ -441,19 +454,28 @@ def blend(photo: Photo, painted: npt.NDArray[np.uint8], opacity: float) -> Photo
     return np.where(void, grey, photo * (1 - share) + painted[..., :3] * share).round().astype(np.uint8)
 
 
-def numbered(layer: Layer) -> npt.NDArray[np.int64]:
-    """(H, W): 1 + the position in `segments` of each pixel's segment, 0 where there is none."""
-    return _numbered(layer)
+def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of the layer at another size (width, height): its runs of pixels in row order, and the length of each.
+
+    A run's value is 1 + the position in `segments` of its segment, 0 where there is none.
+    """
+    ids = layer.ids
+    if ids.shape != size[::-1]:
+        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST).astype(np.int32, copy=False)
+    flat = ids.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return _numbered(layer, flat[starts]), np.diff(np.append(starts, len(flat)))
 
 
-def _numbered(layer: Layer) -> npt.NDArray[np.int64]:
+def _numbered(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64]:
+    """Of each id given, of the layer's pixels by default: 1 + the position of its segment, 0 where there is none."""
+    wanted = layer.ids if given is None else given
     ids = np.array([segment.id for segment in layer.segments], np.int64)
-    order = np.argsort(ids)
-    place = np.searchsorted(ids[order], layer.ids)
-    place = np.minimum(place, len(ids) - 1) if len(ids) else np.zeros(layer.ids.shape, np.int64)
     if not len(ids):
-        return np.zeros(layer.ids.shape, np.int64)
-    return np.where(ids[order][place] == layer.ids, order[place] + 1, 0)
+        return np.zeros(wanted.shape, np.int64)
+    order = np.argsort(ids)
+    place = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
+    return np.where(ids[order][place] == wanted, order[place] + 1, 0)
 
 
 def _partners(a: Layer, b: Layer) -> dict[int, int]:
@@ -470,39 +492,58 @@ def _partners(a: Layer, b: Layer) -> dict[int, int]:
     return found
 
 
-def _layer_segments(judged: "pd.DataFrame", side: str) -> tuple[LayerSegment, ...]:
+class Judged(NamedTuple):
+    """A segment of an image as `segment_verdicts` has it, and the cause of the error; "" where there is none."""
+
+    image_id: int
+    side: str
+    id: int
+    category_id: int
+    area: int
+    iscrowd: bool
+    score: float
+    verdict: str
+    iou: float
+    matched_id: int
+    cause: str = ""
+
+
+def _rows(verdicts: "pd.DataFrame") -> list[Judged]:
+    columns = (verdicts[name].tolist() for name in Judged._fields if name != "cause")
+    return [Judged(*row) for row in zip(*columns, strict=True)]
+
+
+def _layer_segments(judged: Sequence[Judged], side: str) -> tuple[LayerSegment, ...]:
     """The segments of one side; `judged` has both, since what was found takes the shade of what it is."""
     shades = _shades(judged)
     return tuple(
         LayerSegment(
-            id=int(row.id),
-            category_id=int(row.category_id),
-            area=int(row.area),
-            score=None if row.score != row.score else float(row.score),
-            iscrowd=bool(row.iscrowd),
-            verdict=str(row.verdict),
-            iou=None if row.iou != row.iou else float(row.iou),
-            matched_id=int(row.matched_id),
-            cause=str(row.cause) or None,
-            shade=shades[side, int(row.id)],
+            id=row.id,
+            category_id=row.category_id,
+            area=row.area,
+            score=None if row.score != row.score else row.score,
+            iscrowd=row.iscrowd,
+            verdict=row.verdict,
+            iou=None if row.iou != row.iou else row.iou,
+            matched_id=row.matched_id,
+            cause=row.cause or None,
+            shade=shades[side, row.id],
         )
-        for row in judged[judged["side"] == side].itertuples()
+        for row in judged
+        if row.side == side
     )
 
 
-def _shades(judged: "pd.DataFrame") -> dict[tuple[str, int], int]:
+def _shades(judged: Sequence[Judged]) -> dict[tuple[str, int], int]:
     """The shade of each (side, id): true segments by area, matches as their truth, false ones as none of these."""
     shades: dict[tuple[str, int], int] = {}
     taken: dict[int, int] = {}
-    ordered = judged.sort_values("area", ascending=False, kind="stable")
-    for side in ("gt", "pred"):
-        for row in ordered[ordered["side"] == side].itertuples():
-            if side == "pred" and row.verdict == "TP":
-                shades[side, int(row.id)] = shades["gt", int(row.matched_id)]
-                continue
-            category = int(row.category_id)
-            shades[side, int(row.id)] = taken.get(category, 0)
-            taken[category] = taken.get(category, 0) + 1
+    for row in sorted(judged, key=lambda row: (row.side, -row.area)):
+        if row.side == "pred" and row.verdict == "TP":
+            shades["pred", row.id] = shades["gt", row.matched_id]
+            continue
+        shades[row.side, row.id] = taken.get(row.category_id, 0)
+        taken[row.category_id] = taken.get(row.category_id, 0) + 1
     return shades
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from panbench.base.errors import BadRun
+from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.calibration import calibration
 from panbench.metrics.errors import CAUSES, ErrorReport, explain
 from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import panoptic_quality, per_image_statistics, pq_table
 from panbench.metrics.semantic import confusion as confused_pixels
-from panbench.metrics.slices import SLICINGS, image_statistics, pq_by, threshold_curve
+from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics, pq_by, threshold_curve
 from panbench.panoptic.overlap import find_rows, take
 from panbench.panoptic.types import Category
 from panbench.published import gflops_of
@@ -64,13 +65,25 @@ class Compared:
         """The causes of the run's errors; computed once."""
         return explain(self.matched, self.categories, images=10)
 
+    @cached_property
+    def sliced(self) -> dict[str, ImageStatistics]:
+        """The run's statistics by each of SLICINGS; computed once."""
+        return {name: image_statistics(self.matched, self.categories, name) for name in SLICINGS}
 
-def compared(runs: Sequence[Run], *, common_images: bool = False) -> tuple[list[Compared], Standing]:
+    @cached_property
+    def confused(self) -> pd.DataFrame:
+        """How many pixels of each true category each category has, or "void"; computed once."""
+        return confused_pixels(self.matched, self.categories)
+
+
+def compared(
+    runs: Sequence[Run], *, common_images: bool = False, reporter: Reporter = SILENT
+) -> tuple[list[Compared], Standing]:
     """The runs ready to be shown together, in the order given, and how they stand to each other.
 
     Raises BadRun when they are of different datasets or images (with `common_images`: share none), or hold no image.
     """
-    found = standing(runs, common_images=common_images)
+    found = standing(runs, common_images=common_images, reporter=reporter)
     if not all(row.images for row in found.rows):
         empty = next(row.run for row in found.rows if not row.images)
         raise BadRun(f"{empty} holds no scored image, so there is nothing to show.")
@@ -151,7 +164,7 @@ def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
     """
     tables = []
     for member in members:
-        table = pq_by(image_statistics(member.matched, member.categories, by))
+        table = pq_by(member.sliced[by])
         tables.append(table.assign(run=member.label))
     table = pd.concat(tables, ignore_index=True)
     held = table.groupby("slice")["n"].transform("sum") > 0
@@ -215,7 +228,7 @@ def confusion(members: Sequence[Compared]) -> pd.DataFrame:
     tables = []
     for member in members:
         names = {category.id: category.name for category in member.categories}
-        counts = confused_pixels(member.matched, member.categories)
+        counts = member.confused
         of_truth = counts.sum(axis=1).replace(0, 1)
         long = counts.stack().rename("pixels").reset_index()
         long["share"] = long["pixels"] / long["category_id"].map(of_truth)

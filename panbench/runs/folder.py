@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panbench.base.errors import BadRun
+from panbench.base.reporter import SILENT, Reporter
 from panbench.panoptic.overlap import GroundTruthFaults, OverlapTable, Pairs
 from panbench.panoptic.parts import ROWS_AT_ONCE, LargeParts, in_order, read_parts, rows_of
 from panbench.panoptic.types import Category
@@ -36,12 +37,14 @@ class Run:
     """A finished or unfinished run: what run.json says, and the overlap tables of its images.
 
     Parts are read when a table is first asked for. `notices` names what could not be read and was left out.
+    reporter: hears how far `fold` is with a run of many images; set it before asking
     """
 
     def __init__(self, info: RunInfo, path: Path | None = None, table: OverlapTable | None = None) -> None:
         """A run of the folder `path`, or of `table`, held in memory, when there is no folder."""
         self.path = path
         self.info = info
+        self.reporter: Reporter = SILENT
         self._given_table = table
 
     def __repr__(self) -> str:
@@ -141,13 +144,17 @@ class Run:
 
         with ExitStack() as stack:
             if self._large is None:
-                found = iter([look(self.matched)])
+                found, total = iter([look(self.matched)]), 0
             else:
                 blocks = stack.enter_context(self._large.blocks())
                 found = in_order([partial(lambda read: look(Matched.of(read())), read) for read in blocks])
-            for parts in found:
+                total = len(blocks)
+            for number, parts in enumerate(found, start=1):
                 for one, part in zip(folds, parts, strict=True):
                     one.add(part)
+                if total:
+                    images_done = len(self.images) * number // total
+                    self.reporter.progress(f"Reading {self.name}", images_done, len(self.images))
 
     def segments(self) -> "pd.DataFrame":
         """One row a segment: image_id, side ("gt" or "pred"), id, category_id, area, iscrowd, score."""

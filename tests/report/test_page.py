@@ -16,6 +16,7 @@ from panbench.report.page.document import report_page, write_report
 from panbench.report.page.elements import tag
 from panbench.report.page.gallery import run_lengths
 from panbench.report.page.leads import choose, find_leads, leads_to
+from panbench.report.pictures import Layer, LayerSegment, runs_of
 from panbench.report.views import compared, per_image
 from panbench.runs import RunWriter, load_run
 
@@ -223,7 +224,13 @@ def test_packing_is_counted(make_runs):
 
     listener = Listening()
     report_page(make_runs(), reporter=listener)
-    assert listener.heard == [("Packing examples", done, 4) for done in range(5)]
+    packed = [news for news in listener.heard if news[0] == "Packing examples"]
+    assert packed == [("Packing examples", done, 4) for done in range(5)]
+    # Before that images are resampled and swapped, which takes longest where there are many.
+    resampled = listener.heard[: -len(packed)]
+    assert {task for task, *_ in resampled} == {"Resampling images"}
+    assert [done for _, done, _ in resampled] == sorted(done for _, done, _ in resampled)
+    assert resampled[-1][1] == resampled[-1][2] == 20_000
 
 
 def test_words_are_those_of_readers(make_runs):
@@ -252,9 +259,16 @@ def test_a_command_of_the_page_makes_the_page(make_runs, tmp_path, monkeypatch):
 
 
 def test_run_lengths_are_base_128_with_the_low_digits_first():
-    index = np.zeros((2, 300), np.uint16)
-    index[0, 299] = index[1, 0] = 200
-    assert run_lengths(index) == bytes([0, 0xAB, 0x02, 0xC8, 0x01, 2, 0, 0xAB, 0x02])
+    index = np.zeros((2, 300), np.int32)
+    index[0, 299] = index[1, 0] = 7
+    # Id 3 is no segment's, so its pixels and those of 0 are one run.
+    index[0, :9] = 3
+    segments = [LayerSegment(1000 + number, 1, 1) for number in range(199)]
+    layer = Layer("", index, (*segments, LayerSegment(7, 1, 2)))
+    assert run_lengths(*runs_of(layer, (300, 2))) == bytes([0, 0xAB, 0x02, 0xC8, 0x01, 2, 0, 0xAB, 0x02])
+    assert run_lengths(np.array([1]), np.array([1 << 14])) == bytes([1, 0x80, 0x80, 1])
+    halved = Layer("", np.repeat(np.repeat(index, 2, axis=0), 2, axis=1), layer.segments)
+    assert run_lengths(*runs_of(halved, (300, 2))) == run_lengths(*runs_of(layer, (300, 2)))
 
 
 def test_tags_escape_text_and_attributes():

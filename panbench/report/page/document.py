@@ -92,7 +92,7 @@ def report_page(
         raise BadArgument(f"--examples must be at least 0, not {examples}.")
     reporter.status("Comparing runs")
     runs = views.best_first(runs)
-    members, standing = views.compared(runs, common_images=common_images)
+    members, standing = views.compared(runs, common_images=common_images, reporter=reporter)
     per_image = views.per_image(members)
     unknown_ids = sorted(set(image_ids) - set(per_image["image_id"]))
     if unknown_ids:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadDataset, BadRun, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
-from panbench.report.pictures import Layer, Photo, Pictures, RunPictures, numbered, segment_colors
+from panbench.report.pictures import Layer, Photo, Pictures, RunPictures, runs_of, segment_colors
 from panbench.report.views import Compared
 
 __all__ = ["EXAMPLES", "Examples", "Gallery", "make_gallery", "run_lengths"]
@@ -101,6 +101,8 @@ def make_gallery(
     examples = Examples(members, pictures)
     if not any(examples.sources):
         return Gallery((), examples.missing)
+    for source in filter(None, examples.sources):
+        source.judge(chosen)
     try:
         pictures.panoptic  # noqa: B018  (says what is missing before any image is read)
     except BadDataset as error:
@@ -136,21 +138,16 @@ def _weight(record: Mapping[str, Any]) -> int:
 
 def _answers(source: RunPictures, image_id: int, truth: Layer) -> list[list[Any]]:
     """For each segment of the ground truth, what one run made of it: [verdict, IoU, cause]."""
-    judged = source.judged(image_id)
-    by_id = judged[judged["side"] == "gt"].set_index("id")
-    return [
-        [str(row["verdict"]), None if row["iou"] != row["iou"] else round(float(row["iou"]), 4), row["cause"] or None]
-        for row in (by_id.loc[segment.id] for segment in truth.segments)
-    ]
+    of_truth = {row.id: row for row in source.judged(image_id) if row.side == "gt"}
+    rows = (of_truth[segment.id] for segment in truth.segments)
+    return [[row.verdict, None if row.iou != row.iou else round(row.iou, 4), row.cause or None] for row in rows]
 
 
 def _layer_record(
     layer: Layer, position: Mapping[int, int], colors: Mapping[int, tuple[int, int, int]], size: tuple[int, int]
 ) -> dict[str, Any]:
-    index = numbered(layer).astype(np.uint16)
-    small = cv2.resize(index, size, interpolation=cv2.INTER_NEAREST).astype(np.uint16, copy=False)
     return {
-        "runs": base64.b64encode(run_lengths(small)).decode(),
+        "runs": base64.b64encode(run_lengths(*runs_of(layer, size))).decode(),
         "segments": [
             {
                 "category": position.get(segment.category_id, -1),
@@ -167,23 +164,20 @@ def _layer_record(
     }
 
 
-def run_lengths(index: npt.NDArray[np.uint16]) -> bytes:
-    """An index map as pairs (value, length) of runs in row order, each number in base 128, low digits first.
+def run_lengths(values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> bytes:
+    """Runs as pairs (value, length), each number in base 128, low digits first.
 
     The page decodes this itself: reading a PNG back from a canvas gives other values in browsers that resist
     fingerprinting.
     """
-    flat = index.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    lengths = np.diff(np.append(starts, len(flat)))
-    out = bytearray()
-    for value, length in zip(flat[starts].tolist(), lengths.tolist(), strict=True):
-        for number in (value, length):
-            while number > 127:
-                out.append(number & 127 | 128)
-                number >>= 7
-            out.append(number)
-    return bytes(out)
+    # What is not of a segment has the value 0 whatever its id was, so that neighbours may be one run.
+    first = np.concatenate([[True], values[1:] != values[:-1]])
+    numbers = np.stack([values[first], np.add.reduceat(lengths, np.flatnonzero(first))], axis=1).ravel()
+    digits = numbers[:, None] >> np.arange(0, 35, 7) & 127
+    count = 1 + (numbers[:, None] >= 1 << np.arange(7, 35, 7)).sum(axis=1)
+    place = np.arange(5)
+    digits |= np.where(place < count[:, None] - 1, 128, 0)
+    return digits[place < count[:, None]].astype(np.uint8).tobytes()
 
 
 def _jpeg(photo: Photo, size: tuple[int, int], quality: int) -> str:

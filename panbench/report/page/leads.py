@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from panbench.metrics.errors import CAUSES, IMPERFECT_MASK
-from panbench.metrics.slices import SLICINGS, image_statistics
+from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.types import VOID
 from panbench.report import views
 from panbench.report.views import Compared
@@ -142,7 +142,7 @@ def _slices(members: Sequence[Compared]) -> Iterator[Lead]:
     for name, slicing in SLICINGS.items():
         tables = []
         for member in members:
-            statistics = image_statistics(member.matched, member.categories, name)
+            statistics = member.sliced[name]
             tables.append(statistics.table.assign(errors=statistics.table["FP"] + statistics.table["FN"]))
         table = pd.concat(tables)
         for place, title in enumerate(statistics.slices):
