@@ -98,6 +98,15 @@ def evaluate(
         str | None,
         option("Average views of each image: flip,scales=0.75:1.25. It costs a pass a view.", _HOW, "VIEWS"),
     ] = None,
+    corrupt: Annotated[
+        str | None,
+        option(
+            "Also corrupt the images, each way in a run of its own: fog:2,jpeg:4 (severities 1-5), fog for all five, "
+            "all for the 19 of ImageNet-C. `panbench robustness` reads the runs.",
+            _HOW,
+            "KINDS",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, option("Threads that load, and as many that score. Default: the cores, up to 8.", _HOW, "N", min=1)
     ] = None,
@@ -144,6 +153,13 @@ def evaluate(
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
     if half_precision and not keep_candidates:
         raise BadArgument("--fp16 is how candidates are stored. Add --keep-candidates, or use --precision fp16.")
+    corruptions = []
+    if corrupt is not None:
+        from panbench.datasets.corruptions import parse_corruptions
+
+        corruptions = parse_corruptions(corrupt)
+        if images is not None and gt is None:
+            raise BadArgument("--corrupt needs ground truth: it measures what corrupted images cost. Add --gt.")
     specs = choose_models(model or [], config, checkpoint, things)
     if len(specs) > 1 and weights not in ("auto", "random"):
         raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
@@ -237,7 +253,7 @@ def evaluate(
             half_precision=half_precision,
             command=("panbench", *sys.argv[1:]),
         )
-        failures = check_models(specs, dataset, folders, opening, options, bars, rules)
+        failures = check_models(specs, dataset, folders, opening, options, bars, rules, corruptions)
     for spec, error in failures.items():
         console.note(f"{spec.name} will fail, the other models run: {error}")
     console.say(what_runs(specs, dataset, opening, options))
@@ -265,6 +281,7 @@ def evaluate(
             reporters=lambda: console.Bars(lines=True),
             finished=finished,
             rules=rules,
+            corruptions=corruptions,
         )
     except KeyboardInterrupt as interruption:
         place = folders[0] if len(folders) == 1 else out or "results"
@@ -278,6 +295,8 @@ def evaluate(
             console.say("Only timed: without --gt nothing is scored. `panbench predict` makes pictures.")
         elif dataset.has_ground_truth:
             console.say(f"Again at any time: panbench compare {shlex.join(stored)}")
+            if corruptions:
+                console.say(f"What the corruptions cost: panbench robustness {shlex.join(stored)}")
         else:
             console.say(f"For COCO's server: panbench submit {shlex.quote(stored[0])} --out FILE.zip")
     if any(outcome.error is not None for outcome in outcomes):

@@ -13,6 +13,7 @@ import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import cv2
@@ -21,7 +22,15 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadArgument
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "CorruptionKind", "corrupt", "parse_corruptions"]
+__all__ = [
+    "CORRUPTIONS",
+    "SEVERITIES",
+    "Corruption",
+    "CorruptionKind",
+    "corrupt",
+    "corrupted_runs",
+    "parse_corruptions",
+]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -49,6 +58,11 @@ class Corruption:
     def __str__(self) -> str:
         return f"{self.name}:{self.severity}"
 
+    @property
+    def folder(self) -> str:
+        """The name of its run's folder."""
+        return f"{self.name}-{self.severity}"
+
 
 def corrupt(rgb: npt.NDArray[np.uint8], corruption: Corruption, image_id: int) -> npt.NDArray[np.uint8]:
     """The corrupted (H, W, 3) uint8 RGB image, always the same for the same corruption and image id.
@@ -67,8 +81,9 @@ def corrupt(rgb: npt.NDArray[np.uint8], corruption: Corruption, image_id: int) -
 
 
 def parse_corruptions(text: str) -> list[Corruption]:
-    """The corruptions that `fog:2,jpeg:4` names; `fog` means its five severities, `all` the 15 of the paper at each.
+    """The corruptions that `fog:2,jpeg:4` names; `fog` means its five severities, `all` all 19 kinds at each.
 
+    `all15` leaves the four extra kinds out, which mPC does not average. `all:3` is each kind at severity 3.
     Raises BadArgument for an unknown name, a severity outside 1–5, and for none at all.
     """
     found: list[Corruption] = []
@@ -81,8 +96,8 @@ def parse_corruptions(text: str) -> list[Corruption]:
         if colon and not (level.strip().isascii() and level.strip().isdigit()):
             raise BadArgument(f"--corrupt {word}: the severity must be a whole number from 1 to 5.")
         levels = (int(level),) if colon else SEVERITIES
-        if name in ("all", "all19"):
-            names = [kind.name for kind in CORRUPTIONS.values() if name == "all19" or not kind.is_extra]
+        if name in ("all", "all15"):
+            names = [kind.name for kind in CORRUPTIONS.values() if name == "all" or not kind.is_extra]
         else:
             names = [name]
         for one in names:
@@ -95,10 +110,16 @@ def parse_corruptions(text: str) -> list[Corruption]:
     return list(dict.fromkeys(found))
 
 
+def corrupted_runs(home: Path) -> Path:
+    """The folder beside a clean run that holds its corrupted runs, each in a folder of its own: `fog-2`."""
+    place = home if home.name else home.absolute()
+    return place.with_name(f"{place.name}-corrupted")
+
+
 def _check(corruption: Corruption) -> None:
     if corruption.name not in CORRUPTIONS:
         near = difflib.get_close_matches(corruption.name, CORRUPTIONS, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}?" if near else f"They are {', '.join(CORRUPTIONS)}."
+        hint = f"Did you mean {near[0]}?" if near else f"They are {', '.join(CORRUPTIONS)}; or all, or all15."
         raise BadArgument(f"There is no corruption {corruption.name!r}. {hint}")
     if corruption.severity not in SEVERITIES:
         raise BadArgument(f"{corruption.name} has severities from 1 to 5, not {corruption.severity}.")

@@ -14,6 +14,7 @@ from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
+from panbench.datasets.corruptions import Corruption
 from panbench.evaluation.trackers import open_trackers
 from panbench.report.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
@@ -123,6 +124,7 @@ def check_models(
     options: "EvaluateOptions",
     reporter: Reporter,
     rules: Sequence[str] = (),
+    corruptions: Sequence[Corruption] = (),
 ) -> dict[ModelSpec, Exception]:
     """Everything that would stop a model of several hours later, looked at before the first one runs.
 
@@ -141,7 +143,8 @@ def check_models(
     refuse_without_purpose(dataset, options.save_predictions or options.unscored)
     pixels = sum(scene.image.height * scene.image.width for scene in dataset.scenes)
     needed = len(dataset.scenes) * _BYTES_AN_IMAGE + (pixels // _PIXELS_A_BYTE if options.save_predictions else 0)
-    require_space(folders[0], needed * len(folders), "Storing the runs" if len(folders) > 1 else "Storing the run")
+    n_runs = len(folders) * (1 + len(corruptions))
+    require_space(folders[0], needed * n_runs, "Storing the runs" if n_runs > 1 else "Storing the run")
     failures: dict[ModelSpec, Exception] = {}
     if len(specs) == 1:
         # It is opened at once, which is the same check.
@@ -217,14 +220,17 @@ def evaluate_models(
     finished: Callable[[Outcome], Any],
     trackers: Sequence[str] = (),
     rules: Sequence[str] = (),
+    corruptions: Sequence[Corruption] = (),
 ) -> list[Outcome]:
     """Opens each model and evaluates it into its folders; the outcomes in order, as `run_models` gives them.
 
     rules: fusion rules as `--rule` names them, each with a run of its own from one forward pass; () is the model's own
     folders: those of `run_folders`
     reporters: makes the reporter of one evaluation; trackers: names of TRACKERS that also hear of it
+    corruptions: what the images are shown with, too, each in runs of its own beside the clean ones (`corrupted_runs`)
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
+    from panbench.evaluation.corrupted import evaluate_corrupted
     from panbench.evaluation.distributed import join_ranks
     from panbench.evaluation.evaluate import evaluate_rules, open_model_once
 
@@ -247,8 +253,10 @@ def evaluate_models(
             )
             model = opening.shown(model)
             chosen = rules_of(model, rules)
-            runs = evaluate_rules(model, dataset, dict(zip(chosen, own, strict=True)), options, tracked)
+            clean = dict(zip(chosen, own, strict=True))
+            runs = evaluate_rules(model, dataset, clean, options, tracked)
             tracked.finished(runs[0])
+            evaluate_corrupted(model, dataset, clean, corruptions, options, reporter)
             return runs
 
     return _in_turn(specs, run, finished)

@@ -30,7 +30,9 @@ class CorruptedModel:
         """model: any; corruption: a kind at a severity. Raises BadArgument for one that is unknown."""
         self.inner = model
         self.corruption = corruption
-        self.spec, self.device, self.precision = model.spec, model.device, getattr(model, "precision", "fp32")
+        # Under this title progress and errors name it: several corruptions of a model run one after the other.
+        self.spec = replace(model.spec, title=f"{model.spec.title}, {corruption}")
+        self.device, self.precision = model.device, getattr(model, "precision", "fp32")
         self.class_names, self.isthing, self.rule = model.class_names, model.isthing, model.rule
 
     @property
@@ -44,8 +46,10 @@ class CorruptedModel:
         return {**way_of_running(self.inner), "corruption": str(self.corruption)}
 
     def describe(self) -> ModelRecord:
-        """The model's own record, without published numbers: they are those of clean images."""
-        return replace(self.inner.describe(), published=None)
+        """The model's own record, its title with the corruption; published numbers are of clean images, so they go."""
+        described = self.inner.describe()
+        title = f"{described.title or self.inner.spec.title}, {self.corruption}"
+        return replace(described, title=title, published=None)
 
     def load(self, scene: Scene) -> LoadedImage:
         """The corrupted image, as the model loads it. Raises BadDataset naming the user's file."""

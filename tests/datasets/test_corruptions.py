@@ -194,8 +194,10 @@ def test_corruptions_are_read_from_a_line():
         Corruption("jpeg_compression", 4),
     ]
     assert [one.severity for one in parse_corruptions("fog")] == [1, 2, 3, 4, 5]
-    assert len(parse_corruptions("all")) == 75
-    assert len(parse_corruptions("all:3")) == 15
+    assert len(parse_corruptions("all")) == 95
+    assert len(parse_corruptions("all:3")) == 19
+    assert len(parse_corruptions("all15")) == 75
+    assert len(parse_corruptions("all15:3")) == 15
     assert len(parse_corruptions("fog:2,fog:2")) == 1
 
 
