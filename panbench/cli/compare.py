@@ -80,6 +80,10 @@ def compare(
         list[str] | None,
         option("Also what papers claim of a model or backbone, or all; several times.", None, "NAME"),
     ] = None,
+    metrics: Annotated[
+        str,
+        option("Also what networks say before fusion: ap (AP_pan), miou.", None, "pq,ap,miou"),
+    ] = "pq",
     detect: Annotated[
         float, option("Of models by seeds ('a@seed*'): the difference to count seeds for.", None, "POINTS")
     ] = 0.5,
@@ -101,16 +105,18 @@ def compare(
     if chosen is Format.parquet and out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
 
+    from panbench.evaluation.request import parse_metrics
     from panbench.report.comparison import standing
     from panbench.report.own_slices import slices_for
     from panbench.report.seeds import find_seeds, is_pattern, seed_standing
 
+    measured = parse_metrics(metrics)
     places = digits if digits is not None else 1 if chosen is Format.latex else 2
     if any(map(is_pattern, runs)):
-        if by or slices or per_category or baseline or published or mixed or not intervals:
+        if by or slices or per_category or baseline or published or mixed or not intervals or measured != ("pq",):
             raise BadArgument(
                 "Models by seeds are compared in PQ of all, things and stuff: leave out --by, --slices, "
-                "--per-category, --baseline, --published, --mixed and --no-intervals, or name single runs."
+                "--per-category, --baseline, --published, --metrics, --mixed and --no-intervals, or name single runs."
             )
         seeds = seed_standing(find_seeds(runs), common_images=common_images, detect=detect / 100, digits=places)
         _print(chosen, out, seeds, seeds.sentences, raw)
@@ -129,6 +135,10 @@ def compare(
             reporter=bars,
             digits=places,
         )
+    if measured != ("pq",):
+        from panbench.report.unfused import with_unfused
+
+        found = with_unfused(found, stored, measured)
     if published:
         from panbench.report.published import with_published
 

@@ -141,6 +141,19 @@ def evaluate(
     half_precision: Annotated[
         bool, flag("--fp16", "Store candidates in half precision; pixels that differ are counted.", _RUN)
     ] = False,
+    metrics: Annotated[
+        str,
+        option(
+            "Also of the network before fusion, in the same pass: ap (AP_pan of things) and miou (mIoU_pan).",
+            _RUN,
+            "pq,ap,miou",
+            autocompletion=one_of("pq", "ap", "miou"),
+        ),
+    ] = "pq",
+    ap_gt: Annotated[
+        Path | None,
+        option("AP's ground truth: a COCO instance JSON. Default: the things of the panoptic one.", _RUN, "FILE.json"),
+    ] = None,
     log: Annotated[
         list[str] | None,
         option("Tell tensorboard, wandb or mlflow how it goes; several times. Files go to logs/ beside the run.", _RUN),
@@ -148,11 +161,13 @@ def evaluate(
 ) -> None:
     """Run models on a dataset, score them and compare them."""
     from panbench.catalog import choose_models, renamed, resolve_models, split_names
+    from panbench.evaluation.request import parse_metrics
 
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
     if half_precision and not keep_candidates:
         raise BadArgument("--fp16 is how candidates are stored. Add --keep-candidates, or use --precision fp16.")
+    measured = parse_metrics(metrics)
     corruptions = []
     if corrupt is not None:
         from panbench.datasets.corruptions import parse_corruptions
@@ -251,6 +266,8 @@ def evaluate(
             category_map=category_map,
             keep_candidates=keep_candidates,
             half_precision=half_precision,
+            metrics=measured,
+            ap_gt=ap_gt,
             command=("panbench", *sys.argv[1:]),
         )
         failures = check_models(specs, dataset, folders, opening, options, bars, rules, corruptions)

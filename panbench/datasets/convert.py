@@ -32,6 +32,7 @@ from panbench.base.files import leaves_folder, write_json
 from panbench.base.reporter import Counting
 from panbench.base.text import listed
 from panbench.datasets.check import measure_segments
+from panbench.datasets.instances import OUTSIDE_PIXELS, instance_mask, read_json
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, check_pixels
 from panbench.panoptic.types import MAX_ID, VOID, Annotation, Category, IdMap, ImageInfo, PanopticSet, Segment
@@ -40,9 +41,6 @@ Source = TypeVar("Source")
 Images = Literal["link", "copy", "none"]
 
 Labels = npt.NDArray[np.integer[Any]]
-
-# Annotation tools round polygons to points just outside of the image; anything farther is a mistake.
-_OUTSIDE_PIXELS = 2
 
 # Pixel values that label maps use for void, unless a category has that id.
 _VOID_LABELS = (0, 255)
@@ -284,8 +282,6 @@ def convert_instances(
     semantic: None makes a set of things only: what no instance covers is void
     categories: None takes the JSON's own, all of them things unless they say `isthing`
     """
-    from pycocotools import mask as rle_masks
-
     document = read_json(instances_json, ("images", "annotations"))
     if categories is None:
         categories = _instance_categories(document, str(instances_json))
@@ -308,27 +304,7 @@ def convert_instances(
     def mask_of(record: dict[str, Any], height: int, width: int) -> tuple[npt.NDArray[np.bool_], bool]:
         """The mask of an instance, and whether it had to be clipped."""
         where = f"{instances_json}: annotation {record.get('id')}"
-        shape, clipped = record.get("segmentation"), False
-        # pycocotools' C code trusts its input: what would write outside of its memory is refused here.
-        if isinstance(shape, list):
-            shape, clipped = _checked_polygons(shape, height, width, where)
-        elif isinstance(shape, dict) and shape.get("size") != [height, width]:
-            raise BadDataset(f"{where} has a mask of another size than its image.")
-        try:
-            if isinstance(shape, list):
-                shape = rle_masks.merge(rle_masks.frPyObjects(shape, height, width))
-            elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
-                if not all(type(run) is int and run >= 0 for run in shape["counts"]):
-                    raise ValueError("runs must be whole numbers")
-                if sum(shape["counts"]) != height * width:
-                    raise ValueError(f"its runs have {sum(shape['counts'])} pixels, not {height * width}")
-                shape = rle_masks.frPyObjects(shape, height, width)
-            mask: npt.NDArray[np.bool_] = rle_masks.decode(shape).astype(bool)
-        except Exception as error:  # pycocotools raises anything from TypeError to bare Exception
-            raise BadDataset(f"{where} has no readable mask ({error}).") from error
-        if mask.shape != (height, width):
-            raise BadDataset(f"{where} has a mask of another size than its image.")
-        return mask, clipped
+        return instance_mask(record.get("segmentation"), height, width, where)
 
     def background_of(record: dict[str, Any], stem: str, name: str) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
         """The map and segments of an image's stuff; all void without semantic PNGs."""
@@ -365,33 +341,10 @@ def convert_instances(
             segment_id = fresh_id(by_id[item["category_id"]], segments)
             segments[segment_id] = (item["category_id"], item.get("iscrowd") == 1)
             ids[mask] = segment_id
-        left_out = (f"edges of polygons up to {_OUTSIDE_PIXELS} pixels outside of their image",) * clipped
+        left_out = (f"edges of polygons up to {OUTSIDE_PIXELS} pixels outside of their image",) * clipped
         return LabelledImage(name, ids, segments, images.path(stem, name), image_id, left_out)
 
     return write_set(root, split, categories, document["images"], read, reads=[instances_json, semantic], **options)
-
-
-def _checked_polygons(polygons: list[Any], height: int, width: int, where: str) -> tuple[list[list[float]], bool]:
-    """Polygons with all points in the image, and whether some had to be moved there.
-
-    Raises BadDataset for those that are not lists of coordinates, not finite, or farther outside: pycocotools takes
-    memory for every pixel of their outline, or crashes.
-    """
-    checked, clipped = [], False
-    for polygon in polygons:
-        numbers = isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
-        if not numbers or len(polygon) < 6 or len(polygon) % 2:
-            raise BadDataset(f"{where} has a polygon that is not a list of at least three x, y.")
-        points = np.array([min(max(value, -1e300), 1e300) for value in polygon], np.float64).reshape(-1, 2)
-        low, high = points.min(initial=0), (points - (width, height)).max(initial=0)
-        if not np.isfinite(points).all() or low < -_OUTSIDE_PIXELS or high > _OUTSIDE_PIXELS:
-            raise BadDataset(
-                f"{where} has a polygon with points outside of its image of {height}×{width} (height × width), or not "
-                "finite. Correct its coordinates."
-            )
-        clipped |= low < 0 or high > 0
-        checked.append(points.clip(0, (width, height)).ravel().tolist())
-    return checked, bool(clipped)
 
 
 def _instance_categories(document: dict[str, Any], where: str) -> tuple[Category, ...]:
@@ -683,20 +636,6 @@ def read_label_png(path: Path) -> npt.NDArray[Any]:
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadDataset(f"{path} cannot be read as PNG ({error}).") from error
-
-
-def read_json(path: str | os.PathLike[str], keys: Iterable[str]) -> Any:
-    """A JSON document whose `keys` are lists. Raises BadDataset."""
-    try:
-        document = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise BadDataset(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise BadDataset(f"{path} is not JSON ({error}).") from error
-    for key in keys:
-        if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            raise BadDataset(f"{path} has no list `{key}`.")
-    return document
 
 
 def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:

@@ -19,11 +19,11 @@ from panbench.datasets.convert import (
     LabelledImage,
     convert_panoptic,
     files_in,
-    read_json,
     read_label_png,
     segments_of_labels,
     write_set,
 )
+from panbench.datasets.instances import read_json
 from panbench.panoptic.types import Category
 
 SPLITS = {"val": "validation", "train": "training"}

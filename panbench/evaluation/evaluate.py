@@ -19,8 +19,10 @@ from panbench.base.text import in_sentence, listed
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
+from panbench.datasets.instances import InstanceSet, read_instances
 from panbench.evaluation.distributed import join_ranks
 from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name
+from panbench.evaluation.measuring import Measurer, MeasuringModel
 from panbench.evaluation.record import (
     changed_files,
     close_run,
@@ -30,6 +32,7 @@ from panbench.evaluation.record import (
     write_predictions_json,
 )
 from panbench.models.base import Model, open_model, way_of_running
+from panbench.models.candidates import Candidates, FinishedMap, NonFiniteOutput
 from panbench.models.keeping import CandidateKeeper, KeepingModel
 from panbench.models.predict import CategoryIds, category_ids, labels_as_categories, model_categories
 from panbench.models.rules import RULES, Rule
@@ -63,6 +66,8 @@ class EvaluateOptions:
     command: the command line, for run.json
     keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
     half_precision: store it in half precision throughout, also where that changes pixels of the map
+    metrics: what is measured: "pq", which always is, and before fusion "ap" (AP_pan) and "miou" (mIoU_pan)
+    ap_gt: a COCO instance JSON as the ground truth of AP; None takes the thing segments of the panoptic JSON
     """
 
     batch_size: int | Literal["auto"] | None = None
@@ -76,6 +81,8 @@ class EvaluateOptions:
     command: tuple[str, ...] = ()
     keep_candidates: bool = False
     half_precision: bool = False
+    metrics: tuple[str, ...] = ("pq",)
+    ap_gt: str | os.PathLike[str] | None = None
 
 
 def evaluate(
@@ -115,12 +122,14 @@ def evaluate_rules(
     refuse_without_purpose(dataset, options.save_predictions or options.unscored)
     for rule in folders:
         refuse_unfit(rule, model)
+    refuse_unmeasured(model, dataset, options)
     ranks = join_ranks()
     reporter = reporter if ranks.is_first else SILENT
     ids, mapping = fit_categories(model, dataset, options.category_map)
     for sentence in mapping.sentences if mapping else ():
         reporter.notice(sentence)
-    settings = {rule: resume_settings(model, dataset, mapping, options, rule) for rule in folders}
+    truth = instances_of(dataset, options)
+    settings = {rule: resume_settings(model, dataset, mapping, options, rule, truth) for rule in folders}
     # Only rank 0 looks: a later look on another rank could see the run that rank 0 has just created.
     there = ranks.broadcast([options.resume and unfinished_run(out) is not None for out in folders.values()])
     found = {rule: unfinished_run(out) for (rule, out), exists in zip(folders.items(), there, strict=True) if exists}
@@ -166,12 +175,20 @@ def evaluate_rules(
     first = writers[0].path
     keeper = _keeper(model, dataset, first, options, ranks.rank, reporter) if options.keep_candidates else None
     done = done if keeper is None else done & keeper.done
+    measurer = None
+    if options.metrics != ("pq",):
+        labels = (
+            mapping.ids if mapping is not None else dict(ids.items() if isinstance(ids, Mapping) else enumerate(ids))
+        )
+        measurer = Measurer(options.metrics, dataset, labels, writers, truth=truth, rank=ranks.rank)
+        done &= measurer.done
+    shown = model if keeper is None else KeepingModel(model, keeper)
     plan = [
         [scene for scene in batch if scene.image.id not in done]
         for batch in plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size]
     ]
     loop = Loop(
-        model=model if keeper is None else KeepingModel(model, keeper),
+        model=shown if measurer is None else MeasuringModel(shown, measurer),
         category_ids=ids,
         category_map=mapping,
         targets=[
@@ -185,7 +202,10 @@ def evaluate_rules(
         reporter=reporter,
     )
     try:
-        with contextlib.closing(keeper) if keeper is not None else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            for besides in (keeper, measurer):
+                if besides is not None:
+                    stack.callback(besides.close)
             loop.run([batch for batch in plan if batch])
         reports = ranks.gather(loop.report())
     except BaseException as error:
@@ -219,6 +239,38 @@ def refuse_unfit(rule: Rule, model: Model) -> None:
             f"The rule {rule.name} takes {rule_takes(rule)}, and {model.spec.title} gives {rule_takes(model.rule)}. "
             f"Rules that fit it: {', '.join(fitting)}."
         )
+
+
+def refuse_unmeasured(model: Model, dataset: Dataset, options: EvaluateOptions) -> None:
+    """Raises BadArgument, before anything is written, for metrics that this model or dataset does not have."""
+    if options.metrics == ("pq",):
+        if options.ap_gt is not None:
+            raise BadArgument("--ap-gt is the ground truth of AP. Add --metrics pq,ap.")
+        return
+    if options.ap_gt is not None and "ap" not in options.metrics:
+        raise BadArgument("--ap-gt is the ground truth of AP. Add ap to --metrics.")
+    if not dataset.has_ground_truth:
+        raise BadArgument("--metrics ap and miou need ground truth, and this dataset lists images without it.")
+    if model.rule.takes is FinishedMap:
+        raise BadArgument(
+            f"{model.spec.title} gives finished id maps: there is nothing before fusion to measure. Leave --metrics "
+            "out; `panbench score --ap` has the AP of its maps."
+        )
+    # Whether an adapter gives class scores is seen when it answers; what cannot be read is the run's to say.
+    with contextlib.suppress(BadDataset, NonFiniteOutput):
+        (output,) = model.candidates([model.load(dataset.scenes[0])])
+        if isinstance(output, Candidates) and output.class_scores is None:
+            raise BadArgument(
+                f"The adapter of {model.spec.title} gives no class scores (Candidates.class_scores), which --metrics "
+                "ap and miou need. Leave --metrics out."
+            )
+
+
+def instances_of(dataset: Dataset, options: EvaluateOptions) -> InstanceSet | None:
+    """The instances that `options.ap_gt` names. Raises BadDataset when they are not of this dataset."""
+    if options.ap_gt is None:
+        return None
+    return read_instances(options.ap_gt, dataset.categories, [scene.image.id for scene in dataset.scenes])
 
 
 def _keeper(

@@ -14,6 +14,7 @@ from panbench.base.files import write_json
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
+from panbench.datasets.instances import InstanceSet
 from panbench.evaluation.loop import Report, png_name
 from panbench.models.base import Model, way_of_running
 from panbench.models.rules import Rule
@@ -98,7 +99,12 @@ def _map_record(mapping: CategoryMap, model: Model) -> CategoryMapRecord:
 
 
 def resume_settings(
-    model: Model, dataset: Dataset, mapping: CategoryMap | None, options: "EvaluateOptions", rule: Rule
+    model: Model,
+    dataset: Dataset,
+    mapping: CategoryMap | None,
+    options: "EvaluateOptions",
+    rule: Rule,
+    truth: InstanceSet | None = None,
 ) -> dict[str, Any]:
     """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with."""
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
@@ -115,6 +121,10 @@ def resume_settings(
         "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
+        # Absent from runs that were made before there were others than PQ.
+        "metrics": None if options.metrics == ("pq",) else ",".join(options.metrics),
+        "ap_gt": None if truth is None else truth.path.name,
+        "ap_gt_sha256": None if truth is None else truth.sha256,
     }
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "InstanceAP", "InstanceTable", "instance_ap"]
+__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "InstanceAP", "InstanceTable", "instance_ap", "resampled_ap"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -115,6 +115,71 @@ def instance_ap(table: InstanceTable, category_ids: Sequence[int], counts: dict[
             int(category_id): mean(precision[:, column, 0]) for column, category_id in enumerate(category_ids)
         },
     )
+
+
+def resampled_ap(table: InstanceTable, category_ids: Sequence[int], images: Int64, counts: Int64) -> Float:
+    """(6, resamples): AP, AP50, AP75, APs, APm, APl of each resample of the images; NaN where there is none.
+
+    images: ascending, with every image of the table; counts: (resamples, images) how often each is taken.
+    Equal to `instance_ap(table, category_ids, counts)` of each resample, to rounding. Matches do not depend on the
+    resample, so they are made once; what is left is weighing them.
+    """
+    prepared = _prepare(table)
+    # A sum and a number of categories for each of the six: categories without a true instance drop out of a mean.
+    sums, known = np.zeros((6, len(counts))), np.zeros((6, len(counts)))
+    ranges = ((0, (0, 1, 2)), (1, (3,)), (2, (4,)), (3, (5,)))
+    for category_id in category_ids:
+        category = prepared.of_category(category_id)
+        det_place, gt_place = (np.searchsorted(images, ids) for ids in (category.image, category.gt_image))
+        for place, targets in ranges:
+            _, low, high = AREA_RANGES[place]
+            ignored = category.gt_iscrowd | (category.gt_area < low) | (category.gt_area > high)
+            if ignored.all():
+                continue
+            hit, passed_over = _judged(category, ignored, low, high)
+            for start in range(0, len(counts), _RESAMPLES_AT_ONCE):
+                block = slice(start, start + _RESAMPLES_AT_ONCE)
+                taken = counts[block]
+                wanted = taken[:, gt_place[~ignored]].sum(axis=1)
+                of_each = _resampled_precision(hit, passed_over, taken[:, det_place].T.astype(np.float64), wanted)
+                there = wanted > 0
+                for target in targets:
+                    rows = {1: slice(0, 1), 2: slice(5, 6)}.get(target, slice(None))
+                    sums[target, block] += np.where(there, of_each[rows].mean(axis=0), 0.0)
+                    known[target, block] += there
+    return np.divide(sums, known, out=np.full(sums.shape, np.nan), where=known > 0)
+
+
+_RESAMPLES_AT_ONCE = 100
+
+
+def _resampled_precision(hit: Bool, passed_over: Bool, times: Float, wanted: Int64) -> Float:
+    """(thresholds, resamples) AP of one category and range. times: (detections, resamples); wanted: true instances."""
+    result = np.zeros((len(IOU_THRESHOLDS), times.shape[1]))
+    if not hit.any():
+        return result
+    # Most detections count, or do not, at all thresholds alike: they are added up once.
+    never: Bool = np.asarray(passed_over.all(axis=0), np.bool_)
+    always = np.cumsum(np.where(never[:, None], 0.0, times), axis=0)
+    for place in range(len(IOU_THRESHOLDS)):
+        # Precision is needed where a true instance is found and nowhere else: between, it only falls.
+        found = np.flatnonzero(hit[place])
+        if not len(found):
+            continue
+        counted = always[found]
+        besides = np.flatnonzero(passed_over[place] & ~never)
+        if len(besides):
+            passed = np.concatenate([np.zeros((1, times.shape[1])), np.cumsum(times[besides], axis=0)])
+            counted = counted - passed[np.searchsorted(besides, found, side="right")]
+        true = np.cumsum(times[found], axis=0)
+        precision = true / np.maximum(counted, np.spacing(1))
+        envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+        recall = true / np.maximum(wanted, 1)
+        for column in range(times.shape[1]):
+            at = np.searchsorted(recall[:, column], RECALLS, side="left")
+            inside = at[at < len(found)]
+            result[place, column] = envelope[inside, column].sum() / len(RECALLS)
+    return result
 
 
 @dataclass(frozen=True)
@@ -221,9 +286,7 @@ def _average_precision(category: _Category, low: float, high: float, counts: dic
     wanted = float(_times(category.gt_image, counts)[~ignored].sum())
     if wanted == 0:
         return np.full(len(IOU_THRESHOLDS), np.nan)
-    hit, passed_over = _match(category, ignored)
-    outside = (category.area < low) | (category.area > high)
-    passed_over |= ~hit & outside
+    hit, passed_over = _judged(category, ignored, low, high)
     result = np.zeros(len(IOU_THRESHOLDS))
     for place in range(len(IOU_THRESHOLDS)):
         counted = ~passed_over[place]
@@ -236,6 +299,13 @@ def _average_precision(category: _Category, low: float, high: float, counts: dic
         at = np.searchsorted(recall, RECALLS, side="left")
         result[place] = np.append(envelope, 0.0)[np.minimum(at, len(envelope))].mean()
     return result
+
+
+def _judged(category: _Category, ignored: Bool, low: float, high: float) -> tuple[Bool, Bool]:
+    """(thresholds, detections): which found a true instance, and which count neither way."""
+    hit, passed_over = _match(category, ignored)
+    outside: Bool = (category.area < low) | (category.area > high)
+    return hit, passed_over | (~hit & outside)
 
 
 def _match(category: _Category, ignored: Bool) -> tuple[Bool, Bool]:

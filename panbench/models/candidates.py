@@ -5,7 +5,7 @@ adapter may score its queries in any other.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ __all__ = [
     "NonFiniteOutput",
     "Output",
     "pair_candidates",
+    "scores_of_pairs",
     "sigmoid_candidates",
     "softmax_candidates",
 ]
@@ -62,6 +63,14 @@ class Candidates:
     """For each label of the model, whether it is a thing."""
     activation: Literal["sigmoid", "identity"] = "sigmoid"
     """What makes probabilities of `masks`: "sigmoid" of logits, "identity" where they are probabilities already."""
+    class_scores: Tensor | None = None
+    """(K, classes) float32 on the device: the score of each candidate as each class, for AP before fusion (AP_pan).
+    None where the adapter gives none."""
+    class_weights: Tensor | None = None
+    """(K, classes) float32 on the device: how strongly each candidate stands for each class in the semantic sum
+    Σ class × mask (mIoU_pan). None where that is `class_scores`."""
+    most_instances: int = 100
+    """How many pairs of candidate and class, by falling `class_scores`, are instances: the config's max_per_image."""
 
 
 @dataclass(frozen=True)
@@ -119,17 +128,23 @@ def softmax_candidates(
     isthing: tuple[bool, ...],
     *,
     nothing_wins: bool = True,
+    most_instances: int = 100,
 ) -> list[Candidates]:
     """Candidates scored by the softmax over the classes and "nothing", the last one. [Cheng et al. 2021, sec. 3.4]
 
     class_logits: (B, Q, classes + 1); mask_logits: (B, Q, h, w), both on the device.
     nothing_wins: a query whose likeliest class is "nothing" gets NO_LABEL; False gives it its best other class (kMaX)
+    most_instances: as in Candidates
     The one wait for the device of a batch happens here. Raises NonFiniteOutput.
     """
     probabilities = class_logits.float().softmax(dim=-1)
     scores, labels = (probabilities if nothing_wins else probabilities[..., :-1]).max(dim=-1)
     labels = torch.where(labels == class_logits.shape[-1] - 1, NO_LABEL, labels)
-    return _candidates(class_logits, scores, labels, scores, mask_logits, frames, isthing)
+    found = _candidates(class_logits, scores, labels, scores, mask_logits, frames, isthing)
+    return [
+        replace(each, class_scores=probabilities[image, :, :-1], most_instances=most_instances)
+        for image, each in enumerate(found)
+    ]
 
 
 def sigmoid_candidates(
@@ -149,10 +164,29 @@ def sigmoid_candidates(
     """
     probabilities = class_logits.float().sigmoid()
     gate, labels = probabilities.max(dim=-1)
-    weight = gate
+    weight, class_weights = gate, None
     if temperature is not None:
-        weight, labels = (probabilities / temperature).softmax(dim=-1).max(dim=-1)
-    return _candidates(class_logits, gate, labels, weight, mask_logits, frames, isthing)
+        class_weights = (probabilities / temperature).softmax(dim=-1)
+        weight, labels = class_weights.max(dim=-1)
+    found = _candidates(class_logits, gate, labels, weight, mask_logits, frames, isthing)
+    return [
+        replace(
+            each,
+            class_scores=probabilities[image],
+            class_weights=None if class_weights is None else class_weights[image],
+        )
+        for image, each in enumerate(found)
+    ]
+
+
+def scores_of_pairs(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """`class_scores` and `class_weights` of candidates that stand for one class each, as Panoptic SegFormer's do.
+
+    labels, scores: (K,) on the device. Stuff is no instance and must not take a thing's place among the best: its class
+    scores are 0, its weights are not.
+    """
+    weights = scores.new_zeros((len(labels), len(isthing))).scatter_(1, labels[:, None], scores[:, None])
+    return weights * torch.tensor(isthing, device=scores.device), weights
 
 
 def pair_candidates(
@@ -181,7 +215,8 @@ def pair_candidates(
         raise NonFiniteOutput("class logits")
     labels = np.concatenate([np.asarray(things)[(pairs % len(things)).cpu().numpy()], stuff]).astype(np.int64)
     masks = torch.cat([thing_masks[pairs // len(things)], stuff_masks])
-    return Candidates(labels, host, gate, masks, frame, isthing, activation)
+    class_scores, class_weights = scores_of_pairs(torch.from_numpy(labels).to(gate.device), gate, isthing)
+    return Candidates(labels, host, gate, masks, frame, isthing, activation, class_scores, class_weights, most)
 
 
 def _candidates(

@@ -166,12 +166,14 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.floa
     mixing = torch.zeros((len(clusters), len(owner)), device=device)
     gate = np.zeros(len(clusters), np.float32)
     strength = torch.zeros(len(clusters), device=device)
+    strengths = torch.zeros_like(mixing)
     for number, members in enumerate(clusters):
         share = shares[owner[members]]
         mixing[number, members] = torch.tensor(share / max(share.sum(), 1e-12), dtype=torch.float32, device=device)
         gate[number] = _confidence(gates[members], share)
         whole = share.sum() if share.sum() >= 0.5 else 1.0
-        strength[number] = (weights[members] * torch.tensor(share / whole, dtype=torch.float32, device=device)).sum()
+        strengths[number, members] = torch.tensor(share / whole, dtype=torch.float32, device=device)
+        strength[number] = (weights[members] * strengths[number, members]).sum()
     merged = (mixing @ masks.flatten(1)).view(len(clusters), *shape)
     return Candidates(
         labels=labels[[members[0] for members in clusters]] if clusters else np.zeros(0, np.int64),
@@ -181,7 +183,22 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.floa
         frame=frame,
         isthing=outputs[best].isthing,
         activation="sigmoid" if in_logits else "identity",
+        class_scores=_averaged([each.class_scores for each in outputs], kept, strengths),
+        class_weights=_averaged([each.class_weights for each in outputs], kept, strengths),
+        most_instances=outputs[best].most_instances,
     )
+
+
+def _averaged(
+    values: Sequence[Tensor | None], kept: Sequence[npt.NDArray[np.int64]], strengths: Tensor
+) -> Tensor | None:
+    """(clusters, classes): what the members of each cluster say of the classes; None where one of them says nothing."""
+    known = [each for each in values if each is not None]
+    if len(known) < len(values):
+        return None
+    device = strengths.device
+    rows = [each.float()[torch.from_numpy(own).to(device)] for each, own in zip(known, kept, strict=True)]
+    return strengths @ torch.cat(rows)
 
 
 def _probabilities(candidates: Candidates) -> Tensor:

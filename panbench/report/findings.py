@@ -21,6 +21,7 @@ from panbench.metrics.uncertainty import SampleFold, intervals
 from panbench.report.fusion import oracle_grid, oracle_record, read_oracle
 from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.tables import comparison_row
+from panbench.report.unfused import map_ap, missing_note, unfused_grid, unfused_scores
 from panbench.runs import Run
 
 __all__ = ["Findings", "error_findings", "metric_findings"]
@@ -77,6 +78,9 @@ def metric_findings(
 
     boundary = summarise(near.table()) if run.has_boundary else None
 
+    before = unfused_scores(run)
+    has_rows = before.has_ap or before.has_miou
+
     rows = [
         *([] if boundary is None else [("boundary PQ", *(percent(boundary[group]["PQ"]) for group in GROUPS))]),
         ("PQ†, stuff without threshold", *(percent(daggers[group]) for group in GROUPS)),
@@ -88,6 +92,7 @@ def metric_findings(
         ("mean accuracy", percent(semantic.mean_accuracy), "", ""),
         ("mean Dice", percent(semantic.mean_dice), "", ""),
     ]
+    missing = missing_note(run)
     others = deviations.record()
     if not run.info.dataset.has_ground_truth:
         # Where nothing is labelled, "void counts as wrong" would make a number of predictions that nobody can judge.
@@ -100,7 +105,8 @@ def metric_findings(
     merged = merged.assign(**merged[["PQ", "SQ", "RQ"]].where(occurs))
     grids = [
         _interval_grid(run, sure, summary),
-        Grid(("Measure", *GROUPS), tuple(rows)),
+        Grid(("Measure", *GROUPS), tuple(rows), notes=() if has_rows or missing is None else (missing,)),
+        *([unfused_grid(before, semantic.mIoU)] if has_rows else []),
         Grid(
             ("Not PQ: other conventions", *GROUPS),
             tuple((one.label, *(percent(others[one.name][group]) for group in GROUPS)) for one in DEVIATIONS),
@@ -121,6 +127,8 @@ def metric_findings(
             name: getattr(semantic, name)
             for name in ("mIoU", "mIoU_th", "mIoU_st", "fwIoU", "pixel_accuracy", "mean_accuracy", "mean_dice")
         },
+        **before.record(),
+        "AP_map": map_ap(run),
         "deviations": {one.name: {**others[one.name], "description": one.description} for one in DEVIATIONS},
         "thresholds": _records(curve),
         "by": {name: _records(table) for name, table in sliced.items()},

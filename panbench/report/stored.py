@@ -93,8 +93,11 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
     """
     checked, problems = [], list(run.notices)
     problems += [fault for fault in run.faults if fault not in problems]
+    problems += run.unfused.notices if run.unfused is not None else ()
     if run.is_verified and not problems:
         checked.append(f"{len(run.info.parts or ()):,} parts are as they were written.")
+        if run.info.unfused:
+            checked.append(f"{len(run.info.unfused):,} files of AP_pan and mIoU_pan are as they were written.")
     if run.info.summary is not None and len(run.images):
         if SummaryRecord.of(run.summary()) == run.info.summary:
             checked.append("The summary in run.json is what the parts give.")

@@ -23,6 +23,7 @@ from panbench.runs.lock import is_locked
 from panbench.runs.membership import Membership
 from panbench.runs.record import RunInfo, read_info
 from panbench.runs.replacing import finish_swap, old_of
+from panbench.runs.unfused import UnfusedParts
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -84,6 +85,11 @@ class Run:
         """Which files in parts/ are this run's."""
         assert self.path is not None
         return Membership(self.path / "parts", self.info)
+
+    @cached_property
+    def unfused(self) -> UnfusedParts | None:
+        """The rows of AP_pan and mIoU_pan, as far as the run has them; None for a run in memory."""
+        return None if self.path is None else UnfusedParts(self.path, self.info)
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -325,6 +325,8 @@ class RunInfo:
     """the scores when the run was closed; null when it has no image"""
     parts: tuple[PartRecord, ...] | None = None
     """the parts when the run was last closed; null for runs of schema 1, which cannot be verified"""
+    unfused: tuple[PartRecord, ...] | None = None
+    """the files in unfused/, with the rows of AP_pan and mIoU_pan, when the run was last closed; null without them"""
     started: str | None = None
     """when it began: ISO 8601, UTC"""
     finished: str | None = None

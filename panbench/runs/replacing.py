@@ -16,7 +16,7 @@ from panbench.runs.record import read_info
 
 __all__ = ["beside", "finish_swap", "foreign_files", "old_of", "place_of", "remove_run_files", "run_bytes", "swap"]
 
-_WRITTEN = ("run.json", "parts", "predictions", "predictions.json", "candidates")
+_WRITTEN = ("run.json", "parts", "predictions", "predictions.json", "candidates", "unfused")
 
 
 def beside(home: Path) -> Path:
@@ -55,9 +55,9 @@ def remove_run_files(path: Path) -> Sequence[Path]:
     """Removes the files that a run wrote, its run.json last, and the folder if it is empty then; what is left in it."""
     if not path.is_dir():
         return ()
-    for part in part_files(path / "parts"):
+    for part in (*part_files(path / "parts"), *part_files(path / "unfused")):
         part.unlink()
-    for temporary in (*path.glob(".*.tmp"), *(path / "parts").glob(".*.tmp")):
+    for temporary in (*path.glob(".*.tmp"), *(path / "parts").glob(".*.tmp"), *(path / "unfused").glob(".*.tmp")):
         temporary.unlink()
     if (path / "predictions").is_dir() and not foreign_files(path):
         shutil.rmtree(path / "predictions")
@@ -65,7 +65,7 @@ def remove_run_files(path: Path) -> Sequence[Path]:
         kept.unlink()
     for name in ("predictions.json", "run.json"):
         (path / name).unlink(missing_ok=True)
-    for folder in (path / "parts", path / "candidates", path):
+    for folder in (path / "parts", path / "candidates", path / "unfused", path):
         with contextlib.suppress(OSError):
             folder.rmdir()
     return sorted(path.iterdir()) if path.is_dir() else ()

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.base.files import write_json
+from panbench.metrics.unfused import UnfusedTable
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
 from panbench.runs.hashes import NO_HASHES, FileHashes
 from panbench.runs.lock import RunLock
 from panbench.runs.membership import Membership, part_metadata
-from panbench.runs.record import SCHEMA, STATUSES, RunInfo, SummaryRecord, read_info
+from panbench.runs.record import SCHEMA, STATUSES, PartRecord, RunInfo, SummaryRecord, read_info
 from panbench.runs.replacing import (
     beside,
     finish_swap,
@@ -33,6 +34,7 @@ from panbench.runs.replacing import (
     run_bytes,
     swap,
 )
+from panbench.runs.unfused import FOLDER, UnfusedParts, compact_unfused, write_unfused
 
 __all__ = ["RunWriter", "check_room", "remove_run", "unfinished_run"]
 
@@ -56,7 +58,7 @@ class RunWriter:
         """The images in readable parts of the run."""
         self.notices = run.notices
         self._lock = lock
-        self._next: dict[int, int] = {}
+        self._next: dict[tuple[str, int], int] = {}
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], info: RunInfo, overwrite: bool = False) -> "RunWriter":
@@ -127,6 +129,7 @@ class RunWriter:
                 schema=SCHEMA,
                 id=run.info.id or secrets.token_hex(16),
                 parts=run.members.records(),
+                unfused=_records_before_fusion(run),
                 status="running",
                 error=None,
                 finished=None,
@@ -150,18 +153,29 @@ class RunWriter:
         files: the hashes of the files that were read for these images
         A part that exists is never replaced. Raises BadRun when the folder has become another run's.
         """
-        folder = self.path / "parts"
+        metadata = part_metadata(self.info, files or NO_HASHES)
+        return self._write_next(self.path / "parts", rank, lambda path: write_part(path, table, metadata))
+
+    def _write_next(self, folder: Path, rank: int, write: Callable[[Path], None]) -> Path:
         if read_info(self.path).id != self.info.id:
             raise BadRun(f"{self.path} was replaced by another run while this one was being written.")
-        if rank not in self._next:
+        key = (folder.name, rank)
+        if key not in self._next:
             mine = [part for part in part_files(folder) if part.stem.startswith(f"{rank:04d}-")]
-            self._next[rank] = max((int(part.stem.split("-")[1]) for part in mine), default=-1) + 1
+            self._next[key] = max((int(part.stem.split("-")[1]) for part in mine), default=-1) + 1
         while True:
-            target = folder / f"{rank:04d}-{self._next[rank]:06d}.parquet"
-            self._next[rank] += 1
+            target = folder / f"{rank:04d}-{self._next[key]:06d}.parquet"
+            self._next[key] += 1
             with contextlib.suppress(FileExistsError):
-                write_part(target, table, part_metadata(self.info, files or NO_HASHES))
+                write(target)
                 return target
+
+    def _of_run(self) -> dict[bytes, bytes]:
+        return part_metadata(self.info, NO_HASHES)
+
+    def write_unfused(self, table: UnfusedTable, rank: int = 0) -> Path:
+        """Writes the rows of a block of images before fusion (AP_pan, mIoU_pan); the path of the new file."""
+        return self._write_next(self.path / FOLDER, rank, lambda path: write_unfused(path, table, self._of_run()))
 
     def update(self, **changes: Any) -> None:
         """Replaces fields of run.json."""
@@ -183,7 +197,8 @@ class RunWriter:
             if "summary" not in updates:
                 updates["summary"] = SummaryRecord.of(run.summary()) if len(run.images) else None
             self._release_reserve()
-            self.update(**{"status": status, "finished": _now(), "parts": run.members.records(), **updates})
+            listed = {"parts": run.members.records(), "unfused": _records_before_fusion(run)}
+            self.update(**{"status": status, "finished": _now(), **listed, **updates})
             if status == "done" and self.path != self.home:
                 swap(self.path, self.home)
                 self.path = self.home
@@ -204,6 +219,7 @@ class RunWriter:
             admit=members.admit,
             metadata=lambda images: part_metadata(self.info, members.files().only(images)),
         )
+        compact_unfused(UnfusedParts(self.path, self.info), self._of_run())
 
     def _save(self) -> None:
         write_json(self.path / "run.json", self.info.to_json())
@@ -280,6 +296,11 @@ def _is_free(path: Path) -> bool:
         if not _TEMPORARY.fullmatch(entry.name) and not (entry.name == "parts" and not any(entry.iterdir())):
             return False
     return True
+
+
+def _records_before_fusion(run: Run) -> tuple[PartRecord, ...] | None:
+    """What run.json lists of unfused/; None for a run without it."""
+    return (run.unfused.records() if run.unfused is not None else ()) or None
 
 
 def _now() -> str:

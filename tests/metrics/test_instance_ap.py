@@ -9,7 +9,7 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panbench.metrics.instance_ap import InstanceTable, instance_ap
+from panbench.metrics.instance_ap import InstanceTable, instance_ap, resampled_ap
 
 CATEGORIES = (1, 2, 5)
 
@@ -196,3 +196,16 @@ def test_a_pair_without_its_rows_is_refused():
     broken = InstanceTable(**{**table.__dict__, "pair_gt": table.pair_gt + 5000})
     with pytest.raises(ValueError, match="not listed"):
         instance_ap(broken, CATEGORIES)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_resamples_are_those_of_counting_again(seed):
+    true, found = scenes(seed, images=6)
+    table = table_of(true, found)
+    images = np.arange(1, 7)
+    counts = np.random.default_rng(seed).multinomial(6, np.full(6, 1 / 6), size=120)
+    drawn = resampled_ap(table, CATEGORIES, images, counts)
+    for place in (0, 1, 57, 119):
+        again = instance_ap(table, CATEGORIES, dict(zip(images.tolist(), counts[place].tolist(), strict=True)))
+        expected = [np.nan if value is None else value for value in again.as_record().values()]
+        assert drawn[:, place] == pytest.approx(expected, abs=1e-12, nan_ok=True)

@@ -165,7 +165,8 @@ class MaskFormer(Family):
     ) -> list[Output]:
         """The last decoder layer's classes and masks."""
         class_logits, mask_logits = module.panoptic_head(module.extract_feat(inputs), samples)
-        return list(softmax_candidates(class_logits[-1], mask_logits[-1], frames, isthing))
+        most = module.panoptic_fusion_head.test_cfg.get("max_per_image", 100)
+        return list(softmax_candidates(class_logits[-1], mask_logits[-1], frames, isthing, most_instances=most))
 
     def speed_up(self, module: Any, device: torch.device) -> None:
         """(layers, batch, queries, channels) → the last layer, before it is multiplied with every pixel."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from panbench.catalog import ModelSpec
 from panbench.models.base import Adapter, Resize
-from panbench.models.candidates import Candidates, Frame
+from panbench.models.candidates import Candidates, Frame, scores_of_pairs
 from panbench.models.labels import coco_labels
 from panbench.models.panoptic_segformer.network import Layout, PanopticSegFormer, rename
 from panbench.models.rules import parse_rule
@@ -44,7 +44,18 @@ class PanopticSegFormerAdapter(Adapter):
         found = []
         for image, frame in enumerate(frames):
             labels, scores, masks = module.choose(outputs, image)
+            class_scores, class_weights = scores_of_pairs(labels, scores, self.isthing)
             found.append(
-                Candidates(labels.cpu().numpy(), scores.cpu().numpy(), scores, masks, frame, self.isthing, "identity")
+                Candidates(
+                    labels.cpu().numpy(),
+                    scores.cpu().numpy(),
+                    scores,
+                    masks,
+                    frame,
+                    self.isthing,
+                    "identity",
+                    class_scores,
+                    class_weights,
+                )
             )
         return found

@@ -1,6 +1,6 @@
 """Panoptic FPN's heuristic: instances painted in order of their scores, stuff where none is. [Kirillov et al. 2019]"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -127,32 +127,32 @@ class PanopticFPN(Rule):
 
 def paste_masks(instances: Instances, threshold: float) -> Sequence[tuple[Window, Tensor]]:
     """(window, bool mask within it) of each instance. On a CPU the window is the box, elsewhere the whole image."""
+    return [(window, mask >= threshold) for window, mask in pasted_masks(instances)]
+
+
+def pasted_masks(instances: Instances) -> Iterator[tuple[Window, Tensor]]:
+    """(window, probabilities within it) of each instance, as `paste_masks` has them before its threshold."""
     height, width = instances.frame.original
     boxes, masks = instances.boxes, instances.masks
     everywhere = (slice(0, height), slice(0, width))
     if boxes is None:
-        return [(everywhere, mask) for mask in masks >= threshold]
+        yield from ((everywhere, mask) for mask in masks)
+        return
     if not len(boxes):
-        return []
+        return
     if not feeding.is_fed(boxes.device):
         lows = (boxes[:, :2].floor() - 1).clamp(min=0).int().tolist()
         highs = (boxes[:, 2:].ceil() + 1).int().tolist()
-        pasted = []
         for index, ((left, top), (right, bottom)) in enumerate(zip(lows, highs, strict=True)):
             rows, columns = range(top, min(bottom, height)), range(left, min(right, width))
             window = (slice(top, max(rows.stop, top)), slice(left, max(columns.stop, left)))
             one = slice(index, index + 1)
-            pasted.append((window, _sample_masks(masks[one], boxes[one], rows, columns)[0] >= threshold))
-        return pasted
+            yield window, _sample_masks(masks[one], boxes[one], rows, columns)[0]
+        return
     block = max(1, resize.ELEMENTS_AT_ONCE // (3 * height * width))
-    return [
-        (everywhere, mask)
-        for start in range(0, len(boxes), block)
-        for mask in _sample_masks(
-            masks[start : start + block], boxes[start : start + block], range(height), range(width)
-        )
-        >= threshold
-    ]
+    for start in range(0, len(boxes), block):
+        part = slice(start, start + block)
+        yield from ((everywhere, mask) for mask in _sample_masks(masks[part], boxes[part], range(height), range(width)))
 
 
 def _sample_masks(masks: Tensor, boxes: Tensor, rows: range, columns: range) -> Tensor:

@@ -160,6 +160,7 @@ class TransformersAdapter(Adapter):
             raise BadModel(f"{self.spec.title} gives one name to several labels (id2label of config.json).")
         self.class_names = tuple(names[label] for label in named)
         self.isthing = self._things()
+        self._named = named
         self._label_of = np.full(max(names) + 2, NO_LABEL, np.int64)
         self._label_of[named] = np.arange(len(named))
 
@@ -224,7 +225,14 @@ class TransformersAdapter(Adapter):
         outputs = module(pixel_values=pixels, **extra)
         classes, masks = getattr(outputs, self.kind.class_logits), getattr(outputs, self.kind.mask_logits)
         found = softmax_candidates(classes, masks, frames, self.isthing)
-        return [dataclasses.replace(each, labels=self._label_of[each.labels]) for each in found]
+        return [
+            dataclasses.replace(
+                each,
+                labels=self._label_of[each.labels],
+                class_scores=None if each.class_scores is None else each.class_scores[:, self._named],
+            )
+            for each in found
+        ]
 
 
 _NOT_PARAMETERS = ("relative_position_index", "position_ids", "num_batches_tracked", "criterion.empty_weight")

@@ -1,0 +1,161 @@
+"""COCO's instance JSON: true instances whose masks may overlap. The papers' ground truth of AP_pan."""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from panbench.base.errors import BadDataset
+from panbench.base.files import sha256_of
+from panbench.base.text import listed
+from panbench.panoptic.types import Category
+
+__all__ = ["OUTSIDE_PIXELS", "InstanceSet", "TrueInstance", "instance_mask", "read_instances", "read_json"]
+
+OUTSIDE_PIXELS = 2
+"""Annotation tools round polygons to points just outside of the image; anything farther is a mistake."""
+
+
+@dataclass(frozen=True)
+class TrueInstance:
+    """An instance as its JSON lists it: `area` decides its size, its mask is made by `InstanceSet.mask`."""
+
+    category_id: int
+    area: float
+    iscrowd: bool
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class InstanceSet:
+    """The instances of a JSON by image id, in the order of the JSON."""
+
+    path: Path
+    sha256: str
+    by_image: dict[int, tuple[TrueInstance, ...]]
+
+    def of_image(self, image_id: int) -> tuple[TrueInstance, ...]:
+        """The instances of an image; () where it has none."""
+        return self.by_image.get(image_id, ())
+
+    def mask(self, instance: TrueInstance, height: int, width: int) -> npt.NDArray[np.bool_]:
+        """(height, width): the pixels of an instance, as pycocotools rasterizes them. Raises BadDataset."""
+        where = f"{self.path}: annotation {instance.record.get('id')}"
+        return instance_mask(instance.record.get("segmentation"), height, width, where)[0]
+
+
+def read_instances(
+    path: str | os.PathLike[str], categories: Sequence[Category], image_ids: Sequence[int] | None = None
+) -> InstanceSet:
+    """The instances of a COCO instance JSON such as instances_val2017.json.
+
+    categories: those of the panoptic ground truth; each instance must be of one of its things, by id and name
+    image_ids: images that the JSON must list
+    Raises BadDataset for a file that is none, or that is of other categories or images.
+    """
+    document = read_json(path, ("images", "annotations", "categories"))
+    things = {category.id: category.name for category in categories if category.isthing}
+    try:
+        theirs = {int(record["id"]): str(record["name"]) for record in document["categories"]}
+        listed_images = {int(record["id"]) for record in document["images"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadDataset(f"{path} is not a COCO instance JSON: an image or category lacks {error}.") from error
+    different = sorted(name for id, name in things.items() if theirs.get(id) != name) + sorted(
+        name for id, name in theirs.items() if id not in things
+    )
+    if different:
+        raise BadDataset(
+            f"{path} and the panoptic ground truth have different things: {listed(different, 5)}. Give the instances "
+            "of the same set."
+        )
+    absent = sorted(set(image_ids or ()) - listed_images)
+    if absent:
+        raise BadDataset(f"{path} does not list {len(absent):,} of the images, as {listed(absent, 5)}: another split?")
+    found: dict[int, list[TrueInstance]] = defaultdict(list)
+    wanted = None if image_ids is None else set(image_ids)
+    for record in document["annotations"]:
+        try:
+            if wanted is not None and record["image_id"] not in wanted:
+                continue
+            instance = TrueInstance(
+                int(record["category_id"]), float(record["area"]), bool(record.get("iscrowd", 0)), record
+            )
+            if instance.category_id not in things:
+                raise BadDataset(f"{path}: annotation {record.get('id')} is of an unknown category.")
+            found[int(record["image_id"])].append(instance)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadDataset(f"{path} is not a COCO instance JSON: an annotation lacks {error}.") from error
+    return InstanceSet(Path(path), sha256_of(path), {image: tuple(own) for image, own in found.items()})
+
+
+def instance_mask(shape: Any, height: int, width: int, where: str) -> tuple[npt.NDArray[np.bool_], bool]:
+    """(height, width): the mask that a `segmentation` of COCO describes, and whether polygons had to be clipped.
+
+    shape: polygons, or run lengths, compressed or not; where: begins the sentence of an error. Raises BadDataset.
+    """
+    from pycocotools import mask as rle_masks
+
+    clipped = False
+    # pycocotools' C code trusts its input: what would write outside of its memory is refused here.
+    if isinstance(shape, list):
+        shape, clipped = _checked_polygons(shape, height, width, where)
+    elif isinstance(shape, dict) and shape.get("size") != [height, width]:
+        raise BadDataset(f"{where} has a mask of another size than its image.")
+    try:
+        if isinstance(shape, list):
+            shape = rle_masks.merge(rle_masks.frPyObjects(shape, height, width))
+        elif isinstance(shape, dict) and isinstance(shape.get("counts"), list):
+            if not all(type(run) is int and run >= 0 for run in shape["counts"]):
+                raise ValueError("runs must be whole numbers")
+            if sum(shape["counts"]) != height * width:
+                raise ValueError(f"its runs have {sum(shape['counts'])} pixels, not {height * width}")
+            shape = rle_masks.frPyObjects(shape, height, width)
+        mask: npt.NDArray[np.bool_] = rle_masks.decode(shape).astype(bool)
+    except Exception as error:  # pycocotools raises anything from TypeError to bare Exception
+        raise BadDataset(f"{where} has no readable mask ({error}).") from error
+    if mask.shape != (height, width):
+        raise BadDataset(f"{where} has a mask of another size than its image.")
+    return mask, clipped
+
+
+def _checked_polygons(polygons: list[Any], height: int, width: int, where: str) -> tuple[list[list[float]], bool]:
+    """Polygons with all points in the image, and whether some had to be moved there.
+
+    Raises BadDataset for those that are not lists of coordinates, not finite, or farther outside: pycocotools takes
+    memory for every pixel of their outline, or crashes.
+    """
+    checked, clipped = [], False
+    for polygon in polygons:
+        numbers = isinstance(polygon, list) and all(type(value) in (int, float) for value in polygon)
+        if not numbers or len(polygon) < 6 or len(polygon) % 2:
+            raise BadDataset(f"{where} has a polygon that is not a list of at least three x, y.")
+        points = np.array([min(max(value, -1e300), 1e300) for value in polygon], np.float64).reshape(-1, 2)
+        low, high = points.min(initial=0), (points - (width, height)).max(initial=0)
+        if not np.isfinite(points).all() or low < -OUTSIDE_PIXELS or high > OUTSIDE_PIXELS:
+            raise BadDataset(
+                f"{where} has a polygon with points outside of its image of {height}×{width} (height × width), or not "
+                "finite. Correct its coordinates."
+            )
+        clipped |= low < 0 or high > 0
+        checked.append(points.clip(0, (width, height)).ravel().tolist())
+    return checked, bool(clipped)
+
+
+def read_json(path: str | os.PathLike[str], keys: Iterable[str]) -> Any:
+    """A JSON document whose `keys` are lists. Raises BadDataset."""
+    try:
+        document = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise BadDataset(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise BadDataset(f"{path} is not JSON ({error}).") from error
+    for key in keys:
+        if not isinstance(document, dict) or not isinstance(document.get(key), list):
+            raise BadDataset(f"{path} has no list `{key}`.")
+    return document

@@ -1,0 +1,209 @@
+"""What a network says of an image before fusion: overlapping instances and the semantic sum, for AP_pan and mIoU_pan.
+
+Instances are the pairs of candidate and class with the highest class scores (the config's max_per_image, 100), those
+of things among them, ranked by class score × mask score, the mean probability within the mask; the semantic map is the
+class of highest Σ class × mask at each pixel. [Cheng et al. 2021, 2022; as mmdet and the authors' code compute them]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from panbench.models.candidates import NO_LABEL, Candidates, Instances
+from panbench.models.rules import resize
+from panbench.models.rules.panoptic_fpn import pasted_masks
+from panbench.models.rules.resize import upsampled_blocks
+from panbench.panoptic.masks import PackedMasks, packed_bytes
+
+__all__ = ["InstanceMasks", "Unfused", "unfused"]
+
+MOST_INSTANCES = 100
+"""Of boxes with masks, which come by falling score, so many count."""
+
+
+@dataclass(frozen=True)
+class InstanceMasks:
+    """Predicted instances of an image, on the host: contiguous label, score and packed mask of each."""
+
+    labels: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+    masks: PackedMasks
+
+
+@dataclass(frozen=True)
+class Unfused:
+    """An image before fusion, on the host. instances, semantic: None where not asked for.
+
+    semantic: (H, W) int16, the contiguous label of each pixel, NO_LABEL where every sum is 0
+    """
+
+    instances: InstanceMasks | None
+    semantic: npt.NDArray[np.int16] | None
+
+
+@torch.inference_mode()
+def unfused(
+    output: Candidates | Instances, things: Sequence[bool], *, instances: bool = True, semantic: bool = True
+) -> Unfused:
+    """The instances of an image and its semantic map. The host waits for the device.
+
+    things: for each label, whether it counts as a thing (in the dataset's eyes)
+    Raises ValueError for candidates without `class_scores`.
+    """
+    if isinstance(output, Candidates):
+        return _of_candidates(output, things, instances, semantic)
+    return _of_boxes(output, things, instances, semantic)
+
+
+def _of_candidates(output: Candidates, things: Sequence[bool], instances: bool, semantic: bool) -> Unfused:
+    scores, frame = output.class_scores, output.frame
+    if scores is None:
+        raise ValueError("the candidates have no class_scores")
+    device = scores.device
+    classes = scores.shape[1]
+    best, pairs = scores.float().flatten().topk(min(output.most_instances, scores.numel()))
+    query, label = pairs // max(classes, 1), pairs % max(classes, 1)
+    is_thing = torch.tensor(tuple(things), dtype=torch.bool, device=device)[label]
+    # A score of 0 is no instance: candidates that stand for one class each are 0 in all others.
+    is_thing &= best > 0
+    best, query, label = best[is_thing], query[is_thing], label[is_thing]
+    wanted = torch.unique(query)
+    weights = (scores if output.class_weights is None else output.class_weights).float()
+    sums = _SemanticSums(weights, frame.original) if semantic else None
+    rows = torch.arange(len(output.masks), device=device) if semantic else wanted
+    found: list[Tensor] = []
+    certainty = torch.zeros(len(output.masks), device=device)
+    is_wanted = torch.zeros(len(output.masks), dtype=torch.bool, device=device)
+    is_wanted[wanted] = instances
+    for start, values in upsampled_blocks(output.masks[rows], frame):
+        own = rows[start : start + len(values)]
+        chosen = is_wanted[own]
+        covered = values[chosen] > (0.0 if output.activation == "sigmoid" else 0.5)
+        probabilities = values.sigmoid_() if output.activation == "sigmoid" else values
+        if len(covered):
+            inside = (probabilities[chosen] * covered).flatten(1).sum(1)
+            certainty[own[chosen]] = inside / (covered.flatten(1).sum(1) + 1e-6)
+            found.append(_packed(covered))
+        if sums is not None:
+            sums.add(own, probabilities)
+    masks = None
+    if instances:
+        packed = (
+            torch.cat(found)
+            if found
+            else torch.zeros((0, packed_bytes(frame.original)), dtype=torch.uint8, device=device)
+        )
+        place = torch.searchsorted(wanted, query)
+        host = torch.stack([label.float(), best * certainty[query]]).cpu().numpy()
+        masks = InstanceMasks(host[0].astype(np.int64), host[1], packed[place].cpu().numpy())
+    semantic_map = None
+    if sums is not None:
+        while not sums.is_last:
+            sums.next_classes()
+            for start, values in upsampled_blocks(output.masks, frame):
+                probabilities = values.sigmoid_() if output.activation == "sigmoid" else values
+                sums.add(rows[start : start + len(values)], probabilities)
+        semantic_map = sums.labels()
+    return Unfused(masks, semantic_map)
+
+
+def _of_boxes(output: Instances, things: Sequence[bool], instances: bool, semantic: bool) -> Unfused:
+    """Boxes with masks: their scores rank them. Things of the semantic map are Σ score × mask, stuff the softmax."""
+    height, width = output.frame.original
+    device = output.semantic_logits.device
+    classes = len(things)
+    packed = np.zeros((0, packed_bytes(output.frame.original)), np.uint8)
+    kept: list[int] = []
+    found: list[npt.NDArray[np.uint8]] = []
+    sums = torch.zeros((classes, height, width), device=device) if semantic else None
+    for index, (window, probabilities) in enumerate(pasted_masks(output)):
+        label = output.labels[index]
+        if instances and index < MOST_INSTANCES and things[label]:
+            mask = np.zeros((height, width), np.bool_)
+            mask[window] = (probabilities >= 0.5).cpu().numpy()
+            kept.append(index)
+            found.append(np.packbits(mask))
+        if sums is not None:
+            sums[label][window] += output.scores[index] * probabilities
+    masks = None
+    if instances:
+        masks = InstanceMasks(
+            np.array([output.labels[index] for index in kept], np.int64),
+            np.array([output.scores[index] for index in kept], np.float32),
+            np.stack(found) if found else packed,
+        )
+    if sums is None:
+        return Unfused(masks, None)
+    # The softmax over the channels, in blocks that bound memory: its highest logit, its denominator, each share.
+    peak = torch.full((height, width), -torch.inf, device=device)
+    for _, logits in upsampled_blocks(output.semantic_logits, output.frame):
+        peak = torch.maximum(peak, logits.amax(0))
+    total = torch.zeros((height, width), device=device)
+    for _, logits in upsampled_blocks(output.semantic_logits, output.frame):
+        total += logits.sub_(peak).exp_().sum(0)
+    for start, logits in upsampled_blocks(output.semantic_logits, output.frame):
+        for offset, channel in enumerate(logits):
+            label = output.semantic_labels[start + offset]
+            if label != NO_LABEL:
+                sums[label] += channel.sub_(peak).exp_() / total
+    best, winner = sums.max(dim=0)
+    return Unfused(masks, torch.where(best > 0, winner, NO_LABEL).to(torch.int16).cpu().numpy())
+
+
+class _SemanticSums:
+    """Σ class × mask of each class at each pixel, a bounded number of classes at a time, and the best class so far."""
+
+    def __init__(self, weights: Tensor, shape: tuple[int, int]) -> None:
+        self._weights, self._shape = weights, shape
+        pixels = shape[0] * shape[1]
+        self._step = max(1, min(weights.shape[1], 2 * resize.ELEMENTS_AT_ONCE // max(pixels, 1)))
+        self._first = 0
+        self._sums = torch.zeros((self._step, pixels), device=weights.device)
+        self._best: Tensor | None = None
+        self._winner: Tensor | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the classes that are summed now are the last."""
+        return self._first + self._step >= self._weights.shape[1]
+
+    def add(self, rows: Tensor, probabilities: Tensor) -> None:
+        """Adds some masks, (rows, H, W) probabilities."""
+        own = self._weights[rows, self._first : self._first + self._step]
+        self._sums[: own.shape[1]].addmm_(own.T, probabilities.flatten(1))
+
+    def next_classes(self) -> None:
+        """Goes on to the next classes: all masks must be added again."""
+        self._keep()
+        self._first += self._step
+        self._sums.zero_()
+
+    def labels(self) -> npt.NDArray[np.int16]:
+        """(H, W) the class of the highest sum at each pixel; NO_LABEL where none is above 0."""
+        best, winner = self._keep()
+        return torch.where(best > 0, winner, NO_LABEL).view(self._shape).to(torch.int16).cpu().numpy()
+
+    def _keep(self) -> tuple[Tensor, Tensor]:
+        count = min(self._step, self._weights.shape[1] - self._first)
+        best, winner = self._sums[:count].max(dim=0)
+        winner = winner + self._first
+        if self._best is not None and self._winner is not None:
+            # Of equal sums the first class wins, as in one argmax over all.
+            winner = torch.where(best > self._best, winner, self._winner)
+            best = torch.maximum(best, self._best)
+        self._best, self._winner = best, winner
+        return best, winner
+
+
+def _packed(masks: Tensor) -> Tensor:
+    """(N, bytes) uint8 of (N, H, W) bool, as NumPy's packbits has them."""
+    flat = masks.flatten(1)
+    if flat.device.type == "cpu":
+        return torch.from_numpy(np.packbits(flat.numpy(), axis=1))
+    flat = torch.nn.functional.pad(flat, (0, -flat.shape[1] % 8)).view(len(flat), -1, 8)
+    weights = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=flat.device)
+    return (flat * weights).sum(dim=2, dtype=torch.uint8)
