@@ -44,6 +44,12 @@ def score(
     ignore_extra: Annotated[bool, flag("--ignore-extra", "Pass over images that the ground truth lacks.")] = False,
     allow_missing: Annotated[bool, flag("--allow-missing", "Score images without a prediction as empty.")] = False,
     boundary: Annotated[bool, flag("--boundary", "Also store what boundary PQ needs.")] = False,
+    ap: Annotated[
+        bool, flag("--ap", "Also the mask AP of the things in the maps; every thing segment needs a score.")
+    ] = False,
+    ap_gt: Annotated[
+        Path | None, option("With --ap: a COCO instance JSON as its ground truth.", metavar="FILE.json")
+    ] = None,
     threads: Annotated[int | None, option("Default: the cores.", metavar="N", min=1)] = None,
     max_pixels: Annotated[int | None, option("Refuse larger PNGs before they are decoded.", metavar="N", min=1)] = None,
 ) -> None:
@@ -52,7 +58,14 @@ def score(
     from panbench.report.tables import comparison_row, summary_text
     from panbench.scoring.folder import as_json as scores_of
     from panbench.scoring.folder import score_folder
+    from panbench.scoring.map_ap import ap_of_map, refuse_unscored
 
+    if ap_gt is not None and not ap:
+        raise BadArgument("--ap-gt is the ground truth of AP. Add --ap.")
+    if ap:
+        from panbench.panoptic.coco import read_annotation_columns
+
+        refuse_unscored(pred, pred_dir, read_annotation_columns(gt, gt_dir).categories)
     with console.Bars() as bars:
         run = score_folder(
             gt,
@@ -72,11 +85,19 @@ def score(
             reporter=bars,
             images=images,
         )
+        found = ap_of_map(run, ap_gt, counter(bars, "AP")) if ap else None
+    truth = f"the instances of {ap_gt.name}" if ap_gt is not None else f"the thing segments of {gt.name}"
     if as_json:
-        console.show_json(scores_of(run))
+        besides = {} if found is None else {"AP_map": found.as_record(), "AP_map_gt": truth}
+        console.show_json({**scores_of(run), **besides})
     else:
         row = comparison_row(run)
         console.show(summary_text(row.title, run.summary(), row.notes))
+        if found is not None:
+            from panbench.report.unfused import map_grid
+
+            console.show("")
+            console.show_grids([map_grid(found, truth)])
     if out is None:
         console.say("Not stored. With --out results/NAME, panbench compare, metrics and errors can ask it more.")
     else:

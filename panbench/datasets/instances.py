@@ -34,11 +34,12 @@ class TrueInstance:
 
 @dataclass(frozen=True)
 class InstanceSet:
-    """The instances of a JSON by image id, in the order of the JSON."""
+    """The instances of a JSON by image id, in the order of the JSON. sizes: (height, width) of each image listed."""
 
     path: Path
     sha256: str
     by_image: dict[int, tuple[TrueInstance, ...]]
+    sizes: dict[int, tuple[int, int]]
 
     def of_image(self, image_id: int) -> tuple[TrueInstance, ...]:
         """The instances of an image; () where it has none."""
@@ -63,7 +64,7 @@ def read_instances(
     things = {category.id: category.name for category in categories if category.isthing}
     try:
         theirs = {int(record["id"]): str(record["name"]) for record in document["categories"]}
-        listed_images = {int(record["id"]) for record in document["images"]}
+        sizes = {int(record["id"]): (int(record["height"]), int(record["width"])) for record in document["images"]}
     except (KeyError, TypeError, ValueError) as error:
         raise BadDataset(f"{path} is not a COCO instance JSON: an image or category lacks {error}.") from error
     different = sorted(name for id, name in things.items() if theirs.get(id) != name) + sorted(
@@ -74,7 +75,7 @@ def read_instances(
             f"{path} and the panoptic ground truth have different things: {listed(different, 5)}. Give the instances "
             "of the same set."
         )
-    absent = sorted(set(image_ids or ()) - listed_images)
+    absent = sorted(set(image_ids or ()) - set(sizes))
     if absent:
         raise BadDataset(f"{path} does not list {len(absent):,} of the images, as {listed(absent, 5)}: another split?")
     found: dict[int, list[TrueInstance]] = defaultdict(list)
@@ -91,7 +92,7 @@ def read_instances(
             found[int(record["image_id"])].append(instance)
         except (KeyError, TypeError, ValueError) as error:
             raise BadDataset(f"{path} is not a COCO instance JSON: an annotation lacks {error}.") from error
-    return InstanceSet(Path(path), sha256_of(path), {image: tuple(own) for image, own in found.items()})
+    return InstanceSet(Path(path), sha256_of(path), {image: tuple(own) for image, own in found.items()}, sizes)
 
 
 def instance_mask(shape: Any, height: int, width: int, where: str) -> tuple[npt.NDArray[np.bool_], bool]:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.metrics.instance_ap import instance_ap
+from panbench.base.text import in_sentence
+from panbench.metrics.instance_ap import InstanceAP, instance_ap
 from panbench.metrics.map_instances import instances_of_map
 from panbench.metrics.unfused import (
     AP_NAMES,
@@ -31,6 +32,7 @@ __all__ = [
     "UnfusedScores",
     "ap_truth",
     "map_ap",
+    "map_grid",
     "missing_note",
     "unfused_grid",
     "unfused_scores",
@@ -123,6 +125,18 @@ def map_ap(run: Run) -> dict[str, float | None] | None:
     return instance_ap(table, thing_ids(run.categories)).as_record()
 
 
+def map_grid(found: InstanceAP, truth: str) -> Grid:
+    """The table of `panbench score --ap`. truth: what AP was measured against, in words."""
+    record = found.as_record()
+    note = (
+        f"Mask AP of the thing segments of the maps, ranked by their scores, against {truth}. It is not AP_pan, which "
+        "is of a network's instances before fusion."
+    )
+    return Grid(
+        ("AP of the map", *list(record)[1:]), (tuple(percent(value) for value in record.values()),), 0, notes=(note,)
+    )
+
+
 def missing_note(run: Run) -> str | None:
     """The command that makes a run's rows; None where nothing can: predictions of other programs are fused."""
     return None if run.info.kind == "score" else f"AP_pan and mIoU_pan are made by {COMMAND}: this run has no rows."
@@ -139,10 +153,14 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
         raise BadArgument("--metrics ap and miou cannot be had of --mixed: the runs share no images.")
     for run in runs:
         table = _table(run)
-        lacking = [m for m, rows in (("ap", "instances"), ("miou", "pixels")) if m in metrics and not _has(table, rows)]
+        lacking = [
+            name
+            for metric, name, rows in (("ap", "AP_pan", "instances"), ("miou", "mIoU_pan", "pixels"))
+            if metric in metrics and not _has(table, rows)
+        ]
         if lacking or table is None:
             raise BadRun(
-                f"{run.name} has no rows of {' and '.join(lacking)} before fusion. {COMMAND} makes them while it "
+                f"{run.name} has no rows of {in_sentence(lacking)} before fusion. {COMMAND} makes them while it "
                 "evaluates."
             )
         tables.append(table)
