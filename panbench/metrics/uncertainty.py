@@ -32,7 +32,7 @@ from panbench.metrics.pq import panoptic_quality, ratio
 from panbench.metrics.slices import ImageStatistics, SliceFold, StatisticsFold
 from panbench.panoptic.types import Category
 
-__all__ = ["METRICS", "Comparison", "Sample", "SampleFold", "compare", "holm", "intervals", "resampled_pq"]
+__all__ = ["METRICS", "Comparison", "Sample", "SampleFold", "compare", "holm", "intervals"]
 
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
@@ -92,16 +92,6 @@ def intervals(
     drawn = resampled(stack, resamples, seed, Progress(reporter, resamples))
     low, high = percentiles(drawn[0], level)
     return _interval_rows(stack, 0, low, high)
-
-
-def resampled_pq(statistics: ImageStatistics | Sample, *, resamples: int = 1_000, seed: int = 0) -> Float:
-    """(1 + resamples,) PQ of all categories: first of all images, then of bootstrap resamples, NaN without one.
-
-    Runs on the same images are resampled with the same ones, as long as `resamples` and `seed` are the same: what is
-    computed of several of them has a paired interval.
-    """
-    stack = _Stack.of([statistics if isinstance(statistics, Sample) else Sample.of(statistics)])
-    return np.concatenate([stack.exact()[0, 0, :1], _resampled(stack, resamples, seed)[0, 0, 0]])
 
 
 def compare(

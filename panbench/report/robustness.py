@@ -101,7 +101,8 @@ class Robustness:
             return "15 corruptions at 5 severities"
         same = len(severities) == 1
         chosen = [str(level) for level in min(severities)]
-        levels = f"severit{"y" if len(chosen) == 1 else "ies"} {in_sentence(chosen)}" if same else "some severities"
+        word = "severity" if len(chosen) == 1 else "severities"
+        levels = f"{word} {in_sentence(chosen)}" if same else "some severities"
         return f"{kinds} of 15 corruptions at {levels}"
 
 
