@@ -200,14 +200,14 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
     ]
     lines = []
     for a, b in combinations(range(len(found)), 2):
-        for name, one, other in (
+        for name, mine, theirs in (
             ("clean PQ", found[a].clean, found[b].clean),
             ("mPC", found[a].mPC, found[b].mPC),
             ("rPC", found[a].rPC, found[b].rPC),
         ):
-            if one is None or other is None:
+            if mine is None or theirs is None:
                 continue
-            better, worse, values = (b, a, other - one) if other[0] >= one[0] else (a, b, one - other)
+            better, worse, values = (b, a, theirs - mine) if theirs[0] >= mine[0] else (a, b, mine - theirs)
             shown = _interval_of(values, first.images)
             star = "*" if shown["low"] is not None and shown["low"] > 0 else ""
             lines.append(
