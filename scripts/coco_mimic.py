@@ -40,12 +40,16 @@ class Fault:
 
 @dataclasses.dataclass(frozen=True)
 class Mimic:
-    """The host's files by path, how fetch.py is told of them, and what is to stand on disk in the end."""
+    """The host's files by path, how fetch.py is told of them, and what is to stand on disk in the end.
+
+    instances: the JSONs of the other archive of annotations, which are fetched on request alone
+    """
 
     files: dict[str, bytes]
     host: CocoHost
     expected: dict[str, bytes]
     inner_stored: bool
+    instances: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     def at(self, base: str) -> CocoHost:
         """The host at another address."""
@@ -128,6 +132,16 @@ def build_mimic(
     files["/zips/test2017.zip"] = pictures.getvalue()
     files["/annotations/image_info_test2017.zip"] = info.getvalue()
 
+    instances: dict[str, bytes] = {}
+    others = io.BytesIO()
+    with zipfile.ZipFile(others, "w", zipfile.ZIP_DEFLATED) as archive:
+        for split in ("train", "val"):
+            for kind in ("instances", "captions"):
+                name = f"annotations/{kind}_{split}2017.json"
+                instances[name] = json.dumps({"images": [], "annotations": [], "kind": kind}).encode()
+                archive.writestr(name, instances[name])
+    files["/annotations/annotations_trainval2017.zip"] = others.getvalue()
+
     def archive_of(path: str) -> Archive:
         content = files["/" + path]
         return Archive(path, len(content), hashlib.sha256(content).hexdigest())
@@ -141,8 +155,9 @@ def build_mimic(
             "train": archive_of("zips/train2017.zip"),
             "test-dev": archive_of("zips/test2017.zip"),
         },
+        archive_of("annotations/annotations_trainval2017.zip"),
     )
-    return Mimic(files, host, expected, inner_stored)
+    return Mimic(files, host, expected, inner_stored, instances)
 
 
 def _scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, list[dict[str, object]]]:

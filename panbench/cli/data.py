@@ -73,6 +73,9 @@ def coco(
     ] = CocoSplit.val,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images and their ground truth.")] = None,
     root: Annotated[Path, typer.Option(help="The folder of the set.")] = Path("data/coco"),
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Also instances_SPLIT2017.json: what `eval --ap-gt` takes.")
+    ] = False,
     keep_archives: Annotated[
         bool, typer.Option("--keep-archives", help="Keep whole archives in ROOT/archives.")
     ] = False,
@@ -91,6 +94,7 @@ def coco(
             root,
             split.value,
             limit=limit,
+            instances=instances,
             keep_archives=keep_archives,
             archives_from=archives_from,
             progress=console.downloads(bars),
@@ -100,6 +104,8 @@ def coco(
     downloaded = f"{decimal(int(folder.fetched))} downloaded" if folder.fetched else "nothing to download"
     _print(f"{folder.root}, {split.value}: {folder.n_images:,} images{pngs} verified; {downloaded}.")
     _print(f"JSON: {folder.json}")
+    if folder.instances is not None:
+        _print(f"Instances: {folder.instances}")
     if split is not CocoSplit.test_dev:
         options = f" --limit {limit}" if limit is not None else ""
         options += f" --split {split.value}" if split is not CocoSplit.val else ""

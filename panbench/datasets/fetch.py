@@ -79,6 +79,7 @@ class CocoHost:
     annotations: Archive
     image_info: Archive
     images: dict[str, Archive]
+    instances: Archive | None = None
 
 
 COCO = CocoHost(
@@ -104,6 +105,11 @@ COCO = CocoHost(
             "zips/test2017.zip", 6_646_970_404, "c7908c3c9f94ba2f3340ebbeec58c25db6be8774f18d68c2f15d0e369d95baba"
         ),
     },
+    instances=Archive(
+        "annotations/annotations_trainval2017.zip",
+        252_907_541,
+        "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+    ),
 )
 
 # How many images the JSON of each split lists, and how many its archive holds.
@@ -113,7 +119,10 @@ _N_IN_ARCHIVE = {"val": 5_000, "train": 118_287, "test-dev": 40_670}
 
 @dataclass(frozen=True)
 class CocoFolder:
-    """What is on disk after a fetch: paths, counts, and the bytes that were downloaded for it."""
+    """What is on disk after a fetch: paths, counts, and the bytes that were downloaded for it.
+
+    instances: the instance JSON, AP's ground truth in papers; None unless it was asked for
+    """
 
     root: Path
     split: str
@@ -123,6 +132,7 @@ class CocoFolder:
     pngs: Path | None
     n_pngs: int
     fetched: int
+    instances: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,7 @@ def fetch_coco(
     split: str = "val",
     *,
     limit: int | None = None,
+    instances: bool = False,
     keep_archives: bool = False,
     archives_from: str | os.PathLike[str] | None = None,
     progress: Tasks | None = None,
@@ -216,6 +227,7 @@ def fetch_coco(
 
     split: val, train, or test-dev (images and the list of images with panoptic categories; its ground truth is secret)
     limit: only the first so many images in the order of the JSON, and their ground truth
+    instances: also instances_<split>2017.json, the ground truth of AP in papers (`eval --ap-gt`)
     keep_archives: leave the archives that had to be fetched whole in <root>/archives
     archives_from: a folder of archives fetched before; they are verified, read in place and left there
     progress: called with the current step, bytes done and bytes in total
@@ -229,10 +241,13 @@ def fetch_coco(
         raise BadArgument(f"The limit must be at least 1, not {limit}.")
     if archives_from is not None and not Path(archives_from).is_dir():
         raise BadArgument(f"{archives_from} is not a folder. Give the folder of the archives.")
+    if instances and split == "test-dev":
+        raise BadArgument("The ground truth of test-dev is secret: it has no instances to fetch.")
     job = _Fetch(
         Path(root),
         split,
         limit,
+        instances,
         keep_archives,
         Path(archives_from) if archives_from is not None else None,
         progress,
@@ -245,7 +260,7 @@ def fetch_coco(
     except DownloadFailed as error:
         if "no connection" not in str(error):
             raise
-        names = " and ".join(archive.name for archive in job.archives)
+        names = in_sentence([archive.name for archive in job.archives])
         raise DownloadFailed(
             f"{error} Without a network, fetch {names} elsewhere and give their folder with --from."
         ) from error
@@ -335,6 +350,7 @@ class _Fetch:
     root: Path
     split: str
     limit: int | None
+    instances: bool
     keep: bool
     archives_from: Path | None
     progress: Tasks | None
@@ -351,11 +367,16 @@ class _Fetch:
 
     def run(self) -> CocoFolder:
         json_path, image_folder, png_folder = coco_paths(self.root, self.split)
-        archive, _ = self.archives
+        archive = self.archives[0]
+        instances = None
         if self.split == "test-dev":
             self._list_of_test_images(json_path)
         else:
-            self._annotation_json(json_path)
+            self._annotation_json(json_path, self.host.annotations)
+        if self.instances:
+            assert self.host.instances is not None
+            instances = json_path.parent / f"instances_{self.split}2017.json"
+            self._annotation_json(instances, self.host.instances)
         names, pngs = _names_in(json_path, self.limit)
         if png_folder is not None:
             self._complete(self._tree(png_folder, archive), pngs, self._inner_archive)
@@ -377,13 +398,15 @@ class _Fetch:
             png_folder,
             len(pngs) if png_folder else 0,
             fetched,
+            instances,
         )
 
     @property
-    def archives(self) -> tuple[Archive, Archive]:
-        """The two archives that the split comes from."""
+    def archives(self) -> tuple[Archive, ...]:
+        """The archives that the split comes from, that of its JSON first."""
         first = self.host.image_info if self.split == "test-dev" else self.host.annotations
-        return first, self.host.images[self.split]
+        more = (self.host.instances,) if self.instances and self.host.instances is not None else ()
+        return (first, self.host.images[self.split], *more)
 
     def close(self) -> None:
         for reader in self._readers.values():
@@ -391,10 +414,9 @@ class _Fetch:
 
     # The JSONs
 
-    def _annotation_json(self, path: Path) -> None:
+    def _annotation_json(self, path: Path, archive: Archive) -> None:
         inside = f"annotations/{path.name}"
-        tree = self._tree(path.parent, self.host.annotations, path.name)
-        archive = self.host.annotations
+        tree = self._tree(path.parent, archive, path.name)
         if path.name not in tree.files:
             tree.learn([_found(inside, self._listing(archive), archive.name)])
         if tree.missing([path.name], _nothing):

@@ -104,6 +104,21 @@ def test_train_stands_whole(server, mimic, tmp_path):
     assert on_disk(tmp_path) == expected_of(mimic, "train")
 
 
+def test_instances_come_on_request_and_nothing_else_of_their_archive(server, mimic, tmp_path):
+    assert fetch(server, mimic, tmp_path).instances is None
+    folder = fetch(server, mimic, tmp_path, instances=True)
+    name = "annotations/instances_val2017.json"
+    assert folder.instances == tmp_path / name
+    assert on_disk(tmp_path) == {**expected_of(mimic), name: mimic.instances[name]}
+    assert 0 < folder.fetched < len(mimic.files["/annotations/annotations_trainval2017.zip"]) + 2000
+    assert fetch(server, mimic, tmp_path, instances=True).fetched == 0
+    # Damaged, it is fetched again.
+    folder.instances.write_bytes(b"{}")
+    assert fetch(server, mimic, tmp_path, instances=True).instances.read_bytes() == mimic.instances[name]
+    with pytest.raises(BadArgument, match="has no instances"):
+        fetch(server, mimic, tmp_path, "test-dev", instances=True)
+
+
 def test_test_dev_has_its_images_and_panoptic_categories(server, mimic, tmp_path):
     folder = fetch(server, mimic, tmp_path, "test-dev")
     images = {name: content for name, content in mimic.expected.items() if name.startswith("test2017/")}
