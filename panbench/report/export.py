@@ -236,7 +236,10 @@ def _predictions(run: Run) -> PanopticSet:
         return read_predictions_json(run.path / "predictions.json", run.path / "predictions")
     if info.predictions is not None and info.predictions.json and Path(info.predictions.json).is_file():
         return read_predictions_json(info.predictions.json, info.predictions.folder)
-    raise BadRun(f"{run.name} has no predictions here. Run the model again with --save-predictions.")
+    raise BadRun(
+        f"{run.name} has no predictions here. `panbench eval … --out {run.path} --save-predictions --overwrite` makes "
+        "the run again with them."
+    )
 
 
 def _masks(panoptic: PanopticSet, run: Run) -> Iterator[tuple[int, list[dict[str, Any]]]]:

@@ -19,7 +19,7 @@ from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import Sample, SampleFold
 from panbench.metrics.uncertainty import compare as weigh
 from panbench.report.grid import Grid, as_markdown
-from panbench.report.tables import comparable_images
+from panbench.report.tables import comparable_images, without_mixed
 from panbench.runs import Run
 
 __all__ = ["METRICS", "Check", "GateResult", "gate"]
@@ -203,7 +203,10 @@ def gate(
     name, _, suffix = metric.partition("_")
     if suffix and (by or slices):
         raise BadArgument(f"Slices have PQ, SQ and RQ of all their categories, not {metric}. Give --metric {name}.")
-    shared = comparable_images([run, baseline], common_images=common_images)
+    try:
+        shared = comparable_images([run, baseline], common_images=common_images)
+    except BadRun as problem:
+        raise BadRun(without_mixed(str(problem))) from None
     if not len(shared):
         raise BadRun(f"{baseline.name} and {run.name} hold no scored image, so there is nothing to gate on.")
     sides = [_read(side, shared, by, bool(slices)) for side in (baseline, run)]

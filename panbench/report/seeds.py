@@ -17,7 +17,7 @@ from panbench.base.text import for_spreadsheet, in_sentence, listed
 from panbench.metrics.seeds import POWER, SeedComparison, compare_seeds
 from panbench.metrics.uncertainty import FEWEST_IMAGES, SampleFold
 from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, as_text, markdown_text, percent, plain, signed
-from panbench.report.tables import comparable_images
+from panbench.report.tables import comparable_images, without_mixed
 from panbench.runs import Run, load_run
 
 __all__ = ["SeedStanding", "find_seeds", "is_pattern", "seed_standing"]
@@ -249,7 +249,10 @@ def seed_standing(
     Raises BadRun for runs that cannot be compared or hold no image.
     """
     runs = [run for members in models.values() for run in members]
-    shared = comparable_images(runs, common_images=common_images)
+    try:
+        shared = comparable_images(runs, common_images=common_images)
+    except BadRun as problem:
+        raise BadRun(without_mixed(str(problem))) from None
     if not len(shared):
         raise BadRun(f"{listed([run.name for run in runs])} hold no scored image, so there is nothing to compare.")
 

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ __all__ = [
     "row_record",
     "summary_text",
     "typed_table",
+    "without_mixed",
 ]
 
 GROUPS = {"All": "", "Things": "_th", "Stuff": "_st"}
@@ -213,6 +215,12 @@ def comparable_images(runs: Sequence[Run], *, common_images: bool = False) -> np
     return shared
 
 
+def without_mixed(sentence: str) -> str:
+    """Why runs cannot be compared, without the way out that only `compare` has: --mixed."""
+    sentence = re.sub(r"(, or show|\. Show) (them|the runs) [^.]*--mixed\.", ".", sentence)
+    return re.sub(r"(, or --mixed|; or add --mixed) to show all as they are", "", sentence)
+
+
 def shared_images(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
     """The ids of the images that all runs have, ascending."""
     return reduce(lambda known, other: np.intersect1d(known, other, assume_unique=True), (run.images for run in runs))
@@ -280,10 +288,11 @@ def check_comparable(runs: Sequence[Run]) -> None:
         if np.array_equal(left, right):
             continue
         both = len(np.intersect1d(left, right, assume_unique=True))
+        shared = f"{both:,} of them in both" if both else "none of them in both"
+        way_out = "Compare on the images that all runs have with --common-images, or show" if both else "Show"
         raise BadRun(
-            f"{first.name} has {len(left):,} images and {run.name} {len(right):,}, {both:,} of them in "
-            "both: their numbers cannot be compared. Compare on the images that all runs have with --common-images, or "
-            "show the runs as they are with --mixed."
+            f"{first.name} has {len(left):,} images and {run.name} {len(right):,}, {shared}: their numbers cannot be "
+            f"compared. {way_out} the runs as they are with --mixed."
         )
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from panbench.base.errors import BadRun
 from panbench.base.reporter import SILENT, Reporter
+from panbench.catalog import load_catalog
 from panbench.metrics.calibration import calibration
 from panbench.metrics.errors import CAUSES, ErrorReport, explain
 from panbench.metrics.matched import Matched, positions
@@ -116,7 +117,7 @@ def overview(members: Sequence[Compared]) -> pd.DataFrame:
                 "low": member.row.PQ_low,
                 "high": member.row.PQ_high,
                 "params": member.row.params,
-                "gflops": gflops_of(member.row.title),
+                "gflops": gflops_of(_system_of(member.run)),
                 "images_per_second": member.row.images_per_second,
                 "device": member.row.device,
                 "precision": member.row.precision,
@@ -125,6 +126,13 @@ def overview(members: Sequence[Compared]) -> pd.DataFrame:
             for member in members
         ]
     ).astype(dict.fromkeys(("PQ", "low", "high", "params", "gflops", "images_per_second"), float))
+
+
+def _system_of(run: Run) -> str:
+    """Model and backbone as published results name them; the run's title where the catalogue does not say."""
+    model = run.info.model
+    spec = None if model is None else load_catalog().get(model.name or "")
+    return (spec and spec.system) or (model and model.title) or run.name
 
 
 def per_category(members: Sequence[Compared]) -> pd.DataFrame:

@@ -4,12 +4,13 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-from little_runs import scored
+from little_runs import scored, store
 from support import panbench
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.report.gate import gate
 from panbench.report.own_slices import read_slices, slices_for
+from panbench.runs import Run, load_run
 
 N = 40
 GT = dict.fromkeys(range(1, N + 1), "ppppqqqqssss")
@@ -186,3 +187,33 @@ class TestSliceFiles:
         (tmp_path / "own.json").write_text(json.dumps(slices))
         with pytest.raises(BadArgument, match=sentence):
             slices_for(tmp_path / "own.json", [made["base"]])
+
+
+def test_a_gate_reads_large_runs_in_blocks_and_finds_the_same(runs, monkeypatch, tmp_path):
+    folder, made = runs
+    file = tmp_path / "site.json"
+    file.write_text(json.dumps({"harbour": list(range(1, 21)), "road": list(range(21, 41))}))
+    slices = slices_for(file, list(made.values()))
+    whole = gate(made["worse"], made["base"], by="size", slices=slices)
+    monkeypatch.setattr("panbench.runs.folder.ROWS_AT_ONCE", 10)
+    large = [load_run(folder / name) for name in ("worse", "base")]
+    monkeypatch.setattr(Run, "table", property(lambda run: pytest.fail("the whole run was read")))
+    monkeypatch.setattr(Run, "matched", property(lambda run: pytest.fail("the whole run was matched")))
+    assert gate(*large, by="size", slices=slices).checks == whole.checks
+
+
+def test_runs_without_an_image_are_no_gate(tmp_path):
+    runs = [store(tmp_path / name, {"dataset": {"fingerprint": "x"}}, []) for name in ("a", "b")]
+    with pytest.raises(BadRun, match="hold no scored image"):
+        gate(*runs)
+
+
+def test_a_gate_between_other_images_names_no_option_that_it_lacks(runs, tmp_path):
+    folder, _ = runs
+    few = {image: GT[image] for image in range(1, 5)}
+    scored(tmp_path, "few", few, few)
+    for words in ([], ["--common-images"]):
+        told = panbench("gate", tmp_path / "few", "--baseline", folder / "base", *words)
+        assert told.exit_code == 2
+        assert "cannot be compared" in told.stderr
+        assert "--mixed" not in told.stderr

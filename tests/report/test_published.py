@@ -1,6 +1,7 @@
 """Published results: chosen by name, on the split of the runs, marked as claims."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from support import panbench
 from panbench.base.errors import BadArgument
 from panbench.published import choose, published_results
 from panbench.report.comparison import standing
+from panbench.report.plots import CLAIMED, draw_plot
 from panbench.report.published import published_grid, published_row, with_published
+from panbench.report.views import compared
 from panbench.runs import load_run
 from panbench.scoring.folder import score_folder
 
@@ -115,3 +118,57 @@ def test_the_list_filters_and_says_that_nothing_was_measured():
 def test_columns_that_no_result_fills_are_left_out():
     assert "AP_th" not in published_grid(choose(["K-Net"])).columns
     assert "AP_th" in published_grid(choose(["Mask2Former"])).columns
+
+
+@pytest.mark.parametrize("kind", CLAIMED)
+def test_a_plot_draws_claims_hollow_and_says_that_they_are_claimed(coco_run, kind):
+    members, _ = compared([load_run(coco_run)])
+    figure, table = draw_plot(kind, members, published=choose(["Mask2Former", "MaskFormer R50"], **ON_VAL))
+    claims = table[table["claimed"].astype(bool)]
+    assert len(claims) > 3
+    assert claims[kind].notna().all()
+    assert claims["source"].str.len().gt(0).all()
+    (hollow,) = (line for line in figure.axes[0].lines if line.get_markerfacecolor() == "none")
+    assert sorted(hollow.get_ydata()) == pytest.approx(sorted(100 * claims["PQ"]))
+    assert sorted(hollow.get_xdata()) == pytest.approx(sorted(claims[kind]))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["claimed, not measured here"], "the run itself has neither parameters nor GFLOPs"
+    named = {text.get_text() for text in figure.axes[0].texts}
+    assert named == {name.removesuffix(" (claimed)") for name in claims["run"]}
+
+
+def test_a_model_of_the_catalogue_has_its_published_gflops(coco_run, tmp_path):
+    info = json.loads((coco_run / "run.json").read_text("utf-8"))
+    info["model"] = {"name": "mask2former-r50", "title": "Mask2Former R50", "params": 44_000_000}
+    shutil.copytree(coco_run, tmp_path / "m2f")
+    (tmp_path / "m2f" / "run.json").write_text(json.dumps(info), "utf-8")
+    out = tmp_path / "plot.pdf"
+    made = panbench("show", "plot", "gflops", tmp_path / "m2f", "--published", "mask2former", "--out", out, "--data")
+    assert made.exit_code == 0, made.output
+    lines = out.with_suffix(".csv").read_text("utf-8").splitlines()
+    measured = dict(zip(lines[0].split(","), lines[1].split(","), strict=False))
+    assert (float(measured["gflops"]), measured["claimed"]) == (226, "False")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["gflops"], "It shows published results (--published NAME)"),
+        (["speed", "--published", "all"], "--published goes with params or gflops"),
+        (["params", "--published", "SOLOv2"], "None of these published results states its parameters"),
+        (["params", "--published", "YOLO"], "Nothing is published here of 'YOLO'"),
+        (["colour"], "There is no plot 'colour'"),
+    ],
+)
+def test_plots_of_what_is_not_known_are_refused(coco_run, tmp_path, words, sentence):
+    told = panbench("show", "plot", words[0], coco_run, *words[1:], "--out", tmp_path / "x.pdf")
+    assert told.exit_code == 2, told.output
+    assert sentence in told.stderr
+    assert not (tmp_path / "x.pdf").exists()
+
+
+def test_tables_of_claims_have_their_gflops_in_latex_too(coco_run):
+    latex = panbench("compare", coco_run, "--published", "mask2former r50", "--format", "latex").stdout
+    assert "GFLOPs" in latex
+    assert " 226 " in latex
+    assert "GFLOPs" not in panbench("compare", coco_run, "--format", "latex").stdout

@@ -11,6 +11,7 @@ from support import panbench
 from panbench.metrics.slices import image_statistics
 from panbench.metrics.two_truths import rank_changes
 from panbench.report.relabel import find_answers, read_truth, relabel
+from panbench.report.suspects_page import write_relabelling
 from panbench.scoring.folder import score_folder
 
 # Persons p and q, a dog d, sky s. B is what is there; A has a label of each kind wrong, images 1 to 6.
@@ -257,3 +258,17 @@ def test_the_ranks_of_little_runs_are_those_of_their_pq(found):
         order = np.argsort(-rows[f"PQ_{side}"].to_numpy(), kind="stable")
         ranks = rows[f"rank_{side}"].to_numpy()[order]
         assert (np.diff(ranks) >= 0).all()
+
+
+def test_truths_and_predictions_without_a_segment_have_nothing_and_no_fault(tmp_path):
+    void = dict.fromkeys((1, 2), "........")
+    write_side(tmp_path, "gt", dict.fromkeys(void, "ppppssss"))
+    for name in ("empty", "x", "y"):
+        write_side(tmp_path, name, void)
+    full, empty = read_truth(tmp_path / "gt.json"), read_truth(tmp_path / "empty.json")
+    silent = find_answers([tmp_path / "x.json", tmp_path / "y.json"])
+    for truths in ((full, full), (empty, full), (empty, empty)):
+        found = relabel(*truths, silent, resamples=100)
+        assert all(table.empty for table in found.suspects)
+        write_relabelling(found, tmp_path / "out")
+        json.dumps(found.record(), allow_nan=False)

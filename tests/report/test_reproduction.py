@@ -12,8 +12,9 @@ from support import panbench
 
 from panbench.base.errors import BadModel, BadRun
 from panbench.catalog import find_model, load_catalog
-from panbench.report.reproduction import claim_for, judge
+from panbench.report.reproduction import claim_for, judge, unfit_to_commit
 from panbench.runs import DatasetRecord, ImagesRecord, ModelRecord, RuleRecord, RunInfo
+from panbench.scoring.folder import score_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = find_model("mask2former-r50")
@@ -97,7 +98,7 @@ def test_a_model_without_a_number_has_nothing_to_reproduce():
 
 def test_the_tiny_models_claims_are_their_cards():
     rows = list(csv.DictReader((ROOT / "panbench" / "measured.csv").read_text("utf-8").splitlines()))
-    for name in ("panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny"):
+    for name in ("panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny", "oneformer-tiny", "eomt-tiny"):
         card = (ROOT / "configs" / "weights" / f"{name}.md").read_text("utf-8")
         printed = re.findall(r"^\| (All|Things|Stuff) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", card, re.MULTILINE)
         claimed = [(row["group"], row["PQ"], row["SQ"], row["RQ"]) for row in rows if row["name"] == name]
@@ -116,3 +117,72 @@ def test_the_command_reproduces_a_tiny_model_and_judges_the_stored_run_again(tmp
     other = panbench("reproduce", "maskformer-tiny", "--run", stored)
     assert other.exit_code == 2
     assert "is not a run of maskformer-tiny" in other.output
+
+
+@pytest.mark.slow
+def test_generated_data_of_cocos_shape_get_a_verdict_that_suspects_the_data_first(tmp_path, monkeypatch):
+    """A model for COCO's 133 categories, with a claim on val2017, on the dozen images of a small copy of COCO."""
+    from coco_mimic import build_mimic
+    from safetensors.torch import save_file
+
+    from panbench.datasets.fetch import panoptic_categories
+    from panbench.models.mmdet.config import build_model, load_config
+
+    for name, content in build_mimic(n_val=3, n_train=1, n_test=1, size=(64, 96)).expected.items():
+        file = tmp_path / "coco" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    names = tuple(c["name"] for c in sorted(panoptic_categories(), key=lambda c: not c["isthing"]))
+    claim = {"PQ": 0.519, "dataset": "coco", "split": "val2017", "source": "a test"}
+    text = (ROOT / "configs" / "mask2former-tiny.py").read_text("utf-8")
+    for old, new in {
+        "./_shapes.py": f"{ROOT}/configs/_shapes.py",
+        '"Mask2Former tiny"': '"Mask2Former for COCO"',
+        '"weights/mask2former-tiny.safetensors"': repr(str(tmp_path / "coco-tiny.safetensors")),
+        '"trained_on": "shapes"': '"trained_on": "coco"',
+        '"published": None': f'"published": {claim!r}',
+        "num_things_classes = 5": "num_things_classes = 80",
+        "num_stuff_classes = 4": "num_stuff_classes = 53",
+        "{{_base_.shapes_metainfo}}": f"dict(classes={names!r})",
+    }.items():
+        assert old in text, old
+        text = text.replace(old, new)
+    config = tmp_path / "configs" / "coco-tiny.py"
+    config.parent.mkdir()
+    config.write_text(text, "utf-8")
+    weights = build_model(load_config(config)).state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "coco-tiny.safetensors")
+    monkeypatch.setenv("PANBENCH_CONFIGS", str(config.parent))
+    monkeypatch.chdir(tmp_path)
+    told = panbench("reproduce", "coco-tiny", "--data", tmp_path / "coco")
+    assert told.exit_code == 3, told.output
+    assert "Not reproduced: Mask2Former for COCO" in told.stdout
+    assert "1. The data are others" in told.stdout
+    assert "lists 3 images, and the claim is of 5,000" in told.stdout
+    page = panbench("reproduce", "--page", "results/published/README.md")
+    assert page.exit_code == 0, page.output
+    text = (tmp_path / "results" / "published" / "README.md").read_text("utf-8")
+    assert "| Mask2Former for COCO | coco val2017 | not reproduced |" in " ".join(text.split())
+
+
+def test_the_page_has_a_verdict_for_each_run_and_a_reason_where_there_is_none(tmp_path):
+    empty = panbench("reproduce", "--page", tmp_path / "README.md")
+    assert empty.exit_code == 2
+    assert "holds no run" in empty.stderr
+    reference = ROOT / "tests" / "reference" / "pq_edges"
+    score_folder(reference / "gt.json", reference / "pred.json", out=tmp_path / "mine", index=False)
+    made = panbench("reproduce", "--page", tmp_path / "README.md")
+    assert made.exit_code == 0, made.output
+    assert "mine is not a run of a model in the catalogue" in (tmp_path / "README.md").read_text("utf-8")
+    both = panbench("reproduce", "mask2former-tiny", "--page", tmp_path / "README.md")
+    assert both.exit_code == 2
+    assert panbench("reproduce").exit_code == 2
+
+
+def test_what_is_too_large_for_version_control_is_named(tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a.parquet").write_bytes(b"0" * 2_000_001)
+    (tmp_path / "predictions").mkdir()
+    first, second = unfit_to_commit(tmp_path)
+    assert "a.parquet has 2.0 MB" in first
+    assert "predictions is not needed" in second
