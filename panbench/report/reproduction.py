@@ -62,17 +62,21 @@ class Reproduction:
 
     rows: group, metric, claimed, found (percent)
     suspects: what can have moved the numbers: first what the run is sure of, then what is to be compared
+    other_images: how many images the data have, where these are not those of the claim; then nothing is reproduced
     """
 
     title: str
     claim: Claim
     rows: tuple[tuple[str, str, float, float], ...]
     suspects: tuple[str, ...]
+    other_images: int | None = None
 
     @property
     def reproduced(self) -> bool:
-        """Whether every number agrees."""
-        return all(abs(found - claimed) <= self.claim.within + _ROUNDING for _, _, claimed, found in self.rows)
+        """Whether every number agrees, on the images of the claim."""
+        return self.other_images is None and all(
+            abs(found - claimed) <= self.claim.within + _ROUNDING for _, _, claimed, found in self.rows
+        )
 
     @property
     def sentence(self) -> str:
@@ -80,6 +84,8 @@ class Reproduction:
         group, metric, claimed, found = max(self.rows, key=lambda row: abs(row[3] - row[2]))
         said = f"{metric} ({group}) is {found:.2f} for {claimed:g}, {found - claimed:+.2f} points"
         word = "Reproduced" if self.reproduced else "Not reproduced"
+        if self.other_images is not None:
+            word += f" on {self.other_images:,} images that are not the claim's"
         which = "the largest difference" if len(self.rows) > 1 else "the difference"
         return (
             f"{word}: {self.title}, {which}: {said}; {self.claim.within:g} are allowed. Claimed by {self.claim.source}."
@@ -152,7 +158,7 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
     if info.model is None or info.model.name != spec.name:
         raise BadRun(f"{run.name} is not a run of {spec.name}.")
     held = (info.dataset.name, info.dataset.split)
-    if held != (claim.dataset, claim.split):
+    if held not in ((claim.dataset, claim.split), (f"{claim.dataset}-subset", claim.split)):
         found = " ".join(part for part in held if part)
         raise BadRun(f"{run.name} is on {found}; what is claimed of {spec.title} is on {claim.dataset} {claim.split}.")
     scored, listed = len(run.image_ids()), info.dataset.n_images or claim.images
@@ -169,7 +175,8 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
         if (group, metric) in claim.values
     )
     suspects = tuple(_suspects(info, spec, claim))
-    return Reproduction(spec.title, claim, rows, suspects)
+    others = claim.images is not None and listed != claim.images
+    return Reproduction(spec.title, claim, rows, suspects, listed if others else None)
 
 
 def _suspects(info: RunInfo, spec: ModelSpec, claim: Claim) -> Iterator[str]:

@@ -156,7 +156,7 @@ def test_generated_data_of_cocos_shape_get_a_verdict_that_suspects_the_data_firs
     monkeypatch.chdir(tmp_path)
     told = panbench("reproduce", "coco-tiny", "--data", tmp_path / "coco")
     assert told.exit_code == 3, told.output
-    assert "Not reproduced: Mask2Former for COCO" in told.stdout
+    assert "Not reproduced on 3 images that are not the claim's: Mask2Former for COCO" in told.stdout
     assert "1. The data are others" in told.stdout
     assert "lists 3 images, and the claim is of 5,000" in told.stdout
     page = panbench("reproduce", "--page", "results/published/README.md")
