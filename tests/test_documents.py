@@ -190,3 +190,16 @@ def test_the_lines_that_need_only_shapes_run_in_their_order(tmp_path, monkeypatc
         for option, word in itertools.pairwise(words):
             if option == "--out":
                 assert (tmp_path / word).exists(), f"{line.file}:{line.number}: {word} was not written"
+
+
+def test_each_test_that_a_promise_names_exists():
+    text = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    promised = [name for name in re.findall(r"`([^`\s]+)`", text) if re.match(r"tests/.+|[Tt]est\w+$", name)]
+    written = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in ROOT.glob("tests/**/test_*.py")}
+    assert len(promised) > 15
+    for name in promised:
+        file, *inside = name.split("::") if name.startswith("tests/") else (None, name)
+        assert file is None or file in written, name
+        for part in inside:
+            among = "\n".join(written.values()) if file is None else written[file]
+            assert re.search(rf"^\s*(?:class|def) {part}\b", among, re.MULTILINE), name

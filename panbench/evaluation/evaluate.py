@@ -5,7 +5,7 @@ loop.py runs the threads, record.py says what run.json holds.
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -38,7 +38,7 @@ from panbench.models.predict import CategoryIds, category_ids, labels_as_categor
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
-from panbench.runs import Run, RunWriter, load_run, unfinished_run
+from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunWriter, load_run, unfinished_run
 
 __all__ = [
     "EvaluateOptions",
@@ -166,69 +166,89 @@ def evaluate_rules(
         info = first_record(model, dataset, arguments, options.command, mapping, rule)
         return RunWriter.create(out, info, overwrite=options.overwrite)
 
-    writers = [open_writer(rule, out) for rule, out in unfinished.items()] if ranks.is_first else []
-    ranks.broadcast("The run folders exist.")
-    writers = writers or [RunWriter.attach(out) for out in unfinished.values()]
-    for sentence in (sentence for writer in writers for sentence in writer.notices):
-        reporter.notice(sentence)
-    done = frozenset.intersection(*(writer.done for writer in writers))
-    first = writers[0].path
-    keeper = _keeper(model, dataset, first, options, ranks.rank, reporter) if options.keep_candidates else None
-    done = done if keeper is None else done & keeper.done
-    measurer = None
-    if options.metrics != ("pq",):
-        labels = (
-            mapping.ids if mapping is not None else dict(ids.items() if isinstance(ids, Mapping) else enumerate(ids))
-        )
-        measurer = Measurer(options.metrics, dataset, labels, writers, truth=truth, rank=ranks.rank)
-        done &= measurer.done
-    shown = model if keeper is None else KeepingModel(model, keeper)
-    plan = [
-        [scene for scene in batch if scene.image.id not in done]
-        for batch in plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size]
-    ]
-    loop = Loop(
-        model=shown if measurer is None else MeasuringModel(shown, measurer),
-        category_ids=ids,
-        category_map=mapping,
-        targets=[
-            Target(writer, rule, writer.path / "predictions" if options.save_predictions else None)
-            for writer, rule in zip(writers, unfinished, strict=True)
-        ],
-        rank=ranks.rank,
-        expected=len(dataset.scenes) if ranks.size == 1 else len(done) + sum(map(len, plan)),
-        skip_bad_images=options.skip_bad_images,
-        workers=options.workers or max(1, min(8, (os.cpu_count() or 1) // ranks.size)),
-        reporter=reporter,
-    )
+    writers: list[RunWriter] = []
+    loop: Loop | None = None
     try:
+        if ranks.is_first:
+            for rule, out in unfinished.items():
+                writers.append(open_writer(rule, out))
+        ranks.broadcast("The run folders exist.")
+        writers = writers or [RunWriter.attach(out) for out in unfinished.values()]
+        for sentence in (sentence for writer in writers for sentence in writer.notices):
+            reporter.notice(sentence)
+        done = frozenset.intersection(*(writer.done for writer in writers))
+        first = writers[0].path
+        keeper = _keeper(model, dataset, first, options, ranks.rank, reporter) if options.keep_candidates else None
+        done = done if keeper is None else done & keeper.done
+        measurer = None
+        if options.metrics != ("pq",):
+            labels = (
+                mapping.ids
+                if mapping is not None
+                else dict(ids.items() if isinstance(ids, Mapping) else enumerate(ids))
+            )
+            measurer = Measurer(options.metrics, dataset, labels, writers, truth=truth, rank=ranks.rank)
+            done &= measurer.done
+        shown = model if keeper is None else KeepingModel(model, keeper)
+        plan = [
+            [scene for scene in batch if scene.image.id not in done]
+            for batch in plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size]
+        ]
+        loop = Loop(
+            model=shown if measurer is None else MeasuringModel(shown, measurer),
+            category_ids=ids,
+            category_map=mapping,
+            targets=[
+                Target(writer, rule, writer.path / PREDICTIONS if options.save_predictions else None)
+                for writer, rule in zip(writers, unfinished, strict=True)
+            ],
+            rank=ranks.rank,
+            expected=len(dataset.scenes) if ranks.size == 1 else len(done) + sum(map(len, plan)),
+            skip_bad_images=options.skip_bad_images,
+            workers=options.workers or max(1, min(8, (os.cpu_count() or 1) // ranks.size)),
+            reporter=reporter,
+        )
         with contextlib.ExitStack() as stack:
             for besides in (keeper, measurer):
                 if besides is not None:
                     stack.callback(besides.close)
             loop.run([batch for batch in plan if batch])
         reports = ranks.gather(loop.report())
+        if ranks.is_first:
+            for target, writer in enumerate(writers):
+                if options.save_predictions:
+                    write_predictions_json(Run(writer.info, writer.path), dataset)
+                close_run(writer, dataset, reports, target, reporter, "done", None)
+            if keeper is not None and options.half_precision:
+                reporter.notice(f"Half precision changes {keeper.differing:,} pixels of the maps that fuse will make.")
     except BaseException as error:
         if ranks.is_first:
-            left = []
-            for target, writer in enumerate(writers):
-                # What ended the run is told even when nothing more can be written.
-                with contextlib.suppress(PanbenchError, OSError):
-                    how = _how_it_ended(error)
-                    left.append(close_run(writer, dataset, [loop.report()], target, reporter, *how))
+            left = _closed_early(writers, dataset, loop, reporter, error)
             if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
                 stays = in_sentence(unfinished.values())
                 error.args = (f"{error} What was scored stays in {stays}; the same command with --resume goes on.",)
         raise
-    if ranks.is_first:
-        for target, writer in enumerate(writers):
-            if options.save_predictions:
-                write_predictions_json(Run(writer.info, writer.path), dataset)
-            close_run(writer, dataset, reports, target, reporter, "done", None)
-        if keeper is not None and options.half_precision:
-            reporter.notice(f"Half precision changes {keeper.differing:,} pixels of the maps that fuse will make.")
     ranks.broadcast("The runs are closed.")
     return [load_run(out) for out in folders.values()]
+
+
+def _closed_early(
+    writers: Sequence[RunWriter], dataset: Dataset, loop: Loop | None, reporter: Reporter, error: BaseException
+) -> list[Run]:
+    """The runs that an error ends, with their last status; loop: None when the error came before its first image."""
+    left = []
+    status, reason = _how_it_ended(error)
+    for target, writer in enumerate(writers):
+        if writer.info.status == "done":
+            continue
+        # What ended the run is told even when nothing more can be written.
+        with contextlib.suppress(PanbenchError, OSError):
+            left.append(
+                writer.finish(status, error=reason)
+                if loop is None
+                else close_run(writer, dataset, [loop.report()], target, reporter, status, reason)
+            )
+    return left
 
 
 def refuse_unfit(rule: Rule, model: Model) -> None:
@@ -298,7 +318,7 @@ def _keeper(
         f"Candidates take about {size / 1e6:.2f} MB an image (measured on {len(tried)}), {needed / 1e6:,.0f} MB for "
         f"{len(dataset.scenes):,} images."
     )
-    return CandidateKeeper(run / "candidates", model.rule, about, rank=rank, exact=exact)
+    return CandidateKeeper(run / CANDIDATES, model.rule, about, rank=rank, exact=exact)
 
 
 def fit_categories(

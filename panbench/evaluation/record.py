@@ -19,6 +19,7 @@ from panbench.evaluation.loop import Report, png_name
 from panbench.models.base import Model, way_of_running
 from panbench.models.rules import Rule
 from panbench.runs import (
+    PREDICTIONS_JSON,
     CategoryMapRecord,
     DatasetRecord,
     DeviceRecord,
@@ -290,7 +291,7 @@ def write_predictions_json(run: Run, dataset: Dataset) -> None:
             }
         )
     write_json(
-        run.path / "predictions.json",
+        run.path / PREDICTIONS_JSON,
         {"annotations": annotations, "categories": [category_record(category) for category in dataset.categories]},
         indent=None,
     )

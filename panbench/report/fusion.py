@@ -13,7 +13,7 @@ from panbench.base.files import atomic_write
 from panbench.metrics.slices import ImageStatistics, pq_by
 from panbench.metrics.tuning import Tuned
 from panbench.report.grid import ABSENT, Grid, percent, signed
-from panbench.runs import Run
+from panbench.runs import ORACLE, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,6 @@ __all__ = [
     "write_oracle",
 ]
 
-ORACLE = "oracle.parquet"
 ORACLE_STEPS = {
     "rule": "the rule as it is",
     "labels": "… with the right category for each segment that fits",

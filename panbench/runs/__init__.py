@@ -5,6 +5,7 @@
 
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
+from panbench.runs.layout import CANDIDATES, ORACLE, PREDICTIONS, PREDICTIONS_JSON
 from panbench.runs.record import (
     SCHEMA,
     CategoryMapRecord,
@@ -27,6 +28,10 @@ from panbench.runs.replacing import run_bytes
 from panbench.runs.writer import RunWriter, check_room, remove_run, unfinished_run
 
 __all__ = [
+    "CANDIDATES",
+    "ORACLE",
+    "PREDICTIONS",
+    "PREDICTIONS_JSON",
     "SCHEMA",
     "CategoryMapRecord",
     "DatasetRecord",

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from panbench.base.errors import BadRun
 from panbench.panoptic.parts import part_files
+from panbench.runs.layout import CANDIDATES, ORACLE, PARTS, PREDICTIONS, PREDICTIONS_JSON, RECORD, UNFUSED, WRITTEN
 from panbench.runs.record import read_info
 
 __all__ = ["beside", "finish_swap", "foreign_files", "old_of", "place_of", "remove_run_files", "run_bytes", "swap"]
-
-_WRITTEN = ("run.json", "parts", "predictions", "predictions.json", "candidates", "unfused")
 
 
 def beside(home: Path) -> Path:
@@ -27,9 +26,9 @@ def beside(home: Path) -> Path:
 def finish_swap(home: Path) -> None:
     """Ends the replacement of a run that was cut short between its renames."""
     new, old = beside(home), old_of(home)
-    if not (old / "run.json").is_file():
+    if not (old / RECORD).is_file():
         return
-    if not home.exists() and (new / "run.json").is_file() and read_info(new).status == "done":
+    if not home.exists() and (new / RECORD).is_file() and read_info(new).status == "done":
         os.rename(new, home)
     if home.exists():
         _clear_away(old, home)
@@ -39,7 +38,7 @@ def finish_swap(home: Path) -> None:
 
 def foreign_files(path: Path) -> list[Path]:
     """What stands among the predictions of a run but is no id PNG."""
-    predictions = path / "predictions"
+    predictions = path / PREDICTIONS
     if predictions.is_symlink():
         return [predictions]
     inside = predictions.rglob("*") if predictions.is_dir() else ()
@@ -55,17 +54,18 @@ def remove_run_files(path: Path) -> Sequence[Path]:
     """Removes the files that a run wrote, its run.json last, and the folder if it is empty then; what is left in it."""
     if not path.is_dir():
         return ()
-    for part in (*part_files(path / "parts"), *part_files(path / "unfused")):
+    for part in (*part_files(path / PARTS), *part_files(path / UNFUSED)):
         part.unlink()
-    for temporary in (*path.glob(".*.tmp"), *(path / "parts").glob(".*.tmp"), *(path / "unfused").glob(".*.tmp")):
-        temporary.unlink()
-    if (path / "predictions").is_dir() and not foreign_files(path):
-        shutil.rmtree(path / "predictions")
-    for kept in (path / "candidates").glob("*.arrow"):
+    for folder in (path, path / PARTS, path / CANDIDATES, path / UNFUSED):
+        for temporary in folder.glob(".*.tmp"):
+            temporary.unlink()
+    if (path / PREDICTIONS).is_dir() and not foreign_files(path):
+        shutil.rmtree(path / PREDICTIONS)
+    for kept in (path / CANDIDATES).glob("[0-9]*.arrow"):
         kept.unlink()
-    for name in ("predictions.json", "run.json"):
+    for name in (PREDICTIONS_JSON, ORACLE, RECORD):
         (path / name).unlink(missing_ok=True)
-    for folder in (path / "parts", path / "candidates", path / "unfused", path):
+    for folder in (path / PARTS, path / CANDIDATES, path / UNFUSED, path):
         with contextlib.suppress(OSError):
             folder.rmdir()
     return sorted(path.iterdir()) if path.is_dir() else ()
@@ -74,7 +74,7 @@ def remove_run_files(path: Path) -> Sequence[Path]:
 def place_of(home: Path) -> Path:
     """Where the run that is being written lies: beside `home` while it replaces another one."""
     new = beside(home)
-    return new if (new / "run.json").is_file() else home
+    return new if (new / RECORD).is_file() else home
 
 
 def old_of(home: Path) -> Path:
@@ -99,7 +99,7 @@ def _clear_away(old: Path, home: Path) -> None:
     """Removes a run that was replaced; files that are not a run's go where they were, into the new run's folder."""
     with contextlib.suppress(OSError):
         for entry in list(old.iterdir()):
-            if entry.name not in _WRITTEN and not (home / entry.name).exists():
+            if entry.name not in WRITTEN and not (home / entry.name).exists():
                 os.rename(entry, home / entry.name)
         remove_run_files(old)
 

@@ -27,6 +27,7 @@ from panbench.base.files import atomic_write
 from panbench.metrics.instance_ap import InstanceTable
 from panbench.metrics.unfused import CategoryPixels, UnfusedTable, concat_unfused
 from panbench.panoptic.parts import NotAdmitted, metadata_of, part_files
+from panbench.runs.layout import UNFUSED
 from panbench.runs.record import PartRecord, RunInfo
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FOLDER", "UnfusedParts", "compact_unfused", "write_unfused"]
 
-FOLDER = "unfused"
+FOLDER = UNFUSED
 IMAGES_A_FILE = 10_000
 FEW_FILES = 16
 """So many files are never too many."""

@@ -21,6 +21,7 @@ from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
 from panbench.runs.hashes import NO_HASHES, FileHashes
+from panbench.runs.layout import PARTS, RECORD
 from panbench.runs.lock import RunLock
 from panbench.runs.membership import Membership, part_metadata
 from panbench.runs.record import SCHEMA, STATUSES, PartRecord, RunInfo, SummaryRecord, read_info
@@ -94,12 +95,12 @@ class RunWriter:
             try:
                 place.mkdir(parents=True, exist_ok=True)
                 writer = cls(home, place, Run(content, place, table=OverlapTable.empty()), lock)
-                writer._save()
+                writer.update()
                 # After run.json: a run that is stopped between the two is a run all the same.
-                (place / "parts").mkdir(exist_ok=True)
+                (place / PARTS).mkdir(exist_ok=True)
                 writer._reserve()
                 # Last: from here on the folder is a run that can be gone on with.
-                (place / "parts").mkdir(exist_ok=True)
+                (place / PARTS).mkdir(exist_ok=True)
             except OSError as problem:
                 raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
         except BaseException:
@@ -121,7 +122,7 @@ class RunWriter:
             finish_swap(home)
             run = load_run(place_of(home))
             assert run.path is not None
-            (run.path / "parts").mkdir(exist_ok=True)
+            (run.path / PARTS).mkdir(exist_ok=True)
             writer = cls(home, run.path, run, lock)
             writer._reserve()
             # From here on the list is of what is there now; a run of schema 1 gets the identity that it never had.
@@ -154,7 +155,7 @@ class RunWriter:
         A part that exists is never replaced. Raises BadRun when the folder has become another run's.
         """
         metadata = part_metadata(self.info, files or NO_HASHES)
-        return self._write_next(self.path / "parts", rank, lambda path: write_part(path, table, metadata))
+        return self._write_next(self.path / PARTS, rank, lambda path: write_part(path, table, metadata))
 
     def _write_next(self, folder: Path, rank: int, write: Callable[[Path], None]) -> Path:
         if read_info(self.path).id != self.info.id:
@@ -179,8 +180,9 @@ class RunWriter:
 
     def update(self, **changes: Any) -> None:
         """Replaces fields of run.json."""
-        self.info = replace(self.info, **changes)
-        self._save()
+        changed = replace(self.info, **changes)
+        write_json(self.path / RECORD, changed.to_json())
+        self.info = changed
 
     def finish(self, status: str, **updates: Any) -> Run:
         """Closes the run with its last status ("done", "interrupted" or "failed") and further fields; the run.
@@ -213,16 +215,13 @@ class RunWriter:
             self._lock.release()
 
     def _compact(self) -> None:
-        members = Membership(self.path / "parts", self.info)
+        members = Membership(self.path / PARTS, self.info)
         compact(
-            self.path / "parts",
+            self.path / PARTS,
             admit=members.admit,
             metadata=lambda images: part_metadata(self.info, members.files().only(images)),
         )
         compact_unfused(UnfusedParts(self.path, self.info), self._of_run())
-
-    def _save(self) -> None:
-        write_json(self.path / "run.json", self.info.to_json())
 
     def _reserve(self) -> None:
         with contextlib.suppress(OSError):
@@ -252,7 +251,7 @@ def unfinished_run(path: str | os.PathLike[str]) -> Run | None:
     """The run that `resume` would go on with: the one that is to replace `path`, else `path`; None if there is none."""
     home = Path(path)
     place = place_of(home)
-    return load_run(place) if (place / "run.json").exists() else None
+    return load_run(place) if (place / RECORD).exists() else None
 
 
 def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -271,7 +270,7 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     if strangers := foreign_files(path):
         raise BadRun(f"{strangers[0]} is not ours to overwrite; move it away first.")
     for other in (beside(path), old_of(path)):
-        if other.exists() and not (other / "run.json").is_file() and not _is_free(other):
+        if other.exists() and not (other / RECORD).is_file() and not _is_free(other):
             raise BadRun(
                 f"{other} is in the way: the new run is written beside the old one. Move it, or give another --out."
             )
@@ -293,7 +292,7 @@ def _is_free(path: Path) -> bool:
     if not os.path.isdir(path):
         return True
     for entry in path.iterdir():
-        if not _TEMPORARY.fullmatch(entry.name) and not (entry.name == "parts" and not any(entry.iterdir())):
+        if not _TEMPORARY.fullmatch(entry.name) and not (entry.name == PARTS and not any(entry.iterdir())):
             return False
     return True
 

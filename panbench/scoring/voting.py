@@ -23,7 +23,17 @@ from panbench.metrics.tuning import best_by_turns, halves
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, PanopticSet
-from panbench.runs import ImagesRecord, ModelRecord, PredictionsRecord, Run, RunInfo, RunWriter, category_record
+from panbench.runs import (
+    PREDICTIONS,
+    PREDICTIONS_JSON,
+    ImagesRecord,
+    ModelRecord,
+    PredictionsRecord,
+    Run,
+    RunInfo,
+    RunWriter,
+    category_record,
+)
 from panbench.scoring.ensemble import JointTable, Weights, fuse_maps, join, overlaps_of
 
 __all__ = ["Shares", "ensemble_runs"]
@@ -120,7 +130,7 @@ def _write(
     workers: int,
     reporter: Reporter,
 ) -> Run:
-    folder = writer.path / "predictions"
+    folder = writer.path / PREDICTIONS
     annotations = []
 
     def fused(image_id: int) -> tuple[OverlapTable, PanopticPrediction]:
@@ -152,7 +162,7 @@ def _write(
             writer.write_part(concat(block))
             block = []
         reporter.progress("Voting", done, len(images), "images")
-    path = writer.path / "predictions.json"
+    path = writer.path / PREDICTIONS_JSON
     categories = [category_record(category) for category in truth.categories]
     write_json(path, {"annotations": annotations, "categories": categories}, indent=None)
     predictions = PredictionsRecord(str(path.absolute()), str(folder.absolute()), sha256_of(path))

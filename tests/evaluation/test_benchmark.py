@@ -198,6 +198,13 @@ def test_csv_and_json_hold_the_same_rows(report, tmp_path):
     assert lines[-1]["PQ"] == ""
 
 
+def test_names_in_the_csv_are_quoted_for_spreadsheets_or_left_raw(report, tmp_path):
+    named = dataclasses.replace(report, rows=tuple(dataclasses.replace(row, model="=1+1") for row in report.rows))
+    for raw, name in ((False, "'=1+1"), (True, "=1+1")):
+        table, _ = bench.write_report(named, tmp_path / str(raw), raw=raw)
+        assert {row["model"] for row in csv.DictReader(table.open())} == {name}
+
+
 def test_the_table_shows_why_a_setting_did_not_run(report):
     from rich.console import Console
 

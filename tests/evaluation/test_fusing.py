@@ -1,22 +1,24 @@
+import dataclasses
 import shutil
 
 import numpy as np
 import pytest
 
-from panbench.base.errors import BadArgument, BadRun
+from panbench.base.errors import BadArgument, BadRun, OutOfSpace
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.fusing import StoredEnsemble, StoredModel, dataset_of, fuse_run
 from panbench.evaluation.sweeps import oracle_statistics, parse_sweep, sweep_statistics
-from panbench.metrics.slices import pq_by
+from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.tuning import tune
 from panbench.models.base import open_model
 from panbench.models.predict import category_ids
 from panbench.models.rules import parse_rule
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png
-from panbench.runs import load_run
+from panbench.report.fusion import ORACLE_STEPS, read_oracle, write_oracle
+from panbench.runs import layout, load_run, remove_run
 
 KEEP = EvaluateOptions(keep_candidates=True, save_predictions=True)
 
@@ -190,3 +192,38 @@ def test_masks_and_boxes_are_not_averaged(run, dataset, tmp_path):
     boxes = evaluate(open_model(find_model("panoptic-fpn-tiny")), dataset, tmp_path / "boxes", KEEP)
     with pytest.raises(BadArgument, match="Only answers of one kind"):
         evaluate(StoredEnsemble([run, boxes]), dataset, tmp_path / "both")
+
+
+def test_all_that_a_run_can_hold_is_deleted_with_it(dataset, model, tmp_path):
+    made = evaluate(model, dataset, tmp_path / "run", dataclasses.replace(KEEP, metrics=("pq", "ap", "miou")))
+    write_oracle(made, dict.fromkeys(ORACLE_STEPS, image_statistics(made.matched, made.categories)))
+    assert {path.name for path in made.path.iterdir()} == set(layout.WRITTEN)
+    (made.path / "candidates" / ".0000-000007.arrow.x.tmp").write_bytes(b"left by a kill")
+    assert remove_run(made.path) == ()
+    assert not made.path.exists()
+
+
+def test_a_run_that_replaces_another_does_not_inherit_its_oracle(dataset, model, tmp_path):
+    made = evaluate(model, dataset, tmp_path / "run", KEEP)
+    write_oracle(made, dict.fromkeys(ORACLE_STEPS, image_statistics(made.matched, made.categories)))
+    (made.path / "notes.md").write_text("mine")
+    again = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(overwrite=True))
+    assert read_oracle(again) is None
+    assert {path.name for path in again.path.iterdir()} == {"run.json", "parts", "notes.md"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("moment", ["before the first image", "at predictions.json"])
+def test_a_run_that_lacks_room_says_failed_whenever_that_is(dataset, model, tmp_path, monkeypatch, moment):
+    def full(*_: object, **__: object) -> None:
+        raise OutOfSpace("No room.")
+
+    name = "require_space" if moment == "before the first image" else "write_predictions_json"
+    monkeypatch.setattr(f"panbench.evaluation.evaluate.{name}", full)
+    with pytest.raises(OutOfSpace, match=r"No room\."):
+        evaluate(model, dataset, tmp_path / "run", KEEP)
+    info = load_run(tmp_path / "run").info
+    assert (info.status, info.error) == ("failed", "No room.")
+    monkeypatch.undo()
+    resumed = evaluate(model, dataset, tmp_path / "run", dataclasses.replace(KEEP, resume=True))
+    assert (resumed.info.status, resumed.info.images.scored) == ("done", 8)

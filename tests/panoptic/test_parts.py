@@ -83,6 +83,18 @@ def test_boundaries_of_some_images_only_are_left_out_of_blocks(tmp_path):
     assert_same(streamed(folder), whole)
 
 
+def test_a_part_that_only_repeats_images_says_nothing_of_boundaries(tmp_path):
+    folder = written(tmp_path / "parts", [1, 2], [3], boundary=True)
+    write_part(folder / "0003-000000.parquet", concat([one(2), one(3)]))
+    whole, notices = read_parts(folder)
+    assert LargeParts(folder).notices == notices
+    assert notices == (
+        f"{folder / '0003-000000.parquet'} repeats 2 images of earlier parts, which were left out of it.",
+    )
+    assert whole.boundary is not None
+    assert_same(streamed(folder), whole)
+
+
 def test_a_part_that_goes_while_blocks_are_read_is_named(tmp_path):
     folder = written(tmp_path / "parts", [1], [2])
     large = LargeParts(folder)

@@ -30,6 +30,15 @@ def test_every_plot_is_drawn_and_its_numbers_lie_beside_it(kind, members, tmp_pa
     assert 0 < scores.max().max() <= 1
 
 
+def test_names_beside_a_plot_are_quoted_for_spreadsheets_or_left_raw(shared_runs, tmp_path):
+    run = shared_runs[0]
+    info = replace(run.info, name="=1+1", model=replace(run.info.model, name="=1+1", title="=1+1"))
+    shown, _ = compared([Run(info, table=run.table)])
+    for raw, name in ((False, "'=1+1"), (True, "=1+1")):
+        _, data_path = write_plot("thresholds", shown, tmp_path / f"{raw}.pdf", data=True, raw=raw)
+        assert set(pd.read_csv(data_path)["run"]) == {name}
+
+
 def test_a_run_has_its_colour_and_marker_whatever_the_order(members):
     for shown in (members, members[::-1]):
         figure, _ = draw_plot("thresholds", shown)

@@ -419,6 +419,31 @@ sys.stdin.read()
         assert subprocess.run([*command, "kill"]).returncode == -signal.SIGKILL
         assert RunWriter.resume(tmp_path / "a").finish("done").info.status == "done"
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="the branch of Windows, on another system")
+    def test_on_windows_a_byte_behind_the_content_is_locked(self, tmp_path, monkeypatch):
+        """With an `msvcrt` of our own, which does by `flock` what Windows does: one has the byte, others get EACCES."""
+        import fcntl
+
+        places = []
+
+        def locking(descriptor: int, mode: int, count: int) -> None:
+            places.append((os.lseek(descriptor, 0, os.SEEK_CUR), mode, count))
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OSError(errno.EACCES, "Permission denied") from None
+
+        monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+        monkeypatch.setattr(lock, "sys", SimpleNamespace(platform="win32"))
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        with pytest.raises(BadRun, match=f"is being written by process {os.getpid()} on "):
+            RunWriter.resume(tmp_path / "a")
+        assert set(places) == {(1 << 30, 2, 1)}
+        assert lock.lock_path(tmp_path / "a").stat().st_size < 1000
+        writer.finish("interrupted")
+        assert not lock.lock_path(tmp_path / "a").exists()
+        assert RunWriter.resume(tmp_path / "a").finish("done").info.status == "done"
+
     def test_parts_of_another_run_are_refused_by_name(self, tmp_path):
         parts = finished(tmp_path / "a", 1) / "parts"
         other = finished(tmp_path / "b", 2) / "parts"
@@ -547,7 +572,7 @@ class TestFilesRead:
         assert files.differing(other) == ([], [1])
 
 
-class TestOverwritingFiles:
+class TestFilesInTheWay:
     def test_a_file_is_not_a_folder(self, tmp_path):
         (tmp_path / "a").write_text("x")
         with pytest.raises(BadRun, match="is a file"):

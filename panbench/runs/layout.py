@@ -1,0 +1,16 @@
+"""The names of all that panbench writes into a run folder: those who write and those who delete share them."""
+
+__all__ = ["CANDIDATES", "ORACLE", "PARTS", "PREDICTIONS", "PREDICTIONS_JSON", "RECORD", "UNFUSED", "WRITTEN"]
+
+RECORD = "run.json"
+PARTS = "parts"
+PREDICTIONS = "predictions"
+PREDICTIONS_JSON = "predictions.json"
+CANDIDATES = "candidates"
+UNFUSED = "unfused"
+"""What AP_pan and mIoU_pan are measured from."""
+ORACLE = "oracle.parquet"
+"""What `panbench fuse --oracle` found."""
+
+WRITTEN = (RECORD, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, UNFUSED, ORACLE)
+"""All of them. Whatever else lies in a run folder is the user's: it is neither deleted nor replaced."""
