@@ -1,4 +1,4 @@
-"""A short pass of scripts/torture.py: kills, full disks, two writers, changed files."""
+"""A short pass of scripts/torture.py: kills, full and read-only disks, two writers, damaged files of every kind."""
 
 import os
 

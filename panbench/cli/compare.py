@@ -109,6 +109,7 @@ def compare(
     from panbench.report.comparison import standing
     from panbench.report.own_slices import slices_for
     from panbench.report.seeds import find_seeds, is_pattern, seed_standing
+    from panbench.report.stored import refuse_inputs
 
     measured = parse_metrics(metrics)
     places = digits if digits is not None else 1 if chosen is Format.latex else 2
@@ -122,6 +123,8 @@ def compare(
         _print(chosen, out, seeds, seeds.sentences, raw)
         return
     stored = find_runs(runs)
+    if out is not None:
+        refuse_inputs(out, stored)
     with console.Bars(transient=True) as bars:
         found = standing(
             stored,

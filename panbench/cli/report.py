@@ -131,7 +131,7 @@ def overlay(
     gt_dir: _GtDir = None,
 ) -> None:
     """Lay the segments of one run over an image."""
-    from panbench.report.pictures import overlay_figure, save_figure
+    from panbench.report.pictures import overlay_figure
     from panbench.runs import load_run
 
     loaded = load_run(run)
@@ -139,9 +139,7 @@ def overlay(
     figure = overlay_figure(
         photo, layers[0], loaded.categories, width=width, opacity=opacity, names=names, scores=scores
     )
-    target = out or Path(f"overlay-{'truth' if truth else loaded.name}-{image}.png")
-    save_figure(figure, target, dpi=dpi)
-    console.wrote([target])
+    _save(figure, out or Path(f"overlay-{'truth' if truth else loaded.name}-{image}.png"), [loaded], dpi)
 
 
 @command(show_app, "side-by-side", "panbench show side-by-side results/one results/other --image 139")
@@ -160,7 +158,7 @@ def side_by_side(
     gt_dir: _GtDir = None,
 ) -> None:
     """Show an image, its ground truth and the answers of runs beside each other."""
-    from panbench.report.pictures import save_figure, side_by_side_figure
+    from panbench.report.pictures import side_by_side_figure
 
     loaded = _load(runs)
     photo, layers = _layers([TRUTH, *loaded], image, loaded[0], images, gt, gt_dir)
@@ -174,9 +172,7 @@ def side_by_side(
         names=names,
         scores=scores,
     )
-    target = out or Path(f"side-by-side-{image}.png")
-    save_figure(figure, target, dpi=dpi)
-    console.wrote([target])
+    _save(figure, out or Path(f"side-by-side-{image}.png"), loaded, dpi)
 
 
 @command(
@@ -198,7 +194,7 @@ def diff(
     gt_dir: _GtDir = None,
 ) -> None:
     """Show where two runs disagree on an image: in category, in instances, or only along boundaries."""
-    from panbench.report.pictures import diff_figure, save_figure
+    from panbench.report.pictures import diff_figure
 
     if a == b == TRUTH:
         raise BadArgument("gt and gt do not differ. Name a run.")
@@ -207,9 +203,7 @@ def diff(
     wanted = [TRUTH if one == TRUTH else next(waiting) for one in (a, b)]
     photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir)
     figure = diff_figure(photo, left, right, loaded[0].categories, width=width, names=names)
-    target = out or Path(f"diff-{image}.png")
-    save_figure(figure, target, dpi=dpi)
-    console.wrote([target])
+    _save(figure, out or Path(f"diff-{image}.png"), loaded, dpi)
 
 
 @command(
@@ -258,7 +252,10 @@ def attention(
         download = may_download(missing_for([spec], weights=weights), download)
 
     from panbench.evaluation.photographs import attention_of
-    from panbench.report.pictures import save_figure
+    from panbench.runs import load_run
+
+    if photo is not None and out.exists() and out.samefile(photo):
+        raise BadArgument(f"{out} is the photograph. Give another --out.")
 
     figure = attention_of(
         run=run,
@@ -277,8 +274,7 @@ def attention(
         gt=gt,
         gt_dir=gt_dir,
     )
-    save_figure(figure, out, dpi=dpi)
-    console.wrote([out])
+    _save(figure, out, [] if run is None else [load_run(run)], dpi)
 
 
 def _plot_kinds(incomplete: str) -> list[str]:
@@ -317,15 +313,19 @@ def plot(
     """Draw a plot of runs for a paper: vector graphics, and the numbers beside it."""
     from panbench.report.plots import check_kind, write_plot
     from panbench.report.published import claims_beside
+    from panbench.report.stored import refuse_inputs
     from panbench.report.views import compared
 
     check_kind(kind, bool(published))
     members, found = compared(find_runs(runs), common_images=common_images)
+    target = out or Path(f"{kind}.pdf")
+    for place in (target, target.with_suffix(".csv")):
+        refuse_inputs(place, [member.run for member in members])
     console.wrote(
         write_plot(
             kind,
             members,
-            out or Path(f"{kind}.pdf"),
+            target,
             published=claims_beside(found.rows, published) if published else (),
             data=data,
             raw=raw,
@@ -385,6 +385,16 @@ def predict(
         say=console.note,
     )
     console.wrote(wrote)
+
+
+def _save(figure: Any, target: Path, runs: "Sequence[Run]", dpi: float) -> None:
+    """Writes a picture of runs, but over none of the files that they were made from."""
+    from panbench.report.pictures import save_figure
+    from panbench.report.stored import refuse_inputs
+
+    refuse_inputs(target, runs)
+    save_figure(figure, target, dpi=dpi)
+    console.wrote([target])
 
 
 def _load(paths: Sequence[Path]) -> "list[Run]":

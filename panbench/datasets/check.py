@@ -345,6 +345,9 @@ class _Check:
                 continue
             if isinstance(image_id, str):
                 self._add("bad-record", f"{where} has the id {image_id!r}, which is text.", image_id=image_id)
+            elif not -(2**31) <= image_id <= 2**62:
+                self._add("bad-record", f"{where} has the id {image_id}, outside -2^31…2^62.")
+                continue
             if image_id in images:
                 self._add("duplicate-image", f"{where} repeats the id {image_id}.", image_id=image_id)
                 continue

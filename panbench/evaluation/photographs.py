@@ -70,9 +70,10 @@ def segment_photographs(
             faults.append(str(error))
     if not sizes:
         raise BadDataset(faults[0])
+    names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
+    _refuse_to_replace(names.values(), paths, out, form, overwrite)
     model = open_model(spec, weights=weights, device=device, download=download)
     categories = model_categories(model)
-    names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
     written, infos, annotations = [], {}, {}
     seconds, began = [], time.perf_counter()
     for scene, prediction in segment(model, sizes, categories, exif):
@@ -109,6 +110,19 @@ def segment_photographs(
     say(f"{statistics.median(seconds):.2f} s an image on {model.device} (median of {len(seconds)}, pictures apart).")
     write_panoptic_json(target, PanopticSet(categories, infos, annotations, out / "ids", target))
     return [*written, target]
+
+
+def _refuse_to_replace(
+    names: Iterable[str], photographs: Iterable[Path], out: Path, form: str, overwrite: bool
+) -> None:
+    """Raises BadArgument where a result would replace a photograph that is read, or unasked any other file."""
+    read = {path.resolve() for path in photographs}
+    for name in names:
+        for path in (out / f"{name}.overlay.{form}", out / "ids" / f"{name}.png"):
+            if path.resolve() in read:
+                raise BadArgument(f"{path} is a photograph that is read. Give another --out.")
+            if path.exists() and not overwrite:
+                raise BadArgument(f"{path} already exists. Give another --out, or --overwrite to replace it.")
 
 
 def attention_of(

@@ -24,6 +24,7 @@ from panbench.metrics.matched import Matched
 from panbench.metrics.pq import segment_verdicts
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_png_names
 from panbench.panoptic.overlap import overlap_table
+from panbench.panoptic.photo import inspect_photo
 from panbench.panoptic.types import VOID, Category, IdMap, PanopticSet, Segment
 from panbench.report.colors import LIGHT, MARKERS, model_key, styles_of
 from panbench.runs import Run
@@ -258,6 +259,8 @@ def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
         raise BadDataset(
             f"{path} cannot be read: {problem.strerror or problem}. If the images have moved, say where with --images."
         ) from None
+    # An absurd size, or lost data, is refused before anything is decoded.
+    inspect_photo(Path(path), exif="apply" if turned else "ignore")
     flags = cv2.IMREAD_COLOR if turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         photo = cv2.imdecode(content, flags) if len(content) else None

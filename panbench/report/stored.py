@@ -1,17 +1,28 @@
 """What lies in a folder of runs, whether a run is still what was written, and what is removed with it."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from panbench.base.errors import BadDataset, BadRun
+from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.text import listed, size_in_words
 from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.pictures import Pictures
-from panbench.runs import Run, SummaryRecord, digest_of, load_run, looks_like_run, remove_run, run_bytes
+from panbench.runs import WRITTEN, Run, SummaryRecord, digest_of, load_run, looks_like_run, remove_run, run_bytes
 
-__all__ = ["StoredRun", "Verification", "delete_runs", "run_places", "runs_grid", "stored_run", "stored_runs", "verify"]
+__all__ = [
+    "StoredRun",
+    "Verification",
+    "delete_runs",
+    "refuse_inputs",
+    "run_places",
+    "runs_grid",
+    "stored_run",
+    "stored_runs",
+    "verify",
+]
 
 VERIFIED, UNVERIFIED, DAMAGED = "verified", "unverified", "damaged"
 
@@ -84,6 +95,38 @@ def delete_runs(paths: Sequence[Path]) -> list[str]:
         f"{path} is deleted." if not left else f"{path} is deleted but for {listed([file.name for file in left])}."
         for path, left in ((path, remove_run(path)) for path in paths)
     ]
+
+
+def refuse_inputs(target: Path, runs: Sequence[Run]) -> None:
+    """Raises BadArgument for a file that one of the runs consists of or was made from: a result never replaces it."""
+    if not target.is_file():
+        return
+    place = _resolved(target)
+    for run in runs:
+        dataset, predictions = run.info.dataset, run.info.predictions
+        own = [] if run.path is None else [run.path / name for name in WRITTEN]
+        read = [Path(file) for file in (dataset.gt, predictions and predictions.json) if file]
+        inside = [_resolved(folder) for folder in (dataset.gt_dir, predictions and predictions.folder) if folder]
+        mine = {_resolved(path) for path in (*own, *read)}
+        if not mine.isdisjoint((place, *place.parents)) or (
+            place.suffix == ".png" and not set(inside).isdisjoint(place.parents)
+        ):
+            raise BadArgument(
+                f"{target} is a file of the run {run.name}, or one that it was made from. Give another name."
+            )
+        if dataset.images and _resolved(dataset.images) in place.parents:
+            with contextlib.suppress(BadDataset):
+                images = Pictures(run).panoptic.images
+                if place in (_resolved(Path(dataset.images) / image.file_name) for image in images.values()):
+                    raise BadArgument(f"{target} is a photograph of the data of {run.name}. Give another name.")
+
+
+def _resolved(path: str | Path) -> Path:
+    """A path without links; as it is where it cannot be one, as a foreign run.json may name it."""
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return Path(path)
 
 
 def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Verification:

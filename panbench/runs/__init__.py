@@ -5,7 +5,7 @@
 
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
-from panbench.runs.layout import CANDIDATES, ORACLE, PREDICTIONS, PREDICTIONS_JSON
+from panbench.runs.layout import CANDIDATES, ORACLE, PREDICTIONS, PREDICTIONS_JSON, WRITTEN
 from panbench.runs.record import (
     SCHEMA,
     CategoryMapRecord,
@@ -33,6 +33,7 @@ __all__ = [
     "PREDICTIONS",
     "PREDICTIONS_JSON",
     "SCHEMA",
+    "WRITTEN",
     "CategoryMapRecord",
     "DatasetRecord",
     "DeviceRecord",

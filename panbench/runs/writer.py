@@ -102,6 +102,8 @@ class RunWriter:
                 # Last: from here on the folder is a run that can be gone on with.
                 (place / PARTS).mkdir(exist_ok=True)
             except OSError as problem:
+                with contextlib.suppress(OSError):
+                    remove_run_files(place)
                 raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
         except BaseException:
             lock.release()
@@ -122,9 +124,12 @@ class RunWriter:
             finish_swap(home)
             run = load_run(place_of(home))
             assert run.path is not None
-            (run.path / PARTS).mkdir(exist_ok=True)
             writer = cls(home, run.path, run, lock)
-            writer._reserve()
+            try:
+                (run.path / PARTS).mkdir(exist_ok=True)
+                writer._reserve()
+            except OSError as problem:
+                raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
             # From here on the list is of what is there now; a run of schema 1 gets the identity that it never had.
             writer.update(
                 schema=SCHEMA,
@@ -224,8 +229,12 @@ class RunWriter:
         compact_unfused(UnfusedParts(self.path, self.info), self._of_run())
 
     def _reserve(self) -> None:
-        with contextlib.suppress(OSError):
+        """Keeps room for the last run.json. Raises OSError where there is none: such a run could not even say so."""
+        try:
             (self.path / _RESERVE).write_bytes(secrets.token_bytes(_RESERVED_BYTES))
+        except OSError:
+            self._release_reserve()
+            raise
 
     def _release_reserve(self) -> None:
         with contextlib.suppress(OSError):

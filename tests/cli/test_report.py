@@ -1,6 +1,8 @@
 """`panbench report`, `show` and `predict` as users meet them: what they write, and what they refuse."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -25,8 +27,6 @@ def scored(tmp_path_factory) -> Path:
 
 def photographs(folder: Path) -> Path:
     """Grey photographs of the sizes that the reference's JSON lists."""
-    import json
-
     target = folder / "photos"
     target.mkdir(exist_ok=True)
     for image in json.loads((REFERENCE / "gt.json").read_bytes())["images"]:
@@ -37,8 +37,6 @@ def photographs(folder: Path) -> Path:
 
 
 def first_image() -> int:
-    import json
-
     return json.loads((REFERENCE / "gt.json").read_bytes())["images"][0]["id"]
 
 
@@ -144,3 +142,56 @@ def test_predict_writes_overlay_id_map_and_json_and_keeps_the_rest_of_the_folder
     again = panbench("predict", "a", "--model", "maskformer-tiny", "--out", "out", cwd=tmp_path)
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "run", "--out", "gt.json"),
+        ("compare", "run", "--out", "run/run.json"),
+        ("show", "plot", "causes", "run", "--out", "run/predictions.png"),
+        ("show", "overlay", "run", "--image", "IMAGE", "--out", "gt/FILE.png"),
+        ("show", "overlay", "run", "--image", "IMAGE", "--out", "pred/FILE.png"),
+        ("show", "side-by-side", "run", "--image", "IMAGE", "--out", "photos/FILE.png"),
+        ("show", "diff", "gt", "run", "--image", "IMAGE", "--out", "link.png"),
+    ],
+)
+def test_no_result_replaces_a_file_of_a_run_or_of_its_data(tmp_path, arguments):
+    for name in ("gt", "pred"):
+        shutil.copytree(REFERENCE / name, tmp_path / name)
+        shutil.copyfile(REFERENCE / f"{name}.json", tmp_path / f"{name}.json")
+    listing = json.loads((tmp_path / "gt.json").read_text())
+    for image in listing["images"]:
+        image["file_name"] = Path(image["file_name"]).with_suffix(".png").name
+    (tmp_path / "gt.json").write_text(json.dumps(listing))
+    photos = photographs(tmp_path)
+    done = panbench(
+        *("score", "--gt", "gt.json", "--pred", "pred.json", "--images", photos, "--out", "run"), cwd=tmp_path
+    )
+    assert done.exit_code == 0, done.stderr
+    name = Path(listing["images"][0]["file_name"]).stem
+    (tmp_path / "link.png").symlink_to(tmp_path / "gt" / f"{name}.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    words = [word.replace("IMAGE", str(first_image())).replace("FILE", name) for word in arguments]
+    refused = panbench(*words, cwd=tmp_path)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if path in before} == before
+    if words[-1] == "run/predictions.png":
+        assert refused.exit_code == 0, "a new file, beside what the run holds"
+    else:
+        assert refused.exit_code == 2
+        assert "Give another name." in refused.stderr
+
+
+def test_predict_replaces_no_photograph_and_nothing_unasked(tmp_path):
+    (tmp_path / "ids").mkdir()
+    cv2.imwrite(str(tmp_path / "ids" / "a.png"), np.zeros((64, 96, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((64, 96, 3), np.uint8))
+    (tmp_path / "b.overlay.png").write_text("mine")
+    model = ("--model", "maskformer-tiny", "--weights", "random", "--out", ".")
+    for photo, sentence in (("ids/a.png", "is a photograph that is read"), ("b.png", "already exists")):
+        done = panbench("predict", photo, *model, cwd=tmp_path)
+        assert done.exit_code == 2
+        assert sentence in done.stderr
+    assert panbench("predict", "ids/a.png", *model, "--overwrite", cwd=tmp_path).exit_code == 2
+    assert (tmp_path / "b.overlay.png").read_text() == "mine"

@@ -544,6 +544,30 @@ class TestFullDisk:
         assert writer.finish("failed", error="No space left.").info.status == "failed"
         assert (load_run(tmp_path / "a").info.status, reserve.exists()) == ("failed", False)
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="files are bounded by setrlimit")
+    def test_a_run_begins_only_where_it_can_say_how_it_ends(self, tmp_path):
+        import resource
+
+        old = finished(tmp_path / "old", 1)
+        bounds = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64 << 10, bounds[1]))
+        try:
+            for begin in (
+                lambda: RunWriter.create(tmp_path / "a", INFO),
+                lambda: RunWriter.create(old, INFO, overwrite=True),
+                lambda: RunWriter.resume(old),
+            ):
+                with pytest.raises(BadRun, match="cannot be written: File too large"):
+                    begin()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, bounds)
+        assert sorted(path.name for path in tmp_path.rglob("*") if path.name != "parts") == [
+            "0000-000000.parquet",
+            "old",
+            "run.json",
+        ]
+        assert load_run(old).info.status == "done"
+
 
 class TestOddPlaces:
     def test_a_name_longer_than_the_file_system_takes_is_one_sentence(self, tmp_path):
