@@ -229,6 +229,8 @@ def _install_cuda() -> None:
         "max_memory_allocated": lambda *_: 0,
         "reset_peak_memory_stats": lambda *_: None,
         "is_bf16_supported": lambda *_, **__: True,
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": lambda *_: None,
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)

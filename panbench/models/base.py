@@ -154,6 +154,9 @@ class Adapter:
     """Of red, green and blue, in 0–255: pixels become (pixel - mean) / std."""
     needs_weights: bool = True
     """False where `build` loads weights by itself, or there are none to load."""
+    half_weights: bool = False
+    """Whether autocast's copies of convolutions' and linear layers' weights may be kept in place of the originals, so
+    that they are not made again for each batch: true where no code reads a weight but these layers themselves."""
     versions: Mapping[str, str] = {}
     """Programs and what they run with, beyond the packages that run.json names anyway."""
 
@@ -278,6 +281,8 @@ class HostedModel:
             )
         placed = module.to(device).eval()
         self.module = adapter.speed_up(placed, device) if speedups else placed
+        if speedups and adapter.half_weights and precision in _AUTOCAST:
+            keep_as_autocast_has_them(self.module, _AUTOCAST[precision])
         self._planted: int | None = None
 
     @property
@@ -454,6 +459,21 @@ def batch_key(model: Model, image: ImageInfo) -> Hashable:
     """Images of which this is equal may share a batch: what the model says, else their size."""
     own = getattr(model, "batch_key", None)
     return (image.height, image.width) if own is None else own(image)
+
+
+def keep_as_autocast_has_them(module: nn.Module, dtype: torch.dtype) -> None:
+    """Casts, in place, the weights that torch.autocast would cast in every forward pass."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            names = ["weight", "bias"]
+        elif isinstance(part, nn.MultiheadAttention):
+            names = ["in_proj_weight", "in_proj_bias"]
+        else:
+            continue
+        for name in names:
+            parameter = getattr(part, name, None)
+            if isinstance(parameter, nn.Parameter):
+                parameter.data = parameter.data.to(dtype)
 
 
 def sizes_of(images: Sequence[Tensor]) -> list[tuple[int, int]]:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from panbench.models import feeding
+
 __all__ = [
     "MASK_DINO_TEMPERATURE",
     "NO_LABEL",
@@ -230,7 +232,7 @@ def _candidates(
 ) -> list[Candidates]:
     finite = torch.isfinite(class_logits).flatten(1).all(dim=1)
     # All that the host needs in one copy. Labels are small numbers, so float32 holds them exactly.
-    host = torch.stack([gate, labels.float(), finite[:, None].expand_as(gate).float()]).cpu().numpy()
+    host = feeding.to_host(torch.stack([gate, labels.float(), finite[:, None].expand_as(gate).float()])).numpy()
     if not host[2].all():
         raise NonFiniteOutput("class logits")
     return [

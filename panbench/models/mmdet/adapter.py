@@ -33,6 +33,7 @@ class MmdetAdapter(Adapter):
 
     kind: Family
     """The family of the built module."""
+    half_weights = True
 
     def __init__(self, spec: ModelSpec) -> None:
         """Reads the config file, which is Python and is run. Raises BadModel."""

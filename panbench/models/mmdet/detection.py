@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from panbench.models.base import constant
-from panbench.models.feeding import upload
+from panbench.models.feeding import to_host, upload
 from panbench.models.mmdet import operators
 
 ROUNDS = 16
@@ -81,7 +81,7 @@ def detect(module: Any, features: Sequence[Tensor], resized: Sequence[tuple[int,
     shapes = upload(torch.tensor(resized, dtype=torch.float32), device)
     boxes, count, settled = _proposals(rpn, features, shapes)
     # The first wait.
-    host = torch.cat([boxes.flatten(1), count[:, None].float(), settled.float()[:, None]], dim=1).cpu()
+    host = to_host(torch.cat([boxes.flatten(1), count[:, None].float(), settled.float()[:, None]], dim=1))
     if not host[:, -1].all():
         return None
     counts = [int(each) for each in host[:, -2]]
@@ -94,7 +94,7 @@ def detect(module: Any, features: Sequence[Tensor], resized: Sequence[tuple[int,
     # The second wait.
     numbers = torch.cat([chosen, scores[..., None], labels[..., None].float(), kept[..., None].float()], dim=2)
     flags = settled.float()[:, None].expand(-1, numbers.shape[2])[:, None]
-    host = torch.cat([numbers, flags], dim=1).cpu()
+    host = to_host(torch.cat([numbers, flags], dim=1))
     if not host[:, -1].all():
         return None
     host = host[:, :-1]

@@ -14,6 +14,7 @@ from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.catalog import find_model, spec_from_config
 from panbench.datasets import shapes
 from panbench.models.base import HostedModel, choose_device, open_model
+from panbench.models.mmdet.adapter import MmdetAdapter
 from panbench.models.mmdet.inputs import preprocessed
 from panbench.models.predict import match_categories, predict
 from panbench.models.rules import fuse
@@ -257,3 +258,18 @@ def test_what_cannot_be_compiled_is_said_in_a_sentence(tmp_path: Path, monkeypat
     monkeypatch.setattr(model.module, "extract_feat", fail)
     with pytest.raises(BadArgument, match=r"--compile: .*\(No working compiler\).*leave --compile out"):
         predict(model, scene, range(9))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_weights_that_are_cast_once_give_what_autocast_gives(name: str, tmp_path: Path, monkeypatch):
+    found = scenes(tmp_path, 2, (96, 128))
+
+    def outputs() -> list[torch.Tensor]:
+        model = open_model(find_model(name), device=CPU, precision="bf16")
+        answers = model.candidates([model.load(scene) for scene in found])
+        assert (next(model.module.backbone.conv1.parameters()).dtype == torch.bfloat16) == MmdetAdapter.half_weights
+        return [getattr(answer, "weight", None) if hasattr(answer, "weight") else answer.masks for answer in answers]
+
+    once = outputs()
+    monkeypatch.setattr(MmdetAdapter, "half_weights", False)
+    assert all(torch.equal(a, b) for a, b in zip(once, outputs(), strict=True))
