@@ -12,6 +12,9 @@ from panbench.models.candidates import Frame
 ELEMENTS_AT_ONCE = 1 << 25
 """Bound on the values of one upsampled block: 2^25 float32 are 128 MiB."""
 
+CPU_ELEMENTS_AT_ONCE = 1 << 22
+"""The bound on a CPU, where two batches are fused at a time, and where a block is better small enough for the cache."""
+
 
 def upsample(maps: Tensor, frame: Frame) -> Tensor:
     """(K, H, W) at the original size from (K, h, w) of the padded input's extent, in the papers' two bilinear steps.
@@ -38,14 +41,14 @@ def upsampled_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]
     """(index of the first map, float32 maps at the original size) for blocks of maps, each of bounded memory."""
     height, width = frame.original
     per_map = max(height * width, frame.padded[0] * frame.padded[1])
-    block = max(1, ELEMENTS_AT_ONCE // per_map)
+    block = max(1, _elements(maps.device) // per_map)
     for start in range(0, len(maps), block):
         yield start, upsample(maps[start : start + block].float(), frame)
 
 
 def resized_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]:
     """As `upsampled_blocks`, at the size that the image was resized to."""
-    block = max(1, ELEMENTS_AT_ONCE // (frame.padded[0] * frame.padded[1]))
+    block = max(1, _elements(maps.device) // (frame.padded[0] * frame.padded[1]))
     for start in range(0, len(maps), block):
         yield start, to_resized(maps[start : start + block].float(), frame)
 
@@ -90,6 +93,10 @@ def possible_winners(logits: Tensor) -> Tensor | None:
     bar = lowest.amax(dim=0)
     bar = bar - 1e-4 * (1.0 + bar.abs())
     return torch.nonzero((highest >= bar).flatten(1).any(dim=1)).flatten()
+
+
+def _elements(device: torch.device) -> int:
+    return ELEMENTS_AT_ONCE if feeding.is_fed(device) else min(ELEMENTS_AT_ONCE, CPU_ELEMENTS_AT_ONCE)
 
 
 def _enlarges(logits: Tensor, frame: Frame) -> bool:
