@@ -127,7 +127,7 @@ class PanopticFPN(Family):
         return outputs
 
     def speed_up(self, module: Any, device: torch.device) -> None:
-        """RoIAlign that waits for nothing where `detection` knows the heads; coordinates in float32 at any precision."""
+        """RoIAlign without waits where `detection` knows the heads; coordinates in float32 at any precision."""
         # Under autocast the heads' answers are of half precision, and so would be the anchors and boxes that mmdet
         # makes of them: in bfloat16 the pixels of an edge at 1000 are 8 apart.
         head = module.roi_head
