@@ -197,9 +197,9 @@ class Adapter:
         """The (height, width) of the network's input for an image of this size; None where that is not known before.
 
         Images of one padded size share a batch: each then has the zeros around it that it has alone. An adapter with a
-        `prepare` of its own says it here, else its batches hold images of one size.
+        `prepare` or `run` of its own says it here, else its batches hold images of one size.
         """
-        if type(self).prepare is not Adapter.prepare:
+        if type(self).prepare is not Adapter.prepare or type(self).run is not Adapter.run:
             return None
         return self.resize.padded(*self.resize.size_of(height, width))
 

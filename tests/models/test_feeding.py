@@ -58,7 +58,7 @@ def test_panoptic_fpns_boxes_are_mmdets_in_mmdets_order(tmp_path: Path, monkeypa
         return list(model.candidates([model.load(scene) for scene in scenes(tmp_path)]))
 
     for expected, found in zip(instances(False), instances(True), strict=True):
-        assert len(found.scores) == len(expected.scores) > 5
+        assert len(found.scores) == len(expected.scores) > 2
         assert found.labels == expected.labels
         torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(found.masks, expected.masks, rtol=1e-3, atol=1e-3)
