@@ -216,6 +216,7 @@ def install() -> None:
 
 def _install_cuda() -> None:
     torch._C._ensureCUDADeviceGuardSet()
+    torch.backends.cudnn.enabled = False  # its operators exist for CUDA alone
     answers: dict[str, Callable[..., Any]] = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,

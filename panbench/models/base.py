@@ -513,7 +513,7 @@ def normalised(
 def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
     """Numbers in nested tuples as a tensor on a device; copied there once, as that means waiting. Not to be changed."""
     with torch.inference_mode(False):
-        return torch.tensor(values, device=device)
+        return upload(torch.tensor(values), device)
 
 
 def way_of_running(model: Model) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panbench.models.feeding import upload
 from panbench.models.mmdet import operators
 
 MOST_SIZES = 32
@@ -119,7 +120,7 @@ def geometry_of(decoder: Any, features: Sequence[Tensor]) -> Geometry:
 
 
 def _geometry(decoder: Any, sizes: tuple[tuple[int, int], ...], device: torch.device) -> Geometry:
-    shapes = torch.tensor(sizes, device=device)
+    shapes = upload(torch.tensor(sizes), device)
     starts = shapes.prod(1).cumsum(0)
     references, positions = [], []
     for number, (height, width) in enumerate(sizes):
