@@ -46,9 +46,6 @@ SILENT: Reporter = Silent()
 Counting = Callable[[int, "int | None"], None]
 """A Reporter's progress bound to one task: (done, total), for code that counts and need not know what."""
 
-Tasks = Callable[[str, int, "int | None"], None]
-"""A Reporter's progress bound to one unit: (task, done, total), for code that names its tasks."""
-
 
 def counter(reporter: Reporter, task: str, unit: Unit = "images") -> Counting:
     """`reporter.progress` of one task and unit."""

@@ -51,7 +51,8 @@ def family(name: str | None = None, help: str | None = None) -> typer.Typer:
 
 def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Declares a command of a family. examples: command lines that `--help` ends with."""
-    epilog = "\n".join(["Examples:" if len(examples) > 1 else "Example:", *(f"  {line}" for line in examples)])
+    # Begins with a line end: without it the indentation of all other lines would be taken away.
+    epilog = "\n".join(["", "Examples:" if len(examples) > 1 else "Example:", *(f"  {line}" for line in examples)])
     return app.command(name, cls=Command, epilog=epilog, context_settings=dict(HELP_OPTIONS))
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
-from panbench.base.reporter import Reporter, Unit
+from panbench.base.reporter import Unit
 from panbench.base.text import plain
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ class Bars:
         self._bars.live.stop()
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-        if total is None and done == 0:
+        if done == 0 and (total is None or unit in ("bytes", "files")):
+            # What is here already is looked at and not downloaded: a bar that stands at nothing would say otherwise.
             return
         self._hide_status()
         if task not in self._tasks:
@@ -188,16 +189,6 @@ class Bars:
     def _add(self, title: str, total: int | None, unit: Unit) -> None:
         self._bars.start()
         self._tasks[title] = self._bars.add_task(plain(title), total=total, unit=unit, speed=None)
-
-
-def downloads(reporter: Reporter) -> "Callable[[str, int, int | None], None]":
-    """What `fetch_coco` calls with the step, and how much of it is done: it counts files where it verifies them."""
-
-    def report(step: str, done: int, total: int | None) -> None:
-        if done:
-            reporter.progress(step, done, total, "files" if step.startswith(("verifying ", "images of ")) else "bytes")
-
-    return report
 
 
 def _progress_columns() -> "list[ProgressColumn]":

@@ -97,8 +97,7 @@ def coco(
             instances=instances,
             keep_archives=keep_archives,
             archives_from=archives_from,
-            progress=console.downloads(bars),
-            say=console.say,
+            reporter=bars,
         )
     pngs = "" if folder.pngs is None else f" and {folder.n_pngs:,} ground-truth PNGs"
     downloaded = f"{decimal(int(folder.fetched))} downloaded" if folder.fetched else "nothing to download"

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from panbench.base.errors import BadArgument
-from panbench.base.reporter import counter
 from panbench.cli import console
 from panbench.cli.command import (
     PRECISIONS,
@@ -221,10 +220,8 @@ def evaluate(
                 limit=limit,
                 image_ids=ids,
                 exif=exif.choice,
-                progress=counter(bars, "Drawing shapes"),
                 download=download,
-                downloaded=console.downloads(bars),
-                notice=bars.notice,
+                reporter=bars,
             )
 
     missing = missing_for(specs, weights=weights, data=None if files else data, split=split, limit=limit, image_ids=ids)

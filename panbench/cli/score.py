@@ -81,7 +81,6 @@ def score(
             overwrite=overwrite,
             resume=resume,
             shard=_shard(shard),
-            progress=counter(bars, "Scoring"),
             reporter=bars,
             images=images,
         )

@@ -1,11 +1,12 @@
 """Datasets: images and their panoptic ground truth."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import cache_dir
+from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
 from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_paths, fetch_coco
@@ -25,20 +26,17 @@ def open_dataset(
     limit: int | None = None,
     image_ids: Sequence[int] | None = None,
     exif: Exif = "apply",
-    progress: Callable[[int, int], None] | None = None,
     download: bool = False,
-    downloaded: Callable[[str, int, int | None], None] | None = None,
-    notice: Callable[[str], None] | None = None,
+    reporter: Reporter = SILENT,
 ) -> Dataset:
     """The dataset named by the arguments of `panbench eval`.
 
     data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco), or a
         folder in mmdet's layout; not used when `gt` and `images` give a JSON and a folder of images
     exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
-    progress: called with (images drawn, images in all) while `shapes` is generated
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
-    downloaded, notice: `progress` and `say` of `fetch_coco`
+    reporter: hears of images drawn while `shapes` is generated, and of what is downloaded
     Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
     if gt is not None or images is not None:
@@ -49,7 +47,7 @@ def open_dataset(
     if name == "shapes" or name.startswith("shapes:"):
         size = _shapes_size(name)
         folder = cache_dir() / "shapes" / f"v{shapes.VERSION}-{size[0]}x{size[1]}-seed0"
-        shapes.generate(folder, split=split, size=size, progress=progress)
+        shapes.generate(folder, split=split, size=size, progress=counter(reporter, "Drawing shapes"))
         opened = open_folder(folder, split=split, limit=limit, image_ids=image_ids)
         return dataclasses.replace(
             opened, name="shapes" if size == shapes.DEFAULT_SIZE else f"shapes-{size[0]}x{size[1]}"
@@ -63,7 +61,7 @@ def open_dataset(
             raise
         if not download:
             raise FilesMissing(f"{missing.sentence}; or add --download to this command.") from error
-    fetch_coco(folder, missing.split, limit=_first(limit, image_ids), progress=downloaded, say=notice)
+    fetch_coco(folder, missing.split, limit=_first(limit, image_ids), reporter=reporter)
     return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
 
 

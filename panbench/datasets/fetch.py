@@ -33,7 +33,7 @@ from panbench.base.download import (
 )
 from panbench.base.errors import BadArgument, BadDataset, DownloadFailed
 from panbench.base.files import atomic_write, leaves_folder, write_json
-from panbench.base.reporter import Tasks
+from panbench.base.reporter import SILENT, Reporter, Unit
 from panbench.base.text import in_sentence
 from panbench.datasets.zips import (
     STORED,
@@ -46,8 +46,6 @@ from panbench.datasets.zips import (
     fetch_member,
     list_members,
 )
-
-Say = Callable[[str], None]
 
 SPLITS = ("val", "train", "test-dev")
 
@@ -218,8 +216,7 @@ def fetch_coco(
     instances: bool = False,
     keep_archives: bool = False,
     archives_from: str | os.PathLike[str] | None = None,
-    progress: Tasks | None = None,
-    say: Say | None = None,
+    reporter: Reporter = SILENT,
     host: CocoHost | None = None,
     sleep: Callable[[float], object] | None = None,
 ) -> CocoFolder:
@@ -230,8 +227,7 @@ def fetch_coco(
     instances: also instances_<split>2017.json, the ground truth of AP in papers (`eval --ap-gt`)
     keep_archives: leave the archives that had to be fetched whole in <root>/archives
     archives_from: a folder of archives fetched before; they are verified, read in place and left there
-    progress: called with the current step, bytes done and bytes in total
-    say: called with notices, one sentence each
+    reporter: hears of bytes downloaded, of files verified, and notices
     host: where COCO comes from; by default its own host
     Raises DownloadFailed, OutOfSpace (before anything is fetched, where that can be known) and BadArgument.
     After an interruption the same call resumes; no file has wrong content under its final name.
@@ -250,8 +246,7 @@ def fetch_coco(
         instances,
         keep_archives,
         Path(archives_from) if archives_from is not None else None,
-        progress,
-        say,
+        reporter,
         host or COCO,
         sleep,
     )
@@ -353,8 +348,7 @@ class _Fetch:
     instances: bool
     keep: bool
     archives_from: Path | None
-    progress: Tasks | None
-    say: Say | None
+    reporter: Reporter
     host: CocoHost
     sleep: Callable[[float], object] | None
 
@@ -657,12 +651,11 @@ class _Fetch:
         return report
 
     def _report(self, label: str, done: int, total: int | None) -> None:
-        if self.progress is not None:
-            self.progress(label, done, total)
+        unit: Unit = "files" if label.startswith(("verifying ", "images of ")) else "bytes"
+        self.reporter.progress(label, done, total, unit)
 
     def _notice(self, sentence: str) -> None:
-        if self.say is not None:
-            self.say(sentence)
+        self.reporter.notice(sentence)
 
 
 def _known_split(split: str) -> None:

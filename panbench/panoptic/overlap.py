@@ -360,21 +360,48 @@ def check_predictions(table: OverlapTable) -> None:
         raise PredictionMismatch("\n".join(faults))
 
 
+@dataclass(frozen=True)
+class Mismatches:
+    """Ids that either a JSON of predictions or its PNGs lack: (image ids, segment ids) of each kind."""
+
+    unlisted: tuple[Int64, Int32]
+    absent: tuple[Int64, Int32]
+
+    @staticmethod
+    def of(table: OverlapTable) -> Mismatches:
+        """Those of a table."""
+        is_pred, in_pred = ~table.segments.is_gt, table.overlaps.pred_id != VOID
+        images, ids = table.segments.image_id[is_pred], table.segments.id[is_pred]
+        pair_images, pair_ids = table.overlaps.image_id[in_pred], table.overlaps.pred_id[in_pred]
+        row = find_rows(pair_images, pair_ids, images, ids)
+        absent = sums_by_row(row, table.overlaps.pixels[in_pred], len(ids)) == 0
+        return Mismatches(distinct(pair_images[row < 0], pair_ids[row < 0]), (images[absent], ids[absent]))
+
+    def __bool__(self) -> bool:
+        return bool(len(self.unlisted[0]) or len(self.absent[0]))
+
+    def __add__(self, other: Mismatches) -> Mismatches:
+        unlisted, absent = (
+            (np.concatenate([left[0], right[0]]), np.concatenate([left[1], right[1]]))
+            for left, right in ((self.unlisted, other.unlisted), (self.absent, other.absent))
+        )
+        return Mismatches(unlisted, absent)
+
+    def sentences(self) -> list[str]:
+        """A sentence for each kind that there is, with its first images."""
+        faults = []
+        if len(self.unlisted[0]):
+            unlisted = by_image(*self.unlisted)
+            faults.append(f"Predicted PNGs have ids that their JSON lacks: {unlisted}. List each id of the PNG.")
+        if len(self.absent[0]):
+            missing = by_image(*self.absent)
+            faults.append(f"Predicted segments of the JSON are not in their PNG: {missing}. Remove them from the JSON.")
+        return faults
+
+
 def prediction_faults(table: OverlapTable) -> list[str]:
-    """A sentence for each way in which JSONs and PNGs of predictions do not hold the same ids, naming all of them."""
-    is_pred, in_pred = ~table.segments.is_gt, table.overlaps.pred_id != VOID
-    images, ids = table.segments.image_id[is_pred], table.segments.id[is_pred]
-    pair_images, pair_ids = table.overlaps.image_id[in_pred], table.overlaps.pred_id[in_pred]
-    row = find_rows(pair_images, pair_ids, images, ids)
-    absent = sums_by_row(row, table.overlaps.pixels[in_pred], len(ids)) == 0
-    faults = []
-    if (row < 0).any():
-        unlisted = by_image(*distinct(pair_images[row < 0], pair_ids[row < 0]))
-        faults.append(f"Predicted PNGs have ids that their JSON lacks: {unlisted}. List each id of the PNG.")
-    if absent.any():
-        missing = by_image(images[absent], ids[absent])
-        faults.append(f"Predicted segments of the JSON are not in their PNG: {missing}. Remove them from the JSON.")
-    return faults
+    """A sentence for each way in which JSONs and PNGs of predictions do not hold the same ids."""
+    return Mismatches.of(table).sentences()
 
 
 def concat(tables: Iterable[OverlapTable]) -> OverlapTable:
@@ -443,15 +470,17 @@ def _concat_columns(kind: type[Any], parts: Sequence[Any]) -> Any:
     return kind(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(kind)))
 
 
-def by_image(images: Int64, values: Int32) -> str:
-    """`image 5: 1, 2; image 7: 3`: all values, each once, for a sentence."""
+def by_image(images: Int64, values: npt.NDArray[Any], most: int = 10) -> str:
+    """`image 5: 1, 2; image 7: 3; and 12 more images`: values, each once, for a sentence that stays readable."""
     images, values = distinct(images, values)
     found, starts = np.unique(images, return_index=True)
     groups = np.split(values, starts[1:])
-    return "; ".join(
-        f"image {image}: {listed(group.tolist(), most=len(group))}"
-        for image, group in zip(found.tolist(), groups, strict=True)
-    )
+    told = [
+        f"image {image}: {listed(group.tolist(), most)}"
+        for image, group in zip(found[:most].tolist(), groups[:most], strict=True)
+    ]
+    rest = len(found) - len(told)
+    return "; ".join([*told, *([f"and {rest:,} more {'image' if rest == 1 else 'images'}"] if rest else [])])
 
 
 def _size(ids: npt.NDArray[np.int32]) -> str:

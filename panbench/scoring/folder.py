@@ -7,6 +7,7 @@ One pass finds everything that is wrong with the predictions, and one error name
 import contextlib
 import hashlib
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from panbench.base import provenance
 from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError, PredictionMismatch
 from panbench.base.files import sha256_of
-from panbench.base.reporter import SILENT, Counting, Reporter
+from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums, summarise
@@ -32,12 +33,12 @@ from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, IdRuns, check_pixels, co
 from panbench.panoptic.native import native, why_missing
 from panbench.panoptic.overlap import (
     GroundTruthFaults,
+    Mismatches,
     OverlapTable,
     Pairs,
     Segments,
     by_image,
     concat,
-    prediction_faults,
     tabulate,
     take,
 )
@@ -71,6 +72,13 @@ _TASKS_AHEAD = 256
 PART_IMAGES = 1000
 """Images of a block: what a killed run loses at most, and what is held of the overlaps of a long one."""
 
+# More faults of one kind become one sentence.
+_MOST_TOLD = 10
+
+# From so many on, what all share is no accident.
+_MANY_IDS = 20
+_MANY_CATEGORIES = 5
+
 # For fewer images an index saves too little to leave a file beside the user's data.
 _FEWEST_IMAGES_INDEXED = 64
 
@@ -91,7 +99,6 @@ def score_folder(
     resume: bool = False,
     shard: tuple[int, int] | None = None,
     index: bool = True,
-    progress: Counting | None = None,
     reporter: Reporter = SILENT,
     images: str | os.PathLike[str] | None = None,
 ) -> Run:
@@ -108,12 +115,11 @@ def score_folder(
     resume: go on with the run at `out`, if there is one: only images that it lacks are scored
     shard: (i, n) scores the i-th of n parts of the images, by id, from 1; `runs merge` joins the runs
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
-    progress: called with (images done, images in all)
     images: the folder of photographs, which scoring does not read; the run remembers it for pictures
-    reporter: hears where ground-truth PNGs and their JSON disagree, and when scoring is slow without compiled code
+    reporter: hears of images scored, of ground truth whose PNGs and JSON disagree, and of what else looks odd
     Images are written to `out` in blocks of PART_IMAGES, so memory grows with the two JSONs alone, and a run that is
     killed loses a block.
-    Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming all images and ids. Blocks
+    Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming the first images. Blocks
     without a fault are kept then, for `resume`; of fewer than PART_IMAGES images there is none, and no run.
     """
     clock = _Clock()
@@ -152,23 +158,28 @@ def score_folder(
     }
     info = _info(plan, out, arguments, images)
     store = _Store(out, info, overwrite, _goes_on(out, info) if out is not None and resumed else None)
-    wrong, gt_wrong = list(misfits), list[str]()
+    wrong, gt_wrong, mismatches = list[_Fault](), list[_Fault](), Mismatches.of(OverlapTable.empty())
+    if swapped := plan.looks_swapped():
+        reporter.notice(swapped)
     try:
         rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
-        for counted in _count_images(plan, rows, threads or _cores(), boundary, max_pixels, index, progress, reporter):
+        for counted in _count_images(plan, rows, threads or _cores(), boundary, max_pixels, index, reporter):
             table = counted.table(plan)
-            found = counted.prediction_faults + prediction_faults(table)
-            wrong += found
+            found = Mismatches.of(table)
+            mismatches += found
+            wrong += counted.prediction_faults
             gt_wrong += counted.gt_faults
-            if not found and not counted.gt_faults and not misfits:
+            if not (found or counted.prediction_faults or counted.gt_faults or misfits):
                 store.keep(table, FileHashes.of(counted.files))
-        if wrong or gt_wrong:
-            kind = PredictionMismatch if wrong else BadDataset
-            raise kind("\n".join(gt_wrong + wrong + store.left()))
+        faults = misfits + _told(wrong, "predicted", pred) + mismatches.sentences() + plan.likely_cause(mismatches)
+        if faults or gt_wrong:
+            kind = PredictionMismatch if faults else BadDataset
+            raise kind("\n".join(_told(gt_wrong, "ground-truth", gt) + faults + store.left()))
+        plan.check_ground_truth(store.faults)
         clock.stop("overlap")
         run = store.close(info.images, clock)
-        if run.info.images.gt_faults and (faults := run.info.images.gt_faults.notice):
-            reporter.notice(faults)
+        if run.info.images.gt_faults and (notice := run.info.images.gt_faults.notice):
+            reporter.notice(notice)
         return run
     except BaseException as problem:
         store.fail(problem)
@@ -217,7 +228,7 @@ class _Plan:
         return [image_id for image_id in self.pred.image_ids if image_id not in known]
 
     def faults(self, ignore_extra: bool, allow_missing: bool) -> list[str]:
-        """A sentence for each way in which the two JSONs do not fit, naming all images."""
+        """A sentence for each way in which the two JSONs do not fit, naming the first images."""
         faults = []
         missing, extra = self.missing(), self.extra()
         if missing and len(missing) == len(self.rows) and not allow_missing:
@@ -228,12 +239,12 @@ class _Plan:
         if missing and not allow_missing:
             faults.append(
                 f"{self.pred.path} has no prediction for {len(missing)} of {len(self.rows)} images: "
-                f"{listed(missing, len(missing))}. Add them, or allow missing predictions to score them as empty."
+                f"{listed(missing)}. Add them, or score them as empty with --allow-missing."
             )
         if extra and not ignore_extra:
             faults.append(
                 f"{self.pred.path} has predictions for images that {self.gt.path} lacks ({len(extra)}): "
-                f"{listed(extra, len(extra))}. Remove them, or ignore extra predictions to leave them out."
+                f"{listed(extra)}. Remove them, or leave them out with --ignore-extra."
             )
         pred = self.segments("pred", [self.gt.image_ids[row] for row in self.rows])
         unknown = take(pred, ~np.isin(pred.category_id, [category.id for category in self.gt.categories]))
@@ -242,7 +253,55 @@ class _Plan:
                 f"{self.pred.path} uses category ids that {self.gt.path} does not list: "
                 f"{by_image(unknown.image_id, unknown.category_id)}. Write the dataset's own category ids."
             )
+            faults += self._other_categories(pred.category_id)
         return faults
+
+    def _other_categories(self, used: npt.NDArray[np.int32]) -> list[str]:
+        """The likely cause of many unknown category ids."""
+        known = {category.id for category in self.gt.categories}
+        ids = set(np.unique(used).tolist())
+        if len(ids) < _MANY_CATEGORIES:
+            return []
+        if min(ids) in (0, 1) and max(ids) < len(known) + min(ids) and max(known) > len(known):
+            return [
+                f"Likely cause: the predictions have labels counted from {min(ids)}, and {self.gt.path} has category "
+                f"ids up to {max(known)}. Write for each label the id of its category."
+            ]
+        if not ids & known:
+            return [
+                f"Likely cause: the two are of different datasets; they have no category id in common "
+                f"({listed(sorted(ids), 5)} and {listed(sorted(known), 5)})."
+            ]
+        return []
+
+    def likely_cause(self, mismatches: Mismatches) -> list[str]:
+        """Why many ids of predictions are not where they should be."""
+        absent = len(mismatches.absent[0])
+        pred = self.segments("pred", [self.gt.image_ids[row] for row in self.rows])
+        if absent < _MANY_IDS or absent < len(pred):
+            return []
+        return [
+            f"Likely cause: no segment of {self.pred.path} is in the PNGs of {self.pred.folder}. Is that the folder of "
+            "other predictions, or of the ground truth, or were the PNGs not written as id = R + 256·G + 256²·B?"
+        ]
+
+    def check_ground_truth(self, faults: GroundTruthFaults) -> None:
+        """Raises BadDataset when no segment of the ground truth is in its PNGs: they are another set's."""
+        expected = len(self.segments("gt", [self.gt.image_ids[row] for row in self.rows]))
+        if expected >= _MANY_IDS and faults.segments_not_in_png >= expected:
+            raise BadDataset(
+                f"None of the {expected:,} segments of {self.gt.path} is in the PNGs of {self.gt.folder}: that is the "
+                "folder of another set. Name the one of this ground truth with --gt-dir (gt_dir)."
+            )
+
+    def looks_swapped(self) -> str | None:
+        """A sentence when the ground truth has scores, as predictions do, and the predictions have none."""
+        if np.isfinite(self.gt.score).any() and not np.isfinite(self.pred.score).any():
+            return (
+                f"The ground truth {self.gt.path} has scores, as predictions do, and {self.pred.path} has none: are "
+                "the two swapped?"
+            )
+        return None
 
     def segments(self, side: str, images: Sequence[int]) -> Segments:
         """The segments of one side for some images, in the order of the JSON."""
@@ -283,12 +342,12 @@ class _Store:
         self._resumed = writer is not None
         self.done: frozenset[int] = writer.done if writer else frozenset()
         self._tables: list[OverlapTable] = []
-        self._sums, self._faults = CategorySums(info.categories), GroundTruthFaults()
+        self._sums, self.faults = CategorySums(info.categories), GroundTruthFaults()
 
     def keep(self, table: OverlapTable, files: FileHashes) -> None:
         """Takes a block without a fault. Raises BadDataset for an area that cannot be; the block is not kept then."""
         self._sums.add(self._sums.look(Matched.of(table)))
-        self._faults = self._faults + table.ground_truth_faults()
+        self.faults = self.faults + table.ground_truth_faults()
         if self._out is None:
             self._tables.append(table)
         else:
@@ -306,13 +365,13 @@ class _Store:
         images = replace(images, scored=n)
         if self._out is None:
             summary = SummaryRecord.of(summarise(self._sums.table()))
-            info = replace(self._info, images=replace(images, gt_faults=self._faults), summary=summary)
+            info = replace(self._info, images=replace(images, gt_faults=self.faults), summary=summary)
             return Run(replace(info, **clock.seconds(n)), table=concat(self._tables))
         writer = self._written(self._out)
         # What an earlier sitting wrote was not added up here.
         stored = Run(writer.info, writer.path) if self._resumed else None
         summary = SummaryRecord.of(summarise(self._sums.table()) if stored is None else stored.summary())
-        faults = self._faults if stored is None else stored.ground_truth_faults()
+        faults = self.faults if stored is None else stored.ground_truth_faults()
         clock.stop("write")
         return writer.finish("done", images=replace(images, gt_faults=faults), summary=summary, **clock.seconds(n))
 
@@ -342,6 +401,42 @@ def _goes_on(out: str | os.PathLike[str], info: RunInfo) -> RunWriter:
     return RunWriter.resume(out)
 
 
+@dataclass(frozen=True)
+class _Fault:
+    """A PNG that cannot be scored, and why: a predicate and what to do."""
+
+    path: Path
+    image_id: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path} (image {self.image_id}) {self.what}"
+
+    @property
+    def kind(self) -> str:
+        """What faults of one kind share: sizes differ from image to image."""
+        return re.sub(r"\d+", "#", self.what)
+
+
+def _told(faults: Sequence[_Fault], side: str, columns: AnnotationColumns) -> list[str]:
+    """A sentence for each fault; one for each kind of which there are more than a screen takes."""
+    kinds: dict[str, list[_Fault]] = {}
+    for fault in faults:
+        kinds.setdefault(fault.kind, []).append(fault)
+    told = []
+    for alike in kinds.values():
+        if len(alike) <= _MOST_TOLD:
+            told += [str(fault) for fault in alike]
+            continue
+        images = listed([fault.image_id for fault in alike])
+        told.append(f"{len(alike):,} {side} PNGs have the same fault, images {images}. The first: {alike[0]}")
+        if len(alike) == len(columns) and " is #×# but" in f" {alike[0].kind}":
+            told.append(
+                "Likely cause: the predictions are of other images, or have the network's size, not the image's."
+            )
+    return told
+
+
 @dataclass
 class _Counted:
     """The result of one pass over the PNGs: counted pairs of each image, and a sentence for each unusable PNG."""
@@ -349,8 +444,8 @@ class _Counted:
     pairs: list[tuple[int, "_Counts"]] = field(default_factory=list)
     boundary: list[tuple[int, "_Counts"]] = field(default_factory=list)
     files: list[tuple[int, bytes, bytes]] = field(default_factory=list)
-    gt_faults: list[str] = field(default_factory=list)
-    prediction_faults: list[str] = field(default_factory=list)
+    gt_faults: "list[_Fault]" = field(default_factory=list)
+    prediction_faults: "list[_Fault]" = field(default_factory=list)
 
     def table(self, plan: _Plan) -> OverlapTable:
         """The rows of all images that could be decoded."""
@@ -374,8 +469,8 @@ class _Answer:
     boundary: _Counts | None = None
     sha: bytes = b""
     packed: bytes | None = None
-    gt_fault: str | None = None
-    prediction_fault: str | None = None
+    gt_fault: "_Fault | None" = None
+    prediction_fault: "_Fault | None" = None
 
 
 @dataclass(frozen=True)
@@ -394,7 +489,7 @@ class _Counter:
         try:
             sha, packed, gt_runs = self.ground_truth(gt_path)
         except ValueError as problem:
-            return _Answer(gt_fault=f"{gt_path} (image {image_id}) {problem}")
+            return _Answer(gt_fault=_Fault(gt_path, image_id, str(problem)))
         answer = _Answer(sha=sha, packed=packed)
         if self.plan.pred_row[row] < 0:
             pred_runs = IdRuns.empty(gt_runs.shape)
@@ -408,7 +503,7 @@ class _Counter:
                         "Write predictions at the image's original size."
                     )
             except ValueError as problem:
-                return replace(answer, prediction_fault=f"{pred_path} (image {image_id}) {problem}")
+                return replace(answer, prediction_fault=_Fault(pred_path, image_id, str(problem)))
         boundary = boundary_pairs(gt_runs.to_map(), pred_runs.to_map()) if self.boundary else None
         return replace(answer, counts=count_run_pairs(gt_runs, pred_runs), boundary=boundary)
 
@@ -441,7 +536,6 @@ def _count_images(
     boundary: bool,
     max_pixels: int,
     index: bool,
-    progress: Counting | None,
     reporter: Reporter,
 ) -> Iterator[_Counted]:
     """Looks at the images of some rows of the ground truth, and returns what was found in blocks of PART_IMAGES."""
@@ -469,8 +563,8 @@ def _count_images(
                 counted.files.append((image_id, b"", answer.sha))
             if answer.boundary is not None:
                 counted.boundary.append((image_id, answer.boundary))
-            if progress and (done % _IMAGES_A_TASK == 0 or done == len(rows)):
-                progress(before + done, images)
+            if done % _IMAGES_A_TASK == 0 or done == len(rows):
+                reporter.progress("Scoring", before + done, images)
             if done % PART_IMAGES == 0:
                 yield counted
                 counted = _Counted()

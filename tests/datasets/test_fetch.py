@@ -11,6 +11,7 @@ from coco_mimic import Fault, FaultServer, Mimic, build_mimic
 
 from panbench.base.download import download
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
+from panbench.base.reporter import Silent
 from panbench.datasets import fetch as fetch_module
 from panbench.datasets.fetch import CocoFolder, coco_missing, fetch_coco, panoptic_categories
 
@@ -303,12 +304,14 @@ def test_a_byte_flipped_on_its_way_is_caught_in_every_place(server, mimic, tmp_p
 
 
 @pytest.mark.parametrize("limit", [None, 3])
-def test_a_server_without_ranges_still_serves(server, mimic, tmp_path, limit):
+def test_a_server_without_ranges_still_serves(server, mimic, tmp_path, limit, monkeypatch):
     for path in (ANNOTATIONS, VAL):
         server.always[path] = Fault(ignore_range=True)
     server.files.update({"/" + name: content for name, content in mimic.expected.items() if name.endswith("jpg")})
     said: list[str] = []
-    fetch(server, mimic, tmp_path, limit=limit, say=said.append)
+    reporter = Silent()
+    monkeypatch.setattr(reporter, "notice", said.append)
+    fetch(server, mimic, tmp_path, limit=limit, reporter=reporter)
     assert on_disk(tmp_path).items() <= expected_of(mimic).items()
     assert len(list((tmp_path / "val2017").iterdir())) == (limit or 12)
     assert any("whole" in sentence for sentence in said)
@@ -348,19 +351,20 @@ def test_an_archive_of_another_size_is_not_coco(server, mimic, tmp_path):
 def test_interrupted_anywhere_the_next_call_goes_on(server, mimic, tmp_path):
     steps = 0
 
-    def interrupt_at(step: int):
-        def progress(label: str, done: int, total: int | None) -> None:
+    class InterruptAt(Silent):
+        def __init__(self, step: int) -> None:
+            self.step = step
+
+        def progress(self, task, done, total, unit="images") -> None:
             nonlocal steps
             steps += 1
-            if steps == step:
+            if steps == self.step:
                 raise KeyboardInterrupt
-
-        return progress
 
     for step in range(1, 200, 3):
         steps = 0
         try:
-            fetch(server, mimic, tmp_path / str(step), progress=interrupt_at(step))
+            fetch(server, mimic, tmp_path / str(step), reporter=InterruptAt(step))
         except KeyboardInterrupt:
             named = {name: content for name, content in on_disk(tmp_path / str(step)).items() if ".part" not in name}
             assert named.items() <= expected_of(mimic).items()

@@ -78,10 +78,12 @@ def test_coco_that_is_not_here_is_named_with_command_size_and_the_way_to_have_it
     assert not root.exists()
 
 
-def test_download_fetches_what_is_missing_and_only_that(server, tmp_path):
+def test_download_fetches_what_is_missing_and_only_that(server, tmp_path, monkeypatch):
     root = tmp_path / "coco"
     told: list[str] = []
-    opened = open_dataset(root, limit=3, download=True, downloaded=lambda what, *_: told.append(what))
+    reporter = Silent()
+    monkeypatch.setattr(reporter, "progress", lambda what, *_: told.append(what))
+    opened = open_dataset(root, limit=3, download=True, reporter=reporter)
     assert [scene.image_path.is_file() and scene.gt_path.is_file() for scene in opened.scenes] == [True] * 3
     assert "val2017" in told
     asked = len(server.log)

@@ -189,8 +189,13 @@ class TestRun:
 
     def test_tells_its_progress_to_the_end(self, tmp_path):
         steps = []
-        Folder(tmp_path, list(range(1, 41))).score(progress=lambda done, total: steps.append((done, total)))
-        assert steps == [(16, 40), (32, 40), (40, 40)]
+
+        class Listener(Silent):
+            def progress(self, task, done, total, unit="images"):
+                steps.append((task, done, total, unit))
+
+        Folder(tmp_path, list(range(1, 41))).score(reporter=Listener())
+        assert steps == [("Scoring", done, 40, "images") for done in (16, 32, 40)]
 
 
 class TestJsonsThatDoNotFit:
@@ -198,7 +203,7 @@ class TestJsonsThatDoNotFit:
         del folder.pred["annotations"][1:]
         assert folder.refused(PredictionMismatch) == [
             "pred.json has no prediction for 2 of 3 images: 2, 3. "
-            "Add them, or allow missing predictions to score them as empty."
+            "Add them, or score them as empty with --allow-missing."
         ]
 
     def test_missing_predictions_can_be_scored_as_empty(self, folder):
@@ -216,7 +221,7 @@ class TestJsonsThatDoNotFit:
         del folder.gt["annotations"][1:]
         assert folder.refused(PredictionMismatch) == [
             "pred.json has predictions for images that gt.json lacks (2): 2, 3. "
-            "Remove them, or ignore extra predictions to leave them out."
+            "Remove them, or leave them out with --ignore-extra."
         ]
 
     def test_extra_predictions_can_be_left_out(self, folder):
@@ -256,6 +261,83 @@ class TestJsonsThatDoNotFit:
     def test_no_threads_are_too_few(self, folder):
         with pytest.raises(BadArgument, match="at least 1, not 0"):
             folder.score(threads=0)
+
+
+class TestTheWrongGroundTruth:
+    """What happens to a whole set has one sentence a kind, ten images at most, and its likely cause."""
+
+    @pytest.fixture
+    def set_of_30(self, tmp_path):
+        return Folder(tmp_path, list(range(1, 31)))
+
+    def test_many_missing_predictions_are_counted(self, set_of_30):
+        del set_of_30.pred["annotations"][5:]
+        assert set_of_30.refused(PredictionMismatch) == [
+            "pred.json has no prediction for 25 of 30 images: 6, 7, 8, 9, 10, 11, 12, 13, 14, 15 and 15 more. "
+            "Add them, or score them as empty with --allow-missing."
+        ]
+
+    def test_many_pngs_that_are_not_there_are_one_sentence(self, set_of_30):
+        for path in (set_of_30.path / "pred").iterdir():
+            path.unlink()
+        (sentence,) = set_of_30.refused(PredictionMismatch)
+        assert sentence.startswith("30 predicted PNGs have the same fault, images 1, 2, 3,")
+        assert sentence.endswith(
+            "and 20 more. The first: pred/1.png (image 1) was not found. Check the folder of id PNGs."
+        )
+
+    def test_predictions_of_other_sizes_are_of_other_images(self, set_of_30):
+        for image_id in range(1, 31):
+            set_of_30.write("pred", image_id, np.tile(PRED, (1, 1 + image_id % 3)).T.copy())
+        sentence, cause = set_of_30.refused(PredictionMismatch)
+        assert sentence.startswith("30 predicted PNGs have the same fault")
+        assert cause.startswith("Likely cause: the predictions are of other images")
+
+    def test_pngs_of_another_set_are_named_by_their_folder(self, set_of_30):
+        for image_id in range(1, 31):
+            set_of_30.write("pred", image_id, PRED + 100)
+        unlisted, absent, cause = set_of_30.refused(PredictionMismatch)
+        assert unlisted.count("image ") == absent.count("image ") == 10
+        assert "; and 20 more images. List each id" in unlisted
+        assert cause.startswith(
+            "Likely cause: no segment of pred.json is in the PNGs of pred. Is that the folder of other"
+        )
+
+    def test_pngs_of_another_ground_truth_are_refused(self, set_of_30):
+        for image_id in range(1, 31):
+            set_of_30.write("gt", image_id, PRED + 100)
+        (sentence,) = set_of_30.refused(BadDataset)
+        assert "segments of gt.json is in the PNGs of gt: that is the folder of another set." in sentence
+        assert "--gt-dir" in sentence
+
+    def test_category_ids_of_another_dataset_or_labels_are_told_so(self, set_of_30):
+        far = [{**category, "id": category["id"] + 1000} for category in CATEGORIES]
+        more = [{"id": 2000 + place, "name": f"c{place}", "isthing": 1} for place in range(8)]
+        set_of_30.gt["categories"] = far + more
+        for record in set_of_30.gt["annotations"]:
+            for segment in record["segments_info"]:
+                segment["category_id"] += 1000
+        segments = [segment for record in set_of_30.pred["annotations"] for segment in record["segments_info"]]
+        for place, segment in enumerate(segments):
+            segment["category_id"] = place % 6
+        unknown, cause = set_of_30.refused(PredictionMismatch)
+        assert unknown.count("image ") == 10
+        assert cause.startswith(
+            "Likely cause: the predictions have labels counted from 0, and gt.json has category ids up to"
+        )
+        for place, segment in enumerate(segments):
+            segment["category_id"] = 50 + place % 6
+        assert set_of_30.refused(PredictionMismatch)[1].startswith("Likely cause: the two are of different datasets")
+
+    def test_a_ground_truth_with_scores_may_be_the_predictions(self, folder, monkeypatch):
+        heard: list[str] = []
+        reporter = Silent()
+        monkeypatch.setattr(reporter, "notice", heard.append)
+        for record in folder.gt["annotations"]:
+            for segment in record["segments_info"]:
+                segment["score"] = 0.5
+        folder.score(reporter=reporter)
+        assert "are the two swapped?" in heard[0]
 
 
 class TestPngsThatDoNotFit:
@@ -412,7 +494,11 @@ class TestIndex:
 
     def test_the_limit_of_pixels_holds_for_indexed_maps_too(self, many):
         many.score()
-        assert len(many.refused(BadDataset, max_pixels=5)) == 80
+        (sentence,) = many.refused(BadDataset, max_pixels=5)
+        assert sentence.startswith(
+            "80 ground-truth PNGs have the same fault, images 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 70 more. The first: "
+            "gt/1.png (image 1) has 2×3 pixels, more than the limit of 5."
+        )
 
     def test_is_left_alone_when_asked_and_for_few_images(self, many, folder):
         many.score(index=False)
@@ -421,11 +507,12 @@ class TestIndex:
         assert not list(folder.path.glob("*.panbench-index"))
 
     def test_leaves_nothing_behind_when_interrupted(self, many):
-        def stop(done, total):
-            raise KeyboardInterrupt
+        class Impatient(Silent):
+            def progress(self, task, done, total, unit="images"):
+                raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            many.score(progress=stop, out=many.path / "out")
+            many.score(reporter=Impatient(), out=many.path / "out")
         assert {path.name for path in many.path.iterdir()} == {"gt", "pred", "gt.json", "pred.json"}
 
 
