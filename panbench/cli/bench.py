@@ -22,6 +22,7 @@ from panbench.cli.command import (
     Models,
     Orientation,
     Raw,
+    Things,
     Weights,
     command,
     exif_option,
@@ -49,6 +50,7 @@ def bench(
     config: Config = None,
     checkpoint: Checkpoint = None,
     weights: Weights = "auto",
+    things: Things = None,
     download: Download = False,
     plant: Annotated[
         int,
@@ -98,7 +100,7 @@ def bench(
     height_and_width = parse_size(size)
     batch_sizes = parse_batch_sizes(batch_size)
     precisions = [name.strip() for name in precision.split(",") if name.strip()]
-    specs = choose_models(model or [], config, checkpoint)
+    specs = choose_models(model or [], config, checkpoint, things)
     download = may_download(missing_for(specs, weights=weights), download)
 
     from panbench.evaluation.benchmark import benchmark, write_report

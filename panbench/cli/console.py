@@ -5,6 +5,7 @@ Nothing else in panbench prints. Of the processes that torchrun starts, only the
 
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, Group, RenderableType, RenderHook, RenderResult
 from rich.segment import Segment
 from rich.text import Text
@@ -96,12 +98,14 @@ def set_quiet(quiet: bool) -> None:
 def say(sentence: str) -> None:
     """A hint beside the result: what to do next, where it is."""
     if not _quiet:
-        _status().print(sentence, markup=False, style="dim", soft_wrap=True)
+        status = _status()
+        status.print(_in_lines(sentence, status), markup=False, style="dim", soft_wrap=True)
 
 
 def note(sentence: str) -> None:
     """A sentence that the user should read: what was left out or chosen."""
-    _status().print(_noted(sentence), soft_wrap=True)
+    status = _status()
+    status.print(_noted(sentence, status), soft_wrap=True)
 
 
 def complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
@@ -110,7 +114,7 @@ def complain(sentence: str, error: Exception | None = None, label: str = "Error:
     if error is not None:
         stderr.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
     lines = [" ".join(line.split()) for line in sentence.splitlines()]
-    stderr.print(Text.assemble((label, "bold red"), "\n".join(lines)), soft_wrap=True)
+    stderr.print(_labelled(label, "bold red", "\n".join(lines), stderr), soft_wrap=True)
 
 
 def question() -> Callable[[str], str] | None:
@@ -184,7 +188,7 @@ class Bars:
             self._now = None
 
     def notice(self, sentence: str) -> None:
-        self._bars.console.print(_noted(sentence), soft_wrap=True)
+        self._bars.console.print(_noted(sentence, self._bars.console), soft_wrap=True)
 
     def _add(self, title: str, total: int | None, unit: Unit) -> None:
         self._bars.start()
@@ -220,8 +224,33 @@ def is_further_rank() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
-def _noted(sentence: str) -> Text:
-    return Text.assemble(("Note: ", "bold"), " ".join(sentence.split()))
+def _noted(sentence: str, console: Console) -> Text:
+    return _labelled("Note: ", "bold", " ".join(sentence.split()), console)
+
+
+def _labelled(label: str, style: str, text: str, console: Console) -> Text:
+    return Text.assemble((label, style), _in_lines(label + text, console)[len(label) :])
+
+
+# A word, or what stands between backquotes: a command is copied as a whole.
+_WORD = re.compile(r"(?:`[^`\n]*`|[^\s`]|`)+")
+
+
+def _in_lines(text: str, console: Console) -> str:
+    """On a terminal, `text` with its lines broken between words; elsewhere, as in a log, as it is."""
+    if not console.is_terminal:
+        return text
+    lines = []
+    for line in text.split("\n"):
+        shown = ""
+        for word in _WORD.findall(line):
+            if shown and cell_len(f"{shown} {word}") > console.width:
+                lines.append(shown)
+                shown = word
+            else:
+                shown = f"{shown} {word}" if shown else word
+        lines.append(shown)
+    return "\n".join(lines)
 
 
 class _PlainText(RenderHook):

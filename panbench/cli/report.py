@@ -232,6 +232,7 @@ def attention(
         list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; several times.")
     ] = None,
     weights: Weights = "auto",
+    things: Things = None,
     download: Download = False,
     device: Device = "auto",
     out: Annotated[Path, _out("attention.png")] = Path("attention.png"),
@@ -247,7 +248,7 @@ def attention(
     unfit = model is not None if run is not None else not named
     if (run is None) == (photo is None) or (run is None) != (image is None) or unfit:
         raise BadArgument("Give --model and --photo, or --run and --image.")
-    spec = choose_model(model, config, checkpoint) if named else None
+    spec = choose_model(model, config, checkpoint, things) if named else None
     if spec is not None:
         download = may_download(missing_for([spec], weights=weights), download)
 

@@ -84,7 +84,9 @@ class Missing:
     @property
     def sentence(self) -> str:
         """What is missing, how much it is, and how to have it fetched."""
-        names = [f"the weights of {_some([spec.title for spec in self.weights])}"] if self.weights else []
+        # Beside COCO's, the licence stands in the sizes.
+        licences = self._licences if self.data is None else ""
+        names = [f"the weights of {_some([spec.title for spec in self.weights])}{licences}"] if self.weights else []
         names += [f"{self.data.title} in {self.data.root} ({self.data.what})"] if self.data is not None else []
         listed = ",".join(address_of(spec) for spec in self.weights)
         commands = [f"`panbench models --download {listed}`"] if self.weights else []
@@ -92,7 +94,7 @@ class Missing:
         # The network of a repository is described by its config.json, which comes with the weights.
         alone = self.weights and self.data is None and not any(map(repository_of, self.weights))
         ways_out = " Or run the model untrained with --weights random." if alone else ""
-        sizes = self.sizes if self.data is not None else self._weights_size + self._licences
+        sizes = self.sizes if self.data is not None else self._weights_size
         return (
             f"Not on this machine: {' and '.join(names)}. Fetch them (about {sizes}) with {' and '.join(commands)} or "
             f"by adding --download ({VARIABLE}=1).{ways_out}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Iterator
 
@@ -38,6 +39,32 @@ def test_messages_and_results_hold_no_control_characters(speak):
         speak(f"file {ESCAPE}.png")
     assert SPELLED in screen.getvalue()
     assert ESCAPE not in screen.getvalue()
+
+
+COMMAND = "`panbench data coco --limit 20 --split val`"
+
+
+@pytest.mark.parametrize(
+    ("speak", "label"), [(console.say, ""), (console.note, "Note: "), (console.complain, "Error: ")]
+)
+def test_on_a_terminal_lines_end_between_words_and_never_in_a_command(speak, label, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    sentence = (
+        f"There is no folder data/coco with what this needs of COCO. Fetch it with {COMMAND} or by adding --download."
+    )
+    with terminal() as screen:
+        speak(sentence)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).splitlines()
+    assert " ".join(lines) == label + sentence
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= 60
+    assert any(COMMAND in line for line in lines)
+
+
+def test_in_a_log_a_sentence_is_one_line(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    console.complain("word " * 40)
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_tracebacks_hold_none():

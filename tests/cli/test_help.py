@@ -31,10 +31,10 @@ def test_every_help_ends_with_examples_that_the_command_takes(path):
     assert shown.exit_code == 0
     assert max(map(len, shown.stdout.splitlines())) <= 80
     assert "<bool>" not in shown.stdout
-    examples = [line.strip() for line in COMMANDS[path].epilog.splitlines()[1:]]
+    examples = [line.strip() for line in COMMANDS[path].epilog.strip().splitlines()[1:]]
     assert examples
     for example in examples:
-        assert example in shown.stdout, "an example stands on one line of 80 columns"
+        assert f"   {example}" in shown.stdout, "an example stands on one line of 80 columns, further in than the text"
         words = shlex.split(example)
         assert tuple(words[: len(path) + 1]) == ("panbench", *path)
         COMMANDS[path].make_context(path[-1], words[len(path) + 1 :])
