@@ -140,6 +140,12 @@ def test_help_and_lists_need_no_torch(arguments):
     assert finished.stdout
 
 
+def test_help_comes_before_anything_large_is_imported():
+    program = "import sys; import panbench.cli.app; print(*sorted(sys.modules))"
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert not {"numpy", "cv2", "httpx", "pandas", "pyarrow", "torch"} & set(finished.stdout.split())
+
+
 def test_scoring_and_comparing_need_no_torch(tmp_path):
     reference = ROOT / "tests" / "reference" / "pq_edges"
     score = ["score", "--gt", reference / "gt.json", "--pred", reference / "pred.json", "--out", tmp_path / "run"]

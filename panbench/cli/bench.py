@@ -27,10 +27,9 @@ from panbench.cli.command import (
     command,
     exif_option,
     family,
-    may_download,
+    may_download_weights,
     one_of,
 )
-from panbench.evaluation.request import missing_for
 
 app = family()
 
@@ -101,7 +100,7 @@ def bench(
     batch_sizes = parse_batch_sizes(batch_size)
     precisions = [name.strip() for name in precision.split(",") if name.strip()]
     specs = choose_models(model or [], config, checkpoint, things)
-    download = may_download(missing_for(specs, weights=weights), download)
+    download = may_download_weights(specs, weights, download)
 
     from panbench.evaluation.benchmark import benchmark, write_report
 

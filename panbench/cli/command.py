@@ -16,6 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from panbench.cli import console
 
 if TYPE_CHECKING:
+    from panbench.catalog import ModelSpec
     from panbench.evaluation.request import Missing
     from panbench.runs import Run as StoredRun
 
@@ -118,6 +119,14 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
     from panbench.report import tables
 
     return tables.find_runs(paths, console.note)
+
+
+def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
+    """As `may_download`, of the weights of some models."""
+    # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
+    from panbench.evaluation.request import missing_for
+
+    return may_download(missing_for(specs, weights=weights), download)
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -105,11 +105,12 @@ def compare(
     if chosen is Format.parquet and out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
 
-    from panbench.evaluation.request import parse_metrics
-    from panbench.report.comparison import standing
-    from panbench.report.own_slices import slices_for
-    from panbench.report.seeds import find_seeds, is_pattern, seed_standing
-    from panbench.report.stored import refuse_inputs
+    with console.working("Reading runs"):
+        from panbench.evaluation.request import parse_metrics
+        from panbench.report.comparison import standing
+        from panbench.report.own_slices import slices_for
+        from panbench.report.seeds import find_seeds, is_pattern, seed_standing
+        from panbench.report.stored import refuse_inputs
 
     measured = parse_metrics(metrics)
     places = digits if digits is not None else 1 if chosen is Format.latex else 2
@@ -196,8 +197,9 @@ def metrics(
     as_json: AsJson = False,
 ) -> None:
     """Print every measure of stored runs: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
-    from panbench.report.findings import metric_findings
-    from panbench.report.own_slices import slices_for
+    with console.working("Reading runs"):
+        from panbench.report.findings import metric_findings
+        from panbench.report.own_slices import slices_for
 
     chosen: dict[str, Any] = {"by": by} if by else {}
     stored = find_runs(runs)
@@ -215,8 +217,9 @@ def errors(
     as_json: AsJson = False,
 ) -> None:
     """Print why PQ is lost in stored runs: each cause, what fixing it would gain, and where it happens."""
-    from panbench.report.findings import error_findings
-    from panbench.report.own_slices import slices_for
+    with console.working("Reading runs"):
+        from panbench.report.findings import error_findings
+        from panbench.report.own_slices import slices_for
 
     stored = find_runs(runs)
     own = slices_for(slices, stored)

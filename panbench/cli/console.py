@@ -3,13 +3,14 @@
 Nothing else in panbench prints. Of the processes that torchrun starts, only the first one speaks.
 """
 
+import contextlib
 import json
 import os
 import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,21 +96,52 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+_working = False
+
+
+@contextlib.contextmanager
+def working(words: str) -> Iterator[None]:
+    """Says on a terminal what goes on until the block is done, or something else is said.
+
+    For work of a second that cannot be counted, imports of large packages among it; `Bars` takes long to import itself.
+    """
+    global _working
+    if sys.stderr.isatty() and not _quiet and not is_further_rank():
+        sys.stderr.write(f"{plain(words)} …")
+        sys.stderr.flush()
+        _working = True
+    try:
+        yield
+    finally:
+        _stop_working()
+
+
+def _stop_working() -> None:
+    global _working
+    if _working:
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()
+        _working = False
+
+
 def say(sentence: str) -> None:
     """A hint beside the result: what to do next, where it is."""
     if not _quiet:
+        _stop_working()
         status = _status()
         status.print(_in_lines(sentence, status), markup=False, style="dim", soft_wrap=True)
 
 
 def note(sentence: str) -> None:
     """A sentence that the user should read: what was left out or chosen."""
+    _stop_working()
     status = _status()
     status.print(_noted(sentence, status), soft_wrap=True)
 
 
 def complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
     """The sentences of an error, each on one line; before them the traceback of `error`, where one is given."""
+    _stop_working()
     stderr = _console(sys.stderr)
     if error is not None:
         stderr.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)

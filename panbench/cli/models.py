@@ -45,9 +45,10 @@ def models(
                 )
             console.wrote([path])
         return
-    from panbench.report.models import list_models
+    with console.working("Reading the list"):
+        from panbench.report.models import list_models
 
-    listing = list_models(list(load_catalog().values()), filter or "")
+        listing = list_models(list(load_catalog().values()), filter or "")
     if as_json:
         console.show_json(listing.records())
     else:

@@ -21,8 +21,9 @@ def published(
     as_json: Annotated[bool, flag("--json", "Print a list of objects, fractions 0-1.")] = False,
 ) -> None:
     """List published results with their sources, to set runs against (`compare --published NAME`)."""
-    from panbench.published import choose
-    from panbench.report.published import published_grid, published_records
+    with console.working("Reading the list"):
+        from panbench.published import choose
+        from panbench.report.published import published_grid, published_records
 
     found = choose(names or [], dataset=dataset, split=split)
     if as_json:

@@ -26,9 +26,8 @@ from panbench.cli.command import (
     family,
     find_runs,
     flag,
-    may_download,
+    may_download_weights,
 )
-from panbench.evaluation.request import missing_for
 
 if TYPE_CHECKING:
     from panbench.report.pictures import Layer, Photo
@@ -250,7 +249,7 @@ def attention(
         raise BadArgument("Give --model and --photo, or --run and --image.")
     spec = choose_model(model, config, checkpoint, things) if named else None
     if spec is not None:
-        download = may_download(missing_for([spec], weights=weights), download)
+        download = may_download_weights([spec], weights, download)
 
     from panbench.evaluation.photographs import attention_of
     from panbench.runs import load_run
@@ -367,7 +366,7 @@ def predict(
 ) -> None:
     """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON."""
     spec = choose_model(model, config, checkpoint, things)
-    download = may_download(missing_for([spec], weights=weights), download)
+    download = may_download_weights([spec], weights, download)
 
     from panbench.evaluation.photographs import segment_photographs
 

@@ -38,9 +38,10 @@ def list_stored(
     as_json: AsJson = False,
 ) -> None:
     """List the runs in a folder, damaged ones too: model, data, PQ, images, status, date, size."""
-    from panbench.report.stored import runs_grid, stored_runs
+    with console.working("Reading runs"):
+        from panbench.report.stored import runs_grid, stored_runs
 
-    found = stored_runs(folder)
+        found = stored_runs(folder)
     if as_json:
         console.show_json([vars(run) for run in found])
     elif found:

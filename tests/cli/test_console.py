@@ -61,6 +61,18 @@ def test_on_a_terminal_lines_end_between_words_and_never_in_a_command(speak, lab
     assert any(COMMAND in line for line in lines)
 
 
+def test_what_goes_on_is_said_on_a_terminal_until_something_else_is(capsys):
+    with terminal() as screen:
+        with console.working("Reading runs"):
+            assert screen.getvalue() == "Reading runs …"
+            console.note("One is damaged.")
+            assert screen.getvalue().startswith("Reading runs …\r\x1b[2K")
+        assert screen.getvalue().count("\x1b[2K") == 1
+    with console.working("Reading runs"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
 def test_in_a_log_a_sentence_is_one_line(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     console.complain("word " * 40)
