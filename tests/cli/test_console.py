@@ -56,7 +56,7 @@ def test_on_a_terminal_lines_end_between_words_and_never_in_a_command(speak, lab
         speak(sentence)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).splitlines()
     assert " ".join(lines) == label + sentence
-    assert len(lines) == 3
+    assert len(lines) >= 3
     assert max(map(len, lines)) <= 60
     assert any(COMMAND in line for line in lines)
 
