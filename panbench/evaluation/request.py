@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
@@ -147,8 +148,11 @@ def missing_for(
 ) -> Missing:
     """What a command needs and could download. data: the argument of `open_dataset`; None where COCO plays no part.
 
-    Raises BadModel where a model lacks a package, for then its weights are of no use here.
+    Raises BadModel where a model lacks a package, for then its weights are of no use here, and BadArgument where
+    `weights` is the path of a file that is not there.
     """
+    if weights not in ("auto", "random") and not Path(weights).expanduser().is_file():
+        raise BadArgument(f"--weights {weights}: there is no such file. Give a path, auto or random.")
     absent = [spec for spec in specs if weights == "auto" and _can_be_fetched(spec) and weights_here(spec) is None]
     for spec in absent:
         if spec.adapter == TRANSFORMERS and importlib.util.find_spec("transformers") is None:

@@ -397,7 +397,7 @@ class _Reader:
         except FileNotFoundError:
             raise BadDataset(f"{self.path} was not found. Give the path of a COCO panoptic JSON.") from None
         except OSError as problem:
-            raise self.refuse(f"cannot be read: {problem.strerror or problem}.") from None
+            raise BadDataset(f"{self.path} cannot be read: {problem.strerror or problem}.") from None
         except ValueError as problem:
             raise self.not_json(problem) from None
 
