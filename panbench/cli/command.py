@@ -124,8 +124,9 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
 def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
     """As `may_download`, of the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
-    from panbench.evaluation.request import missing_for
+    from panbench.evaluation.request import check_weights, missing_for
 
+    check_weights(weights)
     return may_download(missing_for(specs, weights=weights), download)
 
 

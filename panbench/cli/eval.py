@@ -185,12 +185,13 @@ def evaluate(
         bars.status("Looking for models and data")
 
         from panbench.datasets import open_dataset
-        from panbench.evaluation.request import default_data, leave_out_others, missing_for, split_rules
+        from panbench.evaluation.request import check_weights, default_data, leave_out_others, missing_for, split_rules
         from panbench.evaluation.several import Opening, Outcome, check_models, evaluate_models, run_folders
         from panbench.evaluation.trackers import check_trackers
         from panbench.report.tables import comparison_row, comparison_text, summary_text
 
     check_trackers(log or [])
+    check_weights(weights)
     files = images is not None or gt is not None
     if data is None and not files:
         # Other weights than the config's do not change what its model is for.

@@ -27,6 +27,7 @@ __all__ = [
     "METRICS",
     "Missing",
     "ask_once",
+    "check_weights",
     "default_data",
     "leave_out_others",
     "missing_for",
@@ -148,17 +149,20 @@ def missing_for(
 ) -> Missing:
     """What a command needs and could download. data: the argument of `open_dataset`; None where COCO plays no part.
 
-    Raises BadModel where a model lacks a package, for then its weights are of no use here, and BadArgument where
-    `weights` is the path of a file that is not there.
+    Raises BadModel where a model lacks a package, for then its weights are of no use here.
     """
-    if weights not in ("auto", "random") and not Path(weights).expanduser().is_file():
-        raise BadArgument(f"--weights {weights}: there is no such file. Give a path, auto or random.")
     absent = [spec for spec in specs if weights == "auto" and _can_be_fetched(spec) and weights_here(spec) is None]
     for spec in absent:
         if spec.adapter == TRANSFORMERS and importlib.util.find_spec("transformers") is None:
             raise BadModel(f"{spec.title} needs the package transformers. Install it with: {INSTALL_TRANSFORMERS}")
     coco = None if data is None else missing_files(data, split=split, limit=limit, image_ids=image_ids)
     return Missing(tuple(absent), coco)
+
+
+def check_weights(weights: str) -> None:
+    """Raises BadArgument where `--weights` is the path of a file that is not there."""
+    if weights not in ("auto", "random") and not Path(weights).expanduser().is_file():
+        raise BadArgument(f"--weights {weights}: there is no such file. Give a path, auto or random.")
 
 
 def _can_be_fetched(spec: ModelSpec) -> bool:

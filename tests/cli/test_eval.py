@@ -176,3 +176,10 @@ def test_bench_begins_with_a_line_for_each_model_and_marks_random_weights(scenes
     assert [line.split()[0] for line in lines[1:3]] == [f"{TINY.name}*", "maskformer-tiny*"]
     assert "* random weights" in result.stdout
     assert f"{TINY.name} (random weights)" in result.stdout
+
+
+@pytest.mark.parametrize("command", [["eval"], ["bench"], ["predict", "photo.jpg"]])
+def test_a_file_of_weights_that_is_not_there_is_refused_at_once(command, tmp_path):
+    result = panbench(*command, "--model", "mask2former-tiny", "--weights", tmp_path / "my.pth")
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: --weights {tmp_path}/my.pth: there is no such file. Give a path, auto or random.\n"
