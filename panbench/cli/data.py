@@ -108,7 +108,7 @@ def coco(
     if split is not CocoSplit.test_dev:
         options = f" --limit {limit}" if limit is not None else ""
         options += f" --split {split.value}" if split is not CocoSplit.val else ""
-        console.say(f"Next: panbench eval --model NAME --data {folder.root}{options}")
+        console.say(f"Next: `panbench eval --model NAME --data {folder.root}{options}`")
 
 
 @command(data_app, "check", "panbench data check data/coco --limit 100")
@@ -274,7 +274,7 @@ def _converted(function: Callable[..., "Converted"], *arguments: Any, **options:
     _print(f"{made.root}: {made.n_images:,} images, {made.n_segments:,} segments.")
     for words, count in made.left_out.items():
         _print(f"Left out: {count:,} {words}.")
-    console.say(f"Next: panbench data check {made.json}")
+    console.say(f"Next: `panbench data check {made.json}`")
 
 
 def _categories(name: str) -> "tuple[Category, ...]":

@@ -62,7 +62,7 @@ def ensemble(
             f"{_listed(share.things)}, stuff {_listed(share.stuff)}."
         )
     places = [str(run.path or run.name) for run in (*members, run)]
-    console.say(f"Against its members: panbench compare {shlex.join(places)}")
+    console.say(f"Against its members: `panbench compare {shlex.join(places)}`")
 
 
 def _weights(text: str) -> list[float]:

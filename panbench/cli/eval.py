@@ -309,11 +309,11 @@ def evaluate(
         if photographs:
             console.say("Only timed: without --gt nothing is scored. `panbench predict` makes pictures.")
         elif dataset.has_ground_truth:
-            console.say(f"Again at any time: panbench compare {shlex.join(stored)}")
+            console.say(f"Again at any time: `panbench compare {shlex.join(stored)}`")
             if corruptions:
-                console.say(f"What the corruptions cost: panbench robustness {shlex.join(stored)}")
+                console.say(f"What the corruptions cost: `panbench robustness {shlex.join(stored)}`")
         else:
-            console.say(f"For COCO's server: panbench submit {shlex.quote(stored[0])} --out FILE.zip")
+            console.say(f"For COCO's server: `panbench submit {shlex.quote(stored[0])} --out FILE.zip`")
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 

@@ -94,7 +94,7 @@ def _fuse_run(path: Path, rule: str, out: Path, save_predictions: bool, overwrit
     console.show(comparison_text([comparison_row(each) for each in (loaded, *runs)]))
     for each in runs:
         console.say(f"{each.info.rule}: {each.path}")
-    console.say(f"Are they different? panbench compare {shlex.join(str(each.path) for each in (loaded, *runs))}")
+    console.say(f"Are they different? `panbench compare {shlex.join(str(each.path) for each in (loaded, *runs))}`")
 
 
 def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bool) -> None:

@@ -99,4 +99,4 @@ def merge(
     run = merge_runs(shards, out, overwrite=overwrite)
     row = comparison_row(run)
     console.show(summary_text(row.title, run.summary(), row.notes))
-    console.say(f"Merged. More: panbench metrics {shlex.quote(str(out))}, errors, compare")
+    console.say(f"Merged. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")

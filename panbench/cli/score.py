@@ -98,9 +98,9 @@ def score(
             console.show("")
             console.show_grids([map_grid(found, truth)])
     if out is None:
-        console.say("Not stored. With --out results/NAME, panbench compare, metrics and errors can ask it more.")
+        console.say("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can ask it more.")
     else:
-        console.say(f"Stored. More: panbench metrics {shlex.quote(str(out))}, errors, compare")
+        console.say(f"Stored. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")
 
 
 def _shard(given: str | None) -> tuple[int, int] | None:

@@ -186,7 +186,8 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     from panbench.models.base import choose_device
 
     device = choose_device(opening.device)
-    place = f"{provenance.cpu_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    place = f"{provenance.cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
     if device.type == "cuda":
         place = torch.cuda.get_device_name(device)
     elif device.type == "mps":
