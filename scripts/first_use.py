@@ -68,8 +68,8 @@ VISITS = (
         "A student reproduces tables",
         "Has read of Mask2Former, has a laptop without a GPU, and wants the numbers of the papers.",
         (
-            Step(INSTALL, "Once, in the clone:", head=3, tail=2),
-            Step("panbench", head=12, tail=4, code=2),
+            Step(INSTALL, "Once, in the clone:", head=3, tail=0),
+            Step("panbench --help", head=24, tail=11),
             Step("panbench models", head=18, tail=4),
             Step(
                 "panbench eval --model mask2former",
@@ -109,7 +109,7 @@ VISITS = (
             ),
             Step("panbench compare results/first results/shapes-my_mask2former", head=60),
             Step("panbench compare results/first/mask2former-tiny results/shapes-my_mask2former"),
-            Step("panbench compare results/first --format latex", head=14, tail=6),
+            Step("panbench compare results/first --out table.tex", "For the paper, in LaTeX:"),
         ),
     ),
     Visit(
@@ -156,7 +156,7 @@ def main() -> None:
         "runs the commands in a fresh clone with an empty home folder, on a terminal of 80 columns; nothing was typed",
         "by hand. `[… N lines]` stands where lines are left out.",
         f"{time.strftime('%Y-%m-%d')}, {provenance.cpu_name()}, {os.cpu_count()} cores, no network but pip's.",
-        "The machine was busy with other work: speeds are no measurements (docs/benchmarks.md has those).",
+        "Speeds are those of this machine on that day; docs/benchmarks.md says how they are measured.",
         "",
     ]
     for visit in VISITS:

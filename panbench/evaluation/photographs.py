@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["attention_of", "find_photographs", "photograph_dataset", "segment_photographs"]
 
+PHOTOGRAPHS = "photographs"
+"""The split of a dataset of photographs without ground truth."""
+
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -206,7 +209,7 @@ def photograph_dataset(
     folder = images[0] if images[0].is_dir() else images[0].parent
     return Dataset(
         name=folder.resolve().name,
-        split="photographs",
+        split=PHOTOGRAPHS,
         categories=categories,
         scenes=scenes,
         n_images=len(paths),

@@ -183,6 +183,7 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     """One line that says what is about to run: images, device, threads, PyTorch, precision, batch."""
     import torch
 
+    from panbench.evaluation.photographs import PHOTOGRAPHS
     from panbench.models.base import choose_device
 
     device = choose_device(opening.device)
@@ -195,8 +196,11 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     batch = options.batch_size or (1 if device.type == "cpu" else "auto")
     compiled = ", compiled" if opening.compiled else ""
     models = specs[0].title if len(specs) == 1 else f"{len(specs)} models"
+    what = f"images of {dataset.name} {dataset.split}"
+    if dataset.split == PHOTOGRAPHS:
+        what = f"photographs of {dataset.name}"
     return (
-        f"{models} on {len(dataset.scenes):,} images of {dataset.name} {dataset.split}: {place}; PyTorch "
+        f"{models} on {len(dataset.scenes):,} {what}: {place}; PyTorch "
         f"{torch.__version__}, {opening.precision}{compiled}, batch size {batch}."
     )
 

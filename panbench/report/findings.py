@@ -10,6 +10,7 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.text import capitalised
 from panbench.metrics.deviations import DEVIATIONS, DeviationFold
 from panbench.metrics.errors import CAUSES, ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
@@ -188,7 +189,7 @@ def error_findings(
             gains,
             title=f"{_headline(run)}: PQ {percent(pq)}",
             notes=(
-                *comparison_row(run).notes,
+                *map(capitalised, comparison_row(run).notes),
                 "All, Things, Stuff: PQ gained if this cause alone were fixed. Part of loss: these add up to the "
                 f"{percent(None if pq is None else 1 - pq)} that PQ lacks of 100. TP: found, but not with the exact "
                 "mask.",
@@ -269,7 +270,10 @@ def _interval_grid(run: Run, sure: pd.DataFrame, summary: Mapping[str, Mapping[s
             shown = f" [{percent(found['low'], 1)}, {percent(found['high'], 1)}]" if known else ""
             cells.append(percent(found["value"]) + shown)
         rows.append((group, *cells, str(summary[group]["n"])))
-    notes = ("In brackets: 95 % intervals, from resamples of the images. n: categories.", *comparison_row(run).notes)
+    notes = (
+        "In brackets: 95 % intervals, from resamples of the images. n: categories.",
+        *map(capitalised, comparison_row(run).notes),
+    )
     return Grid(("", "PQ", "SQ", "RQ", "n"), tuple(rows), title=_headline(run), notes=notes)
 
 

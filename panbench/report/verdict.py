@@ -344,4 +344,7 @@ def _pc(value: float) -> str:
 def _p(p: float, sign: str = "p = ") -> str:
     if p < 0.001:
         return "p < 0.001"
+    if p > 0.995:
+        # No p-value is larger, and corrected ones often get there.
+        return "p = 1.00"
     return f"{sign}{p:.3f}" if p < 0.01 else f"{sign}{p:.2f}"

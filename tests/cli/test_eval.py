@@ -145,6 +145,8 @@ def test_photographs_without_ground_truth_are_timed(scenes, tmp_path):
     result = panbench("eval", "--model", TINY.name, "--images", scenes / "val", "--out", "run")
     assert result.exit_code == 0, result.stderr
     assert "Only timed: without --gt nothing is scored." in result.stderr
+    assert "on 2 photographs of val:" in result.stderr
+    assert "| All" not in result.stdout, "a table of nothing"
     assert "img/s" in result.stdout
     info = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (info["images"]["scored"], info["summary"]["All"]["PQ"]) == (2, None)
