@@ -19,7 +19,7 @@ app = family()
     app,
     "fuse",
     "panbench fuse results/m2f --rule maskformer,argmax --out results/rules",
-    "panbench fuse results/m2f --sweep mask2former:score=0.5:0.95:0.05 --out sweep",
+    "panbench fuse results/m2f --sweep mask2former:score=0.5:0.9:0.1 --out sweep",
     "panbench fuse results/m2f --oracle",
     "panbench fuse --arrays outputs.npz --rule mask2former --out maps.npz",
     "panbench fuse --arrays outputs.npz --rule mask2former:score=0.7 --out mine",
