@@ -23,6 +23,8 @@ DOCUMENTS = sorted(
 )
 # A shell's line: at the beginning of an indented or fenced line, or after `run:` in a workflow.
 BLOCK = re.compile(r"^(?: {4,}|\t|)(?:\$ |run: )?(?:\.venv/bin/)?(panbench(?: .*)?)$")
+# A transcript's, behind a prompt.
+PROMPT = re.compile(r"^\S*\$ (panbench(?: .*)?)$")
 # A notebook's: panbench("…"), its text in one piece or several.
 CALL = re.compile(r"""^ *panbench\(\s*((?:f?"[^"\n]*"\s*)+)\)""", re.MULTILINE)
 INLINE = re.compile(r"`(panbench\s[^`]*)`")
@@ -70,9 +72,15 @@ def lines_of(file: Path) -> list[Line]:
     for match in CALL.finditer(joined) if file.suffix == ".ipynb" else ():
         pieces = "".join(re.findall(r'f?"([^"]*)"', match[1]))
         found.append(Line(name, joined.count("\n", 0, match.start()) + 1, f"panbench {pieces}", True))
-    fenced = False
+    fenced, language = False, ""
     for number, line in enumerate(joined.split("\n"), start=1):
-        fenced ^= line.startswith("```")
+        if line.startswith("```"):
+            fenced, language = not fenced, line[3:]
+        if fenced and language == "console":
+            # A transcript: commands have a prompt, the rest is what they print. It was run when it was made.
+            if match := PROMPT.match(line):
+                found.append(Line(name, number, match[1], False))
+            continue
         match = BLOCK.match(line)
         is_code = fenced or line.startswith((" ", "\t", "$"))
         if match and is_code and file.suffix != ".ipynb" and not match[1].startswith("panbench ="):
