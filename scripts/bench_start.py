@@ -29,7 +29,7 @@ from panbench.base.files import write_json
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 20
 COMMANDS = {
-    "panbench --help": ["--help"],
+    "--help": ["--help"],
     "panbench models": ["models"],
     "panbench compare": ["compare", "{run}"],
     f"panbench eval --model mask2former-tiny --limit {LIMIT}": [
