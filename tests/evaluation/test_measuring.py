@@ -14,11 +14,11 @@ from support import evaluated, panbench
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.catalog import find_model
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate, open_model_once
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate, evaluate_rules, open_model_once
 from panbench.evaluation.request import parse_metrics
 from panbench.models.candidates import Candidates, Frame, Instances, softmax_candidates
 from panbench.models.functions import FunctionModel
-from panbench.models.rules import resize
+from panbench.models.rules import parse_rule, resize
 from panbench.models.unfused import unfused
 from panbench.panoptic.masks import areas, pack, shared_pixels
 from panbench.report.comparison import standing
@@ -107,6 +107,16 @@ def test_a_resumed_run_has_the_same_rows_whichever_file_was_lost(lost, whole, da
     assert again.info.status == "done"
     assert rows(again) == rows(whole)
     assert again.summary() == whole.summary()
+
+
+def test_each_rule_of_a_pass_has_the_rows(whole, folder, tmp_path):
+    model = open_model_once(find_model("mask2former-tiny"))
+    folders = {model.rule: tmp_path / "own", parse_rule("argmax", model.rule): tmp_path / "argmax"}
+    some = open_dataset(folder, limit=3)
+    own, argmax = evaluate_rules(model, some, folders, EvaluateOptions(metrics=ALL))
+    # What is measured before fusion does not depend on it.
+    assert rows(own) == rows(argmax)
+    assert rows(own)["images"] == rows(whole)["images"][:3]
 
 
 def test_a_run_with_rows_is_not_resumed_without_them(whole, dataset):
