@@ -150,7 +150,7 @@ def attention_of(
 
     A run's model is the catalog's of its name, or `spec`, with the run's own weights unless `weights` names others. The
     other arguments are those of
-    `models.attention.attend` and `report.attention.attention_figure`.
+    `models.attention.attended_queries` and `report.attention.attention_figure`.
     """
     if run is not None:
         assert image is not None

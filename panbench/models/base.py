@@ -32,6 +32,7 @@ from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.catalog import ModelSpec, with_weights
 from panbench.models import synthetic
+from panbench.models.attention import Attention, attended_queries
 from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOutput, Output
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.feeding import upload
@@ -226,17 +227,27 @@ class Adapter:
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> Sequence[Output]:
         """Brings a batch of images of one padded size to the device, normalises it, and calls `candidates`."""
+        return self.candidates(module, *self.batched(batch, device))
+
+    def batched(self, batch: Sequence[LoadedImage], device: torch.device) -> tuple[Tensor, list[Frame]]:
+        """(B, 3, H, W) normalised and padded pixels of images of one padded size, on the device, and their frames."""
         frames = [cast(Frame, image.sample) for image in batch]
         images = [image.inputs for image in batch]
         mean, std = constant((tuple(self.mean), tuple(self.std)), device)[..., None, None]
-        pixels = normalised(on_device(images, frames[0].padded, device), mean, std, sizes_of(images))
-        return self.candidates(module, pixels, frames)
+        return normalised(on_device(images, frames[0].padded, device), mean, std, sizes_of(images)), frames
 
     def attend(self, model: "HostedModel", scene: Scene, **wishes: Any) -> Any:
-        """What queries looked at in an image, as panoptic.attention's records. Raises BadModel where there are none."""
+        """What queries looked at in an image, as panoptic.attention's records; wishes: of `attended_queries`."""
+        with torch.inference_mode(), model.numerics():
+            pixels, frames = self.batched([model.load(scene)], model.device)
+            found = self.look(model.module, pixels, frames[0])
+            return attended_queries(model, found, **wishes)
+
+    def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
+        """What each query of one image looked at in each layer; pixels: (1, 3, H, W). BadModel where there are none."""
         raise BadModel(
-            f"{model.spec.title} shows no attention: panbench does not know where its queries look. MaskFormer and "
-            "Mask2Former models of mmdet show theirs."
+            f"{self.spec.title} shows no attention: panbench does not know where its queries look. Models of "
+            "MaskFormer, Mask2Former, OneFormer, EoMT, DETR, Panoptic SegFormer and Mask DINO show theirs."
         )
 
     def plant_segments(self, module: nn.Module, count: int) -> Callable[[], None] | None:
@@ -338,7 +349,7 @@ class HostedModel:
         return outputs
 
     def attend(self, scene: Scene, **wishes: Any) -> Any:
-        """What queries looked at in an image; the arguments are those of models.mmdet.attention.attend."""
+        """What queries looked at in an image; the arguments are those of models.attention.attended_queries."""
         return self.adapter.attend(self, scene, **wishes)
 
     def plant_segments(self, count: int) -> Callable[[], None]:

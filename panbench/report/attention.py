@@ -1,4 +1,4 @@
-"""What a query looked at, layer by layer, over the photograph. models/mmdet/attention.py reads it off a model."""
+"""What a query looked at, layer by layer, over the photograph. models/ reads it off a model."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,7 +44,8 @@ def attention_figure(photo: Photo, queries: Sequence[AttendedQuery], *, width: f
     heat = mpl.colormaps["inferno"]
     size = float(np.clip(panel * 72 / 11, 4, 8))
     for row, query in enumerate(queries):
-        pictures = [(f"query {query.query}: {query.category} {query.score:.2f}", photo / 255, query.layers[-1].mask)]
+        last = next((layer.mask for layer in reversed(query.layers) if layer.mask is not None), None)
+        pictures = [(f"query {query.query}: {query.category} {query.score:.2f}", photo / 255, last)]
         for layer in query.layers:
             strength = layer.weights / max(float(layer.weights.max()), 1e-12)
             color = heat(0.12 + 0.88 * strength)[..., :3]
@@ -58,8 +59,9 @@ def attention_figure(photo: Photo, queries: Sequence[AttendedQuery], *, width: f
             axes = figure.add_axes((left / width, 1 - (top + tall) / height, panel / width, tall / height))
             axes.set_axis_off()
             axes.imshow((np.clip(picture, 0, 1) * 255).round().astype(np.uint8))
-            lines = outlines(mask.astype(np.int32))
-            axes.add_collection(LineCollection(lines, colors="#33ddff", linewidths=0.8, capstyle="projecting"))
+            if mask is not None:
+                lines = outlines(mask.astype(np.int32))
+                axes.add_collection(LineCollection(lines, colors="#33ddff", linewidths=0.8, capstyle="projecting"))
             axes.set_xlim(-0.5, photo.shape[1] - 0.5)
             axes.set_ylim(photo.shape[0] - 0.5, -0.5)
             if row == 0 or column == 0:

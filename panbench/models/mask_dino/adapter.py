@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from panbench.catalog import ModelSpec
+from panbench.models.attention import Attention
 from panbench.models.base import Adapter, Resize
 from panbench.models.candidates import MASK_DINO_TEMPERATURE, Candidates, Frame, sigmoid_candidates
 from panbench.models.labels import coco_labels
@@ -42,3 +43,9 @@ class MaskDINOAdapter(Adapter):
         return sigmoid_candidates(
             outputs.class_logits, outputs.mask_logits, frames, self.isthing, temperature=MASK_DINO_TEMPERATURE
         )
+
+    def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
+        """The points that the decoder's deformable cross-attention samples, scattered to its finest map."""
+        outputs, layers = module.head.look(lambda: module(pixels))
+        scores, labels = outputs.class_logits[0].float().sigmoid().max(dim=-1)
+        return Attention(scores, labels, layers, frame)

@@ -6,7 +6,7 @@ sigmoids. [Li et al. 2023, sec. 3; the arithmetic is that of the authors' code, 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panbench.base.errors import BadCheckpoint
+from panbench.models.attention import Look, calls_of
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.backbone_names import match_official_epsilons, rename_backbone
+from panbench.models.mmdet.deformable import sampled_attention
 
 operators.install()
 
@@ -131,6 +133,20 @@ class MaskDINOHead(nn.Module):
             for _ in range(layout.decoder_layers)
         )
         self.decoder_norm = nn.LayerNorm(width)
+
+    def look(self, forward: Callable[[], Outputs]) -> tuple[Outputs, list[Look]]:
+        """The outputs of `forward`, which runs the network on one image, and what each decoder layer looked at."""
+        layers = dict(enumerate(self.decoder))
+        parts = {number: cast(Any, layer).cross_attn for number, layer in layers.items()}
+        points = {("points", number): part for number, part in parts.items()}
+        with calls_of({**layers, **points, "pixels": self.mask_features}) as heard:
+            outputs = forward()
+        looks = []
+        for number, part in parts.items():
+            query = self.decoder_norm(self.decoder_norm(heard[number][-1].output))
+            masks = self.predict(query, heard["pixels"][-1].output, outputs.boxes).mask_logits
+            looks.append(Look(sampled_attention(part, heard["points", number][-1]), None, masks[0]))
+        return outputs, looks
 
     def forward(self, features: Sequence[Tensor]) -> Outputs:
         """The outputs from the backbone's four feature maps, of strides 4, 8, 16 and 32."""

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from panbench.catalog import ModelSpec
+from panbench.models.attention import Attention
 from panbench.models.base import Adapter, Resize
 from panbench.models.candidates import Candidates, Frame, scores_of_pairs
 from panbench.models.labels import coco_labels
@@ -59,3 +60,10 @@ class PanopticSegFormerAdapter(Adapter):
                 )
             )
         return found
+
+    def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
+        """What the queries of things sample in the decoder; those of stuff have none, only their mask head."""
+        outputs, layers = module.look(lambda: module(pixels, [frame.resized]))
+        scores, labels = outputs.thing_logits[0].float().sigmoid().max(dim=-1)
+        # Masks are no logits: half of their range is where merging counts a pixel in.
+        return Attention(scores, labels, layers, frame, threshold=0.5)

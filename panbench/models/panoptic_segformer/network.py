@@ -6,15 +6,17 @@ is that of the authors' code, zhiqi-li/Panoptic-SegFormer cdb9b68]
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panbench.models.attention import Look, calls_of
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.backbone_names import match_official_epsilons, rename_backbone
+from panbench.models.mmdet.deformable import sampled_attention
 
 operators.install()
 
@@ -257,6 +259,22 @@ class PanopticSegFormer(DeformableDETR):
         levels = tuple((int(each.shape[-2]), int(each.shape[-1])) for each in features[:3])
         finer = sum(h * w for h, w in levels)
         return Outputs(classes[-1], boxes[-1], encoded["memory"][:, :finer], states[-1], levels)
+
+    def look(self, forward: Callable[[], Outputs]) -> tuple[Outputs, list[Look]]:
+        """The outputs of `forward`, which runs the network on one image, and what its queries of things looked at.
+
+        Only the last layer leads to masks: those of the mask head.
+        """
+        parts = {number: layer.cross_attn for number, layer in enumerate(cast(Any, self.decoder).layers)}
+        with calls_of(parts) as heard:
+            outputs = forward()
+        masks, _ = self.things_mask_head(outputs.queries[:1], outputs.memory[:1], outputs.levels)
+        last = len(parts) - 1
+        looks = [
+            Look(sampled_attention(part, heard[number][-1]), None, masks[0] if number == last else None)
+            for number, part in parts.items()
+        ]
+        return outputs, looks
 
     def choose(self, outputs: Outputs, image: int) -> Masks:
         """The candidates of one image of the batch: the 100 best (query, class) pairs, and every stuff class."""

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from panbench.base import hub
 from panbench.base.errors import BadCheckpoint, BadModel
 from panbench.catalog import INSTALL_TRANSFORMERS, ModelSpec, repository_of
+from panbench.models.attention import Attention
 from panbench.models.base import Adapter
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
 from panbench.models.labels import known_things
 from panbench.models.rules import parse_rule
+from panbench.models.transformers.attention import looks_of
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
 
 __all__ = ["TransformersAdapter"]
@@ -218,11 +220,7 @@ class TransformersAdapter(Adapter):
 
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
         """One candidate a query, scored by the softmax over the classes and "nothing"."""
-        extra: dict[str, Tensor] = {}
-        if self.kind.name == "oneformer":
-            prompt = (*_TASK, *(0 for _ in range(self.config.task_seq_len - len(_TASK))))
-            extra["task_inputs"] = torch.tensor([prompt] * len(pixels), device=pixels.device)
-        outputs = module(pixel_values=pixels, **extra)
+        outputs = self._forward(module, pixels)
         classes, masks = getattr(outputs, self.kind.class_logits), getattr(outputs, self.kind.mask_logits)
         found = softmax_candidates(classes, masks, frames, self.isthing)
         return [
@@ -233,6 +231,23 @@ class TransformersAdapter(Adapter):
             )
             for each in found
         ]
+
+    def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
+        """The cross-attention of the family's decoder; of EoMT, how its queries attend to the patches."""
+        outputs, layers = looks_of(self.kind.name, module, lambda: self._forward(module, pixels))
+        logits = getattr(outputs, self.kind.class_logits)[0].float()
+        scores, labels = logits.softmax(dim=-1).max(dim=-1)
+        labels = torch.where(labels == logits.shape[-1] - 1, NO_LABEL, labels)
+        return Attention(
+            scores, torch.from_numpy(self._label_of[labels.cpu().numpy()]).to(labels.device), layers, frame
+        )
+
+    def _forward(self, module: Any, pixels: Tensor) -> Any:
+        extra: dict[str, Tensor] = {}
+        if self.kind.name == "oneformer":
+            prompt = (*_TASK, *(0 for _ in range(self.config.task_seq_len - len(_TASK))))
+            extra["task_inputs"] = torch.tensor([prompt] * len(pixels), device=pixels.device)
+        return module(pixel_values=pixels, **extra)
 
 
 _NOT_PARAMETERS = ("relative_position_index", "position_ids", "num_batches_tracked", "criterion.empty_weight")

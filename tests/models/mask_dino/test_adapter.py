@@ -13,6 +13,7 @@ from panbench.models.candidates import Candidates
 from panbench.models.mask_dino.adapter import MaskDINOAdapter
 from panbench.models.mask_dino.network import Layout
 from panbench.models.predict import predict, scene_of
+from panbench.models.rules.resize import upsample
 
 TINY: dict[str, Any] = {
     "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [0, 1, 2, 3]},
@@ -43,6 +44,10 @@ def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.
     # Gate and weight are two numbers: a sigmoid, and a softmax over sharpened sigmoids.
     assert not torch.equal(found.weight, torch.from_numpy(found.gate))
     assert predict(model, scene, range(133)).ids.shape == (40, 49)
+    attended = model.attend(scene, queries=[3, 0])
+    assert [(query.query, len(query.layers)) for query in attended] == [(3, 2), (0, 2)]
+    assert all(layer.mask.shape == (40, 49) for query in attended for layer in query.layers)
+    assert (attended[0].layers[-1].mask == (upsample(found.masks[[3]], found.frame)[0] >= 0).numpy()).all()
 
 
 def test_the_published_models_have_the_sizes_of_upstreams_configs() -> None:

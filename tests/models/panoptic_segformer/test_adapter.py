@@ -79,6 +79,11 @@ def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.
     assert isinstance(found, Candidates)
     assert (len(found.labels), found.activation, found.masks.min().item() >= 0) == (153, "identity", True)
     assert predict(model, scene_of(path, 1, 40, 48), range(133)).ids.shape == (40, 48)
+    (attended,) = model.attend(scene_of(path, 1, 40, 48), queries=[5])
+    assert [layer.weights.shape for layer in attended.layers] == [(40, 48)] * 2
+    # The decoder gives no masks; the mask head after it does.
+    assert attended.layers[0].mask is None
+    assert attended.layers[1].mask is not None
 
 
 def test_quality_is_that_of_each_backbone() -> None:
