@@ -27,35 +27,12 @@ from panbench.models.arrays import fuse_arrays, read_arrays  # noqa: E402
 from panbench.models.base import HostedModel, open_model  # noqa: E402
 from panbench.models.candidates import Candidates, Frame  # noqa: E402
 from panbench.models.labels import coco_labels  # noqa: E402
-from panbench.models.mask_dino import network as mask_dino  # noqa: E402
-from panbench.models.panoptic_segformer import network as segformer  # noqa: E402
 from panbench.models.rules import fuse, parse_rule  # noqa: E402
 from panbench.models.transformers.families import fitted  # noqa: E402
+from tests.models import recorded as reference  # noqa: E402
 
-Arrays = Mapping[str, npt.NDArray[Any]]
-Row = tuple[str, str, float | None, str]
+Row = tuple[str, str, float, str, int]
 
-# Sizes of the recorded models; their README says the same.
-SEGFORMER = segformer.Layout(
-    {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": (1, 2, 3)},
-    (16, 32, 64),
-    width=64,
-    feedforward=128,
-    encoder_layers=2,
-    decoder_layers=2,
-    queries=40,
-    thing_mask_layers=2,
-    stuff_mask_layers=2,
-)
-MASK_DINO = mask_dino.Layout(
-    {"type": "ResNet", "depth": 18},
-    (16, 24, 32, 40),
-    feedforward=128,
-    decoder_feedforward=128,
-    encoder_layers=1,
-    decoder_layers=2,
-    queries=30,
-)
 THINGS = ("person", "car", "dog", "tree", "cup")
 
 
@@ -79,18 +56,17 @@ def differing(
     return f"{ids.size - same} of {ids.size:,}"
 
 
-def state_of(recorded: Arrays, prefix: str = "state/") -> dict[str, torch.Tensor]:
-    """The recorded parameters."""
-    return {key.removeprefix(prefix): torch.from_numpy(recorded[key]) for key in recorded if key.startswith(prefix)}
+def lines_of(*folders: str) -> int:
+    """The lines of Python in some folders of panbench/models."""
+    files = (path for folder in folders for path in (ROOT / "panbench" / "models" / folder).glob("*.py"))
+    return sum(len(path.read_text("utf-8").splitlines()) for path in files)
 
 
-def panoptic_segformer(recorded: Arrays) -> Row:
+def panoptic_segformer() -> Row:
     """Our network from the neck on, and our merging, against the authors'."""
-    module: Any = segformer.PanopticSegFormer(SEGFORMER).eval()
-    module.load_state_dict(segformer.rename(state_of(recorded), SEGFORMER), strict=False)
+    recorded, module = reference.recorded("panoptic_segformer"), reference.segformer_of()
     h, w, oh, ow, *_ = (int(side) for side in recorded["meta"])
-    features = [torch.from_numpy(recorded[f"neck_{level}"]) for level in range(4)]
-    outputs = module.transform(features, (h, w), [(h, w)])
+    outputs = module.transform(reference.features_of(recorded), (h, w), [(h, w)])
     labels, scores, masks = module.choose(outputs, 0)
     apart = largest(
         [
@@ -116,16 +92,14 @@ def panoptic_segformer(recorded: Arrays) -> Row:
         "zhiqi-li/Panoptic-SegFormer",
         apart,
         differing(ids, {each.id: each.label for each in segments}, theirs, their_labels),
+        lines_of("panoptic_segformer"),
     )
 
 
-def mask_dino_row(recorded: Arrays) -> Row:
+def mask_dino() -> Row:
     """Our head against the authors'; its map was not recorded, the rule is compared on other inputs."""
-    head = mask_dino.MaskDINOHead(MASK_DINO).eval()
-    state = {f"sem_seg_head.{name}": value for name, value in state_of(recorded).items()}
-    renamed = mask_dino.rename(state, MASK_DINO)
-    head.load_state_dict({name.removeprefix("head."): value for name, value in renamed.items()})
-    classes, masks, boxes = head([torch.from_numpy(recorded[f"in_res{stage}"]) for stage in (2, 3, 4, 5)])
+    recorded = reference.recorded("mask_dino")
+    classes, masks, boxes = reference.mask_dino_of()(reference.features_of(recorded))
     apart = largest(
         [
             (classes, recorded["class_logits"]),
@@ -133,7 +107,7 @@ def mask_dino_row(recorded: Arrays) -> Row:
             (boxes, recorded["boxes"]),
         ]
     )
-    return "Mask DINO", "IDEA-Research/MaskDINO", apart, "–"
+    return "Mask DINO", "IDEA-Research/MaskDINO", apart, "–", lines_of("mask_dino")
 
 
 def transformers_row(title: str, folder: Path) -> Row:
@@ -153,7 +127,7 @@ def transformers_row(title: str, folder: Path) -> Row:
     )
     if not model.adapter.kind.square:  # type: ignore[attr-defined]
         # Its recorded maps went through a fixed 384×384 and keep their padding: the rule `transformers`.
-        return title, "transformers 5.23.0", apart, "– (see transformers_* below)"
+        return title, "transformers 5.23.0", apart, "–", lines_of("transformers")
     target = np.atleast_2d(recorded["target_size" if "target_size" in recorded else "target_sizes"])[0]
     original = (int(target[0]), int(target[1]))
     side = int(pixels.shape[-1])
@@ -168,6 +142,7 @@ def transformers_row(title: str, folder: Path) -> Row:
         "transformers 5.23.0",
         apart,
         differing(ids, {each.id: each.label for each in segments}, theirs, their_labels),
+        lines_of("transformers"),
     )
 
 
@@ -187,9 +162,12 @@ def rule_rows(folder: Path) -> Iterator[tuple[str, str, str]]:
         ("transformers:score=0.8", "transformers_mask2former_t08"),
         ("transformers:processor=maskformer", "transformers_maskformer"),
         ("panoptic-fpn", "panoptic_fpn_d2"),
+        ("panoptic-fpn:score=0.05,stuff_area=256", "panoptic_fpn_d2_small"),
+        ("argmax", "pixelwise_argmax_weighted"),
+        ("argmax:weighted=false", "pixelwise_argmax"),
     ):
         rule = parse_rule(text)
-        name = inputs.get(rule.name, f"{original}.npz" if rule.name == "panoptic-fpn" else inputs[""])
+        name = inputs.get(rule.name, "panoptic_fpn_d2.npz" if rule.name == "panoptic-fpn" else inputs[""])
         recorded, wrong, total = np.load(folder / f"{original}.npz"), 0, 0
         for index, (ids, segments) in enumerate(fuse_arrays(read_arrays(folder / name), rule)):
             labels = dict(enumerate(recorded[f"labels_{index}"].tolist(), start=1))
@@ -204,11 +182,10 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="a folder with other_models/ and fusion_rules/ as recorded")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args()
-    here = ROOT / "tests" / "reference" / "other_models"
     rows: list[Callable[[], Row]] = [
-        lambda: panoptic_segformer(dict(np.load(here / "panoptic_segformer.npz"))),
-        lambda: mask_dino_row(dict(np.load(here / "mask_dino.npz"))),
-        lambda: transformers_row("EoMT", here / "eomt"),
+        panoptic_segformer,
+        mask_dino,
+        lambda: transformers_row("EoMT", reference.FOLDER / "eomt"),
     ]
     if options.reference:
         rows.append(lambda: transformers_row("Mask2Former", options.reference / "other_models" / "mask2former"))
@@ -218,9 +195,10 @@ def main() -> None:
     if options.json:
         print(json.dumps({"networks": networks, "rules": rules}, indent=2))
         return
-    print("| family | against | logits, largest difference | map, pixels that differ |\n| --- | --- | ---: | ---: |")
-    for family, against, apart, pixels in networks:
-        print(f"| {family} | {against} | {apart:.1e} | {pixels} |")
+    print("| family | against | logits, largest difference | map, pixels that differ | lines of its code |")
+    print("| --- | --- | ---: | ---: | ---: |")
+    for family, against, apart, pixels, lines in networks:
+        print(f"| {family} | {against} | {apart:.1e} | {pixels} | {lines} |")
     if rules:
         print("\n| rule | original | pixels that differ |\n| --- | --- | ---: |")
         for text, original, pixels in rules:

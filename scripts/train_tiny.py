@@ -9,15 +9,12 @@ With --stop the schedule is left early; --finish then lets the learning rate fal
 """
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import init_default_scope
@@ -27,11 +24,10 @@ from torch.utils.data import Dataset
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from panbench.base.files import atomic_write, sha256_of  # noqa: E402
+import tiny_export  # noqa: E402
+
 from panbench.catalog import find_model  # noqa: E402
-from panbench.datasets import open_dataset, shapes  # noqa: E402
-from panbench.evaluation.evaluate import evaluate  # noqa: E402
-from panbench.models.base import open_model  # noqa: E402
+from panbench.datasets import shapes  # noqa: E402
 from panbench.models.checkpoints import load_checkpoint  # noqa: E402
 from panbench.models.mmdet import operators  # noqa: E402
 from panbench.models.mmdet.config import load_config  # noqa: E402
@@ -186,10 +182,7 @@ def use_two_samples_a_bin() -> None:
 
 
 def export(name: str, work_dir: Path) -> None:
-    """Writes configs/weights/<name>.safetensors from the last checkpoint, evaluates it, and writes its model card.
-
-    Weights of two and more dimensions are stored as float16; what is evaluated is the stored file.
-    """
+    """Writes configs/weights/<name>.safetensors from the last checkpoint, evaluates it, and writes its model card."""
     stages = [work_dir, work_dir / "finish"] if (work_dir / "finish" / "last_checkpoint").exists() else [work_dir]
     checkpoints = [Path((folder / "last_checkpoint").read_text().strip()) for folder in stages]
     iterations = [int(path.stem.rpartition("_")[2]) for path in checkpoints]
@@ -197,44 +190,15 @@ def export(name: str, work_dir: Path) -> None:
     commands = [f"python scripts/train_tiny.py {name}" + ("" if whole else f" --stop {iterations[0]}")]
     if len(stages) == 2:
         commands.append(f"python scripts/train_tiny.py {name} --finish {iterations[1]}")
-    checkpoint = load_checkpoint(checkpoints[-1])
-    state = {
-        key: value.half() if value.is_floating_point() and value.ndim >= 2 else value
-        for key, value in checkpoint.state_dict.items()
-    }
-    target = ROOT / "configs" / "weights" / f"{name}.safetensors"
-    classes = [category["name"] for category in shapes.CATEGORIES]
-    with atomic_write(target) as handle:
-        handle.write(safetensors.torch.save(state, {"model": name, "classes": json.dumps(classes)}))
-    spec = find_model(name)
-    with tempfile.TemporaryDirectory() as folder:
-        run = evaluate(open_model(spec), open_dataset("shapes"), Path(folder) / name)
-        summary = run.summary()
     recipe = RECIPES[name]
-    parameters = (run.info.model and run.info.model.params) or 0
-    lines = [
-        f"# {spec.title}",
-        "",
-        f"A small {spec.family} model for trying out panbench without a download; it knows the nine categories of",
-        f"`shapes`, the generated dataset, and nothing else. Config: `configs/{name}.py`.",
-        "",
-        f"- Parameters: {parameters:,}; file: {target.stat().st_size:,} bytes (float16), SHA-256 `{sha256_of(target)}`",
-        f"- Trained: `{'`, then `'.join(commands)}`: {sum(iterations):,} iterations of 8 "
+    trained = (
+        f"`{'`, then `'.join(commands)}`: {sum(iterations):,} iterations of 8 "
         f"scenes, drawn from {TRAIN_SCENES:,} scenes of the split `train` with seed {TRAIN_SEED}, "
         f"{shapes.DEFAULT_SIZE[0]}×{shapes.DEFAULT_SIZE[1]} pixels; AdamW, learning rate {recipe['lr']}, cosine decay; "
-        "mmdet's losses and mmengine's Runner, on a CPU",
-        f"- Evaluated on the {run.info.images.scored} scenes of the split `val` with seed 0, none of them "
-        f"a training scene: `panbench eval --model {name} --data shapes`",
-        "",
-        "| | PQ | SQ | RQ | categories |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for group, row in summary.items():
-        scores = " | ".join(f"{100 * (row[name] or 0.0):.2f}" for name in ("PQ", "SQ", "RQ"))
-        lines.append(f"| {group} | {scores} | {row['n']} |")
-    with atomic_write(target.with_suffix(".md"), "w") as handle:
-        handle.write("\n".join(lines) + "\n")
-    print("\n".join(lines))
+        "mmdet's losses and mmengine's Runner, on a CPU"
+    )
+    state = load_checkpoint(checkpoints[-1]).state_dict
+    tiny_export.export(name, state, kind=f"{find_model(name).family} model", trained=trained)
 
 
 def main() -> None:

@@ -9,10 +9,8 @@ model card into configs/weights/, after evaluating the written weights with panb
 """
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,18 +18,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from panbench.base.files import atomic_write, sha256_of  # noqa: E402
+import tiny_export  # noqa: E402
+
 from panbench.catalog import find_model  # noqa: E402
-from panbench.datasets import open_dataset, shapes  # noqa: E402
-from panbench.evaluation.evaluate import evaluate  # noqa: E402
-from panbench.models.base import open_model  # noqa: E402
+from panbench.datasets import shapes  # noqa: E402
 from panbench.models.transformers.adapter import TransformersAdapter  # noqa: E402
 
 TRAIN_SCENES = 6000
@@ -139,47 +135,16 @@ def train(name: str, options: argparse.Namespace, work_dir: Path) -> None:
 
 
 def export(name: str, work_dir: Path) -> None:
-    """Writes configs/weights/<name>.safetensors from the last checkpoint, evaluates it, and writes its model card.
-
-    Weights of two and more dimensions are stored as float16; what is evaluated is the stored file.
-    """
+    """Writes configs/weights/<name>.safetensors from the last checkpoint, evaluates it, and writes its model card."""
     kept = torch.load(work_dir / "last.pth", weights_only=True)
-    state = {
-        key: value.half() if value.is_floating_point() and value.ndim >= 2 else value
-        for key, value in kept["module"].items()
-    }
-    target = ROOT / "configs" / "weights" / f"{name}.safetensors"
-    classes = [category["name"] for category in shapes.CATEGORIES]
-    with atomic_write(target) as handle:
-        handle.write(safetensors.torch.save(state, {"model": name, "classes": json.dumps(classes)}))
-    spec = find_model(name)
-    with tempfile.TemporaryDirectory() as folder:
-        run = evaluate(open_model(spec), open_dataset("shapes"), Path(folder) / name)
-        summary = run.summary()
-    parameters = (run.info.model and run.info.model.params) or 0
-    lines = [
-        f"# {spec.title}",
-        "",
-        f"A small {spec.family} model of transformers for trying out panbench without a download; it knows the nine",
-        "categories of `shapes`, the generated dataset, and nothing else. Config: `configs/" + f"{name}.py`.",
-        "",
-        f"- Parameters: {parameters:,}; file: {target.stat().st_size:,} bytes (float16), SHA-256 `{sha256_of(target)}`",
-        f"- Trained: `python scripts/train_tiny_transformers.py {name} --hold {kept['hold']} --decay {kept['decay']}`: "
+    trained = (
+        f"`python scripts/train_tiny_transformers.py {name} --hold {kept['hold']} --decay {kept['decay']}`: "
         f"{kept['done']:,} iterations of {BATCH} scenes, drawn from {TRAIN_SCENES:,} scenes of the split `train` with "
         f"seed {TRAIN_SEED}, {shapes.DEFAULT_SIZE[0]}×{shapes.DEFAULT_SIZE[1]} pixels; AdamW, learning rate "
-        f"{RECIPES[name]['lr']}, falling linearly to 0 at the end; transformers' own loss, on a CPU",
-        f"- Evaluated on the {run.info.images.scored} scenes of the split `val` with seed 0, none of them "
-        f"a training scene: `panbench eval --model {name} --data shapes`",
-        "",
-        "| | PQ | SQ | RQ | categories |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for group, row in summary.items():
-        scores = " | ".join(f"{100 * (row[name] or 0.0):.2f}" for name in ("PQ", "SQ", "RQ"))
-        lines.append(f"| {group} | {scores} | {row['n']} |")
-    with atomic_write(target.with_suffix(".md"), "w") as handle:
-        handle.write("\n".join(lines) + "\n")
-    print("\n".join(lines))
+        f"{RECIPES[name]['lr']}, falling linearly to 0 at the end; transformers' own loss, on a CPU"
+    )
+    kind = f"{find_model(name).family} model of transformers"
+    tiny_export.export(name, kept["module"], kind=kind, trained=trained)
 
 
 def main() -> None:

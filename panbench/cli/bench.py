@@ -48,8 +48,8 @@ def bench(
     model: Models = None,
     config: Config = None,
     checkpoint: Checkpoint = None,
-    weights: Weights = "auto",
     things: Things = None,
+    weights: Weights = "auto",
     download: Download = False,
     plant: Annotated[
         int,

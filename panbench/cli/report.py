@@ -215,6 +215,7 @@ def attention(
     model: Model = None,
     config: Config = None,
     checkpoint: Checkpoint = None,
+    things: Things = None,
     photo: Annotated[Path | None, typer.Option("--photo", metavar="FILE", help="Any photograph.")] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="Instead: a run, with --image; its model and weights.")
@@ -257,23 +258,25 @@ def attention(
     if photo is not None and out.exists() and out.samefile(photo):
         raise BadArgument(f"{out} is the photograph. Give another --out.")
 
-    figure = attention_of(
-        run=run,
-        image=image,
-        spec=spec,
-        photo=photo,
-        weights=weights,
-        device=device,
-        download=download,
-        queries=query or (),
-        category=category,
-        most=most,
-        layers=layer or (),
-        width=width,
-        images=images,
-        gt=gt,
-        gt_dir=gt_dir,
-    )
+    with console.Bars() as bars:
+        figure = attention_of(
+            run=run,
+            image=image,
+            spec=spec,
+            photo=photo,
+            weights=weights,
+            device=device,
+            download=download,
+            queries=query or (),
+            category=category,
+            most=most,
+            layers=layer or (),
+            width=width,
+            images=images,
+            gt=gt,
+            gt_dir=gt_dir,
+            reporter=bars,
+        )
     _save(figure, out, [] if run is None else [load_run(run)], dpi)
 
 
@@ -370,20 +373,22 @@ def predict(
 
     from panbench.evaluation.photographs import segment_photographs
 
-    wrote = segment_photographs(
-        spec,
-        images,
-        out,
-        weights=weights,
-        device=device,
-        form=format.value,
-        style={"names": names, "scores": scores, "opacity": opacity, "width": width},
-        dpi=dpi,
-        overwrite=overwrite,
-        download=download,
-        exif=exif.choice,
-        say=console.note,
-    )
+    with console.Bars() as bars:
+        wrote = segment_photographs(
+            spec,
+            images,
+            out,
+            weights=weights,
+            device=device,
+            form=format.value,
+            style={"names": names, "scores": scores, "opacity": opacity, "width": width},
+            dpi=dpi,
+            overwrite=overwrite,
+            download=download,
+            exif=exif.choice,
+            say=console.note,
+            reporter=bars,
+        )
     console.wrote(wrote)
 
 

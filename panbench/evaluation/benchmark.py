@@ -159,7 +159,7 @@ def benchmark(
     chosen = choose_device(device)
     if weights == "auto":
         for spec in specs:
-            resolve_weights(spec, weights, needed=False, download=download)
+            resolve_weights(spec, weights, needed=False, download=download, reporter=reporter)
     ordered = dict.fromkeys([("fp32", min(batch_sizes)), *itertools.product(precisions, batch_sizes)])
     rows: list[Row] = []
     versions: dict[str, str] = {}

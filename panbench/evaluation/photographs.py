@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
+from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.catalog import ModelSpec, find_model, load_catalog
 from panbench.datasets import Dataset
@@ -46,12 +47,14 @@ def segment_photographs(
     download: bool = False,
     exif: Exif = "apply",
     say: Callable[[str], None] = lambda sentence: None,
+    reporter: Reporter = SILENT,
 ) -> list[Path]:
     """Segments photographs and writes into `out`, for each, NAME.overlay.<form>; ids/NAME.png; and ids.json; the paths.
 
     images: files, or folders whose images are taken
     style: arguments of `overlay_figure`; download: fetch weights that are not here
     exif: "apply" turns photographs as their EXIF orientation says; "ignore" takes them as they are stored
+    reporter: hears of the download and the licence of the weights
     say: called with a sentence for each photograph that cannot be read, and one for the time an image takes
     ids.json lists images, segments with scores, and categories; areas are counted pixels. Raises BadDataset when no
     photograph can be read, BadArgument when `out` holds an earlier result and `overwrite` is not set.
@@ -75,7 +78,7 @@ def segment_photographs(
         raise BadDataset(faults[0])
     names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
     _refuse_to_replace(names.values(), paths, out, form, overwrite)
-    model = open_model(spec, weights=weights, device=device, download=download)
+    model = open_model(spec, weights=weights, device=device, download=download, reporter=reporter)
     categories = model_categories(model)
     written, infos, annotations = [], {}, {}
     seconds, began = [], time.perf_counter()
@@ -145,6 +148,7 @@ def attention_of(
     images: Path | None = None,
     gt: Path | None = None,
     gt_dir: Path | None = None,
+    reporter: Reporter = SILENT,
 ) -> "Figure":
     """The figure of what queries look at: of the model `spec` in `photo`, or of a run's model in one of its images.
 
@@ -172,7 +176,7 @@ def attention_of(
         assert spec is not None
         assert photo is not None
         path, shown = photo, read_photo(photo)
-    opened = open_model(spec, weights=weights, device=device, speedups=False, download=download)
+    opened = open_model(spec, weights=weights, device=device, speedups=False, download=download, reporter=reporter)
     scene = scene_of(path, image or 1, *shown.shape[:2])
     if run is not None and stored.info.arguments.get("exif") == "ignore":
         scene = replace(scene, exif="ignore")

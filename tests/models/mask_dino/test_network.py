@@ -1,55 +1,27 @@
-from pathlib import Path
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
 from panbench.base.errors import BadCheckpoint
-from panbench.models.mask_dino.network import Layout, MaskDINO, MaskDINOHead, rename
-
-REFERENCE = Path(__file__).parents[2] / "reference" / "other_models" / "mask_dino.npz"
-TINY = Layout(
-    backbone={"type": "ResNet", "depth": 18, "base_channels": 8},
-    channels=(16, 24, 32, 40),
-    feedforward=128,
-    decoder_feedforward=128,
-    encoder_layers=1,
-    decoder_layers=2,
-    queries=30,
-)
-
-Recorded = dict[str, npt.NDArray[np.generic]]
+from panbench.models.mask_dino.network import MaskDINO, MaskDINOHead, rename
+from tests.models import recorded as reference
+from tests.models.recorded import MASK_DINO as TINY
+from tests.models.recorded import Recorded, features_of, mask_dino_of, same, state_of
 
 
 @pytest.fixture(scope="module")
 def recorded() -> Recorded:
-    return dict(np.load(REFERENCE))
+    return reference.recorded("mask_dino")
 
 
 @pytest.fixture(scope="module")
 def state(recorded: Recorded) -> dict[str, torch.Tensor]:
-    return {
-        "sem_seg_head." + name.removeprefix("state/"): torch.from_numpy(value)
-        for name, value in recorded.items()
-        if name.startswith("state/")
-    }
+    return state_of(recorded, "sem_seg_head.")
 
 
 @pytest.fixture(scope="module")
-def head(state: dict[str, torch.Tensor]) -> MaskDINOHead:
-    module = MaskDINOHead(TINY).eval()
-    renamed = {name.removeprefix("head."): value for name, value in rename(state, TINY).items()}
-    module.load_state_dict(renamed, strict=True)
-    return module
-
-
-def features_of(recorded: Recorded) -> list[torch.Tensor]:
-    return [torch.from_numpy(recorded[f"in_res{stage}"]) for stage in (2, 3, 4, 5)]
-
-
-def same(ours: torch.Tensor, theirs: npt.NDArray[np.generic]) -> None:
-    np.testing.assert_allclose(ours.numpy(), theirs, rtol=0, atol=1e-4)
+def head() -> MaskDINOHead:
+    return mask_dino_of()
 
 
 def test_encoder_levels_and_mask_features_are_those_of_the_authors_code(head: MaskDINOHead, recorded: Recorded) -> None:

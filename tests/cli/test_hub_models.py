@@ -1,0 +1,173 @@
+"""Models of a hub on the command line: fetched with consent, run under their own name, each fault in a sentence."""
+
+import hashlib
+import json
+import os
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import torch
+from support import panbench
+
+from panbench.datasets import shapes
+from tests.base.test_hub import COMMIT, Hub, _send
+from tests.models.transformers.test_adapter import BUILDERS, saved
+
+ADDRESS = "hf:owner/name"
+
+
+class Repository(Hub):
+    """A hub with one repository, `owner/name`, whose files are those of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.content = {path.name: path.read_bytes() for path in folder.iterdir()}
+        self.cut = 0
+        super().__init__()
+        self.state()
+
+    def state(self) -> None:
+        """States sizes and hashes of the content as it is now."""
+        self.files = {name: self._stated(content) for name, content in self.content.items()}
+
+    @staticmethod
+    def _stated(content: bytes) -> dict[str, Any]:
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return {
+            "size": len(content),
+            "blobId": blob,
+            "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)},
+        }
+
+    def _answer(self, request: Any) -> None:
+        begin = f"/owner/name/resolve/{COMMIT}/"
+        if request.path.startswith(begin):
+            content = self.content[request.path.removeprefix(begin)]
+            return _send(request, 200, content[: len(content) - self.cut])
+        return super()._answer(request)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repository]:
+    server = Repository(saved(BUILDERS["eomt"](), tmp_path / "saved"))
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert cv2.imwrite("photo.png", shapes.make_scene(0, size=(56, 64)).image)
+    yield server
+    server.close()
+
+
+def predicted(*arguments: str) -> Any:
+    return panbench("predict", "photo.png", "--overwrite", *arguments)
+
+
+def refused(*arguments: str) -> str:
+    result = predicted(*arguments)
+    assert result.exit_code == 2, result.stderr
+    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    return sentence
+
+
+def test_a_repository_runs_once_its_files_may_be_fetched(hub: Repository) -> None:
+    hub.card = {"license": "cc-by-nc-4.0"}
+    assert "licence: see" in refused("--model", ADDRESS)
+    assert not Path("cache").exists()
+    result = predicted("--model", ADDRESS, "--download")
+    assert result.exit_code == 0, result.stderr
+    assert "Weights of owner/name: at the hub CC-BY-NC-4.0, not for commercial use" in result.stderr
+    hub.server.shutdown()
+    assert predicted("--model", ADDRESS).exit_code == 0
+    assert predicted("--model", "owner--name").exit_code == 0
+    assert predicted("--model", f"./{Path('saved')}").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("hf:owner/unknown", "There is no repository owner/unknown"),
+        ("hf:owner/name@nowhere", "owner/name has no revision 'nowhere'"),
+        ("hf:owner/gated", "is gated: accept its terms"),
+        ("hf:owner", "Write hf:owner/name"),
+        ("./nothing-here", "There is no folder"),
+        ("eomt-dinov3-l-640", "only the differences to those of DINOv3"),
+    ],
+)
+def test_what_is_not_there_is_named(hub: Repository, address: str, sentence: str) -> None:
+    assert sentence in refused("--model", address, "--download")
+
+
+def test_without_a_network_the_way_out_is_a_folder(hub: Repository) -> None:
+    hub.close()
+    hub.close = lambda: None  # type: ignore[method-assign]
+    assert "pass --model FOLDER" in refused("--model", ADDRESS, "--download")
+
+
+def test_weights_that_were_cut_off_or_exchanged_are_refused(hub: Repository) -> None:
+    hub.content["model.safetensors"] = hub.content["model.safetensors"][:-1] + b"\1"
+    assert "SHA-256" in refused("--model", ADDRESS, "--download")
+    hub.cut = 1000
+    hub.state()
+    result = predicted("--model", ADDRESS, "--download")
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    assert not list(Path("cache").rglob("model.safetensors"))
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(hub: Repository) -> None:
+    class Malice:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(Path("harmed").resolve()),)
+
+    torch.save({"query.weight": Malice()}, "evil.bin")
+    assert pickle.dumps(Malice())
+    del hub.content["model.safetensors"]
+    hub.content["pytorch_model.bin"] = Path("evil.bin").read_bytes()
+    hub.state()
+    assert "mkdir" in refused("--model", ADDRESS, "--download")
+    assert not Path("harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model_type": "segformer"}, "is a segformer"),
+        ({"architectures": ["EomtForImageClassification"]}, "gives no panoptic masks"),
+        ({"id2label": {str(label): f"kind {label}" for label in range(9)}, "label2id": None}, "add --things FILE"),
+        ({"id2label": {str(label): "N/A" for label in range(9)}, "label2id": None}, "names none of its 9 labels"),
+        ({"hidden_size": 48}, "do not fit"),
+    ],
+)
+def test_checkpoints_of_another_kind_are_refused(hub: Repository, changes: dict[str, Any], sentence: str) -> None:
+    config = {**json.loads(hub.content["config.json"]), **changes}
+    hub.content["config.json"] = json.dumps({key: value for key, value in config.items() if value is not None}).encode()
+    hub.state()
+    assert sentence in refused("--model", ADDRESS, "--download")
+
+
+def test_things_are_read_from_a_file(hub: Repository) -> None:
+    config = json.loads(hub.content["config.json"])
+    config.update(id2label={str(label): f"kind {label}" for label in range(9)}, label2id={})
+    hub.content["config.json"] = json.dumps(config).encode()
+    hub.state()
+    Path("things.txt").write_text("kind 0\nkind 3\n")
+    own = ("--model", ADDRESS, "--download", "--things")
+    assert predicted(*own, "things.txt").exit_code == 0
+    listed = json.loads(next(Path().rglob("ids.json")).read_text())["categories"]
+    assert [category["name"] for category in listed if category["isthing"]] == ["kind 0", "kind 3"]
+    Path("wrong.txt").write_text("unicorn\n")
+    assert "no category 'unicorn'" in refused(*own, "wrong.txt")
+    assert "cannot be read" in refused(*own, "absent.txt")
+
+
+def test_without_the_extra_the_command_is_named_before_anything_is_fetched(
+    hub: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert "pip install 'panbench[transformers]'" in refused("--model", ADDRESS)
+    assert not Path("cache").exists()
