@@ -140,7 +140,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(hub: Repositor
         ({"architectures": ["EomtForImageClassification"]}, "gives no panoptic masks"),
         ({"id2label": {str(label): f"kind {label}" for label in range(9)}, "label2id": None}, "add --things FILE"),
         ({"id2label": {str(label): "N/A" for label in range(9)}, "label2id": None}, "names none of its 9 labels"),
-        ({"hidden_size": 48}, "do not fit"),
+        ({"hidden_size": 48}, "Use the config that it was trained with"),
     ],
 )
 def test_checkpoints_of_another_kind_are_refused(hub: Repository, changes: dict[str, Any], sentence: str) -> None:
