@@ -215,7 +215,6 @@ def attention(
     model: Model = None,
     config: Config = None,
     checkpoint: Checkpoint = None,
-    things: Things = None,
     photo: Annotated[Path | None, typer.Option("--photo", metavar="FILE", help="Any photograph.")] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="Instead: a run, with --image; its model and weights.")
