@@ -4,8 +4,10 @@
 against the tables. What the tests do not show is never stated as a difference.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import pandas as pd
 
@@ -185,10 +187,17 @@ def _ranking(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
     elif level:
         top = [best, *level]
         values = tuple(facts.value(run) for run in top)
-        # With several the least p-value is stated: the others are larger.
-        p = min(test.p for other in level if (test := tests[other]))
-        sign = "p = " if len(level) == 1 else "p ≥ "
-        words = f"{_names(facts, top)} are level ({', '.join(map(_pc, values))}; {_p(p, sign)})"
+        between = [test for a, b in combinations(top, 2) if (test := facts.test(a, b))]
+        if any(test.significant for test in between):
+            # Each is level with the best, and yet not all with each other.
+            sure = [test for other in level if (test := tests[other])]
+            words = f"{names[best]} ({_pc(values[0])}) is level with {_names(facts, level)} "
+            words += f"({', '.join(map(_pc, values[1:]))}; {_p(min(test.p for test in sure), 'p ≥ ')})"
+        else:
+            # With several the least p-value is stated: the others are larger.
+            sign = "p = " if len(level) == 1 else "p ≥ "
+            words = f"{_names(facts, top)} are level "
+            words += f"({', '.join(map(_pc, values))}; {_p(min(test.p for test in between), sign)})"
         for other in level:
             test = tests[other]
             assert test is not None
@@ -342,9 +351,12 @@ def _pc(value: float) -> str:
 
 
 def _p(p: float, sign: str = "p = ") -> str:
+    """A p-value; a bound is rounded to the side on which it stays true."""
     if p < 0.001:
         return "p < 0.001"
     if p > 0.995:
         # No p-value is larger, and corrected ones often get there.
         return "p = 1.00"
-    return f"{sign}{p:.3f}" if p < 0.01 else f"{sign}{p:.2f}"
+    digits = 3 if p < 0.01 else 2
+    rounded = {"p ≥ ": math.floor, "p ≤ ": math.ceil}.get(sign, round)
+    return f"{sign}{rounded(round(p * 10**digits, 6)) / 10**digits:.{digits}f}"

@@ -1,5 +1,8 @@
 """Each clause of a verdict is held against the tables that it comes from."""
 
+import re
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +12,7 @@ from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.uncertainty import compare
 from panbench.panoptic.types import Category
 from panbench.report.grid import percent
-from panbench.report.verdict import LEAST_LOSS, verdict
+from panbench.report.verdict import _LESS, LEAST_LOSS, _p, verdict
 
 CATEGORIES = tuple(Category(index + 1, f"c{index}", index < 4, "", None) for index in range(7))
 
@@ -150,3 +153,191 @@ def test_runs_that_were_compared_with_one_only_are_set_against_that_one():
     assert text.startswith("GOOD has the highest PQ (")
     assert "Against BASE (" in text
     assert "GOOD is better; LIKE is level; BAD is worse." in text
+
+
+NAME = r"M\d"
+NAMES = rf"{NAME}(?:, {NAME})*(?: and {NAME})?"
+SURE = r"p (?:=|≥|≤|<) [\d.]+"
+BEHIND = rf"{NAME} \([\d.]+; {SURE}\)"
+ALL_BEHIND = rf"{BEHIND}(?:(?:, | and ){BEHIND})*"
+LESS = "|".join(map(re.escape, _LESS.values()))
+
+
+class Reader:
+    """Reads a verdict as a person does, knowing only its words, and holds each number and claim against the tables."""
+
+    def __init__(self, text: str, comparison, lost) -> None:
+        self.text, self.comparison, self.lost = text, comparison, lost
+        self.order = sorted(comparison.runs["run"].unique(), key=lambda run: -value_of(comparison, run, "All", "PQ"))
+
+    def take(self, pattern: str) -> "re.Match[str] | None":
+        """The text's next words, if they fit."""
+        found = re.match(pattern, self.text)
+        if found:
+            self.text = self.text[found.end() :]
+        return found
+
+    def names(self, words: str) -> list[str]:
+        return [name.lower() for name in re.findall(NAME, words)]
+
+    def says(self, run: str, number: str, group: str = "All", metric: str = "PQ") -> None:
+        assert percent(value_of(self.comparison, run, group, metric), 1) == number
+
+    def sure(self, words: str, pairs: list[tuple[str, str]], group: str = "All", metric: str = "PQ") -> None:
+        """That what is said of p is true of all these pairs."""
+        sign, number = re.search(r"p (.) ([\d.]+)", words).groups()
+        for a, b in pairs:
+            p = row_of(self.comparison, a, b, group, metric)[1]
+            half = 0.5 * 10 ** -len(number.split(".")[1])
+            true = {"=": abs(p - float(number)) <= half + 1e-9, "<": p < float(number)}
+            true |= {"≥": p >= float(number) - 1e-9, "≤": p <= float(number) + 1e-9}
+            assert true[sign], (words, p)
+
+    def better(self, a: str, b: str, group: str = "All", metric: str = "PQ") -> None:
+        difference, _, significant = row_of(self.comparison, a, b, group, metric)
+        assert significant
+        assert difference > 0
+
+    def level(self, a: str, b: str, group: str = "All", metric: str = "PQ") -> None:
+        assert not row_of(self.comparison, a, b, group, metric)[2]
+
+    def behind(self, top: list[str], words: str) -> None:
+        for run, number, sure in re.findall(rf"({NAME}) \(([\d.]+); ({SURE})\)", words):
+            self.says(run.lower(), number)
+            self.sure(sure, [(one, run.lower()) for one in top])
+            for one in top:
+                self.better(one, run.lower())
+
+    def first_sentence(self) -> None:
+        best = self.order[0]
+        said = {best}
+        if found := self.take(rf"({NAMES}) are level \(([\d., ]+); ({SURE})\)"):
+            top = self.names(found[1])
+            for run, number in zip(top, found[2].split(", "), strict=True):
+                self.says(run, number)
+            self.sure(found[3], list(combinations(top, 2)))
+            for a, b in combinations(top, 2):
+                self.level(a, b)
+        elif found := self.take(rf"({NAME}) \(([\d.]+)\) is level with ({NAMES}) \(([\d., ]+); ({SURE})\)"):
+            top = [best, *self.names(found[3])]
+            self.says(best, found[2])
+            for run, number in zip(top[1:], found[4].split(", "), strict=True):
+                self.says(run, number)
+                self.level(best, run)
+            self.sure(found[5], [(best, run) for run in top[1:]])
+        elif found := self.take(rf"({NAME}) is best \(([\d.]+)\): better than ({ALL_BEHIND})"):
+            top = self.names(found[1])
+            self.says(best, found[2])
+            self.behind(top, found[3])
+            said |= set(self.names(found[3]))
+        else:
+            found = self.take(rf"({NAME}) is better than ({NAME}) \(([\d.]+) against ([\d.]+); ({SURE})\)")
+            top, other = self.names(found[1]), found[2].lower()
+            self.says(best, found[3])
+            self.says(other, found[4])
+            self.sure(found[5], [(best, other)])
+            self.better(best, other)
+            said.add(other)
+        assert top[0] == best
+        said |= set(top)
+        while found := self.take(rf"; (both are|all of them are|{NAME} is) better than ({ALL_BEHIND})"):
+            subject = top if found[1] in ("both are", "all of them are") else self.names(found[1])
+            assert found[1] != "both are" or len(top) == 2
+            self.behind(subject, found[2])
+            said |= set(self.names(found[2]))
+        # Nobody is passed over.
+        assert said == set(self.order)
+
+    def second_sentence(self) -> list[tuple[str, str, str]]:
+        a, b = self.order[:2]
+        won, groups, last = [], [], ""
+        if found := self.take(rf" ({NAME}) is better(?: than ({NAME}))? on "):
+            last = found[1].lower()
+            assert found[2] in (None, (b if last == a else a).upper())
+        else:
+            found = self.take(rf" ({NAME}) and ({NAME}) are level on ")
+            assert [found[1].lower(), found[2].lower()] == [a, b]
+        while True:
+            if found := self.take(r"(things|stuff) \(\+([\d.]+)\)"):
+                group, other = found[1].capitalize(), b if last == a else a
+                self.better(last, other, group)
+                assert f"{100 * row_of(self.comparison, last, other, group, 'PQ')[0]:.1f}" == found[2]
+                won.append((last, other, group))
+            else:
+                found = self.take(rf"(things|stuff) \(([\d.]+), ([\d.]+); ({SURE})\)")
+                group = found[1].capitalize()
+                self.level(a, b, group)
+                self.says(a, found[2], group)
+                self.says(b, found[3], group)
+                self.sure(found[4], [(a, b)], group)
+            groups.append(group)
+            if found := self.take(rf"(?:, ({NAME}) on | and on |; level on )"):
+                last = found[1].lower() if found[1] else last
+            else:
+                break
+        assert sorted(groups) == ["Stuff", "Things"]
+        return won
+
+    def why(self, winner: str, loser: str, group: str) -> None:
+        if not self.text.startswith(f" On {group.lower()} "):
+            return
+        self.take(f" On {group.lower()} ")
+        masks = r"(finer|coarser|no coarser) \(SQ ([\d.]+) against ([\d.]+); ({SURE})\)".replace("{SURE}", SURE)
+        found = self.take(rf"the masks of {winner.upper()} are {masks}")
+        if not found:
+            assert self.take(winner.upper())
+            while found := self.take(rf"(?: and)? ({LESS}) \(([\d.]+) against ([\d.]+)(?: points of PQ)?\)"):
+                cause = next(name for name, words in _LESS.items() if words == found[1])
+                own, other = self.lost(winner, group)[cause], self.lost(loser, group)[cause]
+                assert own < other
+                assert [percent(own, 1), percent(other, 1)] == [found[2], found[3]]
+            found = self.take(rf", (?:and|but) its masks are {masks}")
+        if found:
+            difference, _, significant = row_of(self.comparison, winner, loser, group, "SQ")
+            true = {"finer": significant and difference > 0, "coarser": significant and difference < 0}
+            assert true.get(found[1], not significant)
+            self.says(winner, found[2], group, "SQ")
+            self.says(loser, found[3], group, "SQ")
+            self.sure(found[4], [(winner, loser)], group, "SQ")
+        assert self.take(r"\.")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_words_alone_are_true(seed):
+    rng = np.random.default_rng(1000 + seed)
+    number = 2 + seed % 4
+    models = {
+        f"m{index}": (*rng.choice(QUALITIES, 2), float(rng.choice([0.8, 0.805, 0.82]))) for index in range(number)
+    }
+    comparison, names, lost = compared(models, images=int(rng.choice([15, 40, 80])), seed=seed)
+    reader = Reader(verdict(comparison, names, lost).text(), comparison, lost)
+    reader.first_sentence()
+    assert reader.take(r"\.")
+    won = reader.second_sentence()
+    assert reader.take(r"\.")
+    for winner, loser, group in won:
+        reader.why(winner, loser, group)
+    assert reader.text == ""
+
+
+def test_runs_that_are_level_with_the_best_and_not_with_each_other_are_not_called_level():
+    """The best is better on some images and worse on others; the second is a little better than the third on all."""
+    categories = CATEGORIES[:1]
+
+    def of(found: list[int]) -> ImageStatistics:
+        rows = [(image, 1, 0, 0.8 * hits, hits, 0, 10 - hits) for image, hits in enumerate(found)]
+        columns = ["image_id", "category_id", "slice", "iou_sum", "TP", "FP", "FN"]
+        return ImageStatistics.from_frame(np.arange(len(found)), pd.DataFrame(rows, columns=columns), categories)
+
+    runs = {"best": of([9, 3] * 20), "second": of([6] * 38 + [5] * 2), "third": of([5] * 40)}
+    comparison = compare(runs, resamples=200, permutations=999)
+    lost = {cause.name: 0.0 for cause in CAUSES}
+    said = verdict(comparison, {name: name for name in runs}, lambda run, group: lost).text()
+    assert said.startswith("best (60.0) is level with second and third (59.7, 53.3; p ≥ ")
+    assert "second and third are level" not in said
+
+
+def test_a_bound_is_rounded_to_the_side_on_which_it_is_true():
+    assert [_p(0.0466, "p ≥ "), _p(0.0466, "p ≤ "), _p(0.0466)] == ["p ≥ 0.04", "p ≤ 0.05", "p = 0.05"]
+    assert [_p(0.0012, "p ≥ "), _p(0.0012, "p ≤ "), _p(0.0002, "p ≤ ")] == ["p ≥ 0.001", "p ≤ 0.002", "p < 0.001"]
+    assert [_p(0.07, "p ≤ "), _p(0.29, "p ≥ ")] == ["p ≤ 0.07", "p ≥ 0.29"]
