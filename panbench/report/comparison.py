@@ -56,7 +56,7 @@ MOST_PAIRS = 5
 """Up to so many runs each is compared with each other; beyond, only with the first, unless a baseline is named."""
 
 MOST_GROUPED = 3
-"""Up to so many runs the differences are shown for things and stuff, too."""
+"""Up to so many runs each difference has a line, with interval and p; more stand in matrices."""
 
 _SUFFIXED = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
 
@@ -330,6 +330,8 @@ def _standing_grids(
     pairs = comparison.differences
     pairs = pairs[pairs["group"].notna() & (pairs["metric"] == "PQ")]
     compared = int(pairs["p"].notna().sum())
+    if len(ranked) > MOST_GROUPED and len(pairs[pairs["group"] == "All"]) == len(ranked) * (len(ranked) - 1) // 2:
+        return [*grids, *_matrices(list(ranked["run"]), names, pairs, comparison, digits)]
     shown = pairs if len(ranked) <= MOST_GROUPED else pairs[pairs["group"] == "All"]
     lines, equal = [], dict[tuple[str, str], list[str]]()
     for pair in shown.itertuples():
@@ -361,6 +363,38 @@ def _standing_grids(
     elif alike:
         grids[0] = dataclasses.replace(grids[0], notes=(*grids[0].notes, *alike))
     return grids
+
+
+def _matrices(
+    order: Sequence[str], names: Mapping[str, str], pairs: pd.DataFrame, comparison: Comparison, digits: int
+) -> list[Grid]:
+    """Of each kind of category the difference of every two runs, row less column, the best run first."""
+    found = {(pair.group, pair.a, pair.b): pair for pair in pairs.itertuples()}
+
+    def cell(group: str, row: str, column: str) -> str:
+        pair = found.get((group, column, row)) or found.get((group, row, column))
+        if pair is None or pd.isna(pair.difference):
+            return "" if row == column else ABSENT
+        if pair.difference == 0:
+            return "0"
+        shown = signed((1 if pair.b == row else -1) * pair.difference, digits)
+        return shown + "*" if pair.significant else shown
+
+    tests = int(pairs["p"].notna().sum())
+    note = (
+        f"*: significant at {100 * (1 - comparison.level):g} %: p, from {comparison.permutations:,} swaps of two runs "
+        f"image by image, is corrected for {tests} comparisons (Holm). --format json has each p and interval of PQ."
+    )
+    groups = [group for group in _SUFFIXED if pairs.loc[pairs["group"] == group, "difference"].notna().any()]
+    return [
+        Grid(
+            (f"{_SUFFIXED[group]}: row - column", *(names[key] for key in order)),
+            tuple((names[row], *(cell(group, row, column) for column in order)) for row in order),
+            names=tuple(names.values()),
+            notes=(note,) if group == groups[-1] else (),
+        )
+        for group in groups
+    ]
 
 
 def _detail_grid(

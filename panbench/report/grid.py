@@ -149,7 +149,7 @@ def _lettered(grid: Grid) -> Grid:
 
     rows = tuple((*map(short, cells[: grid.words]), *cells[grid.words :]) for cells in grid.rows)
     key = tuple(f"{letters[name]}: {name}" for name in dict.fromkeys(grid.names))
-    return replace(grid, rows=rows, notes=(*key, *grid.notes), names=())
+    return replace(grid, columns=tuple(map(short, grid.columns)), rows=rows, notes=(*key, *grid.notes), names=())
 
 
 def letter(index: int) -> str:

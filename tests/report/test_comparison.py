@@ -231,3 +231,33 @@ def test_the_cause_of_missed_balls_is_that_they_are_missed():
 def test_an_unknown_slicing_of_the_metrics_is_refused():
     with pytest.raises(BadArgument, match="no slicing 'colour'"):
         metric_findings(run("a", balls=5), by=["colour"])
+
+
+def test_many_runs_are_set_against_each_other_in_matrices():
+    runs = [
+        run(name, balls=balls, skies=skies)
+        for name, balls, skies in (("a", 5, 20), ("b", 15, 12), ("c", 15, 12), ("d", 1, 1))
+    ]
+    compared = standing(runs)
+    tables = {grid.columns[0]: grid for grid in compared.grids[2:]}
+    assert list(tables) == ["PQ: row - column", "PQ_th: row - column", "PQ_st: row - column"]
+    value = {row.title: {"PQ": row.PQ, "PQ_th": row.PQ_th, "PQ_st": row.PQ_st} for row in compared.rows}
+    tests = compared.comparison.differences
+    tests = tests[tests["metric"] == "PQ"].set_index(["group", "a", "b"])["significant"]
+    groups = {"PQ": "All", "PQ_th": "Things", "PQ_st": "Stuff"}
+    for score, group in groups.items():
+        grid = tables[f"{score}: row - column"]
+        names = grid.columns[1:]
+        assert [cells[0] for cells in grid.rows] == list(names)
+        for row, *cells in grid.rows:
+            for column, cell in zip(names, cells, strict=True):
+                if row == column:
+                    assert cell == ""
+                elif {row, column} == {"B", "C"}:
+                    assert cell == "0"
+                else:
+                    first, second = sorted((row.lower(), column.lower()))
+                    sure = "*" if tests[group, first, second] else ""
+                    assert cell == f"{100 * (value[row][score] - value[column][score]):+.2f}{sure}"
+    assert "corrected for 18 comparisons (Holm)" in compared.grids[-1].notes[0]
+    assert compared.text(width=80).count("row - column") == 3
