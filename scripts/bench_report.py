@@ -45,7 +45,9 @@ def panbench(checkout: Path, *words: str | Path) -> tuple[float, float, float]:
     """Runs a command of a checkout: wall seconds, CPU seconds and peak memory in GB."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     timed = ["/usr/bin/env", "time", "-f", "%M", sys.executable, "-m", "panbench", *map(str, words)]
-    ran = subprocess.run(timed, env={**os.environ, "PYTHONPATH": str(checkout)}, capture_output=True, text=True)
+    # Python looks into the current folder first.
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    ran = subprocess.run(timed, cwd=checkout, env=environment, capture_output=True, text=True)
     if ran.returncode:
         raise SystemExit(f"{checkout}: {ran.stderr.strip()}")
     after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - began
@@ -63,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     checkouts = {**({"before": options.before.resolve()} if options.before else {}), "now": ROOT}
     with tempfile.TemporaryDirectory() as scratch:
-        runs = make_runs(options.folder or Path(scratch), options.images)
+        runs = make_runs((options.folder or Path(scratch)).resolve(), options.images)
         if options.make_only:
             return
         commands: dict[str, list[str | Path]] = {

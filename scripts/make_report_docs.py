@@ -110,7 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     page = write_report(
         find_runs([arguments.runs]), arguments.docs / "report" / "demo.html", title="Three small models on shapes val",
-        notice=print,
+        notice=print, command=["panbench", "report", "results/demo"],
     )  # fmt: skip
     print(page)
     if arguments.pictures:

@@ -220,3 +220,9 @@ AsJson = Annotated[bool, flag("--json", "Print everything as JSON, fractions 0-1
 Raw = Annotated[
     bool, flag("--raw", "CSV: leave names as they are that begin with =, +, - or @; else a ' keeps them text.")
 ]
+OwnSlices = Annotated[
+    Path | None, option("Also by slices of your own: images by camera, night … (JSON, CSV).", None, "FILE")
+]
+Claims = Annotated[
+    list[str] | None, option("Also what papers claim of a model or backbone, or all; several times.", None, "NAME")
+]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.cli import console
-from panbench.cli.command import AsJson, By, Raw, Runs, command, family, find_runs, flag, option
+from panbench.cli.command import AsJson, By, Claims, OwnSlices, Raw, Runs, command, family, find_runs, flag, option
 
 if TYPE_CHECKING:
     from panbench.report.comparison import Standing
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from panbench.runs import Run as StoredRun
 
 app = family()
-
-
-OwnSlices = Annotated[
-    Path | None, option("Also by slices of your own: images by camera, night … (JSON, CSV).", None, "FILE")
-]
 
 
 class Format(str, Enum):
@@ -76,10 +71,7 @@ def compare(
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False,
     baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None,
-    published: Annotated[
-        list[str] | None,
-        option("Also what papers claim of a model or backbone, or all; several times.", None, "NAME"),
-    ] = None,
+    published: Claims = None,
     metrics: Annotated[
         str,
         option("Also what networks say before fusion: ap (AP_pan), miou.", None, "pq,ap,miou"),

@@ -12,11 +12,13 @@ from panbench.catalog import choose_model
 from panbench.cli import console
 from panbench.cli.command import (
     Checkpoint,
+    Claims,
     Config,
     Device,
     Download,
     Model,
     Orientation,
+    OwnSlices,
     Raw,
     Runs,
     Things,
@@ -85,6 +87,8 @@ def report(
         list[int] | None, typer.Option("--image", metavar="ID", help="An image for the gallery; several times.")
     ] = None,
     common_images: _Common = False,
+    slices: OwnSlices = None,
+    published: Claims = None,
     open_it: Annotated[bool, flag("--open", "Open the page in the browser.")] = False,
     images: _Images = None,
     gt: _Gt = None,
@@ -104,6 +108,8 @@ def report(
             images=images,
             gt=gt,
             gt_dir=gt_dir,
+            slices=slices,
+            published=published or (),
             notice=console.note,
             reporter=bars,
         )

@@ -8,15 +8,22 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import Silent
+from panbench.metrics.calibration import calibration
+from panbench.metrics.pq import pq_table, summarise
+from panbench.metrics.slices import image_statistics
 from panbench.panoptic.overlap import OverlapTable, take
+from panbench.report.colors import LIGHT, MARKERS
+from panbench.report.fusion import ORACLE_STEPS, write_oracle
 from panbench.report.page.document import report_page, write_report
 from panbench.report.page.elements import tag
 from panbench.report.page.gallery import run_lengths
 from panbench.report.page.leads import choose, find_leads, leads_to
-from panbench.report.pictures import Layer, LayerSegment, runs_of
+from panbench.report.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
+from panbench.report.plots import draw_plot
 from panbench.report.views import compared, per_image
 from panbench.runs import RunWriter, load_run
 
@@ -296,3 +303,91 @@ def test_the_package_carries_its_assets():
 
     folder = Path(page.__file__).parent / "assets"
     assert {path.name for path in folder.iterdir()} >= {"page.html", "page.css", *page.SCRIPTS}
+
+
+def test_slices_of_the_user_have_numbers_and_lead_to_pictures(make_runs, tmp_path):
+    runs = make_runs()
+    (tmp_path / "light.json").write_text(json.dumps({"day": [7, 8], "night": [9, 10]}), "utf-8")
+    page = report_page(runs, slices=tmp_path / "light.json")
+    (own,) = data_of(page)["own"]
+    assert (own["title"], own["names"]) == ("light", ["day", "night"])
+    for place, run in enumerate(runs):
+        for column, images in enumerate(([7, 8], [9, 10])):
+            expected = summarise(pq_table(run.matched.only(images), run.categories))["All"]["PQ"]
+            assert own["PQ"][place][column] == pytest.approx(expected, abs=1e-4)
+            assert f"{100 * expected:.1f}" in page
+    assert set(data_of(page)["leads"]["slice:own-light:night"]) == {9, 10}
+    assert f"--slices {tmp_path / 'light.json'}" in data_of(page)["command"]
+    assert "--slices FILE.csv" not in page
+
+
+def test_scores_are_drawn_against_how_often_they_are_right(make_runs):
+    runs = make_runs()
+    drawn = data_of(report_page(runs))["calibration"]
+    for index, run in enumerate(runs):
+        curve = calibration(run.matched, run.categories).curve
+        curve = curve[(curve["group"] == "All") & (curve["segments"] > 0)]
+        assert drawn[index]["model"] == index
+        assert [point[1] for point in drawn[index]["points"]] == pytest.approx(curve["precision"].tolist(), abs=1e-4)
+        assert [point[4] for point in drawn[index]["points"]] == curve["segments"].tolist()
+
+
+def test_a_stored_oracle_says_what_fusion_costs(make_runs):
+    first, second = make_runs()
+    steps = dict.fromkeys(ORACLE_STEPS, image_statistics(first.matched, first.categories))
+    write_oracle(first, steps)
+    words = " ".join(text_of(report_page([first, second])).split())
+    pq = 100 * first.summary()["All"]["PQ"]
+    assert f"PQ {pq:.1f}; 0.0 lost by scores and fusion, {100 - pq:.1f} because no mask fits" in words
+    assert "Without an oracle: second. panbench eval … --keep-candidates" in words
+
+
+def test_what_is_missing_is_listed_with_the_command_that_makes_it(make_runs):
+    runs = make_runs()
+    for run in runs:
+        scores = np.full(len(run.table.segments), np.nan, np.float32)
+        run.__dict__["_parts"] = (replace(run.table, segments=replace(run.table.segments, score=scores)), ())
+    missing = text_of(report_page(runs)).split("Left out")[-1]
+    for command in ("panbench report … --slices", "panbench fuse RUN --oracle", "panbench report … --published NAME"):
+        assert command in missing
+    assert "no prediction has a score" in missing
+
+
+def test_claims_of_papers_stand_below_the_runs_and_are_never_best(make_runs):
+    runs = make_runs()
+    for run in runs:
+        run.info = replace(run.info, dataset=replace(run.info.dataset, name="coco", split="val"))
+    page = report_page(runs, published=["Mask2Former R50"])
+    table = re.search(r'<table id="comparison">.*?</table>', page, re.DOTALL)[0]
+    rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+    assert len(rows) == 5
+    for row, claim in zip(rows[3:], ("51.9", "46.9"), strict=True):
+        assert 'class="claim"' in row
+        assert "Mask2Former R50 (published)" in row
+        assert claim in row
+        assert "<strong>" not in row
+    assert "a claim, not measured here" in page
+    assert len(data_of(page)["models"]) == 2
+    assert (
+        "--published &#x27;Mask2Former R50&#x27;" in page or "--published 'Mask2Former R50'" in data_of(page)["command"]
+    )
+
+
+def test_pages_pictures_and_plots_give_a_model_one_colour(make_runs):
+    """Notebooks show what Python draws: plots and pictures."""
+    runs = make_runs()
+    models = {model["run"]: model for model in data_of(report_page(runs))["models"]}
+    members, _ = compared(runs)
+    plot = draw_plot("size", members)[0]
+    lines = [line for axes in plot.axes for line in axes.lines]
+    in_plot = {(to_hex(line.get_color()), line.get_marker()) for line in lines if line.get_marker() in MARKERS}
+    pictures = Pictures(runs[0])
+    layers = [RunPictures(run).prediction(7, pictures) for run in runs]
+    picture = side_by_side_figure(pictures.photo(7), layers, runs[0].categories)
+    lines = [line for axes in picture.axes for line in axes.lines]
+    in_picture = {(to_hex(line.get_color()), line.get_marker()) for line in lines if line.get_marker() in MARKERS}
+    on_page = {(LIGHT[model["color"]].lower(), MARKERS[model["marker"]]) for model in models.values()}
+    assert on_page == in_plot == in_picture
+    # And the same when it is shown alone.
+    alone = data_of(report_page(runs[1:]))["models"][0]
+    assert (alone["color"], alone["marker"]) == (models["run-b"]["color"], models["run-b"]["marker"])

@@ -11,11 +11,15 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from panbench.metrics.slices import image_statistics
+from panbench.report.fusion import ORACLE_STEPS, write_oracle
 from panbench.report.page.document import write_report
+from panbench.runs import load_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 
@@ -460,6 +464,79 @@ def test_print_has_the_verdict_on_one_page_then_tables_then_figures(open_report,
     head = page.locator("#category-scores thead")
     assert head.evaluate("node => getComputedStyle(node).display") == "table-header-group"
     assert page.pdf(path=tmp_path / "a.pdf", format="A4").startswith(b"%PDF")
+
+
+def test_two_fingers_zoom_the_viewer_and_one_moves_it(open_report):
+    page = open_report(touch=True)
+    viewer = page.locator("#viewer")
+    page.get_by_role("button", name="Side by side").click()
+    canvas = page.locator(".pane canvas").nth(1)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    fingers = page.context.new_cdp_session(page)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        at = [{"x": across, "y": down, "id": finger} for finger, (across, down) in enumerate(points)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+    touch("touchStart", (x - 20, y), (x + 20, y))
+    for far in (30, 40, 50, 60):
+        touch("touchMove", (x - far, y), (x + far, y))
+    touch("touchEnd")
+    assert 2.5 < float(viewer.get_attribute("data-zoom")) < 3.5
+    closer = canvas.evaluate("canvas => canvas.toDataURL()")
+    touch("touchStart", (x, y))
+    touch("touchMove", (x - 40, y))
+    touch("touchMove", (x - 80, y))
+    touch("touchEnd")
+    assert canvas.evaluate("canvas => canvas.toDataURL()") != closer
+    # The page itself has neither zoomed nor moved sideways.
+    assert page.evaluate("[visualViewport.scale, scrollX]") == [1, 0]
+    touch("touchStart", (x - 60, y), (x + 60, y))
+    for far in (40, 20, 10):
+        touch("touchMove", (x - far, y), (x + far, y))
+    touch("touchEnd")
+    assert float(viewer.get_attribute("data-zoom")) == 1
+
+
+@pytest.fixture(scope="module")
+def full_report(shared_runs, tmp_path_factory) -> Path:
+    """The report with every section that asks for something."""
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "light.json").write_text('{"day": [7, 8], "night": [9, 10]}', "utf-8")
+    runs = [load_run(shutil.copytree(run.path, folder / run.name)) for run in shared_runs]
+    for run in runs:
+        # Papers claim something of COCO.
+        run.info = replace(run.info, dataset=replace(run.info.dataset, name="coco", split="val"))
+        write_oracle(run, dict.fromkeys(ORACLE_STEPS, image_statistics(run.matched, run.categories)))
+    options = {"slices": folder / "light.json", "published": ["R50"]}
+    return write_report(runs, folder / "full.html", **options)
+
+
+SECTIONS = ("own", "calibration", "fusion")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (1024, "dark"), (400, "dark"), (400, "light")])
+def test_every_further_section_fits_and_axe_finds_nothing(open_report, full_report, width, scheme):
+    page = open_report(path=full_report, width=width, scheme=scheme)
+    for key in SECTIONS:
+        assert page.locator(f"#{key}").is_visible()
+        assert page.locator(f"nav a[href='#{key}']").count() == 1
+    assert page.locator("#comparison tr.claim").count() > 3
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("#chart-calibration svg path").count() > 2
+    assert serious_violations(page) == []
+
+
+def test_a_slice_of_the_user_opens_its_pictures_and_a_bin_explains_itself(open_report, full_report):
+    page = open_report(path=full_report)
+    page.locator("#own-view").get_by_role("button", name="night").click()
+    assert "light: night" in page.locator(".chip").inner_text()
+    assert page.locator(".thumbs button").count() == 2
+    page.locator("#chart-calibration [role=group]").focus()
+    page.keyboard.press("ArrowRight")
+    assert "95 % interval" in page.locator("#tooltip").inner_text()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (400, "dark")])

@@ -28,11 +28,14 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.report import views
 from panbench.report.colors import DARK, LIGHT
 from panbench.report.comparison import Standing
+from panbench.report.own_slices import slices_for
 from panbench.report.page.gallery import EXAMPLES, Gallery, make_gallery
 from panbench.report.page.leads import Lead, choose, find_leads, leads_to
+from panbench.report.page.more import More, find_more
 from panbench.report.page.numbers import chart_numbers
 from panbench.report.page.sections import overview, sections, title_of
 from panbench.report.pictures import Pictures
+from panbench.report.published import with_published
 from panbench.report.views import Compared
 from panbench.runs import Run
 
@@ -74,6 +77,8 @@ def report_page(
     images: Path | None = None,
     gt: Path | None = None,
     gt_dir: Path | None = None,
+    slices: Path | None = None,
+    published: Sequence[str] = (),
     notice: Notice = lambda sentence: None,
     reporter: Reporter = SILENT,
     command: Sequence[str] = (),
@@ -84,6 +89,7 @@ def report_page(
     common_images: show the images that all runs have, when they have others besides
     image_ids: images for the gallery before those that are chosen
     images, gt, gt_dir: where photographs and ground truth are, when they have moved
+    slices: a file of sets of images (own_slices); published: names of claims for the comparison (published.choose)
     notice: called with a sentence for each thing that is left out; reporter: hears of progress
     command: what makes this page on the command line, which the page prints with more images
     Raises BadRun for runs that cannot be compared or hold no image.
@@ -97,18 +103,25 @@ def report_page(
     unknown_ids = sorted(set(image_ids) - set(per_image["image_id"]))
     if unknown_ids:
         raise BadArgument(f"--image {unknown_ids[0]}: the runs have no image with this id.")
-    kinds = find_leads(members, per_image)
+    if published:
+        standing = with_published(standing, published)
+    own = slices_for(slices, runs)
+    kinds = find_leads(members, per_image, own)
     most = EXAMPLES if examples is None else examples
     chosen = choose(kinds, max(most, len(image_ids)), image_ids) if most or image_ids else {}
+    reporter.status("Drawing the page")
+    moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
+    more = find_more(members, own, claims=bool(published))
     data = {
         **chart_numbers(members, standing, per_image),
-        "command": shlex.join(command or _command(runs, common_images, images, gt, gt_dir)),
+        **more.numbers,
+        "command": shlex.join(command or _command(runs, common_images, published, moved)),
     }
     bare = len(_json(data).encode()) + 200_000
     pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
     gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
     shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
-    page = _page(members, standing, {**data, **shown}, gallery, title)
+    page = _page(members, standing, {**data, **shown}, gallery, more, title)
     if (size := len(page.encode())) > LARGEST:
         notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
     for sentence in gallery.missing:
@@ -126,28 +139,37 @@ def live_page(
 ) -> str:
     """The page whose examples a server has: all images, asked for at the address live["api"] (report/live/)."""
     images = [image for kind in kinds for lead in kind for image in lead.images]
+    more = find_more(members)
     data = {
         **chart_numbers(members, standing, per_image),
+        **more.numbers,
         "command": "",
         "leads": leads_to(kinds, images),
         "gallery": [],
         "live": live,
     }
-    return _page(members, standing, data, Gallery((), tuple(missing), live=any(live["pictures"])), None)
+    return _page(members, standing, data, Gallery((), tuple(missing), live=any(live["pictures"])), more, None)
 
 
 def _command(
-    runs: Sequence[Run], common_images: bool, images: Path | None, gt: Path | None, gt_dir: Path | None
+    runs: Sequence[Run], common_images: bool, published: Sequence[str], paths: Mapping[str, Path | None]
 ) -> list[str]:
     """What makes this page again from anywhere on this machine."""
     words = ["panbench", "report", *(str(run.path.resolve()) for run in runs if run.path)]
-    for name, path in (("--images", images), ("--gt", gt), ("--gt-dir", gt_dir)):
+    for name, path in paths.items():
         words += [name, str(Path(path).resolve())] if path else []
+    for name in published:
+        words += ["--published", name]
     return [*words, *(["--common-images"] if common_images else [])]
 
 
 def _page(
-    members: Sequence[Compared], standing: Standing, data: Mapping[str, Any], gallery: Gallery, title: str | None
+    members: Sequence[Compared],
+    standing: Standing,
+    data: Mapping[str, Any],
+    gallery: Gallery,
+    more: More,
+    title: str | None,
 ) -> str:
     script = "\n".join(_asset(name) for name in SCRIPTS)
     style = page_style()
@@ -166,7 +188,7 @@ def _page(
         style=style,
         script=script,
         overview=overview(members, standing),
-        sections="".join(sections(members, gallery)),
+        sections="".join(sections(members, gallery, more)),
         data=_json(data),
     )
 

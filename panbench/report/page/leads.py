@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from panbench.metrics.errors import CAUSES, IMPERFECT_MASK
+from panbench.metrics.image_slices import ImageSlices
 from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.types import VOID
 from panbench.report import views
@@ -59,8 +60,13 @@ def pairs_listed(members: int) -> int:
     return 12 if pairs <= 1 else 8 if pairs <= 3 else 5 if pairs <= 10 else 2
 
 
-def find_leads(members: Sequence[Compared], per_image: pd.DataFrame) -> list[list[Lead]]:
-    """All promises of the page, those of one kind in a list, each list with the most important first."""
+def find_leads(
+    members: Sequence[Compared], per_image: pd.DataFrame, slices: Sequence[ImageSlices] = ()
+) -> list[list[Lead]]:
+    """All promises of the page, those of one kind in a list, each list with the most important first.
+
+    slices: the user's own
+    """
     pq = per_image.pivot(index="image_id", columns="run", values="PQ")
     known = pq.dropna(how="any")
     mean = known.mean(axis=1)
@@ -70,7 +76,7 @@ def find_leads(members: Sequence[Compared], per_image: pd.DataFrame) -> list[lis
         list(_differing(members, known)),
         list(_causes(members)),
         [Lead(f"typical:{image}", "typical", (image,)) for image in _ints(typical[:6])],
-        list(_slices(members)),
+        [*_own_slices(per_image, slices), *_slices(members)],
         list(_confusions(members)),
         list(_categories(members)),
     ]
@@ -152,6 +158,17 @@ def _slices(members: Sequence[Compared]) -> Iterator[Lead]:
                 yield Lead(f"slice:{name}:{title}", f"{slicing.title}: {title}", _ints(images.index)[:CANDIDATES])
 
 
+def _own_slices(per_image: pd.DataFrame, slices: Sequence[ImageSlices]) -> Iterator[Lead]:
+    """Of each of the user's slices the images with most errors."""
+    if slices:
+        errors = (per_image["FP"] + per_image["FN"]).groupby(per_image["image_id"]).sum()
+        worst = errors.sort_values(ascending=False, kind="stable").index
+        for chosen in slices:
+            for name, images in chosen.images.items():
+                if own := _ints(image for image in worst if image in images)[:CANDIDATES]:
+                    yield Lead(f"slice:own-{chosen.name}:{name}", f"{chosen.name}: {name}", own)
+
+
 def _confusions(members: Sequence[Compared]) -> Iterator[Lead]:
     """Of each pair of categories that the page lists, the images with most such pixels."""
     position = {category.name: index for index, category in enumerate(members[0].categories)}
@@ -159,8 +176,9 @@ def _confusions(members: Sequence[Compared]) -> Iterator[Lead]:
     listed = confused_pairs(members)[["true", "predicted"]].itertuples(index=False)
     objects = views.mistaken_objects(members).drop_duplicates(["true", "predicted"]).head(MOST_CONFUSED)
     pairs = [*map(tuple, listed), *objects[["true", "predicted"]].itertuples(index=False, name=None)]
+    rows = table.groupby(["true", "predicted"], sort=False).indices
     for true, predicted in dict.fromkeys(pairs):
-        own = table[(table["true"] == true) & (table["predicted"] == predicted)]
+        own = table.iloc[rows.get((true, predicted), [])]
         images = own.groupby("image_id")["pixels"].sum().sort_values(ascending=False, kind="stable")
         if len(images):
             key = f"taken:{position[true]}:{position.get(predicted, -1)}"

@@ -11,6 +11,7 @@ from panbench.report.comparison import Standing
 from panbench.report.grid import percent, signed
 from panbench.report.page.elements import Html, code, left_out, number, prose, scrolling, section, tag
 from panbench.report.page.gallery import Gallery
+from panbench.report.page.more import More
 from panbench.report.page.numbers import pair_tests
 from panbench.report.tables import comparison_grid
 from panbench.report.views import Compared
@@ -78,12 +79,14 @@ def _scores(members: Sequence[Compared], standing: Standing) -> Html:
         if column == "PQ":
             head.append(tag("th", "95 % interval", scope="col", class_="number"))
     body = []
-    for index, (row, cells, member) in enumerate(zip(rows, grid.rows, members, strict=True)):
+    for index, (row, cells) in enumerate(zip(rows, grid.rows, strict=True)):
+        # Claims stand below the runs.
+        member = members[index] if index < len(members) else None
         marks = cells[0][len(cells[0].rstrip("¹²³⁴⁵⁶⁷⁸⁹⁰,")) :]
         written = [tag("td", _rank(row.rank, ranges.get(standing.keys[index])), class_="number")] if ranked else []
-        written.append(
-            tag("th", tag("span", class_="marker", data_marker=index), member.label, marks, scope="row", class_="name")
-        )
+        marker = tag("span", class_="marker", data_marker=index) if member else None
+        label = member.label if member else row.title
+        written.append(tag("th", marker, label, marks, scope="row", class_="name"))
         for place, cell in enumerate(cells[1:], start=1):
             best = (index, place) in grid.best
             shown = number(cell)
@@ -92,7 +95,7 @@ def _scores(members: Sequence[Compared], standing: Standing) -> Html:
                 known = row.PQ_low is not None and row.PQ_high is not None
                 interval = f"{percent(row.PQ_low)} – {percent(row.PQ_high)}" if known else "–"
                 written.append(tag("td", interval, class_="number quiet"))
-        body.append(tag("tr", *written))
+        body.append(tag("tr", *written, class_=None if member else "claim"))
     table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body), id="comparison")
     return scrolling(table, "The comparison")
 
@@ -279,7 +282,7 @@ def _run_record(member: Compared) -> dict[str, str]:
     return {name: str(value) for name, value in record.items() if value not in (None, "")}
 
 
-def sections(members: Sequence[Compared], gallery: Gallery) -> Iterable[Html]:
+def sections(members: Sequence[Compared], gallery: Gallery, more: More) -> Iterable[Html]:
     """The sections after the comparison, in the page's order; the record of the runs is the last."""
     several = len(members) > 1
     yield section(
@@ -331,7 +334,9 @@ def sections(members: Sequence[Compared], gallery: Gallery) -> Iterable[Html]:
         )
     else:
         yield left_out("gallery", "Examples", " ".join(gallery.missing) or "No examples were asked for.")
+    yield from more.sections
     yield _cost(members)
+    yield from more.left_out()
     yield section("provenance", "What was run", "", provenance(members))
 
 

@@ -244,10 +244,10 @@ function opener(key, title, text, open) {
 }
 
 /** PQ over the slices of the data: one small table a slicing, all models on one line. */
-function sliceCharts(container, open) {
+function sliceCharts(container, open, slicings) {
   const grid = el("div", { class: "small-multiples" });
   container.append(legend(), grid);
-  for (const slicing of data.slices) {
+  for (const slicing of slicings) {
     const title = slicing.title[0].toUpperCase() + slicing.title.slice(1);
     const rows = slicing.names.map((name, place) => {
       const values = slicing.PQ.map((of) => of[place]);
@@ -261,6 +261,32 @@ function sliceCharts(container, open) {
     grid.append(rove(table));
     }
   }
+}
+
+/** Lines of some models over an axis from 0 to 1: [x, y, low, high, …] each; `say(model, point)` explains a point. */
+function curves(container, series, { title, across, up, say, diagonal = false }) {
+  chart(container, (width) => {
+    const side = Math.min(width, 460);
+    const height = side * 0.86, left = 44, right = side - 12, bottom = height - 44;
+    const x = linear(0, 1, left, right), y = linear(0, 1, bottom, 22);
+    const points = ticks(0, 1, 5), show = (value) => percent(value, 0);
+    return frame(side, height, `${title}; the numbers are in the table`,
+      ...xAxis(x, bottom, 22, points, show, across, right), ...yAxis(y, left, right, points, show, up),
+      diagonal ? svg("line", { class: "axis", x1: x(0), y1: y(0), x2: x(1), y2: y(1), "stroke-dasharray": "5 4" }) : null,
+      ...series.map(({ model, points: own }) => svg("g", {},
+        svg("path", { d: `M${own.map((point) => `${x(point[0])},${y(point[1])}`).join("L")}`, fill: "none", stroke: modelColor(model), "stroke-width": 2 }),
+        own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(point[2]), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
+        own.map((point) => explain(marker(model, { transform: `translate(${x(point[0])} ${y(point[1])})` }), say(model, point))))));
+  }, title);
+}
+
+/** How often segments of a score are right: under the dashed diagonal a model is too sure. */
+function reliabilityChart(container) {
+  curves(container, data.calibration, {
+    title: "How often segments of a score are right", across: "mean score of the bin", up: "right", diagonal: true,
+    say: (model, [score, right, low, high, segments]) =>
+      `${data.models[model].label}\n${whole(segments)} segments, mean score ${percent(score)}\nright ${percent(right)} (95 % interval ${percent(low)} – ${percent(high)})`,
+  });
 }
 
 /** The worst confusions: which category's pixels, or whole segments, are given to which, a mark a model. */

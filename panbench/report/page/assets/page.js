@@ -51,7 +51,9 @@ within("category-table", (place) => categoryTable(place, follow));
 within("chart-causes", causeChart);
 within("cause-table", (place) => causeTable(place, follow));
 within("confusion-view", (place) => confusionView(place, follow));
-within("slice-view", (place) => sliceCharts(place, follow));
+within("slice-view", (place) => sliceCharts(place, follow, data.slices));
+within("own-view", (place) => sliceCharts(place, follow, data.own));
+within("chart-calibration", reliabilityChart);
 within("image-view", imageView);
 if (gallery) within("figures", (place) => gallery.figures(place));
 
