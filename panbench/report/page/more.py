@@ -1,4 +1,4 @@
-"""Sections for what some runs have and others lack: own slices, calibration, what fusion costs.
+"""Sections for what some runs have and others lack: own slices, calibration, what fusion and corruptions cost.
 
 What is missing is one line, with the command that makes it.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from panbench.base.errors import BadRun
+from panbench.datasets.corruptions import corrupted_runs
 from panbench.metrics.calibration import calibration
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import image_statistics, pq_by
@@ -15,6 +16,7 @@ from panbench.metrics.uncertainty import Comparison, compare
 from panbench.report.fusion import ORACLE_STEPS, oracle_record, read_oracle
 from panbench.report.grid import ABSENT, percent, signed
 from panbench.report.page.elements import Html, number, prose, scrolling, section, tag
+from panbench.report.robustness import robustness, robustness_curves
 from panbench.report.views import Compared
 
 __all__ = ["More", "find_more"]
@@ -42,6 +44,7 @@ def find_more(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), c
     _own_slices(more, members, slices)
     _calibration(more, members)
     _fusion(more, members)
+    _corruptions(more, members)
     if not claims:
         words = "`panbench report … --published NAME` puts what papers claim under the comparison; "
         more.missing.append(("Published results", f"{words}`panbench published` lists the names."))
@@ -197,6 +200,49 @@ def _fusion(more: More, members: Sequence[Compared]) -> None:
     )
     table = _table("PQ of the oracle", heads, rows)
     more.sections.append(section("fusion", title, intro, tag("div", *bars, class_="shares"), table, *notes))
+
+
+def _corruptions(more: More, members: Sequence[Compared]) -> None:
+    """PQ on corrupted images, of runs that have corrupted ones beside them."""
+    title, rows, series, lacking = "Corruptions", [], [], []
+    for index, member in enumerate(members):
+        path = member.run.path
+        if path is None or not corrupted_runs(path).is_dir():
+            lacking.append(member.label)
+            continue
+        try:
+            (found,) = robustness([member.run])
+        except BadRun as problem:
+            lacking.append(f"{member.label} ({problem})")
+            continue
+        curve = robustness_curves([found])
+        curve = curve[curve["group"] == "all"]
+        # Severities are 0 to 5; the axis goes from 0 to 1.
+        points = [
+            [row.severity / 5, *(round(float(value), 4) for value in (row.PQ, row.low, row.high)), int(row.severity)]
+            for row in curve.itertuples()
+            if row.PQ == row.PQ and row.low == row.low
+        ]
+        if points:
+            series.append({"model": index, "points": points})
+        mean, relative = found.mPC, found.rPC
+        means = [None if values is None else float(values[0]) for values in (mean, relative)]
+        rows.append([_named(member, index), percent(float(found.clean[0]), 1), *(percent(one, 1) for one in means)])
+        rows[-1].append(found.of_what)
+    how = "`panbench eval … --corrupt all15 --resume` evaluates a model on corrupted images, beside its clean run."
+    if not rows:
+        more.missing.append((title, f"PQ under noise, blur, weather and compression. {how}"))
+        return
+    more.numbers["corruptions"] = series
+    intro = (
+        "PQ by the severity of the corruption, the mean over its kinds; 0 is clean. mPC is the mean over kinds and "
+        "severities, rPC its share of the clean PQ. `panbench robustness RUN` has each kind."
+    )
+    notes = [tag("p", f"Without corrupted runs: {', '.join(lacking)}. ", prose(how), class_="note")] if lacking else []
+    chart = tag("div", id="chart-corruptions", class_="chart square")
+    table = _table("What corruptions cost", ("Model", "clean PQ", "mPC", "rPC", "mean of"), rows)
+    beside = tag("div", chart, tag("div", table), class_="beside") if series else table
+    more.sections.append(section("corruptions", title, intro, beside, *notes))
 
 
 def _bar(member: Compared, index: int, rule: float, best: float) -> Html:

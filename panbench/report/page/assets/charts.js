@@ -264,14 +264,14 @@ function sliceCharts(container, open, slicings) {
 }
 
 /** Lines of some models over an axis from 0 to 1: [x, y, low, high, …] each; `say(model, point)` explains a point. */
-function curves(container, series, { title, across, up, say, diagonal = false }) {
+function curves(container, series, { title, across, up, say, diagonal = false, shown = (value) => percent(value, 0) }) {
   chart(container, (width) => {
     const side = Math.min(width, 460);
     const height = side * 0.86, left = 44, right = side - 12, bottom = height - 44;
     const x = linear(0, 1, left, right), y = linear(0, 1, bottom, 22);
     const points = ticks(0, 1, 5), show = (value) => percent(value, 0);
     return frame(side, height, `${title}; the numbers are in the table`,
-      ...xAxis(x, bottom, 22, points, show, across, right), ...yAxis(y, left, right, points, show, up),
+      ...xAxis(x, bottom, 22, points, shown, across, right), ...yAxis(y, left, right, points, show, up),
       diagonal ? svg("line", { class: "axis", x1: x(0), y1: y(0), x2: x(1), y2: y(1), "stroke-dasharray": "5 4" }) : null,
       ...series.map(({ model, points: own }) => svg("g", {},
         svg("path", { d: `M${own.map((point) => `${x(point[0])},${y(point[1])}`).join("L")}`, fill: "none", stroke: modelColor(model), "stroke-width": 2 }),
@@ -286,6 +286,15 @@ function reliabilityChart(container) {
     title: "How often segments of a score are right", across: "mean score of the bin", up: "right", diagonal: true,
     say: (model, [score, right, low, high, segments]) =>
       `${data.models[model].label}\n${whole(segments)} segments, mean score ${percent(score)}\nright ${percent(right)} (95 % interval ${percent(low)} – ${percent(high)})`,
+  });
+}
+
+/** PQ by the severity of corruptions, 0 to 5. */
+function corruptionChart(container) {
+  curves(container, data.corruptions, {
+    title: "PQ by the severity of corruptions", across: "severity", up: "PQ", shown: (value) => whole(Math.round(5 * value)),
+    say: (model, [, PQ, low, high, severity]) =>
+      `${data.models[model].label}\nseverity ${severity}${severity ? "" : ", clean"}\nPQ ${percent(PQ)} (95 % interval ${percent(low)} – ${percent(high)})`,
   });
 }
 

@@ -54,6 +54,7 @@ within("confusion-view", (place) => confusionView(place, follow));
 within("slice-view", (place) => sliceCharts(place, follow, data.slices));
 within("own-view", (place) => sliceCharts(place, follow, data.own));
 within("chart-calibration", reliabilityChart);
+within("chart-corruptions", corruptionChart);
 within("image-view", imageView);
 if (gallery) within("figures", (place) => gallery.figures(place));
 
