@@ -389,7 +389,7 @@ def test_claims_of_papers_stand_below_the_runs_and_are_never_best(make_runs):
         assert "Mask2Former R50 (published)" in row
         assert claim in row
         assert "<strong>" not in row
-    assert "a claim, not measured here" in page
+    assert "arXiv 2112.01527v3, table 1" in text_of(page)
     assert len(data_of(page)["models"]) == 2
     assert "--published 'Mask2Former R50'" in data_of(page)["command"]
 
