@@ -5,7 +5,7 @@ import pytest
 
 from panbench.metrics.matched import Matched
 from panbench.metrics.slices import SLICINGS, StatisticsFold
-from panbench.metrics.uncertainty import SampleFold, compare, intervals
+from panbench.metrics.uncertainty import Sample, SampleFold, compare, intervals
 from panbench.panoptic import parts
 from panbench.panoptic.overlap import concat
 from panbench.report.comparison import standing
@@ -99,3 +99,16 @@ def test_many_images_are_resampled_in_groups(random_scenes, monkeypatch):
     np.testing.assert_allclose(widths[0], widths[1], rtol=0.25)
     itself = compare({"a": sample, "b": sample}, resamples=200)
     assert (itself.differences["p"].dropna() == 1).all()
+
+
+def test_statistics_of_many_images_are_grouped_as_blocks_are(random_scenes, monkeypatch):
+    tables = random_scenes(3, images=400)
+    fold = StatisticsFold(tables.categories)
+    fold.add(fold.look(tables.matched))
+    monkeypatch.setattr("panbench.metrics.uncertainty.EXACT_IMAGES", 100)
+    monkeypatch.setattr("panbench.metrics.uncertainty.UNITS", 200)
+    at_once = Sample.of(fold.result())
+    grouping = SampleFold(tables.categories, tables.matched.image_ids)
+    grouping.add(grouping.look(tables.matched))
+    np.testing.assert_allclose(at_once.sums.toarray(), grouping.result().sums, rtol=1e-12)
+    assert (at_once.held != grouping.result().held).nnz == 0
