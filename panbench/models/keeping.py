@@ -59,10 +59,17 @@ class CandidateKeeper:
         self._block: list[tuple[int, Encoded]] = []
         self._bytes = 0
         self._lock = threading.Lock()
+        self._taken: set[int] = set()
 
     def add(self, image_id: int, output: Output) -> None:
-        """Takes the output of an image; waits when more are waiting than memory should hold."""
+        """Takes the output of an image; waits when more are waiting than memory should hold.
+
+        An image is taken once: a batch that a device has no room to fuse comes again in halves.
+        """
         with self._lock:
+            if image_id in self._taken:
+                return
+            self._taken.add(image_id)
             self._pending.append((image_id, self._pool.submit(self._encoded, output)))
             while len(self._pending) > self._most:
                 self._collect()

@@ -4,6 +4,7 @@ import torch
 
 from panbench.base.errors import BadRun
 from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances
+from panbench.models.keeping import CandidateKeeper
 from panbench.models.rules import parse_rule
 from panbench.models.rules.base import Rule, SettledMap
 from panbench.models.stored import LOW_GATE, StoredOutputs, decode, encode, write_block
@@ -126,6 +127,15 @@ def test_blocks_give_each_image_back(folder):
     assert np.array_equal(kept.gate, stored(queries(1), parse_rule("mask2former")).gate)
     with pytest.raises(BadRun, match="no candidates of image 5"):
         outputs.read(5)
+
+
+def test_an_image_that_comes_twice_is_kept_once(tmp_path):
+    # A batch that a device has room to infer but not to fuse is inferred again in halves.
+    keeper = CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"})
+    for image_id in (1, 2, 1, 2):
+        keeper.add(image_id, queries(image_id))
+    keeper.close()
+    assert StoredOutputs(tmp_path).image_ids == (1, 2)
 
 
 def test_a_folder_without_candidates_says_how_to_make_them(tmp_path):
