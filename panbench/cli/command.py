@@ -118,7 +118,7 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
     """The runs of an argument `Runs`; a run in a folder that cannot be read is named on stderr and left out."""
     from panbench.report import tables
 
-    return tables.find_runs(paths, console.note)
+    return tables.find_runs(paths, console.note, console.note)
 
 
 def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:

@@ -17,7 +17,7 @@ def verify(paths: Runs, as_json: AsJson = False) -> None:
     from panbench.report.tables import find_runs
 
     unreadable: list[str] = []
-    runs = find_runs(paths, unreadable.append)
+    runs = find_runs(paths, unreadable.append, console.note)
     for sentence in unreadable:
         console.note(sentence)
     with console.Bars(transient=True) as bars:

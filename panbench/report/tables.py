@@ -135,12 +135,14 @@ class ComparisonRow:
 
 
 def find_runs(
-    paths: Sequence[str | os.PathLike[str]], damaged: Callable[[str], None] = lambda sentence: None
+    paths: Sequence[str | os.PathLike[str]],
+    damaged: Callable[[str], None] = lambda sentence: None,
+    notice: Callable[[str], None] = lambda sentence: None,
 ) -> list[Run]:
     """The runs in these folders, each a run or a folder of runs.
 
     Files beside runs, as `results/*` names them, are left out. Raises BadRun for a path that is no run and holds none.
-    damaged: told of each run in a folder of runs that cannot be read
+    damaged: told of each run in a folder of runs that cannot be read; notice: of runs further down
     """
     given = [Path(path) for path in paths]
     several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
@@ -155,6 +157,11 @@ def find_runs(
             raise BadRun(f"{path} holds no run that can be read. {' '.join(problems)}")
         for problem in problems:
             damaged(f"Left out: {problem}")
+        deeper = {str(found.parent.parent) for found in path.glob("*/*/run.json")} - {str(run.path) for run in inside}
+        if deeper and not inside:
+            raise BadRun(f"{path} holds no run itself, but its folders do. Name them: {listed(sorted(deeper), 5)}.")
+        if deeper:
+            notice(f"Runs further down are left out; their folders are {listed(sorted(deeper), 5)}. Name these, too.")
         # Without a run inside, the error of a folder that is none.
         runs.extend(inside or [load_run(path)])
     return runs

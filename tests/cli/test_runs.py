@@ -132,6 +132,18 @@ def test_a_command_for_one_run_says_which_runs_lie_in_a_folder(tmp_path):
     assert "it holds no run.json, but folders of runs: a" in words(result.stderr)
 
 
+def test_runs_further_down_in_a_folder_are_not_passed_over(tmp_path):
+    one = scored(tmp_path, "demo/one")
+    results = tmp_path / "results"
+    refused = panbench("compare", results)
+    assert refused.exit_code == 2
+    assert f"{results} holds no run itself, but its folders do. Name them: {results / 'demo'}." in words(refused.stderr)
+    shutil.copytree(one, results / "two")
+    found = panbench("compare", results, "--format", "json")
+    assert len(json.loads(found.stdout)) == 1
+    assert f"Runs further down are left out; their folders are {results / 'demo'}." in words(found.stderr)
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     one = scored(tmp_path, "one/run")
     two = tmp_path / "results" / "two" / "run"
