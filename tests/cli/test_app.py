@@ -214,7 +214,7 @@ def test_a_fault_of_ours_is_one_line_and_exit_1_with_a_traceback_only_when_asked
     def broken(*_, **__):
         raise KeyError("lost")
 
-    monkeypatch.setattr("panbench.runs.load_run", broken)
+    monkeypatch.setattr("panbench.report.tables.find_runs", broken)
     result = panbench("metrics", tmp_path)
     assert result.exit_code == 1
     assert "KeyError: 'lost'" in result.stderr
@@ -229,7 +229,7 @@ def test_an_error_of_the_input_exits_with_its_code_and_no_traceback(error, monke
     def refuse(*_, **__):
         raise error("the sentence")
 
-    monkeypatch.setattr("panbench.runs.load_run", refuse)
+    monkeypatch.setattr("panbench.report.tables.find_runs", refuse)
     result = panbench("metrics", tmp_path)
     assert (result.exit_code, result.stderr) == (error.exit_code, "Error: the sentence\n")
 
