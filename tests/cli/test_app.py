@@ -238,7 +238,7 @@ def test_an_interruption_exits_130(monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("panbench.runs.load_run", interrupted)
+    monkeypatch.setattr("panbench.report.tables.find_runs", interrupted)
     result = panbench("metrics", tmp_path)
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 
@@ -247,7 +247,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     def missing(*_, **__):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr("panbench.runs.load_run", missing)
+    monkeypatch.setattr("panbench.report.tables.find_runs", missing)
     result = panbench("metrics", tmp_path)
     assert result.exit_code == 2
     assert "needs the Python package torch" in result.stderr
