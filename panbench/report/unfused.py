@@ -117,7 +117,12 @@ def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
 
 
 def map_ap(run: Run) -> dict[str, float | None] | None:
-    """AP of the thing segments of a run's fused maps, by name; None where they have no scores."""
+    """AP of the thing segments of a run's fused maps, by name; None where they have no scores.
+
+    None, too, of a run that is read in blocks: AP ranks all detections at once, and matches them one by one.
+    """
+    if run.in_blocks:
+        return None
     try:
         table = instances_of_map(run.matched, run.categories)
     except BadRun:

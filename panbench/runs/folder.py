@@ -132,6 +132,11 @@ class Run:
         return tuple(self.images.tolist())
 
     @property
+    def in_blocks(self) -> bool:
+        """Whether the run has so many images that `fold` reads it block by block."""
+        return self._large is not None
+
+    @property
     def has_boundary(self) -> bool:
         """Whether boundary overlaps were stored."""
         return self.table.boundary is not None if self._large is None else self._large.boundary
