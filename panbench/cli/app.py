@@ -156,7 +156,7 @@ def main() -> None:
 _OF_THE_SYSTEM = frozenset(
     getattr(errno, name)
     for name in (
-        *("EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "EEXIST", "ENOTEMPTY"),
+        *("EACCES", "EPERM", "EROFS", "ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "EEXIST", "ENOTEMPTY"),
         *("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EMFILE", "ENFILE", "ENODEV", "ENXIO", "ETXTBSY"),
     )
     if hasattr(errno, name)

@@ -198,16 +198,18 @@ def test_a_folder_without_write_permission_is_named(tmp_path):
     assert "Permission denied" in result.stderr
 
 
-def test_what_a_folder_or_disk_refuses_is_no_fault_of_panbench(tmp_path, monkeypatch):
+# ENOENT is what /proc answers to who makes a file there.
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOENT, errno.EROFS])
+def test_what_a_folder_or_disk_refuses_is_no_fault_of_panbench(code, tmp_path, monkeypatch):
     from panbench.report import tables
 
     def refuse(*_: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "locked"))
+        raise OSError(code, os.strerror(code), str(tmp_path / "locked"))
 
     monkeypatch.setattr(tables, "find_runs", refuse)
     result = panbench("compare", tmp_path)
     assert result.exit_code == 2
-    assert result.stderr == f"Error: {tmp_path / 'locked'} cannot be used: Permission denied.\n"
+    assert result.stderr == f"Error: {tmp_path / 'locked'} cannot be used: {os.strerror(code)}.\n"
 
 
 def test_a_fault_of_ours_is_one_line_and_exit_1_with_a_traceback_only_when_asked_for(monkeypatch, tmp_path):
