@@ -85,8 +85,9 @@ def _open(browser: "Browser", page: Path, width: int, scheme: Any, height: int =
     opened.goto(page.resolve().as_uri())
     opened.locator("#chart-causes svg").first.wait_for(state="attached")
     opened.evaluate("document.documentElement.style.scrollBehavior = 'auto'")
-    opened.locator("#viewer").scroll_into_view_if_needed()
-    opened.wait_for_timeout(1500)
+    for part in ("#gallery", "#viewer"):
+        opened.locator(part).scroll_into_view_if_needed()
+        opened.wait_for_timeout(1500)
     opened.evaluate("window.scrollTo(0, 0)")
     opened.wait_for_timeout(300)
     return opened

@@ -122,6 +122,10 @@ def test_categories_are_sorted_by_a_click_and_back_by_another(open_report):
     assert [name[:3] for name in column(page, 1)] == ["<im", "bal", "sky"]
 
 
+def test_a_file_has_no_pages_of_examples_to_turn(open_report):
+    assert open_report().get_by_role("button", name="Later").is_hidden()
+
+
 def test_categories_are_filtered_by_name_and_kind(open_report):
     page = open_report()
     page.get_by_label("Filter", exact=True).fill("BAL")
