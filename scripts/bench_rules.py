@@ -8,8 +8,10 @@ gives for COCO's most common size. Fusion and the host's part (`settle`) are tim
 """
 
 import argparse
+import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -28,29 +30,66 @@ ISTHING = (True,) * 80 + (False,) * 53
 QUERIES, CERTAIN = 100, 18
 
 
-def planted(device: torch.device) -> tuple[Candidates, Instances]:
-    """A query model's output, of which 18 queries are sure of a class, and one of Panoptic FPN with 60 instances."""
-    dice = torch.Generator().manual_seed(0)
-    class_logits = torch.randn(1, QUERIES, 134, generator=dice)
+def planted_candidates(
+    frame: Frame = FRAME, isthing: Sequence[bool] = ISTHING, shape: tuple[int, int] = (200, 272), seed: int = 0
+) -> Candidates:
+    """A query model's output on the CPU, of which 18 queries are sure of a class.
+
+    shape: (height, width) of the masks
+    """
+    dice = torch.Generator().manual_seed(seed)
+    classes = len(isthing)
+    class_logits = torch.randn(1, QUERIES, classes + 1, generator=dice)
     class_logits[..., -1] += 9
     for query in range(CERTAIN):
-        class_logits[0, query, torch.randint(133, (1,), generator=dice)] = 16
-    # Tiles with ragged borders, so that masks compete and most of each is left to it.
-    masks = F.interpolate(torch.randn(1, QUERIES, 20, 24, generator=dice) * 4, size=(200, 272), mode="bicubic") - 12
-    for query, (rows, columns) in enumerate(tiles(CERTAIN, 200, 272)):
+        class_logits[0, query, torch.randint(classes, (1,), generator=dice)] = 16
+    # Tiles with ragged borders, so that masks compete and most of each is left to it; noise in every cell, as a
+    # network's masks have it.
+    masks = F.interpolate(torch.randn(1, QUERIES, 20, 24, generator=dice) * 4, size=shape, mode="bicubic") - 12
+    masks += 0.1 * torch.randn(masks.shape, generator=dice)
+    for query, (rows, columns) in enumerate(tiles(CERTAIN, *shape)):
         masks[0, query, rows, columns] += 24
-    (candidates,) = softmax_candidates(class_logits.to(device), masks.to(device), [FRAME], ISTHING)
-    corners = torch.rand(60, 2, generator=dice) * torch.tensor([560.0, 400.0])
-    instances = Instances(
-        boxes=torch.cat([corners, corners + 80], dim=1).to(device),
-        masks=torch.rand(60, 28, 28, generator=dice).to(device),
+    (candidates,) = softmax_candidates(class_logits, masks, [frame], tuple(isthing))
+    return candidates
+
+
+def planted_instances(
+    frame: Frame = FRAME,
+    semantic_labels: Sequence[int] = (*range(80, 133), NO_LABEL),
+    shape: tuple[int, int] = (200, 272),
+    seed: int = 0,
+) -> Instances:
+    """Panoptic FPN's output on the CPU: 60 instances, of which few overlap much, and ragged stuff of 8 classes.
+
+    shape: (height, width) of the semantic logits
+    """
+    dice = torch.Generator().manual_seed(seed)
+    height, width = frame.original
+    side = height / 6
+    corners = torch.rand(60, 2, generator=dice) * torch.tensor([width - side, height - side])
+    semantic = F.interpolate(
+        torch.randn(1, len(semantic_labels), 10, 12, generator=dice) * 3, size=shape, mode="bicubic"
+    )
+    semantic[:, 8:-1] -= 12
+    return Instances(
+        boxes=torch.cat([corners, corners + side], dim=1),
+        masks=torch.rand(60, 28, 28, generator=dice),
         labels=(1,) * 60,
         scores=tuple(np.linspace(1, 0.5, 60).tolist()),
-        semantic_logits=F.interpolate(torch.randn(1, 54, 10, 12, generator=dice), size=(200, 272))[0].to(device),
-        semantic_labels=(*range(80, 133), NO_LABEL),
-        frame=FRAME,
+        semantic_logits=(semantic + 0.1 * torch.randn(semantic.shape, generator=dice))[0],
+        semantic_labels=tuple(semantic_labels),
+        frame=frame,
     )
-    return candidates, instances
+
+
+def on_device(output: Candidates | Instances, device: torch.device) -> Output:
+    """The same output on another device."""
+    tensors = {
+        field.name: value.to(device)
+        for field in dataclasses.fields(output)
+        if isinstance(value := getattr(output, field.name), torch.Tensor)
+    }
+    return dataclasses.replace(output, **tensors)
 
 
 def milliseconds(name: str, output: Output, device: torch.device, repeat: int) -> tuple[float, int]:
@@ -75,8 +114,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=20)
     options = parser.parse_args()
     device = choose_device(options.device)
-    candidates, instances = planted(device)
-    outputs: dict[type, Output] = {Candidates: candidates, Instances: instances}
+    outputs: dict[type, Output] = {
+        type(output): on_device(output, device) for output in (planted_candidates(), planted_instances())
+    }
     measured = {
         name: milliseconds(name, outputs[rule.takes], device, options.repeat)
         for name, rule in RULES.items()

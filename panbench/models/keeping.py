@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,8 @@ from panbench.models.stored import LOW_GATE, Encoded, StoredOutputs, encode, wri
 __all__ = ["CandidateKeeper", "KeepingModel"]
 
 BLOCK_BYTES = 64 << 20
-"""A block is written when it has this many bytes: what a kill can cost, and what is held in memory."""
+BLOCK_SECONDS = 10.0
+"""A block is written when it has this many bytes, or after this time: what memory holds, and what a kill can cost."""
 
 
 class CandidateKeeper:
@@ -49,7 +51,7 @@ class CandidateKeeper:
         self.done: frozenset[int] = frozenset()
         if any(self.folder.glob("[0-9]*.arrow")):
             held = StoredOutputs(self.folder)
-            if {key: value for key, value in held.about.items() if key != "version"} != self.about:
+            if held.about != self.about:
                 raise BadRun(f"{self.folder} holds candidates that were made with other settings. Give another --out.")
             self.done = frozenset(held.image_ids)
         self._rule, self._exact = rule, exact
@@ -58,6 +60,7 @@ class CandidateKeeper:
         self._pending: deque[tuple[int, Future[Encoded]]] = deque()
         self._block: list[tuple[int, Encoded]] = []
         self._bytes = 0
+        self._block_since = time.monotonic()
         self._lock = threading.Lock()
         self._taken: set[int] = set()
 
@@ -94,7 +97,7 @@ class CandidateKeeper:
         self.differing += encoded.differing
         self._block.append((image_id, encoded))
         self._bytes += encoded.size
-        if self._bytes >= BLOCK_BYTES:
+        if self._bytes >= BLOCK_BYTES or time.monotonic() - self._block_since >= BLOCK_SECONDS:
             self._write()
 
     def _write(self) -> None:
@@ -103,6 +106,7 @@ class CandidateKeeper:
             number = max(taken, default=-1) + 1
             write_block(self.folder / f"{self.rank:04d}-{number:06d}.arrow", self._block, self.about)
             self._block, self._bytes = [], 0
+        self._block_since = time.monotonic()
 
 
 class KeepingModel:

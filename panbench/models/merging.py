@@ -14,36 +14,52 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panbench.base.errors import BadArgument
+from panbench.base.text import listed
 from panbench.models.candidates import Candidates, Frame, Instances, Output
+from panbench.panoptic.clusters import join_by_overlap
 
 __all__ = ["flip", "merge_outputs"]
 
 MATCH_IOU = 0.5
 
+Float = npt.NDArray[np.float64]
 
-def merge_outputs(outputs: Sequence[Output], weights: Sequence[float] | None = None) -> Output:
+
+def merge_outputs(
+    outputs: Sequence[Output], weights: Sequence[float] | None = None, stuff_weights: Sequence[float] | None = None
+) -> Output:
     """One answer from those of several views or models to the same image.
 
     outputs: all Candidates or all Instances, with the same labels and the same original size
     weights: how much each counts; None for all alike
+    stuff_weights: how much each counts for stuff, where that is something else than for things
     Raises BadArgument when they do not fit together.
     """
     if len({type(output) for output in outputs}) != 1 or not isinstance(outputs[0], (Candidates, Instances)):
         raise BadArgument(
             "Only answers of one kind can be averaged: masks of queries with masks of queries, or boxes with boxes. "
-            "`panbench ensemble` votes on finished maps of any models instead."
+            "`panbench ensemble --by votes` takes finished maps of any models instead."
         )
     if len({output.frame.original for output in outputs}) != 1:
         raise BadArgument("Only answers to images of one size can be averaged.")
     if len(outputs) == 1:
         return outputs[0]
-    shares = np.full(len(outputs), 1 / len(outputs)) if weights is None else np.asarray(weights, np.float64)
-    if (shares < 0).any() or shares.sum() <= 0:
-        raise BadArgument("The weights of an ensemble must not be negative, and one must be above 0.")
-    shares = shares / shares.sum()
+    shares = np.stack([_shares(given, len(outputs)) for given in (weights, stuff_weights or weights)])
+    counting = np.flatnonzero(shares.any(axis=0))
+    chosen, shares = [outputs[place] for place in counting], shares[:, counting]
     if isinstance(outputs[0], Candidates):
-        return _merge_candidates([each for each in outputs if isinstance(each, Candidates)], shares)
-    return _merge_instances([each for each in outputs if isinstance(each, Instances)], shares)
+        return _merge_candidates([each for each in chosen if isinstance(each, Candidates)], shares)
+    return _merge_instances([each for each in chosen if isinstance(each, Instances)], shares)
+
+
+def _shares(weights: Sequence[float] | None, count: int) -> Float:
+    """(count,) weights that add up to 1."""
+    shares = np.ones(count) if weights is None else np.asarray(weights, np.float64)
+    if len(shares) != count or (shares < 0).any() or shares.sum() <= 0:
+        raise BadArgument(
+            f"{count} answers need as many weights, none below 0 and one above, not {listed(weights or ())}."
+        )
+    return shares / shares.sum()
 
 
 def flip(output: Output) -> Output:
@@ -108,37 +124,33 @@ def _on_grid(maps: Tensor, frame: Frame, target: Frame, shape: tuple[int, int]) 
     return _sampled(maps, axis(0), axis(1))
 
 
-def _clusters(
-    owner: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], iou: npt.NDArray[np.float64]
-) -> list[list[int]]:
+def _clusters(owner: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], iou: Float) -> list[list[int]]:
     """Members of each cluster: of one label, from different owners, joined in falling order of IoU."""
     one, other = np.nonzero(
         np.triu(iou > MATCH_IOU, 1) & (labels[:, None] == labels[None]) & (owner[:, None] != owner[None])
     )
-    members = [[index] for index in range(len(owner))]
-    cluster = list(range(len(owner)))
-    for pair in np.argsort(-iou[one, other], kind="stable"):
-        a, b = cluster[one[pair]], cluster[other[pair]]
-        if a != b and not {owner[each] for each in members[a]} & {owner[each] for each in members[b]}:
-            for each in members[b]:
-                cluster[each] = a
-            members[a] += members[b]
-            members[b] = []
-    return [sorted(each) for each in members if each]
+    cluster = join_by_overlap(owner, one, other, iou[one, other])
+    return [np.flatnonzero(cluster == number).tolist() for number in np.unique(cluster).tolist()]
 
 
-def _confidence(values: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> float:
+def _confidence(values: Float, shares: Float) -> float:
     """The score of a cluster: the mean of those who see it where they are at least half, else the rest counts as 0."""
     present = shares.sum()
     return float((values * shares).sum() / (present if present >= 0.5 else 1.0))
 
 
-def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.float64]) -> Candidates:
+def _merge_candidates(outputs: Sequence[Candidates], shares: Float) -> Candidates:
+    """shares: (2, answers) for things and for stuff."""
     best = max(range(len(outputs)), key=lambda each: outputs[each].masks.shape[-1] * outputs[each].masks.shape[-2])
     frame = outputs[best].frame
     shape = (int(outputs[best].masks.shape[-2]), int(outputs[best].masks.shape[-1]))
     device = outputs[best].masks.device
-    kept = [np.flatnonzero((each.labels >= 0) & (each.gate > 0.01)) for each in outputs]
+    # The row of `shares` for each label; NO_LABEL, which is not kept, takes the last.
+    group = np.array([0 if thing else 1 for thing in outputs[best].isthing] + [1])
+    kept = [
+        np.flatnonzero((each.labels >= 0) & (each.gate > 0.01) & (shares[group[each.labels], number] > 0))
+        for number, each in enumerate(outputs)
+    ]
     owner = np.concatenate([np.full(len(rows), number) for number, rows in enumerate(kept)])
     labels = np.concatenate([each.labels[rows] for each, rows in zip(outputs, kept, strict=True)])
     gates = np.concatenate([each.gate[rows] for each, rows in zip(outputs, kept, strict=True)]).astype(np.float64)
@@ -168,8 +180,8 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: npt.NDArray[np.floa
     strength = torch.zeros(len(clusters), device=device)
     strengths = torch.zeros_like(mixing)
     for number, members in enumerate(clusters):
-        share = shares[owner[members]]
-        mixing[number, members] = torch.tensor(share / max(share.sum(), 1e-12), dtype=torch.float32, device=device)
+        share = shares[group[labels[members[0]]], owner[members]]
+        mixing[number, members] = torch.tensor(share / share.sum(), dtype=torch.float32, device=device)
         gate[number] = _confidence(gates[members], share)
         whole = share.sum() if share.sum() >= 0.5 else 1.0
         strengths[number, members] = torch.tensor(share / whole, dtype=torch.float32, device=device)
@@ -206,7 +218,8 @@ def _probabilities(candidates: Candidates) -> Tensor:
     return masks.sigmoid() if candidates.activation == "sigmoid" else masks
 
 
-def _merge_instances(outputs: Sequence[Instances], shares: npt.NDArray[np.float64]) -> Instances:
+def _merge_instances(outputs: Sequence[Instances], shares: Float) -> Instances:
+    """shares: (2, answers) for things, which boxes are, and for stuff."""
     if any(each.boxes is None for each in outputs):
         raise BadArgument("Instances without boxes cannot be averaged.")
     if len({each.semantic_labels for each in outputs}) != 1:
@@ -216,7 +229,7 @@ def _merge_instances(outputs: Sequence[Instances], shares: npt.NDArray[np.float6
     shape = (int(logits.shape[-2]), int(logits.shape[-1]))
     semantic = sum(
         float(share) * _on_grid(each.semantic_logits, each.frame, frame, shape).softmax(dim=0)
-        for each, share in zip(outputs, shares, strict=True)
+        for each, share in zip(outputs, shares[1], strict=True)
     )
     owner = np.concatenate([np.full(len(each.labels), number) for number, each in enumerate(outputs)]).astype(np.int64)
     labels = np.concatenate([np.array(each.labels, np.int64) for each in outputs])
@@ -237,9 +250,13 @@ def _merge_instances(outputs: Sequence[Instances], shares: npt.NDArray[np.float6
     mixing = torch.zeros((len(clusters), len(owner)), device=boxes.device)
     confidence = np.zeros(len(clusters))
     for number, members in enumerate(clusters):
-        share = shares[owner[members]] * np.maximum(scores[members], 1e-6)
-        mixing[number, members] = torch.tensor(share / share.sum(), dtype=torch.float32, device=boxes.device)
-        confidence[number] = _confidence(scores[members], shares[owner[members]])
+        share = shares[0, owner[members]]
+        confidence[number] = _confidence(scores[members], share)
+        # An answer that does not count adds its box to a cluster of others, but no weight; alone it scores 0.
+        share = share * np.maximum(scores[members], 1e-6)
+        mixing[number, members] = torch.tensor(
+            share / max(share.sum(), 1e-12), dtype=torch.float32, device=boxes.device
+        )
     order = np.argsort(-confidence, kind="stable")
     there = torch.from_numpy(order).to(boxes.device)
     assert isinstance(semantic, Tensor)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from panbench.panoptic.clusters import join_by_overlap
 from panbench.panoptic.overlap import OverlapTable, Pairs, segment_columns, tabulate
 from panbench.panoptic.types import VOID, IdMap, PanopticPrediction, Segment
 
@@ -195,16 +196,11 @@ def _clusters(
                 iou = common / (area[a] + area[b] - common)
                 if category[a] == category[b] and isthing[category[a]] and iou > 0.5:
                     pairs.append((iou, a, b))
-    members: list[set[int]] = [{node} for node in range(nodes)]
-    cluster = list(range(nodes))
-    for _, a, b in sorted(pairs, key=lambda pair: (-pair[0], pair[1], pair[2])):
-        one, other = cluster[a], cluster[b]
-        if one != other and not {owner[n] for n in members[one]} & {owner[n] for n in members[other]}:
-            for node in members[other]:
-                cluster[node] = one
-            members[one] |= members[other]
+    pairs.sort(key=lambda pair: pair[1:])
+    iou, one, other = (np.array([pair[place] for pair in pairs]) for place in range(3))
+    cluster = join_by_overlap(owner, one.astype(np.int64), other.astype(np.int64), iou)
     stuff: dict[int, int] = {}
     for node in range(nodes):
         if not isthing[category[node]]:
             cluster[node] = stuff.setdefault(category[node], node)
-    return np.unique(np.array(cluster, np.int64), return_inverse=True)[1].astype(np.int64)
+    return np.unique(cluster, return_inverse=True)[1].astype(np.int64)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -99,9 +101,37 @@ def test_candidates_below_the_low_gate_are_not_kept():
     assert kept.gate.min() > LOW_GATE
 
 
-def test_masks_are_stored_in_half_the_size_or_less():
+def test_masks_take_less_than_a_byte_and_a_half_a_cell():
     output = queries(2)
-    assert encode(output, parse_rule("mask2former")).size < output.masks.numel() * 2
+    noise = torch.randn(output.masks.shape, generator=torch.Generator().manual_seed(0))
+    noisy = replace(output, masks=output.masks + 0.1 * noise)
+    assert encode(noisy, parse_rule("mask2former")).size < noisy.masks.numel() * 1.5
+
+
+def test_masks_for_other_rules_are_exact_to_eight_bits():
+    output, rule = queries(3), parse_rule("mask2former")
+    kept = (output.gate > LOW_GATE).nonzero()[0]
+    assert torch.allclose(stored(output, rule).masks, output.masks[kept], rtol=2**-8, atol=1e-30)
+    assert torch.allclose(stored(output, rule, exact=False).masks, output.masks[kept], rtol=2**-11, atol=1e-6)
+
+
+def test_half_precision_files_of_version_1_still_load(tmp_path, monkeypatch):
+    monkeypatch.setattr("panbench.models.stored.VERSION", 1)
+    rule = parse_rule("mask2former")
+    encoded = encode(queries(1), rule, exact=False)
+    del encoded.header["crc32"]
+    write_block(tmp_path / "0000-000000.arrow", [(1, encoded)], {"run": "abc"})
+    assert StoredOutputs(tmp_path).read(1).masks.dtype == torch.float32
+
+
+def test_a_flipped_byte_is_found(folder):
+    block = folder / "0000-000000.arrow"
+    payload = encode(queries(1), parse_rule("mask2former")).payload
+    content = bytearray(block.read_bytes())
+    content[content.index(payload) + len(payload) // 2] ^= 1
+    block.write_bytes(content)
+    with pytest.raises(BadRun, match="damaged at image 1"):
+        StoredOutputs(folder).read(1)
 
 
 def test_finished_maps_have_no_candidates():
@@ -159,6 +189,6 @@ def test_torn_and_foreign_blocks_are_refused(folder):
 
 
 def test_candidates_of_another_version_are_refused(folder, monkeypatch):
-    monkeypatch.setattr("panbench.models.stored.VERSION", 2)
-    with pytest.raises(BadRun, match="version 1; this panbench reads version 2"):
+    monkeypatch.setattr("panbench.models.stored.VERSION", 3)
+    with pytest.raises(BadRun, match="version 2; this panbench reads version 3"):
         StoredOutputs(folder)
