@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -84,7 +85,7 @@ def planted_instances(
 
 def on_device(output: Candidates | Instances, device: torch.device) -> Output:
     """The same output on another device."""
-    tensors = {
+    tensors: dict[str, Any] = {
         field.name: value.to(device)
         for field in dataclasses.fields(output)
         if isinstance(value := getattr(output, field.name), torch.Tensor)

@@ -7,7 +7,7 @@ may share a target; what is not listed, or listed with null, becomes void in the
 import difflib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -96,6 +96,20 @@ def map_by_name(model: Sequence[Category], dataset: Sequence[Category]) -> Categ
     if not ids:
         raise BadArgument("Model and dataset share no category name. Give a category map.")
     return _finished("same names", ids, (), model, dataset)
+
+
+def recorded_map(
+    name: str, pairs: Mapping[str, str], model: Sequence[Category], dataset: Sequence[Category]
+) -> CategoryMap:
+    """The mapping that a run recorded: the dataset's category by the model's name. What was dropped is unmapped."""
+    by_target = {category.name: category.id for category in dataset}
+    return _finished(
+        name,
+        {category.id: by_target[pairs[category.name]] for category in model if category.name in pairs},
+        (),
+        model,
+        dataset,
+    )
 
 
 def map_prediction(prediction: PanopticPrediction, category_map: CategoryMap) -> PanopticPrediction:

@@ -29,7 +29,6 @@ from panbench.evaluation.record import (
     first_record,
     refuse_other_settings,
     resume_settings,
-    write_predictions_json,
 )
 from panbench.models.base import Model, open_model, way_of_running
 from panbench.models.candidates import Candidates, FinishedMap, NonFiniteOutput
@@ -38,7 +37,7 @@ from panbench.models.predict import CategoryIds, category_ids, labels_as_categor
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
-from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunWriter, load_run, unfinished_run
+from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunWriter, load_run, unfinished_run, write_predictions_json
 
 __all__ = [
     "EvaluateOptions",
@@ -62,7 +61,7 @@ class EvaluateOptions:
     save_predictions: also write predictions/ and predictions.json
     unscored: run images without ground truth although nothing of them is kept: for their time
     skip_bad_images: leave out images that do not decode, instead of stopping; the run says so
-    category_map: a JSON, or the name of a shipped one, by which a model of other categories is evaluated
+    category_map: a JSON, the name of a shipped one, or a map, by which a model of other categories is evaluated
     command: the command line, for run.json
     keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
     half_precision: store it in half precision throughout, also where that changes pixels of the map
@@ -77,7 +76,7 @@ class EvaluateOptions:
     save_predictions: bool = False
     unscored: bool = False
     skip_bad_images: bool = False
-    category_map: str | os.PathLike[str] | None = None
+    category_map: str | os.PathLike[str] | CategoryMap | None = None
     command: tuple[str, ...] = ()
     keep_candidates: bool = False
     half_precision: bool = False
@@ -217,7 +216,8 @@ def evaluate_rules(
         if ranks.is_first:
             for target, writer in enumerate(writers):
                 if options.save_predictions:
-                    write_predictions_json(Run(writer.info, writer.path), dataset)
+                    names = {scene.image.id: png_name(scene) for scene in dataset.scenes}
+                    write_predictions_json(Run(writer.info, writer.path), names)
                 close_run(writer, dataset, reports, target, reporter, "done", None)
             if keeper is not None and options.half_precision:
                 reporter.notice(f"Half precision changes {keeper.differing:,} pixels of the maps that fuse will make.")
@@ -322,7 +322,7 @@ def _keeper(
 
 
 def fit_categories(
-    model: Model, dataset: Dataset, category_map: str | os.PathLike[str] | None
+    model: Model, dataset: Dataset, category_map: str | os.PathLike[str] | CategoryMap | None
 ) -> tuple[CategoryIds, CategoryMap | None]:
     """The dataset's category of each label, and the map by which they are told, where one is asked for.
 
@@ -405,5 +405,7 @@ def _how_it_ended(error: BaseException) -> tuple[str, str]:
     return "failed", str(error) if isinstance(error, PanbenchError) else repr(error)
 
 
-def _category_map(source: str | os.PathLike[str], model: Model, dataset: Dataset) -> CategoryMap:
+def _category_map(source: str | os.PathLike[str] | CategoryMap, model: Model, dataset: Dataset) -> CategoryMap:
+    if isinstance(source, CategoryMap):
+        return source
     return read_category_map(source, labels_as_categories(model), dataset.categories)

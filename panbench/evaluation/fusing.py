@@ -4,43 +4,43 @@ A stored run is one more kind of model: `load` reads nothing, `candidates` reads
 resuming, scoring and the record are those of any model.
 """
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
+from panbench.datasets.category_map import recorded_map
 from panbench.datasets.coco import open_json
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate, refuse_unfit
 from panbench.models.base import LoadedImage
-from panbench.models.candidates import NO_LABEL, Candidates, Instances
-from panbench.models.merging import merge_outputs
+from panbench.models.candidates import Candidates, Instances
+from panbench.models.predict import labels_as_categories
 from panbench.models.rules import Rule, parse_rule
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.types import Exif, Scene
 from panbench.runs import ModelRecord, Run
 
-__all__ = ["StoredEnsemble", "StoredModel", "dataset_of", "folder_of_rule", "fuse_run"]
+__all__ = ["StoredModel", "as_evaluated", "dataset_of", "folder_of_rule", "fuse_run"]
 
 
 class StoredModel:
     """What a run's network said, as a `Model`."""
 
-    def __init__(self, run: Run, rule: Rule | None = None) -> None:
-        """rule: the one to fuse by; None is the rule of the run's own maps.
+    def __init__(self, run: Run) -> None:
+        """Fuses by the rule of the run's own maps; see `by`.
 
         Raises BadRun when the run kept no candidates, they are damaged, or those of another run.
         """
         if run.path is None or run.info.model is None:
-            raise BadRun(f"{run.name} is not an evaluation on disk, so it keeps no candidates.")
+            raise BadRun(f"{run.name} was not evaluated by panbench, so it has no candidates.")
         self.stored = StoredOutputs(run.path / "candidates")
         about = self.stored.about
         if about.get("weights_sha256") != run.info.model.weights_sha256:
@@ -63,10 +63,31 @@ class StoredModel:
         self.class_names: tuple[str, ...] = tuple(about["class_names"])
         self.isthing: tuple[bool, ...] = tuple(about["isthing"])
         self.paper: Rule = parse_rule(about["rule"])
-        self.rule = rule or self.paper
+        self.rule = self.paper
         self.device = torch.device("cpu")
         self.precision = run.info.precision or "fp32"
         self.seed = run.info.seed or 0
+
+    def by(self, rule: Rule) -> "StoredModel":
+        """The same, fused by another rule. Raises BadArgument as `check`."""
+        self.check(rule)
+        other = copy.copy(self)
+        other.rule = rule
+        return other
+
+    def check(self, rule: Rule) -> None:
+        """Raises BadArgument for a rule that does not fit what the model gives, or wants what was not kept of it."""
+        refuse_unfit(rule, self)
+        if rule.takes is not Candidates:
+            return
+        # What the run's own rule takes was kept, whatever its threshold.
+        kept_above = min(float(self.stored.about["low_gate"]), self.paper.least_gate)
+        if rule.least_gate < kept_above:
+            wants = f"candidates from a score of {rule.least_gate:g} on" if rule.least_gate else "all candidates"
+            raise BadArgument(
+                f"{rule} takes {wants}, and {self.stored.folder.parent.name} kept those above {kept_above:g}. Evaluate "
+                "with the network: `panbench eval --rule`."
+            )
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -106,6 +127,17 @@ def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
     return replace(dataset, name=record.name or dataset.name).with_exif(exif)
 
 
+def as_evaluated(run: Run, model: StoredModel, dataset: Dataset, options: EvaluateOptions) -> EvaluateOptions:
+    """The options with the category map, if any, that the run was evaluated with."""
+    record = run.info.category_map
+    if record is None:
+        return options
+    return replace(
+        options,
+        category_map=recorded_map(record.name, record.categories, labels_as_categories(model), dataset.categories),
+    )
+
+
 def folder_of_rule(out: Path, rule: Rule, several: bool) -> Path:
     """Where the run of a rule goes: `out`, or of several rules a folder each in it."""
     return out / re.sub(r"[^\w.=-]+", "-", str(rule)) if several else out
@@ -126,88 +158,10 @@ def fuse_run(
     """
     if not rules:
         raise BadArgument("No rule is named. Give --rule, or --sweep for many.")
-    models = [StoredModel(run, rule) for rule in rules]
-    # What the run's own rule takes was kept, whatever its threshold.
-    low_gate = min(float(models[0].stored.about["low_gate"]), getattr(models[0].paper, "score", 1.0))
-    for rule in rules:
-        score = getattr(rule, "score", None)
-        if rule.takes is Candidates and isinstance(score, float) and score < low_gate:
-            raise BadArgument(
-                f"{rule} takes candidates from a score of {score:g} on, and {run.name} kept those above {low_gate:g}."
-            )
-    dataset = dataset_of(run, models[0].stored.image_ids)
+    stored = StoredModel(run)
+    models = [stored.by(rule) for rule in rules]
+    dataset = dataset_of(run, stored.stored.image_ids)
+    options = as_evaluated(run, stored, dataset, options or EvaluateOptions())
     return [
-        evaluate(
-            model, dataset, folder_of_rule(out, model.rule, len(rules) > 1), options or EvaluateOptions(), reporter
-        )
-        for model in models
+        evaluate(model, dataset, folder_of_rule(out, model.rule, len(rules) > 1), options, reporter) for model in models
     ]
-
-
-class StoredEnsemble(StoredModel):
-    """What the networks of several runs said, averaged: masks of matching queries, or boxes and semantics.
-
-    Labels are those of the first run; the others' are brought to them by name.
-    """
-
-    def __init__(self, runs: Sequence[Run], weights: Sequence[float] | None = None, rule: Rule | None = None) -> None:
-        """Raises BadRun when runs differ in data, categories or images; BadArgument when their answers do not fit."""
-        super().__init__(runs[0], rule)
-        self.members = [self, *(StoredModel(run) for run in runs[1:])]
-        self.weights = weights
-        self.record = ModelRecord(
-            name="ensemble",
-            title=f"Ensemble of {len(runs)} runs (masks averaged)",
-            family="ensemble",
-            params=sum(filter(None, (run.info.model.params for run in runs if run.info.model))) or None,
-        )
-        self._places: list[npt.NDArray[np.int64]] = []
-        for run, member in zip(runs, self.members, strict=True):
-            if run.info.dataset.fingerprint != runs[0].info.dataset.fingerprint:
-                raise BadRun(f"{runs[0].name} and {run.name} were made on different ground truth.")
-            if member.stored.image_ids != self.stored.image_ids:
-                raise BadRun(f"{runs[0].name} and {run.name} kept candidates of different images.")
-            if runs[0].info.arguments.get("exif", "apply") != run.info.arguments.get("exif", "apply"):
-                raise BadRun(f"Only one of {runs[0].name} and {run.name} turned photographs as their EXIF says.")
-            if dict(zip(member.class_names, member.isthing, strict=True)) != dict(
-                zip(self.class_names, self.isthing, strict=True)
-            ):
-                raise BadRun(f"{runs[0].name} and {run.name} have different categories.")
-            self._places.append(np.array([self.class_names.index(name) for name in member.class_names], np.int64))
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Whose candidates were averaged, and with which weights."""
-        return {
-            "candidates": "; ".join(str(member.stored.folder.absolute()) for member in self.members),
-            "weights": None if self.weights is None else " ".join(f"{weight:g}" for weight in self.weights),
-        }
-
-    def candidates(self, batch: Sequence[LoadedImage]) -> list[Candidates | Instances]:
-        """The average of what the networks said of each image."""
-        return [
-            cast(
-                "Candidates | Instances",
-                merge_outputs(
-                    [
-                        _relabelled(member.stored.read(image.scene.image.id, self.device), place, self.isthing)
-                        for member, place in zip(self.members, self._places, strict=True)
-                    ],
-                    self.weights,
-                ),
-            )
-            for image in batch
-        ]
-
-
-def _relabelled(
-    output: Candidates | Instances, place: npt.NDArray[np.int64], isthing: tuple[bool, ...]
-) -> Candidates | Instances:
-    """The same answer in the labels of another model; place: of each of its labels."""
-    if isinstance(output, Candidates):
-        return replace(output, labels=place[output.labels], isthing=isthing)
-    return replace(
-        output,
-        labels=tuple(int(place[label]) for label in output.labels),
-        semantic_labels=tuple(label if label == NO_LABEL else int(place[label]) for label in output.semantic_labels),
-    )

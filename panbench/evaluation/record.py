@@ -10,16 +10,14 @@ import torch
 
 from panbench.base import provenance
 from panbench.base.errors import BadRun
-from panbench.base.files import write_json
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
 from panbench.datasets.instances import InstanceSet
-from panbench.evaluation.loop import Report, png_name
+from panbench.evaluation.loop import Report
 from panbench.models.base import Model, way_of_running
 from panbench.models.rules import Rule
 from panbench.runs import (
-    PREDICTIONS_JSON,
     CategoryMapRecord,
     DatasetRecord,
     DeviceRecord,
@@ -32,7 +30,6 @@ from panbench.runs import (
     RunWriter,
     SecondsRecord,
     SummaryRecord,
-    category_record,
     digest_of,
 )
 
@@ -270,28 +267,3 @@ def _speed(before: RunInfo, reports: Sequence[Report], scored: int, wall: float)
         found = [scored / wall if scored and wall > 0 else None, None, None]
     names = ("images_per_second", "images_per_second_low", "images_per_second_high")
     return {name: None if value is None else round(value, 4) for name, value in zip(names, found, strict=True)}
-
-
-def write_predictions_json(run: Run, dataset: Dataset) -> None:
-    """predictions.json beside predictions/: what panopticapi and COCO's server take, from the run's own tables."""
-    assert run.path is not None
-    segments = run.segments()
-    by_image = dict(list(segments[segments["side"] == "pred"].groupby("image_id")))
-    annotations = []
-    for scene in dataset.scenes:
-        rows = by_image.get(scene.image.id)
-        records = [] if rows is None else rows[["id", "category_id", "area", "score"]].to_dict("records")
-        annotations.append(
-            {
-                "image_id": scene.image.id,
-                "file_name": png_name(scene),
-                "segments_info": [
-                    {key: value for key, value in record.items() if value == value} for record in records
-                ],
-            }
-        )
-    write_json(
-        run.path / PREDICTIONS_JSON,
-        {"annotations": annotations, "categories": [category_record(category) for category in dataset.categories]},
-        indent=None,
-    )

@@ -9,7 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,10 +18,10 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.matched import Matched
 from panbench.metrics.slices import ImageStatistics, image_statistics
 from panbench.metrics.tuning import joined
+from panbench.models.candidates import Candidates, Instances
 from panbench.models.oracle import STEPS, oracle_maps
 from panbench.models.predict import CategoryIds
 from panbench.models.rules import Rule, SettledMap, parse_rule
-from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, IdMap, Scene, Segment
@@ -82,8 +82,16 @@ def _values(text: str, where: str) -> list[str]:
     return [f"{first + place * step:.{digits}f}" for place in range(count) if first + place * step <= last + step / 2]
 
 
+class Readable(Protocol):
+    """What holds the answers of a network, or of several, by image."""
+
+    def read(self, image_id: int) -> Candidates | Instances:
+        """What was said of an image."""
+        ...
+
+
 def sweep_statistics(
-    stored: StoredOutputs,
+    stored: Readable,
     scenes: Sequence[Scene],
     categories: Sequence[Category],
     category_ids: CategoryIds,
@@ -122,7 +130,7 @@ def sweep_statistics(
 
 
 def oracle_statistics(
-    stored: StoredOutputs,
+    stored: Readable,
     scenes: Sequence[Scene],
     categories: Sequence[Category],
     category_ids: CategoryIds,

@@ -46,7 +46,7 @@ def merge_outputs(
         return outputs[0]
     shares = np.stack([_shares(given, len(outputs)) for given in (weights, stuff_weights or weights)])
     counting = np.flatnonzero(shares.any(axis=0))
-    chosen, shares = [outputs[place] for place in counting], shares[:, counting]
+    chosen, shares = [outputs[place] for place in counting.tolist()], shares[:, counting]
     if isinstance(outputs[0], Candidates):
         return _merge_candidates([each for each in chosen if isinstance(each, Candidates)], shares)
     return _merge_instances([each for each in chosen if isinstance(each, Instances)], shares)
@@ -222,15 +222,15 @@ def _merge_instances(outputs: Sequence[Instances], shares: Float) -> Instances:
     """shares: (2, answers) for things, which boxes are, and for stuff."""
     if any(each.boxes is None for each in outputs):
         raise BadArgument("Instances without boxes cannot be averaged.")
-    if len({each.semantic_labels for each in outputs}) != 1:
-        raise BadArgument("Only models whose semantic maps have the same channels can be averaged.")
     best = max(range(len(outputs)), key=lambda each: outputs[each].semantic_logits[0].numel())
     frame, logits = outputs[best].frame, outputs[best].semantic_logits
     shape = (int(logits.shape[-2]), int(logits.shape[-1]))
-    semantic = sum(
-        float(share) * _on_grid(each.semantic_logits, each.frame, frame, shape).softmax(dim=0)
-        for each, share in zip(outputs, shares[1], strict=True)
-    )
+    # Channels that win nowhere may have been left out of what was stored: a probability of 0 stands for them.
+    channels = tuple(dict.fromkeys(label for each in outputs for label in each.semantic_labels))
+    semantic = torch.zeros((len(channels), *shape), device=logits.device)
+    for each, share in zip(outputs, shares[1], strict=True):
+        places = [channels.index(label) for label in each.semantic_labels]
+        semantic[places] += float(share) * _on_grid(each.semantic_logits, each.frame, frame, shape).softmax(dim=0)
     owner = np.concatenate([np.full(len(each.labels), number) for number, each in enumerate(outputs)]).astype(np.int64)
     labels = np.concatenate([np.array(each.labels, np.int64) for each in outputs])
     scores = np.concatenate([np.array(each.scores, np.float64) for each in outputs])
@@ -259,14 +259,13 @@ def _merge_instances(outputs: Sequence[Instances], shares: Float) -> Instances:
         )
     order = np.argsort(-confidence, kind="stable")
     there = torch.from_numpy(order).to(boxes.device)
-    assert isinstance(semantic, Tensor)
     return Instances(
         boxes=(mixing @ boxes)[there],
         masks=(mixing @ masks.flatten(1)).view(len(clusters), *masks.shape[1:])[there],
         labels=tuple(int(labels[clusters[place][0]]) for place in order),
         scores=tuple(confidence[order].tolist()),
         semantic_logits=semantic.clamp_min(1e-12).log(),
-        semantic_labels=outputs[best].semantic_labels,
+        semantic_labels=channels,
         frame=frame,
     )
 

@@ -11,7 +11,7 @@ Int = npt.NDArray[np.int64]
 
 
 def join_by_overlap(owner: Sequence[int] | Int, one: Int, other: Int, iou: npt.NDArray[np.float64]) -> Int:
-    """(N,) the cluster of each of N nodes: the lowest number of its members. At most one node of each owner in a cluster.
+    """(N,) the cluster of each of N nodes, named by its lowest member. No cluster has two nodes of one owner.
 
     owner: (N,) the answer that a node is of; one, other, iou: the pairs of nodes that may be joined, and their IoU
     Pairs join in falling order of IoU, equal ones in their own order; a pair whose clusters share an owner does not.

@@ -6,6 +6,7 @@
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
 from panbench.runs.layout import CANDIDATES, ORACLE, PREDICTIONS, PREDICTIONS_JSON, WRITTEN
+from panbench.runs.predictions import write_predictions_json
 from panbench.runs.record import (
     SCHEMA,
     CategoryMapRecord,
@@ -61,4 +62,5 @@ __all__ = [
     "remove_run",
     "run_bytes",
     "unfinished_run",
+    "write_predictions_json",
 ]

@@ -3,18 +3,20 @@
 Any framework's predictions will do, as long as the maps were kept (`eval --save-predictions`, or a scored folder).
 """
 
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from pathlib import Path
 from typing import TypeVar
 
 from panbench.base import provenance
 from panbench.base.errors import BadArgument, BadRun, PredictionMismatch
-from panbench.base.files import sha256_of, write_json
+from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.metrics.matched import Matched
@@ -25,20 +27,23 @@ from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, PanopticSet
 from panbench.runs import (
     PREDICTIONS,
-    PREDICTIONS_JSON,
     ImagesRecord,
     ModelRecord,
     PredictionsRecord,
     Run,
     RunInfo,
     RunWriter,
-    category_record,
+    check_room,
+    unfinished_run,
+    write_predictions_json,
 )
+from panbench.runs.merge import differing_settings
 from panbench.scoring.ensemble import JointTable, Weights, fuse_maps, join, overlaps_of
 
-__all__ = ["Shares", "ensemble_runs"]
+__all__ = ["STEPS", "Shares", "check_weights", "ensemble_runs"]
 
 IMAGES_A_PART = 200
+SECONDS_A_PART = 10.0
 STEPS = (0.0, 0.25, 0.5, 1.0)
 """The weights that tuning tries for each model; of each combination the largest is 1."""
 
@@ -71,6 +76,7 @@ def ensemble_runs(
     seed: int = 0,
     title: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     threads: int | None = None,
     reporter: Reporter = SILENT,
 ) -> tuple[Run, tuple[Shares, ...]]:
@@ -80,10 +86,14 @@ def ensemble_runs(
     tuned: chooses weights for things and for stuff by PQ on one half of the images (drawn by `seed`) and fuses the
         other half with them, both ways: no image is fused by weights that have seen its ground truth
     title: what tables call it
+    resume: go on with the run in the folder, which must have been made with the same settings
     Raises BadArgument for fewer than two runs or weights that do not fit, BadRun when runs differ in ground truth or
     categories or kept no maps, PredictionMismatch when maps differ in size.
     """
-    _check(runs, weights, tuned)
+    check_weights(runs, weights, tuned)
+    _check_data(runs)
+    if not resume:
+        check_room(out, overwrite)
     truth = read_panoptic_json(_required(runs[0].info.dataset.gt, runs[0]), runs[0].info.dataset.gt_dir)
     members = [_predictions(run) for run in runs]
     images = _shared_images(runs, members, truth)
@@ -110,7 +120,19 @@ def ensemble_runs(
         shares = (Shares(given, given, len(images)),)
         share_of = dict.fromkeys(images, shares[0])
 
-    writer = RunWriter.create(out, _info(runs, Path(out), title, shares, tuned, seed, len(images)), overwrite)
+    info = _info(runs, Path(out), title, shares, tuned, seed, len(images))
+    stored = unfinished_run(out) if resume else None
+    if stored is not None and (
+        different := differing_settings(replace(stored.info, predictions=None), info)  # named when it is done
+    ):
+        raise BadRun(
+            f"{out} cannot be resumed with other settings: {'; '.join(different)}. Give the settings it was made with, "
+            "or another --out."
+        )
+    if stored is not None and stored.info.status == "done" and not stored.faults and stored.path == Path(out):
+        reporter.notice(f"{out} is complete already.")
+        return stored, shares
+    writer = RunWriter.create(out, info, overwrite) if stored is None else RunWriter.resume(out)
     try:
         run = _write(writer, truth, images, read, share_of, isthing, workers, reporter)
     except BaseException as problem:
@@ -131,41 +153,29 @@ def _write(
     reporter: Reporter,
 ) -> Run:
     folder = writer.path / PREDICTIONS
-    annotations = []
 
-    def fused(image_id: int) -> tuple[OverlapTable, PanopticPrediction]:
+    def fused(image_id: int) -> OverlapTable:
         prediction = fuse_maps(read(image_id), isthing, share_of[image_id].of(isthing))
         write_id_png(folder / _png_name(truth, image_id), prediction.ids)
         gt_ids = read_id_png(truth.png_path(image_id), prediction.ids.shape, image_id=image_id)  # type: ignore[arg-type]
         segments = truth.annotations[image_id].segments
-        return overlap_table(image_id, gt_ids, segments, prediction.ids, prediction.segments), prediction
+        return overlap_table(image_id, gt_ids, segments, prediction.ids, prediction.segments)
 
+    left = [image_id for image_id in images if image_id not in writer.done]
     block: list[OverlapTable] = []
-    for done, (table, prediction) in enumerate(_in_order(fused, images, workers), start=1):
+    since = time.monotonic()
+    for number, table in enumerate(_in_order(fused, left, workers), start=1):
         block.append(table)
-        annotations.append(
-            {
-                "image_id": prediction.image_id,
-                "file_name": _png_name(truth, prediction.image_id),
-                "segments_info": [
-                    {
-                        "id": segment.id,
-                        "category_id": segment.category_id,
-                        "area": segment.area,
-                        "score": segment.score,
-                    }
-                    for segment in prediction.segments
-                ],
-            }
-        )
-        if len(block) == IMAGES_A_PART or done == len(images):
+        if len(block) == IMAGES_A_PART or time.monotonic() - since >= SECONDS_A_PART or number == len(left):
             writer.write_part(concat(block))
-            block = []
-        reporter.progress("Voting", done, len(images), "images")
-    path = writer.path / PREDICTIONS_JSON
-    categories = [category_record(category) for category in truth.categories]
-    write_json(path, {"annotations": annotations, "categories": categories}, indent=None)
-    predictions = PredictionsRecord(str(path.absolute()), str(folder.absolute()), sha256_of(path))
+            block, since = [], time.monotonic()
+        reporter.progress("Voting", len(images) - len(left) + number, len(images), "images")
+    path = write_predictions_json(
+        Run(writer.info, writer.path), {image_id: _png_name(truth, image_id) for image_id in images}
+    )
+    # The run may be about to take the place of another: its files are named where they will be.
+    final = writer.home.absolute()
+    predictions = PredictionsRecord(str(final / path.name), str(final / folder.name), sha256_of(path))
     return writer.finish("done", predictions=predictions, images=ImagesRecord(expected=len(images), scored=len(images)))
 
 
@@ -225,16 +235,22 @@ def _in_order(work: Callable[[int], Result], images: Sequence[int], workers: int
             raise
 
 
-def _check(runs: Sequence[Run], weights: Sequence[float] | None, tuned: bool) -> None:
+def check_weights(runs: Sequence[Run], weights: Sequence[float] | None, tuned: bool) -> None:
+    """Raises BadArgument for fewer than two runs, and for weights that do not fit them."""
     if len(runs) < 2:
         raise BadArgument("An ensemble needs at least two runs.")
     if weights is not None and tuned:
         raise BadArgument("Weights are either given or tuned. Leave out one of --weights and --tune.")
-    if weights is not None and (len(weights) != len(runs) or min(weights) < 0 or max(weights) <= 0):
+    if weights is not None and (
+        len(weights) != len(runs) or not all(0 <= weight < math.inf for weight in weights) or max(weights) == 0
+    ):
         raise BadArgument(
             f"An ensemble of {len(runs)} runs needs {len(runs)} weights, none below 0 and one above, not "
             f"{listed(weights)}."
         )
+
+
+def _check_data(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         if run.info.dataset.fingerprint != runs[0].info.dataset.fingerprint:
             raise BadRun(

@@ -7,8 +7,9 @@ import pytest
 from panbench.base.errors import BadArgument, BadRun, OutOfSpace
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
+from panbench.evaluation.averaging import StoredEnsemble
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
-from panbench.evaluation.fusing import StoredEnsemble, StoredModel, dataset_of, fuse_run
+from panbench.evaluation.fusing import StoredModel, dataset_of, fuse_run
 from panbench.evaluation.sweeps import oracle_statistics, parse_sweep, sweep_statistics
 from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.tuning import tune
@@ -190,7 +191,7 @@ def test_masks_of_two_query_models_are_averaged(run, dataset, tmp_path):
 
 def test_masks_and_boxes_are_not_averaged(run, dataset, tmp_path):
     boxes = evaluate(open_model(find_model("panoptic-fpn-tiny")), dataset, tmp_path / "boxes", KEEP)
-    with pytest.raises(BadArgument, match="Only answers of one kind"):
+    with pytest.raises(BadArgument, match="cannot be averaged"):
         evaluate(StoredEnsemble([run, boxes]), dataset, tmp_path / "both")
 
 

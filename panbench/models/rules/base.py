@@ -88,6 +88,11 @@ class Rule:
         """The id map and segments of a fused map that is on the host. Raises NonFiniteOutput."""
         raise NotImplementedError
 
+    @property
+    def least_gate(self) -> float:
+        """Candidates whose gate is below this do not change the map: what is kept of a network goes by it."""
+        return float(getattr(self, "score", 0.0))
+
     def record(self) -> dict[str, Any]:
         """What run.json says of it: the name and all thresholds."""
         return {"name": self.name, **dataclasses.asdict(self)}

@@ -34,6 +34,11 @@ class MaskWise(Rule):
     mask: float = fraction(0.5)
     """The mask value above which a pixel belongs to the mask."""
 
+    @property
+    def least_gate(self) -> float:
+        """The quality: a score is the gate times something that is 1 at most."""
+        return self.quality
+
     def fuse(self, output: Candidates) -> FusedMap:
         """Scores of the masks that can be good enough, then painting; the host waits for the scores."""
         rows = self._hopeful(output)
