@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write, write_json
 from panbench.cli import console
 from panbench.cli.command import command, family, flag, option
+
+if TYPE_CHECKING:
+    from panbench.runs import Run
 
 app = family()
 
@@ -47,12 +50,15 @@ def fuse(
     ] = None,
     save_predictions: Annotated[bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace what is already in the folder.")] = False,
+    resume: Annotated[bool, flag("--resume", "Go on with interrupted runs; sweeps and oracles always do.")] = False,
     seed: Annotated[int, option("Which halves a sweep chooses and reports on.", metavar="N")] = 0,
     yes: Annotated[bool, flag("--yes", "Also sweep more than 10,000 points.")] = False,
 ) -> None:
     """Merge masks and scores into panoptic maps again, by the rule of any paper and without the network."""
     if (run is None) == (arrays is None):
         raise BadArgument("Give either a RUN that kept its candidates, or --arrays with a file.")
+    if overwrite and resume:
+        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
     wishes = [rule is not None, sweep is not None, oracle]
     if sum(wishes) != 1:
         raise BadArgument("Give one of --rule, --sweep and --oracle.")
@@ -64,6 +70,8 @@ def fuse(
             raise BadArgument("--arrays takes --rule and --out; sweeps and oracles need a run with its ground truth.")
         _fuse_arrays(arrays, rule, out, overwrite)
     elif oracle:
+        if out is not None:
+            raise BadArgument("--oracle stores what it finds in RUN. Leave out --out.")
         _ask_oracle(run)
     elif sweep is not None:
         assert out is not None
@@ -71,10 +79,10 @@ def fuse(
     else:
         assert out is not None
         assert rule is not None
-        _fuse_run(run, rule, out, save_predictions, overwrite)
+        _fuse_run(run, rule, out, save_predictions, overwrite, resume)
 
 
-def _fuse_run(path: Path, rule: str, out: Path, save_predictions: bool, overwrite: bool) -> None:
+def _fuse_run(path: Path, rule: str, out: Path, save_predictions: bool, overwrite: bool, resume: bool) -> None:
     from panbench.report.tables import comparison_row, comparison_text
     from panbench.runs import load_run
 
@@ -88,7 +96,10 @@ def _fuse_run(path: Path, rule: str, out: Path, save_predictions: bool, overwrit
 
         rules = parse_rules(rule, StoredModel(loaded).paper)
         options = EvaluateOptions(
-            overwrite=overwrite, save_predictions=save_predictions, command=("panbench", *sys.argv[1:])
+            overwrite=overwrite,
+            resume=resume,
+            save_predictions=save_predictions,
+            command=("panbench", *sys.argv[1:]),
         )
         runs = fuse_run(loaded, rules, out, options=options, reporter=bars)
     console.show(comparison_text([comparison_row(each) for each in (loaded, *runs)]))
@@ -103,6 +114,7 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
     from panbench.runs import load_run
 
     loaded = load_run(path)
+    _refuse_mapped(loaded)
     files = [out / name for name in ("sweep.json", "sweep.csv", "sweep.png")]
     if not overwrite and any(file.exists() for file in files):
         raise BadArgument(f"{out} holds a sweep already. Give another --out, or --overwrite.")
@@ -110,7 +122,7 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
         bars.status("Loading PyTorch")
 
         from panbench.evaluation.fusing import StoredModel, dataset_of
-        from panbench.evaluation.sweeps import MOST_POINTS, parse_sweep, points_of, sweep_statistics
+        from panbench.evaluation.sweeps import MOST_POINTS, Kept, parse_sweep, points_of, sweep_statistics
         from panbench.models.predict import category_ids
 
         count = points_of(text)
@@ -120,9 +132,12 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
             )
         model = StoredModel(loaded)
         rules = list(dict.fromkeys([model.paper, *parse_sweep(text, model.paper)]))
+        for each in rules:
+            model.check(each)
         dataset = dataset_of(loaded, model.stored.image_ids)
         ids = category_ids(model, dataset.categories)
-        found = sweep_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules, reporter=bars)
+        kept = Kept(out / "blocks", f"sweep of {loaded.info.id}")
+        found = sweep_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules, kept=kept, reporter=bars)
         bars.status("Choosing on halves")
         tuned = tune(found, str(model.paper), seed=seed)
     thresholds = {str(each): thresholds_of(each.record()) for each in rules}
@@ -133,28 +148,41 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
     figure = heat_map(tuned, thresholds)
     with atomic_write(files[2]) as handle:
         figure.savefig(handle, format="png", dpi=200)
+    kept.clear()
     console.wrote(files)
 
 
 def _ask_oracle(path: Path) -> None:
     from panbench.report.fusion import oracle_grid, write_oracle
-    from panbench.runs import load_run
+    from panbench.runs import ORACLE_BLOCKS, load_run
 
     loaded = load_run(path)
+    _refuse_mapped(loaded)
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
         from panbench.evaluation.fusing import StoredModel, dataset_of
-        from panbench.evaluation.sweeps import oracle_statistics
+        from panbench.evaluation.sweeps import Kept, oracle_statistics
         from panbench.models.predict import category_ids
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)
         ids = category_ids(model, dataset.categories)
-        steps = oracle_statistics(model.stored, dataset.scenes, dataset.categories, ids, model.paper, reporter=bars)
+        kept = Kept(path / ORACLE_BLOCKS, f"oracle of {loaded.info.id}")
+        steps = oracle_statistics(
+            model.stored, dataset.scenes, dataset.categories, ids, model.paper, kept=kept, reporter=bars
+        )
     written = write_oracle(loaded, steps)
+    kept.clear()
     console.show_grids([oracle_grid(steps)])
     console.say(f"Stored in {written}; `panbench errors {path}` shows it again.")
+
+
+def _refuse_mapped(run: "Run") -> None:
+    if run.info.category_map is not None:
+        raise BadArgument(
+            f"{run.name} was evaluated through a category map, which sweeps and oracles do not go through. --rule does."
+        )
 
 
 def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool) -> None:

@@ -4,16 +4,24 @@ The masks are read once an image. Rules that differ only in thresholds of their 
 and Mask2Former's) share the first, which costs nearly all of the time.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import itertools
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import pandas as pd
 import torch
 
 from panbench.base.errors import BadArgument
+from panbench.base.files import atomic_write
 from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.matched import Matched
 from panbench.metrics.slices import ImageStatistics, image_statistics
@@ -26,10 +34,35 @@ from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, IdMap, Scene, Segment
 
-__all__ = ["MOST_POINTS", "oracle_statistics", "parse_sweep", "sweep_statistics"]
+__all__ = ["MOST_POINTS", "Kept", "oracle_statistics", "parse_sweep", "sweep_statistics"]
 
 MOST_POINTS = 10_000
-IMAGES_A_BLOCK = 100
+IMAGES_A_BLOCK = 50
+"""Images whose statistics are kept at a time: what a kill can cost."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A folder in which finished blocks of images are kept, so that the work goes on where a kill ended it.
+
+    of: what the statistics are of, in words that differ when they would: the run, the data
+    """
+
+    folder: Path
+    of: str
+
+    def path(self, names: Sequence[str], image_ids: Sequence[int]) -> Path:
+        """The file of a block."""
+        key = hashlib.sha256(json.dumps([self.of, list(names), list(image_ids)]).encode()).hexdigest()
+        return self.folder / f"{key[:20]}.parquet"
+
+    def clear(self) -> None:
+        """Removes the blocks: what they were for is written."""
+        for block in self.folder.glob("*.parquet"):
+            block.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
 
 SECOND_STEP = ("overlap",)
 """Thresholds that `settle` alone looks at, in the rules whose masks compete."""
@@ -98,11 +131,13 @@ def sweep_statistics(
     rules: Sequence[Rule],
     *,
     workers: int | None = None,
+    kept: Kept | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, ImageStatistics]:
     """What each rule adds to each category in each image: all that PQ of any set of images needs. By the rule's text.
 
     scenes: images with ground truth that are stored; category_ids: of each label of the model
+    kept: where finished blocks are found and left
     Raises BadArgument for a rule that does not fit what is stored.
     """
     groups: dict[Any, list[Rule]] = {}
@@ -126,7 +161,7 @@ def sweep_statistics(
         return found
 
     names = [str(rule) for rule in rules]
-    return _statistics(scenes, names, tables, categories, "Fusing", workers, reporter)
+    return _statistics(scenes, names, tables, categories, "Fusing", workers, kept, reporter)
 
 
 def oracle_statistics(
@@ -137,6 +172,7 @@ def oracle_statistics(
     rule: Rule,
     *,
     workers: int | None = None,
+    kept: Kept | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, ImageStatistics]:
     """The statistics of the rule ("rule") and of each step of its oracle (models.oracle.STEPS)."""
@@ -156,7 +192,7 @@ def oracle_statistics(
             ),
         ]
 
-    return _statistics(scenes, ["rule", *STEPS], tables, categories, "Asking the oracle", workers, reporter)
+    return _statistics(scenes, ["rule", *STEPS], tables, categories, "Asking the oracle", workers, kept, reporter)
 
 
 def _statistics(
@@ -166,6 +202,7 @@ def _statistics(
     categories: Sequence[Category],
     task: str,
     workers: int | None,
+    kept: Kept | None,
     reporter: Reporter,
 ) -> dict[str, ImageStatistics]:
     """The statistics of each name, block by block: of every image a few rows stay."""
@@ -176,17 +213,48 @@ def _statistics(
     try:
         with ThreadPoolExecutor(workers or max(1, min(8, os.cpu_count() or 1)), "fuse") as pool:
             for start in range(0, len(scenes), IMAGES_A_BLOCK):
-                block: dict[str, list[OverlapTable]] = {name: [] for name in names}
-                for done, found in enumerate(pool.map(tables, scenes[start : start + IMAGES_A_BLOCK]), start + 1):
-                    for name, table in found:
-                        block[name].append(table)
-                    reporter.progress(task, done, len(scenes), "images")
+                of_block = scenes[start : start + IMAGES_A_BLOCK]
+                place = None if kept is None else kept.path(names, [scene.image.id for scene in of_block])
+                found = None if place is None else _read_block(place, names, of_block, categories)
+                if found is None:
+                    block: dict[str, list[OverlapTable]] = {name: [] for name in names}
+                    for done, by_name in enumerate(pool.map(tables, of_block), start + 1):
+                        for name, table in by_name:
+                            block[name].append(table)
+                        reporter.progress(task, done, len(scenes), "images")
+                    found = {
+                        name: image_statistics(Matched.of(concat(block[name]).in_order_of_images()), categories)
+                        for name in names
+                    }
+                    if place is not None:
+                        _write_block(place, found)
+                reporter.progress(task, start + len(of_block), len(scenes), "images")
                 for name in names:
-                    of_block = concat(block[name]).in_order_of_images()
-                    parts[name].append(image_statistics(Matched.of(of_block), categories))
+                    parts[name].append(found[name])
     finally:
         torch.set_num_threads(threads)
     return {name: joined(of_name) for name, of_name in parts.items()}
+
+
+def _write_block(place: Path, found: Mapping[str, ImageStatistics]) -> None:
+    table = pd.concat([one.table.assign(place=number) for number, one in enumerate(found.values())], ignore_index=True)
+    with atomic_write(place) as handle:
+        table.drop(columns="slice").to_parquet(handle, index=False)
+
+
+def _read_block(
+    place: Path, names: Sequence[str], scenes: Sequence[Scene], categories: Sequence[Category]
+) -> dict[str, ImageStatistics] | None:
+    """The statistics that an earlier call left; None when it did not, or they cannot be read."""
+    ids = np.sort(np.array([scene.image.id for scene in scenes], np.int64))
+    try:
+        table = pd.read_parquet(place)
+        return {
+            name: ImageStatistics.from_frame(ids, table[table["place"] == number], categories)
+            for number, name in enumerate(names)
+        }
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _table(

@@ -100,6 +100,6 @@ class AugmentedModel:
             seen = [image.sample[place] for image in batch]
             answers.append(self.inner.candidates(seen))
             if self.views.flip:
-                mirrored = [replace(image, inputs=image.inputs.flip(-1)) for image in seen]
+                mirrored = [self._readers[place].mirrored(image) for image in seen]
                 answers.append([flip(answer) for answer in self.inner.candidates(mirrored)])
         return [merge_outputs(of_image) for of_image in zip(*answers, strict=True)]

@@ -219,6 +219,10 @@ class Adapter:
         other.resize = dataclasses.replace(self.resize, factor=self.resize.factor * factor)
         return other
 
+    def mirrored(self, image: LoadedImage) -> LoadedImage:
+        """The image as it would be loaded had it been mirrored left to right."""
+        return dataclasses.replace(image, inputs=image.inputs.flip(-1))
+
     def read(self, scene: Scene) -> LoadedImage:
         """Decodes and prepares the image of a scene. Raises BadDataset."""
         rgb, facts = read_photograph(scene)

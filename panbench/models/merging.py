@@ -47,6 +47,8 @@ def merge_outputs(
     shares = np.stack([_shares(given, len(outputs)) for given in (weights, stuff_weights or weights)])
     counting = np.flatnonzero(shares.any(axis=0))
     chosen, shares = [outputs[place] for place in counting.tolist()], shares[:, counting]
+    if len(chosen) == 1:
+        return chosen[0]
     if isinstance(outputs[0], Candidates):
         return _merge_candidates([each for each in chosen if isinstance(each, Candidates)], shares)
     return _merge_instances([each for each in chosen if isinstance(each, Instances)], shares)

@@ -1,5 +1,6 @@
 """What fusion does to PQ: the table and the heat map of a sweep, and the loss that an oracle splits."""
 
+import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from panbench.base.errors import BadRun
 from panbench.base.files import atomic_write
@@ -193,9 +196,15 @@ def write_oracle(run: Run, steps: Mapping[str, ImageStatistics]) -> Path:
     assert run.path is not None
     table = pd.concat([of_step.table.assign(step=step) for step, of_step in steps.items()], ignore_index=True)
     path = run.path / ORACLE
+    rows = pa.Table.from_pandas(table.drop(columns="slice"), preserve_index=False)
     with atomic_write(path) as handle:
-        table.drop(columns="slice").to_parquet(handle, index=False)
+        pq.write_table(rows.replace_schema_metadata({"panbench": json.dumps(_stands_for(run))}), handle)
     return path
+
+
+def _stands_for(run: Run) -> dict[str, Any]:
+    """What an oracle must share with the run that it is of."""
+    return {"run": run.info.id, "images": len(run.image_ids())}
 
 
 def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
@@ -203,8 +212,11 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
     if run.path is None or not (run.path / ORACLE).is_file():
         return None
     path = run.path / ORACLE
+    again = f"Make it again with `panbench fuse {run.path} --oracle`."
     try:
-        table = pd.read_parquet(path)
+        rows = pq.read_table(path)
+        table = rows.to_pandas()
+        stored = json.loads((rows.schema.metadata or {}).get(b"panbench", b"null"))
         steps = {
             step: ImageStatistics.from_frame(
                 np.array(run.image_ids(), np.int64), table[table["step"] == step], run.categories
@@ -212,11 +224,9 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
             for step in ORACLE_STEPS
         }
     except (OSError, ValueError, KeyError) as problem:
-        raise BadRun(
-            f"{path} is damaged ({problem}). Make it again with `panbench fuse {run.path} --oracle`."
-        ) from None
-    if not set(table["image_id"]) <= set(run.image_ids()):
-        raise BadRun(f"{path} is the oracle of other images. Make it again with `panbench fuse {run.path} --oracle`.")
+        raise BadRun(f"{path} is damaged ({problem}). {again}") from None
+    if stored != _stands_for(run) or not set(table["image_id"]) <= set(run.image_ids()):
+        raise BadRun(f"{path} is the oracle of another run, or of other images. {again}")
     return steps
 
 

@@ -5,7 +5,7 @@
 
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
-from panbench.runs.layout import CANDIDATES, ORACLE, PREDICTIONS, PREDICTIONS_JSON, WRITTEN
+from panbench.runs.layout import CANDIDATES, ORACLE, ORACLE_BLOCKS, PREDICTIONS, PREDICTIONS_JSON, WRITTEN
 from panbench.runs.predictions import write_predictions_json
 from panbench.runs.record import (
     SCHEMA,
@@ -31,6 +31,7 @@ from panbench.runs.writer import RunWriter, check_room, remove_run, unfinished_r
 __all__ = [
     "CANDIDATES",
     "ORACLE",
+    "ORACLE_BLOCKS",
     "PREDICTIONS",
     "PREDICTIONS_JSON",
     "SCHEMA",

@@ -1,6 +1,16 @@
 """The names of all that panbench writes into a run folder: those who write and those who delete share them."""
 
-__all__ = ["CANDIDATES", "ORACLE", "PARTS", "PREDICTIONS", "PREDICTIONS_JSON", "RECORD", "UNFUSED", "WRITTEN"]
+__all__ = [
+    "CANDIDATES",
+    "ORACLE",
+    "ORACLE_BLOCKS",
+    "PARTS",
+    "PREDICTIONS",
+    "PREDICTIONS_JSON",
+    "RECORD",
+    "UNFUSED",
+    "WRITTEN",
+]
 
 RECORD = "run.json"
 PARTS = "parts"
@@ -11,6 +21,8 @@ UNFUSED = "unfused"
 """What AP_pan and mIoU_pan are measured from."""
 ORACLE = "oracle.parquet"
 """What `panbench fuse --oracle` found."""
+ORACLE_BLOCKS = "oracle-blocks"
+"""What it found so far, until it is done."""
 
-WRITTEN = (RECORD, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, UNFUSED, ORACLE)
+WRITTEN = (RECORD, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, UNFUSED, ORACLE, ORACLE_BLOCKS)
 """All of them. Whatever else lies in a run folder is the user's: it is neither deleted nor replaced."""

@@ -12,7 +12,17 @@ from pathlib import Path
 
 from panbench.base.errors import BadRun
 from panbench.panoptic.parts import part_files
-from panbench.runs.layout import CANDIDATES, ORACLE, PARTS, PREDICTIONS, PREDICTIONS_JSON, RECORD, UNFUSED, WRITTEN
+from panbench.runs.layout import (
+    CANDIDATES,
+    ORACLE,
+    ORACLE_BLOCKS,
+    PARTS,
+    PREDICTIONS,
+    PREDICTIONS_JSON,
+    RECORD,
+    UNFUSED,
+    WRITTEN,
+)
 from panbench.runs.record import read_info
 
 __all__ = ["beside", "finish_swap", "foreign_files", "old_of", "place_of", "remove_run_files", "run_bytes", "swap"]
@@ -63,9 +73,11 @@ def remove_run_files(path: Path) -> Sequence[Path]:
         shutil.rmtree(path / PREDICTIONS)
     for kept in (path / CANDIDATES).glob("[0-9]*.arrow"):
         kept.unlink()
+    for block in (path / ORACLE_BLOCKS).glob("*.parquet"):
+        block.unlink()
     for name in (PREDICTIONS_JSON, ORACLE, RECORD):
         (path / name).unlink(missing_ok=True)
-    for folder in (path / PARTS, path / CANDIDATES, path / UNFUSED, path):
+    for folder in (path / PARTS, path / CANDIDATES, path / UNFUSED, path / ORACLE_BLOCKS, path):
         with contextlib.suppress(OSError):
             folder.rmdir()
     return sorted(path.iterdir()) if path.is_dir() else ()

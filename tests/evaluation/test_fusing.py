@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from panbench.base.errors import BadArgument, BadRun, OutOfSpace
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
+from panbench.evaluation import sweeps
 from panbench.evaluation.averaging import StoredEnsemble
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.fusing import StoredModel, dataset_of, fuse_run
@@ -165,6 +167,72 @@ def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
     tuned = tune(statistics, str(model.paper), resamples=100)
     assert tuned.table["PQ"].max() >= published["PQ"]
     assert tuned.held_out["PQ"] == pytest.approx(tuned.table["PQ"].max() - tuned.flattery)
+
+
+def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "IMAGES_A_BLOCK", 3)
+    model = StoredModel(run)
+    dataset = dataset_of(run, model.stored.image_ids)
+    ids = category_ids(model, dataset.categories)
+    rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3")]
+    given = (dataset.scenes, dataset.categories, ids, rules)
+    whole = sweep_statistics(model.stored, *given)
+    kept = sweeps.Kept(tmp_path / "blocks", "a run")
+
+    class Killed(Exception): ...
+
+    class Dying:
+        def read(self, image_id):
+            if image_id == model.stored.image_ids[7]:
+                raise Killed
+            return model.stored.read(image_id)
+
+    with pytest.raises(Killed):
+        sweep_statistics(Dying(), *given, kept=kept)
+    assert len(list(kept.folder.glob("*.parquet"))) == 2
+    torn = sorted(kept.folder.glob("*.parquet"))[0]
+    torn.write_bytes(torn.read_bytes()[:50])
+    read = []
+
+    class Counting:
+        def read(self, image_id):
+            read.append(image_id)
+            return model.stored.read(image_id)
+
+    resumed = sweep_statistics(Counting(), *given, kept=kept)
+    # The block that was not finished, and the one that is torn.
+    assert len(read) == 5
+    for name, statistics in whole.items():
+        assert resumed[name].table.equals(statistics.table)
+        assert np.array_equal(resumed[name].image_ids, statistics.image_ids)
+    kept.clear()
+    assert not kept.folder.exists()
+    # Blocks of another run are not taken for this one's.
+    assert kept.path(["a"], [1]) != sweeps.Kept(kept.folder, "another run").path(["a"], [1])
+
+
+def test_rules_that_want_what_was_not_kept_are_refused(run):
+    model = StoredModel(run)
+    for rule, sentence in (
+        ("kmax", "kmax takes all candidates"),
+        ("mask-wise:quality=0.01", "from a score of 0.01 on"),
+        ("panoptic-fpn", "Rules that fit it: detr, maskformer"),
+    ):
+        with pytest.raises(BadArgument, match=sentence):
+            model.by(parse_rule(rule))
+    assert model.by(parse_rule("argmax")).rule.name == "argmax"
+    assert model.rule.name == "mask2former"
+
+
+def test_a_run_through_a_category_map_is_fused_through_it(dataset, model, tmp_path):
+    names = {name: name for name in model.class_names if name != "star"}
+    (tmp_path / "map.json").write_text(json.dumps({"categories": names}))
+    options = EvaluateOptions(keep_candidates=True, category_map=tmp_path / "map.json")
+    mapped = evaluate(model, dataset, tmp_path / "mapped", options)
+    (tmp_path / "map.json").unlink()
+    (again,) = fuse_run(mapped, [StoredModel(mapped).paper], tmp_path / "again")
+    assert again.pq().equals(mapped.pq())
+    assert again.info.category_map == mapped.info.category_map
 
 
 def test_the_oracle_splits_the_loss(run):

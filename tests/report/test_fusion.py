@@ -109,3 +109,15 @@ def test_a_damaged_oracle_is_refused(run):
     (run.path / "oracle.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(BadRun, match="--oracle"):
         read_oracle(run)
+
+
+def test_the_oracle_of_a_run_that_was_replaced_goes_with_it(run):
+    own = image_statistics(run.matched, run.categories)
+    write_oracle(run, dict.fromkeys(ORACLE_STEPS, own))
+    stale = (run.path / "oracle.parquet").read_bytes()
+    dataset = run.info.dataset
+    again = score_folder(dataset.gt, run.info.predictions.json, out=run.path, overwrite=True)
+    assert not (run.path / "oracle.parquet").exists()
+    (run.path / "oracle.parquet").write_bytes(stale)
+    with pytest.raises(BadRun, match="of another run"):
+        read_oracle(again)

@@ -5,6 +5,7 @@ A model is a folder with config.json and weights, a repository of the hub, or a 
 image processor of transformers is called.
 """
 
+import copy
 import dataclasses
 import importlib
 import json
@@ -20,10 +21,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from panbench.base import hub
-from panbench.base.errors import BadCheckpoint, BadModel
+from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
 from panbench.catalog import INSTALL_TRANSFORMERS, ModelSpec, repository_of
 from panbench.models.attention import Attention
-from panbench.models.base import Adapter
+from panbench.models.base import Adapter, LoadedImage
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
 from panbench.models.labels import known_things
@@ -72,6 +73,7 @@ class TransformersAdapter(Adapter):
             processor = read_json(folder / "preprocessor_config.json", spec.title)
             sizes = {**_sizes_of(processor), **sizes}
             self.mean, self.std = _scaled(processor, "image_mean", self.mean), _scaled(processor, "image_std", self.std)
+        self._factor = 1.0
         self.short: int | None = sizes.get("short", 800)
         self.long = int(sizes.get("long", 1333))
         if self.kind.square:
@@ -194,10 +196,26 @@ class TransformersAdapter(Adapter):
 
     # ---- images in, candidates out
 
+    def scaled(self, factor: float) -> "TransformersAdapter":
+        """The same family with images `factor` times as large. Raises BadArgument for EoMT, which takes one size."""
+        if self.kind.square:
+            raise BadArgument(f"{self.spec.title} takes images of one size only: it has no views of other scales.")
+        other = copy.copy(self)
+        other._factor = self._factor * factor
+        return other
+
+    def mirrored(self, image: LoadedImage) -> LoadedImage:
+        """The image mirrored; EoMT's padding, which is in the input already, stays at its right."""
+        width = image.sample.resized[1]
+        turned = torch.cat([image.inputs[..., :width].flip(-1), image.inputs[..., width:]], dim=-1)
+        return dataclasses.replace(image, inputs=turned)
+
     def prepare(self, rgb: npt.NDArray[np.uint8]) -> tuple[Tensor, Frame]:
         """(3, h, w) uint8 on the host and the frame: resized as the family's paper does it."""
         original = (rgb.shape[0], rgb.shape[1])
         size = original if self.short is None else self.kind.size(original, self.short, self.long)
+        if self._factor != 1.0:
+            size = (max(1, int(size[0] * self._factor + 0.5)), max(1, int(size[1] * self._factor + 0.5)))
         if size != original:
             rgb = np.asarray(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BILINEAR))
         pixels = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))

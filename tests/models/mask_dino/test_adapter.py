@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from views import check_views
 
 from panbench.catalog import find_model
 from panbench.models.base import HostedModel, Resize, open_model
@@ -48,6 +49,12 @@ def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.
     assert [(query.query, len(query.layers)) for query in attended] == [(3, 2), (0, 2)]
     assert all(layer.mask.shape == (40, 49) for query in attended for layer in query.layers)
     assert (attended[0].layers[-1].mask == (upsample(found.masks[[3]], found.frame)[0] >= 0).numpy()).all()
+
+
+def test_views_of_an_image_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MaskDINOAdapter, "resize", Resize(short=64, long=133, way="pil", divisor=32))
+    spec = dataclasses.replace(find_model("mask-dino"), settings=TINY)
+    check_views(open_model(spec, weights="random", device="cpu"), tmp_path)
 
 
 def test_the_published_models_have_the_sizes_of_upstreams_configs() -> None:

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from views import check_views
 
 from panbench.catalog import find_model
 from panbench.models.base import Adapter, HostedModel, Resize, open_model
@@ -27,6 +28,12 @@ TINY: dict[str, Any] = {
     "thing_mask_layers": 2,
     "stuff_mask_layers": 2,
 }
+
+
+def test_views_of_an_image_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PanopticSegFormerAdapter, "resize", Resize(short=64, long=133, way="cv2"))
+    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=TINY)
+    check_views(open_model(spec, weights="random", device="cpu"), tmp_path)
 
 
 def test_the_map_is_the_one_that_the_authors_code_made() -> None:

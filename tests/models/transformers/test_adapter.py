@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from views import check_views
 
 from panbench.base import hub
-from panbench.base.errors import BadCheckpoint, BadModel
+from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import shapes
+from panbench.models.augmented import AugmentedModel, parse_views
 from panbench.models.base import HostedModel, open_model
 from panbench.models.candidates import NO_LABEL, Candidates, Frame
 from panbench.models.checkpoints import load_checkpoint
@@ -184,6 +186,17 @@ def test_maps_are_those_that_transformers_recorded(eomt_folder: Path) -> None:
     expected = np.vectorize(lambda each: labels_of_theirs.get(each, NO_LABEL))(theirs)
     assert len(segments) == len(labels_of_theirs) > 1
     assert (ours == expected).all()
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_views_of_an_image_are_averaged(name: str, tmp_path: Path) -> None:
+    square = name.startswith("eomt")
+    model = opened(saved(BUILDERS[name](), tmp_path / "model"), sizes={"short": None if not square else 64})
+    # For EoMT an image that does not fill its square, so that there is padding at its right.
+    check_views(model, tmp_path, (64, 32) if square else (64, 96), scales=not square)
+    if square:
+        with pytest.raises(BadArgument, match="one size only"):
+            AugmentedModel(model, parse_views("scales=0.5"))
 
 
 @pytest.mark.parametrize("name", BUILDERS)
