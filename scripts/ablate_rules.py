@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.types import IdMap
 from panbench.runs import Run, load_run
 
 
@@ -42,16 +44,21 @@ def row_of(run: Run) -> list[str]:
 
 
 def rule_of(run: Run) -> str:
-    """The rule of a run in its own words; its folder's name where it has none."""
-    return run.name if run.info.rule is None else str(run.info.rule)
+    """The name of a run's rule; its folder's where it has none."""
+    return run.name if run.info.rule is None else run.info.rule.name
 
 
-def colours(run: Run, image_id: int) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) the map of an image in its categories' colours, with a border around each segment; black is void."""
+def map_of(run: Run, image_id: int, side: str) -> tuple[IdMap, Any]:
+    """The id map of an image and the rows of its segments. side: "pred" or "gt"."""
     assert run.path is not None
-    ids = read_id_png(run.path / "predictions" / f"{image_id:012d}.png")
+    folder = run.path / "predictions" if side == "pred" else Path(run.info.dataset.gt_dir or ".")
     rows = run.segments()
-    rows = rows[(rows["side"] == "pred") & (rows["image_id"] == image_id)]
+    return read_id_png(folder / f"{image_id:012d}.png"), rows[(rows["side"] == side) & (rows["image_id"] == image_id)]
+
+
+def colours(run: Run, image_id: int, side: str = "pred") -> npt.NDArray[np.uint8]:
+    """(H, W, 3) the map of an image in its categories' colours, with a border around each segment; black is void."""
+    ids, rows = map_of(run, image_id, side)
     of = {category.id: category.color for category in run.categories}
     table = np.zeros((int(ids.max()) + 1, 3), np.uint8)
     for segment, category in zip(rows["id"], rows["category_id"], strict=True):
@@ -66,10 +73,7 @@ def colours(run: Run, image_id: int) -> npt.NDArray[np.uint8]:
 
 def labels(run: Run, image_id: int) -> npt.NDArray[np.int64]:
     """(H, W) category ids of the map of an image, 0 for void."""
-    assert run.path is not None
-    ids = read_id_png(run.path / "predictions" / f"{image_id:012d}.png")
-    rows = run.segments()
-    rows = rows[(rows["side"] == "pred") & (rows["image_id"] == image_id)]
+    ids, rows = map_of(run, image_id, "pred")
     table = np.zeros(int(ids.max()) + 1, np.int64)
     table[rows["id"].to_numpy()] = rows["category_id"].to_numpy()
     return table[ids]
@@ -94,6 +98,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     folder = Path(runs[0].info.dataset.images or ".")
     (photo,) = sorted(folder.glob(f"{image_id:012d}.*"))
     pictures = [("photograph", cv2.imread(str(photo))[..., ::-1])]
+    pictures += [("ground truth", colours(runs[0], image_id, "gt"))]
     pictures += [(rule_of(run), colours(run, image_id)) for run in runs]
     columns = 5
     rows = -(-len(pictures) // columns)
