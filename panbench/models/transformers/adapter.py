@@ -204,6 +204,12 @@ class TransformersAdapter(Adapter):
         other._factor = self._factor * factor
         return other
 
+    def _size_of(self, original: tuple[int, int]) -> tuple[int, int]:
+        size = original if self.short is None else self.kind.size(original, self.short, self.long)
+        if self._factor == 1.0:
+            return size
+        return max(1, int(size[0] * self._factor + 0.5)), max(1, int(size[1] * self._factor + 0.5))
+
     def mirrored(self, image: LoadedImage) -> LoadedImage:
         """The image mirrored; EoMT's padding, which is in the input already, stays at its right."""
         width = image.sample.resized[1]
@@ -213,9 +219,7 @@ class TransformersAdapter(Adapter):
     def prepare(self, rgb: npt.NDArray[np.uint8]) -> tuple[Tensor, Frame]:
         """(3, h, w) uint8 on the host and the frame: resized as the family's paper does it."""
         original = (rgb.shape[0], rgb.shape[1])
-        size = original if self.short is None else self.kind.size(original, self.short, self.long)
-        if self._factor != 1.0:
-            size = (max(1, int(size[0] * self._factor + 0.5)), max(1, int(size[1] * self._factor + 0.5)))
+        size = self._size_of(original)
         if size != original:
             rgb = np.asarray(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BILINEAR))
         pixels = torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1)))
@@ -232,7 +236,7 @@ class TransformersAdapter(Adapter):
         """As `prepare` pads; None for squares, which are padded before they are normalised."""
         if self.kind.square:
             return None
-        size = (height, width) if self.short is None else self.kind.size((height, width), self.short, self.long)
+        size = self._size_of((height, width))
         divisor = self.kind.divisor
         return -(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor
 
