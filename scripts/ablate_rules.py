@@ -91,13 +91,13 @@ def most_disputed(runs: Sequence[Run]) -> int:
 
 def draw(runs: Sequence[Run], path: Path) -> None:
     """Draws the photograph, and the map of each run beside it."""
-    import cv2
     from matplotlib.figure import Figure
+    from PIL import Image
 
     image_id = most_disputed(runs)
     folder = Path(runs[0].info.dataset.images or ".")
     (photo,) = sorted(folder.glob(f"{image_id:012d}.*"))
-    pictures = [("photograph", cv2.imread(str(photo))[..., ::-1])]
+    pictures = [("photograph", np.asarray(Image.open(photo).convert("RGB")))]
     pictures += [("ground truth", colours(runs[0], image_id, "gt"))]
     pictures += [(rule_of(run), colours(run, image_id)) for run in runs]
     columns = 5
