@@ -140,6 +140,7 @@ def sweep_statistics(
     kept: where finished blocks are found and left
     Raises BadArgument for a rule that does not fit what is stored.
     """
+    rules = list(dict.fromkeys(rules))
     groups: dict[Any, list[Rule]] = {}
     for rule in rules:
         first_step = {
