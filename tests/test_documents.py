@@ -13,6 +13,7 @@ from support import panbench
 
 from panbench.catalog import resolve_models
 from panbench.cli.app import app
+from panbench.cli.ensemble import WAYS
 from panbench.metrics.slices import SLICINGS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,10 +119,10 @@ def check(line: Line) -> None:
         if line.whole or not re.search("Missing|requires an argument", sentence):
             raise AssertionError(sentence) from problem
         return
-    _check_values(made.params)
+    _check_values(made.params, WAYS if name == "ensemble" else tuple(SLICINGS))
 
 
-def _check_values(values: dict[str, object]) -> None:
+def _check_values(values: dict[str, object], ways: tuple[str, ...]) -> None:
     """What is looked up only when the command runs: models, slices, precisions."""
     for name in ("model", "models"):
         given = values.get(name) or []
@@ -134,7 +135,7 @@ def _check_values(values: dict[str, object]) -> None:
             )
     by = values.get("by") or []
     for slicing in [by] if isinstance(by, str) else by:
-        assert PLACEHOLDER.fullmatch(slicing) or slicing in SLICINGS, f"--by {slicing}"
+        assert PLACEHOLDER.fullmatch(slicing) or slicing in ways, f"--by {slicing}"
     for kind in str(values.get("precision") or "fp32").split(","):
         assert kind in ("fp32", "ieee", "tf32", "bf16", "fp16", "KIND"), f"--precision {kind}"
 
