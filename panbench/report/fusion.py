@@ -73,7 +73,7 @@ def sweep_grids(tuned: Tuned, thresholds: Thresholds, most: int = 10) -> list[Gr
         tuple(
             (
                 str(number),
-                half.chosen,
+                " ".join(f"{axis}={thresholds[half.chosen].get(axis, '–'):g}" for axis in axes),
                 percent(half.pq_here),
                 percent(half.pq_there),
                 percent(half.published_there),

@@ -256,7 +256,7 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
         **_flat(summary),
         params=model.params,
         # Of a scored folder this would be the speed of scoring, beside the speeds of models.
-        images_per_second=None if info.kind == "score" else info.images_per_second,
+        images_per_second=None if info.kind == "score" or "candidates" in info.arguments else info.images_per_second,
         published_PQ=None if narrowed or selected or not whole else _published_pq(model, info.dataset, scored),
         complete=whole,
         title=model.title or model.name or run.name,
