@@ -266,6 +266,9 @@ def test_masks_and_boxes_are_not_averaged(run, dataset, tmp_path):
 def test_all_that_a_run_can_hold_is_deleted_with_it(dataset, model, tmp_path):
     made = evaluate(model, dataset, tmp_path / "run", dataclasses.replace(KEEP, metrics=("pq", "ap", "miou")))
     write_oracle(made, dict.fromkeys(ORACLE_STEPS, image_statistics(made.matched, made.categories)))
+    # As an oracle leaves it that was killed.
+    (made.path / layout.ORACLE_BLOCKS).mkdir()
+    (made.path / layout.ORACLE_BLOCKS / "0.parquet").write_bytes(b"")
     assert {path.name for path in made.path.iterdir()} == set(layout.WRITTEN)
     (made.path / "candidates" / ".0000-000007.arrow.x.tmp").write_bytes(b"left by a kill")
     assert remove_run(made.path) == ()
