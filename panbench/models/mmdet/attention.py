@@ -28,7 +28,8 @@ def attend(model: HostedModel, scene: Scene, **wishes: Any) -> tuple[AttendedQue
     """
     if not family_of(model.module).has_queries:
         raise BadModel(
-            f"{model.spec.title} has no queries, so no attention to show. MaskFormer and Mask2Former models have."
+            f"{model.spec.title} has no queries, so no attention to show. Models with queries have: MaskFormer, "
+            "Mask2Former, OneFormer, EoMT, DETR and others."
         )
     image = model.load(scene)
     module = cast(Any, model.module)
