@@ -111,6 +111,8 @@ def check(line: Line) -> None:
     if not words and not line.whole:  # a sentence names a command
         return
     words = ["1" if word == "N" else word for word in words]
+    if words and words[0] in ("--help", "-h", "--version", "-V"):  # they end the program where they are read
+        return
     try:
         made = command.make_context(name, list(words), parent=context)
     except Exception as problem:
