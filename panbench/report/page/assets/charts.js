@@ -43,7 +43,7 @@ function ticks(low, high, count = 5) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
   const found = [];
-  for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step) found.push(at);
+  for (let at = (Math.ceil(low / step - 1e-9) || 0) * step; at <= high + step * 1e-6; at += step) found.push(at);
   return found;
 }
 
