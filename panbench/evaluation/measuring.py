@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from panbench.metrics.instance_ap import InstanceTable
 from panbench.metrics.unfused import CategoryPixels, UnfusedTable, concat_unfused
 from panbench.models.base import LoadedImage, Model
 from panbench.models.candidates import FinishedMap, Output
+from panbench.models.listening import ListeningModel
 from panbench.models.unfused import InstanceMasks, Unfused, unfused
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.masks import PackedMasks, areas, pack, shared_pixels
@@ -199,31 +199,16 @@ class Measurer:
         return CategoryPixels(image, names.astype(np.int32), gt_pixels, pred_pixels, both)
 
 
-class MeasuringModel:
+class MeasuringModel(ListeningModel):
     """Another model, all of whose answers are measured before they are fused; a `Model` like that one."""
 
     def __init__(self, model: Model, measurer: Measurer) -> None:
         """model: any whose answers come before fusion; measurer: what takes them."""
-        self.inner = model
+        super().__init__(model)
         self.measurer = measurer
-        self.spec, self.device, self.precision = model.spec, model.device, getattr(model, "precision", "fp32")
-        self.class_names, self.isthing, self.rule = model.class_names, model.isthing, model.rule
 
-    def __getattr__(self, name: str) -> Any:
-        # Everything that a model may have besides (versions, settings, seed …) is the model's own.
-        return getattr(self.inner, name)
-
-    def describe(self) -> Any:
-        """The model's own record."""
-        return self.inner.describe()
-
-    def load(self, scene: Scene) -> LoadedImage:
-        """As the model loads it."""
-        return self.inner.load(scene)
-
-    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """What the model says; each image's answer is measured unless its rows are there already."""
-        outputs = self.inner.candidates(batch)
+    def hear(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> None:
+        """Measures each image's answer unless its rows are there already."""
         new = [
             (image.scene, self.measurer.measure(output))
             for image, output in zip(batch, outputs, strict=True)
@@ -231,7 +216,6 @@ class MeasuringModel:
         ]
         for scene, found in new:
             self.measurer.add(scene, found)
-        return outputs
 
 
 def _images_of(writer: RunWriter) -> frozenset[int]:

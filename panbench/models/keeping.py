@@ -14,6 +14,7 @@ import torch
 from panbench.base.errors import BadRun
 from panbench.models.base import LoadedImage, Model
 from panbench.models.candidates import Output
+from panbench.models.listening import ListeningModel
 from panbench.models.rules import Rule
 from panbench.models.stored import LOW_GATE, Encoded, StoredOutputs, encode, write_block
 
@@ -109,32 +110,16 @@ class CandidateKeeper:
         self._block_since = time.monotonic()
 
 
-class KeepingModel:
+class KeepingModel(ListeningModel):
     """Another model, all of whose answers are kept; a `Model` like that one."""
 
     def __init__(self, model: Model, keeper: CandidateKeeper) -> None:
         """model: any whose answers are to be fused; keeper: where they go."""
-        self.inner = model
+        super().__init__(model)
         self.keeper = keeper
-        self.spec, self.device, self.precision = model.spec, model.device, getattr(model, "precision", "fp32")
-        self.class_names, self.isthing, self.rule = model.class_names, model.isthing, model.rule
 
-    def __getattr__(self, name: str) -> Any:
-        # Everything that a model may have besides (versions, settings, seed …) is the model's own.
-        return getattr(self.inner, name)
-
-    def describe(self) -> Any:
-        """The model's own record."""
-        return self.inner.describe()
-
-    def load(self, scene: Any) -> LoadedImage:
-        """As the model loads it."""
-        return self.inner.load(scene)
-
-    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """What the model says; each image's answer is kept unless it is there already."""
-        outputs = self.inner.candidates(batch)
+    def hear(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> None:
+        """Keeps each image's answer unless it is there already."""
         for image, output in zip(batch, outputs, strict=True):
             if image.scene.image.id not in self.keeper.done:
                 self.keeper.add(image.scene.image.id, output)
-        return outputs

@@ -158,8 +158,9 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
 def run_places(folder: Path) -> Iterator[Path]:
     """The folders below a folder that are runs, damaged ones too; the many files that a run holds are not looked at."""
     for path, inside, _ in os.walk(folder):
-        inside[:] = sorted(set(inside) - {"parts", "predictions", "candidates"})
-        if looks_like_run(Path(path)):
+        is_run = looks_like_run(Path(path))
+        inside[:] = sorted(set(inside) - set(WRITTEN) if is_run else inside)
+        if is_run:
             yield Path(path)
 
 

@@ -193,7 +193,7 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
         standing,
         grids=(
             *standing.grids,
-            _values_grid([shown[key] for key in keys], names, values, drawn, runs[0], standing.digits),
+            _values_grid([shown[key] for key in keys], names, values, runs[0], standing.digits),
             *_differences_grid([shown[key] for key in keys], names, values, drawn, standing.digits),
         ),
         details={**standing.details, "before_fusion": _details(keys, names, values, drawn)},
@@ -204,7 +204,6 @@ def _values_grid(
     titles: Sequence[str],
     names: Sequence[str],
     values: Sequence[dict[str, float | None]],
-    drawn: Sequence[dict[str, npt.NDArray[np.float64]]],
     run: Run,
     digits: int,
 ) -> Grid:

@@ -10,7 +10,7 @@ from pathlib import Path
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.report.live.selection import Selection
-from panbench.report.stored import StoredRun, run_places, stored_run
+from panbench.report.stored import DAMAGED, StoredRun, run_places, stored_run
 from panbench.runs import load_run
 
 __all__ = ["Library", "Listed"]
@@ -51,7 +51,7 @@ class Library:
         self._moved = {"images": images, "gt": gt, "gt_dir": gt_dir}
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[Stamp, Listed]] = {}
-        self._selections: OrderedDict[tuple[tuple[str, Stamp], ...], Selection] = OrderedDict()
+        self._selections: OrderedDict[tuple[bool, tuple[tuple[str, Stamp], ...]], Selection] = OrderedDict()
 
     def runs(self) -> list[Listed]:
         """The runs, oldest first; those that cannot be read say why."""
@@ -73,10 +73,7 @@ class Library:
         if not names:
             raise BadArgument("No run is chosen.")
         # A comparison is kept under what its runs' files were: a run that goes on is read again.
-        key = (
-            *((name, _stamp(places[name])) for name in dict.fromkeys(names)),
-            ("common", (("", int(common_images), 0),)),
-        )
+        key = common_images, tuple((name, _stamp(places[name])) for name in dict.fromkeys(names))
         with self._lock:
             if key not in self._selections:
                 runs = [load_run(places[name]) for name in dict.fromkeys(names)]
@@ -101,7 +98,7 @@ class Library:
 
 def _listed(name: str, path: Path) -> Listed:
     run = stored_run(path)
-    fingerprint = None if run.problem and run.images is None else load_run(path).info.dataset.fingerprint
+    fingerprint = None if run.status == DAMAGED else load_run(path).info.dataset.fingerprint
     return Listed(name, replace(run, path=name), fingerprint)
 
 

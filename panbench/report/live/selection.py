@@ -113,7 +113,7 @@ class Selection:
         """The report's HTML, whose examples are asked for at the address `api`; `home` leads to the list of runs."""
         with self._lock:
             kinds = find_leads(self.members, self.per_image)
-            causes = {cause.name for member in self.members for cause in _cause_rows(member.explained.errors)}
+            causes = set(self._segments["cause"])
             live = {
                 "api": api,
                 "home": home,
@@ -249,8 +249,3 @@ class Selection:
     @cached_property
     def _taken(self) -> pd.DataFrame:
         return pd.concat([taken_pixels(member) for member in self.members], ignore_index=True)
-
-
-def _cause_rows(errors: pd.DataFrame) -> list[Any]:
-    present = set(errors["cause"].unique())
-    return [cause for cause in CAUSES if cause.name in present]
