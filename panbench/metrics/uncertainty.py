@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from panbench.base.text import listed
 from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import panoptic_quality, ratio
 from panbench.metrics.slices import ImageStatistics, SliceFold, StatisticsFold
+from panbench.metrics.swaps import Swappable, swap_p_values
 from panbench.panoptic.types import Category
 
 __all__ = ["METRICS", "Comparison", "Sample", "SampleFold", "compare", "holm", "intervals"]
@@ -338,20 +339,16 @@ class Stack:
         of_categories = np.diff(held.indptr) if len(self.scopes) > len(of_groups) else []
         return np.concatenate([of_groups, of_categories]).astype(np.int64)
 
-    def differences(self, pairs: Sequence[tuple[int, int]]) -> Stack:
-        """In place of runs, for each pair (a, b) the sums of b less those of a."""
-
-        def apart(sums: scipy.sparse.csr_array | Float) -> scipy.sparse.csr_array | Float:
-            size = sums.shape[0] // self.n_runs
-            of_run = [sums[run * size : (run + 1) * size] for run in range(self.n_runs)]
-            return _stacked([of_run[b] - of_run[a] for a, b in pairs])
-
-        return replace(self, n_runs=len(pairs), ious=apart(self.ious), counts=apart(self.counts))
-
-    @property
-    def entries(self) -> int:
-        """How many numbers a product goes through for each column of weights."""
-        return sum(int(one.size if isinstance(one, np.ndarray) else one.nnz) for one in (self.ious, self.counts))
+    def swappable(self) -> Swappable:
+        """The same sums for `swap_p_values`."""
+        n = self.members.shape[1]
+        hits, mistakes = (
+            _stacked([self.counts[(2 * run + side) * n : (2 * run + side + 1) * n] for run in range(self.n_runs)])
+            for side in (0, 1)
+        )
+        # Half of a count is exact in any kind of number that the count is exact in.
+        whole = hits.astype(np.float64) + mistakes.astype(np.float64) / 2
+        return Swappable((self.ious, hits, whole), self.members, len(self.scopes) > len(self.members))
 
 
 def _stacked(sums: Sequence[scipy.sparse.csr_array | Float]) -> scipy.sparse.csr_array | Float:
@@ -428,32 +425,12 @@ def _swap_p_values(
     stack: Stack, pairs: Sequence[tuple[int, int]], permutations: int, seed: int, progress: Progress
 ) -> Float:
     """(pairs, 3, scopes) p-values of the differences of pairs of runs, from swapping them image by image; NaN without
-    one.
-
-    Swapping two runs on an image adds to one what it takes from the other: the sum over the swapped images of what they
-    differ by. One product serves both runs of all pairs, and only images in which they differ take part.
-    """
-    totals, exact = stack.totals(), stack.exact()
-    apart = stack.differences(pairs)
-    # Many pairs have more differences than their runs have sums: then the sums are taken once a run and subtracted.
-    of_runs = apart.entries > stack.entries
+    one."""
+    exact = stack.exact()
     observed = np.stack([exact[b] - exact[a] for a, b in pairs])
-    # Equal differences that were added up in another order must count as equal.
-    as_large = np.abs(observed)[..., None] - 1e-12
-
-    def count(rng: np.random.Generator, span: slice) -> Int:
-        swapped = (stack if of_runs else apart).weighted(_draw_swaps(rng, stack.n_units, span.stop - span.start))
-        counts = np.empty(observed.shape, np.int64)
-        for pair, (a, b) in enumerate(pairs):
-            moved = swapped[b] - swapped[a] if of_runs else swapped[pair]
-            difference = stack.scores(totals[b] - moved) - stack.scores(totals[a] + moved)
-            # Where one side is left without the category there is no difference: it counts as one at least as large.
-            counts[pair] = (~(np.abs(difference) < as_large[pair])).sum(axis=-1)
-        return counts
-
     # Resamples and swaps must not share random numbers.
-    blocks = in_blocks(count, stack.n_units, permutations, seed, progress, purpose=1)
-    return np.where(np.isnan(observed), np.nan, (1 + np.sum(blocks, axis=0)) / (1 + permutations))
+    numbers = np.random.SeedSequence(seed, spawn_key=(1,))
+    return swap_p_values(stack.swappable(), pairs, observed, permutations, numbers, _cores(), progress.done)
 
 
 def draw_counts(rng: np.random.Generator, n_images: int, resamples: int) -> Float:
@@ -464,13 +441,6 @@ def draw_counts(rng: np.random.Generator, n_images: int, resamples: int) -> Floa
     for column, images in enumerate(drawn):
         counts[:, column] = np.bincount(images, minlength=n_images)
     return counts
-
-
-def _draw_swaps(rng: np.random.Generator, n_images: int, permutations: int) -> Float:
-    """(images, permutations) 1 where the runs are swapped, else 0, each as likely."""
-    n = n_images * permutations
-    bits = np.unpackbits(np.frombuffer(rng.bytes((n + 7) // 8), np.uint8), count=n)
-    return bits.reshape(n_images, permutations).astype(np.float64)
 
 
 Block = TypeVar("Block")
