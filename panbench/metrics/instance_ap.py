@@ -203,53 +203,78 @@ class _Category:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The table with rows in place of ids, and the detections in the order in which they count."""
+    """All categories one after another, each as `_Category` has it; det, gt and pair: where each begins and ends.
 
-    table: InstanceTable
-    order: Int64
-    pair_det: Int64
-    pair_gt: Int64
+    category_ids: ascending, those of the table
+    """
+
+    category_ids: Int32
+    all: _Category
+    det: Int64
+    gt: Int64
+    pair: Int64
 
     def of_category(self, category_id: int) -> _Category:
-        table = self.table
-        chosen = self.order[table.det_category[self.order] == category_id]
-        chosen = chosen[_first_of_each(table.det_image[chosen], MAX_DETECTIONS)]
-        true = np.flatnonzero(table.gt_category == category_id)
-        new_det = np.full(len(table.det_image), -1)
-        new_det[chosen] = np.arange(len(chosen))
-        new_gt = np.full(len(table.gt_image), -1)
-        new_gt[true] = np.arange(len(true))
-        det, gt = new_det[self.pair_det], new_gt[self.pair_gt]
-        inside = (det >= 0) & (gt >= 0)
-        det, gt, pixels = det[inside], gt[inside], table.pair_pixels[inside]
-        area, crowd = table.det_area[chosen], table.gt_iscrowd[true]
-        union = np.where(crowd[gt], area[det], area[det] + table.gt_pixels[true][gt] - pixels)
-        iou = pixels / union
-        possible = iou >= IOU_THRESHOLDS[0]
-        det, gt, iou = det[possible], gt[possible], iou[possible]
-        by_det = np.lexsort((gt, det))
+        place = int(np.searchsorted(self.category_ids, category_id))
+        if place == len(self.category_ids) or self.category_ids[place] != category_id:
+            # Past the end of all three: a category of which there is nothing.
+            place = len(self.category_ids)
+        dets, gts, pairs = (slice(*ends[place : place + 2]) for ends in (self.det, self.gt, self.pair))
         return _Category(
-            image=table.det_image[chosen],
-            score=table.det_score[chosen],
-            area=area,
-            gt_image=table.gt_image[true],
-            gt_area=table.gt_area[true],
-            gt_iscrowd=crowd,
-            pair_det=det[by_det],
-            pair_gt=gt[by_det],
-            pair_iou=iou[by_det],
+            image=self.all.image[dets],
+            score=self.all.score[dets],
+            area=self.all.area[dets],
+            gt_image=self.all.gt_image[gts],
+            gt_area=self.all.gt_area[gts],
+            gt_iscrowd=self.all.gt_iscrowd[gts],
+            pair_det=self.all.pair_det[pairs] - dets.start,
+            pair_gt=self.all.pair_gt[pairs] - gts.start,
+            pair_iou=self.all.pair_iou[pairs],
         )
 
 
 def _prepare(table: InstanceTable) -> _Prepared:
     # Stable sorts: of equal scores the earlier image, and in it the earlier detection, comes first, as in pycocotools.
-    order = np.lexsort((table.det_id, table.det_image, -table.det_score))
-    return _Prepared(
-        table,
-        order,
-        _rows(table.pair_image, table.pair_det, table.det_image, table.det_id),
-        _rows(table.pair_image, table.pair_gt, table.gt_image, table.gt_id),
+    dets = np.lexsort((table.det_id, table.det_image, -table.det_score, table.det_category))
+    dets = dets[_first_of_each(table.det_category[dets], table.det_image[dets], MAX_DETECTIONS)]
+    gts = np.argsort(table.gt_category, kind="stable")
+    det = _places(dets, len(table.det_image))[_rows(table.pair_image, table.pair_det, table.det_image, table.det_id)]
+    gt = _places(gts, len(table.gt_image))[_rows(table.pair_image, table.pair_gt, table.gt_image, table.gt_id)]
+    det_category, gt_category = table.det_category[dets], table.gt_category[gts]
+    alike = np.flatnonzero(det >= 0)
+    alike = alike[det_category[det[alike]] == gt_category[gt[alike]]]
+    det, gt, pixels = det[alike], gt[alike], table.pair_pixels[alike]
+    area, crowd = table.det_area[dets], table.gt_iscrowd[gts]
+    union = np.where(crowd[gt], area[det], area[det] + table.gt_pixels[gts][gt] - pixels)
+    iou = pixels / union
+    possible = np.flatnonzero(iou >= IOU_THRESHOLDS[0])
+    possible = possible[np.lexsort((gt[possible], det[possible]))]
+    det, gt = det[possible], gt[possible]
+    everything = _Category(
+        image=table.det_image[dets],
+        score=table.det_score[dets],
+        area=area,
+        gt_image=table.gt_image[gts],
+        gt_area=table.gt_area[gts],
+        gt_iscrowd=crowd,
+        pair_det=det,
+        pair_gt=gt,
+        pair_iou=iou[possible],
     )
+    category_ids = np.union1d(det_category, gt_category)
+
+    def ends(of_rows: Int32) -> Int64:
+        bounds = np.searchsorted(of_rows, category_ids)
+        return np.concatenate([bounds, [len(of_rows)], [len(of_rows)]])
+
+    return _Prepared(category_ids, everything, ends(det_category), ends(gt_category), ends(det_category[det]))
+
+
+def _places(chosen: Int64, n: int) -> Int64:
+    """Of n rows the place of each among the chosen ones, −1 where it is not."""
+    places = np.full(n, -1)
+    places[chosen] = np.arange(len(chosen))
+    return places
 
 
 def _rows(images: Int64, ids: Int32, of_images: Int64, of_ids: Int32) -> Int64:
@@ -268,13 +293,13 @@ def _rows(images: Int64, ids: Int32, of_images: Int64, of_ids: Int32) -> Int64:
     return rows
 
 
-def _first_of_each(images: Int64, most: int) -> Bool:
-    """Whether each row is among the first `most` of its image."""
-    order = np.argsort(images, kind="stable")
-    grouped = images[order]
-    starts = np.flatnonzero(np.concatenate([[True], grouped[1:] != grouped[:-1]])) if len(grouped) else order
-    number = np.arange(len(grouped)) - np.repeat(starts, np.diff(np.append(starts, len(grouped))))
-    first = np.zeros(len(images), np.bool_)
+def _first_of_each(categories: Int32, images: Int64, most: int) -> Bool:
+    """Whether each row is among the first `most` of its category and image."""
+    order = np.lexsort((images, categories))
+    grouped = np.stack([categories[order], images[order]])
+    starts = np.flatnonzero(np.concatenate([[True], (grouped[:, 1:] != grouped[:, :-1]).any(axis=0)])[: len(order)])
+    number = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    first = np.zeros(len(order), np.bool_)
     first[order] = number < most
     return first
 
@@ -288,16 +313,17 @@ def _average_precision(category: _Category, low: float, high: float, counts: dic
         return np.full(len(IOU_THRESHOLDS), np.nan)
     hit, passed_over = _judged(category, ignored, low, high)
     result = np.zeros(len(IOU_THRESHOLDS))
-    for place in range(len(IOU_THRESHOLDS)):
-        counted = ~passed_over[place]
-        true = np.cumsum(hit[place, counted] * times[counted])
-        false = np.cumsum(~hit[place, counted] * times[counted])
-        recall = true / wanted
-        precision = true / np.maximum(true + false, np.spacing(1))
-        # From the right, precision never rises again: the envelope that COCO integrates.
-        envelope = np.maximum.accumulate(precision[::-1])[::-1]
-        at = np.searchsorted(recall, RECALLS, side="left")
-        result[place] = np.append(envelope, 0.0)[np.minimum(at, len(envelope))].mean()
+    found = np.flatnonzero(hit.any(axis=1))
+    # A detection that is passed over adds nothing: it stands in the curve where the one before it does.
+    true = np.cumsum(hit[found] * times, axis=1)
+    false = np.cumsum(~(hit[found] | passed_over[found]) * times, axis=1)
+    recall = true / wanted
+    precision = true / np.maximum(true + false, np.spacing(1))
+    # From the right, precision never rises again: the envelope that COCO integrates.
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    for row, place in enumerate(found):
+        at = np.searchsorted(recall[row], RECALLS, side="left")
+        result[place] = np.append(envelope[row], 0.0)[np.minimum(at, envelope.shape[1])].mean()
     return result
 
 
@@ -313,22 +339,35 @@ def _match(category: _Category, ignored: Bool) -> tuple[Bool, Bool]:
     n = len(category.image)
     hit = np.zeros((len(IOU_THRESHOLDS), n), np.bool_)
     passed_over = np.zeros((len(IOU_THRESHOLDS), n), np.bool_)
-    free = np.ones((len(IOU_THRESHOLDS), len(category.gt_image)), np.bool_)
     # pycocotools compares with min(t, 1 − 1e-10), which matters for no threshold of ours.
-    ends = np.flatnonzero(np.diff(category.pair_det, append=-1)) + 1
+    # Most detections fit one instance that no other fits, or a crowd, which is never taken: nothing else can matter.
+    crowd = category.gt_iscrowd[category.pair_gt]
+    alone = np.bincount(category.pair_det, minlength=n)[category.pair_det] == 1
+    alone &= crowd | (np.bincount(category.pair_gt, minlength=len(ignored))[category.pair_gt] == 1)
+    det, passed = category.pair_det[alone], ignored[category.pair_gt[alone]]
+    fits = category.pair_iou[alone] >= IOU_THRESHOLDS[:, None]
+    hit[:, det] = fits & ~passed
+    passed_over[:, det] = fits & passed
+
+    rest = np.flatnonzero(~alone)
+    if not len(rest):
+        return hit, passed_over
+    pair_det, pair_gt, pair_iou = category.pair_det[rest], category.pair_gt[rest], category.pair_iou[rest]
+    free = np.ones((len(IOU_THRESHOLDS), len(category.gt_image)), np.bool_)
+    ends = np.flatnonzero(np.diff(pair_det, append=-1)) + 1
     start = 0
     # Detections come by falling score, and only those with a pair of IoU ≥ 0.5 are looked at.
     for end in ends.tolist():
-        det = int(category.pair_det[start])
-        gt, iou = category.pair_gt[start:end], category.pair_iou[start:end]
+        one = int(pair_det[start])
+        gt, iou = pair_gt[start:end], pair_iou[start:end]
         start = end
         usable = (free[:, gt] | category.gt_iscrowd[gt]) & (iou >= IOU_THRESHOLDS[:, None])
         for among, marks in ((~ignored[gt], hit), (ignored[gt], passed_over)):
             # Of equal IoUs the last one listed wins, as in pycocotools' loop; hence the search from behind.
             value = np.where(usable & among, iou, -1.0)[:, ::-1]
             best = len(gt) - 1 - value.argmax(axis=1)
-            found = (value.max(axis=1) >= 0) & ~hit[:, det]
-            marks[found, det] = True
+            found = (value.max(axis=1) >= 0) & ~hit[:, one]
+            marks[found, one] = True
             free[found, gt[best[found]]] = False
     return hit, passed_over
 

@@ -13,6 +13,7 @@ by itself. docs/uncertainty.md has why p-values stay valid, and the simulation.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ __all__ = ["Swappable", "swap_p_values"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
-Rows = scipy.sparse.csr_array | Float
+Rows: TypeAlias = "scipy.sparse.csr_array | Float"
 
 BLOCK_BITS = 10
 """A block has 2^10 swaps. Transformed as a square of 32 × 32 it stays in a core's caches, and BLAS on that core."""
@@ -185,7 +186,8 @@ class _Pair:
             np.subtract(cells_of_b, cells_of_a, out=out[:, groups:])
             if self.odd:
                 out[:, groups:][:, (held_of_a == 0) | (held_of_b == 0)] = np.nan
-        return np.abs(out, out=out)
+        np.abs(out, out=out)
+        return out
 
     def _scores(self, sums: Float) -> tuple[Float, Float, Float]:
         """(3, cells, columns) PQ, SQ and RQ of cells, 0 where there is none; of groups, NaN where there is none; and 1
@@ -215,4 +217,4 @@ def _odd_ones(numbers: Int) -> Int:
 def _hadamard(size: int) -> Float:
     """Sylvester's matrix: −1 where row and column share an odd number of ones, else 1."""
     numbers = np.arange(size)
-    return 1.0 - 2.0 * _odd_ones(numbers[:, None] & numbers)
+    return np.where(_odd_ones(numbers[:, None] & numbers) == 1, -1.0, 1.0)

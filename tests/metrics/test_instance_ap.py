@@ -9,7 +9,15 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panbench.metrics.instance_ap import InstanceTable, instance_ap, resampled_ap
+from panbench.metrics.instance_ap import (
+    AREA_RANGES,
+    IOU_THRESHOLDS,
+    InstanceTable,
+    _match,
+    _prepare,
+    instance_ap,
+    resampled_ap,
+)
 
 CATEGORIES = (1, 2, 5)
 
@@ -209,3 +217,46 @@ def test_resamples_are_those_of_counting_again(seed):
         again = instance_ap(table, CATEGORIES, dict(zip(images.tolist(), counts[place].tolist(), strict=True)))
         expected = [np.nan if value is None else value for value in again.as_record().values()]
         assert drawn[:, place] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def one_by_one(category, ignored):
+    """`_match` as pycocotools has it: each detection in turn, each threshold by itself, each instance looked at."""
+    n = len(category.image)
+    hit, passed_over = np.zeros((2, len(IOU_THRESHOLDS), n), np.bool_)
+    for place, threshold in enumerate(IOU_THRESHOLDS):
+        taken = np.zeros(len(ignored), np.bool_)
+        for det in range(n):
+            best, chosen = threshold, -1
+            pairs = np.flatnonzero(category.pair_det == det)
+            # Instances that count come before ignored ones; of equal IoUs the last is taken.
+            for pair in sorted(pairs, key=lambda pair: ignored[category.pair_gt[pair]]):
+                gt = category.pair_gt[pair]
+                if taken[gt] and not category.gt_iscrowd[gt]:
+                    continue
+                if chosen >= 0 and not ignored[chosen] and ignored[gt]:
+                    break
+                if category.pair_iou[pair] >= best:
+                    best, chosen = category.pair_iou[pair], gt
+            if chosen >= 0:
+                taken[chosen] = True
+                (passed_over if ignored[chosen] else hit)[place, det] = True
+    return hit, passed_over
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_detections_that_fit_one_instance_alone_are_matched_as_in_turn(seed):
+    true, found = scenes(seed + 50, images=5, most=3 + seed)
+    prepared = _prepare(table_of(true, found))
+    for category_id in CATEGORIES:
+        category = prepared.of_category(category_id)
+        for _, low, high in AREA_RANGES:
+            ignored = category.gt_iscrowd | (category.gt_area < low) | (category.gt_area > high)
+            for ours, theirs in zip(_match(category, ignored), one_by_one(category, ignored), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_category_that_is_nowhere_has_no_ap():
+    true, found = scenes(2)
+    measured = instance_ap(table_of(true, found), (*CATEGORIES, 3, 99))
+    assert (measured.per_category[3], measured.per_category[99]) == (None, None)
+    assert measured.as_record() == instance_ap(table_of(true, found), CATEGORIES).as_record()
