@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from panbench.catalog import find_model
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.memory import host_peak
 from panbench.models.base import HostedModel, choose_device, open_model, tf32_as
 from panbench.models.checkpoints import fetch_weights, load_checkpoint
 from panbench.models.mmdet import operators
@@ -345,12 +345,13 @@ def serve(name: str, build: Callable[[Task], Callable[[], dict[str, Any]]], task
 
 
 def circumstances(task: Task) -> dict[str, Any]:
-    """What a side ran on, and the most memory that it held: on the device, or on the host with its loader processes."""
+    """What a side ran on, and the most memory that it held: on the device, or of its process on the host.
+
+    mmdet's loader processes are left out, in its favour. `getrusage` would not do: it counts what a process was before
+    it became another program, so every `git` that a large process starts counts as large.
+    """
     device = torch.device(task.device)
     on_cuda = device.type == "cuda"
-    own, children = (
-        resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
     with tf32_as(task.precision):
         tf32 = {
             "convolutions": torch.backends.cudnn.allow_tf32,
@@ -360,7 +361,7 @@ def circumstances(task: Task) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "tf32": tf32 if on_cuda else None,
         "device": torch.cuda.get_device_name(device) if on_cuda else provenance.cpu_name(),
-        "peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else own + children,
+        "peak_bytes": torch.cuda.max_memory_allocated(device) if on_cuda else host_peak(),
     }
 
 

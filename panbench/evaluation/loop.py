@@ -41,6 +41,7 @@ BLOCK_SECONDS = 10.0
 _OWN_STAGES = ("fusion", "overlap", "write")
 _STRETCHES = 10
 _MOST_MOMENTS = 4096
+_HEAVY_PARAMETERS = 20_000_000
 _TRIED_IMAGES = 8
 _TIMINGS = 3
 
@@ -115,6 +116,18 @@ def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list
     return [
         group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
     ]
+
+
+def lanes_of(model: Model, threads: int) -> int:
+    """How many batches are in the model at a time, each with its share of torch's threads.
+
+    Of a light model on a CPU, two: while one batch is in an operator that runs on one thread, the other has work for
+    the rest. A heavy one keeps all threads busy by itself, and the memory of a second batch would gain nothing. The
+    model's size decides and no measurement, as the number of threads decides how sums are rounded.
+    """
+    params = model.describe().params
+    light = params is None or params < _HEAVY_PARAMETERS
+    return 2 if model.device.type == "cpu" and threads > 1 and light else 1
 
 
 def best_batch_size(model: Model, dataset: Dataset, reporter: Reporter) -> int:
@@ -239,12 +252,10 @@ class Loop:
         forget_device_peak(self.model.device)
         loaders, scorers = _threads_of_one(self.workers, "load"), _threads_of_one(self.workers, "score")
         threads = torch.get_num_threads()
-        lanes = 2 if self.model.device.type == "cpu" and threads > 1 else 1
+        lanes = lanes_of(self.model, threads)
         self._lanes = lanes
         torch.set_num_threads(max(1, threads // lanes))
-        # On a CPU, two concurrent batches with half the threads each keep the cores busier: while one batch is in an
-        # operator that runs on one thread, the other has work for the rest. On CUDA one thread feeds the device, and
-        # what comes after the device runs in `scorers`.
+        # On CUDA one thread feeds the device, and what comes after the device runs in `scorers`.
         models = ThreadPoolExecutor(lanes, "model") if lanes > 1 else None
         behind: deque[tuple[int, list[Future[list[_Scored]]]]] = deque()
         images_behind = 0

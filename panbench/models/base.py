@@ -29,6 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel
+from panbench.base.heap import keep_freed_memory
 from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.catalog import ModelSpec, with_weights
 from panbench.models import synthetic
@@ -402,10 +403,13 @@ def open_model(
     speedups: False keeps the network as its library has it, with the attention weights and masks of every decoder layer
     compiled: the backbone is compiled by torch.compile when it first runs, which takes a minute and needs a compiler
     download: fetch weights that are a URL and not here, else the error says how; reporter: hears of steps and bytes
+    On a CPU the process keeps the memory that it frees (`base.heap`).
     Raises BadModel, BadCheckpoint, BadArgument, DownloadFailed.
     """
     chosen = choose_device(device) if isinstance(device, str) else device
     check_precision(precision, chosen)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     made = import_named(spec.adapter, spec)
     if not (isinstance(made, type) and issubclass(made, Adapter)):
         # Imported here, as a function's model is one more kind of model.

@@ -24,7 +24,7 @@ from panbench.catalog import ModelSpec, find_model
 from panbench.cli.signals import interrupted_by_signals
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
-from panbench.evaluation.loop import Rate, _threads_of_one, plan_batches, steady_rate
+from panbench.evaluation.loop import Rate, _threads_of_one, lanes_of, plan_batches, steady_rate
 from panbench.evaluation.several import run_models
 from panbench.models.base import HostedModel, open_model
 from panbench.models.mmdet import adapter
@@ -279,6 +279,17 @@ def test_the_files_that_were_read_are_stored_with_their_hashes(dataset, spec, tm
     place = files.image_id.tolist().index(scene.image.id)
     assert files.image[place].tobytes() == digest_of(scene.image_path)
     assert files.truth[place].tobytes() == digest_of(scene.gt_path)
+
+
+@pytest.mark.parametrize(
+    ("params", "threads", "lanes"), [(5_000_000, 2, 2), (44_000_000, 2, 1), (None, 8, 2), (1, 1, 1)]
+)
+def test_light_models_have_two_batches_at_a_time_on_a_cpu_and_heavy_ones_one(spec, params, threads, lanes):
+    model = open_model(spec, device="cpu")
+    model.parameters = params
+    assert lanes_of(model, threads) == lanes
+    model.device = torch.device("cuda")
+    assert lanes_of(model, threads) == 1
 
 
 def test_two_batches_at_a_time_give_what_one_at_a_time_gives(dataset, spec, tmp_path):

@@ -128,6 +128,10 @@ class PanopticFPN(Family):
 
     def speed_up(self, module: Any, device: torch.device) -> None:
         """RoIAlign without waits where `detection` knows the heads; coordinates in float32 at any precision."""
+        if type(module.semantic_head).__name__ == "PanopticFPNHead":
+            module.semantic_head.forward = types.MethodType(speedups.semantic_logits, module.semantic_head)
+        if type(module.rpn_head).__name__ == "RPNHead":
+            module.rpn_head.forward_single = types.MethodType(speedups.objectness_and_boxes, module.rpn_head)
         # Under autocast the heads' answers are of half precision, and so would be the anchors and boxes that mmdet
         # makes of them: in bfloat16 the pixels of an edge at 1000 are 8 apart.
         head = module.roi_head

@@ -69,6 +69,25 @@ def drop_attention_averages(module: nn.Module) -> None:
             part.forward = functools.partial(part.forward, need_weights=False)  # type: ignore[method-assign]
 
 
+def semantic_logits(head: Any, features: Sequence[Tensor]) -> dict[str, Tensor]:
+    """mmdet's PanopticFPNHead at inference: `seg_preds` (B, stuff classes + 1, h, w), of the sum of all levels.
+
+    mmdet puts the levels into one tensor and sums over it, which goes through all of memory three times.
+    [Kirillov et al. 2019, fig. 3]
+    """
+    total: Tensor | None = None
+    for layer, level in zip(head.conv_upsample_layers, features[head.start_level : head.end_level], strict=True):
+        found = layer(level)
+        total = found if total is None else total.add_(found)
+    return {"seg_preds": head.conv_logits(total)}
+
+
+def objectness_and_boxes(head: Any, level: Tensor) -> tuple[Tensor, Tensor]:
+    """mmdet's RPNHead on one level: (B, anchors, h, w) and (B, 4 · anchors, h, w); its ReLU makes no second map."""
+    features = F.relu(head.rpn_conv(level), inplace=True)
+    return head.rpn_cls(features), head.rpn_reg(features)
+
+
 def last_layer_of_mask2former(head: Any, features: Sequence[Tensor], samples: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Mask2Former's head at inference: lists of one, class logits (B, Q, classes + 1) and mask logits (B, Q, h, w).
 

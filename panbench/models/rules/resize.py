@@ -1,6 +1,6 @@
 """Masks brought to the original image's size, in blocks that bound memory, and without work that cannot matter."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -87,12 +87,22 @@ def possible_winners(logits: Tensor) -> Tensor | None:
     if feeding.is_fed(logits.device) or len(logits) < 8:
         return None
     logits = logits.float()
-    highest = F.max_pool2d(logits[None], 3, stride=1, padding=1)[0]
-    lowest = -F.max_pool2d(-logits[None], 3, stride=1, padding=1)[0]
+    highest, lowest = around(logits, torch.maximum), around(logits, torch.minimum)
     # A margin far above the rounding of bilinear weights: a channel this far below cannot be rounded into a tie.
     bar = lowest.amax(dim=0)
     bar = bar - 1e-4 * (1.0 + bar.abs())
     return torch.nonzero((highest >= bar).flatten(1).any(dim=1)).flatten()
+
+
+def around(maps: Tensor, extreme: Callable[..., Tensor]) -> Tensor:
+    """(K, h, w) the extreme of each 3×3 neighbourhood, NaN where one is in it; faster than pooling on a CPU."""
+    for dim, size in ((1, maps.shape[1]), (2, maps.shape[2])):
+        widest = maps.clone()
+        before, after = widest.narrow(dim, 0, size - 1), widest.narrow(dim, 1, size - 1)
+        extreme(before, maps.narrow(dim, 1, size - 1), out=before)
+        extreme(after, maps.narrow(dim, 0, size - 1), out=after)
+        maps = widest
+    return maps
 
 
 def _elements(device: torch.device) -> int:

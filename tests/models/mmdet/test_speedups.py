@@ -10,7 +10,7 @@ from torch import nn
 from panbench.catalog import find_model
 from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.mmdet import config as configs
-from panbench.models.mmdet import operators, speedups
+from panbench.models.mmdet import operators, pixel_decoder, speedups
 
 TINY = ("mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny")
 CPU = torch.device("cpu")
@@ -88,3 +88,37 @@ def test_group_norm_and_other_modules_are_left_alone():
     block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
     assert speedups.fold_batch_norm(block) == 0
     assert isinstance(block[3], nn.BatchNorm2d)
+
+
+@torch.no_grad()
+def test_the_semantic_head_sums_its_levels_as_mmdets_does():
+    operators.install()
+    plain = trained("panoptic-fpn-tiny")
+    levels = plain.extract_feat(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+    expected = plain.semantic_head(levels)["seg_preds"]
+    found = speedups.semantic_logits(plain.semantic_head, levels)["seg_preds"]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_proposals_are_scored_as_by_mmdets_head_and_the_features_stay_as_they_are():
+    operators.install()
+    plain = trained("panoptic-fpn-tiny")
+    levels = plain.extract_feat(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(1)))
+    before = [level.clone() for level in levels]
+    for level in levels:
+        expected = plain.rpn_head.forward_single(level)
+        found = speedups.objectness_and_boxes(plain.rpn_head, level)
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+    assert all(torch.equal(now, then) for now, then in zip(levels, before, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("with_identity", [False, True])
+def test_keys_go_through_the_feed_forward_part_some_at_a_time_with_the_same_result(monkeypatch, with_identity):
+    operators.install()
+    part = trained("mask2former-tiny").panoptic_head.pixel_decoder.encoder.layers[0].ffn
+    keys = torch.randn(2, 50, part.embed_dims, generator=torch.Generator().manual_seed(1))
+    identity = keys * 2 if with_identity else None
+    monkeypatch.setattr(pixel_decoder, "KEYS_AT_ONCE", 16)
+    assert torch.allclose(pixel_decoder.feed_forward(part, keys, identity), part(keys, identity), atol=1e-6)

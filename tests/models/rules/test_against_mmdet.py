@@ -10,7 +10,7 @@ from panbench.models.mmdet import operators
 from panbench.models.rules import resize
 from panbench.models.rules.compete import Mask2Former, MaskFormer, above
 from panbench.models.rules.panoptic_fpn import PanopticFPN
-from panbench.models.rules.resize import possible_winners, semantic_argmax, upsample
+from panbench.models.rules.resize import around, possible_winners, semantic_argmax, upsample
 
 operators.install()
 
@@ -218,3 +218,13 @@ def test_a_channel_that_wins_only_between_pixels_is_kept():
     assert not (logits.argmax(dim=0) == 2).any()
     assert possible_winners(logits).tolist() == [0, 1, 2]
     assert (semantic_argmax(logits, Frame((4, 8), (4, 8), (4, 8))) == 2).any()
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 1), (5, 7)])
+def test_neighbourhoods_are_those_of_pooling(size: tuple[int, int]):
+    maps = torch.randn(4, *size, generator=torch.Generator().manual_seed(5))
+    maps[0, 0, 0] = torch.nan
+    highest = F.max_pool2d(maps[None], 3, stride=1, padding=1)[0]
+    lowest = -F.max_pool2d(-maps[None], 3, stride=1, padding=1)[0]
+    for extreme, expected in ((torch.maximum, highest), (torch.minimum, lowest)):
+        assert torch.equal(around(maps, extreme).nan_to_num(7.0), expected.nan_to_num(7.0))
