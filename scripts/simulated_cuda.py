@@ -15,6 +15,7 @@ panbench does for CUDA alone (pinned memory, channels-last) it does not show. Wa
 import argparse
 import collections
 import contextlib
+import importlib
 import json
 import sys
 import traceback
@@ -85,7 +86,7 @@ class Simulated(Tensor):
 
     def tolist(self) -> Any:
         """The values; a wait."""
-        waits["tolist", place()] += 1
+        wait("tolist")
         return self.values.tolist()
 
     @classmethod
@@ -124,13 +125,13 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
         return function(*plain_arguments, **plain_named)
 
     if name == "_to_copy" and on_device and asked is not None and not to_device:
-        waits["copy to the host", place()] += 1
+        wait("copy to the host")
         return run().clone()
     if name == "_to_copy" and on_host and to_device:
         if named.get("non_blocking"):
             kernels["copy to the device"] += 1
         else:
-            waits["copy to the device", place()] += 1
+            wait("copy to the device")
         return Simulated(run().clone())
     if name == "copy_" and isinstance(arguments[0], Simulated) != isinstance(arguments[1], Simulated):
         queued = (len(arguments) > 2 and arguments[2]) or named.get("non_blocking")
@@ -139,7 +140,7 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
         if queued:
             kernels["copy"] += 1
         else:
-            waits["copy", place()] += 1
+            wait("copy")
         run()
         return arguments[0]
     if not on_device and not to_device:
@@ -154,13 +155,13 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
             raise RuntimeError(
                 f"{name} mixes {DEVICE} and cpu {[tuple(each.shape) for each in strangers]} at {place(4)}"
             )
-        waits["index from the host", place()] += 1
+        wait("index from the host")
     if name in WAITING:
-        waits[name, place()] += 1
+        wait(name)
     elif indexed and any(
         isinstance(each, Simulated) and each.dtype in (torch.bool, torch.uint8) for each in tensors[1:]
     ):
-        waits["mask as an index", place()] += 1
+        wait("mask as an index")
     elif name not in VIEWS:
         kernels[name] += 1
     made = run()
@@ -172,6 +173,13 @@ def dispatch(function: Any, arguments: Any, named: dict[str, Any]) -> Any:
         return arguments[0]
     known = {id(each.values): each for each in on_device}
     return tree_map(lambda each: known.get(id(each)) or Simulated(each) if isinstance(each, Tensor) else each, made)
+
+
+def wait(kind: str) -> None:
+    """Counts a wait at the place that is running; those of planted segments are no part of a model."""
+    frames = traceback.extract_stack(limit=60)
+    if not any(frame.filename.endswith("/synthetic.py") for frame in frames):
+        waits[kind, place()] += 1
 
 
 def place(depth: int = 2) -> str:
@@ -211,6 +219,9 @@ def install() -> None:
         _install_cuda()
     else:
         torch.autocast = lambda *_, **__: contextlib.nullcontext()  # type: ignore[assignment,misc]
+        importlib.import_module("torch.distributed.optim")  # scripts functions, which must see the originals
+        _make_by_copying("tensor")
+        _make_by_copying("as_tensor")
     _move_modules()
 
 
@@ -237,6 +248,17 @@ def _install_cuda() -> None:
         setattr(torch.cuda, name, answer)
     torch.cuda.Event = _Event  # type: ignore[assignment,misc]
     torch.Tensor.pin_memory = lambda self, *_: self  # type: ignore[method-assign,assignment]
+
+
+def _make_by_copying(name: str) -> None:
+    """Values from Python are made on the host and copied, as for CUDA; for "meta" PyTorch would forget them."""
+    original = getattr(torch, name)
+
+    def made(*arguments: Any, device: Any = None, **named: Any) -> Tensor:
+        found: Tensor = original(*arguments, **named)
+        return found if device is None else found.to(device)
+
+    setattr(torch, name, made)
 
 
 def _move_modules() -> None:
@@ -269,13 +291,19 @@ def simulation() -> Iterator[None]:
 
 def measure(name: str, batch: int, size: tuple[int, int], weights: str, plant: int, precision: str) -> dict[str, Any]:
     """Kernels and waits of the second of two batches, from loaded images to fused maps on their way to the host."""
+    import tiny_networks
+
     from panbench.catalog import find_model
     from panbench.datasets.generated import generated_dataset
     from panbench.models.base import open_model
     from panbench.models.rules import fuse
 
     with simulation():
-        model: Any = open_model(find_model(name), weights=weights, device=DEVICE, precision=precision)
+        model: Any
+        if name in tiny_networks.SPECS:
+            model = tiny_networks.open_tiny(name, DEVICE, precision=precision)
+        else:
+            model = open_model(find_model(name), weights=weights, device=DEVICE, precision=precision)
         if plant:
             model.plant_segments(plant)
         with contextlib.redirect_stderr(sys.stderr):
@@ -293,7 +321,7 @@ def measure(name: str, batch: int, size: tuple[int, int], weights: str, plant: i
         "batch": batch,
         "kernels_forward": in_forward[0],
         "kernels_fusion": sum(kernels.values()) - in_forward[0],
-        "waits": sum(count for (_, where), count in waits.items() if "synthetic.py" not in where),
+        "waits": sum(waits.values()),
         "places": [[count, kind, where] for (kind, where), count in waits.most_common()],
         "operations": kernels.most_common(12),
     }

@@ -12,7 +12,6 @@ weights, and the record that goes into run.json. Anything else that has the memb
 import contextlib
 import copy
 import dataclasses
-import functools
 import hashlib
 import importlib
 import sys
@@ -36,7 +35,7 @@ from panbench.models import synthetic
 from panbench.models.attention import Attention, attended_queries
 from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOutput, Output
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
-from panbench.models.feeding import upload
+from panbench.models.feeding import constant, upload
 from panbench.models.rules import Rule
 from panbench.panoptic.photo import PhotoFacts, read_photo
 from panbench.panoptic.types import ImageInfo, Scene
@@ -526,13 +525,6 @@ def normalised(
         if width < found.shape[-1]:
             of_image[..., :height, width:] = padding
     return found
-
-
-@functools.lru_cache(maxsize=64)
-def constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
-    """Numbers in nested tuples as a tensor on a device; copied there once, as that means waiting. Not to be changed."""
-    with torch.inference_mode(False):
-        return upload(torch.tensor(values), device)
 
 
 def way_of_running(model: Model) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def scores_of_pairs(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> 
     scores are 0, its weights are not.
     """
     weights = scores.new_zeros((len(labels), len(isthing))).scatter_(1, labels[:, None], scores[:, None])
-    return weights * torch.tensor(isthing, device=scores.device), weights
+    return weights * feeding.constant(tuple(isthing), scores.device), weights
 
 
 def pair_candidates(

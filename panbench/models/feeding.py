@@ -3,9 +3,12 @@
 On a CPU nothing is fed: an answer is there when the call returns, and passes over what is warm in the cache win.
 """
 
+import functools
+from typing import Any
+
 import torch
 
-__all__ = ["is_fed", "to_host", "upload"]
+__all__ = ["constant", "is_fed", "to_host", "upload"]
 
 copies = 0
 """How often `to_host` was called: the waits of this process that are meant."""
@@ -20,6 +23,13 @@ def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Values of the host on a device. The copy is only queued, but on Metal, which would read what is freed by then."""
     ready = values.pin_memory() if device.type == "cuda" and not values.is_pinned() else values
     return ready.to(device, non_blocking=device.type != "mps")
+
+
+@functools.lru_cache(maxsize=64)
+def constant(values: tuple[Any, ...], device: torch.device) -> torch.Tensor:
+    """Numbers in nested tuples as a tensor on a device; copied there once, as that means waiting. Not to be changed."""
+    with torch.inference_mode(False):
+        return upload(torch.tensor(values), device)
 
 
 def to_host(values: torch.Tensor) -> torch.Tensor:

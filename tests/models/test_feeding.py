@@ -1,15 +1,18 @@
 """What is done on a device that is fed: the CPU's answers, and at most two waits a batch."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tiny_networks
 import torch
 
 from panbench.catalog import find_model
@@ -19,6 +22,8 @@ from panbench.models.base import open_model
 from panbench.models.candidates import Candidates, Frame, Instances
 from panbench.models.mmdet import detection, operators, triton_attention
 from panbench.models.rules import fuse, parse_rule
+from panbench.models.rules.compete import probabilities_of
+from panbench.models.rules.resize import upsample
 from panbench.panoptic.types import ImageInfo, Scene
 
 REPO = Path(__file__).resolve().parents[2]
@@ -26,9 +31,9 @@ TINY = ["mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny"]
 SIZES = [(96, 128), (90, 120), (96, 101)]
 
 
-def scenes(folder: Path) -> list[Scene]:
+def scenes(folder: Path, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Scene]:
     found = []
-    for index, size in enumerate(SIZES):
+    for index, size in enumerate(sizes):
         path = folder / f"{index}.png"
         cv2.imwrite(str(path), shapes.make_scene(index, size=size).image[..., ::-1])
         found.append(Scene(ImageInfo(index, path.name, *size), path))
@@ -48,6 +53,102 @@ def test_maps_are_those_of_the_cpus_own_way(name: str, tmp_path: Path, monkeypat
     assert all(len(np.unique(ids)) > 2 for ids in expected)
     for one, other in zip(expected, found, strict=True):
         assert (one != other).mean() <= 1e-4
+
+
+@pytest.mark.parametrize("name", tiny_networks.SPECS)
+def test_other_families_answer_as_their_libraries_have_them(name: str, tmp_path: Path):
+    """speedups=False leaves the networks as transformers and mmdet have them."""
+    plain, fast = (tiny_networks.open_tiny(name, speedups=speedups) for speedups in (False, True))
+    drawn = shapes.make_scene(0, size=SIZES[0]).image
+    cv2.imwrite(str(tmp_path / "0.png"), drawn[..., ::-1])
+    batch = [plain.load(Scene(ImageInfo(0, "0.png", *SIZES[0]), tmp_path / "0.png"))] * 2
+    for expected, found in zip(plain.candidates(batch), fast.candidates(batch), strict=True):
+        assert isinstance(expected, Candidates)
+        assert isinstance(found, Candidates)
+        assert (expected.labels == found.labels).all()
+        torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.masks, expected.masks, rtol=1e-4, atol=1e-4)
+
+
+# Tall and wide ones share EoMT's square; Panoptic SegFormer pads nothing, so its images are of one size when resized.
+ALIKE = {
+    "panoptic-segformer-untrained": [(48, 64), (96, 128), (72, 96)],
+    "eomt-of-transformers": [(64, 64), (40, 64), (64, 33)],
+    "eomt_dinov3-of-transformers": [(64, 64), (40, 64), (64, 33)],
+}
+
+
+@pytest.mark.parametrize("name", [name for name in tiny_networks.SPECS if not name.startswith("detr")])
+def test_images_of_one_padded_size_answer_the_same_alone_and_together(name: str, tmp_path: Path):
+    """DETR is left out: its batches hold images of one exact size."""
+    model = tiny_networks.open_tiny(name)
+    if name.startswith("panoptic-segformer"):
+        model.adapter.resize = dataclasses.replace(model.adapter.resize, short=96)
+    found = scenes(tmp_path, ALIKE.get(name, SIZES))
+    assert len({model.batch_key(scene.image) for scene in found}) == 1
+    assert len({(scene.image.height, scene.image.width) for scene in found}) == 3
+    loaded = [model.load(scene) for scene in found]
+    for image, together in zip(loaded, model.candidates(loaded), strict=True):
+        (alone,) = model.candidates([image])
+        assert isinstance(alone, Candidates)
+        assert isinstance(together, Candidates)
+        assert alone.frame == together.frame
+        np.testing.assert_allclose(together.gate, alone.gate, rtol=1e-4, atol=1e-5)
+        # An untrained Panoptic SegFormer's best pairs of query and class are level, so rounding orders them.
+        rows = slice(100 if name.startswith("panoptic-segformer") else 0, None)
+        assert (alone.labels[rows] == together.labels[rows]).all()
+        torch.testing.assert_close(together.masks[rows], alone.masks[rows], rtol=1e-3, atol=1e-4)
+        # So are the queries of others at many pixels: what wins together must win alone, or be level.
+        values, others = strengths(alone)[rows], strengths(together)[rows]
+        short = values.amax(dim=0) - values.gather(0, others.argmax(dim=0, keepdim=True))[0]
+        assert (short > 1e-5).float().mean() <= 1e-4
+
+
+def strengths(candidates: Candidates) -> torch.Tensor:
+    """(K, H, W): weight × mask of each candidate at each pixel of the original image."""
+    masks = probabilities_of(upsample(candidates.masks.float(), candidates.frame), candidates)
+    return candidates.weight[:, None, None] * masks
+
+
+@pytest.mark.parametrize("name", ["oneformer-tiny", "eomt-tiny"])
+def test_maps_of_trained_ones_are_the_same_alone_and_together(name: str, tmp_path: Path):
+    model = open_model(find_model(name), device="cpu")
+    loaded = [model.load(scene) for scene in scenes(tmp_path)]
+    assert len({model.batch_key(image.scene.image) for image in loaded}) == 1  # type: ignore[attr-defined]
+    together = [model.rule.settle(fused) for fused in fuse(model.candidates(loaded), model.rule)]
+    for image, (ids, segments) in zip(loaded, together, strict=True):
+        ((alone, own),) = [model.rule.settle(fused) for fused in fuse(model.candidates([image]), model.rule)]
+        assert [segment.label for segment in segments] == [segment.label for segment in own] != []
+        assert (ids != alone).mean() <= 1e-4
+
+
+@pytest.mark.parametrize("text", ["detr:score=0.1,small=30", "mask-wise:quality=0.01"])
+def test_rules_that_wait_wait_once_for_a_batch(text: str, monkeypatch):
+    """Three images, of which one has nothing: the maps are those of each alone, and DETR's rounds are shared."""
+    monkeypatch.setattr(feeding, "is_fed", lambda device: True)
+    generator = torch.Generator().manual_seed(0)
+    frame = Frame((24, 32), (24, 32), (40, 50))
+    labels, things = np.arange(20) % 5, (True, True, True, False, False)
+    batch = []
+    for gate in (0.9, 0.0, 0.8):
+        masks = torch.rand(20, 12, 16, generator=generator)
+        gates = np.full(20, gate, np.float32)
+        batch.append(Candidates(labels, gates, torch.from_numpy(gates), masks, frame, things, "identity"))
+    rule = parse_rule(text)
+    before = feeding.copies
+    together = fuse(batch, rule)
+    spent = feeding.copies - before
+    before = feeding.copies
+    alone = [fuse([each], rule)[0] for each in batch]
+    assert spent <= max(1, (feeding.copies - before) - 1)
+    if text.startswith("mask-wise"):
+        assert spent == 1
+    for one, other in zip(together, alone, strict=True):
+        ids, segments = rule.settle(one)
+        own_ids, own_segments = rule.settle(other)
+        assert (ids == own_ids).all()
+        assert segments == own_segments
+    assert len(rule.settle(together[0])[1]) > (1 if text.startswith("detr") else 0)
 
 
 def test_panoptic_fpns_boxes_are_mmdets_in_mmdets_order(tmp_path: Path, monkeypatch):
@@ -133,10 +234,14 @@ def test_painting_in_few_operations_keeps_the_same_instances(overlap: float, mon
 
 
 @pytest.mark.slow
-def test_a_batch_costs_at_most_two_waits(tmp_path: Path):
-    """Counted on a device that the CPU plays, for one image and for several."""
+@pytest.mark.parametrize(("names", "planted"), [(TINY, 0), (list(tiny_networks.SPECS), 3)], ids=["mmdet", "others"])
+def test_a_batch_costs_at_most_two_waits(names: list[str], planted: int, tmp_path: Path):
+    """Counted on a device that the CPU plays, for one image and for several.
+
+    DETR's competition asks once a round: two where, as here, no query is left with a few pixels.
+    """
     command = [sys.executable, str(REPO / "scripts" / "simulated_cuda.py"), "--device", "meta", "--batch", "1,3"]
-    command += ["--model", ",".join(TINY), "--size", "96x128", "--weights", "auto", "--plant", "0"]
+    command += ["--model", ",".join(names), "--size", "96x128", "--weights", "auto", "--plant", str(planted)]
     target = tmp_path / "counts.json"
     path = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
@@ -144,7 +249,7 @@ def test_a_batch_costs_at_most_two_waits(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads(target.read_text())
-    assert len(rows) == 2 * len(TINY)
+    assert len(rows) == 2 * len(names)
     for row in rows:
         assert row["waits"] <= 2, row["places"]
 

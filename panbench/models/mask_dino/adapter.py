@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from panbench.catalog import ModelSpec
@@ -11,6 +12,7 @@ from panbench.models.base import Adapter, Resize
 from panbench.models.candidates import MASK_DINO_TEMPERATURE, Candidates, Frame, sigmoid_candidates
 from panbench.models.labels import coco_labels
 from panbench.models.mask_dino.network import SIZE_DIVISOR, Layout, MaskDINO, rename
+from panbench.models.mmdet import deformable
 from panbench.models.rules import parse_rule
 
 __all__ = ["MaskDINOAdapter"]
@@ -36,6 +38,11 @@ class MaskDINOAdapter(Adapter):
     def rename(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """From the names of the authors' code."""
         return rename(state_dict, self.layout)
+
+    def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """Deformable attention without waiting for the device."""
+        deformable.speed_up(module)
+        return super().speed_up(module, device)
 
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
         """One candidate a query: its gate is a sigmoid, its label and weight those of the sharpened classes."""

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from panbench.base.errors import BadCheckpoint
 from panbench.models.attention import Look, calls_of
-from panbench.models.mmdet import operators
+from panbench.models.mmdet import deformable, operators
 from panbench.models.mmdet.backbone_names import match_official_epsilons, rename_backbone
-from panbench.models.mmdet.deformable import sampled_attention
 
 operators.install()
 
@@ -70,8 +69,7 @@ class _Memory(NamedTuple):
     """The encoder's levels as the decoder takes them: one row of tokens, and where in it each level begins."""
 
     tokens: Tensor
-    shapes: Tensor
-    starts: Tensor
+    levels: deformable.Levels
     whole: Tensor  # (n, levels, 2) ones: upstream hides no padding at inference
 
 
@@ -145,7 +143,7 @@ class MaskDINOHead(nn.Module):
         for number, part in parts.items():
             query = self.decoder_norm(self.decoder_norm(heard[number][-1].output))
             masks = self.predict(query, heard["pixels"][-1].output, outputs.boxes).mask_logits
-            looks.append(Look(sampled_attention(part, heard["points", number][-1]), None, masks[0]))
+            looks.append(Look(deformable.sampled_attention(part, heard["points", number][-1]), None, masks[0]))
         return outputs, looks
 
     def forward(self, features: Sequence[Tensor]) -> Outputs:
@@ -170,14 +168,7 @@ class MaskDINOHead(nn.Module):
             ],
             dim=1,
         )
-        tokens = self.encoder(
-            query=memory.tokens,
-            query_pos=position,
-            key_padding_mask=None,
-            spatial_shapes=memory.shapes,
-            level_start_index=memory.starts,
-            valid_ratios=memory.whole,
-        )
+        tokens = deformable.encode(self.encoder, memory.tokens, position, memory.levels, memory.whole)
         parts = tokens.split([source.shape[-2] * source.shape[-1] for source in sources], dim=1)
         levels = [part.transpose(1, 2).reshape(source.shape) for part, source in zip(parts, sources, strict=True)]
         lateral = self.lateral(features[0].float())
@@ -187,10 +178,7 @@ class MaskDINOHead(nn.Module):
     def propose(self, memory: _Memory) -> tuple[Tensor, Tensor]:
         """(n, queries, width) queries and their (n, queries, 4) boxes before the sigmoid, of the best positions."""
         boxes = torch.cat(
-            [
-                _grid_boxes(int(h), int(w), 0.05 * 2.0**level, memory.tokens)
-                for level, (h, w) in enumerate(memory.shapes.tolist())
-            ]
+            [_grid_boxes(h, w, 0.05 * 2.0**level, memory.tokens) for level, (h, w) in enumerate(memory.levels.sizes)]
         )
         inside = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1, keepdim=True)
         unsquashed = torch.log(boxes / (1 - boxes)).masked_fill(~inside, float("inf"))
@@ -212,8 +200,8 @@ class MaskDINOHead(nn.Module):
                 value=memory.tokens,
                 key_padding_mask=None,
                 self_attn_mask=None,
-                spatial_shapes=memory.shapes,
-                level_start_index=memory.starts,
+                spatial_shapes=memory.levels.shapes,
+                level_start_index=memory.levels.starts,
                 valid_ratios=memory.whole,
                 reference_points=by_level,
             )
@@ -230,14 +218,7 @@ class MaskDINOHead(nn.Module):
 def _memory_of(levels: Sequence[Tensor]) -> _Memory:
     """Feature maps (n, width, h, w), in order, as one row of tokens."""
     tokens = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
-    sizes = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
-    starts = [sum(h * w for h, w in sizes[:index]) for index in range(len(sizes))]
-    return _Memory(
-        tokens,
-        torch.tensor(sizes, device=tokens.device),
-        torch.tensor(starts, device=tokens.device),
-        tokens.new_ones((tokens.shape[0], len(sizes), 2)),
-    )
+    return _Memory(tokens, deformable.levels_of(levels), tokens.new_ones((tokens.shape[0], len(levels), 2)))
 
 
 def _grid_boxes(h: int, w: int, side: float, like: Tensor) -> Tensor:

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from panbench.models.base import constant
-from panbench.models.feeding import to_host, upload
+from panbench.models.feeding import constant, to_host, upload
 from panbench.models.mmdet import operators
 
 ROUNDS = 16

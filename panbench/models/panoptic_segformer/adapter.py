@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from panbench.catalog import ModelSpec
 from panbench.models.attention import Attention
 from panbench.models.base import Adapter, Resize
 from panbench.models.candidates import Candidates, Frame, scores_of_pairs
+from panbench.models.feeding import to_host
 from panbench.models.labels import coco_labels
+from panbench.models.mmdet import deformable
 from panbench.models.panoptic_segformer.network import Layout, PanopticSegFormer, rename
 from panbench.models.rules import parse_rule
 
@@ -39,17 +43,24 @@ class PanopticSegFormerAdapter(Adapter):
         """From the names of the authors' code."""
         return rename(state_dict, self.layout)
 
+    def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """Deformable attention without waiting for the device."""
+        deformable.speed_up(module)
+        return super().speed_up(module, device)
+
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
         """The 100 best (query, class) pairs and the 53 stuff classes of each image; masks are no logits."""
         outputs = module(pixels, [frame.resized for frame in frames])
+        chosen = [module.choose(outputs, image) for image in range(len(frames))]
+        # Labels are small numbers, so float32 holds them exactly.
+        host = to_host(torch.stack([torch.stack([each.labels.float(), each.scores]) for each in chosen])).numpy()
         found = []
-        for image, frame in enumerate(frames):
-            labels, scores, masks = module.choose(outputs, image)
+        for (labels, scores, masks), frame, (labels_here, gate) in zip(chosen, frames, host, strict=True):
             class_scores, class_weights = scores_of_pairs(labels, scores, self.isthing)
             found.append(
                 Candidates(
-                    labels.cpu().numpy(),
-                    scores.cpu().numpy(),
+                    labels_here.astype(np.int64),
+                    gate,
                     scores,
                     masks,
                     frame,

@@ -14,14 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panbench.models.attention import Look, calls_of
-from panbench.models.mmdet import operators
+from panbench.models.mmdet import deformable, operators
 from panbench.models.mmdet.backbone_names import match_official_epsilons, rename_backbone
-from panbench.models.mmdet.deformable import sampled_attention
 
 operators.install()
 
 from mmdet.models.detectors.deformable_detr import DeformableDETR  # noqa: E402
-from mmdet.structures import DetDataSample  # noqa: E402
 
 __all__ = ["Layout", "MaskHead", "Outputs", "PanopticSegFormer", "rename"]
 
@@ -235,6 +233,7 @@ class PanopticSegFormer(DeformableDETR):
             },
         )
         match_official_epsilons(self.backbone)
+        nn.init.normal_(self.level_embed)  # mmdet leaves it as the memory was
         self.layout = layout
         self.stuff_query = nn.Embedding(layout.stuff, 2 * width)
         self.things_mask_head = MaskHead(width, layout.heads, layout.thing_mask_layers)
@@ -249,16 +248,46 @@ class PanopticSegFormer(DeformableDETR):
         self, features: Sequence[Tensor], padded: tuple[int, int], resized: Sequence[tuple[int, int]]
     ) -> Outputs:
         """The outputs from the neck's four feature maps."""
-        samples = [DetDataSample(metainfo={"batch_input_shape": padded, "img_shape": tuple(size)}) for size in resized]
-        encoder_inputs, decoder_inputs = self.pre_transformer(tuple(features), samples)
-        encoded = self.forward_encoder(**encoder_inputs)
-        found, _ = self.pre_decoder(**encoded)
-        hidden = self.forward_decoder(**{**decoder_inputs, **found})
+        levels = deformable.levels_of(features)
+        masks = self._padding(features, padded, resized)
+        positions = torch.cat(
+            [
+                self.positional_encoding(mask, input=feature).flatten(2).transpose(1, 2) + self.level_embed[level]
+                for level, (feature, mask) in enumerate(zip(features, masks, strict=True))
+            ],
+            dim=1,
+        )
+        tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
+        whole = tokens.new_ones((len(tokens), len(features), 2))
+        padding: Tensor | None = None
+        known = [mask for mask in masks if mask is not None]
+        if known:
+            padding = torch.cat([mask.flatten(1) for mask in known], dim=1)
+            whole = torch.stack([self.get_valid_ratio(mask) for mask in known], dim=1)
+        memory = deformable.encode(self.encoder, tokens, positions, levels, whole, padding)
+        found, _ = self.pre_decoder(memory, padding, levels.shapes)
+        hidden = self.forward_decoder(
+            **found,
+            memory_mask=padding,
+            spatial_shapes=levels.shapes,
+            level_start_index=levels.starts,
+            valid_ratios=whole,
+        )
         states, references = hidden["hidden_states"], hidden["references"]
         classes, boxes = cast(Any, self.bbox_head)(states, references)
-        levels = tuple((int(each.shape[-2]), int(each.shape[-1])) for each in features[:3])
-        finer = sum(h * w for h, w in levels)
-        return Outputs(classes[-1], boxes[-1], encoded["memory"][:, :finer], states[-1], levels)
+        finer = sum(h * w for h, w in levels.sizes[:3])
+        return Outputs(classes[-1], boxes[-1], memory[:, :finer], states[-1], levels.sizes[:3])
+
+    def _padding(
+        self, features: Sequence[Tensor], padded: tuple[int, int], resized: Sequence[tuple[int, int]]
+    ) -> list[Tensor | None]:
+        """(n, h, w) bool of each level, true where there is padding; None where no image has any."""
+        if all(tuple(size) == tuple(padded) for size in resized):
+            return [None for _ in features]
+        outside = features[0].new_ones((1, len(resized), *padded))
+        for image, (height, width) in enumerate(resized):
+            outside[0, image, :height, :width] = 0
+        return [F.interpolate(outside, size=feature.shape[-2:])[0].bool() for feature in features]
 
     def look(self, forward: Callable[[], Outputs]) -> tuple[Outputs, list[Look]]:
         """The outputs of `forward`, which runs the network on one image, and what its queries of things looked at.
@@ -271,7 +300,7 @@ class PanopticSegFormer(DeformableDETR):
         masks, _ = self.things_mask_head(outputs.queries[:1], outputs.memory[:1], outputs.levels)
         last = len(parts) - 1
         looks = [
-            Look(sampled_attention(part, heard[number][-1]), None, masks[0] if number == last else None)
+            Look(deformable.sampled_attention(part, heard[number][-1]), None, masks[0] if number == last else None)
             for number, part in parts.items()
         ]
         return outputs, looks

@@ -69,7 +69,7 @@ def fuse(outputs: Sequence[Output], rule: Rule) -> list[Fused]:
     Raises BadArgument when the rule does not fit the outputs.
     """
     check_fit(rule, outputs)
-    return [rule.fuse(output).to_host() for output in outputs]
+    return [fused.to_host() for fused in rule.fuse_batch(outputs)]
 
 
 def check_fit(rule: Rule, outputs: Sequence[Output]) -> None:

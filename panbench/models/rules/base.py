@@ -1,7 +1,7 @@
 """What all fusion rules share: their form, the map on its way from the device to the host, and numbering segments."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -83,6 +83,10 @@ class Rule:
     def fuse(self, output: Any) -> Fused:
         """The map of one image, on the device of `output`."""
         raise NotImplementedError
+
+    def fuse_batch(self, outputs: Sequence[Any]) -> Iterable[Fused]:
+        """The map of each image, as `fuse`; a rule that has to wait for the device waits here for all at once."""
+        return map(self.fuse, outputs)
 
     def settle(self, fused: Any) -> SettledMap:
         """The id map and segments of a fused map that is on the host. Raises NonFiniteOutput."""

@@ -1,5 +1,7 @@
 """DETR's rule: a softmax over the queries at every pixel, until no segment is tiny. [Carion et al. 2020, sec. 4.4]"""
 
+import itertools
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from panbench.models.candidates import Candidates
+from panbench.models.feeding import to_host, upload
 from panbench.models.rules.base import (
     FusedMap,
     Rule,
@@ -46,6 +49,27 @@ class DETR(Rule):
 
     def fuse(self, output: Candidates) -> FusedMap:
         """The competition, repeated without the losers; the device is waited for once a round, of which few are."""
+        (fused,) = self.fuse_batch([output])
+        return fused
+
+    def fuse_batch(self, outputs: Sequence[Candidates]) -> list[FusedMap]:
+        """As `fuse`; the images go through their rounds together, so that a round is one wait for all."""
+        competitions = [self._compete(output) for output in outputs]
+        fused: dict[int, FusedMap] = {}
+        answers: dict[int, list[int] | None] = dict.fromkeys(range(len(outputs)))
+        while answers:
+            asked: dict[int, Tensor] = {}
+            for image, answer in answers.items():
+                try:
+                    asked[image] = competitions[image].send(answer)
+                except StopIteration as end:
+                    fused[image] = end.value
+            areas = iter(to_host(torch.cat(list(asked.values()))).tolist() if asked else [])
+            answers = {image: list(itertools.islice(areas, len(counted))) for image, counted in asked.items()}
+        return [fused[image] for image in range(len(outputs))]
+
+    def _compete(self, output: Candidates) -> Generator[Tensor, list[int] | None, FusedMap]:
+        """Gives, each round, the pixels of each query on the device, and goes on when it is sent them on the host."""
         frame, rows = output.frame, above(output, self.score)
         masks, count = take(output.masks, rows), len(rows)
         labels = tuple(int(label) for label in output.labels[rows])
@@ -59,9 +83,10 @@ class DETR(Rule):
         stands_for = [index if things[index] else first_of[labels[index]] for index in range(count)]
         while alive:
             winner = _argmax_among(masks, alive, output)
-            table = torch.tensor([stands_for[index] for index in alive], device=masks.device)
+            table = upload(torch.tensor([stands_for[index] for index in alive]), masks.device)
             codes = table[winner][where].to(codes.dtype)
-            areas = count_codes(codes, count).tolist()
+            areas = yield count_codes(codes, count)
+            assert areas is not None
             stands_for = list(range(count))
             left = [index for index in alive if areas[index] > self.small]
             if len(left) == len(alive):
@@ -84,7 +109,7 @@ class DETR(Rule):
 
 def _argmax_among(masks: Tensor, alive: list[int], output: Candidates) -> Tensor:
     """(H, W) int64 at the resized size: the place in `alive` of the query of highest logit, the first of equals."""
-    rows = torch.tensor(alive, device=masks.device)
+    rows = upload(torch.tensor(alive), masks.device)
     best: Tensor | None = None
     winner = torch.zeros(output.frame.resized, dtype=torch.int64, device=masks.device)
     for start, logits in resized_blocks(masks[rows], output.frame):
@@ -100,7 +125,7 @@ def _argmax_among(masks: Tensor, alive: list[int], output: Candidates) -> Tensor
 def nearest_index(source: tuple[int, int], target: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
     """What indexes an image (h, w) so that it is resized to (H, W) by nearest neighbour, as Pillow does it."""
     rows, columns = (_nearest(*sides) for sides in zip(source, target, strict=True))
-    return torch.from_numpy(rows).to(device)[:, None], torch.from_numpy(columns).to(device)[None, :]
+    return upload(torch.from_numpy(rows), device)[:, None], upload(torch.from_numpy(columns), device)[None, :]
 
 
 def _nearest(source: int, target: int) -> npt.NDArray[np.int64]:

@@ -1,12 +1,15 @@
 """Panoptic SegFormer's mask-wise merging: masks painted in order of confidence × quality. [Li et al. 2022, sec. 3.4]"""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from panbench.models import feeding
 from panbench.models.candidates import Candidates
 from panbench.models.rules.base import FusedMap, Rule, SettledMap, check_finite, fraction, number, stuff_together
 from panbench.models.rules.compete import probabilities_of, take
@@ -41,7 +44,20 @@ class MaskWise(Rule):
 
     def fuse(self, output: Candidates) -> FusedMap:
         """Scores of the masks that can be good enough, then painting; the host waits for the scores."""
-        rows = self._hopeful(output)
+        (fused,) = self.fuse_batch([output])
+        return fused
+
+    def fuse_batch(self, outputs: Sequence[Candidates]) -> Iterable[FusedMap]:
+        """As `fuse`; the scores of all images come to the host in one copy."""
+        rows = [self._hopeful(output) for output in outputs]
+        scores = [self._scores(output, some) for output, some in zip(outputs, rows, strict=True)]
+        counts = [len(some) for some in rows]
+        host = feeding.to_host(torch.cat(scores)).numpy() if sum(counts) else np.zeros(0, np.float32)
+        own = np.split(host, np.cumsum(counts)[:-1])
+        return map(self._painted, outputs, rows, own)
+
+    def _scores(self, output: Candidates, rows: npt.NDArray[np.int64]) -> Tensor:
+        """(len(rows),) on the device: the gate times the square of the mean of the mask where it is high."""
         masks = take(output.masks, rows)
         areas, sums = [], []
         for _, upsampled in upsampled_blocks(masks, output.frame):
@@ -50,23 +66,29 @@ class MaskWise(Rule):
             areas.append(inside.sum(dim=(1, 2)))
             sums.append((values * inside).sum(dim=(1, 2)))
         if not len(rows):
-            return paint(output, rows, (), masks=masks, mask=self.mask, overlap=())
+            return masks.new_zeros(0, dtype=torch.float32)
         quality = torch.cat(sums) / (torch.cat(areas) + 1)
-        scores = (torch.from_numpy(output.gate[rows]).to(masks.device) * quality**2).cpu().numpy()
+        return feeding.upload(torch.from_numpy(output.gate[rows]), masks.device) * quality**2
+
+    def _painted(self, output: Candidates, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> FusedMap:
         order = np.argsort(-scores, kind="stable")
         # NaN is not below the threshold, and is found out after painting.
         order = order[~(scores[order] < np.float32(self.quality))]
         rows, scores = rows[order], scores[order]
         things = [output.isthing[label] for label in output.labels[rows]]
         overlap = [self.overlap_things if thing else self.overlap_stuff for thing in things]
-        return paint(output, rows, tuple(scores.tolist()), masks=take(masks, order), mask=self.mask, overlap=overlap)
+        return paint(
+            output, rows, tuple(scores.tolist()), masks=take(output.masks, rows), mask=self.mask, overlap=overlap
+        )
 
     def _hopeful(self, output: Candidates) -> npt.NDArray[np.int64]:
         """The candidates that could reach the quality, were their masks as high as their peaks wherever they are.
 
         Upsampling gives means, which are no higher than the peak: so most of the 153 masks of Panoptic SegFormer need
-        not be upsampled.
+        not be upsampled. On a device that is fed that would be one more wait, and all with a label are.
         """
+        if feeding.is_fed(output.masks.device):
+            return np.flatnonzero(output.labels >= 0)
         peak = probabilities_of(output.masks.flatten(1).amax(dim=1).float(), output).cpu().numpy()
         bound = output.gate * np.square(peak)
         # NaN is not below the threshold, and is found out after painting.

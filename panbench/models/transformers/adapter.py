@@ -27,10 +27,12 @@ from panbench.models.attention import Attention
 from panbench.models.base import Adapter, LoadedImage
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
+from panbench.models.feeding import constant
 from panbench.models.labels import known_things
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.attention import looks_of
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
+from panbench.models.transformers.speedups import speed_up
 
 __all__ = ["TransformersAdapter"]
 
@@ -149,6 +151,11 @@ class TransformersAdapter(Adapter):
                 f"({type(error).__name__}: {error})."
             ) from error
 
+    def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """transformers' modules without what they ask the device for."""
+        speed_up(module)
+        return super().speed_up(module, device)
+
     # ---- its labels
 
     def _read_labels(self) -> None:
@@ -233,9 +240,9 @@ class TransformersAdapter(Adapter):
         return pixels, Frame(padded, size, original)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """As `prepare` pads; None for squares, which are padded before they are normalised."""
+        """As `prepare` pads; EoMT's squares, padded before they are normalised, are all of one size."""
         if self.kind.square:
-            return None
+            return cast(int, self.short), cast(int, self.short)
         size = self._size_of((height, width))
         divisor = self.kind.divisor
         return -(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor
@@ -249,10 +256,16 @@ class TransformersAdapter(Adapter):
             dataclasses.replace(
                 each,
                 labels=self._label_of[each.labels],
-                class_scores=None if each.class_scores is None else each.class_scores[:, self._named],
+                class_scores=None if each.class_scores is None else self._of_named(each.class_scores),
             )
             for each in found
         ]
+
+    def _of_named(self, scores: Tensor) -> Tensor:
+        """The columns of the labels that have names; a view where they are the first."""
+        if self._named == list(range(len(self._named))):
+            return scores[:, : len(self._named)]
+        return scores.index_select(1, constant(tuple(self._named), scores.device))
 
     def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
         """The cross-attention of the family's decoder; of EoMT, how its queries attend to the patches."""
@@ -268,7 +281,7 @@ class TransformersAdapter(Adapter):
         extra: dict[str, Tensor] = {}
         if self.kind.name == "oneformer":
             prompt = (*_TASK, *(0 for _ in range(self.config.task_seq_len - len(_TASK))))
-            extra["task_inputs"] = torch.tensor([prompt] * len(pixels), device=pixels.device)
+            extra["task_inputs"] = constant((prompt,), pixels.device).expand(len(pixels), -1)
         return module(pixel_values=pixels, **extra)
 
 

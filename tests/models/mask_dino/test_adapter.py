@@ -1,11 +1,11 @@
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_networks import MASK_DINO
 from views import check_views
 
 from panbench.catalog import find_model
@@ -16,21 +16,10 @@ from panbench.models.mask_dino.network import Layout
 from panbench.models.predict import predict, scene_of
 from panbench.models.rules.resize import upsample
 
-TINY: dict[str, Any] = {
-    "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [0, 1, 2, 3]},
-    "channels": [8, 16, 32, 64],
-    "width": 64,
-    "feedforward": 64,
-    "decoder_feedforward": 64,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "queries": 30,
-}
-
 
 def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MaskDINOAdapter, "resize", Resize(short=80, long=133, way="pil", divisor=32))
-    spec = dataclasses.replace(find_model("mask-dino"), settings=TINY)
+    spec = dataclasses.replace(find_model("mask-dino"), settings=MASK_DINO)
     model = open_model(spec, weights="random", device="cpu")
     assert isinstance(model, HostedModel)
     assert str(model.rule) == "maskdino"
@@ -53,7 +42,7 @@ def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.
 
 def test_views_of_an_image_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MaskDINOAdapter, "resize", Resize(short=64, long=133, way="pil", divisor=32))
-    spec = dataclasses.replace(find_model("mask-dino"), settings=TINY)
+    spec = dataclasses.replace(find_model("mask-dino"), settings=MASK_DINO)
     check_views(open_model(spec, weights="random", device="cpu"), tmp_path)
 
 

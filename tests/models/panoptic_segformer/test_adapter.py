@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_networks import SEGFORMER
 from views import check_views
 
 from panbench.catalog import find_model
@@ -17,28 +18,17 @@ from panbench.models.predict import predict, scene_of
 from panbench.models.rules import fuse
 
 REFERENCE = Path(__file__).parents[2] / "reference" / "other_models" / "panoptic_segformer.npz"
-TINY: dict[str, Any] = {
-    "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [1, 2, 3]},
-    "channels": [16, 32, 64],
-    "width": 64,
-    "feedforward": 128,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "queries": 40,
-    "thing_mask_layers": 2,
-    "stuff_mask_layers": 2,
-}
 
 
 def test_views_of_an_image_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PanopticSegFormerAdapter, "resize", Resize(short=64, long=133, way="cv2"))
-    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=TINY)
+    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=SEGFORMER)
     check_views(open_model(spec, weights="random", device="cpu"), tmp_path)
 
 
 def test_the_map_is_the_one_that_the_authors_code_made() -> None:
     recorded = np.load(REFERENCE)
-    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=TINY)
+    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=SEGFORMER)
     adapter = PanopticSegFormerAdapter(spec)
     module: Any = adapter.build().eval()
     prefix = "state/"
@@ -74,7 +64,7 @@ def coco_ids() -> list[int]:
 
 def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PanopticSegFormerAdapter, "resize", Resize(short=80, long=133))
-    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=TINY)
+    spec = dataclasses.replace(find_model("panoptic-segformer"), settings=SEGFORMER)
     model = open_model(spec, weights="random", device="cpu")
     assert isinstance(model, HostedModel)
     assert str(model.rule) == "mask-wise"

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tiny_networks import NAMES, NETWORKS
 from views import check_views
 
 from panbench.base import hub
@@ -29,87 +31,14 @@ from panbench.models.transformers.families import detr_size, fitted, shortest_ed
 
 EOMT = Path(__file__).parents[2] / "reference" / "other_models" / "eomt"
 THINGS = ["person", "car", "dog", "tree", "cup"]
-NAMES = [str(category["name"]) for category in shapes.CATEGORIES]
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
-SWIN = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4, "out_features": STAGES}
-DECODER = {
-    "hidden_dim": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 2,
-    "num_attention_heads": 4,
-    "encoder_feedforward_dim": 32,
-    "dim_feedforward": 32,
-    "num_queries": 7,
-}
-VIT = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 64,
-    "num_blocks": 2,
-    "num_queries": 7,
-}
 
 
-def mask2former() -> Any:
-    sizes = {"mask_feature_size": 32, "feature_size": 32}
-    return transformers.Mask2FormerConfig(backbone_config=transformers.SwinConfig(**SWIN), **DECODER, **sizes)
+def config_of(kind: str) -> Any:
+    """The config of a tiny network of a family."""
+    return transformers.AutoConfig.for_model(**NETWORKS[kind])
 
 
-def maskformer() -> Any:
-    decoder = transformers.DetrConfig(
-        backbone_config=transformers.ResNetConfig(),
-        d_model=32,
-        decoder_layers=1,
-        decoder_ffn_dim=32,
-        decoder_attention_heads=2,
-        encoder_layers=1,
-        encoder_ffn_dim=32,
-        encoder_attention_heads=2,
-        num_queries=7,
-    )
-    backbone = transformers.SwinConfig(**SWIN)
-    return transformers.MaskFormerConfig(
-        backbone_config=backbone, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=32
-    )
-
-
-def oneformer() -> Any:
-    backbone = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic", out_features=STAGES
-    )
-    return transformers.OneFormerConfig(
-        backbone_config=backbone, conv_dim=32, mask_dim=32, query_dec_layers=1, **DECODER
-    )
-
-
-def detr() -> Any:
-    return transformers.DetrConfig(
-        backbone_config=transformers.ResNetConfig(
-            embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_type="basic", out_features=STAGES
-        ),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        encoder_attention_heads=8,
-        decoder_attention_heads=8,
-        num_queries=7,
-    )
-
-
-def eomt() -> Any:
-    return transformers.EomtConfig(**VIT)
-
-
-def eomt_dinov3() -> Any:
-    return transformers.EomtDinov3Config(**VIT, intermediate_size=32)
-
-
-BUILDERS: dict[str, Callable[[], Any]] = {
-    each.__name__: each for each in (mask2former, maskformer, oneformer, eomt, eomt_dinov3, detr)
-}
+BUILDERS: dict[str, Callable[[], Any]] = {kind: functools.partial(config_of, kind) for kind in NETWORKS}
 
 
 def saved(config: Any, folder: Path, names: list[str] | None = None) -> Path:
@@ -230,7 +159,7 @@ def test_a_pickle_of_weights_loads_as_data(eomt_folder: Path) -> None:
 
 
 def test_parameters_under_the_names_of_an_earlier_version_are_renamed(tmp_path: Path) -> None:
-    adapter = TransformersAdapter(find_model(str(saved(maskformer(), tmp_path / "model"))))
+    adapter = TransformersAdapter(find_model(str(saved(config_of("maskformer"), tmp_path / "model"))))
     now = adapter.build().state_dict()
     earlier = {name.replace(".mlp.fc", ".fc").replace("o_proj", "out_proj"): value for name, value in now.items()}
     assert set(earlier) != set(now)
@@ -311,11 +240,11 @@ def test_labels_without_names_are_refused(eomt_folder: Path) -> None:
     [(NAMES[:5], "instance segmentation: it has no stuff"), (NAMES[5:], "semantic segmentation: it has no things")],
 )
 def test_a_checkpoint_of_another_task_is_refused(names: list[str], trained: str, tmp_path: Path) -> None:
-    assert trained in refusal(saved(eomt(), tmp_path / "model", names))
+    assert trained in refusal(saved(config_of("eomt"), tmp_path / "model", names))
 
 
 def test_a_name_says_for_what_a_checkpoint_was_trained(tmp_path: Path) -> None:
-    assert "semantic segmentation" in refusal(saved(eomt(), tmp_path / "eomt-ade-semantic"))
+    assert "semantic segmentation" in refusal(saved(config_of("eomt"), tmp_path / "eomt-ade-semantic"))
 
 
 def test_other_architectures_are_refused(eomt_folder: Path) -> None:
@@ -355,7 +284,7 @@ def test_a_repository_that_was_fetched_runs_under_its_own_name(tmp_path: Path, m
     repository = hub.parse("hf:owner/name")
     (repository.folder / "refs").mkdir(parents=True)
     (repository.folder / "refs" / "main").write_text("abc\n")
-    saved(eomt(), repository.folder / "abc")
+    saved(config_of("eomt"), repository.folder / "abc")
     model = open_model(find_model("hf:owner/name"), device="cpu")
     assert model.spec.name == "owner--name"
     assert Path(str(model.describe().weights)).parts[-3:] == ("owner--name", "abc", "model.safetensors")
@@ -390,7 +319,7 @@ def test_images_reach_the_network_as_transformers_own_processor_brings_them(eomt
 
 
 def test_sizes_and_colours_are_read_from_the_processors_config(tmp_path: Path) -> None:
-    folder = saved(mask2former(), tmp_path / "model")
+    folder = saved(config_of("mask2former"), tmp_path / "model")
     processor = {"size": {"shortest_edge": 96, "longest_edge": 128}, "image_mean": [0.5, 0.5, 0.5]}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     adapter = TransformersAdapter(find_model(str(folder)))
@@ -405,7 +334,7 @@ def test_labels_with_gaps_are_closed_up() -> None:
     from transformers.models.eomt.modeling_eomt import EomtForUniversalSegmentationOutput
 
     names = {0: "N/A", 1: "person", 2: "LABEL_2", 3: "sky-other-merged"}
-    adapter = TransformersAdapter(spec_with({"model_type": "eomt", **VIT, "id2label": names}))
+    adapter = TransformersAdapter(spec_with({**NETWORKS["eomt"], "id2label": names}))
     assert adapter.class_names == ("person", "sky-other-merged")
     assert adapter.isthing == (True, False)
     logits = torch.full((1, 7, 5), -9.0)

@@ -1,0 +1,92 @@
+"""What makes transformers' networks ask the device for nothing while they run; same answers but for rounding.
+
+Each asks in its own way: Mask2Former and OneFormer copy the sizes of their levels in every layer, OneFormer looks for
+queries that see nothing, EoMT reads a number of each block, DETR asks whether anything is padding. A module that is not
+as this file knows it, of another version of transformers, is left alone.
+"""
+
+import types
+from typing import Any
+
+from torch import Tensor, nn
+
+from panbench.models.feeding import constant
+from panbench.models.mmdet import operators
+from panbench.models.mmdet.deformable import places_of
+
+__all__ = ["speed_up"]
+
+
+def speed_up(module: nn.Module) -> None:
+    """Changes a network of transformers in place; it can no longer be trained."""
+    for part in module.modules():
+        kind = type(part).__name__
+        if kind.endswith("PixelDecoderEncoderMultiscaleDeformableAttention"):
+            part.forward = types.MethodType(_attend, part)  # type: ignore[method-assign]
+        elif kind == "OneFormerTransformerDecoderLayer":
+            part.forward = types.MethodType(_layer, part)  # type: ignore[method-assign]
+        elif kind in ("DetrEncoder", "DetrDecoder"):
+            part.register_forward_pre_hook(_without_padding, with_kwargs=True)
+        if "attn_mask_probs" in part._buffers and kind.startswith("Eomt"):
+            # Looked at in Python, a number for each of the last blocks.
+            part.attn_mask_probs = part.attn_mask_probs.cpu()
+
+
+def _attend(attention: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
+    """As Mask2Former's and OneFormer's deformable attention: what is seen, and the weights."""
+    sizes, memory = given.get("spatial_shapes_list"), given.get("encoder_hidden_states")
+    if sizes is None or memory is None:
+        return type(attention).forward(attention, hidden_states, attention_mask, **given)
+    positions = given.get("position_embeddings")
+    query = hidden_states if positions is None else hidden_states + positions
+    n, count, _ = query.shape
+    heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
+    value = attention.value_proj(memory)
+    if attention_mask is not None:
+        value = value.masked_fill(attention_mask[..., None], 0.0)
+    offsets = attention.sampling_offsets(query).view(n, count, heads, levels, points, 2)
+    weights = attention.attention_weights(query).view(n, count, heads, levels * points).softmax(-1)
+    weights = weights.view(n, count, heads, levels, points)
+    shapes = constant(tuple((int(height), int(width)) for height, width in sizes), query.device)
+    attended = operators.attend_deformably(
+        value.view(n, value.shape[1], heads, -1),
+        shapes,
+        given["level_start_index"],
+        places_of(given["reference_points"], offsets, shapes),
+        weights,
+        attention,
+    )
+    return attention.output_proj(attended), weights
+
+
+def _layer(
+    layer: Any,
+    index: int,
+    output: Tensor,
+    multi_stage_features: Any,
+    multi_stage_positional_embeddings: Any,
+    attention_mask: Tensor,
+    query_embeddings: Tensor | None = None,
+    output_attentions: bool | None = False,
+) -> tuple[Any, ...]:
+    """As OneFormer's decoder layer; queries that would see nothing see everything, without looking for them."""
+    level = index % layer.num_feature_levels
+    output, seen = layer.cross_attn(
+        output,
+        multi_stage_features[level],
+        memory_mask=attention_mask & ~attention_mask.all(dim=-1, keepdim=True),
+        memory_key_padding_mask=None,
+        pos=multi_stage_positional_embeddings[level],
+        query_pos=query_embeddings,
+    )
+    output, own = layer.self_attn(output, output_mask=None, output_key_padding_mask=None, query_pos=query_embeddings)
+    output = layer.ffn(output)
+    return (output, own, seen) if output_attentions else (output,)
+
+
+def _without_padding(part: nn.Module, positional: Any, named: dict[str, Any]) -> Any:
+    """Before DETR's encoder and decoder: no mask, as its images share a batch at one exact size, without padding."""
+    return positional, {**named, **{name: None for name in _MASKS if name in named}}
+
+
+_MASKS = ("attention_mask", "encoder_attention_mask")
