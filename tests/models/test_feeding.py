@@ -183,9 +183,28 @@ def test_where_the_rounds_were_too_few_mmdets_own_code_answers(tmp_path: Path, m
     batch = [model.load(scene) for scene in scenes(tmp_path)]
     expected = model.candidates(batch)
     monkeypatch.setattr(detection, "ROUNDS", 1)
+    monkeypatch.setattr(detection, "MOST_ROUNDS", 1)
     for one, other in zip(expected, model.candidates(batch), strict=True):
         assert one.labels == other.labels
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
+
+
+def test_too_few_rounds_are_made_more_and_remembered(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(feeding, "is_fed", lambda device: True)
+    model = open_model(find_model("panoptic-fpn-tiny"), device="cpu")
+    batch = [model.load(scene) for scene in scenes(tmp_path)]
+    expected = model.candidates(batch)
+    monkeypatch.setattr(detection, "ROUNDS", 1)
+    for still_looking in (True, False):
+        before = feeding.copies
+        found = model.candidates(batch)
+        assert (feeding.copies - before > 2) == still_looking
+        for one, other in zip(expected, found, strict=True):
+            assert isinstance(one, Instances)
+            assert isinstance(other, Instances)
+            assert one.labels == other.labels
+            torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
+    assert 1 < model.module.rpn_head.__dict__["rounds"] <= 64  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("rule", ["maskformer:score=0.3", "mask2former:score=0.3", "argmax:score=0.3"])

@@ -2,8 +2,9 @@
 
 mmdet's heads go image by image and ask the device for a number some hundred times: which boxes are left, how long a
 loop is to run. Here all images share their operations, the suppression of boxes runs a fixed number of rounds, and the
-host asks twice: for the proposals and for the detections. Where the rounds were too few, or the heads are not those of
-mmdet's Mask R-CNN, mmdet's own code answers. Same boxes, same order. [He et al. 2017; mmdet 3.3.0]
+host asks twice: for the proposals and for the detections. Where the rounds were too few, they are made more, for later
+batches as well; where even those are too few, or the heads are not those of mmdet's Mask R-CNN, mmdet's own code
+answers. Same boxes, same order. [He et al. 2017; mmdet 3.3.0]
 """
 
 import math
@@ -19,6 +20,9 @@ from panbench.models.mmdet import operators
 
 ROUNDS = 16
 """Rounds of suppression: chains of boxes, each dropped by the one before, are seldom longer than five."""
+
+MOST_ROUNDS = 256
+"""The rounds are multiplied by four up to this many; untrained heads, whose scores are level, have chains so long."""
 
 MOST_DETECTIONS = 2048
 """Pairs of box and class above the threshold, of which an image may have so many; the zoo's thresholds leave 1000."""
@@ -75,27 +79,47 @@ def detect(module: Any, features: Sequence[Tensor], resized: Sequence[tuple[int,
 
     resized: (height, width) of each image in the network's input, without the zeros
     """
+    kept = module.rpn_head.__dict__
+    rounds: int = kept.get("rounds", ROUNDS)
+    while True:
+        try:
+            return _detect(module, features, resized, rounds)
+        except _TooFewRounds:
+            if rounds >= MOST_ROUNDS:
+                return None
+            kept["rounds"] = rounds = min(4 * rounds, MOST_ROUNDS)
+
+
+class _TooFewRounds(Exception):
+    """A round of suppression still changed something when it was the last."""
+
+
+def _detect(
+    module: Any, features: Sequence[Tensor], resized: Sequence[tuple[int, int]], rounds: int
+) -> Detections | None:
     rpn, head = module.rpn_head, module.roi_head
     device = features[0].device
     shapes = upload(torch.tensor(resized, dtype=torch.float32), device)
-    boxes, count, settled = _proposals(rpn, features, shapes)
+    boxes, count, settled = _proposals(rpn, features, shapes, rounds)
     # The first wait.
     host = to_host(torch.cat([boxes.flatten(1), count[:, None].float(), settled.float()[:, None]], dim=1))
     if not host[:, -1].all():
-        return None
+        raise _TooFewRounds
     counts = [int(each) for each in host[:, -2]]
     if not sum(counts):
         return None
     rois = _rois(boxes, host[:, :-2].view(len(host), -1, 4), counts)
     found = head._bbox_forward(features, rois)
     limit = max(counts) if head.test_cfg.score_thr >= 0.5 else MOST_DETECTIONS
-    chosen, scores, labels, kept, settled = _detections(head, rois, found, counts, shapes, limit)
+    chosen, scores, labels, kept, settled, enough = _detections(head, rois, found, counts, shapes, limit, rounds)
     # The second wait.
     numbers = torch.cat([chosen, scores[..., None], labels[..., None].float(), kept[..., None].float()], dim=2)
-    flags = settled.float()[:, None].expand(-1, numbers.shape[2])[:, None]
+    flags = (settled.float() + 2 * enough.float())[:, None].expand(-1, numbers.shape[2])[:, None]
     host = to_host(torch.cat([numbers, flags], dim=1))
-    if not host[:, -1].all():
+    if (host[:, -1] < 2).any():
         return None
+    if (host[:, -1] < 3).any():
+        raise _TooFewRounds
     host = host[:, :-1]
     counts = [int(each) for each in host[..., 6].sum(dim=1)]
     rows = _rows(counts, host.shape[1])
@@ -112,7 +136,7 @@ def detect(module: Any, features: Sequence[Tensor], resized: Sequence[tuple[int,
     return Detections(boxes, labels, host[:, 4].contiguous(), counts, masks)
 
 
-def _proposals(rpn: Any, features: Sequence[Tensor], shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _proposals(rpn: Any, features: Sequence[Tensor], shapes: Tensor, rounds: int) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes (B, most, 4) by falling score, how many of them count (B,), and whether the rounds sufficed (B,)."""
     config = rpn.test_cfg
     classes, deltas = rpn(features)
@@ -136,7 +160,7 @@ def _proposals(rpn: Any, features: Sequence[Tensor], shapes: Tensor) -> tuple[Te
         block = slice(start, start + scores.shape[1])
         start = block.stop
         moved = own + (number * beyond)[:, None, None]
-        left, enough = suppress(moved, there[:, block], config.nms.iou_threshold)
+        left, enough = suppress(moved, there[:, block], config.nms.iou_threshold, rounds)
         stays.append(left)
         settled.append(enough)
     scores = torch.cat([each for each, _ in levels], dim=1)
@@ -172,7 +196,7 @@ def decode(coder: Any, boxes: Tensor, deltas: Tensor, shapes: Tensor) -> Tensor:
     return torch.minimum(torch.cat([centre - half, centre + half], dim=-1).clamp(min=0), largest)
 
 
-def suppress(boxes: Tensor, there: Tensor, iou_threshold: float) -> tuple[Tensor, Tensor]:
+def suppress(boxes: Tensor, there: Tensor, iou_threshold: float, rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
     """Which boxes stay (B, N), each image for itself, and whether enough rounds were run (B,).
 
     boxes: (B, N, 4) by falling score; there: (B, N), which are boxes at all
@@ -186,7 +210,7 @@ def suppress(boxes: Tensor, there: Tensor, iou_threshold: float) -> tuple[Tensor
         columns = torch.stack([x1, y1, x2, y2, (x2 - x1) * (y2 - y1)])
         drops = operators.overlaps(columns, columns, iou_threshold, 0).triu_(1) & own[..., None]
         left, before = own, own
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             before, left = left, own & ~(drops & left[..., None]).any(dim=1)
         stays.append(left)
         settled.append((left == before).all(dim=1))
@@ -194,9 +218,15 @@ def suppress(boxes: Tensor, there: Tensor, iou_threshold: float) -> tuple[Tensor
 
 
 def _detections(
-    head: Any, rois: Tensor, found: dict[str, Tensor], counts: list[int], shapes: Tensor, limit: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Boxes (B, most, 4), scores, labels, which count (B, most) each, and whether nothing was left out (B,)."""
+    head: Any,
+    rois: Tensor,
+    found: dict[str, Tensor],
+    counts: list[int],
+    shapes: Tensor,
+    limit: int,
+    rounds: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Boxes (B, most, 4), scores, labels, which count (B, most) each, and two of (B,): rounds and limit sufficed."""
     config, device, longest = head.test_cfg, rois.device, max(counts)
     number = torch.arange(longest)
     of_image = torch.tensor(counts)
@@ -221,12 +251,12 @@ def _detections(
     if not config.nms.get("class_agnostic", False):
         beyond = boxes.masked_fill(~there[..., None], 0.0).amax(dim=(1, 2)) + 1
         moved = boxes + (labels * beyond[:, None])[..., None]
-    stays, settled = suppress(moved, there, config.nms.iou_threshold)
+    stays, settled = suppress(moved, there, config.nms.iou_threshold, rounds)
     most = min(config.max_per_img, limit)
     # Those that stay first, in their order.
     order = (~stays).to(torch.uint8).sort(dim=1, stable=True).indices[:, :most]
     boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    return boxes, scores.gather(1, order), labels.gather(1, order), stays.gather(1, order), settled & enough
+    return boxes, scores.gather(1, order), labels.gather(1, order), stays.gather(1, order), settled, enough
 
 
 def _rows(counts: Sequence[int], stride: int) -> Tensor:

@@ -768,7 +768,8 @@ def attend_deformably(
     starts: (levels,) int64, the first key of each level; attention: mmcv's module; the rest as `deformable_attention`.
     Waits for nothing.
     """
-    if value.is_cuda and not isinstance(sys.modules.get("mmcv._ext"), _StandIn):
+    extension = sys.modules.get("mmcv._ext")  # absent where transformers' models run without mmcv
+    if value.is_cuda and extension is not None and not isinstance(extension, _StandIn):
         module: Any = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
         function = module.MultiScaleDeformableAttnFunction
         return function.apply(value, shapes, starts, locations, weights, attention.im2col_step)
