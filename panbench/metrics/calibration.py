@@ -73,13 +73,8 @@ def calibration(matched: Matched, categories: Sequence[Category], target: float 
 def reliability(score: Float, right: Bool) -> pd.DataFrame:
     """The bins of a reliability diagram: low, high, segments, score, precision, precision_low, precision_high."""
     edges = np.linspace(0, 1, BINS + 1)
-    # The bin above each edge, 1 in the last one.
-    place = np.minimum(np.searchsorted(edges, score, side="right") - 1, BINS - 1)
-    n = np.bincount(place, minlength=BINS)
-    hits = np.bincount(place, weights=right, minlength=BINS)
+    n, hits, mean, precision = _binned(score, right)
     with np.errstate(invalid="ignore"):
-        precision = hits / n
-        mean = np.bincount(place, weights=score, minlength=BINS) / n
         middle = (hits + _Z**2 / 2) / (n + _Z**2)
         half = _Z / (n + _Z**2) * np.sqrt(hits * (n - hits) / n + _Z**2 / 4)
     return pd.DataFrame(
@@ -93,6 +88,17 @@ def reliability(score: Float, right: Bool) -> pd.DataFrame:
             "precision_high": middle + half,
         }
     )
+
+
+def _binned(score: Float, right: Bool) -> tuple[npt.NDArray[np.int64], Float, Float, Float]:
+    """Of each bin the number of segments, of right ones, the mean score, and the share of right ones; NaN if empty."""
+    edges = np.linspace(0, 1, BINS + 1)
+    # The bin above each edge, 1 in the last one.
+    place = np.minimum(np.searchsorted(edges, score, side="right") - 1, BINS - 1)
+    n = np.bincount(place, minlength=BINS)
+    hits = np.asarray(np.bincount(place, weights=right, minlength=BINS), np.float64)
+    with np.errstate(invalid="ignore"):
+        return n, hits, np.bincount(place, weights=score, minlength=BINS) / n, hits / n
 
 
 def _judged(matched: Matched, categories: Sequence[Category]) -> tuple[Float, Bool, npt.NDArray[np.int64], int]:
@@ -118,9 +124,9 @@ def _scope(score: Float, right: Bool, target: float) -> dict[str, float | int]:
     if not n:
         nothing = dict.fromkeys(("score", "precision", "ECE", "threshold", "kept"), np.nan)
         return {"segments": 0, "right": 0, **nothing}
-    bins = reliability(score, right)
-    held = bins[bins["segments"] > 0]
-    error = float((held["segments"] * (held["precision"] - held["score"]).abs()).sum() / n)
+    of_bin, _, mean, precision = _binned(score, right)
+    held = of_bin > 0
+    error = float((of_bin[held] * np.abs(precision[held] - mean[held])).sum() / n)
     threshold, kept = _threshold(score, right, target)
     return {
         "segments": n,

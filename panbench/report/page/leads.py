@@ -146,16 +146,20 @@ def _causes(members: Sequence[Compared]) -> Iterator[Lead]:
 def _slices(members: Sequence[Compared]) -> Iterator[Lead]:
     """Of each slice the images with most errors in it."""
     for name, slicing in SLICINGS.items():
-        tables = []
-        for member in members:
-            statistics = member.sliced[name]
-            tables.append(statistics.table.assign(errors=statistics.table["FP"] + statistics.table["FN"]))
-        table = pd.concat(tables)
-        for place, title in enumerate(statistics.slices):
-            images = table[table["slice"] == place].groupby("image_id")["errors"].sum()
-            images = images.sort_values(ascending=False, kind="stable")
-            if len(images):
-                yield Lead(f"slice:{name}:{title}", f"{slicing.title}: {title}", _ints(images.index)[:CANDIDATES])
+        statistics = [member.sliced[name] for member in members]
+        image, place, errors = (
+            np.concatenate(columns)
+            for columns in zip(
+                *((one.image_id, one.slice, one.sums.FP.astype(np.int64) + one.sums.FN) for one in statistics),
+                strict=True,
+            )
+        )
+        for number, title in enumerate(statistics[0].slices):
+            images, row = np.unique(image[place == number], return_inverse=True)
+            in_image = np.bincount(row, errors[place == number], len(images))
+            worst = images[np.argsort(-in_image, kind="stable")[:CANDIDATES]]
+            if len(worst):
+                yield Lead(f"slice:{name}:{title}", f"{slicing.title}: {title}", _ints(worst))
 
 
 def _own_slices(per_image: pd.DataFrame, slices: Sequence[ImageSlices]) -> Iterator[Lead]:
