@@ -13,12 +13,14 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny_networks
 import torch
 
 from panbench.base import provenance
@@ -129,24 +131,33 @@ def parity(day: Day) -> dict[str, Any]:
 
 
 def waits(day: Day) -> dict[str, Any]:
-    """That nothing waits for the device but `feeding.to_host`, and how often that is called for a batch."""
+    """How often a batch waits for the device: `feeding.to_host`, and what PyTorch tells of beside it."""
     rows = []
-    for name in day.models():
-        model = open_model(find_model(name), device=day.device)
+    for name in (*day.models(), *tiny_networks.SPECS):
+        model: Any
+        if untrained := name in tiny_networks.SPECS:
+            model = tiny_networks.open_tiny(name, day.device)
+            model.plant_segments(3)
+        else:
+            model = open_model(find_model(name), device=day.device)
         dataset = generated_dataset(model.class_names, model.isthing, size=day.size, count=4)
         loaded = [model.load(scene) for scene in dataset.scenes]
         fuse(model.candidates(loaded), model.rule)
         before, error = feeding.copies, None
-        if day.device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("error")
-        try:
-            fuse(model.candidates(loaded), model.rule)
-        except RuntimeError as problem:
-            error = " ".join(str(problem).split())[:300]
-        finally:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
             if day.device.type == "cuda":
-                torch.cuda.set_sync_debug_mode("default")
-        count = feeding.copies - before
+                # Two of transformers' families have a copy of their own that waits: it is counted.
+                torch.cuda.set_sync_debug_mode("warn" if untrained else "error")
+            try:
+                fuse(model.candidates(loaded), model.rule)
+            except RuntimeError as problem:
+                error = " ".join(str(problem).split())[:300]
+            finally:
+                if day.device.type == "cuda":
+                    torch.cuda.set_sync_debug_mode("default")
+        others = sum("synchronizing" in str(each.message) for each in heard)
+        count = feeding.copies - before + others
         rows.append({"model": name, "waits": count, "error": error, "good": error is None and count <= MOST_WAITS})
     return {"rows": rows}
 
@@ -202,9 +213,8 @@ def _against_mmdet(day: Day, precision: str) -> dict[str, Any]:
         command += ["--images", str(day.images), "--size", f"{day.size[0]}x{day.size[1]}", "--device", str(day.device)]
         command += ["--weights", day.weights, "--plant", str(PLANTED), "--repeats", "1", "--precision", precision]
         command += ["--batch-size", str(day.batches[-2])]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-        if done.returncode:
-            rows.append({"model": name, "status": (done.stderr or done.stdout)[-300:], "good": False})
+        if problem := _problem_of(command, 150):
+            rows.append({"model": name, "status": problem, "good": False})
             continue
         found = json.loads(target.read_text())
         rows.append(
@@ -214,10 +224,19 @@ def _against_mmdet(day: Day, precision: str) -> dict[str, Any]:
                 "ratio": found["ratio"],
                 "tf32": found["tf32"],
                 **{f"{side} ms": 1000 * value / day.images for side, value in found["seconds_median"].items()},
-                "good": found["ratio"] >= GOAL_RATIO,
+                "good": name != LARGE[0] or found["ratio"] >= GOAL_RATIO,
             }
         )
     return {"rows": rows}
+
+
+def _problem_of(command: Sequence[str], seconds: float) -> str | None:
+    """Runs a command; the end of what it said where it failed or took too long, None where it is done."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return f"not done in {seconds:.0f} s"
+    return (done.stderr or done.stdout or f"exit {done.returncode}")[-300:] if done.returncode else None
 
 
 def mmdet_fp32(day: Day) -> dict[str, Any]:
@@ -297,10 +316,9 @@ def ranks(day: Day) -> dict[str, Any]:
         command += ["-m", "panbench", "eval", "--model", name, "--data", "shapes", "--limit", str(4 * day.images)]
         command += ["--device", "cpu" if day.rehearsal else "cuda:0", "--out", str(target), "--overwrite"]
         command += ["--batch-size", "2"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=220)
-        found = json.loads((target / "run.json").read_text()) if done.returncode == 0 else None
-        summary = found and found["summary"]["All"]["PQ"]
-        rows.append({"ranks": count, "PQ": summary, "status": done.stderr[-200:] if done.returncode else "ok"})
+        problem = _problem_of(command, 220)
+        summary = None if problem else json.loads((target / "run.json").read_text())["summary"]["All"]["PQ"]
+        rows.append({"ranks": count, "PQ": summary, "status": problem or "ok"})
     good = rows[0]["PQ"] is not None and rows[1]["PQ"] is not None and abs(rows[0]["PQ"] - rows[1]["PQ"]) <= 1e-4
     return {"rows": [{**row, "good": good} for row in rows]}
 

@@ -13,14 +13,20 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python}
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" PANBENCH_CACHE="$out/cache"
 mkdir -p "$out"
+# `timeout` leads a group of its own, which Ctrl-C does not reach: it is stopped here, and no further stage begins.
+running=
+trap '[ -z "$running" ] || kill "$running" 2>/dev/null; echo "stopped; the same command goes on"; exit 130' INT TERM
 for stage in $("$python" "$here/scripts/gpu_day.py" list); do
     if [ -e "$out/$stage.json" ]; then
         echo "$stage: done before"
         continue
     fi
     began=$(date +%s)
-    timeout 480 "$python" "$here/scripts/gpu_day.py" "$stage" --out "$out" $mode >"$out/$stage.log" 2>&1
+    timeout 480 "$python" "$here/scripts/gpu_day.py" "$stage" --out "$out" $mode >"$out/$stage.log" 2>&1 &
+    running=$!
+    wait "$running"
     code=$?
+    running=
     echo "$stage: exit $code, $(($(date +%s) - began)) s$([ $code -eq 0 ] || echo "; see $out/$stage.log")"
 done
 exec "$python" "$here/scripts/gpu_day.py" report --out "$out" $mode

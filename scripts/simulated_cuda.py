@@ -330,7 +330,11 @@ def measure(name: str, batch: int, size: tuple[int, int], weights: str, plant: i
 def main() -> None:
     """Prints a table, and the places of all waits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mask2former-r50,maskformer-r50,panoptic-fpn-r50-1x")
+    parser.add_argument(
+        "--model",
+        default="mask2former-r50,maskformer-r50,panoptic-fpn-r50-1x",
+        help="comma-separated; untrained: the tiny networks of scripts/tiny_networks.py",
+    )
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--size", default="480x640")
     parser.add_argument("--weights", default="random")
@@ -344,6 +348,8 @@ def main() -> None:
     DEVICE = torch.device(options.device, 0) if options.device == "cuda" else torch.device(options.device)
     height, width = (int(side) for side in options.size.split("x"))
     install()
+    import tiny_networks
+
     found = []
     print(
         f"torch {torch.__version__}; {options.size}, weights {options.weights}, {options.plant} planted, "
@@ -352,7 +358,7 @@ def main() -> None:
     print(
         "| model | images a batch | kernels, forward | kernels, fusion | waits |\n| --- | ---: | ---: | ---: | ---: |"
     )
-    for name in options.model.split(","):
+    for name in tiny_networks.SPECS if options.model == "untrained" else options.model.split(","):
         for batch in (int(each) for each in options.batch.split(",")):
             row = measure(name, batch, (height, width), options.weights, options.plant, options.precision)
             found.append(row)
