@@ -14,7 +14,7 @@ from panbench.models.attention import Call, scattered
 from panbench.models.feeding import constant
 from panbench.models.mmdet import operators
 
-__all__ = ["Levels", "attend", "encode", "levels_of", "sampled_attention", "speed_up"]
+__all__ = ["Levels", "attend", "encode", "levels_of", "sample", "sampled_attention", "speed_up"]
 
 
 class Levels(NamedTuple):
@@ -82,22 +82,41 @@ def attend(
     value = query if value is None else value
     identity = query if identity is None else identity
     query = query if query_pos is None else query + query_pos
+    shape = (attention.num_heads, attention.num_levels, attention.num_points)
+    attended, _weights = sample(
+        attention, shape, query, value, key_padding_mask, reference_points, spatial_shapes, level_start_index
+    )
+    return attended + identity
+
+
+def sample(
+    attention: Any,
+    shape: tuple[int, int, int],
+    query: Tensor,
+    value: Tensor,
+    padding: Tensor | None,
+    references: Tensor,
+    shapes: Tensor,
+    starts: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What queries see, (n, queries, channels), and the weights of it, (n, queries, heads, levels, points).
+
+    attention: whose four linear layers mmcv and transformers name alike; shape: its heads, levels and points;
+    query, value: (n, queries or keys, channels), positions added to the one; padding: (n, keys) bool, or None;
+    references: as in `places_of`; shapes, starts: of `Levels`
+    """
+    heads, levels, points = shape
     n, count, _channels = query.shape
-    heads, levels, points = attention.num_heads, attention.num_levels, attention.num_points
     value = attention.value_proj(value)
-    if key_padding_mask is not None:
-        value = value.masked_fill(key_padding_mask[..., None], 0.0)
+    if padding is not None:
+        value = value.masked_fill(padding[..., None], 0.0)
     offsets = attention.sampling_offsets(query).view(n, count, heads, levels, points, 2)
     weights = attention.attention_weights(query).view(n, count, heads, levels * points).softmax(-1)
-    attended = operators.attend_deformably(
-        value.view(n, value.shape[1], heads, -1),
-        spatial_shapes,
-        level_start_index,
-        places_of(reference_points, offsets, spatial_shapes),
-        weights.view(n, count, heads, levels, points),
-        attention,
-    )
-    return attention.output_proj(attended) + identity  # type: ignore[no-any-return]
+    weights = weights.view(n, count, heads, levels, points)
+    value = value.view(n, value.shape[1], heads, -1)
+    places = places_of(references, offsets, shapes)
+    attended = operators.attend_deformably(value, shapes, starts, places, weights, attention)
+    return attention.output_proj(attended), weights
 
 
 def places_of(references: Tensor, offsets: Tensor, shapes: Tensor) -> Tensor:

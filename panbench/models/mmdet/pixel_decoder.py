@@ -17,7 +17,7 @@ from torch import Tensor
 
 from panbench.models import feeding
 from panbench.models.feeding import upload
-from panbench.models.mmdet import operators
+from panbench.models.mmdet import deformable
 
 MOST_SIZES = 32
 
@@ -30,14 +30,13 @@ class Geometry:
     """What the sizes of the levels, coarsest first, decide; all tensors on the device.
 
     sizes: (height, width) of each level, on the host; shapes: the same as (levels, 2) int64; starts: (levels,) int64,
-    the first key of each level; extents: (levels, 2) float, width and height; references: (1, keys, levels, 2), x and y
-    from 0 to 1; positions: (1, keys, channels), sine positions and level embeddings
+    the first key of each level; references: (1, keys, levels, 2), x and y from 0 to 1; positions: (1, keys, channels),
+    sine positions and level embeddings
     """
 
     sizes: tuple[tuple[int, int], ...]
     shapes: Tensor
     starts: Tensor
-    extents: Tensor
     references: Tensor
     positions: Tensor
 
@@ -52,7 +51,7 @@ def speed_up(decoder: Any) -> None:
     decoder.geometries = OrderedDict()
     decoder.forward = types.MethodType(decode, decoder)
     for layer, attention in zip(decoder.encoder.layers, attentions, strict=True):
-        attention.forward = types.MethodType(attend, attention)
+        attention.forward = types.MethodType(deformable.attend, attention)
         if type(layer.ffn).__name__ == "FFN":
             layer.ffn.forward = types.MethodType(feed_forward, layer.ffn)
 
@@ -66,7 +65,14 @@ def decode(decoder: Any, features: Sequence[Tensor]) -> tuple[Tensor, list[Tenso
     memory = torch.cat([level.flatten(2).permute(0, 2, 1) for level in projected], dim=1)
     positions = geometry.positions.expand(len(memory), -1, -1)
     for layer in decoder.encoder.layers:
-        memory = layer(query=memory, query_pos=positions, key_padding_mask=None, spatial_shapes=geometry)
+        memory = layer(
+            query=memory,
+            query_pos=positions,
+            key_padding_mask=None,
+            spatial_shapes=geometry.shapes,
+            level_start_index=geometry.starts,
+            reference_points=geometry.references,
+        )
     memory = memory.permute(0, 2, 1)
     levels = memory.split([height * width for height, width in geometry.sizes], dim=-1)
     outputs = [
@@ -82,36 +88,6 @@ def decode(decoder: Any, features: Sequence[Tensor]) -> tuple[Tensor, list[Tenso
         merged = above.add_(lateral) if above.dtype == lateral.dtype else above + lateral
         outputs.append(decoder.output_convs[place](merged))
     return decoder.mask_feature(outputs[-1]), outputs[: decoder.num_outs]
-
-
-def attend(
-    attention: Any,
-    query: Tensor,
-    key: Tensor | None = None,
-    value: Tensor | None = None,
-    identity: Tensor | None = None,
-    query_pos: Tensor | None = None,
-    spatial_shapes: Any = None,
-    **_: Any,
-) -> Tensor:
-    """As mmcv's MultiScaleDeformableAttention in an encoder, where queries are the keys and nothing is padding.
-
-    spatial_shapes: the Geometry
-    """
-    geometry: Geometry = spatial_shapes
-    value = query if value is None else value
-    identity = query if identity is None else identity
-    query = query if query_pos is None else query + query_pos
-    batch, count, _channels = query.shape
-    heads, levels, points = attention.num_heads, attention.num_levels, attention.num_points
-    value = attention.value_proj(value).view(batch, value.shape[1], heads, -1)
-    offsets = attention.sampling_offsets(query).view(batch, count, heads, levels, points, 2)
-    weights = attention.attention_weights(query).view(batch, count, heads, levels * points).softmax(-1)
-    places = geometry.references[:, :, None, :, None] + offsets / geometry.extents[:, None]
-    attended = operators.attend_deformably(
-        value, geometry.shapes, geometry.starts, places, weights.view(batch, count, heads, levels, points), attention
-    )
-    return attention.output_proj(attended) + identity
 
 
 def feed_forward(part: Any, x: Tensor, identity: Tensor | None = None) -> Tensor:
@@ -156,7 +132,6 @@ def _geometry(decoder: Any, sizes: tuple[tuple[int, int], ...], device: torch.de
         sizes=sizes,
         shapes=shapes,
         starts=torch.cat([starts.new_zeros(1), starts[:-1]]),
-        extents=shapes.flip(1),
         references=everywhere,
         positions=torch.cat(positions, dim=1),
     )

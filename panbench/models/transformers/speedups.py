@@ -11,8 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from panbench.models.feeding import constant
-from panbench.models.mmdet import operators
-from panbench.models.mmdet.deformable import places_of
+from panbench.models.mmdet.deformable import sample
 
 __all__ = ["speed_up"]
 
@@ -39,24 +38,17 @@ def _attend(attention: Any, hidden_states: Tensor, attention_mask: Tensor | None
         return type(attention).forward(attention, hidden_states, attention_mask, **given)
     positions = given.get("position_embeddings")
     query = hidden_states if positions is None else hidden_states + positions
-    n, count, _ = query.shape
-    heads, levels, points = attention.n_heads, attention.n_levels, attention.n_points
-    value = attention.value_proj(memory)
-    if attention_mask is not None:
-        value = value.masked_fill(attention_mask[..., None], 0.0)
-    offsets = attention.sampling_offsets(query).view(n, count, heads, levels, points, 2)
-    weights = attention.attention_weights(query).view(n, count, heads, levels * points).softmax(-1)
-    weights = weights.view(n, count, heads, levels, points)
-    shapes = constant(tuple((int(height), int(width)) for height, width in sizes), query.device)
-    attended = operators.attend_deformably(
-        value.view(n, value.shape[1], heads, -1),
-        shapes,
-        given["level_start_index"],
-        places_of(given["reference_points"], offsets, shapes),
-        weights,
+    levels = constant(tuple((int(height), int(width)) for height, width in sizes), query.device)
+    return sample(
         attention,
+        (attention.n_heads, attention.n_levels, attention.n_points),
+        query,
+        memory,
+        attention_mask,
+        given["reference_points"],
+        levels,
+        given["level_start_index"],
     )
-    return attention.output_proj(attended), weights
 
 
 def _layer(
