@@ -39,6 +39,10 @@ TINY = ("mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny", "oneformer-t
 LARGE = ("mask2former-r50", "maskformer-r50", "panoptic-fpn-r50-1x")
 PLANTED = 15
 GOAL_RATE, GOAL_RATIO = 83.0, 5.0
+
+PATIENCE = 40.0
+"""Seconds that a command which took too long has to end what it started; torchrun gives its ranks 30."""
+
 MOST_WAITS = 2
 
 
@@ -233,11 +237,18 @@ def _against_mmdet(day: Day, precision: str) -> dict[str, Any]:
 
 def _problem_of(command: Sequence[str], seconds: float) -> str | None:
     """Runs a command; the end of what it said where it failed or took too long, None where it is done."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+        printed, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        # At this signal torchrun ends its ranks, which at a plain kill would live on and keep the device busy.
+        process.terminate()
+        try:
+            process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
         return f"not done in {seconds:.0f} s"
-    return (done.stderr or done.stdout or f"exit {done.returncode}")[-300:] if done.returncode else None
+    return (said or printed or f"exit {process.returncode}")[-300:] if process.returncode else None
 
 
 def mmdet_fp32(day: Day) -> dict[str, Any]:
@@ -317,7 +328,7 @@ def ranks(day: Day) -> dict[str, Any]:
         command += ["-m", "panbench", "eval", "--model", name, "--data", "shapes", "--limit", str(4 * day.images)]
         command += ["--device", "cpu" if day.rehearsal else "cuda:0", "--out", str(target), "--overwrite"]
         command += ["--batch-size", "2"]
-        problem = _problem_of(command, 220)
+        problem = _problem_of(command, 195)
         summary = None if problem else json.loads((target / "run.json").read_text())["summary"]["All"]["PQ"]
         rows.append({"ranks": count, "PQ": summary, "status": problem or "ok"})
     good = rows[0]["PQ"] is not None and rows[1]["PQ"] is not None and abs(rows[0]["PQ"] - rows[1]["PQ"]) <= 1e-4

@@ -121,3 +121,14 @@ def test_a_command_that_fails_or_takes_too_long_is_a_row():
     said = gpu_day._problem_of([sys.executable, "-c", "import sys; sys.exit('no kernel image')"], 60)
     assert said == "no kernel image\n"
     assert gpu_day._problem_of([sys.executable, "-c", "input()"], 0) == "not done in 0 s"
+
+
+def test_a_command_that_takes_too_long_can_end_what_it_started(tmp_path):
+    """As torchrun does with its ranks: a process that is killed at once would leave them behind."""
+    ready, ended = tmp_path / "ready", tmp_path / "ended"
+    command = ["bash", "-c", f"trap 'touch {ended}; exit 1' TERM; touch {ready}; while :; do sleep 0.05; done"]
+    seconds = 1.0
+    while not ready.exists():
+        assert gpu_day._problem_of(command, seconds) == f"not done in {seconds:.0f} s"
+        seconds *= 2
+    assert ended.exists()
