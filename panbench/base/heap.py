@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     By itself glibc takes each array above some megabytes from the system and gives it back when it is freed; the system
     then clears every page of the next one, which for a network's activations costs as much as computing them
     (docs/benchmarks.md has how much). From here on arrays come from one heap that all threads share and that keeps its
-    size; `malloc_trim` still gives back what is free. Nothing happens where the C library is not glibc.
+    size until `give_back` is called. Nothing happens where the C library is not glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         set_option = ctypes.CDLL("libc.so.6").mallopt
@@ -21,3 +21,9 @@ def keep_freed_memory() -> bool:
         # Each is set, whatever became of the one before.
         return min([set_option(name, value) for name, value in options.items()]) == 1
     return False
+
+
+def give_back() -> None:
+    """Gives freed memory back to the system, which glibc keeps for later; does nothing with another C library."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

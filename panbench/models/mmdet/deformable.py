@@ -7,7 +7,6 @@ import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from panbench.models.attention import Call, scattered
@@ -143,10 +142,6 @@ def sampled_attention(attention: Any, call: Call) -> Tensor:
     offsets = attention.sampling_offsets(query[0]).view(*shape, 2)
     weights = attention.attention_weights(query[0]).view(*shape[:2], -1).softmax(dim=-1)
     sizes = given["spatial_shapes"]
-    reference = given["reference_points"][0][:, None, :, None]
-    if reference.shape[-1] == 2:
-        locations = reference + offsets / torch.stack([sizes[:, 1], sizes[:, 0]], dim=-1)[None, None, :, None]
-    else:
-        locations = reference[..., :2] + offsets / attention.num_points * reference[..., 2:] * 0.5
+    locations = places_of(given["reference_points"][:1], offsets[None], sizes)[0]
     finest = max(sizes.tolist(), key=lambda size: size[0] * size[1])
     return scattered(locations.flatten(2, 3), weights, (finest[0], finest[1]))

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panbench.models import feeding
-from panbench.models.feeding import upload
 from panbench.models.mmdet import deformable
 
 MOST_SIZES = 32
@@ -29,14 +28,11 @@ KEYS_AT_ONCE = 2048
 class Geometry:
     """What the sizes of the levels, coarsest first, decide; all tensors on the device.
 
-    sizes: (height, width) of each level, on the host; shapes: the same as (levels, 2) int64; starts: (levels,) int64,
-    the first key of each level; references: (1, keys, levels, 2), x and y from 0 to 1; positions: (1, keys, channels),
-    sine positions and level embeddings
+    references: (1, keys, levels, 2), x and y from 0 to 1; positions: (1, keys, channels), sine positions and level
+    embeddings
     """
 
-    sizes: tuple[tuple[int, int], ...]
-    shapes: Tensor
-    starts: Tensor
+    levels: deformable.Levels
     references: Tensor
     positions: Tensor
 
@@ -69,15 +65,15 @@ def decode(decoder: Any, features: Sequence[Tensor]) -> tuple[Tensor, list[Tenso
             query=memory,
             query_pos=positions,
             key_padding_mask=None,
-            spatial_shapes=geometry.shapes,
-            level_start_index=geometry.starts,
+            spatial_shapes=geometry.levels.shapes,
+            level_start_index=geometry.levels.starts,
             reference_points=geometry.references,
         )
     memory = memory.permute(0, 2, 1)
-    levels = memory.split([height * width for height, width in geometry.sizes], dim=-1)
+    levels = memory.split([height * width for height, width in geometry.levels.sizes], dim=-1)
     outputs = [
         level.reshape(len(memory), -1, height, width)
-        for level, (height, width) in zip(levels, geometry.sizes, strict=True)
+        for level, (height, width) in zip(levels, geometry.levels.sizes, strict=True)
     ]
     for place in range(last - decoder.num_encoder_levels, -1, -1):
         lateral = decoder.lateral_convs[place](features[place])
@@ -102,36 +98,28 @@ def feed_forward(part: Any, x: Tensor, identity: Tensor | None = None) -> Tensor
 
 def geometry_of(decoder: Any, features: Sequence[Tensor]) -> Geometry:
     """The geometry of the levels, coarsest first; computed once for each size, of which the last few are kept."""
-    sizes = tuple((level.shape[-2], level.shape[-1]) for level in features)
+    levels = deformable.levels_of(features)
     kept: OrderedDict[Any, Geometry] = decoder.geometries
-    name = (sizes, features[0].device, decoder.level_encoding.weight.data_ptr())
+    name = (levels.sizes, features[0].device, decoder.level_encoding.weight.data_ptr())
     found = kept.get(name)
     if found is None:
         # Not an inference tensor: it may be asked for outside of inference mode, too.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(features[0].device.type, enabled=False):
-            found = kept[name] = _geometry(decoder, sizes, features[0].device)
+            found = kept[name] = _geometry(decoder, levels, features[0].device)
         while len(kept) > MOST_SIZES:
             kept.popitem(last=False)
     return found
 
 
-def _geometry(decoder: Any, sizes: tuple[tuple[int, int], ...], device: torch.device) -> Geometry:
-    shapes = upload(torch.tensor(sizes), device)
-    starts = shapes.prod(1).cumsum(0)
+def _geometry(decoder: Any, levels: deformable.Levels, device: torch.device) -> Geometry:
     references, positions = [], []
-    for number, (height, width) in enumerate(sizes):
+    for number, (height, width) in enumerate(levels.sizes):
         level = decoder.num_input_levels - number - 1
         grid = decoder.point_generator.single_level_grid_priors((height, width), level, device=device)
-        references.append(grid / (shapes[number].flip(0)[None] * decoder.strides[level]))
+        references.append(grid / (levels.shapes[number].flip(0)[None] * decoder.strides[level]))
         nowhere = torch.zeros((1, height, width), dtype=torch.bool, device=device)
         sine = decoder.postional_encoding(nowhere)  # so spelt in mmdet
         embedded = decoder.level_encoding.weight[number].view(1, -1, 1, 1) + sine
         positions.append(embedded.flatten(2).permute(0, 2, 1))
-    everywhere = torch.cat(references)[None, :, None].repeat(1, 1, len(sizes), 1)
-    return Geometry(
-        sizes=sizes,
-        shapes=shapes,
-        starts=torch.cat([starts.new_zeros(1), starts[:-1]]),
-        references=everywhere,
-        positions=torch.cat(positions, dim=1),
-    )
+    everywhere = torch.cat(references)[None, :, None].repeat(1, 1, len(levels.sizes), 1)
+    return Geometry(levels, references=everywhere, positions=torch.cat(positions, dim=1))
