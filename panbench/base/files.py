@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -82,6 +83,15 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def hash_in_name(name: str) -> str | None:
+    """The first digits of a file's SHA-256 that end its name, as in `model-54df384a.pth`; None when none do."""
+    match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z]+$", name)
+    if match is None or re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])", match[1]):
+        # Eight digits that read as a day are a date.
+        return None
+    return match[1]
 
 
 def cache_dir() -> Path:

@@ -1,13 +1,16 @@
 """`panbench reproduce`: is the number that was published the number that comes out?"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from panbench.base.errors import BadArgument
 from panbench.cli import console
 from panbench.cli.command import AsJson, command, family, flag, model_names, option
+
+if TYPE_CHECKING:
+    from panbench.report.reproduction import Reproduction
 
 app = family()
 
@@ -61,15 +64,26 @@ def reproduce(
     else:
         console.show(found.sentence)
         console.show_grids([found.grid()])
-        if not found.reproduced:
-            console.show("What to suspect, in this order:")
-            for number, suspect in enumerate(found.suspects, start=1):
-                console.show(f"{number}. {suspect}")
+        _show_reasons(found)
     if run is None and out is None and not as_json:
         for sentence in unfit_to_commit(folder):
             console.note(sentence)
     if not found.reproduced:
         raise typer.Exit(NOT_REPRODUCED)
+
+
+def _show_reasons(found: "Reproduction") -> None:
+    """Prints what differs from the claimed evaluation, always; and what to suspect where the numbers do not agree."""
+    if found.departures:
+        console.show("What differs from the claimed evaluation:")
+        for number, departure in enumerate(found.departures, start=1):
+            console.show(f"{number}. {departure}")
+    else:
+        console.show("Nothing that the run records differs from the claimed evaluation.")
+    if not found.agrees:
+        console.show("What else to suspect, in this order:")
+        for number, suspect in enumerate(found.suspects, start=1):
+            console.show(f"{number}. {suspect}")
 
 
 def _evaluate(name: str, data: str, out: Path, download: bool) -> None:

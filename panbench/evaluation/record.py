@@ -56,7 +56,8 @@ def first_record(
         described = replace(described, published=None)
     return RunInfo(
         model=described,
-        rule=RuleRecord.of(rule.record()),
+        # Fusing again gives a stored model another rule; `paper` is then its own.
+        rule=replace(RuleRecord.of(rule.record()), default=rule == getattr(model, "paper", model.rule)),
         dataset=DatasetRecord(
             name=dataset.name,
             split=dataset.split,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from panbench.base import hub
 from panbench.base.download import download, what_is_wrong, without_secrets
 from panbench.base.errors import BadCheckpoint, BadModel, DownloadFailed
-from panbench.base.files import sha256_of
+from panbench.base.files import hash_in_name, sha256_of
 from panbench.base.reporter import Counting
 from panbench.base.text import licence_in_words
 from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, weights_path
@@ -146,15 +146,6 @@ def _how_to_fetch(spec: ModelSpec) -> str:
     if known is None or known.weights != spec.weights:
         return f"Fetch them ({size}) by adding --download"
     return f"Fetch them ({size}) with `panbench models --download {spec.name}` or by adding --download"
-
-
-def hash_in_name(name: str) -> str | None:
-    """The first digits of a file's SHA-256 that end its name, as in `model-54df384a.pth`; None when none do."""
-    match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z]+$", name)
-    if match is None or re.fullmatch(r"(19|20)\d\d(0[1-9]|1[0-2])([0-2]\d|3[01])", match[1]):
-        # Eight digits that read as a day are a date.
-        return None
-    return match[1]
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -2,6 +2,8 @@
 
 Where somebody measured PQ, SQ and RQ of all, things and stuff (measured.csv), all nine must agree to 0.05 points.
 Elsewhere the published PQ counts, which is rounded and often of another evaluation: it must agree to 0.15.
+A run that was made otherwise than the claim (other weights, views, rule, arithmetic; images left out) reproduces
+nothing, whatever its numbers: what differs is always listed.
 """
 
 import csv
@@ -14,8 +16,8 @@ from typing import Any
 
 from panbench.base.errors import BadModel, BadRun
 from panbench.catalog import ModelSpec, load_catalog
+from panbench.report.departures import departures
 from panbench.report.grid import ABSENT, Grid, as_markdown, markdown_text
-from panbench.report.tables import arithmetic
 from panbench.runs import Run, RunInfo, list_runs
 
 __all__ = [
@@ -61,7 +63,8 @@ class Reproduction:
     """The verdict on a run.
 
     rows: group, metric, claimed, found (percent)
-    suspects: what can have moved the numbers: first what the run is sure of, then what is to be compared
+    departures: what the run did otherwise than the claimed evaluation, as it recorded it
+    suspects: what else can have moved the numbers, to be compared by hand
     other_images: how many images the data have, where these are not those of the claim; then nothing is reproduced
     """
 
@@ -69,34 +72,63 @@ class Reproduction:
     claim: Claim
     rows: tuple[tuple[str, str, float, float], ...]
     suspects: tuple[str, ...]
+    departures: tuple[str, ...] = ()
     other_images: int | None = None
 
     @property
+    def agrees(self) -> bool:
+        """Whether every number is within what is allowed."""
+        return all(map(self._allowed, self._differences))
+
+    @property
+    def _differences(self) -> list[float]:
+        return [abs(found - claimed) for _, _, claimed, found in self.rows]
+
+    def _allowed(self, difference: float) -> bool:
+        return difference <= self.claim.within + _ROUNDING
+
+    @property
     def reproduced(self) -> bool:
-        """Whether every number agrees, on the images of the claim."""
-        return self.other_images is None and all(
-            abs(found - claimed) <= self.claim.within + _ROUNDING for _, _, claimed, found in self.rows
-        )
+        """Whether every number agrees, in an evaluation that departs from the claimed one in nothing recorded."""
+        return self.agrees and not self.departures and self.other_images is None
+
+    @property
+    def verdict(self) -> str:
+        """`Reproduced`, or `Not reproduced` and where the numbers agree all the same, why not."""
+        if self.reproduced:
+            return "Reproduced"
+        if self.other_images is not None:
+            return f"Not reproduced on {self.other_images:,} images that are not the claim's"
+        why = ", though the numbers agree, as the run departs from the claimed evaluation" if self.agrees else ""
+        return f"Not reproduced{why}"
+
+    @property
+    def digits(self) -> int:
+        """The decimals at which every difference reads as it is judged: 0.0501 is not shown as an allowed 0.05."""
+        for digits in range(2, 9):
+            if all(self._allowed(off) == self._allowed(round(off, digits)) for off in self._differences):
+                return digits
+        return 9
 
     @property
     def sentence(self) -> str:
         """The verdict in a sentence, with the number that is off most."""
         group, metric, claimed, found = max(self.rows, key=lambda row: abs(row[3] - row[2]))
-        said = f"{metric} ({group}) is {found:.2f} for {claimed:g}, {found - claimed:+.2f} points"
-        word = "Reproduced" if self.reproduced else "Not reproduced"
-        if self.other_images is not None:
-            word += f" on {self.other_images:,} images that are not the claim's"
+        digits = self.digits
+        said = f"{metric} ({group}) is {found:.{digits}f} for {claimed:g}, {found - claimed:+.{digits}f} points"
         which = "the largest difference" if len(self.rows) > 1 else "the difference"
         return (
-            f"{word}: {self.title}, {which}: {said}; {self.claim.within:g} are allowed. Claimed by {self.claim.source}."
+            f"{self.verdict}: {self.title}, {which}: {said}; {self.claim.within:g} are allowed. "
+            f"Claimed by {self.claim.source}."
         )
 
     def grid(self) -> Grid:
         """The numbers side by side."""
+        digits = max(3, self.digits)
         return Grid(
             ("", "", "claimed", "found", "difference"),
             tuple(
-                (group, metric, f"{claimed:g}", f"{found:.3f}", f"{found - claimed:+.3f}")
+                (group, metric, f"{claimed:g}", f"{found:.{digits}f}", f"{found - claimed:+.{digits}f}")
                 for group, metric, claimed, found in self.rows
             ),
             words=2,
@@ -107,12 +139,14 @@ class Reproduction:
         return {
             "model": self.title,
             "reproduced": self.reproduced,
+            "agrees": self.agrees,
             "within": self.claim.within,
             "source": self.claim.source,
             "numbers": [
                 {"group": group, "metric": metric, "claimed": claimed, "found": found}
                 for group, metric, claimed, found in self.rows
             ],
+            "departures": list(self.departures),
             "suspects": list(self.suspects),
         }
 
@@ -162,10 +196,12 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
         found = " ".join(part for part in held if part)
         raise BadRun(f"{run.name} is on {found}; what is claimed of {spec.title} is on {claim.dataset} {claim.split}.")
     scored, listed = len(run.image_ids()), info.dataset.n_images or claim.images
-    if info.status != "done" or (listed is not None and scored != listed and not info.images.skipped):
+    # Images that could not be read are told as what differs; any others that lack make the run a part.
+    if info.status != "done" or (listed is not None and scored + info.images.skipped != listed):
+        skipped = f" and {info.images.skipped:,} skipped" if info.images.skipped else ""
         raise BadRun(
-            f"{run.name} has {scored:,} of {listed or 0:,} images scored, and a part proves nothing. Go on with "
-            "--resume, without --limit."
+            f"{run.name} has {scored:,} of {listed or 0:,} images scored{skipped}, and a part proves nothing. Go on "
+            "with --resume, without --limit."
         )
     summary = run.summary()
     rows = tuple(
@@ -174,37 +210,34 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
         for metric in _METRICS
         if (group, metric) in claim.values
     )
-    suspects = tuple(_suspects(info, spec, claim))
     others = claim.images is not None and listed != claim.images
-    return Reproduction(spec.title, claim, rows, suspects, listed if others else None)
+    return Reproduction(
+        spec.title,
+        claim,
+        rows,
+        tuple(_suspects(info)),
+        (*_of_other_data(info, claim), *departures(info, spec)),
+        listed if others else None,
+    )
 
 
-def _suspects(info: RunInfo, spec: ModelSpec, claim: Claim) -> Iterator[str]:
-    """What the run knows of that can move PQ, likeliest first."""
-    model = info.model
-    assert model is not None
+def _of_other_data(info: RunInfo, claim: Claim) -> Iterator[str]:
     if claim.images is not None and info.dataset.n_images not in (None, claim.images):
         yield (
             f"The data are others: {info.dataset.gt} lists {info.dataset.n_images:,} images, and the claim is of "
             f"{claim.images:,}."
         )
-    if model.random_weights:
-        yield "The weights are random: nothing was trained."
-    elif model.published is None and spec.published is not None:
-        yield "The weights are not those of the catalogue (--weights or --checkpoint was given)."
-    if info.category_map is not None:
-        yield "A category map was used: categories without a counterpart score 0."
-    if info.images.skipped or info.images.missing:
-        yield f"Images are missing from the score: {info.images.skipped} skipped, {info.images.missing} not scored."
+
+
+def _suspects(info: RunInfo) -> Iterator[str]:
+    """What can move PQ and what nobody has compared with the claim, likeliest first."""
     if info.images.gt_faults:
         yield "The ground truth's PNGs and JSON disagree (panbench data check says where): is it COCO's own?"
-    if arithmetic(info) not in (None, "fp32"):
-        yield f"The precision is {info.precision}: fp32 is what published numbers were made with."
-    if info.rule is not None and info.rule.thresholds:
+    if info.rule is not None and info.rule.default is None:
+        yield f"The fusion rule is {info.rule}; the run does not record whether that is the model's own."
+    elif info.rule is not None and info.rule.thresholds:
         named = ", ".join(f"{name} {value}" for name, value in info.rule.thresholds.items())
         yield f"The fusion rule is {info.rule.name} ({named}): compare with that of the paper."
-    if info.arguments.get("compiled"):
-        yield "The backbone was compiled: try without --compile."
     names = [name for name in ("opencv-python", "torch", "mmdet", "transformers") if name in info.versions]
     versions = ", ".join(f"{name} {info.versions[name]}" for name in names)
     yield f"Decoding and resizing of images, and the versions: {versions or 'not recorded'}."
@@ -232,6 +265,7 @@ def page_of(folder: Path) -> str:
         raise BadRun(f"{folder} holds no run. `panbench reproduce MODEL` makes one there.")
     rows: list[tuple[str, ...]] = []
     sources: list[str] = []
+    reasons: list[str] = []
     catalog = load_catalog()
     for run in sorted(runs, key=lambda run: run.name):
         info = run.info
@@ -251,10 +285,10 @@ def page_of(folder: Path) -> str:
             (
                 found.title,
                 f"{found.claim.dataset} {found.claim.split}",
-                "reproduced" if found.reproduced else "not reproduced",
+                _in_the_page(found, reasons),
                 f"{claimed:g} [{sources.index(found.claim.source) + 1}]",
-                f"{value:.3f}",
-                f"{worst[0]:.3f} ({worst[2]}, {worst[1]})",
+                f"{value:.{max(3, found.digits)}f}",
+                f"{worst[0]:.{max(3, found.digits)}f} ({worst[2]}, {worst[1]})",
                 f"{found.claim.within:g}",
                 str(info.versions.get("torch", ABSENT)),
                 info.device.name or ABSENT,
@@ -264,9 +298,20 @@ def page_of(folder: Path) -> str:
     heads = ("Model", "data", "verdict", "PQ claimed", "PQ found", "largest difference", "allowed")
     grid = Grid((*heads, "torch", "device", "on"), tuple(rows), words=3)
     notes = "".join(f"{number}. {markdown_text(source)}\n" for number, source in enumerate(sources, start=1))
+    departed = "".join(f"- {markdown_text(reason)}\n" for reason in reasons)
     left_out = "".join(f"- {markdown_text(problem)}\n" for problem in problems)
     return (
         "# Published numbers, run again\n\nEach line is a run of this folder held against what is claimed of its "
         "model; made from the runs by `panbench reproduce --page`. Percent.\n\n"
-        f"{as_markdown(grid)}\nClaimed by:\n\n{notes}" + (f"\nWithout a verdict:\n\n{left_out}" if left_out else "")
+        f"{as_markdown(grid)}\nClaimed by:\n\n{notes}"
+        + (f"\nDepartures from the claimed evaluation:\n\n{departed}" if departed else "")
+        + (f"\nWithout a verdict:\n\n{left_out}" if left_out else "")
     )
+
+
+def _in_the_page(found: Reproduction, reasons: list[str]) -> str:
+    """The verdict for a cell of the page; adds to `reasons` what the run did otherwise."""
+    reasons += [f"{found.title}: {reason}" for reason in found.departures]
+    if found.reproduced:
+        return "reproduced"
+    return "not reproduced: another evaluation" if found.departures and found.agrees else "not reproduced"

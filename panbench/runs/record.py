@@ -93,6 +93,8 @@ class RuleRecord:
     """the name of the rule"""
     thresholds: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
     """all its thresholds by name"""
+    default: bool | None = None
+    """whether it is the model's own, with the thresholds of its config; null where that was not recorded"""
 
     @classmethod
     def of(cls, record: Mapping[str, Setting]) -> "RuleRecord":

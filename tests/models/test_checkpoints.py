@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from panbench.base.download import download
 from panbench.base.errors import BadCheckpoint, DownloadFailed
+from panbench.base.files import hash_in_name
 from panbench.catalog import ModelSpec, load_catalog, weights_path
 from panbench.models import checkpoints
-from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, hash_in_name, load_checkpoint
+from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.mmdet.config import build_model, load_config
 
 CATALOG = load_catalog()

@@ -11,9 +11,10 @@ import pytest
 from support import panbench
 
 from panbench.base.errors import BadModel, BadRun
+from panbench.base.files import sha256_of
 from panbench.catalog import find_model, load_catalog
 from panbench.report.reproduction import claim_for, judge, unfit_to_commit
-from panbench.runs import DatasetRecord, ImagesRecord, ModelRecord, RuleRecord, RunInfo
+from panbench.runs import CategoryMapRecord, DatasetRecord, ImagesRecord, ModelRecord, RuleRecord, RunInfo, list_runs
 from panbench.scoring.folder import score_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,25 +59,128 @@ def test_a_printed_number_must_agree_to_its_rounding_and_as_much_again():
     assert "0.15 are allowed" in judge(run_of(PRINTED, claimed), PRINTED).sentence
 
 
-def test_what_the_run_knows_is_suspected_likeliest_first():
+def test_what_the_run_records_comes_first_and_suspicions_after():
     run = run_of(
         MEASURED,
         48.0,
+        scored=4997,
         precision="bf16",
-        rule=RuleRecord(name="mask2former", thresholds={"score": 0.5}),
+        rule=RuleRecord(name="mask2former", thresholds={"score": 0.5}, default=True),
         model=ModelRecord(name=MEASURED.name, published=None),
         images=ImagesRecord(expected=5000, skipped=3),
         versions={"torch": "2.13.0"},
     )
-    words = ["The weights are not those", "Images are missing", "The precision is bf16", "score 0.5", "torch 2.13.0"]
-    suspects = judge(run, MEASURED).suspects
-    assert [word in suspect for word, suspect in zip(words, suspects, strict=True)] == [True] * 5
+    found = judge(run, MEASURED)
+    for sentences, words in (
+        (found.departures, ("The weights are not those", "Images are missing", "The precision was bf16")),
+        (found.suspects, ("score 0.5", "torch 2.13.0")),
+    ):
+        assert [word in sentence for word, sentence in zip(words, sentences, strict=True)] == [True] * len(words)
+
+
+MAPPED = CategoryMapRecord(name="coco-to-shapes", categories={"person": "ball"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"arguments": {"tta": "flip,scales=1:1.25"}}, "Test-time augmentation was on (flip,scales=1:1.25)"),
+        ({"arguments": {"corruption": "fog:1"}}, "The images were corrupted (fog:1)."),
+        (
+            {"rule": RuleRecord(name="argmax", default=False)},
+            "The fusion rule was argmax, which is not the model's own",
+        ),
+        ({"model": ModelRecord(name=PRINTED.name)}, "The weights are not those of the catalogue"),
+        (
+            {"model": ModelRecord(name=PRINTED.name, published=PRINTED.published, weights_sha256="00" * 32)},
+            "their SHA-256 begins with 00000000, that of the published ones with 3ec9e0ae",
+        ),
+        ({"model": ModelRecord(name=PRINTED.name, random_weights=True)}, "The weights are random"),
+        ({"precision": "bf16"}, "The precision was bf16; the claim is of fp32."),
+        ({"category_map": MAPPED}, "Categories were mapped by coco-to-shapes"),
+        ({"scored": 4999, "images": ImagesRecord(expected=5000, skipped=1)}, "missing from the score: 1 skipped"),
+        ({"arguments": {"compiled": True}}, "The backbone was compiled"),
+        ({"arguments": {"exif": "ignore"}}, "--exif ignore"),
+        ({"arguments": {"candidates": "results/x/candidates"}}, "The network was not run"),
+        ({"arguments": {"a_setting_of_tomorrow": 3}}, "The setting a_setting_of_tomorrow was 3."),
+    ],
+)
+def test_numbers_that_agree_reproduce_nothing_when_something_else_was_evaluated(changes, sentence):
+    claimed = claim_for(PRINTED).values["All", "PQ"]
+    plain = judge(run_of(PRINTED, claimed), PRINTED)
+    assert plain.reproduced
+    assert plain.departures == ()
+    found = judge(run_of(PRINTED, claimed, **changes), PRINTED)
+    assert not found.reproduced
+    assert found.agrees
+    (departure,) = found.departures
+    assert sentence in departure
+    assert found.sentence.startswith("Not reproduced, though the numbers agree, as the run departs from the claimed")
+    assert found.record()["departures"] == [departure]
+
+
+def test_what_cannot_change_a_number_is_no_departure():
+    arguments = {"tta": "scales=1", "exif": "apply", "device": "cuda", "metrics": "pq,ap", "batch_size": 8, "seed": 0}
+    found = judge(run_of(MEASURED, 51.865, arguments=arguments, precision="ieee"), MEASURED)
+    assert found.departures == ()
+    assert found.reproduced
+
+
+def test_other_weights_than_a_shipped_models_are_known_by_their_hash():
+    tiny = find_model("maskformer-tiny")
+    other = ModelRecord(name=tiny.name, weights_sha256="ab" * 32)
+    images = claim_for(tiny).images
+    data = DatasetRecord(name="shapes", split="val", n_images=images)
+    claimed = claim_for(tiny).values["All", "PQ"]
+    (departure,) = judge(run_of(tiny, claimed, scored=images, model=other, dataset=data), tiny).departures
+    assert "begins with abababab" in departure
+    own = dataclasses.replace(other, weights_sha256=sha256_of(tiny.weights))
+    assert judge(run_of(tiny, claimed, scored=images, model=own, dataset=data), tiny).reproduced
+
+
+@pytest.mark.parametrize(
+    ("pq", "within", "words"),
+    [
+        (51.915, "Reproduced", "51.91 for 51.865, +0.05 points"),
+        (51.9151, "Not reproduced", "51.9151 for 51.865, +0.0501 points; 0.05 are allowed"),
+        (51.8149, "Not reproduced", "51.8149 for 51.865, -0.0501 points; 0.05 are allowed"),
+        (51.9149, "Reproduced", "51.91 for 51.865, +0.05 points; 0.05 are allowed"),
+    ],
+)
+def test_a_difference_has_as_many_digits_as_decide(pq, within, words):
+    found = judge(run_of(MEASURED, pq), MEASURED)
+    assert found.sentence.startswith(f"{within}: ")
+    assert words in found.sentence
+    shown = abs(float(found.grid().rows[0][4]))
+    assert (shown <= 0.05) is found.reproduced
+
+
+def test_runs_record_whether_the_rule_is_the_models_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = panbench("eval", "--model", "maskformer-tiny", "--rule", "paper,argmax", "--limit", "2", "--out", "runs")
+    assert done.exit_code == 0, done.output
+    by_rule = {run.info.rule.name: run.info.rule.default for run in list_runs(tmp_path / "runs")}
+    assert by_rule == {"maskformer": True, "argmax": False}
+
+
+def test_the_command_tells_what_differs_though_the_numbers_agree(tmp_path, monkeypatch):
+    found = judge(run_of(PRINTED, claim_for(PRINTED).values["All", "PQ"], precision="bf16"), PRINTED)
+    monkeypatch.setattr("panbench.runs.load_run", lambda folder: folder)
+    monkeypatch.setattr("panbench.report.reproduction.judge", lambda run, spec: found)
+    told = panbench("reproduce", PRINTED.name, "--run", tmp_path)
+    assert told.exit_code == 3
+    assert "What differs from the claimed evaluation:\n1. The precision was bf16" in told.stdout
+    assert "suspect" not in told.stdout
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"scored": 50}, "has 50 of 5,000 images scored, and a part proves nothing"),
+        (
+            {"scored": 10, "images": ImagesRecord(expected=5000, skipped=1)},
+            "has 10 of 5,000 images scored and 1 skipped, and a part proves nothing",
+        ),
         ({"status": "interrupted"}, "a part proves nothing"),
         ({"dataset": DatasetRecord(name="shapes", split="val")}, "is on shapes val; what is claimed"),
         ({"model": ModelRecord(name="maskformer-r50")}, "is not a run of mask2former-r50"),

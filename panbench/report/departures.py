@@ -1,0 +1,94 @@
+"""What a run did otherwise than the evaluation that a published number is of: weights, views, rule, images, arithmetic.
+
+Everything here is recorded in run.json, so it is a fact about the run and not a guess at why a number is off.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from panbench.base.files import hash_in_name, sha256_of
+from panbench.catalog import ModelSpec, weights_here
+from panbench.runs import RunInfo
+
+__all__ = ["departures"]
+
+_REDUCED = ("bf16", "fp16", "tf32")
+_ONE_VIEW = "scales=1"
+# Recorded in `arguments` and either told below or without influence on PQ.
+_KNOWN = frozenset(
+    "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta "
+    "corruption candidates category_map category_map_sha256 skip_bad_images save_predictions metrics ap_gt "
+    "ap_gt_sha256 batch_size".split()
+)
+
+
+def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
+    """What the run did otherwise than the model's published evaluation, a sentence each, weightiest first."""
+    arguments = info.arguments
+    yield from _of_weights(info, spec)
+    if info.category_map is not None:
+        yield f"Categories were mapped by {info.category_map.name}: those without a counterpart score 0."
+    if corruption := arguments.get("corruption"):
+        yield f"The images were corrupted ({corruption})."
+    if (views := arguments.get("tta")) not in (None, _ONE_VIEW):
+        yield f"Test-time augmentation was on ({views}): the claim is of one view of each image."
+    if info.rule is not None and info.rule.default is False:
+        yield f"The fusion rule was {info.rule}, which is not the model's own."
+    if candidates := arguments.get("candidates"):
+        yield f"The network was not run: its stored candidates in {candidates} were fused."
+    yield from _of_images(info)
+    if info.precision in _REDUCED:
+        yield f"The precision was {info.precision}; the claim is of fp32."
+    if arguments.get("compiled"):
+        yield "The backbone was compiled (--compile), which rounds differently."
+    if arguments.get("exif") == "ignore":
+        yield "Photographs were taken as they are stored (--exif ignore), not turned as their EXIF says."
+    for name, value in arguments.items():
+        if name not in _KNOWN and value not in (None, False, ""):
+            yield f"The setting {name} was {value}."
+
+
+def _of_images(info: RunInfo) -> Iterator[str]:
+    skipped, missing = info.images.skipped, info.images.missing
+    if skipped or missing:
+        yield f"Images are missing from the score: {skipped:,} skipped, {missing:,} not scored."
+
+
+def _of_weights(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
+    model = info.model
+    assert model is not None
+    if model.random_weights:
+        yield "The weights are random: nothing was trained."
+        return
+    expected = _digest_of(spec)
+    if expected is not None and model.weights_sha256 is not None:
+        if not model.weights_sha256.startswith(expected):
+            yield (
+                f"The weights are not those of the catalogue: their SHA-256 begins with {model.weights_sha256[:8]}, "
+                f"that of the published ones with {expected[:8]}."
+            )
+    elif model.published is None and spec.published is not None and not _clears_published(info.arguments, info):
+        yield "The weights are not those of the catalogue (--weights or --checkpoint was given)."
+
+
+def _clears_published(arguments: Mapping[str, Any], info: RunInfo) -> bool:
+    """Whether something else than other weights explains that the record has no published number."""
+    views = arguments.get("tta") not in (None, _ONE_VIEW)
+    return views or bool(arguments.get("corruption")) or info.category_map is not None
+
+
+def _digest_of(spec: ModelSpec) -> str | None:
+    """The SHA-256 of the catalogue's weights, or its first digits, as mmdet's file names have them; None if unknown."""
+    if spec.weights is None:
+        return None
+    if named := hash_in_name(spec.weights):
+        return named
+    path = weights_here(spec)
+    return None if path is None else _sha256(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, _changed: int) -> str:
+    return sha256_of(path)
