@@ -45,12 +45,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from panbench.base.errors import PanbenchError
+from panbench.base.errors import BadRun, PanbenchError
 from panbench.cli.signals import interrupted_by_signals
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.report.tables import compare
-from panbench.runs import Run, RunWriter, load_run
+from panbench.runs import Run, RunWriter, finish_replacement, load_run
 from panbench.scoring.folder import score_folder
 
 # Ids that COCO has, so that they can be submitted.
@@ -262,12 +262,14 @@ def kill_overwriting(scene: Scene, rng: random.Random, out: Path) -> str:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     ended(pid)
+    with contextlib.suppress(BadRun):
+        finish_replacement(out)  # killed between its renames
     row = compare([load_run(out)])[0]
     expect(row.complete, "neither the old nor the new run is whole")
     which = next((name for name in ("poor", "good") if row.PQ == scene.PQ[name]), None)
     expect(which is not None, f"PQ {row.PQ} is of neither run")
     RunWriter.resume(out).close()
-    kept = [place for place in (out, out.with_name(f"{out.name}.old")) if (place / "notes.md").exists()]
+    kept = [place for place in (out, out.with_name(f".{out.name}.panbench-old")) if (place / "notes.md").exists()]
     expect(bool(kept), "the user's notes are gone")
     return f"{'old' if which == 'poor' else 'new'} run"
 

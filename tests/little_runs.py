@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
-from panbench.panoptic.overlap import OverlapTable
+from panbench.panoptic.overlap import OverlapTable, overlap_table
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.runs import Run, RunInfo, RunWriter
 from panbench.scoring.folder import score_folder
@@ -22,6 +22,23 @@ def store(path: Path, info: RunInfo | Mapping[str, Any], tables: Iterable[Overla
     for table in tables:
         writer.write_part(table)
     return writer.finish(status)
+
+
+def one_row(image_id: int) -> OverlapTable:
+    """The table of an image of one row: a person found but for a pixel, and the sky."""
+    gt, pred = np.array([[7, 7, 7, 8]], np.int32), np.array([[5, 5, 0, 6]], np.int32)
+    return overlap_table(image_id, gt, [Segment(7, 1, 3), Segment(8, 9, 1)], pred, [Segment(5, 1, 0), Segment(6, 9, 0)])
+
+
+def finished(path: Path, *image_ids: int) -> Path:
+    """The folder of a done run with a part for each image."""
+    store(path, RunInfo(categories=CATEGORIES), map(one_row, image_ids))
+    return path
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    """The content of each file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_side(folder: Path, name: str, images: Mapping[int, str], scores: Mapping[str, float] | None = None) -> Path:

@@ -77,6 +77,18 @@ def delete(
         sys.stderr.write(f"{sentence}\n")
 
 
+@command(app, "finish", "panbench runs finish results/demo")
+def finish(
+    path: Annotated[Path, typer.Argument(metavar="RUN", help="The run that was being replaced.")],
+) -> None:
+    """Finish replacing a run (`--overwrite`) after panbench was stopped in the middle of it."""
+    from panbench.runs import finish_replacement, load_run
+
+    finished = finish_replacement(path)
+    run = load_run(path)
+    console.say(f"{path} is {'the new run' if finished else 'not being replaced'}: {len(run.images):,} images.")
+
+
 @command(
     app,
     "merge",

@@ -10,7 +10,17 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.text import listed, size_in_words
 from panbench.report.grid import ABSENT, Grid, percent
 from panbench.report.pictures import Pictures
-from panbench.runs import WRITTEN, Run, SummaryRecord, digest_of, load_run, looks_like_run, remove_run, run_bytes
+from panbench.runs import (
+    WRITTEN,
+    Run,
+    SummaryRecord,
+    digest_of,
+    load_run,
+    looks_like_run,
+    remove_run,
+    replacement_of,
+    run_bytes,
+)
 
 __all__ = [
     "StoredRun",
@@ -91,10 +101,15 @@ def delete_runs(paths: Sequence[Path]) -> list[str]:
     """
     for path in paths:
         load_run(path)
-    return [
-        f"{path} is deleted." if not left else f"{path} is deleted but for {listed([file.name for file in left])}."
-        for path, left in ((path, remove_run(path)) for path in paths)
-    ]
+    return [_deleted(path, remove_run(path)) for path in paths]
+
+
+def _deleted(path: Path, left: Sequence[Path]) -> str:
+    """The sentence on a run that was deleted; left: what was not."""
+    sentence = f"{path} is deleted but for {listed([file.name for file in left])}." if left else f"{path} is deleted."
+    if (unfinished := replacement_of(path)) is not None:
+        sentence += f" A run that was to replace it stays in {unfinished}: delete that, too, or go on with --resume."
+    return sentence
 
 
 def refuse_inputs(target: Path, runs: Sequence[Run]) -> None:

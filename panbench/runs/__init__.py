@@ -25,8 +25,8 @@ from panbench.runs.record import (
     SummaryRecord,
     category_record,
 )
-from panbench.runs.replacing import run_bytes
-from panbench.runs.writer import RunWriter, check_room, remove_run, unfinished_run
+from panbench.runs.replacing import replacement_of, run_bytes
+from panbench.runs.writer import RunWriter, check_room, finish_replacement, remove_run, unfinished_run
 
 __all__ = [
     "CANDIDATES",
@@ -56,11 +56,13 @@ __all__ = [
     "category_record",
     "check_room",
     "digest_of",
+    "finish_replacement",
     "list_runs",
     "load_run",
     "looks_like_run",
     "photograph_code",
     "remove_run",
+    "replacement_of",
     "run_bytes",
     "unfinished_run",
     "write_predictions_json",

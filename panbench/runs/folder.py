@@ -22,7 +22,7 @@ from panbench.runs.hashes import NO_HASHES, FileHashes
 from panbench.runs.lock import is_locked
 from panbench.runs.membership import Membership
 from panbench.runs.record import RunInfo, read_info
-from panbench.runs.replacing import finish_swap, old_of
+from panbench.runs.replacing import cut_short, moved_away, replaced_home
 from panbench.runs.unfused import UnfusedParts
 
 if TYPE_CHECKING:
@@ -234,19 +234,21 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     folder = Path(path)
     if folder.name == "run.json" and not folder.is_dir():
         folder = folder.parent
-    # Left by a writer that was killed while it put a new run in the place of an old one.
-    if not os.path.exists(folder) and os.path.exists(old_of(folder)) and not is_locked(folder):
-        finish_swap(folder)
+    # Reading never renames: whoever writes the run next, or `panbench runs finish`, ends what was cut short.
+    if sentence := cut_short(folder) or moved_away(folder):
+        raise BadRun(f"{folder} is being replaced right now. Ask again." if is_locked(folder) else sentence)
     return Run(read_info(folder), folder)
 
 
 def list_runs(folder: str | os.PathLike[str], damaged: Callable[[str], None] = lambda sentence: None) -> list[Run]:
-    """The runs in the subfolders of `folder`, oldest first; subfolders that are no run are passed over.
+    """The runs in the subfolders of `folder`, oldest first; subfolders that are not runs are left out.
 
+    A run that is to replace another one is not listed: until it has, the old one is.
     damaged: told why a run among them cannot be read
     """
     runs = []
-    for path in sorted(path for path in Path(folder).glob("*") if looks_like_run(path)):
+    found = {replaced_home(path) or path for path in Path(folder).glob("*") if looks_like_run(path)}
+    for path in sorted(found):
         try:
             runs.append(load_run(path))
         except BadRun as problem:

@@ -2,6 +2,7 @@
 
 __all__ = [
     "CANDIDATES",
+    "MARK",
     "ORACLE",
     "ORACLE_BLOCKS",
     "PARTS",
@@ -13,6 +14,8 @@ __all__ = [
 ]
 
 RECORD = "run.json"
+MARK = ".replaces.json"
+"""Names the run that this one replaces, until it has."""
 PARTS = "parts"
 PREDICTIONS = "predictions"
 PREDICTIONS_JSON = "predictions.json"
@@ -24,5 +27,5 @@ ORACLE = "oracle.parquet"
 ORACLE_BLOCKS = "oracle-blocks"
 """What it found so far, until it is done."""
 
-WRITTEN = (RECORD, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, UNFUSED, ORACLE, ORACLE_BLOCKS)
+WRITTEN = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, UNFUSED, ORACLE, ORACLE_BLOCKS)
 """All of them. Whatever else lies in a run folder is the user's: it is neither deleted nor replaced."""

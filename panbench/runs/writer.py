@@ -1,6 +1,6 @@
 """Writes run folders. One writer a folder at a time; what a run replaces is there until the new run is whole.
 
-With `overwrite` the new run is written to `RUN.new`, and takes the place of the old one when it is done (replacing.py).
+With `overwrite` the new run is written beside the old one, and takes its place when it is done (replacing.py).
 """
 
 import contextlib
@@ -21,23 +21,27 @@ from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
 from panbench.runs.hashes import NO_HASHES, FileHashes
-from panbench.runs.layout import PARTS, RECORD
+from panbench.runs.layout import MARK, PARTS, RECORD
 from panbench.runs.lock import RunLock
 from panbench.runs.membership import Membership, part_metadata
 from panbench.runs.record import SCHEMA, STATUSES, PartRecord, RunInfo, SummaryRecord, read_info
 from panbench.runs.replacing import (
     beside,
+    cut_short,
     finish_swap,
     foreign_files,
+    is_replacing,
+    mark_as_replacement,
     old_of,
     place_of,
     remove_run_files,
+    replacement_of,
     run_bytes,
     swap,
 )
 from panbench.runs.unfused import FOLDER, UnfusedParts, compact_unfused, write_unfused
 
-__all__ = ["RunWriter", "check_room", "remove_run", "unfinished_run"]
+__all__ = ["RunWriter", "check_room", "finish_replacement", "remove_run", "unfinished_run"]
 
 _TEMPORARY = re.compile(r"\..+\.tmp")
 _RESERVE = ".reserve.tmp"
@@ -94,6 +98,8 @@ class RunWriter:
             )
             try:
                 place.mkdir(parents=True, exist_ok=True)
+                if place != home:
+                    mark_as_replacement(place, home)
                 writer = cls(home, place, Run(content, place, table=OverlapTable.empty()), lock)
                 writer.update()
                 # After run.json: a run that is stopped between the two is a run all the same.
@@ -118,7 +124,7 @@ class RunWriter:
         somebody writes it.
         """
         home = Path(path)
-        read_info(place_of(home))
+        load_run(place_of(home))
         lock = RunLock.acquire(home)
         try:
             finish_swap(home)
@@ -256,10 +262,28 @@ def remove_run(path: str | os.PathLike[str]) -> Sequence[Path]:
         lock.release()
 
 
+def finish_replacement(path: str | os.PathLike[str]) -> bool:
+    """Ends a replacement of the run in `path` that was stopped between its renames; whether there was one to end.
+
+    Raises BadRun when somebody writes the run.
+    """
+    home = Path(path)
+    lock = RunLock.acquire(home)
+    try:
+        return finish_swap(home)
+    finally:
+        lock.release()
+
+
 def unfinished_run(path: str | os.PathLike[str]) -> Run | None:
-    """The run that `resume` would go on with: the one that is to replace `path`, else `path`; None if there is none."""
+    """The run that `resume` would go on with: the one that is to replace `path`, else `path`; None if there is none.
+
+    Raises BadRun when there may be a run that was stopped while it replaced `path`.
+    """
     home = Path(path)
     place = place_of(home)
+    if place == home and (sentence := cut_short(home)):
+        raise BadRun(f"{sentence} Or begin anew, without --resume.")
     return load_run(place) if (place / RECORD).exists() else None
 
 
@@ -278,8 +302,10 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         raise BadRun(f"{path} holds another run. Give another folder, or --overwrite to replace it.")
     if strangers := foreign_files(path):
         raise BadRun(f"{strangers[0]} is not ours to overwrite; move it away first.")
-    for other in (beside(path), old_of(path)):
-        if other.exists() and not (other / RECORD).is_file() and not _is_free(other):
+    new, old = beside(path), old_of(path)
+    ours = (replacement_of(path), old if is_replacing(path, path) else None)
+    for other in (new, old):
+        if os.path.lexists(other) and other not in ours and not _is_free(other):
             raise BadRun(
                 f"{other} is in the way: the new run is written beside the old one. Move it, or give another --out."
             )
@@ -301,7 +327,8 @@ def _is_free(path: Path) -> bool:
     if not os.path.isdir(path):
         return True
     for entry in path.iterdir():
-        if not _TEMPORARY.fullmatch(entry.name) and not (entry.name == PARTS and not any(entry.iterdir())):
+        ours = entry.name == MARK or _TEMPORARY.fullmatch(entry.name)
+        if not ours and not (entry.name == PARTS and not any(entry.iterdir())):
             return False
     return True
 

@@ -28,6 +28,7 @@ from panbench.runs import (
     RunWriter,
     check_room,
     digest_of,
+    finish_replacement,
     list_runs,
     load_run,
     lock,
@@ -351,6 +352,10 @@ writer.finish("done")
 """
         killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
         assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        if calls == 1:
+            with pytest.raises(BadRun, match=r"The new run is complete.*`panbench runs finish .*a` puts it in place"):
+                load_run(old)
+            assert finish_replacement(old)
         assert load_run(old).image_ids() == ((1, 2) if calls == 0 else (3,))
         RunWriter.resume(old).finish("done")
         assert load_run(old).image_ids() == (3,)
@@ -366,10 +371,12 @@ writer.finish("done")
 
     def test_a_folder_of_somebody_beside_the_run_is_in_the_way(self, tmp_path):
         old = finished(tmp_path / "a", 1)
-        (tmp_path / "a.new").mkdir()
-        (tmp_path / "a.new" / "thesis.tex").write_text("mine")
-        with pytest.raises(BadRun, match=r"a\.new is in the way"):
-            RunWriter.create(old, INFO, overwrite=True)
+        for name in (".a.panbench-new", ".a.panbench-old"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "thesis.tex").write_text("mine")
+            with pytest.raises(BadRun, match=rf"{name} is in the way"):
+                RunWriter.create(old, INFO, overwrite=True)
+            (tmp_path / name / "thesis.tex").unlink()
 
 
 class TestTwoWriters:
@@ -579,7 +586,7 @@ class TestOddPlaces:
     def test_the_current_folder_can_be_a_run(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         RunWriter.create(".", INFO).finish("done")
-        assert RunWriter.create(".", INFO, overwrite=True).path.name == f"{tmp_path.name}.new"
+        assert RunWriter.create(".", INFO, overwrite=True).path.name == f".{tmp_path.name}.panbench-new"
 
 
 class TestFilesRead:

@@ -1,0 +1,137 @@
+"""Runs that users named X.old and X.new are theirs, and a replacement touches only the run that its mark names."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from little_runs import CATEGORIES, everything, finished, one_row
+from support import panbench
+
+from panbench.base.errors import BadRun
+from panbench.runs import RunInfo, RunWriter, finish_replacement, list_runs, load_run, remove_run, unfinished_run
+
+INFO = RunInfo(categories=CATEGORIES)
+
+
+def replaced(path: Path, *image_ids: int) -> None:
+    writer = RunWriter.create(path, INFO, overwrite=True)
+    for image_id in image_ids:
+        writer.write_part(one_row(image_id))
+    writer.finish("done")
+
+
+def cut_between_the_renames(path: Path) -> tuple[Path, Path]:
+    """The state that a kill between the two renames leaves: the places of the new and of the old run."""
+    finished(path, 1)
+    writer = RunWriter.create(path, INFO, overwrite=True)
+    writer.write_part(one_row(2))
+    run = writer.path
+    writer.home = writer.path  # so that finish does not swap
+    writer.finish("done")
+    path.rename(path.with_name(f".{path.name}.panbench-old"))
+    return run, path.with_name(f".{path.name}.panbench-old")
+
+
+class TestNamesOfUsers:
+    @pytest.mark.parametrize("kept", ["a.old", "a.new"])
+    @pytest.mark.parametrize("what", ["delete", "overwrite", "resume"])
+    def test_a_run_with_the_name_of_a_backup_stays_as_it_is(self, tmp_path, kept, what):
+        run, backup = finished(tmp_path / "a", 1), finished(tmp_path / kept, 2)
+        before = everything(backup)
+        if what == "delete":
+            remove_run(run)
+        elif what == "overwrite":
+            replaced(run, 3)
+            assert load_run(run).image_ids() == (3,)
+        else:
+            assert unfinished_run(run).path == run
+            assert RunWriter.resume(run).finish("done").image_ids() == (1,)
+        assert everything(backup) == before
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_a_run_that_was_moved_to_a_backup_leaves_its_name_free(self, tmp_path, overwrite):
+        backup = finished(tmp_path / "a", 1).rename(tmp_path / "a.old")
+        before = everything(backup)
+        RunWriter.create(tmp_path / "a", INFO, overwrite=overwrite).finish("done")
+        assert everything(backup) == before
+        assert load_run(tmp_path / "a").image_ids() == ()
+
+    def test_reading_renames_nothing_and_names_the_backup(self, tmp_path):
+        backup = finished(tmp_path / "a", 1).rename(tmp_path / "a.old")
+        before = everything(tmp_path)
+        refused = panbench("compare", tmp_path / "a")
+        assert refused.exit_code == 2
+        assert f"`mv {backup} {tmp_path / 'a'}`" in " ".join(refused.stderr.split())
+        assert everything(tmp_path) == before
+
+    def test_resume_begins_anew_beside_a_backup(self, tmp_path):
+        finished(tmp_path / "a", 1).rename(tmp_path / "a.old")
+        assert unfinished_run(tmp_path / "a") is None
+
+
+class TestCutShort:
+    def test_reading_names_the_command_that_finishes_it(self, tmp_path):
+        cut_between_the_renames(tmp_path / "a")
+        before = everything(tmp_path)
+        with pytest.raises(BadRun, match=r"complete in .*panbench-new\. `panbench runs finish .*a` puts it in place"):
+            load_run(tmp_path / "a")
+        told = []
+        assert list_runs(tmp_path, told.append) == []
+        assert "panbench runs finish" in told[0]
+        assert everything(tmp_path) == before
+        assert panbench("runs", "finish", tmp_path / "a").exit_code == 0
+        assert load_run(tmp_path / "a").image_ids() == (2,)
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+        assert not finish_replacement(tmp_path / "a")
+
+    def test_an_old_run_whose_replacement_is_lost_is_named(self, tmp_path):
+        new, old = cut_between_the_renames(tmp_path / "a")
+        shutil.rmtree(new)
+        with pytest.raises(BadRun, match=rf"The run that was there is in {old}: `mv {old} .*` puts it back"):
+            load_run(tmp_path / "a")
+
+    def test_what_an_older_version_left_without_a_mark_is_named_and_left(self, tmp_path):
+        finished(tmp_path / "a.old", 1)
+        new = finished(tmp_path / "a.new", 2)
+        before = everything(tmp_path)
+        for ask in (load_run, unfinished_run):
+            with pytest.raises(BadRun, match=rf"an older panbench may have been stopped.*`mv {new} {tmp_path / 'a'}`"):
+                ask(tmp_path / "a")
+        assert everything(tmp_path) == before
+
+
+class TestMark:
+    def test_a_replacement_of_a_run_that_is_gone_does_not_touch_its_successor(self, tmp_path):
+        run = finished(tmp_path / "a", 1)
+        writer = RunWriter.create(run, INFO, overwrite=True)
+        writer.finish("interrupted")
+        remove_run(run)
+        other = finished(tmp_path / "a", 5)
+        assert unfinished_run(other).path == other
+        with pytest.raises(BadRun, match="panbench-new is in the way"):
+            RunWriter.create(other, INFO, overwrite=True)
+        assert load_run(other).image_ids() == (5,)
+
+    def test_a_run_that_took_the_place_of_the_old_one_meanwhile_is_not_replaced(self, tmp_path):
+        run, other = finished(tmp_path / "a", 1), finished(tmp_path / "b", 5)
+        writer = RunWriter.create(run, INFO, overwrite=True)
+        run.rename(tmp_path / "mine")
+        other.rename(run)
+        with pytest.raises(BadRun, match="no longer the run that it was to replace"):
+            writer.finish("done")
+        assert (load_run(run).image_ids(), load_run(tmp_path / "mine").image_ids()) == ((5,), (1,))
+
+    def test_a_new_run_that_cannot_take_the_place_leaves_the_old_one_there(self, tmp_path, monkeypatch):
+        run, rename = finished(tmp_path / "a", 1), os.rename
+        writer = RunWriter.create(run, INFO, overwrite=True)
+
+        def refused(source, target):
+            if Path(source) == writer.path:
+                raise OSError(13, "Permission denied")
+            rename(source, target)
+
+        monkeypatch.setattr("os.rename", refused)
+        with pytest.raises(BadRun, match="cannot take the place"):
+            writer.finish("done")
+        assert load_run(run).image_ids() == (1,)
