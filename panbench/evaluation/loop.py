@@ -25,6 +25,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.memory import forget_device_peak, free_memory
+from panbench.evaluation.pace import Pace, Rate, batches_before_rate
 from panbench.models.base import LoadedImage, Model, batch_key, way_of_running
 from panbench.models.candidates import NonFiniteOutput
 from panbench.models.predict import CategoryIds, prediction_of
@@ -39,8 +40,6 @@ BLOCK_SECONDS = 10.0
 """A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
 
 _OWN_STAGES = ("fusion", "overlap", "write")
-_STRETCHES = 10
-_MOST_MOMENTS = 4096
 _HEAVY_PARAMETERS = 20_000_000
 _TRIED_IMAGES = 8
 _TIMINGS = 3
@@ -50,35 +49,6 @@ Clock = dict[str, float]
 
 _FusedByRule = dict[Rule, Fused]
 """The fused maps of one image, one for each of the targets' rules."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rate:
-    """Images a second once everything is warm, and the lowest and highest of a few stretches of the run."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def steady_rate(moments: Sequence[tuple[float, int]]) -> Rate | None:
-    """The rate after the first batch, whose time holds imports, compilation and the first touch of all memory.
-
-    moments: when (in seconds) how many images were done, ascending; the first is the end of the first batch
-    None when nothing came after the first batch.
-    """
-    if len(moments) < 2 or moments[-1][0] <= moments[0][0]:
-        return None
-
-    def rate(first: int, last: int) -> float:
-        return (moments[last][1] - moments[first][1]) / (moments[last][0] - moments[first][0])
-
-    # Stretches of equal numbers of batches. Fewer than two batches a stretch would show how batches come in pairs, not
-    # how the machine varies.
-    stretches = min(_STRETCHES, (len(moments) - 1) // 2) or 1
-    borders = [round(index * (len(moments) - 1) / stretches) for index in range(stretches + 1)]
-    rates = [rate(*pair) for pair in itertools.pairwise(borders) if moments[pair[1]][0] > moments[pair[0]][0]]
-    return Rate(rate(0, len(moments) - 1), min(rates), max(rates))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,25 +189,24 @@ class Loop:
     def __post_init__(self) -> None:
         self.seconds: Clock = dict.fromkeys(("load", "forward"), 0.0)
         self.target_seconds: list[Clock] = [dict.fromkeys(_OWN_STAGES, 0.0) for _ in self.targets]
-        self.wall = 0.0
+        self.pace = Pace()
         self.scored_now = 0
         self.skipped: dict[int, str] = {}
         self._scored_before = len(frozenset.intersection(*(target.writer.done for target in self.targets)))
         self._block: list[_Scored] = []
         self._image_digests: dict[int, bytes] = {}
         self._block_since = time.monotonic()
-        self._lanes = 1
+        self._lanes = self._before_rate = 1
         self._largest: int | None = None
-        self._moments: list[tuple[float, int]] = []
         self._clock = threading.Lock()
 
     def report(self) -> "Report":
         """What this rank did in this sitting."""
         device = self.model.device
         return Report(
-            seconds=[{**self.seconds, **own, "wall": self.wall} for own in self.target_seconds],
-            # Batches end in pairs where two go through the model at once: only the end of each pair tells a speed.
-            rate=steady_rate(self._moments[self._lanes - 1 :: self._lanes]),
+            seconds=[{**self.seconds, **own, "wall": self.pace.wall} for own in self.target_seconds],
+            images=self.scored_now,
+            rate=self.pace.rate(lanes=self._lanes, before=self._before_rate),
             skipped=self.skipped,
             host_memory=provenance.peak_host_memory(),
             device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
@@ -245,15 +214,17 @@ class Loop:
 
     def run(self, plan: Sequence[Sequence[Scene]]) -> None:
         """Evaluates the batches in order; raises what a stage raises, after the finished batches are written."""
-        began = time.monotonic()
+        self.pace.start()
         # Each of our threads works on an image of its own; OpenCV's threads on top would only contend.
         cv2.setNumThreads(1)
-        self._block_since = began
+        self._block_since = time.monotonic()
         forget_device_peak(self.model.device)
         loaders, scorers = _threads_of_one(self.workers, "load"), _threads_of_one(self.workers, "score")
         threads = torch.get_num_threads()
         lanes = lanes_of(self.model, threads)
         self._lanes = lanes
+        images = sum(map(len, plan))
+        self._before_rate = batches_before_rate(len(plan), images, lanes=lanes, workers=self.workers)
         torch.set_num_threads(max(1, threads // lanes))
         # On CUDA one thread feeds the device, and what comes after the device runs in `scorers`.
         models = ThreadPoolExecutor(lanes, "model") if lanes > 1 else None
@@ -265,7 +236,6 @@ class Loop:
                     behind.append((len(batch), [models.submit(self._predict_and_score, batch)]))
                 else:
                     for fused, marks in self._predict(batch):
-                        marks.remaining = len(fused)
                         behind.append((len(fused), [scorers.submit(self._score, *pair, marks) for pair in fused]))
                 images_behind += len(batch)
                 # So many images may wait for their score, or a batch for each lane and one more.
@@ -290,13 +260,13 @@ class Loop:
             self._write_block()
             raise
         finally:
-            self.wall = time.monotonic() - began
+            self.pace.stop()
             for pool in (loaders, scorers, models):
                 if pool is not None:
                     pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(threads)
         self._write_block()
-        self.wall = time.monotonic() - began
+        self.pace.stop()
 
     def _load_ahead(self, plan: Sequence[Sequence[Scene]], pool: ThreadPoolExecutor) -> Iterator[list[LoadedImage]]:
         """The loaded images of each batch, while later ones are loading."""
@@ -363,7 +333,7 @@ class Loop:
             yield predicted
 
     def _predict_at_once(self, batch: list[LoadedImage]) -> "tuple[list[tuple[LoadedImage, _FusedByRule]], _Marks]":
-        marks = _Marks(self.model.device)
+        marks = _Marks(self.model.device, len(batch))
         marks.add()
         try:
             outputs = self.model.candidates(batch)
@@ -377,10 +347,14 @@ class Loop:
         fused = [{rule: maps[index] for rule, maps in by_rule.items()} for index in range(len(batch))]
         return list(zip(batch, fused, strict=True)), marks
 
-    def _count(self, marks: "_Marks") -> None:
-        """Adds what a batch took to the clocks, once it is through the device."""
-        forward, *fusions = marks.seconds()
+    def _image_done(self, marks: "_Marks") -> None:
+        """Adds what a batch took to the clocks, after the last of its images."""
         with self._clock:
+            marks.remaining -= 1
+            if marks.remaining:
+                return
+            self.pace.batch_done(marks.images)
+            forward, *fusions = marks.seconds()
             self.seconds["forward"] += forward
             for own, seconds in zip(self.target_seconds, fusions, strict=True):
                 own["fusion"] += seconds
@@ -396,7 +370,6 @@ class Loop:
         """A whole batch, from loaded images to overlap tables, in one of the threads that run the model."""
         found = []
         for fused, marks in self._predict(batch):
-            marks.remaining = len(fused)
             for image, of_image in fused:
                 found.extend(self._score(image, of_image, marks))
         return found
@@ -404,11 +377,6 @@ class Loop:
     def _score(self, image: LoadedImage, fused: _FusedByRule, marks: "_Marks") -> list[_Scored]:
         """The overlap tables of one image, in a thread behind the device."""
         marks.wait()
-        with self._clock:
-            marks.remaining -= 1
-            last = marks.remaining == 0
-        if last:
-            self._count(marks)
         scene = image.scene
         clocks: list[Clock] = []
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
@@ -432,6 +400,7 @@ class Loop:
         files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), digest_of(scene.gt_path))
         facts = image.facts
         code = 0 if facts is None else photograph_code(facts.orientation, facts.extraneous)
+        self._image_done(marks)
         return [_Scored(tuple(tables), tuple(clocks), files, code)]
 
     def _settled(self, image: LoadedImage, rule: Rule, fused: Fused) -> PanopticPrediction:
@@ -450,9 +419,6 @@ class Loop:
                     for stage, spent in seconds.items():
                         own[stage] += spent
         self.scored_now += len(results)
-        self._moments.append((time.monotonic(), self.scored_now))
-        if len(self._moments) > _MOST_MOMENTS:
-            self._moments = self._moments[:1] + self._moments[2::2]
         self.reporter.progress(self.model.spec.title, self._scored_before + self.scored_now, self.expected)
         if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._block_since >= BLOCK_SECONDS:
             self._write_block()
@@ -482,11 +448,12 @@ def _ground_truth(scene: Scene, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.
 class _Marks:
     """Moments of a batch on its way through the device; between two of them is a stage."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, images: int) -> None:
         self._device = device
         self._times: list[float] = []
         self._events: list[torch.cuda.Event] = []
-        self.remaining = 0
+        self.images = images
+        self.remaining = images
         """Images of the batch that are not scored yet; the last one adds the times to the clocks."""
 
     def add(self) -> None:
@@ -520,9 +487,13 @@ class _BadImage(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a rank did: clocks of each target, steady rate, images left out and why, peaks of memory in bytes."""
+    """What a rank did: clocks of each target, images scored, images left out and why, peaks of memory in bytes.
+
+    rate: None when the rank had too few batches to measure one
+    """
 
     seconds: Sequence[Clock]
+    images: int
     rate: Rate | None
     skipped: dict[int, str]
     host_memory: int | None

@@ -222,7 +222,7 @@ def close_run(
             gt_faults=faults,
         ),
         seconds=SecondsRecord(**{stage: round(spent, 4) for stage, spent in seconds.items()}),
-        **_speed(writer.info, reports, scored, seconds["wall"]),
+        **_speed(reports),
         memory=MemoryRecord(
             host_peak_bytes=max(host_memory, default=None), device_peak_bytes=max(device_memory, default=None)
         ),
@@ -253,18 +253,15 @@ def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
     return sentences
 
 
-def _speed(before: RunInfo, reports: Sequence[Report], scored: int, wall: float) -> dict[str, float | None]:
-    """The steady rate of all ranks together and its lowest and highest stretch; images by wall time where none is."""
-    if len(reports[0].seconds) > 1:
-        # Several rules shared the forward pass: no one's speed was measured.
+def _speed(reports: Sequence[Report]) -> dict[str, float]:
+    """The steady rate of all ranks together and its lowest and highest stretch.
+
+    A sitting of too few batches for a rate leaves the one of the sitting before it.
+    """
+    working = [report.rate for report in reports if report.images]
+    rates = [rate for rate in working if rate is not None]
+    # Several rules that share a forward pass have no speed of their own; and without one rank's rate there is no sum.
+    if len(reports[0].seconds) > 1 or not rates or len(rates) < len(working):
         return {}
-    rates = [report.rate for report in reports if report.rate is not None]
-    if rates:
-        found = [sum(getattr(rate, name) for rate in rates) for name in ("mean", "low", "high")]
-    elif before.images_per_second_low is not None:
-        # A sitting of one batch tells less than the one before it.
-        return {}
-    else:
-        found = [scored / wall if scored and wall > 0 else None, None, None]
-    names = ("images_per_second", "images_per_second_low", "images_per_second_high")
-    return {name: None if value is None else round(value, 4) for name, value in zip(names, found, strict=True)}
+    names = {"mean": "images_per_second", "low": "images_per_second_low", "high": "images_per_second_high"}
+    return {name: round(sum(getattr(rate, part) for rate in rates), 4) for part, name in names.items()}

@@ -205,7 +205,7 @@ class SecondsRecord:
     write: float | None = None
     """writing parts and predictions"""
     wall: float | None = None
-    """from the first image to the last"""
+    """the whole loop, from before the first image is read until all is written"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,7 +314,7 @@ class RunInfo:
     seconds: SecondsRecord = SecondsRecord()
     """the time"""
     images_per_second: float | None = None
-    """the steady rate: from the end of the first batch on, which has imports, compilation and first touches in it"""
+    """the steady rate: images after the batches that were begun at once, by the time since; null: too few batches"""
     images_per_second_low: float | None = None
     """the lowest rate of up to ten stretches of the run"""
     images_per_second_high: float | None = None

@@ -24,7 +24,7 @@ from panbench.catalog import ModelSpec, find_model
 from panbench.cli.signals import interrupted_by_signals
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
-from panbench.evaluation.loop import Rate, _threads_of_one, lanes_of, plan_batches, steady_rate
+from panbench.evaluation.loop import _threads_of_one, lanes_of, plan_batches
 from panbench.evaluation.several import run_models
 from panbench.models.base import HostedModel, open_model
 from panbench.models.mmdet import adapter
@@ -491,17 +491,6 @@ def _pairs(run: Run, images: set[int]):
     overlaps = run.overlaps()
     chosen = overlaps[overlaps["image_id"].isin(images)]
     return [chosen[column] for column in ("image_id", "gt_id", "pred_id", "pixels")]
-
-
-def test_the_rate_is_steady_and_leaves_out_the_first_batch():
-    # Ten seconds of warming up, then four images a second, and two a second in the last third.
-    moments = [(10.0, 4), (11.0, 8), (12.0, 12), (13.0, 16), (14.0, 20), (16.0, 24), (18.0, 28)]
-    rate = steady_rate(moments)
-    assert rate == Rate(mean=3.0, low=2.0, high=4.0)
-    assert steady_rate(moments[:1]) is None
-    assert steady_rate([]) is None
-    two = steady_rate(moments[:2])
-    assert two == Rate(4.0, 4.0, 4.0)
 
 
 def test_threads_that_load_and_score_do_not_share_out_their_work():
