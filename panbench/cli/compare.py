@@ -91,7 +91,8 @@ def compare(
 ) -> None:
     """Print stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent.
 
-    A quoted pattern, 'results/a@seed*', is one model that was trained several times.
+    A quoted pattern, 'results/a@seed*', is one model that was trained several times where the runs differ in weights
+    alone; other runs it names one by one.
     """
     chosen = format or Format.of(out)
     if chosen is Format.parquet and out is None and sys.stdout.isatty():
@@ -101,21 +102,24 @@ def compare(
         from panbench.evaluation.request import parse_metrics
         from panbench.report.comparison import standing
         from panbench.report.own_slices import slices_for
-        from panbench.report.seeds import find_seeds, is_pattern, seed_standing
+        from panbench.report.seeds import is_pattern, named_by, seed_standing
         from panbench.report.stored import refuse_inputs
 
     measured = parse_metrics(metrics)
     places = digits if digits is not None else 1 if chosen is Format.latex else 2
-    if any(map(is_pattern, runs)):
+    named = named_by(runs) if any(map(is_pattern, runs)) else None
+    if named is not None and named.models:
         if by or slices or per_category or baseline or published or mixed or not intervals or measured != ("pq",):
             raise BadArgument(
                 "Models by seeds are compared in PQ of all, things and stuff: leave out --by, --slices, "
                 "--per-category, --baseline, --published, --metrics, --mixed and --no-intervals, or name single runs."
             )
-        seeds = seed_standing(find_seeds(runs), common_images=common_images, detect=detect / 100, digits=places)
+        seeds = seed_standing(named.models, common_images=common_images, detect=detect / 100, digits=places)
         _print(chosen, out, seeds, seeds.sentences, raw)
         return
-    stored = find_runs(runs)
+    for reason in () if named is None else named.reasons:
+        console.note(reason)
+    stored = find_runs(runs if named is None else named.folders)
     if out is not None:
         refuse_inputs(out, stored)
     with console.Bars(transient=True) as bars:

@@ -1,9 +1,14 @@
-"""`panbench compare 'a@seed*' 'b@seed*'`: models that were trained several times, set against each other."""
+"""`panbench compare 'a@seed*' 'b@seed*'`: models that were trained several times, set against each other.
+
+Runs are seeds of one model when they share everything but the weights: family, config, data, rule and how they were
+evaluated. A pattern that fits other runs names them one by one.
+"""
 
 import glob
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +22,10 @@ from panbench.base.text import for_spreadsheet, in_sentence, listed
 from panbench.metrics.seeds import POWER, SeedComparison, compare_seeds
 from panbench.metrics.uncertainty import FEWEST_IMAGES, SampleFold
 from panbench.report.grid import ABSENT, Grid, as_latex, as_markdown, as_text, markdown_text, percent, plain, signed
-from panbench.report.tables import comparable_images, without_mixed
-from panbench.runs import Run, load_run
+from panbench.report.tables import arithmetic, comparable_images, without_mixed
+from panbench.runs import Run, load_run, looks_like_run
 
-__all__ = ["SeedStanding", "find_seeds", "is_pattern", "seed_standing"]
+__all__ = ["Named", "SeedStanding", "is_pattern", "named_by", "seed_standing", "why_not_seeds"]
 
 _GROUPS = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
 
@@ -30,40 +35,120 @@ def is_pattern(path: Path) -> bool:
     return glob.has_magic(str(path)) and not path.exists()
 
 
-def find_seeds(patterns: Sequence[Path]) -> dict[str, list[Run]]:
-    """The runs of each pattern, by what is before its wildcard; patterns without a folder are looked for in results/.
+@dataclass(frozen=True)
+class Named:
+    """What the arguments of `compare` stand for, where some are patterns.
 
-    A path without a wildcard is a model with one seed. Raises BadRun for a pattern that no run fits, BadArgument when
-    two fit the same run.
+    models: the seeds of each model by its name; empty unless every pattern names seeds and one of them several
+    folders: all that the arguments name, patterns spelled out
+    reasons: for each pattern of several runs that are no seeds, a sentence on why
     """
-    models: dict[str, list[Run]] = {}
+
+    models: Mapping[str, tuple[Run, ...]]
+    folders: tuple[Path, ...]
+    reasons: tuple[str, ...] = ()
+
+
+def named_by(arguments: Sequence[Path]) -> Named:
+    """The seeds of models that patterns name, or the runs one by one where a pattern fits runs of several models.
+
+    A path without a wildcard is a model with one seed; a pattern without a folder is looked for in results/, too.
+    Raises BadRun for a pattern that no run fits, BadArgument when two fit the same run.
+    """
+    found = {argument: _folders_of(argument) for argument in arguments}
+    folders = tuple(dict.fromkeys(folder for own in found.values() for folder in own))
+    runs: dict[Path, tuple[Run, ...]] = {}
+    reasons = []
+    for pattern, own in found.items():
+        if any(folder.is_dir() and not looks_like_run(folder) for folder in own):
+            # Folders of runs: nobody pools those.
+            return Named({}, folders)
+        runs[pattern] = tuple(load_run(folder) for folder in own)
+        if len(own) > 1 and (reason := why_not_seeds(runs[pattern])):
+            reasons.append(f"{str(pattern)!r} names {len(own)} runs, each compared by itself: {reason}.")
+    if reasons or all(len(own) == 1 for own in runs.values()):
+        return Named({}, folders, tuple(reasons))
+    return Named(_by_model(runs), folders)
+
+
+def _folders_of(argument: Path) -> list[Path]:
+    """The runs and folders of runs that an argument names."""
+    if not is_pattern(argument):
+        return [argument]
+    places = [argument] if argument.parent != Path() else [argument, Path("results") / argument]
+    for place in places:
+        fitting = [path for path in sorted(map(Path, glob.glob(str(place)))) if path.is_dir()]
+        if found := [path for path in fitting if looks_like_run(path) or any(path.glob("*/run.json"))]:
+            return found
+    raise BadRun(f"No run fits the pattern {str(argument)!r}. A pattern names run folders, as 'results/a@*'.")
+
+
+def _by_model(runs: Mapping[Path, tuple[Run, ...]]) -> dict[str, tuple[Run, ...]]:
+    models: dict[str, tuple[Run, ...]] = {}
     taken: dict[Path, str] = {}
-    for pattern in patterns:
-        if not is_pattern(pattern):
-            folders = [pattern]
-        else:
-            places = [pattern] if pattern.parent != Path() else [pattern, Path("results") / pattern]
-            fitting = (sorted(map(Path, glob.glob(str(place)))) for place in places)
-            folders = next(
-                (found for each in fitting if (found := [f for f in each if (f / "run.json").is_file()])), []
-            )
-            if not folders:
-                raise BadRun(
-                    f"No run fits the pattern {str(pattern)!r}. A pattern names run folders, as 'results/a@*'."
-                )
-        name = _name_of(pattern)
+    for pattern, seeds in runs.items():
+        name = _name_of(pattern, seeds[0])
         if name in models:
             raise BadArgument(f"Two of the patterns name the model {name!r}. Give each model one pattern.")
-        for folder in folders:
-            known = taken.setdefault(folder.resolve(), str(pattern))
+        for seed in seeds:
+            assert seed.path is not None
+            known = taken.setdefault(seed.path.resolve(), str(pattern))
             if known != str(pattern):
-                raise BadArgument(f"{folder} fits both {known!r} and {str(pattern)!r}: a run is a seed of one model.")
-        models[name] = [load_run(folder) for folder in folders]
+                raise BadArgument(
+                    f"{seed.path} fits both {known!r} and {str(pattern)!r}: a run is a seed of one model."
+                )
+        models[name] = seeds
     return models
 
 
-def _name_of(pattern: Path) -> str:
-    """What stands before the wildcard, without the word that counts seeds."""
+def why_not_seeds(runs: Sequence[Run]) -> str | None:
+    """Why runs are not seeds of one model, None where they are.
+
+    Runs that recorded no weights (scored folders, models that are functions) must count seeds in their names: a@seed1.
+    """
+    first = _method_of(runs[0])
+    for other in runs[1:]:
+        if apart := [what for what, value in _method_of(other).items() if value != first[what]]:
+            names = f"{runs[0].name} and {other.name}"
+            return f"{names} differ in {in_sentence(apart)}, and seeds differ in weights alone"
+    weights = [None if run.info.model is None else run.info.model.weights_sha256 for run in runs]
+    if None in weights:
+        heads = {_name_without_seed(run.name) for run in runs}
+        if None in heads or len(heads) > 1:
+            return "they recorded no weights, and their names do not count seeds as a@seed1 does"
+        return None
+    if len(set(weights)) < len(weights):
+        return "some have the same weights, and seeds differ in weights"
+    return None
+
+
+def _method_of(run: Run) -> dict[str, Any]:
+    """What seeds of one model share, by how a sentence calls it."""
+    info, model = run.info, run.info.model
+    arguments = info.arguments
+    return {
+        "kind": info.kind,
+        "family": None if model is None else (model.family, model.adapter),
+        "config": None if model is None else (model.config_sha256, model.params),
+        "data": (info.dataset.fingerprint, info.category_map),
+        "fusion rule": None if info.rule is None else str(info.rule),
+        "precision": arithmetic(info),
+        "what the images went through": tuple(arguments.get(key) for key in ("corruption", "tta", "exif")),
+        "where candidates come from": "candidates" in arguments,
+    }
+
+
+_COUNTED = re.compile(r"(?P<head>.*?)(?:[@_. -]*seed[-_]?|@)\d+")
+
+
+def _name_without_seed(name: str) -> str | None:
+    """What stands before the word and number that count a seed; None for a name that counts none."""
+    counted = _COUNTED.fullmatch(name)
+    return counted["head"] if counted else None
+
+
+def _name_of(pattern: Path, seed: Run) -> str:
+    """What stands before the wildcard, without the word that counts seeds; where nothing does, the model's name."""
     head = pattern.name
     for sign in "*?[":
         head = head.split(sign)[0]
@@ -71,7 +156,8 @@ def _name_of(pattern: Path) -> str:
         return head
     for _ in range(2):
         head = head.rstrip("@-_. ").removesuffix("seed").removesuffix("run")
-    return head.rstrip("@-_. ") or pattern.name
+    model = seed.info.model
+    return head.rstrip("@-_. ") or (model.name if model is not None and model.name else pattern.name)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from little_runs import scored
 from support import panbench
 
-from panbench.report.seeds import find_seeds, is_pattern
+from panbench.report.seeds import is_pattern, named_by
 
 N = 30
 GT = dict.fromkeys(range(N), "ppppddddssss")
@@ -34,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def test_a_pattern_is_a_model_and_its_name_is_what_stands_before_the_seed(folder):
-    found = find_seeds([folder / "m2f@seed*", folder / "pfpn@*", folder / "detr@seed0"])
+    found = named_by([folder / "m2f@seed*", folder / "pfpn@*", folder / "detr@seed0"]).models
     assert {name: len(runs) for name, runs in found.items()} == {"m2f": 3, "pfpn": 3, "detr@seed0": 1}
     assert [run.name for run in found["m2f"]] == ["m2f@seed0", "m2f@seed1", "m2f@seed2"]
     assert is_pattern(Path("a@seed*"))
@@ -44,7 +45,81 @@ def test_a_pattern_is_a_model_and_its_name_is_what_stands_before_the_seed(folder
 def test_a_pattern_without_a_folder_is_looked_for_in_results(folder, tmp_path, monkeypatch):
     (tmp_path / "results").symlink_to(folder)
     monkeypatch.chdir(tmp_path)
-    assert set(find_seeds([Path("m2f@seed*")])) == {"m2f"}
+    assert set(named_by([Path("m2f@seed*")]).models) == {"m2f"}
+
+
+def evaluated(folder, name, seed=0, **model):
+    """A copy of a scored run that says which model it is of."""
+    shutil.copytree(folder / f"m2f@seed{seed}", folder / name)
+    content = json.loads((folder / name / "run.json").read_text("utf-8"))
+    content["kind"] = "eval"
+    content["model"] = {
+        "name": "m2f",
+        "title": name,
+        "family": "mask2former",
+        "config_sha256": "c0",
+        "weights_sha256": f"{seed}" * 64,
+        **model,
+    }
+    (folder / name / "run.json").write_text(json.dumps(content), "utf-8")
+
+
+def test_runs_that_differ_in_weights_alone_are_seeds_whatever_their_names(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "all")
+    for seed, name in enumerate(("monday", "tuesday", "friday")):
+        evaluated(tmp_path / "all", f"days-{name}", seed)
+    found = named_by([tmp_path / "all" / "days-*"])
+    assert {name: len(runs) for name, runs in found.models.items()} == {"days": 3}
+    assert found.reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"family": "maskformer"}, "differ in family, and seeds differ in weights alone"),
+        ({"config_sha256": "c1"}, "differ in config"),
+        ({"weights_sha256": "0" * 64}, "some have the same weights"),
+    ],
+)
+def test_a_pattern_that_fits_different_models_names_runs_and_pools_none(folder, tmp_path, changes, reason):
+    shutil.copytree(folder, tmp_path / "all")
+    evaluated(tmp_path / "all", "demo-a")
+    evaluated(tmp_path / "all", "demo-b", 1)
+    evaluated(tmp_path / "all", "demo-c", 2, **changes)
+    pattern = tmp_path / "all" / "demo-*"
+    told = panbench("compare", pattern, columns=160)
+    assert told.exit_code == 0, told.output
+    assert "names 3 runs, each compared by itself" in told.stderr
+    assert reason in " ".join(told.stderr.split())
+    by_name = [tmp_path / "all" / f"demo-{letter}" for letter in "abc"]
+    assert told.stdout == panbench("compare", *by_name, columns=160).stdout
+    assert "seeds" not in told.stdout
+    # What single runs can be asked can be asked of them.
+    assert panbench("compare", pattern, "--by", "size").exit_code == 0
+
+
+def test_scored_folders_are_seeds_only_where_their_names_count_seeds(folder, tmp_path):
+    for name, source in (("one", "m2f@seed0"), ("two", "pfpn@seed0")):
+        shutil.copytree(folder / source, tmp_path / name)
+    found = named_by([tmp_path / "*"])
+    assert found.models == {}
+    assert sorted(path.name for path in found.folders) == ["one", "two"]
+    assert "do not count seeds" in found.reasons[0]
+    # m2f@seed0 … pfpn@seed2: six runs, two models.
+    assert named_by([folder / "*@seed*"]).models == {}
+
+
+def test_one_run_of_each_pattern_is_compared_as_runs_are(folder):
+    found = named_by([folder / "m2f@seed0*", folder / "pfpn@seed0*"])
+    assert found.models == {}
+    assert [path.name for path in found.folders] == ["m2f@seed0", "pfpn@seed0"]
+
+
+def test_a_pattern_of_folders_of_runs_names_the_runs_in_them(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "first")
+    told = panbench("compare", tmp_path / "fir*", "-f", "csv")
+    assert told.exit_code == 0, told.output
+    assert len(told.stdout.splitlines()) == 1 + 7
 
 
 def test_models_are_compared_and_the_seeds_for_half_a_point_are_said(folder):
