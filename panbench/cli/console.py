@@ -27,8 +27,8 @@ from panbench.base.text import plain
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
-    from panbench.report.findings import Findings
-    from panbench.report.grid import Grid
+    from panbench.report.answers.findings import Findings
+    from panbench.report.answers.grid import Grid
 
 # Where nobody sets a width, as in a file or a pipe.
 WIDTH_WITHOUT_TERMINAL = 120
@@ -70,7 +70,7 @@ def show_json(content: Any) -> None:
 
 def show_grids(grids: "Sequence[Grid]") -> None:
     """Prints tables, with a blank line between them."""
-    from panbench.report.grid import as_text
+    from panbench.report.answers.grid import as_text
 
     for index, grid in enumerate(grids):
         show(Group(*([""] if index else []), as_text(grid)))

@@ -16,7 +16,6 @@ from typing import Any
 
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.base.files import write_json
-from panbench.metrics.unfused import UnfusedTable
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
@@ -39,7 +38,8 @@ from panbench.runs.replacing import (
     run_bytes,
     swap,
 )
-from panbench.runs.unfused import FOLDER, UnfusedParts, compact_unfused, write_unfused
+from panbench.studies.unfused.metric import UnfusedTable
+from panbench.studies.unfused.rows import FOLDER, UnfusedParts, compact_unfused, write_unfused
 
 __all__ = ["RunWriter", "check_room", "finish_replacement", "remove_run", "unfinished_run"]
 

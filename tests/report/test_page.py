@@ -13,20 +13,20 @@ from matplotlib.colors import to_hex
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import Silent
-from panbench.metrics.calibration import calibration
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import image_statistics
 from panbench.panoptic.overlap import OverlapTable, take
-from panbench.report.colors import LIGHT, MARKERS
-from panbench.report.fusion import ORACLE_STEPS, write_oracle
-from panbench.report.page.document import report_page, write_report
-from panbench.report.page.elements import tag
-from panbench.report.page.gallery import run_lengths
-from panbench.report.page.leads import choose, find_leads, leads_to
-from panbench.report.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
-from panbench.report.plots import draw_plot
-from panbench.report.views import compared, per_image
+from panbench.report.answers.views import compared, per_image
+from panbench.report.figures.colors import LIGHT, MARKERS
+from panbench.report.figures.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
+from panbench.report.figures.plots import draw_plot
+from panbench.report.pages.page.document import report_page, write_report
+from panbench.report.pages.page.elements import tag
+from panbench.report.pages.page.gallery import run_lengths
+from panbench.report.pages.page.leads import choose, find_leads, leads_to
 from panbench.runs import RunWriter, load_run
+from panbench.studies.calibration.calibration import calibration
+from panbench.studies.fusing.answer import ORACLE_STEPS, write_oracle
 
 
 def data_of(page: str) -> dict:
@@ -285,7 +285,7 @@ def test_tags_escape_text_and_attributes():
 
 
 def test_large_photographs_are_made_smaller(make_runs, tmp_path, monkeypatch):
-    from panbench.report.page import document as page
+    from panbench.report.pages.page import document as page
 
     runs = make_runs()
     rng = np.random.default_rng(0)
@@ -300,7 +300,7 @@ def test_large_photographs_are_made_smaller(make_runs, tmp_path, monkeypatch):
 
 
 def test_the_package_carries_its_assets():
-    from panbench.report.page import document as page
+    from panbench.report.pages.page import document as page
 
     folder = Path(page.__file__).parent / "assets"
     assert {path.name for path in folder.iterdir()} >= {"page.html", "page.css", *page.SCRIPTS}

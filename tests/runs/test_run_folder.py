@@ -21,7 +21,7 @@ import panbench
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.panoptic.overlap import OverlapTable, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.report.tables import comparison_row
+from panbench.report.answers.tables import comparison_row
 from panbench.runs import (
     FileHashes,
     RunInfo,
