@@ -324,13 +324,14 @@ def test_slices_of_the_user_have_numbers_and_lead_to_pictures(make_runs, tmp_pat
 
 def test_scores_are_drawn_against_how_often_they_are_right(make_runs):
     runs = make_runs()
-    drawn = data_of(report_page(runs))["calibration"]
+    drawn = data_of(report_page(runs))["curves"]["calibration"]["series"]
     for index, run in enumerate(runs):
         curve = calibration(run.matched, run.categories).curve
         curve = curve[(curve["group"] == "All") & (curve["segments"] > 0)]
         assert drawn[index]["model"] == index
         assert [point[1] for point in drawn[index]["points"]] == pytest.approx(curve["precision"].tolist(), abs=1e-4)
-        assert [point[4] for point in drawn[index]["points"]] == curve["segments"].tolist()
+        told = [point[4].split("\n")[1].split(" segments")[0] for point in drawn[index]["points"]]
+        assert told == [f"{segments:,}" for segments in curve["segments"]]
 
 
 def test_a_stored_oracle_says_what_fusion_costs(make_runs):
@@ -351,9 +352,9 @@ def test_corrupted_runs_beside_a_run_say_what_corruptions_cost(make_runs, tmp_pa
         record["arguments"] = {**record.get("arguments", {}), "corruption": f"fog:{severity}"}
         (folder / "run.json").write_text(json.dumps(record), "utf-8")
     page = report_page([load_run(first.path), load_run(second.path)])
-    (curve,) = data_of(page)["corruptions"]
+    (curve,) = data_of(page)["curves"]["robustness"]["series"]
     assert curve["model"] == 0
-    assert [point[4] for point in curve["points"]] == [0, 1, 3]
+    assert [5 * point[0] for point in curve["points"]] == [0, 1, 3]
     expected = [run.summary()["All"]["PQ"] for run in (first, first, second)]
     assert [point[1] for point in curve["points"]] == pytest.approx(expected, abs=1e-4)
     assert "Without corrupted runs: second." in " ".join(text_of(page).split())

@@ -530,7 +530,7 @@ def full_report(shared_runs, tmp_path_factory) -> Path:
     return write_report(runs, folder / "full.html", **options)
 
 
-SECTIONS = ("own", "calibration", "fusion")
+SECTIONS = ("own", "calibration", "fusing")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (1024, "dark"), (400, "dark"), (400, "light")])

@@ -16,4 +16,5 @@ STUDY = Study(
             "Ask",
         ),
     ),
+    section="panbench.studies.calibration.section:calibration_section",
 )

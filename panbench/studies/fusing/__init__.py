@@ -13,4 +13,5 @@ STUDY = Study(
             "fuse", "Fuse masks and scores again, without the network.", "panbench.studies.fusing.command:app", "Run"
         ),
     ),
+    section="panbench.studies.fusing.section:fusion_section",
 )

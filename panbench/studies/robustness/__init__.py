@@ -16,4 +16,5 @@ STUDY = Study(
             "Ask",
         ),
     ),
+    section="panbench.studies.robustness.section:corruptions_section",
 )

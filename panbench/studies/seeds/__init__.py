@@ -8,4 +8,5 @@ STUDY = Study(
     "seeds",
     "Models that were trained several times: is a difference more than the luck of a training?",
     order=80,
+    section="panbench.studies.seeds.section:seeds_section",
 )

@@ -32,9 +32,9 @@ from panbench.report.answers.published import with_published
 from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import DARK, LIGHT
 from panbench.report.figures.pictures import Pictures
+from panbench.report.pages.page.added import Added, find_added
 from panbench.report.pages.page.gallery import EXAMPLES, Gallery, make_gallery
 from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
-from panbench.report.pages.page.more import More, find_more
 from panbench.report.pages.page.numbers import chart_numbers
 from panbench.report.pages.page.sections import overview, sections, title_of
 from panbench.runs import Run
@@ -111,7 +111,7 @@ def report_page(
     chosen = choose(kinds, max(most, len(image_ids)), image_ids) if most or image_ids else {}
     reporter.status("Drawing the page")
     moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
-    more = find_more(members, own, claims=bool(published))
+    more = find_added(members, own, claims=bool(published))
     data = {
         **chart_numbers(members, standing, per_image),
         **more.numbers,
@@ -139,7 +139,7 @@ def live_page(
 ) -> str:
     """The page whose examples a server has: all images, asked for at the address live["api"] (report/live/)."""
     images = [image for kind in kinds for lead in kind for image in lead.images]
-    more = find_more(members)
+    more = find_added(members)
     data = {
         **chart_numbers(members, standing, per_image),
         **more.numbers,
@@ -168,7 +168,7 @@ def _page(
     standing: Standing,
     data: Mapping[str, Any],
     gallery: Gallery,
-    more: More,
+    more: Added,
     title: str | None,
 ) -> str:
     script = "\n".join(_asset(name) for name in SCRIPTS)

@@ -1,9 +1,23 @@
 """Elements of the page as text. Whatever is not `Html` already is escaped: names come from anywhere."""
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Html", "code", "left_out", "number", "prose", "scrolling", "section", "tag"]
+__all__ = [
+    "Html",
+    "code",
+    "head",
+    "left_out",
+    "marker",
+    "named",
+    "number",
+    "prose",
+    "scrolling",
+    "section",
+    "table_of_models",
+    "tag",
+]
 
 
 class Html(str):
@@ -57,6 +71,31 @@ def number(text: str) -> str:
 def code(text: str) -> Html:
     """Text to be copied as it stands: names of files, hashes, commands."""
     return tag("code", text)
+
+
+def head(text: str) -> Html:
+    """The head of a column of numbers."""
+    return tag("th", text, scope="col", class_="number")
+
+
+def marker(index: int) -> Html:
+    """The place where the scripts draw the marker of a model."""
+    return tag("span", class_="marker", data_marker=index)
+
+
+def named(label: str, index: int) -> Html:
+    """A model's marker and name."""
+    return Html(marker(index) + tag("span", label))
+
+
+def table_of_models(label: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
+    """A table with a row a model: its name (`named`), then numbers."""
+    top = [tag("th", heads[0], scope="col"), *map(head, heads[1:])]
+    body = []
+    for name, *cells in rows:
+        numbers = (tag("td", number(cell), class_="number") for cell in cells)
+        body.append(tag("tr", tag("th", name, scope="row", class_="model"), *numbers))
+    return scrolling(tag("table", tag("thead", tag("tr", *top)), tag("tbody", *body)), label)
 
 
 def _escaped(child: str | None) -> str:

@@ -11,9 +11,9 @@ from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import percent, signed
 from panbench.report.answers.tables import comparison_grid
 from panbench.report.answers.views import Compared
+from panbench.report.pages.page.added import Added
 from panbench.report.pages.page.elements import Html, code, left_out, number, prose, scrolling, section, tag
 from panbench.report.pages.page.gallery import Gallery
-from panbench.report.pages.page.more import More
 from panbench.report.pages.page.numbers import pair_tests
 from panbench.runs import ModelRecord
 
@@ -282,7 +282,7 @@ def _run_record(member: Compared) -> dict[str, str]:
     return {name: str(value) for name, value in record.items() if value not in (None, "")}
 
 
-def sections(members: Sequence[Compared], gallery: Gallery, more: More) -> Iterable[Html]:
+def sections(members: Sequence[Compared], gallery: Gallery, more: Added) -> Iterable[Html]:
     """The sections after the comparison, in the page's order; the record of the runs is the last."""
     several = len(members) > 1
     yield section(

@@ -263,8 +263,9 @@ function sliceCharts(container, open, slicings) {
   }
 }
 
-/** Lines of some models over an axis from 0 to 1: [x, y, low, high, …] each; `say(model, point)` explains a point. */
-function curves(container, series, { title, across, up, say, diagonal = false, shown = (value) => percent(value, 0) }) {
+/** Lines of some models over an axis from 0 to 1: [x, y, low, high] each, with the words that explain the point last. */
+function curves(container, { series, title, across, up, diagonal, span }) {
+  const shown = (value) => (span ? whole(Math.round(span * value)) : percent(value, 0));
   chart(container, (width) => {
     const side = Math.min(width, 460);
     const height = side * 0.86, left = 44, right = side - 12, bottom = height - 44;
@@ -276,26 +277,8 @@ function curves(container, series, { title, across, up, say, diagonal = false, s
       ...series.map(({ model, points: own }) => svg("g", {},
         svg("path", { d: `M${own.map((point) => `${x(point[0])},${y(point[1])}`).join("L")}`, fill: "none", stroke: modelColor(model), "stroke-width": 2 }),
         own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(point[2]), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
-        own.map((point) => explain(marker(model, { transform: `translate(${x(point[0])} ${y(point[1])})` }), say(model, point))))));
+        own.map((point) => explain(marker(model, { transform: `translate(${x(point[0])} ${y(point[1])})` }), point[4])))));
   }, title);
-}
-
-/** How often segments of a score are right: under the dashed diagonal a model is too sure. */
-function reliabilityChart(container) {
-  curves(container, data.calibration, {
-    title: "How often segments of a score are right", across: "mean score of the bin", up: "right", diagonal: true,
-    say: (model, [score, right, low, high, segments]) =>
-      `${data.models[model].label}\n${whole(segments)} segments, mean score ${percent(score)}\nright ${percent(right)} (95 % interval ${percent(low)} – ${percent(high)})`,
-  });
-}
-
-/** PQ by the severity of corruptions, 0 to 5. */
-function corruptionChart(container) {
-  curves(container, data.corruptions, {
-    title: "PQ by the severity of corruptions", across: "severity", up: "PQ", shown: (value) => whole(Math.round(5 * value)),
-    say: (model, [, PQ, low, high, severity]) =>
-      `${data.models[model].label}\nseverity ${severity}${severity ? "" : ", clean"}\nPQ ${percent(PQ)} (95 % interval ${percent(low)} – ${percent(high)})`,
-  });
 }
 
 /** The worst confusions: which category's pixels, or whole segments, are given to which, a mark a model. */

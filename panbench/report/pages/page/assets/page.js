@@ -53,8 +53,7 @@ within("cause-table", (place) => causeTable(place, follow));
 within("confusion-view", (place) => confusionView(place, follow));
 within("slice-view", (place) => sliceCharts(place, follow, data.slices));
 within("own-view", (place) => sliceCharts(place, follow, data.own));
-within("chart-calibration", reliabilityChart);
-within("chart-corruptions", corruptionChart);
+for (const [key, drawn] of Object.entries(data.curves)) within(`chart-${key}`, (place) => curves(place, drawn));
 within("image-view", imageView);
 if (gallery) within("figures", (place) => gallery.figures(place));
 
