@@ -102,8 +102,8 @@ def compare(
         from panbench.cli.request import parse_metrics
         from panbench.report.answers.comparison import standing
         from panbench.report.answers.own_slices import slices_for
-        from panbench.studies.seeds.answer import is_pattern, named_by, seed_standing
         from panbench.report.answers.stored import refuse_inputs
+        from panbench.studies.seeds.answer import is_pattern, named_by, seed_standing
 
     measured = parse_metrics(metrics)
     places = digits if digits is not None else 1 if chosen is Format.latex else 2

@@ -20,7 +20,17 @@ from rich.console import Console, Group
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import for_spreadsheet, in_sentence, listed
 from panbench.metrics.uncertainty import FEWEST_IMAGES, SampleFold
-from panbench.report.answers.grid import ABSENT, Grid, as_latex, as_markdown, as_text, markdown_text, percent, plain, signed
+from panbench.report.answers.grid import (
+    ABSENT,
+    Grid,
+    as_latex,
+    as_markdown,
+    as_text,
+    markdown_text,
+    percent,
+    plain,
+    signed,
+)
 from panbench.report.answers.tables import arithmetic, comparable_images, without_mixed
 from panbench.runs import Run, load_run, looks_like_run
 
