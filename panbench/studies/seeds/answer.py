@@ -33,6 +33,7 @@ from panbench.report.answers.grid import (
 )
 from panbench.report.answers.tables import arithmetic, comparable_images, without_mixed
 from panbench.runs import Run, load_run, looks_like_run
+from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
 
 __all__ = ["Named", "SeedStanding", "is_pattern", "named_by", "seed_standing", "why_not_seeds"]
 
