@@ -277,7 +277,7 @@ class TestOverwriting:
         old = finished(tmp_path / "a", 1, 2)
         (old / "predictions").mkdir()
         (old / "predictions" / "1.png").write_bytes(b"x")
-        (old / "predictions.json").write_text("{}")
+        (old / "predictions.json").write_text('{"annotations": [{"image_id": 1, "file_name": "1.png"}]}')
         (old / "notes.md").write_text("mine")
         RunWriter.create(old, INFO, overwrite=True).finish("done")
         assert set(everything(tmp_path)) == {"a/run.json", "a/notes.md"}
