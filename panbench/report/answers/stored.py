@@ -17,6 +17,7 @@ from panbench.runs import (
     digest_of,
     load_run,
     looks_like_run,
+    refuse_link,
     remove_run,
     replacement_of,
     run_bytes,
@@ -97,16 +98,21 @@ def runs_grid(runs: Sequence[StoredRun], folder: Path = Path()) -> Grid:
 def delete_runs(paths: Sequence[Path]) -> list[str]:
     """Removes what panbench wrote into run folders; a sentence on each.
 
-    Raises BadRun, before anything is removed, for a folder that is no run or that somebody writes.
+    Raises BadRun, before anything is removed, for a folder that is no run, or a link to one.
     """
     for path in paths:
         load_run(path)
+        refuse_link(path)
     return [_deleted(path, remove_run(path)) for path in paths]
 
 
 def _deleted(path: Path, left: Sequence[Path]) -> str:
     """The sentence on a run that was deleted; left: what was not."""
-    sentence = f"{path} is deleted but for {listed([file.name for file in left])}." if left else f"{path} is deleted."
+    sentence = (
+        f"{path} is deleted but for {listed([str(file.relative_to(path)) for file in left])}."
+        if left
+        else f"{path} is deleted."
+    )
     if (unfinished := replacement_of(path)) is not None:
         sentence += f" A run that was to replace it stays in {unfinished}: delete that, too, or go on with --resume."
     return sentence
