@@ -30,8 +30,8 @@ from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.tools.benchmark import benchmark, share_that_differs
 from panbench.models import feeding
-from panbench.models.base import open_model, resolve_weights
 from panbench.models.mmdet import operators
+from panbench.models.opening import open_model, resolve_weights
 from panbench.models.predict import category_ids, prediction_of
 from panbench.models.rules import fuse
 

@@ -71,6 +71,44 @@ def test_every_module_has_a_room_in_the_design():
     assert {room_of(path) for path in MODULES} - FACES == set(layers())
 
 
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of files that import one another, directly or through others."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        waiting = list(edges[start])
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found.add(name)
+                waiting.extend(edges.get(name, ()))
+        return found
+
+    beyond = {name: reached(name) for name in edges}
+    groups = {tuple(sorted(other for other in beyond[name] if name in beyond[other])) for name in edges}
+    return [list(group) for group in sorted(groups) if group]
+
+
+def test_no_files_import_each_other_in_a_circle():
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    # A package's __init__ gathers what its files have; a file that needs one of its siblings names that file.
+    edges = {
+        name: {target for target in targets_of(path, names) if target != name}
+        for name, path in names.items()
+        if path.name != "__init__.py"
+    }
+    assert [one for one in circles(edges) if one != STILL_A_CIRCLE] == []
+
+
+def targets_of(path: Path, names: dict[str, Path]) -> set[str]:
+    """The files of panbench that a file imports, also for types only."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {name if (name := f"{node.module}.{alias.name}") in names else node.module for alias in node.names}
+    return {name for name in found if name in names and names[name].name != "__init__.py"}
+
+
 def test_few_modules_lie_flat():
     assert len(list(PACKAGE.glob("*.py"))) <= 6
 
@@ -93,6 +131,7 @@ def test_a_module_imports_only_rooms_of_lower_layers(path):
             assert layer[target] < layer[room], f"{path}:{line}: {room} imports {target}, which is not below it"
 
 
+STILL_A_CIRCLE = ["panbench.evaluation.evaluate", "panbench.evaluation.record"]
 # Imports of studies by the core, and between studies, that are still to become hooks.
 TO_BE_HOOKS = {
     ("evaluation/several.py", "robustness"),

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from panbench.base.errors import BadRun
-from panbench.models.base import LoadedImage, Model
 from panbench.models.candidates import Output
 from panbench.models.listening import ListeningModel
+from panbench.models.model import LoadedImage, Model
 from panbench.models.rules import Rule
 from panbench.models.stored import LOW_GATE, Encoded, StoredOutputs, encode, write_block
 

@@ -13,7 +13,7 @@ from panbench.cli.command import RULES as COMPLETED
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate, evaluate_rules, open_model_once
 from panbench.evaluation.several import rules_of, run_folders
-from panbench.models.base import Model
+from panbench.models.model import Model
 from panbench.models.rules import PAPER, RULES
 from panbench.report.answers.tables import ComparisonRow, labels
 from panbench.runs import load_run

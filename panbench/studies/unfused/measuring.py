@@ -17,9 +17,9 @@ import numpy.typing as npt
 from panbench.base.errors import BadArgument
 from panbench.datasets import Dataset
 from panbench.datasets.instances import InstanceSet
-from panbench.models.base import LoadedImage, Model
 from panbench.models.candidates import FinishedMap, Output
 from panbench.models.listening import ListeningModel
+from panbench.models.model import LoadedImage, Model
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.masks import PackedMasks, areas, pack, shared_pixels
 from panbench.panoptic.overlap import count_pairs
