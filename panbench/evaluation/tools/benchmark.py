@@ -23,6 +23,7 @@ from panbench.base import provenance
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.secrets import redacted
 from panbench.base.text import for_spreadsheet
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
@@ -120,7 +121,7 @@ class Report:
             "device": self.device,
             "versions": self.versions,
             "git_commit": self.git_commit,
-            "command": list(self.command),
+            "command": [redacted(word) for word in self.command],
             "flops_count": "gflops counts a multiply-add as 2, gmacs as 1; convolutions, matrix products and attention",
             "rows": [dataclasses.asdict(row) for row in self.rows],
         }
