@@ -6,12 +6,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from panbench.base.computing import PRECISIONS
 from panbench.base.errors import BadArgument
 
-__all__ = ["AUTOCAST", "PRECISIONS", "check_precision", "choose_device", "keep_as_autocast_has_them", "tf32_as"]
-
-PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
-"""fp32: as PyTorch comes and mmdet runs, with TF32 in CUDA's convolutions; ieee: without; tf32: also in products."""
+__all__ = ["AUTOCAST", "check_precision", "choose_device", "keep_as_autocast_has_them", "tf32_as"]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32 = {"ieee": (False, False), "tf32": (True, True)}

@@ -1,9 +1,7 @@
 """Opens models: by a name of the catalog, a config file or a spec."""
 
 import dataclasses
-import importlib
 import os
-import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +10,7 @@ from torch import nn
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.heap import keep_freed_memory
+from panbench.base.places import BrokenPlace, load
 from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weights
 from panbench.models.adapter import Adapter
@@ -131,20 +130,13 @@ def resolve_weights(
 
 
 def import_named(name: str, spec: ModelSpec) -> Any:
-    """What `package.module:attribute` names. Raises BadModel when it cannot be imported, or has no such attribute."""
-    module_name, _, attribute = name.partition(":")
-    # As with `python -m`, a module in the current folder can be named; last, so that it takes nobody's place.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    """The object at the place `package.module:attribute`. Raises BadModel when it cannot be imported."""
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise
-        raise BadModel(f"{spec.title}: there is no Python module {module_name} ({name} is not importable).") from error
+        return load(name)
+    except BrokenPlace as error:
+        raise BadModel(f"{spec.title}: {error}") from error
+    except ModuleNotFoundError:
+        raise
     except (ImportError, SyntaxError) as error:
-        raise BadModel(f"{spec.title}: {module_name} cannot be imported ({type(error).__name__}: {error}).") from error
-    try:
-        return getattr(module, attribute)
-    except AttributeError:
-        raise BadModel(f"{spec.title}: the module {module_name} has nothing named {attribute!r}.") from None
+        module = name.partition(":")[0]
+        raise BadModel(f"{spec.title}: {module} cannot be imported ({type(error).__name__}: {error}).") from error

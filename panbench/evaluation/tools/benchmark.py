@@ -20,6 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from panbench.base import provenance
+from panbench.base.computing import PRECISIONS
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
@@ -32,7 +33,7 @@ from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.loop import plan_batches
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.tools.photographs import photograph_dataset
-from panbench.models.devices import PRECISIONS, choose_device
+from panbench.models.devices import choose_device
 from panbench.models.model import Model
 from panbench.models.opening import open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, prediction_of
