@@ -23,8 +23,9 @@ from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.catalog import ModelSpec, find_model
 from panbench.cli.signals import interrupted_by_signals
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.loop import _threads_of_one, lanes_of, plan_batches
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.several import run_models
 from panbench.models.base import HostedModel, open_model
 from panbench.models.mmdet import adapter
@@ -424,7 +425,8 @@ from panbench.base.reporter import Silent
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
 from panbench.evaluation import loop
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate, open_model_once
+from panbench.evaluation.evaluate import evaluate, open_model_once
+from panbench.evaluation.options import EvaluateOptions
 
 torch.set_num_threads(1)
 loop.BLOCK_IMAGES = 2
