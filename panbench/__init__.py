@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from panbench.datasets import open_dataset
     from panbench.evaluation.evaluate import EvaluateOptions, evaluate
     from panbench.models.opening import load_model
-    from panbench.report.comparison import standing as compare
+    from panbench.report.answers.comparison import standing as compare
     from panbench.runs import load_run
     from panbench.scoring.evaluator import Evaluator
     from panbench.scoring.folder import score_folder
@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "EvaluateOptions": ("panbench.evaluation.evaluate", "EvaluateOptions"),
     "Evaluator": ("panbench.scoring.evaluator", "Evaluator"),
-    "compare": ("panbench.report.comparison", "standing"),
+    "compare": ("panbench.report.answers.comparison", "standing"),
     "evaluate": ("panbench.evaluation.evaluate", "evaluate"),
     "load_model": ("panbench.models.opening", "load_model"),
     "load_run": ("panbench.runs", "load_run"),

@@ -34,12 +34,13 @@ from panbench.catalog import find_model
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
-from panbench.evaluation.fusing import StoredModel, fuse_run
+from panbench.evaluation.stored_runs import StoredModel
 from panbench.models.base import LoadedImage, Model, open_model
 from panbench.models.candidates import Candidates, Instances, Output
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png
 from panbench.runs import Run
+from panbench.studies.fusing.runs import fuse_run
 
 
 class PlantedModel:

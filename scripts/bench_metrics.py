@@ -59,7 +59,7 @@ def write_runs(folder: Path, images: int) -> list[Path]:
 def measure(command: str, runs: list[Path]) -> dict[str, float]:
     """Matchings and CPU seconds of a command on the panbench that is on the path."""
     import panbench.metrics.uncertainty as uncertainty
-    from panbench.report import comparison, findings
+    from panbench.report.answers import comparison, findings
     from panbench.runs import load_run
 
     # Before there was metrics/matched.py, metrics/pq.py matched.

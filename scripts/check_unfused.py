@@ -28,7 +28,7 @@ from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate, open_model_once
 from panbench.models.candidates import Instances
 from panbench.models.mmdet import families
-from panbench.report.findings import metric_findings
+from panbench.report.answers.findings import metric_findings
 
 TOLERANCE = 1e-6
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from panbench.report.page.document import write_report
-from panbench.report.pictures import Layer, Pictures, RunPictures, diff_figure, save_figure, side_by_side_figure
-from panbench.report.tables import find_runs
+from panbench.report.answers.tables import find_runs
+from panbench.report.figures.pictures import Layer, Pictures, RunPictures, diff_figure, save_figure, side_by_side_figure
+from panbench.report.pages.page.document import write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

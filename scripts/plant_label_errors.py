@@ -29,10 +29,10 @@ import numpy.typing as npt
 from panbench.base.files import write_json
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, PanopticSet, Segment
-from panbench.report.grid import as_markdown
-from panbench.report.relabel import Relabelling, find_answers, relabel
-from panbench.report.suspects_page import write_relabelling
+from panbench.report.answers.grid import as_markdown
 from panbench.runs import load_run
+from panbench.studies.relabel.answer import Relabelling, find_answers, relabel
+from panbench.studies.relabel.page import write_relabelling
 
 KINDS = ("renamed", "merged", "removed", "shifted")
 SMALLEST = 100

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.metrics.seeds import compare_seeds
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.uncertainty import Sample, Stack, compare, draw_counts, intervals
 from panbench.panoptic.types import Category
+from panbench.studies.seeds.statistics import compare_seeds
 
 Float = npt.NDArray[np.float64]
 

@@ -49,7 +49,7 @@ from panbench.base.errors import BadRun, PanbenchError
 from panbench.cli.signals import interrupted_by_signals
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.report.tables import compare
+from panbench.report.answers.tables import compare
 from panbench.runs import Run, RunWriter, finish_replacement, load_run
 from panbench.scoring.folder import score_folder
 
@@ -879,8 +879,8 @@ def importable(folder: str) -> Iterator[None]:
     """Modules in `folder` can be imported, and what children need is imported before they are forked."""
     import torch
 
-    import panbench.evaluation.photographs
     import panbench.evaluation.several
+    import panbench.evaluation.tools.photographs
     import panbench.models.functions  # noqa: F401
 
     # A fork of a process whose threads compute would wait for them for ever.

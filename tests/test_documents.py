@@ -13,8 +13,8 @@ from support import panbench
 
 from panbench.catalog import resolve_models
 from panbench.cli.app import app
-from panbench.cli.ensemble import WAYS
 from panbench.metrics.slices import SLICINGS
+from panbench.studies.ensembles.command import WAYS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(

@@ -11,6 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "panbench"
 TORCH = {"torch", "torchvision", "mmdet", "mmengine", "mmcv"}
+STUDIES = PACKAGE / "studies"
+# Folders inside a room, the lower one first: one imports only those before it.
+FOLDERS = {"report": ("answers", "figures", "pages"), "evaluation": ("", "tools")}
 # Rooms that only join others: the package's face, and what starts the command line.
 FACES = {"__init__", "__main__"}
 
@@ -85,14 +88,80 @@ def test_a_module_imports_only_rooms_of_lower_layers(path):
         if target in FACES or target.startswith("__") or target == room:
             continue
         assert target in layer, f"{path}:{line} imports {name}, which has no room in docs/design.md"
-        # Naming a type binds nothing at run time; the command line is where all rooms meet.
-        if not for_types:
+        # Naming a type binds nothing at run time; imports of studies have a test of their own.
+        if not for_types and target != "studies":
             assert layer[target] < layer[room], f"{path}:{line}: {room} imports {target}, which is not below it"
+
+
+# Imports of studies by the core, and between studies, that are still to become hooks.
+TO_BE_HOOKS = {
+    ("evaluation/several.py", "robustness"),
+    ("evaluation/several.py", "ensembles"),
+    ("evaluation/evaluate.py", "unfused"),
+    ("report/answers/findings.py", "fusing"),
+    ("report/answers/findings.py", "unfused"),
+    ("report/answers/views.py", "calibration"),
+    ("studies/ensembles/by_masks.py", "fusing"),
+    ("cli/compare.py", "seeds"),
+    ("cli/compare.py", "unfused"),
+    ("cli/score.py", "unfused"),
+    ("cli/eval.py", "robustness"),
+    ("runs/writer.py", "unfused"),
+    ("runs/folder.py", "unfused"),
+    ("evaluation/several.py", "tools"),
+    ("evaluation/several.py", "figures"),
+}
+
+
+def of_studies():
+    """Each import of a study: the module, its own study ("" in the core), the study that it imports, the line."""
+    for path in MODULES:
+        relative = path.relative_to(PACKAGE)
+        own = relative.parts[1] if room_of(path) == "studies" and len(relative.parts) > 2 else ""
+        for name, line, _ in imported(path):
+            if name.startswith("panbench.studies."):
+                yield relative.as_posix(), own, name.split(".")[2], line
+
+
+def test_the_core_imports_no_study_and_no_study_another():
+    wrong = [
+        f"{path}:{line} imports the study {study}"
+        for path, own, study, line in of_studies()
+        if study != own and (path, study) not in TO_BE_HOOKS
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_study_has_tests_and_a_line_in_the_design():
+    design = (ROOT / "docs" / "design.md").read_text("utf-8")
+    (line,) = re.findall(r"^ {4}9  studies/ +(.*)$", design, re.MULTILINE)
+    studies = {path.parent.name for path in STUDIES.glob("*/__init__.py")}
+    assert studies <= {words.split()[0] for words in line.split(" · ")}
+    assert studies <= {path.parent.name for path in (ROOT / "tests" / "studies").glob("*/test_*.py")}
+
+
+def test_folders_inside_a_room_import_only_lower_ones():
+    wrong = []
+    for path in MODULES:
+        order = FOLDERS.get(room_of(path))
+        if order is None:
+            continue
+        parts = path.relative_to(PACKAGE).parts
+        own = parts[1] if len(parts) > 2 else ""
+        for name, line, for_types in imported(path):
+            words = name.split(".")
+            if for_types or words[:2] != ["panbench", parts[0]]:
+                continue
+            other = words[2] if len(words) > 2 and (PACKAGE / parts[0] / words[2]).is_dir() else ""
+            known = (path.relative_to(PACKAGE).as_posix(), other) in TO_BE_HOOKS
+            if order.index(other) > order.index(own) and not known:
+                wrong.append(f"{path}:{line} imports {name}")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_only_the_rooms_that_run_models_import_torch(path):
-    if room_of(path) in rooms_with_torch():
+    if {room_of(path), path.relative_to(PACKAGE).with_suffix("").as_posix()} & rooms_with_torch():
         return
     for name, line, for_types in imported(path):
         assert for_types or name.split(".")[0] not in TORCH, f"{path}:{line} imports {name}"

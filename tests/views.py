@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import torch
 
-from panbench.models.augmented import AugmentedModel, parse_views
 from panbench.models.candidates import Candidates
 from panbench.models.predict import scene_of
+from panbench.studies.ensembles.views import AugmentedModel, parse_views
 
 
 def check_views(model: Any, folder: Path, size: tuple[int, int] = (64, 96), scales: bool = True) -> None:

@@ -28,7 +28,9 @@ import httpx
 
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
 from panbench.base.files import sha256_of
+from panbench.base.locks import Lock, owner_of, way_out
 from panbench.base.reporter import Counting
+from panbench.base.secrets import without_secrets
 
 MIRRORS = {
     "COCO": ("http://images.cocodataset.org", "https://images.cocodataset.org"),
@@ -38,6 +40,8 @@ MIRRORS = {
 _SPAN_BYTES = 32 << 20
 _SYNC_BYTES = 16 << 20
 _SPARE_BYTES = 8 << 20
+# Seconds without a byte after which another process's download is not waited for. Verifying a large file takes minutes.
+_PATIENCE = 1800.0
 _NO_RANGES = "{url} can only be read as a whole: the server ignores range requests."
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
@@ -151,11 +155,6 @@ def mirrored(url: str) -> str:
             if mirror and url.startswith(address + "/"):
                 return mirror.rstrip("/") + url[len(address) :]
     return url
-
-
-def without_secrets(url: str) -> str:
-    """`url` without user name and password: for messages and records."""
-    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", url)
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
@@ -342,27 +341,19 @@ class _Part:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, target: Path) -> "Iterator[_Part]":
-        """The part of `target`, locked against other processes where the system supports it."""
+        """The part of `target`, locked against other processes."""
         path = target.with_name(target.name + ".part")
         state_path = target.with_name(target.name + ".part.state")
-        while True:
-            state = open(state_path, "r+b" if state_path.exists() else "w+b", buffering=0)  # noqa: SIM115
-            _lock_file(state)
-            # The previous holder of the lock may have finished and removed the file: then lock the new one.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(state.fileno()), os.stat(state_path)):
-                    break
-            state.close()
-        part = cls(path, state)
+        lock = _locked(target)
+        part = None
         try:
-            yield part
+            with open(state_path, "r+b" if state_path.exists() else "w+b", buffering=0) as state:
+                part = cls(path, state)
+                yield part
         finally:
-            done = part.finished or not part.arrived
-            if done:
-                part.discard()
-            state.close()
-            if done and os.name == "nt":
-                part.discard()  # Windows does not remove open files
+            if part is not None and (part.finished or not part.arrived):
+                part.discard()  # after closing: Windows does not remove open files
+            lock.release()
 
     def _load(self) -> None:
         content = self._state.read() or b""
@@ -681,13 +672,31 @@ def _write_all(handle: IO[bytes], block: bytes) -> None:
         view = view[handle.write(view) :]
 
 
-def _lock_file(handle: IO[bytes]) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    with contextlib.suppress(OSError):
-        fcntl.flock(handle.fileno(), fcntl.LOCK_EX)
+def _locked(target: Path) -> Lock:
+    """The lock of a download. Waits for another process that has it, as long as that one's files change."""
+    path = target.with_name(target.name + ".part.lock")
+    while True:
+        before = _traces(target)
+        if (lock := Lock.acquire(path, patience=_PATIENCE)) is not None:
+            return lock
+        if _traces(target) == before:
+            raise DownloadFailed(
+                f"{target} is being downloaded by {owner_of(path)}, and nothing has arrived for "
+                f"{_PATIENCE / 60:.0f} minutes. Stop that process, then run the same command again.{way_out(path)}"
+            )
+
+
+def _traces(target: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Size and time of what a download of `target` writes; they change while it goes on."""
+    found: list[tuple[int, int] | None] = []
+    for suffix in ("", ".part", ".part.state"):
+        try:
+            stat = target.with_name(target.name + suffix).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
 
 
 def _content_range(response: httpx.Response) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The program `panbench`: mounts the families of commands, and turns errors into one sentence and an exit code.
 
 Each command parses its arguments, calls one function and prints what it returns. Results go to stdout, status and
-progress to stderr. Exit codes: 0 done, 1 a model failed or a fault of ours, 2 bad input (one sentence says what), 130
+progress to stderr. A command is imported when it is called; the lines of `--help` are declared here, and by studies in
+their records. Exit codes: 0 done, 1 a model failed or a fault of ours, 2 bad input (one sentence says what), 130
 interrupted. Imports of other rooms are made inside the commands: `--help`, completion and every command that needs no
 model start without torch.
 """
@@ -12,35 +13,17 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from panbench import __version__
 from panbench.base.errors import PanbenchError
-from panbench.cli import (
-    bench,
-    calibration,
-    compare,
-    console,
-    data,
-    doctor,
-    ensemble,
-    eval,
-    export,
-    fuse,
-    gate,
-    models,
-    published,
-    relabel,
-    report,
-    reproduce,
-    robustness,
-    runs,
-    score,
-    serve,
-    verify,
-)
+from panbench.base.studies import find_studies, load
+from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
 from panbench.cli.signals import interrupted_by_signals
 
@@ -62,8 +45,104 @@ Environment:
   HTTPS_PROXY, NO_PROXY   as everywhere; NO_COLOR, FORCE_COLOR as well"""
 
 
+# The commands of the core in the order of `panbench --help`: panel, name, summary, and the module whose `app` has it.
+_PANELS = ("Run", "Ask", "Show", "Keep", "About")
+_CORE = (
+    ("Run", "eval", "Run models on a dataset, score them and compare them.", "eval"),
+    ("Run", "score", "Score predictions of any framework: the same numbers as panopticapi.", "score"),
+    ("Run", "predict", "Segment your own photographs.", "report"),
+    ("Run", "bench", "Measure speed, memory and FLOPs.", "bench"),
+    ("Ask", "compare", "Print stored runs side by side, with the differences that are real.", "compare"),
+    ("Ask", "metrics", "Print every measure of stored runs.", "compare"),
+    ("Ask", "errors", "Print why PQ is lost in stored runs.", "compare"),
+    ("Show", "report", "Write one HTML file that shows runs. It needs no network.", "report"),
+    ("Show", "show", "Make pictures and plots of stored runs: PNG, SVG or PDF.", "report"),
+    ("Show", "serve", "Show the runs of a folder in the browser.", "serve"),
+    ("Show", "site", "Write a static site of many runs, for GitHub Pages.", "report"),
+    ("Keep", "data", "Fetch, check and convert datasets.", "data"),
+    ("Keep", "runs", "List stored runs, delete them, or join those of shards.", "runs"),
+    ("Keep", "verify", "Check that runs are what was written.", "verify"),
+    ("Keep", "export", "Write a run for other programs.", "export"),
+    ("About", "models", "List the models.", "models"),
+    ("About", "published", "List published results with their sources.", "published"),
+    ("About", "doctor", "Show what this machine has, and what is wrong with it.", "doctor"),
+)
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """A command before its module is imported. place: "package.module:app", a `typer.Typer` that has it."""
+
+    panel: str
+    name: str
+    summary: str
+    place: str
+
+    def load(self) -> Any:
+        """The command itself."""
+        found = typer.main.get_command(load(self.place))
+        inner = getattr(found, "commands", None)
+        return inner[self.name] if inner is not None and found.name != self.name else found
+
+
+def _declared() -> dict[str, _Declared]:
+    """The commands of the core and of the studies, panel by panel."""
+    core = [_Declared(panel, name, text, f"panbench.cli.{module}:app") for panel, name, text, module in _CORE]
+    ours = {one.name for one in core}
+    added = [
+        _Declared(command.panel, command.name, command.summary, command.place)
+        for study in find_studies()
+        for command in study.commands
+        if command.name not in ours
+    ]
+    found = [*core, *added]
+    panels = [*_PANELS, *(one.panel for one in found if one.panel not in _PANELS)]
+    return {one.name: one for one in sorted(found, key=lambda one: panels.index(one.panel))}
+
+
+class _Lazy(MutableMapping[str, Any]):
+    """Commands by name; the module of one is imported when it is taken out."""
+
+    def __init__(self) -> None:
+        self.declared = _declared()
+        self.loaded: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.loaded:
+            self.loaded[name] = self.declared[name].load()
+        return self.loaded[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self.loaded[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self.declared[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.declared)
+
+    def __len__(self) -> int:
+        return len(self.declared)
+
+
 class _Program(Commands):
     """Turns what a command raises into one line on stderr and an exit code; takes `--debug`, -q and -v anywhere."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Lazy()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """What help and completion need of a command: its name, line and panel. `resolve_command` has the command."""
+        declared = self.commands.declared.get(cmd_name)  # type: ignore[attr-defined]
+        if declared is None:
+            return None
+        return TyperCommand(declared.name, help=declared.summary, rich_help_panel=declared.panel)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the line names, loaded."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and self.commands[command.name or ""], rest
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         ctx.meta.update({_ANYWHERE[word]: True for word in args if word in _ANYWHERE})
@@ -113,31 +192,6 @@ def _options(
     debug: Annotated[bool, flag("--debug", "Show the traceback of an error; anywhere on the line.")] = False,
 ) -> None:
     pass
-
-
-for module in (
-    models,
-    eval,
-    score,
-    ensemble,
-    fuse,
-    compare,
-    report,
-    serve,
-    data,
-    bench,
-    doctor,
-    published,
-    gate,
-    relabel,
-    calibration,
-    robustness,
-    reproduce,
-    runs,
-    export,
-    verify,
-):
-    app.add_typer(module.app)
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def bench(
     specs = choose_models(model or [], config, checkpoint, things)
     download = may_download_weights(specs, weights, download)
 
-    from panbench.evaluation.benchmark import benchmark, write_report
+    from panbench.evaluation.tools.benchmark import benchmark, write_report
 
     with console.Bars() as bars:
         report = benchmark(

@@ -17,7 +17,7 @@ from panbench.cli import console
 
 if TYPE_CHECKING:
     from panbench.catalog import ModelSpec
-    from panbench.evaluation.request import Missing
+    from panbench.cli.request import Missing
     from panbench.runs import Run as StoredRun
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -109,14 +109,14 @@ def run_folders(incomplete: str) -> list[str]:
 
 def may_download(missing: "Missing", download: bool) -> bool:
     """Whether to download what is missing: asked once on a terminal, refused in one sentence elsewhere."""
-    from panbench.evaluation.request import ask_once
+    from panbench.cli.request import ask_once
 
     return ask_once(missing, download, console.question())
 
 
 def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
     """The runs of an argument `Runs`; a run in a folder that cannot be read is named on stderr and left out."""
-    from panbench.report import tables
+    from panbench.report.answers import tables
 
     return tables.find_runs(paths, console.note, console.note)
 
@@ -124,7 +124,7 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
 def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
     """As `may_download`, of the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
-    from panbench.evaluation.request import check_weights, missing_for
+    from panbench.cli.request import check_weights, missing_for
 
     check_weights(weights)
     return may_download(missing_for(specs, weights=weights), download)

@@ -15,10 +15,10 @@ from panbench.cli import console
 from panbench.cli.command import AsJson, By, Claims, OwnSlices, Raw, Runs, command, family, find_runs, flag, option
 
 if TYPE_CHECKING:
-    from panbench.report.comparison import Standing
-    from panbench.report.findings import Findings
-    from panbench.report.seeds import SeedStanding
+    from panbench.report.answers.comparison import Standing
+    from panbench.report.answers.findings import Findings
     from panbench.runs import Run as StoredRun
+    from panbench.studies.seeds.answer import SeedStanding
 
 app = family()
 
@@ -91,31 +91,35 @@ def compare(
 ) -> None:
     """Print stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent.
 
-    A quoted pattern, 'results/a@seed*', is one model that was trained several times.
+    A quoted pattern, 'results/a@seed*', is one model that was trained several times where the runs differ in weights
+    alone; other runs it names one by one.
     """
     chosen = format or Format.of(out)
     if chosen is Format.parquet and out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
 
     with console.working("Reading runs"):
-        from panbench.evaluation.request import parse_metrics
-        from panbench.report.comparison import standing
-        from panbench.report.own_slices import slices_for
-        from panbench.report.seeds import find_seeds, is_pattern, seed_standing
-        from panbench.report.stored import refuse_inputs
+        from panbench.cli.request import parse_metrics
+        from panbench.report.answers.comparison import standing
+        from panbench.report.answers.own_slices import slices_for
+        from panbench.report.answers.stored import refuse_inputs
+        from panbench.studies.seeds.answer import is_pattern, named_by, seed_standing
 
     measured = parse_metrics(metrics)
     places = digits if digits is not None else 1 if chosen is Format.latex else 2
-    if any(map(is_pattern, runs)):
+    named = named_by(runs) if any(map(is_pattern, runs)) else None
+    if named is not None and named.models:
         if by or slices or per_category or baseline or published or mixed or not intervals or measured != ("pq",):
             raise BadArgument(
                 "Models by seeds are compared in PQ of all, things and stuff: leave out --by, --slices, "
                 "--per-category, --baseline, --published, --metrics, --mixed and --no-intervals, or name single runs."
             )
-        seeds = seed_standing(find_seeds(runs), common_images=common_images, detect=detect / 100, digits=places)
+        seeds = seed_standing(named.models, common_images=common_images, detect=detect / 100, digits=places)
         _print(chosen, out, seeds, seeds.sentences, raw)
         return
-    stored = find_runs(runs)
+    for reason in () if named is None else named.reasons:
+        console.note(reason)
+    stored = find_runs(runs if named is None else named.folders)
     if out is not None:
         refuse_inputs(out, stored)
     with console.Bars(transient=True) as bars:
@@ -132,11 +136,11 @@ def compare(
             digits=places,
         )
     if measured != ("pq",):
-        from panbench.report.unfused import with_unfused
+        from panbench.studies.unfused.answer import with_unfused
 
         found = with_unfused(found, stored, measured)
     if published:
-        from panbench.report.published import with_published
+        from panbench.report.answers.published import with_published
 
         found = with_published(found, published)
     _print(chosen, out, found, [] if found.verdict is None else [found.verdict.text()], raw)
@@ -146,7 +150,7 @@ def _print(
     format: Format, out: Path | None, found: "Standing | SeedStanding", sentences: Sequence[str], raw: bool
 ) -> None:
     """Shows or writes a comparison; a terminal shows the sentences before the tables."""
-    from panbench.report.grid import plain
+    from panbench.report.answers.grid import plain
 
     if format is Format.text and out is None:
         for sentence in sentences:
@@ -190,8 +194,8 @@ def metrics(
 ) -> None:
     """Print every measure of stored runs: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
     with console.working("Reading runs"):
-        from panbench.report.findings import metric_findings
-        from panbench.report.own_slices import slices_for
+        from panbench.report.answers.findings import metric_findings
+        from panbench.report.answers.own_slices import slices_for
 
     chosen: dict[str, Any] = {"by": by} if by else {}
     stored = find_runs(runs)
@@ -210,8 +214,8 @@ def errors(
 ) -> None:
     """Print why PQ is lost in stored runs: each cause, what fixing it would gain, and where it happens."""
     with console.working("Reading runs"):
-        from panbench.report.findings import error_findings
-        from panbench.report.own_slices import slices_for
+        from panbench.report.answers.findings import error_findings
+        from panbench.report.answers.own_slices import slices_for
 
     stored = find_runs(runs)
     own = slices_for(slices, stored)

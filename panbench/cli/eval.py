@@ -160,7 +160,7 @@ def evaluate(
 ) -> None:
     """Run models on a dataset, score them and compare them."""
     from panbench.catalog import choose_models, renamed, resolve_models, split_names
-    from panbench.evaluation.request import parse_metrics
+    from panbench.cli.request import parse_metrics
 
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
@@ -169,7 +169,7 @@ def evaluate(
     measured = parse_metrics(metrics)
     corruptions = []
     if corrupt is not None:
-        from panbench.datasets.corruptions import parse_corruptions
+        from panbench.studies.robustness.corruptions import parse_corruptions
 
         corruptions = parse_corruptions(corrupt)
         if images is not None and gt is None:
@@ -184,11 +184,11 @@ def evaluate(
     with console.Bars() as bars:
         bars.status("Looking for models and data")
 
+        from panbench.cli.request import check_weights, default_data, leave_out_others, missing_for, split_rules
         from panbench.datasets import open_dataset
-        from panbench.evaluation.request import check_weights, default_data, leave_out_others, missing_for, split_rules
         from panbench.evaluation.several import Opening, Outcome, check_models, evaluate_models, run_folders
-        from panbench.evaluation.trackers import check_trackers
-        from panbench.report.tables import comparison_row, comparison_text, speed_text, summary_text
+        from panbench.evaluation.tools.trackers import check_trackers
+        from panbench.report.answers.tables import comparison_row, comparison_text, speed_text, summary_text
 
     check_trackers(log or [])
     check_weights(weights)
@@ -208,7 +208,7 @@ def evaluate(
 
     def opened() -> "Dataset":
         if images is not None and gt is None:
-            from panbench.evaluation.photographs import photograph_dataset
+            from panbench.evaluation.tools.photographs import photograph_dataset
 
             return photograph_dataset([images], (), limit=limit, exif=exif.choice)
         with console.Bars() as bars:

@@ -37,7 +37,7 @@ def export(
 
     coco-results and fiftyone need the predictions (`eval --save-predictions`, or a scored folder that is still here).
     """
-    from panbench.report.export import export_run
+    from panbench.report.answers.export import export_run
     from panbench.runs import load_run
 
     console.wrote(export_run(load_run(run), format.value, out, overwrite=overwrite))

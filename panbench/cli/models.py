@@ -46,7 +46,7 @@ def models(
             console.wrote([path])
         return
     with console.working("Reading the list"):
-        from panbench.report.models import list_models
+        from panbench.report.answers.models import list_models
 
         listing = list_models(list(load_catalog().values()), filter or "")
     if as_json:

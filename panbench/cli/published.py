@@ -23,7 +23,7 @@ def published(
     """List published results with their sources, to set runs against (`compare --published NAME`)."""
     with console.working("Reading the list"):
         from panbench.published import choose
-        from panbench.report.published import published_grid, published_records
+        from panbench.report.answers.published import published_grid, published_records
 
     found = choose(names or [], dataset=dataset, split=split)
     if as_json:

@@ -32,7 +32,7 @@ from panbench.cli.command import (
 )
 
 if TYPE_CHECKING:
-    from panbench.report.pictures import Layer, Photo
+    from panbench.report.figures.pictures import Layer, Photo
     from panbench.runs import Run
 
 app = family()
@@ -95,7 +95,7 @@ def report(
     gt_dir: _GtDir = None,
 ) -> None:
     """Write one HTML file that shows runs: verdict, tables, charts and examples. It needs no network."""
-    from panbench.report.page.document import write_report
+    from panbench.report.pages.page.document import write_report
 
     with console.Bars(transient=True) as bars:
         written = write_report(
@@ -136,7 +136,7 @@ def overlay(
     gt_dir: _GtDir = None,
 ) -> None:
     """Lay the segments of one run over an image."""
-    from panbench.report.pictures import overlay_figure
+    from panbench.report.figures.pictures import overlay_figure
     from panbench.runs import load_run
 
     loaded = load_run(run)
@@ -163,7 +163,7 @@ def side_by_side(
     gt_dir: _GtDir = None,
 ) -> None:
     """Show an image, its ground truth and the answers of runs beside each other."""
-    from panbench.report.pictures import side_by_side_figure
+    from panbench.report.figures.pictures import side_by_side_figure
 
     loaded = _load(runs)
     photo, layers = _layers([TRUTH, *loaded], image, loaded[0], images, gt, gt_dir)
@@ -199,7 +199,7 @@ def diff(
     gt_dir: _GtDir = None,
 ) -> None:
     """Show where two runs disagree on an image: in category, in instances, or only along boundaries."""
-    from panbench.report.pictures import diff_figure
+    from panbench.report.figures.pictures import diff_figure
 
     if a == b == TRUTH:
         raise BadArgument("gt and gt do not differ. Name a run.")
@@ -257,7 +257,7 @@ def attention(
     if spec is not None:
         download = may_download_weights([spec], weights, download)
 
-    from panbench.evaluation.photographs import attention_of
+    from panbench.evaluation.tools.photographs import attention_of
     from panbench.runs import load_run
 
     if photo is not None and out.exists() and out.samefile(photo):
@@ -286,7 +286,7 @@ def attention(
 
 
 def _plot_kinds(incomplete: str) -> list[str]:
-    from panbench.report.plots import CLAIMED, PLOTS
+    from panbench.report.figures.plots import CLAIMED, PLOTS
 
     return [name for name in {**PLOTS, **CLAIMED} if name.startswith(incomplete)]
 
@@ -319,10 +319,10 @@ def plot(
     ] = None,
 ) -> None:
     """Draw a plot of runs for a paper: vector graphics, and the numbers beside it."""
-    from panbench.report.plots import check_kind, write_plot
-    from panbench.report.published import claims_beside
-    from panbench.report.stored import refuse_inputs
-    from panbench.report.views import compared
+    from panbench.report.answers.published import claims_beside
+    from panbench.report.answers.stored import refuse_inputs
+    from panbench.report.answers.views import compared
+    from panbench.report.figures.plots import check_kind, write_plot
 
     check_kind(kind, bool(published))
     members, found = compared(find_runs(runs), common_images=common_images)
@@ -376,7 +376,7 @@ def predict(
     spec = choose_model(model, config, checkpoint, things)
     download = may_download_weights([spec], weights, download)
 
-    from panbench.evaluation.photographs import segment_photographs
+    from panbench.evaluation.tools.photographs import segment_photographs
 
     with console.Bars() as bars:
         wrote = segment_photographs(
@@ -399,8 +399,8 @@ def predict(
 
 def _save(figure: Any, target: Path, runs: "Sequence[Run]", dpi: float) -> None:
     """Writes a picture of runs, but over none of the files that they were made from."""
-    from panbench.report.pictures import save_figure
-    from panbench.report.stored import refuse_inputs
+    from panbench.report.answers.stored import refuse_inputs
+    from panbench.report.figures.pictures import save_figure
 
     refuse_inputs(target, runs)
     save_figure(figure, target, dpi=dpi)
@@ -424,7 +424,7 @@ def _layers(
     gt_dir: Path | None,
 ) -> "tuple[Photo, list[Layer]]":
     """The photograph of an image, and the layers of runs, or of the ground truth where TRUTH stands for a run."""
-    from panbench.report.pictures import Pictures, RunPictures
+    from panbench.report.figures.pictures import Pictures, RunPictures
 
     pictures = Pictures(source, images=images, gt=gt, gt_dir=gt_dir)
     for run in wanted:
@@ -452,7 +452,7 @@ def site(
     examples: Annotated[int, typer.Option(min=0, metavar="N", help="At most so many images in each report.")] = 24,
 ) -> None:
     """Write a static site of many runs: a leaderboard with intervals and a report of each, for GitHub Pages."""
-    from panbench.report.site import write_site
+    from panbench.report.pages.site import write_site
 
     with console.Bars(transient=True) as bars:
         index = write_site(find_runs(runs), out, title=title, examples=examples, notice=console.note, reporter=bars)

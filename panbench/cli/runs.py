@@ -39,7 +39,7 @@ def list_stored(
 ) -> None:
     """List the runs in a folder, damaged ones too: model, data, PQ, images, status, date, size."""
     with console.working("Reading runs"):
-        from panbench.report.stored import runs_grid, stored_runs
+        from panbench.report.answers.stored import runs_grid, stored_runs
 
         found = stored_runs(folder)
     if as_json:
@@ -56,7 +56,7 @@ def delete(
     yes: Annotated[bool, flag("--yes", "Delete without asking.")] = False,
 ) -> None:
     """Delete runs, after asking: only files that panbench wrote, and no run that is being written."""
-    from panbench.report.stored import delete_runs
+    from panbench.report.answers.stored import delete_runs
     from panbench.runs import load_run, run_bytes
 
     for path in paths:
@@ -105,7 +105,7 @@ def merge(
     Shards are made by `score --shard I/N`, or by `eval --image-ids`. Their settings must be the same, and no image may
     be in two of them.
     """
-    from panbench.report.tables import comparison_row, summary_text
+    from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.runs.merge import merge_runs
 
     run = merge_runs(shards, out, overwrite=overwrite)

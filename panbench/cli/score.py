@@ -1,11 +1,8 @@
-"""`panbench score`: predictions of any framework, and `panbench submit`: those of a run for COCO's server."""
+"""`panbench score`: predictions of any framework."""
 
 import shlex
 from pathlib import Path
 from typing import Annotated
-
-import typer
-from rich.filesize import decimal
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import counter
@@ -55,10 +52,10 @@ def score(
 ) -> None:
     """Score predictions of any framework: the same numbers as panopticapi."""
     from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
-    from panbench.report.tables import comparison_row, summary_text
+    from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.scoring.folder import as_json as scores_of
     from panbench.scoring.folder import score_folder
-    from panbench.scoring.map_ap import ap_of_map, refuse_unscored
+    from panbench.studies.unfused.map_ap import ap_of_map, refuse_unscored
 
     if ap_gt is not None and not ap:
         raise BadArgument("--ap-gt is the ground truth of AP. Add --ap.")
@@ -93,7 +90,7 @@ def score(
         row = comparison_row(run)
         console.show(summary_text(row.title, run.summary(), row.notes))
         if found is not None:
-            from panbench.report.unfused import map_grid
+            from panbench.studies.unfused.answer import map_grid
 
             console.show("")
             console.show_grids([map_grid(found, truth)])
@@ -110,32 +107,3 @@ def _shard(given: str | None) -> tuple[int, int] | None:
     if not slash or not number.isdecimal() or not shards.isdecimal():
         raise BadArgument(f"--shard is {given!r}; give the number of the shard and of all shards, as in 3/16.")
     return int(number), int(shards)
-
-
-@command(app, "submit", "panbench submit results/test-dev --out submission.zip")
-def submit(
-    run: Annotated[Path, typer.Argument(help="A run with predictions, or a predictions JSON.")],
-    out: Annotated[Path, typer.Option(help="The zip, or a folder for it.")],
-    testset: Annotated[str, typer.Option(help="test-dev2017 or val2017.")] = "test-dev2017",
-    algorithm: Annotated[str | None, typer.Option(help="The name on the leaderboard. Default: the model's.")] = None,
-    images: Annotated[Path | None, typer.Option(help="The list of the test set's images. Default: COCO's.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a zip that already exists.")] = False,
-) -> None:
-    """Pack a run's predictions as COCO's evaluation server takes them, checked before anything is written."""
-    from panbench.scoring.submission import write_submission
-
-    with console.Bars(transient=True) as bars:
-        made = write_submission(
-            run,
-            out,
-            testset=testset,
-            algorithm=algorithm,
-            images=images,
-            overwrite=overwrite,
-            progress=counter(bars, "Checking"),
-        )
-    console.show(
-        f"{made.path}: {made.n_images:,} images, {made.n_segments:,} segments, {decimal(int(made.bytes))}.",
-        soft_wrap=True,
-    )
-    console.show(f"In it: {made.json_name} and {made.folder_name}/", soft_wrap=True)

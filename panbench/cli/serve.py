@@ -33,7 +33,7 @@ def serve(
     try:
         import uvicorn
 
-        from panbench.report.live.server import application
+        from panbench.report.pages.live.server import application
     except ModuleNotFoundError as problem:
         if (problem.name or "").split(".")[0] not in ("uvicorn", "starlette"):
             raise
@@ -41,7 +41,7 @@ def serve(
 
     import socket
 
-    from panbench.report.live.library import Library
+    from panbench.report.pages.live.library import Library
 
     served = application(Library(folder, images=images, gt=gt, gt_dir=gt_dir))
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

@@ -12,9 +12,9 @@ app = family()
 @command(app, "verify", "panbench verify results/coco-mask2former-r50", "panbench verify results")
 def verify(paths: Runs, as_json: AsJson = False) -> None:
     """Check that runs are what was written: parts, summary, and the images and id PNGs that were read."""
-    from panbench.report.stored import DAMAGED
-    from panbench.report.stored import verify as verification
-    from panbench.report.tables import find_runs
+    from panbench.report.answers.stored import DAMAGED
+    from panbench.report.answers.stored import verify as verification
+    from panbench.report.answers.tables import find_runs
 
     unreadable: list[str] = []
     runs = find_runs(paths, unreadable.append, console.note)

@@ -29,11 +29,11 @@ from panbench.base.download import (
     mirrored,
     require_space,
     what_is_wrong,
-    without_secrets,
 )
 from panbench.base.errors import BadArgument, BadDataset, DownloadFailed
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.reporter import SILENT, Reporter, Unit
+from panbench.base.secrets import without_secrets
 from panbench.base.text import in_sentence
 from panbench.datasets.zips import (
     STORED,

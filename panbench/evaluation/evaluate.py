@@ -22,7 +22,6 @@ from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.datasets.instances import InstanceSet, read_instances
 from panbench.evaluation.distributed import join_ranks
 from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name, worker_threads
-from panbench.evaluation.measuring import Measurer, MeasuringModel
 from panbench.evaluation.record import (
     changed_files,
     close_run,
@@ -38,6 +37,7 @@ from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
 from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunWriter, load_run, unfinished_run, write_predictions_json
+from panbench.studies.unfused.measuring import Measurer, MeasuringModel
 
 __all__ = [
     "EvaluateOptions",

@@ -14,10 +14,10 @@ from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
-from panbench.datasets.corruptions import Corruption
-from panbench.evaluation.trackers import open_trackers
-from panbench.report.tables import ComparisonRow, comparison_row, failed_row
+from panbench.evaluation.tools.trackers import open_trackers
+from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
+from panbench.studies.robustness.corruptions import Corruption
 
 if TYPE_CHECKING:
     from panbench.evaluation.evaluate import EvaluateOptions
@@ -58,7 +58,7 @@ class Opening:
         if self.tta is None:
             return model
         # Imports torch, which takes seconds.
-        from panbench.models.augmented import AugmentedModel, parse_views
+        from panbench.studies.ensembles.views import AugmentedModel, parse_views
 
         return AugmentedModel(model, parse_views(self.tta))
 
@@ -183,7 +183,7 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     """One line that says what is about to run: images, device, threads, PyTorch, precision, batch."""
     import torch
 
-    from panbench.evaluation.photographs import PHOTOGRAPHS
+    from panbench.evaluation.tools.photographs import PHOTOGRAPHS
     from panbench.models.base import choose_device
 
     device = choose_device(opening.device)
@@ -209,7 +209,7 @@ def unused_gpu() -> str | None:
     """Why a GPU of this machine goes unused, in a sentence; None where none is seen, or one is used."""
     import torch
 
-    from panbench.evaluation.doctor import why_no_cuda
+    from panbench.evaluation.tools.doctor import why_no_cuda
 
     return None if torch.cuda.is_available() else why_no_cuda(torch.version.cuda)
 
@@ -235,9 +235,9 @@ def evaluate_models(
     corruptions: what the images are shown with, too, each in runs of its own beside the clean ones (`corrupted_runs`)
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
-    from panbench.evaluation.corrupted import evaluate_corrupted
     from panbench.evaluation.distributed import join_ranks
     from panbench.evaluation.evaluate import evaluate_rules, open_model_once
+    from panbench.studies.robustness.corrupted_runs import evaluate_corrupted
 
     kinds = trackers if join_ranks().is_first else ()
     of_each = len(rules) or 1

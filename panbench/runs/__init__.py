@@ -26,7 +26,7 @@ from panbench.runs.record import (
     category_record,
 )
 from panbench.runs.replacing import replacement_of, run_bytes
-from panbench.runs.writer import RunWriter, check_room, finish_replacement, remove_run, unfinished_run
+from panbench.runs.writer import RunWriter, check_room, finish_replacement, refuse_link, remove_run, unfinished_run
 
 __all__ = [
     "CANDIDATES",
@@ -61,6 +61,7 @@ __all__ = [
     "load_run",
     "looks_like_run",
     "photograph_code",
+    "refuse_link",
     "remove_run",
     "replacement_of",
     "run_bytes",

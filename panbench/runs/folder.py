@@ -23,7 +23,7 @@ from panbench.runs.lock import is_locked
 from panbench.runs.membership import Membership
 from panbench.runs.record import RunInfo, read_info
 from panbench.runs.replacing import cut_short, moved_away, replaced_home
-from panbench.runs.unfused import UnfusedParts
+from panbench.studies.unfused.rows import UnfusedParts
 
 if TYPE_CHECKING:
     import numpy.typing as npt

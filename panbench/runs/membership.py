@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from panbench.panoptic.parts import NotAdmitted, images_of, metadata_of, part_fi
 from panbench.runs.hashes import FileHashes
 from panbench.runs.record import PartRecord, RunInfo
 
-__all__ = ["Membership", "part_metadata"]
+__all__ = ["Membership", "part_metadata", "run_of"]
 
 # Keys of a part's own metadata.
 _RUN, _SETTINGS, _FILES = b"panbench.run", b"panbench.settings", b"panbench.files"
@@ -19,6 +20,12 @@ def part_metadata(info: RunInfo, files: FileHashes) -> dict[bytes, bytes]:
     """What a part says of itself: its run, the run's settings, and the files that were read for it."""
     assert info.id is not None
     return {_RUN: info.id.encode(), _SETTINGS: _settings_hash(info), _FILES: files.to_bytes()}
+
+
+def run_of(metadata: Mapping[bytes, bytes]) -> str | None:
+    """The id of the run that a part says it is of; None for a part of schema 1, which says nothing."""
+    found = metadata.get(_RUN)
+    return None if found is None else found.decode(errors="replace")
 
 
 class Membership:

@@ -11,39 +11,24 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from panbench.base.errors import BadRun
 from panbench.base.files import write_json
-from panbench.panoptic.parts import part_files
-from panbench.runs.layout import (
-    CANDIDATES,
-    MARK,
-    ORACLE,
-    ORACLE_BLOCKS,
-    PARTS,
-    PREDICTIONS,
-    PREDICTIONS_JSON,
-    RECORD,
-    UNFUSED,
-    WRITTEN,
-)
+from panbench.runs.layout import MARK, RECORD
 from panbench.runs.record import read_info
+from panbench.runs.removal import remove_empty_folders, remove_run_files
 
 __all__ = [
     "beside",
     "cut_short",
     "finish_swap",
-    "foreign_files",
     "is_replacing",
     "mark_as_replacement",
     "moved_away",
     "old_of",
     "place_of",
-    "remove_run_files",
     "replaced_home",
     "replacement_of",
     "run_bytes",
@@ -206,41 +191,9 @@ def _identity(folder: Path) -> str | None:
         return None
 
 
-def foreign_files(path: Path) -> list[Path]:
-    """What stands among the predictions of a run but is no id PNG."""
-    predictions = path / PREDICTIONS
-    if predictions.is_symlink():
-        return [predictions]
-    inside = predictions.rglob("*") if predictions.is_dir() else ()
-    return [entry for entry in inside if entry.is_symlink() or not (entry.is_dir() or entry.suffix in (".png", ".tmp"))]
-
-
 def run_bytes(path: Path) -> int:
     """How many bytes the files of a run folder take."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def remove_run_files(path: Path) -> Sequence[Path]:
-    """Removes the files that a run wrote, its run.json last, and the folder if it is empty then; what is left in it."""
-    if not path.is_dir():
-        return ()
-    for part in (*part_files(path / PARTS), *part_files(path / UNFUSED)):
-        part.unlink()
-    for folder in (path, path / PARTS, path / CANDIDATES, path / UNFUSED):
-        for temporary in folder.glob(".*.tmp"):
-            temporary.unlink()
-    if (path / PREDICTIONS).is_dir() and not foreign_files(path):
-        shutil.rmtree(path / PREDICTIONS)
-    for kept in (path / CANDIDATES).glob("[0-9]*.arrow"):
-        kept.unlink()
-    for block in (path / ORACLE_BLOCKS).glob("*.parquet"):
-        block.unlink()
-    for name in (PREDICTIONS_JSON, ORACLE, MARK, RECORD):
-        (path / name).unlink(missing_ok=True)
-    for folder in (path / PARTS, path / CANDIDATES, path / UNFUSED, path / ORACLE_BLOCKS, path):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-    return sorted(path.iterdir()) if path.is_dir() else ()
 
 
 def _clear_away(home: Path) -> bool:
@@ -254,12 +207,17 @@ def _clear_away(home: Path) -> bool:
     with contextlib.suppress(OSError):
         # A run whose run.json is gone was being removed when panbench was stopped.
         if old.is_dir() and (_identity(old) == mark.run or not (old / RECORD).exists()):
-            for entry in list(old.iterdir()):
-                if entry.name not in WRITTEN and not os.path.lexists(home / entry.name):
-                    os.rename(entry, home / entry.name)
-            remove_run_files(old)
+            for file in remove_run_files(old):
+                _move_over(file, home / file.relative_to(old))
+            remove_empty_folders(old)
         (home / MARK).unlink(missing_ok=True)
     return True
+
+
+def _move_over(file: Path, target: Path) -> None:
+    if not os.path.lexists(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(file, target)
 
 
 def _sibling(home: Path, suffix: str, hidden: bool = True) -> Path:

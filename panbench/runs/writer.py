@@ -16,7 +16,6 @@ from typing import Any
 
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.base.files import write_json
-from panbench.metrics.unfused import UnfusedTable
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
@@ -25,23 +24,23 @@ from panbench.runs.layout import MARK, PARTS, RECORD
 from panbench.runs.lock import RunLock
 from panbench.runs.membership import Membership, part_metadata
 from panbench.runs.record import SCHEMA, STATUSES, PartRecord, RunInfo, SummaryRecord, read_info
+from panbench.runs.removal import foreign_files, remove_run_files
 from panbench.runs.replacing import (
     beside,
     cut_short,
     finish_swap,
-    foreign_files,
     is_replacing,
     mark_as_replacement,
     old_of,
     place_of,
-    remove_run_files,
     replacement_of,
     run_bytes,
     swap,
 )
-from panbench.runs.unfused import FOLDER, UnfusedParts, compact_unfused, write_unfused
+from panbench.studies.unfused.metric import UnfusedTable
+from panbench.studies.unfused.rows import FOLDER, UnfusedParts, compact_unfused, write_unfused
 
-__all__ = ["RunWriter", "check_room", "finish_replacement", "remove_run", "unfinished_run"]
+__all__ = ["RunWriter", "check_room", "finish_replacement", "refuse_link", "remove_run", "unfinished_run"]
 
 _TEMPORARY = re.compile(r"\..+\.tmp")
 _RESERVE = ".reserve.tmp"
@@ -250,16 +249,23 @@ class RunWriter:
 def remove_run(path: str | os.PathLike[str]) -> Sequence[Path]:
     """Removes the files that panbench wrote into a run folder, and the folder if it is empty then; what is left in it.
 
-    Raises BadRun for a folder that is no run, or that somebody writes.
+    Raises BadRun for a folder that is no run, is a link to one, or that somebody writes.
     """
     home = Path(path)
     read_info(home)
+    refuse_link(home)
     lock = RunLock.acquire(home)
     try:
         finish_swap(home)
         return remove_run_files(home)
     finally:
         lock.release()
+
+
+def refuse_link(path: Path) -> None:
+    """Raises BadRun for a link to a run: what is removed or replaced must be named itself."""
+    if path.is_symlink():
+        raise BadRun(f"{path} is a link to {path.resolve()}. Name that folder, or remove the link.")
 
 
 def finish_replacement(path: str | os.PathLike[str]) -> bool:
@@ -300,6 +306,7 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
         raise BadRun(f"{path} is in the way and is not ours to overwrite; give another folder. ({problem})") from None
     if not overwrite:
         raise BadRun(f"{path} holds another run. Give another folder, or --overwrite to replace it.")
+    refuse_link(path)
     if strangers := foreign_files(path):
         raise BadRun(f"{strangers[0]} is not ours to overwrite; move it away first.")
     new, old = beside(path), old_of(path)

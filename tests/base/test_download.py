@@ -16,6 +16,7 @@ from coco_mimic import Fault, FaultServer
 from panbench.base import download as download_module
 from panbench.base.download import RangeReader, RangesUnsupported, download, mirrored, what_is_wrong
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
+from panbench.base.locks import Lock
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -275,11 +276,14 @@ def test_foreign_bytes_in_the_part_are_caught_by_the_hash(server, tmp_path, paus
     assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no lock between processes there: each fetches for itself")
-def test_two_processes_share_one_download(server, tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="patches a system call of POSIX")
+@pytest.mark.parametrize("locks", ["the system's", "none"])
+def test_two_processes_share_one_download(server, tmp_path, locks):
     server.always["/file.bin"] = Fault(block=3000)
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_fetch_quietly, args=(server.url, str(tmp_path))) for _ in range(2)]
+    processes = [
+        context.Process(target=_fetch_quietly, args=(server.url, str(tmp_path), locks == "none")) for _ in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -289,8 +293,42 @@ def test_two_processes_share_one_download(server, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file.bin"]
 
 
-def _fetch_quietly(url: str, folder: str) -> None:
+def _fetch_quietly(url: str, folder: str, no_locks: bool) -> None:
+    if no_locks:
+        import fcntl
+
+        fcntl.flock = _no_flock
     assert download(url + "/file.bin", Path(folder) / "file.bin", sha256=SHA256).read_bytes() == CONTENT
+
+
+def _no_flock(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test_a_download_of_another_process_that_stands_still_is_named_and_not_waited_for(
+    server, tmp_path, pauses, monkeypatch
+):
+    monkeypatch.setattr(download_module, "_PATIENCE", 0.0)
+    lock = Lock.acquire(tmp_path / "file.bin.part.lock")
+    with pytest.raises(DownloadFailed, match=rf"file\.bin is being downloaded by process {os.getpid()} on .* since 20"):
+        fetch(server, tmp_path, pauses)
+    assert server.log == []
+    lock.release()
+    assert fetch(server, tmp_path, pauses).read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(os.name == "nt", reason="patches a system call of POSIX")
+def test_without_locks_the_marker_of_another_machine_is_named_with_the_file_to_delete(
+    server, tmp_path, pauses, monkeypatch
+):
+    monkeypatch.setattr("fcntl.flock", _no_flock)
+    monkeypatch.setattr(download_module, "_PATIENCE", 0.0)
+    marker = tmp_path / "file.bin.part.lock.soft"
+    marker.write_text("12\nanother-machine\n")
+    with pytest.raises(DownloadFailed, match=r"if that process has ended, delete .*/file\.bin\.part\.lock\.soft\."):
+        fetch(server, tmp_path, pauses)
+    marker.unlink()
+    assert fetch(server, tmp_path, pauses).read_bytes() == CONTENT
 
 
 # Disks.

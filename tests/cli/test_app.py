@@ -201,7 +201,7 @@ def test_a_folder_without_write_permission_is_named(tmp_path):
 # ENOENT is what /proc answers to who makes a file there.
 @pytest.mark.parametrize("code", [errno.EACCES, errno.ENOENT, errno.EROFS])
 def test_what_a_folder_or_disk_refuses_is_no_fault_of_panbench(code, tmp_path, monkeypatch):
-    from panbench.report import tables
+    from panbench.report.answers import tables
 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code), str(tmp_path / "locked"))
@@ -216,7 +216,7 @@ def test_a_fault_of_ours_is_one_line_and_exit_1_with_a_traceback_only_when_asked
     def broken(*_, **__):
         raise KeyError("lost")
 
-    monkeypatch.setattr("panbench.report.tables.find_runs", broken)
+    monkeypatch.setattr("panbench.report.answers.tables.find_runs", broken)
     result = panbench("metrics", tmp_path)
     assert result.exit_code == 1
     assert "KeyError: 'lost'" in result.stderr
@@ -231,7 +231,7 @@ def test_an_error_of_the_input_exits_with_its_code_and_no_traceback(error, monke
     def refuse(*_, **__):
         raise error("the sentence")
 
-    monkeypatch.setattr("panbench.report.tables.find_runs", refuse)
+    monkeypatch.setattr("panbench.report.answers.tables.find_runs", refuse)
     result = panbench("metrics", tmp_path)
     assert (result.exit_code, result.stderr) == (error.exit_code, "Error: the sentence\n")
 
@@ -240,7 +240,7 @@ def test_an_interruption_exits_130(monkeypatch, tmp_path):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("panbench.report.tables.find_runs", interrupted)
+    monkeypatch.setattr("panbench.report.answers.tables.find_runs", interrupted)
     result = panbench("metrics", tmp_path)
     assert (result.exit_code, result.stderr) == (130, "Interrupted.\n")
 
@@ -249,7 +249,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     def missing(*_, **__):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr("panbench.report.tables.find_runs", missing)
+    monkeypatch.setattr("panbench.report.answers.tables.find_runs", missing)
     result = panbench("metrics", tmp_path)
     assert result.exit_code == 2
     assert "needs the Python package torch" in result.stderr

@@ -7,7 +7,7 @@ import pytest
 from support import panbench
 
 from panbench import __version__
-from panbench.evaluation import doctor
+from panbench.evaluation.tools import doctor
 
 
 def test_it_names_versions_devices_compiled_code_cache_and_space(tmp_path):

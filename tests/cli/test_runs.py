@@ -12,7 +12,7 @@ from support import panbench
 from panbench.base.errors import BadRun
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.report.tables import compare
+from panbench.report.answers.tables import compare
 from panbench.runs import DeviceRecord, RuleRecord, RunWriter, load_run
 from panbench.scoring.folder import score_folder
 

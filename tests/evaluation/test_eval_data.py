@@ -17,10 +17,10 @@ from panbench.base.reporter import Silent, Unit
 from panbench.catalog import ModelSpec, find_model, weights_path
 from panbench.datasets import Dataset, fetch, open_dataset, shapes
 from panbench.evaluation import evaluate as evaluation
-from panbench.evaluation.benchmark import benchmark
 from panbench.evaluation.distributed import Ranks
-from panbench.evaluation.photographs import segment_photographs
-from panbench.report.tables import comparison_row
+from panbench.evaluation.tools.benchmark import benchmark
+from panbench.evaluation.tools.photographs import segment_photographs
+from panbench.report.answers.tables import comparison_row
 from panbench.runs import CategoryMapRecord, load_run
 from panbench.scoring.folder import score_folder
 

@@ -15,11 +15,11 @@ from support import Recorder
 from panbench.catalog import find_model
 from panbench.datasets import Dataset, shapes
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation import benchmark as bench
 from panbench.evaluation import evaluate as evaluate_module
 from panbench.evaluation import loop
 from panbench.evaluation.evaluate import EvaluateOptions, evaluate
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate, steady_rate
+from panbench.evaluation.tools import benchmark as bench
 from panbench.models.base import LoadedImage, read_photograph
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
 from panbench.models.functions import FunctionModel

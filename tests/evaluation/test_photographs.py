@@ -14,12 +14,12 @@ from support import Recorder, evaluated, panbench
 from panbench.base.errors import BadDataset, BadModel, BadRun
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.datasets.corruptions import Corruption
 from panbench.models.base import open_model
-from panbench.models.corrupted import CorruptedModel
-from panbench.report.pictures import Pictures
-from panbench.report.tables import compare
+from panbench.report.answers.tables import compare
+from panbench.report.figures.pictures import Pictures
 from panbench.runs import Run, load_run
+from panbench.studies.robustness.corrupted_model import CorruptedModel
+from panbench.studies.robustness.corruptions import Corruption
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from panbench.evaluation.evaluate import EvaluateOptions, evaluate, evaluate_rul
 from panbench.evaluation.several import rules_of, run_folders
 from panbench.models.base import Model
 from panbench.models.rules import PAPER, RULES
-from panbench.report.tables import ComparisonRow, labels
+from panbench.report.answers.tables import ComparisonRow, labels
 from panbench.runs import load_run
 
 TINY = find_model("mask2former-tiny")

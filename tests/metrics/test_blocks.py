@@ -2,17 +2,16 @@
 
 import numpy as np
 import pytest
+from drawn_scenes import CATEGORIES, table_of_scenes
 
 from panbench.metrics.matched import Matched
 from panbench.metrics.slices import SLICINGS, StatisticsFold
 from panbench.metrics.uncertainty import Sample, SampleFold, compare, intervals
 from panbench.panoptic import parts
 from panbench.panoptic.overlap import concat
-from panbench.report.comparison import standing
-from panbench.report.findings import error_findings, metric_findings
+from panbench.report.answers.comparison import standing
+from panbench.report.answers.findings import error_findings, metric_findings
 from panbench.runs import RunInfo, RunWriter, folder, load_run
-
-from .conftest import CATEGORIES, table_of_scenes
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 
-from panbench.report.colors import DARK, LIGHT, MARKERS, styles_of
+from panbench.report.figures.colors import DARK, LIGHT, MARKERS, styles_of
 
 # Machado, Oliveira and Fernandes 2009, severity 1: what a reader without one kind of cone sees, in linear RGB.
 SEEN = {

@@ -9,8 +9,8 @@ import pytest
 from panbench.base.errors import BadArgument
 from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.report.comparison import standing
-from panbench.report.findings import error_findings, metric_findings
+from panbench.report.answers.comparison import standing
+from panbench.report.answers.findings import error_findings, metric_findings
 from panbench.runs import Run, RunInfo, category_record
 
 BALL = Category(1, "ball", isthing=True, supercategory="toy")

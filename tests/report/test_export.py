@@ -9,7 +9,7 @@ from little_runs import scored
 from support import panbench
 
 from panbench.base.errors import BadRun
-from panbench.report.export import FORMATS, segments_with_verdicts
+from panbench.report.answers.export import FORMATS, segments_with_verdicts
 
 GT = {1: "ppppqqqqssss", 2: "ddddssss....", 3: "ssssssss"}
 PRED = ["ppppq...ssss", "ddddssss....", "pppppsss"]

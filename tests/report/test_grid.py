@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from panbench.report.grid import Grid, as_latex, as_markdown, as_text, percent, signed, superscript
+from panbench.report.answers.grid import Grid, as_latex, as_markdown, as_text, percent, signed, superscript
 
 
 def text_of(renderable, width: int = 80) -> str:

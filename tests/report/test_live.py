@@ -14,9 +14,9 @@ from panbench.base.errors import BadArgument
 pytest.importorskip("starlette", reason="the extra is not installed: pip install 'panbench[serve]'")
 from starlette.testclient import TestClient
 
-from panbench.report.live.library import Library
-from panbench.report.live.selection import Query
-from panbench.report.live.server import application
+from panbench.report.pages.live.library import Library
+from panbench.report.pages.live.selection import Query
+from panbench.report.pages.live.server import application
 
 BOTH = "run=run-a&run=run-b"
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from panbench.base.errors import BadArgument
 from panbench.catalog import load_catalog, origin
 from panbench.published import published_results
-from panbench.report.models import Listing, list_models
+from panbench.report.answers.models import Listing, list_models
 
 SPECS = list(load_catalog().values())
 

@@ -13,20 +13,20 @@ from matplotlib.colors import to_hex
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import Silent
-from panbench.metrics.calibration import calibration
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import image_statistics
 from panbench.panoptic.overlap import OverlapTable, take
-from panbench.report.colors import LIGHT, MARKERS
-from panbench.report.fusion import ORACLE_STEPS, write_oracle
-from panbench.report.page.document import report_page, write_report
-from panbench.report.page.elements import tag
-from panbench.report.page.gallery import run_lengths
-from panbench.report.page.leads import choose, find_leads, leads_to
-from panbench.report.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
-from panbench.report.plots import draw_plot
-from panbench.report.views import compared, per_image
+from panbench.report.answers.views import compared, per_image
+from panbench.report.figures.colors import LIGHT, MARKERS
+from panbench.report.figures.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
+from panbench.report.figures.plots import draw_plot
+from panbench.report.pages.page.document import report_page, write_report
+from panbench.report.pages.page.elements import tag
+from panbench.report.pages.page.gallery import run_lengths
+from panbench.report.pages.page.leads import choose, find_leads, leads_to
 from panbench.runs import RunWriter, load_run
+from panbench.studies.calibration.calibration import calibration
+from panbench.studies.fusing.answer import ORACLE_STEPS, write_oracle
 
 
 def data_of(page: str) -> dict:
@@ -285,7 +285,7 @@ def test_tags_escape_text_and_attributes():
 
 
 def test_large_photographs_are_made_smaller(make_runs, tmp_path, monkeypatch):
-    from panbench.report.page import document as page
+    from panbench.report.pages.page import document as page
 
     runs = make_runs()
     rng = np.random.default_rng(0)
@@ -300,7 +300,7 @@ def test_large_photographs_are_made_smaller(make_runs, tmp_path, monkeypatch):
 
 
 def test_the_package_carries_its_assets():
-    from panbench.report.page import document as page
+    from panbench.report.pages.page import document as page
 
     folder = Path(page.__file__).parent / "assets"
     assert {path.name for path in folder.iterdir()} >= {"page.html", "page.css", *page.SCRIPTS}
@@ -324,13 +324,14 @@ def test_slices_of_the_user_have_numbers_and_lead_to_pictures(make_runs, tmp_pat
 
 def test_scores_are_drawn_against_how_often_they_are_right(make_runs):
     runs = make_runs()
-    drawn = data_of(report_page(runs))["calibration"]
+    drawn = data_of(report_page(runs))["curves"]["calibration"]["series"]
     for index, run in enumerate(runs):
         curve = calibration(run.matched, run.categories).curve
         curve = curve[(curve["group"] == "All") & (curve["segments"] > 0)]
         assert drawn[index]["model"] == index
         assert [point[1] for point in drawn[index]["points"]] == pytest.approx(curve["precision"].tolist(), abs=1e-4)
-        assert [point[4] for point in drawn[index]["points"]] == curve["segments"].tolist()
+        told = [point[4].split("\n")[1].split(" segments")[0] for point in drawn[index]["points"]]
+        assert told == [f"{segments:,}" for segments in curve["segments"]]
 
 
 def test_a_stored_oracle_says_what_fusion_costs(make_runs):
@@ -351,9 +352,9 @@ def test_corrupted_runs_beside_a_run_say_what_corruptions_cost(make_runs, tmp_pa
         record["arguments"] = {**record.get("arguments", {}), "corruption": f"fog:{severity}"}
         (folder / "run.json").write_text(json.dumps(record), "utf-8")
     page = report_page([load_run(first.path), load_run(second.path)])
-    (curve,) = data_of(page)["corruptions"]
+    (curve,) = data_of(page)["curves"]["robustness"]["series"]
     assert curve["model"] == 0
-    assert [point[4] for point in curve["points"]] == [0, 1, 3]
+    assert [5 * point[0] for point in curve["points"]] == [0, 1, 3]
     expected = [run.summary()["All"]["PQ"] for run in (first, first, second)]
     assert [point[1] for point in curve["points"]] == pytest.approx(expected, abs=1e-4)
     assert "Without corrupted runs: second." in " ".join(text_of(page).split())

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from panbench.metrics.slices import image_statistics
-from panbench.report.fusion import ORACLE_STEPS, write_oracle
-from panbench.report.page.document import write_report
+from panbench.report.pages.page.document import write_report
 from panbench.runs import load_run
+from panbench.studies.fusing.answer import ORACLE_STEPS, write_oracle
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 
@@ -530,7 +530,7 @@ def full_report(shared_runs, tmp_path_factory) -> Path:
     return write_report(runs, folder / "full.html", **options)
 
 
-SECTIONS = ("own", "calibration", "fusion")
+SECTIONS = ("own", "calibration", "fusing")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (1024, "dark"), (400, "dark"), (400, "light")])
@@ -579,8 +579,8 @@ def serious_violations(page) -> list[str]:
 def served(shared_runs) -> Iterator[str]:
     """The address of a server of the two runs."""
     uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed: pip install 'panbench[serve]'")
-    from panbench.report.live.library import Library
-    from panbench.report.live.server import application
+    from panbench.report.pages.live.library import Library
+    from panbench.report.pages.live.server import application
 
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(application(Library(shared_runs[0].path.parent)), log_level="warning", lifespan="off")

@@ -7,8 +7,8 @@ import pytest
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.panoptic.types import Category, Segment
-from panbench.report.colors import LIGHT, MARKERS, model_key, styles_of
-from panbench.report.pictures import (
+from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
+from panbench.report.figures.pictures import (
     DISAGREEMENTS,
     Layer,
     Pictures,

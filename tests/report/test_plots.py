@@ -8,9 +8,9 @@ import pytest
 from matplotlib.text import Text
 
 from panbench.base.errors import BadArgument
-from panbench.report.colors import LIGHT, MARKERS, model_key, styles_of
-from panbench.report.plots import PLOTS, draw_plot, write_plot
-from panbench.report.views import compared, mistaken_objects, per_category, per_image
+from panbench.report.answers.views import compared, mistaken_objects, per_category, per_image
+from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
+from panbench.report.figures.plots import PLOTS, draw_plot, write_plot
 from panbench.runs import Run
 
 

@@ -9,10 +9,10 @@ from support import panbench
 
 from panbench.base.errors import BadArgument
 from panbench.published import choose, published_results
-from panbench.report.comparison import standing
-from panbench.report.plots import CLAIMED, draw_plot
-from panbench.report.published import published_grid, published_row, with_published
-from panbench.report.views import compared
+from panbench.report.answers.comparison import standing
+from panbench.report.answers.published import published_grid, published_row, with_published
+from panbench.report.answers.views import compared
+from panbench.report.figures.plots import CLAIMED, draw_plot
 from panbench.runs import load_run
 from panbench.scoring.folder import score_folder
 

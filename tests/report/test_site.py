@@ -4,7 +4,7 @@ import re
 import pytest
 
 from panbench.base.errors import BadArgument
-from panbench.report.site import write_site
+from panbench.report.pages.site import write_site
 
 
 def test_a_site_has_the_best_first_and_a_report_for_each(shared_runs, tmp_path):

@@ -12,8 +12,8 @@ from rich.console import Console
 from panbench.base.errors import BadArgument, BadRun
 from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.report.models import models_record, models_text
-from panbench.report.tables import (
+from panbench.report.answers.models import models_record, models_text
+from panbench.report.answers.tables import (
     ComparisonRow,
     compare,
     comparison_row,

@@ -11,8 +11,8 @@ from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.uncertainty import compare
 from panbench.panoptic.types import Category
-from panbench.report.grid import percent
-from panbench.report.verdict import _LESS, LEAST_LOSS, _p, verdict
+from panbench.report.answers.grid import percent
+from panbench.report.answers.verdict import _LESS, LEAST_LOSS, _p, verdict
 
 CATEGORIES = tuple(Category(index + 1, f"c{index}", index < 4, "", None) for index in range(7))
 

@@ -1,7 +1,6 @@
 """A run folder holds what was written whole, says what it could not read, and is never taken for another's."""
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ import panbench
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.panoptic.overlap import OverlapTable, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.report.tables import comparison_row
+from panbench.report.answers.tables import comparison_row
 from panbench.runs import (
     FileHashes,
     RunInfo,
@@ -31,7 +30,6 @@ from panbench.runs import (
     finish_replacement,
     list_runs,
     load_run,
-    lock,
     unfinished_run,
 )
 
@@ -279,7 +277,7 @@ class TestOverwriting:
         old = finished(tmp_path / "a", 1, 2)
         (old / "predictions").mkdir()
         (old / "predictions" / "1.png").write_bytes(b"x")
-        (old / "predictions.json").write_text("{}")
+        (old / "predictions.json").write_text('{"annotations": [{"image_id": 1, "file_name": "1.png"}]}')
         (old / "notes.md").write_text("mine")
         RunWriter.create(old, INFO, overwrite=True).finish("done")
         assert set(everything(tmp_path)) == {"a/run.json", "a/notes.md"}
@@ -391,65 +389,6 @@ class TestTwoWriters:
         writer.finish("interrupted")
         assert RunWriter.resume(tmp_path / "a").finish("done").info.status == "done"
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-    @pytest.mark.parametrize("system", [True, False], ids=["the system's locks", "no locks of the system"])
-    def test_the_lock_of_a_killed_process_does_not_count(self, tmp_path, monkeypatch, system):
-        program = f"""
-import errno, os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_run_folder import INFO
-from panbench.runs import RunWriter, lock
-if not {system}:
-    def unsupported(handle): raise OSError(errno.ENOLCK, "no locks")
-    lock._lock_by_system = unsupported
-writer = RunWriter.create({str(tmp_path / "a")!r}, INFO)
-if sys.argv[1] == "kill":
-    os.kill(os.getpid(), signal.SIGKILL)
-print("made", flush=True)
-sys.stdin.read()
-"""
-
-        def no_locks(_):
-            raise OSError(errno.ENOLCK, "no locks")
-
-        if not system:
-            monkeypatch.setattr(lock, "_lock_by_system", no_locks)
-        command = [sys.executable, "-c", program]
-        with subprocess.Popen([*command, "wait"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as living:
-            assert living.stdout.readline() == b"made\n"
-            with pytest.raises(BadRun, match=f"is being written by process {living.pid}"):
-                RunWriter.resume(tmp_path / "a")
-            living.kill()
-        assert RunWriter.resume(tmp_path / "a").finish("failed").info.status == "failed"
-        (tmp_path / "b").mkdir()
-        (tmp_path / "a" / "run.json").unlink()
-        assert subprocess.run([*command, "kill"]).returncode == -signal.SIGKILL
-        assert RunWriter.resume(tmp_path / "a").finish("done").info.status == "done"
-
-    @pytest.mark.skipif(sys.platform == "win32", reason="the branch of Windows, on another system")
-    def test_on_windows_a_byte_behind_the_content_is_locked(self, tmp_path, monkeypatch):
-        """With an `msvcrt` of our own, which does by `flock` what Windows does: one has the byte, others get EACCES."""
-        import fcntl
-
-        places = []
-
-        def locking(descriptor: int, mode: int, count: int) -> None:
-            places.append((os.lseek(descriptor, 0, os.SEEK_CUR), mode, count))
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OSError(errno.EACCES, "Permission denied") from None
-
-        monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
-        monkeypatch.setattr(lock, "sys", SimpleNamespace(platform="win32"))
-        writer = RunWriter.create(tmp_path / "a", INFO)
-        with pytest.raises(BadRun, match=f"is being written by process {os.getpid()} on "):
-            RunWriter.resume(tmp_path / "a")
-        assert set(places) == {(1 << 30, 2, 1)}
-        assert lock.lock_path(tmp_path / "a").stat().st_size < 1000
-        writer.finish("interrupted")
-        assert not lock.lock_path(tmp_path / "a").exists()
-        assert RunWriter.resume(tmp_path / "a").finish("done").info.status == "done"
 
     def test_parts_of_another_run_are_refused_by_name(self, tmp_path):
         parts = finished(tmp_path / "a", 1) / "parts"

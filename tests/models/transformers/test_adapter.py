@@ -20,7 +20,6 @@ from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import shapes
-from panbench.models.augmented import AugmentedModel, parse_views
 from panbench.models.base import HostedModel, open_model
 from panbench.models.candidates import NO_LABEL, Candidates, Frame
 from panbench.models.checkpoints import load_checkpoint
@@ -28,6 +27,7 @@ from panbench.models.predict import predict, scene_of
 from panbench.models.rules import fuse
 from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.models.transformers.families import detr_size, fitted, shortest_edge
+from panbench.studies.ensembles.views import AugmentedModel, parse_views
 
 EOMT = Path(__file__).parents[2] / "reference" / "other_models" / "eomt"
 THINGS = ["person", "car", "dog", "tree", "cup"]

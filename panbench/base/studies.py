@@ -1,0 +1,137 @@
+"""The register of studies: what each adds to the program, and where the core finds it.
+
+A study is an experiment around the core: corrupted images, ensembles, a gate for CI. It lives in a folder of its own,
+panbench/studies/NAME/, whose `__init__.py` holds one record, `STUDY`. The core asks this register and knows no study by
+name; deleting a folder deletes the study. Other packages add studies by the entry-point group `panbench.studies`:
+
+    [project.entry-points."panbench.studies"]
+    fairness = "panbench_fairness:STUDY"
+
+Places are strings, "package.module:NAME", imported when they are asked for: help, completion and every command of the
+core start without them.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panbench.base.errors import PanbenchError
+
+__all__ = ["GROUP", "BrokenStudy", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "load"]
+
+GROUP = "panbench.studies"
+"""The entry-point group by which packages of others add studies, and the package that holds ours."""
+
+
+class BrokenStudy(PanbenchError):
+    """A study that cannot be loaded, or that lacks what its record names."""
+
+
+@dataclass(frozen=True)
+class StudyCommand:
+    """A command that a study adds to the program.
+
+    summary: its line in `panbench --help`; place: of its `typer.Typer`, made by `panbench.cli.command.family`
+    panel: the group of commands in `panbench --help` that it stands in
+    """
+
+    name: str
+    summary: str
+    place: str
+    panel: str = "Ask"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study adds to the core. Places are "package.module:NAME"; "" where it adds nothing of the kind.
+
+    name: of its folder; summary: a line for people
+    order: of its sections, rows and columns among those of others, the lowest first
+    commands: what it adds to the command line
+    options: the options that it adds to a command of the core, by the command's name ("eval", "score", "compare")
+    section: of the page, a `panbench.report.pages.sections.SectionMaker`
+    measures: rows of `panbench metrics`, a `panbench.report.answers.measures.MeasureMaker`
+    plots: kinds of `panbench show plot`: a dict of `panbench.report.figures.plots.Plot` by name
+    """
+
+    name: str
+    summary: str
+    order: int = 1000
+    commands: tuple[StudyCommand, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    section: str = ""
+    measures: str = ""
+    plots: str = ""
+
+
+@functools.cache
+def _found() -> tuple[tuple[Study, ...], tuple[str, ...]]:
+    """All studies in their order, and a sentence on each that cannot be loaded."""
+    studies: dict[str, Study] = {}
+    broken: list[str] = []
+    # Ours are found by looking: entry points are written at installation, and ours must work after a `git pull`.
+    spec = importlib.util.find_spec(GROUP)
+    folders = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+    places = {
+        path.parent.name: f"{GROUP}.{path.parent.name}:STUDY"
+        for folder in folders
+        for path in sorted(folder.glob("*/__init__.py"))
+    }
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        places.setdefault(entry.name, entry.value)
+    for name, place in places.items():
+        try:
+            study = load(place)
+        except BrokenStudy as error:
+            broken.append(f"The study {name} is left out: {error}")
+            continue
+        if isinstance(study, Study):
+            studies[name] = study
+        else:
+            broken.append(f"The study {name} is left out: {place} is a {type(study).__name__}, not a Study.")
+    return tuple(sorted(studies.values(), key=lambda study: (study.order, study.name))), tuple(broken)
+
+
+def find_studies() -> tuple[Study, ...]:
+    """All studies that are installed, in their order; those that cannot be loaded are left out (`broken_studies`)."""
+    return _found()[0]
+
+
+def broken_studies() -> tuple[str, ...]:
+    """A sentence on each study that cannot be loaded."""
+    return _found()[1]
+
+
+def added(kind: str, key: str | None = None) -> dict[str, Any]:
+    """What each study adds of a kind, loaded, by the study's name and in the studies' order.
+
+    kind: a field of `Study` that holds a place, or with `key` one that holds places by name
+    Raises BrokenStudy when a place does not exist.
+    """
+    found = {}
+    for study in find_studies():
+        place = getattr(study, kind) if key is None else getattr(study, kind).get(key, "")
+        if place:
+            found[study.name] = load(place)
+    return found
+
+
+def load(place: str) -> Any:
+    """The object that "package.module:NAME" names. Raises BrokenStudy."""
+    module, colon, name = place.partition(":")
+    if not colon:
+        raise BrokenStudy(f"{place!r} names no object. Write package.module:NAME.")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise BrokenStudy(f"the module {module} has no {name}.") from None
+    except ModuleNotFoundError as error:
+        # A library that is absent is the user's to install, and the command line says how.
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise BrokenStudy(f"there is no module {module}.") from None

@@ -1,0 +1,166 @@
+"""What this machine has for panbench: versions, devices, compiled code, folders, space; and what is wrong with it."""
+
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from panbench import __version__
+from panbench.base import provenance
+from panbench.base.errors import PanbenchError
+from panbench.base.files import cache_dir
+from panbench.base.secrets import redacted
+from panbench.catalog import configs_folder, load_catalog, user_configs_folder, weights_here
+from panbench.panoptic.native import native
+
+__all__ = ["Diagnosis", "diagnose"]
+
+VARIABLES = ("PANBENCH_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+EXTRAS = ("torchvision", "torchaudio", "transformers", "torchmetrics", "tensorboard", "wandb", "mlflow")
+
+
+@dataclass
+class Diagnosis:
+    """What was found: `record` has sections of name → value, `problems` sentences that say what to do."""
+
+    record: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def diagnose() -> Diagnosis:
+    """Looks at everything that a report of trouble needs. Nothing is downloaded or written; torch may be absent."""
+    found = Diagnosis()
+    found.record["panbench"] = {
+        "version": __version__,
+        "commit": provenance.git_commit(),
+        "folder": str(Path(__file__).resolve().parents[1]),
+        "compiled code": "yes" if native() is not None else "no",
+    }
+    if native() is None:
+        found.problems.append(
+            "panbench runs without its compiled code, so that scoring is several times slower. Install a wheel of "
+            "panbench, or install it again where a C compiler is."
+        )
+    found.record["system"] = {
+        "system": platform.platform(),
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "processor": provenance.cpu_name(),
+        "cores": os.cpu_count(),
+        "memory": _memory(),
+    }
+    found.record["PyTorch"] = _torch(found.problems)
+    found.record["packages"] = _packages(found.problems)
+    found.record["folders"] = _folders(found.problems)
+    found.record["environment"] = {
+        name: redacted(value) for name, value in sorted(os.environ.items()) if name.upper().startswith(VARIABLES)
+    }
+    found.problems = [redacted(problem) for problem in found.problems]
+    return found
+
+
+def _torch(problems: list[str]) -> dict[str, Any]:
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError as error:
+        problems.append(f"PyTorch cannot be imported ({error}): score, compare and report work, eval does not.")
+        return {"version": None}
+    cuda = torch.version.cuda
+    record: dict[str, Any] = {"version": torch.__version__, "CUDA build": cuda, "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            record[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 1e9:.1f} GB"
+    elif reason := why_no_cuda(cuda):
+        problems.append(reason)
+    if torch.backends.mps.is_available():
+        record["mps"] = "available"
+    return record
+
+
+def why_no_cuda(cuda_build: str | None) -> str | None:
+    """Why a GPU of this machine goes unused, in a sentence; None where there is no sign of one.
+
+    cuda_build: `torch.version.cuda`
+    """
+    if not Path("/proc/driver/nvidia/version").exists() and shutil.which("nvidia-smi") is None:
+        return None
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return "CUDA_VISIBLE_DEVICES is empty, which hides the NVIDIA GPU of this machine."
+    if cuda_build is None:
+        return (
+            "This machine has an NVIDIA driver, but PyTorch is a build for CPUs, so the GPU stays unused. Install a "
+            "CUDA build of PyTorch: https://pytorch.org/get-started/locally/."
+        )
+    return (
+        f"This machine has an NVIDIA driver, but PyTorch (built for CUDA {cuda_build}) finds no GPU. The driver may be "
+        "too old for it: compare the CUDA version that nvidia-smi prints."
+    )
+
+
+def _packages(problems: list[str]) -> dict[str, Any]:
+    record: dict[str, Any] = dict(provenance.versions())
+    record.pop("python", None)
+    record.pop("torch", None)
+    for extra in EXTRAS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            record[extra] = importlib.metadata.version(extra)
+    try:
+        operators: Any = importlib.import_module("panbench.models.mmdet.operators")
+        record["operators of mmcv"] = operators.install()
+        if reason := operators.why_not_compiled():
+            problems.append(f"mmcv's compiled operators do not load ({reason}); PyTorch's serve in their place.")
+    except Exception as error:
+        problems.append(f"mmdet's models cannot be used: {' '.join(str(error).split())}")
+    return record
+
+
+def _folders(problems: list[str]) -> dict[str, Any]:
+    cache = cache_dir()
+    record: dict[str, Any] = {"cache": str(cache), "cache holds": _size(cache), "configs": str(configs_folder())}
+    with contextlib.suppress(PanbenchError):
+        record["your configs"] = str(user_configs_folder() or "none")
+    for name, folder in (("free in cache", cache), ("free here", Path.cwd())):
+        free = _free(folder)
+        record[name] = None if free is None else f"{free / 1e9:.1f} GB"
+        if free is not None and free < 1e9:
+            problems.append(
+                f"{folder} has {free / 1e9:.1f} GB of free space; COCO val2017 and weights need 1 GB or more."
+            )
+    try:
+        catalog = load_catalog()
+        here = [name for name, spec in catalog.items() if weights_here(spec) is not None]
+        record["weights here"] = f"{len(here)} of {len(catalog)} models: {', '.join(here) or 'none'}"
+    except Exception as error:
+        problems.append(str(error))
+    record["data/coco"] = "here" if Path("data/coco").is_dir() else "not here"
+    return record
+
+
+def _size(folder: Path) -> str:
+    total = 0
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return f"{total / 1e6:,.0f} MB"
+
+
+def _free(folder: Path) -> int | None:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _memory() -> str | None:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB"
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -1,0 +1,1 @@
+"""Tables and records: what the numbers of runs say, for people and for programs."""

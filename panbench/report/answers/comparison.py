@@ -1,0 +1,471 @@
+"""Several runs weighed against each other: ranks, intervals, which differences are real, and where they come from.
+
+The numbers are those of metrics/uncertainty.py; here they meet the rows of report/answers/tables.py and become tables.
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from rich.console import Console, Group
+from rich.text import Text
+
+from panbench.base.errors import BadArgument
+from panbench.base.reporter import SILENT, Reporter
+from panbench.base.text import for_spreadsheet, in_sentence
+from panbench.metrics.errors import ErrorFold
+from panbench.metrics.image_slices import ImageSlices, slice_by_images
+from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
+from panbench.metrics.uncertainty import Comparison, Sample, SampleFold
+from panbench.metrics.uncertainty import compare as weigh
+from panbench.report.answers.grid import (
+    ABSENT,
+    Grid,
+    as_latex,
+    as_markdown,
+    as_text,
+    letter,
+    markdown_text,
+    percent,
+    plain,
+    signed,
+)
+from panbench.report.answers.tables import (
+    ComparisonRow,
+    compare,
+    comparison_grid,
+    labels,
+    render,
+    row_record,
+    shared_images,
+    typed_table,
+)
+from panbench.report.answers.verdict import Lost, Verdict, verdict
+from panbench.runs import Run
+
+__all__ = ["Standing", "standing"]
+
+MOST_PAIRS = 5
+"""Up to so many runs each is compared with each other; beyond, only with the first, unless a baseline is named."""
+
+MOST_GROUPED = 3
+"""Up to so many runs each difference has a line, with interval and p; more stand in matrices."""
+
+_SUFFIXED = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A comparison of runs, ready to be printed: `grids` for people, `json`, `csv` and `parquet` for programs.
+
+    rows: one a run, with rank, interval and differences where they were asked for
+    grids: the comparison first, then what was asked for besides
+    details: long tables by name ("per_category", "by"): run, group or category, metric, value, low, high; fractions
+    digits: decimals of percentages
+    comparison: the tests behind the ranks, whose runs are named as `keys` of the rows; None without them
+    verdict: what they say, in words; None without tests
+    """
+
+    rows: tuple[ComparisonRow, ...]
+    grids: tuple[Grid, ...]
+    details: Mapping[str, pd.DataFrame]
+    digits: int = 2
+    comparison: Comparison | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """What `comparison` calls each row's run."""
+        return _keys(self.rows)
+
+    def text(self, width: int = 120) -> str:
+        """All tables as a terminal of `width` columns shows them, without colours."""
+        console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
+        if self.verdict is not None:
+            console.print(Text(plain(self.verdict.text())), "", crop=False, sep="\n")
+        console.print(Group(*map(as_text, self.grids[:1])), crop=False)
+        for grid in self.grids[1:]:
+            console.print(Group("", as_text(grid)), crop=False)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    def markdown(self) -> str:
+        """The verdict and all tables, one below the other."""
+        words = [] if self.verdict is None else [markdown_text(self.verdict.text()) + "\n"]
+        return "\n".join([*words, *(as_markdown(grid) for grid in self.grids)])
+
+    def latex(self) -> str:
+        """All tables, one below the other; in the first, PQ has its interval beside it."""
+        first = comparison_grid(self.rows, self.digits, with_intervals=True)
+        return "\n".join(as_latex(grid) for grid in (first, *self.grids[1:]))
+
+    def json(self) -> str:
+        """A list with an object a run; details, when asked for, are lists in each object."""
+        records = [row_record(row) for row in self.rows]
+        for name, table in self.details.items():
+            for record, key in zip(records, _keys(self.rows), strict=True):
+                own = table[table["run"] == key].drop(columns="run")
+                record[name] = json.loads(own.to_json(orient="records", double_precision=15))
+        return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def csv(self, *, raw: bool = False) -> str:
+        """A line a run; when details were asked for, those instead, a line a value. raw: as for `render`."""
+        if not self.details:
+            return render(self.rows, "csv", raw=raw)
+        details = pd.concat(self.details.values(), ignore_index=True)
+        if not raw:
+            details = details.map(for_spreadsheet)
+        return details.to_csv(index=False, lineterminator="\n")
+
+    def parquet(self) -> bytes:
+        """The rows and columns of `csv` as a Parquet file, typed; what does not exist is null."""
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        if self.details:
+            table = pa.Table.from_pandas(pd.concat(self.details.values(), ignore_index=True), preserve_index=False)
+        else:
+            table = typed_table(self.rows)
+        buffer = io.BytesIO()
+        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        return buffer.getvalue()
+
+
+def standing(
+    runs: Sequence[Run],
+    *,
+    common_images: bool = False,
+    mixed: bool = False,
+    intervals: bool = True,
+    by: str | None = None,
+    per_category: bool = False,
+    baseline: str | None = None,
+    digits: int = 2,
+    slices: Sequence[ImageSlices] = (),
+    reporter: Reporter = SILENT,
+) -> Standing:
+    """The comparison of some runs, with ranks, intervals and paired differences of PQ where their images are the same.
+
+    common_images, mixed: as in `compare`; mixed runs are not weighed against each other
+    by: a key of SLICINGS for a table of PQ by slice; per_category: a table of PQ by category, sorted by the difference
+    slices: sets of images, for a table of PQ by slice each
+    baseline: the run that all others are compared with; default: each with each, or with the first beyond five runs
+    reporter: hears of reading and of resampling
+    Raises BadRun for runs that cannot be compared, BadArgument for a slicing or a baseline that is not there.
+    """
+    for run in runs:
+        run.reporter = reporter
+    rows = compare(runs, common_images=common_images, mixed=mixed)
+    weighable = not mixed and any(row.images for row in rows)
+    if (by or slices or per_category or baseline) and not weighable:
+        why = (
+            "--mixed shows runs on other images as they are. Leave it out, or use --common-images"
+            if mixed
+            else "none of these runs has a scored image"
+        )
+        raise BadArgument(f"--by, --slices, --per-category and --baseline compare runs image by image, but {why}.")
+    if by is not None and by not in SLICINGS:
+        raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
+    keys = _keys(rows)
+    if baseline is not None:
+        baseline = _baseline(baseline, rows, keys)
+    grids: list[Grid] = []
+    details: dict[str, pd.DataFrame] = {}
+    comparison = words = None
+    if weighable and (intervals or per_category):
+        comparison = weigh(_statistics(runs, rows, keys), baseline=baseline or _first(keys), reporter=reporter)
+        if intervals:
+            rows = [_with_standing(row, key, comparison) for row, key in zip(rows, keys, strict=True)]
+            grids.extend(_standing_grids(rows, keys, comparison, digits))
+            words = verdict(comparison, dict(zip(keys, labels(rows), strict=True)), _lost(runs, keys))
+        if per_category:
+            grids.append(_detail_grid(rows, keys, comparison, "Category", digits))
+            details["per_category"] = _details(comparison, of_categories=True)
+    if by is not None:
+        sliced = weigh(_statistics(runs, rows, keys, by), baseline=baseline or _first(keys), reporter=reporter)
+        grids.append(_detail_grid(rows, keys, sliced, SLICINGS[by].title.capitalize(), digits))
+        details["by"] = _details(sliced, of_categories=False)
+    own = []
+    for chosen in slices:
+        cut = {key: _cut(run, chosen) for run, row, key in zip(runs, rows, keys, strict=True) if row.images}
+        sliced = weigh(cut, baseline=baseline or _first(keys), reporter=reporter)
+        grids.append(_detail_grid(rows, keys, sliced, _head(chosen.name), digits))
+        own.append(_details(sliced, of_categories=False).assign(slicing=chosen.name))
+    if own:
+        details["slices"] = pd.concat(own, ignore_index=True)
+    tests = comparison if intervals else None
+    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits, tests, words)
+
+
+def _head(name: str) -> str:
+    """The head of a table by slices; "Category" heads that of categories."""
+    return name.lower() if name == "Category" else name
+
+
+def _lost(runs: Sequence[Run], keys: Sequence[str]) -> Lost:
+    """What each cause takes of a run's PQ in a group, on the images that all runs have; computed when asked for."""
+    shared = shared_images([run for run in runs if len(run.images)])
+
+    @cache
+    def table(key: str) -> pd.DataFrame:
+        run = runs[keys.index(key)]
+        errors = ErrorFold(run.categories)
+        run.fold(errors, images=shared)
+        return errors.lost()
+
+    def of_group(key: str, group: str) -> dict[str, float]:
+        own = table(key)
+        own = own[own["group"] == group]
+        return dict(zip(own["cause"], own["lost"].astype(float), strict=True))
+
+    return of_group
+
+
+def _keys(rows: Sequence[ComparisonRow]) -> list[str]:
+    """A name for each row that no other has: the run's, with a number where two runs share it."""
+    names = [row.run for row in rows]
+    return [
+        name if names.count(name) == 1 else f"{name} ({names[: index + 1].count(name)})"
+        for index, name in enumerate(names)
+    ]
+
+
+def _first(keys: Sequence[str]) -> str | None:
+    return keys[0] if len(keys) > MOST_PAIRS else None
+
+
+def _baseline(name: str, rows: Sequence[ComparisonRow], keys: Sequence[str]) -> str:
+    matches = [key for row, key in zip(rows, keys, strict=True) if name in (key, row.run, row.model)]
+    if len(matches) != 1:
+        what = "is not among the runs" if not matches else "names several runs"
+        raise BadArgument(f"The baseline {name!r} {what}: {', '.join(keys)}.")
+    return matches[0]
+
+
+def _statistics(
+    runs: Sequence[Run], rows: Sequence[ComparisonRow], keys: Sequence[str], by: str | None = None
+) -> dict[str, Sample]:
+    shared = shared_images([run for run, row in zip(runs, rows, strict=True) if row.images])
+    return {key: _sample(run, shared, by) for run, row, key in zip(runs, rows, keys, strict=True) if row.images}
+
+
+def _cut(run: Run, slices: ImageSlices) -> ImageStatistics:
+    statistics = StatisticsFold(run.categories)
+    run.fold(statistics)
+    return slice_by_images(statistics.result(), slices)
+
+
+def _sample(run: Run, shared: npt.NDArray[np.int64], by: str | None) -> Sample:
+    sample = SampleFold(run.categories, shared, by)
+    run.fold(sample, images=shared)
+    return sample.result()
+
+
+def _with_standing(row: ComparisonRow, key: str, comparison: Comparison) -> ComparisonRow:
+    table = comparison.runs
+    own = table[(table["run"] == key) & (table["group"] == "All") & (table["metric"] == "PQ")]
+    if own.empty:
+        return row
+    found = own.iloc[0]
+    versus = []
+    pairs = comparison.differences
+    for pair in pairs[(pairs["group"] == "All") & (pairs["metric"] == "PQ")].itertuples():
+        if key not in (pair.a, pair.b):
+            continue
+        sign = 1 if key == pair.b else -1
+        low, high = sorted((sign * pair.low, sign * pair.high))
+        versus.append(
+            {
+                "run": pair.a if key == pair.b else pair.b,
+                "PQ_difference": _known(sign * pair.difference),
+                "low": _known(low),
+                "high": _known(high),
+                "p": _known(pair.p),
+                "p_holm": _known(pair.p_holm),
+                "significant": bool(pair.significant),
+            }
+        )
+    return dataclasses.replace(
+        row,
+        rank=None if pd.isna(found["rank"]) else int(found["rank"]),
+        PQ_low=_known(found["low"]),
+        PQ_high=_known(found["high"]),
+        versus=tuple(versus),
+    )
+
+
+def _standing_grids(
+    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, digits: int
+) -> list[Grid]:
+    """PQ with its interval, in the order of the ranks, and the differences of the pairs."""
+    level = f"{100 * comparison.level:g} %"
+    names = dict(zip(keys, labels(rows), strict=True))
+    table = comparison.runs
+    ranked = table[(table["group"] == "All") & (table["metric"] == "PQ")].sort_values("rank", kind="stable")
+    grids = [
+        Grid(
+            ("Rank", "Model", "PQ", f"{level} interval", f"ranks at {level}"),
+            tuple(
+                (
+                    ABSENT if pd.isna(row.rank) else f"{row.rank:.0f}",
+                    names[row.run],
+                    percent(row.value, digits),
+                    _interval(row.low, row.high, digits),
+                    ABSENT if pd.isna(row.rank_low) else _span(int(row.rank_low), int(row.rank_high)),
+                )
+                for row in ranked.itertuples()
+            ),
+            words=2,
+            notes=(f"Intervals: {comparison.resamples:,} resamples of {comparison.images:,} images.",),
+            names=tuple(names.values()),
+        )
+    ]
+    pairs = comparison.differences
+    pairs = pairs[pairs["group"].notna() & (pairs["metric"] == "PQ")]
+    compared = int(pairs["p"].notna().sum())
+    if len(ranked) > MOST_GROUPED and len(pairs[pairs["group"] == "All"]) == len(ranked) * (len(ranked) - 1) // 2:
+        return [*grids, *_matrices(list(ranked["run"]), names, pairs, comparison, digits)]
+    shown = pairs if len(ranked) <= MOST_GROUPED else pairs[pairs["group"] == "All"]
+    lines, equal = [], dict[tuple[str, str], list[str]]()
+    for pair in shown.itertuples():
+        if pair.difference == 0:
+            equal.setdefault((names[pair.a], names[pair.b]), []).append(_SUFFIXED[pair.group])
+            continue
+        # Read as "better minus worse".
+        sign, better, worse = (1, pair.b, pair.a) if pair.difference >= 0 else (-1, pair.a, pair.b)
+        low, high = sorted((sign * pair.low, sign * pair.high))
+        lines.append(
+            (
+                names[better],
+                names[worse],
+                _SUFFIXED[pair.group],
+                _gain(sign * pair.difference, digits),
+                _interval(low, high, digits, with_sign=True),
+                _p(pair.p_holm),
+                "*" if pair.significant else "",
+            )
+        )
+    alike = tuple(f"{a} and {b}: no difference in {in_sentence(scores)}." for (a, b), scores in equal.items())
+    if lines:
+        note = (
+            f"p: {comparison.permutations:,} swaps of the two runs, image by image, corrected for {compared} "
+            f"comparisons (Holm). *: significant at {100 * (1 - comparison.level):g} %."
+        )
+        columns = ("Better", "than", "in", "by", f"{level} interval", "p", "")
+        grids.append(Grid(columns, tuple(lines), words=3, notes=(note, *alike), names=tuple(names.values())))
+    elif alike:
+        grids[0] = dataclasses.replace(grids[0], notes=(*grids[0].notes, *alike))
+    return grids
+
+
+def _matrices(
+    order: Sequence[str], names: Mapping[str, str], pairs: pd.DataFrame, comparison: Comparison, digits: int
+) -> list[Grid]:
+    """Of each kind of category the difference of every two runs, row less column, the best run first."""
+    found = {(pair.group, pair.a, pair.b): pair for pair in pairs.itertuples()}
+
+    def cell(group: str, row: str, column: str) -> str:
+        pair = found.get((group, column, row)) or found.get((group, row, column))
+        if pair is None or pd.isna(pair.difference):
+            return "" if row == column else ABSENT
+        if pair.difference == 0:
+            return "0"
+        shown = signed((1 if pair.b == row else -1) * pair.difference, digits)
+        return shown + "*" if pair.significant else shown
+
+    tests = int(pairs["p"].notna().sum())
+    note = (
+        f"*: significant at {100 * (1 - comparison.level):g} %: p, from {comparison.permutations:,} swaps of two runs "
+        f"image by image, is corrected for {tests} comparisons (Holm). --format json has each p and interval of PQ."
+    )
+    groups = [group for group in _SUFFIXED if pairs.loc[pairs["group"] == group, "difference"].notna().any()]
+    return [
+        Grid(
+            (f"{_SUFFIXED[group]}: row - column", *(names[key] for key in order)),
+            tuple((names[row], *(cell(group, row, column) for column in order)) for row in order),
+            names=tuple(names.values()),
+            notes=(note,) if group == groups[-1] else (),
+        )
+        for group in groups
+    ]
+
+
+def _detail_grid(
+    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, head: str, digits: int
+) -> Grid:
+    """PQ by category or slice, a column a run (A, B, …); of two runs also the difference, by which lines are sorted."""
+    table = comparison.runs
+    of_categories = head == "Category"
+    table = table[(table["metric"] == "PQ") & (table["group"].isna() == of_categories)]
+    values = table.pivot_table(index=["category_id", "name"], columns="run", values="value", sort=False, dropna=False)
+    present = [key for key in keys if key in values.columns]
+    letters = [letter(index) for index in range(len(present))]
+    values = values[present].dropna(how="all")
+    lines: list[tuple[float, tuple[str, ...]]] = []
+    pairs = comparison.differences
+    two = len(present) == 2
+    if two:
+        pairs = pairs[(pairs["metric"] == "PQ") & (pairs["group"].isna() == of_categories)]
+        pairs = pairs.set_index(["category_id", "name"])
+    for place, (scope, of_runs) in enumerate(values.iterrows()):
+        cells = (str(scope[1]), *(percent(value, digits) for value in of_runs))
+        if two:
+            pair = pairs.loc[scope]
+            sign = 1 if pair["a"] == present[0] else -1
+            low, high = sorted((sign * pair["low"], sign * pair["high"]))
+            cells += (
+                signed(sign * pair["difference"], digits),
+                _interval(low, high, digits, with_sign=True),
+                _p(pair["p_holm"]),
+                "*" if pair["significant"] else "",
+            )
+        weight = of_runs.max() - of_runs.min() if len(present) != 2 else of_runs.iloc[1] - of_runs.iloc[0]
+        lines.append((-weight if of_categories and weight == weight else place, cells))
+    if of_categories:
+        lines.sort(key=lambda line: line[0])
+    level = f"{100 * comparison.level:g} %"
+    columns = (head, *letters, *(("B - A", f"{level} interval", "p", "") if two else ()))
+    names = dict(zip(keys, labels(rows), strict=True))
+    notes = tuple(f"{short}: {names[key]}" for short, key in zip(letters, present, strict=True))
+    if two:
+        notes += (f"p is corrected for all lines (Holm). *: significant at {100 * (1 - comparison.level):g} %.",)
+    return Grid(columns, tuple(cells for _, cells in lines), title=f"PQ by {head[:1].lower()}{head[1:]}", notes=notes)
+
+
+def _details(comparison: Comparison, *, of_categories: bool) -> pd.DataFrame:
+    table = comparison.runs
+    table = table[table["group"].isna() == of_categories]
+    columns = ["run", "group", "category_id", "name", "metric", "value", "low", "high", "images"]
+    return table[columns].drop(columns=["group"] if of_categories else ["category_id", "name"]).reset_index(drop=True)
+
+
+def _interval(low: float | None, high: float | None, digits: int, *, with_sign: bool = False) -> str:
+    if low is None or high is None or low != low or high != high:
+        return ABSENT
+    show = signed if with_sign else percent
+    return f"[{show(low, digits)}, {show(high, digits)}]"
+
+
+def _gain(difference: float, digits: int) -> str:
+    """A difference that is there, though it may be too small to print."""
+    shown = signed(difference, digits)
+    return f"<{10**-digits:.{digits}f}" if difference and shown == signed(0.0, digits) else shown
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _p(value: float) -> str:
+    return ABSENT if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _known(value: Any) -> float | None:
+    return None if pd.isna(value) else float(value)

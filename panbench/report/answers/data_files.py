@@ -1,0 +1,59 @@
+"""Where the files lie that a run was scored on."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from panbench.base.errors import BadDataset
+from panbench.panoptic.coco import PanopticSet, read_panoptic_json
+from panbench.runs import Run
+
+__all__ = ["DataFiles", "path_of"]
+
+
+class DataFiles:
+    """Where the photographs and the ground truth that a run was scored on lie.
+
+    images, gt, gt_dir: folders and JSON to use instead of those that the run names, for data that has moved; a `gt`
+        without `gt_dir` has its PNGs beside it
+    """
+
+    def __init__(
+        self, run: Run, *, images: Path | None = None, gt: Path | None = None, gt_dir: Path | None = None
+    ) -> None:
+        dataset = run.info.dataset
+        self._run = run.name
+        self._turned = run.info.arguments.get("exif") != "ignore"
+        self._images = images or path_of(dataset.images)
+        self._gt = gt or path_of(dataset.gt)
+        self._gt_dir = gt_dir or (path_of(dataset.gt_dir) if gt is None else None)
+
+    @cached_property
+    def panoptic(self) -> PanopticSet:
+        """The ground truth's JSON. Raises BadDataset when it is not found."""
+        if self._gt is None:
+            raise BadDataset(f"{self._run} does not say where its ground truth is. Give it with --gt.")
+        if not self._gt.is_file():
+            raise BadDataset(
+                f"The ground truth of {self._run} was not found at {self._gt}. Say where it is now with --gt."
+            )
+        return read_panoptic_json(self._gt, self._gt_dir, images_suffice=True)
+
+    def file_name(self, image_id: int) -> str:
+        """The image's file, relative to the folder of images. Raises BadDataset for an id that the JSON lacks."""
+        if image_id not in self.panoptic.images:
+            raise BadDataset(f"{self.panoptic.path} has no image {image_id}.")
+        return self.panoptic.images[image_id].file_name
+
+    def path(self, image_id: int) -> Path:
+        """Where the photograph should lie. Raises BadDataset when nobody says in which folder."""
+        name = self.file_name(image_id)
+        if self._images is None:
+            raise BadDataset(f"{self._run} does not say where its images are. Give their folder with --images.")
+        return self._images / name
+
+
+def path_of(value: Any) -> Path | None:
+    """A path that a record holds; None where it holds none."""
+    return Path(value) if isinstance(value, (str, os.PathLike)) and str(value) else None

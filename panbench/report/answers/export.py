@@ -1,0 +1,268 @@
+"""Out of panbench again: a run's tables, masks and numbers in the formats of other programs.
+
+parquet: DataFrames for pandas, DuckDB, Polars; coco-results: the things for pycocotools; fiftyone: truth and
+predictions with what became of each segment; huggingface-card: the numbers as a model card's `model-index`.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from panbench import __version__
+from panbench.base.errors import BadArgument, BadRun
+from panbench.base.files import atomic_write, write_json
+from panbench.metrics.errors import assign_causes
+from panbench.metrics.matched import FN, FP, TP
+from panbench.metrics.pq import pq_table, summarise
+from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json
+from panbench.panoptic.types import PanopticSet
+from panbench.report.answers.grid import percent
+from panbench.report.answers.tables import comparison_row
+from panbench.runs import Run
+
+__all__ = ["FORMATS", "export_run", "segments_with_verdicts"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way out. `write` puts its files into a folder and gives their paths."""
+
+    description: str
+    write: Callable[[Run, Path], list[Path]]
+
+
+def export_run(run: Run, format: str, out: Path, *, overwrite: bool = False) -> list[Path]:
+    """Writes a run in a format of FORMATS into the folder `out`; the files.
+
+    Raises BadArgument for an unknown format or files that exist (unless `overwrite`), BadRun when the run lacks what
+    the format needs.
+    """
+    if format not in FORMATS:
+        raise BadArgument(f"There is no format {format!r}. Choose one of {', '.join(FORMATS)}.")
+    if out.exists() and not out.is_dir():
+        raise BadArgument(f"{out} is a file. Give a folder.")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise BadArgument(f"{out} is not empty. Give another folder, or --overwrite.")
+    if not run.image_ids():
+        raise BadRun(f"{run.name} holds no scored image, so there is nothing to export.")
+    return FORMATS[format].write(run, out)
+
+
+def segments_with_verdicts(run: Run) -> pd.DataFrame:
+    """`run.segments()` with the columns verdict, iou, matched_id and cause.
+
+    verdict: "TP", "FP", "FN" or "ignored"; iou: of the match, NaN without; matched_id: the other side's id, 0 without
+    cause: what a miss or a false positive is put down to (docs/errors.md), missing for the others
+    """
+    matched = run.matched
+    frame = run.segments()
+    names = np.full(len(frame), "ignored", dtype=object)
+    for code, name in ((TP, "TP"), (FN, "FN"), (FP, "FP")):
+        names[matched.verdict == code] = name
+    iou = np.full(len(frame), np.nan)
+    matched_id = np.zeros(len(frame), np.int64)
+    hits = matched.hits()
+    gt, pred = matched.gt[hits], matched.pred[hits]
+    iou[gt] = iou[pred] = matched.iou[hits]
+    matched_id[gt], matched_id[pred] = matched.segments.id[pred], matched.segments.id[gt]
+    frame = frame.assign(verdict=names, iou=iou, matched_id=matched_id)
+    errors = assign_causes(matched, run.categories)
+    causes = {
+        **{("gt", row.image_id, row.gt_id): row.cause for row in errors[errors["verdict"] == "FN"].itertuples()},
+        **{("pred", row.image_id, row.pred_id): row.cause for row in errors[errors["verdict"] == "FP"].itertuples()},
+    }
+    keys = zip(frame["side"], frame["image_id"], frame["id"], strict=True)
+    return frame.assign(cause=[causes.get(key) for key in keys])
+
+
+def _parquet(run: Run, out: Path) -> list[Path]:
+    tables = {
+        "segments": segments_with_verdicts(run),
+        "overlaps": run.overlaps(),
+        "per_category": pq_table(run.matched, run.categories),
+    }
+    paths = []
+    for name, table in tables.items():
+        path = out / f"{name}.parquet"
+        with atomic_write(path) as handle:
+            table.to_parquet(handle, index=False)
+        paths.append(path)
+    return paths
+
+
+def _coco_results(run: Run, out: Path) -> list[Path]:
+    isthing = {category.id: category.isthing for category in run.categories}
+    results = [
+        {
+            "image_id": image_id,
+            "category_id": segment["category_id"],
+            "segmentation": segment["segmentation"],
+            "bbox": segment["bbox"],
+            # pycocotools ranks by score; without one all are alike.
+            "score": 1.0 if segment["score"] is None else segment["score"],
+        }
+        for image_id, segments in _masks(_predictions(run), run)
+        for segment in segments
+        if isthing[segment["category_id"]]
+    ]
+    path = out / "results.json"
+    write_json(path, results, indent=None)
+    return [path]
+
+
+def _fiftyone(run: Run, out: Path) -> list[Path]:
+    dataset = run.info.dataset
+    if not dataset.gt or not Path(dataset.gt).is_file():
+        raise BadRun(f"{run.name}: its ground truth {dataset.gt} is not here, and an export to FiftyOne shows it.")
+    truth = read_panoptic_json(dataset.gt, dataset.gt_dir)
+    told = segments_with_verdicts(run)
+    verdicts = {
+        (row.side, row.image_id, row.id): {
+            "verdict": row.verdict,
+            "cause": None if pd.isna(row.cause) else row.cause,
+            "iou": None if np.isnan(row.iou) else float(row.iou),
+        }
+        for row in told.itertuples()
+    }
+    categories = [
+        {"id": category.id, "name": category.name, "supercategory": category.supercategory}
+        for category in run.categories
+    ]
+    held = set(run.image_ids())
+    images = [
+        {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+        for image in truth.images.values()
+        if image.id in held
+    ]
+    paths = []
+    for name, panoptic, side in (("ground_truth", truth, "gt"), ("predictions", _predictions(run), "pred")):
+        annotations: list[dict[str, Any]] = []
+        for image_id, segments in _masks(panoptic, run):
+            for segment in segments:
+                known = verdicts.get((side, image_id, segment["id"]), {})
+                own = {key: value for key, value in {**segment, **known}.items() if value is not None}
+                annotations.append(
+                    {**own, "id": len(annotations) + 1, "segment_id": segment["id"], "image_id": image_id}
+                )
+        path = out / f"{name}.json"
+        write_json(path, {"images": images, "categories": categories, "annotations": annotations}, indent=None)
+        paths.append(path)
+    path = out / "open_in_fiftyone.py"
+    with atomic_write(path) as handle:
+        handle.write(_OPEN.format(images=json.dumps(dataset.images or "PUT THE FOLDER OF IMAGES HERE")).encode())
+    return [*paths, path]
+
+
+_OPEN = '''"""pip install fiftyone; python open_in_fiftyone.py"""
+
+from pathlib import Path
+
+import fiftyone as fo
+import fiftyone.utils.coco as fouc
+
+here = Path(__file__).parent
+dataset = fo.Dataset.from_dir(
+    dataset_type=fo.types.COCODetectionDataset,
+    data_path={images},
+    labels_path=str(here / "ground_truth.json"),
+    label_types="segmentations",
+    label_field="ground_truth",
+    extra_attrs=True,
+    include_id=True,
+)
+predictions = fo.Dataset.from_dir(
+    dataset_type=fo.types.COCODetectionDataset,
+    data_path={images},
+    labels_path=str(here / "predictions.json"),
+    label_types="segmentations",
+    label_field="predictions",
+    extra_attrs=True,
+)
+dataset.merge_samples(predictions)
+fo.launch_app(dataset).wait()
+'''
+
+
+def _card(run: Run, out: Path) -> list[Path]:
+    info, row = run.info, comparison_row(run)
+    summary = summarise(pq_table(run.matched, run.categories))
+    suffixes = {"All": "", "Things": "_th", "Stuff": "_st"}
+    metrics = [
+        {"type": f"{name}{suffix}".lower(), "name": f"{name}{suffix}", "value": round(100 * float(value), 3)}
+        for group, suffix in suffixes.items()
+        for name in ("PQ", "SQ", "RQ")
+        if (value := summary[group][name]) is not None
+    ]
+    dataset = {"name": row.dataset or "unknown", "type": row.dataset or "unknown", "split": row.split or "unknown"}
+    task = {"type": "image-segmentation", "name": "Panoptic segmentation"}
+    index = [{"name": row.title, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
+    how = [f"panbench {__version__}", f"{row.images:,} images", *([info.precision] if info.precision else [])]
+    if info.rule is not None:
+        how.append(f"fusion rule {info.rule.name}")
+    table = "\n".join(
+        f"| {group} | " + " | ".join(percent(summary[group][name]) for name in ("PQ", "SQ", "RQ")) + " |"
+        for group in suffixes
+    )
+    notes = "".join(f"\n{note[:1].upper()}{note[1:]}.\n" for note in row.notes)
+    # JSON is YAML: what stands between the dashes is read by every YAML parser.
+    head = json.dumps({"tags": ["panoptic-segmentation"], "model-index": index}, indent=2, ensure_ascii=False)
+    text = (
+        f"---\n{head}\n---\n\n# {row.title}\n\n| {dataset['name']} {dataset['split']} | PQ | SQ | RQ |\n"
+        f"| --- | ---: | ---: | ---: |\n{table}\n\nMeasured with {', '.join(how)}.\n{notes}"
+    )
+    path = out / "README.md"
+    with atomic_write(path) as handle:
+        handle.write(text.encode())
+    return [path]
+
+
+FORMATS: Mapping[str, Format] = {
+    "parquet": Format("segments with their verdicts, overlaps and categories as Parquet tables", _parquet),
+    "coco-results": Format("the predicted things as COCO results for pycocotools", _coco_results),
+    "fiftyone": Format("truth and predictions with verdicts, as COCO JSON that FiftyOne imports", _fiftyone),
+    "huggingface-card": Format("a model card with the numbers as its model-index", _card),
+}
+
+
+def _predictions(run: Run) -> PanopticSet:
+    """The stored or scored predictions of a run. Raises BadRun when there are none."""
+    info = run.info
+    if run.path is not None and (run.path / "predictions.json").is_file():
+        return read_predictions_json(run.path / "predictions.json", run.path / "predictions")
+    if info.predictions is not None and info.predictions.json and Path(info.predictions.json).is_file():
+        return read_predictions_json(info.predictions.json, info.predictions.folder)
+    raise BadRun(
+        f"{run.name} has no predictions here. `panbench eval … --out {run.path} --save-predictions --overwrite` makes "
+        "the run again with them."
+    )
+
+
+def _masks(panoptic: PanopticSet, run: Run) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """(image id, its segments with run-length mask, box and area) of the run's images."""
+    from pycocotools import mask as rle_masks
+
+    for image_id in run.image_ids():
+        annotation = panoptic.annotations.get(image_id)
+        if annotation is None:  # scored as empty
+            continue
+        ids = read_id_png(panoptic.png_path(image_id), image_id=image_id)
+        segments = []
+        for segment in annotation.segments:
+            code = rle_masks.encode(np.asfortranarray(ids == segment.id, np.uint8))
+            segments.append(
+                {
+                    "id": segment.id,
+                    "category_id": segment.category_id,
+                    "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode("ascii")},
+                    "bbox": [float(side) for side in rle_masks.toBbox(code)],
+                    "area": int(rle_masks.area(code)),
+                    "iscrowd": int(segment.iscrowd),
+                    "score": segment.score,
+                }
+            )
+        yield image_id, segments

@@ -1,0 +1,178 @@
+"""The list of models: those that can be named, and the published systems that nobody can run here."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import RenderableType
+
+from panbench.base.errors import BadArgument
+from panbench.base.text import licence_in_words
+from panbench.catalog import ModelSpec, Published, address_of, origin, repository_of, weights_here
+from panbench.published import PublishedResult, published_results
+from panbench.report.answers.grid import ABSENT, Grid, as_text, percent
+from panbench.report.answers.tables import count
+
+__all__ = ["Listing", "list_models", "models_record", "models_text"]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What `panbench models` shows: models, and the systems of published.csv that none of all models is."""
+
+    specs: tuple[ModelSpec, ...]
+    published_only: tuple[PublishedResult, ...]
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the published numbers are printed, each once, in the order of the rows."""
+        named = [spec.published.source for spec in self.specs if spec.published]
+        return tuple(dict.fromkeys([*named, *(result.source for result in self.published_only)]))
+
+    def texts(self) -> list[RenderableType]:
+        """For a terminal: the models, the systems that are published only, and the sources by number."""
+        shown: list[RenderableType] = []
+        if self.specs:
+            shown.append(models_text(self.specs, self.sources))
+        if self.published_only:
+            shown.append(as_text(self._published_grid()))
+        notes = [f"[{number}] {source}" for number, source in enumerate(self.sources, start=1)]
+        if any("not for commercial use" in licence_in_words(spec.license or "") for spec in self.specs):
+            notes.append("CC-BY-NC: the weights are not for commercial use.")
+        if self.specs:
+            notes.append("From: mmdet's zoo; the Hugging Face hub; git, a release on GitHub; ours, with panbench.")
+            notes.append("`--json` has input sizes and backbones, and where each licence stands.")
+        return [*shown, "\n".join(notes)] if notes else shown
+
+    def _published_grid(self) -> Grid:
+        return Grid(
+            ("Published only", "PQ", "On", "Src"),
+            tuple(
+                (
+                    result.title,
+                    percent(result.PQ, 1),
+                    f"{result.dataset} {result.split}",
+                    str(1 + self.sources.index(result.source)),
+                )
+                for result in self.published_only
+            ),
+            notes=("No model here runs these systems; `panbench published` lists all claims.",),
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows as `panbench models --json` lists them; what can be run first."""
+        return [
+            *(models_record(spec) for spec in self.specs),
+            *(_published_record(result) for result in self.published_only),
+        ]
+
+
+def list_models(specs: Sequence[ModelSpec], words: str = "") -> Listing:
+    """The rows in which each of some words occurs, capitals aside: in name, family, backbone, licence, origin, …
+
+    specs: all models that can be named. "published only" finds the systems that none of them is.
+    Raises BadArgument when no row is left.
+    """
+    wanted = words.casefold().split()
+    kept = tuple(spec for spec in specs if _holds(_words_of(spec), wanted))
+    runnable = {spec.system for spec in specs}
+    best: dict[str, PublishedResult] = {}
+    for result in published_results():
+        if result.title in runnable or (
+            result.superseded
+            and any(other.title == result.title and not other.superseded for other in published_results())
+        ):
+            continue
+        # COCO's val2017 before test-dev, then the highest claim.
+        known = best.get(result.title)
+        if known is None or (result.split == "val2017", result.PQ) > (known.split == "val2017", known.PQ):
+            best[result.title] = result
+    only = tuple(result for result in best.values() if _holds(f"{result.title} published only", wanted))
+    if not kept and not only:
+        raise BadArgument(f"No model fits --filter {words!r}. `panbench models` lists all {len(specs)}.")
+    return Listing(kept, only)
+
+
+def models_text(specs: Sequence[ModelSpec], sources: Sequence[str] = ()) -> RenderableType:
+    """The models as a table for a terminal: published PQ in percent, and whether the weights are on this machine.
+
+    sources: where the PQ are published; each row has the number of its own, from 1
+    """
+    rows = tuple(
+        (
+            spec.name,
+            spec.family or ABSENT,
+            origin(spec),
+            _short_licence(spec.license),
+            count(spec.params),
+            percent(spec.published.PQ, 1) if spec.published else ABSENT,
+            str(1 + sources.index(spec.published.source))
+            if spec.published and spec.published.source in sources
+            else ABSENT,
+            "yes" if weights_here(spec) else "no",
+        )
+        for spec in specs
+    )
+    on = sorted({f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published})
+    published = f"PQ as published on {' and '.join(on)}. " if on else ""
+    columns = ("Model", "Family", "From", "Licence", "params", "PQ", "Src", "Here")
+    return as_text(Grid(columns, rows, words=4, notes=(f"{published}Here: the weights are on this machine.",)))
+
+
+def models_record(spec: ModelSpec) -> dict[str, Any]:
+    """A model as `panbench models --json` lists it: paths as text, `weights_here` a path or None."""
+    here, repository = weights_here(spec), repository_of(spec)
+    return {
+        **dataclasses.asdict(spec),
+        "config": None if spec.config is None else str(spec.config),
+        "aliases": list(spec.aliases),
+        "published_PQ": spec.published.PQ if spec.published else None,
+        "weights_here": str(here) if here else None,
+        "from": origin(spec),
+        "address": address_of(spec),
+        "repository": None if repository is None else repository.page,
+        "runnable": True,
+    }
+
+
+def _published_record(result: PublishedResult) -> dict[str, Any]:
+    """A system that is published only, with the keys of a model; what it has not is None."""
+    published = {field.name: getattr(result, field.name, None) for field in dataclasses.fields(Published)}
+    return {
+        **{field.name: None for field in dataclasses.fields(ModelSpec)},
+        "title": result.title,
+        "family": result.model,
+        "backbone": result.backbone,
+        "params": result.params,
+        "system": result.title,
+        "aliases": [],
+        "settings": {},
+        "published": published,
+        "published_PQ": result.PQ,
+        "weights_here": None,
+        "from": None,
+        "address": None,
+        "repository": None,
+        "runnable": False,
+    }
+
+
+def _words_of(spec: ModelSpec) -> str:
+    """All by which a model can be found."""
+    repository = repository_of(spec)
+    words = [spec.name, *spec.aliases, spec.title, spec.family, spec.backbone, spec.trained_on, origin(spec)]
+    licence = licence_in_words(spec.license or "")
+    words += [licence, "non-commercial" if "," in licence else None, spec.system]
+    words += [] if repository is None else [repository.name]
+    return " ".join(word for word in words if word)
+
+
+def _holds(text: str, words: Sequence[str]) -> bool:
+    return all(word in text.casefold() for word in words)
+
+
+def _short_licence(licence: str | None) -> str:
+    """Without its version: CC-BY-NC says what matters in a narrow table; `--json` has all of it."""
+    return ABSENT if licence is None else re.sub(r"-[\d.]+$", "", licence)

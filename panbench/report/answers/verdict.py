@@ -1,0 +1,362 @@
+"""Which run is better, where and why, in sentences: each clause is a finding of the tests or of the tables of errors.
+
+`verdict` makes clauses; `text` joins them. A clause keeps the numbers that it states, so that a test can hold each
+against the tables. What the tests do not show is never stated as a difference.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import pandas as pd
+
+from panbench.base.text import listed
+from panbench.metrics.errors import IMPERFECT_MASK
+from panbench.metrics.uncertainty import FEWEST_IMAGES, Comparison
+from panbench.report.answers.grid import percent, signed
+
+__all__ = ["Clause", "Verdict", "verdict"]
+
+LEAST_LOSS = 0.005
+"""A cause is named where the better run loses so much less PQ to it, and at least a fifth of all that it loses less."""
+
+NAMED_CAUSES = 2
+NAMED_RUNS = 3
+
+Lost = Callable[[str, str], Mapping[str, float]]
+"""(run, group) → what each cause takes of PQ there, as views.causes has it."""
+
+_LESS = {
+    "wrong category": "mistakes one category for another less",
+    "thing/stuff confusion": "takes things for stuff or stuff for things less",
+    "merged": "merges less",
+    "split": "splits less",
+    "bad mask": "has fewer masks that are far off",
+    "duplicate": "finds less twice",
+    "hallucinated": "hallucinates less",
+    "missed": "misses less",
+}
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One statement. `kind` says what is claimed:
+
+    level       no significant difference of `metric` in `group` between a and b
+    better      a is significantly better than b in `metric` of `group`
+    highest     a has the highest PQ; nothing is said of chance
+    cause       in `group`, a loses less PQ to `cause` than b
+    finer, coarser, no coarser   SQ of a in `group` is significantly higher, lower, or neither, than that of b
+    scores, loses                PQ of a alone; a loses most to `cause`
+    values: the numbers stated, as fractions, of a and then of b; p: the corrected p-value of the test
+    """
+
+    kind: str
+    text: str
+    a: str
+    b: str = ""
+    group: str = "All"
+    metric: str = "PQ"
+    cause: str = ""
+    values: tuple[float, ...] = ()
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Sentences, each of clauses that are read in one breath."""
+
+    sentences: tuple[tuple[Clause, ...], ...]
+
+    @property
+    def clauses(self) -> tuple[Clause, ...]:
+        """All of them, in reading order."""
+        return tuple(clause for sentence in self.sentences for clause in sentence)
+
+    def text(self) -> str:
+        """The sentences, one after the other."""
+        return " ".join("".join(clause.text for clause in sentence) for sentence in self.sentences)
+
+
+def verdict(comparison: Comparison, names: Mapping[str, str], lost: Lost) -> Verdict | None:
+    """What the tests of a comparison say, in words; None when no run has a PQ.
+
+    names: what to call each run of the comparison; lost: asked for the two best runs only
+    The first sentence orders the runs, the second says on which kinds of category the two best differ, the third why.
+    """
+    facts = _Facts(comparison, names, lost)
+    order = facts.order()
+    if not order:
+        return None
+    if len(order) == 1:
+        return Verdict(tuple(map(tuple, _alone(facts, order[0]))))
+    if comparison.images < FEWEST_IMAGES:
+        best = order[0]
+        words = f"{names[best]} has the highest PQ ({_pc(facts.value(best))}), "
+        words += f"but {comparison.images} images are too few to tell runs apart."
+        return Verdict(((Clause("highest", words, best, values=(facts.value(best),)),),))
+    sentences = [*_ranking(facts, order), *_groups(facts, order[0], order[1])]
+    return Verdict(tuple(tuple(sentence) for sentence in sentences if sentence))
+
+
+@dataclass(frozen=True)
+class _Test:
+    """The difference of a and b, read as a − b."""
+
+    difference: float
+    p: float
+    significant: bool
+    values: tuple[float, float]
+
+    @property
+    def better(self) -> bool:
+        return self.significant and self.difference > 0
+
+    @property
+    def worse(self) -> bool:
+        return self.significant and self.difference < 0
+
+
+@dataclass(frozen=True)
+class _Facts:
+    comparison: Comparison
+    names: Mapping[str, str]
+    lost: Lost
+
+    def order(self) -> list[str]:
+        table = self.comparison.runs
+        table = table[(table["group"] == "All") & (table["metric"] == "PQ") & table["value"].notna()]
+        return list(table.sort_values("value", ascending=False, kind="stable")["run"])
+
+    def value(self, run: str, group: str = "All", metric: str = "PQ") -> float:
+        table = self.comparison.runs
+        own = table[(table["run"] == run) & (table["group"] == group) & (table["metric"] == metric)]
+        return float(own["value"].iloc[0]) if len(own) else float("nan")
+
+    def test(self, a: str, b: str, group: str = "All", metric: str = "PQ") -> _Test | None:
+        """None where the two were not compared, or one has no value."""
+        table = self.comparison.differences
+        table = table[(table["group"] == group) & (table["metric"] == metric)]
+        for first, second, sign in ((b, a, 1), (a, b, -1)):
+            own = table[(table["a"] == first) & (table["b"] == second)]
+            if len(own) and not pd.isna(own["p_holm"].iloc[0]):
+                row = own.iloc[0]
+                values = (self.value(a, group, metric), self.value(b, group, metric))
+                return _Test(sign * float(row["difference"]), float(row["p_holm"]), bool(row["significant"]), values)
+        return None
+
+
+def _alone(facts: _Facts, run: str) -> list[list[Clause]]:
+    name, pq = facts.names[run], facts.value(run)
+    table = facts.comparison.runs
+    own = table[(table["run"] == run) & (table["group"] == "All") & (table["metric"] == "PQ")].iloc[0]
+    words = f"{name} has PQ {_pc(pq)}"
+    if not pd.isna(own["low"]):
+        words += f" ({100 * facts.comparison.level:g} % interval {_pc(own['low'])} to {_pc(own['high'])})"
+    parts = [(group, facts.value(run, group)) for group in ("Things", "Stuff")]
+    known = [f"{_pc(value)} on {group.lower()}" for group, value in parts if value == value]
+    words += f": {' and '.join(known)}." if len(known) == 2 else "."
+    sentences = [[Clause("scores", words, run, values=(pq, *(value for _, value in parts if value == value)))]]
+    lost = sorted(facts.lost(run, "All").items(), key=lambda item: -item[1])
+    if lost and lost[0][1] > 0:
+        cause, most = lost[0]
+        words = f"It loses most to {'masks that are found but not exact' if cause == IMPERFECT_MASK.name else cause}"
+        words += f" ({_pc(most)} points)."
+        sentences.append([Clause("loses", words, run, cause=cause, values=(most,))])
+    return sentences
+
+
+def _ranking(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
+    """How the best stands to each other, or, where each was compared with one run only, how they stand to that one."""
+    best, *others = order
+    tests = {other: facts.test(best, other) for other in others}
+    if any(test is None for test in tests.values()):
+        return _against_baseline(facts, order)
+    names = facts.names
+    level = [other for other, test in tests.items() if test and not test.significant]
+    behind = [other for other, test in tests.items() if test and test.better]
+    found: list[Clause] = []
+    if len(level) == len(others) and all(_is_equal(facts, best, other) for other in others):
+        words = f"There is no difference between {_names(facts, order)} (PQ {_pc(facts.value(best))})"
+        for other in level:
+            test = tests[other]
+            assert test is not None
+            said = words if other == level[0] else ""
+            found.append(Clause("level", said, best, other, values=test.values, p=test.p))
+    elif level:
+        top = [best, *level]
+        values = tuple(facts.value(run) for run in top)
+        between = [test for a, b in combinations(top, 2) if (test := facts.test(a, b))]
+        if any(test.significant for test in between):
+            # Each is level with the best, and yet not all with each other.
+            sure = [test for other in level if (test := tests[other])]
+            words = f"{names[best]} ({_pc(values[0])}) is level with {_names(facts, level)} "
+            words += f"({', '.join(map(_pc, values[1:]))}; {_p(min(test.p for test in sure), 'p ≥ ')})"
+        else:
+            # With several the least p-value is stated: the others are larger.
+            sign = "p = " if len(level) == 1 else "p ≥ "
+            words = f"{_names(facts, top)} are level "
+            words += f"({', '.join(map(_pc, values))}; {_p(min(test.p for test in between), sign)})"
+        for other in level:
+            test = tests[other]
+            assert test is not None
+            first = other == level[0]
+            found.append(Clause("level", words if first else "", best, other, values=test.values, p=test.p))
+        behind_all = [run for run in behind if all(_is_better(facts, one, run) for one in top)]
+        if behind_all:
+            subject = "both" if len(top) == 2 else "all of them"
+            found.extend(_better_than(facts, top, behind_all, f"; {subject} are better than "))
+        behind = [run for run in behind if run not in behind_all]
+        if behind:
+            found.extend(_better_than(facts, [best], behind, f"; {names[best]} is better than "))
+    else:
+        value = f" ({_pc(facts.value(best))})" if len(others) > 1 else ""
+        word = f"{names[best]} is best{value}: better than " if len(others) > 1 else f"{names[best]} is better than "
+        found.extend(_better_than(facts, [best], behind, word))
+    return [[*found[:-1], _ended(found[-1])]]
+
+
+def _better_than(facts: _Facts, top: Sequence[str], behind: Sequence[str], before: str) -> list[Clause]:
+    """Clauses "… better than B (62.5; p < 0.001) and C (…)": one for each pair, said once for each of `behind`."""
+    found = []
+    for place, run in enumerate(behind):
+        tests = [test for one in top if (test := facts.test(one, run))]
+        p = max(test.p for test in tests)
+        sign = "p = " if len(tests) == 1 else "p ≤ "
+        between = before if place == 0 else " and " if place == len(behind) - 1 else ", "
+        if len(facts.order()) == 2:
+            numbers = f"{_pc(tests[0].values[0])} against {_pc(tests[0].values[1])}"
+        else:
+            numbers = _pc(facts.value(run))
+        words = f"{between}{facts.names[run]} ({numbers}; {_p(p, sign)})"
+        for one, test in zip(top, tests, strict=True):
+            said = words if one == top[0] else ""
+            found.append(Clause("better", said, one, run, values=test.values, p=test.p))
+    return found
+
+
+def _against_baseline(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
+    """Beyond a few runs each was compared with one only: what the tests say of that one."""
+    best = order[0]
+    first = f"{facts.names[best]} has the highest PQ ({_pc(facts.value(best))})."
+    sentences = [[Clause("highest", first, best, values=(facts.value(best),))]]
+    base = next((run for run in order if all(facts.test(other, run) for other in order if other != run)), None)
+    if base is None:
+        return sentences
+    kinds: dict[str, list[tuple[str, _Test]]] = {"better": [], "level": [], "worse": []}
+    for run in order:
+        if run != base and (test := facts.test(run, base)):
+            kinds["better" if test.better else "worse" if test.worse else "level"].append((run, test))
+    words = {kind: (f"is {kind}", f"are {kind}") for kind in kinds}
+    found: list[Clause] = []
+    start = f"Against {facts.names[base]} ({_pc(facts.value(base))}) "
+    for kind, members in kinds.items():
+        for place, (run, test) in enumerate(members):
+            said = ""
+            if place == 0:
+                verb = words[kind][len(members) > 1]
+                said = f"{'; ' if found else start}{_names(facts, [one for one, _ in members])} {verb}"
+            a, b = (run, base) if kind != "worse" else (base, run)
+            values = test.values if kind != "worse" else test.values[::-1]
+            found.append(Clause("better" if kind == "worse" else kind, said, a, b, values=values, p=test.p))
+    return [*sentences, [*found[:-1], _ended(found[-1])]] if found else sentences
+
+
+def _groups(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
+    """On things and on stuff: who is better, and of the better one why."""
+    names = facts.names
+    tests = {group: facts.test(a, b, group) for group in ("Things", "Stuff")}
+    if _is_equal(facts, a, b):
+        return []
+    known = {group: test for group, test in tests.items() if test}
+    if len(known) < 2:
+        return []
+    winners = {test.better for test in known.values() if test.significant}
+    parts: list[Clause] = []
+    last = ""
+    # What a is better on comes first, then what b is better on, then what is level.
+    for group, test in sorted(known.items(), key=lambda item: (not item[1].better, not item[1].worse)):
+        where = group.lower()
+        if test.significant:
+            winner, loser = (a, b) if test.better else (b, a)
+            by = signed(abs(test.difference), 1)
+            before = " and on " if winner == last else f", {names[winner]} on "
+            # With one winner the sentence must say of whom it is better, unless the first has named only the two.
+            than = f" than {names[loser]}" if len(winners) == 1 and len(facts.order()) > 2 else ""
+            before = before if parts else f"{names[winner]} is better{than} on "
+            values = test.values if test.better else test.values[::-1]
+            parts.append(Clause("better", f"{before}{where} ({by})", winner, loser, group, values=values, p=test.p))
+            last = winner
+        else:
+            numbers = f"({', '.join(map(_pc, test.values))}; {_p(test.p)})"
+            before = f"{names[a]} and {names[b]} are level on " if not parts else "; level on "
+            before = " and on " if parts and not last else before
+            parts.append(Clause("level", f"{before}{where} {numbers}", a, b, group, values=test.values, p=test.p))
+    sentences = [[*parts[:-1], _ended(parts[-1])]]
+    for clause in parts:
+        if clause.kind == "better":
+            sentences.extend(_why(facts, clause.a, clause.b, clause.group))
+    return sentences
+
+
+def _why(facts: _Facts, winner: str, loser: str, group: str) -> list[list[Clause]]:
+    """Of a group: to which causes the better run loses less, and whether its masks are finer."""
+    own, other = facts.lost(winner, group), facts.lost(loser, group)
+    less = {cause: other[cause] - own[cause] for cause in own if cause != IMPERFECT_MASK.name and cause in other}
+    total = sum(gap for gap in less.values() if gap > 0)
+    chosen = sorted((cause for cause, gap in less.items() if gap >= max(LEAST_LOSS, total / 5)), key=lambda c: -less[c])
+    clauses: list[Clause] = []
+    start = f"On {group.lower()} {facts.names[winner]} "
+    for place, cause in enumerate(chosen[:NAMED_CAUSES]):
+        verb = _LESS.get(cause, f"loses less to {cause}")
+        values = (own[cause], other[cause])
+        numbers = " against ".join(map(_pc, values)) + ("" if place else " points of PQ")
+        words = f"{' and ' if place else start}{verb} ({numbers})"
+        clauses.append(Clause("cause", words, winner, loser, group, "lost", cause, values))
+    masks = facts.test(winner, loser, group, "SQ")
+    if masks is not None:
+        kind = "finer" if masks.better else "coarser" if masks.worse else "no coarser"
+        numbers = f"(SQ {' against '.join(map(_pc, masks.values))}; {_p(masks.p)})"
+        joined = ", but its masks are " if kind == "coarser" else ", and its masks are "
+        before = joined if clauses else f"On {group.lower()} the masks of {facts.names[winner]} are "
+        clauses.append(Clause(kind, f"{before}{kind} {numbers}", winner, loser, group, "SQ", "", masks.values, masks.p))
+    return [[*clauses[:-1], _ended(clauses[-1])]] if clauses else []
+
+
+def _is_better(facts: _Facts, a: str, b: str) -> bool:
+    test = facts.test(a, b)
+    return test is not None and test.better
+
+
+def _is_equal(facts: _Facts, a: str, b: str) -> bool:
+    """Whether PQ, SQ and RQ of the two are the same, of all, things and stuff."""
+    tests = [facts.test(a, b, group, metric) for group in ("All", "Things", "Stuff") for metric in ("PQ", "SQ", "RQ")]
+    return tests[0] is not None and all(test is None or test.difference == 0 for test in tests)
+
+
+def _names(facts: _Facts, runs: Sequence[str]) -> str:
+    names = [facts.names[run] for run in runs]
+    if len(names) > NAMED_RUNS + 1:
+        return listed(names, NAMED_RUNS)
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _ended(clause: Clause) -> Clause:
+    return Clause(**{**vars(clause), "text": clause.text + "."})
+
+
+def _pc(value: float) -> str:
+    return percent(value, 1)
+
+
+def _p(p: float, sign: str = "p = ") -> str:
+    """A p-value; a bound is rounded to the side on which it stays true."""
+    if p < 0.001:
+        return "p < 0.001"
+    if p > 0.995:
+        # No p-value is larger, and corrected ones often get there.
+        return "p = 1.00"
+    digits = 3 if p < 0.01 else 2
+    rounded = {"p ≥ ": math.floor, "p ≤ ": math.ceil}.get(sign, round)
+    return f"{sign}{rounded(round(p * 10**digits, 6)) / 10**digits:.{digits}f}"

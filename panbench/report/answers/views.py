@@ -1,0 +1,287 @@
+"""What plots and the report page show, as tables: each function gives one tidy DataFrame for all runs of a comparison.
+
+Values are fractions 0–1, NaN where a value does not exist. The column `run` holds the run's label, the same everywhere.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from panbench.base.errors import BadRun
+from panbench.base.reporter import SILENT, Reporter
+from panbench.catalog import load_catalog
+from panbench.metrics.errors import CAUSES, ErrorReport, explain
+from panbench.metrics.matched import Matched, positions
+from panbench.metrics.pq import panoptic_quality, per_image_statistics, pq_table
+from panbench.metrics.semantic import confusion as confused_pixels
+from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics, pq_by, threshold_curve
+from panbench.panoptic.overlap import find_rows, take
+from panbench.panoptic.types import Category
+from panbench.published import gflops_of
+from panbench.report.answers.comparison import Standing, standing
+from panbench.report.answers.tables import ComparisonRow, labels, shared_images
+from panbench.runs import Run
+from panbench.studies.calibration.calibration import calibration
+
+__all__ = [
+    "Compared",
+    "best_first",
+    "causes",
+    "compared",
+    "confusion",
+    "mistaken_objects",
+    "overview",
+    "per_category",
+    "per_image",
+    "reliability",
+    "slices",
+    "thresholds",
+]
+
+INCOMPLETE = "incomplete"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of several runs, on the images that all of them hold. `label` names it in charts, and says if it is partial.
+
+    matched: the run's matches, narrowed to those images
+    """
+
+    run: Run
+    row: ComparisonRow
+    label: str
+    matched: Matched
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """The categories of the ground truth."""
+        return self.run.categories
+
+    @cached_property
+    def explained(self) -> ErrorReport:
+        """The causes of the run's errors; computed once."""
+        return explain(self.matched, self.categories, images=10)
+
+    @cached_property
+    def sliced(self) -> dict[str, ImageStatistics]:
+        """The run's statistics by each of SLICINGS; computed once."""
+        return {name: image_statistics(self.matched, self.categories, name) for name in SLICINGS}
+
+    @cached_property
+    def confused(self) -> pd.DataFrame:
+        """How many pixels of each true category each category has, or "void"; computed once."""
+        return confused_pixels(self.matched, self.categories)
+
+
+def compared(
+    runs: Sequence[Run], *, common_images: bool = False, reporter: Reporter = SILENT
+) -> tuple[list[Compared], Standing]:
+    """The runs ready to be shown together, in the order given, and how they stand to each other.
+
+    Raises BadRun when they are of different datasets or images (with `common_images`: share none), or hold no image.
+    """
+    found = standing(runs, common_images=common_images, reporter=reporter)
+    if not all(row.images for row in found.rows):
+        empty = next(row.run for row in found.rows if not row.images)
+        raise BadRun(f"{empty} holds no scored image, so there is nothing to show.")
+    shared = shared_images(runs)
+    members = []
+    for run, row, label in zip(runs, found.rows, _distinct(labels(found.rows)), strict=True):
+        matched = run.matched if len(shared) == len(run.images) else run.matched.only(shared)
+        whole = label if row.complete else f"{label} ({INCOMPLETE})"
+        members.append(Compared(run, row, whole, matched))
+    return members, found
+
+
+def best_first(runs: Sequence[Run]) -> list[Run]:
+    """The runs by PQ, the best first; equal ones as they were given, and last those without a PQ."""
+
+    def key(run: Run) -> tuple[bool, float]:
+        pq = run.summary()["All"]["PQ"] if run.image_ids() else None
+        return (pq is None, -(pq or 0.0))
+
+    return sorted(runs, key=key)
+
+
+def overview(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, PQ, low, high (95 % interval), params, gflops (published), images_per_second, device, precision, images."""
+    return pd.DataFrame(
+        [
+            {
+                "run": member.label,
+                "PQ": member.row.PQ,
+                "low": member.row.PQ_low,
+                "high": member.row.PQ_high,
+                "params": member.row.params,
+                "gflops": gflops_of(_system_of(member.run)),
+                "images_per_second": member.row.images_per_second,
+                "device": member.row.device,
+                "precision": member.row.precision,
+                "images": member.row.images,
+            }
+            for member in members
+        ]
+    ).astype(dict.fromkeys(("PQ", "low", "high", "params", "gflops", "images_per_second"), float))
+
+
+def _system_of(run: Run) -> str:
+    """Model and backbone as published results name them; the run's title where the catalogue does not say."""
+    model = run.info.model
+    spec = None if model is None else load_catalog().get(model.name or "")
+    return (spec and spec.system) or (model and model.title) or run.name
+
+
+def per_category(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, category_id, name, isthing, supercategory, PQ, SQ, RQ, TP, FP, FN, segments (true ones, crowds left out).
+
+    Scores are NaN for a category without TP, FP and FN, which the means leave out.
+    """
+    tables = []
+    for member in members:
+        table = pq_table(member.matched, member.categories)
+        counted = (table["TP"] + table["FP"] + table["FN"]) > 0
+        table[["PQ", "SQ", "RQ"]] = table[["PQ", "SQ", "RQ"]].where(counted)
+        segments = member.matched.segments
+        true = positions(segments.category_id[segments.is_gt & ~segments.iscrowd], member.categories)
+        table["segments"] = np.bincount(true, minlength=len(table))
+        table.insert(0, "run", member.label)
+        tables.append(table.drop(columns="iou_sum"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def causes(members: Sequence[Compared], group: str = "All") -> pd.DataFrame:
+    """run, cause, lost (its part of 1 − PQ), gain (PQ gained were it fixed alone), FP, FN, TP; in CAUSES' order."""
+    tables = []
+    for member in members:
+        lost = member.explained.lost
+        table = lost.loc[lost["group"] == group, ["cause", "lost", "gain", "FP", "FN", "TP"]]
+        tables.append(table.assign(run=member.label))
+    table = pd.concat(tables, ignore_index=True)
+    table["cause"] = pd.Categorical(table["cause"], [cause.name for cause in CAUSES])
+    return table[["run", "cause", "lost", "gain", "FP", "FN", "TP"]]
+
+
+def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
+    """run, slice, PQ, SQ, RQ, n (categories), TP, FP, FN; slices that no run holds are left out.
+
+    by: a key of metrics.slices.SLICINGS.
+    """
+    tables = []
+    for member in members:
+        table = pq_by(member.sliced[by])
+        tables.append(table.assign(run=member.label))
+    table = pd.concat(tables, ignore_index=True)
+    held = table.groupby("slice")["n"].transform("sum") > 0
+    return table.loc[held, ["run", "slice", "PQ", "SQ", "RQ", "n", "TP", "FP", "FN"]].reset_index(drop=True)
+
+
+def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, threshold, PQ, SQ, RQ of all categories when a match needs IoU > threshold."""
+    tables = []
+    for member in members:
+        curve = threshold_curve(member.matched, member.categories)
+        tables.append(curve[curve["group"] == "All"].assign(run=member.label))
+    return pd.concat(tables, ignore_index=True)[["run", "threshold", "PQ", "SQ", "RQ"]]
+
+
+def reliability(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, low, high, segments, score, precision and its interval: how often segments of a score are right.
+
+    Bins without a segment are left out. Raises BadRun for a run whose predictions have no scores.
+    """
+    tables = []
+    for member in members:
+        try:
+            curve = calibration(member.matched, member.categories).curve
+        except BadRun as problem:
+            raise BadRun(f"{member.label} cannot be asked for calibration: {problem}") from None
+        own = curve[(curve["group"] == "All") & (curve["segments"] > 0)].drop(columns="group")
+        own.insert(0, "run", member.label)
+        tables.append(own)
+    return pd.concat(tables, ignore_index=True)
+
+
+def per_image(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, image_id, PQ, TP, FP, FN of each image by itself; PQ is the mean over the categories that the image holds.
+
+    An image without TP, FP and FN has no PQ (NaN).
+    """
+    tables = []
+    for member in members:
+        counts = per_image_statistics(member.matched)
+        iou_sum, TP, FP, FN = (counts[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
+        table = (
+            counts.assign(PQ=panoptic_quality(iou_sum, TP, FP + FN))
+            .groupby("image_id")
+            .agg({"PQ": "mean", "TP": "sum", "FP": "sum", "FN": "sum"})
+            .reindex(member.matched.image_ids)
+            .fillna({"TP": 0, "FP": 0, "FN": 0})
+            .astype({"TP": np.int64, "FP": np.int64, "FN": np.int64})
+            .rename_axis("image_id")
+            .reset_index()
+        )
+        tables.append(table.assign(run=member.label))
+    return pd.concat(tables, ignore_index=True)[["run", "image_id", "PQ", "TP", "FP", "FN"]]
+
+
+def confusion(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, true, predicted, pixels, share: of a true category's pixels, those given to each category (or to "void").
+
+    true and predicted are names of categories; pairs that share no pixel are left out.
+    """
+    tables = []
+    for member in members:
+        names = {category.id: category.name for category in member.categories}
+        counts = member.confused
+        of_truth = counts.sum(axis=1).replace(0, 1)
+        long = counts.stack().rename("pixels").reset_index()
+        long["share"] = long["pixels"] / long["category_id"].map(of_truth)
+        long["true"] = long["category_id"].map(names)
+        long["predicted"] = [names.get(column, "void") for column in long["predicted"]]
+        tables.append(long[long["pixels"] > 0].assign(run=member.label))
+    return pd.concat(tables, ignore_index=True)[["run", "true", "predicted", "pixels", "share"]]
+
+
+def mistaken_objects(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, true, predicted, objects: how many segments were found with the right mask and the wrong category."""
+    tables = []
+    for member in members:
+        names = {category.id: category.name for category in member.categories}
+        errors = member.explained.errors
+        wrong = errors[(errors["verdict"] == "FN") & errors["cause"].isin(["wrong category", "thing/stuff confusion"])]
+        segments = take(member.matched.segments, ~member.matched.segments.is_gt)
+        row = find_rows(
+            wrong["image_id"].to_numpy(), wrong["pred_id"].to_numpy(np.int32), segments.image_id, segments.id
+        )
+        wrong = wrong.assign(category_id_predicted=segments.category_id[row])
+        number = wrong.groupby(["category_id", "category_id_predicted"]).size().rename("objects").reset_index()
+        tables.append(
+            pd.DataFrame(
+                {
+                    "run": member.label,
+                    "true": number["category_id"].map(names),
+                    "predicted": number["category_id_predicted"].map(names),
+                    "objects": number["objects"],
+                }
+            )
+        )
+    table = pd.concat(tables, ignore_index=True)
+    return table.sort_values("objects", ascending=False, kind="stable", ignore_index=True)
+
+
+def all_slices(members: Sequence[Compared]) -> dict[str, pd.DataFrame]:
+    """`slices` by each of SLICINGS; slicings that put everything into one slice are left out."""
+    tables = {name: slices(members, name) for name in SLICINGS}
+    return {name: table for name, table in tables.items() if table["slice"].nunique() > 1}
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number where one is taken: the labels of charts must tell runs apart."""
+    return [
+        name if list(names).count(name) == 1 else f"{name} ({list(names)[: index + 1].count(name)})"
+        for index, name in enumerate(names)
+    ]

@@ -1,0 +1,624 @@
+"""Pictures of single images: segments over the photograph, models side by side, and where two models disagree.
+
+A `Layer` is one answer for an image (the ground truth's or a model's) with what became of each of its segments. Figures
+are matplotlib's: colours are pixels, outlines and names are vectors, so SVG and PDF stay sharp in print.
+"""
+
+import colorsys
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.base.files import atomic_write, leaves_folder
+from panbench.base.text import listed
+from panbench.metrics.errors import assign_causes
+from panbench.metrics.matched import Matched
+from panbench.metrics.pq import segment_verdicts
+from panbench.panoptic.coco import read_id_png, read_png_names
+from panbench.panoptic.overlap import overlap_table
+from panbench.panoptic.photo import inspect_photo
+from panbench.panoptic.types import VOID, Category, IdMap, Segment
+from panbench.report.answers.data_files import DataFiles, path_of
+from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
+from panbench.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "DISAGREEMENTS",
+    "Layer",
+    "LayerSegment",
+    "Pictures",
+    "RunPictures",
+    "compare_layers",
+    "diff_figure",
+    "disagreement",
+    "overlay_figure",
+    "save_figure",
+    "segment_colors",
+    "side_by_side_figure",
+]
+
+Rgb = tuple[int, int, int]
+Photo = npt.NDArray[np.uint8]
+
+FIGURE_FORMATS = ("png", "svg", "pdf")
+
+DISAGREEMENTS: Mapping[str, tuple[str, str]] = {
+    "category": ("#EE7733", "another category, or a segment that only one of them has"),
+    "instance": ("#AA4499", "one category, but parted into other objects"),
+    "boundary": ("#0077BB", "both have the segment; its edge runs elsewhere"),
+}
+"""The kinds of disagreement of two maps, their colours (apart for colour-blind eyes) and what they mean."""
+
+
+@dataclass(frozen=True)
+class LayerSegment:
+    """A segment of a layer. verdict: "TP", "FP", "FN" or "ignored", with IoU, the matched id and the error's cause.
+
+    verdict, iou and cause are None where there is nothing to judge by; matched_id is 0 without a match.
+    shade: which shade of its category's colour it has, the same as the segment that it matches; None: by its area
+    """
+
+    id: int
+    category_id: int
+    area: int
+    score: float | None = None
+    iscrowd: bool = False
+    verdict: str | None = None
+    iou: float | None = None
+    matched_id: int = 0
+    cause: str | None = None
+    shade: int | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One answer for an image: `ids` (H, W) int32 at the image's size, 0 = void, and its segments.
+
+    model: the key of the model whose answer it is, which has a colour (colors.py); "" for the ground truth
+    """
+
+    title: str
+    ids: IdMap
+    segments: tuple[LayerSegment, ...]
+    model: str = ""
+
+    @staticmethod
+    def of(title: str, ids: IdMap, segments: Sequence[Segment]) -> "Layer":
+        """A layer without verdicts."""
+        return Layer(title, ids, tuple(LayerSegment(s.id, s.category_id, s.area, s.score, s.iscrowd) for s in segments))
+
+
+class Pictures(DataFiles):
+    """The photographs and the ground truth that a run was scored on, read."""
+
+    def photo(self, image_id: int) -> Photo:
+        """The (H, W, 3) uint8 RGB photograph, at the size that the JSON says. Raises BadDataset naming the file."""
+        path = self.path(image_id)
+        info = self.panoptic.images[image_id]
+        photo = read_photo(path, turned=self._turned)
+        if self._turned and photo.shape[:2] != (info.height, info.width):
+            photo = read_photo(path, turned=False)
+        if photo.shape[:2] != (info.height, info.width):
+            raise BadDataset(
+                f"{path} (image {image_id}) is {photo.shape[0]}×{photo.shape[1]} but the JSON says "
+                f"{info.height}×{info.width} (height × width)."
+            )
+        return photo
+
+    def truth(self, image_id: int) -> Layer:
+        """The ground truth of an image, without verdicts. Raises BadDataset."""
+        self.file_name(image_id)
+        if image_id not in self.panoptic.annotations:
+            raise BadDataset(f"{self.panoptic.path} has no annotation of image {image_id}.")
+        info = self.panoptic.images[image_id]
+        ids = read_id_png(self.panoptic.png_path(image_id), (info.height, info.width), image_id=image_id)
+        return Layer.of("Ground truth", ids, self.panoptic.annotations[image_id].segments)
+
+
+class RunPictures:
+    """The stored predictions of a run, as layers with verdicts, IoUs and causes from its tables."""
+
+    def __init__(self, run: Run, title: str | None = None) -> None:
+        self.run = run
+        self.title = title or (run.info.model and run.info.model.title) or run.name
+        self._judged: dict[int, list[Judged]] = {}
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where the id PNGs of the predictions lie; None when the run did not keep them."""
+        inside = self.run.path / "predictions" if self.run.path else None
+        scored = path_of(self.run.info.predictions and self.run.info.predictions.folder)
+        return next((place for place in (inside, scored) if place is not None and place.is_dir()), None)
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        """The PNGs that a predictions JSON names, by image id; {} when there is none."""
+        inside = self.run.path / "predictions.json" if self.run.path else None
+        scored = path_of(self.run.info.predictions and self.run.info.predictions.json)
+        for path in (inside, scored):
+            if path is not None and path.is_file():
+                return read_png_names(path)
+        return {}
+
+    def judge(self, image_ids: Iterable[int]) -> None:
+        """Judges some images at once, which takes far less time than one by one; `judged` then has them."""
+        self._judged = self._verdicts(image_ids)
+
+    def judged(self, image_id: int) -> "Sequence[Judged]":
+        """The segments of both sides of an image."""
+        judged = self._judged
+        if image_id not in judged:
+            judged = self._judged = self._verdicts([image_id])
+        if image_id not in judged:
+            raise BadRun(f"{self.run.name} has not scored an image {image_id}.")
+        return judged[image_id]
+
+    def _verdicts(self, image_ids: Iterable[int]) -> "dict[int, list[Judged]]":
+        matched = self.run.matched.only(image_ids)
+        errors = assign_causes(matched, self.run.categories)
+        causes = {
+            (row.image_id, side, row.gt_id if side == "gt" else row.pred_id): row.cause
+            for verdict, side in (("FN", "gt"), ("FP", "pred"))
+            for row in errors[errors["verdict"] == verdict].itertuples()
+        }
+        found: dict[int, list[Judged]] = {image: [] for image in matched.image_ids.tolist()}
+        for row in _rows(segment_verdicts(matched)):
+            cause = causes.get((row.image_id, row.side, row.id))
+            found[row.image_id].append(row if cause is None else row._replace(cause=cause))
+        return found
+
+    def truth(self, image_id: int, pictures: Pictures) -> Layer:
+        """The ground truth of an image, each segment with its verdict in this run."""
+        return self._layer(image_id, "gt", "Ground truth", pictures.truth(image_id).ids)
+
+    def prediction(self, image_id: int, pictures: Pictures) -> Layer:
+        """The run's own answer for an image. Raises BadRun when its PNG was not kept or is not found."""
+        if self.folder is None:
+            raise BadRun(
+                f"{self.run.name} has no stored predictions. Make them with "
+                "`panbench eval … --save-predictions --overwrite`."
+            )
+        info = pictures.panoptic.images.get(image_id)
+        default = Path(pictures.file_name(image_id)).with_suffix(".png").as_posix()
+        name = self._names.get(image_id, default)
+        assert info is not None
+        if leaves_folder(name):
+            raise BadRun(f"{self.run.name}: the predictions name {name!r}, which leaves their folder.")
+        ids = read_id_png(self.folder / name, (info.height, info.width), image_id=image_id, error=BadRun)
+        return self._layer(image_id, "pred", self.title, ids)
+
+    def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
+        model = model_key(self.run) if side == "pred" else ""
+        return Layer(title, ids, _layer_segments(self.judged(image_id), side), model)
+
+
+def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: Sequence[Category]) -> Layer:
+    """`prediction` with verdicts, IoUs and causes against `truth`, for maps that are in no run."""
+    gt = [Segment(s.id, s.category_id, s.area, s.iscrowd) for s in truth.segments]
+    pred = [Segment(s.id, s.category_id, s.area, score=s.score) for s in prediction.segments]
+    matched = Matched.of(overlap_table(image_id, truth.ids, gt, prediction.ids, pred))
+    judged = _rows(segment_verdicts(matched))
+    return Layer(prediction.title, prediction.ids, _layer_segments(judged, "pred"), prediction.model)
+
+
+def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
+    """An image file as (H, W, 3) uint8 RGB. `turned`: as its EXIF says. Raises BadDataset when it does not decode."""
+    try:
+        content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    except OSError as problem:
+        raise BadDataset(
+            f"{path} cannot be read: {problem.strerror or problem}. If the images have moved, say where with --images."
+        ) from None
+    # An absurd size, or lost data, is refused before anything is decoded.
+    inspect_photo(Path(path), exif="apply" if turned else "ignore")
+    flags = cv2.IMREAD_COLOR if turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        photo = cv2.imdecode(content, flags) if len(content) else None
+    except cv2.error:
+        photo = None
+    if photo is None:
+        raise BadDataset(f"{path} cannot be decoded as an image.")
+    return np.ascontiguousarray(photo[..., ::-1]).astype(np.uint8, copy=False)
+
+
+def segment_colors(layer: Layer, categories: Sequence[Category]) -> dict[int, Rgb]:
+    """A colour for each segment id: its category's; further things of a category are lighter or darker.
+
+    A segment that was found has the colour of the true segment in every layer of an image; a false one has another.
+    """
+    by_id = {category.id: category for category in categories}
+    seen: dict[int, int] = {}
+    colors = {}
+    for segment in sorted(layer.segments, key=lambda segment: -segment.area):
+        category = by_id.get(segment.category_id)
+        base = category.color if category and category.color else hue_of(segment.category_id)
+        nth = seen.get(segment.category_id, 0)
+        seen[segment.category_id] = nth + 1
+        by_area = nth if category is None or category.isthing else 0
+        colors[segment.id] = _varied(base, by_area if segment.shade is None else segment.shade)
+    return colors
+
+
+def hue_of(number: int) -> Rgb:
+    """A colour for a category that has none: steps of the golden angle around the wheel, in three lightnesses."""
+    red, green, blue = colorsys.hls_to_rgb(number * 0.618034 % 1, (0.42, 0.58, 0.7)[number % 3], 0.62)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def disagreement(a: Layer, b: Layer) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8: 0 where two maps agree, else 1 + the position in DISAGREEMENTS of the kind.
+
+    Segments of the two maps are one when they share the category and have IoU > 0.5. A pixel agrees when its segments
+    are one, or both are void. Else, if each of its segments is void or one with a segment of the other map, only the
+    edge runs differently ("boundary"); of the others, those of one category are "instance", the rest "category".
+    """
+    if a.ids.shape != b.ids.shape:
+        raise BadArgument(f"{a.title} is {a.ids.shape} and {b.title} {b.ids.shape}: maps of one image have one size.")
+    partner = _partners(a, b)
+    number_a, number_b = _numbered(a), _numbered(b)
+    category_a = np.array([VOID, *(segment.category_id for segment in a.segments)])
+    category_b = np.array([VOID, *(segment.category_id for segment in b.segments)])
+    index_a = {segment.id: position + 1 for position, segment in enumerate(a.segments)}
+    index_b = {segment.id: position + 1 for position, segment in enumerate(b.segments)}
+    # Of each pair of positions (0 = void) the kind; pixels only look it up.
+    kinds = np.zeros((len(category_a), len(category_b)), np.uint8)
+    kinds[:] = 1 + list(DISAGREEMENTS).index("category")
+    kinds[category_a[:, None] == category_b[None, :]] = 1 + list(DISAGREEMENTS).index("instance")
+    has_a = np.isin(np.arange(len(category_a)), [0, *(index_a[i] for i in partner)])
+    has_b = np.isin(np.arange(len(category_b)), [0, *(index_b[i] for i in partner.values())])
+    kinds[has_a[:, None] & has_b[None, :]] = 1 + list(DISAGREEMENTS).index("boundary")
+    for one, other in partner.items():
+        kinds[index_a[one], index_b[other]] = 0
+    kinds[0, 0] = 0
+    return kinds[number_a, number_b]
+
+
+def overlay_figure(
+    photo: Photo,
+    layer: Layer,
+    categories: Sequence[Category],
+    *,
+    width: float = 7.0,
+    opacity: float = 0.5,
+    names: bool = True,
+    scores: bool = False,
+) -> "Figure":
+    """The segments of one layer over the photograph. width: of the figure, in inches."""
+    figure, (axes,) = _panels(photo, 1, 1, width, titled=False)
+    _show_layer(axes, photo, layer, categories, opacity, names, scores)
+    return figure
+
+
+def side_by_side_figure(
+    photo: Photo,
+    layers: Sequence[Layer],
+    categories: Sequence[Category],
+    *,
+    width: float = 7.0,
+    columns: int | None = None,
+    opacity: float = 0.6,
+    names: bool = True,
+    scores: bool = False,
+) -> "Figure":
+    """The photograph, then each layer with its title, in rows of `columns` panels (default: up to four)."""
+    count = 1 + len(layers)
+    across = columns or (count if count <= 4 else (count + 1) // 2 if count <= 8 else 4)
+    figure, panels = _panels(photo, across, count, width, titled=True)
+    panels[0].imshow(photo)
+    panels[0].set_title("Image", fontsize=8, pad=3)
+    for axes, layer in zip(panels[1:], layers, strict=True):
+        _show_layer(axes, photo, layer, categories, opacity, names, scores)
+    _title_layers(panels[1:], layers)
+    return figure
+
+
+def diff_figure(
+    photo: Photo, a: Layer, b: Layer, categories: Sequence[Category], *, width: float = 7.0, names: bool = True
+) -> "Figure":
+    """Two layers, and between them where they disagree, by kind, over the greyed photograph."""
+    from matplotlib.patches import Patch
+
+    kinds = disagreement(a, b)
+    figure, panels = _panels(photo, 3, 3, width, titled=True, below=0.5)
+    for axes, layer in ((panels[0], a), (panels[2], b)):
+        _show_layer(axes, photo, layer, categories, 0.6, names, False)
+    _title_layers((panels[0], panels[2]), (a, b))
+    grey = np.repeat((photo.mean(axis=2, keepdims=True) * 0.5 + 127).astype(np.uint8), 3, axis=2)
+    painted = grey.copy()
+    for position, (color, _) in enumerate(DISAGREEMENTS.values()):
+        painted[kinds == 1 + position] = _rgb(color)
+    middle = panels[1]
+    middle.imshow(painted)
+    middle.set_title(f"They differ on {100 * np.mean(kinds > 0):.1f} %", fontsize=8, pad=3)
+    handles = [
+        Patch(facecolor=color, label=f"{name}: {meaning} ({100 * np.mean(kinds == 1 + position):.1f} %)")
+        for position, (name, (color, meaning)) in enumerate(DISAGREEMENTS.items())
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=1, frameon=False, fontsize=7, borderaxespad=0.1)
+    return figure
+
+
+def save_figure(figure: "Figure", path: str | os.PathLike[str], *, dpi: float = 200) -> None:
+    """Writes a figure as PNG, SVG or PDF, by the name's ending, atomically; the same figure gives the same bytes.
+
+    dpi: of a PNG, and of the photographs within a vector file. Raises BadArgument for another ending.
+    """
+    import matplotlib as mpl
+
+    target = Path(path)
+    form = target.suffix.lower().removeprefix(".")
+    if form not in FIGURE_FORMATS:
+        raise BadArgument(f"{target.name}: figures are written as {listed(FIGURE_FORMATS)}. Choose one by the ending.")
+    metadata: dict[str, Any] = {
+        "png": {"Software": None},
+        "svg": {"Date": None},
+        "pdf": {"CreationDate": None, "Producer": None},
+    }[form]
+    # Type 42 fonts: journals refuse matplotlib's default, Type 3.
+    settings: dict[str, Any] = {"svg.hashsalt": "panbench", "pdf.fonttype": 42, "svg.fonttype": "none"}
+    with mpl.rc_context(cast(Any, settings)), atomic_write(target) as handle:
+        figure.savefig(handle, format=form, dpi=dpi, metadata=metadata)
+
+
+def label_spots(layer: Layer) -> dict[int, tuple[float, float, float]]:
+    """For each segment id, where its name fits best: x, y and the distance from there to its edge, in pixels."""
+    spots = {}
+    for segment in layer.segments:
+        mask = (layer.ids == segment.id).astype(np.uint8)
+        x, y, width, height = cv2.boundingRect(mask)
+        if not width:
+            continue
+        inside = cv2.copyMakeBorder(mask[y : y + height, x : x + width], 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
+        top, left = np.unravel_index(int(np.argmax(distance)), distance.shape)
+        spots[segment.id] = (x + float(left) - 1, y + float(top) - 1, float(distance[top, left]))
+    return spots
+
+
+def outlines(ids: IdMap) -> list[tuple[tuple[float, float], tuple[float, float]]]:
+    """The edges between pixels of different segments, joined where they go straight on, as pairs of (x, y) points."""
+    lines = []
+    for across in (True, False):
+        grid = ids if across else ids.T
+        edge = grid[1:] != grid[:-1]
+        apart = np.zeros((edge.shape[0], edge.shape[1] + 2), np.int8)
+        apart[:, 1:-1] = edge
+        row, begin = np.nonzero(np.diff(apart, axis=1) == 1)
+        _, end = np.nonzero(np.diff(apart, axis=1) == -1)
+        for line, start, stop in zip(row.tolist(), begin.tolist(), end.tolist(), strict=True):
+            one, other = (start - 0.5, line + 0.5), (stop - 0.5, line + 0.5)
+            lines.append((one, other) if across else (one[::-1], other[::-1]))
+    return lines
+
+
+def paint(layer: Layer, colors: Mapping[int, Rgb]) -> npt.NDArray[np.uint8]:
+    """(H, W, 4) uint8: the colour of each pixel's segment, transparent where there is none."""
+    table = np.zeros((len(layer.segments) + 1, 4), np.uint8)
+    for position, segment in enumerate(layer.segments):
+        table[position + 1] = (*colors[segment.id], 255)
+    return table[_numbered(layer)]
+
+
+def blend(photo: Photo, painted: npt.NDArray[np.uint8], opacity: float) -> Photo:
+    """The photograph under the colours of `paint`; where there is no segment it is dark grey, so that void shows."""
+    share = (painted[..., 3:] > 0) * opacity
+    void = painted[..., 3:] == 0
+    grey = photo.mean(axis=2, keepdims=True) * 0.55
+    return np.where(void, grey, photo * (1 - share) + painted[..., :3] * share).round().astype(np.uint8)
+
+
+def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Of the layer at another size (width, height): its runs of pixels in row order, and the length of each.
+
+    A run's value is 1 + the position in `segments` of its segment, 0 where there is none.
+    """
+    ids = layer.ids
+    if ids.shape != size[::-1]:
+        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST).astype(np.int32, copy=False)
+    flat = ids.ravel()
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    return _numbered(layer, flat[starts]), np.diff(np.append(starts, len(flat)))
+
+
+def _numbered(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64]:
+    """Of each id given, of the layer's pixels by default: 1 + the position of its segment, 0 where there is none."""
+    wanted = layer.ids if given is None else given
+    ids = np.array([segment.id for segment in layer.segments], np.int64)
+    if not len(ids):
+        return np.zeros(wanted.shape, np.int64)
+    order = np.argsort(ids)
+    place = np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)
+    return np.where(ids[order][place] == wanted, order[place] + 1, 0)
+
+
+def _partners(a: Layer, b: Layer) -> dict[int, int]:
+    """For segments of `a`, the segment of `b` with the same category and IoU > 0.5; there is at most one."""
+    width = len(b.segments) + 1
+    counts = np.bincount((_numbered(a) * width + _numbered(b)).ravel(), minlength=(len(a.segments) + 1) * width)
+    shared = counts.reshape(-1, width)
+    area_a, area_b = shared.sum(axis=1), shared.sum(axis=0)
+    union = area_a[:, None] + area_b[None, :] - shared
+    found = {}
+    for one, other in np.argwhere(2 * shared[1:, 1:] > union[1:, 1:]).tolist():
+        if a.segments[one].category_id == b.segments[other].category_id:
+            found[a.segments[one].id] = b.segments[other].id
+    return found
+
+
+class Judged(NamedTuple):
+    """A segment of an image as `segment_verdicts` has it, and the cause of the error; "" where there is none."""
+
+    image_id: int
+    side: str
+    id: int
+    category_id: int
+    area: int
+    iscrowd: bool
+    score: float
+    verdict: str
+    iou: float
+    matched_id: int
+    cause: str = ""
+
+
+def _rows(verdicts: "pd.DataFrame") -> list[Judged]:
+    columns = (verdicts[name].tolist() for name in Judged._fields if name != "cause")
+    return [Judged(*row) for row in zip(*columns, strict=True)]
+
+
+def _layer_segments(judged: Sequence[Judged], side: str) -> tuple[LayerSegment, ...]:
+    """The segments of one side; `judged` has both, since what was found takes the shade of what it is."""
+    shades = _shades(judged)
+    return tuple(
+        LayerSegment(
+            id=row.id,
+            category_id=row.category_id,
+            area=row.area,
+            score=None if row.score != row.score else row.score,
+            iscrowd=row.iscrowd,
+            verdict=row.verdict,
+            iou=None if row.iou != row.iou else row.iou,
+            matched_id=row.matched_id,
+            cause=row.cause or None,
+            shade=shades[side, row.id],
+        )
+        for row in judged
+        if row.side == side
+    )
+
+
+def _shades(judged: Sequence[Judged]) -> dict[tuple[str, int], int]:
+    """The shade of each (side, id): true segments by area, matches as their truth, false ones as none of these."""
+    shades: dict[tuple[str, int], int] = {}
+    taken: dict[int, int] = {}
+    for row in sorted(judged, key=lambda row: (row.side, -row.area)):
+        if row.side == "pred" and row.verdict == "TP":
+            shades["pred", row.id] = shades["gt", row.matched_id]
+            continue
+        shades[row.side, row.id] = taken.get(row.category_id, 0)
+        taken[row.category_id] = taken.get(row.category_id, 0) + 1
+    return shades
+
+
+def _panels(
+    photo: Photo, across: int, count: int, width: float, *, titled: bool, below: float = 0.0
+) -> "tuple[Figure, list[Axes]]":
+    """A figure with `count` panels, `across` in a row, each exactly of the photograph's proportions."""
+    from matplotlib.figure import Figure
+
+    if not 0.5 <= width <= 60:
+        raise BadArgument(f"A figure of {width:g} inches cannot be drawn. Give --width between 0.5 and 60.")
+    gap, head = 0.06, 0.24 if titled else 0.0
+    down = -(-count // across)
+    panel = (width - gap * (across - 1)) / across
+    tall = panel * photo.shape[0] / photo.shape[1]
+    height = down * (tall + head) + gap * (down - 1) + below
+    figure = Figure(figsize=(width, height))
+    panels = []
+    for index in range(count):
+        row, column = divmod(index, across)
+        left, top = column * (panel + gap), row * (tall + head + gap) + head
+        axes = figure.add_axes((left / width, 1 - (top + tall) / height, panel / width, tall / height))
+        axes.set_axis_off()
+        panels.append(axes)
+    return figure, panels
+
+
+def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
+    """The layers' titles, each model's with its marker in its colour before it."""
+    from matplotlib.transforms import offset_copy
+
+    models = [index for index, layer in enumerate(layers) if layer.model]
+    styles = dict(zip(models, styles_of([layers[index].model for index in models]), strict=True))
+    for index, (axes, layer) in enumerate(zip(panels, layers, strict=True)):
+        if index not in styles:
+            axes.set_title(layer.title, fontsize=8, pad=3, parse_math=False)
+            continue
+        beside, at = (
+            offset_copy(axes.transAxes, cast("Figure", axes.figure), x, y, "points") for x, y in ((9, 4), (3.5, 6.5))
+        )
+        axes.text(0, 1, layer.title, fontsize=8, parse_math=False, transform=beside)
+        style = styles[index]
+        axes.plot(
+            [0], [1], MARKERS[style.marker], color=LIGHT[style.color], markersize=5, transform=at, clip_on=False,
+            scalex=False, scaley=False,
+        )  # fmt: skip
+
+
+def _show_layer(
+    axes: "Axes",
+    photo: Photo,
+    layer: Layer,
+    categories: Sequence[Category],
+    opacity: float,
+    names: bool,
+    scores: bool,
+) -> None:
+    from matplotlib.collections import LineCollection
+
+    if layer.ids.shape != photo.shape[:2]:
+        raise BadArgument(f"{layer.title} is {layer.ids.shape} but the image is {photo.shape[:2]} (height, width).")
+    colors = segment_colors(layer, categories)
+    axes.imshow(blend(photo, paint(layer, colors), opacity))
+    axes.add_collection(LineCollection(outlines(layer.ids), colors="white", linewidths=0.7, capstyle="projecting"))
+    axes.set_xlim(-0.5, photo.shape[1] - 0.5)
+    axes.set_ylim(photo.shape[0] - 0.5, -0.5)
+    if not names:
+        return
+    by_id = {category.id: category.name for category in categories}
+    points_per_pixel = 72 * axes.get_window_extent().width / axes.figure.dpi / photo.shape[1]
+    spots = label_spots(layer)
+    for segment in layer.segments:
+        if segment.id not in spots:
+            continue
+        x, y, room = spots[segment.id]
+        if room * points_per_pixel < 3.5:
+            continue
+        text = by_id.get(segment.category_id, str(segment.category_id))
+        if scores and segment.score is not None:
+            text += f" {segment.score:.2f}"
+        size = float(np.clip(room * points_per_pixel / 2, 4, 8))
+        half = 0.31 * size * len(text) / points_per_pixel
+        if 2 * half < photo.shape[1]:
+            x = min(max(x, half), photo.shape[1] - 1 - half)
+        # A box behind the name, not an outline around it: outlined text would be written as curves, not as text.
+        axes.text(
+            x,
+            y,
+            text,
+            fontsize=size,
+            color="white",
+            ha="center",
+            va="center",
+            clip_on=True,
+            parse_math=False,
+            bbox={"boxstyle": "round,pad=0.12", "facecolor": (0, 0, 0, 0.6), "linewidth": 0},
+        )
+
+
+def _varied(base: Rgb, nth: int) -> Rgb:
+    """`base` for the first; lighter and darker in turns for the next, so that neighbours stand apart."""
+    if nth == 0:
+        return base
+    hue, light, full = colorsys.rgb_to_hls(*(part / 255 for part in base))
+    step = (nth + 1) // 2 * 0.11 % 0.33 * (1 if nth % 2 else -1)
+    light = min(0.88, max(0.18, light + step))
+    red, green, blue = colorsys.hls_to_rgb((hue + 0.025 * nth) % 1, light, full)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _rgb(color: str) -> Rgb:
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)

@@ -1,0 +1,619 @@
+"""Plots for papers and notebooks: each kind draws one table of views.py, which can be written beside it as CSV.
+
+A plot is drawn for the width at which it is printed: text has the same few sizes at 3.3 inches (a column) and at 7,
+names are broken into lines, the height follows from the rows, and legends stand outside of the axes.
+"""
+
+import os
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from panbench.base.errors import BadArgument
+from panbench.base.files import atomic_write
+from panbench.base.text import for_spreadsheet
+from panbench.metrics.slices import SLICINGS
+from panbench.published import PublishedResult
+from panbench.report.answers import views
+from panbench.report.answers.views import Compared
+from panbench.report.figures.colors import LIGHT, MARKERS, Style, model_key, styles_of
+from panbench.report.figures.pictures import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["CLAIMED", "PLOTS", "Plot", "draw_plot", "write_plot"]
+
+CAUSE_COLORS = (*("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#D9822B", "#AA4499"),)
+MOST_BARS = 30
+MOST_CONFUSED = 16
+COLUMN = 5.0
+"""Inches below which a figure counts as one column of two, and its text is a point smaller."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a plot is drawn. size: of its text in points (ticks are one smaller); styles: of each run, by its label."""
+
+    width: float
+    size: float
+    styles: Mapping[str, Style]
+
+    @property
+    def small(self) -> float:
+        """The size of ticks, legends and marks."""
+        return self.size - 1
+
+    def of(self, run: str) -> dict[str, Any]:
+        """matplotlib's colour and marker of a run."""
+        style = self.styles[run]
+        return {"color": LIGHT[style.color], "marker": MARKERS[style.marker]}
+
+    def lines(self, text: str, share: float = 0.34) -> str:
+        """A name broken into lines of at most `share` of the figure's width, three at most."""
+        room = max(8, int(self.width * 72 * share / (0.56 * self.small)))
+        found = textwrap.wrap(text, room, max_lines=3, placeholder=" …") or [text]
+        return "\n".join(_plain(line) for line in found)
+
+    def rows(self, names: Sequence[str], share: float = 0.34) -> float:
+        """Inches that these names need one below the other."""
+        return sum(1.0 + self.lines(name, share).count("\n") for name in names) * self.line
+
+    @property
+    def line(self) -> float:
+        """Inches of a line of text with the space below it."""
+        return 1.55 * self.size / 72
+
+    def columns(self, names: Sequence[str]) -> int:
+        """How many of these names a legend takes side by side."""
+        longest = max((max(map(len, self.lines(name, 0.8).split("\n"))) for name in names), default=1)
+        return int(np.clip(self.width * 72 * 0.94 / ((0.56 * longest + 4.5) * self.small), 1, max(len(names), 1)))
+
+    def legend_height(self, names: Sequence[str]) -> float:
+        """Inches of the legend of these names."""
+        return self.line * (-(-len(names) // self.columns(names)) + 0.6)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A kind of plot. `table`: its data, as views.py makes it; `draw`: onto axes; `height`: of the figure in inches."""
+
+    description: str
+    table: Callable[[Sequence[Compared]], pd.DataFrame]
+    draw: "Callable[[Axes, pd.DataFrame, Look], None]"
+    height: "Callable[[pd.DataFrame, Look], float]"
+    runs: tuple[int, int] = (1, 1000)
+
+
+def draw_plot(
+    kind: str,
+    members: Sequence[Compared],
+    *,
+    published: Sequence[PublishedResult] = (),
+    width: float = 7.0,
+    font: str | None = None,
+    font_size: float | None = None,
+) -> "tuple[Figure, pd.DataFrame]":
+    """The figure of one kind of PLOTS or CLAIMED, `width` inches wide, and the table that it shows.
+
+    published: claims to draw beside the runs, as hollow markers; of kinds in CLAIMED only
+    font: a family that is installed, such as "Times New Roman"; font_size: of the text in points, by default 8, and 7
+        below 5 inches
+    Raises BadArgument for an unknown kind or font, the wrong number of runs, or runs that lack what it shows.
+    """
+    from matplotlib.figure import Figure
+
+    check_kind(kind, bool(published))
+    plot = PLOTS[kind] if kind in PLOTS else CLAIMED[kind]
+    least, most = plot.runs
+    if not least <= len(members) <= most:
+        wanted = f"{least}" if least == most else f"at least {least}"
+        raise BadArgument(f"The plot {kind} shows {wanted} run(s), not {len(members)}.")
+    if not 1 <= width <= 60:
+        raise BadArgument(f"A plot of {width:g} inches cannot be drawn. Give --width between 1 and 60.")
+    if font_size is not None and not 4 <= font_size <= 72:
+        raise BadArgument(f"Text of {font_size:g} points cannot be read or does not fit. Give --font-size 4 to 72.")
+    table = plot.table(members)
+    if published:
+        table = _with_claims(kind, table, published)
+    if table.empty and kind in CLAIMED and kind not in PLOTS:
+        raise BadArgument(
+            f"Nothing is known for the plot {kind}: {plot.description}. It shows published results (--published NAME) "
+            "and runs of models that have one."
+        )
+    if table.empty:
+        raise BadArgument(f"These runs hold nothing for the plot {kind}: {plot.description}.")
+    styles = styles_of([model_key(member.run) for member in members])
+    size = font_size or (7.0 if width < COLUMN else 8.0)
+    look = Look(width, size, dict(zip([member.label for member in members], styles, strict=True)))
+    with _settings(look, font):
+        figure = Figure(figsize=(width, plot.height(table, look)), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+        plot.draw(axes, table, look)
+        # Ticks take their font when they are first drawn.
+        figure.draw_without_rendering()
+    return figure, table
+
+
+def check_kind(kind: str, with_claims: bool = False) -> None:
+    """Raises BadArgument for a kind of plot that there is not, or that has no place for published results."""
+    if kind not in PLOTS and kind not in CLAIMED:
+        raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join({**PLOTS, **CLAIMED})}.")
+    if with_claims and kind not in CLAIMED:
+        raise BadArgument(f"The plot {kind} has no place for published results: --published goes with {_or(CLAIMED)}.")
+
+
+def _or(names: Iterable[str]) -> str:
+    return " or ".join(names)
+
+
+def _with_claims(kind: str, table: pd.DataFrame, published: Sequence[PublishedResult]) -> pd.DataFrame:
+    """A table of runs with rows of claims that state what the plot shows; `claimed` tells them apart."""
+    rows = [
+        {"run": f"{result.title} (claimed)", "PQ": result.PQ, kind: getattr(result, kind), "source": result.source}
+        for result in published
+        if getattr(result, kind) is not None
+    ]
+    if not rows:
+        raise BadArgument(f"None of these published results states its {CLAIMED[kind].description.split()[-1]}.")
+    claims = pd.DataFrame(rows).assign(claimed=True)
+    both = pd.concat([table.assign(claimed=False), claims], ignore_index=True) if len(table) else claims
+    return both.reindex(columns=[*dict.fromkeys([*table.columns, "claimed", "source"])])
+
+
+def write_plot(
+    kind: str,
+    members: Sequence[Compared],
+    out: str | os.PathLike[str],
+    *,
+    published: Sequence[PublishedResult] = (),
+    data: bool = False,
+    raw: bool = False,
+    width: float = 7.0,
+    dpi: float = 200,
+    font: str | None = None,
+    font_size: float | None = None,
+) -> list[Path]:
+    """Writes a plot as PNG, SVG or PDF and, with `data`, its table beside it as CSV (fractions 0–1); the paths.
+
+    raw: names that a spreadsheet would run as a formula are left as they are
+    """
+    target = Path(out)
+    figure, table = draw_plot(kind, members, published=published, width=width, font=font, font_size=font_size)
+    save_figure(figure, target, dpi=dpi)
+    if not data:
+        return [target]
+    beside = target.with_suffix(".csv")
+    with atomic_write(beside, "w") as handle:
+        handle.write((table if raw else table.map(for_spreadsheet)).to_csv(index=False, lineterminator="\n"))
+    return [target, beside]
+
+
+@contextmanager
+def _settings(look: Look, font: str | None) -> Iterator[None]:
+    """matplotlib's settings for a look: one family, two sizes."""
+    import matplotlib as mpl
+    from matplotlib import font_manager
+
+    settings: dict[str, Any] = {
+        "font.size": look.size,
+        "axes.labelsize": look.size,
+        "xtick.labelsize": look.small,
+        "ytick.labelsize": look.small,
+        "legend.fontsize": look.small,
+        "lines.markersize": 0.7 * look.size,
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "grid.linewidth": 0.6,
+        "grid.color": "#e6e8ec",
+        "legend.frameon": False,
+        "legend.borderaxespad": 0.2,
+        "legend.columnspacing": 1.2,
+        "legend.handletextpad": 0.4,
+        "legend.handlelength": 1.4,
+    }
+    if font is not None:
+        try:
+            font_manager.findfont(font, fallback_to_default=False)
+        except ValueError:
+            raise BadArgument(f"The font {font!r} is not installed. `fc-list : family` lists those that are.") from None
+        settings["font.family"] = font
+    with mpl.rc_context(cast(Any, settings)):
+        yield
+
+
+def _runs(table: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(table["run"]))
+
+
+def _plain(text: str) -> str:
+    """Text without what matplotlib would read as TeX, or, at its start, as "not in the legend": names are anyone's."""
+    return text.replace("$", r"\$") if not text.startswith("_") else "\u200b" + text.replace("$", r"\$")
+
+
+def _legend(axes: "Axes", look: Look, names: Sequence[str]) -> None:
+    """The legend over the plot, in as many columns as fit; constrained layout keeps its room free."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.legend(handles, labels, loc="outside upper left", ncols=look.columns(names))
+
+
+def _draw_intervals(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    for index, row in enumerate(table.itertuples()):
+        style = look.of(row.run)
+        if row.low == row.low:
+            axes.plot([100 * row.low, 100 * row.high], [index, index], color=style["color"], linewidth=1.6)
+        axes.plot([100 * row.PQ], [index], linestyle="", **style)
+    axes.set_yticks(range(len(table)), [look.lines(name) for name in table["run"]])
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    axes.set_xlabel("PQ with 95 % interval")
+    axes.grid(axis="x")
+
+
+def _cost(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], None]":
+    def draw(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+        from matplotlib.ticker import NullLocator
+
+        measured = table[~table["claimed"].astype(bool)] if "claimed" in table else table
+        claims = table[table["claimed"].astype(bool)] if "claimed" in table else table[:0]
+        for row in measured.itertuples():
+            style, at = look.of(row.run), getattr(row, column)
+            if row.low == row.low:
+                axes.plot([at, at], [100 * row.low, 100 * row.high], color=style["color"], linewidth=1.2)
+            axes.plot([at], [100 * row.PQ], linestyle="", label=look.lines(row.run, 0.8), **style)
+        axes.set_xscale("log")
+        low, high = table[column].min() / 1.35, table[column].max() * 1.35
+        axes.set_xlim(low, high)
+        ticks = _log_ticks(low, high, 4 if look.width < COLUMN else 7)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(ticks, [_short(tick) for tick in ticks])
+        axes.set_xlabel(label)
+        axes.set_ylabel("PQ")
+        axes.grid()
+        if len(claims):
+            axes.plot(
+                claims[column], 100 * claims["PQ"], linestyle="", marker="o", markerfacecolor="none",
+                color=_CLAIM, label="claimed, not measured here",
+            )  # fmt: skip
+            _name_points(axes, look, list(claims["run"]), claims[column], 100 * claims["PQ"])
+        _legend(axes, look, [*measured["run"], *(["claimed, not measured here"] if len(claims) else [])])
+
+    return draw
+
+
+_CLAIM = "#565c68"
+
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Where a name stands beside its point: offset in points, and how the text is aligned to it."""
+
+    dx: float
+    dy: float
+    across: str
+    up: str
+
+    def box(self, x: float, y: float, wide: float, high: float) -> Box:
+        """left, low, right, top of a text of this size beside the point (x, y)."""
+        left = x + self.dx - {"left": 0.0, "right": wide, "center": wide / 2}[self.across]
+        low = y + self.dy - {"bottom": 0.0, "top": high, "center": high / 2}[self.up]
+        return left, low, left + wide, low + high
+
+
+def _name_points(axes: "Axes", look: Look, names: Sequence[str], xs: pd.Series, ys: pd.Series) -> None:
+    """Writes names beside points, a point smaller than ticks, each where it covers the fewest points and names."""
+    size = look.small - 1
+    figure = cast("Figure", axes.figure)
+    # Constrained layout moves the axes only a little afterwards, and only neighbours matter here.
+    figure.draw_without_rendering()
+    points = axes.transData.transform(np.column_stack([xs, ys])) * 72 / figure.dpi
+    left, low, right, top = (float(end) * 72 / figure.dpi for end in axes.get_window_extent().extents)
+    edges = (left, low, right, top)
+    taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    high = 1.15 * size
+    lines = (("center", 0.0), ("bottom", 4.0), ("top", -4.0), ("bottom", 4 + high), ("top", -4 - high))
+    sides = (("left", 6.0), ("right", -6.0), ("center", 0.0))
+    spots = [_Spot(dx, dy, across, up) for up, dy in lines for across, dx in sides if dx or dy]
+    for name, (x, y), at in zip(names, points, zip(xs, ys, strict=True), strict=True):
+        text = _plain(name.removesuffix(" (claimed)"))
+        wide = 0.56 * size * len(text)
+        boxes = {spot: spot.box(x, y, wide, high) for spot in spots}
+        best = min(spots, key=lambda spot: _covered(boxes[spot], taken, edges))
+        taken.append(boxes[best])
+        axes.annotate(
+            text, at, (best.dx, best.dy), textcoords="offset points", ha=best.across, va=best.up, fontsize=size,
+            color=_CLAIM,
+        )  # fmt: skip
+
+
+def _covered(box: Box, taken: Sequence[Box], edges: Box) -> float:
+    """How much of other boxes a box covers, in square points; lying outside of the edges is worse by far."""
+    left, low, right, top = box
+    outside = max(0.0, edges[0] - left, right - edges[2], edges[1] - low, top - edges[3])
+    shared = (
+        max(0.0, min(right, other[2]) - max(left, other[0])) * max(0.0, min(top, other[3]) - max(low, other[1]))
+        for other in taken
+    )
+    return 1000 * outside + sum(shared)
+
+
+def _draw_categories(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    runs = _runs(table)
+    names = list(dict.fromkeys(table["name"]))
+    for run in runs:
+        own = table[table["run"] == run].set_index("name")["PQ"]
+        axes.plot(
+            [100 * own[name] for name in names],
+            range(len(names)),
+            linestyle="",
+            label=look.lines(run, 0.8),
+            **look.of(run),
+        )
+    axes.set_yticks(range(len(names)), [look.lines(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("PQ")
+    axes.grid()
+    _legend(axes, look, runs)
+
+
+def _shown_categories(members: Sequence[Compared]) -> pd.DataFrame:
+    """The categories of lowest PQ or, of several runs, those in which the runs differ most: at most MOST_BARS."""
+    table = views.per_category(members).dropna(subset="PQ")
+    scores = table.groupby("name")["PQ"]
+    weight = scores.max() - scores.min() if len(members) > 1 else -scores.mean()
+    chosen = weight.nlargest(MOST_BARS).index
+    table = table[table["name"].isin(chosen)].copy()
+    table["name"] = pd.Categorical(table["name"], list(chosen))
+    return table.sort_values(["name"], kind="stable", ignore_index=True).astype({"name": str})
+
+
+def _shown_causes(table: pd.DataFrame) -> list[str]:
+    lost = table[table["lost"] > 0]
+    return [name for name in table["cause"].cat.categories if (lost["cause"] == name).any()]
+
+
+def _draw_causes(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    runs, names = _runs(table), _shown_causes(table)
+    left = np.zeros(len(runs))
+    for name in names:
+        position = list(table["cause"].cat.categories).index(name)
+        lost = 100 * table[table["cause"] == name].set_index("run")["lost"].reindex(runs).to_numpy()
+        axes.barh(
+            range(len(runs)), lost, left=left, label=name, edgecolor="white", linewidth=0.6,
+            color=CAUSE_COLORS[position % len(CAUSE_COLORS)],
+        )  # fmt: skip
+        left += lost
+    axes.set_yticks(range(len(runs)), [look.lines(run) for run in runs])
+    axes.set_ylim(len(runs) - 0.5, -0.5)
+    axes.set_xlabel("Points of PQ lost to")
+    _legend(axes, look, names)
+
+
+def _draw_slices(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    runs = _runs(table)
+    names = list(dict.fromkeys(table["slice"]))
+    step = 0.7 / len(runs)
+    for index, run in enumerate(runs):
+        own = 100 * table[table["run"] == run].set_index("slice")["PQ"].reindex(names)
+        rows = np.arange(len(names)) + (index - (len(runs) - 1) / 2) * step
+        style = look.of(run)
+        axes.hlines(rows, 0, own, color=style["color"], linewidth=1)
+        axes.plot(own, rows, linestyle="", label=look.lines(run, 0.8), **style)
+    axes.set_yticks(range(len(names)), [look.lines(name) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("PQ")
+    axes.grid(axis="x")
+    _legend(axes, look, runs)
+
+
+def _draw_thresholds(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    runs = _runs(table)
+    for run in runs:
+        own = table[table["run"] == run]
+        axes.plot(own["threshold"], 100 * own["PQ"], label=look.lines(run, 0.8), linewidth=1.2, **look.of(run))
+    axes.set_xlabel("A match needs IoU above")
+    axes.set_ylabel("PQ")
+    axes.grid()
+    _legend(axes, look, runs)
+
+
+def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
+    runs = _runs(table)
+    for run in runs:
+        own = table[table["run"] == run]
+        below, above = own["precision"] - own["precision_low"], own["precision_high"] - own["precision"]
+        axes.errorbar(
+            100 * own["score"],
+            100 * own["precision"],
+            yerr=100 * np.clip([below, above], 0, None),
+            label=look.lines(run, 0.8),
+            linewidth=1.2,
+            elinewidth=0.7,
+            capsize=1.5,
+            **look.of(run),
+        )
+    # A little beyond 0 and 100, so that markers there are whole.
+    axes.set_xlim(-2, 102)
+    axes.set_ylim(-2, 102)
+    axes.set_aspect("equal")
+    axes.set_xlabel("Score of a segment, %")
+    axes.set_ylabel("Right, %")
+    axes.grid()
+    _legend(axes, look, runs)
+
+
+def _draw_images(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    first, second = (column for column in table.columns if column != "image_id")
+    axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
+    axes.plot(100 * table[first], 100 * table[second], linestyle="", marker=".", alpha=0.5, color="#3a3f4a")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.set_aspect("equal")
+    axes.set_xlabel(f"PQ of {look.lines(first, 0.6)}, image by image")
+    axes.set_ylabel(f"PQ of {look.lines(second, 0.6)}")
+    axes.grid()
+
+
+def _both_images(members: Sequence[Compared]) -> pd.DataFrame:
+    """image_id and a column of PQ for each of two runs."""
+    table = views.per_image(members).pivot(index="image_id", columns="run", values="PQ")
+    return table[[member.label for member in members]].dropna().rename_axis(columns=None).reset_index()
+
+
+def _draw_confusion(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    wide = table.pivot(index="true", columns="predicted", values="share").fillna(0.0)
+    names = list(dict.fromkeys(table["true"]))
+    columns = [*names, *(["void"] if "void" in wide.columns and "void" not in names else [])]
+    grid = 100 * wide.reindex(index=names, columns=columns, fill_value=0.0).to_numpy()
+    axes.imshow(grid, cmap="Blues", vmin=0, vmax=100)
+    for row, line in enumerate(grid):
+        for column, share in enumerate(line):
+            if share >= (5 if look.width < COLUMN else 0.5):
+                ink = "white" if share > 60 else "black"
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=look.small - 1, color=ink)
+    axes.set_xticks(range(len(columns)), [look.lines(name, 0.3) for name in columns], rotation=90)
+    axes.set_yticks(range(len(names)), [look.lines(name, 0.3) for name in names])
+    axes.set_xlabel("Predicted")
+    axes.set_ylabel("True (percent of its pixels)")
+    axes.spines[:].set_visible(False)
+
+
+def _confused(members: Sequence[Compared]) -> pd.DataFrame:
+    """views.confusion among the MOST_CONFUSED categories that are confused most."""
+    table = views.confusion(members)
+    wrong = table[(table["true"] != table["predicted"]) & (table["predicted"] != "void")]
+    weight = wrong.groupby("true")["share"].sum().add(wrong.groupby("predicted")["share"].sum(), fill_value=0)
+    weight = weight.reindex(list(dict.fromkeys(table["true"])), fill_value=0)
+    chosen = set(weight.nlargest(MOST_CONFUSED).index)
+    names = [category.name for category in members[0].categories if category.name in chosen]
+    kept = table[table["true"].isin(names) & table["predicted"].isin([*names, "void"])].copy()
+    kept["true"] = pd.Categorical(kept["true"], names)
+    return kept.sort_values("true", kind="stable", ignore_index=True).astype({"true": str})
+
+
+def _slices_by(name: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
+    return lambda members: views.slices(members, name)
+
+
+def _known(column: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
+    return lambda members: views.overview(members).dropna(subset=["PQ", column]).reset_index(drop=True)
+
+
+def _one_a_run(table: pd.DataFrame, look: Look) -> float:
+    """Inches of a plot with a row a run."""
+    return 0.55 + look.line + 1.25 * look.rows(_runs(table))
+
+
+def _with_legend(look: Look, names: Sequence[str], plot: float) -> float:
+    return plot + look.legend_height(names) + 0.55
+
+
+def _short_table(column: str) -> "Callable[[pd.DataFrame, Look], float]":
+    """Inches of a plot with a row for each value of a column, each as high as its runs need."""
+
+    def height(table: pd.DataFrame, look: Look) -> float:
+        runs, names = _runs(table), list(dict.fromkeys(table[column].astype(str)))
+        a_row = max(1.0, 0.75 * len(runs)) if column == "slice" else 1.0
+        return _with_legend(look, runs, max(1.0, a_row * look.rows(names)))
+
+    return height
+
+
+def _landscape(table: pd.DataFrame, look: Look) -> float:
+    return _with_legend(look, _runs(table), 0.46 * look.width)
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers between low and high, the more the shorter the axis, `most` at most."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found: list[float] = []
+    for factors in (
+        (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9),
+        (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
+        (1, 1.5, 2, 3, 5, 7),
+        (1, 2, 5),
+        (1, 3),
+        (1,),
+    ):
+        found = [factor * 10.0**power for power in powers for factor in factors if low <= factor * 10.0**power <= high]
+        if len(found) <= most:
+            break
+    return found
+
+
+def _short(value: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+PLOTS: Mapping[str, Plot] = {
+    "intervals": Plot("PQ of each run with its 95 % interval", views.overview, _draw_intervals, _one_a_run),
+    "speed": Plot(
+        "PQ against images a second",
+        _known("images_per_second"),
+        _cost("images_per_second", "Images a second"),
+        _landscape,
+    ),
+    "params": Plot("PQ against the number of parameters", _known("params"), _cost("params", "Parameters"), _landscape),
+    "categories": Plot(
+        f"PQ by category: the {MOST_BARS} in which the runs differ most, or of one run the lowest",
+        _shown_categories,
+        _draw_categories,
+        _short_table("name"),
+    ),
+    "causes": Plot(
+        "what PQ is lost to",
+        views.causes,
+        _draw_causes,
+        lambda table, look: _with_legend(look, _shown_causes(table), 1.25 * look.rows(_runs(table)) + 0.1),
+    ),
+    **{
+        name: Plot(f"PQ by {slicing.title}", _slices_by(name), _draw_slices, _short_table("slice"))
+        for name, slicing in SLICINGS.items()
+    },
+    "thresholds": Plot("PQ as matches need a higher IoU", views.thresholds, _draw_thresholds, _landscape),
+    "calibration": Plot(
+        "how often segments are right, by their score",
+        views.reliability,
+        _draw_reliability,
+        lambda table, look: 0.9 * look.width + look.legend_height(_runs(table)),
+    ),
+    "confusion": Plot(
+        "which categories' pixels are given to which",
+        _confused,
+        _draw_confusion,
+        lambda table, look: 0.95 * look.width,
+        runs=(1, 1),
+    ),
+    "images": Plot(
+        "PQ of two runs, image by image", _both_images, _draw_images, lambda table, look: 0.95 * look.width, runs=(2, 2)
+    ),
+}
+"""What `panbench show plot` draws, by name."""
+
+CLAIMED: Mapping[str, Plot] = {
+    "params": PLOTS["params"],
+    "gflops": Plot(
+        "PQ against published GFLOPs", _known("gflops"), _cost("gflops", "GFLOPs, as published"), _landscape
+    ),
+}
+"""Plots that published results have a place in; those beside PLOTS need one of each run's model, or --published."""

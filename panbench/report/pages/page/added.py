@@ -1,0 +1,55 @@
+"""Sections for what some runs have and others lack: the user's own slices, and what studies add.
+
+What is missing is one line, with the command that makes it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from panbench.base.studies import added
+from panbench.metrics.image_slices import ImageSlices
+from panbench.report.answers.views import Compared
+from panbench.report.pages.page.elements import Html, prose, section, tag
+from panbench.report.pages.page.own import own_section
+from panbench.report.pages.page.section import Section
+
+__all__ = ["Added", "find_added"]
+
+
+@dataclass
+class Added:
+    """What was found: sections for the page, numbers for its scripts, and of what is missing a title and a sentence."""
+
+    sections: list[Html] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=lambda: {"curves": {}})
+    missing: list[tuple[str, str]] = field(default_factory=list)
+
+    def take(self, key: str, found: Section) -> None:
+        """Adds a section under the id `key`, or what is missing for it."""
+        if found.missing:
+            self.missing.append((found.title, found.missing))
+            return
+        self.sections.append(section(key, found.title, found.intro, *found.content))
+        self.numbers.update(found.numbers)
+        if found.curves is not None:
+            self.numbers["curves"][key] = found.curves.record()
+
+    def left_out(self) -> Iterator[Html]:
+        """The section that lists what is missing."""
+        if self.missing:
+            lines = [tag("li", tag("strong", f"{title}: "), prose(words)) for title, words in self.missing]
+            intro = "What else can be shown of such runs, and how."
+            yield section("left-out", "Left out", intro, tag("ul", *lines, class_="plain missing"))
+
+
+def find_added(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), claims: bool = False) -> Added:
+    """The sections that these runs can fill. slices: the user's own; claims: published rows are in the comparison."""
+    found = Added()
+    found.take("own", own_section(members, slices))
+    for name, make in added("section").items():
+        found.take(name, make(members))
+    if not claims:
+        words = "`panbench report … --published NAME` puts what papers claim under the comparison; "
+        found.missing.append(("Published results", f"{words}`panbench published` lists the names."))
+    return found

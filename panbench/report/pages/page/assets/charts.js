@@ -1,0 +1,315 @@
+// Charts: SVG drawn at the width it gets, again when that changes, so text keeps its size from 400 to 1600 pixels.
+
+/**
+ * Draws `draw(width)`, an SVG element, into a container now and whenever the width changes. It is one stop of the Tab
+ * key; arrow keys walk through what it explains.
+ */
+function chart(container, draw, name = null) {
+  let width = 0, cursor = -1;
+  const place = el("div");
+  container.append(place);
+  if (name) {
+    for (const [key, value] of Object.entries({ tabindex: 0, role: "group", "aria-label": `${name}; arrow keys walk through it` })) place.setAttribute(key, value);
+    place.addEventListener("keydown", (event) => {
+      const parts = [...place.querySelectorAll("[data-explained]")];
+      const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      if (!by || !parts.length) return;
+      event.preventDefault();
+      parts[cursor]?.classList.remove("lit");
+      cursor = Math.min(parts.length - 1, Math.max(0, cursor + by));
+      parts[cursor].classList.add("lit");
+      explainBelow(parts[cursor]);
+      announce(explanations.get(parts[cursor]).replaceAll("\n", ", "));
+    });
+    place.addEventListener("focusout", () => {
+      place.querySelectorAll(".lit").forEach((part) => part.classList.remove("lit"));
+      cursor = -1;
+      hideTooltip();
+    });
+  }
+  new ResizeObserver(() => {
+    const now = Math.floor(container.clientWidth);
+    if (now && now !== width) place.replaceChildren(draw((width = now)));
+  }).observe(container);
+}
+
+function frame(width, height, label, ...children) {
+  return svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, children);
+}
+
+/** Round steps that cut [low, high] into about `count` parts. */
+function ticks(low, high, count = 5) {
+  const rough = (high - low) / count || 1;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough * 0.999);
+  const found = [];
+  for (let at = (Math.ceil(low / step - 1e-9) || 0) * step; at <= high + step * 1e-6; at += step) found.push(at);
+  return found;
+}
+
+/** Of a logarithmic axis: round numbers, the more the shorter the axis, six at most. */
+function logTicks(low, high) {
+  const among = (factors) => {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power++) {
+      for (const factor of factors) {
+        const at = factor * 10 ** power;
+        if (at >= low * 0.999 && at <= high * 1.001) found.push(at);
+      }
+    }
+    return found;
+  };
+  const fine = [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2, 2.2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9];
+  const coarser = [[1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8], [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]];
+  return [fine, ...coarser].map(among).find((found) => found.length <= 6) ?? [];
+}
+
+/** As `short`, of round numbers: 20 for 20.0, 1.2M for 1.20M. */
+const roundShort = (value) => short(value).replace(/(\.\d*?)0+(?=[GMk]?$)/, "$1").replace(/\.(?=[GMk]?$)/, "");
+
+const linear = (low, high, from, to) => (value) => from + ((value - low) / (high - low || 1)) * (to - from);
+const logarithmic = (low, high, from, to) => (value) => linear(Math.log(low), Math.log(high), from, to)(Math.log(value));
+
+/** A range that holds the values with some room, within 0 and 1. */
+function scoreRange(values) {
+  const known = values.filter((value) => value !== null);
+  const low = Math.min(...known), high = Math.max(...known);
+  const room = Math.max(0.02, (high - low) * 0.15);
+  return [Math.max(0, low - room), Math.min(1, high + room)];
+}
+
+function xAxis(at, y, top, values, show, title, right) {
+  return [
+    values.map((value) => svg("line", { class: "gridline", x1: at(value), x2: at(value), y1: top, y2: y })),
+    values.map((value) => svg("text", { class: "quiet", x: at(value), y: y + 16, "text-anchor": "middle" }, show(value))),
+    svg("text", { x: right, y: y + 34, "text-anchor": "end" }, title),
+  ].flat();
+}
+
+function yAxis(at, x, right, values, show, title) {
+  return [
+    values.map((value) => svg("line", { class: "gridline", x1: x, x2: right, y1: at(value), y2: at(value) })),
+    values.map((value) => svg("text", { class: "quiet", x: x - 7, y: at(value) + 4, "text-anchor": "end" }, show(value))),
+    svg("text", { x: Math.max(0, x - 34), y: 12 }, title),
+  ].flat();
+}
+
+/** PQ of each model with its interval. */
+function intervalChart(container) {
+  const { PQ, low, high } = data.overview;
+  if (!low.some((value) => value !== null)) return;
+  const row = 30;
+  chart(container, (width) => {
+    const names = Math.min(260, width * 0.42);
+    const height = data.models.length * row + 44;
+    const [from, to] = scoreRange([...low, ...high, ...PQ]);
+    const at = linear(from, to, names, width - 16);
+    const show = (value) => percent(value, to - from < 0.05 ? 1 : 0);
+    return frame(width, height, "PQ of each model with its 95 % interval; the numbers are in the table above",
+      ...xAxis(at, height - 40, 4, ticks(from, to, width < 600 ? 3 : 7), show, "PQ with 95 % interval", width - 16),
+      ...data.models.map((model, index) => {
+        const y = 18 + index * row;
+        return explain(svg("g", {},
+          svg("rect", { x: 0, y: y - row / 2, width, height: row, fill: "transparent" }),
+          label(model.label, 0, y + 4, names - 14),
+          low[index] === null ? null : svg("line", { x1: at(low[index]), x2: at(high[index]), y1: y, y2: y, stroke: modelColor(index), "stroke-width": 2.5 }),
+          PQ[index] === null ? null : marker(index, { transform: `translate(${at(PQ[index])} ${y})` }),
+        ), `${model.label}\nPQ ${percent(PQ[index], 2)}, 95 % interval ${percent(low[index], 2)} – ${percent(high[index], 2)}`);
+      }));
+  }, "PQ with 95 % intervals");
+}
+
+/** Text that is cut, with an ellipsis, to about `room` pixels; whole on hover. */
+function label(text, x, y, room, properties = {}) {
+  const most = Math.max(4, Math.floor(room / 6.6));
+  const shown = text.length > most ? text.slice(0, most - 1) + "…" : text;
+  return svg("text", { x, y, ...properties }, shown, shown === text ? null : svg("title", {}, text));
+}
+
+/** For each point a place for its name, beside, above or below it, that covers no other name or marker if it can. */
+function labelSpots(points, width) {
+  const taken = points.map(({ x, y }) => [x - 9, y - 9, x + 9, y + 9]);
+  const spots = new Map();
+  for (const { index, x, y, text } of [...points].sort((a, b) => a.y - b.y)) {
+    const long = Math.min(text.length * 6.6, width * 0.5);
+    const choices = [
+      { at: [x + 12, y + 4], anchor: "start", box: [x + 10, y - 8, x + 12 + long, y + 8] },
+      { at: [x - 12, y + 4], anchor: "end", box: [x - 12 - long, y - 8, x - 10, y + 8] },
+      { at: [x, y - 14], anchor: "middle", box: [x - long / 2, y - 26, x + long / 2, y - 10] },
+      { at: [x, y + 24], anchor: "middle", box: [x - long / 2, y + 10, x + long / 2, y + 28] },
+    ];
+    const cost = ({ box }) => {
+      const outside = box[0] < 0 || box[2] > width ? 10 : 0;
+      return outside + taken.filter((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]).length;
+    };
+    const best = choices.reduce((a, b) => (cost(b) < cost(a) ? b : a));
+    taken.push(best.box);
+    spots.set(index, best);
+  }
+  return spots;
+}
+
+/** PQ against another number of each model, on a logarithmic axis. */
+function costChart(container, values, title) {
+  const { PQ, low, high } = data.overview;
+  const shown = data.models.map((_, index) => index).filter((index) => values[index] && PQ[index] !== null);
+  if (!shown.length) return container.remove();
+  chart(container, (width) => {
+    const height = 300, left = 44, right = width - 12, bottom = height - 44;
+    const [from, to] = scoreRange(shown.flatMap((index) => [PQ[index], low[index], high[index]]));
+    const numbersHere = shown.map((index) => values[index]);
+    const least = Math.min(...numbersHere), most = Math.max(...numbersHere);
+    const x = logarithmic(least / 1.35, most * 1.35, left, right), y = linear(from, to, bottom, 22);
+    const spots = labelSpots(shown.map((index) => ({ index, x: x(values[index]), y: y(PQ[index]), text: data.models[index].label })), width);
+    return frame(width, height, `PQ against ${title}; the numbers are in the comparison table`,
+      ...xAxis(x, bottom, 22, logTicks(least / 1.35, most * 1.35), roundShort, title, right),
+      ...yAxis(y, left, right, ticks(from, to), (value) => percent(value, to - from < 0.05 ? 1 : 0), "PQ"),
+      ...shown.map((index) => {
+        const at = [x(values[index]), y(PQ[index])];
+        const name = data.models[index].label;
+        return explain(svg("g", {},
+          low[index] === null ? null : svg("line", { x1: at[0], x2: at[0], y1: y(low[index]), y2: y(high[index]), stroke: modelColor(index), "stroke-width": 2 }),
+          marker(index, { d: markerPath(index, 6.5), transform: `translate(${at})` }),
+          label(name, ...spots.get(index).at, width * 0.5, { "text-anchor": spots.get(index).anchor }),
+        ), `${name}\nPQ ${percent(PQ[index], 2)}\n${title} ${short(values[index])}`);
+      }));
+  }, `PQ against ${title}`);
+}
+
+const causeColor = (cause) => `var(--c${cause % 9})`;
+
+/** For each model a bar of what each cause takes of its PQ, from 0: the longest bar fills the width. */
+function causeChart(container) {
+  const { names, meanings, lost } = data.causes;
+  const row = 46;
+  const totals = lost.map((of) => of.reduce((sum, value) => sum + (value ?? 0), 0));
+  const most = Math.max(...totals, 0.01);
+  chart(container, (width) => {
+    const height = data.models.length * row + 34;
+    const at = linear(0, most, 0, width - 2);
+    const points = ticks(0, most, width < 600 ? 4 : 8);
+    return frame(width, height, "What each cause takes of the PQ of each model; the numbers are in the table below",
+      ...points.map((value) => svg("line", { class: "gridline", x1: at(value), x2: at(value), y1: 0, y2: height - 28 })),
+      ...data.models.map((model, index) => {
+        const y = index * row;
+        let start = 0;
+        const parts = lost[index].map((share, cause) => {
+          if (!(share > 0)) return null;
+          const left = at(start), right = at((start += share));
+          return explain(
+            svg("rect", { x: left, y: y + 19, width: Math.max(0.5, right - left), height: 22, fill: causeColor(cause), stroke: "var(--paper)", "stroke-width": right - left > 3 ? 1 : 0 }),
+            `${model.label}\n${names[cause]}: ${percent(share, 2)} points of PQ\n${meanings[cause]}`);
+        });
+        return svg("g", {}, svg("svg", { x: 7, y: y + 9, class: "dot" }, marker(index)),
+          label(`${model.label}: PQ ${percent(data.overview.PQ[index])}, ${percent(totals[index])} lost`, 18, y + 13, width - 30), parts);
+      }),
+      ...points.map((value, place) => svg("text", { class: "quiet", x: at(value), y: height - 14, "text-anchor": place ? "middle" : "start" }, percent(value, 0))),
+      svg("text", { x: width - 2, y: height, "text-anchor": "end" }, "points of PQ lost"));
+  }, "Points of PQ that causes take");
+}
+
+/** Each cause: what it takes of each model, what mending it alone would gain, and how many errors it is. */
+function causeTable(container, open) {
+  const { names, meanings, lost, gain, counts } = data.causes;
+  const several = data.models.length > 1;
+  const order = names.map((_, cause) => cause).filter((cause) => counts.some((of) => of[cause].some((number) => number > 0)))
+    .sort((x, y) => average(lost.map((of) => of[y] ?? 0)) - average(lost.map((of) => of[x] ?? 0)));
+  const unused = names.filter((_, cause) => counts.every((of) => of[cause].every((number) => number === 0)));
+  const place = el("div");
+  const cell = (model, cause) => {
+    const [FP, FN, TP] = counts[model][cause];
+    const errors = [FP && `${whole(FP)} FP`, FN && `${whole(FN)} FN`, TP && `${whole(TP)} found`].filter(Boolean).join(", ") || "none";
+    return el("div", {}, opener(`cause:${model}:${cause}`, `Images in which ${data.models[model].label} loses most to: ${names[cause]}`, percent(lost[model][cause], 2), open),
+      el("div", { class: "meaning" }, `gain ${percent(gain[model][cause], 2)}`), el("div", { class: "meaning" }, errors));
+  };
+  const draw = () => place.replaceChildren(tableOf("What each cause takes, in points of PQ",
+    ["Cause", ...data.models.map((_, index) => el("span", {}, modelLabel(index))), ...(several ? ["A − B"] : [])],
+    order.map((cause) => [
+      el("div", {}, el("span", { class: "swatch", style: { background: causeColor(cause) } }), names[cause], el("div", { class: "meaning" }, meanings[cause])),
+      ...data.models.map((_, model) => cell(model, cause)),
+      ...(several ? [el("strong", {}, signed(lost[pair.a][cause] - lost[pair.b][cause], 2))] : []),
+    ]), { class: "causes" }));
+  if (several) container.append(el("div", { class: "bar" }, pair.box(), el("span", { class: "quiet" }, "A − B: + where the first loses more to a cause.")));
+  container.append(rove(place));
+  container.append(el("p", { class: "note" }, "gain: PQ won if this cause alone were mended. FP: false positives, FN: missed segments, found: found with an inexact mask."));
+  if (unused.length) container.append(el("p", { class: "note" }, `No errors of these causes: ${unused.join(", ")}.`));
+  draw();
+  pair.watch(draw);
+}
+
+/** A button that opens the images of a lead, or plain text where the page has none. */
+function opener(key, title, text, open) {
+  if (!open || !data.leads[key]) return el("span", {}, text);
+  return el("button", { type: "button", class: "link", "data-lead": key, title, onclick: () => open(key, title) }, text);
+}
+
+/** PQ over the slices of the data: one small table a slicing, all models on one line. */
+function sliceCharts(container, open, slicings) {
+  const grid = el("div", { class: "small-multiples" });
+  container.append(legend(), grid);
+  for (const slicing of slicings) {
+    const title = slicing.title[0].toUpperCase() + slicing.title.slice(1);
+    const rows = slicing.names.map((name, place) => {
+      const values = slicing.PQ.map((of) => of[place]);
+      const text = [`${name}: PQ`, ...data.models.map((model, index) => `${model.label} ${percent(values[index], 2)}`)].join("\n");
+      return [opener(`slice:${slicing.key}:${name}`, `Images with most errors in ${slicing.title}: ${name}`, name, open), dots(values, text), whole(slicing.truths[place])];
+    });
+    // Many slices stand in columns beside each other.
+    const long = rows.length > 12 ? Math.ceil(rows.length / Math.ceil(rows.length / 10)) : rows.length;
+    for (let from = 0; from < rows.length; from += long) {
+    const table = tableOf(`PQ by ${slicing.title}`, [from ? `${title}, continued` : title, el("span", {}, el("span", { class: "hidden" }, "PQ"), dotsAxis((value) => percent(value, 0), 1, true)), "segments"], rows.slice(from, from + long), { class: "dotted" });
+    grid.append(rove(table));
+    }
+  }
+}
+
+/** Lines of some models over an axis from 0 to 1: [x, y, low, high] each, with the words that explain the point last. */
+function curves(container, { series, title, across, up, diagonal, span }) {
+  const shown = (value) => (span ? whole(Math.round(span * value)) : percent(value, 0));
+  chart(container, (width) => {
+    const side = Math.min(width, 460);
+    const height = side * 0.86, left = 44, right = side - 12, bottom = height - 44;
+    const x = linear(0, 1, left, right), y = linear(0, 1, bottom, 22);
+    const points = ticks(0, 1, 5), show = (value) => percent(value, 0);
+    return frame(side, height, `${title}; the numbers are in the table`,
+      ...xAxis(x, bottom, 22, points, shown, across, right), ...yAxis(y, left, right, points, show, up),
+      diagonal ? svg("line", { class: "axis", x1: x(0), y1: y(0), x2: x(1), y2: y(1), "stroke-dasharray": "5 4" }) : null,
+      ...series.map(({ model, points: own }) => svg("g", {},
+        svg("path", { d: `M${own.map((point) => `${x(point[0])},${y(point[1])}`).join("L")}`, fill: "none", stroke: modelColor(model), "stroke-width": 2 }),
+        own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(point[2]), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
+        own.map((point) => explain(marker(model, { transform: `translate(${x(point[0])} ${y(point[1])})` }), point[4])))));
+  }, title);
+}
+
+/** The worst confusions: which category's pixels, or whole segments, are given to which, a mark a model. */
+function confusionView(container, open) {
+  const kinds = { pixels: data.confusion, segments: data.objects };
+  let kind = "pixels";
+  const place = rove(el("div"));
+  container.append(el("div", { class: "bar" }, choice("Count", [["pixels", "Pixels"], ["segments", "Whole segments"]], kind, (chosen) => { kind = chosen; draw(); }), legend()), place);
+
+  function draw() {
+    const rows = kinds[kind], of_pixels = kind === "pixels";
+    if (!rows.length) {
+      return place.replaceChildren(el("p", { class: "note" }, of_pixels ? "Every labelled pixel has the right category." : "None: no mask is right (IoU > 0.5) with the wrong category."));
+    }
+    const most = of_pixels ? 1 : Math.max(...rows.flatMap(([, , values]) => values));
+    const show = of_pixels ? (value) => percent(value, 0) : (value) => whole(Math.round(value));
+    const exact = of_pixels ? (value) => percent(value, 1) : whole;
+    place.replaceChildren(
+      tableOf(of_pixels ? "Largest confusions by pixels" : "Segments with a wrong category",
+        ["True", "Taken for", el("span", {}, el("span", { class: "hidden" }, "Each model"), dotsAxis(show, most, true)), "Most", "By the same to others"],
+        rows.map(([truth, predicted, values, rest]) => {
+          const worst = values.indexOf(Math.max(...values));
+          const text = [`${categoryName(truth)} taken for ${categoryName(predicted)}`, ...data.models.map((model, index) => `${model.label}: ${exact(values[index])}${of_pixels ? " % of its pixels" : ""}`)].join("\n");
+          return [
+            opener(`taken:${truth}:${predicted}`, `Images in which ${categoryName(truth)} is taken for ${categoryName(predicted)}`, categoryName(truth), open),
+            categoryName(predicted), dots(values, text, most), el("span", {}, markerIcon(worst), exact(values[worst])), exact(rest[worst]),
+          ];
+        }), { words: 2, class: "dotted wide" }),
+      el("p", { class: "note" }, of_pixels
+        ? "In percent of the true category's pixels. void: no category predicted."
+        : "Segments whose mask is right (IoU > 0.5) and whose category is not."));
+  }
+  draw();
+}

@@ -1,0 +1,230 @@
+"""One HTML file that shows some runs: mailed, opened offline, clicked through. Everything is in the file.
+
+Python computes the numbers (numbers.py), writes what must be read without JavaScript (sections.py) and packs the
+examples (gallery.py); assets/*.js draw the charts and the viewer from the JSON in the page. Names are untrusted: Python
+escapes every string that it puts into HTML, the scripts only ever set text, and a content security policy forbids every
+request and every script but ours.
+"""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pandas as pd
+
+from panbench import __version__
+from panbench.base.errors import BadArgument
+from panbench.base.files import atomic_write
+from panbench.base.reporter import SILENT, Reporter
+from panbench.report.answers import views
+from panbench.report.answers.comparison import Standing
+from panbench.report.answers.own_slices import slices_for
+from panbench.report.answers.published import with_published
+from panbench.report.answers.views import Compared
+from panbench.report.figures.colors import DARK, LIGHT
+from panbench.report.figures.pictures import Pictures
+from panbench.report.pages.page.added import Added, find_added
+from panbench.report.pages.page.gallery import EXAMPLES, Gallery, make_gallery
+from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
+from panbench.report.pages.page.numbers import chart_numbers
+from panbench.report.pages.page.sections import overview, sections, title_of
+from panbench.runs import Run
+
+__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "page_style", "policy_of", "report_page", "write_report"]
+
+LARGEST = 15_000_000
+"""Bytes that a page may have: what mail takes. Photographs are made smaller until it fits."""
+
+PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
+"""Longest side in pixels and JPEG quality of the photographs, tried in turn."""
+
+SCRIPTS = ("dom.js", "charts.js", "categories.js", "paint.js", "viewer.js", "images.js", "gallery.js", "page.js")
+Notice = Callable[[str], None]
+_SELF, _NONE = "'self'", "'none'"
+
+
+def write_report(
+    runs: Sequence[Run], out: str | os.PathLike[str], *, notice: Notice = lambda sentence: None, **options: Any
+) -> Path:
+    """Writes the page of some runs, atomically; its path. Options are those of `report_page`."""
+    target = Path(out)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise BadArgument(f"{target} does not end in .html: the report is one HTML file.")
+    if target.is_dir():
+        raise BadArgument(f"{target} is a folder. Give the report's file name with --out.")
+    page = report_page(runs, notice=notice, **options)
+    with atomic_write(target, "w") as handle:
+        handle.write(page)
+    return target
+
+
+def report_page(
+    runs: Sequence[Run],
+    *,
+    title: str | None = None,
+    common_images: bool = False,
+    examples: int | None = None,
+    image_ids: Sequence[int] = (),
+    images: Path | None = None,
+    gt: Path | None = None,
+    gt_dir: Path | None = None,
+    slices: Path | None = None,
+    published: Sequence[str] = (),
+    notice: Notice = lambda sentence: None,
+    reporter: Reporter = SILENT,
+    command: Sequence[str] = (),
+) -> str:
+    """The HTML of one page that shows some runs, the best first: verdict, tables, charts and a gallery.
+
+    examples: at most so many images in the gallery; None: as many as show what the page lists, at most EXAMPLES
+    common_images: show the images that all runs have, when they have others besides
+    image_ids: images for the gallery before those that are chosen
+    images, gt, gt_dir: where photographs and ground truth are, when they have moved
+    slices: a file of sets of images (own_slices); published: names of claims for the comparison (published.choose)
+    notice: called with a sentence for each thing that is left out; reporter: hears of progress
+    command: what makes this page on the command line, which the page prints with more images
+    Raises BadRun for runs that cannot be compared or hold no image.
+    """
+    if examples is not None and examples < 0:
+        raise BadArgument(f"--examples must be at least 0, not {examples}.")
+    reporter.status("Comparing runs")
+    runs = views.best_first(runs)
+    members, standing = views.compared(runs, common_images=common_images, reporter=reporter)
+    per_image = views.per_image(members)
+    unknown_ids = sorted(set(image_ids) - set(per_image["image_id"]))
+    if unknown_ids:
+        raise BadArgument(f"--image {unknown_ids[0]}: the runs have no image with this id.")
+    if published:
+        standing = with_published(standing, published)
+    own = slices_for(slices, runs)
+    kinds = find_leads(members, per_image, own)
+    most = EXAMPLES if examples is None else examples
+    chosen = choose(kinds, max(most, len(image_ids)), image_ids) if most or image_ids else {}
+    reporter.status("Drawing the page")
+    moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
+    more = find_added(members, own, claims=bool(published))
+    data = {
+        **chart_numbers(members, standing, per_image),
+        **more.numbers,
+        "command": shlex.join(command or _command(runs, common_images, published, moved)),
+    }
+    bare = len(_json(data).encode()) + 200_000
+    pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
+    gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
+    shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
+    page = _page(members, standing, {**data, **shown}, gallery, more, title)
+    if (size := len(page.encode())) > LARGEST:
+        notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
+    for sentence in gallery.missing:
+        notice(sentence)
+    return page
+
+
+def live_page(
+    members: Sequence[Compared],
+    standing: Standing,
+    per_image: pd.DataFrame,
+    kinds: Sequence[Sequence[Lead]],
+    live: Mapping[str, Any],
+    missing: Sequence[str] = (),
+) -> str:
+    """The page whose examples a server has: all images, asked for at the address live["api"] (report/live/)."""
+    images = [image for kind in kinds for lead in kind for image in lead.images]
+    more = find_added(members)
+    data = {
+        **chart_numbers(members, standing, per_image),
+        **more.numbers,
+        "command": "",
+        "leads": leads_to(kinds, images),
+        "gallery": [],
+        "live": live,
+    }
+    return _page(members, standing, data, Gallery((), tuple(missing), live=any(live["pictures"])), more, None)
+
+
+def _command(
+    runs: Sequence[Run], common_images: bool, published: Sequence[str], paths: Mapping[str, Path | None]
+) -> list[str]:
+    """What makes this page again from anywhere on this machine."""
+    words = ["panbench", "report", *(str(run.path.resolve()) for run in runs if run.path)]
+    for name, path in paths.items():
+        words += [name, str(Path(path).resolve())] if path else []
+    for name in published:
+        words += ["--published", name]
+    return [*words, *(["--common-images"] if common_images else [])]
+
+
+def _page(
+    members: Sequence[Compared],
+    standing: Standing,
+    data: Mapping[str, Any],
+    gallery: Gallery,
+    more: Added,
+    title: str | None,
+) -> str:
+    script = "\n".join(_asset(name) for name in SCRIPTS)
+    style = page_style()
+    row = members[0].row
+    shown = title or title_of(members)
+    return Template(_asset("page.html")).substitute(
+        title=html.escape(shown),
+        subtitle=html.escape(
+            f"{row.images:,} images · {len(members[0].categories)} categories · "
+            f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC · panbench {__version__}"
+        ),
+        policy=html.escape(policy_of(style=style, script=script, asks=gallery.live)),
+        footer="Served by panbench on this machine, to this machine only."
+        if "live" in data
+        else "Written by panbench. This file needs no network and sends nothing.",
+        style=style,
+        script=script,
+        overview=overview(members, standing),
+        sections="".join(sections(members, gallery, more)),
+        data=_json(data),
+    )
+
+
+def page_style() -> str:
+    """The style sheet of our pages, with the models' colours."""
+    return Template(_asset("page.css")).substitute(light=_colors(LIGHT), dark=_colors(DARK))
+
+
+def policy_of(*, style: str, script: str | None = None, asks: bool = False, forms: bool = False) -> str:
+    """The content security policy of a page: its own style and script, nothing else.
+
+    asks: the script may ask the server that the page came from; forms: forms lead to it
+    """
+    rules = ["default-src 'none'", "img-src data:", f"style-src {_hash_of(style)}"]
+    rules += [f"script-src {_hash_of(script)}"] if script is not None else []
+    rules += ["connect-src 'self'"] if asks else []
+    return "; ".join([*rules, "base-uri 'none'", f"form-action {_SELF if forms else _NONE}"])
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end the script element it stands in, whatever its strings hold."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def _colors(colors: Sequence[str]) -> str:
+    """The models' colours as CSS variables."""
+    return " ".join(f"--m{index}: {color};" for index, color in enumerate(colors))
+
+
+def _hash_of(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _asset(name: str) -> str:
+    return resources.files("panbench.report.pages.page").joinpath("assets", name).read_text("utf-8")

@@ -1,0 +1,228 @@
+"""What the page lists and the images that show it: from each row, cell and point a click leads to a picture.
+
+A lead is a promise of the page ("an image in which a person is taken for a bicycle") with the images that keep it, best
+first. `choose` takes few images that keep as many promises as possible.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, zip_longest
+
+import numpy as np
+import pandas as pd
+
+from panbench.metrics.errors import CAUSES, IMPERFECT_MASK
+from panbench.metrics.image_slices import ImageSlices
+from panbench.metrics.slices import SLICINGS
+from panbench.panoptic.types import VOID
+from panbench.report.answers import views
+from panbench.report.answers.views import Compared
+
+__all__ = [
+    "MOST_CONFUSED",
+    "Lead",
+    "choose",
+    "confused_pairs",
+    "find_leads",
+    "leads_to",
+    "pairs_listed",
+    "taken_pixels",
+]
+
+MOST_CONFUSED = 25
+CANDIDATES = 12
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A promise. `key` is how the scripts ask for its images, `reason` what an image says of why it is shown."""
+
+    key: str
+    reason: str
+    images: tuple[int, ...]
+
+
+@dataclass
+class _Reasons:
+    """Which images are shown, in the order in which they were chosen, and why each."""
+
+    of_image: dict[int, list[str]] = field(default_factory=dict)
+
+    def add(self, image_id: int, reason: str) -> None:
+        reasons = self.of_image.setdefault(image_id, [])
+        if reason not in reasons:
+            reasons.append(reason)
+
+
+def pairs_listed(members: int) -> int:
+    """How many images the page lists for a pair of models: fewer where there are more pairs."""
+    pairs = members * (members - 1) // 2
+    return 12 if pairs <= 1 else 8 if pairs <= 3 else 5 if pairs <= 10 else 2
+
+
+def find_leads(
+    members: Sequence[Compared], per_image: pd.DataFrame, slices: Sequence[ImageSlices] = ()
+) -> list[list[Lead]]:
+    """All promises of the page, those of one kind in a list, each list with the most important first.
+
+    slices: the user's own
+    """
+    pq = per_image.pivot(index="image_id", columns="run", values="PQ")
+    known = pq.dropna(how="any")
+    mean = known.mean(axis=1)
+    typical = (mean - mean.median()).abs().sort_values(kind="stable").index
+    kinds = [
+        [Lead(f"worst:{image}", "lowest PQ", (image,)) for image in _ints(mean.sort_values(kind="stable").index[:12])],
+        list(_differing(members, known)),
+        list(_causes(members)),
+        [Lead(f"typical:{image}", "typical", (image,)) for image in _ints(typical[:6])],
+        [*_own_slices(per_image, slices), *_slices(members)],
+        list(_confusions(members)),
+        list(_categories(members)),
+    ]
+    return [kind for kind in kinds if kind]
+
+
+def choose(kinds: Sequence[Sequence[Lead]], number: int, wanted: Sequence[int] = ()) -> dict[int, list[str]]:
+    """At most `number` images, `wanted` before the others, each with the reasons why it is shown.
+
+    Kinds take turns. A promise that a chosen image already keeps takes no other.
+    """
+    chosen = _Reasons()
+    for image in wanted:
+        chosen.add(int(image), "you asked for it")
+    turns = [lead for turn in zip_longest(*kinds) for lead in turn if lead is not None]
+    for lead in turns:
+        kept = next((image for image in lead.images if image in chosen.of_image), None)
+        if kept is None and len(chosen.of_image) < number:
+            kept = lead.images[0]
+        if kept is not None:
+            chosen.add(kept, lead.reason)
+    return chosen.of_image
+
+
+def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str, list[int]]:
+    """For the scripts: of each promise, by its key, the images that are shown; promises without any are left out."""
+    shown = set(images)
+    found = {lead.key: [image for image in lead.images if image in shown] for kind in kinds for lead in kind}
+    return {key: ids for key, ids in found.items() if ids and not key.startswith(("worst:", "typical:", "differ:"))}
+
+
+def confused_pairs(members: Sequence[Compared]) -> pd.DataFrame:
+    """What is confused most in any run: true, predicted, and under each run's label the share of the true pixels."""
+    table = views.confusion(members)
+    wrong = table[table["true"] != table["predicted"]]
+    wide = wrong.pivot_table(index=["true", "predicted"], columns="run", values="share", fill_value=0.0, sort=False)
+    wide = wide.reindex(columns=[member.label for member in members], fill_value=0.0)
+    return wide.loc[wide.max(axis=1).nlargest(MOST_CONFUSED).index].reset_index()
+
+
+def _differing(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
+    """Of each pair the images that it lists, pairs in turns."""
+    pairs = list(combinations([member.label for member in members], 2))
+    gaps = [(pq[a] - pq[b]).abs().sort_values(ascending=False, kind="stable") for a, b in pairs]
+    for place in range(pairs_listed(len(members))):
+        for (a, b), gap in zip(pairs, gaps, strict=True):
+            if place < len(gap) and gap.iloc[place] > 0:
+                reason = "models differ most" if len(pairs) == 1 else f"{a} and {b} differ most"
+                yield Lead(f"differ:{a}:{b}:{place}", reason, (int(gap.index[place]),))
+
+
+def _causes(members: Sequence[Compared]) -> Iterator[Lead]:
+    """The images that each cause costs most, of each run, the costliest first."""
+    found = []
+    for index, member in enumerate(members):
+        worst = member.explained.worst
+        for place, cause in enumerate(CAUSES):
+            own = worst[worst["cause"] == cause.name].sort_values("gain", ascending=False, kind="stable")
+            if len(own):
+                reason = f"costly: {cause.name}"
+                lead = Lead(f"cause:{index}:{place}", reason, _ints(own["image_id"])[:CANDIDATES])
+                found.append((cause.name == IMPERFECT_MASK.name, -float(own["gain"].iloc[0]), lead))
+    for _, _, lead in sorted(found, key=lambda item: item[:2]):
+        yield lead
+
+
+def _slices(members: Sequence[Compared]) -> Iterator[Lead]:
+    """Of each slice the images with most errors in it."""
+    for name, slicing in SLICINGS.items():
+        statistics = [member.sliced[name] for member in members]
+        image, place, errors = (
+            np.concatenate(columns)
+            for columns in zip(
+                *((one.image_id, one.slice, one.sums.FP.astype(np.int64) + one.sums.FN) for one in statistics),
+                strict=True,
+            )
+        )
+        for number, title in enumerate(statistics[0].slices):
+            images, row = np.unique(image[place == number], return_inverse=True)
+            in_image = np.bincount(row, errors[place == number], len(images))
+            worst = images[np.argsort(-in_image, kind="stable")[:CANDIDATES]]
+            if len(worst):
+                yield Lead(f"slice:{name}:{title}", f"{slicing.title}: {title}", _ints(worst))
+
+
+def _own_slices(per_image: pd.DataFrame, slices: Sequence[ImageSlices]) -> Iterator[Lead]:
+    """Of each of the user's slices the images with most errors."""
+    if slices:
+        errors = (per_image["FP"] + per_image["FN"]).groupby(per_image["image_id"]).sum()
+        worst = errors.sort_values(ascending=False, kind="stable").index
+        for chosen in slices:
+            for name, images in chosen.images.items():
+                if own := _ints(image for image in worst if image in images)[:CANDIDATES]:
+                    yield Lead(f"slice:own-{chosen.name}:{name}", f"{chosen.name}: {name}", own)
+
+
+def _confusions(members: Sequence[Compared]) -> Iterator[Lead]:
+    """Of each pair of categories that the page lists, the images with most such pixels."""
+    position = {category.name: index for index, category in enumerate(members[0].categories)}
+    table = pd.concat([taken_pixels(member) for member in members])
+    listed = confused_pairs(members)[["true", "predicted"]].itertuples(index=False)
+    objects = views.mistaken_objects(members).drop_duplicates(["true", "predicted"]).head(MOST_CONFUSED)
+    pairs = [*map(tuple, listed), *objects[["true", "predicted"]].itertuples(index=False, name=None)]
+    rows = table.groupby(["true", "predicted"], sort=False).indices
+    for true, predicted in dict.fromkeys(pairs):
+        own = table.iloc[rows.get((true, predicted), [])]
+        images = own.groupby("image_id")["pixels"].sum().sort_values(ascending=False, kind="stable")
+        if len(images):
+            key = f"taken:{position[true]}:{position.get(predicted, -1)}"
+            yield Lead(key, f"{true} taken for {predicted}", _ints(images.index)[:CANDIDATES])
+
+
+def taken_pixels(member: Compared) -> pd.DataFrame:
+    """image_id, true, predicted (names; "void" for none), pixels, one row an overlap of two categories."""
+    names = {category.id: category.name for category in member.categories}
+    matched = member.matched
+    met = matched.gt_row >= 0
+    true = matched.segments.category_id[matched.gt_row[met]]
+    # Row -1 is a pixel that no prediction has.
+    predicted = np.where(matched.pred_row[met] < 0, VOID, matched.segments.category_id[matched.pred_row[met]])
+    table = pd.DataFrame(
+        {
+            "image_id": matched.overlaps.image_id[met],
+            "true": pd.Series(true).map(names),
+            "predicted": pd.Series(predicted).map(names).fillna("void"),
+            "pixels": matched.overlaps.pixels[met],
+        }
+    )
+    return table[table["true"] != table["predicted"]]
+
+
+def _categories(members: Sequence[Compared]) -> Iterator[Lead]:
+    """Of each category the images with most errors in it, else any that holds it; the worst category first."""
+    counts = []
+    for member in members:
+        errors = member.explained.errors
+        counts.append(errors.assign(wrong=errors["verdict"] != "TP")[["image_id", "category_id", "wrong"]])
+    table = pd.concat(counts)
+    of_image = table.groupby(["category_id", "image_id"])["wrong"].sum()
+    worst = of_image.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
+    categories = {category.id: (place, category.name) for place, category in enumerate(members[0].categories)}
+    for category_id in worst.index:
+        place, name = categories[category_id]
+        images = of_image.loc[category_id].sort_values(ascending=False, kind="stable")
+        yield Lead(f"category:{place}", name, _ints(images.index)[: 4 * CANDIDATES])
+
+
+def _ints(values: Iterable[float]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values)

@@ -1,0 +1,148 @@
+"""The numbers that the page's scripts draw, as plain lists: fractions to four digits, None where there is none."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from panbench.metrics.errors import CAUSES
+from panbench.metrics.slices import SLICINGS
+from panbench.report.answers import views
+from panbench.report.answers.comparison import Standing
+from panbench.report.answers.views import Compared
+from panbench.report.figures.colors import model_key, styles_of
+from panbench.report.pages.page.leads import MOST_CONFUSED, confused_pairs, pairs_listed
+
+__all__ = ["chart_numbers", "pair_tests"]
+
+
+def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd.DataFrame) -> dict[str, Any]:
+    """The numbers that the scripts draw: fractions to four digits, null where there is none."""
+    categories = members[0].categories
+    position = {category.name: index for index, category in enumerate(categories)}
+    by_run = [member.label for member in members]
+    overview = views.overview(members)
+    per_category = views.per_category(members)
+    lost = views.causes(members)
+    pq = per_image.pivot(index="image_id", columns="run", values="PQ")[by_run]
+    objects = views.mistaken_objects(members)
+    return {
+        "models": [
+            {
+                "label": member.label,
+                "complete": member.row.complete,
+                "run": member.run.name,
+                "color": style.color,
+                "marker": style.marker,
+            }
+            for member, style in zip(members, styles_of([model_key(member.run) for member in members]), strict=True)
+        ],
+        "categories": [
+            {"name": category.name, "thing": category.isthing, "super": category.supercategory}
+            for category in categories
+        ],
+        "overview": {name: _numbers(overview[name]) for name in ("PQ", "low", "high", "params", "images_per_second")},
+        "pairs": list(pair_tests(members, standing)),
+        "perCategory": [
+            {
+                "category": place,
+                "segments": int(own["segments"].iloc[0]),
+                "scores": [_numbers(score) for score in own[["PQ", "SQ", "RQ"]].to_numpy()],
+                "counts": own[["TP", "FP", "FN"]].to_numpy().tolist(),
+            }
+            for place, own in enumerate(_of_categories(per_category, [category.id for category in categories]))
+        ],
+        "causes": {
+            "names": [cause.name for cause in CAUSES],
+            "meanings": [cause.description for cause in CAUSES],
+            "lost": [_numbers(lost.loc[lost["run"] == run, "lost"]) for run in by_run],
+            "gain": [_numbers(lost.loc[lost["run"] == run, "gain"]) for run in by_run],
+            "counts": [lost.loc[lost["run"] == run, ["FP", "FN", "TP"]].to_numpy().tolist() for run in by_run],
+        },
+        "confusion": _confusion(members, position),
+        "objects": _objects(members, objects, position),
+        "slices": [
+            {
+                "key": name,
+                "title": SLICINGS[name].title,
+                "names": list(dict.fromkeys(table["slice"])),
+                "PQ": [_numbers(table.loc[table["run"] == run, "PQ"]) for run in by_run],
+                "truths": (
+                    table.loc[table["run"] == by_run[0], "TP"] + table.loc[table["run"] == by_run[0], "FN"]
+                ).tolist(),
+            }
+            for name, table in views.all_slices(members).items()
+        ],
+        "images": {"ids": pq.index.tolist(), "PQ": [_numbers(pq[run]) for run in by_run]},
+        "listed": pairs_listed(len(members)),
+    }
+
+
+def pair_tests(members: Sequence[Compared], standing: Standing) -> Iterable[dict[str, Any]]:
+    """Each pair that was tested, a before b in the page's order: a − b with interval, p and significance.
+
+    groups: [difference, low, high, p, significant] of All, Things, Stuff, None where a group is empty; categories: the
+    same by the category's position
+    """
+    if standing.comparison is None:
+        return
+    place = {key: index for index, key in enumerate(standing.keys)}
+    position = {category.id: index for index, category in enumerate(members[0].categories)}
+    table = standing.comparison.differences
+    table = table[table["metric"] == "PQ"]
+    for (first, second), own in table.groupby(["a", "b"], sort=False):
+        a, b = place[str(first)], place[str(second)]
+        # The tests say b − a.
+        sign = -1 if a < b else 1
+
+        def cells(row: Any, sign: int = sign) -> list[Any]:
+            low, high = sorted((sign * row.low, sign * row.high))
+            return [*_numbers((sign * row.difference, low, high, row.p_holm)), bool(row.significant)]
+
+        own = own[own["difference"].notna()]
+        groups = {row.group: cells(row) for row in own[own["group"].notna()].itertuples()}
+        single = own[own["group"].isna()]
+        yield {
+            "a": min(a, b),
+            "b": max(a, b),
+            "groups": [groups.get(group) for group in ("All", "Things", "Stuff")],
+            "categories": {position[row.category_id]: [*cells(row), int(row.images)] for row in single.itertuples()},
+        }
+
+
+def _of_categories(per_category: pd.DataFrame, ids: Sequence[int]) -> Iterable[pd.DataFrame]:
+    groups = dict(list(per_category.groupby("category_id", sort=False)))
+    return (groups[category_id] for category_id in ids)
+
+
+def _confusion(members: Sequence[Compared], position: Mapping[str, int]) -> list[list[Any]]:
+    """[true, predicted, share of each run, of each run the share of the true category that went wrong elsewhere]."""
+    table = views.confusion(members)
+    wrong = table[table["true"] != table["predicted"]].groupby(["true", "run"])["share"].sum()
+    rows = []
+    for row in confused_pairs(members).to_dict("records"):
+        shares = [float(row[member.label]) for member in members]
+        rest = [
+            max(0.0, float(wrong.get((row["true"], member.label), 0.0)) - share)
+            for member, share in zip(members, shares, strict=True)
+        ]
+        rows.append([position[row["true"]], position.get(row["predicted"], -1), _numbers(shares), _numbers(rest)])
+    return rows
+
+
+def _objects(members: Sequence[Compared], objects: pd.DataFrame, position: Mapping[str, int]) -> list[list[Any]]:
+    """[true, predicted, number of each run, of each run the segments of the true category with another category]."""
+    wide = objects.pivot_table(index=["true", "predicted"], columns="run", values="objects", fill_value=0, sort=False)
+    wide = wide.reindex(columns=[member.label for member in members], fill_value=0)
+    total = wide.groupby(level="true").sum()
+    rows = []
+    for (true, predicted), row in wide.loc[wide.max(axis=1).nlargest(MOST_CONFUSED).index].iterrows():
+        own = [int(number) for number in row]
+        rest = [int(whole) - number for whole, number in zip(total.loc[true], own, strict=True)]
+        rows.append([position[true], position[predicted], own, rest])
+    return rows
+
+
+def _numbers(values: Any) -> list[float | None]:
+    return [None if value is None or not math.isfinite(value) else round(float(value), 4) for value in values]

@@ -1,0 +1,54 @@
+"""What a section of the page consists of, whether the core or a study writes it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from panbench.report.answers.views import Compared
+from panbench.report.pages.page.elements import Html
+
+__all__ = ["Curves", "Section", "SectionMaker"]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Lines of some models over an axis from 0 to 1, which the page draws where the section has `chart-KEY`.
+
+    across, up: what the axes are; series: of each model its index and its points, each (x, y, low, high) and the words
+        that explain it; diagonal: also draw x = y; span: what 1 on the axis stands for, None for percent
+    """
+
+    title: str
+    across: str
+    up: str
+    series: Sequence[tuple[int, Sequence[tuple[Sequence[float], str]]]]
+    diagonal: bool = False
+    span: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As the page's scripts take it."""
+        series = [
+            {"model": model, "points": [[*numbers, words] for numbers, words in points]}
+            for model, points in self.series
+        ]
+        return {**vars(self), "series": series}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page, or why there is none.
+
+    intro: a sentence on how to read it; content: its elements; numbers: for the page's scripts, by name
+    missing: instead of content, what would make it, with the command between backticks
+    """
+
+    title: str
+    intro: str = ""
+    content: Sequence[Html] = ()
+    curves: Curves | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    missing: str = ""
+
+
+SectionMaker = Callable[[Sequence[Compared]], Section]
+"""What a study gives the page (`Study.section`): its section for these runs, the best first."""

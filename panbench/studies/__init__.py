@@ -1,0 +1,1 @@
+"""Studies: experiments around the core, a folder each. None imports another, and the core imports none by name."""

@@ -1,0 +1,20 @@
+"""What scores are worth: is a segment of score 0.9 right nine times in ten?"""
+
+from panbench.base.studies import Study, StudyCommand
+
+__all__ = ["STUDY"]
+
+STUDY = Study(
+    "calibration",
+    "What scores are worth: is a segment of score 0.9 right nine times in ten?",
+    order=20,
+    commands=(
+        StudyCommand(
+            "calibration",
+            "Print how often segments are right, by their score.",
+            "panbench.studies.calibration.command:app",
+            "Ask",
+        ),
+    ),
+    section="panbench.studies.calibration.section:calibration_section",
+)

@@ -1,0 +1,36 @@
+"""`panbench calibration`: are segments right as often as their scores say?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panbench.cli import console
+from panbench.cli.command import AsJson, command, family, flag, option
+
+app = family()
+
+
+@command(
+    app,
+    "calibration",
+    "panbench calibration results/coco-mask2former-r50",
+    "panbench calibration results/mine --target 95 --per-category",
+)
+def calibration(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    target: Annotated[
+        float, option("The percentage of segments that shall be right above the threshold.", None, "PERCENT")
+    ] = 90.0,
+    per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print how often segments are right, by their score, and from which score on 90 % of them are.
+
+    `panbench show plot calibration RUN` draws it.
+    """
+    from panbench.runs import load_run
+    from panbench.studies.calibration.answer import calibration_findings
+
+    found = calibration_findings(load_run(run), target=target / 100, per_category=per_category)
+    console.show_findings(found, as_json)

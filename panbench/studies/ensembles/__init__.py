@@ -1,0 +1,19 @@
+"""Ensembles of runs by votes or masks, and averaged views of an image."""
+
+from panbench.base.studies import Study, StudyCommand
+
+__all__ = ["STUDY"]
+
+STUDY = Study(
+    "ensembles",
+    "Ensembles of runs by votes or masks, and averaged views of an image.",
+    order=60,
+    commands=(
+        StudyCommand(
+            "ensemble",
+            "Make one map an image from those of several runs, and score it.",
+            "panbench.studies.ensembles.command:app",
+            "Run",
+        ),
+    ),
+)

@@ -1,0 +1,153 @@
+"""`panbench ensemble`: stored runs made one, by their masks or by votes."""
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from panbench.base.errors import BadArgument
+from panbench.cli import console
+from panbench.cli.command import command, family, find_runs, flag, one_of, option
+
+if TYPE_CHECKING:
+    from panbench.runs import Run
+
+app = family()
+
+WAYS = ("auto", "masks", "votes")
+
+
+@command(
+    app,
+    "ensemble",
+    "panbench ensemble results/a results/b --tune --out results/ab",
+    "panbench ensemble results/a results/b --by masks --out results/ab",
+)
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")],
+    out: Annotated[Path, option("The folder of the new run.", metavar="DIR")],
+    by: Annotated[
+        str,
+        option(
+            "masks: what the networks said is averaged, then fused (`eval --keep-candidates`). votes: finished maps "
+            "of any framework (`eval --save-predictions`, `score`). auto: masks where all runs have them.",
+            metavar="WAY",
+            autocompletion=one_of(*WAYS),
+        ),
+    ] = "auto",
+    weights: Annotated[
+        str | None, option("How much each run counts, in their order: 1,0.5,1. Default: all alike.", metavar="LIST")
+    ] = None,
+    tune: Annotated[
+        bool,
+        flag("--tune", "Choose weights for things and stuff on one half of the images for the other, both ways."),
+    ] = False,
+    seed: Annotated[int, option("Which halves.", metavar="N")] = 0,
+    rule: Annotated[
+        str | None,
+        option("By masks: the fusion rule. Default: that of the first run.", metavar="NAME[:KEY=VALUE,…]"),
+    ] = None,
+    keep_candidates: Annotated[
+        bool, flag("--keep-candidates", "By masks: also store the averages, for `panbench fuse`.")
+    ] = False,
+    name: Annotated[str | None, option("What tables call it. Default: Ensemble of N runs.", metavar="TEXT")] = None,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
+    resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
+    threads: Annotated[int | None, option("Default: the cores, up to 8.", metavar="N", min=1)] = None,
+) -> None:
+    """Make one map an image from those of several runs, and score it. No model is run."""
+    from panbench.report.answers.tables import comparison_row, summary_text
+
+    if by not in WAYS:
+        raise BadArgument(f"--by is {by!r} but is one of {', '.join(WAYS)}.")
+    if overwrite and resume:
+        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    given = None if weights is None else _weights(weights)
+    members = find_runs(runs)
+    with console.Bars() as bars:
+        if _way(by, members, bars) == "masks":
+            bars.status("Loading PyTorch")
+
+            from panbench.evaluation.evaluate import EvaluateOptions
+            from panbench.evaluation.stored_runs import StoredModel
+            from panbench.models.rules import parse_rule
+            from panbench.studies.ensembles.by_masks import average_runs
+
+            run, shares = average_runs(
+                members,
+                out,
+                weights=given,
+                tuned=tune,
+                seed=seed,
+                title=name,
+                rule=None if rule is None else parse_rule(rule, StoredModel(members[0]).paper),
+                options=EvaluateOptions(
+                    overwrite=overwrite,
+                    resume=resume,
+                    save_predictions=True,
+                    keep_candidates=keep_candidates,
+                    workers=threads,
+                    command=("panbench", *sys.argv[1:]),
+                ),
+                reporter=bars,
+            )
+        else:
+            if rule is not None or keep_candidates:
+                what = "--rule" if rule is not None else "--keep-candidates"
+                raise BadArgument(f"{what} is for --by masks: votes are about maps that are fused already.")
+
+            from panbench.studies.ensembles.by_votes import ensemble_runs
+
+            run, shares = ensemble_runs(
+                members,
+                out,
+                weights=given,
+                tuned=tune,
+                seed=seed,
+                title=name,
+                overwrite=overwrite,
+                resume=resume,
+                threads=threads,
+                reporter=bars,
+            )
+    row = comparison_row(run)
+    console.show(summary_text(row.title, run.summary(), row.notes))
+    for share in shares:
+        origin = "given" if share.pq_here is None else f"chosen on the others, PQ {100 * share.pq_here:.2f} there"
+        console.say(
+            f"{share.images} images: weights of {', '.join(member.name for member in members)} {origin}: things "
+            f"{_listed(share.things)}, stuff {_listed(share.stuff)}."
+        )
+    places = [str(run.path or run.name) for run in (*members, run)]
+    console.say(f"Against its members: `panbench compare {shlex.join(places)}`")
+
+
+def _way(by: str, members: "list[Run]", bars: console.Bars) -> str:
+    """By masks or by votes; what `auto` chose, and why, is said."""
+    if by != "auto":
+        return by
+    kept = [run.path is not None and any((run.path / "candidates").glob("*.arrow")) for run in members]
+    if not all(kept) or len(members) < 2 or importlib.util.find_spec("torch") is None:
+        return "votes"
+
+    from panbench.studies.ensembles.by_masks import why_not_averaged
+
+    if reason := why_not_averaged(members):
+        bars.notice(f"By votes: {reason}")
+        return "votes"
+    bars.notice("By masks, as all runs kept their candidates; --by votes takes their maps instead.")
+    return "masks"
+
+
+def _weights(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise BadArgument(f"--weights {text}: write one number a run, for example 1,0.5,1.") from None
+
+
+def _listed(weights: tuple[float, ...]) -> str:
+    return ", ".join(f"{weight:g}" for weight in weights)

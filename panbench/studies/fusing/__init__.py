@@ -1,0 +1,17 @@
+"""Fusing again: rules, thresholds and an oracle on what a network said."""
+
+from panbench.base.studies import Study, StudyCommand
+
+__all__ = ["STUDY"]
+
+STUDY = Study(
+    "fusing",
+    "Fusing again: rules, thresholds and an oracle on what a network said.",
+    order=30,
+    commands=(
+        StudyCommand(
+            "fuse", "Fuse masks and scores again, without the network.", "panbench.studies.fusing.command:app", "Run"
+        ),
+    ),
+    section="panbench.studies.fusing.section:fusion_section",
+)

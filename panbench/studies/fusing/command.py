@@ -1,0 +1,214 @@
+"""`panbench fuse`: fusion rules on what a run kept, or on raw arrays of any framework."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from panbench.base.errors import BadArgument
+from panbench.base.files import atomic_write, write_json
+from panbench.cli import console
+from panbench.cli.command import command, family, flag, option
+
+if TYPE_CHECKING:
+    from panbench.runs import Run
+
+app = family()
+
+
+@command(
+    app,
+    "fuse",
+    "panbench fuse results/m2f --rule maskformer,argmax --out results/rules",
+    "panbench fuse results/m2f --sweep mask2former:score=0.5:0.9:0.1 --out sweep",
+    "panbench fuse results/m2f --oracle",
+    "panbench fuse --arrays outputs.npz --rule mask2former --out maps.npz",
+    "panbench fuse --arrays outputs.npz --rule mask2former:score=0.7 --out mine",
+)
+def fuse(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run that was made with `eval --keep-candidates`.")
+    ] = None,
+    arrays: Annotated[
+        Path | None,
+        option("Raw outputs instead of a run; docs/fusion.md has the names of the arrays.", metavar="FILE.npz"),
+    ] = None,
+    rule: Annotated[
+        str | None, option("Rules, with thresholds after a colon, comma-separated.", metavar="NAME[:KEY=VALUE,…]")
+    ] = None,
+    sweep: Annotated[
+        str | None, option("A grid of thresholds, first:last:step each.", metavar="NAME:KEY=A:B:STEP,…")
+    ] = None,
+    oracle: Annotated[
+        bool, flag("--oracle", "Store in the run what fusion costs at most; `panbench errors` shows it.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        option("A folder for runs, a sweep or COCO PNGs; FILE.npz for arrays.", metavar="DIR|FILE.npz"),
+    ] = None,
+    save_predictions: Annotated[bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.")] = False,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace what is already in the folder.")] = False,
+    resume: Annotated[bool, flag("--resume", "Go on with interrupted runs; sweeps and oracles always do.")] = False,
+    seed: Annotated[int, option("Which halves a sweep chooses and reports on.", metavar="N")] = 0,
+    yes: Annotated[bool, flag("--yes", "Also sweep more than 10,000 points.")] = False,
+) -> None:
+    """Merge masks and scores into panoptic maps again, by the rule of any paper and without the network."""
+    if (run is None) == (arrays is None):
+        raise BadArgument("Give either a RUN that kept its candidates, or --arrays with a file.")
+    if overwrite and resume:
+        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    wishes = [rule is not None, sweep is not None, oracle]
+    if sum(wishes) != 1:
+        raise BadArgument("Give one of --rule, --sweep and --oracle.")
+    if out is None and not oracle:
+        raise BadArgument("--out is missing: the folder, or for --arrays the file, to write to.")
+    if run is None:
+        assert arrays is not None
+        if rule is None or out is None:
+            raise BadArgument("--arrays takes --rule and --out; sweeps and oracles need a run with its ground truth.")
+        _fuse_arrays(arrays, rule, out, overwrite)
+    elif oracle:
+        if out is not None:
+            raise BadArgument("--oracle stores what it finds in RUN. Leave out --out.")
+        _ask_oracle(run)
+    elif sweep is not None:
+        assert out is not None
+        _sweep(run, sweep, out, seed, overwrite, yes)
+    else:
+        assert out is not None
+        assert rule is not None
+        _fuse_run(run, rule, out, save_predictions, overwrite, resume)
+
+
+def _fuse_run(path: Path, rule: str, out: Path, save_predictions: bool, overwrite: bool, resume: bool) -> None:
+    from panbench.report.answers.tables import comparison_row, comparison_text
+    from panbench.runs import load_run
+
+    loaded = load_run(path)
+    with console.Bars() as bars:
+        bars.status("Loading PyTorch")
+
+        from panbench.evaluation.evaluate import EvaluateOptions
+        from panbench.evaluation.stored_runs import StoredModel
+        from panbench.models.rules import parse_rules
+        from panbench.studies.fusing.runs import fuse_run
+
+        rules = parse_rules(rule, StoredModel(loaded).paper)
+        options = EvaluateOptions(
+            overwrite=overwrite,
+            resume=resume,
+            save_predictions=save_predictions,
+            command=("panbench", *sys.argv[1:]),
+        )
+        runs = fuse_run(loaded, rules, out, options=options, reporter=bars)
+    console.show(comparison_text([comparison_row(each) for each in (loaded, *runs)]))
+    for each in runs:
+        console.say(f"{each.info.rule}: {each.path}")
+    console.say(f"Are they different? `panbench compare {shlex.join(str(each.path) for each in (loaded, *runs))}`")
+
+
+def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bool) -> None:
+    from panbench.metrics.tuning import tune
+    from panbench.runs import load_run
+    from panbench.studies.fusing.answer import heat_map, sweep_grids, sweep_record, thresholds_of
+
+    loaded = load_run(path)
+    _refuse_mapped(loaded)
+    files = [out / name for name in ("sweep.json", "sweep.csv", "sweep.png")]
+    if not overwrite and any(file.exists() for file in files):
+        raise BadArgument(f"{out} holds a sweep already. Give another --out, or --overwrite.")
+    with console.Bars() as bars:
+        bars.status("Loading PyTorch")
+
+        from panbench.evaluation.stored_runs import StoredModel, dataset_of
+        from panbench.models.predict import category_ids
+        from panbench.studies.fusing.sweeps import MOST_POINTS, Kept, parse_sweep, points_of, sweep_statistics
+
+        count = points_of(text)
+        if count > MOST_POINTS and not yes:
+            raise BadArgument(
+                f"--sweep {text} has {count:,} points, more than {MOST_POINTS:,}. Add --yes to try them all."
+            )
+        model = StoredModel(loaded)
+        rules = list(dict.fromkeys([model.paper, *parse_sweep(text, model.paper)]))
+        for each in rules:
+            model.check(each)
+        dataset = dataset_of(loaded, model.stored.image_ids)
+        ids = category_ids(model, dataset.categories)
+        kept = Kept(out / "blocks", f"sweep of {loaded.info.id}")
+        found = sweep_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules, kept=kept, reporter=bars)
+        bars.status("Choosing on halves")
+        tuned = tune(found, str(model.paper), seed=seed)
+    thresholds = {str(each): thresholds_of(each.record()) for each in rules}
+    console.show_grids(sweep_grids(tuned, thresholds))
+    write_json(files[0], sweep_record(tuned, thresholds))
+    with atomic_write(files[1], "w") as handle:
+        tuned.table.to_csv(handle, index=False)
+    figure = heat_map(tuned, thresholds)
+    with atomic_write(files[2]) as handle:
+        figure.savefig(handle, format="png", dpi=200)
+    kept.clear()
+    console.wrote(files)
+
+
+def _ask_oracle(path: Path) -> None:
+    from panbench.runs import ORACLE_BLOCKS, load_run
+    from panbench.studies.fusing.answer import oracle_grid, write_oracle
+
+    loaded = load_run(path)
+    _refuse_mapped(loaded)
+    with console.Bars() as bars:
+        bars.status("Loading PyTorch")
+
+        from panbench.evaluation.stored_runs import StoredModel, dataset_of
+        from panbench.models.predict import category_ids
+        from panbench.studies.fusing.sweeps import Kept, oracle_statistics
+
+        model = StoredModel(loaded)
+        dataset = dataset_of(loaded, model.stored.image_ids)
+        ids = category_ids(model, dataset.categories)
+        kept = Kept(path / ORACLE_BLOCKS, f"oracle of {loaded.info.id}")
+        steps = oracle_statistics(
+            model.stored, dataset.scenes, dataset.categories, ids, model.paper, kept=kept, reporter=bars
+        )
+    written = write_oracle(loaded, steps)
+    kept.clear()
+    console.show_grids([oracle_grid(steps)])
+    console.say(f"Stored in {written}; `panbench errors {path}` shows it again.")
+
+
+def _refuse_mapped(run: "Run") -> None:
+    if run.info.category_map is not None:
+        raise BadArgument(
+            f"{run.name} was evaluated through a category map, which sweeps and oracles do not go through. --rule does."
+        )
+
+
+def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool) -> None:
+    if out.suffix == ".npz" and out.is_dir():
+        raise BadArgument(f"{out} is a folder. Name a file, or a folder without the ending .npz.")
+
+    from panbench.models.rules import parse_rule
+    from panbench.studies.fusing.arrays import (
+        check_predictions,
+        fuse_arrays,
+        read_arrays,
+        write_maps,
+        write_predictions,
+    )
+
+    chosen = parse_rule(rule)
+    read = read_arrays(arrays)
+    if out.suffix != ".npz":
+        check_predictions(read, out, overwrite=overwrite)
+    maps = list(fuse_arrays(read, chosen))
+    if out.suffix == ".npz":
+        write_maps(out, maps, chosen)
+        console.wrote([out])
+    else:
+        console.wrote([write_predictions(read, out, maps)])
+    void = sum(int((ids == 0).sum()) for ids, _ in maps) / max(1, sum(ids.size for ids, _ in maps))
+    segments = sum(len(found) for _, found in maps)
+    console.say(f"{chosen}: {len(maps)} images, {segments} segments, {100 * void:.1f} % void")

@@ -1,0 +1,43 @@
+"""Fuses again what `eval --keep-candidates` kept: other rules and thresholds, without the network."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from panbench.base.errors import BadArgument
+from panbench.base.reporter import SILENT, Reporter
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
+from panbench.models.rules import Rule
+from panbench.runs import Run
+
+__all__ = ["folder_of_rule", "fuse_run"]
+
+
+def folder_of_rule(out: Path, rule: Rule, several: bool) -> Path:
+    """Where the run of a rule goes: `out`, or of several rules a folder each in it."""
+    return out / re.sub(r"[^\w.=-]+", "-", str(rule)) if several else out
+
+
+def fuse_run(
+    run: Run,
+    rules: Sequence[Rule],
+    out: Path,
+    *,
+    options: EvaluateOptions | None = None,
+    reporter: Reporter = SILENT,
+) -> list[Run]:
+    """The runs that other rules make of what a run's network said, each in a folder of its own if there are several.
+
+    options: overwrite, resume, save_predictions, workers and command count
+    Raises BadArgument for a rule that does not fit what was stored or wants candidates that were not kept.
+    """
+    if not rules:
+        raise BadArgument("No rule is named. Give --rule, or --sweep for many.")
+    stored = StoredModel(run)
+    models = [stored.by(rule) for rule in rules]
+    dataset = dataset_of(run, stored.stored.image_ids)
+    options = as_evaluated(run, stored, dataset, options or EvaluateOptions())
+    return [
+        evaluate(model, dataset, folder_of_rule(out, model.rule, len(rules) > 1), options, reporter) for model in models
+    ]

@@ -1,0 +1,58 @@
+"""The section of the page on what fusion costs."""
+
+from collections.abc import Sequence
+
+from panbench.base.errors import BadRun
+from panbench.report.answers.grid import percent
+from panbench.report.answers.views import Compared
+from panbench.report.pages.page.elements import Html, marker, named, prose, table_of_models, tag
+from panbench.report.pages.page.section import Section
+from panbench.studies.fusing.answer import ORACLE_STEPS, oracle_record, read_oracle
+
+__all__ = ["fusion_section"]
+
+
+def fusion_section(members: Sequence[Compared]) -> Section:
+    """What the fusion rule costs at most, of runs whose oracle was stored."""
+    title, rows, bars, lacking = "What fusion costs", [], [], []
+    for index, member in enumerate(members):
+        try:
+            steps = read_oracle(member.run)
+        except BadRun as problem:
+            lacking.append(f"{member.label} ({problem})")
+            continue
+        if steps is None:
+            lacking.append(member.label)
+            continue
+        images = member.matched.image_ids
+        found = oracle_record({name: statistics.only(images) for name, statistics in steps.items()})
+        pq = {step: scores["PQ"] for step, scores in found.items()}
+        rule, best = pq["rule"], pq["all"]
+        rows.append([named(member.label, index), *(percent(pq[step], 1) for step in ORACLE_STEPS)])
+        if rule is not None and best is not None:
+            bars.append(_bar(member, index, rule, best))
+    how = "`panbench eval … --keep-candidates` stores what left the network, then `panbench fuse RUN --oracle`."
+    if not rows:
+        return Section(title, missing=f"the share of the fusion rule in what is lost: {how}")
+    heads = ("Model", "the rule", "right categories", "best masks", "overlaps by the truth", "all three")
+    notes = [tag("p", f"Without an oracle: {', '.join(lacking)}. ", prose(how), class_="note")] if lacking else []
+    intro = (
+        "PQ of the rule, and had it known the truth: the right category of each mask that fits, the masks that fit "
+        "best, overlaps decided by the truth. What all three cannot win, no mask fits."
+    )
+    table = table_of_models("PQ of the oracle", heads, rows)
+    return Section(title, intro, (tag("div", *bars, class_="shares"), table, *notes))
+
+
+def _bar(member: Compared, index: int, rule: float, best: float) -> Html:
+    """PQ, what scores and fusion lose, and what no mask fits, as parts of 100."""
+    parts = (("found", 0.0, rule), ("lost", rule, best - rule), ("rest", best, 1 - best))
+    drawn = [
+        tag("rect", x=f"{100 * start:.2f}%", y=0, width=f"{100 * max(size, 0):.2f}%", height=20, class_=kind)
+        for kind, start, size in parts
+    ]
+    words = f"PQ {percent(rule, 1)}; {percent(best - rule, 1)} lost by scores and fusion, "
+    words += f"{percent(1 - best, 1)} because no mask fits"
+    named = f"{member.label}: {words}"
+    bar = tag("svg", *drawn, class_="share", width="100%", height=20, role="img", aria_label=named)
+    return tag("div", tag("p", marker(index), named), bar)

@@ -1,0 +1,283 @@
+"""A gate for CI: is a run worse than a baseline on the same images, by more than a drop that is allowed?
+
+One question with three answers, because a sample of images cannot always tell: worse, not worse, or cannot tell. The
+difference and its interval are those of `compare`: paired, by resampling the images (docs/uncertainty.md).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from panbench.base.errors import BadArgument, BadRun
+from panbench.metrics.image_slices import ImageSlices, slice_by_images
+from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
+from panbench.metrics.uncertainty import Sample, SampleFold
+from panbench.metrics.uncertainty import compare as weigh
+from panbench.report.answers.grid import Grid, as_markdown
+from panbench.report.answers.tables import comparable_images, without_mixed
+from panbench.runs import Run
+
+__all__ = ["METRICS", "Check", "GateResult", "gate"]
+
+Outcome = Literal["worse", "cannot tell", "not worse"]
+
+_GROUPS = {"": "All", "_th": "Things", "_st": "Stuff"}
+METRICS = tuple(f"{name}{suffix}" for suffix in _GROUPS for name in ("PQ", "SQ", "RQ"))
+
+WORSE, CANNOT_TELL = 3, 4
+"""Exit codes of `panbench gate`; 4 only under --strict."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number of a gate. Points of percent; `difference` is run − baseline, low and high its 95 % interval.
+
+    where: "all images" or the slice; detectable: the smallest drop that would have been told from none on these images
+    value, baseline, difference and the rest are None where a run has no such number (or too few images for an interval)
+    """
+
+    where: str
+    images: int
+    value: float | None
+    baseline: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    outcome: Outcome
+
+    @property
+    def detectable(self) -> float | None:
+        """The upper half of the interval: a drop larger than this would have had an interval below 0."""
+        if self.high is None or self.difference is None:
+            return None
+        return self.high - self.difference
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What a gate found. `outcome` is the worst of its checks; `sentence` says it."""
+
+    run: str
+    against: str
+    metric: str
+    max_drop: float
+    checks: tuple[Check, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        outcomes = [check.outcome for check in self.checks]
+        order: tuple[Outcome, ...] = ("worse", "cannot tell", "not worse")
+        return next(outcome for outcome in order if outcome in outcomes)
+
+    def exit_code(self, strict: bool) -> int:
+        """0 not worse, 3 worse; cannot tell is 0, or 4 when `strict`."""
+        if self.outcome == "worse":
+            return WORSE
+        return CANNOT_TELL if strict and self.outcome == "cannot tell" else 0
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in a sentence or two: of all checks if they agree, else of those that decide."""
+        return " ".join(self._said(check) for check in self.checks if check.outcome == self.outcome)
+
+    def _said(self, check: Check) -> str:
+        name = f"{self.metric} of {self.run}" if check.where == "all images" else f"{self.metric} ({check.where})"
+        if check.difference is None:
+            return f"{name}: one of the runs has no such number on these images, so the gate cannot tell."
+        change = f"{check.difference:+.2f} points against {self.against}"
+        if check.low is None or check.high is None:
+            return f"{name}: {change}, on too few images ({check.images}) for an interval, so the gate cannot tell."
+        found = f"{name}: {change} (95 % interval {check.low:+.2f} to {check.high:+.2f}, {check.images:,} images)"
+        allowed = f"; a drop of {self.max_drop:g} is allowed" if self.max_drop else ""
+        if check.outcome == "worse":
+            return f"{found}{allowed}. Worse."
+        if check.outcome == "not worse":
+            return f"{found}{allowed}. Not worse."
+        return (
+            f"{found}{allowed}. Cannot tell: on these images only a drop of {check.detectable:.2f} points or more "
+            "could have been told from none."
+        )
+
+    def grid(self) -> Grid:
+        """The checks as a table."""
+
+        def number(value: float | None, sign: str = "") -> str:
+            return "–" if value is None else f"{value:{sign}.2f}"
+
+        return Grid(
+            ("Where", "images", self.against, self.run, "difference", "95 % interval", "detectable", "outcome"),
+            tuple(
+                (
+                    check.where,
+                    f"{check.images:,}",
+                    number(check.baseline),
+                    number(check.value),
+                    number(check.difference, "+"),
+                    "–" if check.low is None else f"[{number(check.low, '+')}, {number(check.high, '+')}]",
+                    number(check.detectable),
+                    check.outcome,
+                )
+                for check in self.checks
+            ),
+            title=f"{self.metric}, in points; a drop above {self.max_drop:g} fails",
+        )
+
+    def markdown(self) -> str:
+        """A summary for a page of GitHub: outcome, sentence, table."""
+        sign = {"worse": "❌", "cannot tell": "⚠️", "not worse": "✅"}[self.outcome]
+        return f"### {sign} {self.metric}: {self.outcome}\n\n{self.sentence}\n\n{as_markdown(self.grid())}"
+
+    def junit(self, strict: bool = False) -> str:
+        """JUnit XML, a test case a check; what cannot be told is skipped, or fails when `strict`."""
+        failed = [
+            check for check in self.checks if check.outcome == "worse" or (strict and check.outcome != "not worse")
+        ]
+        skipped = [check for check in self.checks if check.outcome == "cannot tell" and check not in failed]
+        suite = ElementTree.Element(
+            "testsuite",
+            {
+                "name": f"panbench gate: {self.run} against {self.against}",
+                "tests": str(len(self.checks)),
+                "failures": str(len(failed)),
+                "errors": "0",
+                "skipped": str(len(skipped)),
+            },
+        )
+        for check in self.checks:
+            case = ElementTree.SubElement(suite, "testcase", {"classname": "panbench.gate", "name": self._case(check)})
+            if check in failed:
+                ElementTree.SubElement(case, "failure", {"message": self._said(check), "type": check.outcome})
+            elif check in skipped:
+                ElementTree.SubElement(case, "skipped", {"message": self._said(check)})
+        ElementTree.indent(suite)
+        return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+    def _case(self, check: Check) -> str:
+        return f"{self.metric}, {check.where}"
+
+    def record(self) -> dict[str, Any]:
+        """What `panbench gate --json` prints: points; None where a number does not exist."""
+        return {
+            "run": self.run,
+            "baseline": self.against,
+            "metric": self.metric,
+            "max_drop": self.max_drop,
+            "outcome": self.outcome,
+            "sentence": self.sentence,
+            "checks": [{**vars(check), "detectable": check.detectable} for check in self.checks],
+        }
+
+
+def gate(
+    run: Run,
+    baseline: Run,
+    *,
+    metric: str = "PQ",
+    max_drop: float = 0.0,
+    by: str | None = None,
+    slices: Sequence[ImageSlices] = (),
+    common_images: bool = False,
+    resamples: int = 10_000,
+) -> GateResult:
+    """Whether a run is worse than a baseline, over all images and, with `by` or `slices`, in each slice.
+
+    worse: the drop is above `max_drop` and the 95 % interval of the paired difference lies below 0
+    not worse: no drop at all, or an interval that excludes a drop above `max_drop`
+    cannot tell: anything else, and scopes with too few images for an interval
+    metric: one of METRICS (of slices only PQ, SQ, RQ); max_drop: points of percent, 0 or more
+    common_images: compare on the images that both have; otherwise other images are an error
+    Each check is made at 95 %: of many slices without any change one in forty comes out worse by chance.
+    Raises BadArgument for a metric or slicing that is not there, BadRun for runs that cannot be compared.
+    """
+    if metric not in METRICS:
+        raise BadArgument(f"There is no metric {metric!r} to gate on. Choose one of {', '.join(METRICS)}.")
+    if not max_drop >= 0:
+        raise BadArgument(f"--max-drop is {max_drop:g}; give the points that may be lost, 0 or more.")
+    if by is not None and by not in SLICINGS:
+        raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
+    name, _, suffix = metric.partition("_")
+    if suffix and (by or slices):
+        raise BadArgument(f"Slices have PQ, SQ and RQ of all their categories, not {metric}. Give --metric {name}.")
+    try:
+        shared = comparable_images([run, baseline], common_images=common_images)
+    except BadRun as problem:
+        raise BadRun(without_mixed(str(problem))) from None
+    if not len(shared):
+        raise BadRun(f"{baseline.name} and {run.name} hold no scored image, so there is nothing to gate on.")
+    sides = [_read(side, shared, by, bool(slices)) for side in (baseline, run)]
+    group = _GROUPS[f"_{suffix}" if suffix else ""]
+    checks = _checks([side.whole for side in sides], [(group, "all images")], name, max_drop, resamples)
+    sliced = [side.sliced for side in sides if side.sliced is not None]
+    if sliced:
+        checks += _checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, resamples)
+    for own in slices:
+        cut = [slice_by_images(side.statistics, own) for side in sides if side.statistics is not None]
+        named = [(part, f"{own.name} {part}") for part in own.images]
+        checks += _checks(cut, named, name, max_drop, resamples)
+    return GateResult(run.name, baseline.name, metric, max_drop, tuple(checks))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What a gate keeps of a run, read block by block: a million images take some 100 MB, not gigabytes."""
+
+    whole: Sample
+    sliced: Sample | None
+    statistics: ImageStatistics | None
+
+
+def _read(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slices: bool) -> _Side:
+    """One pass over a run for all that is asked. own_slices: keep the statistics of single images."""
+    whole = SampleFold(run.categories, images)
+    sliced = None if by is None else SampleFold(run.categories, images, by)
+    single = StatisticsFold(run.categories) if own_slices else None
+    run.fold(*(fold for fold in (whole, sliced, single) if fold is not None), images=images)
+    return _Side(
+        whole.result(),
+        None if sliced is None else sliced.result(),
+        None if single is None else single.result(),
+    )
+
+
+def _checks(
+    sides: Sequence[ImageStatistics | Sample],
+    groups: Sequence[tuple[str, str]],
+    metric: str,
+    max_drop: float,
+    resamples: int,
+) -> list[Check]:
+    """A check of each group (or slice), named as it is shown; `sides` are the baseline's and the run's statistics."""
+    # Swaps would give p-values, which a gate does not use: one is the fewest that there can be.
+    found = weigh({"a": sides[0], "b": sides[1]}, permutations=1, resamples=resamples)
+    table = found.differences[found.differences["metric"] == metric]
+    checks = []
+    for group, where in groups:
+        own = table[table["group"] == group]
+        row = own.iloc[0] if len(own) else None
+        value, baseline, difference, low, high = (
+            None if row is None or pd.isna(row[column]) else 100 * float(row[column])
+            for column in ("value_b", "value_a", "difference", "low", "high")
+        )
+        images = 0 if row is None else int(row["images"])
+        outcome = _outcome(difference, low, high, max_drop)
+        checks.append(Check(where, images, value, baseline, difference, low, high, outcome))
+    return checks
+
+
+def _outcome(difference: float | None, low: float | None, high: float | None, max_drop: float) -> Outcome:
+    # Differences of sums that are equal but for the order of adding are no differences.
+    smallest = 1e-9
+    if difference is None:
+        return "cannot tell"
+    if difference >= -smallest:
+        return "not worse"
+    if low is None or high is None:
+        return "cannot tell"
+    if difference < -max_drop - smallest and high < 0:
+        return "worse"
+    return "not worse" if low >= -max_drop - smallest else "cannot tell"

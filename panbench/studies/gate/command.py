@@ -1,0 +1,89 @@
+"""`panbench gate`: fails a build when a run is worse than its baseline."""
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from panbench.base.errors import BadArgument
+from panbench.cli import console
+from panbench.cli.command import AsJson, command, family, flag, option
+
+app = family()
+
+
+class Metric(str, Enum):
+    """What a gate can look at."""
+
+    PQ = "PQ"
+    SQ = "SQ"
+    RQ = "RQ"
+    PQ_th = "PQ_th"
+    SQ_th = "SQ_th"
+    RQ_th = "RQ_th"
+    PQ_st = "PQ_st"
+    SQ_st = "SQ_st"
+    RQ_st = "RQ_st"
+
+
+@command(
+    app,
+    "gate",
+    "panbench gate results/new --baseline results/released",
+    "panbench gate results/new --baseline results/released --max-drop 0.5",
+)
+def gate(
+    run: Annotated[Path, typer.Argument(help="The run to be judged.")],
+    baseline: Annotated[Path, option("The run that it must not fall behind.", None, "RUN")],
+    max_drop: Annotated[float, option("Points that may be lost.", None, "POINTS")] = 0.0,
+    metric: Annotated[Metric, option("What must not drop.", None)] = Metric.PQ,
+    by: Annotated[
+        str | None, option("Also in each slice by size, share, segments or supercategory.", None, "WHAT")
+    ] = None,
+    slices: Annotated[Path | None, option("Also in each slice of your own: JSON or CSV.", None, "FILE")] = None,
+    strict: Annotated[bool, flag("--strict", "Exit 4 when the images cannot tell.")] = False,
+    common_images: Annotated[bool, flag("--common-images", "Compare on the images that both have.")] = False,
+    summary: Annotated[
+        Path | None, option("Append a Markdown summary here. Default: $GITHUB_STEP_SUMMARY.", None, "FILE")
+    ] = None,
+    junit: Annotated[Path | None, option("Write JUnit XML here.", None, "FILE")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a run is worse than a baseline. Exit code 3: worse; 0: not worse, or it cannot tell (4: --strict).
+
+    Worse is a drop above --max-drop whose 95 % interval lies below 0.
+    """
+    from panbench.report.answers.own_slices import slices_for
+    from panbench.runs import load_run
+    from panbench.studies.gate.answer import gate as judge
+
+    sides = load_run(run), load_run(baseline)
+    result = judge(
+        *sides,
+        metric=metric.value,
+        max_drop=max_drop,
+        by=by,
+        slices=slices_for(slices, sides),
+        common_images=common_images,
+    )
+    if as_json:
+        console.show_json(result.record())
+    else:
+        console.show(result.sentence)
+        if len(result.checks) > 1:
+            console.show_grids([result.grid()])
+    if result.outcome == "cannot tell" and not as_json:
+        console.note("The images cannot tell. More images would; --strict fails here.")
+    target = summary or (Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None)
+    if target is not None:
+        try:
+            with open(target, "a", encoding="utf-8") as handle:
+                handle.write(result.markdown() + "\n")
+        except OSError as error:
+            raise BadArgument(f"The summary {target} cannot be written: {error.strerror or error}.") from None
+    if junit is not None:
+        console.write_file(junit, result.junit(strict))
+    if code := result.exit_code(strict):
+        raise typer.Exit(code)

@@ -1,0 +1,19 @@
+"""Two truths of the same images, and labels that look wrong."""
+
+from panbench.base.studies import Study, StudyCommand
+
+__all__ = ["STUDY"]
+
+STUDY = Study(
+    "relabel",
+    "Two truths of the same images, and labels that look wrong.",
+    order=70,
+    commands=(
+        StudyCommand(
+            "relabel",
+            "Score predictions on two truths, and find labels that look wrong.",
+            "panbench.studies.relabel.command:app",
+            "Ask",
+        ),
+    ),
+)

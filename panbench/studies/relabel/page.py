@@ -1,0 +1,241 @@
+"""The page of `panbench relabel`: the tables, and each suspect label with pictures; one HTML file without scripts.
+
+A picture is a strip: the photograph, both truths and the models' answers, cut out around the suspect. What is suspected
+and what the models have instead is drawn with a bright edge.
+"""
+
+import base64
+import hashlib
+import html
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from panbench import __version__
+from panbench.base.errors import BadDataset
+from panbench.base.files import atomic_write, write_json
+from panbench.base.reporter import SILENT, Reporter
+from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.types import PanopticSet
+from panbench.report.answers.grid import ABSENT, Grid
+from panbench.report.figures.pictures import Layer, Photo, blend, paint, read_photo, segment_colors
+from panbench.report.pages.page.elements import Html, prose, scrolling, tag
+from panbench.studies.relabel.answer import SIDES, Relabelling
+from panbench.studies.relabel.suspects import KINDS
+
+__all__ = ["PICTURED", "write_relabelling"]
+
+PICTURED = 60
+"""So many suspects of a truth have pictures unless somebody asks for more."""
+
+HEIGHT, WIDEST = 150, 190
+_EDGE, _AROUND = (255, 238, 0), (0, 0, 0)
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1280px; padding: 20px clamp(14px, 3vw, 40px); }
+h1 { font-size: 1.8rem; margin: 0; } h2 { font-size: 1.3rem; margin: 32px 0 6px; } h3 { font-size: 1rem; margin: 0; }
+p { max-width: 90ch; } .quiet { opacity: 0.75; } .scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+caption { text-align: left; font-weight: 600; padding-top: 18px; }
+th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid #8888; font-weight: 400; }
+.number { text-align: right; white-space: nowrap; }
+article p { max-width: none; margin: 4px 0; }
+article { margin: 14px 0; border: 1px solid #8886; border-radius: 6px; padding: 8px 12px 12px; overflow-x: auto; }
+.strip { display: flex; gap: 6px; } figure { margin: 0; } figcaption { font-size: 0.8rem; line-height: 1.3; }
+img { display: block; } dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; } dd { margin: 0; }
+"""
+
+
+def write_relabelling(
+    found: Relabelling,
+    out: Path,
+    *,
+    images: Path | None = None,
+    pictured: int = PICTURED,
+    reporter: Reporter = SILENT,
+) -> list[Path]:
+    """Writes index.html, relabel.json and a CSV of suspects for each truth into a folder; their paths.
+
+    images: the folder of photographs; where there is none the strips have no photograph. pictured: suspects of each
+    truth on the page. Raises BadDataset when `images` is no folder.
+    """
+    if images is not None and not images.is_dir():
+        raise BadDataset(f"There is no folder {images} with the photographs. Name it with --images, or leave it out.")
+    paths = [out / "relabel.json", *(out / f"suspects-{name}.csv" for name in SIDES), out / "index.html"]
+    write_json(paths[0], found.record())
+    for side in (0, 1):
+        with atomic_write(paths[1 + side], "w") as handle:
+            handle.write(found.csv(side))
+    page = _page(found, images, pictured, reporter)
+    with atomic_write(paths[-1], "w") as handle:
+        handle.write(page)
+    return paths
+
+
+def _page(found: Relabelling, images: Path | None, pictured: int, reporter: Reporter) -> str:
+    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    made = f"{found.images:,} images · {datetime.now(timezone.utc):%Y-%m-%d} · panbench {__version__}"
+    truths = "".join(
+        tag("dt", name) + tag("dd", str(truth.path)) for name, truth in zip(SIDES, found.truths, strict=True)
+    )
+    body = [
+        tag("h1", "Two truths"),
+        tag("p", made, class_="quiet"),
+        tag("p", found.sentence),
+        tag("dl", Html(truths)),
+        *map(_table, found.grids(0)),
+        *(_suspects(found, side, images, pictured, reporter) for side in (0, 1)),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Two truths</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"{''.join(body)}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _table(grid: Grid) -> Html:
+    def cells(name: str, values: Sequence[str], **settings: Any) -> Html:
+        made = (
+            tag(name, value, class_=None if place < grid.words else "number", **settings)
+            for place, value in enumerate(values)
+        )
+        return tag("tr", *made)
+
+    head = tag("thead", cells("th", grid.columns, scope="col"))
+    body = tag("tbody", *(cells("td", row) for row in grid.rows))
+    caption = [tag("caption", grid.title)] if grid.title else []
+    table = scrolling(tag("table", *caption, head, body), grid.title or "Models on both truths")
+    return Html(table + "".join(tag("p", note, class_="quiet") for note in grid.notes))
+
+
+def _suspects(found: Relabelling, side: int, images: Path | None, pictured: int, reporter: Reporter) -> Html:
+    table = found.suspects[side]
+    name = SIDES[side]
+    shown = table[:pictured]
+    intro = (
+        f"{len(table):,} labels of {name} differ from what more than half of the models agree on; the {len(shown)} "
+        f"most suspect are shown, all are in suspects-{name}.csv. Whether the label or the models are wrong is for you "
+        "to see: the score says how much closer the models are to each other than to the label."
+    )
+    kinds = "".join(
+        tag("dt", kind.name) + tag("dd", kind.description) for kind in KINDS if (shown["kind"] == kind.name).any()
+    )
+    cards = []
+    for place, row in enumerate(shown.itertuples(), start=1):
+        reporter.progress(f"Pictures of {name}", place, len(shown))
+        cards.append(_card(found, side, place, row, images))
+    return tag(
+        "section", tag("h2", f"Suspect labels of {name}", id=f"suspects-{name}"), tag("p", intro),
+        tag("dl", Html(kinds), class_="quiet"), *cards, aria_labelledby=f"suspects-{name}",
+    )  # fmt: skip
+
+
+def _card(found: Relabelling, side: int, place: int, row: Any, images: Path | None) -> Html:
+    label = found.name_of(int(row.category_id)) if row.kind != "unlabelled" else "nothing"
+    what = f"{place}. {row.kind}: labelled {label}, models say {found.name_of(int(row.suggested_id))}"
+    other = SIDES[1 - side]
+    stands = {"models": f"{other} agrees with the models", "label": f"{other} has this label, too"}.get(row.other)
+    numbers = [
+        f"score {row.score:.3f}",
+        f"image {row.image_id}",
+        *([f"segment {row.segment_id}"] if row.segment_id else []),
+        f"models agree at IoU {100 * row.agreement:.0f} %, with the label {100 * row.iou:.0f} %",
+        *([stands] if stands else []),
+    ]
+    strip = [
+        tag("figure", _picture(tile, title), tag("figcaption", title))
+        for title, tile in _tiles(found, side, row, images)
+    ]
+    return tag(
+        "article",
+        tag("h3", what),
+        tag("p", prose(" · ".join(numbers)), class_="quiet"),
+        tag("div", *strip, class_="strip"),
+    )
+
+
+def _picture(tile: Photo, title: str) -> Html:
+    done, content = cv2.imencode(".jpg", np.ascontiguousarray(tile[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    assert done
+    source = "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
+    return tag("img", src=source, alt=title, width=tile.shape[1], height=tile.shape[0])
+
+
+def _tiles(found: Relabelling, side: int, row: Any, images: Path | None) -> list[tuple[str, Photo]]:
+    """The titles and pictures of a suspect's strip, cut out around it."""
+    image_id = int(row.image_id)
+    layers: list[tuple[str, Layer, int]] = []
+    for index, truth in enumerate(found.truths):
+        marked = int(row.segment_id) if index == side and row.kind != "unlabelled" else 0
+        layers.append((SIDES[index], _layer(truth, image_id), marked))
+    answers = list(row.answers) or [0] * len(found.answers)
+    for answer, segment in zip(found.answers, answers, strict=True):
+        layers.append((answer.name, _layer(answer.panoptic, image_id), int(segment)))
+    shape = layers[0][1].ids.shape
+    photo = _photo(found, images, image_id, shape)
+    marks = [layer.ids == marked for _, layer, marked in layers if marked]
+    window = _window(np.any(marks, axis=0) if marks else np.ones(shape, np.bool_), shape)
+    titles = {category.id: category.name for category in found.categories}
+    tiles = [] if photo is None else [("Photograph", _cut(photo, None, window))]
+    ground: Photo = np.full((*shape, 3), 128, np.uint8) if photo is None else photo
+    for name, layer, marked in layers:
+        painted = blend(ground, paint(layer, segment_colors(layer, found.categories)), 0.6)
+        mask = layer.ids == marked if marked else None
+        said = next((titles.get(s.category_id, ABSENT) for s in layer.segments if s.id == marked), None)
+        tiles.append((f"{name}: {said}" if said else name, _cut(painted, mask, window)))
+    return tiles
+
+
+def _layer(panoptic: PanopticSet, image_id: int) -> Layer:
+    ids = read_id_png(panoptic.png_path(image_id), image_id=image_id)
+    return Layer.of("", ids, panoptic.annotations[image_id].segments)
+
+
+def _photo(found: Relabelling, images: Path | None, image_id: int, shape: tuple[int, ...]) -> Photo | None:
+    """The photograph at the truth's size; None where there is no folder, file or fitting picture."""
+    named = next((truth.images[image_id] for truth in found.truths if image_id in truth.images), None)
+    if images is None or named is None:
+        return None
+    for turned in (True, False):
+        try:
+            photo = read_photo(images / named.file_name, turned=turned)
+        except BadDataset:
+            return None
+        if photo.shape[:2] == shape:
+            return photo
+    return None
+
+
+Window = tuple[int, int, int, int]
+
+
+def _window(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> Window:
+    """top, left, bottom, right around a mask, with as much again around it."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    margin = max(16, round(0.5 * max(bottom - top, right - left)))
+    return max(0, top - margin), max(0, left - margin), min(shape[0], bottom + margin), min(shape[1], right + margin)
+
+
+def _cut(picture: Photo, mask: npt.NDArray[np.bool_] | None, window: Window) -> Photo:
+    top, left, bottom, right = window
+    height, width = bottom - top, right - left
+    scale = min(HEIGHT / height, WIDEST / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    tile = cv2.resize(np.ascontiguousarray(picture[top:bottom, left:right]), size, interpolation=way)
+    if mask is not None:
+        small = cv2.resize(mask[top:bottom, left:right].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(tile, contours, -1, _AROUND, 4)
+        cv2.drawContours(tile, contours, -1, _EDGE, 2)
+    return tile.astype(np.uint8, copy=False)

@@ -1,0 +1,96 @@
+"""`panbench reproduce`: is the number that was published the number that comes out?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from panbench.base.errors import BadArgument
+from panbench.cli import console
+from panbench.cli.command import AsJson, command, family, flag, model_names, option
+
+if TYPE_CHECKING:
+    from panbench.studies.reproduction.answer import Reproduction
+
+app = family()
+
+NOT_REPRODUCED = 3
+
+
+@command(
+    app,
+    "reproduce",
+    "panbench reproduce mask2former-tiny",
+    "panbench reproduce mask2former-r50 --download",
+    "panbench reproduce mask2former-r50 --run results/coco-mask2former-r50",
+    "panbench reproduce --page results/published/README.md",
+)
+def reproduce(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A model's name.", autocompletion=model_names)
+    ] = None,
+    run: Annotated[Path | None, option("Judge this stored run instead of making one.", None, "RUN")] = None,
+    data: Annotated[str | None, option("The data, if they are not in their usual place.", None, "DIR")] = None,
+    out: Annotated[Path | None, option("The run's folder. Default: results/published/MODEL.", None, "DIR")] = None,
+    download: Annotated[bool, flag("--download", "Fetch data and weights that are not here.")] = False,
+    page: Annotated[
+        Path | None, option("Instead: a page of the verdicts on the runs in this file's folder.", None, "FILE.md")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a model on the data of its published number, and say whether the number comes out. Exit code 3: it does not.
+
+    An interrupted run is gone on with. results/published/ is where verified runs are kept under version control.
+    """
+    from panbench.catalog import find_model
+    from panbench.runs import load_run
+    from panbench.studies.reproduction.answer import claim_for, judge, page_of, unfit_to_commit
+
+    if page is not None:
+        if name is not None or run is not None:
+            raise BadArgument("--page is made of all runs in the file's folder: leave out the model and --run.")
+        console.write_file(page, page_of(page.parent))
+        return
+    if name is None:
+        raise BadArgument("Name a model, as `panbench reproduce mask2former-tiny`, or give --page.")
+    spec = find_model(name)
+    claim = claim_for(spec)
+    folder = run or out or Path("results/published") / spec.name
+    if run is None:
+        _evaluate(spec.name, data or claim.dataset, folder, download)
+    found = judge(load_run(folder), spec)
+    if as_json:
+        console.show_json(found.record())
+    else:
+        console.show(found.sentence)
+        console.show_grids([found.grid()])
+        _show_reasons(found)
+    if run is None and out is None and not as_json:
+        for sentence in unfit_to_commit(folder):
+            console.note(sentence)
+    if not found.reproduced:
+        raise typer.Exit(NOT_REPRODUCED)
+
+
+def _show_reasons(found: "Reproduction") -> None:
+    """Prints what differs from the claimed evaluation, always; and what to suspect where the numbers do not agree."""
+    if found.departures:
+        console.show("What differs from the claimed evaluation:")
+        for number, departure in enumerate(found.departures, start=1):
+            console.show(f"{number}. {departure}")
+    else:
+        console.show("Nothing that the run records differs from the claimed evaluation.")
+    if not found.agrees:
+        console.show("What else to suspect, in this order:")
+        for number, suspect in enumerate(found.suspects, start=1):
+            console.show(f"{number}. {suspect}")
+
+
+def _evaluate(name: str, data: str, out: Path, download: bool) -> None:
+    """Runs `panbench eval`, or goes on with it."""
+    from panbench.cli import eval
+
+    program = typer.main.get_command(eval.app)
+    words = ["--model", name, "--data", data, "--out", str(out), "--resume", *(["--download"] if download else [])]
+    commands = getattr(program, "commands", None)
+    (commands["eval"] if commands else program).main(args=words, prog_name="panbench eval", standalone_mode=False)

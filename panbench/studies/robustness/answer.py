@@ -1,0 +1,356 @@
+"""What corruptions cost a model: PQ under each, mPC and rPC, with paired intervals. [Michaelis et al. 2019]
+
+mPC, the mean performance under corruption, is the mean over the 15 corruptions of the mean over their 5 severities;
+rPC, the relative one, is mPC / clean. The 4 extra kinds of ImageNet-C are shown and not averaged. Where fewer kinds or
+severities were run, the mean is of those, and the table says which: such an mPC is not the published one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from panbench.base.errors import BadRun
+from panbench.base.text import in_sentence, listed
+from panbench.metrics.uncertainty import SampleFold, Stack, resampled
+from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.report.answers.tables import comparison_row, labels
+from panbench.runs import Run, list_runs
+from panbench.studies.robustness.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupted_runs
+
+__all__ = [
+    "Robustness",
+    "robustness",
+    "robustness_curves",
+    "robustness_grids",
+    "robustness_record",
+    "robustness_table",
+]
+
+RESAMPLES = 1_000
+FEWEST_IMAGES = 10
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """A model's PQ on clean and on corrupted images. Each array: the value, then RESAMPLES resamples of the images.
+
+    by_corruption: PQ by corruption and severity; title: the model; images: how many
+    """
+
+    run: str
+    title: str
+    images: int
+    clean: Float
+    by_corruption: dict[Corruption, Float]
+    notes: tuple[str, ...]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The corruptions that were run, in the paper's order."""
+        run = {corruption.name for corruption in self.by_corruption}
+        return [name for name in CORRUPTIONS if name in run]
+
+    @property
+    def severities(self) -> list[int]:
+        """The severities that were run of any kind."""
+        return sorted({corruption.severity for corruption in self.by_corruption})
+
+    def of_kind(self, name: str) -> Float:
+        """The mean over the severities of a corruption."""
+        own = [values for corruption, values in self.by_corruption.items() if corruption.name == name]
+        return np.asarray(np.mean(own, axis=0))
+
+    @property
+    def mPC(self) -> Float | None:
+        """The mean over the corruptions of the mean over severities, the 4 extra kinds left out; None without any."""
+        averaged = [self.of_kind(name) for name in self.kinds if not CORRUPTIONS[name].is_extra]
+        return np.asarray(np.mean(averaged, axis=0)) if averaged else None
+
+    @property
+    def rPC(self) -> Float | None:
+        """mPC / clean; None without mPC or where clean PQ is 0."""
+        mean = self.mPC
+        return None if mean is None or not self.clean[0] else np.asarray(mean / self.clean)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether mPC is the published one: of all 15 corruptions at all 5 severities."""
+        wanted = {
+            Corruption(name, severity)
+            for name, kind in CORRUPTIONS.items()
+            if not kind.is_extra
+            for severity in SEVERITIES
+        }
+        return wanted <= set(self.by_corruption)
+
+    @property
+    def of_what(self) -> str:
+        """What mPC is the mean of, in words."""
+        kinds = sum(not CORRUPTIONS[name].is_extra for name in self.kinds)
+        severities = {
+            tuple(sorted(each.severity for each in self.by_corruption if each.name == name)) for name in self.kinds
+        }
+        if self.is_complete:
+            return "15 corruptions at 5 severities"
+        same = len(severities) == 1
+        chosen = [str(level) for level in min(severities)]
+        word = "severity" if len(chosen) == 1 else "severities"
+        levels = f"{word} {in_sentence(chosen)}" if same else "some severities"
+        return f"{kinds} of 15 corruptions at {levels}"
+
+
+def robustness(runs: Sequence[Run]) -> list[Robustness]:
+    """What the corruptions beside each clean run cost it.
+
+    Raises BadRun for a run without corrupted runs, for corrupted runs that are not done or that belong to other weights
+    or images, and for models that were corrupted in different ways: their mPC would be of different things.
+    """
+    found = [
+        _of_run(run, label) for run, label in zip(runs, labels([comparison_row(run) for run in runs]), strict=True)
+    ]
+    for one in found[1:]:
+        if set(one.by_corruption) != set(found[0].by_corruption):
+            different = sorted(map(str, set(one.by_corruption) ^ set(found[0].by_corruption)))
+            raise BadRun(
+                f"{found[0].run} and {one.run} were corrupted in different ways: only one of them has "
+                f"{listed(different, 5)}. Run `panbench eval --corrupt … --resume` on both alike."
+            )
+    return found
+
+
+def robustness_table(found: Sequence[Robustness]) -> pd.DataFrame:
+    """run, corruption, group, is_extra, severity (0: clean), PQ, low, high: a line a setting, for programs."""
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        rows.append({"run": one.title, "corruption": "clean", "severity": 0, **_interval_of(one.clean, one.images)})
+        for corruption, values in one.by_corruption.items():
+            kind = CORRUPTIONS[corruption.name]
+            rows.append(
+                {
+                    "run": one.title,
+                    "corruption": corruption.name,
+                    "group": kind.group,
+                    "is_extra": kind.is_extra,
+                    "severity": corruption.severity,
+                    **_interval_of(values, one.images),
+                }
+            )
+    columns = ["run", "corruption", "group", "is_extra", "severity", "PQ", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def robustness_curves(found: Sequence[Robustness]) -> pd.DataFrame:
+    """run, group, severity (0: clean), PQ, low, high: the mean over the kinds of a group at each severity, for plots.
+
+    Groups are "all" (what mPC averages), those of the paper, and "extra". Severities that a kind lacks are left out.
+    """
+    rows: list[dict[str, Any]] = []
+    for one in found:
+        groups: dict[str, list[str]] = {"all": [name for name in one.kinds if not CORRUPTIONS[name].is_extra]}
+        for name in one.kinds:
+            kind = CORRUPTIONS[name]
+            groups.setdefault("extra" if kind.is_extra else kind.group, []).append(name)
+        for group, names in groups.items():
+            if not names:
+                continue
+            rows.append({"run": one.title, "group": group, "severity": 0, **_interval_of(one.clean, one.images)})
+            for level in one.severities:
+                own = [one.by_corruption.get(Corruption(name, level)) for name in names]
+                there = [values for values in own if values is not None]
+                if len(there) == len(names):
+                    mean = np.asarray(np.mean(there, axis=0))
+                    rows.append({"run": one.title, "group": group, "severity": level, **_interval_of(mean, one.images)})
+    return pd.DataFrame(rows, columns=["run", "group", "severity", "PQ", "low", "high"])
+
+
+def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]:
+    """A table of mPC and rPC, of the paired differences, and of each corruption with a column a model."""
+    first = found[0]
+    rows = []
+    for one in found:
+        cells = []
+        for values in (one.clean, one.mPC, one.rPC):
+            if values is None:
+                cells += [ABSENT, ""]
+            else:
+                shown = _interval_of(values, one.images)
+                cells += [percent(shown["PQ"], digits), _span(shown["low"], shown["high"], digits)]
+        rows.append((one.title, *cells))
+    notes = [f"mPC: PQ, mean of {first.of_what}. rPC: mPC / clean PQ. [Michaelis et al. 2019]"]
+    if not first.is_complete:
+        notes.append("The published mPC is of 15 corruptions at 5 severities: --corrupt all.")
+    if "frost" in first.kinds:
+        notes.append("frost blends generated crystals, not the paper's photographs: a deviation.")
+    notes.append(f"In brackets: 95 % intervals, {RESAMPLES:,} resamples of {first.images:,} images.")
+    notes += [note for one in found for note in one.notes]
+    grids = [
+        Grid(
+            ("Model", "clean", "", "mPC", "", "rPC", ""),
+            tuple(rows),
+            title="Under corruption",
+            notes=tuple(dict.fromkeys(notes)),
+        )
+    ]
+    lines = []
+    for a, b in combinations(range(len(found)), 2):
+        for name, mine, theirs in (
+            ("clean PQ", found[a].clean, found[b].clean),
+            ("mPC", found[a].mPC, found[b].mPC),
+            ("rPC", found[a].rPC, found[b].rPC),
+        ):
+            if mine is None or theirs is None:
+                continue
+            better, worse, values = (b, a, theirs - mine) if theirs[0] >= mine[0] else (a, b, mine - theirs)
+            shown = _interval_of(values, first.images)
+            star = "*" if shown["low"] is not None and shown["low"] > 0 else ""
+            lines.append(
+                (
+                    found[better].title,
+                    found[worse].title,
+                    name,
+                    signed(shown["PQ"], digits),
+                    _span(shown["low"], shown["high"], digits, with_sign=True),
+                    star,
+                )
+            )
+    if lines:
+        note = "The same resamples of images for both sides. *: the interval lies above 0."
+        grids.append(Grid(("Better", "than", "in", "by", "95 % interval", ""), tuple(lines), words=3, notes=(note,)))
+    grids += [_kinds_grid(one, digits) for one in found]
+    return grids
+
+
+def robustness_record(found: Sequence[Robustness]) -> dict[str, Any]:
+    """What `robustness --json` prints: fractions 0–1, None where there is none."""
+    table = robustness_table(found)
+    return {
+        "resamples": RESAMPLES,
+        "images": found[0].images,
+        "mPC_of": found[0].of_what,
+        "mPC_is_published_definition": found[0].is_complete,
+        "runs": [
+            {
+                "run": one.run,
+                "title": one.title,
+                "clean": _interval_of(one.clean, one.images),
+                "mPC": None if one.mPC is None else _interval_of(one.mPC, one.images, "mPC"),
+                "rPC": None if one.rPC is None else _interval_of(one.rPC, one.images, "rPC"),
+                "corruptions": {
+                    name: {
+                        "group": CORRUPTIONS[name].group,
+                        "extra": CORRUPTIONS[name].is_extra,
+                        "mean": _interval_of(one.of_kind(name), one.images),
+                        "severities": {
+                            str(row.severity): float(row.PQ)
+                            for row in table[(table["run"] == one.title) & (table["corruption"] == name)].itertuples()
+                        },
+                    }
+                    for name in one.kinds
+                },
+            }
+            for one in found
+        ],
+    }
+
+
+def _of_run(run: Run, title: str) -> Robustness:
+    if run.path is None or not len(run.images):
+        raise BadRun(f"{run.name} holds no scored image, so there is nothing to measure.")
+    if "corruption" in run.info.arguments:
+        raise BadRun(f"{run.path} is a run on corrupted images. Name the clean run; those beside it are found.")
+    folder = corrupted_runs(run.path)
+    beside = list_runs(folder) if folder.is_dir() else []
+    if not beside:
+        raise BadRun(
+            f"{run.path} has no corrupted runs in {folder}. Make them with `panbench eval --corrupt all --resume` and "
+            "the options of the run."
+        )
+    images = run.images
+    values: dict[Corruption, Float] = {}
+    for other in beside:
+        name, _, severity = str(other.info.arguments.get("corruption") or "").partition(":")
+        if name not in CORRUPTIONS or not severity.isdigit():
+            raise BadRun(f"{other.path} does not say how its images were corrupted. Move it elsewhere.")
+        _check_alike(run, other)
+        values[Corruption(name, int(severity))] = _pq(other, images)
+    ordered = sorted(values, key=lambda each: (list(CORRUPTIONS).index(each.name), each.severity))
+    notes = tuple(f"{title}: {note}" for note in comparison_row(run).notes)
+    return Robustness(run.name, title, len(images), _pq(run, images), {one: values[one] for one in ordered}, notes)
+
+
+def _check_alike(clean: Run, corrupted: Run) -> None:
+    """Raises BadRun when a corrupted run is not of the model, data and images of the clean one."""
+    apart = ("weights_sha256", "config_sha256", "dataset_fingerprint", "rule", "precision")
+    different = [key for key in apart if clean.info.arguments.get(key) != corrupted.info.arguments.get(key)]
+    if different:
+        raise BadRun(
+            f"{corrupted.path} differs from {clean.path} in {in_sentence(different)}, so they cannot be compared. "
+            "Make it again with --corrupt and --overwrite."
+        )
+    if corrupted.faults or len(corrupted.images) != len(clean.images) or (corrupted.images != clean.images).any():
+        raise BadRun(
+            f"{corrupted.path} holds {len(corrupted.images):,} of the {len(clean.images):,} images of {clean.path}. "
+            "Go on with it by the same command and --resume."
+        )
+
+
+def _pq(run: Run, images: npt.NDArray[np.int64]) -> Float:
+    sample = SampleFold(run.categories, images)
+    run.fold(sample, images=images)
+    # Draws depend on the number of images and the seed alone: all runs on these images get the same resamples.
+    stack = Stack.of([sample.result()])
+    return np.concatenate([stack.exact()[0, 0, :1], resampled(stack, RESAMPLES, 0)[0, 0, 0]])
+
+
+def _kinds_grid(one: Robustness, digits: int) -> Grid:
+    """PQ of each corruption, a column a severity, their mean, and what it costs."""
+    severities = one.severities
+    rows = []
+    for name in one.kinds:
+        by_severity = {
+            corruption.severity: values for corruption, values in one.by_corruption.items() if corruption.name == name
+        }
+        cost = _interval_of(one.clean - one.of_kind(name), one.images)
+        rows.append(
+            (
+                name.replace("_", " ") + (" (extra)" if CORRUPTIONS[name].is_extra else ""),
+                CORRUPTIONS[name].group,
+                *(
+                    percent(float(by_severity[level][0]), digits) if level in by_severity else ABSENT
+                    for level in severities
+                ),
+                percent(float(one.of_kind(name)[0]), digits),
+                percent(cost["PQ"], digits),
+                _span(cost["low"], cost["high"], digits),
+            )
+        )
+    heads = ("Corruption", "kind", *map(str, severities), "mean", "costs", "95 % interval")
+    return Grid(
+        heads,
+        tuple(rows),
+        words=2,
+        title=f"{one.title}: PQ by severity (clean: {percent(float(one.clean[0]), digits)})",
+    )
+
+
+def _interval_of(values: Float, images: int, name: str = "PQ") -> dict[str, float | None]:
+    """The value and its 95 % interval; None for what does not exist, and without enough images."""
+    value, sample = float(values[0]), values[1:][~np.isnan(values[1:])]
+    low = high = None
+    if images >= FEWEST_IMAGES and len(sample):
+        low, high = (float(bound) for bound in np.quantile(sample, [0.025, 0.975]))
+    return {name: None if np.isnan(value) else value, "low": low, "high": high}
+
+
+def _span(low: float | None, high: float | None, digits: int, *, with_sign: bool = False) -> str:
+    if low is None or high is None:
+        return ABSENT
+    show = signed if with_sign else percent
+    return f"[{show(low, digits)}, {show(high, digits)}]"

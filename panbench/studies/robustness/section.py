@@ -1,0 +1,63 @@
+"""The section of the page on PQ under corruption."""
+
+from collections.abc import Sequence
+
+from panbench.base.errors import BadRun
+from panbench.report.answers.grid import percent
+from panbench.report.answers.views import Compared
+from panbench.report.pages.page.elements import named, prose, table_of_models, tag
+from panbench.report.pages.page.section import Curves, Section
+from panbench.studies.robustness.answer import robustness, robustness_curves
+from panbench.studies.robustness.corruptions import corrupted_runs
+
+__all__ = ["corruptions_section"]
+
+
+def corruptions_section(members: Sequence[Compared]) -> Section:
+    """PQ on corrupted images, of runs that have corrupted ones beside them."""
+    title, rows, series, lacking = "Corruptions", [], [], []
+    for index, member in enumerate(members):
+        path = member.run.path
+        if path is None or not corrupted_runs(path).is_dir():
+            lacking.append(member.label)
+            continue
+        try:
+            (found,) = robustness([member.run])
+        except BadRun as problem:
+            lacking.append(f"{member.label} ({problem})")
+            continue
+        curve = robustness_curves([found])
+        curve = curve[curve["group"] == "all"]
+        # Severities are 0 to 5; the axis goes from 0 to 1.
+        points = []
+        for row in curve.itertuples():
+            if row.PQ != row.PQ or row.low != row.low:
+                continue
+            words = (
+                f"{member.label}\nseverity {int(row.severity)}{'' if row.severity else ', clean'}\n"
+                f"PQ {percent(row.PQ, 1)} (95 % interval {percent(row.low, 1)} – {percent(row.high, 1)})"
+            )
+            points.append(
+                ([row.severity / 5, *(round(float(value), 4) for value in (row.PQ, row.low, row.high))], words)
+            )
+        if points:
+            series.append((index, points))
+        mean, relative = found.mPC, found.rPC
+        means = [None if values is None else float(values[0]) for values in (mean, relative)]
+        rows.append(
+            [named(member.label, index), percent(float(found.clean[0]), 1), *(percent(one, 1) for one in means)]
+        )
+        rows[-1].append(found.of_what)
+    how = "`panbench eval … --corrupt all15 --resume` evaluates a model on corrupted images, beside its clean run."
+    if not rows:
+        return Section(title, missing=f"PQ under noise, blur, weather and compression. {how}")
+    intro = (
+        "PQ by the severity of the corruption, the mean over its kinds; 0 is clean. mPC is the mean over kinds and "
+        "severities, rPC its share of the clean PQ. `panbench robustness RUN` has each kind."
+    )
+    notes = [tag("p", f"Without corrupted runs: {', '.join(lacking)}. ", prose(how), class_="note")] if lacking else []
+    chart = tag("div", id="chart-robustness", class_="chart square")
+    table = table_of_models("What corruptions cost", ("Model", "clean PQ", "mPC", "rPC", "mean of"), rows)
+    beside = tag("div", chart, tag("div", table), class_="beside") if series else table
+    curves = Curves("PQ by the severity of corruptions", "severity", "PQ", series, span=5) if series else None
+    return Section(title, intro, (beside, *notes), curves)

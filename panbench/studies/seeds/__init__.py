@@ -1,0 +1,12 @@
+"""Models that were trained several times: is a difference more than the luck of a training?"""
+
+from panbench.base.studies import Study
+
+__all__ = ["STUDY"]
+
+STUDY = Study(
+    "seeds",
+    "Models that were trained several times: is a difference more than the luck of a training?",
+    order=80,
+    section="panbench.studies.seeds.section:seeds_section",
+)

@@ -1,0 +1,361 @@
+"""`panbench compare 'a@seed*' 'b@seed*'`: models that were trained several times, set against each other.
+
+Runs are seeds of one model when they share everything but the weights: family, config, data, rule and how they were
+evaluated. A pattern that fits other runs names them one by one.
+"""
+
+import glob
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, Group
+
+from panbench.base.errors import BadArgument, BadRun
+from panbench.base.text import for_spreadsheet, in_sentence, listed
+from panbench.metrics.uncertainty import FEWEST_IMAGES, SampleFold
+from panbench.report.answers.grid import (
+    ABSENT,
+    Grid,
+    as_latex,
+    as_markdown,
+    as_text,
+    markdown_text,
+    percent,
+    plain,
+    signed,
+)
+from panbench.report.answers.tables import arithmetic, comparable_images, without_mixed
+from panbench.runs import Run, load_run, looks_like_run
+from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
+
+__all__ = ["Named", "SeedStanding", "is_pattern", "named_by", "seed_standing", "why_not_seeds"]
+
+_GROUPS = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a run's name stands for several: it has a wildcard, and is no file or folder itself."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the arguments of `compare` stand for, where some are patterns.
+
+    models: the seeds of each model by its name; empty unless every pattern names seeds and one of them several
+    folders: all that the arguments name, patterns spelled out
+    reasons: for each pattern of several runs that are no seeds, a sentence on why
+    """
+
+    models: Mapping[str, tuple[Run, ...]]
+    folders: tuple[Path, ...]
+    reasons: tuple[str, ...] = ()
+
+
+def named_by(arguments: Sequence[Path]) -> Named:
+    """The seeds of models that patterns name, or the runs one by one where a pattern fits runs of several models.
+
+    A path without a wildcard is a model with one seed; a pattern without a folder is looked for in results/, too.
+    Raises BadRun for a pattern that no run fits, BadArgument when two fit the same run.
+    """
+    found = {argument: _folders_of(argument) for argument in arguments}
+    folders = tuple(dict.fromkeys(folder for own in found.values() for folder in own))
+    runs: dict[Path, tuple[Run, ...]] = {}
+    reasons = []
+    for pattern, own in found.items():
+        if any(folder.is_dir() and not looks_like_run(folder) for folder in own):
+            # Folders of runs: nobody pools those.
+            return Named({}, folders)
+        runs[pattern] = tuple(load_run(folder) for folder in own)
+        if len(own) > 1 and (reason := why_not_seeds(runs[pattern])):
+            reasons.append(f"{str(pattern)!r} names {len(own)} runs, each compared by itself: {reason}.")
+    if reasons or all(len(own) == 1 for own in runs.values()):
+        return Named({}, folders, tuple(reasons))
+    return Named(_by_model(runs), folders)
+
+
+def _folders_of(argument: Path) -> list[Path]:
+    """The runs and folders of runs that an argument names."""
+    if not is_pattern(argument):
+        return [argument]
+    places = [argument] if argument.parent != Path() else [argument, Path("results") / argument]
+    for place in places:
+        fitting = [path for path in sorted(map(Path, glob.glob(str(place)))) if path.is_dir()]
+        if found := [path for path in fitting if looks_like_run(path) or any(path.glob("*/run.json"))]:
+            return found
+    raise BadRun(f"No run fits the pattern {str(argument)!r}. A pattern names run folders, as 'results/a@*'.")
+
+
+def _by_model(runs: Mapping[Path, tuple[Run, ...]]) -> dict[str, tuple[Run, ...]]:
+    models: dict[str, tuple[Run, ...]] = {}
+    taken: dict[Path, str] = {}
+    for pattern, seeds in runs.items():
+        name = _name_of(pattern, seeds[0])
+        if name in models:
+            raise BadArgument(f"Two of the patterns name the model {name!r}. Give each model one pattern.")
+        for seed in seeds:
+            assert seed.path is not None
+            known = taken.setdefault(seed.path.resolve(), str(pattern))
+            if known != str(pattern):
+                raise BadArgument(
+                    f"{seed.path} fits both {known!r} and {str(pattern)!r}: a run is a seed of one model."
+                )
+        models[name] = seeds
+    return models
+
+
+def why_not_seeds(runs: Sequence[Run]) -> str | None:
+    """Why runs are not seeds of one model, None where they are.
+
+    Runs that recorded no weights (scored folders, models that are functions) must count seeds in their names: a@seed1.
+    """
+    first = _method_of(runs[0])
+    for other in runs[1:]:
+        if apart := [what for what, value in _method_of(other).items() if value != first[what]]:
+            names = f"{runs[0].name} and {other.name}"
+            return f"{names} differ in {in_sentence(apart)}, and seeds differ in weights alone"
+    weights = [None if run.info.model is None else run.info.model.weights_sha256 for run in runs]
+    if None in weights:
+        heads = {_name_without_seed(run.name) for run in runs}
+        if None in heads or len(heads) > 1:
+            return "they recorded no weights, and their names do not count seeds as a@seed1 does"
+        return None
+    if len(set(weights)) < len(weights):
+        return "some have the same weights, and seeds differ in weights"
+    return None
+
+
+def _method_of(run: Run) -> dict[str, Any]:
+    """What seeds of one model share, by how a sentence calls it."""
+    info, model = run.info, run.info.model
+    arguments = info.arguments
+    return {
+        "kind": info.kind,
+        "family": None if model is None else (model.family, model.adapter),
+        "config": None if model is None else (model.config_sha256, model.params),
+        "data": (info.dataset.fingerprint, info.category_map),
+        "fusion rule": None if info.rule is None else str(info.rule),
+        "precision": arithmetic(info),
+        "what the images went through": tuple(arguments.get(key) for key in ("corruption", "tta", "exif")),
+        "where candidates come from": "candidates" in arguments,
+    }
+
+
+_COUNTED = re.compile(r"(?P<head>.*?)(?:[@_. -]*seed[-_]?|@)\d+")
+
+
+def _name_without_seed(name: str) -> str | None:
+    """What stands before the word and number that count a seed; None for a name that counts none."""
+    counted = _COUNTED.fullmatch(name)
+    return counted["head"] if counted else None
+
+
+def _name_of(pattern: Path, seed: Run) -> str:
+    """What stands before the wildcard, without the word that counts seeds; where nothing does, the model's name."""
+    head = pattern.name
+    for sign in "*?[":
+        head = head.split(sign)[0]
+    if head == pattern.name:  # no wildcard
+        return head
+    for _ in range(2):
+        head = head.rstrip("@-_. ").removesuffix("seed").removesuffix("run")
+    model = seed.info.model
+    return head.rstrip("@-_. ") or (model.name if model is not None and model.name else pattern.name)
+
+
+@dataclass(frozen=True)
+class SeedStanding:
+    """Models by their seeds, ready to be printed. digits: decimals of percentages."""
+
+    found: SeedComparison
+    runs: Mapping[str, tuple[str, ...]]
+    digits: int = 2
+
+    @property
+    def sentences(self) -> list[str]:
+        """What follows, and what does not: of models with one seed, and how many seeds a difference would need."""
+        table, detect = self.found.differences, f"{100 * self.found.detect:g}"
+        of_all = table[table["group"] == "All"]
+        said = []
+        for row in of_all[of_all["p"].notna()].itertuples():
+            sign, better, worse = (1, row.b, row.a) if row.difference >= 0 else (-1, row.a, row.b)
+            by = f"{signed(sign * row.difference, self.digits)} points (p = {row.p_holm:.3f})"
+            if row.significant:
+                said.append(f"{better} is better than {worse} by {by}, beyond seeds and images.")
+            else:
+                said.append(f"{better} and {worse} are level: {by} can be the luck of seeds and images.")
+            if math.isnan(row.needed):
+                said.append(
+                    f"No number of seeds would show a difference of {detect} points between them on these images: "
+                    "they alone leave more open than that."
+                )
+            else:
+                said.append(
+                    f"A difference of {detect} points between them would need {row.needed:.0f} seeds of each "
+                    f"({100 * self.found.level:g} % level, found in {100 * POWER:.0f} % of cases)."
+                )
+        alone = [name for name, members in self.runs.items() if len(members) == 1]
+        if alone:
+            has = "has one seed" if len(alone) == 1 else "have one seed each"
+            said.append(
+                f"{in_sentence(alone)} {has}: what another training would give is not known, so the intervals there "
+                "are of the images alone and there is no p."
+            )
+        return said
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The models, then the differences."""
+        return [self._models(), *([self._differences()] if len(self.found.differences) else [])]
+
+    def text(self, width: int = 120) -> str:
+        """Everything as a terminal of `width` columns shows it, without colours."""
+        console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
+        console.print(*(plain(sentence) for sentence in self.sentences), sep="\n", markup=False)
+        for grid in self.grids:
+            console.print(Group("", as_text(grid)), crop=False)
+        assert isinstance(console.file, io.StringIO)
+        return console.file.getvalue()
+
+    def markdown(self) -> str:
+        """The sentences and the tables."""
+        words = markdown_text(" ".join(self.sentences)) + "\n"
+        return "\n".join([words, *map(as_markdown, self.grids)])
+
+    def latex(self) -> str:
+        """The tables."""
+        return "\n".join(map(as_latex, self.grids))
+
+    def record(self) -> dict[str, Any]:
+        """Fractions, None for what does not exist."""
+        return {
+            "images": self.found.images,
+            "level": self.found.level,
+            "resamples": self.found.resamples,
+            "detect": self.found.detect,
+            "power": POWER,
+            "runs": {name: list(members) for name, members in self.runs.items()},
+            "models": json.loads(self.found.models.to_json(orient="records", double_precision=15)),
+            "differences": json.loads(self.found.differences.to_json(orient="records", double_precision=15)),
+            "sentences": self.sentences,
+        }
+
+    def json(self) -> str:
+        """`record` as JSON."""
+        return json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def csv(self, *, raw: bool = False) -> str:
+        """A line a model and group; raw: leave names as they are that a spreadsheet would run."""
+        table = self.found.models if raw else self.found.models.map(for_spreadsheet)
+        return table.to_csv(index=False, lineterminator="\n")
+
+    def parquet(self) -> bytes:
+        """The rows of `csv`, typed."""
+        out = io.BytesIO()
+        self.found.models.to_parquet(out, index=False)
+        return out.getvalue()
+
+    def _models(self) -> Grid:
+        level = f"{100 * self.found.level:g} %"
+        table = self.found.models
+        order = table[table["group"] == "All"].sort_values("PQ", ascending=False, kind="stable")["model"]
+        wide = table.set_index(["model", "group"])
+        lines = []
+        for name in order:
+            row = wide.loc[(name, "All")]
+            parts = (percent(wide.loc[(name, group), "PQ"], self.digits) for group in ("Things", "Stuff"))
+            lowest = f"{percent(row['lowest'], self.digits)}–{percent(row['highest'], self.digits)}"
+            lines.append(
+                (
+                    str(name),
+                    f"{row['seeds']:.0f}",
+                    percent(row["PQ"], self.digits),
+                    percent(row["spread"], self.digits),
+                    lowest if row["seeds"] > 1 else ABSENT,
+                    self._interval(row["low"], row["high"], with_sign=False),
+                    *parts,
+                )
+            )
+        return Grid(
+            ("Model", "seeds", "PQ", "spread", "seeds' PQ", f"{level} interval", "PQ_th", "PQ_st"),
+            tuple(lines),
+            notes=(
+                "PQ: the mean of the seeds; spread: their standard deviation. Interval: over seeds and "
+                f"{self.found.images:,} images ({self.found.resamples:,} resamples of both).",
+            ),
+        )
+
+    def _differences(self) -> Grid:
+        level = f"{100 * self.found.level:g} %"
+        lines = []
+        for row in self.found.differences.itertuples():
+            sign, better, worse = (1, row.b, row.a) if row.difference >= 0 else (-1, row.a, row.b)
+            low, high = sorted((sign * row.low, sign * row.high))
+            lines.append(
+                (
+                    better,
+                    worse,
+                    _GROUPS[row.group],
+                    signed(sign * row.difference, self.digits),
+                    self._interval(low, high, with_sign=True),
+                    ABSENT if pd.isna(row.p_holm) else "<0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}",
+                    "*" if row.significant else "",
+                    ABSENT if pd.isna(row.of_seeds) else f"{100 * row.of_seeds:.0f} %",
+                    ABSENT if pd.isna(row.needed) else f"{row.needed:.0f}",
+                )
+            )
+        detect = f"{100 * self.found.detect:g}"
+        return Grid(
+            ("Better", "than", "in", "by", f"{level} interval", "p", "", "of seeds", f"seeds for {detect}"),
+            tuple(lines),
+            words=3,
+            notes=(
+                "p: Student's t over seeds and images, corrected (Holm). *: significant at "
+                f"{100 * (1 - self.found.level):g} %. Of seeds: how much of the doubt is theirs, the rest is "
+                f"the images'. Seeds for {detect}: of each model, to find a difference of {detect} points; "
+                f"{ABSENT}: no number is enough on these images.",
+            ),
+        )
+
+    def _interval(self, low: float, high: float, *, with_sign: bool) -> str:
+        if self.found.images < FEWEST_IMAGES or low != low:
+            return ABSENT
+        show = signed if with_sign else percent
+        return f"[{show(low, self.digits)}, {show(high, self.digits)}]"
+
+
+def seed_standing(
+    models: Mapping[str, Sequence[Run]],
+    *,
+    common_images: bool = False,
+    detect: float = 0.005,
+    digits: int = 2,
+) -> SeedStanding:
+    """Compares models by the runs of their seeds.
+
+    common_images: on the images that all runs hold; otherwise other images are an error
+    detect: the difference, as a fraction, for which the seeds needed are counted
+    Raises BadRun for runs that cannot be compared or hold no image.
+    """
+    runs = [run for members in models.values() for run in members]
+    try:
+        shared = comparable_images(runs, common_images=common_images)
+    except BadRun as problem:
+        raise BadRun(without_mixed(str(problem))) from None
+    if not len(shared):
+        raise BadRun(f"{listed([run.name for run in runs])} hold no scored image, so there is nothing to compare.")
+
+    def sample(run: Run) -> Any:
+        fold = SampleFold(run.categories, shared)
+        run.fold(fold, images=shared)
+        return fold.result()
+
+    found = compare_seeds({name: [sample(run) for run in members] for name, members in models.items()}, detect=detect)
+    return SeedStanding(found, {name: tuple(run.name for run in members) for name, members in models.items()}, digits)

@@ -1,0 +1,11 @@
+"""What a network says before fusion: AP_pan and mIoU_pan."""
+
+from panbench.base.studies import Study
+
+__all__ = ["STUDY"]
+
+STUDY = Study(
+    "unfused",
+    "What a network says before fusion: AP_pan and mIoU_pan.",
+    order=10,
+)

@@ -1,0 +1,304 @@
+"""AP_pan and mIoU_pan of stored runs: what networks say before fusion, with intervals, for `metrics` and `compare`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from panbench.base.errors import BadArgument, BadRun
+from panbench.base.text import in_sentence
+from panbench.report.answers.comparison import Standing
+from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.report.answers.tables import labels, shared_images
+from panbench.runs import Run
+from panbench.studies.unfused.instance_ap import InstanceAP, instance_ap
+from panbench.studies.unfused.map_instances import instances_of_map
+from panbench.studies.unfused.metric import (
+    AP_NAMES,
+    MIOU_NAME,
+    RESAMPLES,
+    UnfusedTable,
+    draw_counts,
+    resampled_unfused,
+    thing_ids,
+)
+
+__all__ = [
+    "TOLD_APART",
+    "UnfusedScores",
+    "ap_truth",
+    "map_ap",
+    "map_grid",
+    "missing_note",
+    "unfused_grid",
+    "unfused_scores",
+    "with_unfused",
+]
+
+TOLD_APART = (
+    "AP_pan is of the instances before fusion, which may overlap; mIoU_pan of the semantic sum of the queries, class × "
+    "mask, before fusion; mIoU of the fused map, in which each pixel has one segment."
+)
+
+COMMAND = "`panbench eval --metrics pq,ap,miou`"
+FEWEST_IMAGES = 10
+"""Fewer images have no interval, as with PQ."""
+
+
+@dataclass(frozen=True)
+class UnfusedScores:
+    """What was measured before fusion: value, low and high of each metric by name; None where there is none.
+
+    has_ap, has_miou: whether the run has the rows; truth: what AP was measured against, in words
+    """
+
+    values: dict[str, float | None]
+    low: dict[str, float | None]
+    high: dict[str, float | None]
+    has_ap: bool
+    has_miou: bool
+    truth: str
+
+    def record(self) -> dict[str, Any]:
+        """The keys that `metrics --json` holds: fractions, None where pycocotools has -1 or the run has no rows."""
+        return {
+            "AP_pan": {name: self.values[name] for name in AP_NAMES} if self.has_ap else None,
+            "AP_pan_gt": self.truth if self.has_ap else None,
+            "mIoU_pan": self.values[MIOU_NAME] if self.has_miou else None,
+            "before_fusion_intervals": {
+                name: [self.low[name], self.high[name]] for name in self.values if self.values[name] is not None
+            },
+        }
+
+
+def unfused_scores(run: Run) -> UnfusedScores:
+    """AP_pan and mIoU_pan of a run with their intervals. Raises BadRun for rows that are damaged or incomplete."""
+    table = _table(run)
+    values: dict[str, float | None] = dict.fromkeys((*AP_NAMES, MIOU_NAME))
+    low, high = dict(values), dict(values)
+    if table is None:
+        return UnfusedScores(values, low, high, False, False, ap_truth(run))
+    ap, semantic = table.average_precision(run.categories), table.semantic_iou(run.categories)
+    values |= {} if ap is None else ap.as_record()
+    values[MIOU_NAME] = None if semantic is None else semantic.mIoU_pan
+    images = np.sort(table.image_id)
+    if len(images) >= FEWEST_IMAGES:
+        drawn = resampled_unfused(table, images, draw_counts(len(images)), run.categories)
+        for name, sample in drawn.items():
+            low[name], high[name] = _interval(sample)
+    return UnfusedScores(values, low, high, ap is not None, semantic is not None, ap_truth(run))
+
+
+def ap_truth(run: Run) -> str:
+    """What the AP of a run is measured against."""
+    name = run.info.arguments.get("ap_gt")
+    if isinstance(name, str):
+        return f"the instances of {name}"
+    panoptic = (run.info.dataset.gt or "the panoptic ground truth").replace("\\", "/").rpartition("/")[2]
+    return f"the thing segments of {panoptic}"
+
+
+def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
+    """The table of `panbench metrics`. miou: of the fused map, shown beside mIoU_pan."""
+    rows = []
+    for name, value in scores.values.items():
+        if (name == MIOU_NAME and not scores.has_miou) or (name in AP_NAMES and not scores.has_ap):
+            continue
+        shown = name if name == MIOU_NAME else name.replace("AP", "AP_pan, AP", 1) if name != "AP" else "AP_pan"
+        rows.append((shown, percent(value), _span(scores.low[name], scores.high[name])))
+    rows.append(("mIoU of the fused map", percent(miou), ""))
+    truth = (f"AP_pan against {scores.truth}.",) if scores.has_ap else ()
+    note = f"Intervals: {RESAMPLES:,} resamples of the images."
+    return Grid(("Before fusion", "", "95 % interval"), tuple(rows), notes=(*truth, TOLD_APART, note))
+
+
+def map_ap(run: Run) -> dict[str, float | None] | None:
+    """AP of the thing segments of a run's fused maps, by name; None where they have no scores.
+
+    None, too, of a run that is read in blocks: AP ranks all detections at once, and matches them one by one.
+    """
+    if run.in_blocks:
+        return None
+    try:
+        table = instances_of_map(run.matched, run.categories)
+    except BadRun:
+        return None
+    return instance_ap(table, thing_ids(run.categories)).as_record()
+
+
+def map_grid(found: InstanceAP, truth: str) -> Grid:
+    """The table of `panbench score --ap`. truth: what AP was measured against, in words."""
+    record = found.as_record()
+    note = (
+        f"Mask AP of the thing segments of the maps, ranked by their scores, against {truth}. It is not AP_pan, which "
+        "is of a network's instances before fusion."
+    )
+    return Grid(
+        ("AP of the map", *list(record)[1:]), (tuple(percent(value) for value in record.values()),), 0, notes=(note,)
+    )
+
+
+def missing_note(run: Run) -> str | None:
+    """The command that makes a run's rows; None where nothing can: predictions of other programs are fused."""
+    return None if run.info.kind == "score" else f"AP_pan and mIoU_pan are made by {COMMAND}: this run has no rows."
+
+
+def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]) -> Standing:
+    """A comparison with AP_pan and mIoU_pan of its runs below, and their paired differences.
+
+    metrics: "ap", "miou" or both. Every run is resampled with the same images.
+    Raises BadRun for a run without rows, and for runs whose AP has different ground truth; BadArgument for mixed data.
+    """
+    tables, keys = [], standing.keys
+    if len({run.info.dataset.fingerprint for run in runs}) > 1:
+        raise BadArgument("--metrics ap and miou cannot be had of --mixed: the runs share no images.")
+    for run in runs:
+        table = _table(run)
+        lacking = [
+            name
+            for metric, name, rows in (("ap", "AP_pan", "instances"), ("miou", "mIoU_pan", "pixels"))
+            if metric in metrics and not _has(table, rows)
+        ]
+        if lacking or table is None:
+            raise BadRun(
+                f"{run.name} has no rows of {in_sentence(lacking)} before fusion. {COMMAND} makes them while it "
+                "evaluates."
+            )
+        tables.append(table)
+    if "ap" in metrics and len({run.info.arguments.get("ap_gt_sha256") for run in runs}) > 1:
+        raise BadRun(
+            "AP_pan of these runs has different ground truth: "
+            + "; ".join(f"{run.name} {ap_truth(run)}" for run in runs)
+            + ". Evaluate them alike."
+        )
+    names = (*(AP_NAMES if "ap" in metrics else ()), *((MIOU_NAME,) if "miou" in metrics else ()))
+    images = shared_images(runs)
+    counts = draw_counts(len(images))
+    categories = runs[0].categories
+    values: list[dict[str, float | None]] = []
+    drawn: list[dict[str, npt.NDArray[np.float64]]] = []
+    for table in tables:
+        own = table.only(images) if len(table.image_id) != len(images) else table
+        ap, semantic = own.average_precision(categories), own.semantic_iou(categories)
+        values.append(
+            {**({} if ap is None else ap.as_record()), **({} if semantic is None else {MIOU_NAME: semantic.mIoU_pan})}
+        )
+        drawn.append(resampled_unfused(own, images, counts, categories) if len(images) >= FEWEST_IMAGES else {})
+    shown = dict(zip(keys, labels(standing.rows), strict=True))
+    return replace(
+        standing,
+        grids=(
+            *standing.grids,
+            _values_grid([shown[key] for key in keys], names, values, runs[0], standing.digits),
+            *_differences_grid([shown[key] for key in keys], names, values, drawn, standing.digits),
+        ),
+        details={**standing.details, "before_fusion": _details(keys, names, values, drawn)},
+    )
+
+
+def _values_grid(
+    titles: Sequence[str],
+    names: Sequence[str],
+    values: Sequence[dict[str, float | None]],
+    run: Run,
+    digits: int,
+) -> Grid:
+    rows = tuple(
+        (title, *(percent(own[name], digits) for name in names)) for title, own in zip(titles, values, strict=True)
+    )
+    truth = (f"AP against {ap_truth(run)}.",) if "AP" in names else ()
+    columns = ("Before fusion", *("AP_pan" if name == "AP" else name for name in names))
+    return Grid(columns, rows, notes=(*truth, TOLD_APART))
+
+
+def _differences_grid(
+    titles: Sequence[str],
+    names: Sequence[str],
+    values: Sequence[dict[str, float | None]],
+    drawn: Sequence[dict[str, npt.NDArray[np.float64]]],
+    digits: int,
+) -> list[Grid]:
+    """AP, AP50, AP75 and mIoU_pan of each pair, the better first; with more than five runs against the first alone."""
+    rows = []
+    pairs = list(combinations(range(len(titles)), 2))
+    pairs = pairs if len(titles) <= 5 else [pair for pair in pairs if pair[0] == 0]
+    for a, b in pairs:
+        for name in names:
+            one, other = values[a][name], values[b][name]
+            if name in ("APs", "APm", "APl") or one is None or other is None:
+                continue
+            better, worse = (b, a) if other >= one else (a, b)
+            low = high = None
+            if drawn[a]:
+                low, high = _interval(drawn[better][name] - drawn[worse][name])
+            rows.append(
+                (
+                    titles[better],
+                    titles[worse],
+                    "AP_pan" if name == "AP" else name,
+                    signed(abs(other - one), digits),
+                    _span(low, high, digits, with_sign=True),
+                    "*" if low is not None and low > 0 else "",
+                )
+            )
+    if not rows:
+        return []
+    note = f"Intervals: {RESAMPLES:,} resamples, the same images for both. *: the interval lies above 0."
+    return [Grid(("Better", "than", "in", "by", "95 % interval", ""), tuple(rows), words=3, notes=(note,))]
+
+
+def _details(
+    keys: Sequence[str],
+    names: Sequence[str],
+    values: Sequence[dict[str, float | None]],
+    drawn: Sequence[dict[str, npt.NDArray[np.float64]]],
+) -> pd.DataFrame:
+    """run, metric, value, low, high: a line a value."""
+    rows = []
+    for key, own, sample in zip(keys, values, drawn, strict=True):
+        for name in names:
+            low, high = _interval(sample[name]) if sample else (None, None)
+            rows.append({"run": key, "metric": name, "value": own[name], "low": low, "high": high})
+    table = pd.DataFrame(rows)
+    return table.astype({"value": float, "low": float, "high": float})
+
+
+def _table(run: Run) -> UnfusedTable | None:
+    """The rows of a run; None where it has none. Raises BadRun where some are missing."""
+    if run.unfused is None:
+        return None
+    if run.unfused.notices:
+        raise BadRun(" ".join(run.unfused.notices))
+    table = run.unfused.table
+    if table is None:
+        return None
+    absent = np.setdiff1d(run.images, table.image_id)
+    if len(absent):
+        raise BadRun(
+            f"{run.name} lacks the rows before fusion of {len(absent):,} of its images. Go on with it by --resume."
+        )
+    # Images whose rows were written and whose part was not: a run that was killed between the two.
+    return table if len(table.image_id) == len(run.images) else table.only(run.images)
+
+
+def _has(table: UnfusedTable | None, rows: str) -> bool:
+    return table is not None and getattr(table, rows) is not None
+
+
+def _interval(sample: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
+    known = sample[~np.isnan(sample)]
+    if not len(known):
+        return None, None
+    low, high = np.quantile(known, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _span(low: float | None, high: float | None, digits: int = 2, *, with_sign: bool = False) -> str:
+    if low is None or high is None:
+        return ABSENT
+    show = signed if with_sign else percent
+    return f"[{show(low, digits)}, {show(high, digits)}]"

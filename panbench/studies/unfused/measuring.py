@@ -1,0 +1,223 @@
+"""Counts, in the same pass as PQ, what a network says before fusion: the rows of AP_pan and mIoU_pan.
+
+A measuring model stands in front of the network like the one that keeps candidates: it takes from each answer the
+instances and the semantic map (on the device), and threads of its own read the ground truth, count shared pixels and
+hand blocks of rows to the runs. So the loop knows nothing of it, and memory does not depend on the number of images.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from panbench.base.errors import BadArgument
+from panbench.datasets import Dataset
+from panbench.datasets.instances import InstanceSet
+from panbench.models.base import LoadedImage, Model
+from panbench.models.candidates import FinishedMap, Output
+from panbench.models.listening import ListeningModel
+from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.masks import PackedMasks, areas, pack, shared_pixels
+from panbench.panoptic.overlap import count_pairs
+from panbench.panoptic.types import Scene
+from panbench.runs import Run, RunWriter
+from panbench.studies.unfused.instance_ap import InstanceTable
+from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable, concat_unfused
+from panbench.studies.unfused.outputs import InstanceMasks, Unfused, unfused
+
+__all__ = ["Measurer", "MeasuringModel"]
+
+BLOCK_IMAGES = 200
+BLOCK_SECONDS = 10.0
+"""A file is written when a block has this many images, or has been open for so long, as the loop writes parts."""
+
+
+class Measurer:
+    """Makes rows of what a network says of each image, in threads of its own, and writes them block by block."""
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        dataset: Dataset,
+        ids: Mapping[int, int],
+        writers: Sequence[RunWriter],
+        *,
+        truth: InstanceSet | None = None,
+        rank: int = 0,
+        workers: int = 2,
+    ) -> None:
+        """Goes on with what the runs hold already.
+
+        ids: the dataset's category of each label; labels without one are predictions of void
+        truth: the true instances of AP; None takes the thing segments of the panoptic ground truth
+        """
+        self.ap, self.miou = "ap" in metrics, "miou" in metrics
+        self.done = frozenset.intersection(*(_images_of(writer) for writer in writers))
+        """The images whose rows all runs have."""
+        self._held = [_images_of(writer) for writer in writers]
+        self._thing_ids = frozenset(category.id for category in dataset.categories if category.isthing)
+        n_labels = 1 + max(ids, default=-1)
+        self.category_of = np.array([ids.get(label, 0) for label in range(n_labels)], np.int32)
+        self.things = tuple(ids.get(label) in self._thing_ids for label in range(n_labels))
+        self._writers, self._truth, self._rank = writers, truth, rank
+        self._pool = ThreadPoolExecutor(workers, "measure")
+        self._most = 4 * workers
+        self._pending: deque[Future[UnfusedTable]] = deque()
+        self._block: list[UnfusedTable] = []
+        self._since = time.monotonic()
+        self._lock = threading.Lock()
+        self._taken = set(self.done)
+
+    def measure(self, output: Output) -> Unfused:
+        """What is counted of an answer, on the host. Raises BadArgument for a finished map."""
+        if isinstance(output, FinishedMap):
+            raise BadArgument("The model gives finished id maps: there is nothing before fusion to measure.")
+        return unfused(output, self.things, instances=self.ap, semantic=self.miou)
+
+    def add(self, scene: Scene, found: Unfused) -> None:
+        """Takes what was found in an image; waits when more are waiting than memory should hold."""
+        with self._lock:
+            # A batch that did not fit into memory comes again in halves.
+            if scene.image.id in self._taken:
+                return
+            self._taken.add(scene.image.id)
+            self._pending.append(self._pool.submit(self._rows, scene, found))
+            while len(self._pending) > self._most:
+                self._collect()
+
+    def close(self) -> None:
+        """Writes what is left. To be called however the evaluation ends."""
+        with self._lock:
+            try:
+                while self._pending:
+                    self._collect()
+                self._write()
+            finally:
+                self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _collect(self) -> None:
+        self._block.append(self._pending.popleft().result())
+        if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._since >= BLOCK_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._block:
+            table = concat_unfused(self._block)
+            for writer, held in zip(self._writers, self._held, strict=True):
+                new = np.array([image for image in table.image_id.tolist() if image not in held], np.int64)
+                if len(new):
+                    writer.write_unfused(table if len(new) == len(table.image_id) else table.only(new), self._rank)
+            self._block = []
+        self._since = time.monotonic()
+
+    def _rows(self, scene: Scene, found: Unfused) -> UnfusedTable:
+        """The rows of one image."""
+        height, width = scene.image.height, scene.image.width
+        image_id = scene.image.id
+        ids = np.zeros((height, width), np.int32)
+        if scene.gt_path is not None and scene.annotation is not None:
+            ids = read_id_png(scene.gt_path, (height, width), image_id=image_id)
+        instances = pixels = None
+        if found.instances is not None:
+            instances = self._instance_rows(scene, ids, found.instances)
+        if found.semantic is not None:
+            pixels = self._pixel_rows(scene, ids, found.semantic)
+        return UnfusedTable(np.array([image_id], np.int64), instances, pixels)
+
+    def _instance_rows(self, scene: Scene, ids: npt.NDArray[np.int32], found: InstanceMasks) -> InstanceTable:
+        category, area, crowd, masks = self._true_instances(scene, ids)
+        shared = shared_pixels(found.masks, masks)
+        det, gt = np.nonzero(shared)
+        image = scene.image.id
+
+        def here(n: int) -> npt.NDArray[np.int64]:
+            return np.full(n, image, np.int64)
+
+        return InstanceTable(
+            det_image=here(len(found.labels)),
+            det_id=np.arange(1, len(found.labels) + 1, dtype=np.int32),
+            det_category=self.category_of[found.labels],
+            det_score=found.scores.astype(np.float64),
+            det_area=areas(found.masks),
+            gt_image=here(len(category)),
+            gt_id=np.arange(1, len(category) + 1, dtype=np.int32),
+            gt_category=np.array(category, np.int32),
+            gt_area=np.array(area, np.float64),
+            gt_pixels=areas(masks),
+            gt_iscrowd=np.array(crowd, np.bool_),
+            pair_image=here(len(det)),
+            pair_det=(det + 1).astype(np.int32),
+            pair_gt=(gt + 1).astype(np.int32),
+            pair_pixels=shared[det, gt],
+        )
+
+    def _true_instances(
+        self, scene: Scene, ids: npt.NDArray[np.int32]
+    ) -> tuple[list[int], list[float], list[bool], PackedMasks]:
+        """Category, listed area, crowd and mask of each true instance."""
+        shape = (scene.image.height, scene.image.width)
+        if self._truth is not None:
+            truth = self._truth
+            own = truth.of_image(scene.image.id)
+            return (
+                [one.category_id for one in own],
+                [one.area for one in own],
+                [one.iscrowd for one in own],
+                pack([truth.mask(one, *shape) for one in own], shape),
+            )
+        segments = [] if scene.annotation is None else scene.annotation.segments
+        chosen = [segment for segment in segments if segment.category_id in self._thing_ids]
+        return (
+            [segment.category_id for segment in chosen],
+            [float(segment.area) for segment in chosen],
+            [segment.iscrowd for segment in chosen],
+            pack([ids == segment.id for segment in chosen], shape),
+        )
+
+    def _pixel_rows(self, scene: Scene, ids: npt.NDArray[np.int32], semantic: npt.NDArray[np.int16]) -> CategoryPixels:
+        segments = [] if scene.annotation is None else scene.annotation.segments
+        category = {segment.id: segment.category_id for segment in segments}
+        # Labels from 1 on, so that 0 is void on both sides.
+        gt_id, label, pixels = count_pairs(ids, semantic.astype(np.int32) + 1)
+        true = np.array([category.get(int(each), 0) for each in gt_id], np.int64)
+        predicted = np.append(0, self.category_of)[label].astype(np.int64)
+        labelled = true > 0
+        true, predicted, pixels = true[labelled], predicted[labelled], pixels[labelled]
+        names = np.unique(np.concatenate([true, predicted[predicted > 0]]))
+        place_true = np.searchsorted(names, true)
+        gt_pixels, pred_pixels, both = (np.zeros(len(names), np.int64) for _ in range(3))
+        np.add.at(gt_pixels, place_true, pixels)
+        known = predicted > 0
+        np.add.at(pred_pixels, np.searchsorted(names, predicted[known]), pixels[known])
+        same = true == predicted
+        np.add.at(both, place_true[same], pixels[same])
+        image = np.full(len(names), scene.image.id, np.int64)
+        return CategoryPixels(image, names.astype(np.int32), gt_pixels, pred_pixels, both)
+
+
+class MeasuringModel(ListeningModel):
+    """Another model, all of whose answers are measured before they are fused; a `Model` like that one."""
+
+    def __init__(self, model: Model, measurer: Measurer) -> None:
+        """model: any whose answers come before fusion; measurer: what takes them."""
+        super().__init__(model)
+        self.measurer = measurer
+
+    def hear(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> None:
+        """Measures each image's answer unless its rows are there already."""
+        new = [
+            (image.scene, self.measurer.measure(output))
+            for image, output in zip(batch, outputs, strict=True)
+            if image.scene.image.id not in self.measurer.done
+        ]
+        for scene, found in new:
+            self.measurer.add(scene, found)
+
+
+def _images_of(writer: RunWriter) -> frozenset[int]:
+    held = Run(writer.info, writer.path).unfused
+    return frozenset() if held is None else frozenset(held.images.tolist())

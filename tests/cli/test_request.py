@@ -1,0 +1,130 @@
+"""What a command is asked to run, and what this machine lacks for it, before PyTorch is loaded."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from panbench.base import hub
+from panbench.base.errors import BadArgument, BadModel
+from panbench.catalog import find_model
+from panbench.cli.request import Missing, ask_once, default_data, leave_out_others, missing_for
+from panbench.datasets import CocoMissing
+
+R50, FPN, TINY = find_model("mask2former-r50"), find_model("panoptic-fpn-r50-1x"), find_model("mask2former-tiny")
+OWN = dataclasses.replace(TINY, name="mine", trained_on=None)
+MISSING = Missing((R50,), CocoMissing(Path("data/coco"), True, 5000, 5000, 900_000_000, "panbench data coco"))
+
+
+def never(words: str) -> str:
+    raise AssertionError(f"asked: {words}")
+
+
+def test_the_default_data_of_models_is_what_they_were_trained_on():
+    assert default_data([R50, FPN]) == "coco"
+    assert default_data([TINY]) == "shapes"
+
+
+def test_models_of_different_data_are_refused_by_name():
+    with pytest.raises(BadArgument, match=r"mask2former-r50 on coco and mask2former-tiny on shapes.*--data"):
+        default_data([R50, TINY])
+
+
+def test_a_model_that_does_not_say_what_it_was_trained_on_has_no_default_data():
+    with pytest.raises(BadArgument, match=r"mine does not say.*--data, or give --images and --gt"):
+        default_data([OWN])
+
+
+def test_what_is_missing_is_asked_for_once_with_all_sizes():
+    asked: list[str] = []
+
+    def answer(words: str) -> str:
+        asked.append(words)
+        return "\n"
+
+    assert ask_once(MISSING, False, answer)
+    assert asked == ["Fetch 176 MB of weights (Apache-2.0) and 900 MB of COCO val2017? [Y/n] "]
+
+
+@pytest.mark.parametrize(("answer", "words"), [("n", "Nothing was fetched."), ("maybe", "'maybe' is neither y nor n")])
+def test_an_answer_other_than_yes_fetches_nothing(answer, words):
+    with pytest.raises(BadArgument, match=words):
+        ask_once(MISSING, False, lambda question: answer)
+
+
+def test_without_a_terminal_the_sentence_names_sizes_and_ways():
+    with pytest.raises(BadArgument) as caught:
+        ask_once(MISSING, False, None)
+    for words in (
+        "the weights of Mask2Former R50 and COCO val2017 in data/coco",
+        "176 MB of weights (Apache-2.0) and 900 MB of COCO val2017",
+        "--download (PANBENCH_DOWNLOAD=1)",
+        "`panbench models --download mask2former-r50` and `panbench data coco`",
+    ):
+        assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_asked_when_nothing_is_missing_or_the_download_was_ordered():
+    assert ask_once(MISSING, True, never)
+    assert not ask_once(Missing(), False, never)
+
+
+def test_what_is_missing_is_counted_for_all_models_and_the_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    missing = missing_for([R50, TINY, FPN], data="coco", limit=10)
+    assert [spec.name for spec in missing.weights] == [R50.name, FPN.name], (
+        "the tiny model's weights come with panbench"
+    )
+    assert missing.data is not None
+    assert (missing.data.title, missing.data.images) == ("COCO val2017", 10)
+    assert not missing_for([R50], weights="random", data="shapes")
+    assert not missing_for([R50], weights="my.pth")
+
+
+def test_a_pattern_leaves_out_models_of_other_data_and_a_name_never():
+    specs = [R50, TINY]
+    assert leave_out_others(specs, ["mask2former*"], "coco") == ([R50], [TINY])
+    assert leave_out_others(specs, ["mask2former*,mask2former-tiny"], "coco") == (specs, [])
+    assert leave_out_others(specs, ["mask2former-r50,mask2former-tiny"], "coco") == (specs, [])
+    assert leave_out_others(specs, ["all"], "data/mine") == (specs, [])
+
+
+def test_a_licence_that_forbids_commercial_use_is_told_before_anything_is_fetched(monkeypatch, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    missing = missing_for([find_model("maskformer-hf-swin-t")])
+    asked: list[str] = []
+    assert ask_once(missing, False, lambda words: asked.append(words) or "y")
+    assert asked == ["Fetch an unknown amount of weights (CC-BY-NC-4.0, not for commercial use)? [Y/n] "]
+    with pytest.raises(BadArgument, match=r"CC-BY-NC-4\.0, not for commercial use"):
+        ask_once(missing, False, None)
+    with pytest.raises(
+        BadArgument,
+        match=r"MaskFormer Swin-T \(transformers\): CC-BY-NC-4\.0, not for commercial use; Mask2Former R50: Apache",
+    ):
+        ask_once(missing_for([find_model("maskformer-hf-swin-t"), R50]), False, None)
+
+
+def test_the_hub_is_asked_for_a_licence_that_the_catalog_does_not_know(monkeypatch, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "look_up", lambda repository: hub.Stated("cc-by-nc-sa-4.0", 190_000_000))
+    missing = missing_for([find_model("hf:owner/name")])
+    asked: list[str] = []
+    assert ask_once(missing, False, lambda words: asked.append(words) or "y")
+    assert asked == ["Fetch 190 MB of weights (CC-BY-NC-SA-4.0, not for commercial use)? [Y/n] "]
+    monkeypatch.setattr(hub, "look_up", never)
+    with pytest.raises(BadArgument, match=r"licence: see https://huggingface.co/owner/name.*--download hf:owner/name"):
+        ask_once(missing, False, None)
+
+
+def test_weights_that_could_not_be_run_are_not_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    assert not missing_for(
+        [find_model("eomt-dinov3-l-640"), find_model("hf:tue-mps/coco_panoptic_eomt_large_640_dinov3")]
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadModel, match=r"pip install 'panbench\[transformers\]'"):
+        missing_for([find_model("detr-r50")])
+    assert missing_for([R50])

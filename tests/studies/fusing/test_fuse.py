@@ -1,0 +1,300 @@
+"""`panbench fuse --arrays`: raw arrays of any framework, fused by any rule, as arrays or in COCO's form."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import panbench
+
+from panbench.panoptic.coco import read_id_png, read_predictions_json
+
+RECORDED = Path(__file__).resolve().parents[2] / "reference" / "fusion_rules"
+
+
+def load(name: str) -> dict[str, np.ndarray]:
+    with np.load(RECORDED / name) as stored:
+        return dict(stored)
+
+
+def pixels_that_differ(path: Path, name: str) -> list[int]:
+    """Of each scene, the pixels that are in another segment or under another label than the original's."""
+    found, expected = dict(np.load(path)), load("answers.npz")
+    differ = []
+    for index in range(6):
+        ours, theirs = found[f"map_{index}"], expected[f"{name}_map_{index}"]
+        pairs = np.unique(np.stack([ours.ravel(), theirs.ravel()]), axis=1)
+        one_to_one = len(pairs[0]) == len(set(pairs[0])) == len(set(pairs[1]))
+        labels = [
+            np.concatenate([[-1], side]) for side in (found[f"labels_{index}"], expected[f"{name}_labels_{index}"])
+        ]
+        differ.append(int((labels[0][ours] != labels[1][theirs]).sum()) if one_to_one else -1)
+        assert ours.dtype == np.int32
+        assert ours.max() <= len(found[f"labels_{index}"])
+    return differ
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    path = tmp_path / "arrays.npz"
+    np.savez(path, **load("inputs.npz"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("rule", "original"),
+    [
+        ("mask2former", "mask2former"),
+        ("detr", "detr"),
+        ("argmax:weighted=false", "pixelwise_argmax"),
+        ("transformers", "transformers_mask2former"),
+    ],
+)
+def test_recorded_outputs_become_the_originals_maps(arrays, tmp_path, rule, original):
+    result = panbench("fuse", "--arrays", arrays, "--rule", rule, "--out", tmp_path / "maps.npz")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{tmp_path / 'maps.npz'}\n"
+    assert pixels_that_differ(tmp_path / "maps.npz", original) == [0] * 6
+    assert str(np.load(tmp_path / "maps.npz")["rule"]) == rule
+
+
+def test_sigmoid_rules_take_logits_without_a_column_for_nothing(arrays, tmp_path):
+    given = load("inputs.npz")
+    given["class_logits"] = given["class_logits"][..., :-1] - 4
+    np.savez(arrays, **given)
+    result = panbench("fuse", "--arrays", arrays, "--rule", "maskdino", "--out", tmp_path / "maps.npz")
+    assert result.exit_code == 0, result.output
+    assert pixels_that_differ(tmp_path / "maps.npz", "maskdino") == [0] * 6
+
+
+def test_mask_dinos_scores_may_be_left_unsharpened(arrays, tmp_path):
+    given = load("inputs.npz")
+    given["class_logits"] = given["class_logits"][..., :-1] - 4
+    np.savez(arrays, **given, temperature=0)
+    result = panbench("fuse", "--arrays", arrays, "--rule", "maskdino", "--out", tmp_path / "maps.npz")
+    assert result.exit_code == 0, result.output
+    assert pixels_that_differ(tmp_path / "maps.npz", "maskdino_no_transform") == [0] * 6
+
+
+def test_orders_and_widths_of_numbers_do_not_matter(arrays, tmp_path):
+    given = load("inputs.npz")
+    for name in ("class_logits", "mask_logits"):
+        given[name] = np.asfortranarray(given[name]).astype(">f8")
+    for name in ("original", "resized"):
+        given[name] = given[name].astype(np.float32)
+    given["num_things"] = np.array([80], np.uint8)
+    np.savez(arrays, **given)
+    result = panbench("fuse", "--arrays", arrays, "--rule", "mask2former", "--out", tmp_path / "maps.npz")
+    assert result.exit_code == 0, result.output
+    assert pixels_that_differ(tmp_path / "maps.npz", "mask2former") == [0] * 6
+
+
+def test_codes_are_masks_times_64_and_only_the_original_size_is_needed(tmp_path):
+    rule, out = "mask-wise:quality=0.3", tmp_path / "maps.npz"
+    result = panbench("fuse", "--arrays", RECORDED / "panoptic_segformer_inputs.npz", "--rule", rule, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert pixels_that_differ(out, "panoptic_segformer_030") == [0] * 6
+
+
+def test_panoptic_fpn_takes_packed_masks_and_a_semantic_map(tmp_path):
+    out = tmp_path / "maps.npz"
+    result = panbench("fuse", "--arrays", RECORDED / "panoptic_fpn_inputs.npz", "--rule", "panoptic-fpn", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert pixels_that_differ(out, "panoptic_fpn_d2") == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"in_semantic_9": np.zeros((4, 4), int)}, "has in_semantic_9 but no in_semantic_6"),
+        ({"in_semantic_0": np.full((120, 144), -1)}, "in_semantic_0 has the value -1 but there are 53 stuff classes"),
+        ({"in_semantic_0": np.zeros((0, 144), int)}, "in_semantic_0 is empty (0 × 144)"),
+        ({"in_masks_0": np.zeros((98, 120, 144), int)}, "in_masks_0 are int64 but must be bits or probabilities"),
+        ({"in_classes_0": np.full(98, 80)}, "in_classes_0 has the label 80, which is no thing of 133 classes"),
+        ({"in_scores_0": np.full(98, "high")}, "in_scores_0 are <U4 but must be floating-point numbers"),
+    ],
+)
+def test_instances_that_do_not_fit_are_answered_in_a_sentence(tmp_path, changes, sentence):
+    given = load("panoptic_fpn_inputs.npz")
+    counts = {name: len(given[name.replace("semantic", "scores")]) for name in changes if name != "in_semantic_9"}
+    cut = {name: value[: counts[name]] if "semantic" not in name else value for name, value in changes.items()}
+    np.savez(tmp_path / "own.npz", **{**given, **cut})
+    result = panbench(
+        "fuse", "--arrays", tmp_path / "own.npz", "--rule", "panoptic-fpn", "--out", tmp_path / "maps.npz"
+    )
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+def test_masks_of_things_and_stuff_have_one_size(tmp_path):
+    given = load("panoptic_segformer_inputs.npz")
+    np.savez(tmp_path / "own.npz", **{**given, "stuff_mask_codes": given["stuff_mask_codes"][..., :20]})
+    result = panbench("fuse", "--arrays", tmp_path / "own.npz", "--rule", "mask-wise", "--out", tmp_path / "maps.npz")
+    assert result.exit_code == 2
+    assert "masks of things are 40 × 48, of stuff 40 × 20" in result.stderr
+
+
+def test_a_file_without_images_is_refused(arrays, tmp_path):
+    sizes = ("class_logits", "mask_logits", "original", "resized")
+    np.savez(arrays, **{name: value[:0] if name in sizes else value for name, value in load("inputs.npz").items()})
+    result = panbench("fuse", "--arrays", arrays, "--rule", "mask2former", "--out", tmp_path / "maps.npz")
+    assert result.exit_code == 2
+    assert "holds no image" in result.stderr
+
+
+def test_a_folder_gets_predictions_as_coco_has_them(arrays, tmp_path):
+    ids = np.concatenate([np.arange(1, 81), np.arange(100, 153)])
+    names = [f"00000000{number:04}.jpg" for number in (7, 8, 9, 10, 11, 12)]
+    np.savez(arrays, **load("inputs.npz"), category_ids=ids, file_names=np.array(names))
+    command = ["fuse", "--arrays", arrays, "--rule", "mask2former", "--out", tmp_path / "coco"]
+    result = panbench(*command)
+    assert result.exit_code == 0, result.output
+    predictions = read_predictions_json(tmp_path / "coco" / "predictions.json")
+    assert sorted(predictions.annotations) == [7, 8, 9, 10, 11, 12]
+    expected = load("answers.npz")
+    annotation = predictions.annotations[7]
+    found = read_id_png(predictions.png_path(7))
+    assert found.shape == expected["mask2former_map_0"].shape
+    assert [segment.category_id for segment in annotation.segments] == ids[expected["mask2former_labels_0"]].tolist()
+    content = json.loads((tmp_path / "coco" / "predictions.json").read_text("utf-8"))
+    for segment in content["annotations"][0]["segments_info"]:
+        assert segment["area"] == (found == segment["id"]).sum() > 0
+    assert sum(category["isthing"] for category in content["categories"]) == 80
+    again = panbench(*command)
+    assert again.exit_code == 2
+    assert "already holds predictions" in again.stderr
+    assert panbench(*command, "--overwrite").exit_code == 0
+
+
+def test_things_are_told_by_a_table_where_labels_are_in_another_order(tmp_path):
+    logits = np.full((1, 2, 3), -9.0, np.float32)
+    logits[0, :, 0] = 9
+    masks = np.full((1, 2, 4, 8), -9.0, np.float32)
+    masks[0, 0, :, :4], masks[0, 1, :, 4:] = 9, 9
+    given = {"class_logits": logits, "mask_logits": masks, "original": np.array([[4, 8]])}
+    for table, segments in (([True, False], 2), ([False, True], 1)):
+        np.savez(tmp_path / "own.npz", **given, isthing=np.array(table))
+        panbench("fuse", "--arrays", tmp_path / "own.npz", "--rule", "mask2former", "--out", tmp_path / "m.npz")
+        assert len(np.load(tmp_path / "m.npz")["labels_0"]) == segments
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule", "sentence"),
+    [
+        ({"class_logits": None}, "mask2former", "has no array 'class_logits'. It has "),
+        ({"original": None}, "mask2former", "has no array 'original'"),
+        ({"mask_logits": np.zeros((6, 7, 4, 4))}, "mask2former", "mask_logits has the shape 6 × 7 × 4 × 4 but must"),
+        ({"num_classes": np.array(5)}, "mask2former", "134 columns of class_logits for 5 classes"),
+        ({"num_classes": np.array(133)}, "maskdino", "maskdino takes no column for nothing"),
+        ({"num_things": np.array(200)}, "mask2former", "num_things is 200 of 133 classes"),
+        ({"class_logits": np.zeros((6, 100, 8))}, "mask2former", "does not say which of its 7 classes are things"),
+        ({"class_logits": np.full((6, 100, 134), np.nan)}, "mask2former", "class logits of image 0 hold NaN"),
+        ({"mask_logits": np.full((6, 100, 40, 48), np.inf)}, "mask2former", "mask logits of image 0 hold NaN"),
+        ({"mask_logits": np.zeros((6, 100, 4, 4), np.uint8)}, "mask2former", "mask = code / 64, are named mask_codes"),
+        ({"mask_codes": np.zeros((6, 100, 4, 4), np.uint8)}, "mask2former", "has mask_logits and mask_codes"),
+        ({"mask_logits": np.zeros((6, 100, 4, 0))}, "mask2former", "the masks are empty (6 × 100 × 4 × 0)"),
+        (
+            {"class_logits": np.zeros((6, 100, 134), complex)},
+            "mask2former",
+            "are complex128 but must be floating-point",
+        ),
+        (
+            {"class_logits": np.zeros((6, 100, 1)), "num_classes": None},
+            "mask2former",
+            "1 columns of class_logits for 1",
+        ),
+        ({"original": np.full((6, 2), np.nan)}, "mask2former", "original (float64) must be whole numbers"),
+        ({"original": np.full((6, 2), 10**12)}, "mask2former", "sizes are height, width, from 1 to 65,535"),
+        ({"padded": np.array([1, 2, 3])}, "mask2former", "padded has the shape 3 but must have 2"),
+        ({"num_things": np.array("all")}, "mask2former", "num_things (<U3) must be whole numbers"),
+        ({"num_things": np.array([1, 2])}, "mask2former", "num_things has the shape 2 but must be a single number"),
+        ({"isthing": np.full(133, "no")}, "mask2former", "isthing must be true or false"),
+        ({"isthing": np.full(133, 2)}, "mask2former", "isthing must be true or false"),
+        (
+            {"temperature": np.array(-1), "class_logits": np.zeros((6, 100, 133))},
+            "maskdino",
+            "temperature must be one number from 0 on",
+        ),
+        ({"resized": np.full((6, 2), 999)}, "mask2former", "image 0 is (120, 144) as it was, (999, 999) resized"),
+        ({}, "panoptic-fpn", "has no array 'in_semantic_0'"),
+        ({}, "given", "nothing to fuse in arrays"),
+        ({}, "paper", "there is no model here"),
+        ({}, "mask2fromer", "Did you mean mask2former?"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_answered_in_a_sentence(arrays, tmp_path, changes, rule, sentence):
+    given = {**load("inputs.npz"), **changes}
+    np.savez(arrays, **{name: value for name, value in given.items() if value is not None})
+    result = panbench("fuse", "--arrays", arrays, "--rule", rule, "--out", tmp_path / "maps.npz")
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not (tmp_path / "maps.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({}, "has no category_ids and no file_names"),
+        ({"category_ids": np.arange(133)}, "has no file_names"),
+        (
+            {"category_ids": np.arange(5), "file_names": np.arange(6), "num_things": np.array(3)},
+            "category_ids has 5 entries but label",
+        ),
+        ({"category_ids": np.arange(133), "file_names": np.array(["a"] * 6)}, "no image id is in 'a'"),
+        ({"category_ids": np.arange(133), "file_names": np.array(["1"] * 6)}, "two images have one id"),
+        (
+            {
+                "category_ids": np.arange(133),
+                "file_names": np.array([f"{folder}/1.jpg" for folder in "abcdef"]),
+                "image_ids": np.arange(6),
+            },
+            "two of file_names would be written to 1.png",
+        ),
+        ({"category_ids": np.zeros(133, int), "file_names": np.arange(6)}, "category_ids names a category twice"),
+        ({"category_ids": np.arange(133) / 2, "file_names": np.arange(6)}, "category_ids (float64) must be whole"),
+    ],
+)
+def test_what_cocos_form_needs_is_asked_for(arrays, tmp_path, more, sentence):
+    np.savez(arrays, **load("inputs.npz"), **more)
+    result = panbench("fuse", "--arrays", arrays, "--rule", "mask2former", "--out", tmp_path / "coco")
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
+def test_files_that_are_no_arrays_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    np.savez(tmp_path / "objects.npz", class_logits=np.array([{}], dtype=object))
+    for name, sentence in [
+        ("absent.npz", "There is no file"),
+        ("text.npz", "cannot be read as arrays"),
+        ("one.npy", "is a single array"),
+        ("objects.npz", "cannot be read as arrays"),
+    ]:
+        result = panbench("fuse", "--arrays", tmp_path / name, "--rule", "mask2former", "--out", tmp_path / "m.npz")
+        assert result.exit_code == 2, name
+        assert sentence in result.stderr
+
+
+def test_no_rule_needs_an_extra():
+    program = f"""
+import sys
+for name in ("transformers", "timm", "torchvision", "mmdet", "mmengine", "mmcv"):
+    sys.modules[name] = None
+from pathlib import Path
+from panbench.studies.fusing.arrays import fuse_arrays, read_arrays
+from panbench.models.rules import RULES
+for name in RULES:
+    file = "panoptic_fpn_inputs.npz" if name == "panoptic-fpn" else "inputs.npz"
+    arrays = read_arrays(Path({str(RECORDED)!r}) / file)
+    if RULES[name].scoring == "sigmoid":
+        arrays.values["class_logits"] = arrays.values["class_logits"][..., :-1] - 4
+    if name != "given":
+        print(name, len(next(fuse_arrays(arrays, RULES[name]()))[1]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(int(line.split()[1]) > 0 for line in result.stdout.splitlines())
+    assert len(result.stdout.splitlines()) == 11

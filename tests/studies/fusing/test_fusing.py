@@ -1,0 +1,302 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from panbench.base.errors import BadArgument, BadRun, OutOfSpace
+from panbench.catalog import find_model
+from panbench.datasets import open_dataset, shapes
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.stored_runs import StoredModel, dataset_of
+from panbench.metrics.slices import image_statistics, pq_by
+from panbench.metrics.tuning import tune
+from panbench.models.base import open_model
+from panbench.models.predict import category_ids
+from panbench.models.rules import parse_rule
+from panbench.models.stored import StoredOutputs
+from panbench.panoptic.coco import read_id_png
+from panbench.runs import layout, load_run, remove_run
+from panbench.studies.ensembles.by_masks import StoredEnsemble
+from panbench.studies.fusing import sweeps
+from panbench.studies.fusing.answer import ORACLE_STEPS, read_oracle, write_oracle
+from panbench.studies.fusing.runs import fuse_run
+from panbench.studies.fusing.sweeps import oracle_statistics, parse_sweep, sweep_statistics
+
+KEEP = EvaluateOptions(keep_candidates=True, save_predictions=True)
+
+
+class Heard:
+    """A reporter that remembers its notices."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def progress(self, *_: object) -> None: ...
+
+    def status(self, words: str) -> None: ...
+
+    def notice(self, sentence: str) -> None:
+        self.notices.append(sentence)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    root = tmp_path_factory.mktemp("fusing")
+    shapes.generate(root / "set", count=8, size=(96, 128))
+    return open_dataset(str(root / "set"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return open_model(find_model("mask2former-tiny"))
+
+
+@pytest.fixture(scope="module")
+def run(dataset, model, tmp_path_factory):
+    return evaluate(model, dataset, tmp_path_factory.mktemp("run") / "m2f", KEEP)
+
+
+def maps(run) -> list[np.ndarray]:
+    return [read_id_png(path) for path in sorted((run.path / "predictions").glob("*.png"))]
+
+
+def test_fusing_again_by_the_same_rule_gives_the_same_maps(run, tmp_path):
+    (again,) = fuse_run(
+        run, [StoredModel(run).paper], tmp_path / "again", options=EvaluateOptions(save_predictions=True)
+    )
+    for one, other in zip(maps(run), maps(again), strict=True):
+        assert np.array_equal(one, other)
+    assert again.pq().equals(run.pq())
+    assert again.info.rule == run.info.rule
+
+
+@pytest.mark.parametrize("name", ["panoptic-fpn-tiny", "maskformer-tiny"])
+def test_other_families_fuse_again_too(dataset, tmp_path, name):
+    kept = evaluate(open_model(find_model(name)), dataset, tmp_path / "kept", KEEP)
+    (again,) = fuse_run(kept, [StoredModel(kept).paper], tmp_path / "again")
+    assert again.pq().equals(kept.pq())
+
+
+def test_other_rules_are_what_the_network_would_give_by_them(run, model, dataset, tmp_path):
+    rules = [parse_rule("maskformer"), parse_rule("mask2former:score=0.3,overlap=0.5")]
+    for rule, fused in zip(rules, fuse_run(run, rules, tmp_path / "rules"), strict=True):
+        model.rule, paper = rule, model.rule
+        try:
+            with_network = evaluate(model, dataset, tmp_path / f"network-{rule.name}-{rule.score}")
+        finally:
+            model.rule = paper
+        # Half precision may move a pixel for rules that were not looked at when storing.
+        assert fused.summary()["All"]["PQ"] == pytest.approx(with_network.summary()["All"]["PQ"], abs=0.002)
+        assert fused.info.rule.name == rule.name
+        assert fused.path.parent == tmp_path / "rules"
+
+
+def test_the_photographs_may_be_gone(run, dataset, tmp_path):
+    hidden = dataset.images.with_name("moved")
+    dataset.images.rename(hidden)
+    try:
+        (again,) = fuse_run(run, [parse_rule("mask2former")], tmp_path / "again")
+    finally:
+        hidden.rename(dataset.images)
+    assert again.pq().equals(run.pq())
+
+
+def test_what_candidates_take_is_said_before(dataset, model, tmp_path):
+    heard = Heard()
+    kept = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(keep_candidates=True, half_precision=True), heard)
+    assert any("MB an image" in notice for notice in heard.notices)
+    assert any("Half precision changes" in notice for notice in heard.notices)
+    assert StoredOutputs(kept.path / "candidates").image_ids == kept.image_ids()
+
+
+def test_a_resumed_run_keeps_the_candidates_that_it_lacks(run, dataset, model, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    stored = tmp_path / "run" / "candidates"
+    for block in stored.glob("*.arrow"):
+        block.unlink()
+    # As after a kill between a part and the candidates of its images.
+    record = (tmp_path / "run" / "run.json").read_text().replace('"status": "done"', '"status": "interrupted"')
+    (tmp_path / "run" / "run.json").write_text(record)
+    resumed = evaluate(
+        model, dataset, tmp_path / "run", EvaluateOptions(keep_candidates=True, save_predictions=True, resume=True)
+    )
+    assert StoredOutputs(stored).image_ids == run.image_ids()
+    assert resumed.pq().equals(run.pq())
+
+
+def test_runs_without_candidates_or_with_others_are_refused(run, dataset, model, tmp_path):
+    bare = evaluate(model, dataset, tmp_path / "bare")
+    with pytest.raises(BadRun, match="--keep-candidates"):
+        fuse_run(bare, [parse_rule("mask2former")], tmp_path / "out")
+    other = evaluate(open_model(find_model("maskformer-tiny")), dataset, tmp_path / "other")
+    shutil.copytree(run.path / "candidates", other.path / "candidates")
+    with pytest.raises(BadRun, match="of another run"):
+        fuse_run(load_run(other.path), [parse_rule("mask2former")], tmp_path / "out")
+    with pytest.raises(BadArgument, match="takes"):
+        fuse_run(run, [parse_rule("panoptic-fpn")], tmp_path / "out")
+    with pytest.raises(BadArgument, match=r"kept those above 0\.05"):
+        fuse_run(run, [parse_rule("mask2former:score=0.01")], tmp_path / "out")
+
+
+def test_a_sweep_names_its_points():
+    rules = parse_sweep("mask2former:score=0.5:0.7:0.1,overlap=0.8")
+    assert [rule.score for rule in rules] == [0.5, 0.6, 0.7]
+    assert {rule.overlap for rule in rules} == {0.8}
+    assert len(parse_sweep("mask2former:score=0.5:0.95:0.05,overlap=0.5:0.95:0.05")) == 100
+
+
+@pytest.mark.parametrize(
+    "line", ["mask2former", "mask2former:score=0.5", "mask2former:score=0.9:0.5:0.1", "mask2former:score=0.5:0.9:0"]
+)
+def test_sweeps_without_points_are_refused(line):
+    with pytest.raises(BadArgument, match="sweep"):
+        parse_sweep(line)
+
+
+def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
+    model = StoredModel(run)
+    dataset = dataset_of(run, model.stored.image_ids)
+    ids = category_ids(model, dataset.categories)
+    rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3,overlap=0.5:0.8:0.3")]
+    rules = list(dict.fromkeys(rules))
+    statistics = sweep_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules)
+    assert len(statistics) == 6
+    published = pq_by(statistics[str(model.paper)]).iloc[0]
+    assert published["PQ"] == run.summary()["All"]["PQ"]
+    tuned = tune(statistics, str(model.paper), resamples=100)
+    assert tuned.table["PQ"].max() >= published["PQ"]
+    assert tuned.held_out["PQ"] == pytest.approx(tuned.table["PQ"].max() - tuned.flattery)
+
+
+def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "IMAGES_A_BLOCK", 3)
+    model = StoredModel(run)
+    dataset = dataset_of(run, model.stored.image_ids)
+    ids = category_ids(model, dataset.categories)
+    rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3")]
+    given = (dataset.scenes, dataset.categories, ids, rules)
+    whole = sweep_statistics(model.stored, *given)
+    kept = sweeps.Kept(tmp_path / "blocks", "a run")
+
+    class Killed(Exception): ...
+
+    class Dying:
+        def read(self, image_id):
+            if image_id == model.stored.image_ids[7]:
+                raise Killed
+            return model.stored.read(image_id)
+
+    with pytest.raises(Killed):
+        sweep_statistics(Dying(), *given, kept=kept)
+    assert len(list(kept.folder.glob("*.parquet"))) == 2
+    torn = sorted(kept.folder.glob("*.parquet"))[0]
+    torn.write_bytes(torn.read_bytes()[:50])
+    read = []
+
+    class Counting:
+        def read(self, image_id):
+            read.append(image_id)
+            return model.stored.read(image_id)
+
+    resumed = sweep_statistics(Counting(), *given, kept=kept)
+    # The block that was not finished, and the one that is torn.
+    assert len(read) == 5
+    for name, statistics in whole.items():
+        assert resumed[name].table.equals(statistics.table)
+        assert np.array_equal(resumed[name].image_ids, statistics.image_ids)
+    kept.clear()
+    assert not kept.folder.exists()
+    # Blocks of another run are not taken for this one's.
+    assert kept.path(["a"], [1]) != sweeps.Kept(kept.folder, "another run").path(["a"], [1])
+
+
+def test_rules_that_want_what_was_not_kept_are_refused(run):
+    model = StoredModel(run)
+    for rule, sentence in (
+        ("kmax", "kmax takes all candidates"),
+        ("mask-wise:quality=0.01", "from a score of 0.01 on"),
+        ("panoptic-fpn", "Rules that fit it: detr, maskformer"),
+    ):
+        with pytest.raises(BadArgument, match=sentence):
+            model.by(parse_rule(rule))
+    assert model.by(parse_rule("argmax")).rule.name == "argmax"
+    assert model.rule.name == "mask2former"
+
+
+def test_a_run_through_a_category_map_is_fused_through_it(dataset, model, tmp_path):
+    names = {name: name for name in model.class_names if name != "star"}
+    (tmp_path / "map.json").write_text(json.dumps({"categories": names}))
+    options = EvaluateOptions(keep_candidates=True, category_map=tmp_path / "map.json")
+    mapped = evaluate(model, dataset, tmp_path / "mapped", options)
+    (tmp_path / "map.json").unlink()
+    (again,) = fuse_run(mapped, [StoredModel(mapped).paper], tmp_path / "again")
+    assert again.pq().equals(mapped.pq())
+    assert again.info.category_map == mapped.info.category_map
+
+
+def test_the_oracle_splits_the_loss(run):
+    model = StoredModel(run)
+    dataset = dataset_of(run, model.stored.image_ids)
+    ids = category_ids(model, dataset.categories)
+    steps = oracle_statistics(model.stored, dataset.scenes, dataset.categories, ids, model.paper)
+    pq = {step: pq_by(of_step).iloc[0]["PQ"] for step, of_step in steps.items()}
+    assert pq["rule"] == run.summary()["All"]["PQ"]
+    assert pq["rule"] <= min(pq["labels"], pq["order"]) + 1e-9
+    assert pq["all"] >= max(pq["labels"], pq["selection"]) - 1e-9
+    assert pq["all"] < 1
+
+
+def test_masks_of_two_query_models_are_averaged(run, dataset, tmp_path):
+    other = evaluate(open_model(find_model("maskformer-tiny")), dataset, tmp_path / "maskformer", KEEP)
+    ensemble = StoredEnsemble([run, other])
+    both = evaluate(ensemble, dataset, tmp_path / "both")
+    assert both.info.model.family == "ensemble"
+    assert both.summary()["All"]["PQ"] > min(run.summary()["All"]["PQ"], other.summary()["All"]["PQ"]) - 0.02
+    alone = evaluate(StoredEnsemble([run]), dataset, tmp_path / "alone")
+    assert alone.pq().equals(run.pq())
+
+
+def test_masks_and_boxes_are_not_averaged(run, dataset, tmp_path):
+    boxes = evaluate(open_model(find_model("panoptic-fpn-tiny")), dataset, tmp_path / "boxes", KEEP)
+    with pytest.raises(BadArgument, match="cannot be averaged"):
+        evaluate(StoredEnsemble([run, boxes]), dataset, tmp_path / "both")
+
+
+def test_all_that_a_run_can_hold_is_deleted_with_it(dataset, model, tmp_path):
+    made = evaluate(model, dataset, tmp_path / "run", dataclasses.replace(KEEP, metrics=("pq", "ap", "miou")))
+    write_oracle(made, dict.fromkeys(ORACLE_STEPS, image_statistics(made.matched, made.categories)))
+    # As an oracle leaves it that was killed.
+    (made.path / layout.ORACLE_BLOCKS).mkdir()
+    (made.path / layout.ORACLE_BLOCKS / "0.parquet").write_bytes(b"")
+    assert {path.name for path in made.path.iterdir()} == set(layout.WRITTEN)
+    (made.path / "candidates" / ".0000-000007.arrow.x.tmp").write_bytes(b"left by a kill")
+    assert remove_run(made.path) == ()
+    assert not made.path.exists()
+
+
+def test_a_run_that_replaces_another_does_not_inherit_its_oracle(dataset, model, tmp_path):
+    made = evaluate(model, dataset, tmp_path / "run", KEEP)
+    write_oracle(made, dict.fromkeys(ORACLE_STEPS, image_statistics(made.matched, made.categories)))
+    (made.path / "notes.md").write_text("mine")
+    again = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(overwrite=True))
+    assert read_oracle(again) is None
+    assert {path.name for path in again.path.iterdir()} == {"run.json", "parts", "notes.md"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("moment", ["before the first image", "at predictions.json"])
+def test_a_run_that_lacks_room_says_failed_whenever_that_is(dataset, model, tmp_path, monkeypatch, moment):
+    def full(*_: object, **__: object) -> None:
+        raise OutOfSpace("No room.")
+
+    name = "require_space" if moment == "before the first image" else "write_predictions_json"
+    monkeypatch.setattr(f"panbench.evaluation.evaluate.{name}", full)
+    with pytest.raises(OutOfSpace, match=r"No room\."):
+        evaluate(model, dataset, tmp_path / "run", KEEP)
+    info = load_run(tmp_path / "run").info
+    assert (info.status, info.error) == ("failed", "No room.")
+    monkeypatch.undo()
+    resumed = evaluate(model, dataset, tmp_path / "run", dataclasses.replace(KEEP, resume=True))
+    assert (resumed.info.status, resumed.info.images.scored) == ("done", 8)

@@ -1,0 +1,219 @@
+"""The gate: worse, not worse, or cannot tell; each with its exit code, sentence, Markdown and JUnit XML."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+from little_runs import scored, store
+from support import panbench
+
+from panbench.base.errors import BadArgument, BadRun
+from panbench.report.answers.own_slices import read_slices, slices_for
+from panbench.runs import Run, load_run
+from panbench.studies.gate.answer import gate
+
+N = 40
+GT = dict.fromkeys(range(1, N + 1), "ppppqqqqssss")
+GOOD = "ppppqqqqssss"
+MISSED = "pppp....ssss"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs on 40 images: the baseline finds all but one person; others miss many, few, or others."""
+    folder = tmp_path_factory.mktemp("gate")
+
+    def run(name, missed):
+        return scored(folder, name, GT, [MISSED if image in missed else GOOD for image in GT])
+
+    return folder, {
+        "base": run("base", {1}),
+        "same": run("same", {1}),
+        "worse": run("worse", set(range(1, 21))),
+        "unclear": run("unclear", {2, 3}),
+        "better": run("better", set()),
+    }
+
+
+def test_a_clear_drop_is_worse(runs):
+    _, made = runs
+    result = gate(made["worse"], made["base"])
+    (check,) = result.checks
+    assert result.outcome == "worse"
+    assert check.difference < check.high < 0
+    assert result.exit_code(strict=False) == 3
+    assert result.sentence.endswith("Worse.")
+
+
+def test_the_same_and_the_better_are_not_worse(runs):
+    _, made = runs
+    for name in ("same", "better", "base"):
+        assert gate(made[name], made["base"]).outcome == "not worse"
+    assert gate(made["same"], made["base"]).exit_code(strict=True) == 0
+
+
+def test_a_drop_that_may_be_chance_cannot_be_told_and_says_what_could(runs):
+    _, made = runs
+    result = gate(made["unclear"], made["base"])
+    (check,) = result.checks
+    assert result.outcome == "cannot tell"
+    assert check.low < check.difference < 0 <= check.high
+    assert check.detectable == pytest.approx(check.high - check.difference)
+    assert f"only a drop of {check.detectable:.2f} points or more" in result.sentence
+    assert (result.exit_code(strict=False), result.exit_code(strict=True)) == (0, 4)
+
+
+def test_a_drop_within_the_allowance_passes_and_one_above_it_fails(runs):
+    _, made = runs
+    drop = -gate(made["worse"], made["base"]).checks[0].difference
+    assert gate(made["worse"], made["base"], max_drop=drop - 0.5).outcome == "worse"
+    assert gate(made["worse"], made["base"], max_drop=100).outcome == "not worse"
+    # A drop that is allowed, but might be a larger one.
+    assert gate(made["worse"], made["base"], max_drop=drop + 0.1).outcome == "cannot tell"
+
+
+def test_the_gate_looks_where_it_is_told_to(runs):
+    _, made = runs
+    assert gate(made["worse"], made["base"], metric="PQ_st").outcome == "not worse"
+    assert gate(made["worse"], made["base"], metric="PQ_th").outcome == "worse"
+    assert gate(made["worse"], made["base"], metric="SQ").outcome == "not worse"
+    by_size = gate(made["worse"], made["base"], by="segments")
+    assert [check.where for check in by_size.checks] == ["all images", "0–5", "6–10", "11–20", "> 20"]
+    assert [check.outcome for check in by_size.checks] == ["worse", "worse", *["cannot tell"] * 3]
+
+
+def test_own_slices_find_a_drop_that_the_whole_hides(runs, tmp_path):
+    _, made = runs
+    file = tmp_path / "site.json"
+    file.write_text(json.dumps({"harbour": list(range(1, 21)), "road": list(range(21, 41))}))
+    result = gate(made["worse"], made["base"], slices=slices_for(file, list(made.values())))
+    assert {check.where: check.outcome for check in result.checks} == {
+        "all images": "worse",
+        "site harbour": "worse",
+        "site road": "not worse",
+    }
+
+
+def test_the_program_ends_with_the_exit_code_and_writes_what_ci_reads(runs, tmp_path):
+    folder, _ = runs
+    summary, junit = tmp_path / "summary.md", tmp_path / "gate.xml"
+    summary.write_text("before\n")
+    words = ["gate", folder / "worse", "--baseline", folder / "base", "--junit", junit]
+    failed = panbench(*words, GITHUB_STEP_SUMMARY=str(summary))
+    assert failed.exit_code == 3, failed.output
+    assert "Worse." in failed.stdout
+    text = summary.read_text("utf-8")
+    assert text.startswith("before\n### ❌ PQ: worse")
+    assert "| all images |" in text
+    suite = ElementTree.parse(junit).getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("1", "1", "0")
+    assert suite.find("testcase/failure").get("message").endswith("Worse.")
+
+    unclear = ["gate", folder / "unclear", "--baseline", folder / "base", "--junit", junit]
+    told = panbench(*unclear)
+    assert told.exit_code == 0
+    assert "The images cannot tell" in told.stderr
+    suite = ElementTree.parse(junit).getroot()
+    assert (suite.get("failures"), suite.get("skipped")) == ("0", "1")
+    assert panbench(*unclear, "--strict").exit_code == 4
+    assert ElementTree.parse(junit).getroot().get("failures") == "1"
+    passed = panbench("gate", folder / "better", "--baseline", folder / "base", "--json")
+    assert passed.exit_code == 0
+    record = json.loads(passed.stdout)
+    assert (record["outcome"], record["checks"][0]["difference"] > 0) == ("not worse", True)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--max-drop", "-1"], "--max-drop is -1"),
+        (["--by", "colour"], "There is no slicing 'colour'"),
+        (["--by", "size", "--metric", "PQ_th"], "Give --metric PQ."),
+        (["--slices", "none.json"], "none.json cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(runs, more, sentence):
+    folder, _ = runs
+    refused = panbench("gate", folder / "worse", "--baseline", folder / "base", *more)
+    assert refused.exit_code == 2
+    assert sentence in refused.output
+    assert "Traceback" not in refused.output
+
+
+def test_runs_of_other_data_or_images_cannot_be_gated(runs, tmp_path):
+    _, made = runs
+    other = scored(tmp_path, "other", {1: "pppp", 2: "ssss"}, ["pppp", "ssss"])
+    with pytest.raises(BadRun):
+        gate(other, made["base"])
+
+
+class TestSliceFiles:
+    def test_a_csv_has_a_way_to_slice_a_column(self, tmp_path):
+        (tmp_path / "meta.csv").write_text("image_id,camera,night\n1,front,yes\n2,rear,no\n3,front,\n")
+        camera, night = read_slices(tmp_path / "meta.csv")
+        assert (camera.name, dict(camera.images)) == ("camera", {"front": {1, 3}, "rear": {2}})
+        assert dict(night.images) == {"no": {2}, "yes": {1}}
+
+    def test_a_json_may_hold_several_ways_to_slice(self, tmp_path):
+        (tmp_path / "own.json").write_text('{"site": {"a": [1], "b": [2]}, "night": {"yes": [1, 2]}}')
+        assert [slices.name for slices in read_slices(tmp_path / "own.json")] == ["site", "night"]
+
+    @pytest.mark.parametrize(
+        ("name", "text", "sentence"),
+        [
+            ("a.json", "{", "is not JSON"),
+            ("a.json", "[1]", "must be an object of slices"),
+            ("a.json", '{"night": ["x"]}', "the slice 'night' of a must be a list of image ids"),
+            ("a.csv", "id,camera\n1,x\n", "must have a column image_id"),
+            ("a.csv", "image_id,camera\nx,front\n", "line 2: 'x' is not an image id"),
+            ("a.csv", "image_id,name\n" + "".join(f"{n},n{n}\n" for n in range(101)), "too many for slices"),
+            ("a.txt", "", "is neither .json nor .csv"),
+        ],
+    )
+    def test_a_file_that_is_none_is_refused(self, tmp_path, name, text, sentence):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(BadArgument, match=sentence):
+            read_slices(tmp_path / name)
+
+    @pytest.mark.parametrize(
+        ("slices", "sentence"),
+        [
+            ({"night": [1, 99]}, "The slice 'night' of own names images that were not scored: 99"),
+            ({"night": []}, "own has slices without images: night"),
+        ],
+    )
+    def test_unknown_images_and_empty_slices_are_refused(self, runs, tmp_path, slices, sentence):
+        _, made = runs
+        (tmp_path / "own.json").write_text(json.dumps(slices))
+        with pytest.raises(BadArgument, match=sentence):
+            slices_for(tmp_path / "own.json", [made["base"]])
+
+
+def test_a_gate_reads_large_runs_in_blocks_and_finds_the_same(runs, monkeypatch, tmp_path):
+    folder, made = runs
+    file = tmp_path / "site.json"
+    file.write_text(json.dumps({"harbour": list(range(1, 21)), "road": list(range(21, 41))}))
+    slices = slices_for(file, list(made.values()))
+    whole = gate(made["worse"], made["base"], by="size", slices=slices)
+    monkeypatch.setattr("panbench.runs.folder.ROWS_AT_ONCE", 10)
+    large = [load_run(folder / name) for name in ("worse", "base")]
+    monkeypatch.setattr(Run, "table", property(lambda run: pytest.fail("the whole run was read")))
+    monkeypatch.setattr(Run, "matched", property(lambda run: pytest.fail("the whole run was matched")))
+    assert gate(*large, by="size", slices=slices).checks == whole.checks
+
+
+def test_runs_without_an_image_are_no_gate(tmp_path):
+    runs = [store(tmp_path / name, {"dataset": {"fingerprint": "x"}}, []) for name in ("a", "b")]
+    with pytest.raises(BadRun, match="hold no scored image"):
+        gate(*runs)
+
+
+def test_a_gate_between_other_images_names_no_option_that_it_lacks(runs, tmp_path):
+    folder, _ = runs
+    few = {image: GT[image] for image in range(1, 5)}
+    scored(tmp_path, "few", few, few)
+    for words in ([], ["--common-images"]):
+        told = panbench("gate", tmp_path / "few", "--baseline", folder / "base", *words)
+        assert told.exit_code == 2
+        assert "cannot be compared" in told.stderr
+        assert "--mixed" not in told.stderr

@@ -1,0 +1,163 @@
+"""What corruptions cost: mPC and rPC by their published definition, paired intervals, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import panbench
+
+from panbench.base.errors import BadRun
+from panbench.catalog import find_model
+from panbench.datasets import open_dataset, shapes
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate, open_model_once
+from panbench.runs import load_run
+from panbench.studies.robustness.answer import RESAMPLES, Robustness, robustness, robustness_curves, robustness_grids
+from panbench.studies.robustness.corrupted_runs import evaluate_corrupted
+from panbench.studies.robustness.corruptions import CORRUPTIONS, Corruption, corrupted_runs, parse_corruptions
+
+SETTINGS = "fog:2,gaussian_noise:1,gaussian_noise:5,saturate:5"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    shapes.generate(root, count=10, size=(64, 96))
+    return root
+
+
+@pytest.fixture(scope="module")
+def clean(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    done = panbench("eval", "--model", "mask2former-tiny", "--data", scenes, "--out", out, "--corrupt", SETTINGS)
+    assert done.exit_code == 0, done.output
+    assert f"panbench robustness {out}" in done.output
+    return out
+
+
+def made(values: dict[Corruption, float], clean: float = 0.8) -> Robustness:
+    """A model whose PQ is the same in all resamples."""
+    return Robustness(
+        "run",
+        "Model",
+        50,
+        np.full(1 + RESAMPLES, clean),
+        {one: np.full(1 + RESAMPLES, pq) for one, pq in values.items()},
+        (),
+    )
+
+
+def test_mpc_is_the_mean_over_corruptions_of_the_mean_over_severities():
+    # Michaelis et al. 2019: noise at two severities must not count twice as much as fog at one.
+    one = made({Corruption("gaussian_noise", 1): 0.6, Corruption("gaussian_noise", 5): 0.2, Corruption("fog", 2): 0.5})
+    assert one.mPC[0] == pytest.approx((0.4 + 0.5) / 2)
+    assert one.rPC[0] == pytest.approx(0.45 / 0.8)
+    assert not one.is_complete
+    assert one.of_what == "2 of 15 corruptions at some severities"
+
+
+def test_extra_kinds_are_shown_and_not_averaged():
+    one = made({Corruption("fog", 2): 0.5, Corruption("saturate", 2): 0.1})
+    assert one.mPC[0] == pytest.approx(0.5)
+    assert one.kinds == ["fog", "saturate"]
+    assert made({Corruption("saturate", 2): 0.1}).mPC is None
+
+
+def test_the_published_mpc_is_of_all_fifteen_at_all_severities():
+    whole = made(dict.fromkeys(parse_corruptions("all"), 0.5))
+    assert whole.is_complete
+    assert whole.of_what == "15 corruptions at 5 severities"
+    assert not made(dict.fromkeys(parse_corruptions("all:3"), 0.5)).is_complete
+    assert made(dict.fromkeys(parse_corruptions("all:3"), 0.5)).of_what == "15 of 15 corruptions at severity 3"
+
+
+def test_each_setting_is_a_run_of_its_own_that_says_how_it_was_corrupted(clean):
+    folder = corrupted_runs(clean)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "fog-2",
+        "gaussian_noise-1",
+        "gaussian_noise-5",
+        "saturate-5",
+    ]
+    fog = load_run(folder / "fog-2")
+    assert fog.info.arguments["corruption"] == "fog:2"
+    assert fog.info.model.title == "Mask2Former tiny, fog:2"
+    assert fog.summary() != load_run(clean).summary()
+
+
+def test_a_setting_that_was_interrupted_is_gone_on_with_alone(clean, scenes, tmp_path):
+    model, dataset = open_model_once(find_model("mask2former-tiny")), open_dataset(scenes)
+    home = tmp_path / "run"
+    evaluate(model, dataset, home, EvaluateOptions())
+    chosen = parse_corruptions("fog:2,gaussian_noise:1")
+    options = EvaluateOptions(resume=True, save_predictions=True)
+    first, second = evaluate_corrupted(model, dataset, {model.rule: home}, chosen, options)
+    assert not (first.path / "predictions").exists()
+    before = (second.path / "run.json").read_bytes()
+    (part,) = (first.path / "parts").glob("*.parquet")
+    part.unlink()
+    again = evaluate_corrupted(model, dataset, {model.rule: home}, chosen, options)
+    assert len(again[0].images) == 10
+    # The same noise for the same image: the numbers are those of the first time, and of another process.
+    assert again[0].summary() == first.summary() == load_run(corrupted_runs(clean) / "fog-2").summary()
+    assert (second.path / "run.json").read_bytes() == before
+
+
+def test_the_command_prints_tables_json_and_a_plot(clean, tmp_path):
+    shown = panbench("robustness", clean, "--plot", tmp_path / "curve.png")
+    assert shown.exit_code == 0, shown.output
+    assert "2 of 15 corruptions at some severities" in shown.output
+    assert "gaussian noise" in shown.output
+    assert "saturate (extra)" in shown.output
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads(panbench("robustness", clean, "--json").stdout)
+    (run,) = record["runs"]
+    pq = {name: kind["severities"] for name, kind in run["corruptions"].items()}
+    noise, fog = pq["gaussian_noise"], pq["fog"]
+    assert run["mPC"]["mPC"] == pytest.approx(((noise["1"] + noise["5"]) / 2 + fog["2"]) / 2)
+    assert run["rPC"]["rPC"] == pytest.approx(run["mPC"]["mPC"] / run["clean"]["PQ"])
+    assert run["mPC"]["low"] <= run["mPC"]["mPC"] <= run["mPC"]["high"]
+    assert record["mPC_is_published_definition"] is False
+    stored = load_run(corrupted_runs(clean) / "fog-2").summary()["All"]["PQ"]
+    assert fog["2"] == pytest.approx(stored)
+
+
+def test_the_difference_of_a_run_and_itself_is_nothing(clean):
+    found = robustness([load_run(clean), load_run(clean)])
+    assert np.array_equal(found[0].mPC, found[1].mPC)
+    differences = robustness_grids(found)[1]
+    assert all(row[-1] == "" and row[3] in ("+0.0", "0.0") for row in differences.rows)
+    curves = robustness_curves(found[:1])
+    assert set(curves["group"]) == {"all", "noise", "weather", "extra"}
+
+
+def test_runs_that_cannot_be_measured_are_refused(clean, scenes, tmp_path):
+    model, dataset = open_model_once(find_model("mask2former-tiny")), open_dataset(scenes)
+    alone = evaluate(model, dataset, tmp_path / "alone", EvaluateOptions())
+    with pytest.raises(BadRun, match="--corrupt all --resume"):
+        robustness([alone])
+    with pytest.raises(BadRun, match="Name the clean run"):
+        robustness([load_run(corrupted_runs(clean) / "fog-2")])
+    options = EvaluateOptions(resume=True)
+    evaluate_corrupted(model, dataset, {model.rule: alone.path}, [Corruption("fog", 2)], options)
+    with pytest.raises(BadRun, match="corrupted in different ways"):
+        robustness([alone, load_run(clean)])
+    some = open_dataset(scenes, limit=4)
+    evaluate_corrupted(model, some, {model.rule: alone.path}, [Corruption("snow", 1)], options)
+    with pytest.raises(BadRun, match="holds 4 of the 10 images"):
+        robustness([alone])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [("fogg:2", "There is no corruption 'fogg'. Did you mean fog?"), ("fog:7", "severities from 1 to 5, not 7")],
+)
+def test_an_unknown_corruption_is_one_sentence(words, sentence, tmp_path):
+    refused = panbench("eval", "--model", "mask2former-tiny", "--corrupt", words, "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert sentence in refused.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_is_the_fifteen_and_the_four():
+    assert {one.name for one in parse_corruptions("all")} == set(CORRUPTIONS)

@@ -1,0 +1,171 @@
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from panbench.base.errors import BadArgument, BadDataset, BadRun, PredictionMismatch
+from panbench.panoptic.coco import write_id_png
+from panbench.studies.submission.submission import Submission, write_submission
+
+
+class MadeRun:
+    """A run of two images with predictions, and the list of the test set's images."""
+
+    def __init__(self, root: Path) -> None:
+        self.run = root / "results é" / "a-run"
+        self.images = root / "panoptic_image_info_test-dev2017.json"
+        self.out = root / "out.zip"
+        ids = np.array([[5, 5, 0], [5, 9, 9]], np.int32)
+        self.annotations: list[dict[str, Any]] = []
+        for image_id in (7, 8):
+            write_id_png(self.run / "predictions" / f"{image_id:012}.png", ids)
+            segments = [{"id": 5, "category_id": 1, "area": 3, "score": 0.9}, {"id": 9, "category_id": 187, "area": 2}]
+            self.annotations.append(
+                {"image_id": image_id, "file_name": f"{image_id:012}.png", "segments_info": segments}
+            )
+        self.info: dict[str, Any] = {
+            "schema": 1,
+            "panbench": "0.1.0",
+            "status": "done",
+            "model": {"name": "mask2former r50"},
+        }
+        self.listed = [{"id": 8, "height": 2, "width": 3}, {"id": 7, "height": 2, "width": 3}]
+
+    def submit(self, **arguments: Any) -> Submission:
+        (self.run / "predictions.json").write_text(json.dumps({"annotations": self.annotations}))
+        (self.run / "run.json").write_text(json.dumps(self.info))
+        self.images.write_text(json.dumps({"images": self.listed}))
+        return write_submission(self.run, **{"out": self.out, "images": self.images, **arguments})
+
+
+@pytest.fixture
+def made(tmp_path) -> MadeRun:
+    return MadeRun(tmp_path)
+
+
+def test_the_zip_holds_json_and_pngs_under_the_servers_names(made):
+    found = made.submit()
+    stem = "panoptic_test-dev2017_mask2former-r50_results"
+    with zipfile.ZipFile(made.out) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [f"{stem}.json", f"{stem}/000000000008.png", f"{stem}/000000000007.png"]
+        document = json.loads(archive.read(f"{stem}.json"))
+        png = archive.read(f"{stem}/000000000007.png")
+    segments = [{"id": 5, "category_id": 1}, {"id": 9, "category_id": 187}]
+    assert document == {
+        "annotations": [
+            {"image_id": 8, "file_name": "000000000008.png", "segments_info": segments},
+            {"image_id": 7, "file_name": "000000000007.png", "segments_info": segments},
+        ]
+    }
+    assert png == (made.run / "predictions" / "000000000007.png").read_bytes()
+    assert (found.n_images, found.n_segments, found.bytes) == (2, 4, made.out.stat().st_size)
+
+
+def test_the_same_predictions_make_the_same_file(made, tmp_path):
+    made.submit()
+    made.submit(out=tmp_path / "again.zip")
+    assert made.out.read_bytes() == (tmp_path / "again.zip").read_bytes()
+
+
+def test_a_folder_gets_the_zip_under_the_servers_name(made, tmp_path):
+    found = made.submit(out=tmp_path, algorithm="mine_2")
+    assert found.path == tmp_path / "panoptic_test-dev2017_mine_2_results.zip"
+    assert found.path.exists()
+
+
+def test_a_predictions_json_will_do(made):
+    made.submit()
+    (made.run / "predictions.json").rename(made.run / "mine.json")
+    (made.run / "predictions").rename(made.run / "mine")
+    found = write_submission(made.run / "mine.json", made.out, images=made.images, overwrite=True)
+    assert found.json_name == "panoptic_test-dev2017_mine_results.json"
+
+
+def refused(made: MadeRun, sentence: str, kind: type[Exception] = PredictionMismatch, **arguments: Any) -> None:
+    with pytest.raises(kind, match=sentence):
+        made.submit(**arguments)
+    assert not made.out.exists()
+
+
+def test_images_without_a_prediction_are_counted_and_named(made):
+    made.listed.append({"id": 9, "height": 2, "width": 3})
+    refused(made, "1 of the test set's 3 images have no prediction: 9")
+
+
+def test_images_that_are_not_in_the_test_set_are_named(made):
+    del made.listed[0]
+    refused(made, "not in the test set: 8")
+
+
+def test_a_png_of_another_size_is_named(made):
+    made.listed[0]["height"] = 3
+    refused(made, r"000000000008\.png is 2×3 where 3×3")
+
+
+def test_a_png_that_is_missing_or_damaged_is_named(made):
+    path = made.run / "predictions" / "000000000007.png"
+    path.write_bytes(path.read_bytes()[:50])
+    refused(made, r"000000000007\.png")
+    path.unlink()
+    refused(made, r"000000000007\.png")
+
+
+def test_ids_must_agree_between_json_and_png(made):
+    made.annotations[0]["segments_info"].pop()
+    refused(made, "Image 7: the PNG has ids that the JSON does not describe: 9")
+    made.annotations[0]["segments_info"] += [{"id": 9, "category_id": 187}, {"id": 10, "category_id": 1}]
+    refused(made, "Image 7: the JSON describes ids without a pixel: 10")
+
+
+def test_categories_must_be_cocos(made):
+    made.annotations[1]["segments_info"][0]["category_id"] = 66
+    refused(made, "Image 8: category ids 66")
+
+
+def test_two_images_must_not_share_a_png(made):
+    made.annotations[1]["file_name"] = made.annotations[0]["file_name"]
+    refused(made, "same PNG")
+
+
+def test_a_run_that_is_not_done_is_refused(made):
+    made.info["status"] = "interrupted"
+    refused(made, "interrupted", BadRun)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "sentence"),
+    [
+        ({"testset": "test2018"}, BadArgument, "test-dev2017 and val2017"),
+        ({"algorithm": "my algorithm"}, BadArgument, "letters, digits"),
+        ({"images": "/nowhere.json"}, BadDataset, "nowhere"),
+    ],
+)
+def test_wrong_arguments_are_refused(made, arguments, kind, sentence):
+    refused(made, sentence, kind, **arguments)
+
+
+def test_the_list_of_images_is_cocos_by_default(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(made, "panbench data coco --split test-dev", BadDataset, images=None)
+
+
+def test_a_zip_that_stands_is_not_replaced_unasked(made):
+    made.submit()
+    before = made.out.read_bytes()
+    made.annotations[0]["segments_info"][0]["category_id"] = 2
+    with pytest.raises(BadArgument, match="already exists"):
+        made.submit()
+    assert made.out.read_bytes() == before
+    made.submit(overwrite=True)
+    assert made.out.read_bytes() != before
+
+
+def test_a_run_without_predictions_says_how_to_get_them(tmp_path):
+    with pytest.raises(BadRun, match="--save-predictions"):
+        write_submission(tmp_path, tmp_path / "out.zip")
+    with pytest.raises(BadRun, match="does not exist"):
+        write_submission(tmp_path / "nothing", tmp_path / "out.zip")

@@ -1,0 +1,316 @@
+"""AP_pan and mIoU_pan: measured in the pass of PQ, equal to pycocotools, stored, resumed, compared."""
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import evaluated, panbench
+
+from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.catalog import find_model
+from panbench.cli.request import parse_metrics
+from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.evaluation.evaluate import EvaluateOptions, evaluate, evaluate_rules, open_model_once
+from panbench.models.candidates import Candidates, Frame, Instances, softmax_candidates
+from panbench.models.functions import FunctionModel
+from panbench.models.rules import parse_rule, resize
+from panbench.panoptic.masks import areas, pack, shared_pixels
+from panbench.report.answers.comparison import standing
+from panbench.report.answers.findings import metric_findings
+from panbench.runs import Run, load_run
+from panbench.runs.merge import merge_runs
+from panbench.studies.unfused.answer import with_unfused
+from panbench.studies.unfused.outputs import unfused
+
+ALL = ("pq", "ap", "miou")
+REPO = Path(__file__).resolve().parents[3]
+
+
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("check_unfused", REPO / "scripts" / "check_unfused.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    shapes.generate(root, count=12, size=(96, 128))
+    return root
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> Dataset:
+    return open_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return evaluated(
+        find_model("mask2former-tiny"), open_dataset(folder), tmp_path_factory.mktemp("runs") / "whole", metrics=ALL
+    )
+
+
+def rows(run: Run) -> dict[str, list[Any]]:
+    """All rows of a run before fusion, by column."""
+    assert run.unfused is not None
+    table = run.unfused.table
+    assert table is not None
+    assert table.instances is not None
+    assert table.pixels is not None
+    columns = {**vars(table.instances), **{f"pixels {name}": value for name, value in vars(table.pixels).items()}}
+    return {"images": table.image_id.tolist(), **{name: value.tolist() for name, value in columns.items()}}
+
+
+@pytest.mark.parametrize("name", ["mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny"])
+def test_numbers_equal_pycocotools_and_an_independent_count(name, folder, tmp_path):
+    dataset = open_dataset(folder, limit=4)
+    check = script()
+    model = open_model_once(find_model(name))
+    expected = check.independent(model, dataset)
+    assert expected["AP50"] > 0.2
+    assert expected["mIoU_pan"] > 0.2
+    measured = check.measured(model, dataset, tmp_path / "run")
+    for metric, value in expected.items():
+        assert (measured[metric] is None) == (value is None), metric
+        assert value is None or measured[metric] == pytest.approx(value, abs=1e-6), metric
+
+
+def test_measuring_changes_no_pq_and_no_part(whole, dataset, tmp_path):
+    plain = evaluated(find_model("mask2former-tiny"), dataset, tmp_path / "plain")
+    assert plain.summary() == whole.summary()
+    assert plain.info.unfused is None
+    assert not (tmp_path / "plain" / "unfused").exists()
+    assert whole.info.arguments["metrics"] == "pq,ap,miou"
+    assert [record.images for record in whole.info.unfused] == [12]
+
+
+@pytest.mark.parametrize("lost", ["parts", "unfused"])
+def test_a_resumed_run_has_the_same_rows_whichever_file_was_lost(lost, whole, dataset, tmp_path):
+    model, out = find_model("mask2former-tiny"), tmp_path / "run"
+    first = open_dataset(Path(dataset.gt).parents[1], limit=12)
+    evaluated(model, first, out, metrics=ALL)
+    # As a run that was killed between its two files of a block.
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "status": "running", "parts": [], "unfused": None}))
+    for file in (out / lost).glob("*.parquet"):
+        file.unlink()
+    again = evaluated(model, first, out, metrics=ALL, resume=True)
+    assert again.info.status == "done"
+    assert rows(again) == rows(whole)
+    assert again.summary() == whole.summary()
+
+
+def test_each_rule_of_a_pass_has_the_rows(whole, folder, tmp_path):
+    model = open_model_once(find_model("mask2former-tiny"))
+    folders = {model.rule: tmp_path / "own", parse_rule("argmax", model.rule): tmp_path / "argmax"}
+    some = open_dataset(folder, limit=3)
+    own, argmax = evaluate_rules(model, some, folders, EvaluateOptions(metrics=ALL))
+    # What is measured before fusion does not depend on it.
+    assert rows(own) == rows(argmax)
+    assert rows(own)["images"] == rows(whole)["images"][:3]
+
+
+def test_a_run_with_rows_is_not_resumed_without_them(whole, dataset):
+    with pytest.raises(BadRun, match="metrics was 'pq,ap,miou' and is now None"):
+        evaluated(find_model("mask2former-tiny"), dataset, whole.path, resume=True)
+
+
+def test_changed_and_missing_rows_are_noticed(dataset, tmp_path):
+    out = tmp_path / "run"
+    evaluated(find_model("mask2former-tiny"), dataset, out, metrics=ALL)
+    (file,) = (out / "unfused").glob("*.parquet")
+    content = file.read_bytes()
+    assert panbench("verify", out).exit_code == 0
+    file.write_bytes(content[:-1])
+    damaged = panbench("verify", out)
+    assert damaged.exit_code == 1
+    assert "its SHA-256 differs" in damaged.output
+    file.unlink()
+    gone = panbench("metrics", out)
+    assert gone.exit_code == 2
+    assert "which held 12 images, is missing" in gone.output
+    file.write_bytes(content)
+    assert panbench("metrics", out).exit_code == 0
+    assert panbench("runs", "delete", out, "--yes").exit_code == 0
+    assert not out.exists()
+
+
+def test_merged_shards_have_the_numbers_of_the_whole(whole, dataset, folder, tmp_path):
+    ids = [scene.image.id for scene in dataset.scenes]
+    shards = []
+    for number, chosen in enumerate((ids[:5], ids[5:])):
+        shards.append(tmp_path / f"shard-{number}")
+        evaluated(find_model("mask2former-tiny"), open_dataset(folder, image_ids=chosen), shards[-1], metrics=ALL)
+    merged = merge_runs(shards, tmp_path / "merged")
+    assert rows(merged) == rows(whole)
+    assert metric_findings(merged).record["AP_pan"] == metric_findings(whole).record["AP_pan"]
+
+
+def test_the_papers_truth_is_an_instance_json(dataset, folder, tmp_path):
+    # The same things as run lengths, and one that overlaps another: only instances of their own can say so.
+    from pycocotools import mask as rle_masks
+
+    from panbench.panoptic.coco import read_id_png
+
+    things = {category.id: category.name for category in dataset.categories if category.isthing}
+    annotations = []
+    for scene in dataset.scenes:
+        ids = read_id_png(scene.gt_path)
+        for segment in scene.annotation.segments:
+            if segment.category_id in things:
+                coded = rle_masks.encode(np.asfortranarray((ids == segment.id).astype(np.uint8)))
+                coded["counts"] = coded["counts"].decode()
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": scene.image.id,
+                        "category_id": segment.category_id,
+                        "area": segment.area,
+                        "iscrowd": int(segment.iscrowd),
+                        "segmentation": coded,
+                    }
+                )
+    document = {
+        "images": [
+            {"id": scene.image.id, "height": scene.image.height, "width": scene.image.width} for scene in dataset.scenes
+        ],
+        "categories": [{"id": id, "name": name} for id, name in things.items()],
+        "annotations": annotations,
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    model = open_model_once(find_model("mask2former-tiny"))
+    options = EvaluateOptions(metrics=("pq", "ap"), ap_gt=tmp_path / "instances.json")
+    own = evaluate(model, dataset, tmp_path / "own", options)
+    panoptic = evaluate(model, dataset, tmp_path / "panoptic", EvaluateOptions(metrics=("pq", "ap")))
+    record = metric_findings(own).record
+    assert record["AP_pan"] == metric_findings(panoptic).record["AP_pan"]
+    assert record["AP_pan_gt"] == "the instances of instances.json"
+    assert record["mIoU_pan"] is None
+    both = standing([own, panoptic])
+    with pytest.raises(BadRun, match="different ground truth"):
+        with_unfused(both, [own, panoptic], ("ap",))
+    polygon = [[10.0, 10.0, 60.0, 10.0, 60.0, 50.0, 10.0, 50.0]]
+    one = {"id": 9999, "image_id": dataset.scenes[0].image.id, "category_id": 1, "area": 2000.0, "iscrowd": 0}
+    document["annotations"].append({**one, "segmentation": polygon})
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    more = evaluate(model, dataset, tmp_path / "more", options)
+    assert len(more.unfused.table.instances.gt_id) == len(own.unfused.table.instances.gt_id) + 1
+    assert 2000 in more.unfused.table.instances.gt_area.tolist()
+    document["categories"][0]["name"] = "ballon"
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    with pytest.raises(BadDataset, match="have different things: ball"):
+        evaluate(model, dataset, tmp_path / "other", options)
+    assert not (tmp_path / "other").exists()
+
+
+def test_metrics_and_compare_print_what_was_measured(whole, dataset, tmp_path):
+    plain = evaluated(find_model("mask2former-tiny"), dataset, tmp_path / "plain")
+    printed = json.loads(panbench("metrics", whole.path, "--json").stdout)
+    assert list(printed["AP_pan"]) == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert printed["AP_pan"]["APl"] is None
+    assert printed["AP_pan_gt"] == "the thing segments of panoptic_val.json"
+    assert 0 < printed["before_fusion_intervals"]["AP"][0] <= printed["AP_pan"]["AP"]
+    assert "mIoU of the fused map" in panbench("metrics", whole.path).output
+    without = json.loads(panbench("metrics", plain.path, "--json").stdout)
+    assert without["AP_pan"] is None
+    assert without["mIoU_pan"] is None
+    assert "`panbench eval --metrics pq,ap,miou`" in panbench("metrics", plain.path).output
+    table = panbench("compare", whole.path, whole.path, "--metrics", "pq,ap,miou", "--format", "json")
+    found = {row["metric"]: row for row in json.loads(table.stdout)[0]["before_fusion"]}
+    assert found["AP"]["value"] == pytest.approx(printed["AP_pan"]["AP"], abs=1e-12)
+    assert found["AP"]["low"] == pytest.approx(printed["before_fusion_intervals"]["AP"][0], abs=1e-12)
+    assert found["mIoU_pan"]["value"] == pytest.approx(printed["mIoU_pan"], abs=1e-12)
+    refused = panbench("compare", whole.path, plain.path, "--metrics", "ap")
+    assert refused.exit_code == 2
+    assert (
+        "plain has no rows of AP_pan before fusion. `panbench eval --metrics pq,ap,miou` makes them" in refused.output
+    )
+
+
+def test_metrics_that_cannot_be_measured_are_refused_before_anything_is_written(dataset, tmp_path):
+    assert parse_metrics("miou, ap") == ALL
+    assert parse_metrics("pq") == ("pq",)
+    refused = panbench("eval", "--model", "mask2former-tiny", "--metrics", "pq,mota", "--out", tmp_path / "run")
+    assert refused.exit_code == 2
+    assert "there is no metric 'mota'. They are pq, ap, miou" in refused.output
+    model = open_model_once(find_model("mask2former-tiny"))
+    with pytest.raises(BadArgument, match="--ap-gt is the ground truth of AP"):
+        evaluate(model, dataset, tmp_path / "run", EvaluateOptions(ap_gt="instances.json"))
+    maps = FunctionModel(find_model("mask2former-tiny"), lambda image: (np.zeros(image.shape[:2], np.int32), []))
+    with pytest.raises(BadArgument, match="gives finished id maps"):
+        evaluate(maps, dataset, tmp_path / "run", EvaluateOptions(metrics=ALL))
+    assert not (tmp_path / "run").exists()
+
+
+# Small pieces
+
+
+def two_queries() -> Candidates:
+    """Two queries on an image of 8×8: the left half for sure, and all of it a little."""
+    masks = torch.full((1, 2, 8, 8), -4.0)
+    masks[0, 0, :, :4] = 4.0
+    masks[0, 1] = 0.5
+    logits = torch.tensor([[[3.0, 1.0, 0.0, 0.0], [0.0, 1.0, 0.5, 2.0]]])
+    (found,) = softmax_candidates(logits, masks, [Frame((8, 8), (8, 8), (8, 8))], (True, True, False))
+    return found
+
+
+def test_instances_are_pairs_of_query_and_class_by_class_times_mask_score():
+    output = two_queries()
+    found = unfused(output, (True, True, False)).instances
+    # Two queries × three classes, those of the stuff class left out.
+    assert len(found.labels) == 4
+    score = output.class_scores
+    sure = torch.sigmoid(torch.tensor([4.0, 0.5]))
+    expected = sorted(float(score[query, label] * sure[query]) for query in (0, 1) for label in (0, 1))
+    assert sorted(found.scores.tolist()) == pytest.approx(expected, abs=1e-6)
+    assert sorted(areas(found.masks).tolist()) == [32, 32, 64, 64]
+    # Class scores choose, over all classes; then the mask score ranks.
+    three = unfused(dataclasses.replace(output, most_instances=3), (True, True, False)).instances
+    kept = score.flatten().topk(3).indices
+    assert len(three.labels) == int((kept % 3 < 2).sum())
+
+
+def test_the_semantic_map_is_the_best_sum_and_any_number_of_classes_at_a_time_gives_it(monkeypatch):
+    output = two_queries()
+    sums = torch.einsum("qc,qhw->chw", output.class_scores, output.masks.sigmoid())
+    expected = sums.argmax(0).numpy()
+    assert np.array_equal(unfused(output, (True, True, False)).semantic, expected)
+    # One class and one mask at a time.
+    monkeypatch.setattr(resize, "ELEMENTS_AT_ONCE", 1)
+    assert np.array_equal(unfused(output, (True, True, False)).semantic, expected)
+
+
+def test_boxes_without_any_instance_have_a_semantic_map():
+    logits = torch.zeros((3, 8, 8))
+    logits[1, :, 4:] = 5.0
+    frame = Frame((8, 8), (8, 8), (8, 8))
+    none = Instances(torch.zeros((0, 4)), torch.zeros((0, 1, 1)), (), (), logits, (1, 2, -1), frame)
+    found = unfused(none, (True, False, False))
+    assert len(found.instances.labels) == 0
+    assert np.array_equal(found.semantic[0], [1] * 4 + [2] * 4)
+
+
+def test_packed_masks_share_the_pixels_that_the_masks_share():
+    random = np.random.default_rng(0)
+    ones, others = random.random((3, 13, 7)) < 0.5, random.random((5, 13, 7)) < 0.3
+    packed = pack(list(ones), (13, 7)), pack(list(others), (13, 7))
+    expected = (ones[:, None] & others[None]).sum(axis=(2, 3))
+    assert np.array_equal(shared_pixels(*packed), expected)
+    assert np.array_equal(areas(packed[0]), ones.sum(axis=(1, 2)))
+    assert shared_pixels(packed[0], pack([], (13, 7))).shape == (3, 0)
+
+
+def test_a_stored_run_is_loaded_with_its_rows(whole):
+    again = load_run(whole.path)
+    assert again.unfused.notices == ()
+    assert rows(again) == rows(whole)
