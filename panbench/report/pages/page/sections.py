@@ -256,6 +256,7 @@ def _run_record(member: Compared) -> dict[str, str]:
     record = {
         "Run": member.run.name,
         "State": status,
+        "Damage": " ".join(member.run.faults),
         "Model": _joined(model.title, model.backbone),
         "Config": _file(model.config),
         "Weights": "random" if model.random_weights else _file(model.weights),
