@@ -30,6 +30,7 @@ from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
 from panbench.base.files import sha256_of
 from panbench.base.locks import Lock, owner_of, way_out
 from panbench.base.reporter import Counting
+from panbench.base.secrets import without_secrets
 
 MIRRORS = {
     "COCO": ("http://images.cocodataset.org", "https://images.cocodataset.org"),
@@ -154,11 +155,6 @@ def mirrored(url: str) -> str:
             if mirror and url.startswith(address + "/"):
                 return mirror.rstrip("/") + url[len(address) :]
     return url
-
-
-def without_secrets(url: str) -> str:
-    """`url` without user name and password: for messages and records."""
-    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", url)
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

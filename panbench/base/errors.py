@@ -1,10 +1,16 @@
 """The errors a user can act on. Each carries one sentence: what was wrong, where, what to do."""
 
+from panbench.base.secrets import redacted
+
 
 class PanbenchError(Exception):
     """Base of every error that is the input's fault. The command line prints it and exits with `exit_code`."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The sentence. What libraries and servers say is quoted in it, so secrets are taken out here."""
+        return redacted(super().__str__())
 
 
 class BadDataset(PanbenchError):

@@ -8,7 +8,6 @@ the place of huggingface.co; HF_TOKEN is sent to it (never to where it redirects
 import functools
 import hashlib
 import json
-import os
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -18,6 +17,8 @@ from typing import Any
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
 from panbench.base.files import atomic_write, cache_dir
+from panbench.base.hub_settings import endpoint, token
+from panbench.base.secrets import without_secrets
 
 __all__ = ["Repository", "Stated", "fetch", "here", "look_up", "parse", "recorded", "weights_in"]
 
@@ -49,7 +50,7 @@ class Repository:
     @property
     def page(self) -> str:
         """The address that a person opens."""
-        return f"{_endpoint()}/{self.name}"
+        return f"{without_secrets(endpoint())}/{self.name}"
 
 
 _ADDRESS = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:\.git)?(?:@([\w./-]+))?")
@@ -135,7 +136,7 @@ def fetch(
         sha256, size = stated.get("sha256"), stated.get("size") or files[name].get("size")
         blob = files[name].get("blobId")
         path = download(
-            f"{_endpoint()}/{repository.name}/resolve/{urllib.parse.quote(commit, safe='')}/{name}",
+            f"{endpoint()}/{repository.name}/resolve/{urllib.parse.quote(commit, safe='')}/{name}",
             folder / name,
             sha256=sha256,
             size=size,
@@ -189,13 +190,13 @@ def _listing(repository: Repository) -> dict[str, Any]:
     from panbench.base.download import http_client
 
     revision = urllib.parse.quote(repository.revision, safe="")
-    url = f"{_endpoint()}/api/models/{repository.name}/revision/{revision}?blobs=true"
+    url = f"{endpoint()}/api/models/{repository.name}/revision/{revision}?blobs=true"
     try:
         with http_client() as client:
             answer = client.get(url, headers=_authorization())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DownloadFailed(
-            f"{repository}: {_endpoint()} cannot be reached ({str(error) or type(error).__name__}). On a machine with "
+            f"{repository}: {endpoint()} cannot be reached ({str(error) or type(error).__name__}). On a machine with "
             "a network, download the repository's config.json and weights into a folder and pass --model FOLDER."
         ) from error
     code = answer.headers.get("X-Error-Code", "")
@@ -211,27 +212,23 @@ def _listing(repository: Repository) -> dict[str, Any]:
     if answer.status_code in (401, 404):
         # The hub does not tell strangers which of the two it is.
         raise BadModel(
-            f"There is no repository {repository.name} on {_endpoint()}, or it is private: then set HF_TOKEN to a "
+            f"There is no repository {repository.name} on {endpoint()}, or it is private: then set HF_TOKEN to a "
             "token that may read it."
         )
     if answer.status_code != 200:
-        raise DownloadFailed(f"{repository}: {_endpoint()} answers with status {answer.status_code}. Try again later.")
+        raise DownloadFailed(f"{repository}: {endpoint()} answers with status {answer.status_code}. Try again later.")
     try:
         found = answer.json()
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise DownloadFailed(f"{repository}: the answer of {_endpoint()} is not that of a Hugging Face hub.")
+        raise DownloadFailed(f"{repository}: the answer of {endpoint()} is not that of a Hugging Face hub.")
     return found
 
 
-def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-
-
 def _authorization() -> dict[str, str]:
-    token = os.environ.get("HF_TOKEN", "").strip()
-    return {"Authorization": f"Bearer {token}"} if token else {}
+    stated = token()
+    return {"Authorization": f"Bearer {stated}"} if stated else {}
 
 
 def _safe(revision: str) -> str:

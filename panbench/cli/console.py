@@ -1,6 +1,7 @@
 """All that the command line shows: results on stdout; progress, notices and errors on stderr.
 
-Nothing else in panbench prints. Of the processes that torchrun starts, only the first one speaks.
+Nothing else in panbench prints. Of the processes that torchrun starts, only the first one speaks. Secrets are taken out
+of all of it.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from rich.text import Text
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
 from panbench.base.reporter import Unit
+from panbench.base.secrets import redacted, redactor
 from panbench.base.text import plain
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def show(content: RenderableType, *, soft_wrap: bool = False) -> None:
 
 def write(text: str) -> None:
     """Prints a result; to a file or a pipe as it is, to a terminal without control characters."""
+    text = redacted(text)
     sys.stdout.write(plain(text) if sys.stdout.isatty() else text)
 
 
@@ -107,7 +110,7 @@ def working(words: str) -> Iterator[None]:
     """
     global _working
     if sys.stderr.isatty() and not _quiet and not is_further_rank():
-        sys.stderr.write(f"{plain(words)} …")
+        sys.stderr.write(f"{plain(redacted(words))} …")
         sys.stderr.flush()
         _working = True
     try:
@@ -129,7 +132,7 @@ def say(sentence: str) -> None:
     if not _quiet:
         _stop_working()
         status = _status()
-        status.print(_in_lines(sentence, status), markup=False, style="dim", soft_wrap=True)
+        status.print(_in_lines(redacted(sentence), status), markup=False, style="dim", soft_wrap=True)
 
 
 def note(sentence: str) -> None:
@@ -144,8 +147,8 @@ def complain(sentence: str, error: Exception | None = None, label: str = "Error:
     _stop_working()
     stderr = _console(sys.stderr)
     if error is not None:
-        stderr.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
-    lines = [" ".join(line.split()) for line in sentence.splitlines()]
+        stderr.print(redacted("".join(traceback.format_exception(error))), markup=False, soft_wrap=True)
+    lines = [" ".join(line.split()) for line in redacted(sentence).splitlines()]
     stderr.print(_labelled(label, "bold red", "\n".join(lines), stderr), soft_wrap=True)
 
 
@@ -257,7 +260,7 @@ def is_further_rank() -> bool:
 
 
 def _noted(sentence: str, console: Console) -> Text:
-    return _labelled("Note: ", "bold", " ".join(sentence.split()), console)
+    return _labelled("Note: ", "bold", " ".join(redacted(sentence).split()), console)
 
 
 def _labelled(label: str, style: str, text: str, console: Console) -> Text:
@@ -288,22 +291,24 @@ def _in_lines(text: str, console: Console) -> str:
 class _PlainText(RenderHook):
     """Spells out control characters in all that a console prints, after its styles and before its own control codes.
 
-    One place for all messages: file names, run.json, HTTP reasons and tensor names may hold anything.
+    One place for all messages: file names, run.json, HTTP reasons and tensor names may hold anything. Secrets are taken
+    out here once more; a sentence loses them before it is broken into lines, where none can be recognised.
     """
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Plain(renderable) for renderable in renderables]
+        redact = redactor()
+        return [_Plain(renderable, redact) for renderable in renderables]
 
 
 class _Plain:
-    """A renderable whose text is plain."""
+    """A renderable whose text is plain and without secrets."""
 
-    def __init__(self, content: ConsoleRenderable) -> None:
-        self._content = content
+    def __init__(self, content: ConsoleRenderable, redact: Callable[[str], str]) -> None:
+        self._content, self._redact = content, redact
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for segment in console.render(self._content, options):
-            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+            yield segment if segment.control else Segment(plain(self._redact(segment.text)), segment.style)
 
 
 def _console(stream: Any, *, quiet: bool = False) -> Console:

@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from panbench.base import hub
-from panbench.base.download import download, what_is_wrong, without_secrets
+from panbench.base.download import download, what_is_wrong
 from panbench.base.errors import BadCheckpoint, BadModel, DownloadFailed
 from panbench.base.files import hash_in_name, sha256_of
 from panbench.base.reporter import Counting
+from panbench.base.secrets import without_secrets
 from panbench.base.text import licence_in_words
 from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, weights_path
 

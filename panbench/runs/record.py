@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from panbench.base.errors import BadRun
+from panbench.base.secrets import redactor
 from panbench.base.text import listed
 from panbench.catalog import Published
 from panbench.panoptic.overlap import GroundTruthFaults
@@ -333,6 +334,12 @@ class RunInfo:
     """when it began: ISO 8601, UTC"""
     finished: str | None = None
     """when it was closed"""
+
+    def __post_init__(self) -> None:
+        """Takes secrets out of the command line and the error, whether they are to be written or were read."""
+        redact = redactor()
+        object.__setattr__(self, "command", tuple(map(redact, self.command)))
+        object.__setattr__(self, "error", None if self.error is None else redact(self.error))
 
     def to_json(self) -> dict[str, Any]:
         """The content of run.json, in this version's schema."""

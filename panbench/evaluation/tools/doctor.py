@@ -15,6 +15,7 @@ from panbench import __version__
 from panbench.base import provenance
 from panbench.base.errors import PanbenchError
 from panbench.base.files import cache_dir
+from panbench.base.secrets import redacted
 from panbench.catalog import configs_folder, load_catalog, user_configs_folder, weights_here
 from panbench.panoptic.native import native
 
@@ -57,8 +58,9 @@ def diagnose() -> Diagnosis:
     found.record["packages"] = _packages(found.problems)
     found.record["folders"] = _folders(found.problems)
     found.record["environment"] = {
-        name: value for name, value in sorted(os.environ.items()) if name.upper().startswith(VARIABLES)
+        name: redacted(value) for name, value in sorted(os.environ.items()) if name.upper().startswith(VARIABLES)
     }
+    found.problems = [redacted(problem) for problem in found.problems]
     return found
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter, Unit
+from panbench.base.secrets import redacted
 from panbench.runs import Run
 
 __all__ = ["TRACKERS", "Tracker", "Trackers", "check_trackers", "open_trackers"]
@@ -93,7 +94,8 @@ class Trackers:
             except Exception as error:  # an hour of evaluation is not lost because a tracker's server is down
                 self._trackers.remove(tracker)
                 name = type(tracker).__name__.strip("_")
-                self._reporter.notice(f"{name} is not updated any more: {type(error).__name__}: {error}")
+                reason = redacted(f"{type(error).__name__}: {error}")
+                self._reporter.notice(f"{name} is not updated any more: {reason}")
 
 
 @contextlib.contextmanager

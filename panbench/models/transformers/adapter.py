@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
+from panbench.base.hub_settings import endpoint
 from panbench.catalog import INSTALL_TRANSFORMERS, ModelSpec, repository_of
 from panbench.models.attention import Attention
 from panbench.models.base import Adapter, LoadedImage
@@ -319,6 +320,7 @@ def _folder_of(spec: ModelSpec) -> Path | None:
 
 
 def _import_transformers() -> Any:
+    endpoint()  # a bad address would end the import with a traceback that quotes it
     try:
         module = importlib.import_module("transformers")
     except ImportError as error:

@@ -1,0 +1,134 @@
+"""No command shows a password or a token: what it prints is made to be pasted into reports."""
+
+import http.server
+import json
+import os
+import threading
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from support import panbench, panbench_program
+
+from panbench.cli import console
+from panbench.evaluation.tools import trackers
+from panbench.evaluation.tools.trackers import Trackers
+from panbench.runs import RunInfo
+
+PASSWORD = "hunter2/and#more"
+TOKEN = "hf_the4secret5token6of7this8test"
+LINES = f"{TOKEN}\nits-second-line"
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"]])
+def test_doctor_shows_no_password_of_proxies_and_mirrors(arguments, tmp_path):
+    secrets = {
+        "HTTPS_PROXY": f"http://anna:{PASSWORD}@proxy:3128",
+        "HTTP_PROXY": f"anna:{PASSWORD}@proxy:3128",
+        "PANBENCH_MIRROR_COCO": f"https://anna:{PASSWORD}@mirror/coco",
+        "PANBENCH_MIRROR_OPENMMLAB": "https://a-token-that-is-long-enough@mirror/zoo",
+        "PANBENCH_TOKEN": TOKEN,
+    }
+    shown = panbench(*arguments, cwd=tmp_path, **secrets).stdout
+    for secret in ("anna", "hunter2", "and#more", "a-token-that", TOKEN):
+        assert secret not in shown
+    for host in ("http://***@proxy:3128", "https://***@mirror/coco", "https://***@mirror/zoo"):
+        assert host in shown
+
+
+@pytest.fixture
+def refusing():
+    """The address of a server that refuses everything."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(503)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("token", "endpoint"),
+    [
+        (LINES, "http://{}"),
+        (f"{TOKEN}\u00e9", "http://{}"),
+        (TOKEN, "http://anna:hunter2@{}"),
+        (TOKEN, "http://anna:hunter2@127.0.0.1:1"),
+        (TOKEN, f"http://anna:{PASSWORD}@{{}}"),
+        (TOKEN, f"anna:{PASSWORD}@{{}}"),
+    ],
+)
+def test_no_error_of_the_hub_shows_a_token_or_a_password(token, endpoint, refusing, tmp_path):
+    cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((8, 8, 3), np.uint8))
+    settings = {**os.environ, "HF_TOKEN": token, "HF_ENDPOINT": endpoint.format(refusing)}
+    # A program of its own: a library that is imported already is not asked what it says of the settings.
+    done = panbench_program(
+        *("predict", "photo.png", "--model", "hf:owner/name", "--download", "--debug"), cwd=tmp_path, env=settings
+    )
+    said = done.stderr + done.stdout
+    assert done.returncode == 2, said
+    assert "\nError: " in said
+    assert not any(secret in said for secret in ("hunter2", "and#more", TOKEN, "its-second-line")), said
+
+
+def test_tracebacks_and_results_show_none_either(monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    console.complain("It failed.", ValueError(f"token {TOKEN}"))
+    console.note(f"Note {TOKEN}")
+    console.say(f"Hint {TOKEN}")
+    console.show(f"Result {TOKEN}")
+    console.show_json({"said": TOKEN})
+    with console.Bars(lines=True) as bars:
+        bars.status(f"Building {TOKEN}")
+        bars.notice(f"Skipped {TOKEN}")
+    shown = "".join(capsys.readouterr())
+    assert TOKEN not in shown
+    assert shown.count("***") == 7
+
+
+def test_run_json_keeps_no_secret_of_command_line_and_error(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    info = RunInfo(command=("panbench", "eval", "--gt", "https://anna:hunter2@host/gt.json"), error=f"401 for {TOKEN}")
+    kept = json.dumps(info.to_json())
+    assert "hunter2" not in kept
+    assert TOKEN not in kept
+    # A run that an older version stored is shown without them, too.
+    stored = {**info.to_json(), "error": "no http://anna:hunter2@proxy", "command": [f"--x={TOKEN}"]}
+    read = RunInfo.from_json(stored)
+    assert (read.error, read.command) == ("no http://***@proxy", ("--x=***",))
+    assert replace(read, error=TOKEN).error == "***"
+
+
+def test_a_tracker_that_quotes_its_key_is_dropped_without_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+
+    def refused(*_):
+        raise ConnectionError("0123456789abcdef0123456789abcdef01234567 is not a key of user:pw")
+
+    class Heard:
+        scalars = refused
+
+    class Notices:
+        def __init__(self):
+            self.said = []
+            self.notice = self.said.append
+
+        def progress(self, *_):
+            pass
+
+    notices = Notices()
+    Trackers([Heard()], notices).progress("run", 1, 1)
+    monkeypatch.setattr(trackers, "TRACKERS", {"wandb": refused})
+    monkeypatch.setattr(trackers, "PACKAGES", {})
+    with pytest.raises(trackers.BadArgument) as caught, trackers.open_trackers(["wandb"], "run", tmp_path):
+        pass
+    for sentence in (*notices.said, str(caught.value)):
+        assert "ConnectionError: *** is not a key" in sentence
