@@ -12,7 +12,20 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.cli import console
-from panbench.cli.command import AsJson, By, Claims, OwnSlices, Raw, Runs, command, family, find_runs, flag, option
+from panbench.cli.command import (
+    AsJson,
+    By,
+    Claims,
+    OwnSlices,
+    Raw,
+    Runs,
+    command,
+    family,
+    find_runs,
+    flag,
+    note_damage,
+    option,
+)
 
 if TYPE_CHECKING:
     from panbench.report.answers.comparison import Standing
@@ -249,4 +262,5 @@ def _show_each(
     if not records:
         raise BadRun(f"None of these {len(stored)} runs holds a scored image, so there is nothing to measure.")
     if as_json:
+        note_damage(stored)
         console.show_json(records[0] if one else records)

@@ -21,7 +21,7 @@ from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.datasets.instances import InstanceSet, read_instances
 from panbench.evaluation.distributed import join_ranks
-from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name
+from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name, worker_threads
 from panbench.evaluation.record import (
     changed_files,
     close_run,
@@ -204,7 +204,7 @@ def evaluate_rules(
             rank=ranks.rank,
             expected=len(dataset.scenes) if ranks.size == 1 else len(done) + sum(map(len, plan)),
             skip_bad_images=options.skip_bad_images,
-            workers=options.workers or max(1, min(8, (os.cpu_count() or 1) // ranks.size)),
+            workers=worker_threads(options.workers, ranks.size),
             reporter=reporter,
         )
         with contextlib.ExitStack() as stack:

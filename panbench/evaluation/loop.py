@@ -7,6 +7,7 @@ depend on the number of images. A batch holds images of one padded size: each ha
 
 import dataclasses
 import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -98,6 +99,18 @@ def lanes_of(model: Model, threads: int) -> int:
     params = model.describe().params
     light = params is None or params < _HEAVY_PARAMETERS
     return 2 if model.device.type == "cpu" and threads > 1 and light else 1
+
+
+def worker_threads(asked: int | None, ranks: int = 1) -> int:
+    """How many threads load images, and as many score: as asked for, else as many as cores a rank, at most 8."""
+    return asked or max(1, min(8, (os.cpu_count() or 1) // ranks))
+
+
+def images_for_rate(model: Model, batch_size: int, workers: int) -> int:
+    """The fewest images, of one size, of which the loop measures a rate."""
+    lanes = lanes_of(model, torch.get_num_threads())
+    before = batches_before_rate(lanes, lanes * batch_size, lanes=lanes, workers=workers)
+    return (before + lanes) * batch_size
 
 
 def best_batch_size(model: Model, dataset: Dataset, reporter: Reporter) -> int:

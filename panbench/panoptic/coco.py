@@ -245,7 +245,7 @@ class _Rows:
                 and -(2**31) <= image_id <= 2**62
                 and not leaves_folder(name)
                 and len(set(ids)) == len(ids)
-                and (not ids or (1 <= min(ids) and max(ids) <= MAX_ID and min(area) >= 0))
+                and (not ids or (1 <= min(ids) and max(ids) <= MAX_ID and min(area) >= 0 and min(category_ids) >= 0))
                 and scores.count(None) == len(scores)
                 and bool not in map(type, numbers)
                 and (counted or iscrowd.count(0) + iscrowd.count(1) == len(iscrowd))
@@ -307,7 +307,7 @@ def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | No
     return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
 
 
-# Columns of a run hold category ids in 32 bits.
+# Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.
 _MAX_CATEGORY_ID = 2**31 - 1
 
 _SCAN = json.JSONDecoder().raw_decode
@@ -410,7 +410,7 @@ class _Reader:
         found: dict[int, Category] = {}
         for index, record in enumerate(records):
             where = f"categories[{index}]"
-            category_id = self.integer(record, "id", where, high=_MAX_CATEGORY_ID)
+            category_id = self.integer(record, "id", where, low=0, high=_MAX_CATEGORY_ID)
             color = record.get("color")
             isthing = self.value(record, "isthing", where)
             if isthing not in (0, 1):
@@ -479,7 +479,7 @@ class _Reader:
     def segment(self, record: Any, where: str, counted: bool) -> Segment:
         return Segment(
             id=self.integer(record, "id", where, low=1, high=MAX_ID),
-            category_id=self.integer(record, "category_id", where, high=_MAX_CATEGORY_ID),
+            category_id=self.integer(record, "category_id", where, low=0, high=_MAX_CATEGORY_ID),
             area=0 if counted else self.integer(record, "area", where, low=0),
             iscrowd=self.iscrowd(record, where, counted),
             bbox=_box(record.get("bbox")),
@@ -535,9 +535,12 @@ class _Reader:
 
 
 def _color(value: Any) -> tuple[int, int, int] | None:
-    if isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(part, (int, float)) for part in value):
-        return (int(value[0]), int(value[1]), int(value[2]))
-    return None
+    """Three values of 0 to 255; of anything else None, as if the category had no colour."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        return None
+    if not all(isinstance(part, (int, float)) and 0 <= part <= 255 for part in value):
+        return None
+    return (int(value[0]), int(value[1]), int(value[2]))
 
 
 def _box(value: Any) -> tuple[float, float, float, float] | None:
