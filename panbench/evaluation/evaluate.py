@@ -106,8 +106,11 @@ def evaluate_rules(
             reporter.notice(sentence)
         # A complete run beside its place was about to take it when it was killed.
         if run.info.status == "done" and not run.faults and run.path == folders[rule]:
-            reporter.notice(f"{folders[rule]} is complete already.")
-            complete.add(rule)
+            lacking = ranks.broadcast(_unreadable(run, model, dataset) if ranks.is_first else None)
+            if lacking is not None:
+                but = f" but for {lacking} images that still cannot be read" if lacking else ""
+                reporter.notice(f"{folders[rule]} is complete already{but}.")
+                complete.add(rule)
     unfinished = {rule: out for rule, out in folders.items() if rule not in complete}
     if not unfinished:
         return list(previous.values())
@@ -184,6 +187,17 @@ def evaluate_rules(
         raise
     ranks.broadcast("The runs are closed.")
     return [load_run(out) for out in folders.values()]
+
+
+def _unreadable(run: Run, model: Model, dataset: Dataset) -> int | None:
+    """How many images a finished run had to skip; None when one of them can be read by now, so that it is scored."""
+    held = frozenset(run.images.tolist())
+    lacking = [scene for scene in dataset.scenes if scene.image.id not in held]
+    for scene in lacking:
+        with contextlib.suppress(BadDataset):
+            model.load(scene)
+            return None
+    return len(lacking)
 
 
 def _closed_early(
