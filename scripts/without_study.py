@@ -4,9 +4,9 @@
     python scripts/without_study.py --all               # each in turn
     python scripts/without_study.py --of-today          # one, another each day: what CI runs
 
-Copies the tree, deletes panbench/studies/NAME/, tests/studies/NAME/ and the examples that name its command, and runs lint,
-types, the tests that need no model, `panbench --help`, `eval` of a tiny model on four scenes, and `report`. Exit code 1
-when one of them fails.
+Copies the tree, deletes panbench/studies/NAME/, tests/studies/NAME/ and the scripts that import the study, and runs
+lint, types, the tests that need no model, `panbench --help`, `eval` of a tiny model on four scenes, and `report`. Exit
+code 1 when one of them fails.
 """
 
 import argparse
@@ -21,7 +21,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted(path.parent.name for path in (ROOT / "panbench" / "studies").glob("*/__init__.py"))
-QUICK = ("base", "panoptic", "metrics", "runs", "scoring", "cli/test_help.py", "report/test_page.py", "test_layering.py")
+QUICK = (
+    "base",
+    "panoptic",
+    "metrics",
+    "runs",
+    "scoring",
+    "cli/test_help.py",
+    "report/test_page.py",
+    "test_layering.py",
+)
 """Tests of the core, relative to tests/."""
 
 
@@ -40,7 +49,9 @@ def main() -> None:
     if not chosen:
         parser.error("name a study, or give --all or --of-today")
     failed = [study for study in chosen if not works_without(study)]
-    print(f"{len(chosen) - len(failed)} of {len(chosen)} studies can be deleted" + (f"; not: {failed}" if failed else ""))
+    print(
+        f"{len(chosen) - len(failed)} of {len(chosen)} studies can be deleted" + (f"; not: {failed}" if failed else "")
+    )
     sys.exit(1 if failed else 0)
 
 
@@ -51,6 +62,9 @@ def works_without(study: str) -> bool:
         copy_tree(tree)
         for folder in (tree / "panbench" / "studies" / study, tree / "tests" / "studies" / study):
             shutil.rmtree(folder)
+        for script in (tree / "scripts").glob("*.py"):
+            if f"panbench.studies.{study}" in script.read_text("utf-8"):
+                script.unlink()
         for name, command in steps(tree):
             finished = subprocess.run(
                 command, cwd=tree, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tree)}

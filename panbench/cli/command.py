@@ -122,6 +122,13 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
     return tables.find_runs(paths, console.note, console.note)
 
 
+def note_damage(runs: "Sequence[StoredRun]") -> None:
+    """Says on stderr which parts of runs are missing or changed: what was made of such runs lacks their images."""
+    for run in runs:
+        if run.faults:
+            console.note(f"{run.name} is damaged: {' '.join(run.faults)}")
+
+
 def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
     """As `may_download`, of the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.

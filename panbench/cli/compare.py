@@ -22,6 +22,7 @@ from panbench.cli.command import (
     family,
     find_runs,
     flag,
+    note_damage,
     option,
     slicings,
 )
@@ -261,4 +262,5 @@ def _show_each(
     if not records:
         raise BadRun(f"None of these {len(stored)} runs holds a scored image, so there is nothing to measure.")
     if as_json:
+        note_damage(stored)
         console.show_json(records[0] if one else records)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, option
+from panbench.cli.command import command, family, flag, note_damage, option
 
 app = family()
 
@@ -40,4 +40,7 @@ def export(
     from panbench.report.answers.export import export_run
     from panbench.runs import load_run
 
-    console.wrote(export_run(load_run(run), format.value, out, overwrite=overwrite))
+    loaded = load_run(run)
+    written = export_run(loaded, format.value, out, overwrite=overwrite)
+    note_damage([loaded])
+    console.wrote(written)

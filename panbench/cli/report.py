@@ -29,6 +29,7 @@ from panbench.cli.command import (
     find_runs,
     flag,
     may_download_weights,
+    note_damage,
 )
 
 if TYPE_CHECKING:
@@ -97,9 +98,10 @@ def report(
     """Write one HTML file that shows runs: verdict, tables, charts and examples. It needs no network."""
     from panbench.report.pages.page.document import write_report
 
+    stored = find_runs(runs)
     with console.Bars(transient=True) as bars:
         written = write_report(
-            find_runs(runs),
+            stored,
             out,
             title=title,
             examples=examples,
@@ -113,6 +115,7 @@ def report(
             notice=console.note,
             reporter=bars,
         )
+    note_damage(stored)
     console.wrote([written])
     if open_it:
         import webbrowser
@@ -454,6 +457,8 @@ def site(
     """Write a static site of many runs: a leaderboard with intervals and a report of each, for GitHub Pages."""
     from panbench.report.pages.site import write_site
 
+    stored = find_runs(runs)
     with console.Bars(transient=True) as bars:
-        index = write_site(find_runs(runs), out, title=title, examples=examples, notice=console.note, reporter=bars)
+        index = write_site(stored, out, title=title, examples=examples, notice=console.note, reporter=bars)
+    note_damage(stored)
     console.wrote([index])

@@ -24,7 +24,7 @@ from panbench.models.model import REQUIRED, LoadedImage, Model, adopted
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import Rule
 from panbench.models.rules.given import Given
-from panbench.panoptic.types import Category, Scene
+from panbench.panoptic.types import MAX_ID, Category, Scene
 from panbench.runs import ModelRecord
 
 
@@ -92,6 +92,10 @@ class FunctionModel(Model):
                 f"shape {rgb.shape[:2]}."
             )
         found, areas = np.unique(ids, return_counts=True)
+        if outside := [segment_id for segment_id in found.tolist() if not 0 <= segment_id <= MAX_ID]:
+            raise BadModel(
+                f"{where} returned the id {outside[0]}; ids lie in 1…{MAX_ID}, as PNGs can hold them, and 0 is void."
+            )
         area_of = dict(zip(found.tolist(), areas.tolist(), strict=True))
         segments = tuple(self._segments(answer[1], area_of, where))
         if unnamed := sorted(set(area_of) - {0, *(segment.id for segment in segments)}):

@@ -115,6 +115,20 @@ class Run:
         held, written = len(self.images), self.info.images.scored
         return () if held == written else (f"{self.path} holds {held:,} images of the {written:,} that were scored.",)
 
+    @property
+    def shortfall(self) -> str | None:
+        """Why the run lacks images that were asked for, without any damage; None when it has them all."""
+        info, held, expected = self.info, len(self.images), self.info.images.expected
+        if info.status == "done" and (expected is None or held == expected):
+            return None
+        state = {"done": "is incomplete", "running": "is still running or was killed"}.get(
+            info.status, f"was {info.status}" if info.status == "interrupted" else info.status
+        )
+        skipped = f"; {info.images.skipped:,} could not be read" if info.images.skipped else ""
+        return (
+            f"{self.name} {state}: it holds {held:,} of {'?' if expected is None else f'{expected:,}'} images{skipped}."
+        )
+
     @cached_property
     def files(self) -> FileHashes:
         """The hashes of the images and id PNGs that were read, as far as the run stored them."""

@@ -95,6 +95,7 @@ class RunWriter:
                 parts=(),
                 started=info.started or _now(),
             )
+            _check_readable(content)
             try:
                 place.mkdir(parents=True, exist_ok=True)
                 if place != home:
@@ -343,6 +344,14 @@ def _is_free(path: Path) -> bool:
 def _records_before_fusion(run: Run) -> tuple[PartRecord, ...] | None:
     """What run.json lists of unfused/; None for a run without it."""
     return (run.unfused.records() if run.unfused is not None else ()) or None
+
+
+def _check_readable(info: RunInfo) -> None:
+    """Raises BadRun for a record that could be written but not read again: such a run would be lost."""
+    try:
+        RunInfo.from_json(info.to_json())
+    except BadRun as problem:
+        raise BadRun(f"The run cannot be stored: {problem}") from None
 
 
 def _now() -> str:

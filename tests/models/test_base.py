@@ -13,13 +13,14 @@ import torch
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel
 from panbench.catalog import FAMILIES, find_model, load_catalog, spec_from_config
-from panbench.models.candidates import Candidates, FinishedMap, LabelledSegment, NonFiniteOutput
+from panbench.models.candidates import Candidates, FinishedMap, Frame, LabelledSegment, NonFiniteOutput
 from panbench.models.devices import tf32_as
 from panbench.models.mmdet import families
 from panbench.models.opening import import_named, open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, predict, prediction_of
 from panbench.models.preprocess import Resize
 from panbench.models.rules import fuse, parse_rule
+from panbench.models.rules.given import Given
 from panbench.panoptic.types import Category, ImageInfo, Scene
 
 TOY = '''
@@ -282,6 +283,8 @@ def test_a_function_with_categories_is_matched_by_name(functions: Path) -> None:
         ("(image[..., 0], [{'id': 255}])", "needs `id` and `category_id`"),
         ("(image[..., 0], [{'id': 255, 'category_id': 1}] * 2)", "two segments of the id 255"),
         ("(image[..., 0], [{'id': 0, 'category_id': 1}])", "a segment of the id 0"),
+        ("(image[..., 0].astype('i8') << 17, [{'id': 255 << 17, 'category_id': 1}])", "the id 33423360; ids lie in 1…"),
+        ("(image[..., 0].astype('i8') - 256, [{'id': -1, 'category_id': 1}])", "the id -256; ids lie in 1…16777215"),
     ],
 )
 def test_a_function_that_answers_something_else_is_told_what(functions: Path, answer: str, sentence: str) -> None:
@@ -289,6 +292,13 @@ def test_a_function_that_answers_something_else_is_told_what(functions: Path, an
     with pytest.raises(BadModel, match=sentence) as caught:
         predict(model, painting(functions), range(300))
     assert "painting.png (image 7)" in str(caught.value)
+
+
+@pytest.mark.parametrize("ids", [[[-1, 0]], [[0, 1 << 24]]])
+def test_a_map_with_ids_that_no_png_holds_is_refused_of_any_model(ids: list[list[int]]) -> None:
+    finished = FinishedMap(np.array(ids, np.int32), (), Frame((1, 2), (1, 2), (1, 2)))
+    with pytest.raises(BadModel, match="they must lie in 0…16777215"):
+        Given().settle(finished)
 
 
 def test_a_factory_may_return_any_object_that_is_a_model(functions: Path) -> None:

@@ -171,8 +171,10 @@ BAD = [
     (changed("annotations", {}), "a list as `annotations`"),
     (changed("categories.1.id", 1), r"categories\[1\] repeats category id 1"),
     (changed("categories.0.isthing", 2), r"categories\[0\]\.isthing must be 0 or 1, not 2"),
-    (changed("categories.0.id", 2**31), r"categories\[0\]\.id is 2147483648, outside -2147483648…2147483647"),
+    (changed("categories.0.id", 2**31), r"categories\[0\]\.id is 2147483648, outside 0…2147483647"),
+    (changed("categories.0.id", -9), r"categories\[0\]\.id is -9, outside 0…2147483647"),
     (changed("annotations.0.segments_info.0.category_id", 2**31), "category_id is 2147483648, outside"),
+    (changed("annotations.0.segments_info.0.category_id", -9), "category_id is -9, outside 0…"),
     (changed("categories.0.name"), r"categories\[0\] lacks the key `name`"),
     (changed("categories.0.id", "1"), r"categories\[0\]\.id must be an integer, not '1'"),
     (changed("images", [GOOD["images"][0]] * 2), r"images\[1\] repeats image id 139"),
@@ -220,6 +222,11 @@ def test_columns_are_refused_with_the_same_sentence(write, document, sentence):
         pytest.skip("a fault of `images`")
     with pytest.raises(BadDataset, match=sentence):
         read_annotation_columns(write(document))
+
+
+@pytest.mark.parametrize("color", [[300, 0, 0], [-1, 0, 0]])
+def test_a_colour_that_no_pixel_can_have_is_none(write, color):
+    assert read_panoptic_json(write(changed("categories.0.color", color))).categories[0].color is None
 
 
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path, write):

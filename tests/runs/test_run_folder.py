@@ -98,6 +98,11 @@ class TestWriting:
     def test_a_run_without_images_has_no_summary(self, tmp_path):
         assert RunWriter.create(tmp_path / "a", INFO).finish("failed").info.summary is None
 
+    def test_a_record_that_could_not_be_read_again_is_not_begun(self, tmp_path):
+        with pytest.raises(BadRun, match=r"cannot be stored: `categories\[0\].id` must lie between 0 and 2147483647"):
+            RunWriter.create(tmp_path / "a", RunInfo(categories=(Category(-9, "sky", False),)))
+        assert not (tmp_path / "a").exists()
+
     def test_an_unknown_status_is_a_bug(self, tmp_path):
         with pytest.raises(ValueError, match="done, interrupted, failed"):
             RunWriter.create(tmp_path / "a", INFO).finish("finished")

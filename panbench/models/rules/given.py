@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from panbench.base.errors import BadModel
 from panbench.models.candidates import FinishedMap
 from panbench.models.rules.base import Rule, SettledMap
+from panbench.panoptic.types import MAX_ID
 
 
 @dataclass(frozen=True)
@@ -21,5 +23,10 @@ class Given(Rule):
         return output
 
     def settle(self, fused: FinishedMap) -> SettledMap:
-        """Its ids and segments."""
+        """Its ids and segments. Raises BadModel for ids that an id PNG cannot hold."""
+        if fused.ids.size and not 0 <= int(fused.ids.min()) <= int(fused.ids.max()) <= MAX_ID:
+            raise BadModel(
+                f"The model gave an id map with ids from {fused.ids.min()} to {fused.ids.max()}; they must lie in "
+                f"0…{MAX_ID}."
+            )
         return fused.ids, fused.segments

@@ -250,7 +250,15 @@ def _check_images(run: Run) -> None:
 
 def _identity(run: Run) -> dict[str, Any]:
     row = comparison_row(run)
-    return {"run": row.run, "model": row.model, "dataset": row.dataset, "images": row.images, "notes": list(row.notes)}
+    return {
+        "run": row.run,
+        "model": row.model,
+        "dataset": row.dataset,
+        "images": row.images,
+        "complete": row.complete,
+        "damage": list(run.faults),
+        "notes": list(row.notes),
+    }
 
 
 def _headline(run: Run) -> str:

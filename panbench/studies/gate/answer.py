@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.text import for_xml
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import Sample, SampleFold
@@ -22,7 +23,7 @@ from panbench.report.answers.grid import Grid, as_markdown
 from panbench.report.answers.tables import comparable_images, without_mixed
 from panbench.runs import Run
 
-__all__ = ["METRICS", "Check", "GateResult", "gate"]
+__all__ = ["METRICS", "Check", "GateResult", "check_whole", "gate"]
 
 Outcome = Literal["worse", "cannot tell", "not worse"]
 
@@ -60,13 +61,17 @@ class Check:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What a gate found. `outcome` is the worst of its checks; `sentence` says it."""
+    """What a gate found. `outcome` is the worst of its checks; `sentence` says it.
+
+    notes: sentences on incomplete runs, and on images that were left out
+    """
 
     run: str
     against: str
     metric: str
     max_drop: float
     checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -130,7 +135,8 @@ class GateResult:
     def markdown(self) -> str:
         """A summary for a page of GitHub: outcome, sentence, table."""
         sign = {"worse": "❌", "cannot tell": "⚠️", "not worse": "✅"}[self.outcome]
-        return f"### {sign} {self.metric}: {self.outcome}\n\n{self.sentence}\n\n{as_markdown(self.grid())}"
+        said = "\n\n".join((self.sentence, *self.notes))
+        return f"### {sign} {self.metric}: {self.outcome}\n\n{said}\n\n{as_markdown(self.grid())}"
 
     def junit(self, strict: bool = False) -> str:
         """JUnit XML, a test case a check; what cannot be told is skipped, or fails when `strict`."""
@@ -141,7 +147,7 @@ class GateResult:
         suite = ElementTree.Element(
             "testsuite",
             {
-                "name": f"panbench gate: {self.run} against {self.against}",
+                "name": for_xml(f"panbench gate: {self.run} against {self.against}"),
                 "tests": str(len(self.checks)),
                 "failures": str(len(failed)),
                 "errors": "0",
@@ -149,11 +155,12 @@ class GateResult:
             },
         )
         for check in self.checks:
-            case = ElementTree.SubElement(suite, "testcase", {"classname": "panbench.gate", "name": self._case(check)})
+            name, said = for_xml(self._case(check)), for_xml(self._said(check))
+            case = ElementTree.SubElement(suite, "testcase", {"classname": "panbench.gate", "name": name})
             if check in failed:
-                ElementTree.SubElement(case, "failure", {"message": self._said(check), "type": check.outcome})
+                ElementTree.SubElement(case, "failure", {"message": said, "type": check.outcome})
             elif check in skipped:
-                ElementTree.SubElement(case, "skipped", {"message": self._said(check)})
+                ElementTree.SubElement(case, "skipped", {"message": said})
         ElementTree.indent(suite)
         return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
@@ -169,8 +176,28 @@ class GateResult:
             "max_drop": self.max_drop,
             "outcome": self.outcome,
             "sentence": self.sentence,
+            "notes": list(self.notes),
             "checks": [{**vars(check), "detectable": check.detectable} for check in self.checks],
         }
+
+
+def check_whole(sides: Sequence[Run], common_images: bool) -> tuple[str, ...]:
+    """A sentence for each run that lacks images; they are compared on the images that both have.
+
+    Raises BadRun for a damaged run, naming the part, and for an incomplete one unless `common_images`.
+    """
+    for side in sides:
+        if side.faults:
+            raise BadRun(
+                f"{side.name} is damaged, so the gate does not judge it. {' '.join(side.faults)} Restore the part, or "
+                "make its images again with --resume."
+            )
+    incomplete = tuple(sentence for side in sides if (sentence := side.shortfall) is not None)
+    if incomplete and not common_images:
+        raise BadRun(
+            f"{' '.join(incomplete)} Go on with --resume, or compare on the images that both have with --common-images."
+        )
+    return incomplete
 
 
 def gate(
@@ -192,8 +219,10 @@ def gate(
     metric: one of METRICS (of slices only PQ, SQ, RQ); max_drop: points of percent, 0 or more
     common_images: compare on the images that both have; otherwise other images are an error
     Each check is made at 95 %: of many slices without any change one in forty comes out worse by chance.
-    Raises BadArgument for a metric or slicing that is not there, BadRun for runs that cannot be compared.
+    Raises BadRun for a damaged run, an incomplete one (unless `common_images`) and runs that cannot be compared,
+    BadArgument for an unknown metric or slicing.
     """
+    notes = check_whole((run, baseline), common_images)
     if metric not in METRICS:
         raise BadArgument(f"There is no metric {metric!r} to gate on. Choose one of {', '.join(METRICS)}.")
     if not max_drop >= 0:
@@ -209,6 +238,11 @@ def gate(
         raise BadRun(without_mixed(str(problem))) from None
     if not len(shared):
         raise BadRun(f"{baseline.name} and {run.name} hold no scored image, so there is nothing to gate on.")
+    notes += tuple(
+        f"{len(side.images) - len(shared):,} of the {len(side.images):,} images of {side.name} are left out."
+        for side in (run, baseline)
+        if len(side.images) > len(shared)
+    )
     sides = [_read(side, shared, by, bool(slices)) for side in (baseline, run)]
     group = _GROUPS[f"_{suffix}" if suffix else ""]
     checks = _checks([side.whole for side in sides], [(group, "all images")], name, max_drop, resamples)
@@ -219,7 +253,7 @@ def gate(
         cut = [slice_by_images(side.statistics, own) for side in sides if side.statistics is not None]
         named = [(part, f"{own.name} {part}") for part in own.images]
         checks += _checks(cut, named, name, max_drop, resamples)
-    return GateResult(run.name, baseline.name, metric, max_drop, tuple(checks))
+    return GateResult(run.name, baseline.name, metric, max_drop, tuple(checks), notes)
 
 
 @dataclass(frozen=True)

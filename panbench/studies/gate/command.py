@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from panbench.base.errors import BadArgument
+from panbench.base.text import plain
 from panbench.cli import console
 from panbench.cli.command import AsJson, command, family, flag, option
 
@@ -57,9 +58,11 @@ def gate(
     """
     from panbench.report.answers.own_slices import slices_for
     from panbench.runs import load_run
+    from panbench.studies.gate.answer import check_whole
     from panbench.studies.gate.answer import gate as judge
 
     sides = load_run(run), load_run(baseline)
+    check_whole(sides, common_images)  # before files of slices are read
     result = judge(
         *sides,
         metric=metric.value,
@@ -74,13 +77,15 @@ def gate(
         console.show(result.sentence)
         if len(result.checks) > 1:
             console.show_grids([result.grid()])
+    for sentence in result.notes:
+        console.note(sentence)
     if result.outcome == "cannot tell" and not as_json:
         console.note("The images cannot tell. More images would; --strict fails here.")
     target = summary or (Path(os.environ["GITHUB_STEP_SUMMARY"]) if os.environ.get("GITHUB_STEP_SUMMARY") else None)
     if target is not None:
         try:
             with open(target, "a", encoding="utf-8") as handle:
-                handle.write(result.markdown() + "\n")
+                handle.write(plain(result.markdown()) + "\n")
         except OSError as error:
             raise BadArgument(f"The summary {target} cannot be written: {error.strerror or error}.") from None
     if junit is not None:

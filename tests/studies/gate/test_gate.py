@@ -1,6 +1,7 @@
 """The gate: worse, not worse, or cannot tell; each with its exit code, sentence, Markdown and JUnit XML."""
 
 import json
+import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -217,3 +218,95 @@ def test_a_gate_between_other_images_names_no_option_that_it_lacks(runs, tmp_pat
         assert told.exit_code == 2
         assert "cannot be compared" in told.stderr
         assert "--mixed" not in told.stderr
+
+
+def test_names_that_xml_cannot_hold_are_spelled_out(runs, tmp_path):
+    folder, _ = runs
+    name = "worse\x1b[2J\x01\uffff"
+    shutil.copytree(folder / "worse", tmp_path / "named")
+    record = json.loads((tmp_path / "named" / "run.json").read_text("utf-8"))
+    (tmp_path / "named" / "run.json").write_text(json.dumps({**record, "name": name}))
+    file, junit, summary = tmp_path / "site.json", tmp_path / "gate.xml", tmp_path / "summary.md"
+    file.write_text(json.dumps({"\x02harbour": list(range(1, 41))}))
+    words = ["gate", tmp_path / "named", "--baseline", folder / "base", "--slices", file, "--junit", junit]
+    done = panbench(*words, "--summary", summary)
+    assert done.exit_code == 3, done.output
+    suite = ElementTree.parse(junit).getroot()
+    spelled = r"worse\x1b[2J\x01\uffff"
+    assert suite.get("name") == f"panbench gate: {spelled} against base"
+    assert [case.get("name") for case in suite] == ["PQ, all images", r"PQ, site \x02harbour"]
+    assert suite.find("testcase/failure").get("message").startswith(f"PQ of {spelled}")
+    assert r"worse\x1b[2J\x01" in summary.read_text("utf-8")
+
+
+@pytest.fixture
+def in_parts(tmp_path, monkeypatch):
+    """Two runs of equal predictions on 40 images, each in two parts of 20."""
+    monkeypatch.setattr("panbench.scoring.folder.PART_IMAGES", 20)
+    for name in ("good", "new"):
+        scored(tmp_path, name, GT, [GOOD] * N)
+    return tmp_path
+
+
+def flip_a_bit(part):
+    content = bytearray(part.read_bytes())
+    content[len(content) // 3] ^= 1
+    part.write_bytes(content)
+    return part
+
+
+@pytest.mark.parametrize("common", [(), ("--common-images",)])
+@pytest.mark.parametrize("damaged", ["new", "good"])
+def test_a_damaged_run_is_refused_by_the_name_of_its_part_before_anything_else(in_parts, damaged, common):
+    part = flip_a_bit(in_parts / damaged / "parts" / "0000-000000.parquet")
+    refused = panbench(
+        "gate",
+        in_parts / "new",
+        "--baseline",
+        in_parts / "good",
+        "--slices",
+        in_parts / "none.csv",
+        "--strict",
+        *common,
+    )
+    assert refused.exit_code == 2
+    assert f"{damaged} is damaged, so the gate does not judge it. {part} is not what the run wrote" in " ".join(
+        refused.stderr.split()
+    )
+
+
+def test_an_incomplete_run_is_judged_on_common_images_only_and_named(in_parts):
+    record = in_parts / "new" / "run.json"
+    content = json.loads(record.read_text())
+    gone = content["parts"].pop(0)
+    record.write_text(json.dumps({**content, "status": "interrupted"}))
+    (in_parts / "new" / "parts" / gone["name"]).unlink()
+    words = ("gate", in_parts / "new", "--baseline", in_parts / "good", "--strict")
+    refused = panbench(*words)
+    assert refused.exit_code == 2
+    assert "new was interrupted: it holds 20 of 40 images." in " ".join(refused.stderr.split())
+    judged = panbench(*words, "--common-images", "--json", "--summary", in_parts / "summary.md")
+    assert judged.exit_code == 0
+    notes = ["new was interrupted: it holds 20 of 40 images.", "20 of the 40 images of good are left out."]
+    assert json.loads(judged.stdout)["notes"] == notes
+    assert all(note in " ".join(judged.stderr.split()) for note in notes)
+    assert all(note in (in_parts / "summary.md").read_text() for note in notes)
+
+
+@pytest.mark.parametrize("command", ["metrics", "errors", "export", "report", "site"])
+def test_what_is_made_of_a_damaged_run_says_which_part_is_lost(in_parts, command):
+    part = flip_a_bit(in_parts / "new" / "parts" / "0000-000000.parquet")
+    words = {
+        "export": ("export", "parquet", in_parts / "new", "--out", in_parts / "out"),
+        "report": ("report", in_parts / "new", "--out", in_parts / "page.html", "--examples", "0"),
+        "site": ("site", in_parts / "new", "--out", in_parts / "site", "--examples", "0"),
+    }
+    result = panbench(*words.get(command, (command, in_parts / "new", "--json")))
+    assert result.exit_code == 0
+    assert f"new is damaged: {part} is not what the run wrote" in " ".join(result.stderr.split())
+    if command in ("metrics", "errors"):
+        record = json.loads(result.stdout)
+        assert not record["complete"]
+        assert str(part) in record["damage"][0]
+    elif command == "report":
+        assert str(part) in (in_parts / "page.html").read_text()
