@@ -46,7 +46,7 @@ def photograph(height: int, width: int) -> "np.ndarray":
 
 
 def record(image: "np.ndarray", out: Path) -> None:
-    """Writes what imagecorruptions makes of an image: kind-severity by name, and frost's mean colour over many draws."""
+    """Writes what imagecorruptions makes of an image, by kind-severity; of frost the mean colour over many draws."""
     import imagecorruptions
 
     fresh = np.random.default_rng
@@ -70,7 +70,7 @@ def record(image: "np.ndarray", out: Path) -> None:
 
 def compare(image: "np.ndarray", theirs: str) -> None:
     """Prints, for each kind, the pixels that differ over five severities, the largest difference, and CPU seconds."""
-    from panbench.datasets.corruption_kinds import FUNCTIONS
+    from panbench.studies.robustness.kinds import FUNCTIONS
 
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "image.npy", Path(folder) / "answers.npz"
@@ -88,16 +88,24 @@ def compare(image: "np.ndarray", theirs: str) -> None:
         for severity, levels in enumerate(found, start=1):
             ours = np.clip(levels, 0, 255).astype(np.uint8).astype(int)
             off = np.abs(ours - answers[f"{name}-{severity}"])
-            different, largest, values = different + int((off > 0).sum()), max(largest, int(off.max())), values + off.size
-        print(f"{name:20} {different:>7}/{values:<9} {largest:>6} {spent:>10.2f} {float(answers[f'seconds-{name}']):>8.2f}")
+            different, largest, values = (
+                different + int((off > 0).sum()),
+                max(largest, int(off.max())),
+                values + off.size,
+            )
+        their_time = float(answers[f"seconds-{name}"])
+        print(f"{name:20} {different:>7}/{values:<9} {largest:>6} {spent:>10.2f} {their_time:>8.2f}")
     random = np.random.default_rng(0)
     for level in range(5):
         drawn = [np.clip(FUNCTIONS["frost"](image, level, random), 0, 255) for _ in range(20)]
         ours, own = np.mean(drawn, axis=(0, 1, 2)), answers[f"frost-{level + 1}-mean"]
-        print(f"frost {level + 1}: mean colour {ours.round(1)} ours, {own.round(1)} theirs (another sheet: a deviation)")
+        print(
+            f"frost {level + 1}: mean colour {ours.round(1)} ours, {own.round(1)} theirs (another sheet: a deviation)"
+        )
 
 
 def main() -> None:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--theirs", help="the Python of an environment with imagecorruptions")
     parser.add_argument("--record", type=Path, help="run in that environment: write its answers to this .npz")

@@ -57,6 +57,7 @@ class Study:
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
     measures: rows of `panbench metrics`, a `panbench.report.answers.measures.MeasureMaker`
     plots: kinds of `panbench show plot`: a dict of `panbench.report.figures.plots.Plot` by name
+    definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
     """
 
     name: str
@@ -67,6 +68,7 @@ class Study:
     section: str = ""
     measures: str = ""
     plots: str = ""
+    definitions: str = ""
 
 
 @functools.cache

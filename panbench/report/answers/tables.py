@@ -47,6 +47,7 @@ from panbench.runs import (
     load_run,
     looks_like_run,
 )
+from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -533,6 +534,8 @@ def _check_dataset(runs: Sequence[Run]) -> None:
                 "the files changed between the runs, and their numbers cannot be compared. Make one of them again, or "
                 "show them in one table all the same with --mixed."
             )
+    if changed := differing_definitions(runs):
+        raise BadRun(f"{changed}. Make the older ones again, or show them in one table all the same with --mixed.")
 
 
 def _check_groups(runs: Sequence[Run]) -> None:
@@ -568,6 +571,7 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
     precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
     turnings = {run.info.arguments.get("exif", "apply") for run in runs if run.info.kind == "eval"}
     hashed = any(len(run.files) for run in runs)
+    is_defined_alike = differing_definitions(runs) is None
     told = []
     for run, row, rule in zip(runs, rows, rules, strict=True):
         notes = list(row.notes)
@@ -582,6 +586,8 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append(
                 "photographs as they are stored (--exif ignore)" if ignored else "photographs turned as their EXIF says"
             )
+        if not is_defined_alike and (versions := definitions_in_words(stored_definitions(run.info))):
+            notes.append(f"panbench's definitions changed between the runs; here {versions}")
         if hashed and run.path is not None and not run.is_verified:
             notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
         told.append(dataclasses.replace(row, notes=tuple(notes)))

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-__all__ = ["FUNCTIONS", "Pixels"]
+__all__ = ["FUNCTIONS", "Levels", "Pixels"]
 
 Pixels = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.uint8] | npt.NDArray[np.floating]
@@ -198,7 +198,7 @@ def spatter(rgb: Pixels, level: int, random: Random) -> Levels:
 def frost(rgb: Pixels, level: int, random: Random) -> Levels:
     """A generated sheet of crystals in place of the photographs of frost that the package draws from."""
     keep, amount = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[level]
-    return keep * rgb + amount * _sheet_of_frost(*rgb.shape[:2], random)
+    return keep * rgb + amount * _sheet_of_frost(rgb.shape[0], rgb.shape[1], random)
 
 
 # Mean red, green and blue of the five photographs that the package draws from, and the deviation of their brightness.
@@ -324,7 +324,8 @@ def _sheet_of_frost(height: int, width: int, random: Random) -> Float:
     field = math.sqrt(0.35) * _unit(np.asarray(needles))
     for share, size in ((0.1, 3), (0.15, 12), (0.4, 50)):
         coarse = random.standard_normal((height // size + 2, width // size + 2))
-        field += math.sqrt(share) * _unit(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+        patches = np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), np.float64)
+        field += math.sqrt(share) * _unit(patches)
     return np.clip(np.array(color, np.float64) + deviation * field[..., None], 0, 255)
 
 
