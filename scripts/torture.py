@@ -688,13 +688,13 @@ def flipped(rng: random.Random, content: bytes) -> bytes:
 
 def changed_zip(scene: Scene, rng: random.Random, out: Path) -> str:
     """An archive is damaged: members come out as they were, or are refused."""
-    from panbench.datasets.zips import extract, list_members
+    from panbench.datasets.zips import ZipArchive
 
     members = {f"set/{number}.bin": rng.randbytes(rng.randrange(1, 2000)) for number in range(5)}
     handle = io.BytesIO()
-    with zipfile.ZipFile(handle, "w", rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as archive:
+    with zipfile.ZipFile(handle, "w", rng.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])) as written:
         for name, content in members.items():
-            archive.writestr(name, content)
+            written.writestr(name, content)
     content = change_bytes(rng, handle.getvalue())
 
     class Bytes:
@@ -705,8 +705,8 @@ def changed_zip(scene: Scene, rng: random.Random, out: Path) -> str:
             return content[start:stop]
 
     try:
-        found = list_members(Bytes(), "archive.zip")
-        extract(Bytes(), found.values(), lambda member: out / member.name, "archive.zip")
+        archive = ZipArchive(Bytes(), "archive.zip")
+        archive.extract(archive.members.values(), lambda member: out / member.name)
     except PanbenchError:
         ended_as = "refused"
     else:

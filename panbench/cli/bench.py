@@ -125,8 +125,9 @@ def bench(
     if plant:
         console.say(f"Planted: the heads' last answers are replaced by {plant} segments an image.")
     console.say(
-        "p50, p99: a batch from file to map. Stages: ms an image, overlapping. GMACs: multiply-adds, each "
-        "once, of a 480×640 image through the model's pipeline."
+        "Img/s: once warm; Loop s: all images, from the first read to the last write. p50, p99: a batch from file to "
+        "map. Stages: ms an image, overlapping. GMACs: multiply-adds, each once, of a 480×640 image through the "
+        "model's pipeline."
     )
     if out is not None:
         written = write_report(report, out, raw=raw)
@@ -154,7 +155,7 @@ def table_of(report: Any) -> Group:
     models = list(dict.fromkeys(row.model for row in report.rows))
     parts: list[Any] = [_overview(report.rows), ""] if len(models) > 1 else []
     for model in models:
-        speed = _table("Img/s", "p50 ms", "p99 ms", *(name.title() for name in STAGES))
+        speed = _table("Img/s", "Loop s", "p50 ms", "p99 ms", *(name.title() for name in STAGES))
         size = _table("Host MB", "GPU MB", "GMACs", "Params", "PQ", "ΔPQ", "Pixels differ")
         failed = []
         for row in (row for row in report.rows if row.model == model):
@@ -165,6 +166,7 @@ def table_of(report: Any) -> Group:
             speed.add_row(
                 *key,
                 _number(row.images_per_second, 2),
+                _number(row.loop_seconds, 1),
                 *(_milliseconds(value) for value in (row.latency_p50, row.latency_p99)),
                 *(_milliseconds(getattr(row, stage)) for stage in STAGES),
             )
@@ -212,7 +214,7 @@ def _is_random(rows: Sequence[Any], model: str) -> bool:
 
 
 def _table(*numbers: str) -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     for heading in ("Precision", "Batch"):
         table.add_column(heading, no_wrap=True)
     for heading in numbers:

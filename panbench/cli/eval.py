@@ -188,7 +188,7 @@ def evaluate(
         from panbench.datasets import open_dataset
         from panbench.evaluation.several import Opening, Outcome, check_models, evaluate_models, run_folders
         from panbench.evaluation.tools.trackers import check_trackers
-        from panbench.report.answers.tables import comparison_row, comparison_text, rate, summary_text
+        from panbench.report.answers.tables import comparison_row, comparison_text, speed_text, summary_text
 
     check_trackers(log or [])
     check_weights(weights)
@@ -249,7 +249,7 @@ def evaluate(
     with console.Bars(lines=True) as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.evaluate import EvaluateOptions
+        from panbench.evaluation.options import EvaluateOptions
         from panbench.evaluation.several import unused_gpu, what_runs
 
         opening = Opening(weights, device, precision, seed, compiled, download, tta)
@@ -280,11 +280,7 @@ def evaluate(
             console.complain(f"{outcome.spec.name}: {outcome.reason}", outcome.error if ctx.meta.get("debug") else None)
             return
         if photographs:
-            info = outcome.run.info
-            if info.images_per_second is not None:
-                low, high = info.images_per_second_low, info.images_per_second_high
-                span = "" if low is None or high is None else f", {rate(low)} to {rate(high)} in parts of the run"
-                console.say(f"{outcome.spec.title}: {rate(info.images_per_second)} images a second{span}.")
+            console.say(speed_text(outcome.spec.title, outcome.run.info))
             return
         row = comparison_row(outcome.run)
         # A run for each rule: the table says which.

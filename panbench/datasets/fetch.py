@@ -7,6 +7,7 @@ images cost fifty images. `.panbench/` in the root stores sizes and CRCs, so a s
 """
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -35,17 +36,7 @@ from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.reporter import SILENT, Reporter, Unit
 from panbench.base.secrets import without_secrets
 from panbench.base.text import in_sentence
-from panbench.datasets.zips import (
-    STORED,
-    ByteSource,
-    Member,
-    Slice,
-    crc_of,
-    data_start,
-    extract,
-    fetch_member,
-    list_members,
-)
+from panbench.datasets.zips import ByteSource, Member, Slice, ZipArchive, crc_of
 
 SPLITS = ("val", "train", "test-dev")
 
@@ -354,7 +345,7 @@ class _Fetch:
 
     def __post_init__(self) -> None:
         self._readers: dict[str, RangeReader] = {}
-        self._listings: dict[str, dict[str, Member]] = {}
+        self._opened: dict[str, ZipArchive] = {}
         self._downloaded = 0
         # Folders whose whole archive was fetched although few files were needed: unpack the others too.
         self._came_whole: set[str] = set()
@@ -412,15 +403,13 @@ class _Fetch:
         inside = f"annotations/{path.name}"
         tree = self._tree(path.parent, archive, path.name)
         if path.name not in tree.files:
-            tree.learn([_found(inside, self._listing(archive), archive.name)])
+            tree.learn([_found(inside, self._open(archive))])
         if tree.missing([path.name], _nothing):
-            member = _found(inside, self._listing(archive), archive.name)
+            opened = self._open(archive)
+            member = _found(inside, opened)
             require_space(self.root, member.size + member.packed_size, str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
-            reader = self._reader(archive)
-            fetch_member(
-                reader, member, path, archive.name, progress=self._counted(path.name, reader), sleep=self.sleep
-            )
+            opened.fetch(member, path, progress=self._counted(path.name, self._reader(archive)), sleep=self.sleep)
             tree.wrote([path.name])
         tree.save()
 
@@ -429,10 +418,11 @@ class _Fetch:
         archive = self.host.image_info
         tree = self._tree(plain.parent, archive, plain.name)
         if plain.name not in tree.files or tree.missing([plain.name], _nothing):
-            member = _found(f"annotations/{plain.name}", self._listing(archive), archive.name)
+            opened = self._open(archive)
+            member = _found(f"annotations/{plain.name}", opened)
             tree.learn([member])
             plain.parent.mkdir(parents=True, exist_ok=True)
-            extract(self._reader(archive), [member], lambda _: plain, archive.name)
+            opened.extract([member], lambda _: plain)
             tree.wrote([plain.name])
             tree.save()
         # The host's list has the 80 detection categories; a submission needs the 133 panoptic ones.
@@ -448,79 +438,76 @@ class _Fetch:
         self,
         tree: _Tree,
         names: Sequence[str],
-        archive_for: Callable[[_Tree, Sequence[str] | None], tuple[ByteSource, dict[str, Member], str]],
+        archive_for: Callable[[_Tree, Sequence[str] | None], ZipArchive],
     ) -> None:
         """Fetches the named files of a folder that are missing or differ from the archive."""
         label = tree.folder.name
         if not all(name in tree.files for name in names):
-            _, members, where = archive_for(tree, None)
+            opened = archive_for(tree, None)
             for name in names:
-                _found(f"{label}/{name}", members, where)
-            tree.learn(member for member in members.values() if str(PurePosixPath(member.name).parent) == label)
+                _found(f"{label}/{name}", opened)
+            tree.learn(member for member in opened.members.values() if str(PurePosixPath(member.name).parent) == label)
             tree.save()
         missing = tree.missing(names, lambda done, total: self._report(f"verifying {label}", done, total))
         _remove_leftovers(tree.folder)
         if missing:
-            source, members, where = archive_for(tree, missing)
+            opened = archive_for(tree, missing)
             if label in self._came_whole:
                 missing = tree.missing(list(tree.files), _nothing)
-            wanted = [members[f"{label}/{name}"] for name in missing]
+            wanted = [opened.members[f"{label}/{name}"] for name in missing]
             size = sum(member.size for member in wanted)
             require_space(self.root, size, f"{tree.folder} ({len(wanted):,} files)")
-            extract(
-                source,
+            opened.extract(
                 wanted,
                 lambda member: tree.folder / PurePosixPath(member.name).name,
-                where,
                 progress=lambda done: self._report(label, done, size),
                 connections=_CONNECTIONS,
             )
             tree.wrote(missing)
         tree.save()
 
-    def _image_archive(self, tree: _Tree, missing: Sequence[str] | None) -> tuple[ByteSource, dict[str, Member], str]:
-        """The source of the images. `missing` None: only their list is needed."""
+    def _image_archive(self, tree: _Tree, missing: Sequence[str] | None) -> ZipArchive:
+        """The archive of the images. `missing` None: only their list is needed."""
         archive = self.host.images[self.split]
-        members = self._listing(archive)
-        reader = self._reader(archive)
-        if missing is not None and local_path(reader.url) is None:
-            packed = sum(members[f"{tree.folder.name}/{name}"].packed_size for name in missing)
+        opened = self._open(archive)
+        if missing is not None and local_path(self._reader(archive).url) is None:
+            packed = sum(opened.members[f"{tree.folder.name}/{name}"].packed_size for name in missing)
             if packed >= _WHOLE_SHARE * archive.size:
                 unpacked = sum(tree.files[name][0] for name in missing)
                 arrived = _size_of(self._temporary / f"{archive.name}.part")
                 require_space(self.root, archive.size - arrived + unpacked, f"{archive.name} with its unpacked files")
-                reader = self._fetch_whole(archive)
-        return reader, members, archive.name
+                self._fetch_whole(archive)
+                opened = self._open(archive)
+        return opened
 
-    def _inner_archive(self, tree: _Tree, missing: Sequence[str] | None) -> tuple[ByteSource, dict[str, Member], str]:
-        """The source of the id PNGs: the zip within the annotations' zip, read in place if stored uncompressed."""
+    def _inner_archive(self, tree: _Tree, missing: Sequence[str] | None) -> ZipArchive:
+        """The archive of the id PNGs: the zip within the annotations' zip, read in place if stored uncompressed."""
         outer = self.host.annotations
-        member = _found(f"annotations/{tree.folder.name}.zip", self._listing(outer), outer.name)
+        opened = self._open(outer)
+        member = _found(f"annotations/{tree.folder.name}.zip", opened)
         where = f"{member.name} in {outer.name}"
         name = PurePosixPath(member.name).name
         reader = self._reader(outer)
         for kept in (self._archives / name, self._temporary / name):
             if kept.is_file() and kept.stat().st_size == member.size and crc_of(kept) == member.crc:
-                return self._inner_listed(RangeReader(kept), member, str(kept))
-        if member.method == STORED:
-            start = data_start(reader, member, where)
-            source, members, where = self._inner_listed(Slice(reader, start, start + member.size), member, where)
-            packed = sum(members[f"{tree.folder.name}/{name}"].packed_size for name in missing or ())
+                return self._open_inner(str(kept), functools.partial(RangeReader, kept))
+        if member.is_stored:
+            inner = self._open_inner(where, functools.partial(_inside, opened, member))
+            packed = sum(inner.members[f"{tree.folder.name}/{name}"].packed_size for name in missing or ())
             if local_path(reader.url) is not None or packed < _WHOLE_SHARE * member.size:
-                return source, members, where
+                return inner
         require_space(self.root, 2 * member.size + member.packed_size, f"{member.name} with its unpacked files")
         self._temporary.mkdir(parents=True, exist_ok=True)
         kept = self._temporary / name
-        fetch_member(reader, member, kept, outer.name, progress=self._counted(name, reader), sleep=self.sleep)
+        opened.fetch(member, kept, progress=self._counted(name, reader), sleep=self.sleep)
         self._came_whole.add(tree.folder.name)
-        return self._inner_listed(RangeReader(kept), member, str(kept))
+        return self._open_inner(str(kept), functools.partial(RangeReader, kept))
 
-    def _inner_listed(
-        self, source: ByteSource, member: Member, where: str
-    ) -> tuple[ByteSource, dict[str, Member], str]:
-        if member.name not in self._listings:
-            self._listings[member.name] = list_members(source, where)
-        return source, self._listings[member.name], where
+    def _open_inner(self, where: str, source: Callable[[], ByteSource]) -> ZipArchive:
+        """A zip that was in a zip, by the place where it is read; its list is read once."""
+        if where not in self._opened:
+            self._opened[where] = ZipArchive(source(), where)
+        return self._opened[where]
 
     def _single_images(self, json_path: Path, folder: Path, names: Sequence[str]) -> None:
         """Images one by one from the host, for servers without ranges. Without a CRC, each is decoded instead."""
@@ -571,17 +558,18 @@ class _Fetch:
                 path.unlink()
         self._temporary.rmdir()
 
-    def _listing(self, archive: Archive) -> dict[str, Member]:
-        if archive.path not in self._listings:
+    def _open(self, archive: Archive) -> ZipArchive:
+        """An archive of the host with its list of members."""
+        if archive.path not in self._opened:
             self._report(f"reading the list of {archive.name}", 0, None)
             try:
-                self._listings[archive.path] = list_members(self._reader(archive), archive.name)
+                self._opened[archive.path] = ZipArchive(self._reader(archive), archive.name)
             except RangesUnsupported:
                 if self.limit is not None and archive is self.host.images[self.split]:
                     raise
                 self._notice(f"{archive.name} cannot be read in parts from this server; fetching the whole archive.")
-                self._listings[archive.path] = list_members(self._fetch_whole(archive), archive.name)
-        return self._listings[archive.path]
+                self._opened[archive.path] = ZipArchive(self._fetch_whole(archive), archive.name)
+        return self._opened[archive.path]
 
     def _reader(self, archive: Archive) -> RangeReader:
         """The archive at its nearest place: --from, fetched before, a mirror on this machine, or the host."""
@@ -627,6 +615,8 @@ class _Fetch:
         if before is not None:
             self._downloaded += before.fetched
             before.close()
+        # What was opened reads from the place that was just closed.
+        self._opened.pop(archive.path, None)
         self._readers[archive.path] = RangeReader(target)
         return self._readers[archive.path]
 
@@ -663,11 +653,17 @@ def _known_split(split: str) -> None:
         raise BadArgument(f"COCO panoptic has no split {split!r}. The splits are {', '.join(SPLITS)}.")
 
 
-def _found(name: str, members: dict[str, Member], where: str) -> Member:
+def _found(name: str, archive: ZipArchive) -> Member:
     try:
-        return members[name]
+        return archive.members[name]
     except KeyError:
-        raise DownloadFailed(f"{where} has no {name}: not the archive that COCO publishes.") from None
+        raise DownloadFailed(f"{archive.where} has no {name}: not the archive that COCO publishes.") from None
+
+
+def _inside(archive: ZipArchive, member: Member) -> Slice:
+    """A member that lies in the archive unpacked, as a source of its own."""
+    start = archive.data_start(member)
+    return Slice(archive.source, start, start + member.size)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

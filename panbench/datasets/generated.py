@@ -3,10 +3,14 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from panbench.base.files import cache_dir, write_json
 from panbench.datasets import Dataset, shapes
 from panbench.datasets.coco import open_json
+from panbench.panoptic.coco import read_id_png, write_id_png
 
 
 def generated_dataset(
@@ -20,34 +24,55 @@ def generated_dataset(
     """`count` generated `shapes` images of one size (height, width), whose categories are those of a model.
 
     The categories of shapes take the names of the model's first things and stuff; a model trained on shapes has them
-    already. Images are kept in the cache; a second call reads them.
+    already. For a model without things, or without stuff, theirs are void. Images are kept in the cache; a second call
+    reads them.
     """
     root = cache_dir() / "bench" / f"shapes-v{shapes.VERSION}-{size[0]}x{size[1]}-{count}"
     gt = shapes.generate(root, count=count, size=size, progress=progress)
     own = tuple(category["name"] for category in shapes.CATEGORIES)
+    folder = root / "annotations" / "panoptic_val"
     if set(own) != set(class_names):
-        gt = _renamed(gt, class_names, isthing)
+        gt, folder = _renamed(gt, folder, class_names, isthing)
     name = f"shapes-{size[0]}x{size[1]}"
-    return open_json(gt, root / "val", gt_dir=root / "annotations" / "panoptic_val", name=name, split="val")
+    return open_json(gt, root / "val", gt_dir=folder, name=name, split="val")
 
 
-def _renamed(gt: Path, class_names: Sequence[str], isthing: Sequence[bool]) -> Path:
-    """A copy of a JSON of shapes whose categories are a model's, with the ids 1, 2, … in label order."""
-    things = [label for label, thing in enumerate(isthing) if thing]
-    stuff = [label for label, thing in enumerate(isthing) if not thing]
+def _renamed(gt: Path, folder: Path, class_names: Sequence[str], isthing: Sequence[bool]) -> tuple[Path, Path]:
+    """A copy of a JSON of shapes whose categories are a model's, with the ids 1, 2, … in label order; and its id maps.
+
+    folder: the id maps of `gt`; they are copied only where some of their segments become void
+    """
+    choices = {kind: [label for label, thing in enumerate(isthing) if thing == kind] for kind in (1, 0)}
     new_ids, seen = {}, {1: 0, 0: 0}
     for category in shapes.CATEGORIES:
-        choices = things if category["isthing"] else stuff
-        new_ids[category["id"]] = choices[seen[category["isthing"]] % len(choices)] + 1
-        seen[category["isthing"]] += 1
+        kind = category["isthing"]
+        if choices[kind]:
+            new_ids[category["id"]] = choices[kind][seen[kind] % len(choices[kind])] + 1
+            seen[kind] += 1
     content = json.loads(gt.read_text("utf-8"))
     for annotation in content["annotations"]:
-        for segment in annotation["segments_info"]:
-            segment["category_id"] = new_ids[segment["category_id"]]
+        annotation["segments_info"] = [
+            {**segment, "category_id": new_ids[segment["category_id"]]}
+            for segment in annotation["segments_info"]
+            if segment["category_id"] in new_ids
+        ]
+    if not all(choices.values()):
+        folder = _with_void(folder, "things-only" if choices[1] else "stuff-only", content["annotations"])
     content["categories"] = [
         {"id": label + 1, "name": name, "isthing": int(isthing[label]), "supercategory": "", "color": [label, 0, 0]}
         for label, name in enumerate(class_names)
     ]
     path = gt.with_name(f"panoptic_val-{len(class_names)}-classes.json")
     write_json(path, content, indent=None)
-    return path
+    return path, folder
+
+
+def _with_void(folder: Path, kind: str, annotations: Sequence[dict[str, Any]]) -> Path:
+    """A copy of a folder of id maps that holds the segments of `annotations` alone."""
+    copy = folder.with_name(f"{folder.name}-{kind}")
+    copy.mkdir(exist_ok=True)
+    for annotation in annotations:
+        ids = read_id_png(folder / annotation["file_name"])
+        kept = [segment["id"] for segment in annotation["segments_info"]]
+        write_id_png(copy / annotation["file_name"], np.where(np.isin(ids, kept), ids, 0))
+    return copy

@@ -1,6 +1,7 @@
 """One writer a run folder: a lock file beside the folder, which says who holds it and ends with its process.
 
-`results/.demo.lock` guards `results/demo` and what is written beside it (`demo.new`); panbench/base/locks.py takes it.
+`results/.demo.lock` guards `results/demo` and what is written beside it (`.demo.panbench-new`). panbench/base/locks.py
+takes it.
 """
 
 from pathlib import Path

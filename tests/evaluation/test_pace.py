@@ -6,15 +6,19 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gpu_day
 import numpy as np
 import pytest
 import torch
+from support import Recorder
 
 from panbench.catalog import find_model
 from panbench.datasets import Dataset, shapes
 from panbench.datasets.generated import generated_dataset
+from panbench.evaluation import evaluate as evaluate_module
 from panbench.evaluation import loop
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate, steady_rate
 from panbench.evaluation.tools import benchmark as bench
 from panbench.models.base import LoadedImage, read_photograph
@@ -89,6 +93,9 @@ class SleepyModel:
     def describe(self) -> ModelRecord:
         return ModelRecord(name="sleepy", title="Sleepy")
 
+    def plant_segments(self, count: int) -> None:
+        """It answers with one segment, whatever it is told."""
+
     def load(self, scene: Scene) -> LoadedImage:
         rgb, facts = read_photograph(scene)
         return LoadedImage(scene, torch.from_numpy(rgb), None, facts)
@@ -119,10 +126,6 @@ def enter(monkeypatch) -> Callable[[int], World]:
             def __init__(self) -> None:
                 super().__init__(lambda: world.now)
 
-            def start(self) -> None:
-                super().start()
-                world.start(world.images)
-
             def stop(self) -> None:
                 super().stop()
                 world.stop()
@@ -131,7 +134,13 @@ def enter(monkeypatch) -> Callable[[int], World]:
                 super().batch_done(images)
                 world.done(images)
 
+        class Loop(loop.Loop):
+            def run(self, plan: Sequence[Sequence[Scene]]) -> None:
+                world.start(sum(map(len, plan)))
+                super().run(plan)
+
         monkeypatch.setattr(loop, "Pace", SimulatedPace)
+        monkeypatch.setattr(evaluate_module, "Loop", Loop)
         monkeypatch.setattr(loop, "lanes_of", lambda model, threads: lanes)
         return world
 
@@ -140,7 +149,6 @@ def enter(monkeypatch) -> Callable[[int], World]:
 
 def run_of(world: World, dataset: Dataset, count: int, batch_size: int, out: Path, **options) -> Run:
     few = dataclasses.replace(dataset, scenes=dataset.scenes[:count])
-    world.images = count
     settings = EvaluateOptions(batch_size=batch_size, workers=1, **options)
     return evaluate(SleepyModel(world), few, out, settings)
 
@@ -174,7 +182,7 @@ def test_a_function_that_sleeps_a_second_an_image_makes_one_image_a_second(
 ):
     """In two lanes as well: a function is called once at a time."""
     world = enter(lanes)
-    world.lanes, world.images = 1, count
+    world.lanes = 1
 
     def nothing_found(image: np.ndarray) -> tuple[np.ndarray, list]:
         world.sleep(1.0, 1)
@@ -202,10 +210,8 @@ def test_a_resumed_sitting_of_one_batch_leaves_the_rate_of_the_one_before(enter,
                 raise KeyboardInterrupt
             return super().candidates(batch)
 
-    world.images = 4
     with pytest.raises(KeyboardInterrupt):
         evaluate(Stops(world), two, tmp_path / "run", EvaluateOptions(batch_size=1, workers=1))
-    world.images = 1
     run = evaluate(SleepyModel(world), two, tmp_path / "run", EvaluateOptions(batch_size=1, workers=1, resume=True))
     assert run.info.images.scored == 4
     assert run.info.images_per_second == pytest.approx(1.0)
@@ -216,7 +222,6 @@ def test_a_resumed_sitting_of_one_batch_leaves_the_rate_of_the_one_before(enter,
 def test_bench_tells_the_same_rate_at_every_batch_size(enter, monkeypatch, tmp_path, lanes):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
     world = enter(lanes)
-    world.images = 32
     monkeypatch.setattr(bench, "open_model", lambda spec, **settings: SleepyModel(world))
     monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
     report = bench.benchmark(
@@ -224,6 +229,60 @@ def test_bench_tells_the_same_rate_at_every_batch_size(enter, monkeypatch, tmp_p
     )
     assert [row.status for row in report.rows] == ["ok"] * 3
     assert [row.images_per_second for row in report.rows] == pytest.approx([lanes] * 3)
+    assert [row.loop_seconds for row in report.rows] == pytest.approx([32 / lanes] * 3)
+
+
+@pytest.mark.parametrize(("lanes", "enough"), [(1, 16), (2, 32)])
+def test_bench_says_how_many_images_make_a_rate(enter, monkeypatch, tmp_path, lanes, enough):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    world, recorder = enter(lanes), Recorder()
+    monkeypatch.setattr(bench, "open_model", lambda spec, **settings: SleepyModel(world))
+    monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
+    told = {}
+    for count in (enough - 8, enough):
+        settings = {"size": (32, 32), "count": count, "device": "cpu", "batch_sizes": [8], "warm_up": 0}
+        told[count] = bench.benchmark([find_model("mask2former-tiny")], **settings, reporter=recorder).rows[0]
+    assert told[enough].images_per_second == pytest.approx(lanes)
+    few = told[enough - 8]
+    assert few.images_per_second is None
+    assert recorder.notices == [
+        f"mask2former-tiny, fp32, batch size 8: {enough - 8} images are too few batches for images a second; "
+        f"--count {enough} would do. The whole loop took {few.loop_seconds:.1f} s."
+    ]
+
+
+@pytest.mark.parametrize("is_thing", [True, False])
+def test_bench_measures_a_model_without_things_or_stuff(enter, monkeypatch, tmp_path, is_thing):
+    """It divided by the number of stuff categories, to name the generated ones after the model's."""
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+
+    class OneKind(SleepyModel):
+        class_names = ("first", "second", "third")
+        isthing = (is_thing,) * 3
+
+    world = enter(1)
+    monkeypatch.setattr(bench, "open_model", lambda spec, **settings: OneKind(world))
+    monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
+    (row,) = bench.benchmark([find_model("mask2former-tiny")], size=(32, 32), count=16, device="cpu", warm_up=0).rows
+    assert (row.status, row.images_per_second) == ("ok", pytest.approx(1.0))
+    assert row.PQ is not None
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_the_gpu_day_tells_the_rate_of_every_batch_size(enter, monkeypatch, tmp_path, lanes):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    world = enter(lanes)
+    monkeypatch.setattr(bench, "open_model", lambda spec, **settings: SleepyModel(world))
+    monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
+    day = gpu_day.Day(tmp_path, rehearsal=True)
+    day.size, day.large, day.weights = (32, 32), (gpu_day.LARGE[0],), "random"
+    rows = gpu_day.speed(day)["rows"]
+    assert [row["status"] for row in rows] == ["ok"] * 4
+    assert [row["images/s"] for row in rows] == pytest.approx([lanes] * 4)
+    assert [row["good"] for row in rows] == [False] * 4, "the goal is 83"
+    assert gpu_day._is_fast_enough(gpu_day.LARGE[0], 83.0)
+    assert gpu_day._is_fast_enough(gpu_day.LARGE[1], 1.0)
+    assert not gpu_day._is_fast_enough(gpu_day.LARGE[1], None), "a setting that ran and has no rate was not measured"
 
 
 class Stopwatch:

@@ -23,6 +23,7 @@ from panbench.report.answers.tables import (
     find_runs,
     rate,
     render,
+    speed_text,
     summary_text,
 )
 from panbench.runs import Run, RunInfo, category_record
@@ -88,6 +89,22 @@ def test_json_is_a_list_with_the_promised_keys_first_and_null_for_what_is_absent
     assert list(objects[0])[: len(KEYS_OF_JSON)] == KEYS_OF_JSON
     assert objects[0]["model"] == "mask2former-r50"
     assert objects[0]["published_PQ"] is None
+
+
+def test_the_wall_time_of_the_whole_loop_stands_beside_the_rate():
+    timed = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.25}
+    info = run(seconds={"wall": 12.34}, **timed).info
+    said = speed_text("Tiny", info)
+    assert said == (
+        "Tiny: 5.00 images a second, 4.00 to 6.25 in parts of the run. 2 images in 12.3 s, from the first read to the "
+        "last write."
+    )
+    unknown = speed_text("Tiny", run(seconds={"wall": 12.34}, images_per_second=None).info)
+    assert unknown == (
+        "Tiny: 2 images in 12.3 s, from the first read to the last write; too few batches for images a second."
+    )
+    row = json.loads(render([comparison_row(run(seconds={"wall": 12.34}))], "json"))[0]
+    assert (row["images_per_second"], row["loop_seconds"]) == (5.0, 12.34)
 
 
 def test_csv_of_a_run_called_like_a_formula_is_text_to_a_spreadsheet():

@@ -28,9 +28,10 @@ from panbench.base.text import for_spreadsheet
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
-from panbench.evaluation.loop import plan_batches
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.loop import images_for_rate, plan_batches, worker_threads
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.photographs import photograph_dataset
 from panbench.models.base import PRECISIONS, Model, choose_device, open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, prediction_of
@@ -62,7 +63,9 @@ class Row:
     gflops: multiplications and additions each counted, of one image of REFERENCE_IMAGE; gmacs: half of it, to compare
         with gmacs_published
     latency_*: from the file of an image to its map on the host, for the whole batch; nothing overlaps
-    load … write: seconds of each stage in the evaluation, where stages overlap
+    load … write: milliseconds of each stage in the evaluation, where stages overlap
+    images_per_second: the steady rate of the evaluation, None of too few batches; images_for_rate: the fewest images
+        that make one; loop_seconds: the wall time of the whole evaluation, its first batches and its writing included
     pixels_differ: share of pixels in other segments than in the first row's maps; pq_difference: PQ minus its PQ
     """
 
@@ -83,6 +86,8 @@ class Row:
     gmacs: float | None = None
     gmacs_published: float | None = None
     images_per_second: float | None = None
+    images_for_rate: int | None = None
+    loop_seconds: float | None = None
     latency_mean: float | None = None
     latency_p50: float | None = None
     latency_p90: float | None = None
@@ -100,6 +105,16 @@ class Row:
     pq_difference: float | None = None
     torch: str = torch.__version__
     threads: int | None = None
+
+    @property
+    def why_no_rate(self) -> str | None:
+        """A sentence for a setting that ran without a rate; None where there is one, and where it did not run."""
+        if self.status != "ok" or self.images_per_second is not None:
+            return None
+        return (
+            f"{self.images} images are too few batches for images a second; --count {self.images_for_rate} would do. "
+            f"The whole loop took {self.loop_seconds:.1f} s."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,8 +184,8 @@ def benchmark(
         context = _Context(spec, size, count, photographs, exif, chosen, weights, plant, warm_up, seed)
         for precision, batch_size in ordered:
             row = _measure(context, precision, batch_size)
-            if row.status != "ok":
-                reporter.notice(f"{spec.name}, {precision}, batch size {batch_size}: {row.status}")
+            if problem := row.status if row.status != "ok" else row.why_no_rate:
+                reporter.notice(f"{spec.name}, {precision}, batch size {batch_size}: {problem}")
             rows.append(row)
             reporter.progress("Measuring", len(rows), len(specs) * len(ordered), "settings")
         versions.update(context.versions)
@@ -320,7 +335,8 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
         context.flops = _flops_at_reference(context, model)
     maps, latencies, padded = _one_after_another(context, model, row.batch_size)
     with tempfile.TemporaryDirectory(prefix="panbench-bench.") as folder:
-        options = EvaluateOptions(batch_size=row.batch_size, unscored=True)
+        workers = worker_threads(None)
+        options = EvaluateOptions(batch_size=row.batch_size, workers=workers, unscored=True)
         run = evaluate(model, context.dataset, Path(folder) / "run", options)
         # While its folder is there: a run reads its parts when it is asked.
         info, pq = run.info, run.summary()["All"]["PQ"]
@@ -341,6 +357,8 @@ def _measured(context: _Context, model: Model, row: Row) -> Row:
         gflops=None if context.flops is None else context.flops / 1e9,
         gmacs=None if context.flops is None else context.flops / 2e9,
         images_per_second=info.images_per_second,
+        images_for_rate=images_for_rate(model, row.batch_size, workers),
+        loop_seconds=info.seconds.wall,
         latency_mean=float(np.mean(latencies)),
         latency_p50=float(percentiles[0]),
         latency_p90=float(percentiles[1]),

@@ -122,6 +122,7 @@ class ComparisonRow:
     PQ_low: float | None = None
     PQ_high: float | None = None
     gflops: float | None = None
+    loop_seconds: float | None = None
     versus: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -249,6 +250,8 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
         summary = run.summary()
     whole = info.status == "done" and scored == info.images.expected and not info.images.missing and not run.faults
     selected = _is_subset(info)
+    # Of a scored folder this would be the speed of scoring, beside the speeds of models.
+    timed = info.kind != "score" and "candidates" not in info.arguments
     return ComparisonRow(
         run=run.name,
         model=model.name,
@@ -256,8 +259,8 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
         images=scored if images is None or not narrowed else len(images),
         **_flat(summary),
         params=model.params,
-        # Of a scored folder this would be the speed of scoring, beside the speeds of models.
-        images_per_second=None if info.kind == "score" or "candidates" in info.arguments else info.images_per_second,
+        images_per_second=info.images_per_second if timed else None,
+        loop_seconds=info.seconds.wall if timed else None,
         published_PQ=None if narrowed or selected or not whole else _published_pq(model, info.dataset, scored),
         complete=whole,
         title=model.title or model.name or run.name,
@@ -398,6 +401,18 @@ def count(number: int | None) -> str:
 def rate(per_second: float | None) -> str:
     """Images a second to three digits: 0.42, 12.3, 231."""
     return ABSENT if per_second is None else _three_digits(per_second)
+
+
+def speed_text(title: str, info: RunInfo) -> str:
+    """A sentence on how fast an evaluation was: its steady rate where it has one, and the wall time of all of it."""
+    wall, scored = info.seconds.wall, info.images.scored
+    whole = f"{scored:,} {'image' if scored == 1 else 'images'}"
+    whole += "" if wall is None else f" in {wall:,.1f} s, from the first read to the last write"
+    if info.images_per_second is None:
+        return f"{title}: {whole}; too few batches for images a second."
+    low, high = info.images_per_second_low, info.images_per_second_high
+    span = "" if low is None or high is None else f", {rate(low)} to {rate(high)} in parts of the run"
+    return f"{title}: {rate(info.images_per_second)} images a second{span}. {whole}."
 
 
 @dataclass(frozen=True)

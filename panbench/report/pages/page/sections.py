@@ -356,16 +356,25 @@ def _cost(members: Sequence[Compared]) -> Html:
         notes.append(tag("p", words, class_="warning"))
     if any(speeds):
         words = (
-            "Speeds are those of the evaluation, with whatever else the machine did; `panbench bench` measures them."
+            "Speeds are those of the evaluation once it is warm, with whatever else the machine did; `panbench bench` "
+            f"measures them. The whole loop: {'; '.join(filter(None, map(_whole_loop, members)))}."
         )
         notes.append(tag("p", prose(words), class_="note"))
     lacking = [member.label for member in members if not member.row.images_per_second]
     if lacking and any(speeds):
-        words = f"Without a speed, as scored predictions have none: {', '.join(lacking)}."
+        words = f"Without a speed, as scored predictions and runs of very few batches have none: {', '.join(lacking)}."
         notes.append(tag("p", words, class_="note"))
     charts = (tag("div", id="chart-speed", class_="chart"), tag("div", id="chart-params", class_="chart"))
     intro = "Up is better; to the right is faster, and to the left is smaller."
     return section("cost", title, intro, tag("div", *charts, class_="pair"), *notes)
+
+
+def _whole_loop(member: Compared) -> str | None:
+    """How long all of an evaluation took, its first batches and its writing included."""
+    wall = member.run.info.seconds.wall
+    if not member.row.images_per_second or wall is None:
+        return None
+    return f"{member.label} {member.run.info.images.scored:,} images in {wall:,.1f} s"
 
 
 def _spoken(column: str) -> Html:
