@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -160,8 +160,8 @@ def score_folder(
     info = _info(plan, out, arguments, images)
     store = _Store(out, info, overwrite, _goes_on(out, info) if out is not None and resumed else None)
     wrong, gt_wrong, mismatches = list[_Fault](), list[_Fault](), Mismatches.of(OverlapTable.empty())
-    if swapped := plan.looks_swapped():
-        reporter.notice(swapped)
+    for sentence in plan.oddities():
+        reporter.notice(sentence)
     try:
         rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
         for counted in _count_images(plan, rows, threads or available_cores(), boundary, max_pixels, index, reporter):
@@ -295,14 +295,47 @@ class _Plan:
                 "folder of another set. Name the one of this ground truth with --gt-dir (gt_dir)."
             )
 
-    def looks_swapped(self) -> str | None:
-        """A sentence when the ground truth has scores, as predictions do, and the predictions have none."""
-        if np.isfinite(self.gt.score).any() and not np.isfinite(self.pred.score).any():
-            return (
-                f"The ground truth {self.gt.path} has scores, as predictions do, and {self.pred.path} has none: are "
-                "the two swapped?"
+    def oddities(self) -> list[str]:
+        """Sentences on what can be scored but hardly is what was meant."""
+        gt, pred = self.gt, self.pred
+        found = [
+            f"{columns.path}: images {listed(images)} name one {what}. {so}"
+            for columns, groups, what, so in (
+                (gt, gt.same_png, "id PNG", "Each image needs its own."),
+                (pred, pred.same_png, "id PNG", "Each image needs its own prediction."),
+                (gt, gt.same_photograph, "photograph", "It counts as often."),
             )
-        return None
+            for images in groups[:_MOST_TOLD]
+        ]
+        names = Counter(category.name for category in gt.categories)
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            found.append(
+                f"{gt.path}: several categories are called {listed(map(repr, twice))}. Tables show each of them."
+            )
+        if different := self._contradictions():
+            found.append(
+                f"{pred.path} says otherwise than {gt.path} what its category ids mean: {listed(different, 3)}. Scores "
+                "follow the ground truth: check that the predictions' ids are the dataset's."
+            )
+        if np.isfinite(gt.score).any() and not np.isfinite(pred.score).any():
+            found.append(
+                f"The ground truth {gt.path} has scores, as predictions do, and {pred.path} has none: are the two "
+                "swapped?"
+            )
+        return found
+
+    def _contradictions(self) -> list[str]:
+        """A phrase for each category whose name or kind differs in the predictions' own list."""
+        found = []
+        for category in self.gt.categories:
+            name, isthing = self.pred.own_categories.get(category.id, (category.name, None))
+            if name != category.name:
+                found.append(f"{category.id} is {category.name!r} in the ground truth, {name!r} in the predictions")
+            elif isthing not in (None, category.isthing):
+                here, there = ("thing", "stuff") if category.isthing else ("stuff", "thing")
+                found.append(f"{category.id} ({name!r}) is {here} in the ground truth, {there} in the predictions")
+        return found
 
     def segments(self, side: str, images: Sequence[int]) -> Segments:
         """The segments of one side for some images, in the order of the JSON."""

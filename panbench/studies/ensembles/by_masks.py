@@ -16,7 +16,8 @@ import numpy.typing as npt
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate, fit_categories
+from panbench.evaluation.evaluate import evaluate, fit_categories
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.rule_statistics import rule_statistics
 from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
 from panbench.metrics.slices import pq_by

@@ -90,7 +90,7 @@ def _fuse_run(path: Path, rule: str, out: Path, save_predictions: bool, overwrit
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.evaluate import EvaluateOptions
+        from panbench.evaluation.options import EvaluateOptions
         from panbench.evaluation.stored_runs import StoredModel
         from panbench.models.rules import parse_rules
         from panbench.studies.fusing.runs import fuse_run
