@@ -62,6 +62,7 @@ __all__ = [
     "distinct_names",
     "failed_row",
     "find_runs",
+    "headline",
     "labels",
     "render",
     "row_record",
@@ -134,6 +135,13 @@ class ComparisonRow:
     def believable(self) -> bool:
         """Whether the numbers may be called best: trained weights, every image scored."""
         return self.complete and not self.random_weights and self.error is None
+
+
+def headline(run: Run) -> str:
+    """A run in a line: its title, what it is on, and how many images."""
+    row = comparison_row(run)
+    where = " ".join(part for part in (row.dataset, row.split) if part)
+    return f"{row.title}{' on ' + where if where else ''}, {row.images:,} images"
 
 
 def find_runs(
