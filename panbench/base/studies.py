@@ -21,7 +21,7 @@ from typing import Any
 
 from panbench.base.places import BrokenPlace, load
 
-__all__ = ["GROUP", "Study", "StudyCommand", "added", "broken_studies", "find_studies"]
+__all__ = ["GROUP", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "places"]
 
 GROUP = "panbench.studies"
 """The entry-point group by which packages of others add studies, and the package that holds ours."""
@@ -50,8 +50,9 @@ class Study:
     commands: what it adds to the command line
     options: the options that it adds to a command of the core, by the command's name ("eval", "score", "compare")
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
-    measures: rows of `panbench metrics`, a `panbench.report.answers.measures.MeasureMaker`
-    plots: kinds of `panbench show plot`: a dict of `panbench.report.figures.plots.Plot` by name
+    measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
+    plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind
+    definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
     """
 
     name: str
@@ -60,8 +61,9 @@ class Study:
     commands: tuple[StudyCommand, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     section: str = ""
-    measures: str = ""
-    plots: str = ""
+    measures: Mapping[str, str] = field(default_factory=dict)
+    plots: Mapping[str, str] = field(default_factory=dict)
+    definitions: str = ""
 
 
 @functools.cache
@@ -113,4 +115,13 @@ def added(kind: str, key: str | None = None) -> dict[str, Any]:
         place = getattr(study, kind) if key is None else getattr(study, kind).get(key, "")
         if place:
             found[study.name] = load(place)
+    return found
+
+
+def places(kind: str) -> dict[str, str]:
+    """The places that studies add under names, not loaded. kind: a field of `Study` that holds places by name."""
+    found: dict[str, str] = {}
+    for study in find_studies():
+        for name, place in getattr(study, kind).items():
+            found.setdefault(name, place)
     return found
