@@ -27,6 +27,7 @@ from panbench.studies.unfused.metric import (
     resampled_unfused,
     thing_ids,
 )
+from panbench.studies.unfused.rows import read_unfused
 
 __all__ = [
     "BEFORE_FUSION",
@@ -285,11 +286,7 @@ def _details(
 
 def _table(run: Run) -> UnfusedTable | None:
     """The rows of a run; None where it has none. Raises BadRun where some are missing."""
-    if run.unfused is None:
-        return None
-    if run.unfused.notices:
-        raise BadRun(" ".join(run.unfused.notices))
-    table = run.unfused.table
+    table = read_unfused(run)
     if table is None:
         return None
     absent = np.setdiff1d(run.images, table.image_id)
