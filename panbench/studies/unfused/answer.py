@@ -11,6 +11,7 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import in_sentence
+from panbench.metrics.uncertainty import FEWEST_IMAGES
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question, pixels
@@ -48,8 +49,6 @@ TOLD_APART = (
 )
 
 COMMAND = "`panbench eval --metrics pq,ap,miou`"
-FEWEST_IMAGES = 10
-"""Fewer images have no interval, as with PQ."""
 
 
 @dataclass(frozen=True)
