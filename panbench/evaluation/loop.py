@@ -28,7 +28,7 @@ from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
 from panbench.models.base import LoadedImage, Model, batch_key, way_of_running
-from panbench.models.candidates import NonFiniteOutput
+from panbench.models.candidates import NonFiniteOutput, check_classes
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic.coco import read_id_png, write_id_png
@@ -352,6 +352,7 @@ class Loop:
             outputs = self.model.candidates(batch)
         except NonFiniteOutput as error:
             raise self._not_finite(batch, error) from error
+        check_classes(outputs, self.model.class_names, self.model.spec.title)
         marks.add()
         by_rule = {}
         for target in self.targets:

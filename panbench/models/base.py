@@ -33,7 +33,7 @@ from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.catalog import ModelSpec, with_weights
 from panbench.models import synthetic
 from panbench.models.attention import Attention, attended_queries
-from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOutput, Output
+from panbench.models.candidates import Candidates, Frame, Instances, NonFiniteOutput, Output, check_classes
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.feeding import constant, upload
 from panbench.models.rules import Rule
@@ -334,7 +334,7 @@ class HostedModel:
 
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput."""
+        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
         with self.numerics():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)
@@ -346,6 +346,7 @@ class HostedModel:
                     f"--compile: torch.compile cannot compile the backbone here ({reason}). On a CPU it needs a C++ "
                     "compiler, on CUDA Triton; leave --compile out."
                 ) from error
+        check_classes(outputs, self.class_names, self.spec.title)
         for output in outputs:
             _refuse_not_finite(output)
         if self._planted is not None:
