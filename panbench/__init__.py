@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from panbench.datasets import open_dataset
-    from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+    from panbench.evaluation.evaluate import evaluate
+    from panbench.evaluation.options import EvaluateOptions
     from panbench.models.opening import load_model
     from panbench.report.answers.comparison import standing as compare
     from panbench.runs import load_run
@@ -31,7 +32,7 @@ __version__ = "0.1.0"
 
 # Loaded when asked for [PEP 562], so that `import panbench` costs nothing and only what runs models imports torch.
 _HOMES = {
-    "EvaluateOptions": ("panbench.evaluation.evaluate", "EvaluateOptions"),
+    "EvaluateOptions": ("panbench.evaluation.options", "EvaluateOptions"),
     "Evaluator": ("panbench.scoring.evaluator", "Evaluator"),
     "compare": ("panbench.report.answers.comparison", "standing"),
     "evaluate": ("panbench.evaluation.evaluate", "evaluate"),

@@ -33,7 +33,8 @@ from panbench.base import provenance
 from panbench.catalog import find_model
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.stored_runs import StoredModel
 from panbench.models.base import LoadedImage, Model, open_model
 from panbench.models.candidates import Candidates, Instances, Output

@@ -35,8 +35,9 @@ from panbench.base.files import write_json
 from panbench.catalog import find_model
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.memory import host_peak
+from panbench.evaluation.options import EvaluateOptions
 from panbench.models.base import HostedModel, choose_device, open_model, tf32_as
 from panbench.models.checkpoints import fetch_weights, load_checkpoint
 from panbench.models.mmdet import operators

@@ -25,7 +25,8 @@ from PIL import Image
 
 from panbench.catalog import find_model
 from panbench.datasets import Dataset, open_dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate, open_model_once
+from panbench.evaluation.evaluate import evaluate, open_model_once
+from panbench.evaluation.options import EvaluateOptions
 from panbench.models.candidates import Instances
 from panbench.models.mmdet import families
 from panbench.report.answers.findings import metric_findings

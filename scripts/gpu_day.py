@@ -27,7 +27,8 @@ from panbench.base import provenance
 from panbench.base.files import atomic_write, write_json
 from panbench.catalog import find_model
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.benchmark import benchmark, share_that_differs
 from panbench.models import feeding
 from panbench.models.base import open_model, resolve_weights

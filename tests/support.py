@@ -41,7 +41,8 @@ def panbench_program(*arguments: object, **options: Any) -> subprocess.Completed
 
 def evaluated(spec: ModelSpec, dataset: Dataset, out: Path, reporter: Reporter = SILENT, **settings: Any) -> Run:
     """The run of a model on a dataset; the settings are those of `open_model` and of EvaluateOptions."""
-    from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+    from panbench.evaluation.evaluate import evaluate
+    from panbench.evaluation.options import EvaluateOptions
 
     of_model = {name: settings.pop(name) for name in MODEL_SETTINGS if name in settings}
     return evaluate(_model(spec, **of_model), dataset, out, EvaluateOptions(**settings), reporter)

@@ -100,8 +100,6 @@ TO_BE_HOOKS = {
     ("evaluation/evaluate.py", "unfused"),
     ("report/answers/findings.py", "fusing"),
     ("report/answers/findings.py", "unfused"),
-    ("report/answers/views.py", "calibration"),
-    ("studies/ensembles/by_masks.py", "fusing"),
     ("cli/compare.py", "seeds"),
     ("cli/compare.py", "unfused"),
     ("cli/score.py", "unfused"),

@@ -13,6 +13,11 @@ def plain(text: str) -> str:
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
+def for_xml(text: str) -> str:
+    """`text` with the characters spelled out that XML 1.0 cannot hold, and those that steer a terminal."""
+    return re.sub("[\ufffe\uffff]", lambda found: f"\\u{ord(found[0]):04x}", plain(text))
+
+
 def for_spreadsheet(value: Any) -> Any:
     """`value`, and with an apostrophe before it if it is text that a spreadsheet would run as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

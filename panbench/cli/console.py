@@ -54,7 +54,8 @@ def write_file(path: Path, content: str | bytes) -> None:
     """Writes a result as a whole or not at all, and prints its path."""
     try:
         with atomic_write(path) as handle:
-            handle.write(content.encode() if isinstance(content, str) else content)
+            # Undecodable bytes of a file name in it are spelled out, as `\\udcff`.
+            handle.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
     except OSError as error:
         raise BadArgument(f"{path} cannot be written: {error.strerror or error}. Name another --out.") from None
     wrote([path])

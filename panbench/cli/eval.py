@@ -249,7 +249,7 @@ def evaluate(
     with console.Bars(lines=True) as bars:
         bars.status("Loading PyTorch")
 
-        from panbench.evaluation.evaluate import EvaluateOptions
+        from panbench.evaluation.options import EvaluateOptions
         from panbench.evaluation.several import unused_gpu, what_runs
 
         opening = Opening(weights, device, precision, seed, compiled, download, tta)

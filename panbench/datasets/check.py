@@ -20,6 +20,7 @@ from PIL import Image
 from panbench.base.errors import BadDataset
 from panbench.base.files import leaves_folder
 from panbench.base.text import listed
+from panbench.base.threads import default_threads
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.types import MAX_ID, VOID, IdMap
 
@@ -33,6 +34,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "duplicate-image": ("error", "two images share an id: one replaces the other"),
     "duplicate-annotation": ("error", "an image has two annotations: one replaces the other"),
     "duplicate-segment": ("error", "an image lists a segment id twice: one replaces the other"),
+    "shared-png": ("error", "an id PNG is named by two images: one of them is scored on the other's map"),
     "unknown-category": ("error", "a segment's category is not listed: it cannot be scored"),
     "unlisted-image": ("error", "an annotation is of an image that is not listed"),
     "image-without-annotation": ("error", "an image has no ground truth: it cannot be scored"),
@@ -52,6 +54,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
         "stuff in several segments of one image; each is scored as if it were a thing",
     ),
     "duplicate-category-name": ("warning", "two categories share a name; tables will show it twice"),
+    "shared-image": ("warning", "a photograph is named by two images: it counts twice"),
     "void-image": ("warning", "no pixel of the image is labelled"),
     "much-void": ("warning", "more than half of the image is void"),
     "extra-png": ("warning", "an id PNG that the JSON does not name"),
@@ -179,7 +182,7 @@ def check_set(
     document = _document(json_path)
     png_folder = Path(pngs) if pngs is not None else Path(str(json_path).replace(".json", ""))
     image_folder = Path(images) if images is not None else _image_folder(json_path)
-    job = _Check(json_path, png_folder, image_folder, progress, threads or min(8, (os.cpu_count() or 1) + 1))
+    job = _Check(json_path, png_folder, image_folder, progress, threads or default_threads(besides=1))
     return job.run(document, limit, images is not None)
 
 
@@ -310,8 +313,8 @@ class _Check:
         for index, record in enumerate(records):
             where = f"categories[{index}]"
             category_id = _integer(record, "id")
-            if category_id is None or not -(2**31) <= category_id < 2**31:
-                self._add("bad-record", f"{where} has no integer id of 32 bits.")
+            if category_id is None or not 0 <= category_id < 2**31:
+                self._add("bad-record", f"{where} has no integer id in 0…{2**31 - 1}.")
                 continue
             name = record.get("name")
             if not isinstance(name, str):
@@ -382,7 +385,15 @@ class _Check:
                 self._add("image-without-annotation", f"Image {image_id} has no annotation.", image_id=image_id)
             png, segments = annotations.get(image_id, (None, ()))
             tasks.append(_Task(image_id, name, size, png, segments))
+        self._shared("shared-png", "id PNG", ((task.image_id, task.png) for task in tasks))
+        self._shared("shared-image", "photograph", ((task.image_id, task.name) for task in tasks))
         return tasks, len(annotations)
+
+    def _shared(self, kind: str, what: str, names: Iterable[tuple[int | str, str | None]]) -> None:
+        first: dict[str, int | str] = {}
+        for image_id, name in names:
+            if name is not None and (other := first.setdefault(name, image_id)) != image_id:
+                self._add(kind, f"Images {other} and {image_id} name one {what}, {name}.", image_id=image_id)
 
     def _name(self, record: dict[str, Any], where: str, image_id: int | str) -> str | None:
         name = record.get("file_name")

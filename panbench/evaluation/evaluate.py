@@ -6,9 +6,8 @@ loop.py runs the threads, record.py says what run.json holds.
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -21,26 +20,21 @@ from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.datasets.instances import InstanceSet, read_instances
 from panbench.evaluation.distributed import join_ranks
+from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name, worker_threads
-from panbench.evaluation.record import (
-    changed_files,
-    close_run,
-    first_record,
-    refuse_other_settings,
-    resume_settings,
-)
+from panbench.evaluation.options import DEFAULTS, EvaluateOptions
+from panbench.evaluation.record import changed_files, close_run, first_record, refuse_other_settings, resume_settings
 from panbench.models.base import Model, open_model, way_of_running
 from panbench.models.candidates import Candidates, FinishedMap, NonFiniteOutput
-from panbench.models.keeping import CandidateKeeper, KeepingModel
+from panbench.models.keeping import CandidateKeeper
 from panbench.models.predict import CategoryIds, category_ids, labels_as_categories, model_categories
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
 from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunWriter, load_run, unfinished_run, write_predictions_json
-from panbench.studies.unfused.measuring import Measurer, MeasuringModel
+from panbench.studies.unfused.measuring import Measurer
 
 __all__ = [
-    "EvaluateOptions",
     "evaluate",
     "evaluate_rules",
     "fit_categories",
@@ -50,45 +44,11 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """How an evaluation is done; what is evaluated are the model and the dataset.
-
-    batch_size: None is 1 on a CPU and "auto" elsewhere; "auto" tries sizes on the first image
-    workers: threads that load, and as many that score; None: as many as cores, at most 8
-    overwrite: replace a run that is already in the folder
-    resume: go on with the run in the folder, which must have been made with the same settings
-    save_predictions: also write predictions/ and predictions.json
-    unscored: run images without ground truth although nothing of them is kept: for their time
-    skip_bad_images: leave out images that do not decode, instead of stopping; the run says so
-    category_map: a JSON, the name of a shipped one, or a map, by which a model of other categories is evaluated
-    command: the command line, for run.json
-    keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
-    half_precision: store it in half precision throughout, also where that changes pixels of the map
-    metrics: what is measured: "pq", which always is, and before fusion "ap" (AP_pan) and "miou" (mIoU_pan)
-    ap_gt: a COCO instance JSON as the ground truth of AP; None takes the thing segments of the panoptic JSON
-    """
-
-    batch_size: int | Literal["auto"] | None = None
-    workers: int | None = None
-    overwrite: bool = False
-    resume: bool = False
-    save_predictions: bool = False
-    unscored: bool = False
-    skip_bad_images: bool = False
-    category_map: str | os.PathLike[str] | CategoryMap | None = None
-    command: tuple[str, ...] = ()
-    keep_candidates: bool = False
-    half_precision: bool = False
-    metrics: tuple[str, ...] = ("pq",)
-    ap_gt: str | os.PathLike[str] | None = None
-
-
 def evaluate(
     model: Model,
     dataset: Dataset,
     out: str | os.PathLike[str],
-    options: EvaluateOptions = EvaluateOptions(),
+    options: EvaluateOptions = DEFAULTS,
     reporter: Reporter = SILENT,
 ) -> Run:
     """Evaluates a model on a dataset into the run folder `out`, and returns the run.
@@ -105,7 +65,7 @@ def evaluate_rules(
     model: Model,
     dataset: Dataset,
     folders: Mapping[Rule, Path],
-    options: EvaluateOptions = EvaluateOptions(),
+    options: EvaluateOptions = DEFAULTS,
     reporter: Reporter = SILENT,
 ) -> list[Run]:
     """Evaluates a model once and fuses what it says by several rules, each into a run of its own; the runs in order.
@@ -146,8 +106,11 @@ def evaluate_rules(
             reporter.notice(sentence)
         # A complete run beside its place was about to take it when it was killed.
         if run.info.status == "done" and not run.faults and run.path == folders[rule]:
-            reporter.notice(f"{folders[rule]} is complete already.")
-            complete.add(rule)
+            lacking = ranks.broadcast(_unreadable(run, model, dataset) if ranks.is_first else None)
+            if lacking is not None:
+                but = f" but for {lacking} images that still cannot be read" if lacking else ""
+                reporter.notice(f"{folders[rule]} is complete already{but}.")
+                complete.add(rule)
     unfinished = {rule: out for rule, out in folders.items() if rule not in complete}
     if not unfinished:
         return list(previous.values())
@@ -175,26 +138,23 @@ def evaluate_rules(
         writers = writers or [RunWriter.attach(out) for out in unfinished.values()]
         for sentence in (sentence for writer in writers for sentence in writer.notices):
             reporter.notice(sentence)
-        done = frozenset.intersection(*(writer.done for writer in writers))
-        first = writers[0].path
-        keeper = _keeper(model, dataset, first, options, ranks.rank, reporter) if options.keep_candidates else None
-        done = done if keeper is None else done & keeper.done
-        measurer = None
+        listeners: list[Listener] = []
+        if options.keep_candidates:
+            listeners.append(_keeper(model, dataset, writers[0].path, options, ranks.rank, reporter))
         if options.metrics != ("pq",):
             labels = (
                 mapping.ids
                 if mapping is not None
                 else dict(ids.items() if isinstance(ids, Mapping) else enumerate(ids))
             )
-            measurer = Measurer(options.metrics, dataset, labels, writers, truth=truth, rank=ranks.rank)
-            done &= measurer.done
-        shown = model if keeper is None else KeepingModel(model, keeper)
+            listeners.append(Measurer(options.metrics, dataset, labels, writers, truth=truth, rank=ranks.rank))
+        done = frozenset.intersection(*(writer.done for writer in writers), *(each.done for each in listeners))
         plan = [
             [scene for scene in batch if scene.image.id not in done]
             for batch in plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size]
         ]
         loop = Loop(
-            model=shown if measurer is None else MeasuringModel(shown, measurer),
+            model=model,
             category_ids=ids,
             category_map=mapping,
             targets=[
@@ -206,12 +166,9 @@ def evaluate_rules(
             skip_bad_images=options.skip_bad_images,
             workers=worker_threads(options.workers, ranks.size),
             reporter=reporter,
+            listeners=listeners,
         )
-        with contextlib.ExitStack() as stack:
-            for besides in (keeper, measurer):
-                if besides is not None:
-                    stack.callback(besides.close)
-            loop.run([batch for batch in plan if batch])
+        loop.run([batch for batch in plan if batch])
         reports = ranks.gather(loop.report())
         if ranks.is_first:
             for target, writer in enumerate(writers):
@@ -219,8 +176,8 @@ def evaluate_rules(
                     names = {scene.image.id: png_name(scene) for scene in dataset.scenes}
                     write_predictions_json(Run(writer.info, writer.path), names)
                 close_run(writer, dataset, reports, target, reporter, "done", None)
-            if keeper is not None and options.half_precision:
-                reporter.notice(f"Half precision changes {keeper.differing:,} pixels of the maps that fuse will make.")
+            for sentence in (sentence for listener in listeners for sentence in listener.notices):
+                reporter.notice(sentence)
     except BaseException as error:
         if ranks.is_first:
             left = _closed_early(writers, dataset, loop, reporter, error)
@@ -230,6 +187,17 @@ def evaluate_rules(
         raise
     ranks.broadcast("The runs are closed.")
     return [load_run(out) for out in folders.values()]
+
+
+def _unreadable(run: Run, model: Model, dataset: Dataset) -> int | None:
+    """How many images a finished run had to skip; None when one of them can be read by now, so that it is scored."""
+    held = frozenset(run.images.tolist())
+    lacking = [scene for scene in dataset.scenes if scene.image.id not in held]
+    for scene in lacking:
+        with contextlib.suppress(BadDataset):
+            model.load(scene)
+            return None
+    return len(lacking)
 
 
 def _closed_early(

@@ -5,6 +5,7 @@ behind read the ground truth, number segments, count overlaps and write PNGs. Al
 depend on the number of images. A batch holds images of one padded size: each has the zeros around it that it has alone.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -25,10 +26,11 @@ from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, map_prediction
+from panbench.evaluation.listeners import Listener
 from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
 from panbench.models.base import LoadedImage, Model, batch_key, way_of_running
-from panbench.models.candidates import NonFiniteOutput, check_classes
+from panbench.models.candidates import NonFiniteOutput, Output, check_classes
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic.coco import read_id_png, write_id_png
@@ -186,6 +188,7 @@ class Loop:
     """One forward pass over a plan of batches, and what it has done so far.
 
     targets: the runs that are written from it, at least one
+    listeners: what else takes the model's outputs; they are closed when the loop ends, however it ends
     expected: images in all targets' datasets, for progress
     """
 
@@ -198,6 +201,7 @@ class Loop:
     skip_bad_images: bool
     workers: int
     reporter: Reporter
+    listeners: Sequence[Listener] = ()
 
     def __post_init__(self) -> None:
         self.seconds: Clock = dict.fromkeys(("load", "forward"), 0.0)
@@ -227,6 +231,12 @@ class Loop:
 
     def run(self, plan: Sequence[Sequence[Scene]]) -> None:
         """Evaluates the batches in order; raises what a stage raises, after the finished batches are written."""
+        with contextlib.ExitStack() as stack:
+            for listener in self.listeners:
+                stack.callback(listener.close)
+            self._run(plan)
+
+    def _run(self, plan: Sequence[Sequence[Scene]]) -> None:
         self.pace.start()
         # Each of our threads works on an image of its own; OpenCV's threads on top would only contend.
         cv2.setNumThreads(1)
@@ -350,9 +360,10 @@ class Loop:
         marks.add()
         try:
             outputs = self.model.candidates(batch)
+            check_classes(outputs, self.model.class_names, self.model.spec.title)
+            self._pass_on(batch, outputs)
         except NonFiniteOutput as error:
             raise self._not_finite(batch, error) from error
-        check_classes(outputs, self.model.class_names, self.model.spec.title)
         marks.add()
         by_rule = {}
         for target in self.targets:
@@ -360,6 +371,12 @@ class Loop:
             marks.add()
         fused = [{rule: maps[index] for rule, maps in by_rule.items()} for index in range(len(batch))]
         return list(zip(batch, fused, strict=True)), marks
+
+    def _pass_on(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> None:
+        for listener in self.listeners:
+            for image, output in zip(batch, outputs, strict=True):
+                if image.scene.image.id not in listener.done:
+                    listener.hear(image.scene, output)
 
     def _image_done(self, marks: "_Marks") -> None:
         """Adds what a batch took to the clocks, after the last of its images."""

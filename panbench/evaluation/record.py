@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,6 +15,7 @@ from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
 from panbench.datasets.instances import InstanceSet
 from panbench.evaluation.loop import Report
+from panbench.evaluation.options import EvaluateOptions
 from panbench.models.base import Model, way_of_running
 from panbench.models.rules import Rule
 from panbench.runs import (
@@ -32,10 +33,6 @@ from panbench.runs import (
     SummaryRecord,
     digest_of,
 )
-
-if TYPE_CHECKING:
-    from panbench.evaluation.evaluate import EvaluateOptions
-
 
 # What runs did that were made before there was the setting.
 _BEFORE = {"exif": "apply"}
@@ -101,7 +98,7 @@ def resume_settings(
     model: Model,
     dataset: Dataset,
     mapping: CategoryMap | None,
-    options: "EvaluateOptions",
+    options: EvaluateOptions,
     rule: Rule,
     truth: InstanceSet | None = None,
 ) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from panbench.runs import Run
 from panbench.studies.robustness.corruptions import Corruption
 
 if TYPE_CHECKING:
-    from panbench.evaluation.evaluate import EvaluateOptions
+    from panbench.evaluation.options import EvaluateOptions
     from panbench.models.base import Model
     from panbench.models.rules import Rule
 

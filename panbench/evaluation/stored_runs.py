@@ -17,7 +17,8 @@ from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import recorded_map
 from panbench.datasets.coco import open_json
-from panbench.evaluation.evaluate import EvaluateOptions, refuse_unfit
+from panbench.evaluation.evaluate import refuse_unfit
+from panbench.evaluation.options import EvaluateOptions
 from panbench.models.base import LoadedImage
 from panbench.models.candidates import Candidates, Instances
 from panbench.models.predict import labels_as_categories

@@ -1,4 +1,4 @@
-"""Keeps what a model says of each image while it is evaluated, for `panbench fuse` and ensembles to use later."""
+"""Stores the outputs of a model while it is evaluated, for `panbench fuse` and ensembles to use later."""
 
 import os
 import threading
@@ -12,13 +12,12 @@ from typing import Any
 import torch
 
 from panbench.base.errors import BadRun
-from panbench.models.base import LoadedImage, Model
 from panbench.models.candidates import Output
-from panbench.models.listening import ListeningModel
 from panbench.models.rules import Rule
 from panbench.models.stored import LOW_GATE, Encoded, StoredOutputs, encode, write_block
+from panbench.panoptic.types import Scene
 
-__all__ = ["CandidateKeeper", "KeepingModel"]
+__all__ = ["CandidateKeeper"]
 
 BLOCK_BYTES = 64 << 20
 BLOCK_SECONDS = 10.0
@@ -26,7 +25,7 @@ BLOCK_SECONDS = 10.0
 
 
 class CandidateKeeper:
-    """Encodes outputs in threads of its own and writes them to a folder, block by block."""
+    """Encodes outputs in threads of its own and writes them to a folder, block by block; a listener of the loop."""
 
     def __init__(
         self,
@@ -65,11 +64,19 @@ class CandidateKeeper:
         self._lock = threading.Lock()
         self._taken: set[int] = set()
 
-    def add(self, image_id: int, output: Output) -> None:
+    @property
+    def notices(self) -> Sequence[str]:
+        """What half precision costs, where it was asked for."""
+        if self._exact:
+            return ()
+        return (f"Half precision changes {self.differing:,} pixels of the maps that fuse will make.",)
+
+    def hear(self, scene: Scene, output: Output) -> None:
         """Takes the output of an image; waits when more are waiting than memory should hold.
 
         An image is taken once: a batch that a device has no room to fuse comes again in halves.
         """
+        image_id = scene.image.id
         with self._lock:
             if image_id in self._taken:
                 return
@@ -108,18 +115,3 @@ class CandidateKeeper:
             write_block(self.folder / f"{self.rank:04d}-{number:06d}.arrow", self._block, self.about)
             self._block, self._bytes = [], 0
         self._block_since = time.monotonic()
-
-
-class KeepingModel(ListeningModel):
-    """Another model, all of whose answers are kept; a `Model` like that one."""
-
-    def __init__(self, model: Model, keeper: CandidateKeeper) -> None:
-        """model: any whose answers are to be fused; keeper: where they go."""
-        super().__init__(model)
-        self.keeper = keeper
-
-    def hear(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> None:
-        """Keeps each image's answer unless it is there already."""
-        for image, output in zip(batch, outputs, strict=True):
-            if image.scene.image.id not in self.keeper.done:
-                self.keeper.add(image.scene.image.id, output)

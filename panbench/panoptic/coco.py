@@ -9,7 +9,7 @@ import os
 import re
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from panbench.panoptic.types import (
     ImageInfo,
     PanopticSet,
     Segment,
+    sharing,
 )
 
 __all__ = [
@@ -157,17 +158,46 @@ def read_annotation_columns(
     reader = _Reader(Path(path))
     rows = _Rows()
     categories: tuple[Category, ...] = ()
+    photographs, names = array("q"), array("q")
+    own_categories: dict[int, tuple[str, bool | None]] = {}
     keys = ("annotations",) if predictions else ("annotations", "categories")
-    for key, records in reader.walk(keys):
+    for key, records in reader.walk(keys, besides=("images", "categories")):
         if key == "annotations":
             for index, record in enumerate(records):
                 rows.add(reader, record, index, predictions)
-        elif key == "categories":
+        elif key == "images":
+            for image_id, name in _photographs(records):
+                photographs.append(image_id)
+                names.append(hash(name))
+        elif predictions:
+            own_categories = _own_categories(records)
+        else:
             categories = reader.categories(list(records))
-    columns = rows.columns(categories, _folder_of(path, folder), Path(path))
+    columns = replace(
+        rows.columns(categories, _folder_of(path, folder), Path(path)),
+        own_categories=own_categories,
+        same_photograph=sharing(photographs, np.array(names, np.int64)),
+    )
     if not predictions:
         _check_category_ids(reader, columns)
     return columns
+
+
+def _photographs(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
+    """The id and the file name of each image that has both."""
+    for record in records:
+        image_id, name = (record.get("id"), record.get("file_name")) if isinstance(record, dict) else (None, None)
+        if type(image_id) is int and -(2**63) <= image_id < 2**63 and isinstance(name, str):
+            yield image_id, name
+
+
+def _own_categories(records: Iterable[Any]) -> dict[int, tuple[str, bool | None]]:
+    """What predictions say of their categories: id, name, whether it is a thing (None: unsaid); no more is needed."""
+    return {
+        record["id"]: (record["name"], bool(record["isthing"]) if record.get("isthing") in (0, 1) else None)
+        for record in records
+        if isinstance(record, dict) and type(record.get("id")) is int and isinstance(record.get("name"), str)
+    }
 
 
 def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet) -> None:
@@ -361,10 +391,13 @@ class _Reader:
         absent: dict[str, list[Any]] = {key: [] for key in optional}
         return absent | {key: list(records) for key, records in self.walk(keys, optional)}
 
-    def walk(self, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[tuple[str, Iterable[Any]]]:
+    def walk(
+        self, keys: tuple[str, ...], optional: tuple[str, ...] = (), besides: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, Iterable[Any]]]:
         """Each of the lists named by `keys`, in the order of the file, as an iterator that parses record by record.
 
         So the objects of a large JSON are never all in memory. Exhaust each iterator before asking for the next.
+        besides: keys that need not be there, and need not be lists: what else they are is passed over
         """
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
@@ -373,7 +406,7 @@ class _Reader:
             while text[at : at + 1] != "}":
                 key, at = _SCAN(text, at)
                 at = self.expect(text, _skip(text, at), ":", "a colon")
-                if key in keys:
+                if key in keys or (key in besides and text[at : at + 1] == "["):
                     self.expect(text, at, "[", f"a list as `{key}`")
                     missing.pop(key, None)
                     records = _Records(self, text, at)

@@ -3,6 +3,7 @@
 An id map is an (H, W) int32 array: each pixel holds the id of its segment, 0 is void. [Kirillov et al. 2019]
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ __all__ = [
     "PanopticSet",
     "Scene",
     "Segment",
+    "sharing",
 ]
 
 VOID = 0
@@ -98,6 +100,21 @@ class PanopticSet:
         return self.folder / self.annotations[image_id].file_name
 
 
+def sharing(ids: Sequence[int], name_hashes: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+    """The ids that have one name in common, for each name that several have.
+
+    name_hashes: 64 bits of each id's name, as `hash` gives them: of a million names no dictionary is made
+    """
+    order = np.argsort(name_hashes, kind="stable")
+    ordered = name_hashes[order]
+    again = np.flatnonzero(ordered[1:] == ordered[:-1])
+    groups: dict[int, list[int]] = {}
+    for place in again.tolist():
+        group = groups.setdefault(int(ordered[place]), [ids[order[place]]])
+        group.append(ids[order[place + 1]])
+    return tuple(tuple(group) for group in sorted(groups.values()))
+
+
 @dataclass(frozen=True)
 class AnnotationColumns:
     """The annotations of a panoptic JSON as columns: scoring thousands of images needs no object for each segment.
@@ -105,6 +122,8 @@ class AnnotationColumns:
     image_ids, file_names: one entry per image, in the order of the JSON; its segments are rows first[i] to first[i + 1]
     id, category_id (int32), area (int64; 0: counted from the PNG), iscrowd (bool), score (float32, NaN if unknown):
         one entry per segment
+    own_categories: of predictions, the name of each category id and whether it is a thing, where their JSON says so
+    same_photograph: images that `images` lists under one file name, as tuples of image ids
     """
 
     categories: tuple[Category, ...]
@@ -118,9 +137,16 @@ class AnnotationColumns:
     score: npt.NDArray[np.float32]
     folder: Path
     path: Path
+    own_categories: Mapping[int, tuple[str, bool | None]] = field(default_factory=dict)
+    same_photograph: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def same_png(self) -> tuple[tuple[int, ...], ...]:
+        """The images that share an id PNG, as tuples of image ids."""
+        return sharing(self.image_ids, np.fromiter(map(hash, self.file_names), np.int64, len(self)))
 
 
 @dataclass(frozen=True, slots=True)

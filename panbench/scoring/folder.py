@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -25,6 +25,7 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError,
 from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
+from panbench.base.threads import available_cores
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic.boundary import boundary_pairs
@@ -159,11 +160,11 @@ def score_folder(
     info = _info(plan, out, arguments, images)
     store = _Store(out, info, overwrite, _goes_on(out, info) if out is not None and resumed else None)
     wrong, gt_wrong, mismatches = list[_Fault](), list[_Fault](), Mismatches.of(OverlapTable.empty())
-    if swapped := plan.looks_swapped():
-        reporter.notice(swapped)
+    for sentence in plan.oddities():
+        reporter.notice(sentence)
     try:
         rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
-        for counted in _count_images(plan, rows, threads or _cores(), boundary, max_pixels, index, reporter):
+        for counted in _count_images(plan, rows, threads or available_cores(), boundary, max_pixels, index, reporter):
             table = counted.table(plan)
             found = Mismatches.of(table)
             mismatches += found
@@ -294,14 +295,47 @@ class _Plan:
                 "folder of another set. Name the one of this ground truth with --gt-dir (gt_dir)."
             )
 
-    def looks_swapped(self) -> str | None:
-        """A sentence when the ground truth has scores, as predictions do, and the predictions have none."""
-        if np.isfinite(self.gt.score).any() and not np.isfinite(self.pred.score).any():
-            return (
-                f"The ground truth {self.gt.path} has scores, as predictions do, and {self.pred.path} has none: are "
-                "the two swapped?"
+    def oddities(self) -> list[str]:
+        """Sentences on what can be scored but hardly is what was meant."""
+        gt, pred = self.gt, self.pred
+        found = [
+            f"{columns.path}: images {listed(images)} name one {what}. {so}"
+            for columns, groups, what, so in (
+                (gt, gt.same_png, "id PNG", "Each image needs its own."),
+                (pred, pred.same_png, "id PNG", "Each image needs its own prediction."),
+                (gt, gt.same_photograph, "photograph", "It counts as often."),
             )
-        return None
+            for images in groups[:_MOST_TOLD]
+        ]
+        names = Counter(category.name for category in gt.categories)
+        twice = [name for name, count in names.items() if count > 1]
+        if twice:
+            found.append(
+                f"{gt.path}: several categories are called {listed(map(repr, twice))}. Tables show each of them."
+            )
+        if different := self._contradictions():
+            found.append(
+                f"{pred.path} says otherwise than {gt.path} what its category ids mean: {listed(different, 3)}. Scores "
+                "follow the ground truth: check that the predictions' ids are the dataset's."
+            )
+        if np.isfinite(gt.score).any() and not np.isfinite(pred.score).any():
+            found.append(
+                f"The ground truth {gt.path} has scores, as predictions do, and {pred.path} has none: are the two "
+                "swapped?"
+            )
+        return found
+
+    def _contradictions(self) -> list[str]:
+        """A phrase for each category whose name or kind differs in the predictions' own list."""
+        found = []
+        for category in self.gt.categories:
+            name, isthing = self.pred.own_categories.get(category.id, (category.name, None))
+            if name != category.name:
+                found.append(f"{category.id} is {category.name!r} in the ground truth, {name!r} in the predictions")
+            elif isthing not in (None, category.isthing):
+                here, there = ("thing", "stuff") if category.isthing else ("stuff", "thing")
+                found.append(f"{category.id} ({name!r}) is {here} in the ground truth, {there} in the predictions")
+        return found
 
     def segments(self, side: str, images: Sequence[int]) -> Segments:
         """The segments of one side for some images, in the order of the JSON."""
@@ -720,10 +754,3 @@ def _content(path: Path) -> bytes:
 
 def _size(shape: tuple[int, int]) -> str:
     return f"{shape[0]}×{shape[1]}"
-
-
-def _cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

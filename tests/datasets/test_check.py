@@ -148,6 +148,11 @@ def plant(kind: str, made: Set) -> None:
         segments[1]["category_id"] = 7
     elif kind == "duplicate-category-name":
         document["categories"].append({"id": 8, "name": "road", "isthing": 0})
+    elif kind == "shared-png":
+        document["annotations"][1]["file_name"] = document["annotations"][0]["file_name"]
+        made.png().unlink()
+    elif kind == "shared-image":
+        document["images"][1]["file_name"] = document["images"][0]["file_name"]
     elif kind == "void-image":
         made.paint(0, ...)
         segments.clear()

@@ -23,8 +23,9 @@ from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.catalog import ModelSpec, find_model
 from panbench.cli.signals import interrupted_by_signals
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.loop import _threads_of_one, lanes_of, plan_batches
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.several import run_models
 from panbench.models.base import HostedModel, open_model
 from panbench.models.mmdet import adapter
@@ -227,6 +228,25 @@ def test_a_skipped_image_that_was_repaired_counts_as_scored(folder, spec, tmp_pa
     assert (images.scored, images.skipped, images.skipped_ids, images.missing) == (12, 0, {}, 0)
 
 
+def test_a_finished_run_scores_an_image_that_was_repaired_when_it_is_resumed(folder, spec, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "data")
+    broken = copy / "val" / "3.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:100])
+    dataset, recorder = open_dataset(str(copy)), Recorder()
+    run = evaluated(spec, dataset, tmp_path / "run", skip_bad_images=True)
+    assert len(run.images) == 11
+    evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True, resume=True)
+    assert recorder.notices[-1].endswith("is complete already but for 1 images that still cannot be read.")
+    broken.write_bytes(content)
+    run = evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True, resume=True)
+    assert run.image_ids() == tuple(range(1, 13))
+    assert (run.info.images.scored, run.info.images.skipped, run.info.status) == (12, 0, "done")
+    assert rows(run) == rows(evaluated(spec, dataset, tmp_path / "at once", skip_bad_images=True))
+    evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True, resume=True)
+    assert recorder.notices[-1].endswith("is complete already.")
+
+
 def test_a_run_that_lost_a_part_is_made_whole_by_resume(dataset, spec, tmp_path, monkeypatch):
     monkeypatch.setattr("panbench.evaluation.loop.BLOCK_IMAGES", 4)
     whole = evaluated(spec, dataset, tmp_path / "run")
@@ -424,7 +444,8 @@ from panbench.base.reporter import Silent
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
 from panbench.evaluation import loop
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate, open_model_once
+from panbench.evaluation.evaluate import evaluate, open_model_once
+from panbench.evaluation.options import EvaluateOptions
 
 torch.set_num_threads(1)
 loop.BLOCK_IMAGES = 2

@@ -17,7 +17,8 @@ from panbench.datasets import Dataset, shapes
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation import evaluate as evaluate_module
 from panbench.evaluation import loop
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate, steady_rate
 from panbench.evaluation.tools import benchmark as bench
 from panbench.models.base import LoadedImage, read_photograph

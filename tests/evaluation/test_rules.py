@@ -11,7 +11,8 @@ from panbench.base.reporter import Silent, Unit
 from panbench.catalog import find_model
 from panbench.cli.command import RULES as COMPLETED
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate, evaluate_rules, open_model_once
+from panbench.evaluation.evaluate import evaluate, evaluate_rules, open_model_once
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.several import rules_of, run_folders
 from panbench.models.base import Model
 from panbench.models.rules import PAPER, RULES

@@ -1,4 +1,5 @@
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,92 @@ def test_a_log_that_cannot_be_opened_is_refused_before_the_evaluation(monkeypatc
         open_trackers(["closed"], "run", tmp_path).__enter__()
 
 
+class Leaving(Heard):
+    """A tracker that ends the program."""
+
+    def scalars(self, values, step):
+        sys.exit(0)
+
+    def close(self, failed):
+        sys.exit(0)
+
+
+def test_a_tracker_that_calls_sys_exit_is_dropped_and_ends_nothing():
+    recorder, well = Recorder(), Heard()
+    progress = Trackers([Leaving(), well], recorder)
+    progress.progress("run", 5, 5)
+    assert recorder.notices == ["Leaving is not updated any more: it called sys.exit(0)"]
+    progress.close(False)
+    assert [what for what, _ in well.told] == [5, "closed"]
+
+
+def test_a_failed_evaluation_stays_one_when_a_tracker_calls_sys_exit_at_its_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(trackers, "TRACKERS", {"leaving": lambda name, folder: Leaving()})
+    with pytest.raises(BadArgument, match="the evaluation failed"), open_trackers(["leaving"], "run", tmp_path):
+        raise BadArgument("the evaluation failed")
+
+
+def test_a_tracker_that_calls_sys_exit_when_it_is_opened_is_refused_and_the_others_are_closed(monkeypatch, tmp_path):
+    first = Heard()
+    kinds = {"first": lambda name, folder: first, "leaving": lambda name, folder: sys.exit(3)}
+    monkeypatch.setattr(trackers, "TRACKERS", kinds)
+    with pytest.raises(BadArgument, match=r"--log leaving cannot be opened: it called sys\.exit\(3\)"):
+        open_trackers(["first", "leaving"], "run", tmp_path).__enter__()
+    assert first.told == [("closed", True)]
+
+
+@pytest.fixture
+def blocking():
+    """A tracker that returns from no call until the test is over."""
+    free = threading.Event()
+
+    class Blocking(Heard):
+        def scalars(self, values, step):
+            free.wait()
+
+        def close(self, failed):
+            free.wait()
+
+    yield Blocking
+    free.set()
+
+
+def test_a_tracker_that_does_not_return_is_dropped_and_the_evaluation_goes_on(blocking):
+    recorder = Recorder()
+    progress = Trackers([blocking()], recorder, call_seconds=0.001)
+    progress.progress("run", 1, 2)
+    progress.progress("run", 2, 2)
+    progress.close(False)
+    assert recorder.notices == ["Blocking is not updated any more: TimeoutError: no answer for 0.001 seconds"]
+    assert recorder.counts == [("run", 1, 2, "images"), ("run", 2, 2, "images")]
+    # The end of an evaluation does not wait for it either.
+    last = Trackers([blocking()], recorder, close_seconds=0.001)
+    last.close(True)
+    assert recorder.notices[1:] == ["Blocking is not updated any more: TimeoutError: no answer for 0.001 seconds"]
+
+
+def test_a_tracker_lives_in_one_thread_of_its_own(monkeypatch, tmp_path):
+    threads = []
+
+    class Noting(Heard):
+        def __init__(self, *_):
+            threads.append(threading.current_thread())
+
+        def scalars(self, values, step):
+            threads.append(threading.current_thread())
+
+        def close(self, failed):
+            threads.append(threading.current_thread())
+
+    monkeypatch.setattr(trackers, "TRACKERS", {"noting": Noting})
+    with open_trackers(["noting"], "run", tmp_path) as progress:
+        progress.progress("run", 1, 1)
+    assert len(threads) == 3
+    assert len(set(threads)) == 1
+    assert threads[0] is not threading.main_thread()
+    assert threads[0].daemon
+
+
 def test_no_log_is_the_default_and_imports_nothing(tmp_path):
     with open_trackers([], "run", tmp_path) as progress:
         progress.progress("run", 1, 2)
@@ -147,7 +234,7 @@ def test_mlflow_keeps_parameters_and_metrics(run, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     with open_trackers(["mlflow"], "a run", tmp_path) as progress:
-        progress.images(3, 6)
+        progress.progress("run", 3, 6)
         progress.finished(run)
     (stored,) = mlflow.search_runs(experiment_names=["panbench"], output_format="list")
     assert stored.info.status == "FINISHED"
@@ -160,7 +247,7 @@ def test_wandb_writes_an_offline_run(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     with open_trackers(["wandb"], "a run", tmp_path) as progress:
-        progress.images(3, 6)
+        progress.progress("run", 3, 6)
         progress.finished(run)
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from panbench.base.errors import BadRun
 from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances
 from panbench.models.keeping import CandidateKeeper
+from panbench.models.predict import scene_of
 from panbench.models.rules import parse_rule
 from panbench.models.rules.base import Rule, SettledMap
 from panbench.models.stored import LOW_GATE, StoredOutputs, decode, encode, write_block
@@ -163,7 +165,7 @@ def test_an_image_that_comes_twice_is_kept_once(tmp_path):
     # A batch that a device has room to infer but not to fuse is inferred again in halves.
     keeper = CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"})
     for image_id in (1, 2, 1, 2):
-        keeper.add(image_id, queries(image_id))
+        keeper.hear(scene_of(Path("photo.jpg"), image_id, 96, 128), queries(image_id))
     keeper.close()
     assert StoredOutputs(tmp_path).image_ids == (1, 2)
 

@@ -1,6 +1,7 @@
 """A folder of predictions becomes a run, with panopticapi's numbers, or is refused with all that is wrong in one go."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from little_runs import write_side
 from PIL import Image
+from support import Recorder
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun, OutOfSpace, PredictionMismatch
 from panbench.base.reporter import Silent
@@ -514,6 +517,47 @@ class TestIndex:
         with pytest.raises(KeyboardInterrupt):
             many.score(reporter=Impatient(), out=many.path / "out")
         assert {path.name for path in many.path.iterdir()} == {"gt", "pred", "gt.json", "pred.json"}
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda gt, pred: gt["annotations"][1].update(file_name="1.png"), r"gt\.json: images 1, 2 name one id PNG"),
+        (lambda gt, pred: pred["annotations"][1].update(file_name="1.png"), r"pred\.json: images 1, 2 name one id PNG"),
+        (lambda gt, pred: gt["images"][1].update(file_name="1.jpg"), r"gt\.json: images 1, 2 name one photograph"),
+        (lambda gt, pred: gt["categories"][1].update(name="person"), r"several categories are called 'person'"),
+        (
+            lambda gt, pred: pred["categories"][0].update(name="sky"),
+            r"otherwise than .*gt\.json .* 1 is 'person' in the ground truth, 'sky' in the predictions",
+        ),
+        (
+            lambda gt, pred: pred["categories"][0].update(isthing=0),
+            r"1 \('person'\) is thing in the ground truth, stuff in",
+        ),
+    ],
+)
+def test_what_can_be_scored_but_is_hardly_meant_is_said(tmp_path, change, sentence):
+    images = {1: "ps", 2: "ps"}
+    paths = [write_side(tmp_path, side, images) for side in ("gt", "pred")]
+    recorder = Recorder()
+    score_folder(*paths, reporter=recorder, index=False)
+    assert not recorder.notices
+    documents = [json.loads(path.read_text()) for path in paths]
+    change(*documents)
+    for path, document in zip(paths, documents, strict=True):
+        path.write_text(json.dumps(document))
+    score_folder(*paths, reporter=recorder, index=False)
+    assert any(re.search(sentence, notice) for notice in recorder.notices)
+
+
+@pytest.mark.parametrize("own", [None, {}, "x", [5, {"id": "1"}, {"id": 1, "name": "person"}, {"id": 1}]])
+def test_whatever_predictions_have_as_images_and_categories_is_not_needed(tmp_path, own):
+    gt, pred = (write_side(tmp_path, side, {1: "ps"}) for side in ("gt", "pred"))
+    document = json.loads(pred.read_text())
+    pred.write_text(json.dumps({**document, "images": own, "categories": own}))
+    recorder = Recorder()
+    assert score_folder(gt, pred, reporter=recorder, index=False).summary()["All"]["PQ"] == 1.0
+    assert not recorder.notices
 
 
 def test_scoring_loads_no_torch():

@@ -28,9 +28,10 @@ from panbench.base.text import for_spreadsheet
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.loop import images_for_rate, plan_batches, worker_threads
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
+from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.photographs import photograph_dataset
 from panbench.models.base import PRECISIONS, Model, choose_device, open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, prediction_of

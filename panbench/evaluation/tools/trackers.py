@@ -1,15 +1,21 @@
 """Logs an evaluation to TensorBoard, Weights & Biases or MLflow: off unless asked for.
 
 While images are scored: their number and the speed. At the end: PQ, SQ and RQ of all, things and stuff, PQ of each
-category, and what was run. Each library is imported only when it is named; they are extras of the package.
+category, and what was run. Each library is imported only when it is named; they are extras of the package. What a
+library does never ends or holds up an evaluation: it runs in a thread of its own, and is dropped when it fails, calls
+sys.exit or does not return.
 """
 
 import contextlib
 import importlib
+import queue
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter, Unit
@@ -22,6 +28,14 @@ EVERY_SECONDS = 2.0
 """Minimum interval between progress updates: these libraries keep every value."""
 
 PROJECT = "panbench"
+
+CALL_SECONDS = 30.0
+"""How long an evaluation waits for a tracker that is given numbers."""
+
+OPEN_SECONDS = CLOSE_SECONDS = 120.0
+"""How long it waits for one that connects, or sends what it has not sent yet."""
+
+_Result = TypeVar("_Result")
 
 
 class Tracker(Protocol):
@@ -37,10 +51,43 @@ class Tracker(Protocol):
         """Writes everything that is not written yet."""
 
 
+class _Worker:
+    """A thread in which all calls of one tracker are made, so that one that never returns can be left behind."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        # A daemon: the end of the program does not wait for it.
+        threading.Thread(target=self._run, name="tracker", daemon=True).start()
+
+    def call(self, action: Callable[[], _Result], seconds: float) -> _Result:
+        """What `action` returns or raises; NotInTime after so many seconds."""
+        future: Future[_Result] = Future()
+        self._calls.put((action, future))
+        try:
+            return future.result(seconds)
+        except NotInTime:
+            if future.done():
+                raise
+            raise NotInTime(f"no answer for {seconds:g} seconds") from None
+
+    def end(self) -> None:
+        """Ends the thread once it has done what it was asked for."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (asked := self._calls.get()) is not None:
+            action, future = asked
+            try:
+                future.set_result(action())
+            except BaseException as error:  # SystemExit among them: it is for the thread that asked
+                future.set_exception(error)
+
+
 class Trackers:
     """The trackers of one evaluation: a Reporter that hands everything on, and logs images as they are scored.
 
-    A tracker that fails is dropped with a notice, and the evaluation goes on.
+    A tracker that fails, ends the program or does not return in time is dropped with a notice, and the evaluation goes
+    on without it.
     """
 
     def __init__(
@@ -48,10 +95,24 @@ class Trackers:
         trackers: Sequence[Tracker],
         reporter: Reporter = SILENT,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        call_seconds: float = CALL_SECONDS,
+        close_seconds: float = CLOSE_SECONDS,
     ) -> None:
-        self._trackers, self._reporter, self._clock = list(trackers), reporter, clock
+        self._workers = [(tracker, _Worker()) for tracker in trackers]
+        self._reporter, self._clock = reporter, clock
+        self._call_seconds, self._close_seconds = call_seconds, close_seconds
         self._began: tuple[float, int] | None = None
         self._last_update = -EVERY_SECONDS
+
+    def add(self, make: Callable[[], Tracker], seconds: float = OPEN_SECONDS) -> None:
+        """One more tracker, made in the thread that it will run in. Raises what `make` raises, NotInTime."""
+        worker = _Worker()
+        try:
+            self._workers.append((worker.call(make, seconds), worker))
+        except BaseException:
+            worker.end()
+            raise
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
         """Hands it on; `unit` images with a known total are logged, too."""
@@ -85,17 +146,19 @@ class Trackers:
 
     def close(self, failed: bool) -> None:
         """Ends every tracker that still works."""
-        self._each(lambda tracker: tracker.close(failed))
+        self._each(lambda tracker: tracker.close(failed), self._close_seconds)
+        for _, worker in self._workers:
+            worker.end()
 
-    def _each(self, action: Callable[[Tracker], None]) -> None:
-        for tracker in list(self._trackers):
+    def _each(self, action: Callable[[Tracker], None], seconds: float | None = None) -> None:
+        for tracker, worker in list(self._workers):
             try:
-                action(tracker)
-            except Exception as error:  # an hour of evaluation is not lost because a tracker's server is down
-                self._trackers.remove(tracker)
+                worker.call(lambda tracker=tracker: action(tracker), seconds or self._call_seconds)  # type: ignore[misc]
+            except (Exception, SystemExit) as error:  # an hour of evaluation is not lost because a server is down
+                self._workers.remove((tracker, worker))
+                worker.end()
                 name = type(tracker).__name__.strip("_")
-                reason = redacted(f"{type(error).__name__}: {error}")
-                self._reporter.notice(f"{name} is not updated any more: {reason}")
+                self._reporter.notice(f"{name} is not updated any more: {_in_short(error)}")
 
 
 @contextlib.contextmanager
@@ -107,20 +170,29 @@ def open_trackers(kinds: Sequence[str], name: str, folder: Path, reporter: Repor
     Raises BadArgument for an unknown kind, a library that is not installed, or a tracker that cannot be opened.
     """
     check_trackers(kinds)
-    trackers = Trackers([_opened(kind, name, folder) for kind in dict.fromkeys(kinds)], reporter)
+    trackers = Trackers((), reporter)
     failed = True
     try:
+        for kind in dict.fromkeys(kinds):
+            _open(trackers, kind, name, folder)
         yield trackers
         failed = False
     finally:
         trackers.close(failed)
 
 
-def _opened(kind: str, name: str, folder: Path) -> Tracker:
+def _open(trackers: Trackers, kind: str, name: str, folder: Path) -> None:
     try:
-        return TRACKERS[kind](name, folder)
-    except Exception as error:
-        raise BadArgument(f"--log {kind} cannot be opened: {type(error).__name__}: {error}") from error
+        trackers.add(lambda: TRACKERS[kind](name, folder))
+    except (Exception, SystemExit) as error:
+        raise BadArgument(f"--log {kind} cannot be opened: {_in_short(error)}") from error
+
+
+def _in_short(error: BaseException) -> str:
+    """What a tracker raised, without its keys."""
+    if isinstance(error, SystemExit):
+        return f"it called sys.exit({error.code!r})"
+    return redacted(f"{type(error).__name__}: {error}")
 
 
 def check_trackers(kinds: Sequence[str]) -> None:
@@ -255,6 +327,8 @@ def _needs(module: str, package: str) -> None:
         importlib.import_module(module)
     except ImportError:
         raise BadArgument(f"--log {module} needs the Python package {package}: pip install {package}.") from None
+    except (Exception, SystemExit) as error:
+        raise BadArgument(f"--log {module}: the package {package} cannot be imported: {_in_short(error)}") from error
 
 
 def _cell(value: Any) -> str:

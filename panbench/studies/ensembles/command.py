@@ -71,7 +71,7 @@ def ensemble(
         if _way(by, members, bars) == "masks":
             bars.status("Loading PyTorch")
 
-            from panbench.evaluation.evaluate import EvaluateOptions
+            from panbench.evaluation.options import EvaluateOptions
             from panbench.evaluation.stored_runs import StoredModel
             from panbench.models.rules import parse_rule
             from panbench.studies.ensembles.by_masks import average_runs

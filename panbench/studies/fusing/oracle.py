@@ -213,16 +213,16 @@ def _ideal(masks: _Masks, drawn: Sequence[_Masks], gt_ids: IdMap, true: Sequence
     # A mask that fits nothing by itself may fit what is missed, without the pixels that others have won.
     for row in sorted(set(range(len(masks.covers))) - set(found.values())):
         rest = _with_iou((masks.covers[row] & ~won)[None], [0], gt_ids, true).iou[0]
-        place = max(set(range(len(true))) - set(best), key=lambda each: rest[each], default=None)
-        if place is not None and rest[place] > 0.5:
+        place = max(set(range(len(true))) - set(best), key=lambda each: float(rest[each]), default=-1)
+        if place >= 0 and rest[place] > 0.5:
             best[place], fit[place] = masks.covers[row], float(rest[place])
             won |= masks.covers[row] & (gt_ids == true[place].id)
     order = sorted(best, key=lambda place: -fit[place])
     parts = []
     for place in order:
-        rest = best[place] & ~won
-        parts.append(best[place] & (gt_ids == true[place].id) | rest)
-        won |= rest
+        outside = best[place] & ~won
+        parts.append(best[place] & (gt_ids == true[place].id) | outside)
+        won |= outside
     return _with_iou(_stacked(parts, gt_ids.shape), [true[place].category_id for place in order], gt_ids, true)
 
 
@@ -235,7 +235,7 @@ def _joined(several: Sequence[_Masks]) -> _Masks:
 def _painted(image_id: int, masks: _Masks) -> PanopticPrediction:
     """Disjoint masks as a prediction, a segment each."""
     ids = np.zeros(masks.covers.shape[1:], np.int32)
-    segments = []
+    segments: list[Segment] = []
     for mask, category in zip(masks.covers, masks.category.tolist(), strict=True):
         if area := int(mask.sum()):
             segments.append(Segment(len(segments) + 1, category, area))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.text import for_xml
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import Sample, SampleFold
@@ -146,7 +147,7 @@ class GateResult:
         suite = ElementTree.Element(
             "testsuite",
             {
-                "name": f"panbench gate: {self.run} against {self.against}",
+                "name": for_xml(f"panbench gate: {self.run} against {self.against}"),
                 "tests": str(len(self.checks)),
                 "failures": str(len(failed)),
                 "errors": "0",
@@ -154,11 +155,12 @@ class GateResult:
             },
         )
         for check in self.checks:
-            case = ElementTree.SubElement(suite, "testcase", {"classname": "panbench.gate", "name": self._case(check)})
+            name, said = for_xml(self._case(check)), for_xml(self._said(check))
+            case = ElementTree.SubElement(suite, "testcase", {"classname": "panbench.gate", "name": name})
             if check in failed:
-                ElementTree.SubElement(case, "failure", {"message": self._said(check), "type": check.outcome})
+                ElementTree.SubElement(case, "failure", {"message": said, "type": check.outcome})
             elif check in skipped:
-                ElementTree.SubElement(case, "skipped", {"message": self._said(check)})
+                ElementTree.SubElement(case, "skipped", {"message": said})
         ElementTree.indent(suite)
         return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from panbench.base.errors import BadArgument
+from panbench.base.text import plain
 from panbench.cli import console
 from panbench.cli.command import AsJson, command, family, flag, option
 
@@ -84,7 +85,7 @@ def gate(
     if target is not None:
         try:
             with open(target, "a", encoding="utf-8") as handle:
-                handle.write(result.markdown() + "\n")
+                handle.write(plain(result.markdown()) + "\n")
         except OSError as error:
             raise BadArgument(f"The summary {target} cannot be written: {error.strerror or error}.") from None
     if junit is not None:

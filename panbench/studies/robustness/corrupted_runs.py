@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate_rules
+from panbench.evaluation.evaluate import evaluate_rules
+from panbench.evaluation.options import EvaluateOptions
 from panbench.models.base import Model
 from panbench.runs import Run
 from panbench.studies.robustness.corrupted_model import CorruptedModel

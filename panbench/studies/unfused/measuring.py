@@ -1,8 +1,8 @@
 """Counts, in the same pass as PQ, what a network says before fusion: the rows of AP_pan and mIoU_pan.
 
-A measuring model stands in front of the network like the one that keeps candidates: it takes from each answer the
-instances and the semantic map (on the device), and threads of its own read the ground truth, count shared pixels and
-hand blocks of rows to the runs. So the loop knows nothing of it, and memory does not depend on the number of images.
+A listener of the loop: it takes the instances and the semantic map from each output (on the device), and threads of its
+own read the ground truth, count shared pixels and hand blocks of rows to the runs. Memory does not depend on the number
+of images.
 """
 
 import threading
@@ -17,9 +17,8 @@ import numpy.typing as npt
 from panbench.base.errors import BadArgument
 from panbench.datasets import Dataset
 from panbench.datasets.instances import InstanceSet
-from panbench.models.base import LoadedImage, Model
+from panbench.evaluation.listeners import Listener
 from panbench.models.candidates import FinishedMap, Output
-from panbench.models.listening import ListeningModel
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.masks import PackedMasks, areas, pack, shared_pixels
 from panbench.panoptic.overlap import count_pairs
@@ -29,14 +28,14 @@ from panbench.studies.unfused.instance_ap import InstanceTable
 from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable, concat_unfused
 from panbench.studies.unfused.outputs import InstanceMasks, Unfused, unfused
 
-__all__ = ["Measurer", "MeasuringModel"]
+__all__ = ["Measurer"]
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
 """A file is written when a block has this many images, or has been open for so long, as the loop writes parts."""
 
 
-class Measurer:
+class Measurer(Listener):
     """Makes rows of what a network says of each image, in threads of its own, and writes them block by block."""
 
     def __init__(
@@ -56,8 +55,7 @@ class Measurer:
         truth: the true instances of AP; None takes the thing segments of the panoptic ground truth
         """
         self.ap, self.miou = "ap" in metrics, "miou" in metrics
-        self.done = frozenset.intersection(*(_images_of(writer) for writer in writers))
-        """The images whose rows all runs have."""
+        self._done = frozenset.intersection(*(_images_of(writer) for writer in writers))
         self._held = [_images_of(writer) for writer in writers]
         self._thing_ids = frozenset(category.id for category in dataset.categories if category.isthing)
         n_labels = 1 + max(ids, default=-1)
@@ -70,16 +68,16 @@ class Measurer:
         self._block: list[UnfusedTable] = []
         self._since = time.monotonic()
         self._lock = threading.Lock()
-        self._taken = set(self.done)
+        self._taken = set(self._done)
 
-    def measure(self, output: Output) -> Unfused:
-        """What is counted of an answer, on the host. Raises BadArgument for a finished map."""
-        if isinstance(output, FinishedMap):
-            raise BadArgument("The model gives finished id maps: there is nothing before fusion to measure.")
-        return unfused(output, self.things, instances=self.ap, semantic=self.miou)
+    @property
+    def done(self) -> frozenset[int]:
+        """The images whose rows all runs have."""
+        return self._done
 
-    def add(self, scene: Scene, found: Unfused) -> None:
-        """Takes what was found in an image; waits when more are waiting than memory should hold."""
+    def hear(self, scene: Scene, output: Output) -> None:
+        """Takes the output of an image; waits when more are waiting than memory should hold."""
+        found = self.measure(output)
         with self._lock:
             # A batch that did not fit into memory comes again in halves.
             if scene.image.id in self._taken:
@@ -88,6 +86,12 @@ class Measurer:
             self._pending.append(self._pool.submit(self._rows, scene, found))
             while len(self._pending) > self._most:
                 self._collect()
+
+    def measure(self, output: Output) -> Unfused:
+        """What is counted of an output, on the host. Raises BadArgument for a finished map."""
+        if isinstance(output, FinishedMap):
+            raise BadArgument("The model gives finished id maps: there is nothing before fusion to measure.")
+        return unfused(output, self.things, instances=self.ap, semantic=self.miou)
 
     def close(self) -> None:
         """Writes what is left. To be called however the evaluation ends."""
@@ -197,25 +201,6 @@ class Measurer:
         np.add.at(both, place_true[same], pixels[same])
         image = np.full(len(names), scene.image.id, np.int64)
         return CategoryPixels(image, names.astype(np.int32), gt_pixels, pred_pixels, both)
-
-
-class MeasuringModel(ListeningModel):
-    """Another model, all of whose answers are measured before they are fused; a `Model` like that one."""
-
-    def __init__(self, model: Model, measurer: Measurer) -> None:
-        """model: any whose answers come before fusion; measurer: what takes them."""
-        super().__init__(model)
-        self.measurer = measurer
-
-    def hear(self, batch: Sequence[LoadedImage], outputs: Sequence[Output]) -> None:
-        """Measures each image's answer unless its rows are there already."""
-        new = [
-            (image.scene, self.measurer.measure(output))
-            for image, output in zip(batch, outputs, strict=True)
-            if image.scene.image.id not in self.measurer.done
-        ]
-        for scene, found in new:
-            self.measurer.add(scene, found)
 
 
 def _images_of(writer: RunWriter) -> frozenset[int]:

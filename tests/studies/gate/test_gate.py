@@ -1,6 +1,7 @@
 """The gate: worse, not worse, or cannot tell; each with its exit code, sentence, Markdown and JUnit XML."""
 
 import json
+import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -217,6 +218,25 @@ def test_a_gate_between_other_images_names_no_option_that_it_lacks(runs, tmp_pat
         assert told.exit_code == 2
         assert "cannot be compared" in told.stderr
         assert "--mixed" not in told.stderr
+
+
+def test_names_that_xml_cannot_hold_are_spelled_out(runs, tmp_path):
+    folder, _ = runs
+    name = "worse\x1b[2J\x01\uffff"
+    shutil.copytree(folder / "worse", tmp_path / "named")
+    record = json.loads((tmp_path / "named" / "run.json").read_text("utf-8"))
+    (tmp_path / "named" / "run.json").write_text(json.dumps({**record, "name": name}))
+    file, junit, summary = tmp_path / "site.json", tmp_path / "gate.xml", tmp_path / "summary.md"
+    file.write_text(json.dumps({"\x02harbour": list(range(1, 41))}))
+    words = ["gate", tmp_path / "named", "--baseline", folder / "base", "--slices", file, "--junit", junit]
+    done = panbench(*words, "--summary", summary)
+    assert done.exit_code == 3, done.output
+    suite = ElementTree.parse(junit).getroot()
+    spelled = r"worse\x1b[2J\x01\uffff"
+    assert suite.get("name") == f"panbench gate: {spelled} against base"
+    assert [case.get("name") for case in suite] == ["PQ, all images", r"PQ, site \x02harbour"]
+    assert suite.find("testcase/failure").get("message").startswith(f"PQ of {spelled}")
+    assert r"worse\x1b[2J\x01" in summary.read_text("utf-8")
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from support import panbench
 from panbench.base.errors import BadRun
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate, open_model_once
+from panbench.evaluation.evaluate import evaluate, open_model_once
+from panbench.evaluation.options import EvaluateOptions
 from panbench.runs import load_run
 from panbench.studies.robustness.answer import RESAMPLES, Robustness, robustness, robustness_curves, robustness_grids
 from panbench.studies.robustness.corrupted_runs import evaluate_corrupted

@@ -15,7 +15,8 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.catalog import find_model
 from panbench.cli.request import parse_metrics
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate, evaluate_rules, open_model_once
+from panbench.evaluation.evaluate import evaluate, evaluate_rules, open_model_once
+from panbench.evaluation.options import EvaluateOptions
 from panbench.models.candidates import Candidates, Frame, Instances, softmax_candidates
 from panbench.models.functions import FunctionModel
 from panbench.models.rules import parse_rule, resize
