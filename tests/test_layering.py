@@ -98,8 +98,6 @@ TO_BE_HOOKS = {
     ("evaluation/several.py", "robustness"),
     ("evaluation/several.py", "ensembles"),
     ("evaluation/evaluate.py", "unfused"),
-    ("report/answers/findings.py", "fusing"),
-    ("report/answers/findings.py", "unfused"),
     ("cli/compare.py", "seeds"),
     ("cli/compare.py", "unfused"),
     ("cli/score.py", "unfused"),

@@ -55,8 +55,9 @@ class Study:
     commands: what it adds to the command line
     options: the options that it adds to a command of the core, by the command's name ("eval", "score", "compare")
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
-    measures: rows of `panbench metrics`, a `panbench.report.answers.measures.MeasureMaker`
+    measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
     plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind
+    definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
     """
 
     name: str
@@ -65,8 +66,9 @@ class Study:
     commands: tuple[StudyCommand, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     section: str = ""
-    measures: str = ""
+    measures: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, str] = field(default_factory=dict)
+    definitions: str = ""
 
 
 @functools.cache

@@ -33,6 +33,7 @@ from panbench.runs import (
     SummaryRecord,
     digest_of,
 )
+from panbench.runs.definitions import current_definitions, definitions_in_words, stored_definitions
 
 # What runs did that were made before there was the setting.
 _BEFORE = {"exif": "apply"}
@@ -104,7 +105,7 @@ def resume_settings(
 ) -> dict[str, Any]:
     """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with."""
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
-    described = model.describe()
+    described, running = model.describe(), way_of_running(model)
     return {
         "config_sha256": described.config_sha256,
         "weights_sha256": described.weights_sha256,
@@ -113,7 +114,8 @@ def resume_settings(
         "device": model.device.type,
         "exif": dataset.exif,
         **_map_settings(mapping),
-        **way_of_running(model),
+        **running,
+        "definitions": definitions_in_words(current_definitions(described, running)),
         "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
@@ -134,7 +136,7 @@ def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
 
 def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | str | None) -> None:
     """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
-    stored = {**_BEFORE, **run.info.arguments}
+    stored = {**_BEFORE, **run.info.arguments, "definitions": definitions_in_words(stored_definitions(run.info))}
     asked = dict(settings)
     if isinstance(batch_size, int):
         asked["batch_size"] = batch_size
