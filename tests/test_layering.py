@@ -143,8 +143,6 @@ TO_BE_HOOKS = {
     ("cli/compare.py", "unfused"),
     ("cli/score.py", "unfused"),
     ("cli/eval.py", "robustness"),
-    ("runs/writer.py", "unfused"),
-    ("runs/folder.py", "unfused"),
     ("evaluation/several.py", "tools"),
     ("evaluation/several.py", "figures"),
 }
