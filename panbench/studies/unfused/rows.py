@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.base.files import atomic_write
-from panbench.panoptic.parts import NotAdmitted, metadata_of, part_files
+from panbench.panoptic.parts import NotAdmitted, metadata_of, part_files, readable
 from panbench.runs.layout import UNFUSED
 from panbench.runs.record import PartRecord, RunInfo
 from panbench.studies.unfused.instance_ap import InstanceTable
@@ -194,7 +194,7 @@ def _read(path: Path) -> UnfusedTable:
     import pyarrow.compute as pc
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(readable(path)) as file:
         metrics = (file.schema_arrow.metadata or {}).get(_METRICS)
         if metrics is None:
             raise ValueError("it does not say which metrics it is for")
