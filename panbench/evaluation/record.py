@@ -16,7 +16,7 @@ from panbench.datasets.category_map import CategoryMap
 from panbench.datasets.instances import InstanceSet
 from panbench.evaluation.loop import Report
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models.base import Model, way_of_running
+from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
 from panbench.runs import (
     CategoryMapRecord,
@@ -33,6 +33,7 @@ from panbench.runs import (
     SummaryRecord,
     digest_of,
 )
+from panbench.runs.definitions import current_definitions, definitions_in_words, stored_definitions
 
 # What runs did that were made before there was the setting.
 _BEFORE = {"exif": "apply"}
@@ -54,7 +55,7 @@ def first_record(
     return RunInfo(
         model=described,
         # Fusing again gives a stored model another rule; `paper` is then its own.
-        rule=replace(RuleRecord.of(rule.record()), default=rule == getattr(model, "paper", model.rule)),
+        rule=replace(RuleRecord.of(rule.record()), default=rule == model.paper),
         dataset=DatasetRecord(
             name=dataset.name,
             split=dataset.split,
@@ -68,7 +69,7 @@ def first_record(
         category_map=None if mapping is None else _map_record(mapping, model),
         categories=tuple(dataset.categories),
         arguments=arguments,
-        versions={**provenance.versions(), **getattr(model, "versions", {})},
+        versions={**provenance.versions(), **model.versions},
         git_commit=provenance.git_commit(),
         device=DeviceRecord(
             **provenance.describe_device(
@@ -104,7 +105,7 @@ def resume_settings(
 ) -> dict[str, Any]:
     """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with."""
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
-    described = model.describe()
+    described, running = model.describe(), way_of_running(model)
     return {
         "config_sha256": described.config_sha256,
         "weights_sha256": described.weights_sha256,
@@ -113,7 +114,8 @@ def resume_settings(
         "device": model.device.type,
         "exif": dataset.exif,
         **_map_settings(mapping),
-        **way_of_running(model),
+        **running,
+        "definitions": definitions_in_words(current_definitions(described, running)),
         "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
@@ -134,7 +136,7 @@ def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
 
 def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | str | None) -> None:
     """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
-    stored = {**_BEFORE, **run.info.arguments}
+    stored = {**_BEFORE, **run.info.arguments, "definitions": definitions_in_words(stored_definitions(run.info))}
     asked = dict(settings)
     if isinstance(batch_size, int):
         asked["batch_size"] = batch_size

@@ -17,4 +17,5 @@ STUDY = Study(
         ),
     ),
     section="panbench.studies.robustness.section:corruptions_section",
+    definitions="panbench.studies.robustness.definitions:DEFINITIONS",
 )

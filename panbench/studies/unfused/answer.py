@@ -11,8 +11,10 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import in_sentence
+from panbench.metrics.uncertainty import FEWEST_IMAGES
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.report.answers.measures import Measure, Measured, Question, pixels
 from panbench.report.answers.tables import labels, shared_images
 from panbench.runs import Run
 from panbench.studies.unfused.instance_ap import InstanceAP, instance_ap
@@ -26,8 +28,10 @@ from panbench.studies.unfused.metric import (
     resampled_unfused,
     thing_ids,
 )
+from panbench.studies.unfused.rows import read_unfused
 
 __all__ = [
+    "BEFORE_FUSION",
     "TOLD_APART",
     "UnfusedScores",
     "ap_truth",
@@ -45,8 +49,6 @@ TOLD_APART = (
 )
 
 COMMAND = "`panbench eval --metrics pq,ap,miou`"
-FEWEST_IMAGES = 10
-"""Fewer images have no interval, as with PQ."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,20 @@ def map_grid(found: InstanceAP, truth: str) -> Grid:
     return Grid(
         ("AP of the map", *list(record)[1:]), (tuple(percent(value) for value in record.values()),), 0, notes=(note,)
     )
+
+
+def _before_fusion(question: Question) -> Measured:
+    run = question.run
+    scores = unfused_scores(run)
+    record = {**scores.record(), "AP_map": map_ap(run)}
+    if scores.has_ap or scores.has_miou:
+        return Measured(grids=(unfused_grid(scores, question.semantic.mIoU),), record=record)
+    missing = missing_note(run)
+    return Measured(notes=() if missing is None else (missing,), record=record)
+
+
+BEFORE_FUSION = Measure(_before_fusion, (pixels,))
+"""AP_pan and mIoU_pan, and AP of the maps, for `panbench metrics`."""
 
 
 def missing_note(run: Run) -> str | None:
@@ -269,11 +285,7 @@ def _details(
 
 def _table(run: Run) -> UnfusedTable | None:
     """The rows of a run; None where it has none. Raises BadRun where some are missing."""
-    if run.unfused is None:
-        return None
-    if run.unfused.notices:
-        raise BadRun(" ".join(run.unfused.notices))
-    table = run.unfused.table
+    table = read_unfused(run)
     if table is None:
         return None
     absent = np.setdiff1d(run.images, table.image_id)
