@@ -12,7 +12,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.report.answers.stored import DAMAGED, StoredRun, run_places, stored_run
 from panbench.report.pages.live.selection import Selection
 from panbench.runs import load_run
-from panbench.runs.layout import PARTS, UNFUSED, WRITTEN
+from panbench.runs.layout import CANDIDATES, PREDICTIONS, written
 
 __all__ = ["Asked", "Library", "Listed"]
 
@@ -128,8 +128,9 @@ class Library:
     def _leading_out(self, run: Path) -> Path | None:
         """A file or folder of a run that is a link to something outside of the served folder."""
         root = self.folder.resolve()
-        own = [run / name for name in WRITTEN]
-        own += [file for folder in (PARTS, UNFUSED) for file in (run / folder).glob("*")]
+        own = [run / name for name in written()]
+        # A picture is looked at when it is asked for: there may be a million.
+        own += [file for folder in own if folder.name not in (PREDICTIONS, CANDIDATES) for file in folder.glob("*")]
         return next((path for path in own if path.is_symlink() and not path.resolve().is_relative_to(root)), None)
 
     def _places(self) -> dict[str, Path]:
