@@ -61,8 +61,8 @@ def tf32_as(precision: str) -> Iterator[None]:
 def _set(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[], None]:
     """Allows or forbids TF32 for a backend, by both of PyTorch's ways alike; what is returned undoes it."""
     older = backend if kinds else backend.matmul
-    newer = [getattr(backend, kind, None) for kind in kinds] if kinds else [older]
-    newer = [each for each in newer if hasattr(each, "fp32_precision")]
+    found: list[Any] = [getattr(backend, kind, None) for kind in kinds] if kinds else [older]
+    newer = [each for each in found if hasattr(each, "fp32_precision")]
     before = [each.fp32_precision for each in newer]
     older_before = _read(older, before)
 

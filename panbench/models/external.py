@@ -116,7 +116,7 @@ def _misfit(output: Any) -> str | None:
     """What is wrong with an output, in a few words; None when it is one."""
     if not isinstance(output, (Candidates, Instances, FinishedMap)):
         return f"a {type(output).__name__}, which is neither Candidates nor Instances nor a FinishedMap,"
-    if not isinstance(output.frame, Frame):
+    if not isinstance(getattr(output, "frame", None), Frame):
         return f"{type(output).__name__} whose frame is a {type(output.frame).__name__}"
     if isinstance(output, Candidates):
         lengths: dict[str, Any] = {part: getattr(output, part) for part in ("labels", "gate", "weight", "masks")}

@@ -166,7 +166,7 @@ MODEL = """
         ("def candidates(self, batch): return 2 * super().candidates(batch)", "returned 2 outputs for 1 images"),
         ("def candidates(self, batch): return None", "returned a NoneType on a.png"),
         ("def candidates(self, batch): return [7]", "returned a int, which is neither Candidates nor Instances nor"),
-        ("def candidates(self, batch): return [dataclasses.replace(super().candidates(batch)[0], masks=torch.ones(1, 4, 6))]",
+        ("def candidates(self, b): o = super().candidates(b); return [dataclasses.replace(o[0], masks=o[0].masks[:1])]",
          "returned Candidates with 2 labels, 2 gate, 2 weight, 1 masks on a.png (image 7)"),
         ("def candidates(self, batch): return [FinishedMap(np.zeros((2, 2), np.int32), (), Frame(*3 * [(4, 6)]))]",
          "returned an id map of shape (2, 2) for an image of (4, 6)"),
