@@ -95,9 +95,6 @@ def test_a_module_imports_only_rooms_of_lower_layers(path):
 
 # Imports of studies by the core, and between studies, that are still to become hooks.
 TO_BE_HOOKS = {
-    ("evaluation/several.py", "robustness"),
-    ("evaluation/several.py", "ensembles"),
-    ("evaluation/evaluate.py", "unfused"),
     ("report/answers/findings.py", "fusing"),
     ("report/answers/findings.py", "unfused"),
     ("report/answers/views.py", "calibration"),
@@ -105,11 +102,8 @@ TO_BE_HOOKS = {
     ("cli/compare.py", "seeds"),
     ("cli/compare.py", "unfused"),
     ("cli/score.py", "unfused"),
-    ("cli/eval.py", "robustness"),
     ("runs/writer.py", "unfused"),
     ("runs/folder.py", "unfused"),
-    ("evaluation/several.py", "tools"),
-    ("evaluation/several.py", "figures"),
 }
 
 

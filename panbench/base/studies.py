@@ -22,7 +22,7 @@ from typing import Any
 
 from panbench.base.errors import PanbenchError
 
-__all__ = ["GROUP", "BrokenStudy", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "load"]
+__all__ = ["GROUP", "BrokenStudy", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "load"]
 
 GROUP = "panbench.studies"
 """The entry-point group by which packages of others add studies, and the package that holds ours."""
@@ -47,13 +47,27 @@ class StudyCommand:
 
 
 @dataclass(frozen=True)
+class Option:
+    """How the command line shows a field of a study's options; it annotates the field's type.
+
+    help: a sentence or two; metavar: what stands for the value in `--help`
+    values: what completes; of a field that takes a list, each part of it
+    """
+
+    help: str
+    metavar: str | None = None
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Study:
     """What a study adds to the core. Places are "package.module:NAME"; "" where it adds nothing of the kind.
 
     name: of its folder; summary: a line for people
     order: of its sections, rows and columns among those of others, the lowest first
     commands: what it adds to the command line
-    options: the options that it adds to a command of the core, by the command's name ("eval", "score", "compare")
+    options: the options that it adds to a command of the core, by the command's name: of "eval" a subclass of
+        `panbench.evaluation.options.StudyOptions`
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
     measures: rows of `panbench metrics`, a `panbench.report.answers.measures.MeasureMaker`
     plots: kinds of `panbench show plot`: a dict of `panbench.report.figures.plots.Plot` by name

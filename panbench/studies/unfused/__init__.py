@@ -8,4 +8,5 @@ STUDY = Study(
     "unfused",
     "What a network says before fusion: AP_pan and mIoU_pan.",
     order=10,
+    options={"eval": "panbench.studies.unfused.options:UnfusedOptions"},
 )

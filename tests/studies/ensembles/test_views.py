@@ -9,7 +9,8 @@ from panbench.models.base import open_model, read_photograph
 from panbench.models.candidates import Candidates, Frame, Instances
 from panbench.models.rules import fuse
 from panbench.studies.ensembles.merging import flip, merge_outputs
-from panbench.studies.ensembles.views import AugmentedModel, Views, parse_views
+from panbench.studies.ensembles.options import Views, parse_views
+from panbench.studies.ensembles.views import AugmentedModel
 from panbench.studies.robustness.corrupted_model import CorruptedModel
 from panbench.studies.robustness.corruptions import Corruption, corrupt
 
