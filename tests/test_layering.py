@@ -95,10 +95,6 @@ def test_a_module_imports_only_rooms_of_lower_layers(path):
 
 # Imports of studies by the core, and between studies, that are still to become hooks.
 TO_BE_HOOKS = {
-    ("report/answers/findings.py", "fusing"),
-    ("report/answers/findings.py", "unfused"),
-    ("report/answers/views.py", "calibration"),
-    ("studies/ensembles/by_masks.py", "fusing"),
     ("cli/compare.py", "seeds"),
     ("cli/compare.py", "unfused"),
     ("cli/score.py", "unfused"),

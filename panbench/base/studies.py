@@ -22,7 +22,18 @@ from typing import Any
 
 from panbench.base.errors import PanbenchError
 
-__all__ = ["GROUP", "BrokenStudy", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "load"]
+__all__ = [
+    "GROUP",
+    "BrokenStudy",
+    "Option",
+    "Study",
+    "StudyCommand",
+    "added",
+    "broken_studies",
+    "find_studies",
+    "load",
+    "places",
+]
 
 GROUP = "panbench.studies"
 """The entry-point group by which packages of others add studies, and the package that holds ours."""
@@ -69,8 +80,9 @@ class Study:
     options: the options that it adds to a command of the core, by the command's name: of "eval" a subclass of
         `panbench.evaluation.options.StudyOptions`
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
-    measures: rows of `panbench metrics`, a `panbench.report.answers.measures.MeasureMaker`
-    plots: kinds of `panbench show plot`: a dict of `panbench.report.figures.plots.Plot` by name
+    measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
+    plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind
+    definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
     """
 
     name: str
@@ -79,8 +91,9 @@ class Study:
     commands: tuple[StudyCommand, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     section: str = ""
-    measures: str = ""
-    plots: str = ""
+    measures: Mapping[str, str] = field(default_factory=dict)
+    plots: Mapping[str, str] = field(default_factory=dict)
+    definitions: str = ""
 
 
 @functools.cache
@@ -132,6 +145,15 @@ def added(kind: str, key: str | None = None) -> dict[str, Any]:
         place = getattr(study, kind) if key is None else getattr(study, kind).get(key, "")
         if place:
             found[study.name] = load(place)
+    return found
+
+
+def places(kind: str) -> dict[str, str]:
+    """The places that studies add under names, not loaded. kind: a field of `Study` that holds places by name."""
+    found: dict[str, str] = {}
+    for study in find_studies():
+        for name, place in getattr(study, kind).items():
+            found.setdefault(name, place)
     return found
 
 

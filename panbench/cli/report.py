@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.studies import places
 from panbench.catalog import choose_model
 from panbench.cli import console
 from panbench.cli.command import (
@@ -289,9 +290,13 @@ def attention(
 
 
 def _plot_kinds(incomplete: str) -> list[str]:
-    from panbench.report.figures.plots import CLAIMED, PLOTS
+    from panbench.report.figures.plots import kinds
 
-    return [name for name in {**PLOTS, **CLAIMED} if name.startswith(incomplete)]
+    return [name for name in kinds() if name.startswith(incomplete)]
+
+
+# The core's kinds that any number of runs has (a test holds them against PLOTS): help comes without NumPy and pandas.
+_PLOTS = "intervals speed params gflops categories causes size share segments supercategory thresholds".split()
 
 
 @command(show_app, "plot", "panbench show plot causes results/mine --data")
@@ -301,8 +306,7 @@ def plot(
         typer.Argument(
             metavar="KIND",
             autocompletion=_plot_kinds,
-            help="intervals, speed, params, gflops, categories, causes, size, share, segments, supercategory, "
-            "thresholds, calibration, confusion (of one run) or images (of two).",
+            help=f"{', '.join([*_PLOTS, *places('plots')])}, confusion (of one run) or images (of two).",
         ),
     ],
     runs: Runs,

@@ -20,6 +20,7 @@ from PIL import Image
 from panbench.base.errors import BadDataset
 from panbench.base.files import leaves_folder
 from panbench.base.text import listed
+from panbench.base.threads import default_threads
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.types import MAX_ID, VOID, IdMap
 
@@ -181,7 +182,7 @@ def check_set(
     document = _document(json_path)
     png_folder = Path(pngs) if pngs is not None else Path(str(json_path).replace(".json", ""))
     image_folder = Path(images) if images is not None else _image_folder(json_path)
-    job = _Check(json_path, png_folder, image_folder, progress, threads or min(8, (os.cpu_count() or 1) + 1))
+    job = _Check(json_path, png_folder, image_folder, progress, threads or default_threads(besides=1))
     return job.run(document, limit, images is not None)
 
 

@@ -31,6 +31,7 @@ from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import leaves_folder, write_json
 from panbench.base.reporter import Counting
 from panbench.base.text import listed
+from panbench.base.threads import default_threads
 from panbench.datasets.check import measure_segments
 from panbench.datasets.instances import OUTSIDE_PIXELS, instance_mask, read_json
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
@@ -651,7 +652,7 @@ def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
 @contextlib.contextmanager
 def _pool(threads: int | None) -> Iterator[ThreadPoolExecutor]:
     """A thread pool that cancels queued work when something fails or the user interrupts."""
-    pool = ThreadPoolExecutor(threads or min(8, (os.cpu_count() or 1) + 1))
+    pool = ThreadPoolExecutor(threads or default_threads(besides=1))
     try:
         yield pool
     finally:

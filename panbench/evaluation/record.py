@@ -32,6 +32,7 @@ from panbench.runs import (
     SummaryRecord,
     digest_of,
 )
+from panbench.runs.definitions import current_definitions, definitions_in_words, stored_definitions
 
 # What runs did that were made before there was the setting.
 _BEFORE = {"exif": "apply"}
@@ -106,7 +107,7 @@ def resume_settings(
     of_studies: the settings of what studies add
     """
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
-    described = model.describe()
+    described, running = model.describe(), way_of_running(model)
     return {
         "config_sha256": described.config_sha256,
         "weights_sha256": described.weights_sha256,
@@ -115,7 +116,8 @@ def resume_settings(
         "device": model.device.type,
         "exif": dataset.exif,
         **_map_settings(mapping),
-        **way_of_running(model),
+        **running,
+        "definitions": definitions_in_words(current_definitions(described, running)),
         "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
@@ -133,7 +135,7 @@ def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
 
 def refuse_other_settings(run: Run, settings: Mapping[str, Any], batch_size: int | str | None) -> None:
     """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
-    stored = {**_BEFORE, **run.info.arguments}
+    stored = {**_BEFORE, **run.info.arguments, "definitions": definitions_in_words(stored_definitions(run.info))}
     asked = dict(settings)
     if isinstance(batch_size, int):
         asked["batch_size"] = batch_size

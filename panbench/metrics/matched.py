@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,7 @@ from panbench.panoptic.overlap import (
 )
 from panbench.panoptic.types import VOID, Category
 
-__all__ = ["FN", "FP", "IGNORED", "TP", "VERDICTS", "Fold", "Matched", "positions"]
+__all__ = ["FN", "FP", "IGNORED", "TP", "VERDICTS", "Fold", "Matched", "Together", "positions"]
 
 VERDICTS = ("TP", "FN", "FP", "ignored")
 TP, FN, FP, IGNORED = range(4)
@@ -231,6 +231,9 @@ class Fold(Protocol[Part]):
         order, however the images are cut into blocks."""
 
 
+Folded = TypeVar("Folded", bound=Fold[Any])
+
+
 class Narrowed(Generic[Part]):
     """A fold of some of the images that come."""
 
@@ -245,6 +248,22 @@ class Narrowed(Generic[Part]):
     def add(self, part: Part) -> None:
         """Adds it."""
         self._fold.add(part)
+
+
+class Together(Generic[Folded]):
+    """Several folds of one kind as one; `folds` has them."""
+
+    def __init__(self, folds: Sequence[Folded]) -> None:
+        self.folds = folds
+
+    def look(self, matched: Matched) -> list[Any]:
+        """What a block adds to each."""
+        return [fold.look(matched) for fold in self.folds]
+
+    def add(self, part: list[Any]) -> None:
+        """Adds it."""
+        for fold, own in zip(self.folds, part, strict=True):
+            fold.add(own)
 
 
 class FaultFold:

@@ -7,7 +7,6 @@ be read one after the other, and which have to be sorted together, on disk where
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadRun
 from panbench.base.files import atomic_write
+from panbench.base.threads import available_cores
 from panbench.panoptic.overlap import BOUNDARY, OverlapTable, Pairs, check_columns, concat, take
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def rows_of(folder: Path) -> int:
 
 def in_order(work: Sequence[Callable[[], Out]]) -> Iterator[Out]:
     """What some functions return, in their order; they run on all cores, a few ahead of the one that is waited for."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     with ThreadPoolExecutor(cores) as pool:
         waiting: list[Future[Out]] = []
         for call in work:

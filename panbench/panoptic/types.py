@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "GROUPS",
     "MAX_ID",
     "VOID",
     "Annotation",
@@ -24,6 +25,7 @@ __all__ = [
     "PanopticSet",
     "Scene",
     "Segment",
+    "in_groups",
     "sharing",
 ]
 
@@ -37,6 +39,15 @@ IdMap = npt.NDArray[np.int32]
 
 Exif = Literal["apply", "ignore"]
 """Whether photographs are turned as their EXIF orientation says."""
+
+
+GROUPS: Mapping[str, str] = {"All": "", "Things": "_th", "Stuff": "_st"}
+"""The groups of categories that scores are averaged over, each with the suffix of their names: PQ, PQ_th, PQ_st."""
+
+
+def in_groups(isthing: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which of some things belong to each of GROUPS, where `isthing` says of each whether it is of a thing category."""
+    return {"All": np.ones(len(isthing), np.bool_), "Things": isthing, "Stuff": ~isthing}
 
 
 @dataclass(frozen=True, slots=True)

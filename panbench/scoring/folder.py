@@ -25,6 +25,7 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError,
 from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
+from panbench.base.threads import available_cores
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic.boundary import boundary_pairs
@@ -163,7 +164,7 @@ def score_folder(
         reporter.notice(sentence)
     try:
         rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
-        for counted in _count_images(plan, rows, threads or _cores(), boundary, max_pixels, index, reporter):
+        for counted in _count_images(plan, rows, threads or available_cores(), boundary, max_pixels, index, reporter):
             table = counted.table(plan)
             found = Mismatches.of(table)
             mismatches += found
@@ -753,10 +754,3 @@ def _content(path: Path) -> bytes:
 
 def _size(shape: tuple[int, int]) -> str:
     return f"{shape[0]}×{shape[1]}"
-
-
-def _cores() -> int:
-    """The processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

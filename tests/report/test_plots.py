@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -6,12 +7,15 @@ from itertools import pairwise
 import pandas as pd
 import pytest
 from matplotlib.text import Text
+from support import panbench
 
 from panbench.base.errors import BadArgument
 from panbench.report.answers.views import compared, mistaken_objects, per_category, per_image
 from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
-from panbench.report.figures.plots import PLOTS, draw_plot, write_plot
+from panbench.report.figures.plots import ANY, CLAIMED, PLOTS, draw_plot, find_plot, kinds, write_plot
 from panbench.runs import Run
+
+KINDS = [kind for kind in kinds() if kind in PLOTS or kind not in CLAIMED]
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +23,21 @@ def members(shared_runs):
     return compared(shared_runs)[0]
 
 
-@pytest.mark.parametrize("kind", PLOTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_plot_is_drawn_and_its_numbers_lie_beside_it(kind, members, tmp_path):
-    shown = members[: PLOTS[kind].runs[1]]
+    shown = members[: find_plot(kind).runs[1]]
     figure_path, data_path = write_plot(kind, shown, tmp_path / f"{kind}.pdf", data=True)
     assert figure_path.read_bytes().startswith(b"%PDF")
     table = pd.read_csv(data_path)
     assert len(table)
     scores = table[[column for column in table if column in ("PQ", "share", "lost", "second", "precision")]]
     assert 0 < scores.max().max() <= 1
+
+
+def test_the_help_lists_all_kinds_of_plots():
+    shown = " ".join(panbench("show", "plot", "--help", columns=400).stdout.split())
+    (listed,) = re.findall(r"(intervals, .*), confusion \(of one run\) or images \(of two\)", shown)
+    assert sorted(listed.split(", ")) == sorted(kind for kind in kinds() if find_plot(kind).runs == ANY)
 
 
 def test_names_beside_a_plot_are_quoted_for_spreadsheets_or_left_raw(shared_runs, tmp_path):
@@ -60,9 +70,9 @@ def five(shared_runs):
 
 
 @pytest.mark.parametrize("width", [3.3, 7.0])
-@pytest.mark.parametrize("kind", PLOTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_text_lies_within_its_figure_and_ticks_do_not_overlap(kind, width, five):
-    figure, _ = draw_plot(kind, five[: PLOTS[kind].runs[1]], width=width)
+    figure, _ = draw_plot(kind, five[: find_plot(kind).runs[1]], width=width)
     figure.set_dpi(200)
     figure.draw_without_rendering()
     renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else figure._get_renderer()

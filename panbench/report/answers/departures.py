@@ -11,6 +11,7 @@ from typing import Any
 from panbench.base.files import hash_in_name, sha256_of
 from panbench.catalog import ModelSpec, weights_here
 from panbench.runs import RunInfo
+from panbench.runs.definitions import current_definitions, definitions_in_words, stored_definitions
 
 __all__ = ["departures"]
 
@@ -20,7 +21,7 @@ _ONE_VIEW = "scales=1"
 _KNOWN = frozenset(
     "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta "
     "corruption candidates category_map category_map_sha256 skip_bad_images save_predictions metrics ap_gt "
-    "ap_gt_sha256 batch_size".split()
+    "ap_gt_sha256 batch_size definitions".split()
 )
 
 
@@ -45,6 +46,8 @@ def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
         yield "The backbone was compiled (--compile), which rounds differently."
     if arguments.get("exif") == "ignore":
         yield "Photographs were taken as they are stored (--exif ignore), not turned as their EXIF says."
+    if (versions := stored_definitions(info)) != current_definitions(info.model, arguments):
+        yield f"It was made by definitions of panbench that changed since: {definitions_in_words(versions)}."
     for name, value in arguments.items():
         if name not in _KNOWN and value not in (None, False, ""):
             yield f"The setting {name} was {value}."

@@ -5,29 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.studies import added
 from panbench.base.text import capitalised
-from panbench.metrics.deviations import DEVIATIONS, DeviationFold
 from panbench.metrics.errors import CAUSES, ErrorFold
-from panbench.metrics.image_slices import ImageSlices, slice_by_images
-from panbench.metrics.matched import Fold, Narrowed
-from panbench.metrics.pq import CategorySums, summarise
-from panbench.metrics.semantic import PixelFold
-from panbench.metrics.slices import SLICINGS, THRESHOLDS, DaggerFold, SliceFold, StatisticsFold, curve_of, pq_by
-from panbench.metrics.uncertainty import SampleFold, intervals
+from panbench.metrics.image_slices import ImageSlices
+from panbench.metrics.matched import Narrowed
+from panbench.metrics.slices import SLICINGS
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import ABSENT, Grid, percent
-from panbench.report.answers.tables import comparison_row
+from panbench.report.answers.measures import AFTER_STUDIES, MEASURES, Question, as_records, measured
+from panbench.report.answers.tables import comparison_row, headline
 from panbench.runs import Run
-from panbench.studies.fusing.answer import oracle_grid, oracle_record, read_oracle
-from panbench.studies.unfused.answer import map_ap, missing_note, unfused_grid, unfused_scores
 
 __all__ = ["Findings", "error_findings", "metric_findings"]
-
-GROUPS = ("All", "Things", "Stuff")
 
 
 @dataclass(frozen=True)
@@ -61,82 +55,18 @@ def metric_findings(
         raise BadArgument(f"There is no slicing {unknown[0]!r}. Choose from {', '.join(SLICINGS)}.")
     run.reporter = reporter
     _check_images(run)
-    categories = run.categories
-    sums, near = CategorySums(categories, THRESHOLDS), CategorySums(categories, boundary=True)
-    stuff, pixels, whole = DaggerFold(categories), PixelFold(categories), SampleFold(categories, run.images)
-    parts, statistics = [SliceFold(categories, name) for name in by], StatisticsFold(categories)
-    deviations = DeviationFold(categories)
-    folds: list[Fold[Any]] = [deviations, sums, stuff, pixels, whole, *parts]
-    run.fold(*folds, *([near] if run.has_boundary else []), *([statistics] if slices else []))
-    sure = intervals(whole.result(), reporter=reporter)
-    pq = sums.table()
-    summary = summarise(pq)
-    dagger, semantic, curve = stuff.dagger(pq), pixels.scores(), curve_of(sums)
-    sliced = {name: one.table() for name, one in zip(by, parts, strict=True)}
-    own = {chosen.name: pq_by(slice_by_images(statistics.result(), chosen)) for chosen in slices}
-    weighted = {"pixels": stuff.weighted(pq, "pixels"), "segments": stuff.weighted(pq, "segments")}
-    daggers = {group: _mean(dagger[_in_group(dagger, group)]["PQ_dagger"]) for group in GROUPS}
-
-    boundary = summarise(near.table()) if run.has_boundary else None
-
-    before = unfused_scores(run)
-    has_rows = before.has_ap or before.has_miou
-
-    rows = [
-        *([] if boundary is None else [("boundary PQ", *(percent(boundary[group]["PQ"]) for group in GROUPS))]),
-        ("PQ†, stuff without threshold", *(percent(daggers[group]) for group in GROUPS)),
-        ("PQ weighted by pixels", percent(weighted["pixels"]), "", ""),
-        ("PQ weighted by segments", percent(weighted["segments"]), "", ""),
-        ("mIoU", percent(semantic.mIoU), percent(semantic.mIoU_th), percent(semantic.mIoU_st)),
-        ("frequency-weighted IoU", percent(semantic.fwIoU), "", ""),
-        ("pixel accuracy", percent(semantic.pixel_accuracy), "", ""),
-        ("mean accuracy", percent(semantic.mean_accuracy), "", ""),
-        ("mean Dice", percent(semantic.mean_dice), "", ""),
-    ]
-    missing = missing_note(run)
-    others = deviations.record()
-    if not run.info.dataset.has_ground_truth:
-        # Where nothing is labelled, "void counts as wrong" would make a number of predictions that nobody can judge.
-        others = {name: dict.fromkeys(groups) for name, groups in others.items()}
-    merged = pq.merge(dagger[["category_id", "PQ_dagger"]], on="category_id").merge(
-        semantic.per_category.drop(columns=["name", "isthing"]), on="category_id"
+    measures = (*MEASURES, *added("measures", "metrics").values(), *AFTER_STUDIES)
+    found = measured(Question(run, by, per_category, slices, reporter), measures)
+    lines = Grid(
+        ("Measure", *GROUPS),
+        tuple(row for one in found for row in one.rows),
+        notes=tuple(note for one in found for note in one.notes),
     )
-    # panopticapi's 0 of a category that is neither in the ground truth nor predicted is no score.
-    occurs = merged[["TP", "FP", "FN"]].sum(axis=1) > 0
-    merged = merged.assign(**merged[["PQ", "SQ", "RQ"]].where(occurs))
-    grids = [
-        _interval_grid(run, sure, summary),
-        Grid(("Measure", *GROUPS), tuple(rows), notes=() if has_rows or missing is None else (missing,)),
-        *([unfused_grid(before, semantic.mIoU)] if has_rows else []),
-        Grid(
-            ("Not PQ: other conventions", *GROUPS),
-            tuple((one.label, *(percent(others[one.name][group]) for group in GROUPS)) for one in DEVIATIONS),
-        ),
-        _curve_grid(curve),
-        *(_slice_grid(SLICINGS[name].title, table) for name, table in sliced.items()),
-        *(_slice_grid(name, table) for name, table in own.items()),
-        *([_category_grid(merged)] if per_category else []),
-    ]
-    record = {
-        **_identity(run),
-        "summary": summary,
-        "boundary": boundary,
-        "intervals": _records(sure),
-        "PQ_dagger": daggers,
-        "weighted_PQ": weighted,
-        "semantic": {
-            name: getattr(semantic, name)
-            for name in ("mIoU", "mIoU_th", "mIoU_st", "fwIoU", "pixel_accuracy", "mean_accuracy", "mean_dice")
-        },
-        **before.record(),
-        "AP_map": map_ap(run),
-        "deviations": {one.name: {**others[one.name], "description": one.description} for one in DEVIATIONS},
-        "thresholds": _records(curve),
-        "by": {name: _records(table) for name, table in sliced.items()},
-        "slices": {name: _records(table) for name, table in own.items()},
-        "per_category": _records(merged),
-    }
-    return Findings(tuple(grids), record)
+    first, *others = (grid for one in found for grid in one.grids)
+    record = _identity(run)
+    for one in found:
+        record.update(one.record)
+    return Findings((first, lines, *others), record)
 
 
 def error_findings(
@@ -187,7 +117,7 @@ def error_findings(
         Grid(
             ("Cause", *GROUPS, "part of loss", "FP", "FN", "TP"),
             gains,
-            title=f"{_headline(run)}: PQ {percent(pq)}",
+            title=f"{headline(run)}: PQ {percent(pq)}",
             notes=(
                 *map(capitalised, comparison_row(run).notes),
                 "All, Things, Stuff: PQ gained if this cause alone were fixed. Part of loss: these add up to the "
@@ -200,21 +130,20 @@ def error_findings(
     ]
     if per_category:
         grids.append(_costliest_grid(lost))
-    oracle = read_oracle(run)
-    if oracle is not None:
-        grids.append(oracle_grid(oracle))
+    besides = measured(Question(run, (), per_category, slices, reporter), tuple(added("measures", "errors").values()))
+    grids.extend(grid for one in besides for grid in one.grids)
     of_slices = {name: {part: one.lost() for part, one in parts.items()} for name, parts in own.items()}
     grids.extend(_lost_grid(name, tables) for name, tables in of_slices.items())
     record = {
         **_identity(run),
-        "oracle": None if oracle is None else oracle_record(oracle),
+        **{key: value for one in besides for key, value in one.record.items()},
         "causes": [{"name": cause.name, "description": cause.description, "fix": cause.fix} for cause in CAUSES],
-        "lost": _records(lost[lost["group"].notna()].drop(columns=["category_id", "name"])),
-        "per_category": _records(lost[lost["group"].isna()].drop(columns=["group"])),
-        "worst_images": _records(worst),
+        "lost": as_records(lost[lost["group"].notna()].drop(columns=["category_id", "name"])),
+        "per_category": as_records(lost[lost["group"].isna()].drop(columns=["group"])),
+        "worst_images": as_records(worst),
         "slices": {
             name: {
-                part: _records(table[table["group"].notna()].drop(columns=["category_id", "name"]))
+                part: as_records(table[table["group"].notna()].drop(columns=["category_id", "name"]))
                 for part, table in tables.items()
             }
             for name, tables in of_slices.items()
@@ -261,66 +190,6 @@ def _identity(run: Run) -> dict[str, Any]:
     }
 
 
-def _headline(run: Run) -> str:
-    row = comparison_row(run)
-    where = " ".join(part for part in (row.dataset, row.split) if part)
-    return f"{row.title}{' on ' + where if where else ''}, {row.images:,} images"
-
-
-def _interval_grid(run: Run, sure: pd.DataFrame, summary: Mapping[str, Mapping[str, Any]]) -> Grid:
-    rows = []
-    for group in GROUPS:
-        of_group = sure[sure["group"] == group].set_index("metric")
-        cells = []
-        for metric in ("PQ", "SQ", "RQ"):
-            found = of_group.loc[metric]
-            known = not (pd.isna(found["low"]) or pd.isna(found["high"]))
-            shown = f" [{percent(found['low'], 1)}, {percent(found['high'], 1)}]" if known else ""
-            cells.append(percent(found["value"]) + shown)
-        rows.append((group, *cells, str(summary[group]["n"])))
-    notes = (
-        "In brackets: 95 % intervals, from resamples of the images. n: categories.",
-        *map(capitalised, comparison_row(run).notes),
-    )
-    return Grid(("", "PQ", "SQ", "RQ", "n"), tuple(rows), title=_headline(run), notes=notes)
-
-
-def _curve_grid(curve: pd.DataFrame) -> Grid:
-    of_all = curve[curve["group"] == "All"]
-    thresholds = tuple(f"{threshold:.2f}" for threshold in of_all["threshold"])
-    rows = tuple((name, *(percent(value, 1) for value in of_all[name])) for name in ("PQ", "SQ", "RQ"))
-    return Grid(("IoU >", *thresholds), rows)
-
-
-def _slice_grid(title: str, table: pd.DataFrame) -> Grid:
-    scores = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
-    rows = tuple(
-        (
-            str(row["slice"]),
-            *(percent(row[score]) for score in scores),
-            *(str(int(row[column])) for column in ("n", "TP", "FP", "FN")),
-        )
-        for _, row in table.iterrows()
-        if row["n"]
-    )
-    return Grid((title[:1].upper() + title[1:], *scores, "n", "TP", "FP", "FN"), rows)
-
-
-def _category_grid(merged: pd.DataFrame) -> Grid:
-    ordered = merged[(merged["TP"] + merged["FP"] + merged["FN"]) > 0].sort_values("PQ", ascending=False, kind="stable")
-    rows = tuple(
-        (
-            str(row["name"]),
-            "thing" if row["isthing"] else "stuff",
-            *(percent(row[score]) for score in ("PQ", "SQ", "RQ", "IoU", "Dice")),
-            *(str(int(row[column])) for column in ("TP", "FP", "FN")),
-        )
-        for _, row in ordered.iterrows()
-    )
-    columns = ("Category", "Kind", "PQ", "SQ", "RQ", "IoU", "Dice", "TP", "FP", "FN")
-    return Grid(columns, rows, words=2)
-
-
 def _costliest_grid(lost: pd.DataFrame) -> Grid:
     """For each category, worst first, its PQ and the three causes that take most of it."""
     own = lost[lost["group"].isna()]
@@ -330,17 +199,3 @@ def _costliest_grid(lost: pd.DataFrame) -> Grid:
         causes = [f"{row.cause} {percent(row.lost)}" for row in top.itertuples() if row.lost > 0]
         rows.append((str(name), ", ".join(causes) or ABSENT, percent(float(table["PQ"].iloc[0]))))
     return Grid(("Category", "What its PQ is lost to", "PQ"), tuple(rows), words=2)
-
-
-def _in_group(table: pd.DataFrame, group: str) -> Any:
-    isthing = table["isthing"].to_numpy(bool)
-    return np.ones(len(table), bool) if group == "All" else isthing if group == "Things" else ~isthing
-
-
-def _mean(values: pd.Series) -> float | None:
-    mean = values.mean()
-    return None if pd.isna(mean) else float(mean)
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return json.loads(table.to_json(orient="records", double_precision=15))

@@ -47,6 +47,7 @@ from panbench.runs import (
     load_run,
     looks_like_run,
 )
+from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +62,7 @@ __all__ = [
     "distinct_names",
     "failed_row",
     "find_runs",
+    "headline",
     "labels",
     "render",
     "row_record",
@@ -133,6 +135,13 @@ class ComparisonRow:
     def believable(self) -> bool:
         """Whether the numbers may be called best: trained weights, every image scored."""
         return self.complete and not self.random_weights and self.error is None
+
+
+def headline(run: Run) -> str:
+    """A run in a line: its title, what it is on, and how many images."""
+    row = comparison_row(run)
+    where = " ".join(part for part in (row.dataset, row.split) if part)
+    return f"{row.title}{' on ' + where if where else ''}, {row.images:,} images"
 
 
 def find_runs(
@@ -548,6 +557,8 @@ def _check_dataset(runs: Sequence[Run]) -> None:
                 "the files changed between the runs, and their numbers cannot be compared. Make one of them again, or "
                 "show them in one table all the same with --mixed."
             )
+    if changed := differing_definitions(runs):
+        raise BadRun(f"{changed}. Make the older ones again, or show them in one table all the same with --mixed.")
 
 
 def _check_groups(runs: Sequence[Run]) -> None:
@@ -583,6 +594,7 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
     precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
     turnings = {run.info.arguments.get("exif", "apply") for run in runs if run.info.kind == "eval"}
     hashed = any(len(run.files) for run in runs)
+    is_defined_alike = differing_definitions(runs) is None
     told = []
     for run, row, rule in zip(runs, rows, rules, strict=True):
         notes = list(row.notes)
@@ -597,6 +609,8 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append(
                 "photographs as they are stored (--exif ignore)" if ignored else "photographs turned as their EXIF says"
             )
+        if not is_defined_alike and (versions := definitions_in_words(stored_definitions(run.info))):
+            notes.append(f"panbench's definitions changed between the runs; here {versions}")
         if hashed and run.path is not None and not run.is_verified:
             notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
         told.append(dataclasses.replace(row, notes=tuple(notes)))

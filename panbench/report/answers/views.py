@@ -24,7 +24,6 @@ from panbench.published import gflops_of
 from panbench.report.answers.comparison import Standing, standing
 from panbench.report.answers.tables import ComparisonRow, labels, shared_images
 from panbench.runs import Run
-from panbench.studies.calibration.calibration import calibration
 
 __all__ = [
     "Compared",
@@ -36,7 +35,6 @@ __all__ = [
     "overview",
     "per_category",
     "per_image",
-    "reliability",
     "slices",
     "thresholds",
 ]
@@ -186,23 +184,6 @@ def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
         curve = threshold_curve(member.matched, member.categories)
         tables.append(curve[curve["group"] == "All"].assign(run=member.label))
     return pd.concat(tables, ignore_index=True)[["run", "threshold", "PQ", "SQ", "RQ"]]
-
-
-def reliability(members: Sequence[Compared]) -> pd.DataFrame:
-    """run, low, high, segments, score, precision and its interval: how often segments of a score are right.
-
-    Bins without a segment are left out. Raises BadRun for a run whose predictions have no scores.
-    """
-    tables = []
-    for member in members:
-        try:
-            curve = calibration(member.matched, member.categories).curve
-        except BadRun as problem:
-            raise BadRun(f"{member.label} cannot be asked for calibration: {problem}") from None
-        own = curve[(curve["group"] == "All") & (curve["segments"] > 0)].drop(columns="group")
-        own.insert(0, "run", member.label)
-        tables.append(own)
-    return pd.concat(tables, ignore_index=True)
 
 
 def per_image(members: Sequence[Compared]) -> pd.DataFrame:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
+from panbench.base.studies import load, places
 from panbench.base.text import for_spreadsheet
 from panbench.metrics.slices import SLICINGS
 from panbench.published import PublishedResult
@@ -29,7 +30,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["CLAIMED", "PLOTS", "Plot", "draw_plot", "write_plot"]
+__all__ = [
+    "CLAIMED",
+    "PLOTS",
+    "Look",
+    "Plot",
+    "add_legend",
+    "check_kind",
+    "draw_plot",
+    "find_plot",
+    "kinds",
+    "runs_of",
+    "write_plot",
+]
 
 CAUSE_COLORS = (*("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#D9822B", "#AA4499"),)
 MOST_BARS = 30
@@ -81,6 +94,10 @@ class Look:
         return self.line * (-(-len(names) // self.columns(names)) + 0.6)
 
 
+ANY = (1, 1000)
+"""Of a plot of any number of runs: the least and the most."""
+
+
 @dataclass(frozen=True)
 class Plot:
     """A kind of plot. `table`: its data, as views.py makes it; `draw`: onto axes; `height`: of the figure in inches."""
@@ -89,7 +106,7 @@ class Plot:
     table: Callable[[Sequence[Compared]], pd.DataFrame]
     draw: "Callable[[Axes, pd.DataFrame, Look], None]"
     height: "Callable[[pd.DataFrame, Look], float]"
-    runs: tuple[int, int] = (1, 1000)
+    runs: tuple[int, int] = ANY
 
 
 def draw_plot(
@@ -101,7 +118,7 @@ def draw_plot(
     font: str | None = None,
     font_size: float | None = None,
 ) -> "tuple[Figure, pd.DataFrame]":
-    """The figure of one kind of PLOTS or CLAIMED, `width` inches wide, and the table that it shows.
+    """The figure of one of `kinds`, `width` inches wide, and the table that it shows.
 
     published: claims to draw beside the runs, as hollow markers; of kinds in CLAIMED only
     font: a family that is installed, such as "Times New Roman"; font_size: of the text in points, by default 8, and 7
@@ -111,7 +128,7 @@ def draw_plot(
     from matplotlib.figure import Figure
 
     check_kind(kind, bool(published))
-    plot = PLOTS[kind] if kind in PLOTS else CLAIMED[kind]
+    plot = find_plot(kind)
     least, most = plot.runs
     if not least <= len(members) <= most:
         wanted = f"{least}" if least == most else f"at least {least}"
@@ -144,10 +161,22 @@ def draw_plot(
     return figure, table
 
 
+def kinds() -> tuple[str, ...]:
+    """All kinds of plots by name: those of any number of runs, with what studies add, then the others."""
+    any_number = [name for name, plot in PLOTS.items() if plot.runs == ANY]
+    return tuple(dict.fromkeys([*any_number, *places("plots"), *PLOTS, *CLAIMED]))
+
+
+def find_plot(kind: str) -> Plot:
+    """The plot of one of `kinds`."""
+    found: Plot | None = PLOTS.get(kind) or CLAIMED.get(kind)
+    return found or cast(Plot, load(places("plots")[kind]))
+
+
 def check_kind(kind: str, with_claims: bool = False) -> None:
-    """Raises BadArgument for a kind of plot that there is not, or that has no place for published results."""
-    if kind not in PLOTS and kind not in CLAIMED:
-        raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join({**PLOTS, **CLAIMED})}.")
+    """Raises BadArgument for an unknown kind of plot, or one that has no place for published results."""
+    if kind not in kinds():
+        raise BadArgument(f"There is no plot {kind!r}. Choose one of {', '.join(kinds())}.")
     if with_claims and kind not in CLAIMED:
         raise BadArgument(f"The plot {kind} has no place for published results: --published goes with {_or(CLAIMED)}.")
 
@@ -232,7 +261,8 @@ def _settings(look: Look, font: str | None) -> Iterator[None]:
         yield
 
 
-def _runs(table: pd.DataFrame) -> list[str]:
+def runs_of(table: pd.DataFrame) -> list[str]:
+    """The runs of a table in their order, each once."""
     return list(dict.fromkeys(table["run"]))
 
 
@@ -241,7 +271,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$") if not text.startswith("_") else "\u200b" + text.replace("$", r"\$")
 
 
-def _legend(axes: "Axes", look: Look, names: Sequence[str]) -> None:
+def add_legend(axes: "Axes", look: Look, names: Sequence[str]) -> None:
     """The legend over the plot, in as many columns as fit; constrained layout keeps its room free."""
     handles, labels = axes.get_legend_handles_labels()
     figure = axes.get_figure()
@@ -287,7 +317,7 @@ def _cost(column: str, label: str) -> "Callable[[Axes, pd.DataFrame, Look], None
                 color=_CLAIM, label="claimed, not measured here",
             )  # fmt: skip
             _name_points(axes, look, list(claims["run"]), claims[column], 100 * claims["PQ"])
-        _legend(axes, look, [*measured["run"], *(["claimed, not measured here"] if len(claims) else [])])
+        add_legend(axes, look, [*measured["run"], *(["claimed, not measured here"] if len(claims) else [])])
 
     return draw
 
@@ -352,7 +382,7 @@ def _covered(box: Box, taken: Sequence[Box], edges: Box) -> float:
 
 
 def _draw_categories(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
-    runs = _runs(table)
+    runs = runs_of(table)
     names = list(dict.fromkeys(table["name"]))
     for run in runs:
         own = table[table["run"] == run].set_index("name")["PQ"]
@@ -368,7 +398,7 @@ def _draw_categories(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.set_xlim(0, 100)
     axes.set_xlabel("PQ")
     axes.grid()
-    _legend(axes, look, runs)
+    add_legend(axes, look, runs)
 
 
 def _shown_categories(members: Sequence[Compared]) -> pd.DataFrame:
@@ -388,7 +418,7 @@ def _shown_causes(table: pd.DataFrame) -> list[str]:
 
 
 def _draw_causes(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
-    runs, names = _runs(table), _shown_causes(table)
+    runs, names = runs_of(table), _shown_causes(table)
     left = np.zeros(len(runs))
     for name in names:
         position = list(table["cause"].cat.categories).index(name)
@@ -401,11 +431,11 @@ def _draw_causes(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.set_yticks(range(len(runs)), [look.lines(run) for run in runs])
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.set_xlabel("Points of PQ lost to")
-    _legend(axes, look, names)
+    add_legend(axes, look, names)
 
 
 def _draw_slices(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
-    runs = _runs(table)
+    runs = runs_of(table)
     names = list(dict.fromkeys(table["slice"]))
     step = 0.7 / len(runs)
     for index, run in enumerate(runs):
@@ -419,44 +449,18 @@ def _draw_slices(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.set_xlim(0, 100)
     axes.set_xlabel("PQ")
     axes.grid(axis="x")
-    _legend(axes, look, runs)
+    add_legend(axes, look, runs)
 
 
 def _draw_thresholds(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
-    runs = _runs(table)
+    runs = runs_of(table)
     for run in runs:
         own = table[table["run"] == run]
         axes.plot(own["threshold"], 100 * own["PQ"], label=look.lines(run, 0.8), linewidth=1.2, **look.of(run))
     axes.set_xlabel("A match needs IoU above")
     axes.set_ylabel("PQ")
     axes.grid()
-    _legend(axes, look, runs)
-
-
-def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
-    axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
-    runs = _runs(table)
-    for run in runs:
-        own = table[table["run"] == run]
-        below, above = own["precision"] - own["precision_low"], own["precision_high"] - own["precision"]
-        axes.errorbar(
-            100 * own["score"],
-            100 * own["precision"],
-            yerr=100 * np.clip([below, above], 0, None),
-            label=look.lines(run, 0.8),
-            linewidth=1.2,
-            elinewidth=0.7,
-            capsize=1.5,
-            **look.of(run),
-        )
-    # A little beyond 0 and 100, so that markers there are whole.
-    axes.set_xlim(-2, 102)
-    axes.set_ylim(-2, 102)
-    axes.set_aspect("equal")
-    axes.set_xlabel("Score of a segment, %")
-    axes.set_ylabel("Right, %")
-    axes.grid()
-    _legend(axes, look, runs)
+    add_legend(axes, look, runs)
 
 
 def _draw_images(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
@@ -518,7 +522,7 @@ def _known(column: str) -> Callable[[Sequence[Compared]], pd.DataFrame]:
 
 def _one_a_run(table: pd.DataFrame, look: Look) -> float:
     """Inches of a plot with a row a run."""
-    return 0.55 + look.line + 1.25 * look.rows(_runs(table))
+    return 0.55 + look.line + 1.25 * look.rows(runs_of(table))
 
 
 def _with_legend(look: Look, names: Sequence[str], plot: float) -> float:
@@ -529,7 +533,7 @@ def _short_table(column: str) -> "Callable[[pd.DataFrame, Look], float]":
     """Inches of a plot with a row for each value of a column, each as high as its runs need."""
 
     def height(table: pd.DataFrame, look: Look) -> float:
-        runs, names = _runs(table), list(dict.fromkeys(table[column].astype(str)))
+        runs, names = runs_of(table), list(dict.fromkeys(table[column].astype(str)))
         a_row = max(1.0, 0.75 * len(runs)) if column == "slice" else 1.0
         return _with_legend(look, runs, max(1.0, a_row * look.rows(names)))
 
@@ -537,7 +541,7 @@ def _short_table(column: str) -> "Callable[[pd.DataFrame, Look], float]":
 
 
 def _landscape(table: pd.DataFrame, look: Look) -> float:
-    return _with_legend(look, _runs(table), 0.46 * look.width)
+    return _with_legend(look, runs_of(table), 0.46 * look.width)
 
 
 def _log_ticks(low: float, high: float, most: int) -> list[float]:
@@ -584,19 +588,13 @@ PLOTS: Mapping[str, Plot] = {
         "what PQ is lost to",
         views.causes,
         _draw_causes,
-        lambda table, look: _with_legend(look, _shown_causes(table), 1.25 * look.rows(_runs(table)) + 0.1),
+        lambda table, look: _with_legend(look, _shown_causes(table), 1.25 * look.rows(runs_of(table)) + 0.1),
     ),
     **{
         name: Plot(f"PQ by {slicing.title}", _slices_by(name), _draw_slices, _short_table("slice"))
         for name, slicing in SLICINGS.items()
     },
     "thresholds": Plot("PQ as matches need a higher IoU", views.thresholds, _draw_thresholds, _landscape),
-    "calibration": Plot(
-        "how often segments are right, by their score",
-        views.reliability,
-        _draw_reliability,
-        lambda table, look: 0.9 * look.width + look.legend_height(_runs(table)),
-    ),
     "confusion": Plot(
         "which categories' pixels are given to which",
         _confused,
@@ -608,7 +606,7 @@ PLOTS: Mapping[str, Plot] = {
         "PQ of two runs, image by image", _both_images, _draw_images, lambda table, look: 0.95 * look.width, runs=(2, 2)
     ),
 }
-"""What `panbench show plot` draws, by name."""
+"""What the core draws for `panbench show plot`, by name; studies add more (`kinds`)."""
 
 CLAIMED: Mapping[str, Plot] = {
     "params": PLOTS["params"],

@@ -17,4 +17,5 @@ STUDY = Study(
         ),
     ),
     section="panbench.studies.calibration.section:calibration_section",
+    plots={"calibration": "panbench.studies.calibration.plot:RELIABILITY"},
 )

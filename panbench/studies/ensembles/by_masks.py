@@ -18,6 +18,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.evaluate import evaluate, fit_categories
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.rule_statistics import rule_statistics
 from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
 from panbench.metrics.slices import pq_by
 from panbench.metrics.tuning import best_by_turns, halves
@@ -27,7 +28,6 @@ from panbench.models.rules import Rule
 from panbench.runs import ModelRecord, Run, check_room
 from panbench.studies.ensembles.by_votes import STEPS, Shares, check_weights
 from panbench.studies.ensembles.merging import merge_outputs
-from panbench.studies.fusing.sweeps import sweep_statistics
 
 __all__ = ["MOST_TUNED", "StoredEnsemble", "average_runs", "why_not_averaged"]
 
@@ -196,7 +196,7 @@ def _tuned(
             key = (*things, *stuff)
             if key not in known:
                 weighted = _Weighted(ensemble, Shares(things, stuff, 0))
-                (found,) = sweep_statistics(
+                (found,) = rule_statistics(
                     weighted, scenes, dataset.categories, ids, [ensemble.rule], workers=options.workers
                 ).values()
                 value = pq_by(found).iloc[0]["PQ"]

@@ -19,6 +19,7 @@ from panbench.base.errors import BadArgument, BadRun, PredictionMismatch
 from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
+from panbench.base.threads import default_threads
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.tuning import best_by_turns, halves
@@ -98,7 +99,7 @@ def ensemble_runs(
     members = [_predictions(run) for run in runs]
     images = _shared_images(runs, members, truth)
     isthing = {category.id: category.isthing for category in truth.categories}
-    workers = threads or max(1, min(8, os.cpu_count() or 1))
+    workers = threads or default_threads()
 
     def read(image_id: int) -> list[PanopticPrediction]:
         shape = None

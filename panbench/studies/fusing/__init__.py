@@ -13,5 +13,6 @@ STUDY = Study(
             "fuse", "Fuse masks and scores again, without the network.", "panbench.studies.fusing.command:app", "Run"
         ),
     ),
+    measures={"errors": "panbench.studies.fusing.answer:ORACLE_LOSS"},
     section="panbench.studies.fusing.section:fusion_section",
 )

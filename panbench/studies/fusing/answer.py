@@ -16,12 +16,14 @@ from panbench.base.files import atomic_write
 from panbench.metrics.slices import ImageStatistics, pq_by
 from panbench.metrics.tuning import Tuned
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.report.answers.measures import Measure, Measured, Question
 from panbench.runs import ORACLE, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "ORACLE_LOSS",
     "heat_map",
     "oracle_grid",
     "oracle_record",
@@ -264,3 +266,14 @@ def thresholds_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> float | None:
     return None if value is None or value != value else float(value)
+
+
+def _oracle_loss(question: Question) -> Measured:
+    found = read_oracle(question.run)
+    if found is None:
+        return Measured(record={"oracle": None})
+    return Measured(grids=(oracle_grid(found),), record={"oracle": oracle_record(found)})
+
+
+ORACLE_LOSS = Measure(_oracle_loss)
+"""What `panbench fuse --oracle` stored, for `panbench errors`."""

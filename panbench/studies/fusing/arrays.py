@@ -6,7 +6,6 @@ rule, as an evaluation here would fuse them.
 
 import dataclasses
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from panbench.base.errors import BadArgument
-from panbench.base.files import atomic_write
+from panbench.base.files import atomic_write, leaves_folder
 from panbench.base.text import listed
 from panbench.models.candidates import (
     MASK_DINO_TEMPERATURE,
@@ -33,12 +32,16 @@ from panbench.models.candidates import (
 )
 from panbench.models.rules import Rule, SettledMap, fuse
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
+from panbench.studies.fusing.npz import read_npz
 
 __all__ = ["Arrays", "check_predictions", "fuse_arrays", "read_arrays", "write_maps", "write_predictions"]
 
 THINGS_OF_COCO, CLASSES_OF_COCO = 80, 133
 LONGEST_SIDE = 65_535
+MAX_CATEGORY_ID = 2**31 - 1
+"""Runs hold category ids in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ class Arrays:
         value = self.get(name, *shape)
         if value.dtype.kind == "f" and (np.abs(value) < 2**53).all() and (value == np.round(value)).all():
             return value.astype(np.int64)
-        if value.dtype.kind not in "iu":
-            raise BadArgument(f"{self.path}: {name} ({value.dtype}) must be whole numbers.")
+        if value.dtype.kind not in "iu" or int(value.max(initial=0)) >= 2**63:
+            raise BadArgument(f"{self.path}: {name} ({value.dtype}) must be whole numbers, below 2⁶³.")
         return value.astype(np.int64)
 
     def number(self, name: str) -> int:
@@ -93,16 +96,7 @@ class Arrays:
 
 def read_arrays(path: Path) -> Arrays:
     """The arrays of an .npz file; objects in it are refused, not loaded. Raises BadArgument."""
-    try:
-        stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise BadArgument(f"{path} is a single array. Save arrays by name: numpy.savez({path.stem}.npz, NAME=…).")
-        with stored:
-            return Arrays(path, {name: stored[name] for name in stored.files})
-    except FileNotFoundError:
-        raise BadArgument(f"There is no file {path}.") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise BadArgument(f"{path} cannot be read as arrays of NumPy ({error}).") from error
+    return Arrays(path, read_npz(path))
 
 
 def fuse_arrays(arrays: Arrays, rule: Rule) -> Iterator[SettledMap]:
@@ -144,6 +138,8 @@ def check_predictions(arrays: Arrays, folder: Path, *, overwrite: bool = False) 
     if (folder / "predictions.json").exists() and not overwrite:
         raise BadArgument(f"{folder} already holds predictions. Give another --out, or --overwrite to replace them.")
     names = arrays.words("file_names", None)
+    _check_names(arrays, names)
+    _category_ids(arrays, None)
     _image_ids(arrays, names)
     pngs = [_png_of(name) for name in names]
     if twice := next((png for png in pngs if pngs.count(png) > 1), None):
@@ -160,9 +156,7 @@ def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SettledMap]) 
     """
     target = folder / "predictions.json"
     isthing = _things(arrays, None)
-    category_ids = arrays.whole("category_ids", len(isthing)).tolist()
-    if len(set(category_ids)) != len(category_ids):
-        raise BadArgument(f"{arrays.path}: category_ids names a category twice; each class needs its own.")
+    category_ids = _category_ids(arrays, len(isthing))
     highest = max((segment.label for _, segments in maps for segment in segments), default=0)
     if highest >= len(category_ids):
         raise BadArgument(f"{arrays.path}: category_ids has {len(category_ids)} entries but label {highest} occurs.")
@@ -389,6 +383,11 @@ def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool
     for index in range(images):
         sizes = [(int(size[index][0]), int(size[index][1])) for size in (outer, resized, original)]
         sides = [side for size in sizes for side in size]
+        if max(height * width for height, width in sizes) > DEFAULT_MAX_PIXELS and max(sides) <= LONGEST_SIDE:
+            raise BadArgument(
+                f"{arrays.path}: image {index} is {sizes[2]} as it was, {sizes[1]} resized and {sizes[0]} padded; an "
+                f"image has at most {DEFAULT_MAX_PIXELS:,} pixels here."
+            )
         if min(sides) < 1 or max(sides) > LONGEST_SIDE or any(sizes[1][side] > sizes[0][side] for side in (0, 1)):
             raise BadArgument(
                 f"{arrays.path}: image {index} is {sizes[2]} as it was, {sizes[1]} resized and {sizes[0]} padded; "
@@ -396,6 +395,23 @@ def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool
             )
         found.append(Frame(*sizes))
     return found
+
+
+def _category_ids(arrays: Arrays, classes: int | None) -> list[int]:
+    """`category_ids`, each of them once. Raises BadArgument for what a run or a JSON of COCO cannot hold."""
+    found = arrays.whole("category_ids", classes).tolist()
+    if outside := [number for number in found if not 0 <= number <= MAX_CATEGORY_ID]:
+        raise BadArgument(f"{arrays.path}: category_ids has {outside[0]}; they lie in 0…{MAX_CATEGORY_ID}.")
+    if len(set(found)) != len(found):
+        raise BadArgument(f"{arrays.path}: category_ids names a category twice; each class needs its own.")
+    return found
+
+
+def _check_names(arrays: Arrays, names: Sequence[str]) -> None:
+    """Raises BadArgument for a file name that is none, or that leads out of the folder."""
+    for name in names:
+        if leaves_folder(name) or not Path(name).name.strip(". ") or not name.isprintable():
+            raise BadArgument(f"{arrays.path}: file_names has {name!r}, which is not the name of an image's file.")
 
 
 def _image_ids(arrays: Arrays, names: Sequence[str]) -> list[int]:

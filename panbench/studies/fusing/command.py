@@ -122,9 +122,10 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
+        from panbench.evaluation.rule_statistics import Kept, rule_statistics
         from panbench.evaluation.stored_runs import StoredModel, dataset_of
         from panbench.models.predict import category_ids
-        from panbench.studies.fusing.sweeps import MOST_POINTS, Kept, parse_sweep, points_of, sweep_statistics
+        from panbench.studies.fusing.sweeps import MOST_POINTS, parse_sweep, points_of
 
         count = points_of(text)
         if count > MOST_POINTS and not yes:
@@ -138,7 +139,7 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
         dataset = dataset_of(loaded, model.stored.image_ids)
         ids = category_ids(model, dataset.categories)
         kept = Kept(out / "blocks", f"sweep of {loaded.info.id}")
-        found = sweep_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules, kept=kept, reporter=bars)
+        found = rule_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules, kept=kept, reporter=bars)
         bars.status("Choosing on halves")
         tuned = tune(found, str(model.paper), seed=seed)
     thresholds = {str(each): thresholds_of(each.record()) for each in rules}
@@ -162,9 +163,10 @@ def _ask_oracle(path: Path) -> None:
     with console.Bars() as bars:
         bars.status("Loading PyTorch")
 
+        from panbench.evaluation.rule_statistics import Kept
         from panbench.evaluation.stored_runs import StoredModel, dataset_of
         from panbench.models.predict import category_ids
-        from panbench.studies.fusing.sweeps import Kept, oracle_statistics
+        from panbench.studies.fusing.sweeps import oracle_statistics
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)

@@ -1,71 +1,24 @@
-"""Many fusion rules on what one forward pass left: thresholds swept, and what an oracle would have made of the masks.
+"""Thresholds swept over what one forward pass left, and what an oracle would have made of its masks."""
 
-The masks are read once an image. Rules that differ only in thresholds of their second step (`overlap` of MaskFormer's
-and Mask2Former's) share the first, which costs nearly all of the time.
-"""
-
-import contextlib
 import dataclasses
-import hashlib
 import itertools
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
 
-import numpy as np
-import pandas as pd
 import torch
 
 from panbench.base.errors import BadArgument
-from panbench.base.files import atomic_write
 from panbench.base.reporter import SILENT, Reporter
-from panbench.metrics.matched import Matched
-from panbench.metrics.slices import ImageStatistics, image_statistics
-from panbench.metrics.tuning import joined
-from panbench.models.candidates import Candidates, Instances
+from panbench.evaluation.rule_statistics import Kept, Readable, block_statistics, map_table, truth_of
+from panbench.metrics.slices import ImageStatistics
 from panbench.models.predict import CategoryIds
-from panbench.models.rules import Rule, SettledMap, parse_rule
-from panbench.panoptic.coco import read_id_png
-from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
-from panbench.panoptic.types import Category, IdMap, Scene, Segment
+from panbench.models.rules import Rule, parse_rule
+from panbench.panoptic.overlap import OverlapTable, overlap_table
+from panbench.panoptic.types import Category, Scene
 from panbench.studies.fusing.oracle import STEPS, oracle_maps
 
-__all__ = ["MOST_POINTS", "Kept", "oracle_statistics", "parse_sweep", "sweep_statistics"]
+__all__ = ["MOST_POINTS", "oracle_statistics", "parse_sweep", "points_of"]
 
 MOST_POINTS = 10_000
-IMAGES_A_BLOCK = 50
-"""Images whose statistics are kept at a time: what a kill can cost."""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A folder in which finished blocks of images are kept, so that the work goes on where a kill ended it.
-
-    of: what the statistics are of, in words that differ when they would: the run, the data
-    """
-
-    folder: Path
-    of: str
-
-    def path(self, names: Sequence[str], image_ids: Sequence[int]) -> Path:
-        """The file of a block."""
-        key = hashlib.sha256(json.dumps([self.of, list(names), list(image_ids)]).encode()).hexdigest()
-        return self.folder / f"{key[:20]}.parquet"
-
-    def clear(self) -> None:
-        """Removes the blocks: what they were for is written."""
-        for block in self.folder.glob("*.parquet"):
-            block.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
-
-
-SECOND_STEP = ("overlap",)
-"""Thresholds that `settle` alone looks at, in the rules whose masks compete."""
 
 
 def parse_sweep(text: str, paper: Rule | None = None) -> list[Rule]:
@@ -115,56 +68,6 @@ def _values(text: str, where: str) -> list[str]:
     return [f"{first + place * step:.{digits}f}" for place in range(count) if first + place * step <= last + step / 2]
 
 
-class Readable(Protocol):
-    """What holds the answers of a network, or of several, by image."""
-
-    def read(self, image_id: int) -> Candidates | Instances:
-        """What was said of an image."""
-        ...
-
-
-def sweep_statistics(
-    stored: Readable,
-    scenes: Sequence[Scene],
-    categories: Sequence[Category],
-    category_ids: CategoryIds,
-    rules: Sequence[Rule],
-    *,
-    workers: int | None = None,
-    kept: Kept | None = None,
-    reporter: Reporter = SILENT,
-) -> dict[str, ImageStatistics]:
-    """What each rule adds to each category in each image: all that PQ of any set of images needs. By the rule's text.
-
-    scenes: images with ground truth that are stored; category_ids: of each label of the model
-    kept: where finished blocks are found and left
-    Raises BadArgument for a rule that does not fit what is stored.
-    """
-    rules = list(dict.fromkeys(rules))
-    groups: dict[Any, list[Rule]] = {}
-    for rule in rules:
-        first_step = {
-            field.name: getattr(rule, field.name) for field in dataclasses.fields(rule) if field.name not in SECOND_STEP
-        }
-        groups.setdefault((type(rule), *first_step.items()), []).append(rule)
-
-    def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
-        output, truth = stored.read(scene.image.id), _truth(scene)
-        found = []
-        for alike in groups.values():
-            if not isinstance(output, alike[0].takes):
-                raise BadArgument(f"The rule {alike[0].name} does not fit what this model gave.")
-            with torch.inference_mode():
-                fused = alike[0].fuse(dataclasses.replace(output)).to_host()
-            for rule in alike:
-                ids, segments = rule.settle(fused)
-                found.append((str(rule), _table(scene, truth, (ids, segments), category_ids)))
-        return found
-
-    names = [str(rule) for rule in rules]
-    return _statistics(scenes, names, tables, categories, "Fusing", workers, kept, reporter)
-
-
 def oracle_statistics(
     stored: Readable,
     scenes: Sequence[Scene],
@@ -180,95 +83,17 @@ def oracle_statistics(
     isthing = {category.id: category.isthing for category in categories}
 
     def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
-        output, truth = stored.read(scene.image.id), _truth(scene)
+        output, truth = stored.read(scene.image.id), truth_of(scene)
         gt_ids, gt_segments = truth
         with torch.inference_mode():
             fused = rule.settle(rule.fuse(dataclasses.replace(output)).to_host())
         maps = oracle_maps(output, fused, category_ids, gt_ids, gt_segments, isthing, scene.image.id, rule)
         return [
-            ("rule", _table(scene, truth, fused, category_ids)),
+            ("rule", map_table(scene, truth, fused, category_ids)),
             *(
                 (step, overlap_table(scene.image.id, gt_ids, gt_segments, each.ids, each.segments))
                 for step, each in maps.items()
             ),
         ]
 
-    return _statistics(scenes, ["rule", *STEPS], tables, categories, "Asking the oracle", workers, kept, reporter)
-
-
-def _statistics(
-    scenes: Sequence[Scene],
-    names: Sequence[str],
-    tables: Callable[[Scene], Iterable[tuple[str, OverlapTable]]],
-    categories: Sequence[Category],
-    task: str,
-    workers: int | None,
-    kept: Kept | None,
-    reporter: Reporter,
-) -> dict[str, ImageStatistics]:
-    """The statistics of each name, block by block: of every image a few rows stay."""
-    parts: dict[str, list[ImageStatistics]] = {name: [] for name in names}
-    threads = torch.get_num_threads()
-    # Each thread of ours has an image of its own; torch's threads on top would only contend.
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers or max(1, min(8, os.cpu_count() or 1)), "fuse") as pool:
-            for start in range(0, len(scenes), IMAGES_A_BLOCK):
-                of_block = scenes[start : start + IMAGES_A_BLOCK]
-                place = None if kept is None else kept.path(names, [scene.image.id for scene in of_block])
-                found = None if place is None else _read_block(place, names, of_block, categories)
-                if found is None:
-                    block: dict[str, list[OverlapTable]] = {name: [] for name in names}
-                    for done, by_name in enumerate(pool.map(tables, of_block), start + 1):
-                        for name, table in by_name:
-                            block[name].append(table)
-                        reporter.progress(task, done, len(scenes), "images")
-                    found = {
-                        name: image_statistics(Matched.of(concat(block[name]).in_order_of_images()), categories)
-                        for name in names
-                    }
-                    if place is not None:
-                        _write_block(place, found)
-                reporter.progress(task, start + len(of_block), len(scenes), "images")
-                for name in names:
-                    parts[name].append(found[name])
-    finally:
-        torch.set_num_threads(threads)
-    return {name: joined(of_name) for name, of_name in parts.items()}
-
-
-def _write_block(place: Path, found: Mapping[str, ImageStatistics]) -> None:
-    table = pd.concat([one.table.assign(place=number) for number, one in enumerate(found.values())], ignore_index=True)
-    with atomic_write(place) as handle:
-        table.drop(columns="slice").to_parquet(handle, index=False)
-
-
-def _read_block(
-    place: Path, names: Sequence[str], scenes: Sequence[Scene], categories: Sequence[Category]
-) -> dict[str, ImageStatistics] | None:
-    """The statistics that an earlier call left; None when it did not, or they cannot be read."""
-    ids = np.sort(np.array([scene.image.id for scene in scenes], np.int64))
-    try:
-        table = pd.read_parquet(place)
-        return {
-            name: ImageStatistics.from_frame(ids, table[table["place"] == number], categories)
-            for number, name in enumerate(names)
-        }
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _table(
-    scene: Scene, truth: tuple[IdMap, Sequence[Segment]], fused: SettledMap, category_ids: CategoryIds
-) -> OverlapTable:
-    ids, labelled = fused
-    segments = [Segment(one.id, category_ids[one.label], one.area, score=one.score) for one in labelled]
-    return overlap_table(scene.image.id, *truth, ids, segments)
-
-
-def _truth(scene: Scene) -> tuple[IdMap, Sequence[Segment]]:
-    """The id map and the segments of the ground truth. Raises BadArgument where there is none."""
-    if scene.gt_path is None or scene.annotation is None:
-        raise BadArgument(f"Image {scene.image.id} has no ground truth: there is nothing to tune on.")
-    shape = (scene.image.height, scene.image.width)
-    return read_id_png(scene.gt_path, shape, image_id=scene.image.id), scene.annotation.segments
+    return block_statistics(scenes, ["rule", *STEPS], tables, categories, "Asking the oracle", workers, kept, reporter)

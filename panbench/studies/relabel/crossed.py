@@ -3,7 +3,6 @@
 Of an image the id maps of both truths and of all predictions are read, and the pixels of each pair of them counted.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import numpy as np
 
 from panbench.base.errors import BadDataset, PanbenchError, PredictionMismatch
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.threads import default_threads
 from panbench.metrics.matched import Matched
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.idmap import IdRuns, count_run_pairs
@@ -83,7 +83,7 @@ def cross(
         return tables, between, [_pairs(image_id, preds[i], preds[j]) for i, j in pairs]
 
     found = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(default_threads()) as pool:
         for done, answer in enumerate(pool.map(look, images), start=1):
             found.append(answer)
             reporter.progress("Counting overlaps", done, len(images))

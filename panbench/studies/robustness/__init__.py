@@ -18,4 +18,5 @@ STUDY = Study(
         ),
     ),
     section="panbench.studies.robustness.section:corruptions_section",
+    definitions="panbench.studies.robustness.definitions:DEFINITIONS",
 )

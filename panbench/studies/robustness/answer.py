@@ -2,7 +2,8 @@
 
 mPC, the mean performance under corruption, is the mean over the 15 corruptions of the mean over their 5 severities;
 rPC, the relative one, is mPC / clean. The 4 extra kinds of ImageNet-C are shown and not averaged. Where fewer kinds or
-severities were run, the mean is of those, and the table says which: such an mPC is not the published one.
+severities were run, the mean is of those, and the table says which: such an mPC is not the published one. Nor is one
+with a corruption that deviates from the package behind the published numbers (`definitions.DEVIATIONS`).
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,9 @@ from panbench.metrics.uncertainty import SampleFold, Stack, resampled
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.tables import comparison_row, labels
 from panbench.runs import Run, list_runs
+from panbench.runs.definitions import differing_definitions, stored_definitions
 from panbench.studies.robustness.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupted_runs
+from panbench.studies.robustness.definitions import VERSION
 
 __all__ = [
     "Robustness",
@@ -34,6 +37,7 @@ __all__ = [
 RESAMPLES = 1_000
 FEWEST_IMAGES = 10
 
+
 Float = npt.NDArray[np.float64]
 
 
@@ -42,6 +46,7 @@ class Robustness:
     """A model's PQ on clean and on corrupted images. Each array: the value, then RESAMPLES resamples of the images.
 
     by_corruption: PQ by corruption and severity; title: the model; images: how many
+    version: of the definitions by which the images were corrupted
     """
 
     run: str
@@ -50,6 +55,7 @@ class Robustness:
     clean: Float
     by_corruption: dict[Corruption, Float]
     notes: tuple[str, ...]
+    version: int = VERSION
 
     @property
     def kinds(self) -> list[str]:
@@ -81,7 +87,7 @@ class Robustness:
 
     @property
     def is_complete(self) -> bool:
-        """Whether mPC is the published one: of all 15 corruptions at all 5 severities."""
+        """Whether mPC is of all 15 corruptions at all 5 severities, as published ones are."""
         wanted = {
             Corruption(name, severity)
             for name, kind in CORRUPTIONS.items()
@@ -89,6 +95,33 @@ class Robustness:
             for severity in SEVERITIES
         }
         return wanted <= set(self.by_corruption)
+
+    @property
+    def deviations(self) -> dict[str, str]:
+        """By what the corruptions that mPC averages differ from the published ones: a clause each."""
+        if self.version != VERSION:
+            return dict.fromkeys(
+                self.kinds, f"is of version {self.version} of panbench's definitions; today's is {VERSION}"
+            )
+        return {name: kind.deviation for name in self.kinds if (kind := CORRUPTIONS[name]).deviation}
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether mPC may stand beside published ones: of all of the paper's corruptions, none of them another one."""
+        return self.is_complete and not any(not CORRUPTIONS[name].is_extra for name in self.deviations)
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader must know before setting mPC beside published ones, a sentence each."""
+        said = [] if self.is_complete else ["Published mPC are of 15 corruptions at 5 severities: --corrupt all."]
+        if self.version != VERSION:
+            return [
+                *said,
+                f"Corrupted by version {self.version} of panbench's definitions (today's: {VERSION}): such an mPC "
+                "compares neither with published ones nor with newer runs.",
+            ]
+        deviations = self.deviations.items()
+        return [*said, *(f"{name} {what}: its mPC does not compare with published ones." for name, what in deviations)]
 
     @property
     def of_what(self) -> str:
@@ -121,6 +154,11 @@ def robustness(runs: Sequence[Run]) -> list[Robustness]:
             raise BadRun(
                 f"{found[0].run} and {one.run} were corrupted in different ways: only one of them has "
                 f"{listed(different, 5)}. Run `panbench eval --corrupt … --resume` on both alike."
+            )
+        if one.version != found[0].version:
+            raise BadRun(
+                f"{found[0].run} was corrupted by version {found[0].version} of the definitions and {one.run} by "
+                f"version {one.version}. Make the older ones again with --corrupt and --overwrite."
             )
     return found
 
@@ -184,10 +222,7 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
                 cells += [percent(shown["PQ"], digits), _span(shown["low"], shown["high"], digits)]
         rows.append((one.title, *cells))
     notes = [f"mPC: PQ, mean of {first.of_what}. rPC: mPC / clean PQ. [Michaelis et al. 2019]"]
-    if not first.is_complete:
-        notes.append("The published mPC is of 15 corruptions at 5 severities: --corrupt all.")
-    if "frost" in first.kinds:
-        notes.append("frost blends generated crystals, not the paper's photographs: a deviation.")
+    notes += first.cautions
     notes.append(f"In brackets: 95 % intervals, {RESAMPLES:,} resamples of {first.images:,} images.")
     notes += [note for one in found for note in one.notes]
     grids = [
@@ -234,7 +269,9 @@ def robustness_record(found: Sequence[Robustness]) -> dict[str, Any]:
         "resamples": RESAMPLES,
         "images": found[0].images,
         "mPC_of": found[0].of_what,
-        "mPC_is_published_definition": found[0].is_complete,
+        "mPC_is_published_definition": found[0].is_comparable,
+        "definitions": found[0].version,
+        "deviations": found[0].deviations,
         "runs": [
             {
                 "run": one.run,
@@ -272,6 +309,8 @@ def _of_run(run: Run, title: str) -> Robustness:
             f"{run.path} has no corrupted runs in {folder}. Make them with `panbench eval --corrupt all --resume` and "
             "the options of the run."
         )
+    if changed := differing_definitions([run, *beside]):
+        raise BadRun(f"{changed}. Make the older ones again with --corrupt and --overwrite.")
     images = run.images
     values: dict[Corruption, Float] = {}
     for other in beside:
@@ -280,9 +319,12 @@ def _of_run(run: Run, title: str) -> Robustness:
             raise BadRun(f"{other.path} does not say how its images were corrupted. Move it elsewhere.")
         _check_alike(run, other)
         values[Corruption(name, int(severity))] = _pq(other, images)
+    version = stored_definitions(beside[0].info)["corruptions"]
     ordered = sorted(values, key=lambda each: (list(CORRUPTIONS).index(each.name), each.severity))
     notes = tuple(f"{title}: {note}" for note in comparison_row(run).notes)
-    return Robustness(run.name, title, len(images), _pq(run, images), {one: values[one] for one in ordered}, notes)
+    return Robustness(
+        run.name, title, len(images), _pq(run, images), {one: values[one] for one in ordered}, notes, version
+    )
 
 
 def _check_alike(clean: Run, corrupted: Run) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from panbench.base.errors import BadRun
+from panbench.base.text import in_sentence
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.elements import named, prose, table_of_models, tag
@@ -16,6 +17,7 @@ __all__ = ["corruptions_section"]
 def corruptions_section(members: Sequence[Compared]) -> Section:
     """PQ on corrupted images, of runs that have corrupted ones beside them."""
     title, rows, series, lacking = "Corruptions", [], [], []
+    cautions: dict[str, list[str]] = {}
     for index, member in enumerate(members):
         path = member.run.path
         if path is None or not corrupted_runs(path).is_dir():
@@ -48,6 +50,8 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
             [named(member.label, index), percent(float(found.clean[0]), 1), *(percent(one, 1) for one in means)]
         )
         rows[-1].append(found.of_what)
+        for caution in found.cautions:
+            cautions.setdefault(caution, []).append(member.label)
     how = "`panbench eval … --corrupt all15 --resume` evaluates a model on corrupted images, beside its clean run."
     if not rows:
         return Section(title, missing=f"PQ under noise, blur, weather and compression. {how}")
@@ -56,6 +60,9 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
         "severities, rPC its share of the clean PQ. `panbench robustness RUN` has each kind."
     )
     notes = [tag("p", f"Without corrupted runs: {', '.join(lacking)}. ", prose(how), class_="note")] if lacking else []
+    # What holds of some models only is said with their names.
+    said = [words if len(who) == len(rows) else f"{in_sentence(who)}: {words}" for words, who in cautions.items()]
+    notes += [tag("p", words, class_="note") for words in said]
     chart = tag("div", id="chart-robustness", class_="chart square")
     table = table_of_models("What corruptions cost", ("Model", "clean PQ", "mPC", "rPC", "mean of"), rows)
     beside = tag("div", chart, tag("div", table), class_="beside") if series else table

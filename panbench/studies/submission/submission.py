@@ -17,6 +17,7 @@ from typing import Any
 from panbench.base.errors import BadArgument, BadDataset, BadRun, PredictionMismatch
 from panbench.base.files import atomic_write
 from panbench.base.text import listed
+from panbench.base.threads import default_threads
 from panbench.datasets.check import measure_segments
 from panbench.datasets.fetch import coco_paths, panoptic_categories
 from panbench.panoptic.coco import read_id_png, read_predictions_json
@@ -152,7 +153,7 @@ def _checked_records(
         return list(_faults(predictions, predictions.annotations[image_id], images[image_id], categories))
 
     faults: list[str] = []
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+    with ThreadPoolExecutor(default_threads(besides=1)) as pool:
         for number, found in enumerate(pool.map(check, images), 1):
             faults.extend(found)
             if progress is not None:

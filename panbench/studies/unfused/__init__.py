@@ -9,4 +9,5 @@ STUDY = Study(
     "What a network says before fusion: AP_pan and mIoU_pan.",
     order=10,
     options={"eval": "panbench.studies.unfused.options:UnfusedOptions"},
+    measures={"metrics": "panbench.studies.unfused.answer:BEFORE_FUSION"},
 )

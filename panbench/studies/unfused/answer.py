@@ -13,6 +13,7 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import in_sentence
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.report.answers.measures import Measure, Measured, Question, pixels
 from panbench.report.answers.tables import labels, shared_images
 from panbench.runs import Run
 from panbench.studies.unfused.instance_ap import InstanceAP, instance_ap
@@ -28,6 +29,7 @@ from panbench.studies.unfused.metric import (
 )
 
 __all__ = [
+    "BEFORE_FUSION",
     "TOLD_APART",
     "UnfusedScores",
     "ap_truth",
@@ -140,6 +142,20 @@ def map_grid(found: InstanceAP, truth: str) -> Grid:
     return Grid(
         ("AP of the map", *list(record)[1:]), (tuple(percent(value) for value in record.values()),), 0, notes=(note,)
     )
+
+
+def _before_fusion(question: Question) -> Measured:
+    run = question.run
+    scores = unfused_scores(run)
+    record = {**scores.record(), "AP_map": map_ap(run)}
+    if scores.has_ap or scores.has_miou:
+        return Measured(grids=(unfused_grid(scores, question.semantic.mIoU),), record=record)
+    missing = missing_note(run)
+    return Measured(notes=() if missing is None else (missing,), record=record)
+
+
+BEFORE_FUSION = Measure(_before_fusion, (pixels,))
+"""AP_pan and mIoU_pan, and AP of the maps, for `panbench metrics`."""
 
 
 def missing_note(run: Run) -> str | None:

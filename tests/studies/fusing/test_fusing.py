@@ -8,8 +8,10 @@ import pytest
 from panbench.base.errors import BadArgument, BadRun, OutOfSpace
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
+from panbench.evaluation import rule_statistics as rule_statistics_module
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.rule_statistics import Kept, rule_statistics
 from panbench.evaluation.stored_runs import StoredModel, dataset_of
 from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.tuning import tune
@@ -20,10 +22,9 @@ from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png
 from panbench.runs import layout, load_run, remove_run
 from panbench.studies.ensembles.by_masks import StoredEnsemble
-from panbench.studies.fusing import sweeps
 from panbench.studies.fusing.answer import ORACLE_STEPS, read_oracle, write_oracle
 from panbench.studies.fusing.runs import fuse_run
-from panbench.studies.fusing.sweeps import oracle_statistics, parse_sweep, sweep_statistics
+from panbench.studies.fusing.sweeps import oracle_statistics, parse_sweep
 from panbench.studies.unfused.options import UnfusedOptions
 
 KEEP = EvaluateOptions(keep_candidates=True, save_predictions=True)
@@ -163,7 +164,7 @@ def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
     ids = category_ids(model, dataset.categories)
     rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3,overlap=0.5:0.8:0.3")]
     rules = list(dict.fromkeys(rules))
-    statistics = sweep_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules)
+    statistics = rule_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules)
     assert len(statistics) == 6
     published = pq_by(statistics[str(model.paper)]).iloc[0]
     assert published["PQ"] == run.summary()["All"]["PQ"]
@@ -173,14 +174,14 @@ def test_a_sweep_has_the_published_point_where_the_run_has_it(run):
 
 
 def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps, "IMAGES_A_BLOCK", 3)
+    monkeypatch.setattr(rule_statistics_module, "IMAGES_A_BLOCK", 3)
     model = StoredModel(run)
     dataset = dataset_of(run, model.stored.image_ids)
     ids = category_ids(model, dataset.categories)
     rules = [model.paper, *parse_sweep("mask2former:score=0.2:0.8:0.3")]
     given = (dataset.scenes, dataset.categories, ids, rules)
-    whole = sweep_statistics(model.stored, *given)
-    kept = sweeps.Kept(tmp_path / "blocks", "a run")
+    whole = rule_statistics(model.stored, *given)
+    kept = Kept(tmp_path / "blocks", "a run")
 
     class Killed(Exception): ...
 
@@ -191,7 +192,7 @@ def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
             return model.stored.read(image_id)
 
     with pytest.raises(Killed):
-        sweep_statistics(Dying(), *given, kept=kept)
+        rule_statistics(Dying(), *given, kept=kept)
     assert len(list(kept.folder.glob("*.parquet"))) == 2
     torn = sorted(kept.folder.glob("*.parquet"))[0]
     torn.write_bytes(torn.read_bytes()[:50])
@@ -202,7 +203,7 @@ def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
             read.append(image_id)
             return model.stored.read(image_id)
 
-    resumed = sweep_statistics(Counting(), *given, kept=kept)
+    resumed = rule_statistics(Counting(), *given, kept=kept)
     # The block that was not finished, and the one that is torn.
     assert len(read) == 5
     for name, statistics in whole.items():
@@ -211,7 +212,7 @@ def test_a_sweep_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
     kept.clear()
     assert not kept.folder.exists()
     # Blocks of another run are not taken for this one's.
-    assert kept.path(["a"], [1]) != sweeps.Kept(kept.folder, "another run").path(["a"], [1])
+    assert kept.path(["a"], [1]) != Kept(kept.folder, "another run").path(["a"], [1])
 
 
 def test_rules_that_want_what_was_not_kept_are_refused(run):

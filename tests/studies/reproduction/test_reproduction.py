@@ -16,6 +16,7 @@ from panbench.catalog import find_model, load_catalog
 from panbench.runs import CategoryMapRecord, DatasetRecord, ImagesRecord, ModelRecord, RuleRecord, RunInfo, list_runs
 from panbench.scoring.folder import score_folder
 from panbench.studies.reproduction.answer import claim_for, judge, unfit_to_commit
+from panbench.studies.robustness.definitions import VERSION
 
 ROOT = Path(__file__).resolve().parents[3]
 MEASURED = find_model("mask2former-r50")
@@ -85,7 +86,10 @@ MAPPED = CategoryMapRecord(name="coco-to-shapes", categories={"person": "ball"})
     ("changes", "sentence"),
     [
         ({"arguments": {"tta": "flip,scales=1:1.25"}}, "Test-time augmentation was on (flip,scales=1:1.25)"),
-        ({"arguments": {"corruption": "fog:1"}}, "The images were corrupted (fog:1)."),
+        (
+            {"arguments": {"corruption": "fog:1", "definitions": f"corruptions={VERSION}"}},
+            "The images were corrupted (fog:1).",
+        ),
         (
             {"rule": RuleRecord(name="argmax", default=False)},
             "The fusion rule was argmax, which is not the model's own",
@@ -117,6 +121,12 @@ def test_numbers_that_agree_reproduce_nothing_when_something_else_was_evaluated(
     assert sentence in departure
     assert found.sentence.startswith("Not reproduced, though the numbers agree, as the run departs from the claimed")
     assert found.record()["departures"] == [departure]
+
+
+def test_a_run_by_older_definitions_of_panbench_reproduces_nothing():
+    claimed = claim_for(PRINTED).values["All", "PQ"]
+    found = judge(run_of(PRINTED, claimed, arguments={"corruption": "fog:1"}), PRINTED)
+    assert "It was made by definitions of panbench that changed since: corruptions=1." in found.departures
 
 
 def test_what_cannot_change_a_number_is_no_departure():

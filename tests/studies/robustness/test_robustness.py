@@ -1,6 +1,7 @@
 """What corruptions cost: mPC and rPC by their published definition, paired intervals, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,17 @@ from panbench.datasets import open_dataset, shapes
 from panbench.evaluation.evaluate import evaluate, open_model_once
 from panbench.evaluation.options import EvaluateOptions
 from panbench.runs import load_run
-from panbench.studies.robustness.answer import RESAMPLES, Robustness, robustness, robustness_curves, robustness_grids
+from panbench.studies.robustness.answer import (
+    RESAMPLES,
+    Robustness,
+    robustness,
+    robustness_curves,
+    robustness_grids,
+    robustness_record,
+)
 from panbench.studies.robustness.corrupted_runs import evaluate_corrupted
 from panbench.studies.robustness.corruptions import CORRUPTIONS, Corruption, corrupted_runs, parse_corruptions
+from panbench.studies.robustness.definitions import VERSION
 
 SETTINGS = "fog:2,gaussian_noise:1,gaussian_noise:5,saturate:5"
 
@@ -70,6 +79,67 @@ def test_the_published_mpc_is_of_all_fifteen_at_all_severities():
     assert whole.of_what == "15 corruptions at 5 severities"
     assert not made(dict.fromkeys(parse_corruptions("all:3"), 0.5)).is_complete
     assert made(dict.fromkeys(parse_corruptions("all:3"), 0.5)).of_what == "15 of 15 corruptions at severity 3"
+
+
+def test_an_mpc_with_a_deviating_corruption_never_claims_the_published_definition():
+    whole = made(dict.fromkeys(parse_corruptions("all15"), 0.5))
+    assert whole.is_complete
+    assert not whole.is_comparable
+    assert list(whole.deviations) == ["frost"]
+    record = robustness_record([whole])
+    assert record["mPC_is_published_definition"] is False
+    assert "not ours to ship" in record["deviations"]["frost"]
+    notes = " ".join(robustness_grids([whole])[0].notes)
+    assert "its mPC does not compare with published ones" in notes
+    without = made({one: 0.5 for one in parse_corruptions("all15") if one.name != "frost"})
+    assert without.deviations == {}
+    assert not without.is_complete
+
+
+def older(folder: Path, copy: Path) -> Path:
+    """A copy of a clean run whose corrupted ones were made before versions of the definitions were recorded."""
+    shutil.copytree(folder, copy)
+    shutil.copytree(corrupted_runs(folder), corrupted_runs(copy))
+    for path in corrupted_runs(copy).glob("*/run.json"):
+        content = json.loads(path.read_text("utf-8"))
+        assert content["arguments"].pop("definitions") == f"corruptions={VERSION}"
+        path.write_text(json.dumps(content), "utf-8")
+    return copy
+
+
+def test_runs_of_older_definitions_are_told_and_never_mixed_with_newer_ones(clean, scenes, tmp_path):
+    old = older(clean, tmp_path / "old")
+    assert load_run(clean).info.arguments["definitions"] is None
+    (alone,) = robustness([load_run(old)])
+    assert alone.version == 1
+    assert not alone.is_comparable
+    assert "Corrupted by version 1 of panbench's definitions" in " ".join(robustness_grids([alone])[0].notes)
+    with pytest.raises(BadRun, match="version 1 of the definitions and tiny by version 2"):
+        robustness([load_run(old), load_run(clean)])
+    # One corrupted run of today beside three of before.
+    shutil.rmtree(corrupted_runs(old) / "fog-2")
+    shutil.copytree(corrupted_runs(clean) / "fog-2", corrupted_runs(old) / "fog-2")
+    with pytest.raises(BadRun, match="changed its definition of corruptions between the runs: version 1"):
+        robustness([load_run(old)])
+
+
+def test_runs_of_different_definitions_are_neither_resumed_nor_compared_without_a_word(clean, scenes, tmp_path):
+    old = older(clean, tmp_path / "old")
+    settings = ("--model", "mask2former-tiny", "--data", scenes, "--out", old, "--corrupt", "fog:2")
+    refused = panbench("eval", *settings, "--resume")
+    assert refused.exit_code == 2, refused.output
+    assert "definitions was 'corruptions=1' and is now 'corruptions=2'" in " ".join(refused.stderr.split())
+    pair = corrupted_runs(old) / "fog-2", corrupted_runs(clean) / "fog-2"
+    for command in (("compare", *pair), ("gate", pair[1], "--baseline", pair[0])):
+        refused = panbench(*command)
+        assert refused.exit_code == 2, refused.output
+        assert "panbench changed its definition of corruptions between the runs" in " ".join(refused.stderr.split())
+    shown = panbench("compare", *pair, "--mixed", columns=160)
+    assert shown.exit_code == 0, shown.output
+    assert "here corruptions=1" in shown.stdout
+    assert "here corruptions=2" in shown.stdout
+    # Clean runs have no part in it.
+    assert panbench("compare", clean, old).exit_code == 0
 
 
 def test_each_setting_is_a_run_of_its_own_that_says_how_it_was_corrupted(clean):

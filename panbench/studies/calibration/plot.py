@@ -1,0 +1,68 @@
+"""`panbench show plot calibration`: how often segments of a score are right, a line a run."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from panbench.base.errors import BadRun
+from panbench.report.answers.views import Compared
+from panbench.report.figures.plots import Look, Plot, add_legend, runs_of
+from panbench.studies.calibration.calibration import calibration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["RELIABILITY", "reliability"]
+
+
+def reliability(members: Sequence[Compared]) -> pd.DataFrame:
+    """run, low, high, segments, score, precision and its interval: how often segments of a score are right.
+
+    Bins without a segment are left out. Raises BadRun for a run whose predictions have no scores.
+    """
+    tables = []
+    for member in members:
+        try:
+            curve = calibration(member.matched, member.categories).curve
+        except BadRun as problem:
+            raise BadRun(f"{member.label} cannot be asked for calibration: {problem}") from None
+        own = curve[(curve["group"] == "All") & (curve["segments"] > 0)].drop(columns="group")
+        own.insert(0, "run", member.label)
+        tables.append(own)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
+    axes.plot([0, 100], [0, 100], color="#565c68", linewidth=0.8, linestyle="--")
+    runs = runs_of(table)
+    for run in runs:
+        own = table[table["run"] == run]
+        below, above = own["precision"] - own["precision_low"], own["precision_high"] - own["precision"]
+        axes.errorbar(
+            100 * own["score"],
+            100 * own["precision"],
+            yerr=100 * np.clip([below, above], 0, None),
+            label=look.lines(run, 0.8),
+            linewidth=1.2,
+            elinewidth=0.7,
+            capsize=1.5,
+            **look.of(run),
+        )
+    # A little beyond 0 and 100, so that markers there are whole.
+    axes.set_xlim(-2, 102)
+    axes.set_ylim(-2, 102)
+    axes.set_aspect("equal")
+    axes.set_xlabel("Score of a segment, %")
+    axes.set_ylabel("Right, %")
+    axes.grid()
+    add_legend(axes, look, runs)
+
+
+RELIABILITY = Plot(
+    "how often segments are right, by their score",
+    reliability,
+    _draw_reliability,
+    lambda table, look: 0.9 * look.width + look.legend_height(runs_of(table)),
+)
