@@ -66,7 +66,7 @@ def _parameters(kind: type, panel: str | None = None) -> list[inspect.Parameter]
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
+            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
             annotation=_annotation(field.name, hints[field.name], panel),
         )
         for field in dataclasses.fields(kind)
