@@ -19,6 +19,7 @@ from typing import Any
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.files import cache_dir
+from panbench.base.places import Register
 
 MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
 TRANSFORMERS = "panbench.models.transformers.adapter:TransformersAdapter"
@@ -39,6 +40,25 @@ FAMILIES: Mapping[str, str] = {
 
 A config may name an adapter of its own (`"adapter": "package.module:Class"`), and then any family.
 """
+
+RULES = Register(
+    "panbench.rules",
+    {
+        "panoptic-fpn": "panbench.models.rules.panoptic_fpn:PanopticFPN",
+        "detr": "panbench.models.rules.detr:DETR",
+        "maskformer": "panbench.models.rules.compete:MaskFormer",
+        "mask2former": "panbench.models.rules.compete:Mask2Former",
+        "mask-wise": "panbench.models.rules.mask_wise:MaskWise",
+        "kmax": "panbench.models.rules.kmax:KMaX",
+        "oneformer": "panbench.models.rules.compete:OneFormer",
+        "maskdino": "panbench.models.rules.compete:MaskDINO",
+        "eomt": "panbench.models.rules.compete:EoMT",
+        "argmax": "panbench.models.rules.compete:PixelArgmax",
+        "transformers": "panbench.models.rules.transformers:Transformers",
+        "given": "panbench.models.rules.given:Given",
+    },
+)
+"""The fusion rules by name. Importing one imports torch; their names and places do not."""
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PACKAGE = Path(__file__).resolve().parent

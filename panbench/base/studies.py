@@ -12,7 +12,6 @@ core start without them.
 """
 
 import functools
-import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
@@ -20,27 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panbench.base.errors import PanbenchError
+from panbench.base.places import BrokenPlace, load
 
-__all__ = [
-    "GROUP",
-    "BrokenStudy",
-    "Option",
-    "Study",
-    "StudyCommand",
-    "added",
-    "broken_studies",
-    "find_studies",
-    "load",
-    "places",
-]
+__all__ = ["GROUP", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "places"]
 
 GROUP = "panbench.studies"
 """The entry-point group by which packages of others add studies, and the package that holds ours."""
-
-
-class BrokenStudy(PanbenchError):
-    """A study that cannot be loaded, or that lacks what its record names."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,7 @@ def _found() -> tuple[tuple[Study, ...], tuple[str, ...]]:
     for name, place in places.items():
         try:
             study = load(place)
-        except BrokenStudy as error:
+        except BrokenPlace as error:
             broken.append(f"The study {name} is left out: {error}")
             continue
         if isinstance(study, Study):
@@ -138,7 +122,7 @@ def added(kind: str, key: str | None = None) -> dict[str, Any]:
     """What each study adds of a kind, loaded, by the study's name and in the studies' order.
 
     kind: a field of `Study` that holds a place, or with `key` one that holds places by name
-    Raises BrokenStudy when a place does not exist.
+    Raises BrokenPlace when a place does not exist.
     """
     found = {}
     for study in find_studies():
@@ -155,19 +139,3 @@ def places(kind: str) -> dict[str, str]:
         for name, place in getattr(study, kind).items():
             found.setdefault(name, place)
     return found
-
-
-def load(place: str) -> Any:
-    """The object that "package.module:NAME" names. Raises BrokenStudy."""
-    module, colon, name = place.partition(":")
-    if not colon:
-        raise BrokenStudy(f"{place!r} names no object. Write package.module:NAME.")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError:
-        raise BrokenStudy(f"the module {module} has no {name}.") from None
-    except ModuleNotFoundError as error:
-        # A library that is absent is the user's to install, and the command line says how.
-        if error.name is None or not module.startswith(error.name):
-            raise
-        raise BrokenStudy(f"there is no module {module}.") from None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from panbench.base.computing import PRECISIONS
 from panbench.base.errors import Interrupted
 from panbench.cli import console
 from panbench.cli.command import (
-    PRECISIONS,
     Checkpoint,
     Config,
     Device,

@@ -21,8 +21,9 @@ from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches
 from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, with_all_studies
 from panbench.evaluation.record import first_record, resume_settings
 from panbench.evaluation.sitting import Sitting
-from panbench.models.base import Model, open_model, way_of_running
 from panbench.models.keeping import CandidateKeeper
+from panbench.models.model import Model, way_of_running
+from panbench.models.opening import open_model
 from panbench.models.predict import CategoryIds, category_ids, labels_as_categories, model_categories
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes

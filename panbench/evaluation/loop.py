@@ -29,8 +29,8 @@ from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
-from panbench.models.base import LoadedImage, Model, batch_key, way_of_running
 from panbench.models.candidates import NonFiniteOutput, Output
+from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic.coco import read_id_png, write_id_png
@@ -84,7 +84,7 @@ def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list
     by_size: dict[Hashable, list[Scene]] = {}
     for scene in scenes:
         # Alone in its batch, no image needs to know.
-        alike = batch_key(model, scene.image) if batch_size > 1 else (scene.image.height, scene.image.width)
+        alike = model.batch_key(scene.image) if batch_size > 1 else (scene.image.height, scene.image.width)
         by_size.setdefault(alike, []).append(scene)
     return [
         group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)

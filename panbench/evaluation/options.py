@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from panbench.datasets import Dataset
     from panbench.datasets.category_map import CategoryMap
     from panbench.evaluation.listeners import Listener
-    from panbench.models.base import Model
+    from panbench.models.model import Model
     from panbench.models.rules import Rule
     from panbench.runs import RunWriter
 

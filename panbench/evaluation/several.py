@@ -20,7 +20,7 @@ from panbench.report.answers.tables import ComparisonRow, comparison_row, failed
 from panbench.runs import Run
 
 if TYPE_CHECKING:
-    from panbench.models.base import Model
+    from panbench.models.model import Model
     from panbench.models.rules import Rule
 
 __all__ = [
@@ -119,7 +119,7 @@ def check_models(
     models, those that cannot be built or loaded are returned with their error, so that the others can run.
     """
     from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_unfit, refuse_without_purpose
-    from panbench.models.base import check_precision, choose_device
+    from panbench.models.devices import check_precision, choose_device
     from panbench.models.rules import PAPER, parse_rule
 
     check_precision(opening.precision, choose_device(opening.device))
@@ -170,7 +170,7 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     """One line that says what is about to run: images, device, threads, PyTorch, precision, batch."""
     import torch
 
-    from panbench.models.base import choose_device
+    from panbench.models.devices import choose_device
 
     device = choose_device(opening.device)
     threads = torch.get_num_threads()

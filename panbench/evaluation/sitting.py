@@ -14,7 +14,7 @@ from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop, png_name
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.record import changed_files, close_run, refuse_other_settings
-from panbench.models.base import Model
+from panbench.models.model import Model
 from panbench.models.rules import Rule
 from panbench.panoptic.types import Scene
 from panbench.runs import Run, RunInfo, RunWriter, load_run, unfinished_run, write_predictions_json

@@ -14,7 +14,7 @@ from support import Recorder, evaluated, panbench
 from panbench.base.errors import BadDataset, BadModel, BadRun
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.models.base import open_model
+from panbench.models.opening import open_model
 from panbench.report.answers.tables import compare
 from panbench.report.figures.pictures import Pictures
 from panbench.runs import Run, load_run

@@ -13,10 +13,12 @@ import torch
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel
 from panbench.catalog import FAMILIES, find_model, load_catalog, spec_from_config
-from panbench.models.base import Resize, import_named, open_model, resolve_weights, tf32_as
 from panbench.models.candidates import Candidates, FinishedMap, Frame, LabelledSegment, NonFiniteOutput
+from panbench.models.devices import tf32_as
 from panbench.models.mmdet import families
+from panbench.models.opening import import_named, open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, predict, prediction_of
+from panbench.models.preprocess import Resize
 from panbench.models.rules import fuse, parse_rule
 from panbench.models.rules.given import Given
 from panbench.panoptic.types import Category, ImageInfo, Scene
@@ -27,7 +29,8 @@ TOY = '''
 import torch
 from torch import nn
 
-from panbench.models.base import Adapter, Resize
+from panbench.models.adapter import Adapter
+from panbench.models.preprocess import Resize
 from panbench.models.candidates import softmax_candidates
 from panbench.models.rules import parse_rule
 
@@ -304,7 +307,7 @@ def test_a_factory_may_return_any_object_that_is_a_model(functions: Path) -> Non
         """
         import numpy as np, torch
         from panbench.catalog import spec_from_factory
-        from panbench.models.base import LoadedImage
+        from panbench.models.model import LoadedImage
         from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
         from panbench.models.rules.given import Given
         from panbench.runs import ModelRecord

@@ -77,7 +77,7 @@ def segment_photographs(
     names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
     _refuse_to_replace(names.values(), paths, out, form, overwrite)
     # Imports torch, which takes seconds: the photographs are checked first.
-    from panbench.models.base import open_model
+    from panbench.models.opening import open_model
     from panbench.models.predict import model_categories, segment
 
     model = open_model(spec, weights=weights, device=device, download=download, reporter=reporter)
@@ -179,7 +179,7 @@ def attention_of(
         assert photo is not None
         path, shown = photo, read_photo(photo)
     # Imports torch, which takes seconds: run and photograph are checked first.
-    from panbench.models.base import open_model
+    from panbench.models.opening import open_model
     from panbench.models.predict import scene_of
 
     opened = open_model(spec, weights=weights, device=device, speedups=False, download=download, reporter=reporter)

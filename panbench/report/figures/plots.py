@@ -17,7 +17,8 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
-from panbench.base.studies import load, places
+from panbench.base.places import load
+from panbench.base.studies import places
 from panbench.base.text import for_spreadsheet
 from panbench.metrics.slices import SLICINGS
 from panbench.published import PublishedResult

@@ -9,7 +9,7 @@ from panbench.base.text import listed
 from panbench.evaluation.options import StudyOptions
 
 if TYPE_CHECKING:
-    from panbench.models.base import Model
+    from panbench.models.model import Model
 
 __all__ = ["ViewOptions", "Views", "parse_views"]
 

@@ -14,7 +14,7 @@ from panbench.evaluation.options import EvaluateOptions, StudyOptions
 if TYPE_CHECKING:
     from panbench.base.reporter import Reporter
     from panbench.datasets import Dataset
-    from panbench.models.base import Model
+    from panbench.models.model import Model
     from panbench.models.rules import Rule
     from panbench.studies.robustness.corruptions import Corruption
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from panbench.datasets import Dataset
     from panbench.datasets.instances import InstanceSet
     from panbench.evaluation.listeners import Listener
-    from panbench.models.base import Model
+    from panbench.models.model import Model
     from panbench.runs import RunWriter
 
 __all__ = ["METRICS", "UnfusedOptions", "parse_metrics"]

@@ -20,9 +20,10 @@ from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import shapes
-from panbench.models.base import HostedModel, open_model
 from panbench.models.candidates import NO_LABEL, Candidates, Frame
 from panbench.models.checkpoints import load_checkpoint
+from panbench.models.host import HostedModel
+from panbench.models.opening import open_model
 from panbench.models.predict import predict, scene_of
 from panbench.models.rules import fuse
 from panbench.models.transformers.adapter import TransformersAdapter

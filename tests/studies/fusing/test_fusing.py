@@ -15,7 +15,7 @@ from panbench.evaluation.rule_statistics import Kept, rule_statistics
 from panbench.evaluation.stored_runs import StoredModel, dataset_of
 from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.tuning import tune
-from panbench.models.base import open_model
+from panbench.models.opening import open_model
 from panbench.models.predict import category_ids
 from panbench.models.rules import parse_rule
 from panbench.models.stored import StoredOutputs
