@@ -5,20 +5,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from panbench.base.errors import BadArgument
 from panbench.catalog import ModelSpec, choose_models, renamed, resolve_models, split_names
 from panbench.cli import console
 from panbench.cli.command import may_download
+from panbench.cli.eval_request import EvalRequest
 from panbench.cli.request import check_weights, default_data, leave_out_others, missing_for, split_rules
 from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
 from panbench.evaluation.several import Opening, run_folders
 from panbench.evaluation.trackers import check_trackers
-
-if TYPE_CHECKING:
-    from panbench.cli.eval import EvalRequest
 
 __all__ = ["Prepared", "prepare"]
 
@@ -41,7 +39,7 @@ class Prepared:
     is_timed_only: bool
 
 
-def prepare(request: "EvalRequest", studies: tuple[StudyOptions, ...]) -> Prepared:
+def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared:
     """All that is known of an evaluation without PyTorch; on a terminal it asks, once, about downloads.
 
     Raises PanbenchError for all that can be refused without it.
@@ -70,11 +68,11 @@ def prepare(request: "EvalRequest", studies: tuple[StudyOptions, ...]) -> Prepar
     return Prepared(specs, dataset, folders, rules, opening, options, request.log or (), _is_timed_only(request))
 
 
-def _is_timed_only(request: "EvalRequest") -> bool:
+def _is_timed_only(request: EvalRequest) -> bool:
     return request.images is not None and request.gt is None
 
 
-def _options(request: "EvalRequest", studies: tuple[StudyOptions, ...]) -> EvaluateOptions:
+def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> EvaluateOptions:
     return EvaluateOptions(
         batch_size=None if request.batch_size is None else _batch_size(request.batch_size),
         workers=request.workers,
@@ -91,14 +89,14 @@ def _options(request: "EvalRequest", studies: tuple[StudyOptions, ...]) -> Evalu
     )
 
 
-def _refuse_contradictions(request: "EvalRequest") -> None:
+def _refuse_contradictions(request: EvalRequest) -> None:
     if request.overwrite and request.resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
     if request.half_precision and not request.keep_candidates:
         raise BadArgument("--fp16 is how candidates are stored. Add --keep-candidates, or use --precision fp16.")
 
 
-def _refuse_for_several(request: "EvalRequest", specs: Sequence[ModelSpec]) -> None:
+def _refuse_for_several(request: EvalRequest, specs: Sequence[ModelSpec]) -> None:
     """Raises BadArgument for options of one model where there are several."""
     if len(specs) > 1 and request.weights not in ("auto", "random"):
         raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
@@ -106,7 +104,7 @@ def _refuse_for_several(request: "EvalRequest", specs: Sequence[ModelSpec]) -> N
         raise BadArgument(f"--name names one model, not {len(specs)}. Name one --model, or leave --name out.")
 
 
-def _with_data(request: "EvalRequest", specs: list[ModelSpec]) -> tuple[list[ModelSpec], str | None]:
+def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[ModelSpec], str | None]:
     """The models, without those of a pattern that are of other data, and the name of the dataset; None for files."""
     if request.images is not None or request.gt is not None:
         return specs, None
@@ -121,7 +119,7 @@ def _with_data(request: "EvalRequest", specs: list[ModelSpec]) -> tuple[list[Mod
     return specs, request.data
 
 
-def _opened(request: "EvalRequest", specs: Sequence[ModelSpec], data: str | None) -> tuple[Dataset, bool]:
+def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) -> tuple[Dataset, bool]:
     """The dataset, and whether missing files may be downloaded."""
     ids = None if request.image_ids is None else _image_ids(request.image_ids)
 

@@ -3,50 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from panbench.base.errors import BadArgument
 from panbench.base.studies import Option
-from panbench.base.text import listed
 from panbench.evaluation.options import StudyOptions
+from panbench.studies.ensembles.views import parse_views
 
 if TYPE_CHECKING:
     from panbench.models.model import Model
 
-__all__ = ["ViewOptions", "Views", "parse_views"]
-
-
-@dataclass(frozen=True)
-class Views:
-    """The views of an image: each scale, and mirrored too where `flip`. The first is the image as it is."""
-
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-
-    def __len__(self) -> int:
-        return len(self.scales) * (2 if self.flip else 1)
-
-    def __str__(self) -> str:
-        scales = "scales=" + ":".join(f"{scale:g}" for scale in self.scales)
-        return f"flip,{scales}" if self.flip else scales
-
-
-def parse_views(text: str) -> Views:
-    """The views that `flip,scales=0.75:1.25` names; scale 1 is always among them. Raises BadArgument."""
-    scales, mirrored = [1.0], False
-    for word in (word.strip() for word in text.split(",") if word.strip()):
-        name, equals, values = word.partition("=")
-        if name == "flip" and not equals:
-            mirrored = True
-        elif name == "scales" and values:
-            try:
-                scales += [float(value) for value in values.split(":")]
-            except ValueError:
-                raise BadArgument(f"--tta {word}: scales are numbers, as in scales=0.75:1.25.") from None
-        elif name != "none":
-            raise BadArgument(f"--tta {word}: views are flip, and scales=0.75:1.25. Or none, for the image alone.")
-    outside = [scale for scale in scales if not 0.1 <= scale <= 4]
-    if outside:
-        raise BadArgument(f"--tta: scales lie between 0.1 and 4, not {listed(outside)}.")
-    return Views(tuple(dict.fromkeys(scales)), mirrored)
+__all__ = ["ViewOptions"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +32,6 @@ class ViewOptions(StudyOptions):
         """The model behind its views. Raises BadArgument when it gives finished maps."""
         if self.tta is None:
             return model
-        from panbench.studies.ensembles.views import AugmentedModel
+        from panbench.studies.ensembles.augmented_model import AugmentedModel
 
         return AugmentedModel(model, parse_views(self.tta))
