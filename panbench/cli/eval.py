@@ -37,6 +37,7 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
 
         from panbench.cli.prepare import prepare
         from panbench.evaluation.several import check_models, evaluate_models, what_runs
+        from panbench.evaluation.tools.doctor import unused_gpu
 
     work = prepare(request, studies)
     with console.Bars(lines=True) as bars:
@@ -45,7 +46,7 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
     for spec, error in failures.items():
         console.note(f"{spec.name} will fail, the other models run: {error}")
     console.say(what_runs(work.specs, work.dataset, work.opening, work.options))
-    if request.device == "auto" and (reason := _unused_gpu()) is not None:
+    if request.device == "auto" and (reason := unused_gpu()) is not None:
         console.note(reason)
     try:
         outcomes = evaluate_models(
@@ -69,15 +70,6 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
     _show_all(work, outcomes)
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
-
-
-def _unused_gpu() -> str | None:
-    """Why a GPU of this machine goes unused, in a sentence; None where there is none, or one is used."""
-    import torch
-
-    from panbench.evaluation.tools.doctor import why_no_cuda
-
-    return None if torch.cuda.is_available() else why_no_cuda(torch.version.cuda)
 
 
 def _show_outcome(work: "Prepared", debug: bool) -> "Callable[[Outcome], None]":
