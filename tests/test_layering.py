@@ -139,8 +139,6 @@ TO_BE_HOOKS = {
     ("cli/compare.py", "seeds"),
     ("cli/compare.py", "unfused"),
     ("cli/score.py", "unfused"),
-    ("runs/writer.py", "unfused"),
-    ("runs/folder.py", "unfused"),
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from panbench.base.places import BrokenPlace, load
 
-__all__ = ["GROUP", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "places"]
+__all__ = ["GROUP", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "named"]
 
 GROUP = "panbench.studies"
 """The entry-point group by which packages of others add studies, and the package that holds ours."""
@@ -65,6 +65,8 @@ class Study:
         `panbench.evaluation.options.StudyOptions`
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
     measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
+    tables: what it keeps of each image beside a run's parts (runs/side_tables.py): by the name of a folder in the run,
+        what its rows are, in words
     plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind
     definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
     """
@@ -76,6 +78,7 @@ class Study:
     options: Mapping[str, str] = field(default_factory=dict)
     section: str = ""
     measures: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, str] = field(default_factory=dict)
     definitions: str = ""
 
@@ -132,10 +135,10 @@ def added(kind: str, key: str | None = None) -> dict[str, Any]:
     return found
 
 
-def places(kind: str) -> dict[str, str]:
-    """The places that studies add under names, not loaded. kind: a field of `Study` that holds places by name."""
+def named(kind: str) -> dict[str, str]:
+    """What studies add under names, not loaded. kind: a field of `Study` that holds something by name."""
     found: dict[str, str] = {}
     for study in find_studies():
-        for name, place in getattr(study, kind).items():
-            found.setdefault(name, place)
+        for name, value in getattr(study, kind).items():
+            found.setdefault(name, value)
     return found

@@ -54,6 +54,11 @@ _FusedByRule = dict[Rule, Fused]
 """The fused maps of one image, one for each of the targets' rules."""
 
 
+def block_is_full(images: int, since: float) -> bool:
+    """Whether a block of so many images, which was begun at `since` (time.monotonic), is to be written."""
+    return images >= BLOCK_IMAGES or time.monotonic() - since >= BLOCK_SECONDS
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """A run that the loop writes: its writer, its fusion rule, and the folder for id maps (None: none are kept)."""
@@ -450,7 +455,7 @@ class Loop:
                         own[stage] += spent
         self.scored_now += len(results)
         self.reporter.progress(self.model.spec.title, self._scored_before + self.scored_now, self.expected)
-        if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._block_since >= BLOCK_SECONDS:
+        if block_is_full(len(self._block), self._block_since):
             self._write_block()
 
     def _write_block(self) -> None:

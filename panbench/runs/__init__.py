@@ -5,7 +5,7 @@
 
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
-from panbench.runs.layout import CANDIDATES, ORACLE, ORACLE_BLOCKS, PREDICTIONS, PREDICTIONS_JSON, WRITTEN
+from panbench.runs.layout import CANDIDATES, ORACLE, ORACLE_BLOCKS, PREDICTIONS, PREDICTIONS_JSON, written
 from panbench.runs.predictions import write_predictions_json
 from panbench.runs.record import (
     SCHEMA,
@@ -35,7 +35,6 @@ __all__ = [
     "PREDICTIONS",
     "PREDICTIONS_JSON",
     "SCHEMA",
-    "WRITTEN",
     "CategoryMapRecord",
     "DatasetRecord",
     "DeviceRecord",
@@ -67,4 +66,5 @@ __all__ = [
     "run_bytes",
     "unfinished_run",
     "write_predictions_json",
+    "written",
 ]
