@@ -29,6 +29,7 @@ Float = npt.NDArray[np.float64]
 DOCS = Path(__file__).parent.parent / "docs" / "uncertainty.md"
 RATES = Path(__file__).parent.parent / "panbench" / "metrics" / "coverage.csv"
 GROUPS = ("All", "Things", "Stuff")
+OF_SLICES = ("PQ", "RQ")
 IMAGES = (20, 50, 100, 200, 500, 2000, 5000)
 WEAKER, BETTER = -1.6, 0.2
 """What the weaker model lacks and the better one has, in log-odds of finding an object."""
@@ -162,8 +163,8 @@ def slices(populations: Populations, draws: int, rates: list[str]) -> list[str]:
     answers = populations.answers("coco")
     population, truth = answers.sample(by_size=True), np.nanmean(answers.quotients(by_size=True), axis=-1)
     lines = [
-        f"| images | {' | '.join(f'{metric} {size}' for metric in METRICS for size in SIZES)} |",
-        "| --- " * 10 + "|",
+        f"| images | {' | '.join(f'{metric} {size}' for metric in ('PQ', 'RQ') for size in SIZES)} |",
+        "| --- " * 7 + "|",
     ]
     number = max(draws // 2, 10)
     for images in (100, 200, 500, 2000):
@@ -173,7 +174,7 @@ def slices(populations: Populations, draws: int, rates: list[str]) -> list[str]:
             for row in intervals(sample).itertuples():
                 of = truth[METRICS.index(row.metric), SIZES.index(row.group)]
                 hits[row.group, row.metric] += row.low <= of <= row.high
-        cells = [rate(hits[size, metric], number) for metric in METRICS for size in SIZES]
+        cells = [rate(hits[size, metric], number) for metric in OF_SLICES for size in SIZES]
         lines.append(f"| {images:,} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     return [

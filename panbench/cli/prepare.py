@@ -16,7 +16,7 @@ from panbench.cli.request import check_weights, default_data, leave_out_others, 
 from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
 from panbench.evaluation.several import Opening, run_folders
-from panbench.evaluation.tools.trackers import check_trackers
+from panbench.evaluation.trackers import check_trackers
 
 __all__ = ["Prepared", "prepare"]
 

@@ -47,8 +47,8 @@ def intervals(statistics: ImageStatistics | Sample, *, level: float = 0.95, grou
 
     Columns: group ("All", … or the slice; None for a category), category_id (0 for a group), name, metric, value (of
     these images, as panopticapi has it), low, high (of all images that these stand for), images (that hold the scope).
-    low and high are NaN where fewer than 10 images hold the scope; of a category, in their ground truth, and for SQ
-    with a match. groups_only: without the rows of single categories.
+    low and high are NaN for SQ of slices, and where fewer than 10 images hold the scope; of a category, in their ground
+    truth, and for SQ with a match. groups_only: without the rows of single categories.
     """
     if not 0 < level < 1:
         raise BadArgument(f"level must lie between 0 and 1, not {level}.")
@@ -59,6 +59,9 @@ def intervals(statistics: ImageStatistics | Sample, *, level: float = 0.95, grou
 def interval_rows(stack: Stack, run: int, level: float, *, groups_only: bool = False) -> pd.DataFrame:
     """`intervals` of one run of a stack."""
     low, high = Jackknife.of(stack, run).estimate().interval(level)
+    if len(stack.scopes) == len(stack.members):
+        # Many categories of a slice by size have false positives alone, which say nothing of whether they can match.
+        low[1] = high[1] = np.nan
     scopes = stack.scopes[: len(stack.members)] if groups_only else stack.scopes
     if len(scopes) > len(stack.members):
         of_cells = _of_cells(stack, run, level)

@@ -179,6 +179,8 @@ def test_slices_have_intervals(random_scenes):
     for name in expected.index:
         assert row(table, group=name)["value"] == pytest.approx(expected.loc[name, "PQ"], rel=1e-12)
         assert row(table, group=name)["low"] <= row(table, group=name)["high"]
+        # Of SQ no method held what it said.
+        assert math.isnan(row(table, "SQ", group=name)["low"])
 
 
 def test_dense_and_sparse_sums_give_the_same_intervals(random_scenes):
