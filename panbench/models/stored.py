@@ -11,6 +11,7 @@ and compares. So the default rule gives the map of the evaluation, and any other
 import json
 import math
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +30,9 @@ from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances
 from panbench.models.rules.base import Rule, SettledMap
 from panbench.models.rules.resize import possible_winners
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
+from panbench.runs import check_recorded, recorded
 
-__all__ = ["LOW_GATE", "VERSION", "Encoded", "StoredOutputs", "decode", "encode", "write_block"]
+__all__ = ["LOW_GATE", "VERSION", "Encoded", "StoredOutputs", "block_of", "decode", "encode", "write_block"]
 
 VERSION = 3
 # Version 1 had all masks in half precision, as `exact=False` still has them; version 2 had a checksum of the payload
@@ -155,8 +157,8 @@ def _row_crc32(image_id: int, header: str, payload: bytes) -> int:
     return zlib.crc32(payload, zlib.crc32(f"{image_id}\n{header}\n".encode()))
 
 
-def write_block(path: str | os.PathLike[str], images: Sequence[tuple[int, Encoded]], about: dict[str, Any]) -> None:
-    """Writes a block of images, atomically. about: what a reader must know, as {"run": id, "low_gate": …}."""
+def block_of(images: Sequence[tuple[int, Encoded]], about: dict[str, Any]) -> bytes:
+    """The file of a block of images. about: what a reader must know, as {"run": id, "low_gate": …}."""
     rows = [(image_id, json.dumps(encoded.header), encoded.payload) for image_id, encoded in images]
     said = json.dumps({**about, "version": VERSION}).encode()
     table = pa.table(
@@ -168,17 +170,31 @@ def write_block(path: str | os.PathLike[str], images: Sequence[tuple[int, Encode
         },
         schema=_SCHEMA.with_metadata({_ABOUT: said, _ABOUT_CRC32: str(zlib.crc32(said)).encode()}),
     )
-    with atomic_write(path) as handle, pa.ipc.new_file(handle, table.schema) as writer:
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_file(content, table.schema) as writer:
         # A batch an image: one is read without the others.
         writer.write_table(table, max_chunksize=1)
+    return bytes(content.getvalue())
+
+
+def write_block(path: str | os.PathLike[str], images: Sequence[tuple[int, Encoded]], about: dict[str, Any]) -> None:
+    """Writes `block_of` some images, atomically."""
+    with atomic_write(path) as handle:
+        handle.write(block_of(images, about))
 
 
 class StoredOutputs:
     """The stored images of a run: which there are, and each as it left the network."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Opens all blocks of a folder. Raises BadRun for one that is torn, foreign, or of another version."""
+        """Opens all blocks of a folder. Raises BadRun for one that is torn, foreign, or of another version.
+
+        A block is held against the SHA-256 that its run recorded, if it did, when an image is first read from it.
+        """
         self.folder = Path(folder)
+        self._hashes = recorded(self.folder.parent)
+        self._checked: set[Path] = set()
+        self._checking = threading.Lock()
         self.about: dict[str, Any] = {}
         self._place: dict[int, tuple[Path, int]] = {}
         blocks = sorted(self.folder.glob("[0-9]*.arrow")) if self.folder.is_dir() else []
@@ -226,6 +242,10 @@ class StoredOutputs:
         if image_id not in self._place:
             raise BadRun(f"{self.folder} holds no candidates of image {image_id}.")
         path, row = self._place[image_id]
+        with self._checking:
+            if path not in self._checked:
+                check_recorded(self.folder.parent, f"{self.folder.name}/{path.name}", self._hashes)
+                self._checked.add(path)
         try:
             with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
                 batch = reader.get_batch(row)

@@ -2,6 +2,7 @@
 
 __all__ = [
     "CANDIDATES",
+    "HASHES",
     "MARK",
     "ORACLE",
     "ORACLE_BLOCKS",
@@ -20,6 +21,8 @@ PARTS = "parts"
 PREDICTIONS = "predictions"
 PREDICTIONS_JSON = "predictions.json"
 CANDIDATES = "candidates"
+HASHES = "hashes"
+"""The SHA-256 of candidates, predictions.json and the oracle (manifest.py)."""
 UNFUSED = "unfused"
 """What AP_pan and mIoU_pan are measured from."""
 ORACLE = "oracle.parquet"
@@ -27,5 +30,5 @@ ORACLE = "oracle.parquet"
 ORACLE_BLOCKS = "oracle-blocks"
 """What it found so far, until it is done."""
 
-WRITTEN = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, UNFUSED, ORACLE, ORACLE_BLOCKS)
+WRITTEN = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HASHES, UNFUSED, ORACLE, ORACLE_BLOCKS)
 """All of them. Whatever else lies in a run folder is the user's: it is neither deleted nor replaced."""

@@ -16,6 +16,7 @@ from panbench.base.errors import BadRun
 from panbench.panoptic.parts import PART, metadata_of
 from panbench.runs.layout import (
     CANDIDATES,
+    HASHES,
     MARK,
     ORACLE,
     ORACLE_BLOCKS,
@@ -25,6 +26,7 @@ from panbench.runs.layout import (
     RECORD,
     UNFUSED,
 )
+from panbench.runs.manifest import MANIFEST
 from panbench.runs.membership import run_of
 from panbench.runs.record import PartRecord, RunInfo, read_info
 
@@ -36,7 +38,7 @@ _CANDIDATES = re.compile(r"\d+-\d+\.arrow")
 _ORACLE_BLOCK = re.compile(r"[0-9a-f]{20}\.parquet")
 # In this order: a removal that is cut short leaves what tells which files are the run's.
 _FILES = (PREDICTIONS_JSON, ORACLE, MARK, RECORD)
-_FOLDERS = (PARTS, UNFUSED, CANDIDATES, ORACLE_BLOCKS, PREDICTIONS)
+_FOLDERS = (HASHES, PARTS, UNFUSED, CANDIDATES, ORACLE_BLOCKS, PREDICTIONS)
 
 IsOwn = Callable[[PurePosixPath], bool]
 """Whether panbench gave a name; the path is relative to one of the run's folders."""
@@ -96,6 +98,7 @@ class _OwnFiles:
         return {
             PARTS: self._part_names(PARTS, None if info is None else info.parts),
             UNFUSED: self._part_names(UNFUSED, None if info is None else info.unfused),
+            HASHES: lambda name: MANIFEST.fullmatch(str(name)) is not None,
             CANDIDATES: lambda name: _CANDIDATES.fullmatch(str(name)) is not None,
             ORACLE_BLOCKS: lambda name: _ORACLE_BLOCK.fullmatch(str(name)) is not None,
             PREDICTIONS: _names_of(self._prediction_names()),

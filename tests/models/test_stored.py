@@ -226,11 +226,11 @@ def test_blocks_give_each_image_back(folder):
 
 def test_an_image_that_comes_twice_is_kept_once(tmp_path):
     # A batch that a device has room to infer but not to fuse is inferred again in halves.
-    keeper = CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"})
+    keeper = CandidateKeeper(tmp_path / "candidates", parse_rule("mask2former"), {"run": "abc"})
     for image_id in (1, 2, 1, 2):
         keeper.hear(scene_of(Path("photo.jpg"), image_id, 96, 128), queries(image_id))
     keeper.close()
-    assert StoredOutputs(tmp_path).image_ids == (1, 2)
+    assert StoredOutputs(tmp_path / "candidates").image_ids == (1, 2)
 
 
 def test_a_folder_without_candidates_says_how_to_make_them(tmp_path):
