@@ -19,6 +19,7 @@ from typing import Any
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.files import cache_dir
+from panbench.base.places import Register
 
 MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
 TRANSFORMERS = "panbench.models.transformers.adapter:TransformersAdapter"
@@ -39,6 +40,25 @@ FAMILIES: Mapping[str, str] = {
 
 A config may name an adapter of its own (`"adapter": "package.module:Class"`), and then any family.
 """
+
+RULES = Register(
+    "panbench.rules",
+    {
+        "panoptic-fpn": "panbench.models.rules.panoptic_fpn:PanopticFPN",
+        "detr": "panbench.models.rules.detr:DETR",
+        "maskformer": "panbench.models.rules.compete:MaskFormer",
+        "mask2former": "panbench.models.rules.compete:Mask2Former",
+        "mask-wise": "panbench.models.rules.mask_wise:MaskWise",
+        "kmax": "panbench.models.rules.kmax:KMaX",
+        "oneformer": "panbench.models.rules.compete:OneFormer",
+        "maskdino": "panbench.models.rules.compete:MaskDINO",
+        "eomt": "panbench.models.rules.compete:EoMT",
+        "argmax": "panbench.models.rules.compete:PixelArgmax",
+        "transformers": "panbench.models.rules.transformers:Transformers",
+        "given": "panbench.models.rules.given:Given",
+    },
+)
+"""The fusion rules by name. Importing one imports torch; their names and places do not."""
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PACKAGE = Path(__file__).resolve().parent
@@ -182,7 +202,7 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     if wanted.endswith(_CONFIG_SUFFIXES):
         raise BadModel(f"{name!r} is a config file, not the name of a model. Pass it as --config {name}.")
     owner, dashes, rest = name.strip().partition("--")
-    if dashes and hub.Repository(f"{owner}/{rest}").folder.is_dir():
+    if dashes and hub.is_known(hub.Repository(f"{owner}/{rest}")):
         # The name that its runs have.
         return spec_from_repository(f"hf:{owner}/{rest}")
     near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.5)

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from panbench.catalog import find_model
-from panbench.models.base import HostedModel, keep_as_autocast_has_them, open_model
+from panbench.models.devices import keep_as_autocast_has_them
+from panbench.models.host import HostedModel
+from panbench.models.opening import open_model
 
 Way = Callable[[Tensor], Sequence[Tensor]]
 

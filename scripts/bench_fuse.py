@@ -36,8 +36,9 @@ from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.stored_runs import StoredModel
-from panbench.models.base import LoadedImage, Model, open_model
 from panbench.models.candidates import Candidates, Instances, Output
+from panbench.models.model import LoadedImage, Model
+from panbench.models.opening import open_model
 from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png
 from panbench.runs import Run

@@ -20,7 +20,7 @@ from panbench.base.files import write_json
 from panbench.catalog import find_model
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
-from panbench.models.base import open_model
+from panbench.models.opening import open_model
 
 
 def main() -> None:

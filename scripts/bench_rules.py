@@ -21,8 +21,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from panbench.models.base import choose_device
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, Instances, Output, softmax_candidates
+from panbench.models.devices import choose_device
 from panbench.models.rules import RULES, fuse
 from panbench.models.synthetic import tiles
 

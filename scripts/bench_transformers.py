@@ -32,8 +32,9 @@ sys.path.insert(0, str(ROOT))
 
 from panbench.catalog import find_model  # noqa: E402
 from panbench.datasets import shapes  # noqa: E402
-from panbench.models.base import HostedModel, open_model  # noqa: E402
+from panbench.models.host import HostedModel  # noqa: E402
 from panbench.models.labels import coco_labels  # noqa: E402
+from panbench.models.opening import open_model  # noqa: E402
 from panbench.models.predict import scene_of  # noqa: E402
 from panbench.models.rules import fuse  # noqa: E402
 

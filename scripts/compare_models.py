@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from panbench.catalog import ModelSpec, find_model  # noqa: E402
-from panbench.models.base import HostedModel, open_model  # noqa: E402
 from panbench.models.candidates import Candidates, Frame  # noqa: E402
+from panbench.models.host import HostedModel  # noqa: E402
 from panbench.models.labels import coco_labels  # noqa: E402
+from panbench.models.opening import open_model  # noqa: E402
 from panbench.models.rules import fuse, parse_rule  # noqa: E402
 from panbench.models.transformers.families import fitted  # noqa: E402
 from panbench.studies.fusing.arrays import fuse_arrays, read_arrays  # noqa: E402

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from panbench.catalog import MMDET, ModelSpec, load_catalog
-from panbench.models.base import count_parameters
+from panbench.models.host import count_parameters
 from panbench.models.mmdet.config import build_model, load_config
 
 

@@ -46,7 +46,12 @@ def rows(record: type, path: str = "") -> Iterator[tuple[str, str, str]]:
     texts = _texts(record)
     for field in dataclasses.fields(record):
         place = f"{path}.{field.name}" if path else field.name
-        yield place, _spoken(hints[field.name]), texts.get(field.name, "")
+        text = " ".join(texts.get(field.name, "").split())
+        if field.name == "side_tables":
+            # Not under this name: each table stands under its own.
+            yield "TABLE", "list of object or null", text
+            continue
+        yield place, _spoken(hints[field.name]), text
         for part in (hints[field.name], *typing.get_args(hints[field.name])):
             if dataclasses.is_dataclass(part) and _texts(typing.cast(type, part)):
                 yield from rows(typing.cast(type, part), place)

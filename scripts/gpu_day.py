@@ -31,8 +31,8 @@ from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.benchmark import benchmark, share_that_differs
 from panbench.models import feeding
-from panbench.models.base import open_model, resolve_weights
 from panbench.models.mmdet import operators
+from panbench.models.opening import open_model, resolve_weights
 from panbench.models.predict import category_ids, prediction_of
 from panbench.models.rules import fuse
 

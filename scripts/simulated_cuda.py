@@ -295,7 +295,7 @@ def measure(name: str, batch: int, size: tuple[int, int], weights: str, plant: i
 
     from panbench.catalog import find_model
     from panbench.datasets.generated import generated_dataset
-    from panbench.models.base import open_model
+    from panbench.models.opening import open_model
     from panbench.models.rules import fuse
 
     with simulation():

@@ -19,7 +19,7 @@ from panbench.base.files import atomic_write, sha256_of  # noqa: E402
 from panbench.catalog import find_model  # noqa: E402
 from panbench.datasets import open_dataset, shapes  # noqa: E402
 from panbench.evaluation.evaluate import evaluate  # noqa: E402
-from panbench.models.base import open_model  # noqa: E402
+from panbench.models.opening import open_model  # noqa: E402
 
 __all__ = ["export"]
 

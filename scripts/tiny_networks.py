@@ -10,7 +10,8 @@ import torch
 
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import shapes
-from panbench.models.base import HostedModel, open_model
+from panbench.models.host import HostedModel
+from panbench.models.opening import open_model
 
 __all__ = ["MASK_DINO", "NAMES", "NETWORKS", "SEGFORMER", "SPECS", "open_tiny"]
 

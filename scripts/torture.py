@@ -49,7 +49,7 @@ from panbench.base.errors import BadRun, PanbenchError
 from panbench.cli.signals import interrupted_by_signals
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.report.answers.tables import compare
+from panbench.report.answers.tables import comparison_rows
 from panbench.runs import Run, RunWriter, finish_replacement, load_run
 from panbench.scoring.folder import score_folder
 
@@ -227,7 +227,7 @@ def is_right(scene: Scene, path: Path, names: tuple[str, ...]) -> str:
     """The state of a run, which must be whole with one of the right numbers, or say that it is not whole."""
     if not (path / "run.json").exists():
         return "absent"
-    row = compare([load_run(path)])[0]
+    row = comparison_rows([load_run(path)])[0]
     if row.complete:
         expect(any(row.PQ == scene.PQ[name] for name in names), f"a complete run of PQ {row.PQ} is none of {names}")
     return "complete" if row.complete else "incomplete"
@@ -264,7 +264,7 @@ def kill_overwriting(scene: Scene, rng: random.Random, out: Path) -> str:
     ended(pid)
     with contextlib.suppress(BadRun):
         finish_replacement(out)  # killed between its renames
-    row = compare([load_run(out)])[0]
+    row = comparison_rows([load_run(out)])[0]
     expect(row.complete, "neither the old nor the new run is whole")
     which = next((name for name in ("poor", "good") if row.PQ == scene.PQ[name]), None)
     expect(which is not None, f"PQ {row.PQ} is of neither run")
@@ -393,7 +393,7 @@ def changed_part(scene: Scene, rng: random.Random, out: Path) -> str:
     else:
         part.write_bytes(change_bytes(rng, before))
     same = part.exists() and part.read_bytes() == before
-    row = compare([load_run(out)])[0]
+    row = comparison_rows([load_run(out)])[0]
     expect(same or not row.complete, "a changed part was believed")
     expect(command("verify", out)[0] == (0 if same else 1), "verify did not see a changed part")
     return "incomplete" if not row.complete else "unchanged"

@@ -12,7 +12,6 @@ core start without them.
 """
 
 import functools
-import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
@@ -20,16 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from panbench.base.errors import PanbenchError
+from panbench.base.places import BrokenPlace, load
 
-__all__ = ["GROUP", "BrokenStudy", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "load", "places"]
+__all__ = ["GROUP", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "named"]
 
 GROUP = "panbench.studies"
 """The entry-point group by which packages of others add studies, and the package that holds ours."""
-
-
-class BrokenStudy(PanbenchError):
-    """A study that cannot be loaded, or that lacks what its record names."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,8 @@ class Study:
     options: the options that it adds to a command of the core, by the command's name ("eval", "score", "compare")
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
     measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
+    tables: what it keeps of each image beside a run's parts (runs/side_tables.py): by the name of a folder in the run,
+        what its rows are, in words
     plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind
     definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
     """
@@ -67,6 +64,7 @@ class Study:
     options: Mapping[str, str] = field(default_factory=dict)
     section: str = ""
     measures: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, str] = field(default_factory=dict)
     definitions: str = ""
 
@@ -89,7 +87,7 @@ def _found() -> tuple[tuple[Study, ...], tuple[str, ...]]:
     for name, place in places.items():
         try:
             study = load(place)
-        except BrokenStudy as error:
+        except BrokenPlace as error:
             broken.append(f"The study {name} is left out: {error}")
             continue
         if isinstance(study, Study):
@@ -113,7 +111,7 @@ def added(kind: str, key: str | None = None) -> dict[str, Any]:
     """What each study adds of a kind, loaded, by the study's name and in the studies' order.
 
     kind: a field of `Study` that holds a place, or with `key` one that holds places by name
-    Raises BrokenStudy when a place does not exist.
+    Raises BrokenPlace when a place does not exist.
     """
     found = {}
     for study in find_studies():
@@ -123,26 +121,10 @@ def added(kind: str, key: str | None = None) -> dict[str, Any]:
     return found
 
 
-def places(kind: str) -> dict[str, str]:
-    """The places that studies add under names, not loaded. kind: a field of `Study` that holds places by name."""
+def named(kind: str) -> dict[str, str]:
+    """What studies add under names, not loaded. kind: a field of `Study` that holds something by name."""
     found: dict[str, str] = {}
     for study in find_studies():
-        for name, place in getattr(study, kind).items():
-            found.setdefault(name, place)
+        for name, value in getattr(study, kind).items():
+            found.setdefault(name, value)
     return found
-
-
-def load(place: str) -> Any:
-    """The object that "package.module:NAME" names. Raises BrokenStudy."""
-    module, colon, name = place.partition(":")
-    if not colon:
-        raise BrokenStudy(f"{place!r} names no object. Write package.module:NAME.")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except AttributeError:
-        raise BrokenStudy(f"the module {module} has no {name}.") from None
-    except ModuleNotFoundError as error:
-        # A library that is absent is the user's to install, and the command line says how.
-        if error.name is None or not module.startswith(error.name):
-            raise
-        raise BrokenStudy(f"there is no module {module}.") from None

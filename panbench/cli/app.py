@@ -22,7 +22,8 @@ from typer.core import TyperCommand
 
 from panbench import __version__
 from panbench.base.errors import PanbenchError
-from panbench.base.studies import find_studies, load
+from panbench.base.places import load
+from panbench.base.studies import find_studies
 from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
 from panbench.cli.signals import interrupted_by_signals

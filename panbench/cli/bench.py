@@ -10,11 +10,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from panbench.base.computing import PRECISIONS
 from panbench.base.errors import BadArgument
 from panbench.catalog import choose_models
 from panbench.cli import console
 from panbench.cli.command import (
-    PRECISIONS,
     Checkpoint,
     Config,
     Device,

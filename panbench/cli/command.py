@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from panbench.base.computing import DEVICES
 from panbench.cli import console
 
 if TYPE_CHECKING:
@@ -137,25 +138,6 @@ def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: b
     return may_download(missing_for(specs, weights=weights), download)
 
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
-# As panbench.models.rules.RULES names them; that module loads torch, and completion must not.
-RULES = (
-    "paper",
-    "panoptic-fpn",
-    "detr",
-    "maskformer",
-    "mask2former",
-    "mask-wise",
-    "kmax",
-    "oneformer",
-    "maskdino",
-    "eomt",
-    "argmax",
-    "transformers",
-)
-SLICINGS = ("size", "share", "segments", "supercategory")
-
 _MODELS_PANEL = "Models"
 
 
@@ -216,8 +198,20 @@ def exif_option(panel: str | None = None) -> Any:
     )
 
 
-By = one_of(*SLICINGS)
-rule_names = one_of(*RULES)
+def slicings(incomplete: str) -> list[str]:
+    """Completions of --by."""
+    from panbench.metrics.slices import SLICINGS
+
+    return one_of(*SLICINGS)(incomplete)
+
+
+def rule_names(incomplete: str) -> list[str]:
+    """Completions of --rule."""
+    from panbench.catalog import RULES
+
+    return one_of("paper", *(name for name in RULES if name != "given"))(incomplete)
+
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders)]
 Runs = Annotated[
     list[Path],

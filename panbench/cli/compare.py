@@ -14,7 +14,6 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.cli import console
 from panbench.cli.command import (
     AsJson,
-    By,
     Claims,
     OwnSlices,
     Raw,
@@ -25,6 +24,7 @@ from panbench.cli.command import (
     flag,
     note_damage,
     option,
+    slicings,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def compare(
     ] = None,
     out: Annotated[Path | None, option("Write to this file instead of printing.", None, "FILE")] = None,
     by: Annotated[
-        str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT", autocompletion=By)
+        str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT", autocompletion=slicings)
     ] = None,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False,
@@ -199,7 +199,7 @@ def metrics(
     runs: Runs,
     by: Annotated[
         list[str] | None,
-        option("By size, share, segments or supercategory; several times.", None, "WHAT", autocompletion=By),
+        option("By size, share, segments or supercategory; several times.", None, "WHAT", autocompletion=slicings),
     ] = None,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,

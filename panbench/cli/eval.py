@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from panbench.base.computing import PRECISIONS
 from panbench.base.errors import BadArgument
 from panbench.cli import console
 from panbench.cli.command import (
-    PRECISIONS,
     Checkpoint,
     Config,
     Device,

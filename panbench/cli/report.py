@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.studies import places
+from panbench.base.studies import named
 from panbench.catalog import choose_model
 from panbench.cli import console
 from panbench.cli.command import (
@@ -306,7 +306,7 @@ def plot(
         typer.Argument(
             metavar="KIND",
             autocompletion=_plot_kinds,
-            help=f"{', '.join([*_PLOTS, *places('plots')])}, confusion (of one run) or images (of two).",
+            help=f"{', '.join([*_PLOTS, *named('plots')])}, confusion (of one run) or images (of two).",
         ),
     ],
     runs: Runs,

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from panbench.base.errors import BadArgument
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import cache_dir
+from panbench.base.places import Register
 from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
@@ -13,7 +14,10 @@ from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_pa
 from panbench.panoptic.coco import read_panoptic_json
 from panbench.panoptic.types import Exif
 
-__all__ = ["CocoMissing", "Dataset", "missing_files", "open_dataset"]
+__all__ = ["DATASETS", "CocoMissing", "Dataset", "missing_files", "open_dataset"]
+
+DATASETS = Register("panbench.datasets", {})
+"""Datasets of other packages by the name that --data takes: functions (split=, limit=, image_ids=) → Dataset."""
 
 
 def open_dataset(
@@ -32,7 +36,8 @@ def open_dataset(
     """The dataset named by the arguments of `panbench eval`.
 
     data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco), or a
-        folder in mmdet's layout; not used when `gt` and `images` give a JSON and a folder of images
+        folder in mmdet's layout, or a name in DATASETS; not used when `gt` and `images` give a JSON and a folder of
+        images
     exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
@@ -52,6 +57,8 @@ def open_dataset(
         return dataclasses.replace(
             opened, name="shapes" if size == shapes.DEFAULT_SIZE else f"shapes-{size[0]}x{size[1]}"
         ).with_exif(exif)
+    if name in DATASETS:
+        return _of_others(name, DATASETS[name](split=split, limit=limit, image_ids=image_ids)).with_exif(exif)
     folder = _folder(name)
     try:
         return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
@@ -79,6 +86,15 @@ def missing_files(
     if _is_own_set(folder, split_of_coco):
         return None
     return coco_missing(folder, split_of_coco, _first(limit, image_ids))
+
+
+def _of_others(name: str, found: object) -> Dataset:
+    """What a dataset of another package gave. Raises BadDataset when it is not a dataset."""
+    if not isinstance(found, Dataset):
+        raise BadDataset(
+            f"The dataset {name} ({DATASETS.places[name]}) returned a {type(found).__name__}, not a Dataset."
+        )
+    return found
 
 
 def _folder(name: str) -> Path:

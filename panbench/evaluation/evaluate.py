@@ -24,9 +24,10 @@ from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name, worker_threads
 from panbench.evaluation.options import DEFAULTS, EvaluateOptions
 from panbench.evaluation.record import changed_files, close_run, first_record, refuse_other_settings, resume_settings
-from panbench.models.base import Model, open_model, way_of_running
 from panbench.models.candidates import Candidates, FinishedMap, NonFiniteOutput
 from panbench.models.keeping import CandidateKeeper
+from panbench.models.model import Model, way_of_running
+from panbench.models.opening import open_model
 from panbench.models.predict import CategoryIds, category_ids, labels_as_categories, model_categories
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes

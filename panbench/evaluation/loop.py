@@ -29,8 +29,8 @@ from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
-from panbench.models.base import LoadedImage, Model, batch_key, way_of_running
-from panbench.models.candidates import NonFiniteOutput, Output
+from panbench.models.candidates import NonFiniteOutput, Output, check_classes
+from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic.coco import read_id_png, write_id_png
@@ -52,6 +52,11 @@ Clock = dict[str, float]
 
 _FusedByRule = dict[Rule, Fused]
 """The fused maps of one image, one for each of the targets' rules."""
+
+
+def block_is_full(images: int, since: float) -> bool:
+    """Whether a block of so many images, which was begun at `since` (time.monotonic), is to be written."""
+    return images >= BLOCK_IMAGES or time.monotonic() - since >= BLOCK_SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +91,7 @@ def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list
     by_size: dict[Hashable, list[Scene]] = {}
     for scene in scenes:
         # Alone in its batch, no image needs to know.
-        alike = batch_key(model, scene.image) if batch_size > 1 else (scene.image.height, scene.image.width)
+        alike = model.batch_key(scene.image) if batch_size > 1 else (scene.image.height, scene.image.width)
         by_size.setdefault(alike, []).append(scene)
     return [
         group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
@@ -362,6 +367,7 @@ class Loop:
         marks.add()
         try:
             outputs = self.model.candidates(batch)
+            check_classes(outputs, self.model.class_names, self.model.spec.title)
             self._pass_on(batch, outputs)
         except NonFiniteOutput as error:
             raise self._not_finite(batch, error) from error
@@ -454,7 +460,7 @@ class Loop:
                         own[stage] += spent
         self.scored_now += len(results)
         self.reporter.progress(self.model.spec.title, self._scored_before + self.scored_now, self.expected)
-        if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._block_since >= BLOCK_SECONDS:
+        if block_is_full(len(self._block), self._block_since):
             self._write_block()
 
     def _write_block(self) -> None:

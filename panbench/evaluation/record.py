@@ -16,7 +16,7 @@ from panbench.datasets.category_map import CategoryMap
 from panbench.datasets.instances import InstanceSet
 from panbench.evaluation.loop import Report
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models.base import Model, way_of_running
+from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
 from panbench.runs import (
     CategoryMapRecord,
@@ -55,7 +55,7 @@ def first_record(
     return RunInfo(
         model=described,
         # Fusing again gives a stored model another rule; `paper` is then its own.
-        rule=replace(RuleRecord.of(rule.record()), default=rule == getattr(model, "paper", model.rule)),
+        rule=replace(RuleRecord.of(rule.record()), default=rule == model.paper),
         dataset=DatasetRecord(
             name=dataset.name,
             split=dataset.split,
@@ -69,7 +69,7 @@ def first_record(
         category_map=None if mapping is None else _map_record(mapping, model),
         categories=tuple(dataset.categories),
         arguments=arguments,
-        versions={**provenance.versions(), **getattr(model, "versions", {})},
+        versions={**provenance.versions(), **model.versions},
         git_commit=provenance.git_commit(),
         device=DeviceRecord(
             **provenance.describe_device(

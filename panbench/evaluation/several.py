@@ -21,7 +21,7 @@ from panbench.studies.robustness.corruptions import Corruption
 
 if TYPE_CHECKING:
     from panbench.evaluation.options import EvaluateOptions
-    from panbench.models.base import Model
+    from panbench.models.model import Model
     from panbench.models.rules import Rule
 
 __all__ = [
@@ -132,7 +132,7 @@ def check_models(
     models, those that cannot be built or loaded are returned with their error, so that the others can run.
     """
     from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_unfit, refuse_without_purpose
-    from panbench.models.base import check_precision, choose_device
+    from panbench.models.devices import check_precision, choose_device
     from panbench.models.rules import PAPER, parse_rule
 
     check_precision(opening.precision, choose_device(opening.device))
@@ -184,7 +184,7 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     import torch
 
     from panbench.evaluation.tools.photographs import PHOTOGRAPHS
-    from panbench.models.base import choose_device
+    from panbench.models.devices import choose_device
 
     device = choose_device(opening.device)
     threads = torch.get_num_threads()

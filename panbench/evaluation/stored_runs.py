@@ -19,8 +19,8 @@ from panbench.datasets.category_map import recorded_map
 from panbench.datasets.coco import open_json
 from panbench.evaluation.evaluate import refuse_unfit
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models.base import LoadedImage
 from panbench.models.candidates import Candidates, Instances
+from panbench.models.model import LoadedImage, Model
 from panbench.models.predict import labels_as_categories
 from panbench.models.rules import Rule, parse_rule
 from panbench.models.stored import StoredOutputs
@@ -30,7 +30,7 @@ from panbench.runs import ModelRecord, Run
 __all__ = ["StoredModel", "as_evaluated", "dataset_of"]
 
 
-class StoredModel:
+class StoredModel(Model):
     """What a run's network said, as a `Model`."""
 
     def __init__(self, run: Run) -> None:
@@ -61,11 +61,16 @@ class StoredModel:
         )
         self.class_names: tuple[str, ...] = tuple(about["class_names"])
         self.isthing: tuple[bool, ...] = tuple(about["isthing"])
-        self.paper: Rule = parse_rule(about["rule"])
-        self.rule = self.paper
+        self._paper: Rule = parse_rule(about["rule"])
+        self.rule = self._paper
         self.device = torch.device("cpu")
         self.precision = run.info.precision or "fp32"
         self.seed = run.info.seed or 0
+
+    @property
+    def paper(self) -> Rule:
+        """The rule that the run was evaluated with."""
+        return self._paper
 
     def by(self, rule: Rule) -> "StoredModel":
         """The same, fused by another rule. Raises BadArgument as `check`."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from panbench.metrics.matched import Matched, one_to_one, positions
 from panbench.metrics.pq import Sums, image_sums, mean_of, panoptic_quality
-from panbench.panoptic.types import Category
+from panbench.panoptic.types import GROUPS, Category, in_groups
 
 __all__ = ["DEVIATIONS", "LOOSE", "Deviation", "DeviationFold"]
 
@@ -22,8 +22,6 @@ Int = npt.NDArray[np.int64]
 
 LOOSE = 0.25
 """The IoU above which `one_to_one` matches."""
-
-GROUPS = ("All", "Things", "Stuff")
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class DeviationFold:
         self.categories = tuple(categories)
         n = len(self.categories)
         isthing = np.array([category.isthing for category in self.categories], np.bool_)
-        self._members = {"All": np.ones(n, np.bool_), "Things": isthing, "Stuff": ~isthing}
+        self._members = in_groups(isthing)
         self._sums = {name: Sums.zeros(n) for name in ("own", "void", "loose")}
         self._of_images = dict.fromkeys(GROUPS, (0.0, 0))
 

@@ -33,7 +33,7 @@ import pandas as pd
 
 from panbench.metrics.matched import FN, FP, TP, Matched, one_to_one, positions
 from panbench.metrics.pq import match_segments, panoptic_quality
-from panbench.panoptic.types import VOID, Category
+from panbench.panoptic.types import VOID, Category, in_groups
 
 __all__ = [
     "CAUSES",
@@ -139,7 +139,7 @@ def _lost(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
     parts = np.stack([_gain(values), _shapley(values)])
     tallies = np.stack([counts.wrong, counts.missed, counts.inexact])
     isthing = np.array([category.isthing for category in categories], np.bool_)
-    members = {"All": counts.present, "Things": counts.present & isthing, "Stuff": counts.present & ~isthing}
+    members = {group: counts.present & own for group, own in in_groups(isthing).items()}
     scopes: list[tuple[str | None, int, str, Bool]] = [
         (group, 0, group, rows) for group, rows in members.items() if rows.any()
     ]

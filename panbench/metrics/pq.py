@@ -14,7 +14,7 @@ import pandas as pd
 from panbench.base.errors import BadDataset
 from panbench.base.text import listed
 from panbench.metrics.matched import FN, FP, VERDICTS, Matched, numbered, positions
-from panbench.panoptic.types import Category
+from panbench.panoptic.types import Category, in_groups
 
 __all__ = [
     "CategorySums",
@@ -225,7 +225,7 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
     """
     counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
     isthing = table["isthing"].to_numpy(dtype=bool)
-    members = {"All": counted, "Things": counted & isthing, "Stuff": counted & ~isthing}
+    members = {group: counted & own for group, own in in_groups(isthing).items()}
     return {
         group: {
             **{name: mean_of(table[name].to_numpy(dtype=float)[rows]) for name in ("PQ", "SQ", "RQ")},

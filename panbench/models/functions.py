@@ -12,21 +12,20 @@ attribute `categories` (COCO's dicts: id, name, isthing) the categories are matc
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import ModelSpec
-from panbench.models.base import LoadedImage, Model, read_photograph
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
+from panbench.models.model import REQUIRED, LoadedImage, Model, adopted
+from panbench.models.preprocess import read_photograph
 from panbench.models.rules import Rule
 from panbench.models.rules.given import Given
 from panbench.panoptic.types import MAX_ID, Category, Scene
 from panbench.runs import ModelRecord
-
-_MEMBERS = ("class_names", "isthing", "device", "rule", "describe", "load", "candidates")
 
 
 def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str) -> Model:
@@ -36,20 +35,20 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
     if weights not in ("auto", "random"):
         raise BadArgument(f"--weights {weights}: {spec.adapter} brings its own weights. Leave --weights out.")
     made = factory()
-    missing = [name for name in _MEMBERS if not hasattr(made, name)]
+    missing = [name for name in REQUIRED if not hasattr(made, name)]
     if not missing:
-        return cast(Model, made)
+        return adopted(made)
     if not callable(made):
         raise BadModel(
             f"{spec.adapter} returned a {type(made).__name__} without {', '.join(missing)}. It must return a model "
-            "(panbench.models.base.Model) or a function that takes an image and returns an id map and its segments."
+            "(panbench.models.model.Model) or a function that takes an image and returns an id map and its segments."
         )
     if precision not in ("fp32", "ieee"):
         raise BadArgument(f"--precision {precision}: {spec.adapter} is a function, whose precision is its own.")
     return FunctionModel(spec, made)
 
 
-class FunctionModel:
+class FunctionModel(Model):
     """A function from image to id map and segments, as a model."""
 
     def __init__(self, spec: ModelSpec, function: Callable[[Any], Any]) -> None:

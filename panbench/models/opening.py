@@ -1,12 +1,26 @@
-"""`panbench.load_model`: a model by its name, ready to run."""
+"""Opens models: by a name of the catalog, a config file or a spec."""
 
+import dataclasses
 import os
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from panbench.catalog import ModelSpec, find_model, spec_from_config
-from panbench.models.base import Model, open_model
+import torch
+from torch import nn
 
-__all__ = ["load_model"]
+from panbench.base.errors import BadArgument, BadModel
+from panbench.base.heap import keep_freed_memory
+from panbench.base.places import BrokenPlace, load
+from panbench.base.reporter import SILENT, Reporter, counter
+from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weights
+from panbench.models.adapter import Adapter
+from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
+from panbench.models.devices import check_precision, choose_device
+from panbench.models.functions import open_factory
+from panbench.models.host import HostedModel
+from panbench.models.model import Model
+
+__all__ = ["import_named", "load_model", "open_model", "resolve_weights"]
 
 _CONFIGS = (".py", ".yaml", ".yml", ".json")
 
@@ -14,7 +28,7 @@ _CONFIGS = (".py", ".yaml", ".yml", ".json")
 def load_model(model: str | os.PathLike[str] | ModelSpec, **settings: Any) -> Model:
     """The model of a name as `panbench eval --model` takes it, or of your own config file, ready to run.
 
-    settings: those of `models.base.open_model`: weights ("auto", "random", a path or a URL), device, precision, seed,
+    settings: those of `open_model`: weights ("auto", "random", a path or a URL), device, precision, seed,
         compiled, download (fetch weights that are not here)
     Raises BadModel for an unknown name, naming the nearest, and what `open_model` raises.
     """
@@ -25,3 +39,104 @@ def load_model(model: str | os.PathLike[str] | ModelSpec, **settings: Any) -> Mo
     else:
         spec = find_model(os.fspath(model))
     return open_model(spec, **settings)
+
+
+def open_model(
+    spec: ModelSpec,
+    *,
+    weights: str = "auto",
+    device: str | torch.device = "auto",
+    precision: str = "fp32",
+    seed: int = 0,
+    speedups: bool = True,
+    compiled: bool = False,
+    download: bool = False,
+    reporter: Reporter = SILENT,
+) -> Model:
+    """The model of a spec, ready to run.
+
+    weights: "auto" (the config's), "random" (drawn from `seed`), a path, or a URL. With other weights than the config's
+        the model's published numbers go: they are claims about those weights.
+    device: auto, cpu, cuda, cuda:N or mps
+    speedups: False keeps the network as its library has it, with the attention weights and masks of every decoder layer
+    compiled: the backbone is compiled by torch.compile when it first runs, which takes a minute and needs a compiler
+    download: fetch weights that are a URL and not here, else the error says how; reporter: hears of steps and bytes
+    On a CPU the process keeps the memory that it frees (`base.heap`).
+    Raises BadModel, BadCheckpoint, BadArgument, DownloadFailed.
+    """
+    chosen = choose_device(device) if isinstance(device, str) else device
+    check_precision(precision, chosen)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    made = import_named(spec.adapter, spec)
+    if not (isinstance(made, type) and issubclass(made, Adapter)):
+        return open_factory(spec, made, precision=precision, weights=weights)
+    made.check(spec)
+    spec, path = resolve_weights(spec, weights, needed=made.needs_weights, download=download, reporter=reporter)
+    adapter = made(spec)
+    torch.manual_seed(seed)
+    reporter.status(f"Building {spec.title}")
+    module = adapter.build()
+    checkpoint = None
+    if path is not None:
+        reporter.status(f"Reading the weights of {spec.title}")
+        checkpoint = load_checkpoint(path)
+        apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=adapter.rename(checkpoint.state_dict)))
+    model = HostedModel(
+        adapter,
+        module,
+        device=chosen,
+        precision=precision,
+        checkpoint=checkpoint,
+        seed=seed,
+        random_weights=weights == "random",
+        speedups=speedups,
+    )
+    if compiled:
+        backbone = getattr(model.module, "backbone", None)
+        if not isinstance(backbone, nn.Module):
+            raise BadArgument(f"--compile: {spec.title} has no module named backbone to compile. Leave --compile out.")
+        cast(Any, model.module).backbone = torch.compile(backbone, dynamic=True)
+        model.compiled = True
+    return model
+
+
+def resolve_weights(
+    spec: ModelSpec,
+    weights: str,
+    *,
+    needed: bool = True,
+    download: bool = False,
+    reporter: Reporter = SILENT,
+) -> tuple[ModelSpec, Path | None]:
+    """The model with the weights that are asked for, and their file; None for random weights.
+
+    weights, download, reporter: as in `open_model`
+    needed: whether a config that names no weights is an error
+    Raises BadCheckpoint when they are not here and may not be fetched, DownloadFailed when fetching fails.
+    """
+    if weights == "random" or (weights == "auto" and spec.weights is None and not needed):
+        return spec, None
+    if weights != "auto":
+        spec = with_weights(spec, weights)
+        if "://" not in weights:
+            return spec, Path(weights).expanduser()
+    return spec, fetch_weights(
+        spec,
+        progress=counter(reporter, f"{spec.title}: weights", "bytes"),
+        offline=not download,
+        notice=reporter.notice,
+    )
+
+
+def import_named(name: str, spec: ModelSpec) -> Any:
+    """The object at the place `package.module:attribute`. Raises BadModel when it cannot be imported."""
+    try:
+        return load(name)
+    except BrokenPlace as error:
+        raise BadModel(f"{spec.title}: {error}") from error
+    except ModuleNotFoundError:
+        raise
+    except (ImportError, SyntaxError) as error:
+        module = name.partition(":")[0]
+        raise BadModel(f"{spec.title}: {module} cannot be imported ({type(error).__name__}: {error}).") from error

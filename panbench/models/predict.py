@@ -10,7 +10,7 @@ from panbench.base.errors import BadDataset, BadModel
 from panbench.base.text import listed
 from panbench.datasets.convert import shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
-from panbench.models.base import Model
+from panbench.models.model import Model
 from panbench.models.rules import Rule, SettledMap, fuse
 from panbench.panoptic.types import Category, Exif, ImageInfo, PanopticPrediction, Scene, Segment
 

@@ -57,6 +57,9 @@ ROWS_A_BLOCK = 600_000
 FEW_PARTS = 16
 """So many parts are never too many."""
 
+IMAGES_A_PART = 10_000
+"""Many small parts are joined to parts of so many images."""
+
 MOST_FILES = 200
 """So many files are open at once while parts are sorted on disk."""
 
@@ -220,7 +223,7 @@ def in_order(work: Sequence[Callable[[], Out]]) -> Iterator[Out]:
 
 def compact(
     folder: Path,
-    images_a_part: int = 10_000,
+    images_a_part: int = IMAGES_A_PART,
     admit: Admit = admit_all,
     metadata: Callable[[Int], Mapping[bytes, bytes]] = lambda images: {},
 ) -> bool:

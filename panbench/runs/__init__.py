@@ -5,7 +5,7 @@
 
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
-from panbench.runs.layout import CANDIDATES, ORACLE, ORACLE_BLOCKS, PREDICTIONS, PREDICTIONS_JSON, WRITTEN
+from panbench.runs.layout import CANDIDATES, ORACLE, ORACLE_BLOCKS, PREDICTIONS, PREDICTIONS_JSON, written
 from panbench.runs.manifest import check_recorded, recorded, write_recorded
 from panbench.runs.predictions import (
     check_predictions_json,
@@ -41,7 +41,6 @@ __all__ = [
     "PREDICTIONS",
     "PREDICTIONS_JSON",
     "SCHEMA",
-    "WRITTEN",
     "CategoryMapRecord",
     "DatasetRecord",
     "DeviceRecord",
@@ -79,4 +78,5 @@ __all__ = [
     "unfinished_run",
     "write_predictions_json",
     "write_recorded",
+    "written",
 ]

@@ -5,7 +5,7 @@ from its parts. docs/design.md has the schema.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from panbench.base.errors import BadRun
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.studies import named
 from panbench.panoptic.overlap import GroundTruthFaults, OverlapTable, Pairs
 from panbench.panoptic.parts import ROWS_AT_ONCE, LargeParts, in_order, read_parts, rows_of
 from panbench.panoptic.types import Category
@@ -23,7 +24,7 @@ from panbench.runs.lock import is_locked
 from panbench.runs.membership import Membership
 from panbench.runs.record import RunInfo, read_info
 from panbench.runs.replacing import cut_short, moved_away, replaced_home
-from panbench.studies.unfused.rows import UnfusedParts
+from panbench.runs.side_tables import SideTable
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -84,12 +85,15 @@ class Run:
     def members(self) -> Membership:
         """Which files in parts/ are this run's."""
         assert self.path is not None
-        return Membership(self.path / "parts", self.info)
+        return Membership(self.path / "parts", self.info, self.info.parts or ())
 
     @cached_property
-    def unfused(self) -> UnfusedParts | None:
-        """The rows of AP_pan and mIoU_pan, as far as the run has them; None for a run in memory."""
-        return None if self.path is None else UnfusedParts(self.path, self.info)
+    def side_tables(self) -> Mapping[str, SideTable]:
+        """What studies keep beside the parts, by the folder's name, empty where the run has none; {} in memory."""
+        if self.path is None:
+            return {}
+        names = dict.fromkeys([*named("tables"), *self.info.side_tables])
+        return {name: SideTable(self.path, name, self.info) for name in names}
 
     @property
     def notices(self) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """The names of all that panbench writes into a run folder: those who write and those who delete share them."""
 
+from panbench.base.studies import named
+
 __all__ = [
     "CANDIDATES",
     "HASHES",
@@ -10,8 +12,7 @@ __all__ = [
     "PREDICTIONS",
     "PREDICTIONS_JSON",
     "RECORD",
-    "UNFUSED",
-    "WRITTEN",
+    "written",
 ]
 
 RECORD = "run.json"
@@ -23,12 +24,12 @@ PREDICTIONS_JSON = "predictions.json"
 CANDIDATES = "candidates"
 HASHES = "hashes"
 """The SHA-256 of candidates, predictions.json and the oracle (manifest.py)."""
-UNFUSED = "unfused"
-"""What AP_pan and mIoU_pan are measured from."""
 ORACLE = "oracle.parquet"
 """What `panbench fuse --oracle` found."""
 ORACLE_BLOCKS = "oracle-blocks"
 """What it found so far, until it is done."""
 
-WRITTEN = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HASHES, UNFUSED, ORACLE, ORACLE_BLOCKS)
-"""All of them. Whatever else lies in a run folder is the user's: it is neither deleted nor replaced."""
+
+def written() -> tuple[str, ...]:
+    """All of them, side tables of studies too. Whatever else lies in a run folder is neither deleted nor replaced."""
+    return (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HASHES, *named("tables"), ORACLE, ORACLE_BLOCKS)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from panbench.panoptic.parts import NotAdmitted, images_of, metadata_of, part_fi
 from panbench.runs.hashes import FileHashes
 from panbench.runs.record import PartRecord, RunInfo
 
-__all__ = ["Membership", "part_metadata", "run_of"]
+__all__ = ["Membership", "part_metadata", "run_of", "without_run"]
 
 # Keys of a part's own metadata.
 _RUN, _SETTINGS, _FILES = b"panbench.run", b"panbench.settings", b"panbench.files"
@@ -22,6 +22,11 @@ def part_metadata(info: RunInfo, files: FileHashes) -> dict[bytes, bytes]:
     return {_RUN: info.id.encode(), _SETTINGS: _settings_hash(info), _FILES: files.to_bytes()}
 
 
+def without_run(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """What a part's metadata says beside `part_metadata`."""
+    return {key: value for key, value in metadata.items() if key not in (_RUN, _SETTINGS, _FILES)}
+
+
 def run_of(metadata: Mapping[bytes, bytes]) -> str | None:
     """The id of the run that a part says it is of; None for a part of schema 1, which says nothing."""
     found = metadata.get(_RUN)
@@ -31,18 +36,18 @@ def run_of(metadata: Mapping[bytes, bytes]) -> str | None:
 class Membership:
     """Admits the parts of one run, and remembers the hash of each that it has looked at."""
 
-    def __init__(self, folder: Path, info: RunInfo) -> None:
-        """Of the `parts/` of a run."""
+    def __init__(self, folder: Path, info: RunInfo, listed: Sequence[PartRecord]) -> None:
+        """Of the `parts/` of a run, or of a side table. listed: what run.json lists of the folder."""
         self.folder = folder
         self._info = info
-        self._listed = {record.name: record for record in info.parts or ()}
+        self._listed = {record.name: record for record in listed}
         self._sha256: dict[str, str] = {}
 
     def admit(self, part: Path) -> None:
         """Raises NotAdmitted, with the end of a sentence, for a part that is not this run's or was changed."""
         info, listed = self._info, self._listed.get(part.name)
         if listed is not None:
-            if self._hash(part) != listed.sha256:
+            if self.sha256(part) != listed.sha256:
                 raise NotAdmitted("is not what the run wrote (its SHA-256 differs from run.json's) and was left out")
         elif info.id is not None:
             found = metadata_of(part)
@@ -64,7 +69,8 @@ class Membership:
     def records(self) -> tuple[PartRecord, ...]:
         """The admitted parts as run.json lists them."""
         return tuple(
-            PartRecord(part.name, part.stat().st_size, self._hash(part), len(images_of(part))) for part in self.admitted
+            PartRecord(part.name, part.stat().st_size, self.sha256(part), len(images_of(part)))
+            for part in self.admitted
         )
 
     def files(self) -> FileHashes:
@@ -85,7 +91,8 @@ class Membership:
             return False
         return True
 
-    def _hash(self, part: Path) -> str:
+    def sha256(self, part: Path) -> str:
+        """The SHA-256 of a part, read once."""
         if part.name not in self._sha256:
             self._sha256[part.name] = hashlib.sha256(part.read_bytes()).hexdigest()
         return self._sha256[part.name]

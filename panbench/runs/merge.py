@@ -80,9 +80,9 @@ def merge_runs(
             for part in run.members.admitted:
                 table = read_part(part)
                 writer.write_part(table, rank, files.only(table.image_ids))
-            before_fusion = None if run.unfused is None else run.unfused.table
-            if before_fusion is not None:
-                writer.write_unfused(before_fusion, rank)
+            for name, rows in run.side_tables.items():
+                if rows.table is not None:
+                    writer.write_side_rows(name, rows.table, rank)
         return writer.finish("done")
     except BaseException as problem:
         with contextlib.suppress(OSError, PanbenchError):
@@ -117,7 +117,7 @@ def _check(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.info.status != "done":
             raise BadRun(f"{run.path} is not done ({run.info.status}). Finish it with --resume before it is merged.")
-        notices = (*run.notices, *(run.unfused.notices if run.unfused is not None else ()))
+        notices = (*run.notices, *(notice for rows in run.side_tables.values() for notice in rows.notices))
         if notices:
             raise BadRun(f"{run.path} is not whole: {' '.join(notices)}")
         if different := differing_settings(first.info, run.info, OF_A_SHARD):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from panbench.base.errors import BadRun
 from panbench.base.secrets import redactor
+from panbench.base.studies import named
 from panbench.base.text import listed
 from panbench.catalog import Published
 from panbench.panoptic.overlap import GroundTruthFaults
@@ -52,6 +53,8 @@ Count = Annotated[int, 0]
 
 Setting = str | int | float | bool | None
 """What an argument or a threshold can be."""
+
+_SIDE_TABLES = "side_tables"
 
 _Record = TypeVar("_Record")
 
@@ -328,8 +331,9 @@ class RunInfo:
     """the scores when the run was closed; null when it has no image"""
     parts: tuple[PartRecord, ...] | None = None
     """the parts when the run was last closed; null for runs of schema 1, which cannot be verified"""
-    unfused: tuple[PartRecord, ...] | None = None
-    """the files in unfused/, with the rows of AP_pan and mIoU_pan, when the run was last closed; null without them"""
+    side_tables: Mapping[str, tuple[PartRecord, ...]] = dataclasses.field(default_factory=dict)
+    """the files of a table that a study keeps beside the parts, under its folder's name (`unfused`), when the run was
+    last closed; null without them"""
     started: str | None = None
     """when it began: ISO 8601, UTC"""
     finished: str | None = None
@@ -343,7 +347,14 @@ class RunInfo:
 
     def to_json(self) -> dict[str, Any]:
         """The content of run.json, in this version's schema."""
-        record = plain(self)
+        record: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = plain(getattr(self, field.name))
+            if field.name == _SIDE_TABLES:
+                # Each stands under its own name; one that the run does not have is null.
+                record |= {name: value.get(name) or None for name in dict.fromkeys([*named("tables"), *value])}
+            else:
+                record[field.name] = value
         return {**record, "schema": SCHEMA}
 
     @classmethod
@@ -353,7 +364,9 @@ class RunInfo:
         Raises BadRun with a sentence that names the field and begins with it.
         """
         try:
-            return _record(cls, _upgraded(content), "")
+            found = _upgraded(content)
+            side_tables = _side_tables(found)
+            return dataclasses.replace(_record(cls, found, ""), side_tables=side_tables)
         except _Wrong as wrong:
             raise BadRun(f"{wrong}.") from None
 
@@ -433,6 +446,25 @@ def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(images, dict):
         # A skipped image that was repaired and scored later was counted twice.
         found["images"] = {key: 0 if key == "missing" and value == -1 else value for key, value in images.items()}
+    return found
+
+
+def _side_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...]]:
+    """What run.json lists of each side table; takes them out of its content."""
+    content.pop(_SIDE_TABLES, None)
+    fields = {field.name for field in dataclasses.fields(RunInfo)}
+    found = {}
+    for name in [name for name in content if name not in fields]:
+        value = content.pop(name)
+        try:
+            listed = _value(tuple[PartRecord, ...] | None, value, name)
+        except _Wrong:
+            # A key that nothing here knows is passed over; what a study lists that is not installed is kept.
+            if name in named("tables"):
+                raise
+            continue
+        if listed:
+            found[name] = listed
     return found
 
 

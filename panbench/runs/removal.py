@@ -8,11 +8,12 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from panbench.base.errors import BadRun
+from panbench.base.studies import named
 from panbench.panoptic.parts import PART, metadata_of
 from panbench.runs.layout import (
     CANDIDATES,
@@ -24,7 +25,6 @@ from panbench.runs.layout import (
     PREDICTIONS,
     PREDICTIONS_JSON,
     RECORD,
-    UNFUSED,
 )
 from panbench.runs.manifest import MANIFEST
 from panbench.runs.membership import run_of
@@ -38,7 +38,6 @@ _CANDIDATES = re.compile(r"\d+-\d+\.arrow")
 _ORACLE_BLOCK = re.compile(r"[0-9a-f]{20}\.parquet")
 # In this order: a removal that is cut short leaves what tells which files are the run's.
 _FILES = (PREDICTIONS_JSON, ORACLE, MARK, RECORD)
-_FOLDERS = (HASHES, PARTS, UNFUSED, CANDIDATES, ORACLE_BLOCKS, PREDICTIONS)
 
 IsOwn = Callable[[PurePosixPath], bool]
 """Whether panbench gave a name; the path is relative to one of the run's folders."""
@@ -49,14 +48,15 @@ def remove_run_files(path: Path) -> Sequence[Path]:
     if not path.is_dir():
         return ()
     own = _OwnFiles(path)
-    for folder, is_own in own.folders().items():
+    folders = own.folders()
+    for folder, is_own in folders.items():
         _remove(path / folder, is_own)
     for file in own.temporaries():
         file.unlink()
     for name in _FILES:
         (path / name).unlink(missing_ok=True)
-    remove_empty_folders(path)
-    return sorted(_left(path)) if path.is_dir() else ()
+    _remove_empty(path, folders)
+    return sorted(_left(path, folders)) if path.is_dir() else ()
 
 
 def foreign_files(path: Path) -> list[Path]:
@@ -74,7 +74,11 @@ def foreign_files(path: Path) -> list[Path]:
 
 def remove_empty_folders(path: Path) -> None:
     """Removes a run folder and those that panbench makes in it, as far as they are empty."""
-    for folder in _FOLDERS:
+    _remove_empty(path, _OwnFiles(path).folders())
+
+
+def _remove_empty(path: Path, folders: Iterable[str]) -> None:
+    for folder in folders:
         for entry in (*_entries(path / folder), path / folder):
             with contextlib.suppress(OSError):
                 entry.rmdir()
@@ -95,9 +99,10 @@ class _OwnFiles:
     def folders(self) -> dict[str, IsOwn]:
         """The folders that a run writes, and which names in each are its own."""
         info = self.info
+        side_tables = dict.fromkeys(named("tables"), ()) | ({} if info is None else dict(info.side_tables))
         return {
             PARTS: self._part_names(PARTS, None if info is None else info.parts),
-            UNFUSED: self._part_names(UNFUSED, None if info is None else info.unfused),
+            **{name: self._part_names(name, files) for name, files in side_tables.items()},
             HASHES: lambda name: MANIFEST.fullmatch(str(name)) is not None,
             CANDIDATES: lambda name: _CANDIDATES.fullmatch(str(name)) is not None,
             ORACLE_BLOCKS: lambda name: _ORACLE_BLOCK.fullmatch(str(name)) is not None,
@@ -183,10 +188,10 @@ def _remove(folder: Path, is_own: IsOwn) -> None:
             entry.unlink()
 
 
-def _left(path: Path) -> Iterator[Path]:
+def _left(path: Path, folders: Collection[str]) -> Iterator[Path]:
     """What is left in a run folder: of the run's own folders the files in them."""
     for entry in path.iterdir():
-        if entry.name in _FOLDERS and entry.is_dir() and not entry.is_symlink():
+        if entry.name in folders and entry.is_dir() and not entry.is_symlink():
             yield from (inside for inside in _entries(entry) if inside.is_symlink() or not inside.is_dir())
         else:
             yield entry

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.base.files import write_json
+from panbench.base.studies import named
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
@@ -23,8 +24,8 @@ from panbench.runs.hashes import NO_HASHES, FileHashes
 from panbench.runs.layout import MARK, PARTS, RECORD
 from panbench.runs.lock import RunLock
 from panbench.runs.manifest import forget_absent
-from panbench.runs.membership import Membership, part_metadata
-from panbench.runs.record import SCHEMA, STATUSES, PartRecord, RunInfo, SummaryRecord, read_info
+from panbench.runs.membership import part_metadata
+from panbench.runs.record import SCHEMA, STATUSES, RunInfo, SummaryRecord, read_info
 from panbench.runs.removal import foreign_files, remove_run_files
 from panbench.runs.replacing import (
     beside,
@@ -38,8 +39,10 @@ from panbench.runs.replacing import (
     run_bytes,
     swap,
 )
-from panbench.studies.unfused.metric import UnfusedTable
-from panbench.studies.unfused.rows import FOLDER, UnfusedParts, compact_unfused, write_unfused
+from panbench.runs.side_tables import compact_side_table, write_side_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = ["RunWriter", "check_room", "finish_replacement", "refuse_link", "remove_run", "unfinished_run"]
 
@@ -94,6 +97,7 @@ class RunWriter:
                 name=info.name or home.absolute().name,
                 status="running",
                 parts=(),
+                side_tables={},
                 started=info.started or _now(),
             )
             _check_readable(content)
@@ -142,8 +146,7 @@ class RunWriter:
             writer.update(
                 schema=SCHEMA,
                 id=run.info.id or secrets.token_hex(16),
-                parts=run.members.records(),
-                unfused=_records_before_fusion(run),
+                **_listed(run),
                 status="running",
                 error=None,
                 finished=None,
@@ -187,9 +190,15 @@ class RunWriter:
     def _of_run(self) -> dict[bytes, bytes]:
         return part_metadata(self.info, NO_HASHES)
 
-    def write_unfused(self, table: UnfusedTable, rank: int = 0) -> Path:
-        """Writes the rows of a block of images before fusion (AP_pan, mIoU_pan); the path of the new file."""
-        return self._write_next(self.path / FOLDER, rank, lambda path: write_unfused(path, table, self._of_run()))
+    def write_side_rows(self, name: str, table: "pa.Table", rank: int = 0) -> Path:
+        """Writes rows of a block of images into a side table; the path of the new file.
+
+        name: of the table, which a study declares (`Study.tables`); table: with a column image_id, and a row or more
+        of each image
+        """
+        if name not in named("tables"):
+            raise ValueError(f"no study declares the table {name!r}")
+        return self._write_next(self.path / name, rank, lambda path: write_side_file(path, table, self._of_run()))
 
     def update(self, **changes: Any) -> None:
         """Replaces fields of run.json."""
@@ -212,8 +221,7 @@ class RunWriter:
             if "summary" not in updates:
                 updates["summary"] = SummaryRecord.of(run.summary()) if len(run.images) else None
             self._release_reserve()
-            listed = {"parts": run.members.records(), "unfused": _records_before_fusion(run)}
-            self.update(**{"status": status, "finished": _now(), **listed, **updates})
+            self.update(**{"status": status, "finished": _now(), **_listed(run), **updates})
             if status == "done" and self.path != self.home:
                 swap(self.path, self.home)
                 self.path = self.home
@@ -228,13 +236,14 @@ class RunWriter:
             self._lock.release()
 
     def _compact(self) -> None:
-        members = Membership(self.path / PARTS, self.info)
+        members = Run(self.info, self.path).members
         compact(
             self.path / PARTS,
             admit=members.admit,
             metadata=lambda images: part_metadata(self.info, members.files().only(images)),
         )
-        compact_unfused(UnfusedParts(self.path, self.info), self._of_run())
+        for rows in Run(self.info, self.path).side_tables.values():
+            compact_side_table(rows, self._of_run())
 
     def _reserve(self) -> None:
         """Keeps room for the last run.json. Raises OSError where there is none: such a run could not even say so."""
@@ -343,9 +352,10 @@ def _is_free(path: Path) -> bool:
     return True
 
 
-def _records_before_fusion(run: Run) -> tuple[PartRecord, ...] | None:
-    """What run.json lists of unfused/; None for a run without it."""
-    return (run.unfused.records() if run.unfused is not None else ()) or None
+def _listed(run: Run) -> dict[str, Any]:
+    """What run.json lists of a run's files."""
+    side_tables = {name: rows.records() for name, rows in run.side_tables.items()}
+    return {"parts": run.members.records(), "side_tables": {name: rows for name, rows in side_tables.items() if rows}}
 
 
 def _check_readable(info: RunInfo) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from panbench.panoptic.types import Category, Segment
+from panbench.panoptic.types import GROUPS, Category, Segment
 from panbench.scoring.evaluator import Evaluator
 
 try:
@@ -23,7 +23,6 @@ except ImportError as problem:
 __all__ = ["PanopticQuality"]
 
 _NAMES = ("PQ", "SQ", "RQ")
-_SUFFIXES = {"All": "", "Things": "_th", "Stuff": "_st"}
 
 
 class PanopticQuality(Metric):
@@ -65,7 +64,7 @@ class PanopticQuality(Metric):
     def compute(self) -> dict[str, torch.Tensor]:
         """{"PQ", "SQ", "RQ", "PQ_th", …, "RQ_st"}: fractions as float64 on the CPU, NaN where there is none."""
         found = self.evaluator().compute()
-        numbers = {f"{name}{suffix}": found[group][name] for group, suffix in _SUFFIXES.items() for name in _NAMES}
+        numbers = {f"{name}{suffix}": found[group][name] for group, suffix in GROUPS.items() for name in _NAMES}
         return {
             name: torch.tensor(math.nan if value is None else value, dtype=torch.float64)
             for name, value in numbers.items()

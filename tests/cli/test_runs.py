@@ -12,7 +12,7 @@ from support import panbench
 from panbench.base.errors import BadRun
 from panbench.panoptic.coco import read_id_png, write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
-from panbench.report.answers.tables import compare
+from panbench.report.answers.tables import comparison_rows
 from panbench.runs import DeviceRecord, FileHashes, RuleRecord, RunWriter, load_run
 from panbench.scoring.folder import score_folder
 
@@ -218,8 +218,8 @@ def test_runs_on_changed_ground_truth_are_not_compared(tmp_path):
     second = load_run(tmp_path / "results" / "after")
     assert first.info.dataset.fingerprint == second.info.dataset.fingerprint
     with pytest.raises(BadRun, match=r"before and after read different id PNGs of 1 images \(2\)"):
-        compare([first, second])
-    assert len(compare([first, second], mixed=True)) == 2
+        comparison_rows([first, second])
+    assert len(comparison_rows([first, second], mixed=True)) == 2
 
 
 def test_a_folder_of_runs_that_cannot_be_compared_is_sorted(tmp_path):
@@ -242,13 +242,13 @@ def test_a_comparison_says_in_which_rules_and_precisions_runs_differ(tmp_path):
     gentle = made("gentle", RuleRecord("mask2former", {"score": 0.5}), "fp32")
     strict = made("strict", RuleRecord("mask2former", {"score": 0.8}), "bf16")
     other = made("other", RuleRecord("maskformer", {"score": 0.8}), "bf16")
-    notes = [row.notes for row in compare([gentle, strict, other])]
+    notes = [row.notes for row in comparison_rows([gentle, strict, other])]
     assert notes == [
         ("fused by the rule mask2former:score=0.5", "in fp32"),
         ("fused by the rule mask2former:score=0.8", "in bf16"),
         ("fused by the rule maskformer", "in bf16"),
     ]
-    assert [row.notes for row in compare([gentle, gentle])] == [(), ()]
+    assert [row.notes for row in comparison_rows([gentle, gentle])] == [(), ()]
 
 
 def test_fp32_and_ieee_differ_where_there_is_tf32_and_not_on_a_cpu(tmp_path):
@@ -258,11 +258,11 @@ def test_fp32_and_ieee_differ_where_there_is_tf32_and_not_on_a_cpu(tmp_path):
         record = dataclasses.replace(run.info, name=name, precision=precision, device=DeviceRecord(type=device))
         return type(run)(record, run.path)
 
-    assert [row.notes for row in compare([made("a", "fp32", "cuda"), made("b", "ieee", "cuda")])] == [
+    assert [row.notes for row in comparison_rows([made("a", "fp32", "cuda"), made("b", "ieee", "cuda")])] == [
         ("in fp32",),
         ("in ieee",),
     ]
-    assert [row.notes for row in compare([made("a", "fp32", "cpu"), made("b", "ieee", "cpu")])] == [(), ()]
+    assert [row.notes for row in comparison_rows([made("a", "fp32", "cpu"), made("b", "ieee", "cpu")])] == [(), ()]
 
 
 def test_the_config_that_a_run_names_is_never_run(tmp_path):

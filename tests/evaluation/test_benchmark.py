@@ -13,7 +13,7 @@ from panbench.cli.bench import parse_batch_sizes, parse_size, table_of
 from panbench.datasets import shapes
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.tools import benchmark as bench
-from panbench.models.base import open_model
+from panbench.models.opening import open_model
 from panbench.models.predict import category_ids, predict
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.types import PanopticPrediction, Segment

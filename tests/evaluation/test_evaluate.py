@@ -27,8 +27,9 @@ from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.loop import _threads_of_one, lanes_of, plan_batches
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.several import run_models
-from panbench.models.base import HostedModel, open_model
+from panbench.models.host import HostedModel
 from panbench.models.mmdet import adapter
+from panbench.models.opening import open_model
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.types import ImageInfo, Scene

@@ -14,8 +14,8 @@ from support import Recorder, evaluated, panbench
 from panbench.base.errors import BadDataset, BadModel, BadRun
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.models.base import open_model
-from panbench.report.answers.tables import compare
+from panbench.models.opening import open_model
+from panbench.report.answers.tables import comparison_rows
 from panbench.report.figures.pictures import Pictures
 from panbench.runs import Run, load_run
 from panbench.studies.robustness.corrupted_model import CorruptedModel
@@ -110,10 +110,10 @@ def test_ignored_orientations_give_the_maps_of_the_pixels_as_they_are_stored(upr
 
 def test_compare_tells_runs_apart_that_treat_orientations_differently(turned, spec, tmp_path):
     runs = [evaluated(spec, open_dataset(turned, limit=2, exif=exif), tmp_path / exif) for exif in ("apply", "ignore")]
-    first, second = compare(runs)
+    first, second = comparison_rows(runs)
     assert "photographs turned as their EXIF says" in first.notes
     assert "photographs as they are stored (--exif ignore)" in second.notes
-    assert not any("EXIF" in note for row in compare(runs[:1] * 2) for note in row.notes)
+    assert not any("EXIF" in note for row in comparison_rows(runs[:1] * 2) for note in row.notes)
 
 
 def test_resume_counts_what_both_sittings_read_and_refuses_the_other_way(turned, spec, tmp_path):

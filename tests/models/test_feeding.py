@@ -18,9 +18,9 @@ import torch
 from panbench.catalog import find_model
 from panbench.datasets import shapes
 from panbench.models import feeding
-from panbench.models.base import open_model
 from panbench.models.candidates import Candidates, Frame, Instances
 from panbench.models.mmdet import detection, operators, triton_attention
+from panbench.models.opening import open_model
 from panbench.models.rules import fuse, parse_rule
 from panbench.models.rules.compete import probabilities_of
 from panbench.models.rules.resize import upsample

@@ -20,6 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from panbench.base import provenance
+from panbench.base.computing import PRECISIONS
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
@@ -33,7 +34,9 @@ from panbench.evaluation.loop import images_for_rate, plan_batches, worker_threa
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.photographs import photograph_dataset
-from panbench.models.base import PRECISIONS, Model, choose_device, open_model, resolve_weights
+from panbench.models.devices import choose_device
+from panbench.models.model import Model
+from panbench.models.opening import open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, prediction_of
 from panbench.models.rules import fuse
 from panbench.panoptic.types import Exif, PanopticPrediction
@@ -282,10 +285,8 @@ class _Context:
 
     def load(self, precision: str) -> Model:
         model = open_model(self.spec, weights=self.weights, device=self.device, precision=precision, seed=self.seed)
-        self.versions.update(getattr(model, "versions", {}))
+        self.versions.update(model.versions)
         if self.plant:
-            if not hasattr(model, "plant_segments"):
-                raise BadArgument(f"{self.spec.title} cannot be made to answer with segments. Leave --plant out.")
             model.plant_segments(self.plant)
         if self.dataset is None:
             self.dataset = (

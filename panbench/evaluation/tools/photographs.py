@@ -13,7 +13,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.catalog import ModelSpec, find_model, load_catalog
 from panbench.datasets import Dataset
-from panbench.models.base import open_model
+from panbench.models.opening import open_model
 from panbench.models.predict import model_categories, scene_of, segment
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.photo import inspect_photo

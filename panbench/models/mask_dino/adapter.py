@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from panbench.catalog import ModelSpec
+from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
-from panbench.models.base import Adapter, Resize
 from panbench.models.candidates import MASK_DINO_TEMPERATURE, Candidates, Frame, sigmoid_candidates
 from panbench.models.labels import coco_labels
 from panbench.models.mask_dino.network import SIZE_DIVISOR, Layout, MaskDINO, rename
 from panbench.models.mmdet import deformable
+from panbench.models.preprocess import Resize
 from panbench.models.rules import parse_rule
 
 __all__ = ["MaskDINOAdapter"]

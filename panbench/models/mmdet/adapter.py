@@ -15,7 +15,7 @@ from torch import nn
 
 from panbench.base.errors import BadDataset, BadModel
 from panbench.catalog import ModelSpec
-from panbench.models.base import Adapter, HostedModel, LoadedImage, decode, refuse_other_size
+from panbench.models.adapter import Adapter, Placed
 from panbench.models.candidates import Output
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.mmdet import operators
@@ -24,6 +24,8 @@ from panbench.models.mmdet.config import build_model, describe_backbone, family_
 from panbench.models.mmdet.families import Family
 from panbench.models.mmdet.inputs import frame_of, innermost_dataset, padded_size_of, pipelines_of, preprocessed
 from panbench.models.mmdet.speedups import speed_up
+from panbench.models.model import LoadedImage
+from panbench.models.preprocess import decode, refuse_other_size
 from panbench.panoptic.photo import inspect_photo
 from panbench.panoptic.types import Exif, Scene
 
@@ -61,7 +63,7 @@ class MmdetAdapter(Adapter):
 
     def speed_up(self, module: nn.Module, device: torch.device) -> nn.Module:
         """mmdet's modules without what only training needs."""
-        return speed_up(module, self.kind, device)
+        return speed_up(module, device, self.kind.speed_up)
 
     def scaled(self, factor: float) -> "MmdetAdapter":
         """The same model with a test pipeline that resizes to `factor` times the size. Raises BadArgument."""
@@ -115,7 +117,7 @@ class MmdetAdapter(Adapter):
         frames = [frame_of(sample.metainfo) for sample in samples]
         return self.kind.outputs(module, inputs, samples, frames, self.isthing)
 
-    def attend(self, model: HostedModel, scene: Scene, **wishes: Any) -> Any:
+    def attend(self, model: Placed, scene: Scene, **wishes: Any) -> Any:
         """What queries looked at, read off the decoder's cross-attention. Raises BadModel for Panoptic FPN."""
         return attend(model, scene, **wishes)
 

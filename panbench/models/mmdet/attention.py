@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 
 from panbench.base.errors import BadModel
+from panbench.models.adapter import Placed
 from panbench.models.attention import Attention, Call, Look, attended_queries, blocked_by, calls_of
-from panbench.models.base import HostedModel
 from panbench.models.candidates import NO_LABEL
 from panbench.models.mmdet.config import family_of
 from panbench.models.mmdet.inputs import frame_of, preprocessed
@@ -20,7 +20,7 @@ __all__ = ["attend"]
 
 
 @torch.inference_mode()
-def attend(model: HostedModel, scene: Scene, **wishes: Any) -> tuple[AttendedQuery, ...]:
+def attend(model: Placed, scene: Scene, **wishes: Any) -> tuple[AttendedQuery, ...]:
     """What some queries of a model looked at in a photograph; wishes are those of `models.attention.attended_queries`.
 
     model: loaded without speed-ups, which drop the weights and all masks but the last layer's

@@ -8,9 +8,10 @@ import torch
 from mmengine.config import Config
 
 from panbench.base.errors import BadModel
-from panbench.models.base import LoadedImage, normalised, on_device, sizes_of
 from panbench.models.candidates import Frame
 from panbench.models.mmdet.config import in_scope_of
+from panbench.models.model import LoadedImage
+from panbench.models.preprocess import normalised, on_device, sizes_of
 from panbench.panoptic.types import Exif
 
 # mmcv's decoders that leave photographs as they are stored.

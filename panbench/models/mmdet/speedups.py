@@ -7,27 +7,25 @@ docs/benchmarks.md has what each step gains; tests/models/mmdet/test_speedups.py
 
 import functools
 import itertools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-if TYPE_CHECKING:
-    from panbench.models.mmdet.families import Family
 
-
-def speed_up(module: nn.Module, family: "Family", device: torch.device) -> nn.Module:
+def speed_up(module: nn.Module, device: torch.device, of_family: Callable[[Any, torch.device], None]) -> nn.Module:
     """The same model, changed in place to answer faster; it can no longer be trained.
 
-    module: a model of mmdet in eval mode with its weights loaded; family: as `family_of` says; device: where it runs.
+    module: a model of mmdet in eval mode with its weights loaded; device: where it runs
+    of_family: what else is done to models of its family
     """
     module.requires_grad_(False)
     fold_batch_norm(module)
     drop_attention_averages(module)
-    family.speed_up(module, device)
+    of_family(module, device)
     if device.type in ("cpu", "cuda"):
         # oneDNN and cuDNN's tensor cores work on channels-last images; of others they make a copy around convolutions.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

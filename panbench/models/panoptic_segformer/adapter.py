@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from panbench.catalog import ModelSpec
+from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
-from panbench.models.base import Adapter, Resize
 from panbench.models.candidates import Candidates, Frame, scores_of_pairs
 from panbench.models.feeding import to_host
 from panbench.models.labels import coco_labels
 from panbench.models.mmdet import deformable
 from panbench.models.panoptic_segformer.network import Layout, PanopticSegFormer, rename
+from panbench.models.preprocess import Resize
 from panbench.models.rules import parse_rule
 
 __all__ = ["PanopticSegFormerAdapter"]

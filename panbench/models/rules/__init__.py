@@ -4,7 +4,8 @@
     fused = fuse(outputs, rule)                     # on the device, on their way to the host
     ids, segments = rule.settle(fused[0])           # on the host
 
-A rule of your own: a frozen dataclass that inherits from `Rule`, in a module here, and one line in RULES.
+A rule of your own: a frozen dataclass that inherits from `Rule`, and a line in `panbench.catalog.RULES`, an entry point
+of the group `panbench.rules`, or nothing: `--rule package.module:Class` takes it from where it is.
 """
 
 import dataclasses
@@ -15,16 +16,11 @@ from typing import Any
 import torch
 
 from panbench.base.errors import BadArgument
+from panbench.base.places import BrokenPlace, is_place, load
 from panbench.base.text import listed
+from panbench.catalog import RULES
 from panbench.models.candidates import FinishedMap, Output
 from panbench.models.rules.base import Fused, FusedMap, Rule, SettledMap, rule_takes
-from panbench.models.rules.compete import EoMT, Mask2Former, MaskDINO, MaskFormer, OneFormer, PixelArgmax
-from panbench.models.rules.detr import DETR
-from panbench.models.rules.given import Given
-from panbench.models.rules.kmax import KMaX
-from panbench.models.rules.mask_wise import MaskWise
-from panbench.models.rules.panoptic_fpn import PanopticFPN
-from panbench.models.rules.transformers import Transformers
 
 __all__ = [
     "PAPER",
@@ -38,25 +34,6 @@ __all__ = [
     "parse_rule",
     "parse_rules",
 ]
-
-RULES: dict[str, type[Rule]] = {
-    rule.name: rule
-    for rule in (
-        PanopticFPN,
-        DETR,
-        MaskFormer,
-        Mask2Former,
-        MaskWise,
-        KMaX,
-        OneFormer,
-        MaskDINO,
-        EoMT,
-        PixelArgmax,
-        Transformers,
-        Given,
-    )
-}
-"""All rules by name."""
 
 PAPER = "paper"
 """Stands for the default rule of a model, its paper's."""
@@ -86,11 +63,14 @@ def check_fit(rule: Rule, outputs: Sequence[Output]) -> None:
 
 
 def parse_rule(text: str, paper: Rule | None = None) -> Rule:
-    """The rule that a text names, as `mask2former` or `mask2former:score=0.7,overlap=0.8`.
+    """The rule that a text names: `mask2former`, `mask2former:score=0.7,overlap=0.8`, `package.module:Class:score=0.7`.
 
     paper: the rule that `paper` stands for; a threshold after `paper:` replaces one of its own
     Raises BadArgument for a name, a threshold or a value that is not known, naming the nearest.
     """
+    place, assignments = _place_in(text)
+    if place is not None:
+        return _changed(_rule_at(place), assignments, text)
     name, _, assignments = text.strip().partition(":")
     key = name.strip().lower().replace("_", "-")
     if key == PAPER:
@@ -99,7 +79,7 @@ def parse_rule(text: str, paper: Rule | None = None) -> Rule:
         return _changed(paper, assignments, text)
     if key not in RULES:
         near = difflib.get_close_matches(key, RULES, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}?" if near else f"Rules are {listed(RULES)}."
+        hint = f"Did you mean {near[0]}?" if near else f"Rules are {listed(RULES, most=len(RULES))}."
         raise BadArgument(f"There is no fusion rule {name!r}. {hint}")
     return _changed(RULES[key](), assignments, text)
 
@@ -114,8 +94,30 @@ def parse_rules(text: str, paper: Rule | None = None) -> list[Rule]:
         elif part.strip():
             parts.append(part)
     if not parts:
-        raise BadArgument(f"--rule names no rule. Rules are {listed(RULES)}.")
+        raise BadArgument(f"--rule names no rule. Rules are {listed(RULES, most=len(RULES))}.")
     return list(dict.fromkeys(parse_rule(part, paper) for part in parts))
+
+
+def _place_in(text: str) -> tuple[str | None, str]:
+    """The place that a text begins with, `package.module:Class`, and what follows it; None where it names a rule."""
+    module, _, rest = text.strip().partition(":")
+    name, _, assignments = rest.partition(":")
+    place = f"{module}:{name}"
+    return (place, assignments) if "." in module and is_place(place) else (None, "")
+
+
+def _rule_at(place: str) -> Rule:
+    """The rule at a place, with its defaults. Raises BadArgument."""
+    try:
+        kind = load(place)
+    except BrokenPlace as error:
+        raise BadArgument(f"--rule {place}: {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, Rule) and dataclasses.is_dataclass(kind)):
+        raise BadArgument(
+            f"--rule {place} is not a fusion rule: a frozen dataclass that inherits from {Rule.__module__}:Rule."
+        )
+    rule: Rule = kind()
+    return rule
 
 
 def _changed(rule: Rule, assignments: str, text: str) -> Rule:

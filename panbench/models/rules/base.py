@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from panbench.catalog import RULES
 from panbench.models.candidates import Candidates, FinishedMap, Instances, LabelledSegment, NonFiniteOutput
 
 NOTHING = 255
@@ -63,7 +64,7 @@ class Rule:
 
     `fuse` runs on the device and gives a small map of codes and a few counts, where it can without waiting for the
     device. `settle` runs on the host: it decides which codes become segments, and numbers them.
-    A rule of your own is a subclass with `name` and `summary`, registered in `panbench.models.rules.RULES`.
+    A rule of your own is a subclass with `name` and `summary`, registered in `panbench.catalog.RULES`.
     """
 
     name: ClassVar[str]
@@ -97,9 +98,15 @@ class Rule:
         """Candidates whose gate is below this do not change the map: what is kept of a network goes by it."""
         return float(getattr(self, "score", 0.0))
 
+    @property
+    def called(self) -> str:
+        """As `--rule` finds it: by its name where that is registered, else by its place."""
+        place = f"{type(self).__module__}:{type(self).__qualname__}"
+        return self.name if RULES.places.get(self.name) == place else place
+
     def record(self) -> dict[str, Any]:
         """What run.json says of it: the name and all thresholds."""
-        return {"name": self.name, **dataclasses.asdict(self)}
+        return {"name": self.called, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:
         """As `--rule` takes it, with what differs from the rule's defaults."""
@@ -108,7 +115,7 @@ class Rule:
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != field.default
         ]
-        return self.name + (":" + ",".join(changed) if changed else "")
+        return self.called + (":" + ",".join(changed) if changed else "")
 
 
 def fraction(default: float) -> Any:

@@ -24,12 +24,13 @@ from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
 from panbench.base.hub_settings import endpoint
 from panbench.catalog import INSTALL_TRANSFORMERS, ModelSpec, repository_of
+from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
-from panbench.models.base import Adapter, LoadedImage
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
 from panbench.models.feeding import constant
 from panbench.models.labels import known_things
+from panbench.models.model import LoadedImage
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.attention import looks_of
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of

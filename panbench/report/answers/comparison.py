@@ -25,6 +25,7 @@ from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import Comparison, Sample, SampleFold
 from panbench.metrics.uncertainty import compare as weigh
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
@@ -39,8 +40,8 @@ from panbench.report.answers.grid import (
 )
 from panbench.report.answers.tables import (
     ComparisonRow,
-    compare,
     comparison_grid,
+    comparison_rows,
     labels,
     render,
     row_record,
@@ -58,7 +59,7 @@ MOST_PAIRS = 5
 MOST_GROUPED = 3
 """Up to so many runs each difference has a line, with interval and p; more stand in matrices."""
 
-_SUFFIXED = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
+_SUFFIXED = {group: f"PQ{suffix}" for group, suffix in GROUPS.items()}
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def standing(
 ) -> Standing:
     """The comparison of some runs, with ranks, intervals and paired differences of PQ where their images are the same.
 
-    common_images, mixed: as in `compare`; mixed runs are not weighed against each other
+    common_images, mixed: as in `comparison_rows`; mixed runs are not weighed against each other
     by: a key of SLICINGS for a table of PQ by slice; per_category: a table of PQ by category, sorted by the difference
     slices: sets of images, for a table of PQ by slice each
     baseline: the run that all others are compared with; default: each with each, or with the first beyond five runs
@@ -162,7 +163,7 @@ def standing(
     """
     for run in runs:
         run.reporter = reporter
-    rows = compare(runs, common_images=common_images, mixed=mixed)
+    rows = comparison_rows(runs, common_images=common_images, mixed=mixed)
     weighable = not mixed and any(row.images for row in rows)
     if (by or slices or per_category or baseline) and not weighable:
         why = (

@@ -20,7 +20,7 @@ from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import FN, FP, TP
 from panbench.metrics.pq import pq_table, summarise
 from panbench.panoptic.coco import read_ids, read_panoptic_json
-from panbench.panoptic.types import PanopticSet
+from panbench.panoptic.types import GROUPS, PanopticSet
 from panbench.report.answers.grid import percent
 from panbench.report.answers.tables import comparison_row
 from panbench.runs import Run, stored_predictions
@@ -191,10 +191,9 @@ fo.launch_app(dataset).wait()
 def _card(run: Run, out: Path) -> list[Path]:
     info, row = run.info, comparison_row(run)
     summary = summarise(pq_table(run.matched, run.categories))
-    suffixes = {"All": "", "Things": "_th", "Stuff": "_st"}
     metrics = [
         {"type": f"{name}{suffix}".lower(), "name": f"{name}{suffix}", "value": round(100 * float(value), 3)}
-        for group, suffix in suffixes.items()
+        for group, suffix in GROUPS.items()
         for name in ("PQ", "SQ", "RQ")
         if (value := summary[group][name]) is not None
     ]
@@ -206,7 +205,7 @@ def _card(run: Run, out: Path) -> list[Path]:
         how.append(f"fusion rule {info.rule.name}")
     table = "\n".join(
         f"| {group} | " + " | ".join(percent(summary[group][name]) for name in ("PQ", "SQ", "RQ")) + " |"
-        for group in suffixes
+        for group in GROUPS
     )
     notes = "".join(f"\n{note[:1].upper()}{note[1:]}.\n" for note in row.notes)
     # JSON is YAML: what stands between the dashes is read by every YAML parser.

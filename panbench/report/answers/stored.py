@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.base.studies import named
 from panbench.base.text import listed, size_in_words
 from panbench.report.answers.data_files import DataFiles
 from panbench.report.answers.grid import ABSENT, Grid, percent
 from panbench.report.answers.kept_files import kept_files
 from panbench.runs import (
-    WRITTEN,
     Run,
     SummaryRecord,
     digest_of,
@@ -22,6 +22,7 @@ from panbench.runs import (
     remove_run,
     replacement_of,
     run_bytes,
+    written,
 )
 
 __all__ = [
@@ -126,7 +127,7 @@ def refuse_inputs(target: Path, runs: Sequence[Run]) -> None:
     place = _resolved(target)
     for run in runs:
         dataset, predictions = run.info.dataset, run.info.predictions
-        own = [] if run.path is None else [run.path / name for name in WRITTEN]
+        own = [] if run.path is None else [run.path / name for name in written()]
         read = [Path(file) for file in (dataset.gt, predictions and predictions.json) if file]
         inside = [_resolved(folder) for folder in (dataset.gt_dir, predictions and predictions.folder) if folder]
         mine = {_resolved(path) for path in (*own, *read)}
@@ -158,11 +159,11 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
     """
     checked, problems = [], list(run.notices)
     problems += [fault for fault in run.faults if fault not in problems]
-    problems += run.unfused.notices if run.unfused is not None else ()
+    problems += [notice for rows in run.side_tables.values() for notice in rows.notices]
     if run.is_verified and not problems:
         checked.append(f"{len(run.info.parts or ()):,} parts are as they were written.")
-        if run.info.unfused:
-            checked.append(f"{len(run.info.unfused):,} files of AP_pan and mIoU_pan are as they were written.")
+        for name, files in run.info.side_tables.items():
+            checked.append(f"{len(files):,} files of {named('tables').get(name, name)} are as they were written.")
     if run.info.summary is not None and len(run.images):
         if SummaryRecord.of(run.summary()) == run.info.summary:
             checked.append("The summary in run.json is what the parts give.")
@@ -181,7 +182,7 @@ def run_places(folder: Path) -> Iterator[Path]:
     """The folders below a folder that are runs, damaged ones too; the many files that a run holds are not looked at."""
     for path, inside, _ in os.walk(folder):
         is_run = looks_like_run(Path(path))
-        inside[:] = sorted(set(inside) - set(WRITTEN) if is_run else inside)
+        inside[:] = sorted(set(inside) - set(written()) if is_run else inside)
         if is_run:
             yield Path(path)
 

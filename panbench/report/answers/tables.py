@@ -25,6 +25,7 @@ from rich.text import Text
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
 from panbench.metrics.pq import CategorySums, summarise
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
@@ -56,8 +57,8 @@ __all__ = [
     "ComparisonRow",
     "check_comparable",
     "comparable_images",
-    "compare",
     "comparison_row",
+    "comparison_rows",
     "comparison_text",
     "distinct_names",
     "failed_row",
@@ -70,8 +71,6 @@ __all__ = [
     "typed_table",
     "without_mixed",
 ]
-
-GROUPS = {"All": "", "Things": "_th", "Stuff": "_st"}
 
 # A difference to a published number means something only on the images that it was published for.
 PUBLISHED_IMAGES: dict[tuple[Any, Any], int] = {("coco", "val2017"): 5000}
@@ -177,7 +176,7 @@ def find_runs(
     return runs
 
 
-def compare(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = False) -> list[ComparisonRow]:
+def comparison_rows(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = False) -> list[ComparisonRow]:
     """A row for each run, in the order given.
 
     Raises BadRun when the runs are of different datasets or images.

@@ -14,6 +14,7 @@ import pandas as pd
 from panbench.base.text import listed
 from panbench.metrics.errors import IMPERFECT_MASK
 from panbench.metrics.uncertainty import FEWEST_IMAGES, Comparison
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import percent, signed
 
 __all__ = ["Clause", "Verdict", "verdict"]
@@ -331,7 +332,7 @@ def _is_better(facts: _Facts, a: str, b: str) -> bool:
 
 def _is_equal(facts: _Facts, a: str, b: str) -> bool:
     """Whether PQ, SQ and RQ of the two are the same, of all, things and stuff."""
-    tests = [facts.test(a, b, group, metric) for group in ("All", "Things", "Stuff") for metric in ("PQ", "SQ", "RQ")]
+    tests = [facts.test(a, b, group, metric) for group in GROUPS for metric in ("PQ", "SQ", "RQ")]
     return tests[0] is not None and all(test is None or test.difference == 0 for test in tests)
 
 

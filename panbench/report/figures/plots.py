@@ -17,7 +17,8 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
-from panbench.base.studies import load, places
+from panbench.base.places import load
+from panbench.base.studies import named
 from panbench.base.text import for_spreadsheet
 from panbench.metrics.slices import SLICINGS
 from panbench.published import PublishedResult
@@ -164,13 +165,13 @@ def draw_plot(
 def kinds() -> tuple[str, ...]:
     """All kinds of plots by name: those of any number of runs, with what studies add, then the others."""
     any_number = [name for name, plot in PLOTS.items() if plot.runs == ANY]
-    return tuple(dict.fromkeys([*any_number, *places("plots"), *PLOTS, *CLAIMED]))
+    return tuple(dict.fromkeys([*any_number, *named("plots"), *PLOTS, *CLAIMED]))
 
 
 def find_plot(kind: str) -> Plot:
     """The plot of one of `kinds`."""
     found: Plot | None = PLOTS.get(kind) or CLAIMED.get(kind)
-    return found or cast(Plot, load(places("plots")[kind]))
+    return found or cast(Plot, load(named("plots")[kind]))
 
 
 def check_kind(kind: str, with_claims: bool = False) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from panbench.base.errors import BadRun
 from panbench.metrics.matched import FP, TP, Matched, positions
-from panbench.panoptic.types import Category
+from panbench.panoptic.types import Category, in_groups
 
 __all__ = ["BINS", "PRECISION", "Calibration", "calibration", "reliability"]
 
@@ -53,7 +53,7 @@ def calibration(matched: Matched, categories: Sequence[Category], target: float 
     """The calibration of a run's segment scores. Raises BadRun when none has a score, or one is outside 0–1."""
     score, right, category, unscored = _judged(matched, categories)
     isthing = np.array([one.isthing for one in categories], np.bool_)[category]
-    groups = {"All": np.ones(len(score), np.bool_), "Things": isthing, "Stuff": ~isthing}
+    groups = in_groups(isthing)
     curve = pd.concat(
         [reliability(score[rows], right[rows]).assign(group=name) for name, rows in groups.items()], ignore_index=True
     )

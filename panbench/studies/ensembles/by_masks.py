@@ -22,8 +22,8 @@ from panbench.evaluation.rule_statistics import rule_statistics
 from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
 from panbench.metrics.slices import pq_by
 from panbench.metrics.tuning import best_by_turns, halves
-from panbench.models.base import LoadedImage
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
+from panbench.models.model import LoadedImage
 from panbench.models.rules import Rule
 from panbench.runs import ModelRecord, Run, check_room
 from panbench.studies.ensembles.by_votes import STEPS, Shares, check_weights

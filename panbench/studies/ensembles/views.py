@@ -6,8 +6,10 @@ from typing import Any
 
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
-from panbench.models.base import Adapter, HostedModel, LoadedImage, Model, way_of_running
+from panbench.models.adapter import Adapter
 from panbench.models.candidates import Output
+from panbench.models.host import HostedModel
+from panbench.models.model import LoadedImage, Model, Wrapped, way_of_running
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
 from panbench.studies.ensembles.merging import flip, merge_outputs
@@ -50,8 +52,8 @@ def parse_views(text: str) -> Views:
     return Views(tuple(dict.fromkeys(scales)), mirrored)
 
 
-class AugmentedModel:
-    """Another model that sees several views of each image; a `Model` like that one.
+class AugmentedModel(Wrapped):
+    """Another model that sees several views of each image.
 
     With the image as it is for the only view its answers are those of the model, to the bit.
     """
@@ -60,18 +62,11 @@ class AugmentedModel:
         """model: one with an adapter (all but functions). Raises BadArgument when it cannot be shown the views."""
         if not isinstance(model, HostedModel):
             raise BadArgument(f"{model.spec.title} gives finished id maps: --tta needs a network's masks.")
-        self.inner = model
+        super().__init__(model)
         self.views = views
-        self.spec, self.device, self.precision = model.spec, model.device, model.precision
-        self.class_names, self.isthing, self.rule = model.class_names, model.isthing, model.rule
         self._readers: list[Adapter] = [
             model.adapter if scale == 1.0 else model.adapter.scaled(scale) for scale in views.scales
         ]
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Those of the model."""
-        return self.inner.versions
 
     @property
     def settings(self) -> Mapping[str, Any]:

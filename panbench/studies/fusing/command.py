@@ -42,7 +42,7 @@ def fuse(
         str | None, option("A grid of thresholds, first:last:step each.", metavar="NAME:KEY=A:B:STEP,…")
     ] = None,
     oracle: Annotated[
-        bool, flag("--oracle", "Store in the run what fusion costs at most; `panbench errors` shows it.")
+        bool, flag("--oracle", "Store in the run what fusion costs at least; `panbench errors` shows it.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -156,7 +156,7 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
 
 def _ask_oracle(path: Path) -> None:
     from panbench.runs import ORACLE_BLOCKS, load_run
-    from panbench.studies.fusing.answer import oracle_grid, write_oracle
+    from panbench.studies.fusing.answer import ORACLE_VERSION, oracle_grid, write_oracle
 
     loaded = load_run(path)
     _refuse_mapped(loaded)
@@ -166,14 +166,17 @@ def _ask_oracle(path: Path) -> None:
         from panbench.evaluation.rule_statistics import Kept
         from panbench.evaluation.stored_runs import StoredModel, dataset_of
         from panbench.models.predict import category_ids
+        from panbench.studies.fusing.runs import other_rules
         from panbench.studies.fusing.sweeps import oracle_statistics
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)
         ids = category_ids(model, dataset.categories)
-        kept = Kept(path / ORACLE_BLOCKS, f"oracle of {loaded.info.id}")
+        others = other_rules(model)
+        of = f"oracle {ORACLE_VERSION} of {loaded.info.id} with {', '.join(map(str, others))}"
+        kept = Kept(path / ORACLE_BLOCKS, of)
         steps = oracle_statistics(
-            model.stored, dataset.scenes, dataset.categories, ids, model.paper, kept=kept, reporter=bars
+            model.stored, dataset.scenes, dataset.categories, ids, model.paper, others=others, kept=kept, reporter=bars
         )
     written = write_oracle(loaded, steps)
     kept.clear()

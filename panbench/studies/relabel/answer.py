@@ -20,7 +20,7 @@ from panbench.datasets.category_map import map_prediction, read_category_map
 from panbench.metrics.slices import image_statistics
 from panbench.metrics.uncertainty import FEWEST_IMAGES, intervals
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_id_png
-from panbench.panoptic.types import Annotation, Category, PanopticPrediction, PanopticSet
+from panbench.panoptic.types import GROUPS, Annotation, Category, PanopticPrediction, PanopticSet
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.tables import find_runs
 from panbench.runs import Run, stored_predictions
@@ -31,7 +31,6 @@ from panbench.studies.relabel.two_truths import RankChanges, rank_changes
 __all__ = ["Answers", "Relabelling", "find_answers", "mapped_truth", "read_truth", "relabel"]
 
 SIDES = ("A", "B")
-_GROUPS = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ class Relabelling:
                 (
                     row.run,
                     row.other,
-                    _GROUPS[row.group],
+                    f"PQ{GROUPS[row.group]}",
                     signed(row.difference_a),
                     signed(row.difference_b),
                     signed(row.change),
@@ -203,7 +202,7 @@ class Relabelling:
             for row in self._ceiling_rows(side).itertuples():
                 name = f"{SIDES[1 - side]} against {SIDES[side]}" if row.group == "All" else ""
                 cells = (percent(value) for value in (row.PQ, row.SQ, row.RQ))
-                lines.append((name, _GROUPS[row.group], *cells, self._interval(row.low, row.high, plain=True)))
+                lines.append((name, f"PQ{GROUPS[row.group]}", *cells, self._interval(row.low, row.high, plain=True)))
         return Grid(
             ("Truth as a prediction", "", "PQ", "SQ", "RQ", "95 % interval of PQ"),
             tuple(lines),

@@ -16,6 +16,7 @@ from typing import Any
 
 from panbench.base.errors import BadModel, BadRun
 from panbench.catalog import ModelSpec, load_catalog
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers.departures import departures
 from panbench.report.answers.grid import ABSENT, Grid, as_markdown, markdown_text
 from panbench.runs import Run, RunInfo, list_runs
@@ -40,7 +41,6 @@ PUBLISHED_WITHIN = 0.15
 LARGEST_FILE = 2_000_000
 """Bytes of a file that may be committed with a verified run: a part of 10,000 images has fewer."""
 
-_GROUPS = ("All", "Things", "Stuff")
 _METRICS = ("PQ", "SQ", "RQ")
 # Differences in binary must not decide at the edge of a tolerance that is written in decimals.
 _ROUNDING = 1e-9
@@ -206,7 +206,7 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
     summary = run.summary()
     rows = tuple(
         (group, metric, claim.values[group, metric], 100 * float(summary[group][metric] or 0))
-        for group in _GROUPS
+        for group in GROUPS
         for metric in _METRICS
         if (group, metric) in claim.values
     )

@@ -17,7 +17,7 @@ import pandas as pd
 
 from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence, listed
-from panbench.metrics.uncertainty import SampleFold, Stack, resampled
+from panbench.metrics.uncertainty import FEWEST_IMAGES, SampleFold, Stack, resampled
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.tables import comparison_row, labels
 from panbench.runs import Run, list_runs
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 RESAMPLES = 1_000
-FEWEST_IMAGES = 10
 
 
 Float = npt.NDArray[np.float64]

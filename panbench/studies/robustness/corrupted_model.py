@@ -6,7 +6,7 @@ images. The ground truth stays as it is.
 
 import os
 import tempfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,35 +14,28 @@ from typing import Any
 import cv2
 
 from panbench.base.errors import BadDataset
-from panbench.models.base import LoadedImage, Model, batch_key, read_photograph, way_of_running
-from panbench.models.candidates import Output
-from panbench.panoptic.types import ImageInfo, Scene
+from panbench.models.model import LoadedImage, Model, Wrapped, way_of_running
+from panbench.models.preprocess import read_photograph
+from panbench.panoptic.types import Scene
 from panbench.runs import ModelRecord
 from panbench.studies.robustness.corruptions import Corruption, corrupt
 
 __all__ = ["CorruptedModel"]
 
 
-class CorruptedModel:
-    """Another model, to which each image is shown corrupted; a `Model` like that one."""
+class CorruptedModel(Wrapped):
+    """Another model, to which each image is shown corrupted."""
 
     def __init__(self, model: Model, corruption: Corruption) -> None:
         """model: any; corruption: a kind at a severity. Raises BadArgument for one that is unknown."""
-        self.inner = model
+        super().__init__(model)
         self.corruption = corruption
-        # Under this title progress and errors name it: several corruptions of a model run one after the other.
+        # Progress and errors name it by this title: several corruptions of a model run one after the other.
         self.spec = replace(model.spec, title=f"{model.spec.title}, {corruption}")
-        self.device, self.precision = model.device, getattr(model, "precision", "fp32")
-        self.class_names, self.isthing, self.rule = model.class_names, model.isthing, model.rule
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Those of the model."""
-        return getattr(self.inner, "versions", {})
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What a run must share to be gone on with: the model's own, and the corruption."""
+        """What a run must share to be resumed: the model's own, and the corruption."""
         return {**way_of_running(self.inner), "corruption": str(self.corruption)}
 
     def describe(self) -> ModelRecord:
@@ -66,11 +59,3 @@ class CorruptedModel:
         finally:
             os.unlink(path)
         return replace(loaded, scene=scene, facts=facts)
-
-    def batch_key(self, image: ImageInfo) -> Hashable:
-        """As the model's: a corrupted image keeps its size."""
-        return batch_key(self.inner, image)
-
-    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """What the model says of each corrupted image."""
-        return self.inner.candidates(batch)

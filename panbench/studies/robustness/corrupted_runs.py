@@ -10,7 +10,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.evaluate import evaluate_rules
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models.base import Model
+from panbench.models.model import Model
 from panbench.runs import Run
 from panbench.studies.robustness.corrupted_model import CorruptedModel
 from panbench.studies.robustness.corruptions import Corruption, corrupted_runs

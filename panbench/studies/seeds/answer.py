@@ -20,6 +20,7 @@ from rich.console import Console, Group
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import for_spreadsheet, in_sentence, listed
 from panbench.metrics.uncertainty import FEWEST_IMAGES, SampleFold
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
@@ -36,8 +37,6 @@ from panbench.runs import Run, load_run, looks_like_run
 from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
 
 __all__ = ["Named", "SeedStanding", "is_pattern", "named_by", "seed_standing", "why_not_seeds"]
-
-_GROUPS = {"All": "PQ", "Things": "PQ_th", "Stuff": "PQ_st"}
 
 
 def is_pattern(path: Path) -> bool:
@@ -302,7 +301,7 @@ class SeedStanding:
                 (
                     better,
                     worse,
-                    _GROUPS[row.group],
+                    f"PQ{GROUPS[row.group]}",
                     signed(sign * row.difference, self.digits),
                     self._interval(low, high, with_sign=True),
                     ABSENT if pd.isna(row.p_holm) else "<0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}",

@@ -8,5 +8,6 @@ STUDY = Study(
     "unfused",
     "What a network says before fusion: AP_pan and mIoU_pan.",
     order=10,
+    tables={"unfused": "AP_pan and mIoU_pan"},
     measures={"metrics": "panbench.studies.unfused.answer:BEFORE_FUSION"},
 )

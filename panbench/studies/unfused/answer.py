@@ -11,6 +11,7 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import in_sentence
+from panbench.metrics.uncertainty import FEWEST_IMAGES
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question, pixels
@@ -27,6 +28,7 @@ from panbench.studies.unfused.metric import (
     resampled_unfused,
     thing_ids,
 )
+from panbench.studies.unfused.rows import read_unfused
 
 __all__ = [
     "BEFORE_FUSION",
@@ -47,8 +49,6 @@ TOLD_APART = (
 )
 
 COMMAND = "`panbench eval --metrics pq,ap,miou`"
-FEWEST_IMAGES = 10
-"""Fewer images have no interval, as with PQ."""
 
 
 @dataclass(frozen=True)
@@ -285,11 +285,7 @@ def _details(
 
 def _table(run: Run) -> UnfusedTable | None:
     """The rows of a run; None where it has none. Raises BadRun where some are missing."""
-    if run.unfused is None:
-        return None
-    if run.unfused.notices:
-        raise BadRun(" ".join(run.unfused.notices))
-    table = run.unfused.table
+    table = read_unfused(run)
     if table is None:
         return None
     absent = np.setdiff1d(run.images, table.image_id)

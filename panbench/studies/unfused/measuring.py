@@ -18,6 +18,7 @@ from panbench.base.errors import BadArgument
 from panbench.datasets import Dataset
 from panbench.datasets.instances import InstanceSet
 from panbench.evaluation.listeners import Listener
+from panbench.evaluation.loop import block_is_full
 from panbench.models.candidates import FinishedMap, Output
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.masks import PackedMasks, areas, pack, shared_pixels
@@ -27,12 +28,9 @@ from panbench.runs import Run, RunWriter
 from panbench.studies.unfused.instance_ap import InstanceTable
 from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable, concat_unfused
 from panbench.studies.unfused.outputs import InstanceMasks, Unfused, unfused
+from panbench.studies.unfused.rows import images_measured, write_unfused
 
 __all__ = ["Measurer"]
-
-BLOCK_IMAGES = 200
-BLOCK_SECONDS = 10.0
-"""A file is written when a block has this many images, or has been open for so long, as the loop writes parts."""
 
 
 class Measurer(Listener):
@@ -55,8 +53,8 @@ class Measurer(Listener):
         truth: the true instances of AP; None takes the thing segments of the panoptic ground truth
         """
         self.ap, self.miou = "ap" in metrics, "miou" in metrics
-        self._done = frozenset.intersection(*(_images_of(writer) for writer in writers))
-        self._held = [_images_of(writer) for writer in writers]
+        self._done = frozenset.intersection(*(images_measured(Run(writer.info, writer.path)) for writer in writers))
+        self._held = [images_measured(Run(writer.info, writer.path)) for writer in writers]
         self._thing_ids = frozenset(category.id for category in dataset.categories if category.isthing)
         n_labels = 1 + max(ids, default=-1)
         self.category_of = np.array([ids.get(label, 0) for label in range(n_labels)], np.int32)
@@ -105,7 +103,7 @@ class Measurer(Listener):
 
     def _collect(self) -> None:
         self._block.append(self._pending.popleft().result())
-        if len(self._block) >= BLOCK_IMAGES or time.monotonic() - self._since >= BLOCK_SECONDS:
+        if block_is_full(len(self._block), self._since):
             self._write()
 
     def _write(self) -> None:
@@ -114,7 +112,7 @@ class Measurer(Listener):
             for writer, held in zip(self._writers, self._held, strict=True):
                 new = np.array([image for image in table.image_id.tolist() if image not in held], np.int64)
                 if len(new):
-                    writer.write_unfused(table if len(new) == len(table.image_id) else table.only(new), self._rank)
+                    write_unfused(writer, table if len(new) == len(table.image_id) else table.only(new), self._rank)
             self._block = []
         self._since = time.monotonic()
 
@@ -201,8 +199,3 @@ class Measurer(Listener):
         np.add.at(both, place_true[same], pixels[same])
         image = np.full(len(names), scene.image.id, np.int64)
         return CategoryPixels(image, names.astype(np.int32), gt_pixels, pred_pixels, both)
-
-
-def _images_of(writer: RunWriter) -> frozenset[int]:
-    held = Run(writer.info, writer.path).unfused
-    return frozenset() if held is None else frozenset(held.images.tolist())

@@ -1,7 +1,4 @@
-"""The rows of a run before fusion, in unfused/*.parquet: what AP_pan and mIoU_pan are made of.
-
-Files are like the parts of a run: each holds a block of images, appears whole or not at all, names its run, and is
-listed in run.json with its SHA-256. They lie beside the parts, so that a run with and without them has the same parts.
+"""The rows of a run before fusion, a side table of the run: what AP_pan and mIoU_pan are made of.
 
 | kind | one row | columns that it uses |
 | --- | --- | --- |
@@ -11,34 +8,28 @@ listed in run.json with its SHA-256. They lie beside the parts, so that a run wi
 | `pair` | a predicted and a true instance that share pixels | det_id, gt_id, pixels |
 | `category` | a category of the semantic map | category_id, gt_pixels, pred_pixels (where labelled), pixels (both) |
 
-det_id and gt_id count from 1 within an image. The file's metadata says which metrics it was made for.
+det_id and gt_id count from 1 within an image. The schema's metadata says which metrics the rows were made for.
 """
 
-import hashlib
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.files import atomic_write
-from panbench.panoptic.parts import NotAdmitted, metadata_of, part_files
-from panbench.runs.layout import UNFUSED
-from panbench.runs.record import PartRecord, RunInfo
+from panbench.base.errors import BadRun
+from panbench.runs import Run, RunWriter
 from panbench.studies.unfused.instance_ap import InstanceTable
-from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable, concat_unfused
+from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["FOLDER", "UnfusedParts", "compact_unfused", "write_unfused"]
+__all__ = ["NAME", "images_measured", "read_unfused", "write_unfused"]
 
-FOLDER = UNFUSED
-IMAGES_A_FILE = 10_000
-FEW_FILES = 16
-"""So many files are never too many."""
+NAME = "unfused"
+"""The folder of the side table."""
 
 _KINDS = ("image", "det", "gt", "pair", "category")
 _METRICS = b"panbench.metrics"
@@ -59,109 +50,30 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 Columns = dict[str, npt.NDArray[Any]]
 
 
-def write_unfused(path: Path, table: UnfusedTable, metadata: Mapping[bytes, bytes]) -> None:
-    """Writes the rows of a block of images. Raises FileExistsError when there is a file of that name."""
-    import pyarrow.parquet
-
-    metrics = ",".join(name for name, rows in (("ap", table.instances), ("miou", table.pixels)) if rows is not None)
-    with atomic_write(path, exclusive=True) as handle:
-        arrow = _to_arrow(table).replace_schema_metadata({**metadata, _METRICS: metrics.encode()})
-        pyarrow.parquet.write_table(arrow, handle, compression="zstd")
+def write_unfused(writer: RunWriter, table: UnfusedTable, rank: int = 0) -> Path:
+    """Writes the rows of a block of images into a run; the path of the new file."""
+    return writer.write_side_rows(NAME, _to_arrow(table), rank)
 
 
-class UnfusedParts:
-    """The files in unfused/ that belong to a run. Each is read once, when it is first asked for."""
-
-    def __init__(self, run: Path, info: RunInfo) -> None:
-        """Of the run in a folder, as its run.json says it."""
-        self.folder = run / FOLDER
-        self._info = info
-        self._listed = {record.name: record for record in info.unfused or ()}
-
-    @cached_property
-    def _found(self) -> tuple[list[tuple[Path, UnfusedTable]], tuple[str, ...]]:
-        import pyarrow as pa
-
-        held: list[tuple[Path, UnfusedTable]] = []
-        notices: list[str] = []
-        seen = np.zeros(0, np.int64)
-        for path in part_files(self.folder):
-            try:
-                self._admit(path)
-                table = _read(path)
-            except NotAdmitted as problem:
-                notices.append(f"{path} {problem}.")
-                continue
-            except (pa.ArrowException, OSError, ValueError, KeyError) as problem:
-                reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-                notices.append(f"{path} is torn or foreign and was left out ({reason}).")
-                continue
-            # A run that was killed between its two files of a block looks at those images again.
-            new = np.setdiff1d(table.image_id, seen)
-            seen = np.union1d(seen, new)
-            held.append((path, table if len(new) == len(table.image_id) else table.only(new)))
-        if self._info.status != "running":
-            there = {path.name for path in part_files(self.folder)}
-            notices += [
-                f"{self.folder / name}, which held {record.images:,} images, is missing."
-                for name, record in self._listed.items()
-                if name not in there
-            ]
-        return held, tuple(notices)
-
-    @property
-    def notices(self) -> tuple[str, ...]:
-        """A sentence for each file that is missing, changed, torn or another run's: it was left out."""
-        return self._found[1]
-
-    @cached_property
-    def images(self) -> npt.NDArray[np.int64]:
-        """The images that were looked at, ascending."""
-        return np.unique(np.concatenate([np.zeros(0, np.int64), *(table.image_id for _, table in self._found[0])]))
-
-    @cached_property
-    def table(self) -> UnfusedTable | None:
-        """All rows, in order of image ids; None where the run has none."""
-        tables = [table for _, table in self._found[0] if len(table.image_id)]
-        return _in_order(concat_unfused(tables)) if tables else None
-
-    def records(self) -> tuple[PartRecord, ...]:
-        """The files as run.json lists them."""
-        return tuple(
-            PartRecord(path.name, path.stat().st_size, _sha256(path), len(table.image_id))
-            for path, table in self._found[0]
-        )
-
-    def _admit(self, path: Path) -> None:
-        listed = self._listed.get(path.name)
-        if listed is not None and _sha256(path) != listed.sha256:
-            raise NotAdmitted("is not what the run wrote (its SHA-256 differs from run.json's) and was left out")
-        if listed is None and metadata_of(path).get(b"panbench.run") != (self._info.id or "").encode():
-            raise NotAdmitted("was written by another run and was left out")
+def images_measured(run: Run) -> frozenset[int]:
+    """The images of which a run has rows."""
+    rows = run.side_tables.get(NAME)
+    return frozenset() if rows is None else frozenset(rows.images.tolist())
 
 
-def compact_unfused(parts: UnfusedParts, metadata: Mapping[bytes, bytes]) -> None:
-    """Joins many small files to few. Killed in between, some images are there twice, which reading passes over."""
-    old = part_files(parts.folder)
-    if len(old) <= FEW_FILES or parts.notices or len(old) * IMAGES_A_FILE < 4 * len(parts.images):
-        return
-    number = 1 + max((int(path.stem.split("-")[1]) for path in old if path.name.startswith("0000-")), default=-1)
-    waiting: list[UnfusedTable] = []
-
-    def write() -> None:
-        nonlocal number
-        if waiting:
-            write_unfused(parts.folder / f"0000-{number:06d}.parquet", concat_unfused(waiting), metadata)
-            number += 1
-            waiting.clear()
-
-    for _, table in parts._found[0]:
-        waiting.append(table)
-        if sum(len(one.image_id) for one in waiting) >= IMAGES_A_FILE:
-            write()
-    write()
-    for path in old:
-        path.unlink()
+def read_unfused(run: Run) -> UnfusedTable | None:
+    """All rows of a run in order of image ids; None where it has none. Raises BadRun where some cannot be read."""
+    rows = run.side_tables.get(NAME)
+    if rows is None:
+        return None
+    if rows.notices:
+        raise BadRun(" ".join(rows.notices))
+    if rows.table is None:
+        return None
+    try:
+        return _from_arrow(rows.table)
+    except ValueError as problem:
+        raise BadRun(f"{rows.folder} is foreign: {problem}.") from None
 
 
 def _to_arrow(table: UnfusedTable) -> "pa.Table":
@@ -185,20 +97,18 @@ def _to_arrow(table: UnfusedTable) -> "pa.Table":
                 values = columns.get(field.name)
                 arrays[field.name] = pa.nulls(n, field.type) if values is None else pa.array(values, field.type)
         tables.append(pa.table(arrays, schema=schema))
-    return pa.concat_tables(tables).combine_chunks()
+    metrics = ",".join(name for name, rows in (("ap", table.instances), ("miou", table.pixels)) if rows is not None)
+    return pa.concat_tables(tables).combine_chunks().replace_schema_metadata({_METRICS: metrics.encode()})
 
 
-def _read(path: Path) -> UnfusedTable:
-    """The rows of a file. Raises ValueError for what is no file of ours."""
+def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
+    """The rows of a side table. Raises ValueError for those of something else."""
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
-        metrics = (file.schema_arrow.metadata or {}).get(_METRICS)
-        if metrics is None:
-            raise ValueError("it does not say which metrics it is for")
-        arrow = file.read(use_threads=False)
+    metrics = (arrow.schema.metadata or {}).get(_METRICS)
+    if metrics is None:
+        raise ValueError("it does not say which metrics it is for")
     if missing := [name for name in _schema().names if name not in arrow.schema.names]:
         raise ValueError(f"it lacks the columns {', '.join(missing)}")
     kinds = arrow.column("kind").cast(pa.string())
@@ -218,7 +128,7 @@ def _read(path: Path) -> UnfusedTable:
         instances = InstanceTable(**named)
     if "miou" in wanted:
         pixels = CategoryPixels(*of_kind("category"))
-    return UnfusedTable(of_kind("image")[0], instances, pixels)
+    return UnfusedTable(np.sort(of_kind("image")[0]), instances, pixels)
 
 
 def _schema() -> "pa.Schema":
@@ -239,25 +149,3 @@ def _schema() -> "pa.Schema":
             "iscrowd": pa.bool_(),
         }
     )
-
-
-def _in_order(table: UnfusedTable) -> UnfusedTable:
-    """The rows by ascending image id: ties of scores then come out the same however a run was cut into files."""
-
-    def order(images: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        return np.argsort(images, kind="stable")
-
-    instances, pixels = table.instances, table.pixels
-    if instances is not None:
-        rows = {kind: order(getattr(instances, names[0])) for kind, names in _FIELDS.items()}
-        instances = InstanceTable(
-            **{name: getattr(instances, name)[rows[kind]] for kind, names in _FIELDS.items() for name in names}
-        )
-    if pixels is not None:
-        by = order(pixels.image_id)
-        pixels = CategoryPixels(*(getattr(pixels, name)[by] for name in _COLUMNS["category"]))
-    return UnfusedTable(np.sort(table.image_id), instances, pixels)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,11 +9,13 @@ from tiny_networks import MASK_DINO
 from views import check_views
 
 from panbench.catalog import find_model
-from panbench.models.base import HostedModel, Resize, open_model
 from panbench.models.candidates import Candidates
+from panbench.models.host import HostedModel
 from panbench.models.mask_dino.adapter import MaskDINOAdapter
 from panbench.models.mask_dino.network import Layout
+from panbench.models.opening import open_model
 from panbench.models.predict import predict, scene_of
+from panbench.models.preprocess import Resize
 from panbench.models.rules.resize import upsample
 
 

@@ -4,8 +4,8 @@ import torch
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import find_model
-from panbench.models.base import open_model
 from panbench.models.mmdet.attention import attend
+from panbench.models.opening import open_model
 from panbench.models.predict import model_categories, scene_of
 from panbench.report.figures.attention import attention_figure
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from panbench.base.errors import BadModel
 from panbench.catalog import MMDET, ModelSpec, load_catalog
-from panbench.models.base import count_parameters
+from panbench.models.host import count_parameters
 from panbench.models.mmdet.config import build_model, describe_backbone, family_of, load_config
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "count_parameters.py"

@@ -45,7 +45,7 @@ def test_maps_are_those_of_mmdets_own_modules(name):
     operators.install()
     plain = trained(name)
     expected = mmdet_map(plain)
-    faster = speedups.speed_up(copy.deepcopy(plain), configs.family_of(plain), CPU)
+    faster = speedups.speed_up(copy.deepcopy(plain), CPU, configs.family_of(plain).speed_up)
     assert len(np.unique(expected)) > 1, "a map of one segment would prove nothing"
     assert np.mean(mmdet_map(faster) == expected) >= 0.9999
 
@@ -54,7 +54,7 @@ def test_maps_are_those_of_mmdets_own_modules(name):
 def test_the_last_layers_logits_are_those_of_mmdets_head(name):
     operators.install()
     plain = trained(name)
-    faster = speedups.speed_up(copy.deepcopy(plain), configs.family_of(plain), CPU)
+    faster = speedups.speed_up(copy.deepcopy(plain), CPU, configs.family_of(plain).speed_up)
     prepared = plain.data_preprocessor({"inputs": [image()] * 2, "data_samples": [sample(), sample()]}, False)
     inputs, samples = prepared["inputs"], prepared["data_samples"]
     with torch.no_grad():

@@ -10,11 +10,14 @@ from tiny_networks import SEGFORMER
 from views import check_views
 
 from panbench.catalog import find_model
-from panbench.models.base import Adapter, HostedModel, Resize, open_model
+from panbench.models.adapter import Adapter
 from panbench.models.candidates import Candidates, Frame
+from panbench.models.host import HostedModel
+from panbench.models.opening import open_model
 from panbench.models.panoptic_segformer.adapter import PanopticSegFormerAdapter
 from panbench.models.panoptic_segformer.network import rename
 from panbench.models.predict import predict, scene_of
+from panbench.models.preprocess import Resize
 from panbench.models.rules import fuse
 
 REFERENCE = Path(__file__).parents[2] / "reference" / "other_models" / "panoptic_segformer.npz"

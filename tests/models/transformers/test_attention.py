@@ -9,8 +9,9 @@ import torch
 
 from panbench.base.errors import BadArgument
 from panbench.datasets import shapes
-from panbench.models.base import HostedModel, open_model
 from panbench.models.candidates import Candidates
+from panbench.models.host import HostedModel
+from panbench.models.opening import open_model
 from panbench.models.predict import scene_of
 from panbench.models.rules.resize import upsample
 from panbench.panoptic.types import Scene

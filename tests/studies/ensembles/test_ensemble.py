@@ -168,7 +168,7 @@ def test_sweeps_and_oracles_speak_on_a_narrow_screen(home, tmp_path):
     assert result.exit_code == 0, result.output
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "because no mask fits" in " ".join(result.stdout.split())
-    assert "What fusion costs at most" in panbench("errors", tmp_path / "run", columns=80).stdout
+    assert "What fusion costs at least" in panbench("errors", tmp_path / "run", columns=80).stdout
 
 
 @pytest.mark.parametrize(

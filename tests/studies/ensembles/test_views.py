@@ -5,8 +5,9 @@ import torch
 from panbench.base.errors import BadArgument
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
-from panbench.models.base import open_model, read_photograph
 from panbench.models.candidates import Candidates, Frame, Instances
+from panbench.models.opening import open_model
+from panbench.models.preprocess import read_photograph
 from panbench.models.rules import fuse
 from panbench.studies.ensembles.merging import flip, merge_outputs
 from panbench.studies.ensembles.views import AugmentedModel, Views, parse_views

@@ -17,7 +17,7 @@ from panbench.evaluation.rule_statistics import Kept, rule_statistics
 from panbench.evaluation.stored_runs import StoredModel, dataset_of
 from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.tuning import tune
-from panbench.models.base import open_model
+from panbench.models.opening import open_model
 from panbench.models.predict import category_ids
 from panbench.models.rules import parse_rule
 from panbench.models.stored import StoredOutputs, encode, write_block
@@ -275,7 +275,7 @@ def test_all_that_a_run_can_hold_is_deleted_with_it(dataset, model, tmp_path):
     # As an oracle leaves it that was killed.
     (made.path / layout.ORACLE_BLOCKS).mkdir()
     (made.path / layout.ORACLE_BLOCKS / "0.parquet").write_bytes(b"")
-    assert {path.name for path in made.path.iterdir()} == set(layout.WRITTEN) - {layout.MARK}
+    assert {path.name for path in made.path.iterdir()} == set(layout.written()) - {layout.MARK}
     (made.path / "candidates" / ".0000-000007.arrow.x.tmp").write_bytes(b"left by a kill")
     assert remove_run(made.path) == ()
     assert not made.path.exists()

@@ -27,6 +27,7 @@ from panbench.runs import Run, load_run
 from panbench.runs.merge import merge_runs
 from panbench.studies.unfused.answer import with_unfused
 from panbench.studies.unfused.outputs import unfused
+from panbench.studies.unfused.rows import read_unfused
 
 ALL = ("pq", "ap", "miou")
 REPO = Path(__file__).resolve().parents[3]
@@ -62,8 +63,7 @@ def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def rows(run: Run) -> dict[str, list[Any]]:
     """All rows of a run before fusion, by column."""
-    assert run.unfused is not None
-    table = run.unfused.table
+    table = read_unfused(run)
     assert table is not None
     assert table.instances is not None
     assert table.pixels is not None
@@ -88,10 +88,11 @@ def test_numbers_equal_pycocotools_and_an_independent_count(name, folder, tmp_pa
 def test_measuring_changes_no_pq_and_no_part(whole, dataset, tmp_path):
     plain = evaluated(find_model("mask2former-tiny"), dataset, tmp_path / "plain")
     assert plain.summary() == whole.summary()
-    assert plain.info.unfused is None
+    assert plain.info.side_tables == {}
+    assert json.loads((plain.path / "run.json").read_text())["unfused"] is None
     assert not (tmp_path / "plain" / "unfused").exists()
     assert whole.info.arguments["metrics"] == "pq,ap,miou"
-    assert [record.images for record in whole.info.unfused] == [12]
+    assert [record.images for record in whole.info.side_tables["unfused"]] == [12]
 
 
 @pytest.mark.parametrize("lost", ["parts", "unfused"])
@@ -153,6 +154,9 @@ def test_merged_shards_have_the_numbers_of_the_whole(whole, dataset, folder, tmp
         evaluated(find_model("mask2former-tiny"), open_dataset(folder, image_ids=chosen), shards[-1], metrics=ALL)
     merged = merge_runs(shards, tmp_path / "merged")
     assert rows(merged) == rows(whole)
+    # All files stand in run.json, the first shard's too: changed ones are noticed.
+    assert [record.images for record in merged.info.side_tables["unfused"]] == [5, 7]
+    assert merged.side_tables["unfused"].notices == ()
     assert metric_findings(merged).record["AP_pan"] == metric_findings(whole).record["AP_pan"]
 
 
@@ -204,8 +208,9 @@ def test_the_papers_truth_is_an_instance_json(dataset, folder, tmp_path):
     document["annotations"].append({**one, "segmentation": polygon})
     (tmp_path / "instances.json").write_text(json.dumps(document))
     more = evaluate(model, dataset, tmp_path / "more", options)
-    assert len(more.unfused.table.instances.gt_id) == len(own.unfused.table.instances.gt_id) + 1
-    assert 2000 in more.unfused.table.instances.gt_area.tolist()
+    found = read_unfused(more).instances
+    assert len(found.gt_id) == len(read_unfused(own).instances.gt_id) + 1
+    assert 2000 in found.gt_area.tolist()
     document["categories"][0]["name"] = "ballon"
     (tmp_path / "instances.json").write_text(json.dumps(document))
     with pytest.raises(BadDataset, match="have different things: ball"):
@@ -313,5 +318,5 @@ def test_packed_masks_share_the_pixels_that_the_masks_share():
 
 def test_a_stored_run_is_loaded_with_its_rows(whole):
     again = load_run(whole.path)
-    assert again.unfused.notices == ()
+    assert again.side_tables["unfused"].notices == ()
     assert rows(again) == rows(whole)

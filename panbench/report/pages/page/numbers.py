@@ -8,6 +8,7 @@ import pandas as pd
 
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import SLICINGS
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.views import Compared
@@ -106,7 +107,7 @@ def pair_tests(members: Sequence[Compared], standing: Standing) -> Iterable[dict
         yield {
             "a": min(a, b),
             "b": max(a, b),
-            "groups": [groups.get(group) for group in ("All", "Things", "Stuff")],
+            "groups": [groups.get(group) for group in GROUPS],
             "categories": {position[row.category_id]: [*cells(row), int(row.images)] for row in single.itertuples()},
         }
 

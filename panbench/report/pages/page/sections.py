@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from panbench.catalog import Published
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import percent, signed
 from panbench.report.answers.tables import comparison_grid
@@ -397,7 +398,7 @@ def _published(published: Published | None) -> str | None:
 
 
 _IN_CODE = {"SHA-256 of the weights", "SHA-256 of the ground truth", "Command", "Config", "Weights", "Run"}
-_GROUPS = ("PQ", "PQ_th", "PQ_st")
+_GROUPS = tuple(f"PQ{suffix}" for suffix in GROUPS.values())
 _HEADS = {
     "PQ_th": Html("PQ<sup>Th</sup>"),
     "PQ_st": Html("PQ<sup>St</sup>"),

@@ -1,0 +1,68 @@
+"""Devices and precisions: what a machine has, and how a forward pass computes on it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from panbench.base.computing import PRECISIONS
+from panbench.base.errors import BadArgument
+
+__all__ = ["AUTOCAST", "check_precision", "choose_device", "keep_as_autocast_has_them", "tf32_as"]
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_TF32 = {"ieee": (False, False), "tf32": (True, True)}
+"""Whether CUDA's convolutions and its matrix products may use TF32; for the others PyTorch's default, (True, False)."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` names: auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, mps. BadArgument."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
+        raise BadArgument(f"--device {name} is unknown; it is auto, cpu, cuda, cuda:N or mps.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        reason = "this PyTorch has no CUDA" if torch.version.cuda is None else "no CUDA device is found"
+        raise BadArgument(f"--device {name}: {reason}. Use --device cpu, or install a CUDA build of PyTorch.")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise BadArgument(f"--device {name}: there are {torch.cuda.device_count()} CUDA devices, counted from 0.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise BadArgument("--device mps: this machine or this PyTorch has no Metal. Use --device cpu.")
+    return torch.device(name)
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises BadArgument for a precision that is unknown or that the device does not have."""
+    if precision not in PRECISIONS:
+        raise BadArgument(f"--precision {precision} is unknown; it is one of {', '.join(PRECISIONS)}.")
+    if precision == "tf32" and device.type != "cuda":
+        raise BadArgument(f"--precision tf32 needs a CUDA device; this run is on {device}.")
+
+
+@contextlib.contextmanager
+def tf32_as(precision: str) -> Iterator[None]:
+    """TF32 on CUDA as a precision has it; afterwards the process's own settings are back."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32, matmul.allow_tf32 = _TF32.get(precision, (True, False))
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def keep_as_autocast_has_them(module: nn.Module, dtype: torch.dtype) -> None:
+    """Casts, in place, the weights that torch.autocast would cast in every forward pass."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            names = ["weight", "bias"]
+        elif isinstance(part, nn.MultiheadAttention):
+            names = ["in_proj_weight", "in_proj_bias"]
+        else:
+            continue
+        for name in names:
+            parameter = getattr(part, name, None)
+            if isinstance(parameter, nn.Parameter):
+                parameter.data = parameter.data.to(dtype)
