@@ -32,4 +32,15 @@ ORACLE_BLOCKS = "oracle-blocks"
 
 def written() -> tuple[str, ...]:
     """All of them, side tables of studies too. Whatever else lies in a run folder is neither deleted nor replaced."""
-    return (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HASHES, *named("tables"), ORACLE, ORACLE_BLOCKS)
+    return (
+        RECORD,
+        MARK,
+        PARTS,
+        PREDICTIONS,
+        PREDICTIONS_JSON,
+        CANDIDATES,
+        HASHES,
+        *named("tables"),
+        ORACLE,
+        ORACLE_BLOCKS,
+    )
