@@ -112,11 +112,11 @@ def compare(
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
 
     with console.working("Reading runs"):
-        from panbench.cli.request import parse_metrics
         from panbench.report.answers.comparison import standing
         from panbench.report.answers.own_slices import slices_for
         from panbench.report.answers.stored import refuse_inputs
         from panbench.studies.seeds.answer import is_pattern, named_by, seed_standing
+        from panbench.studies.unfused.options import parse_metrics
 
     measured = parse_metrics(metrics)
     places = digits if digits is not None else 1 if chosen is Format.latex else 2
@@ -220,7 +220,7 @@ def metrics(
 @command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
 def errors(
     runs: Runs,
-    images: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
+    most: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also what each category loses most to.")] = False,
     as_json: AsJson = False,
@@ -232,7 +232,7 @@ def errors(
 
     stored = find_runs(runs)
     own = slices_for(slices, stored)
-    found = partial(error_findings, images=images, per_category=per_category, slices=own)
+    found = partial(error_findings, images=most, per_category=per_category, slices=own)
     _show_each(stored, found, runs, as_json)
 
 
