@@ -297,7 +297,7 @@ class TestPredictions:
         for name in ("one", "two"):
             score_folder(gt, panoptic_set(tmp_path, f"pred-{name}"), out=tmp_path / "results" / name, index=False)
             members.append(tmp_path / "results" / name)
-        assert panbench("ensemble", *members, "--by", "votes", "--out", tmp_path / "results" / "vote").exit_code == 0
+        assert panbench("ensemble", *members, "--way", "votes", "--out", tmp_path / "results" / "vote").exit_code == 0
         return members[0], tmp_path / "results" / "vote"
 
     def predictions_of(self, run: Path) -> Path:
@@ -328,7 +328,7 @@ class TestPredictions:
     def test_who_reads_shifted_predictions_refuses_them(self, runs, which, command, tmp_path):
         run = runs[which]
         line = {
-            "ensemble": ("ensemble", run, run.parent / "two", "--by", "votes", "--out", tmp_path / "again"),
+            "ensemble": ("ensemble", run, run.parent / "two", "--way", "votes", "--out", tmp_path / "again"),
             "relabel": ("relabel", tmp_path / "gt.json", tmp_path / "gt.json", "--runs", run),
             "export": ("export", "coco-results", run, "--out", tmp_path / "out"),
             "overlay": ("show", "overlay", run, "--image", "2", "--images", tmp_path, "--out", tmp_path / "a.png"),
