@@ -47,7 +47,7 @@ def score(
     ap_gt: Annotated[
         Path | None, option("With --ap: a COCO instance JSON as its ground truth.", metavar="FILE.json")
     ] = None,
-    threads: Annotated[int | None, option("Default: the cores.", metavar="N", min=1)] = None,
+    workers: Annotated[int | None, option("Threads. Default: the cores.", metavar="N", min=1)] = None,
     max_pixels: Annotated[int | None, option("Refuse larger PNGs before they are decoded.", metavar="N", min=1)] = None,
 ) -> None:
     """Score predictions of any framework: the same numbers as panopticapi."""
@@ -70,7 +70,7 @@ def score(
             gt_dir,
             pred_dir,
             out,
-            threads=threads,
+            threads=workers,
             ignore_extra=ignore_extra,
             allow_missing=allow_missing,
             boundary=boundary,

@@ -193,7 +193,7 @@ def test_a_model_of_the_catalogue_has_its_published_gflops(coco_run, tmp_path):
     shutil.copytree(coco_run, tmp_path / "m2f")
     (tmp_path / "m2f" / "run.json").write_text(json.dumps(info), "utf-8")
     out = tmp_path / "plot.pdf"
-    made = panbench("show", "plot", "gflops", tmp_path / "m2f", "--published", "mask2former", "--out", out, "--data")
+    made = panbench("show", "plot", "gflops", tmp_path / "m2f", "--published", "mask2former", "--out", out, "--csv")
     assert made.exit_code == 0, made.output
     lines = out.with_suffix(".csv").read_text("utf-8").splitlines()
     measured = dict(zip(lines[0].split(","), lines[1].split(","), strict=False))

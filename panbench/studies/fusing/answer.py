@@ -15,6 +15,7 @@ from panbench.base.errors import BadRun
 from panbench.base.files import atomic_write
 from panbench.metrics.slices import ImageStatistics, pq_by
 from panbench.metrics.tuning import Tuned
+from panbench.panoptic.parts import readable
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question
 from panbench.runs import ORACLE, Run
@@ -220,7 +221,7 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
     path = run.path / ORACLE
     again = f"Make it again with `panbench fuse {run.path} --oracle`."
     try:
-        rows = pq.read_table(path)
+        rows = pq.read_table(readable(path))
         table = rows.to_pandas()
         stored = json.loads((rows.schema.metadata or {}).get(b"panbench", b"null"))
         steps = {

@@ -51,7 +51,7 @@ def fuse(
     save_predictions: Annotated[bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace what is already in the folder.")] = False,
     resume: Annotated[bool, flag("--resume", "Go on with interrupted runs; sweeps and oracles always do.")] = False,
-    seed: Annotated[int, option("Which halves a sweep chooses and reports on.", metavar="N")] = 0,
+    halves: Annotated[int, option("Which halves a sweep chooses and reports on.", metavar="N")] = 0,
     yes: Annotated[bool, flag("--yes", "Also sweep more than 10,000 points.")] = False,
 ) -> None:
     """Merge masks and scores into panoptic maps again, by the rule of any paper and without the network."""
@@ -75,7 +75,7 @@ def fuse(
         _ask_oracle(run)
     elif sweep is not None:
         assert out is not None
-        _sweep(run, sweep, out, seed, overwrite, yes)
+        _sweep(run, sweep, out, halves, overwrite, yes)
     else:
         assert out is not None
         assert rule is not None
