@@ -136,15 +136,9 @@ def test_a_module_imports_only_rooms_of_lower_layers():
 
 # Imports of studies by the core, and between studies, that are still to become hooks.
 TO_BE_HOOKS = {
-    ("evaluation/several.py", "robustness"),
-    ("evaluation/several.py", "ensembles"),
-    ("evaluation/evaluate.py", "unfused"),
     ("cli/compare.py", "seeds"),
     ("cli/compare.py", "unfused"),
     ("cli/score.py", "unfused"),
-    ("cli/eval.py", "robustness"),
-    ("evaluation/several.py", "tools"),
-    ("evaluation/several.py", "figures"),
 }
 
 

@@ -112,11 +112,11 @@ def compare(
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
 
     with console.working("Reading runs"):
-        from panbench.cli.request import parse_metrics
         from panbench.report.answers.comparison import standing
         from panbench.report.answers.own_slices import slices_for
         from panbench.report.answers.stored import refuse_inputs
         from panbench.studies.seeds.answer import is_pattern, named_by, seed_standing
+        from panbench.studies.unfused.options import parse_metrics
 
     measured = parse_metrics(metrics)
     places = digits if digits is not None else 1 if chosen is Format.latex else 2

@@ -127,6 +127,17 @@ def test_categories_are_sorted_by_a_click_and_back_by_another(open_report):
     assert [name[:3] for name in column(page, 1)] == ["<im", "bal", "sky"]
 
 
+def test_categories_begin_with_whether_any_differs_for_sure(open_report):
+    page = open_report()
+    found = page.locator("#categories-finding").inner_text()
+    assert found.startswith("No category differs for sure between A and B (0 of ")
+    assert "after correction for all of them" in found
+    assert "least unlikely first" in page.locator("#category-scores thead th").nth(4).inner_text()
+    # Tests are of PQ alone.
+    page.locator("#categories").get_by_role("button", name="SQ").click()
+    assert page.locator("#categories-finding").inner_text() == ""
+
+
 def test_a_file_has_no_pages_of_examples_to_turn(open_report):
     assert open_report().get_by_role("button", name="Later").is_hidden()
 

@@ -16,8 +16,9 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import for_spreadsheet, listed
 from panbench.datasets.category_map import map_prediction, read_category_map
+from panbench.metrics.jackknife import intervals
+from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.metrics.slices import image_statistics
-from panbench.metrics.uncertainty import FEWEST_IMAGES, intervals
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_id_png
 from panbench.panoptic.types import GROUPS, Annotation, Category, PanopticPrediction, PanopticSet
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
@@ -344,7 +345,7 @@ def relabel(
         for side in crossed.matched
     ]
     changes = rank_changes(on[0], on[1], resamples=resamples)
-    ceiling = [intervals(image_statistics(side, categories), resamples=resamples) for side in crossed.between]
+    ceiling = [intervals(image_statistics(side, categories)) for side in crossed.between]
     everyone = set(truth_a.annotations) | set(truth_b.annotations)
     return Relabelling(
         (truth_a, truth_b),

@@ -8,6 +8,7 @@ STUDY = Study(
     "unfused",
     "What a network says before fusion: AP_pan and mIoU_pan.",
     order=10,
+    options={"eval": "panbench.studies.unfused.options:UnfusedOptions"},
     tables={"unfused": "AP_pan and mIoU_pan"},
     measures={"metrics": "panbench.studies.unfused.answer:BEFORE_FUSION"},
 )

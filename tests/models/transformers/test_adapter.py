@@ -28,7 +28,8 @@ from panbench.models.predict import predict, scene_of
 from panbench.models.rules import fuse
 from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.models.transformers.families import detr_size, fitted, shortest_edge
-from panbench.studies.ensembles.views import AugmentedModel, parse_views
+from panbench.studies.ensembles.augmented_model import AugmentedModel
+from panbench.studies.ensembles.views import parse_views
 
 EOMT = Path(__file__).parents[2] / "reference" / "other_models" / "eomt"
 THINGS = ["person", "car", "dog", "tree", "cup"]
