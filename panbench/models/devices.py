@@ -1,7 +1,8 @@
 """Devices and precisions: what a machine has, and how a forward pass computes on it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -43,14 +44,48 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def tf32_as(precision: str) -> Iterator[None]:
-    """TF32 on CUDA as a precision has it; afterwards the process's own settings are back."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32, matmul.allow_tf32 = _TF32.get(precision, (True, False))
+    """TF32 on CUDA as a precision has it; afterwards the process's own settings are back.
+
+    PyTorch 2.9 and later have two ways to say it: `allow_tf32`, and `fp32_precision` for each kind of operator. Reading
+    the older one raises RuntimeError once the newer one has said otherwise, so both are set alike here.
+    """
+    convolutions, products = _TF32.get(precision, (True, False))
+    restores = [_set(torch.backends.cudnn, ("conv", "rnn"), convolutions), _set(torch.backends.cuda, (), products)]
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        for restore in restores:
+            restore()
+
+
+def _set(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[], None]:
+    """Allows or forbids TF32 for a backend, by both of PyTorch's ways alike; what is returned undoes it."""
+    older = backend if kinds else backend.matmul
+    found: list[Any] = [getattr(backend, kind, None) for kind in kinds] if kinds else [older]
+    newer = [each for each in found if hasattr(each, "fp32_precision")]
+    before = [each.fp32_precision for each in newer]
+    older_before = _read(older, before)
+
+    def restore() -> None:
+        older.allow_tf32 = older_before
+        for each, value in zip(newer, before, strict=True):
+            # "none" inherits from a more general setting, and reads as that one: keep it where it says the same.
+            each.fp32_precision = "none"
+            if each.fp32_precision != value:
+                each.fp32_precision = value
+
+    older.allow_tf32 = allowed
+    for each in newer:
+        each.fp32_precision = "tf32" if allowed else "ieee"
+    return restore
+
+
+def _read(older: Any, newer: list[str]) -> bool:
+    """`allow_tf32`; where it cannot be read, because the newer way has said otherwise, what it must have been."""
+    try:
+        return cast(bool, older.allow_tf32)
+    except RuntimeError:
+        return not all(value == "tf32" for value in newer)
 
 
 def keep_as_autocast_has_them(module: nn.Module, dtype: torch.dtype) -> None:

@@ -293,7 +293,7 @@ def _frame(given: Any) -> Frame:
             raise ValueError(f"it is of an image of the size {list(pair)}")
         if pair[0] * pair[1] > 4 * DEFAULT_MAX_PIXELS:
             raise ValueError(f"it is of an image of {pair[0]}×{pair[1]} pixels, which is too large")
-    return Frame(*pairs)
+    return Frame(*pairs, bool(given.get("one_step", False)))
 
 
 def _kept(output: Candidates | Instances, rule: Rule, low_gate: float) -> Candidates | Instances:
@@ -409,7 +409,9 @@ def _small_arrays(output: Candidates | Instances) -> dict[str, Array]:
 
 
 def _small_fields(output: Candidates | Instances) -> dict[str, Any]:
-    frame = {name: list(getattr(output.frame, name)) for name in ("padded", "resized", "original")}
+    frame: dict[str, Any] = {name: list(getattr(output.frame, name)) for name in ("padded", "resized", "original")}
+    if output.frame.one_step:
+        frame["one_step"] = True
     if isinstance(output, Candidates):
         own: dict[str, Any] = {"isthing": list(output.isthing), "activation": output.activation}
         return {"kind": "candidates", "frame": frame, **own}
