@@ -287,13 +287,14 @@ def _about(schema: pa.Schema, path: Path) -> dict[str, Any]:
 
 def _frame(given: Any) -> Frame:
     """The frame of a header. Raises ValueError for sizes that no image has."""
-    pairs = [tuple(given[name]) for name in ("padded", "resized", "original")]
+    pairs: list[tuple[int, int]] = [tuple(given[name]) for name in ("padded", "resized", "original")]
     for pair in pairs:
         if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
             raise ValueError(f"it is of an image of the size {list(pair)}")
         if pair[0] * pair[1] > 4 * DEFAULT_MAX_PIXELS:
             raise ValueError(f"it is of an image of {pair[0]}×{pair[1]} pixels, which is too large")
-    return Frame(*pairs, bool(given.get("one_step", False)))
+    padded, resized, original = pairs
+    return Frame(padded, resized, original, bool(given.get("one_step", False)))
 
 
 def _kept(output: Candidates | Instances, rule: Rule, low_gate: float) -> Candidates | Instances:
