@@ -30,7 +30,6 @@ __all__ = [
     "default_data",
     "leave_out_others",
     "missing_for",
-    "split_rules",
 ]
 
 VARIABLE = "PANBENCH_DOWNLOAD"
@@ -200,19 +199,6 @@ def leave_out_others(
     named = set(resolve_models(by_name)) if by_name else set()
     kept = [spec for spec in specs if spec.trained_on == data or spec in named]
     return kept, [spec for spec in specs if spec not in kept]
-
-
-def split_rules(text: str) -> list[str]:
-    """The single rules of `--rule`; what has a value and names no rule is one more threshold of the rule before it."""
-    rules: list[str] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        if rules and "=" in part and ":" not in part:
-            rules[-1] += f",{part}"
-        else:
-            rules.append(part)
-    if not rules:
-        raise BadArgument("--rule names no rule. Write for example --rule paper,argmax.")
-    return list(dict.fromkeys(rules))
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:
