@@ -492,6 +492,12 @@ def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     )
 
 
+def check_weights(weights: str) -> None:
+    """Raises BadArgument where `--weights` is the path of a file that is not there."""
+    if weights not in ("auto", "random") and not Path(weights).expanduser().is_file():
+        raise BadArgument(f"--weights {weights}: there is no such file. Give a path, auto or random.")
+
+
 def weights_path(spec: ModelSpec) -> Path | None:
     """Where the weights of a model are, or will be once downloaded; None for a model without weights.
 

@@ -142,7 +142,8 @@ def note_damage(runs: "Sequence[StoredRun]") -> None:
 def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
     """As `may_download`, of the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
-    from panbench.cli.request import check_weights, missing_for
+    from panbench.catalog import check_weights
+    from panbench.cli.request import missing_for
 
     check_weights(weights)
     return may_download(missing_for(specs, weights=weights), download)

@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from panbench.base.errors import BadArgument, BadModel
-from panbench.catalog import ModelSpec, choose_models, is_shipped, renamed, resolve_models, split_names, split_rules
+from panbench.catalog import (
+    ModelSpec,
+    check_weights,
+    choose_models,
+    is_shipped,
+    renamed,
+    resolve_models,
+    split_names,
+    split_rules,
+)
 from panbench.cli import console
 from panbench.cli.command import may_download
 from panbench.cli.eval_request import EvalRequest
-from panbench.cli.request import check_weights, default_data, leave_out_others, missing_for
+from panbench.cli.request import default_data, leave_out_others, missing_for
 from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
 from panbench.evaluation.trackers import check_trackers

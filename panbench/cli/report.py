@@ -9,7 +9,7 @@ import typer
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.studies import named
-from panbench.catalog import WITHOUT_QUERIES, choose_model, no_queries
+from panbench.catalog import WITHOUT_QUERIES, check_weights, choose_model, no_queries
 from panbench.cli import console
 from panbench.cli.command import (
     Checkpoint,
@@ -385,6 +385,7 @@ def predict(
     from panbench.panoptic.photo_files import find_photographs
 
     spec = choose_model(model, config, checkpoint, things)
+    check_weights(weights)
     find_photographs(images)
     download = may_download_weights([spec], weights, download)
 

@@ -3,7 +3,6 @@
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
@@ -26,7 +25,6 @@ from panbench.datasets import CocoMissing, missing_files
 __all__ = [
     "Missing",
     "ask_once",
-    "check_weights",
     "default_data",
     "leave_out_others",
     "missing_for",
@@ -151,12 +149,6 @@ def missing_for(
             raise BadModel(f"{spec.title} needs the package transformers. Install it with: {INSTALL_TRANSFORMERS}")
     coco = None if data is None else missing_files(data, split=split, limit=limit, image_ids=image_ids)
     return Missing(tuple(absent), coco)
-
-
-def check_weights(weights: str) -> None:
-    """Raises BadArgument where `--weights` is the path of a file that is not there."""
-    if weights not in ("auto", "random") and not Path(weights).expanduser().is_file():
-        raise BadArgument(f"--weights {weights}: there is no such file. Give a path, auto or random.")
 
 
 def _can_be_fetched(spec: ModelSpec) -> bool:
