@@ -115,7 +115,8 @@ def decode(header: dict[str, Any], payload: bytes, device: torch.device | str = 
         flat[:, torch.from_numpy(arrays["patch_at"].astype(np.int64))] = torch.from_numpy(arrays["patches"])
         values = flat.view(values.shape)
     values = values.to(device)
-    frame = Frame(*(tuple(header["frame"][name]) for name in ("padded", "resized", "original")))
+    padded, resized, original = (tuple(header["frame"][name]) for name in ("padded", "resized", "original"))
+    frame = Frame(padded, resized, original, header["frame"].get("one_step", False))
     if header["kind"] == "candidates":
         return Candidates(
             labels=arrays["labels"],
@@ -334,7 +335,9 @@ def _small_arrays(output: Candidates | Instances) -> dict[str, Array]:
 
 
 def _small_fields(output: Candidates | Instances) -> dict[str, Any]:
-    frame = {name: list(getattr(output.frame, name)) for name in ("padded", "resized", "original")}
+    frame: dict[str, Any] = {name: list(getattr(output.frame, name)) for name in ("padded", "resized", "original")}
+    if output.frame.one_step:
+        frame["one_step"] = True
     if isinstance(output, Candidates):
         own: dict[str, Any] = {"isthing": list(output.isthing), "activation": output.activation}
         return {"kind": "candidates", "frame": frame, **own}

@@ -54,6 +54,16 @@ def stored(output: Candidates | Instances, rule: Rule, **options: object) -> Can
     return decode(encoded.header, encoded.payload)
 
 
+@pytest.mark.parametrize("one_step", [False, True])
+def test_how_masks_are_brought_to_size_is_stored_with_them(one_step):
+    output, rule = queries(0), parse_rule("mask-wise")
+    output = replace(output, frame=replace(output.frame, one_step=one_step))
+    again = stored(output, rule)
+    assert again.frame == output.frame
+    assert settled(again, rule)[1] == settled(output, rule)[1]
+    np.testing.assert_array_equal(settled(again, rule)[0], settled(output, rule)[0])
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("rule", ["mask2former", "maskformer", "mask2former:score=0.02,overlap=0.5"])
 def test_the_default_rule_makes_the_same_map_from_stored_queries(seed, rule):
