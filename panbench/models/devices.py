@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from panbench.base.computing import PRECISIONS
+from panbench.base.computing import check_device_name, check_precision_name
 from panbench.base.errors import BadArgument
 
 __all__ = ["AUTOCAST", "check_precision", "choose_device", "keep_as_autocast_has_them", "tf32_as"]
@@ -21,9 +21,7 @@ def choose_device(name: str) -> torch.device:
     """The device that `--device` names: auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, mps. BadArgument."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise BadArgument(f"--device {name} is unknown; it is auto, cpu, cuda, cuda:N or mps.")
+    kind, _, index = check_device_name(name).partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
         reason = "this PyTorch has no CUDA" if torch.version.cuda is None else "no CUDA device is found"
         raise BadArgument(f"--device {name}: {reason}. Use --device cpu, or install a CUDA build of PyTorch.")
@@ -36,8 +34,7 @@ def choose_device(name: str) -> torch.device:
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raises BadArgument for a precision that is unknown or that the device does not have."""
-    if precision not in PRECISIONS:
-        raise BadArgument(f"--precision {precision} is unknown; it is one of {', '.join(PRECISIONS)}.")
+    check_precision_name(precision)
     if precision == "tf32" and device.type != "cuda":
         raise BadArgument(f"--precision tf32 needs a CUDA device; this run is on {device}.")
 

@@ -4,6 +4,7 @@ from panbench.base.studies import named
 
 __all__ = [
     "CANDIDATES",
+    "HASHES",
     "MARK",
     "ORACLE",
     "ORACLE_BLOCKS",
@@ -21,6 +22,8 @@ PARTS = "parts"
 PREDICTIONS = "predictions"
 PREDICTIONS_JSON = "predictions.json"
 CANDIDATES = "candidates"
+HASHES = "hashes"
+"""The SHA-256 of candidates, predictions.json and the oracle (manifest.py)."""
 ORACLE = "oracle.parquet"
 """What `panbench fuse --oracle` found."""
 ORACLE_BLOCKS = "oracle-blocks"
@@ -29,4 +32,15 @@ ORACLE_BLOCKS = "oracle-blocks"
 
 def written() -> tuple[str, ...]:
     """All of them, side tables of studies too. Whatever else lies in a run folder is neither deleted nor replaced."""
-    return (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, *named("tables"), ORACLE, ORACLE_BLOCKS)
+    return (
+        RECORD,
+        MARK,
+        PARTS,
+        PREDICTIONS,
+        PREDICTIONS_JSON,
+        CANDIDATES,
+        HASHES,
+        *named("tables"),
+        ORACLE,
+        ORACLE_BLOCKS,
+    )
