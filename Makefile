@@ -61,11 +61,13 @@ demo: install
 	else echo "Left out: $(DEMO_TRANSFORMERS). For them: $(PIP) install 'panbench[transformers]'"; fi; \
 	set -x; $(BIN)/panbench eval --model $$models --data shapes --out results/demo --overwrite --save-predictions
 
-# Every check runs, so that one look shows all that is wrong; pytest's closing line comes last.
+# Every check runs, so that one look shows all that is wrong; pytest's closing line comes last. Files are shared out among the
+# cores: tests of a file may share a browser or a server. make test WORKERS=0 runs all in one process.
+WORKERS ?= auto
 test: $(VENV)/.dev
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=1; \
-	$(BIN)/python -m pytest $(ARGS) || status=1; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS) || status=1; \
 	if [ $$status -ne 0 ]; then echo "make test: not all checks passed, see above" >&2; fi; \
 	exit $$status
 
