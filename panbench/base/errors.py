@@ -37,6 +37,12 @@ class BadArgument(PanbenchError):
     """An argument, or a combination of arguments, that cannot be used."""
 
 
+def refuse_overwrite_and_resume(overwrite: bool, resume: bool) -> None:
+    """Raises BadArgument where a run shall be both replaced and gone on with."""
+    if overwrite and resume:
+        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+
+
 class DownloadFailed(PanbenchError):
     """A download could not be finished; each file on disk is complete or absent."""
 

@@ -432,13 +432,14 @@ def _layers(
 ) -> "tuple[Photo, list[Layer]]":
     """The photograph of an image, and the layers of runs, or of the ground truth where TRUTH stands for a run."""
     from panbench.report.figures.pictures import Pictures, RunPictures
+    from panbench.runs.alike import unlike
 
     pictures = Pictures(source, images=images, gt=gt, gt_dir=gt_dir)
     for run in wanted:
         if isinstance(run, str):
             continue
-        if run.info.dataset.fingerprint != source.info.dataset.fingerprint:
-            raise BadRun(f"{source.name} and {run.name} were made on different ground truth: they share no images.")
+        if reason := unlike([source, run], "ground truth"):
+            raise BadRun(f"{reason}: they share no images.")
     layers = [
         RunPictures(source).truth(image, pictures)
         if isinstance(run, str)

@@ -21,7 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.base import provenance
-from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError, PredictionMismatch
+from panbench.base.errors import (
+    BadArgument,
+    BadDataset,
+    BadRun,
+    PanbenchError,
+    PredictionMismatch,
+    refuse_overwrite_and_resume,
+)
 from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
@@ -128,8 +135,7 @@ def score_folder(
         raise BadArgument(f"The number of threads must be at least 1, not {threads}.")
     if resume and out is None:
         raise BadArgument("--resume goes on with a stored run. Name its folder with --out.")
-    if resume and overwrite:
-        raise BadArgument("--resume and --overwrite contradict each other. Give one of them.")
+    refuse_overwrite_and_resume(overwrite, resume)
     resumed = resume and out is not None and unfinished_run(out) is not None
     if out is not None and not resumed:
         check_room(out, overwrite)

@@ -26,6 +26,7 @@ from panbench.models.candidates import NO_LABEL, Candidates, Instances
 from panbench.models.model import LoadedImage
 from panbench.models.rules import Rule
 from panbench.runs import ModelRecord, Run, check_room
+from panbench.runs.alike import unlike
 from panbench.studies.ensembles.by_votes import STEPS, Shares, check_weights
 from panbench.studies.ensembles.merging import merge_outputs
 
@@ -115,15 +116,13 @@ class StoredEnsemble(StoredModel):
         self._places: list[npt.NDArray[np.int64]] = []
         first = runs[0]
         for run, member in zip(runs, self.members, strict=True):
-            if run.info.dataset.fingerprint != first.info.dataset.fingerprint:
-                raise BadRun(f"{first.name} and {run.name} were made on different ground truth.")
+            if reason := unlike([first, run], "ground truth"):
+                raise BadRun(f"{reason}.")
             things = dict(zip(member.class_names, member.isthing, strict=True))
             if things != dict(zip(self.class_names, self.isthing, strict=True)):
                 raise BadRun(f"{first.name} and {run.name} have different categories.")
-            if first.info.arguments.get("exif", "apply") != run.info.arguments.get("exif", "apply"):
-                raise BadRun(f"Only one of {first.name} and {run.name} turned photographs as their EXIF says.")
-            if run.info.category_map != first.info.category_map:
-                raise BadRun(f"{first.name} and {run.name} were evaluated through different category maps.")
+            if reason := unlike([first, run], "exif", "category map"):
+                raise BadRun(f"{reason}.")
             if member.stored.image_ids != self.stored.image_ids:
                 raise BadRun(
                     f"{first.name} and {run.name} kept candidates of different images "

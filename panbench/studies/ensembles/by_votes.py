@@ -38,6 +38,7 @@ from panbench.runs import (
     unfinished_run,
     write_predictions_json,
 )
+from panbench.runs.alike import unlike
 from panbench.runs.merge import differing_settings
 from panbench.studies.ensembles.vote import JointTable, Weights, fuse_maps, join, overlaps_of
 
@@ -252,13 +253,8 @@ def check_weights(runs: Sequence[Run], weights: Sequence[float] | None, tuned: b
 
 
 def _check_data(runs: Sequence[Run]) -> None:
-    for run in runs[1:]:
-        if run.info.dataset.fingerprint != runs[0].info.dataset.fingerprint:
-            raise BadRun(
-                f"{runs[0].name} and {run.name} were made on different ground truth: there is nothing to vote on."
-            )
-        if run.categories != runs[0].categories:
-            raise BadRun(f"{runs[0].name} and {run.name} have different categories.")
+    if reason := unlike(runs, "ground truth", "categories"):
+        raise BadRun(f"{reason}: there is nothing to vote on.")
 
 
 def _required(path: str | None, run: Run) -> str:

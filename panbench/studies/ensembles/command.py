@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from panbench.base.errors import BadArgument
+from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
 from panbench.cli import console
 from panbench.cli.command import command, family, find_runs, flag, one_of, option
 
@@ -63,8 +63,7 @@ def ensemble(
 
     if by not in WAYS:
         raise BadArgument(f"--by is {by!r} but is one of {', '.join(WAYS)}.")
-    if overwrite and resume:
-        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    refuse_overwrite_and_resume(overwrite, resume)
     given = None if weights is None else _weights(weights)
     members = find_runs(runs)
     with console.Bars() as bars:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from panbench.base.errors import BadArgument
+from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
 from panbench.base.files import atomic_write, write_json
 from panbench.cli import console
 from panbench.cli.command import command, family, flag, option
@@ -57,8 +57,7 @@ def fuse(
     """Merge masks and scores into panoptic maps again, by the rule of any paper and without the network."""
     if (run is None) == (arrays is None):
         raise BadArgument("Give either a RUN that kept its candidates, or --arrays with a file.")
-    if overwrite and resume:
-        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    refuse_overwrite_and_resume(overwrite, resume)
     wishes = [rule is not None, sweep is not None, oracle]
     if sum(wishes) != 1:
         raise BadArgument("Give one of --rule, --sweep and --oracle.")

@@ -17,6 +17,7 @@ from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question, pixels
 from panbench.report.answers.tables import labels, shared_images
 from panbench.runs import Run
+from panbench.runs.alike import unlike
 from panbench.studies.unfused.instance_ap import InstanceAP, instance_ap
 from panbench.studies.unfused.map_instances import instances_of_map
 from panbench.studies.unfused.metric import (
@@ -170,7 +171,7 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
     Raises BadRun for a run without rows, and for runs whose AP has different ground truth; BadArgument for mixed data.
     """
     tables, keys = [], standing.keys
-    if len({run.info.dataset.fingerprint for run in runs}) > 1:
+    if unlike(runs, "ground truth"):
         raise BadArgument("--metrics ap and miou cannot be had of --mixed: the runs share no images.")
     for run in runs:
         table = _table(run)
