@@ -11,7 +11,8 @@ import pytest
 from little_runs import scored
 from support import panbench
 
-from panbench.studies.seeds.answer import is_pattern, named_by
+from panbench.report.answers.patterns import is_pattern
+from panbench.studies.seeds.answer import named_by
 
 N = 30
 GT = dict.fromkeys(range(N), "ppppddddssss")
