@@ -31,5 +31,10 @@ def folders_named(argument: Path) -> list[Path]:
 
 
 def spelled_out(arguments: Sequence[Path]) -> list[Path]:
-    """The folders that arguments name, each once, in their order. Raises BadRun for a pattern that no run fits."""
+    """The folders that arguments name, each once, where a pattern is among them; else the arguments as they are.
+
+    Raises BadRun for a pattern that no run fits.
+    """
+    if not any(map(is_pattern, arguments)):
+        return list(arguments)
     return list(dict.fromkeys(folder for argument in arguments for folder in folders_named(argument)))

@@ -8,6 +8,10 @@ STUDY = Study(
     "unfused",
     "What a network says before fusion: AP_pan and mIoU_pan.",
     order=10,
+    options={
+        "score": "panbench.studies.unfused.answer_options:MapScores",
+        "compare": "panbench.studies.unfused.answer_options:ComparedMetrics",
+    },
     tables={"unfused": "AP_pan and mIoU_pan"},
     measures={"metrics": "panbench.studies.unfused.answer:BEFORE_FUSION"},
 )
