@@ -202,7 +202,7 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     if wanted.endswith(_CONFIG_SUFFIXES):
         raise BadModel(f"{name!r} is a config file, not the name of a model. Pass it as --config {name}.")
     owner, dashes, rest = name.strip().partition("--")
-    if dashes and hub.Repository(f"{owner}/{rest}").folder.is_dir():
+    if dashes and hub.is_known(hub.Repository(f"{owner}/{rest}")):
         # The name that its runs have.
         return spec_from_repository(f"hf:{owner}/{rest}")
     near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.5)

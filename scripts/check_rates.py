@@ -23,7 +23,8 @@ import torch
 from panbench.catalog import find_model
 from panbench.datasets import shapes
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation.evaluate import EvaluateOptions, evaluate
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.options import EvaluateOptions
 from panbench.models.functions import FunctionModel
 
 CASES = [(1, 2), (1, 4), (1, 8), (4, 12), (4, 16), (8, 20), (8, 32)]

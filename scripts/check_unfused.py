@@ -30,6 +30,7 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.models.candidates import Instances
 from panbench.models.mmdet import families
 from panbench.report.answers.findings import metric_findings
+from panbench.studies.unfused.options import UnfusedOptions
 
 TOLERANCE = 1e-6
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -159,7 +160,7 @@ def raw_outputs() -> Iterator[dict[str, Any]]:
 
 def measured(model: Any, dataset: Dataset, out: Path) -> dict[str, float | None]:
     """The same numbers as panbench stores and prints them."""
-    run = evaluate(model, dataset, out, EvaluateOptions(metrics=("pq", "ap", "miou"), overwrite=True))
+    run = evaluate(model, dataset, out, EvaluateOptions(studies=(UnfusedOptions("pq,ap,miou"),), overwrite=True))
     record = metric_findings(run).record
     return {**record["AP_pan"], "mIoU_pan": record["mIoU_pan"]}
 

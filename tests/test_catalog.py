@@ -388,8 +388,8 @@ def test_an_address_of_the_hub_and_a_folder_are_models(tmp_path, monkeypatch):
 
 
 def test_a_run_of_a_repository_names_its_model(tmp_path, monkeypatch):
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(BadModel, match="There is no model 'owner--name'"):
         find_model("owner--name")
-    (tmp_path / "hub" / "owner--name").mkdir(parents=True)
+    (tmp_path / "models--owner--name").mkdir(parents=True)
     assert find_model("owner--name").title == "owner/name"

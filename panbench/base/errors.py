@@ -7,10 +7,12 @@ class PanbenchError(Exception):
     """Base of every error that is the input's fault. The command line prints it and exits with `exit_code`."""
 
     exit_code = 2
+    stays = ""
+    """What is kept on disk in spite of the error and how to go on from it, in a sentence that a caller sets."""
 
     def __str__(self) -> str:
-        """The sentence. What libraries and servers say is quoted in it, so secrets are taken out here."""
-        return redacted(super().__str__())
+        """The sentences. What libraries and servers say is quoted in them, so secrets are taken out here."""
+        return redacted(f"{super().__str__()} {self.stays}".rstrip())
 
 
 class BadDataset(PanbenchError):
@@ -49,6 +51,14 @@ class DownloadFailed(PanbenchError):
 
 class OutOfSpace(PanbenchError):
     """The disk is full; files written before are complete."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Work was interrupted; its sentence says how, and what stays."""
+
+    def __init__(self, sentence: str, exit_code: int) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
 
 
 class Terminated(KeyboardInterrupt):

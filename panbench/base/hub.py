@@ -1,33 +1,37 @@
 """Repositories of the Hugging Face hub on this machine: listed, downloaded with consent, verified, found again.
 
-Files lie in the cache folder under `hub/owner--name/<commit>/`; `refs/<revision>` beside them says which commit a
-revision was when it was fetched, so that a run without a network uses what is here. HF_ENDPOINT puts another server in
-the place of huggingface.co; HF_TOKEN is sent to it (never to where it redirects) and never printed.
+huggingface_hub asks the hub and keeps the files, in the cache that it shares with transformers (HF_HUB_CACHE, HF_HOME):
+what is there already is not downloaded again. The bytes come by panbench's own download, which resumes and verifies.
+HF_ENDPOINT puts another server in the place of huggingface.co; HF_TOKEN is sent to it (never to where it redirects) and
+never printed.
 """
 
-import functools
 import hashlib
 import json
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
-from panbench.base.files import atomic_write, cache_dir
+from panbench.base.files import cache_dir, sha256_of, write_json
 from panbench.base.hub_settings import endpoint, token
-from panbench.base.secrets import without_secrets
+from panbench.base.secrets import redacted, without_secrets
 
-__all__ = ["Repository", "Stated", "fetch", "here", "look_up", "parse", "recorded", "weights_in"]
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+
+__all__ = ["Repository", "Stated", "fetch", "here", "is_known", "look_up", "parse", "recorded", "weights_in"]
 
 DEFAULT_REVISION = "main"
 CONFIG = "config.json"
 _WANTED = (CONFIG, "preprocessor_config.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_RECORD = "panbench.json"
+_ANSWER_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,6 @@ class Repository:
     def __str__(self) -> str:
         """As `--model` takes it."""
         return f"hf:{self.name}" + ("" if self.revision == DEFAULT_REVISION else f"@{self.revision}")
-
-    @property
-    def folder(self) -> Path:
-        """Where its commits lie in the cache folder."""
-        return cache_dir() / "hub" / self.name.replace("/", "--")
 
     @property
     def page(self) -> str:
@@ -64,17 +63,27 @@ def parse(address: str) -> Repository:
     return Repository(found[1], found[2] or DEFAULT_REVISION)
 
 
+def is_known(repository: Repository) -> bool:
+    """Whether the hub's cache on this machine has anything of a repository."""
+    folder = _folder(repository)
+    return folder is not None and folder.is_dir()
+
+
 def here(repository: Repository, *, weights: bool = True) -> Path | None:
-    """The folder of a repository's files on this machine, None when they were not fetched, or not all.
+    """The folder of a repository's files in the hub's cache, None when they were not downloaded, or not all.
 
     weights: whether the file of weights has to be among them
     """
-    ref = repository.folder / "refs" / _safe(repository.revision)
-    commit = ref.read_text("utf-8").strip() if ref.is_file() else repository.revision
-    folder = repository.folder / _safe(commit)
-    if not (folder / CONFIG).is_file() or (weights and weights_in(folder) is None):
+    # The list of models asks this of dozens of repositories; importing what reads the cache takes 0.2 s.
+    if not is_known(repository):
         return None
-    return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository.name, CONFIG, revision=repository.revision)
+    if not isinstance(config, str):
+        return None
+    folder = Path(config).parent
+    return folder if not weights or weights_in(folder) is not None else None
 
 
 def weights_in(folder: Path) -> Path | None:
@@ -92,10 +101,10 @@ class Stated:
 
 def look_up(repository: Repository) -> Stated:
     """Asks the hub for licence and size. Raises BadModel for what is not there, DownloadFailed without a network."""
-    listing = _listing(repository)
-    files = {str(each["rfilename"]): each for each in listing.get("siblings", []) if "rfilename" in each}
-    weights = files.get(_weights_among(files, repository), {})
-    return Stated(_license(listing), (weights.get("lfs") or {}).get("size") or weights.get("size"))
+    info = _listing(repository)
+    files = _files(info)
+    weights = files.get(_weights_among(files, repository))
+    return Stated(_license(info), None if weights is None else weights.size)
 
 
 def fetch(
@@ -105,70 +114,133 @@ def fetch(
     progress: Callable[[int, int | None], None] | None = None,
     told: Callable[[str | None], None] = lambda license: None,
 ) -> Path:
-    """The folder of a repository's config and weights, downloaded as far as they are not here.
+    """The folder of a repository's config and weights in the hub's cache, downloaded as far as they are not there.
 
     told: called with the licence that the hub states, before the first file is downloaded
-    Each file is verified: weights against the SHA-256 that the hub states, small files against git's hash. What came is
-    written down in `panbench.json` beside it: commit, sizes, hashes, licence.
-    Raises BadModel for a repository, revision or file that there is not, DownloadFailed when the hub cannot be reached.
+    Each file is verified, also one that was there: weights against the SHA-256 that the hub states, small files against
+    git's hash. What came is written down (`recorded`): commit, sizes, hashes, licence.
+    Raises BadModel for a repository, revision or file that does not exist, DownloadFailed when the hub cannot be
+    reached.
     """
-    # Imported here: who only names a model need not wait for an HTTP client.
-    from panbench.base.download import download
-
-    listing = _listing(repository)
-    commit = str(listing.get("sha") or repository.revision)
-    files = {str(each["rfilename"]): each for each in listing.get("siblings", []) if "rfilename" in each}
+    info = _listing(repository)
+    commit, files = str(info.sha or repository.revision), _files(info)
     if CONFIG not in files:
         raise BadModel(f"{repository} has no {CONFIG}, so it is not a model of transformers. See {repository.page}.")
     wanted = [name for name in _WANTED if name in files]
     if weights:
         wanted.append(_weights_among(files, repository))
-    told(_license(listing))
-    folder = repository.folder / _safe(commit)
-    record: dict[str, Any] = {
-        "repository": repository.name,
-        "commit": commit,
-        "license": _license(listing),
-        "files": {},
-    }
+    told(_license(info))
+    record: dict[str, Any] = {"repository": repository.name, "commit": commit, "license": _license(info), "files": {}}
+    paths = []
     for name in wanted:
-        stated = files[name].get("lfs") or {}
-        sha256, size = stated.get("sha256"), stated.get("size") or files[name].get("size")
-        blob = files[name].get("blobId")
-        path = download(
-            f"{endpoint()}/{repository.name}/resolve/{urllib.parse.quote(commit, safe='')}/{name}",
-            folder / name,
-            sha256=sha256,
-            size=size,
-            progress=progress if name in _WEIGHTS else None,
-            check=None if sha256 or not blob else functools.partial(_other_than, blob),
-            headers=_authorization(),
-        )
-        record["files"][name] = {"size": path.stat().st_size, "sha256": sha256 or _sha256(path)}
-    with atomic_write(folder / _RECORD, "w") as handle:
-        handle.write(json.dumps(record, indent=2) + "\n")
-    ref = repository.folder / "refs" / _safe(repository.revision)
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(ref, "w") as handle:
-        handle.write(commit + "\n")
-    return folder
+        path = _fetch_file(repository, commit, files[name], progress if name in _WEIGHTS else None)
+        sha256 = files[name].sha256 or sha256_of(path)
+        record["files"][name] = {"size": path.stat().st_size, "sha256": sha256}
+        paths.append(path)
+    if any(path.parent != paths[0].parent or path.parent.name != commit for path in paths):
+        raise DownloadFailed(f"{repository} changed while it was being downloaded. Run the same command again.")
+    write_json(_record_of(repository, commit), record)
+    return paths[0].parent
 
 
-def recorded(folder: Path) -> Mapping[str, Any]:
-    """What was written down when a folder was fetched; {} for a folder that was not fetched by panbench."""
+def recorded(repository: Repository, folder: Path) -> Mapping[str, Any]:
+    """What was written down when a folder was fetched; {} for files that somebody else put into the hub's cache."""
     try:
-        found = json.loads((folder / _RECORD).read_text("utf-8"))
+        found = json.loads(_record_of(repository, folder.name).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _license(listing: Mapping[str, Any]) -> str | None:
+@dataclass(frozen=True)
+class _File:
+    """A file of a repository as the hub lists it; sha256 of large files, git's hash of each."""
+
+    name: str
+    size: int | None
+    sha256: str | None
+    git: str | None
+
+    @property
+    def blob(self) -> str | None:
+        """The name of its content in the hub's cache."""
+        return self.sha256 or self.git
+
+    def problem(self, path: Path) -> str | None:
+        """What is wrong with a file of this name, by the hub's size and hash."""
+        from panbench.base.download import what_is_wrong
+
+        problem = what_is_wrong(path, self.sha256, self.size)
+        return problem or (_other_than(self.git, path) if self.git and not self.sha256 else None)
+
+
+def _fetch_file(
+    repository: Repository, commit: str, file: _File, progress: Callable[[int, int | None], None] | None
+) -> Path:
+    """The path of a file in the hub's cache, verified.
+
+    The content is downloaded to where the cache keeps it, under its hash; huggingface_hub finds it there and makes the
+    names of commit and branch for it. It would download as well, but from the first byte whenever it is interrupted.
+    """
+    # Imported here: who only names a model need not wait for an HTTP client.
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    from panbench.base.download import download
+
+    folder = _folder(repository)
+    assert folder is not None
+    cached = try_to_load_from_cache(repository.name, file.name, revision=commit)
+    verified = None
+    if isinstance(cached, str):
+        verified = _verified(repository, file, Path(cached))
+    elif file.blob is not None and re.fullmatch("[0-9a-f]{40,64}", file.blob):
+        verified = download(
+            f"{endpoint()}/{repository.name}/resolve/{urllib.parse.quote(commit, safe='')}/{file.name}",
+            folder / "blobs" / file.blob,
+            sha256=file.sha256,
+            size=file.size,
+            progress=progress,
+            check=file.problem,
+            headers=_authorization(),
+        )
+    with _in_sentences(repository):
+        path = Path(
+            hf_hub_download(
+                repository.name, file.name, revision=repository.revision, endpoint=endpoint(), token=token()
+            )
+        )
+    if verified is None or path.resolve() != verified.resolve():
+        _verified(repository, file, path)
+    return path
+
+
+def _verified(repository: Repository, file: _File, path: Path) -> Path:
+    problem = file.problem(path)
+    if problem is not None:
+        raise DownloadFailed(
+            f"{path} is not the {file.name} of {repository} that the hub lists: {problem}. Delete {path.resolve()} and "
+            "run the same command again."
+        )
+    return path
+
+
+def _license(info: "ModelInfo") -> str | None:
     """The licence that a repository's card states; "other" has its name elsewhere in the card."""
-    card = listing.get("cardData") or {}
+    card = info.card_data
+    if card is None:
+        return None
     stated = card.get("license_name") if card.get("license") == "other" else None
     found = stated or card.get("license")
     return str(found[0] if isinstance(found, list) and found else found) if found else None
+
+
+def _files(info: "ModelInfo") -> dict[str, _File]:
+    def file(stated: "RepoSibling") -> _File:
+        lfs = stated.lfs
+        size = stated.size if lfs is None or lfs.size is None else lfs.size
+        return _File(stated.rfilename, size, None if lfs is None else lfs.sha256, stated.blob_id)
+
+    return {stated.rfilename: file(stated) for stated in info.siblings or ()}
 
 
 def _weights_among(files: Mapping[str, Any], repository: Repository) -> str:
@@ -183,62 +255,84 @@ def _weights_among(files: Mapping[str, Any], repository: Repository) -> str:
     raise BadCheckpoint(f"{repository} has no weights: neither {' nor '.join(_WEIGHTS)}. See {repository.page}.")
 
 
-def _listing(repository: Repository) -> dict[str, Any]:
+def _listing(repository: Repository) -> "ModelInfo":
     """What the hub says of a repository at a revision: commit, files with sizes and hashes, licence."""
-    import httpx
+    with _in_sentences(repository):
+        from huggingface_hub import HfApi
 
-    from panbench.base.download import http_client
-
-    revision = urllib.parse.quote(repository.revision, safe="")
-    url = f"{endpoint()}/api/models/{repository.name}/revision/{revision}?blobs=true"
-    try:
-        with http_client() as client:
-            answer = client.get(url, headers=_authorization())
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise DownloadFailed(
-            f"{repository}: {endpoint()} cannot be reached ({str(error) or type(error).__name__}). On a machine with "
-            "a network, download the repository's config.json and weights into a folder and pass --model FOLDER."
-        ) from error
-    code = answer.headers.get("X-Error-Code", "")
-    if answer.status_code == 403 or code == "GatedRepo":
-        raise BadModel(
-            f"{repository} is gated: accept its terms at {repository.page}, and set HF_TOKEN to a token of your "
-            "account."
+        return HfApi(endpoint=endpoint(), token=token()).model_info(
+            repository.name, revision=repository.revision, files_metadata=True, timeout=_ANSWER_SECONDS
         )
-    if code == "RevisionNotFound":
+
+
+@contextmanager
+def _in_sentences(repository: Repository) -> Iterator[None]:
+    """Turns what huggingface_hub raises into a sentence that says what to do."""
+    try:
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise BadModel(
+            f"{repository} needs the package huggingface_hub ({error}). Install it with: "
+            "pip install 'panbench[transformers]'"
+        ) from error
+    place = without_secrets(endpoint())
+    by_hand = (
+        "On a machine with a network, download the repository's config.json and weights into a folder and pass "
+        "--model FOLDER."
+    )
+    try:
+        yield
+    except errors.RevisionNotFoundError as error:
         raise BadModel(
             f"{repository.name} has no revision {repository.revision!r}. See {repository.page}/commits/main."
-        )
-    if answer.status_code in (401, 404):
-        # The hub does not tell strangers which of the two it is.
-        raise BadModel(
-            f"There is no repository {repository.name} on {endpoint()}, or it is private: then set HF_TOKEN to a "
-            "token that may read it."
-        )
-    if answer.status_code != 200:
-        raise DownloadFailed(f"{repository}: {endpoint()} answers with status {answer.status_code}. Try again later.")
-    try:
-        found = answer.json()
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise DownloadFailed(f"{repository}: the answer of {endpoint()} is not that of a Hugging Face hub.")
-    return found
+        ) from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        if isinstance(error, errors.GatedRepoError) or status == 403:
+            sentence = f"is gated: accept its terms at {repository.page}, and set HF_TOKEN to a token of your account."
+            raise BadModel(f"{repository} {sentence}") from error
+        if isinstance(error, errors.RepositoryNotFoundError) or status == 404:
+            # The hub does not tell strangers which of the two it is.
+            raise BadModel(
+                f"There is no repository {repository.name} on {place}, or it is private: then set HF_TOKEN to a token "
+                "that may read it."
+            ) from error
+        raise DownloadFailed(f"{repository}: {place} answers with status {status}. Try again later.") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise DownloadFailed(f"{repository}: HF_HUB_OFFLINE forbids asking {place}. Unset it. {by_hand}") from error
+    except errors.HFValidationError as error:
+        raise BadArgument(f"{repository} cannot be the address of a repository: {error}") from error
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        reason = redacted(str(error)) or type(error).__name__
+        raise DownloadFailed(f"{repository}: {place} cannot be reached ({reason}). {by_hand}") from error
+    except (errors.FileMetadataError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DownloadFailed(f"{repository}: the answer of {place} is not that of a Hugging Face hub.") from error
+    except OSError as error:
+        raise DownloadFailed(
+            f"{repository}: the hub's cache cannot be written ({error.strerror or error}). HF_HUB_CACHE names another "
+            "folder for it."
+        ) from error
 
 
 def _authorization() -> dict[str, str]:
-    stated = token()
-    return {"Authorization": f"Bearer {stated}"} if stated else {}
+    """The header with HF_TOKEN, or the token of the account that huggingface_hub is logged in to."""
+    from huggingface_hub.utils import build_hf_headers
+
+    stated = build_hf_headers(token=token()).get("authorization")
+    return {"Authorization": stated} if stated else {}
 
 
-def _safe(revision: str) -> str:
-    """A revision as the name of one file or folder."""
-    quoted = urllib.parse.quote(revision, safe="")
-    return quoted.replace(".", "%2E") if set(revision) <= {"."} else quoted
+def _folder(repository: Repository) -> Path | None:
+    """Where the hub's cache has a repository; None where huggingface_hub is not installed."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return None
+    return Path(constants.HF_HUB_CACHE) / f"models--{repository.name.replace('/', '--')}"
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _record_of(repository: Repository, commit: str) -> Path:
+    return cache_dir() / "hub" / repository.name.replace("/", "--") / f"{urllib.parse.quote(commit, safe='')}.json"
 
 
 def _other_than(blob: str, path: Path) -> str | None:

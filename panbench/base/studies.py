@@ -21,7 +21,7 @@ from typing import Any
 
 from panbench.base.places import BrokenPlace, load
 
-__all__ = ["GROUP", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "named"]
+__all__ = ["GROUP", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "named"]
 
 GROUP = "panbench.studies"
 """The entry-point group by which packages of others add studies, and the package that holds ours."""
@@ -42,13 +42,28 @@ class StudyCommand:
 
 
 @dataclass(frozen=True)
+class Option:
+    """How the command line shows a field of a study's options; it annotates the field's type.
+
+    help: a sentence or two; metavar: what stands for the value in `--help`
+    values: what completes; of a field that takes a list, each part of it
+    """
+
+    help: str
+    metavar: str | None = None
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Study:
     """What a study adds to the core. Places are "package.module:NAME"; "" where it adds nothing of the kind.
 
     name: of its folder; summary: a line for people
     order: of its sections, rows and columns among those of others, the lowest first
     commands: what it adds to the command line
-    options: the options that it adds to a command of the core, by the command's name ("eval", "score", "compare")
+    options: the options that it adds to a command of the core, by the command's name: of "eval" a subclass of
+        `panbench.evaluation.options.StudyOptions`, of "score" and "compare" of `ScoreOptions` and `CompareOptions`
+        (panbench.report.answers.options)
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
     measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
     tables: what it keeps of each image beside a run's parts (runs/side_tables.py): by the name of a folder in the run,

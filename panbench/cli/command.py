@@ -48,7 +48,15 @@ class Commands(TyperGroup):
 
 def family(name: str | None = None, help: str | None = None) -> typer.Typer:
     """A family of commands: with a name a group (`panbench data …`), without one commands of panbench itself."""
-    return typer.Typer(name=name, cls=Commands, help=help, no_args_is_help=True, context_settings=dict(HELP_OPTIONS))
+    return typer.Typer(
+        name=name,
+        cls=Commands,
+        help=help,
+        no_args_is_help=True,
+        # The options that install completion are panbench's own, not each command's.
+        add_completion=False,
+        context_settings=dict(HELP_OPTIONS),
+    )
 
 
 def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

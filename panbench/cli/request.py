@@ -24,21 +24,16 @@ from panbench.catalog import (
 from panbench.datasets import CocoMissing, missing_files
 
 __all__ = [
-    "METRICS",
     "Missing",
     "ask_once",
     "check_weights",
     "default_data",
     "leave_out_others",
     "missing_for",
-    "parse_metrics",
     "split_rules",
 ]
 
 VARIABLE = "PANBENCH_DOWNLOAD"
-
-METRICS = ("pq", "ap", "miou")
-"""What `--metrics` takes: PQ of the fused map; before fusion AP_pan of instances and mIoU_pan of the semantic sum."""
 
 
 def default_data(specs: Sequence[ModelSpec]) -> str:
@@ -224,13 +219,3 @@ def _some(names: Sequence[str], most: int = 4) -> str:
     if len(names) <= most:
         return in_sentence(names)
     return f"{', '.join(names[:most])} and {len(names) - most} more"
-
-
-def parse_metrics(text: str) -> tuple[str, ...]:
-    """The metrics that `pq,ap,miou` names, in that order; PQ is always among them. Raises BadArgument."""
-    named = [word.strip().lower() for word in text.split(",") if word.strip()]
-    unknown = [word for word in named if word not in METRICS]
-    if unknown or not named:
-        what = f"there is no metric {unknown[0]!r}" if unknown else "no metric is named"
-        raise BadArgument(f"--metrics {text}: {what}. They are {', '.join(METRICS)}; write for example pq,ap,miou.")
-    return tuple(metric for metric in METRICS if metric in named or metric == "pq")

@@ -24,9 +24,9 @@ class ScoreRequest:
 
     gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")]
     pred: Annotated[Path, option("The predictions: COCO panoptic JSON.", metavar="FILE.json")]
-    gt_dir: Annotated[
-        Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")
-    ] = None
+    gt_dir: Annotated[Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")] = (
+        None
+    )
     pred_dir: Annotated[
         Path | None, option("The id PNGs of --pred. Default: its path without .json.", metavar="DIR")
     ] = None
@@ -86,7 +86,9 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
         )
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
     if request.as_json:
-        console.show_json({**scores_of(run), **{key: value for found in besides for key, value in found.record.items()}})
+        console.show_json(
+            {**scores_of(run), **{key: value for found in besides for key, value in found.record.items()}}
+        )
     else:
         row = comparison_row(run)
         console.show(summary_text(row.title, run.summary(), row.notes))

@@ -1,30 +1,26 @@
 """Evaluates one model on one dataset into a run folder: images → model → fusion → overlap tables.
 
-loop.py runs the threads, record.py says what run.json holds.
+sitting.py owns the run folders, loop.py runs the threads, record.py says what run.json holds.
 """
 
-import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from panbench.base.download import require_space
-from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError, Terminated
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.text import in_sentence, listed
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
-from panbench.datasets.instances import InstanceSet, read_instances
-from panbench.evaluation.distributed import join_ranks
-from panbench.evaluation.listeners import Listener
+from panbench.evaluation.distributed import Ranks, join_ranks
 from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name, worker_threads
-from panbench.evaluation.options import DEFAULTS, EvaluateOptions
-from panbench.evaluation.record import changed_files, close_run, first_record, refuse_other_settings, resume_settings
-from panbench.models.candidates import Candidates, FinishedMap, NonFiniteOutput
+from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, with_all_studies
+from panbench.evaluation.record import first_record, resume_settings
+from panbench.evaluation.sitting import Sitting
 from panbench.models.keeping import CandidateKeeper
 from panbench.models.model import Model, way_of_running
 from panbench.models.opening import open_model
@@ -32,16 +28,18 @@ from panbench.models.predict import CategoryIds, category_ids, labels_as_categor
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
-from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunWriter, load_run, unfinished_run, write_predictions_json
-from panbench.studies.unfused.measuring import Measurer
+from panbench.panoptic.types import Scene
+from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunInfo, RunWriter
 
 __all__ = [
+    "as_shown",
     "evaluate",
     "evaluate_rules",
     "fit_categories",
     "open_dataset_once",
     "open_model_once",
     "refuse_without_purpose",
+    "run_further",
 ]
 
 
@@ -59,7 +57,26 @@ def evaluate(
     reporter: hears of images scored (the task is the model's title) and, in sentences, of what was skipped or chosen
     Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
     """
-    return evaluate_rules(model, dataset, {model.rule: Path(out)}, options, reporter)[0]
+    model = as_shown(model, options)
+    folders = {model.rule: Path(out)}
+    (run,) = evaluate_rules(model, dataset, folders, options, reporter)
+    run_further(model, dataset, folders, options, reporter)
+    return run
+
+
+def as_shown(model: Model, options: EvaluateOptions) -> Model:
+    """The model as the studies of the options want it: behind views of an image, say."""
+    for study in options.studies:
+        model = study.wrapped(model)
+    return model
+
+
+def run_further(
+    model: Model, dataset: Dataset, folders: Mapping[Rule, Path], options: EvaluateOptions, reporter: Reporter = SILENT
+) -> None:
+    """Makes the further runs that studies add to those in `folders`. model: `as_shown`."""
+    for study in options.studies:
+        study.run_further(model, dataset, folders, options, reporter)
 
 
 def evaluate_rules(
@@ -69,99 +86,42 @@ def evaluate_rules(
     options: EvaluateOptions = DEFAULTS,
     reporter: Reporter = SILENT,
 ) -> list[Run]:
-    """Evaluates a model once and fuses what it says by several rules, each into a run of its own; the runs in order.
+    """Evaluates a model once and fuses its outputs by several rules, each into a run of its own; the runs in order.
 
-    folders: the run folder of each rule; other arguments and errors as of `evaluate`
+    folders: the run folder of each rule; other arguments and errors as of `evaluate`. The model is taken as it is, and
+    further runs are not made: see `as_shown`, `run_further`.
     A run that is complete already is left alone when `options.resume` is set, and the others go on.
     """
-    batch_size = options.batch_size
-    if batch_size is not None and batch_size != "auto" and batch_size < 1:
-        raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
-    if not dataset.categories:
-        dataset = replace(dataset, categories=model_categories(model))
-    refuse_without_purpose(dataset, options.save_predictions or options.unscored)
-    for rule in folders:
-        refuse_unfit(rule, model)
-    refuse_unmeasured(model, dataset, options)
+    dataset = _usable(model, dataset, folders, options)
     ranks = join_ranks()
     reporter = reporter if ranks.is_first else SILENT
     ids, mapping = fit_categories(model, dataset, options.category_map)
     for sentence in mapping.sentences if mapping else ():
         reporter.notice(sentence)
-    truth = instances_of(dataset, options)
-    settings = {rule: resume_settings(model, dataset, mapping, options, rule, truth) for rule in folders}
-    # Only rank 0 looks: a later look on another rank could see the run that rank 0 has just created.
-    there = ranks.broadcast([options.resume and unfinished_run(out) is not None for out in folders.values()])
-    found = {rule: unfinished_run(out) for (rule, out), exists in zip(folders.items(), there, strict=True) if exists}
-    previous = {rule: run for rule, run in found.items() if run is not None}
-    complete = set()
-    for rule, run in previous.items():
-        refuse_other_settings(run, settings[rule], batch_size)
-        for sentence in run.faults:
-            reporter.notice(sentence)
-        changed = ranks.broadcast(changed_files(run, dataset) if ranks.is_first else None)
-        sentence = f"{len(changed):,} files changed since {run.path} read them: {listed(changed, most=5)}."
-        if changed and run.info.status != "done":
-            raise BadRun(f"{sentence} Restore them, or evaluate all images again with --overwrite.")
-        if changed:
-            reporter.notice(sentence)
-        # A complete run beside its place was about to take it when it was killed.
-        if run.info.status == "done" and not run.faults and run.path == folders[rule]:
-            lacking = ranks.broadcast(_unreadable(run, model, dataset) if ranks.is_first else None)
-            if lacking is not None:
-                but = f" but for {lacking} images that still cannot be read" if lacking else ""
-                reporter.notice(f"{folders[rule]} is complete already{but}.")
-                complete.add(rule)
-    unfinished = {rule: out for rule, out in folders.items() if rule not in complete}
-    if not unfinished:
-        return list(previous.values())
-    for run in previous.values():
-        batch_size = run.info.batch_size or batch_size
-    if batch_size is None:
-        batch_size = 1 if model.device.type == "cpu" else "auto"
-    if batch_size == "auto":
-        batch_size = int(ranks.broadcast(best_batch_size(model, dataset, reporter) if ranks.is_first else None))
+    evaluation = Evaluation(model, dataset, _category_of(ids, mapping), options, ranks.rank, reporter)
+    joined = [study.join(evaluation) for study in with_all_studies(options.studies)]
+    added = {name: value for each in joined for name, value in each.settings.items()}
+    settings = {rule: resume_settings(model, dataset, mapping, options, rule, added) for rule in folders}
+    sitting = Sitting(folders, settings, model, dataset, options, ranks, reporter)
+    if not sitting.unfinished:
+        return sitting.runs()
+    batch_size = _batch_size(sitting.batch_size, model, dataset, ranks, reporter)
 
-    def open_writer(rule: Rule, out: Path) -> RunWriter:
-        if rule in previous:
-            return RunWriter.resume(out)
-        arguments = {**settings[rule], "batch_size": batch_size}
-        info = first_record(model, dataset, arguments, options.command, mapping, rule)
-        return RunWriter.create(out, info, overwrite=options.overwrite)
+    def new_record(rule: Rule) -> RunInfo:
+        return first_record(
+            model, dataset, {**settings[rule], "batch_size": batch_size}, options.command, mapping, rule
+        )
 
-    writers: list[RunWriter] = []
-    loop: Loop | None = None
-    try:
-        if ranks.is_first:
-            for rule, out in unfinished.items():
-                writers.append(open_writer(rule, out))
-        ranks.broadcast("The run folders exist.")
-        writers = writers or [RunWriter.attach(out) for out in unfinished.values()]
-        for sentence in (sentence for writer in writers for sentence in writer.notices):
-            reporter.notice(sentence)
-        listeners: list[Listener] = []
-        if options.keep_candidates:
-            listeners.append(_keeper(model, dataset, writers[0].path, options, ranks.rank, reporter))
-        if options.metrics != ("pq",):
-            labels = (
-                mapping.ids
-                if mapping is not None
-                else dict(ids.items() if isinstance(ids, Mapping) else enumerate(ids))
-            )
-            listeners.append(Measurer(options.metrics, dataset, labels, writers, truth=truth, rank=ranks.rank))
-        done = frozenset.intersection(*(writer.done for writer in writers), *(each.done for each in listeners))
-        plan = [
-            [scene for scene in batch if scene.image.id not in done]
-            for batch in plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size]
-        ]
+    with sitting.writing(new_record) as writers:
+        listeners = [*([_keeper(evaluation, writers)] if options.keep_candidates else ())]
+        listeners += [each.listen(writers) for each in joined if each.listen is not None]
+        done = frozenset.intersection(*(each.done for each in (*writers, *listeners)))
+        plan = _left_to_do(plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size], done)
         loop = Loop(
-            model=model,
-            category_ids=ids,
-            category_map=mapping,
-            targets=[
-                Target(writer, rule, writer.path / PREDICTIONS if options.save_predictions else None)
-                for writer, rule in zip(writers, unfinished, strict=True)
-            ],
+            model,
+            ids,
+            mapping,
+            targets=_targets(sitting.unfinished, writers, options.save_predictions),
             rank=ranks.rank,
             expected=len(dataset.scenes) if ranks.size == 1 else len(done) + sum(map(len, plan)),
             skip_bad_images=options.skip_bad_images,
@@ -169,59 +129,57 @@ def evaluate_rules(
             reporter=reporter,
             listeners=listeners,
         )
-        loop.run([batch for batch in plan if batch])
-        reports = ranks.gather(loop.report())
-        if ranks.is_first:
-            for target, writer in enumerate(writers):
-                if options.save_predictions:
-                    names = {scene.image.id: png_name(scene) for scene in dataset.scenes}
-                    write_predictions_json(Run(writer.info, writer.path), names)
-                close_run(writer, dataset, reports, target, reporter, "done", None)
-            for sentence in (sentence for listener in listeners for sentence in listener.notices):
-                reporter.notice(sentence)
-    except BaseException as error:
-        if ranks.is_first:
-            left = _closed_early(writers, dataset, loop, reporter, error)
-            if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
-                stays = in_sentence(unfinished.values())
-                error.args = (f"{error} What was scored stays in {stays}; the same command with --resume goes on.",)
-        raise
-    ranks.broadcast("The runs are closed.")
-    return [load_run(out) for out in folders.values()]
+        sitting.run(loop, plan)
+    return sitting.runs()
 
 
-def _unreadable(run: Run, model: Model, dataset: Dataset) -> int | None:
-    """How many images a finished run had to skip; None when one of them can be read by now, so that it is scored."""
-    held = frozenset(run.images.tolist())
-    lacking = [scene for scene in dataset.scenes if scene.image.id not in held]
-    for scene in lacking:
-        with contextlib.suppress(BadDataset):
-            model.load(scene)
-            return None
-    return len(lacking)
+def _category_of(ids: CategoryIds, mapping: CategoryMap | None) -> Mapping[int, int]:
+    """The dataset's category id of each of the model's labels that has one."""
+    if mapping is not None:
+        return mapping.ids
+    return dict(ids.items() if isinstance(ids, Mapping) else enumerate(ids))
 
 
-def _closed_early(
-    writers: Sequence[RunWriter], dataset: Dataset, loop: Loop | None, reporter: Reporter, error: BaseException
-) -> list[Run]:
-    """The runs that an error ends, with their last status; loop: None when the error came before its first image."""
-    left = []
-    status, reason = _how_it_ended(error)
-    for target, writer in enumerate(writers):
-        if writer.info.status == "done":
-            continue
-        # What ended the run is told even when nothing more can be written.
-        with contextlib.suppress(PanbenchError, OSError):
-            left.append(
-                writer.finish(status, error=reason)
-                if loop is None
-                else close_run(writer, dataset, [loop.report()], target, reporter, status, reason)
-            )
-    return left
+def _batch_size(asked: int | str | None, model: Model, dataset: Dataset, ranks: Ranks, reporter: Reporter) -> int:
+    if asked is None:
+        asked = 1 if model.device.type == "cpu" else "auto"
+    if asked == "auto":
+        asked = ranks.broadcast(best_batch_size(model, dataset, reporter) if ranks.is_first else None)
+    return int(asked)
+
+
+def _targets(rules: Iterable[Rule], writers: Sequence[RunWriter], keep_maps: bool) -> list[Target]:
+    return [
+        Target(writer, rule, writer.path / PREDICTIONS if keep_maps else None)
+        for writer, rule in zip(writers, rules, strict=True)
+    ]
+
+
+def _left_to_do(batches: Iterable[Sequence[Scene]], done: Set[int]) -> list[list[Scene]]:
+    left = ([scene for scene in batch if scene.image.id not in done] for batch in batches)
+    return [batch for batch in left if batch]
+
+
+def _usable(model: Model, dataset: Dataset, rules: Iterable[Rule], options: EvaluateOptions) -> Dataset:
+    """The dataset, with the model's categories where it has none of its own.
+
+    Raises BadArgument or BadDataset, before anything is written, for rules and options that do not fit.
+    """
+    if not dataset.categories:
+        dataset = replace(dataset, categories=model_categories(model))
+    batch_size = options.batch_size
+    if batch_size is not None and batch_size != "auto" and batch_size < 1:
+        raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
+    refuse_without_purpose(dataset, options.save_predictions or options.unscored)
+    for rule in rules:
+        refuse_unfit(rule, model)
+    for study in options.studies:
+        study.check(dataset)
+    return dataset
 
 
 def refuse_unfit(rule: Rule, model: Model) -> None:
-    """Raises BadArgument, before anything is written, for a rule that does not take what the model gives."""
+    """Raises BadArgument for a rule that does not take what the model gives."""
     if rule.takes is not model.rule.takes:
         fitting = [name for name, kind in RULES.items() if kind.takes is model.rule.takes]
         raise BadArgument(
@@ -230,64 +188,30 @@ def refuse_unfit(rule: Rule, model: Model) -> None:
         )
 
 
-def refuse_unmeasured(model: Model, dataset: Dataset, options: EvaluateOptions) -> None:
-    """Raises BadArgument, before anything is written, for metrics that this model or dataset does not have."""
-    if options.metrics == ("pq",):
-        if options.ap_gt is not None:
-            raise BadArgument("--ap-gt is the ground truth of AP. Add --metrics pq,ap.")
-        return
-    if options.ap_gt is not None and "ap" not in options.metrics:
-        raise BadArgument("--ap-gt is the ground truth of AP. Add ap to --metrics.")
-    if not dataset.has_ground_truth:
-        raise BadArgument("--metrics ap and miou need ground truth, and this dataset lists images without it.")
-    if model.rule.takes is FinishedMap:
-        raise BadArgument(
-            f"{model.spec.title} gives finished id maps: there is nothing before fusion to measure. Leave --metrics "
-            "out; `panbench score --ap` has the AP of its maps."
-        )
-    # Whether an adapter gives class scores is seen when it answers; what cannot be read is the run's to say.
-    with contextlib.suppress(BadDataset, NonFiniteOutput):
-        (output,) = model.candidates([model.load(dataset.scenes[0])])
-        if isinstance(output, Candidates) and output.class_scores is None:
-            raise BadArgument(
-                f"The adapter of {model.spec.title} gives no class scores (Candidates.class_scores), which --metrics "
-                "ap and miou need. Leave --metrics out."
-            )
+def _keeper(evaluation: Evaluation, writers: Sequence[RunWriter]) -> CandidateKeeper:
+    """The listener that stores candidates in the first run, with all that `panbench fuse` needs to know of the model.
 
-
-def instances_of(dataset: Dataset, options: EvaluateOptions) -> InstanceSet | None:
-    """The instances that `options.ap_gt` names. Raises BadDataset when they are not of this dataset."""
-    if options.ap_gt is None:
-        return None
-    return read_instances(options.ap_gt, dataset.categories, [scene.image.id for scene in dataset.scenes])
-
-
-def _keeper(
-    model: Model, dataset: Dataset, run: Path, options: EvaluateOptions, rank: int, reporter: Reporter
-) -> CandidateKeeper:
-    """What stores the candidates of a run, with all that `panbench fuse` needs to know of the model.
-
-    Says what they will take on disk, measured on three images. Raises OutOfSpace when that is not there.
+    Reports what they will take on disk, measured on three images. Raises OutOfSpace when there is no room.
     """
-    record = model.describe()
+    model, dataset, run = evaluation.model, evaluation.dataset, writers[0].path
     about = {
-        "weights_sha256": record.weights_sha256,
+        "weights_sha256": model.describe().weights_sha256,
         "class_names": list(model.class_names),
         "isthing": list(model.isthing),
         "precision": way_of_running(model)["precision"],
     }
-    exact = not options.half_precision
+    exact = not evaluation.options.half_precision
     tried = dataset.scenes[:: max(1, len(dataset.scenes) // 3)][:3]
     outputs = [model.candidates([model.load(scene)])[0] for scene in tried]
     with torch.inference_mode():
         size = sum(encode(output, model.rule, exact=exact).size for output in outputs) // len(tried)
     needed = size * len(dataset.scenes)
     require_space(run, needed, "Keeping the candidates")
-    reporter.notice(
+    evaluation.reporter.notice(
         f"Candidates take about {size / 1e6:.2f} MB an image (measured on {len(tried)}), {needed / 1e6:,.0f} MB for "
         f"{len(dataset.scenes):,} images."
     )
-    return CandidateKeeper(run / CANDIDATES, model.rule, about, rank=rank, exact=exact)
+    return CandidateKeeper(run / CANDIDATES, model.rule, about, rank=evaluation.rank, exact=exact)
 
 
 def fit_categories(
@@ -363,15 +287,6 @@ def open_model_once(
         )
 
     return ranks.first_alone(opened) if weights == "auto" and download else opened()
-
-
-def _how_it_ended(error: BaseException) -> tuple[str, str]:
-    """The status and the reason of a run that an error ends, for run.json."""
-    if isinstance(error, Terminated):
-        return "interrupted", str(error)
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "Interrupted from the keyboard."
-    return "failed", str(error) if isinstance(error, PanbenchError) else repr(error)
 
 
 def _category_map(source: str | os.PathLike[str] | CategoryMap, model: Model, dataset: Dataset) -> CategoryMap:

@@ -1,13 +1,101 @@
-"""How an evaluation is done: `EvaluateOptions`. It needs no torch."""
+"""How an evaluation is done: `EvaluateOptions`, and `StudyOptions` for what studies add to it. It needs no torch."""
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from panbench.base.studies import added
 
 if TYPE_CHECKING:
+    from panbench.base.reporter import Reporter
+    from panbench.datasets import Dataset
     from panbench.datasets.category_map import CategoryMap
+    from panbench.evaluation.listeners import Listener
+    from panbench.models.model import Model
+    from panbench.models.rules import Rule
+    from panbench.runs import RunWriter
 
-__all__ = ["DEFAULTS", "EvaluateOptions"]
+__all__ = ["DEFAULTS", "EvaluateOptions", "Evaluation", "Joined", "StudyOptions", "with_all_studies"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One pass of a model over a dataset, for those who join it.
+
+    category_of: the dataset's category id of each of the model's labels that has one
+    rank: the number of this process, 0 for the first or only one
+    """
+
+    model: "Model"
+    dataset: "Dataset"
+    category_of: Mapping[int, int]
+    options: "EvaluateOptions"
+    rank: int
+    reporter: "Reporter"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What a study adds to one pass, known before anything is written.
+
+    settings: stored in `arguments` of run.json; a resumed run must have the same ones. Values are None where the study
+        is not asked for: then runs from before the study can still be resumed.
+    listen: makes the listener of the pass from the writers of its runs
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    listen: "Callable[[Sequence[RunWriter]], Listener] | None" = None
+
+
+class StudyOptions:
+    """What a study adds to an evaluation; the core asks the hooks below and knows no study by name.
+
+    Inherit from it as a frozen dataclass in the study's options.py, and name the class in its record:
+    `Study(…, options={"eval": "package.options:MyOptions"})`. Each field is an option of `panbench eval`: its type is
+    `Annotated[type, Option(help)]` (`panbench.base.studies.Option`), its default that of the option, and a field `True`
+    or `False` a flag. From Python an instance goes into `EvaluateOptions.studies`.
+
+    Values that cannot be used are refused by `__post_init__` (BadArgument). Neither that nor `check` may import torch,
+    nor may the module; the other hooks may. Every hook has a default that adds nothing.
+    """
+
+    panel: ClassVar[str] = "Studies"
+    """The heading of the options in `panbench eval --help`."""
+
+    @property
+    def further_runs(self) -> int:
+        """How many runs `run_further` adds to each run; the disk needs room for them."""
+        return 0
+
+    def check(self, dataset: "Dataset") -> None:
+        """Raises BadArgument when the options do not fit the dataset; called before torch is loaded."""
+
+    def wrapped(self, model: "Model") -> "Model":
+        """The model to evaluate in place of `model`, such as one that sees several views of each image."""
+        return model
+
+    def join(self, evaluation: Evaluation) -> Joined:
+        """What is added to one pass. Raises BadArgument, before anything is written, for a model that does not fit."""
+        return Joined()
+
+    def run_further(
+        self,
+        model: "Model",
+        dataset: "Dataset",
+        folders: "Mapping[Rule, Path]",
+        options: "EvaluateOptions",
+        reporter: "Reporter",
+    ) -> None:
+        """Makes further runs of the model, beside those that are done.
+
+        model: as `wrapped` by all studies; folders: of the runs that are done, by rule; options: theirs
+        """
+
+    def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
+        """Sentences that `panbench eval` ends with, such as the command that reads the runs."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -25,8 +113,7 @@ class EvaluateOptions:
     command: the command line, for run.json
     keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
     half_precision: store it in half precision throughout, also where that changes pixels of the map
-    metrics: what is measured: "pq", which always is, and before fusion "ap" (AP_pan) and "miou" (mIoU_pan)
-    ap_gt: a COCO instance JSON as the ground truth of AP; None takes the thing segments of the panoptic JSON
+    studies: what studies add, as `panbench.studies.unfused.options.UnfusedOptions(metrics="pq,ap")`
     """
 
     batch_size: int | Literal["auto"] | None = None
@@ -40,8 +127,17 @@ class EvaluateOptions:
     command: tuple[str, ...] = ()
     keep_candidates: bool = False
     half_precision: bool = False
-    metrics: tuple[str, ...] = ("pq",)
-    ap_gt: str | os.PathLike[str] | None = None
+    studies: tuple[StudyOptions, ...] = ()
 
 
 DEFAULTS = EvaluateOptions()
+
+
+def with_all_studies(given: Sequence[StudyOptions]) -> list[StudyOptions]:
+    """The given options and, of every other study that is installed, the defaults, in the order of the studies.
+
+    So a run records the same settings whether a study was not asked for or not mentioned.
+    """
+    by_kind = {type(each): each for each in given}
+    kinds = list(added("options", "eval").values())
+    return [*(by_kind.get(kind) or kind() for kind in kinds), *(each for each in given if type(each) not in kinds)]

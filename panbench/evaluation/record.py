@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
-from panbench.datasets.instances import InstanceSet
 from panbench.evaluation.loop import Report
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.model import Model, way_of_running
@@ -101,9 +100,12 @@ def resume_settings(
     mapping: CategoryMap | None,
     options: EvaluateOptions,
     rule: Rule,
-    truth: InstanceSet | None = None,
+    of_studies: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with."""
+    """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with.
+
+    of_studies: the settings of what studies add
+    """
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
     described, running = model.describe(), way_of_running(model)
     return {
@@ -119,10 +121,7 @@ def resume_settings(
         "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
-        # Absent from runs that were made before there were others than PQ.
-        "metrics": None if options.metrics == ("pq",) else ",".join(options.metrics),
-        "ap_gt": None if truth is None else truth.path.name,
-        "ap_gt_sha256": None if truth is None else truth.sha256,
+        **of_studies,
     }
 
 
@@ -134,7 +133,7 @@ def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
     return {"category_map": mapping.name, "category_map_sha256": hashlib.sha256(pairs).hexdigest()}
 
 
-def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | str | None) -> None:
+def refuse_other_settings(run: Run, settings: Mapping[str, Any], batch_size: int | str | None) -> None:
     """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
     stored = {**_BEFORE, **run.info.arguments, "definitions": definitions_in_words(stored_definitions(run.info))}
     asked = dict(settings)
@@ -145,6 +144,12 @@ def refuse_other_settings(run: Run, settings: dict[str, Any], batch_size: int | 
         for key, value in asked.items()
         # Runs of schema 1 did not record every setting.
         if stored.get(key) != value and (key in stored or run.info.schema > 1)
+    ]
+    # What only some models have, such as views, or a study that is no longer installed.
+    differences += [
+        f"{key} was {value!r} and is now None"
+        for key, value in stored.items()
+        if value not in (None, False, "") and key not in {*asked, *_BEFORE, "batch_size"} and run.info.schema > 1
     ]
     if differences:
         raise BadRun(

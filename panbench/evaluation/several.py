@@ -14,13 +14,12 @@ from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
-from panbench.evaluation.tools.trackers import open_trackers
+from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.trackers import open_trackers
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
-from panbench.studies.robustness.corruptions import Corruption
 
 if TYPE_CHECKING:
-    from panbench.evaluation.options import EvaluateOptions
     from panbench.models.model import Model
     from panbench.models.rules import Rule
 
@@ -32,7 +31,6 @@ __all__ = [
     "rules_of",
     "run_folders",
     "run_models",
-    "unused_gpu",
     "what_runs",
 ]
 
@@ -43,7 +41,7 @@ _PIXELS_A_BYTE = 8
 
 @dataclass(frozen=True)
 class Opening:
-    """How each model is opened: the arguments of `open_model`, and the views of an image that it is shown."""
+    """How each model is opened: the arguments of `open_model`."""
 
     weights: str = "auto"
     device: str = "auto"
@@ -51,16 +49,6 @@ class Opening:
     seed: int = 0
     compiled: bool = False
     download: bool = False
-    tta: str | None = None
-
-    def shown(self, model: "Model") -> "Model":
-        """The model, in front of it what makes the views of test-time augmentation. Raises BadArgument."""
-        if self.tta is None:
-            return model
-        # Imports torch, which takes seconds.
-        from panbench.studies.ensembles.views import AugmentedModel, parse_views
-
-        return AugmentedModel(model, parse_views(self.tta))
 
 
 @dataclass(frozen=True)
@@ -121,10 +109,9 @@ def check_models(
     dataset: Dataset,
     folders: Sequence[Path],
     opening: Opening,
-    options: "EvaluateOptions",
+    options: EvaluateOptions,
     reporter: Reporter,
     rules: Sequence[str] = (),
-    corruptions: Sequence[Corruption] = (),
 ) -> dict[ModelSpec, Exception]:
     """Everything that would stop a model of several hours later, looked at before the first one runs.
 
@@ -143,7 +130,7 @@ def check_models(
     refuse_without_purpose(dataset, options.save_predictions or options.unscored)
     pixels = sum(scene.image.height * scene.image.width for scene in dataset.scenes)
     needed = len(dataset.scenes) * _BYTES_AN_IMAGE + (pixels // _PIXELS_A_BYTE if options.save_predictions else 0)
-    n_runs = len(folders) * (1 + len(corruptions))
+    n_runs = len(folders) * (1 + sum(study.further_runs for study in options.studies))
     require_space(folders[0], needed * n_runs, "Storing the runs" if n_runs > 1 else "Storing the run")
     failures: dict[ModelSpec, Exception] = {}
     if len(specs) == 1:
@@ -179,11 +166,10 @@ def check_models(
     return failures
 
 
-def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, options: "EvaluateOptions") -> str:
+def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, options: EvaluateOptions) -> str:
     """One line that says what is about to run: images, device, threads, PyTorch, precision, batch."""
     import torch
 
-    from panbench.evaluation.tools.photographs import PHOTOGRAPHS
     from panbench.models.devices import choose_device
 
     device = choose_device(opening.device)
@@ -197,7 +183,7 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     compiled = ", compiled" if opening.compiled else ""
     models = specs[0].title if len(specs) == 1 else f"{len(specs)} models"
     what = f"images of {dataset.name} {dataset.split}"
-    if dataset.split == PHOTOGRAPHS:
+    if not dataset.categories:
         what = f"photographs of {dataset.name}"
     return (
         f"{models} on {len(dataset.scenes):,} {what}: {place}; PyTorch "
@@ -205,39 +191,27 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     )
 
 
-def unused_gpu() -> str | None:
-    """Why a GPU of this machine goes unused, in a sentence; None where none is seen, or one is used."""
-    import torch
-
-    from panbench.evaluation.tools.doctor import why_no_cuda
-
-    return None if torch.cuda.is_available() else why_no_cuda(torch.version.cuda)
-
-
 def evaluate_models(
     specs: Sequence[ModelSpec],
     dataset: Dataset,
     folders: Sequence[Path],
     opening: Opening,
-    options: "EvaluateOptions",
+    options: EvaluateOptions,
     *,
     reporters: Callable[[], AbstractContextManager[Reporter]],
     finished: Callable[[Outcome], Any],
     trackers: Sequence[str] = (),
     rules: Sequence[str] = (),
-    corruptions: Sequence[Corruption] = (),
 ) -> list[Outcome]:
     """Opens each model and evaluates it into its folders; the outcomes in order, as `run_models` gives them.
 
     rules: fusion rules as `--rule` names them, each with a run of its own from one forward pass; () is the model's own
     folders: those of `run_folders`
     reporters: makes the reporter of one evaluation; trackers: names of TRACKERS that also hear of it
-    corruptions: what the images are shown with, too, each in runs of its own beside the clean ones (`corrupted_runs`)
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
     from panbench.evaluation.distributed import join_ranks
-    from panbench.evaluation.evaluate import evaluate_rules, open_model_once
-    from panbench.studies.robustness.corrupted_runs import evaluate_corrupted
+    from panbench.evaluation.evaluate import as_shown, evaluate_rules, open_model_once, run_further
 
     kinds = trackers if join_ranks().is_first else ()
     of_each = len(rules) or 1
@@ -256,12 +230,12 @@ def evaluate_models(
                 download=opening.download,
                 reporter=tracked,
             )
-            model = opening.shown(model)
+            model = as_shown(model, options)
             chosen = rules_of(model, rules)
             clean = dict(zip(chosen, own, strict=True))
             runs = evaluate_rules(model, dataset, clean, options, tracked)
             tracked.finished(runs[0])
-            evaluate_corrupted(model, dataset, clean, corruptions, options, reporter)
+            run_further(model, dataset, clean, options, reporter)
             return runs
 
     return _in_turn(specs, run, finished)

@@ -165,11 +165,22 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     except OSError as error:
         raise BadCheckpoint(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
     _refuse_other_files(path, head)
+    _refuse_changed(path, sha256)
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         state_dict, meta = _load_safetensors(path)
     else:
         state_dict, meta = _parts(path, _load_pickle(path))
     return Checkpoint(path, state_dict, meta, sha256)
+
+
+def _refuse_changed(path: Path, sha256: str) -> None:
+    """Raises BadCheckpoint for a file of the hub's cache, which is named after its hash, that has another one."""
+    file = path.resolve()
+    if re.fullmatch("[0-9a-f]{64}", file.name) and file.name != sha256:
+        raise BadCheckpoint(
+            f"{path} is damaged: its SHA-256 begins with {sha256[:16]}, not with {file.name[:16]}, which is its name "
+            f"in the hub's cache. Delete {file}, and fetch it again with --download."
+        )
 
 
 def apply_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> None:

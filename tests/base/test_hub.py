@@ -1,12 +1,14 @@
 import hashlib
 import http.server
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants, hf_hub_download
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
@@ -23,7 +25,12 @@ class Hub:
     def __init__(self) -> None:
         self.seen: list[tuple[str, str | None]] = []
         self.redirected: list[str | None] = []
+        self.downloaded: list[str] = []
         self.weights = WEIGHTS
+        self.listing: bytes | None = None
+        self.ranges: list[str | None] = []
+        self.piece: int | None = None
+        """How many bytes of the weights come before the connection ends."""
         self.card: Any = {"license": "mit"}
         self.files: dict[str, dict[str, Any]] = {
             "config.json": {
@@ -33,7 +40,7 @@ class Hub:
             "model.safetensors": {
                 "size": len(WEIGHTS),
                 "blobId": "0" * 40,
-                "lfs": {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": len(WEIGHTS)},
+                "lfs": {"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "size": len(WEIGHTS), "pointerSize": 134},
             },
             "README.md": {"size": 3, "blobId": "1" * 40},
         }
@@ -54,6 +61,8 @@ class Hub:
             def do_GET(self) -> None:
                 answer(self)
 
+            do_HEAD = do_GET
+
             def log_message(self, *_: object) -> None:
                 pass
 
@@ -70,32 +79,56 @@ class Hub:
         if request.path.startswith("/api/"):
             if "/revision/main?" not in request.path and f"/revision/{COMMIT}?" not in request.path:
                 return _send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
+            if self.listing is not None:
+                return _send(request, 200, self.listing)
             siblings = [{"rfilename": name, **stated} for name, stated in self.files.items()]
-            listing = {"sha": COMMIT, "siblings": siblings, "cardData": self.card}
+            listing = {"id": "owner/name", "sha": COMMIT, "siblings": siblings, "cardData": self.card}
             return _send(request, 200, json.dumps(listing).encode())
-        if request.path == f"/owner/name/resolve/{COMMIT}/config.json":
-            return _send(request, 200, CONFIG)
+        return self._answer_file(request)
+
+    def _answer_file(self, request: Any) -> None:
+        revision, name = request.path.removeprefix("/owner/name/resolve/").split("/")
+        assert revision in (COMMIT, "main")
+        if request.command == "GET":
+            self.downloaded.append(name)
+        stated = self.files[name]
+        about = {"X-Repo-Commit": COMMIT, "ETag": f'"{stated["blobId"]}"'}
+        if "lfs" not in stated:
+            return _send(request, 200, CONFIG, about)
         place = f"http://localhost:{self.cdn.server_address[1]}/weights"
-        return _send(request, 302, b"", {"Location": place})
+        linked = {"X-Linked-Etag": f'"{stated["lfs"]["sha256"]}"', "X-Linked-Size": str(stated["lfs"]["size"])}
+        return _send(request, 302, b"", {"Location": place, **about, **linked})
 
     def _answer_cdn(self, request: Any) -> None:
         self.redirected.append(request.headers.get("Authorization"))
-        _send(request, 200, self.weights)
+        self.ranges.append(asked := request.headers.get("Range"))
+        start = 0 if asked is None else int(asked.removeprefix("bytes=").split("-")[0])
+        about = {"ETag": '"weights"'}
+        if asked is not None:
+            about["Content-Range"] = f"bytes {start}-{len(self.weights) - 1}/{len(self.weights)}"
+        piece, self.piece = self.piece, None
+        _send(request, 200 if asked is None else 206, self.weights[start:], about, piece)
 
 
-def _send(request: Any, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+def _send(
+    request: Any, status: int, body: bytes, headers: dict[str, str] | None = None, piece: int | None = None
+) -> None:
     request.send_response(status)
     for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
         request.send_header(name, value)
     request.end_headers()
-    request.wfile.write(body)
+    if request.command != "HEAD":
+        request.wfile.write(body[:piece])
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     mimic = Hub()
     monkeypatch.setenv("HF_ENDPOINT", mimic.address)
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "panbench"))
+    # huggingface_hub reads the environment once, when it is imported.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     yield mimic
     mimic.close()
@@ -106,10 +139,10 @@ def test_what_is_fetched_is_verified_written_down_and_found_without_a_network(se
     assert hub.here(repository) is None
     folder = hub.fetch(repository)
     assert folder.name == COMMIT
-    assert folder.parent.name == "owner--name"
+    assert folder.parent.parent.name == "models--owner--name"
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert not (folder / "README.md").exists()
-    record = hub.recorded(folder)
+    record = hub.recorded(repository, folder)
     assert (record["commit"], record["license"]) == (COMMIT, "mit")
     assert record["files"]["model.safetensors"] == {
         "size": len(WEIGHTS),
@@ -125,7 +158,7 @@ def test_licence_and_size_are_told_before_the_first_file_comes(server: Hub) -> N
     repository = hub.parse("hf:owner/name")
     assert hub.look_up(repository) == hub.Stated("mit", len(WEIGHTS))
     told: list[tuple[str | None, bool]] = []
-    hub.fetch(repository, told=lambda license: told.append((license, repository.folder.exists())))
+    hub.fetch(repository, told=lambda license: told.append((license, hub.is_known(repository))))
     assert told == [("mit", False)]
 
 
@@ -157,12 +190,12 @@ def test_a_small_file_of_another_git_hash_is_refused(server: Hub) -> None:
         hub.fetch(hub.parse("hf:owner/name"))
 
 
-def test_the_token_goes_to_the_hub_alone(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_goes_to_the_hub_alone(server: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.fetch(hub.parse("hf:owner/name"))
     assert {authorization for _, authorization in server.seen} == {f"Bearer {TOKEN}"}
     assert server.redirected == [None]
-    for text in (path.read_bytes() for path in hub.parse("hf:owner/name").folder.rglob("*") if path.is_file()):
+    for text in (path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()):
         assert TOKEN.encode() not in text
 
 
@@ -208,7 +241,6 @@ def test_safetensors_are_preferred_to_a_pickle(server: Hub) -> None:
     assert {path.name for path in hub.fetch(hub.parse("hf:owner/name")).iterdir()} == {
         "config.json",
         "model.safetensors",
-        "panbench.json",
     }
 
 
@@ -219,9 +251,103 @@ def test_what_is_not_an_address_is_refused(address: str) -> None:
 
 
 def test_revisions_with_slashes_stay_within_the_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
-    outside = tmp_path / "hub"
-    outside.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    outside = tmp_path / "models--owner--name"
+    (outside / "snapshots").mkdir(parents=True)
     (outside / "config.json").write_text("{}")
     assert hub.here(hub.Repository("owner/name", ".."), weights=False) is None
     assert hub.here(hub.Repository("owner/name", "refs/pr/1"), weights=False) is None
+
+
+def test_what_transformers_downloaded_is_found_and_not_downloaded_again(server: Hub) -> None:
+    repository = hub.parse("hf:owner/name")
+    for name in ("config.json", "model.safetensors"):
+        hf_hub_download("owner/name", name, endpoint=server.address)
+    server.downloaded.clear()
+    folder = hub.here(repository)
+    assert folder is not None
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert hub.fetch(repository) == folder
+    assert server.downloaded == []
+
+
+def test_only_what_is_not_in_the_hubs_cache_is_downloaded(server: Hub) -> None:
+    hf_hub_download("owner/name", "config.json", endpoint=server.address)
+    server.downloaded.clear()
+    assert hub.here(hub.parse("hf:owner/name")) is None
+    hub.fetch(hub.parse("hf:owner/name"))
+    assert server.downloaded == ["model.safetensors"]
+
+
+def test_what_panbench_downloaded_is_there_for_transformers(server: Hub) -> None:
+    folder = hub.fetch(hub.parse("hf:owner/name"))
+    server.server.shutdown()
+    for name in ("config.json", "model.safetensors"):
+        assert Path(hf_hub_download("owner/name", name, local_files_only=True)) == folder / name
+
+
+def test_an_interrupted_download_of_weights_goes_on_where_it_stopped(server: Hub) -> None:
+    repository = hub.parse("hf:owner/name")
+    blob = Path(constants.HF_HUB_CACHE) / "models--owner--name" / "blobs" / hashlib.sha256(WEIGHTS).hexdigest()
+
+    def killed(done: int, total: int | None) -> None:
+        if 0 < done < len(WEIGHTS):
+            raise KeyboardInterrupt
+
+    server.piece = 4000
+    with pytest.raises(KeyboardInterrupt):
+        hub.fetch(repository, progress=killed)
+    assert blob.with_name(blob.name + ".part").stat().st_size > 0
+    assert hub.here(repository) is None
+    server.ranges.clear()
+    hub.fetch(repository)
+    assert server.ranges == ["bytes=4000-10239"]
+    assert blob.read_bytes() == WEIGHTS
+
+
+def test_weights_in_the_hubs_cache_that_were_damaged_are_named(server: Hub) -> None:
+    folder = hub.fetch(hub.parse("hf:owner/name"))
+    blob = (folder / "model.safetensors").resolve()
+    blob.write_bytes(b"x" + WEIGHTS[1:])
+    with pytest.raises(DownloadFailed, match=rf"its SHA-256 begins with .* Delete {blob} and run") as caught:
+        hub.fetch(hub.parse("hf:owner/name"))
+    assert "model.safetensors of hf:owner/name" in str(caught.value)
+
+
+def test_the_account_that_the_machine_is_logged_in_to_is_used(server: Hub, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    hub.fetch(hub.parse("hf:owner/name"))
+    assert {authorization for _, authorization in server.seen} == {f"Bearer {TOKEN}"}
+    assert server.redirected == [None]
+
+
+def test_without_huggingface_hub_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    repository = hub.parse("hf:owner/name")
+    assert hub.here(repository) is None
+    assert not hub.is_known(repository)
+    with pytest.raises(BadModel, match=r"needs the package huggingface_hub .*pip install 'panbench\[transformers\]'"):
+        hub.fetch(repository)
+
+
+def test_offline_mode_of_the_hub_is_said(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE forbids asking"):
+        hub.fetch(hub.parse("hf:owner/name"))
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("listing", [b"<html>", b"[]", b'{"id": "owner/name", "siblings": [{}]}', b"{}"])
+def test_an_answer_that_is_not_a_hubs_is_one_sentence(server: Hub, listing: bytes) -> None:
+    server.listing = listing
+    with pytest.raises(DownloadFailed, match="is not that of a Hugging Face hub"):
+        hub.fetch(hub.parse("hf:owner/name"))
+
+
+def test_a_full_disk_under_the_hubs_cache_is_one_sentence(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
+    with pytest.raises(DownloadFailed, match=r"the hub's cache cannot be written \(No space left on device\)"):
+        hub.fetch(hub.parse("hf:owner/name"))

@@ -40,15 +40,14 @@ class Repository(Hub):
         return {
             "size": len(content),
             "blobId": blob,
-            "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)},
+            "lfs": {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134},
         }
 
-    def _answer(self, request: Any) -> None:
-        begin = f"/owner/name/resolve/{COMMIT}/"
-        if request.path.startswith(begin):
-            content = self.content[request.path.removeprefix(begin)]
-            return _send(request, 200, content[: len(content) - self.cut])
-        return super()._answer(request)
+    def _answer_file(self, request: Any) -> None:
+        name = request.path.rpartition("/")[2]
+        about = {"X-Repo-Commit": COMMIT, "ETag": f'"{self.files[name]["lfs"]["sha256"]}"'}
+        content = self.content[name]
+        _send(request, 200, content[: len(content) - self.cut], about)
 
 
 @pytest.fixture
@@ -56,6 +55,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repository]
     server = Repository(saved(BUILDERS["eomt"](), tmp_path / "saved"))
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache" / "of the hub"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.chdir(tmp_path)
     assert cv2.imwrite("photo.png", shapes.make_scene(0, size=(56, 64)).image)

@@ -205,6 +205,19 @@ def test_a_file_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
     assert "damaged" in refusal(path)
 
 
+def test_a_file_of_the_hubs_cache_whose_bytes_are_not_those_of_its_name_is_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, tmp_path / "saved")
+    digest = hashlib.sha256((tmp_path / "saved").read_bytes()).hexdigest()
+    for name, refused in ((digest, False), ("0" * 64, True)):
+        blob, path = tmp_path / name, tmp_path / f"{name}.safetensors"
+        blob.write_bytes((tmp_path / "saved").read_bytes())
+        path.symlink_to(blob)
+        if refused:
+            assert f"Delete {blob}, and fetch it again" in refusal(path)
+        else:
+            assert load_checkpoint(path).sha256 == digest
+
+
 def test_a_file_without_checksums_loads(tmp_path: Path) -> None:
     torch.serialization.set_crc32_options(False)
     try:

@@ -19,7 +19,7 @@ from panbench.base.secrets import redacted
 from panbench.catalog import configs_folder, load_catalog, user_configs_folder, weights_here
 from panbench.panoptic.native import native
 
-__all__ = ["Diagnosis", "diagnose"]
+__all__ = ["Diagnosis", "diagnose", "unused_gpu"]
 
 VARIABLES = ("PANBENCH_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 EXTRAS = ("torchvision", "torchaudio", "transformers", "torchmetrics", "tensorboard", "wandb", "mlflow")
@@ -81,6 +81,13 @@ def _torch(problems: list[str]) -> dict[str, Any]:
     if torch.backends.mps.is_available():
         record["mps"] = "available"
     return record
+
+
+def unused_gpu() -> str | None:
+    """Why a GPU of this machine goes unused, in a sentence; None where there is none, or one is used."""
+    import torch
+
+    return None if torch.cuda.is_available() else why_no_cuda(torch.version.cuda)
 
 
 def why_no_cuda(cuda_build: str | None) -> str | None:

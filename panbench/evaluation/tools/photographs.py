@@ -13,11 +13,9 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.catalog import ModelSpec, find_model, load_catalog
 from panbench.datasets import Dataset
-from panbench.models.opening import open_model
-from panbench.models.predict import model_categories, scene_of, segment
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.photo import inspect_photo
-from panbench.panoptic.types import Annotation, Category, Exif, ImageInfo, PanopticSet
+from panbench.panoptic.types import Annotation, Category, Exif, ImageInfo, PanopticSet, Scene
 from panbench.report.figures.attention import attention_figure
 from panbench.report.figures.pictures import Layer, Pictures, overlay_figure, read_photo, save_figure
 from panbench.runs import ModelRecord, load_run
@@ -78,6 +76,10 @@ def segment_photographs(
         raise BadDataset(faults[0])
     names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
     _refuse_to_replace(names.values(), paths, out, form, overwrite)
+    # Imports torch, which takes seconds: the photographs are checked first.
+    from panbench.models.opening import open_model
+    from panbench.models.predict import model_categories, segment
+
     model = open_model(spec, weights=weights, device=device, download=download, reporter=reporter)
     categories = model_categories(model)
     written, infos, annotations = [], {}, {}
@@ -176,6 +178,10 @@ def attention_of(
         assert spec is not None
         assert photo is not None
         path, shown = photo, read_photo(photo)
+    # Imports torch, which takes seconds: run and photograph are checked first.
+    from panbench.models.opening import open_model
+    from panbench.models.predict import scene_of
+
     opened = open_model(spec, weights=weights, device=device, speedups=False, download=download, reporter=reporter)
     scene = scene_of(path, image or 1, *shown.shape[:2])
     if run is not None and stored.info.arguments.get("exif") == "ignore":
@@ -208,7 +214,10 @@ def photograph_dataset(
     read.
     """
     paths = find_photographs(images)
-    scenes = tuple(scene_of(path, number, *_look(path, exif)[0]) for number, path in enumerate(paths[:limit], start=1))
+    scenes = tuple(
+        Scene(ImageInfo(number, path.name, *_look(path, exif)[0]), path)
+        for number, path in enumerate(paths[:limit], start=1)
+    )
     listing = "\n".join(f"{scene.image.file_name} {scene.image.height} {scene.image.width}" for scene in scenes)
     folder = images[0] if images[0].is_dir() else images[0].parent
     return Dataset(

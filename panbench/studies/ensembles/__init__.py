@@ -8,6 +8,7 @@ STUDY = Study(
     "ensembles",
     "Ensembles of runs by votes or masks, and averaged views of an image.",
     order=60,
+    options={"eval": "panbench.studies.ensembles.options:ViewOptions"},
     commands=(
         StudyCommand(
             "ensemble",

@@ -8,6 +8,7 @@ STUDY = Study(
     "robustness",
     "Corrupted images: what noise, blur, weather and compression cost a model.",
     order=40,
+    options={"eval": "panbench.studies.robustness.options:CorruptionOptions"},
     commands=(
         StudyCommand(
             "robustness",

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
 from panbench.evaluation.evaluate import evaluate_rules
@@ -35,8 +34,6 @@ def evaluate_corrupted(
         candidates are kept
     Each run resumes by itself: with `options.resume` those that are complete are left alone.
     """
-    if corruptions and not dataset.has_ground_truth:
-        raise BadArgument("--corrupt needs ground truth: it measures what corrupted images cost.")
     options = replace(options, save_predictions=False, keep_candidates=False)
     return [
         run

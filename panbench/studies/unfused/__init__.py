@@ -9,6 +9,7 @@ STUDY = Study(
     "What a network says before fusion: AP_pan and mIoU_pan.",
     order=10,
     options={
+        "eval": "panbench.studies.unfused.options:UnfusedOptions",
         "score": "panbench.studies.unfused.answer_options:MapScores",
         "compare": "panbench.studies.unfused.answer_options:ComparedMetrics",
     },

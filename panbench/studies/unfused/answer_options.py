@@ -25,9 +25,9 @@ class MapScores(ScoreOptions):
 
     panel: ClassVar[str] = "AP of the maps"
 
-    ap: Annotated[
-        bool, Option("Also the mask AP of the things in the maps; every thing segment needs a score.")
-    ] = False
+    ap: Annotated[bool, Option("Also the mask AP of the things in the maps; every thing segment needs a score.")] = (
+        False
+    )
     ap_gt: Annotated[Path | None, Option("With --ap: a COCO instance JSON as its ground truth.", "FILE.json")] = None
 
     def __post_init__(self) -> None:

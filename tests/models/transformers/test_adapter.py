@@ -28,7 +28,8 @@ from panbench.models.predict import predict, scene_of
 from panbench.models.rules import fuse
 from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.models.transformers.families import detr_size, fitted, shortest_edge
-from panbench.studies.ensembles.views import AugmentedModel, parse_views
+from panbench.studies.ensembles.augmented_model import AugmentedModel
+from panbench.studies.ensembles.views import parse_views
 
 EOMT = Path(__file__).parents[2] / "reference" / "other_models" / "eomt"
 THINGS = ["person", "car", "dog", "tree", "cup"]
@@ -281,14 +282,14 @@ def test_nothing_is_downloaded_without_consent(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_repository_that_was_fetched_runs_under_its_own_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
-    repository = hub.parse("hf:owner/name")
-    (repository.folder / "refs").mkdir(parents=True)
-    (repository.folder / "refs" / "main").write_text("abc\n")
-    saved(config_of("eomt"), repository.folder / "abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--owner--name"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    saved(config_of("eomt"), folder / "snapshots" / "abc")
     model = open_model(find_model("hf:owner/name"), device="cpu")
     assert model.spec.name == "owner--name"
-    assert Path(str(model.describe().weights)).parts[-3:] == ("owner--name", "abc", "model.safetensors")
+    assert Path(str(model.describe().weights)) == folder / "snapshots" / "abc" / "model.safetensors"
 
 
 def test_sizes_are_those_of_each_papers_code() -> None:

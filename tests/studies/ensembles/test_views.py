@@ -9,8 +9,9 @@ from panbench.models.candidates import Candidates, Frame, Instances
 from panbench.models.opening import open_model
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import fuse
+from panbench.studies.ensembles.augmented_model import AugmentedModel
 from panbench.studies.ensembles.merging import flip, merge_outputs
-from panbench.studies.ensembles.views import AugmentedModel, Views, parse_views
+from panbench.studies.ensembles.views import Views, parse_views
 from panbench.studies.robustness.corrupted_model import CorruptedModel
 from panbench.studies.robustness.corruptions import Corruption, corrupt
 

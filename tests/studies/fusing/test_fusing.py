@@ -25,6 +25,7 @@ from panbench.studies.ensembles.by_masks import StoredEnsemble
 from panbench.studies.fusing.answer import ORACLE_STEPS, read_oracle, write_oracle
 from panbench.studies.fusing.runs import fuse_run
 from panbench.studies.fusing.sweeps import oracle_statistics, parse_sweep
+from panbench.studies.unfused.options import UnfusedOptions
 
 KEEP = EvaluateOptions(keep_candidates=True, save_predictions=True)
 
@@ -267,7 +268,9 @@ def test_masks_and_boxes_are_not_averaged(run, dataset, tmp_path):
 
 
 def test_all_that_a_run_can_hold_is_deleted_with_it(dataset, model, tmp_path):
-    made = evaluate(model, dataset, tmp_path / "run", dataclasses.replace(KEEP, metrics=("pq", "ap", "miou")))
+    made = evaluate(
+        model, dataset, tmp_path / "run", dataclasses.replace(KEEP, studies=(UnfusedOptions("pq,ap,miou"),))
+    )
     write_oracle(made, dict.fromkeys(ORACLE_STEPS, image_statistics(made.matched, made.categories)))
     # As an oracle leaves it that was killed.
     (made.path / layout.ORACLE_BLOCKS).mkdir()
@@ -293,8 +296,8 @@ def test_a_run_that_lacks_room_says_failed_whenever_that_is(dataset, model, tmp_
     def full(*_: object, **__: object) -> None:
         raise OutOfSpace("No room.")
 
-    name = "require_space" if moment == "before the first image" else "write_predictions_json"
-    monkeypatch.setattr(f"panbench.evaluation.evaluate.{name}", full)
+    name = "evaluate.require_space" if moment == "before the first image" else "sitting.write_predictions_json"
+    monkeypatch.setattr(f"panbench.evaluation.{name}", full)
     with pytest.raises(OutOfSpace, match=r"No room\."):
         evaluate(model, dataset, tmp_path / "run", KEEP)
     info = load_run(tmp_path / "run").info

@@ -13,7 +13,6 @@ from support import evaluated, panbench
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.catalog import find_model
-from panbench.cli.request import parse_metrics
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.evaluate import evaluate, evaluate_rules, open_model_once
 from panbench.evaluation.options import EvaluateOptions
@@ -26,10 +25,12 @@ from panbench.report.answers.findings import metric_findings
 from panbench.runs import Run, load_run
 from panbench.runs.merge import merge_runs
 from panbench.studies.unfused.answer import with_unfused
+from panbench.studies.unfused.options import UnfusedOptions, parse_metrics
 from panbench.studies.unfused.outputs import unfused
 from panbench.studies.unfused.rows import read_unfused
 
 ALL = ("pq", "ap", "miou")
+MEASURED = (UnfusedOptions("pq,ap,miou"),)
 REPO = Path(__file__).resolve().parents[3]
 
 
@@ -57,7 +58,10 @@ def dataset(folder: Path) -> Dataset:
 @pytest.fixture(scope="module")
 def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return evaluated(
-        find_model("mask2former-tiny"), open_dataset(folder), tmp_path_factory.mktemp("runs") / "whole", metrics=ALL
+        find_model("mask2former-tiny"),
+        open_dataset(folder),
+        tmp_path_factory.mktemp("runs") / "whole",
+        studies=MEASURED,
     )
 
 
@@ -99,13 +103,13 @@ def test_measuring_changes_no_pq_and_no_part(whole, dataset, tmp_path):
 def test_a_resumed_run_has_the_same_rows_whichever_file_was_lost(lost, whole, dataset, tmp_path):
     model, out = find_model("mask2former-tiny"), tmp_path / "run"
     first = open_dataset(Path(dataset.gt).parents[1], limit=12)
-    evaluated(model, first, out, metrics=ALL)
+    evaluated(model, first, out, studies=MEASURED)
     # As a run that was killed between its two files of a block.
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps({**record, "status": "running", "parts": [], "unfused": None}))
     for file in (out / lost).glob("*.parquet"):
         file.unlink()
-    again = evaluated(model, first, out, metrics=ALL, resume=True)
+    again = evaluated(model, first, out, studies=MEASURED, resume=True)
     assert again.info.status == "done"
     assert rows(again) == rows(whole)
     assert again.summary() == whole.summary()
@@ -115,7 +119,7 @@ def test_each_rule_of_a_pass_has_the_rows(whole, folder, tmp_path):
     model = open_model_once(find_model("mask2former-tiny"))
     folders = {model.rule: tmp_path / "own", parse_rule("argmax", model.rule): tmp_path / "argmax"}
     some = open_dataset(folder, limit=3)
-    own, argmax = evaluate_rules(model, some, folders, EvaluateOptions(metrics=ALL))
+    own, argmax = evaluate_rules(model, some, folders, EvaluateOptions(studies=MEASURED))
     # What is measured before fusion does not depend on it.
     assert rows(own) == rows(argmax)
     assert rows(own)["images"] == rows(whole)["images"][:3]
@@ -128,7 +132,7 @@ def test_a_run_with_rows_is_not_resumed_without_them(whole, dataset):
 
 def test_changed_and_missing_rows_are_noticed(dataset, tmp_path):
     out = tmp_path / "run"
-    evaluated(find_model("mask2former-tiny"), dataset, out, metrics=ALL)
+    evaluated(find_model("mask2former-tiny"), dataset, out, studies=MEASURED)
     (file,) = (out / "unfused").glob("*.parquet")
     content = file.read_bytes()
     assert panbench("verify", out).exit_code == 0
@@ -151,7 +155,7 @@ def test_merged_shards_have_the_numbers_of_the_whole(whole, dataset, folder, tmp
     shards = []
     for number, chosen in enumerate((ids[:5], ids[5:])):
         shards.append(tmp_path / f"shard-{number}")
-        evaluated(find_model("mask2former-tiny"), open_dataset(folder, image_ids=chosen), shards[-1], metrics=ALL)
+        evaluated(find_model("mask2former-tiny"), open_dataset(folder, image_ids=chosen), shards[-1], studies=MEASURED)
     merged = merge_runs(shards, tmp_path / "merged")
     assert rows(merged) == rows(whole)
     # All files stand in run.json, the first shard's too: changed ones are noticed.
@@ -193,9 +197,9 @@ def test_the_papers_truth_is_an_instance_json(dataset, folder, tmp_path):
     }
     (tmp_path / "instances.json").write_text(json.dumps(document))
     model = open_model_once(find_model("mask2former-tiny"))
-    options = EvaluateOptions(metrics=("pq", "ap"), ap_gt=tmp_path / "instances.json")
+    options = EvaluateOptions(studies=(UnfusedOptions("pq,ap", tmp_path / "instances.json"),))
     own = evaluate(model, dataset, tmp_path / "own", options)
-    panoptic = evaluate(model, dataset, tmp_path / "panoptic", EvaluateOptions(metrics=("pq", "ap")))
+    panoptic = evaluate(model, dataset, tmp_path / "panoptic", EvaluateOptions(studies=(UnfusedOptions("pq,ap"),)))
     record = metric_findings(own).record
     assert record["AP_pan"] == metric_findings(panoptic).record["AP_pan"]
     assert record["AP_pan_gt"] == "the instances of instances.json"
@@ -248,12 +252,11 @@ def test_metrics_that_cannot_be_measured_are_refused_before_anything_is_written(
     refused = panbench("eval", "--model", "mask2former-tiny", "--metrics", "pq,mota", "--out", tmp_path / "run")
     assert refused.exit_code == 2
     assert "there is no metric 'mota'. They are pq, ap, miou" in refused.output
-    model = open_model_once(find_model("mask2former-tiny"))
     with pytest.raises(BadArgument, match="--ap-gt is the ground truth of AP"):
-        evaluate(model, dataset, tmp_path / "run", EvaluateOptions(ap_gt="instances.json"))
+        UnfusedOptions(ap_gt=Path("instances.json"))
     maps = FunctionModel(find_model("mask2former-tiny"), lambda image: (np.zeros(image.shape[:2], np.int32), []))
     with pytest.raises(BadArgument, match="gives finished id maps"):
-        evaluate(maps, dataset, tmp_path / "run", EvaluateOptions(metrics=ALL))
+        evaluate(maps, dataset, tmp_path / "run", EvaluateOptions(studies=MEASURED))
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,180 @@
+"""What `panbench eval` does before PyTorch is loaded: finds models, data and folders, refuses, and may ask."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from panbench.base.errors import BadArgument
+from panbench.catalog import ModelSpec, choose_models, renamed, resolve_models, split_names
+from panbench.cli import console
+from panbench.cli.command import may_download
+from panbench.cli.eval_request import EvalRequest
+from panbench.cli.request import check_weights, default_data, leave_out_others, missing_for, split_rules
+from panbench.datasets import Dataset, open_dataset
+from panbench.evaluation.options import EvaluateOptions, StudyOptions
+from panbench.evaluation.several import Opening, run_folders
+from panbench.evaluation.trackers import check_trackers
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An evaluation that is ready to run.
+
+    rules: as `--rule` names them; folders: those of `run_folders`
+    is_timed_only: photographs without ground truth, of which nothing is scored
+    """
+
+    specs: Sequence[ModelSpec]
+    dataset: Dataset
+    folders: Sequence[Path]
+    rules: Sequence[str]
+    opening: Opening
+    options: EvaluateOptions
+    trackers: Sequence[str]
+    is_timed_only: bool
+
+
+def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared:
+    """All that is known of an evaluation without PyTorch; on a terminal it asks, once, about downloads.
+
+    Raises PanbenchError for all that can be refused without it.
+    """
+    _refuse_contradictions(request)
+    specs = choose_models(request.model or [], request.config, request.checkpoint, request.things)
+    _refuse_for_several(request, specs)
+    check_trackers(request.log or [])
+    check_weights(request.weights)
+    rules = [] if request.rule is None else split_rules(request.rule)
+    options = _options(request, studies)
+    specs, data = _with_data(request, specs)
+    if request.name is not None:
+        specs = [renamed(specs[0], request.name)]
+    dataset, download = _opened(request, specs, data)
+    for study in studies:
+        study.check(dataset)
+    folders = run_folders(
+        specs,
+        dataset.name,
+        request.out,
+        rules=[] if rules == ["paper"] else rules,
+        keep=not (request.overwrite or request.resume or console.is_further_rank()),
+    )
+    opening = Opening(request.weights, request.device, request.precision, request.seed, request.compiled, download)
+    return Prepared(specs, dataset, folders, rules, opening, options, request.log or (), _is_timed_only(request))
+
+
+def _is_timed_only(request: EvalRequest) -> bool:
+    return request.images is not None and request.gt is None
+
+
+def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> EvaluateOptions:
+    return EvaluateOptions(
+        batch_size=None if request.batch_size is None else _batch_size(request.batch_size),
+        workers=request.workers,
+        overwrite=request.overwrite,
+        resume=request.resume,
+        save_predictions=request.save_predictions,
+        unscored=_is_timed_only(request),
+        skip_bad_images=request.skip_bad_images,
+        category_map=request.category_map,
+        keep_candidates=request.keep_candidates,
+        half_precision=request.half_precision,
+        command=("panbench", *sys.argv[1:]),
+        studies=studies,
+    )
+
+
+def _refuse_contradictions(request: EvalRequest) -> None:
+    if request.overwrite and request.resume:
+        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    if request.half_precision and not request.keep_candidates:
+        raise BadArgument("--fp16 is how candidates are stored. Add --keep-candidates, or use --precision fp16.")
+
+
+def _refuse_for_several(request: EvalRequest, specs: Sequence[ModelSpec]) -> None:
+    """Raises BadArgument for options of one model where there are several."""
+    if len(specs) > 1 and request.weights not in ("auto", "random"):
+        raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
+    if request.name is not None and len(specs) > 1:
+        raise BadArgument(f"--name names one model, not {len(specs)}. Name one --model, or leave --name out.")
+
+
+def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[ModelSpec], str | None]:
+    """The models, without those of a pattern that are of other data, and the name of the dataset; None for files."""
+    if request.images is not None or request.gt is not None:
+        return specs, None
+    names = request.model or []
+    if request.data is None:
+        # Other weights than the config's do not change what its model is for.
+        known = specs if request.config is not None or not names else resolve_models(split_names(names))
+        return specs, default_data(known)
+    specs, others = leave_out_others(specs, names, request.data)
+    if others:
+        console.note(f"Left out, as trained on other data than {request.data}: {', '.join(o.name for o in others)}.")
+    return specs, request.data
+
+
+def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) -> tuple[Dataset, bool]:
+    """The dataset, and whether missing files may be downloaded."""
+    ids = None if request.image_ids is None else _image_ids(request.image_ids)
+
+    def opened(download: bool) -> Dataset:
+        if _is_timed_only(request) and request.images is not None:
+            from panbench.evaluation.tools.photographs import photograph_dataset
+
+            return photograph_dataset([request.images], (), limit=request.limit, exif=request.exif.choice)
+        with console.Bars() as bars:
+            return open_dataset(
+                data,
+                images=request.images,
+                gt=request.gt,
+                gt_dir=request.gt_dir,
+                split=request.split,
+                limit=request.limit,
+                image_ids=ids,
+                exif=request.exif.choice,
+                download=download,
+                reporter=bars,
+            )
+
+    missing = missing_for(
+        specs, weights=request.weights, data=data, split=request.split, limit=request.limit, image_ids=ids
+    )
+    dataset: Dataset | None = None
+    if missing.data is None and not (data or "").startswith("shapes"):
+        # Faults of one's own data are reported before a question about downloads.
+        dataset = opened(request.download)
+    download = may_download(missing, request.download)
+    if download and "RANK" in os.environ:
+        from panbench.evaluation.evaluate import open_dataset_once
+
+        return open_dataset_once(lambda: opened(download)), download
+    return dataset or opened(download), download
+
+
+def _image_ids(text: str) -> list[int]:
+    """The ids of `1,2,3`, or of a file after `@` with ids separated by commas, spaces or line ends."""
+    if text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadArgument(f"--image-ids {text}: the file cannot be read ({error}).") from None
+    words = text.replace(",", " ").split()
+    wrong = [word for word in words if not (word.isascii() and word.isdigit())]
+    if wrong or not words:
+        what = f"{wrong[0]!r} is not an image id" if wrong else "there are no ids"
+        raise BadArgument(f"--image-ids: {what}. Give whole numbers such as 139,285, or @FILE with one a line.")
+    return [int(word) for word in words]
+
+
+def _batch_size(text: str) -> "int | Literal['auto']":
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise BadArgument(f"--batch-size is {text!r} but must be a whole number above 0, or auto.")
+    return int(text)

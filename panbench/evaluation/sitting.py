@@ -1,0 +1,191 @@
+"""The run folders of an evaluation during one sitting: what they hold already, and what stays when it stops."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from panbench.base.errors import BadDataset, BadRun, PanbenchError, Terminated
+from panbench.base.reporter import Reporter
+from panbench.base.text import in_sentence, listed
+from panbench.datasets import Dataset
+from panbench.evaluation.distributed import Ranks
+from panbench.evaluation.listeners import Listener
+from panbench.evaluation.loop import Loop, png_name
+from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.record import changed_files, close_run, refuse_other_settings
+from panbench.models.model import Model
+from panbench.models.rules import Rule
+from panbench.panoptic.types import Scene
+from panbench.runs import Run, RunInfo, RunWriter, load_run, unfinished_run, write_predictions_json
+
+__all__ = ["Sitting"]
+
+
+class Sitting:
+    """Owns the run folders of an evaluation, one a rule, from the first look until they are closed.
+
+        sitting = Sitting(folders, settings, model, dataset, options, ranks, reporter)
+        if sitting.unfinished:
+            with sitting.writing(first_record) as writers:
+                sitting.run(Loop(…), plan)
+        runs = sitting.runs()
+
+    A run that is complete is left alone when `options.resume` is set. However the block ends, the runs are closed with
+    the images that were scored, and record how they ended.
+    """
+
+    def __init__(
+        self,
+        folders: Mapping[Rule, Path],
+        settings: Mapping[Rule, Mapping[str, Any]],
+        model: Model,
+        dataset: Dataset,
+        options: EvaluateOptions,
+        ranks: Ranks,
+        reporter: Reporter,
+    ) -> None:
+        """Looks at the folders and writes nothing.
+
+        settings: what a resumed run must share with the run that it goes on with (`resume_settings`)
+        Raises BadRun when a run cannot be resumed: its settings differ, or files changed since it read them.
+        """
+        self.folders = dict(folders)
+        self._settings, self._options = settings, options
+        self._model, self._dataset = model, dataset
+        self._ranks, self._reporter = ranks, reporter
+        self._writers: list[RunWriter] = []
+        self._loop: Loop | None = None
+        self._earlier = self._find_earlier()
+        complete = {rule for rule, run in self._earlier.items() if self._is_complete(rule, run)}
+        self.unfinished = {rule: out for rule, out in self.folders.items() if rule not in complete}
+        """The folders in which something is left to do."""
+
+    def _find_earlier(self) -> dict[Rule, Run]:
+        resumed = self._options.resume
+        # Only rank 0 checks: a later check on another rank could see the run that rank 0 has just created.
+        exists = self._ranks.broadcast([resumed and unfinished_run(out) is not None for out in self.folders.values()])
+        found = {
+            rule: unfinished_run(out) for (rule, out), here in zip(self.folders.items(), exists, strict=True) if here
+        }
+        return {rule: run for rule, run in found.items() if run is not None}
+
+    def _is_complete(self, rule: Rule, run: Run) -> bool:
+        """Whether nothing is left to do in an earlier run. Raises BadRun when it cannot be resumed."""
+        refuse_other_settings(run, self._settings[rule], self._options.batch_size)
+        for sentence in run.faults:
+            self._reporter.notice(sentence)
+        is_done = run.info.status == "done"
+        changed = self._ranks.broadcast(changed_files(run, self._dataset) if self._ranks.is_first else None)
+        if changed:
+            sentence = f"{len(changed):,} files changed since {run.path} read them: {listed(changed, most=5)}."
+            if not is_done:
+                raise BadRun(f"{sentence} Restore them, or evaluate all images again with --overwrite.")
+            self._reporter.notice(sentence)
+        # A complete run beside its place was about to take it when it was killed.
+        if not is_done or run.faults or run.path != self.folders[rule]:
+            return False
+        lacking = self._ranks.broadcast(self._unreadable(run) if self._ranks.is_first else None)
+        if lacking is None:
+            return False
+        but = f" but for {lacking} images that still cannot be read" if lacking else ""
+        self._reporter.notice(f"{self.folders[rule]} is complete already{but}.")
+        return True
+
+    def _unreadable(self, run: Run) -> int | None:
+        """How many images a finished run had to skip; None when one can be read by now, so that it is scored."""
+        held = frozenset(run.images.tolist())
+        lacking = [scene for scene in self._dataset.scenes if scene.image.id not in held]
+        for scene in lacking:
+            with contextlib.suppress(BadDataset):
+                self._model.load(scene)
+                return None
+        return len(lacking)
+
+    @property
+    def batch_size(self) -> int | str | None:
+        """The batch size of the runs that are resumed, else the one that the options ask for."""
+        recorded = [run.info.batch_size for run in self._earlier.values() if run.info.batch_size]
+        return recorded[-1] if recorded else self._options.batch_size
+
+    @contextlib.contextmanager
+    def writing(self, first_record: Callable[[Rule], RunInfo]) -> Iterator[Sequence[RunWriter]]:
+        """Opens the unfinished runs, in the order of `unfinished`, and closes them however the block ends.
+
+        first_record: what is known of a new run before its first image
+        A PanbenchError that ends the block is given a sentence on what stays.
+        """
+        try:
+            self._open(first_record)
+            yield self._writers
+        except BaseException as error:
+            if self._ranks.is_first:
+                left = self._close_early(error)
+                if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
+                    stays = in_sentence(self.unfinished.values())
+                    error.stays = f"What was scored stays in {stays}; the same command with --resume goes on."
+            raise
+        self._ranks.broadcast("The runs are closed.")
+
+    def _open(self, first_record: Callable[[Rule], RunInfo]) -> None:
+        if self._ranks.is_first:
+            for rule, out in self.unfinished.items():
+                self._writers.append(
+                    RunWriter.resume(out)
+                    if rule in self._earlier
+                    else RunWriter.create(out, first_record(rule), overwrite=self._options.overwrite)
+                )
+        self._ranks.broadcast("The run folders exist.")
+        if not self._ranks.is_first:
+            self._writers = [RunWriter.attach(out) for out in self.unfinished.values()]
+        for sentence in (sentence for writer in self._writers for sentence in writer.notices):
+            self._reporter.notice(sentence)
+
+    def run(self, loop: Loop, plan: Sequence[Sequence[Scene]]) -> None:
+        """Evaluates the plan and closes the runs as done; inside `writing`."""
+        self._loop = loop
+        loop.run(plan)
+        reports = self._ranks.gather(loop.report())
+        if not self._ranks.is_first:
+            return
+        for target, writer in enumerate(self._writers):
+            if self._options.save_predictions:
+                names = {scene.image.id: png_name(scene) for scene in self._dataset.scenes}
+                write_predictions_json(Run(writer.info, writer.path), names)
+            close_run(writer, self._dataset, reports, target, self._reporter, "done", None)
+        self._pass_on(loop.listeners)
+
+    def _pass_on(self, listeners: Sequence[Listener]) -> None:
+        for sentence in (sentence for listener in listeners for sentence in listener.notices):
+            self._reporter.notice(sentence)
+
+    def _close_early(self, error: BaseException) -> list[Run]:
+        """The runs that an error ends, closed with their last status."""
+        left = []
+        status, reason = _how_it_ended(error)
+        for target, writer in enumerate(self._writers):
+            if writer.info.status == "done":
+                continue
+            # The error that ended the run is reported even when nothing more can be written.
+            with contextlib.suppress(PanbenchError, OSError):
+                left.append(
+                    writer.finish(status, error=reason)
+                    if self._loop is None
+                    else close_run(writer, self._dataset, [self._loop.report()], target, self._reporter, status, reason)
+                )
+        return left
+
+    def runs(self) -> list[Run]:
+        """The runs, in the order of the folders."""
+        if not self.unfinished:
+            return [self._earlier[rule] for rule in self.folders]
+        return [load_run(out) for out in self.folders.values()]
+
+
+def _how_it_ended(error: BaseException) -> tuple[str, str]:
+    """The status and the reason of a run that an error ends, for run.json."""
+    if isinstance(error, Terminated):
+        return "interrupted", str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", "Interrupted from the keyboard."
+    return "failed", str(error) if isinstance(error, PanbenchError) else repr(error)

@@ -1,0 +1,128 @@
+"""`panbench eval --metrics`: what a network says before fusion is measured in the pass of PQ."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.studies import Option
+from panbench.evaluation.options import Evaluation, Joined, StudyOptions
+
+if TYPE_CHECKING:
+    from panbench.datasets import Dataset
+    from panbench.datasets.instances import InstanceSet
+    from panbench.evaluation.listeners import Listener
+    from panbench.models.model import Model
+    from panbench.runs import RunWriter
+
+__all__ = ["METRICS", "UnfusedOptions", "parse_metrics"]
+
+METRICS = ("pq", "ap", "miou")
+"""What `--metrics` takes: PQ of the fused map; before fusion AP_pan of instances and mIoU_pan of the semantic sum."""
+
+
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """The metrics that `pq,ap,miou` names, in that order; PQ is always among them. Raises BadArgument."""
+    named = [word.strip().lower() for word in text.split(",") if word.strip()]
+    unknown = [word for word in named if word not in METRICS]
+    if unknown or not named:
+        what = f"there is no metric {unknown[0]!r}" if unknown else "no metric is named"
+        raise BadArgument(f"--metrics {text}: {what}. They are {', '.join(METRICS)}; write for example pq,ap,miou.")
+    return tuple(metric for metric in METRICS if metric in named or metric == "pq")
+
+
+@dataclass(frozen=True)
+class UnfusedOptions(StudyOptions):
+    """The metrics that are measured beside PQ, and the ground truth of AP.
+
+    ap_gt: a COCO instance JSON; None takes the thing segments of the panoptic JSON
+    """
+
+    panel: ClassVar[str] = "Before fusion"
+
+    metrics: Annotated[
+        str,
+        Option(
+            "Also of the network before fusion, in the same pass: ap (AP_pan of things) and miou (mIoU_pan).",
+            "pq,ap,miou",
+            METRICS,
+        ),
+    ] = "pq"
+    ap_gt: Annotated[
+        Path | None,
+        Option("AP's ground truth: a COCO instance JSON. Default: the things of the panoptic one.", "FILE.json"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raises BadArgument for an unknown metric, and for a ground truth of AP where AP is not asked for."""
+        if self.ap_gt is not None and "ap" not in self.measured:
+            more = "Add --metrics pq,ap." if self.measured == ("pq",) else "Add ap to --metrics."
+            raise BadArgument(f"--ap-gt is the ground truth of AP. {more}")
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """All metrics, PQ among them."""
+        return parse_metrics(self.metrics)
+
+    def check(self, dataset: "Dataset") -> None:
+        """Raises BadArgument for images without ground truth."""
+        if self.measured != ("pq",) and not dataset.has_ground_truth:
+            raise BadArgument("--metrics ap and miou need ground truth, and this dataset lists images without it.")
+
+    def join(self, evaluation: Evaluation) -> Joined:
+        """A listener that writes the rows of both metrics into the runs."""
+        if self.measured == ("pq",):
+            return Joined(_settings(None, None))
+        _refuse_unmeasured(evaluation.model, evaluation.dataset)
+        truth = self._instances(evaluation.dataset)
+
+        def listen(writers: "Sequence[RunWriter]") -> "Listener":
+            from panbench.studies.unfused.measuring import Measurer
+
+            return Measurer(
+                self.measured,
+                evaluation.dataset,
+                evaluation.category_of,
+                writers,
+                truth=truth,
+                rank=evaluation.rank,
+            )
+
+        return Joined(_settings(",".join(self.measured), truth), listen)
+
+    def _instances(self, dataset: "Dataset") -> "InstanceSet | None":
+        """The instances of `ap_gt`. Raises BadDataset when they are not of this dataset."""
+        if self.ap_gt is None:
+            return None
+        from panbench.datasets.instances import read_instances
+
+        return read_instances(self.ap_gt, dataset.categories, [scene.image.id for scene in dataset.scenes])
+
+
+def _settings(metrics: str | None, truth: "InstanceSet | None") -> Mapping[str, Any]:
+    return {
+        "metrics": metrics,
+        "ap_gt": None if truth is None else truth.path.name,
+        "ap_gt_sha256": None if truth is None else truth.sha256,
+    }
+
+
+def _refuse_unmeasured(model: "Model", dataset: "Dataset") -> None:
+    """Raises BadArgument for a model whose outputs have nothing to measure before fusion."""
+    from panbench.models.candidates import Candidates, FinishedMap, NonFiniteOutput
+
+    if model.rule.takes is FinishedMap:
+        raise BadArgument(
+            f"{model.spec.title} gives finished id maps: there is nothing before fusion to measure. Leave --metrics "
+            "out; `panbench score --ap` has the AP of its maps."
+        )
+    # Whether an adapter gives class scores is seen in an output; an image that cannot be read is the run's to report.
+    with contextlib.suppress(BadDataset, NonFiniteOutput):
+        (output,) = model.candidates([model.load(dataset.scenes[0])])
+        if isinstance(output, Candidates) and output.class_scores is None:
+            raise BadArgument(
+                f"The adapter of {model.spec.title} gives no class scores (Candidates.class_scores), which --metrics "
+                "ap and miou need. Leave --metrics out."
+            )

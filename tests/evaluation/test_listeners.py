@@ -1,0 +1,161 @@
+"""What a study adds to an evaluation: listeners, settings, models in front, further runs, and how they resume."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panbench.base.errors import BadArgument, BadRun
+from panbench.base.reporter import Reporter, Silent
+from panbench.catalog import find_model
+from panbench.datasets import Dataset, open_dataset, shapes
+from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.listeners import Listener
+from panbench.evaluation.options import EvaluateOptions, Evaluation, Joined, StudyOptions
+from panbench.models.candidates import Output
+from panbench.models.functions import FunctionModel
+from panbench.panoptic.types import Scene
+from panbench.runs import RunWriter, load_run
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    root = tmp_path_factory.mktemp("scenes")
+    shapes.generate(root, count=4, size=(64, 96))
+    return open_dataset(root)
+
+
+def nothing_found(image):
+    return np.zeros(image.shape[:2], np.int32), []
+
+
+def model_of(function=nothing_found) -> FunctionModel:
+    return FunctionModel(find_model("mask2former-tiny"), function)
+
+
+class Diary(Listener):
+    """Writes down the images that it hears, in a file that an earlier sitting may have begun."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.heard = json.loads(file.read_text()) if file.exists() else []
+        self._done = frozenset(self.heard)
+
+    @property
+    def done(self) -> frozenset[int]:
+        return self._done
+
+    @property
+    def notices(self) -> Sequence[str]:
+        return [f"{len(self.heard)} images in the diary."]
+
+    def hear(self, scene: Scene, output: Output) -> None:
+        self.heard.append(scene.image.id)
+
+    def close(self) -> None:
+        self.file.write_text(json.dumps(sorted(self.heard)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DiaryOptions(StudyOptions):
+    """The options of a stranger's study, which no register knows."""
+
+    file: Path
+    title: str | None = None
+
+    def check(self, dataset: Dataset) -> None:
+        if self.title == "":
+            raise BadArgument("--title is empty.")
+
+    def wrapped(self, model):
+        return model_of(model._function)
+
+    def join(self, evaluation: Evaluation) -> Joined:
+        def listen(writers: Sequence[RunWriter]) -> Listener:
+            return Diary(self.file)
+
+        return Joined({"title": self.title}, listen)
+
+    def run_further(self, model, dataset, folders: Mapping, options: EvaluateOptions, reporter: Reporter) -> None:
+        for home in folders.values():
+            evaluate(model, dataset, home.with_name("further"), dataclasses.replace(options, studies=()))
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, sentence: str) -> None:
+        self.notices.append(sentence)
+
+
+def test_a_listener_hears_each_image_once_and_is_closed_and_its_notices_are_read(dataset, tmp_path):
+    reporter, asked = Heard(), DiaryOptions(tmp_path / "diary.json", "first")
+    run = evaluate(model_of(), dataset, tmp_path / "run", EvaluateOptions(studies=(asked,)), reporter)
+    assert json.loads(asked.file.read_text()) == [scene.image.id for scene in dataset.scenes]
+    assert reporter.notices[-1] == "4 images in the diary."
+    assert run.info.arguments["title"] == "first"
+    assert load_run(tmp_path / "further").info.status == "done"
+    plain = evaluate(model_of(), dataset, tmp_path / "plain")
+    assert plain.summary() == run.summary()
+    assert plain.overlaps().equals(run.overlaps())
+
+
+def test_a_listener_is_closed_when_the_model_fails_and_the_error_says_what_stays(dataset, tmp_path):
+    last = dataset.scenes[-1].image
+    calls: list[int] = []
+
+    def fails_at_the_last(image):
+        calls.append(1)
+        if len(calls) == len(dataset.scenes):
+            raise BadArgument("No more.")
+        return nothing_found(image)
+
+    options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json"),), batch_size=1)
+    with pytest.raises(BadArgument, match=r"No more\. What was scored stays in .*run; the same command with --resume"):
+        evaluate(model_of(fails_at_the_last), dataset, tmp_path / "run", options)
+    heard = json.loads((tmp_path / "diary.json").read_text())
+    assert last.id not in heard
+    assert load_run(tmp_path / "run").info.error == "No more."
+    evaluate(model_of(), dataset, tmp_path / "run", dataclasses.replace(options, resume=True))
+    assert json.loads((tmp_path / "diary.json").read_text()) == [scene.image.id for scene in dataset.scenes]
+
+
+def test_an_image_that_only_the_listener_lacks_is_run_again_for_it_alone(dataset, tmp_path):
+    options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json"),))
+    run = evaluate(model_of(), dataset, tmp_path / "run", options)
+    # As a run that was killed before its last status, and a diary that lost an image.
+    record = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**record, "status": "running"}))
+    first, *others = json.loads((tmp_path / "diary.json").read_text())
+    (tmp_path / "diary.json").write_text(json.dumps(others))
+    parts = {path: path.read_bytes() for path in (run.path / "parts").iterdir()}
+    evaluate(model_of(), dataset, run.path, dataclasses.replace(options, resume=True))
+    assert json.loads((tmp_path / "diary.json").read_text()) == [first, *others]
+    assert {path: path.read_bytes() for path in (run.path / "parts").iterdir()} == parts
+
+
+def test_options_that_do_not_fit_are_refused_before_anything_is_written(dataset, tmp_path):
+    options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json", ""),))
+    with pytest.raises(BadArgument, match="--title is empty"):
+        evaluate(model_of(), dataset, tmp_path / "run", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("later", ["second", None])
+def test_a_run_is_not_resumed_with_other_settings_of_a_study(later, dataset, tmp_path):
+    options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json", "first"),))
+    evaluate(model_of(), dataset, tmp_path / "run", options)
+    other = dataclasses.replace(options, resume=True, studies=(DiaryOptions(tmp_path / "diary.json", later),))
+    with pytest.raises(BadRun, match=f"title was 'first' and is now {later!r}"):
+        evaluate(model_of(), dataset, tmp_path / "run", other)
+
+
+def test_a_run_is_not_resumed_without_the_study_that_it_was_made_with(dataset, tmp_path):
+    # As when the study has been uninstalled: half of the images would be of another evaluation.
+    evaluate(model_of(), dataset, tmp_path / "run", EvaluateOptions(studies=(DiaryOptions(tmp_path / "d", "first"),)))
+    with pytest.raises(BadRun, match="title was 'first' and is now None"):
+        evaluate(model_of(), dataset, tmp_path / "run", EvaluateOptions(resume=True))
