@@ -1,4 +1,4 @@
-"""`panbench score --ap` and `panbench compare --metrics`: AP of any maps, and stored AP_pan and mIoU_pan side by side."""
+"""`panbench score --ap` and `panbench compare --metrics`: AP of any maps; AP_pan and mIoU_pan of stored runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
