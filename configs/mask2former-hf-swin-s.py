@@ -15,5 +15,6 @@ panbench = {
     "trained_on": "coco",
     "license": "CC-BY-NC-4.0",
     "license_source": "facebookresearch/Mask2Former 9b0651c, MODEL_ZOO.md",
+    "system": "Mask2Former Swin-S",
     "settings": {"repository": "facebook/mask2former-swin-small-coco-panoptic"},
 }

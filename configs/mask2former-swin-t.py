@@ -17,4 +17,5 @@ panbench = {
     "trained_on": "coco",
     "license": "Apache-2.0",
     "license_source": "mmdetection 3.3.0, README.md",
+    "system": "Mask2Former Swin-T",
 }

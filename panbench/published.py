@@ -21,7 +21,9 @@ class PublishedResult:
     """One row of a published table. Fractions 0–1; what the source does not say is None.
 
     epochs, backbone: as the source writes them; fps: on the source's own machine, so never to compare with ours
-    AP_pan_th: mask AP of the things that the panoptic model predicts; mIoU_pan: mIoU of its semantic inference
+    pretraining: what the weights saw before the dataset, where the source says it; queries: of the decoder
+    AP_pan_th, AP_box_pan_th: AP of the masks, and of the boxes, of the things that the panoptic model predicts
+    mIoU_pan: mIoU of its semantic inference
     params, gflops: of the whole model; tta: with test-time augmentation
     note: what a reader must know ("superseded by v4"); source: where it is printed
     """
@@ -32,11 +34,15 @@ class PublishedResult:
     dataset: str
     split: str
     source: str
+    pretraining: str | None = None
     epochs: str | None = None
     queries: int | None = None
+    SQ: float | None = None
+    RQ: float | None = None
     PQ_th: float | None = None
     PQ_st: float | None = None
     AP_pan_th: float | None = None
+    AP_box_pan_th: float | None = None
     mIoU_pan: float | None = None
     params: int | None = None
     gflops: float | None = None
@@ -46,8 +52,12 @@ class PublishedResult:
 
     @property
     def title(self) -> str:
-        """Model and backbone, as tables print them."""
-        return f"{self.model} {self.backbone}"
+        """Model and backbone, as tables print them; with the pre-training where it is more than ImageNet's images.
+
+        Trained on other detection data or photographs it is another system, with other weights.
+        """
+        beyond = self.pretraining if self.pretraining and not self.pretraining.startswith("ImageNet") else None
+        return f"{self.model} {self.backbone}" + (f" ({beyond})" if beyond else "")
 
     @property
     def superseded(self) -> bool:
@@ -97,8 +107,16 @@ def choose(
 
 
 def gflops_of(title: str) -> float | None:
-    """The GFLOPs that are published of a model on its backbone ("Mask2Former R50"); None where nobody says them."""
-    found = {result.gflops for result in published_results() if result.title == title and result.gflops is not None}
+    """The GFLOPs that are published of a model on its backbone ("Mask2Former R50"); None where nobody says them.
+
+    What the same authors printed anew counts, and what it superseded does not; val2017 before other images.
+    """
+    of_title = [
+        result
+        for result in published_results()
+        if result.title == title and result.gflops is not None and not result.superseded
+    ]
+    found = {result.gflops for result in of_title if result.split == "val2017"} or {one.gflops for one in of_title}
     return found.pop() if len(found) == 1 else None
 
 
@@ -137,10 +155,14 @@ def _result(row: dict[str, str]) -> PublishedResult:
         split=row["split"],
         source=row["source"],
         epochs=row["epochs"] or None,
+        pretraining=row["pretraining"] or None,
         queries=int(row["queries"]) if row["queries"] else None,
+        SQ=number("SQ", 100),
+        RQ=number("RQ", 100),
         PQ_th=number("PQ_th", 100),
         PQ_st=number("PQ_st", 100),
         AP_pan_th=number("AP_pan_th", 100),
+        AP_box_pan_th=number("AP_box_pan_th", 100),
         mIoU_pan=number("mIoU_pan", 100),
         params=None if params is None else round(params * 1e6),
         gflops=number("GFLOPs"),

@@ -433,7 +433,7 @@ TASKS: dict[str, Task] = {
     "score": Task(("score", "--gt", "gt.json", "--pred", "good.json", "--out", "OUT"), ("--resume",), run=True),
     "convert": Task(
         tuple(
-            "data convert panoptic good.json --categories categories.json --images-from photographs --images copy "
+            "data convert panoptic good.json --categories categories.json --images photographs --place copy "
             "--out OUT".split()
         ),
         ("--overwrite",),

@@ -23,7 +23,7 @@ def atomic_write(
 
     Written beside `path` under a temporary name (`.<name>.<random>.tmp`), flushed to disk, then renamed. Missing parent
     folders are created. Raises OutOfSpace when the disk is full; any other error passes through. The temporary file is
-    always removed.
+    always removed. Undecodable bytes of a file name in text are spelled out, as `\\udcff`.
     durable: False skips the flush; the file then survives a killed process, but perhaps not a power cut
     """
     target = Path(path)
@@ -32,7 +32,8 @@ def atomic_write(
     try:
         # mkstemp makes the file readable by its owner only; give it the permissions of an ordinary new file.
         os.chmod(temporary, 0o666 & ~_umask())
-        with os.fdopen(descriptor, mode, encoding=None if "b" in mode else "utf-8") as handle:
+        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+        with os.fdopen(descriptor, mode, **text) as handle:  # type: ignore[call-overload]
             yield handle
             if durable:
                 handle.flush()
@@ -48,6 +49,8 @@ def atomic_write(
             raise OutOfSpace(
                 f"No space left while writing {target}. Free some space; files written before are complete."
             ) from error
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(target)  # the system does not say where a write failed (EFBIG, EIO)
         raise
     if durable:
         _sync_folder(target.parent)

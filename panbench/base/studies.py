@@ -105,6 +105,10 @@ def _found() -> tuple[tuple[Study, ...], tuple[str, ...]]:
         except BrokenPlace as error:
             broken.append(f"The study {name} is left out: {error}")
             continue
+        except Exception as error:
+            # Whatever a package of others raises, the rest of the program starts.
+            broken.append(f"The study {name} is left out: importing {place} failed ({type(error).__name__}: {error}).")
+            continue
         if isinstance(study, Study):
             studies[name] = study
         else:

@@ -19,8 +19,11 @@ def for_xml(text: str) -> str:
 
 
 def for_spreadsheet(value: Any) -> Any:
-    """`value`, and with an apostrophe before it if it is text that a spreadsheet would run as a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    """`value` for a cell: text without control characters, and with an apostrophe before what would be a formula."""
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 def listed(values: Iterable[Any], most: int = 10) -> str:

@@ -23,7 +23,7 @@ from typer.core import TyperCommand
 from panbench import __version__
 from panbench.base.errors import PanbenchError
 from panbench.base.places import load
-from panbench.base.studies import find_studies
+from panbench.base.studies import broken_studies, find_studies
 from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, Commands, flag
 from panbench.cli.signals import interrupted_by_signals
@@ -154,6 +154,8 @@ class _Program(Commands):
         if not (ctx.meta.get("debug") or ctx.meta.get("verbose")):
             # What our libraries warn their own developers of says nothing to who runs panbench.
             warnings.filterwarnings("ignore", module=r"(torch|mmdet|mmengine|mmcv)\b")
+        for sentence in broken_studies():
+            console.note(sentence)
         try:
             with interrupted_by_signals():
                 return super().invoke(ctx)  # type: ignore[arg-type]

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
-def _without_bool(params: list[Any]) -> list[Any]:
-    """The parameters, flags without a type: `--json`, not `--json <bool>`."""
+def _as_everywhere(params: list[Any]) -> list[Any]:
+    """The parameters as all commands have them: flags without a type (`--json`, not `--json <bool>`), -o for --out."""
     for param in params:
         if getattr(param, "is_bool_flag", False) and param.metavar is None:
             param.metavar = ""
+        if "--out" in param.opts and "-o" not in param.opts:
+            param.opts = [*param.opts, "-o"]
     return params
 
 
@@ -36,14 +38,14 @@ class Command(TyperCommand):
     """A command whose help shows flags as flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_bool(super().get_params(ctx))
+        return _as_everywhere(super().get_params(ctx))
 
 
 class Commands(TyperGroup):
     """A group of commands whose help shows flags as flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_bool(super().get_params(ctx))
+        return _as_everywhere(super().get_params(ctx))
 
 
 def family(name: str | None = None, help: str | None = None) -> typer.Typer:

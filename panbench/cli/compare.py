@@ -244,7 +244,7 @@ def metrics(
 @command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
 def errors(
     runs: Runs,
-    images: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
+    most: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
     slices: OwnSlices = None,
     per_category: Annotated[bool, flag("--per-category", "Also what each category loses most to.")] = False,
     as_json: AsJson = False,
@@ -256,7 +256,7 @@ def errors(
 
     stored = find_runs(runs)
     own = slices_for(slices, stored)
-    found = partial(error_findings, images=images, per_category=per_category, slices=own)
+    found = partial(error_findings, images=most, per_category=per_category, slices=own)
     _show_each(stored, found, runs, as_json)
 
 

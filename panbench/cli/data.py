@@ -61,7 +61,7 @@ class Format(str, Enum):
 _Root = Annotated[Path | None, typer.Option("--root", help="The folder of the new set. Default: data/NAME.")]
 _SplitOption = Annotated[Split, typer.Option("--split", help="The split.")]
 _ImagesOption = Annotated[
-    Images, typer.Option("--images", help="Link the images beside the annotations, copy, or leave.")
+    Images, typer.Option("--place", help="Link the images beside the annotations, copy, or leave.")
 ]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a set that already exists.")]
 
@@ -116,7 +116,7 @@ def check(
     path: Annotated[Path, typer.Argument(help="A panoptic JSON, or a folder such as data/coco.")],
     split: Annotated[str, typer.Option(help="The split, where PATH is a folder.")] = "val",
     images: Annotated[Path | None, typer.Option(help="The folder of images, if not in its usual place.")] = None,
-    pngs: Annotated[Path | None, typer.Option(help="The folder of id PNGs, if not beside the JSON.")] = None,
+    gt_dir: Annotated[Path | None, typer.Option(help="The folder of id PNGs, if not beside the JSON.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
     everything: Annotated[
         bool, typer.Option("--all", help=f"Print every finding, not only the first {SHOWN_PER_KIND} of a kind.")
@@ -130,7 +130,9 @@ def check(
     from panbench.datasets.check import check_set
 
     with console.Bars(transient=True) as bars:
-        report = check_set(path, split=split, images=images, pngs=pngs, limit=limit, progress=counter(bars, "Checking"))
+        report = check_set(
+            path, split=split, images=images, pngs=gt_dir, limit=limit, progress=counter(bars, "Checking")
+        )
     if as_json:
         console.show_json(report.as_record())
     else:
@@ -181,11 +183,13 @@ def mapillary(
     _converted(convert_mapillary, source, root or Path("data/mapillary"), split.value, images, overwrite)
 
 
-@command(data_app, "coconut", "panbench data coconut relabeled_coco_val.json --pngs relabeled_coco_val/")
+@command(data_app, "coconut", "panbench data coconut relabeled_coco_val.json --gt-dir relabeled_coco_val/")
 def coconut(
     source: Annotated[Path, typer.Argument(help="relabeled_coco_val.json, coconut_s.json or coconut_b.json.")],
-    pngs: Annotated[Path | None, typer.Option(help="The unpacked PNGs, if not beside the JSON.")] = None,
-    images_from: Annotated[Path, typer.Option(help="COCO's images of the same split.")] = Path("data/coco/val2017"),
+    gt_dir: Annotated[Path | None, typer.Option(help="The unpacked PNGs, if not beside the JSON.")] = None,
+    images_from: Annotated[Path, typer.Option("--images", help="COCO's images of the same split.")] = Path(
+        "data/coco/val2017"
+    ),
     root: _Root = None,
     split: _SplitOption = Split.val,
     images: _ImagesOption = Images.link,
@@ -194,7 +198,7 @@ def coconut(
     """Put COCONut's masks beside COCO's images (fetch them from Kaggle or Hugging Face)."""
     from panbench.datasets.coconut import convert_coconut
 
-    options = {"pngs": pngs, "images_from": images_from}
+    options = {"pngs": gt_dir, "images_from": images_from}
     _converted(convert_coconut, source, root or Path("data/coconut"), split.value, images, overwrite, **options)
 
 
@@ -216,8 +220,8 @@ def convert(
     semantic: Annotated[
         Path | None, typer.Option(help="instances: semantic PNGs, pixel value = category id. Without: things only.")
     ] = None,
-    pngs: Annotated[Path | None, typer.Option(help="panoptic, detection: id PNGs, if not beside the JSON.")] = None,
-    images_from: Annotated[Path | None, typer.Option(help="The folder of images.")] = None,
+    gt_dir: Annotated[Path | None, typer.Option(help="panoptic, detection: id PNGs, if not beside the JSON.")] = None,
+    images_from: Annotated[Path | None, typer.Option("--images", help="The folder of images.")] = None,
     split: Annotated[str, typer.Option(help="The new set's split.")] = "val",
     images: _ImagesOption = Images.link,
     things_only: Annotated[bool, typer.Option("--things-only", help="detection: leave stuff out.")] = False,
@@ -236,14 +240,14 @@ def convert(
             raise BadArgument(f"{out} already exists. Give another name, or --overwrite.")
         with console.Bars(transient=True) as bars:
             n = converters.panoptic_to_detection(
-                source, out, pngs=pngs, things_only=things_only, progress=counter(bars, "Converting")
+                source, out, pngs=gt_dir, things_only=things_only, progress=counter(bars, "Converting")
             )
         _print(f"{out}: {n:,} annotations.")
         return
     if format is Format.panoptic:
         known = None if categories is None else _categories(categories)
         options: dict[str, Any] = {"images_from": images_from, "categories": known}
-        _converted(converters.convert_panoptic, source, pngs, out, images, overwrite, split=split, **options)
+        _converted(converters.convert_panoptic, source, gt_dir, out, images, overwrite, split=split, **options)
         return
     if format is Format.instances:
         if semantic is not None and categories is None:

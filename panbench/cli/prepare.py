@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from panbench.base.errors import BadArgument
+from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
 from panbench.catalog import ModelSpec, choose_models, renamed, resolve_models, split_names
 from panbench.cli import console
 from panbench.cli.command import may_download
@@ -90,8 +90,7 @@ def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Evaluat
 
 
 def _refuse_contradictions(request: EvalRequest) -> None:
-    if request.overwrite and request.resume:
-        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    refuse_overwrite_and_resume(request.overwrite, request.resume)
     if request.half_precision and not request.keep_candidates:
         raise BadArgument("--fp16 is how candidates are stored. Add --keep-candidates, or use --precision fp16.")
 

@@ -16,7 +16,7 @@ def published(
         list[str] | None,
         typer.Argument(metavar="[NAME]", help="A model, a backbone or both, as 'Mask DINO' or R50. Default: all."),
     ] = None,
-    dataset: Annotated[str | None, option("Only results on this dataset.", None, "NAME")] = None,
+    data: Annotated[str | None, option("Only results on this dataset.", None, "NAME")] = None,
     split: Annotated[str | None, option("Only results on this split, as val2017.", None, "NAME")] = None,
     as_json: Annotated[bool, flag("--json", "Print a list of objects, fractions 0-1.")] = False,
 ) -> None:
@@ -25,7 +25,7 @@ def published(
         from panbench.published import choose
         from panbench.report.answers.published import published_grid, published_records
 
-    found = choose(names or [], dataset=dataset, split=split)
+    found = choose(names or [], dataset=data, split=split)
     if as_json:
         console.show_json(published_records(found))
     else:

@@ -299,7 +299,7 @@ def _plot_kinds(incomplete: str) -> list[str]:
 _PLOTS = "intervals speed params gflops categories causes size share segments supercategory thresholds".split()
 
 
-@command(show_app, "plot", "panbench show plot causes results/mine --data")
+@command(show_app, "plot", "panbench show plot causes results/mine --csv")
 def plot(
     kind: Annotated[
         str,
@@ -311,7 +311,7 @@ def plot(
     ],
     runs: Runs,
     out: Annotated[Path | None, _out("KIND.pdf")] = None,
-    data: Annotated[bool, typer.Option("--data", help="Write the numbers beside the plot, as CSV.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Write the numbers beside the plot, as CSV.")] = False,
     raw: Raw = False,
     width: _Width = 7.0,
     dpi: _Dpi = 200,
@@ -342,7 +342,7 @@ def plot(
             members,
             target,
             published=claims_beside(found.rows, published) if published else (),
-            data=data,
+            data=csv,
             raw=raw,
             width=width,
             dpi=dpi,

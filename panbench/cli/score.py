@@ -43,7 +43,7 @@ class ScoreRequest:
     ignore_extra: Annotated[bool, flag("--ignore-extra", "Pass over images that the ground truth lacks.")] = False
     allow_missing: Annotated[bool, flag("--allow-missing", "Score images without a prediction as empty.")] = False
     boundary: Annotated[bool, flag("--boundary", "Also store what boundary PQ needs.")] = False
-    threads: Annotated[int | None, option("Default: the cores.", metavar="N", min=1)] = None
+    workers: Annotated[int | None, option("Threads. Default: the cores.", metavar="N", min=1)] = None
     max_pixels: Annotated[int | None, option("Refuse larger PNGs before they are decoded.", metavar="N", min=1)] = None
 
 
@@ -73,7 +73,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             request.gt_dir,
             request.pred_dir,
             request.out,
-            threads=request.threads,
+            threads=request.workers,
             ignore_extra=request.ignore_extra,
             allow_missing=request.allow_missing,
             boundary=request.boundary,
@@ -86,9 +86,8 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
         )
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
     if request.as_json:
-        console.show_json(
-            {**scores_of(run), **{key: value for found in besides for key, value in found.record.items()}}
-        )
+        more = {key: value for found in besides for key, value in found.record.items()}
+        console.show_json({**scores_of(run), **more})
     else:
         row = comparison_row(run)
         console.show(summary_text(row.title, run.summary(), row.notes))

@@ -1,5 +1,8 @@
 """`panbench serve`: the report over all images of the runs in a folder, in the browser."""
 
+import os
+import re
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +15,9 @@ from panbench.cli.command import command, family, flag, option, run_folders
 app = family()
 
 PORT = 8414
+MOST_CONNECTIONS = 1000
+"""Beyond it a connection is refused at once: each takes memory, whatever it asks for."""
+TOKEN_VARIABLE = "PANBENCH_SERVE_TOKEN"
 _MOVED = "Where the data is, if it has moved"
 
 
@@ -22,13 +28,16 @@ def serve(
     ] = Path("results"),
     port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0: any that is free.")] = PORT,
     open_it: Annotated[bool, flag("--open", "Open the browser.")] = False,
+    token: Annotated[
+        bool, flag("--token", "Ask browsers for a token, drawn at random or from $PANBENCH_SERVE_TOKEN.")
+    ] = False,
     images: Annotated[Path | None, option("The folder of images.", _MOVED, "DIR")] = None,
     gt: Annotated[Path | None, option("The ground truth's JSON.", _MOVED, "FILE.json")] = None,
     gt_dir: Annotated[Path | None, option("The folder of its PNGs.", _MOVED, "DIR")] = None,
 ) -> None:
     """Show the runs of a folder in the browser: the report, over all their images, found by what went wrong.
 
-    Only this machine can connect. Ctrl-C ends it.
+    Only this machine can connect: on a shared one, every user of it, unless --token is given. Ctrl-C ends it.
     """
     try:
         import uvicorn
@@ -43,7 +52,8 @@ def serve(
 
     from panbench.report.pages.live.library import Library
 
-    served = application(Library(folder, images=images, gt=gt, gt_dir=gt_dir))
+    shown = _token() if token or os.environ.get(TOKEN_VARIABLE) else None
+    served = application(Library(folder, images=images, gt=gt, gt_dir=gt_dir), shown)
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         # A server that ended a moment ago does not block its port; one that runs does (on POSIX).
@@ -55,13 +65,16 @@ def serve(
         raise BadArgument(
             f"Port {port} cannot be used: {problem.strerror}. Choose another with --port, or 0 for any that is free."
         ) from None
-    address = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/" + (f"enter/{shown}" if shown else "")
     console.say(f"Serving {folder} at {address} to this machine only. Ctrl-C ends it.")
     if open_it:
         import webbrowser
 
         webbrowser.open(address)
-    server = uvicorn.Server(uvicorn.Config(served, log_level="warning", access_log=False, lifespan="off"))
+    config = uvicorn.Config(
+        served, log_level="warning", access_log=False, lifespan="off", limit_concurrency=MOST_CONNECTIONS
+    )
+    server = uvicorn.Server(config)
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt as interruption:
@@ -70,3 +83,11 @@ def serve(
             raise
     finally:
         listening.close()
+
+
+def _token() -> str:
+    """The token of the environment, or a new one. Raises BadArgument for one that does not fit into an address."""
+    chosen = os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
+    if not re.fullmatch(r"[A-Za-z0-9_.~-]{8,200}", chosen):
+        raise BadArgument(f"{TOKEN_VARIABLE} must be 8 to 200 letters, digits and - _ . ~.")
+    return chosen

@@ -33,7 +33,7 @@ def convert_coconut(
         candidates = [stem / "panoptic", stem / stem.name, stem, path.parent.parent / stem.name]
         found = [folder for folder in candidates if folder.is_dir() and next(folder.glob("*.png"), None) is not None]
         if not found:
-            raise BadDataset(f"The PNGs of {path} were not found in {stem}. Give their folder with --pngs.")
+            raise BadDataset(f"The PNGs of {path} were not found in {stem}. Give their folder with --gt-dir.")
         pngs = found[0]
     if options.get("images") == "none":
         images_from = None

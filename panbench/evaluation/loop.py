@@ -29,7 +29,7 @@ from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
-from panbench.models.candidates import NonFiniteOutput, Output
+from panbench.models.candidates import NonFiniteOutput, Output, check_classes
 from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
@@ -365,6 +365,7 @@ class Loop:
         marks.add()
         try:
             outputs = self.model.candidates(batch)
+            check_classes(outputs, self.model.class_names, self.model.spec.title)
             self._pass_on(batch, outputs)
         except NonFiniteOutput as error:
             raise self._not_finite(batch, error) from error

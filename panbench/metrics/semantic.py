@@ -29,8 +29,8 @@ Float = npt.NDArray[np.float64]
 class SemanticScores:
     """Scores of all pixels together, fractions 0–1; None where no category is there to be scored.
 
-    mIoU: mean IoU of the categories that have a true or a predicted pixel [mmseg, detectron2]; mIoU_th, mIoU_st: of
-        the thing and of the stuff categories alone
+    mIoU: mean IoU of the categories that have a true or a predicted pixel, as in mmseg (detectron2 leaves out those
+        that are only predicted); mIoU_th, mIoU_st: of the thing and of the stuff categories alone
     fwIoU: IoU of each category weighted by its share of the labelled pixels [Long et al. 2015]
     pixel_accuracy: share of the labelled pixels whose category is right ("aAcc" of mmseg)
     mean_accuracy: mean share of right pixels over the categories of the ground truth ("mAcc")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from panbench.base.errors import BadModel
 from panbench.models import feeding
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LabelledSegment",
     "NonFiniteOutput",
     "Output",
+    "check_classes",
     "pair_candidates",
     "scores_of_pairs",
     "sigmoid_candidates",
@@ -121,6 +123,38 @@ Output = Candidates | Instances | FinishedMap
 
 class NonFiniteOutput(Exception):
     """The model's output holds NaN or infinity; the message names the output."""
+
+
+def check_classes(outputs: Sequence[Output], class_names: Sequence[str], title: str) -> None:
+    """Raises BadModel when outputs are of other classes than the model names; says nothing of one that names none.
+
+    Else a class output with too few columns would be scored without a word, as labels are only places in a list.
+    """
+    count = len(class_names)
+    for output in outputs if count else ():
+        if isinstance(output, Candidates):
+            for name, scores in (("scores", output.class_scores), ("weights", output.class_weights)):
+                if scores is not None and scores.shape[-1] != count:
+                    raise BadModel(
+                        f"{title} names {count} categories, and its class {name} have {scores.shape[-1]} columns. Its "
+                        'class output needs a column for each category and, under a softmax, one more for "nothing".'
+                    )
+            labels, things = output.labels.tolist(), len(output.isthing)
+        elif isinstance(output, Instances):
+            labels, things = [*output.labels, *output.semantic_labels], count
+            if output.semantic_logits.shape[0] != len(output.semantic_labels):
+                raise BadModel(
+                    f"{title} names the labels of {len(output.semantic_labels)} semantic channels, and its semantic "
+                    f"output has {output.semantic_logits.shape[0]}."
+                )
+        else:
+            labels, things = [segment.label for segment in output.segments], count
+        if things != count:
+            raise BadModel(
+                f"{title} names {count} categories, and its output says of {things} whether they are things."
+            )
+        if wrong := [label for label in labels if not NO_LABEL <= label < count]:
+            raise BadModel(f"{title} answered with label {wrong[0]}, and names {count} categories: 0 to {count - 1}.")
 
 
 def softmax_candidates(

@@ -13,7 +13,7 @@ from torch import nn
 from panbench.base.errors import BadArgument, BadModel
 from panbench.models import synthetic
 from panbench.models.adapter import Adapter
-from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, Output
+from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, Output, check_classes
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.devices import AUTOCAST, keep_as_autocast_has_them, tf32_as
 from panbench.models.model import LoadedImage, Model
@@ -95,7 +95,7 @@ class HostedModel(Model):
 
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput."""
+        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
         with self.numerics():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)
@@ -107,6 +107,7 @@ class HostedModel(Model):
                     f"--compile: torch.compile cannot compile the backbone here ({reason}). On a CPU it needs a C++ "
                     "compiler, on CUDA Triton; leave --compile out."
                 ) from error
+        check_classes(outputs, self.class_names, self.spec.title)
         for output in outputs:
             _refuse_not_finite(output)
         if self._planted is not None:

@@ -7,6 +7,7 @@ be read one after the other, and which have to be sorted together, on disk where
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,7 @@ __all__ = [
     "part_files",
     "read_part",
     "read_parts",
+    "readable",
     "rows_of",
     "write_part",
 ]
@@ -273,11 +275,22 @@ def write_part(path: Path, table: OverlapTable, metadata: Mapping[bytes, bytes] 
         pyarrow.parquet.write_table(arrow, handle, compression="zstd")
 
 
+def readable(path: Path) -> Any:
+    """A path as PyArrow takes it; the content where the path has bytes that are not UTF-8, which PyArrow refuses."""
+    import pyarrow as pa
+
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return pa.BufferReader(path.read_bytes())
+    return str(path)
+
+
 def metadata_of(path: Path) -> dict[bytes, bytes]:
     """What was handed to `write_part` as metadata. Raises ValueError or OSError for what is no Parquet file."""
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(readable(path)) as file:
         return dict(file.schema_arrow.metadata or {})
 
 
@@ -307,21 +320,21 @@ def read_part(path: Path) -> OverlapTable:
     import pyarrow.parquet
 
     # Not read_table: it would take a folder named `a=b` on the way for a column.
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(readable(path)) as file:
         return OverlapTable.from_arrow(file.read(use_threads=False))
 
 
 def _read_sorted(path: Path) -> OverlapTable:
     import pyarrow as pa
 
-    with pa.ipc.open_stream(str(path)) as file:
+    with pa.ipc.open_stream(readable(path)) as file:
         return OverlapTable.from_arrow(file.read_all()).in_order_of_images()
 
 
 def _count(path: Path) -> int:
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(readable(path)) as file:
         return int(file.metadata.num_rows)
 
 
@@ -329,7 +342,7 @@ def _look(path: Path) -> tuple[int, Int, bool]:
     """The rows of a part, its images, and whether it has boundary overlaps. Only two columns are read."""
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(readable(path)) as file:
         check_columns(file.schema_arrow)
         ids = file.read(columns=["image_id"], use_threads=False).column("image_id").to_numpy()
         kinds = file.read(columns=["kind"], use_threads=False).column("kind").unique().cast("string").to_pylist()

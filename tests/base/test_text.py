@@ -30,7 +30,11 @@ def test_ordinary_text_stays():
 
 @pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-x", "@SUM(A1)", "\t=1", "\r=1"])
 def test_text_that_a_spreadsheet_would_run_is_quoted(text):
-    assert for_spreadsheet(text) == f"'{text}"
+    assert for_spreadsheet(text) == f"'{plain(text)}"
+
+
+def test_control_characters_of_a_cell_are_spelled_out():
+    assert for_spreadsheet("a\x1b[2J\x9b=1") == r"a\x1b[2J\x9b=1"
 
 
 @pytest.mark.parametrize("value", [-0.5, -3, None, True, "mask2former-r50", "", "a=b"])

@@ -149,7 +149,7 @@ def test_instances_without_stuff_say_that_the_set_has_things_only(tmp_path):
         (["cityscapes", "x"], "gtFine"),
         (["ade20k", "x"], "ADE20K"),
         (["mapillary", "x"], "Mapillary"),
-        (["coconut", "x.json"], "--pngs"),
+        (["coconut", "x.json"], "--gt-dir"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, monkeypatch, arguments, sentence):

@@ -81,7 +81,7 @@ def test_show_makes_pictures_of_scored_predictions(scored):
 
 
 def test_show_plot_writes_the_numbers_beside_it(scored):
-    done = panbench("show", "plot", "causes", "scored", "--data", cwd=scored)
+    done = panbench("show", "plot", "causes", "scored", "--csv", cwd=scored)
     assert done.stdout.split() == ["causes.pdf", "causes.csv"]
     assert (scored / "causes.csv").read_text().startswith("run,cause,lost,gain,")
 

@@ -220,5 +220,5 @@ def test_coconut_stands_beside_cocos_images(tmp_path, folder):
 
 def test_coconut_without_its_pngs_says_so(tmp_path):
     (tmp_path / "relabeled_coco_val.json").write_text("{}")
-    with pytest.raises(BadDataset, match="--pngs"):
+    with pytest.raises(BadDataset, match="--gt-dir"):
         convert_coconut(tmp_path / "relabeled_coco_val.json", tmp_path / "out")

@@ -23,7 +23,7 @@ from panbench.evaluation.pace import Pace, Rate, batches_before_rate, steady_rat
 from panbench.evaluation.tools import benchmark as bench
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
 from panbench.models.functions import FunctionModel
-from panbench.models.model import LoadedImage
+from panbench.models.model import LoadedImage, Model
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules.given import Given
 from panbench.panoptic.types import Scene
@@ -78,7 +78,7 @@ class World:
         return self._left == self._done and (len(self._asleep) == self.lanes or nobody_else)
 
 
-class SleepyModel:
+class SleepyModel(Model):
     """Takes `seconds` of the world's time for each image of a batch, and finds nothing."""
 
     class_names = tuple(category["name"] for category in shapes.CATEGORIES)

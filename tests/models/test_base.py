@@ -1,9 +1,11 @@
 """Opening models: which weights, which adapter; a whole adapter in a file and a config; functions as models."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -13,7 +15,18 @@ import torch
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel
 from panbench.catalog import FAMILIES, find_model, load_catalog, spec_from_config
-from panbench.models.candidates import Candidates, FinishedMap, Frame, LabelledSegment, NonFiniteOutput
+from panbench.datasets.generated import generated_dataset
+from panbench.evaluation.evaluate import evaluate
+from panbench.models.candidates import (
+    NO_LABEL,
+    Candidates,
+    FinishedMap,
+    Frame,
+    Instances,
+    LabelledSegment,
+    NonFiniteOutput,
+    check_classes,
+)
 from panbench.models.devices import tf32_as
 from panbench.models.mmdet import families
 from panbench.models.opening import import_named, open_model, resolve_weights
@@ -22,6 +35,7 @@ from panbench.models.preprocess import Resize
 from panbench.models.rules import fuse, parse_rule
 from panbench.models.rules.given import Given
 from panbench.panoptic.types import Category, ImageInfo, Scene
+from panbench.runs import load_run
 
 TOY = '''
 """A toy: three queries, of the red, green and blue pixels; the fourth says that there is nothing."""
@@ -121,6 +135,64 @@ def test_an_adapter_without_categories_is_told_what_it_lacks(toy: Path) -> None:
     (toy.parent / "toyland.py").write_text(source.replace("isthing = (True, True, False)", "isthing = (True,)"))
     with pytest.raises(BadModel, match="names 3 categories and says of 1 whether they are things"):
         open_model(spec_from_config(toy), weights="random", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("columns", "sentence"),
+    [
+        (3, "Toy names 3 categories, and its class scores have 2 columns. Its class output needs a column for each"),
+        (20, "Toy names 3 categories, and its class scores have 19 columns."),
+    ],
+)
+def test_a_class_output_of_other_columns_than_categories_is_refused(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, columns: int, sentence: str
+) -> None:
+    """Three columns for three names and "nothing" ran to the end and had a PQ; twenty ended in an IndexError."""
+    source = (toy.parent / "toyland.py").read_text()
+    (toy.parent / "toyland.py").write_text(source.replace("zeros(queries, 4)", f"zeros(queries, {columns})"))
+    model = open_model(spec_from_config(toy), weights="random", device="cpu")
+    with pytest.raises(BadModel, match=re.escape(sentence)):
+        model.candidates([model.load(painting(toy.parent))])
+    monkeypatch.setenv("PANBENCH_CACHE", str(toy.parent))
+    dataset = generated_dataset(model.class_names, model.isthing, size=(64, 64), count=1)
+    with pytest.raises(BadModel, match=re.escape(sentence)):
+        evaluate(model, dataset, toy.parent / "run")
+    info = load_run(toy.parent / "run").info
+    assert (info.status, info.images.scored, info.summary) == ("failed", 0, None)
+    assert sentence in info.error
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"class_scores": None}, None),
+        ({"labels": np.array([0, 1, 2, 3])}, "Toy answered with label 3, and names 3 categories: 0 to 2."),
+        ({"class_weights": torch.zeros(4, 5)}, "its class weights have 5 columns"),
+        ({"isthing": (True, False)}, "its output says of 2 whether they are things"),
+    ],
+)
+def test_candidates_that_an_adapter_makes_by_itself_are_held_against_its_categories(toy: Path, change, sentence):
+    model = open_model(spec_from_config(toy), device="cpu")
+    honest = model.adapter.candidates
+    model.adapter.candidates = lambda *given: [dataclasses.replace(each, **change) for each in honest(*given)]
+    with nullcontext() if sentence is None else pytest.raises(BadModel, match=re.escape(sentence)):
+        model.candidates([model.load(painting(toy.parent))])
+
+
+def test_boxes_and_semantic_channels_are_held_against_the_categories():
+    frame = Frame((4, 4), (4, 4), (4, 4))
+
+    def instances(labels: tuple[int, ...], semantic: tuple[int, ...]) -> Instances:
+        masks = torch.ones(len(labels), 4, 4)
+        return Instances(None, masks, labels, (0.9,) * len(labels), torch.zeros(2, 4, 4), semantic, frame)
+
+    names = ("ball", "sky")
+    check_classes([instances((0,), (1, NO_LABEL))], names, "Boxes")
+    check_classes([instances((7,), (1, NO_LABEL))], (), "A model that names no categories")
+    with pytest.raises(BadModel, match="Boxes answered with label 2, and names 2 categories: 0 to 1"):
+        check_classes([instances((2,), (1, NO_LABEL))], names, "Boxes")
+    with pytest.raises(BadModel, match="labels of 3 semantic channels, and its semantic output has 2"):
+        check_classes([instances((0,), (0, 1, NO_LABEL))], names, "Boxes")
 
 
 def test_scores_that_are_not_numbers_are_refused_whatever_the_family(toy: Path) -> None:

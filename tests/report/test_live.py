@@ -1,8 +1,10 @@
 """`panbench serve`: the pages and answers, asked as a browser asks, and the queries against a plain count."""
 
+import asyncio
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -237,3 +239,202 @@ class TestServer:
         (tmp_path / "none").mkdir()
         page = asking(tmp_path / "none").get("/")
         assert "There are no runs in" in page.text
+
+
+class Requests:
+    """The application asked through ASGI itself, many requests at a time, each of which may leave."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def get(self, path, query="", leave=None):
+        """(status, headers, body), or None for a client that left before it was answered."""
+        events = [{"type": "http.request", "body": b"", "more_body": False}]
+        answer = {}
+
+        async def receive():
+            if events:
+                return events.pop()
+            await (leave or asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            answer.setdefault("status", message.get("status"))
+            answer.setdefault("headers", dict(message.get("headers", [])))
+            answer["body"] = answer.get("body", b"") + message.get("body", b"")
+
+        scope = {
+            "type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": query.encode(),
+            "headers": [(b"host", b"127.0.0.1:8414")], "server": ("127.0.0.1", 8414), "scheme": "http",
+            "http_version": "1.1", "root_path": "",
+        }  # fmt: skip
+        await self.app(scope, receive, send)
+        return None if answer["status"] == 499 else (answer["status"], answer["headers"], answer["body"])
+
+
+class HeldUp:
+    """Comparisons that begin, and go on when they may."""
+
+    def __init__(self, monkeypatch):
+        self.began, self.made = [], []
+        self.started, self.may_go_on = threading.Event(), threading.Event()
+        compare = Library.compare
+
+        def held_up(library, asked, reporter):
+            self.began.append(asked.names)
+            self.started.set()
+            self.may_go_on.wait()
+            reporter.status("going on")
+            found = compare(library, asked, reporter)
+            self.made.append(asked.names)
+            return found
+
+        monkeypatch.setattr(Library, "compare", held_up)
+
+
+class TestUnderLoad:
+    @pytest.fixture
+    def held_up(self, monkeypatch):
+        held = HeldUp(monkeypatch)
+        yield held
+        held.may_go_on.set()
+
+    @pytest.fixture
+    def library(self, shared_runs):
+        return Library(shared_runs[0].path.parent)
+
+    @pytest.fixture
+    def requests(self, library):
+        return Requests(application(library))
+
+    def test_two_hundred_equal_requests_are_one_comparison_and_the_index_answers_meanwhile(self, requests, held_up):
+        async def scenario():
+            asking = [
+                asyncio.ensure_future(requests.get("/compare", BOTH if place % 2 else "run=run-b&run=run-a"))
+                for place in range(200)
+            ]
+            await asyncio.to_thread(held_up.started.wait)
+            assert (await requests.get("/"))[0] == 200
+            assert not any(task.done() for task in asking)
+            held_up.may_go_on.set()
+            answers = await asyncio.gather(*asking)
+            assert {status for status, _, _ in answers} == {200}
+            assert len({body for _, _, body in answers}) == 1
+            assert (await requests.get("/compare", BOTH))[2] == answers[0][2]
+
+        asyncio.run(scenario())
+        assert held_up.began == [("run-a", "run-b")]
+
+    def test_what_every_client_left_is_neither_begun_nor_finished(self, requests, held_up):
+        async def scenario():
+            leave = asyncio.Event()
+            running = asyncio.ensure_future(requests.get("/compare", BOTH, leave))
+            await asyncio.to_thread(held_up.started.wait)
+            waiting = [asyncio.ensure_future(requests.get("/compare", "run=run-a", leave)) for _ in range(5)]
+            await asyncio.sleep(0)
+            leave.set()
+            assert await asyncio.gather(running, *waiting) == [None] * 6
+            held_up.may_go_on.set()
+            # The next comparison comes after those that nobody waits for.
+            assert (await requests.get("/compare", "run=run-b"))[0] == 200
+
+        asyncio.run(scenario())
+        assert held_up.began == [("run-a", "run-b"), ("run-b",)]
+        assert held_up.made == [("run-b",)]
+
+    def test_beyond_a_bound_the_answer_is_503_with_retry_after(self, library, requests, held_up, monkeypatch):
+        async def scenario():
+            leave = asyncio.Event()
+            asked = [BOTH, "run=run-a", "run=run-b"]
+            asking = []
+            for query in asked:
+                asking.append(asyncio.ensure_future(requests.get("/compare", query, leave)))
+                await asyncio.to_thread(held_up.started.wait)
+            # They are looked up before they wait; this request is looked up after them.
+            assert (await requests.get("/compare", "run=nothing"))[0] == 400
+            status, headers, body = await requests.get("/compare", f"{BOTH}&common=1")
+            assert (status, headers[b"retry-after"]) == (503, b"5")
+            assert b"This server is busy. Try again in 5 seconds." in body
+            status, headers, body = await requests.get("/api/find", f"{BOTH}&common=1")
+            assert (status, headers[b"retry-after"]) == (503, b"5")
+            assert json.loads(body) == {"error": "This server is busy. Try again in 5 seconds."}
+            leave.set()
+            await asyncio.gather(*asking)
+
+        monkeypatch.setattr("panbench.report.pages.live.server.MOST_COMPARISONS", 2)
+        requests.app = application(library)
+        asyncio.run(scenario())
+
+
+class TestLinks:
+    """A run from somebody else may hold links to anything of ours."""
+
+    @pytest.mark.parametrize("name", ["parts", "predictions", "predictions.json"])
+    def test_a_run_with_a_link_that_leads_outside_is_not_served(self, client, runs, tmp_path, name):
+        outside = tmp_path / "outside"
+        if (runs / "run-a" / name).exists():
+            (runs / "run-a" / name).rename(outside)
+        else:
+            outside.write_text('{"annotations": []}')
+        (runs / "run-a" / name).symlink_to(outside)
+        page = client.get("/").text
+        assert re.search(rf"run-a</th><td>{name} is a link that leads out of the folder", page)
+        assert 'href="/compare?run=run-a"' not in page
+        for path in ("/compare?run=run-a", f"/api/find?{BOTH}", f"/api/example?{BOTH}&image=8"):
+            assert client.get(path).status_code == 400
+        assert client.get("/compare?run=run-b").status_code == 200
+
+    def test_a_part_that_is_a_link_is_not_read(self, client, runs, tmp_path):
+        part = next((runs / "run-a" / "parts").glob("*.parquet"))
+        part.rename(tmp_path / part.name)
+        part.symlink_to(tmp_path / part.name)
+        answer = client.get("/compare?run=run-a")
+        assert (answer.status_code, "is a link that leads out of the folder" in answer.text) == (400, True)
+
+    def test_a_picture_that_is_a_link_is_not_shown(self, client, runs, tmp_path):
+        pictures = sorted((runs / "run-a" / "predictions").glob("*.png"))
+        for picture in pictures:
+            picture.rename(tmp_path / picture.name)
+            picture.symlink_to(tmp_path / picture.name)
+        answer = client.get(f"/api/example?{BOTH}&image=8")
+        assert answer.status_code == 400
+        assert "is a link that leads out of the folder and is not served" in answer.json()["error"]
+
+    def test_a_link_within_the_folder_is_followed(self, client, runs):
+        (runs / "run-a" / "parts").rename(runs / "kept-parts")
+        (runs / "run-a" / "parts").symlink_to(runs / "kept-parts")
+        assert client.get("/compare?run=run-a").status_code == 200
+
+
+class TestToken:
+    TOKEN = "a-token-of-this-test"
+
+    @pytest.fixture
+    def client(self, shared_runs):
+        app = application(Library(shared_runs[0].path.parent), self.TOKEN)
+        return TestClient(app, base_url="http://127.0.0.1:8414")
+
+    def test_without_it_nothing_is_shown(self, client):
+        for path in ("/", "/compare?run=run-a", f"/api/find?{BOTH}", "/nowhere", "/enter/another-token", "/enter/"):
+            answer = client.get(path, follow_redirects=False)
+            assert answer.status_code == 403, path
+            assert "run-a" not in answer.text
+            assert "set-cookie" not in answer.headers
+
+    def test_its_address_lets_a_browser_in_for_good_and_leaves_no_token_in_its_address(self, client):
+        entered = client.get(f"/enter/{self.TOKEN}", follow_redirects=False)
+        assert (entered.status_code, entered.headers["location"]) == (303, "/")
+        cookie = entered.headers["set-cookie"]
+        assert self.TOKEN not in cookie
+        assert "HttpOnly" in cookie
+        assert client.get("/").status_code == 200
+        assert client.get("/compare?run=run-a").status_code == 200
+
+    def test_programs_send_it_in_a_header(self, client):
+        for kind in ("token", "Bearer"):
+            assert client.get("/", headers={"Authorization": f"{kind} {self.TOKEN}"}).status_code == 200
+        for shown in (f"Basic {self.TOKEN}", "token another", self.TOKEN, "token \xff".encode("latin-1")):
+            assert client.get("/", headers={"Authorization": shown}).status_code == 403
+
+    def test_a_token_does_not_open_the_door_to_another_host(self, client):
+        assert client.get(f"/enter/{self.TOKEN}", headers={"Host": "evil.example"}).status_code == 400

@@ -16,12 +16,13 @@ from panbench.base.reporter import Silent
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import image_statistics
 from panbench.panoptic.overlap import OverlapTable, take
+from panbench.report.answers.grid import percent
 from panbench.report.answers.views import compared, per_image
 from panbench.report.figures.colors import LIGHT, MARKERS
 from panbench.report.figures.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
 from panbench.report.figures.plots import draw_plot
 from panbench.report.pages.page.document import report_page, write_report
-from panbench.report.pages.page.elements import tag
+from panbench.report.pages.page.elements import shortened, tag
 from panbench.report.pages.page.gallery import run_lengths
 from panbench.report.pages.page.leads import choose, find_leads, leads_to
 from panbench.runs import RunWriter, load_run
@@ -340,7 +341,7 @@ def test_a_stored_oracle_says_what_fusion_costs(make_runs):
     write_oracle(first, steps)
     words = " ".join(text_of(report_page([first, second])).split())
     pq = 100 * first.summary()["All"]["PQ"]
-    assert f"PQ {pq:.1f}; 0.0 lost by scores and fusion, {100 - pq:.1f} because no mask fits" in words
+    assert f"PQ {pq:.1f}; at least 0.0 lost by scores and fusion, at most {100 - pq:.1f} because no mask fits" in words
     assert "Without an oracle: second. panbench eval … --keep-candidates" in words
 
 
@@ -413,3 +414,11 @@ def test_pages_pictures_and_plots_give_a_model_one_colour(make_runs):
     # And the same when it is shown alone.
     alone = data_of(report_page(runs[1:]))["models"][0]
     assert (alone["color"], alone["marker"]) == (models["run-b"]["color"], models["run-b"]["marker"])
+
+
+def test_numbers_for_the_scripts_read_as_the_unrounded_ones_do():
+    # To four digits 0.80949 is 0.8095, which reads 81.0 and 80.95 where a sentence says 80.9.
+    for value in (0.80949, 0.809499, 0.8094999, 0.12345678, 1 / 3, 0.5, -0.004999):
+        (short,) = shortened([value])
+        assert [percent(short, digits) for digits in (0, 1, 2)] == [percent(value, digits) for digits in (0, 1, 2)]
+    assert shortened([0.5, 1 / 3]) == [0.5, 0.3333]

@@ -15,9 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from little_runs import scored
 
 from panbench.metrics.slices import image_statistics
+from panbench.report.answers.findings import error_findings
+from panbench.report.answers.grid import percent
+from panbench.report.pages.page import document
 from panbench.report.pages.page.document import write_report
+from panbench.report.pages.page.elements import shortened
 from panbench.runs import load_run
 from panbench.studies.fusing.answer import ORACLE_STEPS, write_oracle
 
@@ -271,6 +276,33 @@ def test_a_run_alone_has_its_images_by_rank(open_report, shared_runs, tmp_path):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert page.locator("#viewer").get_attribute("data-image") in ("8", "10")
+
+
+def test_the_scripts_round_as_python_does(open_report):
+    page = open_report()
+    source = (Path(document.__file__).parent / "assets" / "dom.js").read_text("utf-8")
+    functions = source[source.index("const minus") : source.index("const signed")]
+    # Exact ties (0.8125 is 81.25 %), numbers beside one, negative ones, and those that four digits would round twice.
+    for value in (0.8125, 0.80625, 0.8, 0.809, 0.80949, 0.809499, 0.8095, -0.00125, 0.12375, 1 / 3, 0.0, 1.0):
+        for digits in (0, 1, 2):
+            call = f"percent({shortened([value])[0]!r}, {digits})"
+            shown = page.evaluate(f"(() => {{ {functions}; return {call}; }})()")
+            assert shown.replace("−", "-") == percent(value, digits), (value, digits)
+
+
+def test_what_a_cause_takes_is_in_the_table_as_in_the_bar_though_it_has_no_error_of_its_own(open_report, tmp_path):
+    # A dog where a person is, 6 of 8 pixels alike: no match, and once the category is mended the mask is inexact.
+    gt = dict.fromkeys(range(1, 4), "ppppppppssssssss")
+    run = scored(tmp_path, "wrong", gt, dict.fromkeys(gt, "..dddddd........"))
+    lost = error_findings(run).record["lost"]
+    inexact = next(
+        row for row in lost if row["group"] == "All" and not (row["FP"] or row["FN"] or row["TP"]) and row["lost"]
+    )
+    page = open_report(path=write_report([run], tmp_path / "wrong.html"))
+    table = page.locator("table.causes").inner_text()
+    assert inexact["cause"] in table
+    assert "only once other causes are mended" in table
+    assert inexact["cause"] not in page.locator("p.note", has_text="No errors of these causes").inner_text()
 
 
 def test_an_image_without_a_picture_says_how_to_get_one(open_report, make_runs, tmp_path):

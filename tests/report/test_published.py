@@ -8,7 +8,7 @@ import pytest
 from support import panbench
 
 from panbench.base.errors import BadArgument
-from panbench.published import choose, published_results
+from panbench.published import choose, gflops_of, published_results
 from panbench.report.answers.comparison import standing
 from panbench.report.answers.published import published_grid, published_row, with_published
 from panbench.report.answers.views import compared
@@ -33,13 +33,18 @@ def coco_run(tmp_path_factory):
 
 def test_every_row_has_a_pq_a_source_and_sane_numbers():
     results = published_results()
-    assert len(results) == 70
+    assert len(results) == 105
     for result in results:
         assert result.source
-        assert 0.35 < result.PQ < 0.65, result
+        assert 0.35 < result.PQ < 0.71, result
         if result.PQ_th is not None:
-            # 80 things and 53 stuff classes: PQ lies between the two, to the rounding of the table.
-            assert result.PQ == pytest.approx((80 * result.PQ_th + 53 * result.PQ_st) / 133, abs=0.0025), result
+            # PQ lies between the two, by the number of classes, to the rounding of the table.
+            things, stuff = {"coco": (80, 53), "cityscapes": (8, 11)}[result.dataset]
+            mean = (things * result.PQ_th + stuff * result.PQ_st) / (things + stuff)
+            assert result.PQ == pytest.approx(mean, abs=0.0025), result
+        if result.SQ is not None:
+            # Means of products are not products of means, and yet not far off.
+            assert result.PQ == pytest.approx(result.SQ * result.RQ, abs=0.02), result
         assert result.params is None or 10_000_000 < result.params < 2_000_000_000
     r50 = next(result for result in results if result.title == "Mask2Former R50")
     assert (r50.PQ, r50.PQ_th, r50.PQ_st, r50.params, r50.gflops) == (0.519, 0.577, 0.43, 44_000_000, 226)
@@ -51,8 +56,51 @@ def test_a_model_a_backbone_or_both_choose():
     assert {result.title for result in choose(["mask2former swin-l"])} == {"Mask2Former Swin-L"}
     both = choose(["mask2former R50", "MaskFormer R50"])
     assert {result.title for result in both} == {"Mask2Former R50", "MaskFormer R50"}
-    assert len(choose([])) == len(choose(["all"])) == 70
+    assert len(choose([])) == len(choose(["all"])) == 105
     assert {result.split for result in choose(["R50"], **ON_VAL)} == {"val2017"}
+
+
+def test_both_versions_of_a_table_stand_with_their_sources_and_the_later_one_counts():
+    detr = {(row.gflops, row.superseded) for row in choose(["DETR R50"], **ON_VAL)}
+    assert detr == {(None, False), (248, False), (137, True)}
+    assert gflops_of("DETR R50") == 248
+    assert gflops_of("DETR R101") == 306
+    knet = {row.PQ: row for row in choose(["K-Net R50"], **ON_VAL)}
+    assert (knet[0.451].PQ_th, knet[0.451].PQ_st, knet[0.451].superseded) == (0.503, 0.373, True)
+    assert not knet[0.471].superseded
+    assert 0.515 in {row.PQ for row in choose(["Mask2Former R50"], **ON_VAL)}
+    (dev,) = choose(["Panoptic SegFormer Swin-L"], dataset="coco", split="test-dev")
+    assert dev.PQ == 0.562
+    cityscapes = choose(["Mask2Former Swin-L"], dataset="cityscapes", split="val")
+    assert [row.PQ for row in cityscapes] == [0.666]
+
+
+def test_a_model_trained_on_more_data_is_another_system():
+    large = {row.title: row for row in choose(["Mask DINO Swin-L"])}
+    assert large["Mask DINO Swin-L (Objects365 detection)"].PQ == 0.594
+    assert large["Mask DINO Swin-L"].PQ == 0.583
+    shown = panbench("models", "--filter", "Mask DINO Swin-L", columns=120).stdout
+    assert "Mask DINO Swin-L (Objects365 detection)" in shown
+    assert "59.4" in shown
+    # Backbones that saw ImageNet alone are the same system, whoever pre-trained them.
+    assert next(row for row in choose(["Mask2Former Swin-L"])).title == "Mask2Former Swin-L"
+
+
+def test_the_list_has_speed_queries_pre_training_and_box_ap():
+    shown = panbench("published", "Mask2Former Swin-L", "Mask DINO R50", "--split", "val2017", columns=200).stdout
+    lines = {line.split(" [")[0]: line.split() for line in shown.splitlines() if " [" in line}
+    heads = next(line for line in shown.splitlines() if "pre-training" in line)
+    assert all(head in heads for head in ("fps", "queries", "box AP_th"))
+    assert {"200", "4", "ImageNet-21k"} <= set(lines["Mask2Former Swin-L"])
+    assert {row.AP_box_pan_th for row in choose(["Mask DINO R50"])} == {0.477, 0.488, 0.464, 0.432}
+    assert "fps: on the authors' own machines" in shown
+
+
+def test_kmax_and_oneformer_have_what_their_readmes_have():
+    (kmax,) = (row for row in choose(["kMaX-DeepLab R50"], **ON_VAL) if row.SQ)
+    assert (kmax.PQ, kmax.SQ, kmax.RQ, kmax.PQ_th, kmax.PQ_st) == (0.533, 0.832, 0.633, 0.588, 0.45)
+    (dinat,) = choose(["OneFormer DiNAT-L"], **ON_VAL)
+    assert (dinat.PQ_th, dinat.PQ_st, dinat.AP_pan_th, dinat.mIoU_pan) == (0.643, 0.484, 0.492, 0.681)
 
 
 def test_maskformer_is_not_mask2former():
@@ -62,7 +110,9 @@ def test_maskformer_is_not_mask2former():
 def test_what_nobody_published_is_refused_with_what_there_is():
     with pytest.raises(BadArgument, match=r"Nothing is published here of 'YOLO': the models are DETR, EoMT"):
         choose(["YOLO"])
-    with pytest.raises(BadArgument, match=r"What is published of 'R50' is on coco test-dev, coco val2017, not on"):
+    with pytest.raises(
+        BadArgument, match=r"What is published of 'R50' is on cityscapes val, coco test-dev, coco val2017, not on"
+    ):
         choose(["R50"], dataset="coco", split="train2017")
 
 
@@ -76,7 +126,7 @@ def test_claims_stand_under_the_measured_rows_and_are_never_best(coco_run):
     assert min(claims) > measured
     assert "A claim, not measured here: arXiv 2112.01527v3, table 1" in shown.stdout
     rows = json.loads(panbench("compare", coco_run, "--published", "mask2former r50", "--format", "json").stdout)
-    assert [row["status"] for row in rows] == ["done", "published", "published"]
+    assert [row["status"] for row in rows] == ["done", "published", "published", "published"]
     assert rows[1]["PQ"] == 0.519
     assert rows[1]["rank"] is None
     assert not published_row(choose(["mask2former r50"])[0]).believable
@@ -97,7 +147,7 @@ def test_claims_on_another_split_or_dataset_are_refused(coco_run, tmp_path):
     score_folder(folder / "gt.json", folder / "pred.json", out=tmp_path / "other", index=False)
     refused = panbench("compare", tmp_path / "other", "--published", "R50")
     assert refused.exit_code == 2
-    assert "What is published of 'R50' is on coco test-dev, coco val2017, not on gt." in refused.output
+    assert "What is published of 'R50' is on cityscapes val, coco test-dev, coco val2017, not on gt." in refused.output
     mixed = panbench("compare", coco_run, tmp_path / "other", "--mixed", "--published", "R50")
     assert mixed.exit_code == 2
     assert "--published needs runs of one dataset and split" in mixed.output
@@ -143,7 +193,7 @@ def test_a_model_of_the_catalogue_has_its_published_gflops(coco_run, tmp_path):
     shutil.copytree(coco_run, tmp_path / "m2f")
     (tmp_path / "m2f" / "run.json").write_text(json.dumps(info), "utf-8")
     out = tmp_path / "plot.pdf"
-    made = panbench("show", "plot", "gflops", tmp_path / "m2f", "--published", "mask2former", "--out", out, "--data")
+    made = panbench("show", "plot", "gflops", tmp_path / "m2f", "--published", "mask2former", "--out", out, "--csv")
     assert made.exit_code == 0, made.output
     lines = out.with_suffix(".csv").read_text("utf-8").splitlines()
     measured = dict(zip(lines[0].split(","), lines[1].split(","), strict=False))

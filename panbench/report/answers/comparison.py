@@ -38,6 +38,7 @@ from panbench.report.answers.grid import (
     plain,
     signed,
 )
+from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import (
     ComparisonRow,
     comparison_grid,
@@ -118,7 +119,7 @@ class Standing:
         for name, table in self.details.items():
             for record, key in zip(records, _keys(self.rows), strict=True):
                 own = table[table["run"] == key].drop(columns="run")
-                record[name] = json.loads(own.to_json(orient="records", double_precision=15))
+                record[name] = as_records(own)
         return json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def csv(self, *, raw: bool = False) -> str:

@@ -5,7 +5,6 @@ A measure is a value: the folds that it needs of a run, and a function from what
 (`Study.measures["metrics"]`), and so do they to `panbench errors` (`Study.measures["errors"]`).
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +23,7 @@ from panbench.metrics.slices import SLICINGS, THRESHOLDS, DaggerFold, SliceFold,
 from panbench.metrics.uncertainty import SampleFold, intervals
 from panbench.panoptic.types import GROUPS, in_groups
 from panbench.report.answers.grid import Grid, percent
+from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import comparison_row, headline
 from panbench.runs import Run
 
@@ -312,9 +312,3 @@ def _category_grid(merged: pd.DataFrame) -> Grid:
 def _mean(values: pd.Series) -> float | None:
     mean = values.mean()
     return None if pd.isna(mean) else float(mean)
-
-
-def as_records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table as JSON holds them: None where a value does not exist."""
-    records: list[dict[str, Any]] = json.loads(table.to_json(orient="records", double_precision=15))
-    return records

@@ -43,6 +43,7 @@ def published_row(result: PublishedResult) -> ComparisonRow:
     details = [
         f"{result.epochs} epochs" if result.epochs else None,
         f"{result.queries} queries" if result.queries else None,
+        f"pre-training {result.pretraining}" if result.pretraining else None,
         result.note,
     ]
     said = ", ".join(detail for detail in details if detail)
@@ -52,6 +53,8 @@ def published_row(result: PublishedResult) -> ComparisonRow:
         dataset=result.dataset,
         split=result.split,
         PQ=result.PQ,
+        SQ=result.SQ,
+        RQ=result.RQ,
         PQ_th=result.PQ_th,
         PQ_st=result.PQ_st,
         params=result.params,
@@ -67,19 +70,26 @@ def published_grid(results: Sequence[PublishedResult]) -> Grid:
     sources = list(dict.fromkeys(said))
     columns: dict[str, Callable[[PublishedResult], str]] = {
         "PQ": lambda result: percent(result.PQ, 1),
+        "SQ": lambda result: percent(result.SQ, 1),
+        "RQ": lambda result: percent(result.RQ, 1),
         "PQ_th": lambda result: percent(result.PQ_th, 1),
         "PQ_st": lambda result: percent(result.PQ_st, 1),
         "AP_th": lambda result: percent(result.AP_pan_th, 1),
+        "box AP_th": lambda result: percent(result.AP_box_pan_th, 1),
         "mIoU": lambda result: percent(result.mIoU_pan, 1),
         "params": lambda result: count(result.params),
         "GFLOPs": lambda result: ABSENT if result.gflops is None else f"{result.gflops:.0f}",
+        "fps": lambda result: ABSENT if result.fps is None else f"{result.fps:g}",
         "epochs": lambda result: result.epochs or ABSENT,
+        "queries": lambda result: ABSENT if result.queries is None else str(result.queries),
+        "pre-training": lambda result: result.pretraining or ABSENT,
     }
     places = sorted({f"{result.dataset} {result.split}" for result in results})
     if len(places) > 1:
         columns["on"] = lambda result: f"{result.dataset} {result.split}"
     filled = [name for name, cell in columns.items() if any(cell(result) != ABSENT for result in results)]
     on = f" All on {places[0]}." if len(places) == 1 else ""
+    on += " fps: on the authors' own machines." if "fps" in filled else ""
     return Grid(
         columns=("Model", *filled),
         rows=tuple(

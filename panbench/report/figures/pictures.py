@@ -184,20 +184,25 @@ class RunPictures:
         """The ground truth of an image, each segment with its verdict in this run."""
         return self._layer(image_id, "gt", "Ground truth", pictures.truth(image_id).ids)
 
-    def prediction(self, image_id: int, pictures: Pictures) -> Layer:
-        """The run's own answer for an image. Raises BadRun when its PNG was not kept or is not found."""
+    def png_path(self, image_id: int, pictures: Pictures) -> Path:
+        """The id PNG of the run's own answer for an image. Raises BadRun when none was kept."""
         if self.folder is None:
             raise BadRun(
                 f"{self.run.name} has no stored predictions. Make them with "
                 "`panbench eval … --save-predictions --overwrite`."
             )
-        info = pictures.panoptic.images.get(image_id)
         default = Path(pictures.file_name(image_id)).with_suffix(".png").as_posix()
         name = self._names.get(image_id, default)
-        assert info is not None
         if leaves_folder(name):
             raise BadRun(f"{self.run.name}: the predictions name {name!r}, which leaves their folder.")
-        ids = read_id_png(self.folder / name, (info.height, info.width), image_id=image_id, error=BadRun)
+        return self.folder / name
+
+    def prediction(self, image_id: int, pictures: Pictures) -> Layer:
+        """The run's own answer for an image. Raises BadRun when its PNG was not kept or is not found."""
+        path = self.png_path(image_id, pictures)
+        info = pictures.panoptic.images.get(image_id)
+        assert info is not None
+        ids = read_id_png(path, (info.height, info.width), image_id=image_id, error=BadRun)
         return self._layer(image_id, "pred", self.title, ids)
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:

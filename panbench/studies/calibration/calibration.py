@@ -72,7 +72,7 @@ def calibration(matched: Matched, categories: Sequence[Category], target: float 
 
 def reliability(score: Float, right: Bool) -> pd.DataFrame:
     """The bins of a reliability diagram: low, high, segments, score, precision, precision_low, precision_high."""
-    edges = np.linspace(0, 1, BINS + 1)
+    edges = _edges()
     n, hits, mean, precision = _binned(score, right)
     with np.errstate(invalid="ignore"):
         middle = (hits + _Z**2 / 2) / (n + _Z**2)
@@ -90,11 +90,17 @@ def reliability(score: Float, right: Bool) -> pd.DataFrame:
     )
 
 
+def _edges() -> Float:
+    """0, 0.1 … 1, each the number nearest to its decimal, which `linspace` does not give."""
+    return np.arange(BINS + 1) / BINS
+
+
 def _binned(score: Float, right: Bool) -> tuple[npt.NDArray[np.int64], Float, Float, Float]:
     """Of each bin the number of segments, of right ones, the mean score, and the share of right ones; NaN if empty."""
-    edges = np.linspace(0, 1, BINS + 1)
-    # The bin above each edge, 1 in the last one.
-    place = np.minimum(np.searchsorted(edges, score, side="right") - 1, BINS - 1)
+    # The bin above each edge, 1 in the last one. Scores are stored as float32, in which 0.7 lies below 0.7 of float64:
+    # edges are rounded as they are, or a score of exactly 0.7 falls one bin low.
+    edges = _edges().astype(np.float32)
+    place = np.minimum(np.searchsorted(edges, score.astype(np.float32), side="right") - 1, BINS - 1)
     n = np.bincount(place, minlength=BINS)
     hits = np.asarray(np.bincount(place, weights=right, minlength=BINS), np.float64)
     with np.errstate(invalid="ignore"):
@@ -145,7 +151,9 @@ def _threshold(score: Float, right: Bool, target: float) -> tuple[float, float]:
     hits = np.cumsum(right[order])
     # Segments of one score go together: only the last of them ends a set.
     last = np.append(score[order][1:] != score[order][:-1], True)
-    enough = np.flatnonzero(last & (hits >= target * np.arange(1, len(score) + 1)))
+    # 14 of 25 reach 56 %, although 0.56 · 25 is a little more than 14 in binary.
+    wanted = target * np.arange(1, len(score) + 1)
+    enough = np.flatnonzero(last & (hits >= wanted * (1 - 1e-12)))
     if not len(enough):
         return np.nan, np.nan
     return float(score[order][enough[-1]]), float(hits[enough[-1]] / max(1, right.sum()))

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from panbench.base.errors import BadRun
+from panbench.base.text import in_sentence
 from panbench.report.answers.grid import ABSENT, percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import named, table_of_models, tag
+from panbench.report.pages.page.elements import named, shortened, table_of_models, tag
 from panbench.report.pages.page.section import Curves, Section
 from panbench.studies.calibration.calibration import calibration
 
@@ -15,7 +16,7 @@ __all__ = ["calibration_section"]
 
 def calibration_section(members: Sequence[Compared]) -> Section:
     """Whether scores are right as often as they say."""
-    title, rows, series, lacking = "Calibration", [], [], []
+    title, rows, series, lacking, partly = "Calibration", [], [], [], []
     for index, member in enumerate(members):
         try:
             found = calibration(member.matched, member.categories)
@@ -32,8 +33,10 @@ def calibration_section(members: Sequence[Compared]) -> Section:
                 f"{member.label}\n{int(row['segments']):,} segments, mean score {percent(score, 1)}\n"
                 f"right {percent(right, 1)} (95 % interval {percent(low, 1)} – {percent(high, 1)})"
             )
-            points.append(([round(score, 4), round(right, 4), round(low, 4), round(high, 4)], words))
+            points.append((shortened((score, right, low, high)), words))
         series.append((index, points))
+        if found.unscored:
+            partly.append(f"{member.label} ({found.unscored:,} without, {int(own['segments']):,} with a score)")
         threshold = _known(own["threshold"])
         rows.append(
             [
@@ -53,6 +56,12 @@ def calibration_section(members: Sequence[Compared]) -> Section:
         "bins of scores. 90 % from: the lowest score from which on at least 90 % are right; keeps: the share of the "
         "right ones that this keeps."
     ]
+    if partly:
+        notes.append(
+            f"Of some segments only: {in_sentence(partly)}. What has no score, as the stuff of Panoptic FPN, is left "
+            "out, so such a line does not compare with that of a model whose segments all have one: "
+            "`panbench calibration` has things and stuff apart."
+        )
     if lacking:
         notes.append(f"Without scores: {', '.join(lacking)}.")
     intro = (

@@ -131,7 +131,7 @@ class StoredEnsemble(StoredModel):
                 )
             self._places.append(np.array([self.class_names.index(name) for name in member.class_names], np.int64))
         if reason := why_not_averaged(runs):
-            raise BadArgument(f"{reason} `panbench ensemble --by votes` takes finished maps of any models.")
+            raise BadArgument(f"{reason} `panbench ensemble --way votes` takes finished maps of any models.")
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -173,7 +173,7 @@ def _tuned(
 ) -> tuple[dict[int, Shares], tuple[Shares, ...]]:
     """For each image the weights of the half that it is not in, and the weights chosen on each half."""
     if options.category_map is not None:
-        raise BadArgument("--tune by masks does not go through a category map. Give --weights, or --by votes.")
+        raise BadArgument("--tune by masks does not go through a category map. Give --shares, or --way votes.")
     ids, _ = fit_categories(ensemble, dataset, None)
     models = len(ensemble.members)
     tried = 0

@@ -242,7 +242,7 @@ def check_weights(runs: Sequence[Run], weights: Sequence[float] | None, tuned: b
     if len(runs) < 2:
         raise BadArgument("An ensemble needs at least two runs.")
     if weights is not None and tuned:
-        raise BadArgument("Weights are either given or tuned. Leave out one of --weights and --tune.")
+        raise BadArgument("Weights are either given or tuned. Leave out one of --shares and --tune.")
     if weights is not None and (
         len(weights) != len(runs) or not all(0 <= weight < math.inf for weight in weights) or max(weights) == 0
     ):

@@ -24,12 +24,12 @@ WAYS = ("auto", "masks", "votes")
     app,
     "ensemble",
     "panbench ensemble results/a results/b --tune --out results/ab",
-    "panbench ensemble results/a results/b --by masks --out results/ab",
+    "panbench ensemble results/a results/b --way masks --out results/ab",
 )
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, or folders of runs.")],
     out: Annotated[Path, option("The folder of the new run.", metavar="DIR")],
-    by: Annotated[
+    way: Annotated[
         str,
         option(
             "masks: what the networks said is averaged, then fused (`eval --keep-candidates`). votes: finished maps "
@@ -38,14 +38,14 @@ def ensemble(
             autocompletion=one_of(*WAYS),
         ),
     ] = "auto",
-    weights: Annotated[
+    shares: Annotated[
         str | None, option("How much each run counts, in their order: 1,0.5,1. Default: all alike.", metavar="LIST")
     ] = None,
     tune: Annotated[
         bool,
         flag("--tune", "Choose weights for things and stuff on one half of the images for the other, both ways."),
     ] = False,
-    seed: Annotated[int, option("Which halves.", metavar="N")] = 0,
+    halves: Annotated[int, option("Which halves --tune draws.", metavar="N")] = 0,
     rule: Annotated[
         str | None,
         option("By masks: the fusion rule. Default: that of the first run.", metavar="NAME[:KEY=VALUE,…]"),
@@ -56,18 +56,18 @@ def ensemble(
     name: Annotated[str | None, option("What tables call it. Default: Ensemble of N runs.", metavar="TEXT")] = None,
     overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
     resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
-    threads: Annotated[int | None, option("Default: the cores, up to 8.", metavar="N", min=1)] = None,
+    workers: Annotated[int | None, option("Threads. Default: the cores, up to 8.", metavar="N", min=1)] = None,
 ) -> None:
     """Make one map an image from those of several runs, and score it. No model is run."""
     from panbench.report.answers.tables import comparison_row, summary_text
 
-    if by not in WAYS:
-        raise BadArgument(f"--by is {by!r} but is one of {', '.join(WAYS)}.")
+    if way not in WAYS:
+        raise BadArgument(f"--way is {way!r} but is one of {', '.join(WAYS)}.")
     refuse_overwrite_and_resume(overwrite, resume)
-    given = None if weights is None else _weights(weights)
+    given = None if shares is None else _weights(shares)
     members = find_runs(runs)
     with console.Bars() as bars:
-        if _way(by, members, bars) == "masks":
+        if _way(way, members, bars) == "masks":
             bars.status("Loading PyTorch")
 
             from panbench.evaluation.options import EvaluateOptions
@@ -75,12 +75,12 @@ def ensemble(
             from panbench.models.rules import parse_rule
             from panbench.studies.ensembles.by_masks import average_runs
 
-            run, shares = average_runs(
+            run, found = average_runs(
                 members,
                 out,
                 weights=given,
                 tuned=tune,
-                seed=seed,
+                seed=halves,
                 title=name,
                 rule=None if rule is None else parse_rule(rule, StoredModel(members[0]).paper),
                 options=EvaluateOptions(
@@ -88,7 +88,7 @@ def ensemble(
                     resume=resume,
                     save_predictions=True,
                     keep_candidates=keep_candidates,
-                    workers=threads,
+                    workers=workers,
                     command=("panbench", *sys.argv[1:]),
                 ),
                 reporter=bars,
@@ -96,25 +96,25 @@ def ensemble(
         else:
             if rule is not None or keep_candidates:
                 what = "--rule" if rule is not None else "--keep-candidates"
-                raise BadArgument(f"{what} is for --by masks: votes are about maps that are fused already.")
+                raise BadArgument(f"{what} is for --way masks: votes are about maps that are fused already.")
 
             from panbench.studies.ensembles.by_votes import ensemble_runs
 
-            run, shares = ensemble_runs(
+            run, found = ensemble_runs(
                 members,
                 out,
                 weights=given,
                 tuned=tune,
-                seed=seed,
+                seed=halves,
                 title=name,
                 overwrite=overwrite,
                 resume=resume,
-                threads=threads,
+                threads=workers,
                 reporter=bars,
             )
     row = comparison_row(run)
     console.show(summary_text(row.title, run.summary(), row.notes))
-    for share in shares:
+    for share in found:
         origin = "given" if share.pq_here is None else f"chosen on the others, PQ {100 * share.pq_here:.2f} there"
         console.say(
             f"{share.images} images: weights of {', '.join(member.name for member in members)} {origin}: things "
@@ -137,7 +137,7 @@ def _way(by: str, members: "list[Run]", bars: console.Bars) -> str:
     if reason := why_not_averaged(members):
         bars.notice(f"By votes: {reason}")
         return "votes"
-    bars.notice("By masks, as all runs kept their candidates; --by votes takes their maps instead.")
+    bars.notice("By masks, as all runs kept their candidates; --way votes takes their maps instead.")
     return "masks"
 
 
@@ -145,7 +145,7 @@ def _weights(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
     except ValueError:
-        raise BadArgument(f"--weights {text}: write one number a run, for example 1,0.5,1.") from None
+        raise BadArgument(f"--shares {text}: write one number a run, for example 1,0.5,1.") from None
 
 
 def _listed(weights: tuple[float, ...]) -> str:

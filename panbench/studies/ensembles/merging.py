@@ -38,7 +38,7 @@ def merge_outputs(
     if len({type(output) for output in outputs}) != 1 or not isinstance(outputs[0], (Candidates, Instances)):
         raise BadArgument(
             "Only answers of one kind can be averaged: masks of queries with masks of queries, or boxes with boxes. "
-            "`panbench ensemble --by votes` takes finished maps of any models instead."
+            "`panbench ensemble --way votes` takes finished maps of any models instead."
         )
     if len({output.frame.original for output in outputs}) != 1:
         raise BadArgument("Only answers to images of one size can be averaged.")

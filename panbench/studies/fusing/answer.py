@@ -15,6 +15,7 @@ from panbench.base.errors import BadRun
 from panbench.base.files import atomic_write
 from panbench.metrics.slices import ImageStatistics, pq_by
 from panbench.metrics.tuning import Tuned
+from panbench.panoptic.parts import readable
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question
 from panbench.runs import ORACLE, Run
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ORACLE_LOSS",
+    "ORACLE_STEPS",
+    "ORACLE_VERSION",
     "heat_map",
     "oracle_grid",
     "oracle_record",
@@ -37,10 +40,12 @@ __all__ = [
 ORACLE_STEPS = {
     "rule": "the rule as it is",
     "labels": "… with the right category for each segment that fits",
-    "selection": "… with the masks that fit best",
+    "selection": "… with the right masks left out and taken in",
     "order": "… with overlaps decided by the truth",
-    "all": "… with all three: the masks cannot do better",
+    "all": "… with all three: the masks can do at least this",
 }
+ORACLE_VERSION = 2
+"""Of what the steps mean; oracles of another version are made again."""
 _SCORES = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
 
 Thresholds = Mapping[str, Mapping[str, Any]]
@@ -205,8 +210,8 @@ def write_oracle(run: Run, steps: Mapping[str, ImageStatistics]) -> Path:
 
 
 def _stands_for(run: Run) -> dict[str, Any]:
-    """What an oracle must share with the run that it is of."""
-    return {"run": run.info.id, "images": len(run.image_ids())}
+    """What an oracle must share with the run that it is of, and with this program."""
+    return {"run": run.info.id, "images": len(run.image_ids()), "version": ORACLE_VERSION}
 
 
 def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
@@ -216,7 +221,7 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
     path = run.path / ORACLE
     again = f"Make it again with `panbench fuse {run.path} --oracle`."
     try:
-        rows = pq.read_table(path)
+        rows = pq.read_table(readable(path))
         table = rows.to_pandas()
         stored = json.loads((rows.schema.metadata or {}).get(b"panbench", b"null"))
         steps = {
@@ -228,7 +233,7 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
     except (OSError, ValueError, KeyError) as problem:
         raise BadRun(f"{path} is damaged ({problem}). {again}") from None
     if stored != _stands_for(run) or not set(table["image_id"]) <= set(run.image_ids()):
-        raise BadRun(f"{path} is the oracle of another run, or of other images. {again}")
+        raise BadRun(f"{path} is the oracle of another run, of other images, or of an older panbench. {again}")
     return steps
 
 
@@ -245,10 +250,11 @@ def oracle_grid(steps: Mapping[str, ImageStatistics]) -> Grid:
     return Grid(
         ("Fusion", "PQ", "PQ_th", "PQ_st", "gain"),
         tuple(rows),
-        title="What fusion costs at most",
+        title="What fusion costs at least",
         notes=(
-            f"Of the {100 * (1 - rule):.2f} points of PQ that are lost, {100 * kept:.2f} are lost by scores and fusion "
-            f"(the masks were there) and {100 * lost:.2f} because no mask fits.",
+            f"Of the {100 * (1 - rule):.2f} points of PQ that are lost, at least {100 * kept:.2f} are lost by scores "
+            f"and fusion (the masks were there) and at most {100 * lost:.2f} because no mask fits: the last line is a "
+            "map that could have been made of these masks, not the best one.",
         ),
     )
 

@@ -42,7 +42,7 @@ def fuse(
         str | None, option("A grid of thresholds, first:last:step each.", metavar="NAME:KEY=A:B:STEP,…")
     ] = None,
     oracle: Annotated[
-        bool, flag("--oracle", "Store in the run what fusion costs at most; `panbench errors` shows it.")
+        bool, flag("--oracle", "Store in the run what fusion costs at least; `panbench errors` shows it.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -51,7 +51,7 @@ def fuse(
     save_predictions: Annotated[bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.")] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace what is already in the folder.")] = False,
     resume: Annotated[bool, flag("--resume", "Go on with interrupted runs; sweeps and oracles always do.")] = False,
-    seed: Annotated[int, option("Which halves a sweep chooses and reports on.", metavar="N")] = 0,
+    halves: Annotated[int, option("Which halves a sweep chooses and reports on.", metavar="N")] = 0,
     yes: Annotated[bool, flag("--yes", "Also sweep more than 10,000 points.")] = False,
 ) -> None:
     """Merge masks and scores into panoptic maps again, by the rule of any paper and without the network."""
@@ -74,7 +74,7 @@ def fuse(
         _ask_oracle(run)
     elif sweep is not None:
         assert out is not None
-        _sweep(run, sweep, out, seed, overwrite, yes)
+        _sweep(run, sweep, out, halves, overwrite, yes)
     else:
         assert out is not None
         assert rule is not None
@@ -155,7 +155,7 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
 
 def _ask_oracle(path: Path) -> None:
     from panbench.runs import ORACLE_BLOCKS, load_run
-    from panbench.studies.fusing.answer import oracle_grid, write_oracle
+    from panbench.studies.fusing.answer import ORACLE_VERSION, oracle_grid, write_oracle
 
     loaded = load_run(path)
     _refuse_mapped(loaded)
@@ -165,14 +165,17 @@ def _ask_oracle(path: Path) -> None:
         from panbench.evaluation.rule_statistics import Kept
         from panbench.evaluation.stored_runs import StoredModel, dataset_of
         from panbench.models.predict import category_ids
+        from panbench.studies.fusing.runs import other_rules
         from panbench.studies.fusing.sweeps import oracle_statistics
 
         model = StoredModel(loaded)
         dataset = dataset_of(loaded, model.stored.image_ids)
         ids = category_ids(model, dataset.categories)
-        kept = Kept(path / ORACLE_BLOCKS, f"oracle of {loaded.info.id}")
+        others = other_rules(model)
+        of = f"oracle {ORACLE_VERSION} of {loaded.info.id} with {', '.join(map(str, others))}"
+        kept = Kept(path / ORACLE_BLOCKS, of)
         steps = oracle_statistics(
-            model.stored, dataset.scenes, dataset.categories, ids, model.paper, kept=kept, reporter=bars
+            model.stored, dataset.scenes, dataset.categories, ids, model.paper, others=others, kept=kept, reporter=bars
         )
     written = write_oracle(loaded, steps)
     kept.clear()

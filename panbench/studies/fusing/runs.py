@@ -1,5 +1,6 @@
 """Fuses again what `eval --keep-candidates` kept: other rules and thresholds, without the network."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,13 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
-from panbench.models.rules import Rule
+from panbench.models.rules import RULES, Rule
 from panbench.runs import Run
 
-__all__ = ["folder_of_rule", "fuse_run"]
+__all__ = ["folder_of_rule", "fuse_run", "other_rules"]
+
+_NO_OTHERS = ("oneformer", "eomt", "transformers")
+"""Two that decide as mask2former does, and one under which two segments can share an id."""
 
 
 def folder_of_rule(out: Path, rule: Rule, several: bool) -> Path:
@@ -42,3 +46,15 @@ def fuse_run(
     return [
         evaluate(model, dataset, folder_of_rule(out, model.rule, len(rules) > 1), options, reporter) for model in models
     ]
+
+
+def other_rules(model: StoredModel) -> list[Rule]:
+    """The rules, by their own thresholds, that fit what was kept of a network, without the run's own."""
+    found = []
+    for name, kind in RULES.items():
+        rule = kind()
+        with contextlib.suppress(BadArgument):
+            model.check(rule)
+            if name not in _NO_OTHERS and rule != model.paper:
+                found.append(rule)
+    return found

@@ -13,7 +13,7 @@ __all__ = ["fusion_section"]
 
 
 def fusion_section(members: Sequence[Compared]) -> Section:
-    """What the fusion rule costs at most, of runs whose oracle was stored."""
+    """What the fusion rule costs at least, of runs whose oracle was stored."""
     title, rows, bars, lacking = "What fusion costs", [], [], []
     for index, member in enumerate(members):
         try:
@@ -34,25 +34,27 @@ def fusion_section(members: Sequence[Compared]) -> Section:
     how = "`panbench eval … --keep-candidates` stores what left the network, then `panbench fuse RUN --oracle`."
     if not rows:
         return Section(title, missing=f"the share of the fusion rule in what is lost: {how}")
-    heads = ("Model", "the rule", "right categories", "best masks", "overlaps by the truth", "all three")
+    heads = ("Model", "the rule", "right categories", "right selection", "overlaps by the truth", "all three")
     notes = [tag("p", f"Without an oracle: {', '.join(lacking)}. ", prose(how), class_="note")] if lacking else []
     intro = (
-        "PQ of the rule, and had it known the truth: the right category of each mask that fits, the masks that fit "
-        "best, overlaps decided by the truth. What all three cannot win, no mask fits."
+        "PQ of the rule, and had it known the truth: the right category of each segment that fits, which segments to "
+        "leave out and which masks to take for what it missed, how overlaps are decided. All three are what these "
+        "masks can do at least: a map that was made, not the best one. So scores and fusion lose at least as much as "
+        "shown, and at most the rest is lost because no mask fits."
     )
     table = table_of_models("PQ of the oracle", heads, rows)
     return Section(title, intro, (tag("div", *bars, class_="shares"), table, *notes))
 
 
 def _bar(member: Compared, index: int, rule: float, best: float) -> Html:
-    """PQ, what scores and fusion lose, and what no mask fits, as parts of 100."""
+    """PQ, the least that scores and fusion lose, and the most for which no mask fits, as parts of 100."""
     parts = (("found", 0.0, rule), ("lost", rule, best - rule), ("rest", best, 1 - best))
     drawn = [
         tag("rect", x=f"{100 * start:.2f}%", y=0, width=f"{100 * max(size, 0):.2f}%", height=20, class_=kind)
         for kind, start, size in parts
     ]
-    words = f"PQ {percent(rule, 1)}; {percent(best - rule, 1)} lost by scores and fusion, "
-    words += f"{percent(1 - best, 1)} because no mask fits"
+    words = f"PQ {percent(rule, 1)}; at least {percent(best - rule, 1)} lost by scores and fusion, "
+    words += f"at most {percent(1 - best, 1)} because no mask fits"
     named = f"{member.label}: {words}"
     bar = tag("svg", *drawn, class_="share", width="100%", height=20, role="img", aria_label=named)
     return tag("div", tag("p", marker(index), named), bar)

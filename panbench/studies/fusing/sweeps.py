@@ -75,19 +75,22 @@ def oracle_statistics(
     category_ids: CategoryIds,
     rule: Rule,
     *,
+    others: Sequence[Rule] = (),
     workers: int | None = None,
     kept: Kept | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, ImageStatistics]:
-    """The statistics of the rule ("rule") and of each step of its oracle (models.oracle.STEPS)."""
-    isthing = {category.id: category.isthing for category in categories}
+    """The statistics of the rule ("rule") and of each step of its oracle (`oracle.STEPS`).
+
+    others: rules that fit what is stored, whose segments the oracle may use as well
+    """
 
     def tables(scene: Scene) -> list[tuple[str, OverlapTable]]:
         output, truth = stored.read(scene.image.id), truth_of(scene)
         gt_ids, gt_segments = truth
         with torch.inference_mode():
-            fused = rule.settle(rule.fuse(dataclasses.replace(output)).to_host())
-        maps = oracle_maps(output, fused, category_ids, gt_ids, gt_segments, isthing, scene.image.id, rule)
+            fused, *further = [one.settle(one.fuse(dataclasses.replace(output)).to_host()) for one in (rule, *others)]
+        maps = oracle_maps(output, fused, category_ids, gt_ids, gt_segments, scene.image.id, further)
         return [
             ("rule", map_table(scene, truth, fused, category_ids)),
             *(

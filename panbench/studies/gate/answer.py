@@ -231,7 +231,7 @@ def gate(
         raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
     name, _, suffix = metric.partition("_")
     if suffix and (by or slices):
-        raise BadArgument(f"Slices have PQ, SQ and RQ of all their categories, not {metric}. Give --metric {name}.")
+        raise BadArgument(f"Slices have PQ, SQ and RQ of all their categories, not {metric}. Give --metrics {name}.")
     try:
         shared = comparable_images([run, baseline], common_images=common_images)
     except BadRun as problem:

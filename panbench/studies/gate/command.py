@@ -39,7 +39,7 @@ def gate(
     run: Annotated[Path, typer.Argument(help="The run to be judged.")],
     baseline: Annotated[Path, option("The run that it must not fall behind.", None, "RUN")],
     max_drop: Annotated[float, option("Points that may be lost.", None, "POINTS")] = 0.0,
-    metric: Annotated[Metric, option("What must not drop.", None)] = Metric.PQ,
+    metrics: Annotated[Metric, option("What must not drop.", None)] = Metric.PQ,
     by: Annotated[
         str | None, option("Also in each slice by size, share, segments or supercategory.", None, "WHAT")
     ] = None,
@@ -65,7 +65,7 @@ def gate(
     check_whole(sides, common_images)  # before files of slices are read
     result = judge(
         *sides,
-        metric=metric.value,
+        metric=metrics.value,
         max_drop=max_drop,
         by=by,
         slices=slices_for(slices, sides),

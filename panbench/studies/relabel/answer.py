@@ -5,7 +5,6 @@ suspect because several models agree on something else.
 """
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from panbench.metrics.uncertainty import FEWEST_IMAGES, intervals
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_id_png
 from panbench.panoptic.types import GROUPS, Annotation, Category, PanopticPrediction, PanopticSet
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
+from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import find_runs
 from panbench.runs import Run
 from panbench.studies.relabel.crossed import Crossed, cross
@@ -108,14 +108,14 @@ class Relabelling:
             "images_left_out": self.left_out,
             "level": self.changes.level,
             "resamples": self.changes.resamples,
-            "runs": _records(self.changes.runs),
-            "pairs": _records(self.changes.pairs),
+            "runs": as_records(self.changes.runs),
+            "pairs": as_records(self.changes.pairs),
             "ceiling": {
-                f"{SIDES[1 - side]} against {SIDES[side]}": _records(self._ceiling_rows(side)) for side in (0, 1)
+                f"{SIDES[1 - side]} against {SIDES[side]}": as_records(self._ceiling_rows(side)) for side in (0, 1)
             },
             "kinds": {kind.name: kind.description for kind in KINDS},
             "suspects": {
-                name: _records(self._named(side)) for name, side in zip(SIDES, (0, 1), strict=True)
+                name: as_records(self._named(side)) for name, side in zip(SIDES, (0, 1), strict=True)
             },
         }  # fmt: skip
 
@@ -397,10 +397,6 @@ def _rank(rank: float, low: float, high: float) -> str:
     if rank != rank:
         return ABSENT
     return f"{rank:.0f}" if low == high else f"{rank:.0f} ({low:.0f}–{high:.0f})"
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return json.loads(table.to_json(orient="records", double_precision=15)) if len(table) else []
 
 
 def read_truth(path: Path, folder: Path | None = None) -> PanopticSet:

@@ -6,7 +6,7 @@ from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import named, prose, table_of_models, tag
+from panbench.report.pages.page.elements import named, prose, shortened, table_of_models, tag
 from panbench.report.pages.page.section import Curves, Section
 from panbench.studies.robustness.answer import robustness, robustness_curves
 from panbench.studies.robustness.corruptions import corrupted_runs
@@ -39,9 +39,7 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
                 f"{member.label}\nseverity {int(row.severity)}{'' if row.severity else ', clean'}\n"
                 f"PQ {percent(row.PQ, 1)} (95 % interval {percent(row.low, 1)} – {percent(row.high, 1)})"
             )
-            points.append(
-                ([row.severity / 5, *(round(float(value), 4) for value in (row.PQ, row.low, row.high))], words)
-            )
+            points.append(([row.severity / 5, *shortened((row.PQ, row.low, row.high))], words))
         if points:
             series.append((index, points))
         mean, relative = found.mPC, found.rPC

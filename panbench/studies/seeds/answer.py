@@ -32,6 +32,7 @@ from panbench.report.answers.grid import (
     signed,
 )
 from panbench.report.answers.patterns import folders_named
+from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import arithmetic, comparable_images, without_mixed
 from panbench.runs import Run, load_run, looks_like_run
 from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
@@ -224,8 +225,8 @@ class SeedStanding:
             "detect": self.found.detect,
             "power": POWER,
             "runs": {name: list(members) for name, members in self.runs.items()},
-            "models": json.loads(self.found.models.to_json(orient="records", double_precision=15)),
-            "differences": json.loads(self.found.differences.to_json(orient="records", double_precision=15)),
+            "models": as_records(self.found.models),
+            "differences": as_records(self.found.differences),
             "sentences": self.sentences,
         }
 

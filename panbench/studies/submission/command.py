@@ -19,7 +19,7 @@ def submit(
     out: Annotated[Path, typer.Option(help="The zip, or a folder for it.")],
     testset: Annotated[str, typer.Option(help="test-dev2017 or val2017.")] = "test-dev2017",
     algorithm: Annotated[str | None, typer.Option(help="The name on the leaderboard. Default: the model's.")] = None,
-    images: Annotated[Path | None, typer.Option(help="The list of the test set's images. Default: COCO's.")] = None,
+    image_list: Annotated[Path | None, typer.Option(help="The list of the test set's images. Default: COCO's.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a zip that already exists.")] = False,
 ) -> None:
     """Pack a run's predictions as COCO's evaluation server takes them, checked before anything is written."""
@@ -31,7 +31,7 @@ def submit(
             out,
             testset=testset,
             algorithm=algorithm,
-            images=images,
+            images=image_list,
             overwrite=overwrite,
             progress=counter(bars, "Checking"),
         )

@@ -112,7 +112,7 @@ def _default_images(testset: str) -> Path:
         split = "test-dev" if testset == "test-dev2017" else "val"
         raise BadDataset(
             f"{path}, the list of the test set's images, was not found. Fetch it with "
-            f"`panbench data coco --split {split} --limit 1`, or name it with --images."
+            f"`panbench data coco --split {split} --limit 1`, or name it with --image-list."
         )
     return path
 

@@ -57,8 +57,9 @@ class UnfusedOptions(StudyOptions):
 
     def __post_init__(self) -> None:
         """Raises BadArgument for an unknown metric, and for a ground truth of AP where AP is not asked for."""
-        if self.ap_gt is not None and "ap" not in self.measured:
-            more = "Add --metrics pq,ap." if self.measured == ("pq",) else "Add ap to --metrics."
+        measured = self.measured
+        if self.ap_gt is not None and "ap" not in measured:
+            more = "Add --metrics pq,ap." if measured == ("pq",) else "Add ap to --metrics."
             raise BadArgument(f"--ap-gt is the ground truth of AP. {more}")
 
     @property

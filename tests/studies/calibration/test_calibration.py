@@ -8,8 +8,10 @@ from little_runs import scored
 from support import panbench
 
 from panbench.base.errors import BadRun
+from panbench.report.answers.views import compared
 from panbench.runs import load_run
-from panbench.studies.calibration.calibration import calibration, reliability
+from panbench.studies.calibration.calibration import _threshold, calibration, reliability
+from panbench.studies.calibration.section import calibration_section
 
 # In each image two persons and sky; p scores 0.95, q 0.65, the sky 0.85.
 SCORES = {"p": 0.95, "q": 0.65, "s": 0.85}
@@ -63,6 +65,34 @@ def test_a_bin_has_its_wilson_interval_and_an_empty_one_nothing():
     assert row["precision_high"] == pytest.approx(0.7634, abs=1e-4)
     assert np.isnan(curve.iloc[0]["precision"])
     assert curve.iloc[9]["precision_high"] <= 1 + 1e-12
+
+
+def test_a_score_on_an_edge_falls_into_the_bin_above_it_also_as_stored():
+    # As float32, which parts hold, 0.7 and 0.9 are a little less than in float64; 0.3 and 0.6 a little more.
+    tenths = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+    stored = tenths.astype(np.float32).astype(np.float64)
+    for scores in (tenths, stored):
+        assert reliability(scores, np.ones(10, bool))["segments"].tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 1, 2]
+    below = np.nextafter(tenths.astype(np.float32), np.float32(0)).astype(np.float64)
+    assert reliability(below, np.ones(10, bool))["segments"].tolist() == [1] * 10
+
+
+@pytest.mark.parametrize(("right", "of", "target"), [(14, 25, 0.56), (7, 10, 0.7), (29, 50, 0.58), (9, 10, 0.9)])
+def test_a_target_that_is_met_exactly_is_met(right, of, target):
+    # 0.56 · 25 is a little more than 14 in binary.
+    hits = np.arange(of) < right
+    assert _threshold(np.full(of, 0.5), hits, target) == (0.5, 1.0)
+    assert np.isnan(_threshold(np.full(of, 0.5), hits, target + 1e-6)[0])
+
+
+def test_the_page_says_whose_scores_are_of_some_segments_only(folder, tmp_path):
+    gt = dict.fromkeys(range(1, 21), TRUE)
+    things = scored(tmp_path, "things", gt, list(gt.values()), scores={"p": 0.95, "q": 0.65})
+    members, _ = compared([things])
+    said = " ".join(calibration_section(members).content)
+    assert "Of some segments only: things (20 without, 40 with a score)" in said
+    members, _ = compared([load_run(folder / "half")])
+    assert "Of some segments only" not in " ".join(calibration_section(members).content)
 
 
 def test_predictions_that_void_or_crowds_excuse_are_not_judged(tmp_path):

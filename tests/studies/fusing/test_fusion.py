@@ -99,9 +99,10 @@ def test_an_oracle_is_stored_beside_the_parts_and_shown_by_errors(run):
     assert list(stored) == list(ORACLE_STEPS)
     findings = error_findings(load_run(run.path))
     assert findings.record["oracle"]["rule"]["PQ"] == run.summary()["All"]["PQ"]
-    assert any(grid.title == "What fusion costs at most" for grid in findings.grids)
+    assert any(grid.title == "What fusion costs at least" for grid in findings.grids)
     lost = 100 * (1 - run.summary()["All"]["PQ"])
-    assert f"Of the {lost:.2f} points" in oracle_grid(stored).notes[0]
+    assert f"Of the {lost:.2f} points of PQ that are lost, at least 0.00 are lost by" in oracle_grid(stored).notes[0]
+    assert f"and at most {lost:.2f} because no mask fits" in oracle_grid(stored).notes[0]
     assert not math.isnan(findings.record["oracle"]["all"]["PQ_th"])
 
 
@@ -121,3 +122,12 @@ def test_the_oracle_of_a_run_that_was_replaced_goes_with_it(run):
     (run.path / "oracle.parquet").write_bytes(stale)
     with pytest.raises(BadRun, match="of another run"):
         read_oracle(again)
+
+
+def test_the_oracle_of_an_older_panbench_is_refused(run, monkeypatch):
+    """Its steps meant something else."""
+    monkeypatch.setattr("panbench.studies.fusing.answer.ORACLE_VERSION", 1)
+    write_oracle(run, dict.fromkeys(ORACLE_STEPS, image_statistics(run.matched, run.categories)))
+    monkeypatch.undo()
+    with pytest.raises(BadRun, match=r"of an older panbench\. Make it again with `panbench fuse .* --oracle`"):
+        read_oracle(run)

@@ -129,7 +129,7 @@ def test_the_program_ends_with_the_exit_code_and_writes_what_ci_reads(runs, tmp_
     [
         (["--max-drop", "-1"], "--max-drop is -1"),
         (["--by", "colour"], "There is no slicing 'colour'"),
-        (["--by", "size", "--metric", "PQ_th"], "Give --metric PQ."),
+        (["--by", "size", "--metrics", "PQ_th"], "Give --metrics PQ."),
         (["--slices", "none.json"], "none.json cannot be read"),
     ],
 )

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from panbench.base.errors import BadArgument
+from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.report.answers.stored import DAMAGED, StoredRun, run_places, stored_run
 from panbench.report.pages.live.selection import Selection
 from panbench.runs import load_run
+from panbench.runs.layout import CANDIDATES, PREDICTIONS, written
 
-__all__ = ["Library", "Listed"]
+__all__ = ["Asked", "Library", "Listed"]
 
 KEPT = 4
-"""Selections whose tables stay in memory: going back to a comparison that was just seen takes no time."""
+"""Selections whose tables stay in memory: going back to a comparison that was just seen takes no time. More would not
+be bounded by what a machine has: of a million images one takes gigabytes."""
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -28,6 +30,19 @@ class Listed:
     name: str
     run: StoredRun
     fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Some runs as their files are: two equal ones have the same comparison. A run that goes on is another one."""
+
+    common_images: bool
+    runs: tuple[tuple[str, Stamp], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The runs' names, sorted."""
+        return tuple(name for name, _ in self.runs)
 
 
 class Library:
@@ -51,7 +66,7 @@ class Library:
         self._moved = {"images": images, "gt": gt, "gt_dir": gt_dir}
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[Stamp, Listed]] = {}
-        self._selections: OrderedDict[tuple[bool, tuple[tuple[str, Stamp], ...]], Selection] = OrderedDict()
+        self._selections: OrderedDict[Asked, Selection] = OrderedDict()
 
     def runs(self) -> list[Listed]:
         """The runs, oldest first; those that cannot be read say why."""
@@ -60,29 +75,63 @@ class Library:
             for name, path in places.items():
                 stamp = _stamp(path)
                 if name not in self._listed or self._listed[name][0] != stamp:
-                    self._listed[name] = stamp, _listed(name, path)
+                    self._listed[name] = stamp, _listed(name, path, self._leading_out(path))
             found = [self._listed[name][1] for name in places]
         return sorted(found, key=lambda listed: (listed.run.started or "", listed.name))
 
-    def selection(self, names: Sequence[str], *, common_images: bool = False, reporter: Reporter = SILENT) -> Selection:
-        """The runs of these names, compared. Raises BadArgument for a name that is not listed, BadRun as `compared`."""
+    def asked(self, names: Sequence[str], *, common_images: bool = False) -> Asked:
+        """A comparison of the runs of these names as their files are now, whatever their order.
+
+        Raises BadArgument for a name that is not listed, BadRun for a run that leads out of the folder.
+        """
         places = self._places()
         for name in names:
             if name not in places:
                 raise BadArgument(f"There is no run {name!r} in {self.folder}.")
+            if (link := self._leading_out(places[name])) is not None:
+                raise BadRun(f"{name}: {_not_served(link)}")
         if not names:
             raise BadArgument("No run is chosen.")
-        # A comparison is kept under what its runs' files were: a run that goes on is read again.
-        key = common_images, tuple((name, _stamp(places[name])) for name in dict.fromkeys(names))
+        return Asked(common_images, tuple((name, _stamp(places[name])) for name in sorted(set(names))))
+
+    def kept(self, asked: Asked) -> Selection | None:
+        """The comparison if it was made a short while ago."""
         with self._lock:
-            if key not in self._selections:
-                runs = [load_run(places[name]) for name in dict.fromkeys(names)]
-                made = Selection(runs, common_images=common_images, reporter=reporter, **self._moved)
-                self._selections[key] = made
-                while len(self._selections) > KEPT:
-                    self._selections.popitem(last=False)
-            self._selections.move_to_end(key)
-            return self._selections[key]
+            found = self._selections.get(asked)
+            if found is not None:
+                self._selections.move_to_end(asked)
+            return found
+
+    def compare(self, asked: Asked, reporter: Reporter = SILENT) -> Selection:
+        """Makes the comparison, without holding up others. Raises BadRun as `compared`."""
+        places = self._places()
+        gone = [name for name in asked.names if name not in places]
+        if gone:
+            raise BadArgument(f"There is no run {gone[0]!r} in {self.folder} any more.")
+        runs = []
+        for name in asked.names:
+            reporter.status(f"Reading {name}")
+            runs.append(load_run(places[name]))
+        made = Selection(runs, common_images=asked.common_images, root=self.folder, reporter=reporter, **self._moved)
+        with self._lock:
+            self._selections[asked] = made
+            self._selections.move_to_end(asked)
+            while len(self._selections) > KEPT:
+                self._selections.popitem(last=False)
+        return made
+
+    def selection(self, names: Sequence[str], *, common_images: bool = False, reporter: Reporter = SILENT) -> Selection:
+        """The runs of these names, compared. Raises as `asked` and `compare`."""
+        asked = self.asked(names, common_images=common_images)
+        return self.kept(asked) or self.compare(asked, reporter)
+
+    def _leading_out(self, run: Path) -> Path | None:
+        """A file or folder of a run that is a link to something outside of the served folder."""
+        root = self.folder.resolve()
+        own = [run / name for name in written()]
+        # A picture is looked at when it is asked for: there may be a million.
+        own += [file for folder in own if folder.name not in (PREDICTIONS, CANDIDATES) for file in folder.glob("*")]
+        return next((path for path in own if path.is_symlink() and not path.resolve().is_relative_to(root)), None)
 
     def _places(self) -> dict[str, Path]:
         """Each run's folder by its name. What a link leads to outside of the folder is not served."""
@@ -96,7 +145,13 @@ class Library:
         }
 
 
-def _listed(name: str, path: Path) -> Listed:
+def _not_served(link: Path) -> str:
+    return f"{link.name} is a link that leads out of the folder, so the run is not served."
+
+
+def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
+    if leading_out is not None:
+        return Listed(name, StoredRun(name, status=DAMAGED, problem=_not_served(leading_out)), None)
     run = stored_run(path)
     fingerprint = None if run.status == DAMAGED else load_run(path).info.dataset.fingerprint
     return Listed(name, replace(run, path=name), fingerprint)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from panbench.base.errors import BadArgument, BadDataset, PanbenchError
+from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import SLICINGS, image_statistics
@@ -93,41 +93,56 @@ class Selection:
         images: Path | None = None,
         gt: Path | None = None,
         gt_dir: Path | None = None,
+        root: Path | None = None,
         reporter: Reporter = SILENT,
     ) -> None:
+        """root: no picture of a run is read through a link that leads out of this folder"""
         reporter.status("Comparing runs")
-        self.members, self.standing = views.compared(views.best_first(runs), common_images=common_images)
+        self.members, self.standing = views.compared(
+            views.best_first(runs), common_images=common_images, reporter=reporter
+        )
+        reporter.status("Looking at single images")
         self.per_image = views.per_image(self.members)
         pq = self.per_image.pivot(index="image_id", columns="run", values="PQ")
         self._pq = pq[[member.label for member in self.members]]
         self._examples = Examples(self.members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
         # One image is read at a time: files on disk and tables that are made when first asked for.
         self._lock = threading.Lock()
+        self._root = None if root is None else root.resolve()
+        self._page: tuple[str, str, str] | None = None
 
     @property
     def image_ids(self) -> tuple[int, ...]:
         """All images, in ascending order."""
         return tuple(int(image) for image in self._pq.index)
 
-    def page(self, api: str, home: str) -> str:
+    def page(self, api: str, home: str, reporter: Reporter = SILENT) -> str:
         """The report's HTML, whose examples are asked for at the address `api`; `home` leads to the list of runs."""
         with self._lock:
-            kinds = find_leads(self.members, self.per_image)
-            causes = set(self._segments["cause"])
-            live = {
-                "api": api,
-                "home": home,
-                "pictures": [source is not None for source in self._examples.sources],
-                "causes": [cause.name for cause in CAUSES if cause.name in causes],
-                "categories": sorted(set(self._segments["category"].tolist())),
-                "slices": [
-                    [f"{name}:{title}", f"{SLICINGS[name].title}: {title}"]
-                    for name, statistics in self._slices.items()
-                    for title in statistics
-                ],
-                "orders": [[key, title] for key, title in ORDERS.items() if key != "differ" or len(self.members) > 1],
-            }
-            return live_page(self.members, self.standing, self.per_image, kinds, live, self._examples.missing)
+            if self._page is None or self._page[:2] != (api, home):
+                self._page = api, home, self._made_page(api, home, reporter)
+            return self._page[2]
+
+    def _made_page(self, api: str, home: str, reporter: Reporter) -> str:
+        reporter.status("Looking for images that are worth a look")
+        kinds = find_leads(self.members, self.per_image)
+        reporter.status("Naming causes and slices")
+        causes = set(self._segments["cause"])
+        live = {
+            "api": api,
+            "home": home,
+            "pictures": [source is not None for source in self._examples.sources],
+            "causes": [cause.name for cause in CAUSES if cause.name in causes],
+            "categories": sorted(set(self._segments["category"].tolist())),
+            "slices": [
+                [f"{name}:{title}", f"{SLICINGS[name].title}: {title}"]
+                for name, statistics in self._slices.items()
+                for title in statistics
+            ],
+            "orders": [[key, title] for key, title in ORDERS.items() if key != "differ" or len(self.members) > 1],
+        }
+        reporter.status("Writing the page")
+        return live_page(self.members, self.standing, self.per_image, kinds, live, self._examples.missing)
 
     def find(self, query: Query) -> list[int]:
         """All images that a query asks for, in its order. Raises BadArgument for what these runs lack."""
@@ -146,12 +161,13 @@ class Selection:
             pq = pq.loc[mean.index]
         return [int(image) for image in pq.index]
 
-    def answer(self, query: Query) -> dict[str, Any]:
+    def answer(self, query: Query, reporter: Reporter = SILENT) -> dict[str, Any]:
         """A page of what a query finds: total, images (ids), examples (records of the page's gallery), faults."""
         found = self.find(query)
         shown = found[query.offset : query.offset + query.limit]
         examples, faults = [], []
-        for image in shown:
+        for number, image in enumerate(shown):
+            reporter.progress("Examples", number, len(shown))
             try:
                 examples.append(self.example(image))
             except PanbenchError as problem:
@@ -165,7 +181,20 @@ class Selection:
         with self._lock:
             if not any(self._examples.sources):
                 raise BadDataset(" ".join(self._examples.missing))
+            self._refuse_links(image_id)
             return self._examples.example(image_id, (), *PHOTO_SIZES[0])
+
+    def _refuse_links(self, image_id: int) -> None:
+        """Raises BadRun for a PNG in a run's own folder that is a link to something outside of `root`."""
+        for source in filter(None, self._examples.sources):
+            path = source.png_path(image_id, self._examples.pictures)
+            home = source.run.path
+            if self._root is None or home is None or not path.is_relative_to(home):
+                continue  # predictions that were scored where they are
+            if not path.resolve().is_relative_to(self._root):
+                raise BadRun(
+                    f"{source.run.name}: {path.name} is a link that leads out of the folder and is not served."
+                )
 
     def _wanted(self, query: Query) -> list[Any]:
         """For each condition of a query the images that meet it."""

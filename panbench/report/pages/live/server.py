@@ -6,17 +6,18 @@
 /api/example?run=NAME…&image=   one example, JSON
 
 It only answers requests that name this machine as their host, so that no page of the web can ask through the browser
-(DNS rebinding), only reads, and knows runs by the names that it lists: no address names a path.
+(DNS rebinding), only reads, and knows runs by the names that it lists: no address names a path. Equal requests share
+one computation, a client that leaves gives its share up, and where too many wait the answer is 503 (`sharing`).
 """
 
+import asyncio
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
@@ -26,70 +27,156 @@ from starlette.routing import Route
 from panbench import __version__
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.report.answers.grid import percent
-from panbench.report.pages.live.library import Library, Listed
+from panbench.report.pages.live.access import TokenRequired
+from panbench.report.pages.live.library import Asked, Library, Listed
 from panbench.report.pages.live.selection import Query, Selection
+from panbench.report.pages.live.sharing import Busy, Shared
 from panbench.report.pages.page.document import page_style, policy_of
 from panbench.report.pages.page.elements import Html, scrolling, tag
 
 __all__ = ["HOSTS", "application"]
 
 HOSTS = ("127.0.0.1", "localhost")
+
+MOST_COMPARISONS = 8
+"""Comparisons that may wait for the one that is made; beyond it the server answers 503."""
+
+MOST_WAITING = 64
+"""Smaller questions that may wait."""
+
+CLIENT_LEFT = 499
+"""What servers log for a client that closed its connection; nobody gets it."""
+
 _THEME = (
     "document.documentElement.dataset.theme = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';"
 )
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
-def application(library: Library) -> Starlette:
-    """The application that serves the runs of a library."""
+class _Desk:
+    """What the endpoints ask for, each kind of work in threads of its own, so that none waits behind a slower kind."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._looking = Shared(threads=1, most=MOST_WAITING)
+        self._comparing = Shared(threads=1, most=MOST_COMPARISONS)
+        self._answering = Shared(threads=1, most=MOST_WAITING)
+
+    async def index(self) -> bytes:
+        return await self._looking.result("index", lambda stop: _index(self._library).encode())
+
+    async def page(self, names: Sequence[str], common_images: bool) -> bytes:
+        asked, selection = await self._selection(names, common_images)
+        api = urlencode([("run", name) for name in asked.names] + ([("common", "1")] if common_images else []))
+        return await self._comparing.result(
+            ("page", asked, api), lambda stop: selection.page(api, "/", reporter=stop).encode()
+        )
+
+    async def answer(self, names: Sequence[str], common_images: bool, query: Query) -> bytes:
+        asked, selection = await self._selection(names, common_images)
+        return await self._answering.result(
+            ("find", asked, query), lambda stop: _json(selection.answer(query, reporter=stop))
+        )
+
+    async def example(self, names: Sequence[str], common_images: bool, image_id: int) -> bytes:
+        asked, selection = await self._selection(names, common_images)
+        return await self._answering.result(
+            ("example", asked, image_id), lambda stop: _json(selection.example(image_id))
+        )
+
+    async def _selection(self, names: Sequence[str], common_images: bool) -> tuple[Asked, Selection]:
+        library = self._library
+        asked = await self._looking.result(
+            ("asked", tuple(names), common_images), lambda stop: library.asked(names, common_images=common_images)
+        )
+        kept = library.kept(asked)
+        if kept is not None:
+            return asked, kept
+        return asked, await self._comparing.result(("compare", asked), lambda stop: library.compare(asked, stop))
+
+
+def application(library: Library, token: str | None = None) -> Starlette:
+    """The application that serves the runs of a library.
+
+    token: what a browser has to show (see `access`); None lets every user of this machine in
+    """
+    desk = _Desk(library)
 
     async def index(request: Request) -> Response:
-        return _html(await run_in_threadpool(_index, library))
+        return await _unless_left(request, desk.index(), "text/html")
 
     async def compare(request: Request) -> Response:
-        names, common = _asked_for(request)
+        return await _unless_left(request, desk.page(*_asked_for(request)), "text/html")
 
-        def page() -> str:
-            api = urlencode([("run", name) for name in names] + ([("common", "1")] if common else []))
-            return library.selection(names, common_images=common).page(api, "/")
+    async def find(request: Request) -> Response:
+        query = Query.read(request.query_params)
+        return await _unless_left(request, desk.answer(*_asked_for(request), query), "application/json")
 
-        return _html(await run_in_threadpool(page))
+    async def example(request: Request) -> Response:
+        image_id = _image(request)
+        return await _unless_left(request, desk.example(*_asked_for(request), image_id), "application/json")
 
-    def answering(answer: Callable[[Selection, Request], Any]) -> Callable[[Request], Any]:
-        async def endpoint(request: Request) -> Response:
-            names, common = _asked_for(request)
-
-            def work() -> str:
-                found = answer(library.selection(names, common_images=common), request)
-                return json.dumps(found, allow_nan=False, separators=(",", ":"))
-
-            return Response(await run_in_threadpool(work), media_type="application/json", headers=_HEADERS)
-
-        return endpoint
-
-    def refused(request: Request, problem: Exception) -> Response:
-        sentence = str(problem)
-        if request.url.path.startswith("/api/"):
-            return JSONResponse({"error": sentence}, 400, _HEADERS)
-        return _html(_page("Not shown", tag("p", sentence, class_="warning"), _back()), 400)
-
-    def absent(request: Request, problem: Exception) -> Response:
-        status = getattr(problem, "status_code", 404)
-        words = "There is no such page." if status == 404 else "This server only answers to GET."
-        return _html(_page("Not shown", tag("p", words), _back()), status)
-
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)]
+    if token is not None:
+        middleware.append(Middleware(TokenRequired, token=token))
     return Starlette(
         routes=[
             Route("/", index),
             Route("/compare", compare),
-            Route(
-                "/api/find", answering(lambda selection, request: selection.answer(Query.read(request.query_params)))
-            ),
-            Route("/api/example", answering(lambda selection, request: selection.example(_image(request)))),
+            Route("/api/find", find),
+            Route("/api/example", example),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)],
-        exception_handlers={PanbenchError: refused, 404: absent, 405: absent},
+        middleware=middleware,
+        exception_handlers={PanbenchError: _refused, Busy: _busy, 404: _absent, 405: _absent},
     )
+
+
+async def _unless_left(request: Request, work: Coroutine[Any, Any, bytes], media_type: str) -> Response:
+    """The answer; when the client goes away before, the work is given up."""
+    answering = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            return Response(status_code=CLIENT_LEFT)
+        return Response(answering.result(), media_type=media_type, headers=_HEADERS)
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client closes its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _refused(request: Request, problem: Exception) -> Response:
+    return _problem(request, str(problem), 400)
+
+
+def _busy(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Busy)
+    answer = _problem(request, str(problem), 503)
+    answer.headers["Retry-After"] = str(problem.seconds)
+    return answer
+
+
+def _problem(request: Request, sentence: str, status: int) -> Response:
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"error": sentence}, status, _HEADERS)
+    return _html(_page("Not shown", tag("p", sentence, class_="warning"), _back()), status)
+
+
+def _absent(request: Request, problem: Exception) -> Response:
+    status = getattr(problem, "status_code", 404)
+    words = "There is no such page." if status == 404 else "This server only answers to GET."
+    return _html(_page("Not shown", tag("p", words), _back()), status)
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _asked_for(request: Request) -> tuple[list[str], bool]:

@@ -1,7 +1,7 @@
 """Elements of the page as text. Whatever is not `Html` already is escaped: names come from anywhere."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "prose",
     "scrolling",
     "section",
+    "shortened",
     "table_of_models",
     "tag",
 ]
@@ -100,3 +101,21 @@ def table_of_models(label: str, heads: Sequence[str], rows: Sequence[Sequence[st
 
 def _escaped(child: str | None) -> str:
     return "" if child is None else str(child) if isinstance(child, Html) else html.escape(str(child))
+
+
+def shortened(values: Iterable[float]) -> list[float]:
+    """Each fraction with as few digits, from four on, as show the same percent with none to two decimals.
+
+    The scripts round once more: 0.80949 as 0.8095 would read 81.0 in a chart and 80.9 in a sentence.
+    """
+    exact = [float(value) for value in values]
+    return [next(short for short in _shorter(value) if _reads(short) == _reads(value)) for value in exact]
+
+
+def _shorter(value: float) -> Iterator[float]:
+    yield from (round(value, digits) for digits in (4, 6, 8, 10, 12))
+    yield value
+
+
+def _reads(value: float) -> list[str]:
+    return [f"{100 * value:.{digits}f}" for digits in range(3)]

@@ -13,13 +13,14 @@ from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import model_key, styles_of
+from panbench.report.pages.page.elements import shortened
 from panbench.report.pages.page.leads import MOST_CONFUSED, confused_pairs, pairs_listed
 
 __all__ = ["chart_numbers", "pair_tests"]
 
 
 def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd.DataFrame) -> dict[str, Any]:
-    """The numbers that the scripts draw: fractions to four digits, null where there is none."""
+    """The numbers that the scripts draw: fractions that read as the unrounded ones do, null where there is none."""
     categories = members[0].categories
     position = {category.name: index for index, category in enumerate(categories)}
     by_run = [member.label for member in members]
@@ -146,4 +147,4 @@ def _objects(members: Sequence[Compared], objects: pd.DataFrame, position: Mappi
 
 
 def _numbers(values: Any) -> list[float | None]:
-    return [None if value is None or not math.isfinite(value) else round(float(value), 4) for value in values]
+    return [None if value is None or not math.isfinite(value) else shortened((value,))[0] for value in values]

@@ -8,7 +8,7 @@ from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.uncertainty import Comparison, compare
 from panbench.report.answers.grid import ABSENT, percent, signed
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import Html, head, named, number, scrolling, tag
+from panbench.report.pages.page.elements import Html, head, named, number, scrolling, shortened, tag
 from panbench.report.pages.page.section import Section
 
 __all__ = ["own_section"]
@@ -34,7 +34,7 @@ def own_section(members: Sequence[Compared], slices: Sequence[ImageSlices]) -> S
                 "key": f"own-{own.name}",
                 "title": own.name,
                 "names": list(own.images),
-                "PQ": [[None if value != value else round(float(value), 4) for value in one["PQ"]] for one in tables],
+                "PQ": [[None if value != value else shortened((value,))[0] for value in one["PQ"]] for one in tables],
                 "truths": (tables[0]["TP"] + tables[0]["FN"]).tolist(),
             }
         )

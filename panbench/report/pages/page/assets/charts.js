@@ -212,13 +212,15 @@ function causeChart(container) {
 function causeTable(container, open) {
   const { names, meanings, lost, gain, counts } = data.causes;
   const several = data.models.length > 1;
-  const order = names.map((_, cause) => cause).filter((cause) => counts.some((of) => of[cause].some((number) => number > 0)))
+  // A cause can take PQ without an error of its own: masks that are inexact once a wrong category is mended.
+  const takes = (cause) => counts.some((of) => of[cause].some((number) => number > 0)) || lost.some((of) => of[cause] > 0);
+  const order = names.map((_, cause) => cause).filter(takes)
     .sort((x, y) => average(lost.map((of) => of[y] ?? 0)) - average(lost.map((of) => of[x] ?? 0)));
-  const unused = names.filter((_, cause) => counts.every((of) => of[cause].every((number) => number === 0)));
+  const unused = names.filter((_, cause) => !takes(cause));
   const place = el("div");
   const cell = (model, cause) => {
     const [FP, FN, TP] = counts[model][cause];
-    const errors = [FP && `${whole(FP)} FP`, FN && `${whole(FN)} FN`, TP && `${whole(TP)} found`].filter(Boolean).join(", ") || "none";
+    const errors = [FP && `${whole(FP)} FP`, FN && `${whole(FN)} FN`, TP && `${whole(TP)} found`].filter(Boolean).join(", ") || (lost[model][cause] > 0 ? "only once other causes are mended" : "none");
     return el("div", {}, opener(`cause:${model}:${cause}`, `Images in which ${data.models[model].label} loses most to: ${names[cause]}`, percent(lost[model][cause], 2), open),
       el("div", { class: "meaning" }, `gain ${percent(gain[model][cause], 2)}`), el("div", { class: "meaning" }, errors));
   };

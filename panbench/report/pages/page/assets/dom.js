@@ -25,7 +25,15 @@ function fill(node, properties, children) {
 }
 
 const minus = (text) => text.replace("-", "−");
-const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : minus((100 * value).toFixed(digits)));
+/** As Python writes it: of two decimals that are equally near, the even one. A tie is an odd multiple of 2^-(digits+1). */
+function fixed(value, digits) {
+  const doubled = Math.abs(value) * 2 ** (digits + 1);
+  if (!Number.isInteger(doubled) || doubled % 2 === 0) return value.toFixed(digits);
+  const below = Math.floor(Math.abs(value) * 10 ** digits);
+  return (Math.sign(value) * ((below + (below % 2)) / 10 ** digits)).toFixed(digits);
+}
+
+const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : minus(fixed(100 * value, digits)));
 const signed = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value >= 0.5 * 10 ** -digits ? "+" : "") + percent(value, digits).replace(/^−(0(\.0*)?)$/, "$1"));
 const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const whole = (value) => value.toLocaleString("en");
