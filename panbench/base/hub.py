@@ -74,7 +74,7 @@ def here(repository: Repository, *, weights: bool = True) -> Path | None:
 
     weights: whether the file of weights has to be among them
     """
-    # The list of models asks this of dozens of repositories; importing what reads the cache takes 0.2 s.
+    # The list of models asks this of dozens of repositories; importing what reads the cache takes 0.14 s.
     if not is_known(repository):
         return None
     from huggingface_hub import try_to_load_from_cache

@@ -39,7 +39,7 @@ class Lock:
 
         Raises OSError when the folder cannot be written.
         """
-        # Imported here: filelock takes 0.08 s, and a command that only reads runs locks nothing.
+        # Imported here: a command that only reads runs locks nothing.
         from filelock import FileLock, SoftFileLock, Timeout
 
         # Not bound to a thread: a run may be closed by another one than opened it.
