@@ -19,7 +19,8 @@ from typing import Any
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.files import cache_dir
-from panbench.base.places import Register
+from panbench.base.places import Register, is_place
+from panbench.base.text import listed
 
 MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
 TRANSFORMERS = "panbench.models.transformers.adapter:TransformersAdapter"
@@ -59,6 +60,60 @@ RULES = Register(
     },
 )
 """The fusion rules by name. Importing one imports torch; their names and places do not."""
+
+PAPER = "paper"
+"""Stands for the default rule of a model, its paper's."""
+
+WITHOUT_QUERIES = frozenset({"panoptic-fpn"})
+"""The families whose networks have no queries."""
+
+
+def rule_place(text: str) -> str | None:
+    """The place that a rule's text begins with, `package.module:Class`; None where it begins with a name."""
+    place = ":".join(text.strip().split(":")[:2])
+    return place if "." in place.partition(":")[0] and is_place(place) else None
+
+
+def rule_name(text: str) -> str:
+    """The name in RULES that a text such as `mask2former:score=0.7` begins with, or `paper`.
+
+    Raises BadArgument for an unknown name, with the nearest.
+    """
+    name = text.strip().partition(":")[0]
+    key = name.strip().lower().replace("_", "-")
+    if key != PAPER and key not in RULES:
+        near = difflib.get_close_matches(key, RULES, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}?" if near else f"Rules are {listed(RULES, most=len(RULES))}."
+        raise BadArgument(f"There is no fusion rule {name!r}. {hint}")
+    return key
+
+
+def split_rules(text: str) -> list[str]:
+    """The single rules of `--rule`; what has a value and names no rule is one more threshold of the rule before it.
+
+    Raises BadArgument for unknown names; thresholds are checked with the rules, which need PyTorch.
+    """
+    rules: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if rules and "=" in part and ":" not in part:
+            rules[-1] += f",{part}"
+        else:
+            rules.append(part)
+    if not rules:
+        raise BadArgument("--rule names no rule. Write for example --rule paper,argmax.")
+    for rule in rules:
+        if rule_place(rule) is None:
+            rule_name(rule)
+    return list(dict.fromkeys(rules))
+
+
+def no_queries(title: str) -> BadModel:
+    """The error for a model that has no attention to show."""
+    return BadModel(
+        f"{title} has no queries, so no attention to show. Models with queries have: MaskFormer, Mask2Former, "
+        "OneFormer, EoMT, DETR and others."
+    )
+
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PACKAGE = Path(__file__).resolve().parent
@@ -180,6 +235,11 @@ def configs_folder() -> Path:
         if folder.is_dir():
             return folder
     raise BadModel(f"No config files beside {_PACKAGE}: the installation is incomplete. Install panbench again.")
+
+
+def is_shipped(spec: ModelSpec) -> bool:
+    """Whether a model comes with panbench, by the place of its config."""
+    return spec.config is not None and spec.config.parent.resolve() == configs_folder().resolve()
 
 
 def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> ModelSpec:
@@ -430,6 +490,12 @@ def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     return dataclasses.replace(
         spec, weights=resolved, published=None, trained_on=None, license=None, license_source=None, system=None
     )
+
+
+def check_weights(weights: str) -> None:
+    """Raises BadArgument where `--weights` is the path of a file that is not there."""
+    if weights not in ("auto", "random") and not Path(weights).expanduser().is_file():
+        raise BadArgument(f"--weights {weights}: there is no such file. Give a path, auto or random.")
 
 
 def weights_path(spec: ModelSpec) -> Path | None:

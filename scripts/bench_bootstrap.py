@@ -16,8 +16,10 @@ import time
 import numpy as np
 import pandas as pd
 
+from panbench.metrics.jackknife import intervals
+from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import compare, intervals
+from panbench.metrics.uncertainty import compare, percentiles, resampled
 from panbench.panoptic.types import Category
 
 
@@ -59,13 +61,20 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{arguments.images} images, {arguments.categories} categories, {arguments.models} models; {rows} rows")
     print(f"{arguments.resamples} resamples; {cores} cores; numpy {np.__version__}; Python {sys.version.split()[0]}")
+
+    def by_percentiles() -> None:
+        stack = Stack.of([Sample.of(one)])
+        percentiles(resampled(stack, arguments.resamples, 0), 0.95)
+
     work = {
-        "intervals of one model": lambda: intervals(one, resamples=arguments.resamples),
+        "intervals of one model": lambda: intervals(one),
+        "the same by percentiles": by_percentiles,
         "compare, no tests": lambda: compare(runs, resamples=arguments.resamples, permutations=1),
         "compare, with permutation tests": lambda: compare(
             runs, resamples=arguments.resamples, permutations=arguments.resamples
         ),
     }
+    spent = {}
     for label, call in work.items():
         seconds, busy = [], []
         for _ in range(arguments.repeat):
@@ -73,11 +82,14 @@ def main() -> None:
             call()
             seconds.append(time.perf_counter() - start)
             busy.append(time.process_time() - start_busy)
+        spent[label] = min(busy)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
         print(
             f"{label:32s} best {min(seconds):5.2f} s, worst {max(seconds):5.2f} s; "
             f"CPU {min(busy):5.2f} s; peak {peak:5.0f} MB so far"
         )
+    ratio = spent["the same by percentiles"] / spent["intervals of one model"]
+    print(f"CPU of percentiles over that of the jackknife: {ratio:.1f}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Simulates how often intervals cover the truth and how often tests cry wolf; prints the tables of docs/uncertainty.md.
+"""Simulates how often tests cry wolf, and comparisons over seeds; prints these tables of docs/uncertainty.md.
 
     python scripts/simulate_coverage.py [--samples 400] [--resamples 1000] [--seed 0] [--only seeds]
 
 A made-up population of images takes the place of the world: 24 categories, the most frequent in half of the images and
 the rarest in 1 of 250; hard images are hard for all their objects; of even categories an image can hold several
-objects. Its PQ is known from 400,000 images. Samples of it are data sets: for each we make the interval, or compare two
-models, and count. For models that were trained several times a training is drawn, too: how good it is differs.
+objects. Its PQ is known from 400,000 images. Samples of it are data sets: for each we compare two models and
+count. For models that were trained several times a training is drawn, too: how good it is differs.
 """
 
 import argparse
@@ -13,14 +13,14 @@ import math
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import Sample, Stack, compare, draw_counts, intervals
+from panbench.metrics.uncertainty import compare, draw_counts
 from panbench.panoptic.types import Category
 from panbench.studies.seeds.statistics import compare_seeds
 
@@ -93,92 +93,10 @@ def true_pq(seed: int, **model: float) -> Float:
     return pq_of(sum(sums_of_model(rng, Images.sample(rng, 20_000), **model).sum(axis=0) for _ in range(20)))
 
 
-def other_intervals(rng: np.random.Generator, sums: Float, resamples: int) -> dict[str, tuple[float, float]]:
-    """Intervals of All that we did not choose: basic, normal and BCa [Efron 1987] on the same kind of resamples."""
-    n = len(sums)
-    counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(resamples)])
-    drawn = np.nanmean(pq_of((counts @ sums.reshape(n, -1)).reshape(resamples, N_CATEGORIES, 3)), axis=1)
-    total = sums.sum(axis=0)
-    value = float(np.nanmean(pq_of(total)))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-
-    normal = NormalDist()
-    without = np.nanmean(pq_of(total - sums), axis=1)
-    lean = without.mean() - without
-    acceleration = (lean**3).sum() / (6 * (lean**2).sum() ** 1.5)
-    below = ((drawn < value).mean() + (drawn <= value).mean()) / 2
-    bias = normal.inv_cdf(min(max(below, 1 / resamples), 1 - 1 / resamples))
-
-    def corrected(tail: float) -> float:
-        shifted = bias + normal.inv_cdf(tail)
-        return float(np.quantile(drawn, normal.cdf(bias + shifted / (1 - acceleration * shifted))))
-
-    return {
-        "basic": (2 * value - high, 2 * value - low),
-        "normal": (value - 1.96 * drawn.std(), value + 1.96 * drawn.std()),
-        "BCa": (corrected(0.025), corrected(0.975)),
-    }
-
-
 def percent(hits: float, samples: int) -> str:
     """A rate in percent with its standard error."""
     rate = hits / samples
     return f"{100 * rate:.1f} ± {100 * math.sqrt(rate * (1 - rate) / samples):.1f}"
-
-
-def coverage(samples: int, resamples: int, seed: int) -> None:
-    """Prints how often 95 % intervals cover the truth: of All by method, of categories by how many images hold them."""
-    truth = true_pq(seed)
-    isthing = np.array([category.isthing for category in CATEGORIES])
-    true_groups = {"All": truth.mean(), "Things": truth[isthing].mean(), "Stuff": truth[~isthing].mean()}
-    bins = [(1, 4), (5, 9), (10, 19), (20, 49), (50, 199), (200, 10**9)]
-    by_images = {span: [0, 0] for span in bins}
-    rng = np.random.default_rng(seed + 1)
-    columns = ("All", "Things", "Stuff", "basic", "normal", "BCa")
-    print("| images | categories that occur | All | Things | Stuff | All, basic | All, normal | All, BCa |")
-    print("| --- " * 8 + "|")
-    for n in (50, 200, 1000, 5000):
-        runs = samples if n < 5000 else samples // 2
-        covered: dict[str, int] = {}
-        occur = 0
-        for sample in range(runs):
-            sums = sums_of_model(rng, Images.sample(rng, n))
-            occur += int((sums[..., 2].sum(axis=0) > 0).sum())
-            table = intervals(statistics_of(sums), resamples=resamples, seed=sample)
-            table = table[table["metric"] == "PQ"]
-            for row in table[table["group"].notna()].itertuples():
-                covered[row.group] = covered.get(row.group, 0) + (row.low <= true_groups[row.group] <= row.high)
-            # Intervals of categories in few images are not given to users; what they would be is counted here, on every
-            # fourth sample: there are enough categories.
-            held = (sums[..., 2] > 0).sum(axis=0)
-            for category in np.flatnonzero(held) if sample % 4 == 0 else ():
-                span = next(span for span in bins if span[0] <= held[category] <= span[1])
-                low, high = category_interval(rng, sums[:, category], resamples)
-                by_images[span][0] += low <= truth[category] <= high
-                by_images[span][1] += 1
-            for method, (low, high) in other_intervals(rng, sums, resamples).items():
-                covered[method] = covered.get(method, 0) + (low <= true_groups["All"] <= high)
-        print(
-            f"| {n} | {occur / runs:.1f} of {N_CATEGORIES} | "
-            + " | ".join(percent(covered[c], runs) for c in columns)
-            + " |",
-            flush=True,
-        )
-    print("\n| images that hold the category | intervals | coverage of its PQ, percent |\n| --- | --- | --- |")
-    for (low_end, high_end), (hits, number) in by_images.items():
-        label = f"{low_end}–{high_end}" if high_end < 10**9 else f"{low_end} and more"
-        print(f"| {label} | {number} | {percent(hits, number) if number else 'not measured'} |")
-
-
-def category_interval(rng: np.random.Generator, sums: Float, resamples: int) -> tuple[float, float]:
-    """Percentile interval of one category, over the resamples that hold it."""
-    held = np.flatnonzero(sums[:, 2])
-    # Images without the category only decide how many of those with it are drawn.
-    number = rng.binomial(len(sums), len(held) / len(sums), resamples)
-    number = number[number > 0]
-    drawn = np.array([sums[held[rng.integers(0, len(held), n)]].sum(axis=0) for n in number])
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 2], [0.025, 0.975])
-    return float(low), float(high)
 
 
 def errors_of_tests(samples: int, resamples: int, seed: int) -> None:
@@ -280,10 +198,10 @@ def coverage_over_seeds(samples: int, resamples: int, seed: int) -> None:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=400, help="data sets drawn a row (half at 5,000 images)")
+    parser.add_argument("--samples", type=int, default=400, help="data sets drawn a row")
     parser.add_argument("--resamples", type=int, default=1000, help="resamples and permutations of each")
     parser.add_argument("--seed", type=int, default=0)
-    parts = {"intervals": coverage, "tests": errors_of_tests, "seeds": coverage_over_seeds}
+    parts = {"tests": errors_of_tests, "seeds": coverage_over_seeds}
     parser.add_argument("--only", choices=tuple(parts), help="one of the tables instead of all")
     arguments = parser.parse_args()
     start = time.perf_counter()

@@ -1,5 +1,7 @@
 """Runs to look at: four small photographs, their ground truth, and two models' answers, made without a model."""
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,3 +132,12 @@ def _write_run(
         for image_id, (found, _) in zip(truths, answers, strict=True):
             write_id_png(path / "predictions" / Path(infos[image_id].file_name).with_suffix(".png").name, found)
     return run
+
+
+def data_of(page: str) -> dict:
+    """The JSON that a page's scripts read."""
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"<[^>]+>", " ", page.split("<main")[1].split("</main>")[0])

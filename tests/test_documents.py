@@ -14,7 +14,6 @@ from support import panbench
 from panbench.catalog import resolve_models
 from panbench.cli.app import app
 from panbench.metrics.slices import SLICINGS
-from panbench.studies.ensembles.command import WAYS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
@@ -121,10 +120,10 @@ def check(line: Line) -> None:
         if line.whole or not re.search("Missing|requires an argument", sentence):
             raise AssertionError(sentence) from problem
         return
-    _check_values(made.params, WAYS if name == "ensemble" else tuple(SLICINGS))
+    _check_values(made.params)
 
 
-def _check_values(values: dict[str, object], ways: tuple[str, ...]) -> None:
+def _check_values(values: dict[str, object]) -> None:
     """What is looked up only when the command runs: models, slices, precisions."""
     for name in ("model", "models"):
         given = values.get(name) or []
@@ -137,7 +136,9 @@ def _check_values(values: dict[str, object], ways: tuple[str, ...]) -> None:
             )
     by = values.get("by") or []
     for slicing in [by] if isinstance(by, str) else by:
-        assert PLACEHOLDER.fullmatch(slicing) or slicing in ways, f"--by {slicing}"
+        assert PLACEHOLDER.fullmatch(slicing) or slicing in SLICINGS, f"--by {slicing}"
+    way = str(values.get("way") or "auto")
+    assert PLACEHOLDER.fullmatch(way) or way in ("auto", "masks", "votes"), f"--way {way}"
     for kind in str(values.get("precision") or "fp32").split(","):
         assert kind in ("fp32", "ieee", "tf32", "bf16", "fp16", "KIND"), f"--precision {kind}"
 

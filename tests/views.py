@@ -5,12 +5,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from panbench.models.candidates import Candidates
 from panbench.models.predict import scene_of
-from panbench.studies.ensembles.augmented_model import AugmentedModel
-from panbench.studies.ensembles.views import parse_views
 
 
 def check_views(model: Any, folder: Path, size: tuple[int, int] = (64, 96), scales: bool = True) -> None:
@@ -18,6 +17,8 @@ def check_views(model: Any, folder: Path, size: tuple[int, int] = (64, 96), scal
 
     size: (height, width) of the image, such that the network's cells divide it
     """
+    AugmentedModel = pytest.importorskip("panbench.studies.ensembles.augmented_model").AugmentedModel
+    parse_views = pytest.importorskip("panbench.studies.ensembles.views").parse_views
     picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8), (9, 9), 0)
     scenes = []
     for name, pixels in (("image", picture), ("mirrored", picture[:, ::-1])):

@@ -1,9 +1,26 @@
 """What computing can be asked for by name, known without PyTorch."""
 
-__all__ = ["DEVICES", "PRECISIONS"]
+from panbench.base.errors import BadArgument
+
+__all__ = ["DEVICES", "PRECISIONS", "check_device_name", "check_precision_name"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """auto is CUDA where there is a GPU, else the CPU; cuda:1 is the second GPU."""
 
 PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
 """fp32: as PyTorch comes and mmdet runs, with TF32 in CUDA's convolutions; ieee: without; tf32: also in products."""
+
+
+def check_device_name(name: str) -> str:
+    """The name of a device as `--device` takes it. Raises BadArgument for one that no machine has."""
+    kind, _, index = name.partition(":")
+    if name != "auto" and (kind not in DEVICES[1:] or (index and not index.isdigit())):
+        raise BadArgument(f"--device {name} is unknown; it is auto, cpu, cuda, cuda:N or mps.")
+    return name
+
+
+def check_precision_name(name: str) -> str:
+    """The name of a precision as `--precision` takes it. Raises BadArgument for an unknown one."""
+    if name not in PRECISIONS:
+        raise BadArgument(f"--precision {name} is unknown; it is one of {', '.join(PRECISIONS)}.")
+    return name

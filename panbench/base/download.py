@@ -535,6 +535,8 @@ class _Job:
             if part.header["validator"]:
                 headers["If-Range"] = part.header["validator"]
         with client.stream("GET", self.url, headers=headers) as response:
+            if self.sha256 is None and self.size is None and self.check is None and _ends_anywhere(response):
+                raise _Refused("the server does not say how long the file is, so a body cut short would go unnoticed")
             if response.status_code == 200:
                 if len(part.spans) > 1 or self.window is not None:
                     if part.header["validator"] not in (None, _validator(response)):
@@ -729,6 +731,12 @@ def _length(response: httpx.Response) -> int | None:
         if length.isascii() and length.isdigit() and len(length) < 20 and "Content-Encoding" not in response.headers
         else None
     )
+
+
+def _ends_anywhere(response: httpx.Response) -> bool:
+    """Whether the body ends where the connection does: nothing then tells a whole one from one that was cut short."""
+    framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+    return response.is_success and not framed and response.http_version.startswith("HTTP/1")
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -27,6 +27,12 @@ class BadModel(PanbenchError):
     """No such model, a config that cannot be used, or categories that do not match the dataset's."""
 
 
+class ModelFailed(PanbenchError):
+    """The code of a model that panbench does not bring raised an exception: neither the input's fault nor ours."""
+
+    exit_code = 1
+
+
 class BadCheckpoint(PanbenchError):
     """Weights are missing, damaged, unsafe to load, or do not fit the model."""
 

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from panbench.base.computing import PRECISIONS
+from panbench.base.computing import PRECISIONS, check_precision_name
 from panbench.base.errors import BadArgument
 from panbench.catalog import choose_models
 from panbench.cli import console
@@ -98,7 +98,7 @@ def bench(
             raise BadArgument(f"--images takes photographs. For {path} generated images write --count {path}.")
     height_and_width = parse_size(size)
     batch_sizes = parse_batch_sizes(batch_size)
-    precisions = [name.strip() for name in precision.split(",") if name.strip()]
+    precisions = [check_precision_name(name.strip()) for name in precision.split(",") if name.strip()]
     specs = choose_models(model or [], config, checkpoint, things)
     download = may_download_weights(specs, weights, download)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from panbench.base.computing import DEVICES
+from panbench.base.computing import DEVICES, check_device_name
 from panbench.cli import console
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ def note_damage(runs: "Sequence[StoredRun]") -> None:
 def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
     """As `may_download`, of the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
-    from panbench.cli.request import check_weights, missing_for
+    from panbench.catalog import check_weights
+    from panbench.cli.request import missing_for
 
     check_weights(weights)
     return may_download(missing_for(specs, weights=weights), download)
@@ -183,7 +184,14 @@ Download = Annotated[
     bool, flag("--download", "Fetch weights, and files of COCO, that are not here.", envvar="PANBENCH_DOWNLOAD")
 ]
 Device = Annotated[
-    str, option("auto, cpu, cuda, cuda:N or mps.", "Computing", "DEVICE", autocompletion=one_of(*DEVICES))
+    str,
+    option(
+        "auto, cpu, cuda, cuda:N or mps.",
+        "Computing",
+        "DEVICE",
+        autocompletion=one_of(*DEVICES),
+        callback=check_device_name,
+    ),
 ]
 
 
@@ -220,6 +228,15 @@ def rule_names(incomplete: str) -> list[str]:
     from panbench.catalog import RULES
 
     return one_of("paper", *(name for name in RULES if name != "given"))(incomplete)
+
+
+def check_rules(text: str | None) -> str | None:
+    """The value of --rule. Raises BadArgument for a rule that there is not."""
+    from panbench.catalog import split_rules
+
+    if text is not None:
+        split_rules(text)
+    return text
 
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders)]

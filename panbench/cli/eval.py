@@ -36,12 +36,14 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
         bars.status("Looking for models and data")
 
         from panbench.cli.prepare import prepare
-        from panbench.evaluation.several import check_models, evaluate_models, what_runs
-        from panbench.evaluation.tools.doctor import unused_gpu
 
     work = prepare(request, studies)
     with console.Bars(lines=True) as bars:
         bars.status("Loading PyTorch")
+
+        from panbench.evaluation.several import check_models, evaluate_models, what_runs
+        from panbench.evaluation.tools.doctor import unused_gpu
+
         failures = check_models(work.specs, work.dataset, work.folders, work.opening, work.options, bars, work.rules)
     for spec, error in failures.items():
         console.note(f"{spec.name} will fail, the other models run: {error}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from panbench.base.computing import PRECISIONS
+from panbench.base.computing import PRECISIONS, check_precision_name
 from panbench.cli.command import (
     Checkpoint,
     Config,
@@ -14,6 +14,7 @@ from panbench.cli.command import (
     Orientation,
     Things,
     Weights,
+    check_rules,
     data_names,
     exif_option,
     flag,
@@ -69,7 +70,11 @@ class EvalRequest:
     precision: Annotated[
         str,
         option(
-            "fp32 (as mmdet runs), ieee (no TF32), tf32, bf16, fp16.", _HOW, "KIND", autocompletion=one_of(*PRECISIONS)
+            "fp32 (as mmdet runs), ieee (no TF32), tf32, bf16, fp16.",
+            _HOW,
+            "KIND",
+            autocompletion=one_of(*PRECISIONS),
+            callback=check_precision_name,
         ),
     ] = "fp32"
     compiled: Annotated[bool, flag("--compile", "Compile the backbone by torch.compile; takes a minute.", _HOW)] = False
@@ -84,6 +89,7 @@ class EvalRequest:
             _HOW,
             "RULES",
             autocompletion=rule_names,
+            callback=check_rules,
         ),
     ] = None
     out: Annotated[

@@ -5,18 +5,30 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
-from panbench.catalog import ModelSpec, choose_models, renamed, resolve_models, split_names
+from panbench.base.errors import BadArgument, BadModel, refuse_overwrite_and_resume
+from panbench.catalog import (
+    ModelSpec,
+    check_weights,
+    choose_models,
+    is_shipped,
+    renamed,
+    resolve_models,
+    split_names,
+    split_rules,
+)
 from panbench.cli import console
 from panbench.cli.command import may_download
 from panbench.cli.eval_request import EvalRequest
-from panbench.cli.request import check_weights, default_data, leave_out_others, missing_for, split_rules
+from panbench.cli.request import default_data, leave_out_others, missing_for
 from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
-from panbench.evaluation.several import Opening, run_folders
-from panbench.evaluation.trackers import check_trackers
+from panbench.evaluation.tools.trackers import check_trackers
+from panbench.models.labels import labels_of, match_categories
+
+if TYPE_CHECKING:
+    from panbench.evaluation.several import Opening
 
 __all__ = ["Prepared", "prepare"]
 
@@ -33,7 +45,7 @@ class Prepared:
     dataset: Dataset
     folders: Sequence[Path]
     rules: Sequence[str]
-    opening: Opening
+    opening: "Opening"
     options: EvaluateOptions
     trackers: Sequence[str]
     is_timed_only: bool
@@ -57,6 +69,11 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     dataset, download = _opened(request, specs, data)
     for study in studies:
         study.check(dataset)
+    _refuse_other_categories(request, specs, dataset)
+
+    # Imported late, for it brings pandas: what is refused above is refused at once.
+    from panbench.evaluation.several import Opening, run_folders
+
     folders = run_folders(
         specs,
         dataset.name,
@@ -154,6 +171,23 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
 
         return open_dataset_once(lambda: opened(download)), download
     return dataset or opened(download), download
+
+
+def _refuse_other_categories(request: EvalRequest, specs: Sequence[ModelSpec], dataset: Dataset) -> None:
+    """Raises BadModel for models of the list whose categories are not the dataset's; others say theirs when opened."""
+    changed = request.category_map or request.checkpoint or request.things or request.weights not in ("auto", "random")
+    if changed or not dataset.categories:
+        return
+    misfits = []
+    for spec in specs:
+        labels = labels_of(spec.trained_on) if is_shipped(spec) else None
+        try:
+            if labels is not None:
+                match_categories(spec.title, *labels, dataset.categories)
+        except BadModel as error:
+            misfits.append(str(error))
+    if misfits:
+        raise BadModel(" ".join(misfits))
 
 
 def _image_ids(text: str) -> list[int]:

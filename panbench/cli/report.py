@@ -9,7 +9,7 @@ import typer
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.studies import named
-from panbench.catalog import choose_model
+from panbench.catalog import WITHOUT_QUERIES, check_weights, choose_model, no_queries
 from panbench.cli import console
 from panbench.cli.command import (
     Checkpoint,
@@ -259,6 +259,8 @@ def attention(
         raise BadArgument("Give --model and --photo, or --run and --image.")
     spec = choose_model(model, config, checkpoint, things) if named else None
     if spec is not None:
+        if spec.family in WITHOUT_QUERIES:
+            raise no_queries(spec.title)
         download = may_download_weights([spec], weights, download)
 
     from panbench.evaluation.tools.photographs import attention_of
@@ -380,7 +382,11 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
 ) -> None:
     """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON."""
+    from panbench.panoptic.photo_files import find_photographs
+
     spec = choose_model(model, config, checkpoint, things)
+    check_weights(weights)
+    find_photographs(images)
     download = may_download_weights([spec], weights, download)
 
     from panbench.evaluation.tools.photographs import segment_photographs

@@ -3,7 +3,6 @@
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
@@ -26,11 +25,9 @@ from panbench.datasets import CocoMissing, missing_files
 __all__ = [
     "Missing",
     "ask_once",
-    "check_weights",
     "default_data",
     "leave_out_others",
     "missing_for",
-    "split_rules",
 ]
 
 VARIABLE = "PANBENCH_DOWNLOAD"
@@ -154,12 +151,6 @@ def missing_for(
     return Missing(tuple(absent), coco)
 
 
-def check_weights(weights: str) -> None:
-    """Raises BadArgument where `--weights` is the path of a file that is not there."""
-    if weights not in ("auto", "random") and not Path(weights).expanduser().is_file():
-        raise BadArgument(f"--weights {weights}: there is no such file. Give a path, auto or random.")
-
-
 def _can_be_fetched(spec: ModelSpec) -> bool:
     if spec.weights is not None:
         return "://" in spec.weights
@@ -200,19 +191,6 @@ def leave_out_others(
     named = set(resolve_models(by_name)) if by_name else set()
     kept = [spec for spec in specs if spec.trained_on == data or spec in named]
     return kept, [spec for spec in specs if spec not in kept]
-
-
-def split_rules(text: str) -> list[str]:
-    """The single rules of `--rule`; what has a value and names no rule is one more threshold of the rule before it."""
-    rules: list[str] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        if rules and "=" in part and ":" not in part:
-            rules[-1] += f",{part}"
-        else:
-            rules.append(part)
-    if not rules:
-        raise BadArgument("--rule names no rule. Write for example --rule paper,argmax.")
-    return list(dict.fromkeys(rules))
 
 
 def _some(names: Sequence[str], most: int = 4) -> str:

@@ -11,7 +11,7 @@ app = family()
 
 @command(app, "verify", "panbench verify results/coco-mask2former-r50", "panbench verify results")
 def verify(paths: Runs, as_json: AsJson = False) -> None:
-    """Check that runs are what was written: parts, summary, and the images and id PNGs that were read."""
+    """Check that runs are what was written: parts, summary, files that were read, predictions and candidates."""
     from panbench.report.answers.stored import DAMAGED
     from panbench.report.answers.stored import verify as verification
     from panbench.report.answers.tables import find_runs

@@ -78,6 +78,8 @@ class _Scored:
     """The image id, and the SHA-256 of the image and of its ground-truth PNG as they were read."""
     photograph: int
     """What the image's file says of it, as `photograph_code` writes it."""
+    predictions: tuple[bytes, ...]
+    """The SHA-256 of the id PNG that was written for each target; empty where none was."""
 
 
 def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list[list[Scene]]:
@@ -417,7 +419,9 @@ class Loop:
         clocks: list[Clock] = []
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
         tables: list[OverlapTable | None] = []
+        predictions: list[bytes] = []
         for target in self.targets:
+            predictions.append(b"")
             if scene.image.id in target.writer.done:
                 tables.append(None)
                 clocks.append({})
@@ -430,14 +434,14 @@ class Loop:
             tables.append(overlap_table(scene.image.id, *truth, prediction.ids, prediction.segments))
             counted = time.perf_counter()
             if target.folder is not None:
-                write_id_png(target.folder / png_name(scene), prediction.ids)
+                predictions[-1] = write_id_png(target.folder / png_name(scene), prediction.ids)
             written = time.perf_counter()
             clocks.append({"fusion": settled - began, "overlap": counted - settled, "write": written - counted})
         files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), digest_of(scene.gt_path))
         facts = image.facts
         code = 0 if facts is None else photograph_code(facts.orientation, facts.extraneous)
         self._image_done(marks)
-        return [_Scored(tuple(tables), tuple(clocks), files, code)]
+        return [_Scored(tuple(tables), tuple(clocks), files, code, tuple(predictions))]
 
     def _settled(self, image: LoadedImage, rule: Rule, fused: Fused) -> PanopticPrediction:
         try:
@@ -465,7 +469,12 @@ class Loop:
                 began = time.perf_counter()
                 scored = [(table, image) for image in self._block if (table := image.tables[place]) is not None]
                 if scored:
-                    files = FileHashes.of([read.files for _, read in scored], [read.photograph for _, read in scored])
+                    images = [image for _, image in scored]
+                    files = FileHashes.of(
+                        [image.files for image in images],
+                        [image.photograph for image in images],
+                        [image.predictions[place] for image in images],
+                    )
                     target.writer.write_part(concat([table for table, _ in scored]), self.rank, files)
                 with self._clock:
                     own["write"] += time.perf_counter() - began

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter, Unit
 from panbench.base.secrets import redacted
-from panbench.panoptic.types import GROUPS
-from panbench.runs import Run
+
+if TYPE_CHECKING:
+    from panbench.runs import Run
 
 __all__ = ["TRACKERS", "Tracker", "Trackers", "check_trackers", "open_trackers"]
 
@@ -139,7 +140,7 @@ class Trackers:
         """Hands it on."""
         self._reporter.notice(sentence)
 
-    def finished(self, run: Run) -> None:
+    def finished(self, run: "Run") -> None:
         """The run's scores and what was run."""
         scored = run.info.images.scored
         self._each(lambda tracker: tracker.config(config_of(run)))
@@ -205,8 +206,10 @@ def check_trackers(kinds: Sequence[str]) -> None:
             _needs(kind, PACKAGES[kind])
 
 
-def scores_of(run: Run) -> dict[str, float]:
+def scores_of(run: "Run") -> dict[str, float]:
     """A run's scores by name, fractions 0–1: `PQ`, `PQ_th`, `SQ_st` …, `categories/<name>`, without what is absent."""
+    from panbench.panoptic.types import GROUPS
+
     summary = run.summary()
     values = {
         f"{metric}{suffix}": summary[group][metric] for group, suffix in GROUPS.items() for metric in ("PQ", "SQ", "RQ")
@@ -218,7 +221,7 @@ def scores_of(run: Run) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def config_of(run: Run) -> dict[str, str | int | float | bool]:
+def config_of(run: "Run") -> dict[str, str | int | float | bool]:
     """What was run, flat: model, weights' hash, data, device, precision, versions."""
     info = run.info
     of_model: dict[str, str | int | float | bool | None] = {}

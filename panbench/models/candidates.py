@@ -48,6 +48,9 @@ class Frame:
     padded: tuple[int, int]
     resized: tuple[int, int]
     original: tuple[int, int]
+    one_step: bool = False
+    """Whether masks go from the network's size to the original in one bilinear step, as Panoptic SegFormer's authors
+    bring them; else in two, over the padded size, as mmdet and detectron2 do."""
 
 
 @dataclass(frozen=True)

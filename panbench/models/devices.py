@@ -1,12 +1,13 @@
 """Devices and precisions: what a machine has, and how a forward pass computes on it."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from panbench.base.computing import PRECISIONS
+from panbench.base.computing import check_device_name, check_precision_name
 from panbench.base.errors import BadArgument
 
 __all__ = ["AUTOCAST", "check_precision", "choose_device", "keep_as_autocast_has_them", "tf32_as"]
@@ -20,9 +21,7 @@ def choose_device(name: str) -> torch.device:
     """The device that `--device` names: auto (CUDA if there is one, else CPU), cpu, cuda, cuda:1, mps. BadArgument."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()):
-        raise BadArgument(f"--device {name} is unknown; it is auto, cpu, cuda, cuda:N or mps.")
+    kind, _, index = check_device_name(name).partition(":")
     if kind == "cuda" and not torch.cuda.is_available():
         reason = "this PyTorch has no CUDA" if torch.version.cuda is None else "no CUDA device is found"
         raise BadArgument(f"--device {name}: {reason}. Use --device cpu, or install a CUDA build of PyTorch.")
@@ -35,22 +34,55 @@ def choose_device(name: str) -> torch.device:
 
 def check_precision(precision: str, device: torch.device) -> None:
     """Raises BadArgument for a precision that is unknown or that the device does not have."""
-    if precision not in PRECISIONS:
-        raise BadArgument(f"--precision {precision} is unknown; it is one of {', '.join(PRECISIONS)}.")
+    check_precision_name(precision)
     if precision == "tf32" and device.type != "cuda":
         raise BadArgument(f"--precision tf32 needs a CUDA device; this run is on {device}.")
 
 
 @contextlib.contextmanager
 def tf32_as(precision: str) -> Iterator[None]:
-    """TF32 on CUDA as a precision has it; afterwards the process's own settings are back."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = cudnn.allow_tf32, matmul.allow_tf32
-    cudnn.allow_tf32, matmul.allow_tf32 = _TF32.get(precision, (True, False))
+    """TF32 on CUDA as a precision has it; afterwards the process's own settings are back.
+
+    PyTorch 2.9 and later have two ways to say it: `allow_tf32`, and `fp32_precision` for each kind of operator. Reading
+    the older one raises RuntimeError once the newer one has said otherwise, so both are set alike here.
+    """
+    convolutions, products = _TF32.get(precision, (True, False))
+    restores = [_set(torch.backends.cudnn, ("conv", "rnn"), convolutions), _set(torch.backends.cuda, (), products)]
     try:
         yield
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32 = before
+        for restore in restores:
+            restore()
+
+
+def _set(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[], None]:
+    """Allows or forbids TF32 for a backend, by both of PyTorch's ways alike; what is returned undoes it."""
+    older = backend if kinds else backend.matmul
+    found: list[Any] = [getattr(backend, kind, None) for kind in kinds] if kinds else [older]
+    newer = [each for each in found if hasattr(each, "fp32_precision")]
+    before = [each.fp32_precision for each in newer]
+    older_before = _read(older, before)
+
+    def restore() -> None:
+        older.allow_tf32 = older_before
+        for each, value in zip(newer, before, strict=True):
+            # "none" inherits from a more general setting, and reads as that one: keep it where it says the same.
+            each.fp32_precision = "none"
+            if each.fp32_precision != value:
+                each.fp32_precision = value
+
+    older.allow_tf32 = allowed
+    for each in newer:
+        each.fp32_precision = "tf32" if allowed else "ieee"
+    return restore
+
+
+def _read(older: Any, newer: list[str]) -> bool:
+    """`allow_tf32`; where it cannot be read, because the newer way has said otherwise, what it must have been."""
+    try:
+        return cast(bool, older.allow_tf32)
+    except RuntimeError:
+        return not all(value == "tf32" for value in newer)
 
 
 def keep_as_autocast_has_them(module: nn.Module, dtype: torch.dtype) -> None:

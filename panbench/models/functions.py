@@ -10,8 +10,9 @@ attribute `categories` (COCO's dicts: id, name, isthing) the categories are matc
 `category_id` is the dataset's own.
 """
 
+import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import ModelSpec
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
+from panbench.models.external import External, external_code
 from panbench.models.model import REQUIRED, LoadedImage, Model, adopted
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import Rule
@@ -34,10 +36,11 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
         raise BadModel(f"{spec.adapter} is a {type(factory).__name__}; it must be a function that returns a model.")
     if weights not in ("auto", "random"):
         raise BadArgument(f"--weights {weights}: {spec.adapter} brings its own weights. Leave --weights out.")
-    made = factory()
+    with external_code(spec.adapter):
+        made = factory()
     missing = [name for name in REQUIRED if not hasattr(made, name)]
     if not missing:
-        return adopted(made)
+        return External(spec, adopted(made))
     if not callable(made):
         raise BadModel(
             f"{spec.adapter} returned a {type(made).__name__} without {', '.join(missing)}. It must return a model "
@@ -59,7 +62,10 @@ class FunctionModel(Model):
         self._function = function
         # The loop runs two batches at a time on a CPU; nobody promised that the function may be called so.
         self._lock = threading.Lock()
-        categories = [_category(spec, each) for each in getattr(function, "categories", None) or ()]
+        stated = getattr(function, "categories", None)
+        if stated is not None and (isinstance(stated, str | bytes) or not isinstance(stated, Iterable)):
+            raise BadModel(f"{spec.title}: `categories` is a {type(stated).__name__}; it must be a list of categories.")
+        categories = [_category(spec, each) for each in stated or ()]
         self.class_names = tuple(category.name for category in categories)
         self.isthing = tuple(category.isthing for category in categories)
         self._label_of = {category.id: label for label, category in enumerate(categories)} or None
@@ -80,12 +86,17 @@ class FunctionModel(Model):
     def _finished(self, image: LoadedImage) -> FinishedMap:
         rgb = image.inputs.numpy()
         where = f"{self.spec.title} on {image.scene.image.file_name} (image {image.scene.image.id})"
-        with self._lock:
+        with self._lock, external_code(self.spec.adapter, [image.scene]):
             answer = self._function(rgb)
+            if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[1], Iterator):
+                answer = answer[0], list(answer[1])
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise BadModel(f"{where} returned a {type(answer).__name__}; it must return (id map, segments).")
         given = answer[0].detach().cpu() if isinstance(answer[0], torch.Tensor) else answer[0]
-        ids = np.asarray(given)
+        try:
+            ids = np.asarray(given)
+        except (TypeError, ValueError) as error:
+            raise BadModel(f"{where} returned an id map that is not an array ({error}).") from error
         if ids.shape != rgb.shape[:2] or ids.dtype.kind not in "iu":
             raise BadModel(
                 f"{where} returned an id map of shape {ids.shape} and type {ids.dtype}; it must be whole numbers of "
@@ -105,11 +116,17 @@ class FunctionModel(Model):
 
     def _segments(self, given: Iterable[Any], area_of: Mapping[int, int], where: str) -> Iterable[LabelledSegment]:
         seen: set[int] = set()
+        if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+            raise BadModel(f"{where} returned a {type(given).__name__} for segments; it must be a list of them.")
         for each in given:
             try:
                 segment_id, category = int(each["id"]), int(each["category_id"])
-            except (TypeError, KeyError, ValueError) as error:
+                score = each.get("score")
+                whole = segment_id == each["id"] and category == each["category_id"]
+            except (TypeError, KeyError, ValueError, OverflowError, AttributeError, IndexError) as error:
                 raise BadModel(f"{where} returned the segment {each!r}; it needs `id` and `category_id`.") from error
+            if not whole:
+                raise BadModel(f"{where} returned the segment {each!r}; `id` and `category_id` must be whole numbers.")
             if segment_id == 0 or segment_id in seen:
                 how_many = "two segments" if segment_id else "a segment"
                 raise BadModel(f"{where} returned {how_many} of the id {segment_id}.")
@@ -117,9 +134,21 @@ class FunctionModel(Model):
             if self._label_of is not None and category not in self._label_of:
                 raise BadModel(f"{where} returned category {category}, which is not in its own `categories`.")
             label = category if self._label_of is None else self._label_of[category]
-            score = each.get("score")
             if area_of.get(segment_id):
-                yield LabelledSegment(segment_id, label, area_of[segment_id], None if score is None else float(score))
+                yield LabelledSegment(segment_id, label, area_of[segment_id], _score(score, where))
+
+
+def _score(given: Any, where: str) -> float | None:
+    """A segment's score; None without one. Raises BadModel for what is not a finite number."""
+    if given is None:
+        return None
+    try:
+        score = float(given) if not isinstance(given, str | bytes) else math.nan
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        score = math.nan
+    if not math.isfinite(score):
+        raise BadModel(f"{where} returned the score {given!r}; it must be a finite number, or be left out.")
+    return score
 
 
 def _category(spec: ModelSpec, given: Any) -> Category:

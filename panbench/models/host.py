@@ -16,6 +16,7 @@ from panbench.models.adapter import Adapter
 from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, Output, check_classes
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.devices import AUTOCAST, keep_as_autocast_has_them, tf32_as
+from panbench.models.external import check_outputs, guarded, is_external
 from panbench.models.model import LoadedImage, Model
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
@@ -87,7 +88,8 @@ class HostedModel(Model):
 
     def load(self, scene: Scene) -> LoadedImage:
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
-        return self.adapter.read(scene)
+        with guarded(self.spec.adapter, [scene]):
+            return self.adapter.read(scene)
 
     def batch_key(self, image: ImageInfo) -> Hashable:
         """Images of which this is equal may share a batch: the size of the network's input for them."""
@@ -96,7 +98,7 @@ class HostedModel(Model):
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """What the model says of each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
-        with self.numerics():
+        with guarded(self.spec.adapter, [image.scene for image in batch]), self.numerics():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)
             except Exception as error:
@@ -108,6 +110,8 @@ class HostedModel(Model):
                     "compiler, on CUDA Triton; leave --compile out."
                 ) from error
         check_classes(outputs, self.class_names, self.spec.title)
+        if is_external(self.spec.adapter):
+            check_outputs(self.spec.adapter, outputs, batch)
         for output in outputs:
             _refuse_not_finite(output)
         if self._planted is not None:

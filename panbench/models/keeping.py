@@ -14,8 +14,9 @@ import torch
 from panbench.base.errors import BadRun
 from panbench.models.candidates import Output
 from panbench.models.rules import Rule
-from panbench.models.stored import LOW_GATE, Encoded, StoredOutputs, encode, write_block
+from panbench.models.stored import LOW_GATE, Encoded, StoredOutputs, block_of, encode
 from panbench.panoptic.types import Scene
+from panbench.runs import write_recorded
 
 __all__ = ["CandidateKeeper"]
 
@@ -37,7 +38,7 @@ class CandidateKeeper:
         exact: bool = True,
         workers: int = 2,
     ) -> None:
-        """Goes on with what the folder holds already.
+        """Goes on with what the folder, in the folder of its run, holds already.
 
         about: what tells these candidates from others, as {"weights_sha256": …}; rank: of this process
         exact: masks are exact where the map of `rule` needs it; else half precision throughout
@@ -112,6 +113,7 @@ class CandidateKeeper:
         if self._block:
             taken = [int(path.stem.split("-")[1]) for path in self.folder.glob(f"{self.rank:04d}-*.arrow")]
             number = max(taken, default=-1) + 1
-            write_block(self.folder / f"{self.rank:04d}-{number:06d}.arrow", self._block, self.about)
+            name = f"{self.folder.name}/{self.rank:04d}-{number:06d}.arrow"
+            write_recorded(self.folder.parent, name, block_of(self._block, self.about), self.rank)
             self._block, self._bytes = [], 0
         self._block_since = time.monotonic()

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+from panbench.base.errors import BadModel
+from panbench.base.text import listed
 from panbench.datasets.convert import shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
+from panbench.panoptic.types import Category
 
-__all__ = ["KNOWN_SETS", "coco_labels", "known_things"]
+__all__ = ["KNOWN_SETS", "coco_labels", "known_things", "labels_of", "match_categories"]
 
 KNOWN_SETS = ("coco", "cityscapes", "ade20k")
 
@@ -27,3 +30,36 @@ def coco_labels() -> tuple[tuple[str, ...], tuple[bool, ...]]:
     """
     ordered = sorted(shipped_categories("coco"), key=lambda category: (not category.isthing, category.id))
     return tuple(category.name for category in ordered), tuple(category.isthing for category in ordered)
+
+
+def labels_of(name: str | None) -> tuple[tuple[str, ...], tuple[bool, ...]] | None:
+    """Names of the labels of models trained on a dataset, and whether each is a thing; None where it is not known."""
+    if name == "coco":
+        return coco_labels()
+    if name == "shapes":
+        return tuple(str(each["name"]) for each in SHAPES), tuple(bool(each["isthing"]) for each in SHAPES)
+    return None
+
+
+def match_categories(
+    title: str, class_names: Sequence[str], isthing: Sequence[bool], categories: Sequence[Category]
+) -> tuple[int, ...]:
+    """The category id of each of the model's labels, by name; things and stuff must agree. Raises BadModel."""
+    by_name = {category.name: category for category in categories}
+    lacking = [name for name in class_names if name not in by_name]
+    unknown = [name for name in by_name if name not in class_names]
+    if lacking or unknown or len(class_names) != len(categories):
+        raise BadModel(
+            f"{title} and the dataset have different categories: "
+            f"the model has {len(class_names)}, of them not in the dataset {_some(lacking)}; "
+            f"the dataset has {len(categories)}, of them not in the model {_some(unknown)}. "
+            "`panbench eval --category-map FILE` evaluates through a list of which is which (docs/data.md)."
+        )
+    swapped = [name for name, thing in zip(class_names, isthing, strict=True) if by_name[name].isthing != thing]
+    if swapped:
+        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}.")
+    return tuple(by_name[name].id for name in class_names)
+
+
+def _some(names: Sequence[str]) -> str:
+    return listed(names, 6) if names else "none"

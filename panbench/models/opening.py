@@ -16,6 +16,7 @@ from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weigh
 from panbench.models.adapter import Adapter
 from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.devices import check_precision, choose_device
+from panbench.models.external import guarded
 from panbench.models.functions import open_factory
 from panbench.models.host import HostedModel
 from panbench.models.model import Model
@@ -71,27 +72,35 @@ def open_model(
     made = import_named(spec.adapter, spec)
     if not (isinstance(made, type) and issubclass(made, Adapter)):
         return open_factory(spec, made, precision=precision, weights=weights)
-    made.check(spec)
+    _check_adapter(spec, made)
+    with guarded(spec.adapter):
+        made.check(spec)
     spec, path = resolve_weights(spec, weights, needed=made.needs_weights, download=download, reporter=reporter)
-    adapter = made(spec)
     torch.manual_seed(seed)
     reporter.status(f"Building {spec.title}")
-    module = adapter.build()
+    with guarded(spec.adapter):
+        adapter = made(spec)
+        module = adapter.build()
+    if not isinstance(module, nn.Module):
+        raise BadModel(f"{spec.adapter}: build() returned a {type(module).__name__}; it must return a torch.nn.Module.")
     checkpoint = None
     if path is not None:
         reporter.status(f"Reading the weights of {spec.title}")
         checkpoint = load_checkpoint(path)
-        apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=adapter.rename(checkpoint.state_dict)))
-    model = HostedModel(
-        adapter,
-        module,
-        device=chosen,
-        precision=precision,
-        checkpoint=checkpoint,
-        seed=seed,
-        random_weights=weights == "random",
-        speedups=speedups,
-    )
+        with guarded(spec.adapter):
+            renamed = adapter.rename(checkpoint.state_dict)
+        apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=renamed))
+    with guarded(spec.adapter):
+        model = HostedModel(
+            adapter,
+            module,
+            device=chosen,
+            precision=precision,
+            checkpoint=checkpoint,
+            seed=seed,
+            random_weights=weights == "random",
+            speedups=speedups,
+        )
     if compiled:
         backbone = getattr(model.module, "backbone", None)
         if not isinstance(backbone, nn.Module):
@@ -129,10 +138,22 @@ def resolve_weights(
     )
 
 
+def _check_adapter(spec: ModelSpec, adapter: type[Adapter]) -> None:
+    """Raises BadModel for an adapter that lacks what its author has to write."""
+    missing = [] if adapter.build is not Adapter.build else ["build"]
+    if adapter.candidates is Adapter.candidates and adapter.run is Adapter.run:
+        missing.append("candidates")
+    if not hasattr(adapter, "rule") and adapter.__init__ is Adapter.__init__:
+        missing.append("rule")
+    if missing:
+        raise BadModel(f"{spec.title}: its adapter {spec.adapter} has no {' and no '.join(missing)} (docs/models.md).")
+
+
 def import_named(name: str, spec: ModelSpec) -> Any:
     """The object at the place `package.module:attribute`. Raises BadModel when it cannot be imported."""
     try:
-        return load(name)
+        with guarded(name):
+            return load(name)
     except BrokenPlace as error:
         raise BadModel(f"{spec.title}: {error}") from error
     except ModuleNotFoundError:

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from panbench.base.errors import BadDataset, BadModel
-from panbench.base.text import listed
 from panbench.datasets.convert import shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
+from panbench.models.labels import match_categories
 from panbench.models.model import Model
 from panbench.models.rules import Rule, SettledMap, fuse
 from panbench.panoptic.types import Category, Exif, ImageInfo, PanopticPrediction, Scene, Segment
@@ -18,7 +18,6 @@ __all__ = [
     "CategoryIds",
     "category_ids",
     "labels_as_categories",
-    "match_categories",
     "model_categories",
     "predict",
     "prediction_of",
@@ -62,26 +61,6 @@ def category_ids(model: Model, categories: Sequence[Category]) -> CategoryIds:
         # A model without categories of its own answers in the dataset's ids.
         return {category.id: category.id for category in categories}
     return match_categories(model.spec.title, model.class_names, model.isthing, categories)
-
-
-def match_categories(
-    title: str, class_names: Sequence[str], isthing: Sequence[bool], categories: Sequence[Category]
-) -> tuple[int, ...]:
-    """The category id of each of the model's labels, by name; things and stuff must agree. Raises BadModel."""
-    by_name = {category.name: category for category in categories}
-    lacking = [name for name in class_names if name not in by_name]
-    unknown = [name for name in by_name if name not in class_names]
-    if lacking or unknown or len(class_names) != len(categories):
-        raise BadModel(
-            f"{title} and the dataset have different categories: "
-            f"the model has {len(class_names)}, of them not in the dataset {_some(lacking)}; "
-            f"the dataset has {len(categories)}, of them not in the model {_some(unknown)}. "
-            "`panbench eval --category-map FILE` evaluates through a list of which is which (docs/data.md)."
-        )
-    swapped = [name for name, thing in zip(class_names, isthing, strict=True) if by_name[name].isthing != thing]
-    if swapped:
-        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}.")
-    return tuple(by_name[name].id for name in class_names)
 
 
 def labels_as_categories(model: Model) -> list[Category]:
@@ -133,7 +112,3 @@ def segment(
             yield scene, predict(model, scene, ids)
         except BadDataset as error:
             yield scene, error
-
-
-def _some(names: Sequence[str]) -> str:
-    return listed(names, 6) if names else "none"

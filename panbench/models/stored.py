@@ -1,14 +1,17 @@
 """What left a network, kept on disk: candidates or instances of each image, so that fusion can be tried without it.
 
 A file is written whole and renamed, one block of images each, like the parts of a run: Arrow IPC with a row an image
-(`image_id`, `header` as JSON, `payload`). Masks have the eight significant bits of bfloat16, compressed; wherever that
-would change a pixel of the map that the model's own rule makes, the exact values around it are stored beside
-(`patches`), until the map is the same: `encode` fuses again what it is about to store, and compares. So the default
-rule gives the map of the evaluation, and any other rule sees masks that are exact to 0.4 %.
+(`image_id`, `header` as JSON, `payload`, and `crc32` of these three). Masks have the eight significant bits of
+bfloat16, compressed; wherever that would change a pixel of the map that the model's own rule makes, the exact values
+around it are stored beside (`patches`), until the map is the same: `encode` fuses again what it is about to store,
+and compares. So the default rule gives the map of the evaluation, and any other rule sees masks that are exact to
+0.4 %.
 """
 
 import json
+import math
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +29,15 @@ from panbench.base.files import atomic_write
 from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances, Output
 from panbench.models.rules.base import Rule, SettledMap
 from panbench.models.rules.resize import possible_winners
+from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
+from panbench.runs import check_recorded, recorded
 
-__all__ = ["LOW_GATE", "VERSION", "Encoded", "StoredOutputs", "decode", "encode", "write_block"]
+__all__ = ["LOW_GATE", "VERSION", "Encoded", "StoredOutputs", "block_of", "decode", "encode", "write_block"]
 
-VERSION = 2
-# Version 1 had all masks in half precision, as `exact=False` still has them: it can be read.
-_HALF_PRECISION = 1
+VERSION = 3
+# Version 1 had all masks in half precision, as `exact=False` still has them; version 2 had a checksum of the payload
+# alone. Both can be read.
+_OLDER = (1, 2)
 LOW_GATE = 0.05
 """Candidates whose gate is not above this are not stored."""
 
@@ -40,7 +46,11 @@ _LEVEL = 3
 # More differing pixels than this share of an image, and its masks are stored in full precision altogether.
 _MOST_PATCHED = 0.02
 _ROUNDS = 4
-_SCHEMA = pa.schema({"image_id": pa.int64(), "header": pa.string(), "payload": pa.binary()})
+_SCHEMA = pa.schema({"image_id": pa.int64(), "header": pa.string(), "payload": pa.binary(), "crc32": pa.uint32()})
+_ABOUT, _ABOUT_CRC32 = b"panbench", b"panbench.crc32"
+
+MOST_BYTES = 2 << 30
+"""An image whose header declares more, unpacked, is refused before memory is taken for it."""
 
 Array = npt.NDArray[Any]
 
@@ -100,23 +110,27 @@ def encode(output: Output, rule: Rule, *, exact: bool = True, low_gate: float = 
     else:
         arrays["values"] = values.numpy()
     header, payload = _packed(arrays)
-    return Encoded({**_small_fields(kept), "arrays": header, "crc32": zlib.crc32(payload)}, payload, differing)
+    return Encoded({**_small_fields(kept), "arrays": header}, payload, differing)
 
 
 def decode(header: dict[str, Any], payload: bytes, device: torch.device | str = "cpu") -> Candidates | Instances:
     """What `encode` was given, as it was stored. Raises ValueError when the two do not fit together."""
-    if header.get("crc32", zlib.crc32(payload)) != zlib.crc32(payload):
+    if header.get("crc32", zlib.crc32(payload)) != zlib.crc32(payload):  # of version 2
         raise ValueError("its checksum differs")
+    frame = _frame(header["frame"])
     arrays = _unpacked(header["arrays"], payload)
     stored = arrays["values"]
+    if stored.ndim != 3:
+        raise ValueError(f"its masks have {stored.ndim} dimensions, not 3")
     values = _from_steps(stored) if stored.dtype == np.uint16 else torch.from_numpy(stored).float()
     if "patch_at" in arrays:
         flat = values.flatten(1)
         flat[:, torch.from_numpy(arrays["patch_at"].astype(np.int64))] = torch.from_numpy(arrays["patches"])
         values = flat.view(values.shape)
     values = values.to(device)
-    frame = Frame(*(tuple(header["frame"][name]) for name in ("padded", "resized", "original")))
     if header["kind"] == "candidates":
+        if not len(arrays["labels"]) == len(arrays["gate"]) == len(arrays["weight"]) == len(values):
+            raise ValueError("its labels, gates, weights and masks are not as many")
         return Candidates(
             labels=arrays["labels"],
             gate=arrays["gate"],
@@ -138,27 +152,49 @@ def decode(header: dict[str, Any], payload: bytes, device: torch.device | str = 
     )
 
 
-def write_block(path: str | os.PathLike[str], images: Sequence[tuple[int, Encoded]], about: dict[str, Any]) -> None:
-    """Writes a block of images, atomically. about: what a reader must know, as {"run": id, "low_gate": …}."""
+def _row_crc32(image_id: int, header: str, payload: bytes) -> int:
+    """The checksum of all that a row says."""
+    return zlib.crc32(payload, zlib.crc32(f"{image_id}\n{header}\n".encode()))
+
+
+def block_of(images: Sequence[tuple[int, Encoded]], about: dict[str, Any]) -> bytes:
+    """The file of a block of images. about: what a reader must know, as {"run": id, "low_gate": …}."""
+    rows = [(image_id, json.dumps(encoded.header), encoded.payload) for image_id, encoded in images]
+    said = json.dumps({**about, "version": VERSION}).encode()
     table = pa.table(
         {
-            "image_id": pa.array([image_id for image_id, _ in images], pa.int64()),
-            "header": [json.dumps(encoded.header) for _, encoded in images],
-            "payload": pa.array([encoded.payload for _, encoded in images], pa.binary()),
+            "image_id": pa.array([image_id for image_id, _, _ in rows], pa.int64()),
+            "header": [header for _, header, _ in rows],
+            "payload": pa.array([payload for _, _, payload in rows], pa.binary()),
+            "crc32": pa.array([_row_crc32(*row) for row in rows], pa.uint32()),
         },
-        schema=_SCHEMA.with_metadata({"panbench": json.dumps({**about, "version": VERSION})}),
+        schema=_SCHEMA.with_metadata({_ABOUT: said, _ABOUT_CRC32: str(zlib.crc32(said)).encode()}),
     )
-    with atomic_write(path) as handle, pa.ipc.new_file(handle, table.schema) as writer:
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_file(content, table.schema) as writer:
         # A batch an image: one is read without the others.
         writer.write_table(table, max_chunksize=1)
+    return bytes(content.getvalue())
+
+
+def write_block(path: str | os.PathLike[str], images: Sequence[tuple[int, Encoded]], about: dict[str, Any]) -> None:
+    """Writes `block_of` some images, atomically."""
+    with atomic_write(path) as handle:
+        handle.write(block_of(images, about))
 
 
 class StoredOutputs:
     """The stored images of a run: which there are, and each as it left the network."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        """Opens all blocks of a folder. Raises BadRun for one that is torn, foreign, or of another version."""
+        """Opens all blocks of a folder. Raises BadRun for one that is torn, foreign, or of another version.
+
+        A block is held against the SHA-256 that its run recorded, if it did, when an image is first read from it.
+        """
         self.folder = Path(folder)
+        self._hashes = recorded(self.folder.parent)
+        self._checked: set[Path] = set()
+        self._checking = threading.Lock()
         self.about: dict[str, Any] = {}
         self._place: dict[int, tuple[Path, int]] = {}
         blocks = sorted(self.folder.glob("[0-9]*.arrow")) if self.folder.is_dir() else []
@@ -173,25 +209,21 @@ class StoredOutputs:
         try:
             # Mapped, so that of each image only the id is read.
             with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-                about = json.loads((reader.schema.metadata or {}).get(b"panbench", b"null"))
-                if not isinstance(about, dict) or reader.schema.names != _SCHEMA.names:
-                    raise BadRun(f"{path} was not written by panbench as candidates of a run.")
-                if (version := about.pop("version", None)) not in (_HALF_PRECISION, VERSION):
-                    raise BadRun(
-                        f"{path} holds candidates of version {version}; this panbench reads version {VERSION}. Make "
-                        "them again with `panbench eval --keep-candidates`."
-                    )
+                about = _about(reader.schema, path)
                 if self.about and about != self.about:
                     raise BadRun(f"{path} holds candidates of another run than the other files beside it.")
                 self.about = about
                 for row in range(reader.num_record_batches):
-                    (image_id,) = reader.get_batch(row).column("image_id").to_pylist()
+                    # Arrow follows the offsets of a damaged file out of its memory unless it is told to look first.
+                    batch = reader.get_batch(row)
+                    batch.validate()
+                    (image_id,) = batch.column("image_id").to_pylist()
                     if image_id in self._place:
                         raise BadRun(f"{path} repeats image {image_id}, which another file beside it holds.")
                     self._place[image_id] = (path, row)
         except PanbenchError:
             raise
-        except (pa.ArrowException, OSError, ValueError) as problem:
+        except (pa.ArrowException, OSError, ValueError, IndexError, OverflowError, MemoryError) as problem:
             reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
             raise BadRun(f"{path} is damaged ({reason}). Make it again with `--keep-candidates`.") from None
 
@@ -210,15 +242,59 @@ class StoredOutputs:
         if image_id not in self._place:
             raise BadRun(f"{self.folder} holds no candidates of image {image_id}.")
         path, row = self._place[image_id]
+        with self._checking:
+            if path not in self._checked:
+                check_recorded(self.folder.parent, f"{self.folder.name}/{path.name}", self._hashes)
+                self._checked.add(path)
         try:
             with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
                 batch = reader.get_batch(row)
-                return decode(json.loads(batch.column("header")[0].as_py()), batch.column("payload")[0].as_py(), device)
-        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as problem:
-            raise BadRun(f"{path} is damaged at image {image_id} ({problem}). Make it again.") from None
+                batch.validate(full=True)
+                found = {name: batch.column(name)[0].as_py() for name in batch.schema.names}
+                header, payload = found["header"], found["payload"]
+                if "crc32" in found and found["crc32"] != _row_crc32(image_id, header, payload):
+                    raise ValueError("its checksum differs")
+                return decode(json.loads(header), payload, device)
+        except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, MemoryError, OSError) as problem:
+            raise self._damaged(path, image_id, problem) from None
+        except (RecursionError, RuntimeError, TypeError, ValueError) as problem:
+            raise self._damaged(path, image_id, problem) from None
+
+    def _damaged(self, path: Path, image_id: int, problem: Exception) -> BadRun:
+        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        return BadRun(f"{path} is damaged at image {image_id} ({reason}). Make it again.")
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.image_ids)
+
+
+def _about(schema: pa.Schema, path: Path) -> dict[str, Any]:
+    """What a block says of the run it is of. Raises BadRun for a foreign block or one of another version."""
+    said = (schema.metadata or {}).get(_ABOUT, b"null")
+    about = json.loads(said)
+    version = about.pop("version", None) if isinstance(about, dict) else None
+    if type(version) is not int or schema.names != (_SCHEMA.names[:3] if version in _OLDER else _SCHEMA.names):
+        raise BadRun(f"{path} was not written by panbench as candidates of a run, or is damaged.")
+    if version not in (*_OLDER, VERSION):
+        raise BadRun(
+            f"{path} holds candidates of version {version}; this panbench reads up to version {VERSION}. Make them "
+            "again with `panbench eval --keep-candidates`."
+        )
+    if version not in _OLDER and schema.metadata.get(_ABOUT_CRC32) != str(zlib.crc32(said)).encode():
+        raise ValueError("the checksum of what it says of its run differs")
+    return dict(about)
+
+
+def _frame(given: Any) -> Frame:
+    """The frame of a header. Raises ValueError for sizes that no image has."""
+    pairs: list[tuple[int, int]] = [tuple(given[name]) for name in ("padded", "resized", "original")]
+    for pair in pairs:
+        if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+            raise ValueError(f"it is of an image of the size {list(pair)}")
+        if pair[0] * pair[1] > 4 * DEFAULT_MAX_PIXELS:
+            raise ValueError(f"it is of an image of {pair[0]}×{pair[1]} pixels, which is too large")
+    padded, resized, original = pairs
+    return Frame(padded, resized, original, bool(given.get("one_step", False)))
 
 
 def _kept(output: Candidates | Instances, rule: Rule, low_gate: float) -> Candidates | Instances:
@@ -334,7 +410,9 @@ def _small_arrays(output: Candidates | Instances) -> dict[str, Array]:
 
 
 def _small_fields(output: Candidates | Instances) -> dict[str, Any]:
-    frame = {name: list(getattr(output.frame, name)) for name in ("padded", "resized", "original")}
+    frame: dict[str, Any] = {name: list(getattr(output.frame, name)) for name in ("padded", "resized", "original")}
+    if output.frame.one_step:
+        frame["one_step"] = True
     if isinstance(output, Candidates):
         own: dict[str, Any] = {"isthing": list(output.isthing), "activation": output.activation}
         return {"kind": "candidates", "frame": frame, **own}
@@ -355,7 +433,13 @@ def _packed(arrays: dict[str, Array]) -> tuple[list[dict[str, Any]], bytes]:
 
 def _unpacked(header: list[dict[str, Any]], payload: bytes) -> dict[str, Array]:
     kinds = [(entry["name"], np.dtype(entry["dtype"]), tuple(entry["shape"])) for entry in header]
-    sizes = [int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for _, dtype, shape in kinds]
+    for name, dtype, shape in kinds:
+        if dtype.kind not in "iuf" or not all(type(length) is int and length >= 0 for length in shape):
+            raise ValueError(f"its array {name!r} is declared as {dtype} of shape {list(shape)}")
+    # Python's whole numbers: those of NumPy would wrap around.
+    sizes = [math.prod(shape) * dtype.itemsize for _, dtype, shape in kinds]
+    if sum(sizes) > MOST_BYTES:
+        raise ValueError(f"it declares {sum(sizes):,} bytes, more than {MOST_BYTES:,}")
     content = pa.Codec(_CODEC).decompress(payload, decompressed_size=sum(sizes), asbytes=True)
     arrays, start = {}, 0
     for (name, dtype, shape), size in zip(kinds, sizes, strict=True):

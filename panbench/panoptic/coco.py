@@ -3,6 +3,7 @@
 In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.org/#format-data]
 """
 
+import hashlib
 import json
 import math
 import os
@@ -36,6 +37,7 @@ __all__ = [
     "ids_to_rgb",
     "read_annotation_columns",
     "read_id_png",
+    "read_ids",
     "read_panoptic_json",
     "read_png_names",
     "read_predictions_json",
@@ -71,6 +73,7 @@ def read_id_png(
     image_id: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     error: type[PanbenchError] = BadDataset,
+    digest: bytes = b"",
 ) -> IdMap:
     """The (H, W) int32 id map in a PNG.
 
@@ -79,6 +82,7 @@ def read_id_png(
     max_pixels: a larger PNG is refused before it is decoded
     error: class of the exception: `error` is raised when the file is missing, not a PNG, truncated, not 8-bit RGB, or
         of another shape
+    digest: the SHA-256 that the file must have; empty where none was recorded
     """
     where = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
@@ -87,17 +91,39 @@ def read_id_png(
         raise error(f"{where} was not found. Check the folder of id PNGs.") from None
     except OSError as problem:
         raise error(f"{where} cannot be read: {problem.strerror or problem}.") from None
+    if digest and hashlib.sha256(content).digest() != digest:
+        raise error(f"{where} changed since its run was made (its SHA-256 differs). Restore it, or make the run again.")
     try:
         return decode_id_png(content, shape=shape, max_pixels=max_pixels)
     except ValueError as problem:
         raise error(f"{where} {problem}") from None
 
 
-def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer]) -> None:
-    """Writes an (H, W) id map as RGB PNG, atomically; fast, not small. Raises ValueError for ids outside 0…2²⁴-1."""
+def read_ids(
+    panoptic: PanopticSet,
+    image_id: int,
+    shape: tuple[int, int] | None = None,
+    error: type[PanbenchError] = BadDataset,
+) -> IdMap:
+    """The id map of an image of a set, as `read_id_png` reads it; checked against the set's digest of it."""
+    return read_id_png(
+        panoptic.png_path(image_id),
+        shape,
+        image_id=image_id,
+        error=error,
+        digest=panoptic.digests.get(image_id, b""),
+    )
+
+
+def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer]) -> bytes:
+    """Writes an (H, W) id map as RGB PNG, atomically; fast, not small. The file's SHA-256, 32 bytes.
+
+    Raises ValueError for ids outside 0…2²⁴-1.
+    """
     content = encode_id_png(ids)
     with atomic_write(path, durable=False) as handle:
         handle.write(content)
+    return hashlib.sha256(content).digest()
 
 
 def read_panoptic_json(

@@ -97,7 +97,7 @@ class PanopticSet:
     """A panoptic JSON, checked: `images` and `annotations` by image id, in the order of the JSON.
 
     `folder` holds the id PNGs that the annotations name; `path` is the JSON itself. A set of predictions may have no
-    categories and no images.
+    categories and no images. digests: the SHA-256 of id PNGs, by image id, where a run recorded it (`coco.read_ids`)
     """
 
     categories: tuple[Category, ...]
@@ -105,6 +105,7 @@ class PanopticSet:
     annotations: dict[int, Annotation]
     folder: Path
     path: Path
+    digests: Mapping[int, bytes] = field(default_factory=dict, repr=False)
 
     def png_path(self, image_id: int) -> Path:
         """The path of an image's id PNG."""

@@ -6,7 +6,13 @@
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
 from panbench.runs.layout import CANDIDATES, ORACLE, ORACLE_BLOCKS, PREDICTIONS, PREDICTIONS_JSON, written
-from panbench.runs.predictions import write_predictions_json
+from panbench.runs.manifest import check_recorded, recorded, write_recorded
+from panbench.runs.predictions import (
+    check_predictions_json,
+    predictions_place,
+    stored_predictions,
+    write_predictions_json,
+)
 from panbench.runs.record import (
     SCHEMA,
     CategoryMapRecord,
@@ -53,6 +59,8 @@ __all__ = [
     "Setting",
     "SummaryRecord",
     "category_record",
+    "check_predictions_json",
+    "check_recorded",
     "check_room",
     "digest_of",
     "finish_replacement",
@@ -60,11 +68,15 @@ __all__ = [
     "load_run",
     "looks_like_run",
     "photograph_code",
+    "predictions_place",
+    "recorded",
     "refuse_link",
     "remove_run",
     "replacement_of",
     "run_bytes",
+    "stored_predictions",
     "unfinished_run",
     "write_predictions_json",
+    "write_recorded",
     "written",
 ]

@@ -37,7 +37,13 @@ class Definition:
     applies: Callable[[ModelRecord | None, Mapping[str, Setting]], bool]
 
 
-OF_THE_CORE: tuple[Definition, ...] = ()
+OF_THE_CORE: tuple[Definition, ...] = (
+    Definition(
+        "Panoptic SegFormer's masks",
+        2,  # brought to the original size in one step, as its authors do, where version 1 took two
+        lambda model, arguments: model is not None and model.family == "psf",
+    ),
+)
 """Those of models and rules; studies name theirs in `Study.definitions`."""
 
 

@@ -1,11 +1,12 @@
-"""What a run read: the SHA-256 of each image and id PNG, so that files that changed since are noticed, and what the
-files of photographs say of them.
+"""What a run read and predicted: the SHA-256 of each image and id PNG, so that files that changed since are noticed.
+
+Also what the files of photographs say of them.
 """
 
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ __all__ = ["NO_HASHES", "FileHashes", "digest_of", "photograph_code"]
 _BYTES = np.dtype([("image_id", "<i8"), ("image", "u1", 32), ("truth", "u1", 32)])
 # With what its photograph's file says, where there is something to say; base64 has no colon.
 _LONGER = np.dtype([*_BYTES.descr, ("photograph", "u1")])
-_MARK = b"2:"
+# And with the digest of the id PNG that was predicted.
+_PREDICTED = np.dtype([*_LONGER.descr, ("prediction", "u1", 32)])
+_FORMS = {b"3:": _PREDICTED, b"2:": _LONGER, b"": _BYTES}
 
 _ORIENTATION, _EXTRANEOUS = 15, 16
 
@@ -30,12 +33,14 @@ class FileHashes:
     """The digests of some images' files: `image` and `truth` are (N, 32) uint8, all zero where there was no file.
 
     photograph: (N,) uint8 that `photograph_code` made
+    prediction: (N, 32) uint8, of the id PNG that was predicted: written by the run, or scored by it
     """
 
     image_id: npt.NDArray[np.int64]
     image: npt.NDArray[np.uint8]
     truth: npt.NDArray[np.uint8]
     photograph: npt.NDArray[np.uint8]
+    prediction: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -51,16 +56,22 @@ class FileHashes:
         return self.image_id[(self.photograph & _EXTRANEOUS) > 0]
 
     @staticmethod
-    def of(rows: Sequence[tuple[int, Digest, Digest]], photographs: Sequence[int] | None = None) -> "FileHashes":
-        """From (image id, digest of the image, digest of the ground-truth PNG), and a `photograph_code` for each."""
+    def of(
+        rows: Sequence[tuple[int, Digest, Digest]],
+        photographs: Sequence[int] | None = None,
+        predictions: Sequence[Digest] | None = None,
+    ) -> "FileHashes":
+        """From (image id, digest of the image, digest of the ground-truth PNG), and what else is known of each.
 
-        def digests(place: int) -> npt.NDArray[np.uint8]:
-            joined = b"".join(row[place].ljust(32, b"\0") for row in rows)  # type: ignore[union-attr]
-            return np.frombuffer(joined, np.uint8).reshape(len(rows), 32)
-
+        photographs: a `photograph_code` for each; predictions: the digest of its predicted id PNG
+        """
         codes = [0] * len(rows) if photographs is None else photographs
         return FileHashes(
-            np.array([row[0] for row in rows], np.int64), digests(1), digests(2), np.array(codes, np.uint8)
+            np.array([row[0] for row in rows], np.int64),
+            _digests([row[1] for row in rows]),
+            _digests([row[2] for row in rows]),
+            np.array(codes, np.uint8),
+            _digests([b""] * len(rows) if predictions is None else predictions),
         )
 
     @staticmethod
@@ -71,38 +82,49 @@ class FileHashes:
             return FileHashes.of([])
         ids = np.concatenate([hashes.image_id for hashes in given])
         _, first = np.unique(ids, return_index=True)
-        return FileHashes(
-            ids[first],
-            np.concatenate([hashes.image for hashes in given])[first],
-            np.concatenate([hashes.truth for hashes in given])[first],
-            np.concatenate([hashes.photograph for hashes in given])[first],
-        )
+
+        def column(name: str) -> npt.NDArray[np.uint8]:
+            joined: npt.NDArray[np.uint8] = np.concatenate([getattr(hashes, name) for hashes in given])[first]
+            return joined
+
+        return FileHashes(ids[first], *(column(name) for name in _COLUMNS))
 
     def only(self, images: npt.NDArray[np.int64]) -> "FileHashes":
         """Those of some images."""
         kept = np.isin(self.image_id, images)
-        return FileHashes(self.image_id[kept], self.image[kept], self.truth[kept], self.photograph[kept])
+        return FileHashes(self.image_id[kept], *(getattr(self, name)[kept] for name in _COLUMNS))
+
+    def without_predictions(self) -> "FileHashes":
+        """The same, of a run that has no predictions."""
+        return replace(self, prediction=np.zeros_like(self.prediction))
+
+    def predictions(self) -> dict[int, Digest]:
+        """The digest of the predicted id PNG of each image that has one."""
+        known = self.prediction.any(axis=1)
+        return {
+            image_id: digest.tobytes()
+            for image_id, digest in zip(self.image_id[known].tolist(), self.prediction[known], strict=True)
+        }
 
     def to_bytes(self) -> bytes:
         """ASCII for a part's metadata, which holds text only."""
-        longer = bool((self.photograph > 1).any())
-        rows = np.zeros(len(self), _LONGER if longer else _BYTES)
-        rows["image_id"], rows["image"], rows["truth"] = self.image_id, self.image, self.truth
-        if longer:
-            rows["photograph"] = self.photograph
-        return (_MARK if longer else b"") + base64.b64encode(rows.tobytes())
+        mark = b"3:" if self.prediction.any() else b"2:" if (self.photograph > 1).any() else b""
+        rows = np.zeros(len(self), _FORMS[mark])
+        for name in rows.dtype.names or ():
+            rows[name] = getattr(self, name)
+        return mark + base64.b64encode(rows.tobytes())
 
     @staticmethod
     def from_bytes(content: bytes) -> "FileHashes":
         """What `to_bytes` wrote. Raises ValueError."""
+        mark = next(mark for mark in _FORMS if content.startswith(mark))
         try:
-            longer = content.startswith(_MARK)
-            encoded = content[len(_MARK) :] if longer else content
-            rows = np.frombuffer(base64.b64decode(encoded, validate=True), _LONGER if longer else _BYTES)
+            rows = np.frombuffer(base64.b64decode(content[len(mark) :], validate=True), _FORMS[mark])
         except ValueError as problem:
             raise ValueError(f"has hashes of files that cannot be read ({problem})") from None
-        photograph = rows["photograph"] if longer else np.zeros(len(rows), np.uint8)
-        return FileHashes(rows["image_id"].astype(np.int64), rows["image"], rows["truth"], photograph)
+        nothing = {"photograph": np.zeros(len(rows), np.uint8), "prediction": np.zeros((len(rows), 32), np.uint8)}
+        columns = (rows[name] if name in (rows.dtype.names or ()) else nothing[name] for name in _COLUMNS)
+        return FileHashes(rows["image_id"].astype(np.int64), *columns)
 
     def differing(self, other: "FileHashes") -> tuple[list[int], list[int]]:
         """The images whose image file differs, and those whose ground-truth PNG does, of those that both know."""
@@ -113,6 +135,15 @@ class FileHashes:
             known = left.any(axis=1) & right.any(axis=1)
             found.append(ids[known & (left != right).any(axis=1)].tolist())
         return found[0], found[1]
+
+
+_COLUMNS = ("image", "truth", "photograph", "prediction")
+
+
+def _digests(digests: Sequence[Digest]) -> npt.NDArray[np.uint8]:
+    """(N, 32), zeros where a digest is empty."""
+    joined = b"".join(digest.ljust(32, b"\0") for digest in digests)
+    return np.frombuffer(joined, np.uint8).reshape(len(digests), 32)
 
 
 NO_HASHES = FileHashes.of([])

@@ -5,6 +5,7 @@ from panbench.base.studies import named
 __all__ = [
     "CANDIDATES",
     "CORE_NAMES",
+    "HASHES",
     "MARK",
     "ORACLE",
     "ORACLE_BLOCKS",
@@ -22,12 +23,14 @@ PARTS = "parts"
 PREDICTIONS = "predictions"
 PREDICTIONS_JSON = "predictions.json"
 CANDIDATES = "candidates"
+HASHES = "hashes"
+"""The SHA-256 of candidates, predictions.json and the oracle (manifest.py)."""
 ORACLE = "oracle.parquet"
 """What `panbench fuse --oracle` found."""
 ORACLE_BLOCKS = "oracle-blocks"
 """What it found so far, until it is done."""
 
-CORE_NAMES = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, ORACLE, ORACLE_BLOCKS)
+CORE_NAMES = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HASHES, ORACLE, ORACLE_BLOCKS)
 
 
 def written() -> tuple[str, ...]:

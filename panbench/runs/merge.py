@@ -75,6 +75,8 @@ def merge_runs(
     try:
         for rank, run in enumerate(runs):
             files = run.members.files()
+            if run.info.predictions is None:  # what was predicted stays in the shards
+                files = files.without_predictions()
             for part in run.members.admitted:
                 table = read_part(part)
                 writer.write_part(table, rank, files.only(table.image_ids))

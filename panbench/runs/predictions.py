@@ -1,14 +1,20 @@
-"""predictions.json of a run, from its own tables: what panopticapi and COCO's server take."""
+"""The predictions of a run: writes predictions.json, and reads JSON and id PNGs held against what was recorded."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from panbench.base.files import write_json
+from panbench.base.errors import BadRun
+from panbench.base.files import sha256_of
+from panbench.panoptic.coco import read_predictions_json
+from panbench.panoptic.types import PanopticSet
 from panbench.runs.folder import Run
-from panbench.runs.layout import PREDICTIONS_JSON
+from panbench.runs.layout import PREDICTIONS, PREDICTIONS_JSON
+from panbench.runs.manifest import check_recorded, write_recorded
 from panbench.runs.record import category_record
 
-__all__ = ["write_predictions_json"]
+__all__ = ["check_predictions_json", "predictions_place", "stored_predictions", "write_predictions_json"]
 
 
 def write_predictions_json(run: Run, file_names: Mapping[int, str]) -> Path:
@@ -29,7 +35,46 @@ def write_predictions_json(run: Run, file_names: Mapping[int, str]) -> Path:
                 ],
             }
         )
-    path = run.path / PREDICTIONS_JSON
-    categories = [category_record(category) for category in run.categories]
-    write_json(path, {"annotations": annotations, "categories": categories}, indent=None)
-    return path
+    document = {"annotations": annotations, "categories": [category_record(category) for category in run.categories]}
+    content = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_recorded(run.path, PREDICTIONS_JSON, content.encode())
+
+
+def predictions_place(run: Run) -> tuple[Path, Path] | None:
+    """The JSON and the folder of id PNGs that a run kept, or else scored; None without them."""
+    if run.path is not None and (run.path / PREDICTIONS_JSON).is_file():
+        return run.path / PREDICTIONS_JSON, run.path / PREDICTIONS
+    scored = run.info.predictions
+    if scored is not None and scored.json and Path(scored.json).is_file():
+        return Path(scored.json), Path(scored.folder)
+    return None
+
+
+def check_predictions_json(run: Run, path: Path) -> bool:
+    """Whether the predictions' JSON is what the run recorded of it; False when it recorded nothing.
+
+    Raises BadRun for one that differs.
+    """
+    if run.path is not None and path == run.path / PREDICTIONS_JSON and check_recorded(run.path, PREDICTIONS_JSON):
+        return True
+    # The ensembles of older versions named their own predictions as what they scored.
+    scored = run.info.predictions
+    if scored is None or Path(scored.json).name != path.name:
+        return False
+    if sha256_of(path) != scored.sha256:
+        raise BadRun(
+            f"{path} is not what {run.name} was made from (its SHA-256 differs). Restore it, or score it again."
+        )
+    return True
+
+
+def stored_predictions(run: Run) -> PanopticSet | None:
+    """The predictions of a run; None where they are not there. Their id PNGs are checked when `read_ids` reads them.
+
+    Raises BadRun for a JSON that changed since the run was made.
+    """
+    place = predictions_place(run)
+    if place is None:
+        return None
+    check_predictions_json(run, place[0])
+    return replace(read_predictions_json(*place), digests=run.files.predictions())

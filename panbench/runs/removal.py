@@ -17,6 +17,7 @@ from panbench.base.studies import named
 from panbench.panoptic.parts import PART, metadata_of
 from panbench.runs.layout import (
     CANDIDATES,
+    HASHES,
     MARK,
     ORACLE,
     ORACLE_BLOCKS,
@@ -25,6 +26,7 @@ from panbench.runs.layout import (
     PREDICTIONS_JSON,
     RECORD,
 )
+from panbench.runs.manifest import MANIFEST
 from panbench.runs.membership import run_of
 from panbench.runs.record import PartRecord, RunInfo, read_info
 
@@ -101,6 +103,7 @@ class _OwnFiles:
         return {
             PARTS: self._part_names(PARTS, None if info is None else info.parts),
             **{name: self._part_names(name, files) for name, files in side_tables.items()},
+            HASHES: lambda name: MANIFEST.fullmatch(str(name)) is not None,
             CANDIDATES: lambda name: _CANDIDATES.fullmatch(str(name)) is not None,
             ORACLE_BLOCKS: lambda name: _ORACLE_BLOCK.fullmatch(str(name)) is not None,
             PREDICTIONS: _names_of(self._prediction_names()),

@@ -22,6 +22,7 @@ from panbench.runs.folder import Run, load_run
 from panbench.runs.hashes import NO_HASHES, FileHashes
 from panbench.runs.layout import CORE_NAMES, MARK, PARTS, RECORD
 from panbench.runs.lock import RunLock
+from panbench.runs.manifest import forget_absent
 from panbench.runs.membership import part_metadata
 from panbench.runs.record import SCHEMA, STATUSES, RunInfo, SummaryRecord, read_info
 from panbench.runs.removal import foreign_files, remove_run_files
@@ -137,6 +138,7 @@ class RunWriter:
             try:
                 (run.path / PARTS).mkdir(exist_ok=True)
                 writer._reserve()
+                forget_absent(run.path)
             except OSError as problem:
                 raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
             # From here on the list is of what is there now; a run of schema 1 gets the identity that it never had.

@@ -177,7 +177,7 @@ def score_folder(
             wrong += counted.prediction_faults
             gt_wrong += counted.gt_faults
             if not (found or counted.prediction_faults or counted.gt_faults or misfits):
-                store.keep(table, FileHashes.of(counted.files))
+                store.keep(table, FileHashes.of(counted.files, predictions=counted.predictions))
         faults = misfits + _told(wrong, "predicted", pred) + mismatches.sentences() + plan.likely_cause(mismatches)
         if faults or gt_wrong:
             kind = PredictionMismatch if faults else BadDataset
@@ -484,6 +484,7 @@ class _Counted:
     pairs: list[tuple[int, "_Counts"]] = field(default_factory=list)
     boundary: list[tuple[int, "_Counts"]] = field(default_factory=list)
     files: list[tuple[int, bytes, bytes]] = field(default_factory=list)
+    predictions: list[bytes] = field(default_factory=list)
     gt_faults: "list[_Fault]" = field(default_factory=list)
     prediction_faults: "list[_Fault]" = field(default_factory=list)
 
@@ -508,6 +509,7 @@ class _Answer:
     counts: _Counts | None = None
     boundary: _Counts | None = None
     sha: bytes = b""
+    pred_sha: bytes = b""
     packed: bytes | None = None
     gt_fault: "_Fault | None" = None
     prediction_fault: "_Fault | None" = None
@@ -536,7 +538,9 @@ class _Counter:
         else:
             pred_path = pred.folder / pred.file_names[self.plan.pred_row[row]]
             try:
-                pred_runs = decode_id_runs(_content(pred_path), max_pixels=self.max_pixels)
+                content = _content(pred_path)
+                answer = replace(answer, pred_sha=hashlib.sha256(content).digest())
+                pred_runs = decode_id_runs(content, max_pixels=self.max_pixels)
                 if pred_runs.shape != gt_runs.shape:
                     raise ValueError(
                         f"is {_size(pred_runs.shape)} but its ground truth is {_size(gt_runs.shape)} (height × width). "
@@ -601,6 +605,7 @@ def _count_images(
             if answer.counts is not None:
                 counted.pairs.append((image_id, answer.counts))
                 counted.files.append((image_id, b"", answer.sha))
+                counted.predictions.append(answer.pred_sha)
             if answer.boundary is not None:
                 counted.boundary.append((image_id, answer.boundary))
             if done % _IMAGES_A_TASK == 0 or done == len(rows):

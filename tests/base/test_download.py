@@ -1,11 +1,13 @@
 import errno
 import hashlib
+import http.server
 import itertools
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -543,3 +545,30 @@ def test_a_wish_to_wait_that_is_no_time_is_passed_over(server, tmp_path, pauses,
     server.faults["/file.bin"] = [Fault(status=503, retry_after=wish)]
     assert fetch(server, tmp_path, pauses).read_bytes() == CONTENT
     assert max(pauses) <= 120
+
+
+def test_a_body_of_no_stated_length_is_taken_only_where_something_checks_it(tmp_path, pauses):
+    class Unframed(http.server.BaseHTTPRequestHandler):
+        """HTTP/1.0 without a Content-Length: whoever cuts the connection ends the file."""
+
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(CONTENT)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unframed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/file.bin"
+    try:
+        with pytest.raises(DownloadFailed, match="does not say how long the file is"):
+            download(address, tmp_path / "unchecked.bin", sleep=pauses.append)
+        assert list(tmp_path.iterdir()) == []
+        for known in ({"sha256": SHA256}, {"size": len(CONTENT)}, {"check": lambda path: None}):
+            target = tmp_path / f"{next(iter(known))}.bin"
+            assert download(address, target, sleep=pauses.append, **known).read_bytes() == CONTENT
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -10,10 +10,10 @@ import pytest
 from support import panbench
 
 from panbench.base.errors import BadRun
-from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.coco import read_id_png, write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.report.answers.tables import comparison_rows
-from panbench.runs import DeviceRecord, RuleRecord, RunWriter, load_run
+from panbench.runs import DeviceRecord, FileHashes, RuleRecord, RunWriter, load_run
 from panbench.scoring.folder import score_folder
 
 BALL = Category(1, "ball", isthing=True)
@@ -281,3 +281,83 @@ def test_the_config_that_a_run_names_is_never_run(tmp_path):
     assert result.exit_code == 2
     assert "which panbench runs only when you name it: add --config FILE" in words(result.stderr)
     assert not (tmp_path / "ran").exists()
+
+
+def shifted(path: Path) -> None:
+    """Moves the map in a PNG by one column, as valid a prediction as before."""
+    write_id_png(path, np.roll(read_id_png(path), 1, axis=1))
+
+
+class TestPredictions:
+    @pytest.fixture
+    def runs(self, tmp_path) -> tuple[Path, Path]:
+        """Two runs that scored predictions of their own, and after them their vote with the maps that it keeps."""
+        gt = panoptic_set(tmp_path, "gt")
+        members = []
+        for name in ("one", "two"):
+            score_folder(gt, panoptic_set(tmp_path, f"pred-{name}"), out=tmp_path / "results" / name, index=False)
+            members.append(tmp_path / "results" / name)
+        assert panbench("ensemble", *members, "--way", "votes", "--out", tmp_path / "results" / "vote").exit_code == 0
+        return members[0], tmp_path / "results" / "vote"
+
+    def predictions_of(self, run: Path) -> Path:
+        return run / "predictions" if run.name == "vote" else run.parents[1] / f"pred-{run.name}"
+
+    @pytest.mark.parametrize("which", [0, 1], ids=["scored", "kept"])
+    def test_shifted_predictions_are_not_verified(self, runs, which):
+        run = runs[which]
+        assert "3 predictions are as they were." in panbench("verify", run).stdout
+        shifted(self.predictions_of(run) / "2.png")
+        result = panbench("verify", run, "--json")
+        assert result.exit_code == 1
+        (found,) = json.loads(result.stdout)
+        assert found["state"] == "damaged"
+        assert any("1 predictions changed since the run was made" in problem for problem in found["problems"])
+
+    @pytest.mark.parametrize("which", [0, 1], ids=["scored", "kept"])
+    def test_a_changed_predictions_json_is_not_verified(self, runs, which):
+        folder = self.predictions_of(runs[which])
+        path = folder.with_suffix(".json")
+        path.write_text(path.read_text().replace('"category_id": 1', '"category_id": 1 '))
+        result = panbench("verify", runs[which])
+        assert result.exit_code == 1
+        assert f"{path}" in result.stdout
+
+    @pytest.mark.parametrize("which", [0, 1], ids=["scored", "kept"])
+    @pytest.mark.parametrize("command", ["ensemble", "relabel", "export", "overlay"])
+    def test_who_reads_shifted_predictions_refuses_them(self, runs, which, command, tmp_path):
+        run = runs[which]
+        line = {
+            "ensemble": ("ensemble", run, run.parent / "two", "--way", "votes", "--out", tmp_path / "again"),
+            "relabel": ("relabel", tmp_path / "gt.json", tmp_path / "gt.json", "--runs", run),
+            "export": ("export", "coco-results", run, "--out", tmp_path / "out"),
+            "overlay": ("show", "overlay", run, "--image", "2", "--images", tmp_path, "--out", tmp_path / "a.png"),
+        }[command]
+        for image_id in (1, 2, 3):
+            write_id_png(tmp_path / f"{image_id}.jpg", np.zeros((1, 4), np.int32))
+        before = panbench(*line)
+        assert before.exit_code == 0, before.stderr
+        shifted(self.predictions_of(run) / "2.png")
+        refused = panbench(*line, *(["--overwrite"] if command in ("ensemble", "export") else []))
+        assert refused.exit_code == 2
+        assert "2.png (image 2) changed since its run was made" in words(refused.stderr)
+
+    def test_missing_predictions_are_named_and_removed_ones_are_no_damage(self, runs):
+        vote = runs[1]
+        (vote / "predictions" / "2.png").unlink()
+        result = panbench("verify", vote)
+        assert (result.exit_code, "1 predictions are missing" in result.stdout) == (1, True)
+        shutil.rmtree(vote / "predictions")
+        (vote / "predictions.json").unlink()
+        result = panbench("verify", vote)
+        assert (result.exit_code, "The predictions are no longer there." in result.stdout) == (0, True)
+
+    def test_of_a_run_that_recorded_nothing_nothing_is_called_damaged(self, tmp_path, monkeypatch):
+        """As older versions wrote it: parts without the hashes of predictions, and no hashes/."""
+        of = FileHashes.of
+        monkeypatch.setattr(FileHashes, "of", staticmethod(lambda rows, *_, **__: of(rows)))
+        run = scored(tmp_path)
+        shifted(tmp_path / "pred" / "2.png")
+        result = panbench("verify", run)
+        assert result.exit_code == 0
+        assert f"What the id PNGs in {tmp_path / 'pred'} were is not recorded." in words(result.stdout)

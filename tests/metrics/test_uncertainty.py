@@ -1,4 +1,4 @@
-"""Intervals, paired differences, permutation tests, ranks and Holm's correction."""
+"""Paired differences, permutation tests, ranks and Holm's correction."""
 
 import math
 from itertools import product
@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtr, stdtrit
 
 from panbench.base.errors import BadArgument
 from panbench.metrics import uncertainty
-from panbench.metrics.pq import pq_table, summarise
-from panbench.metrics.slices import ImageStatistics, image_statistics, pq_by
-from panbench.metrics.uncertainty import compare, holm, intervals
+from panbench.metrics.slices import ImageStatistics, image_statistics
+from panbench.metrics.uncertainty import compare, holm, percentiles, swaps_needed
 from panbench.panoptic.types import Category
 
 CAR, SKY = 1, 92
@@ -58,29 +58,7 @@ def by_hand(counts: np.ndarray, run: ImageStatistics) -> np.ndarray:
     return np.array(values)
 
 
-def test_the_value_is_pq_itself(random_scenes):
-    tables = random_scenes(5, images=20)
-    table = intervals(image_statistics(*tables), resamples=100)
-    expected = pq_table(*tables)
-    for group, scores in summarise(expected).items():
-        for metric in ("PQ", "SQ", "RQ"):
-            assert row(table, metric, group=group)["value"] == pytest.approx(scores[metric], rel=1e-12)
-    for category in expected.itertuples():
-        assert row(table, category_id=category.category_id)["value"] == pytest.approx(category.PQ, rel=1e-12)
-
-
-def test_an_interval_holds_its_value_and_narrows_with_images():
-    rng = np.random.default_rng(3)
-    widths = []
-    for images in (50, 800):
-        found = row(intervals(cars(rng.uniform(0.5, 1, images).tolist()), resamples=500))
-        assert found["low"] < found["value"] < found["high"]
-        assert found["images"] == images
-        widths.append(found["high"] - found["low"])
-    assert widths[0] / widths[1] == pytest.approx(4, rel=0.35)
-
-
-def test_percentiles_are_those_of_resamples_taken_one_by_one():
+def test_intervals_of_differences_are_percentiles_of_resamples_taken_one_by_one():
     rng = np.random.default_rng(0)
     rows = [
         (image, category, *values)
@@ -90,38 +68,22 @@ def test_percentiles_are_those_of_resamples_taken_one_by_one():
         for values in [(rng.uniform(0.5, 1), 1, int(rng.integers(0, 2)), int(rng.integers(0, 2)))]
     ]
     run = statistics(rows, images=30)
+    other = statistics([(*row[:2], 0.9 * row[2], *row[3:]) for row in rows if row[0] % 3], images=30)
     counts = np.stack([np.bincount(rng.integers(0, 30, 30), minlength=30) for _ in range(4000)], axis=1)
-    low, high = np.quantile(by_hand(counts, run), [0.025, 0.975])
-    found = row(intervals(run, resamples=4000))
-    assert found["low"] == pytest.approx(low, abs=0.012)
-    assert found["high"] == pytest.approx(high, abs=0.012)
+    # Of 30 images the outer percentiles are those that Student's t asks for.
+    tail = ndtr(math.sqrt(30 / 29) * stdtrit(29, 0.025))
+    assert tail == pytest.approx(0.0188, abs=1e-4)
+    low, high = np.quantile(by_hand(counts, other) - by_hand(counts, run), [tail, 1 - tail])
+    found = row(compare({"a": run, "b": other}, resamples=4000, permutations=1).differences)
+    assert found["low"] == pytest.approx(low, abs=0.015)
+    assert found["high"] == pytest.approx(high, abs=0.015)
 
 
-def test_images_without_segments_are_resampled_too():
-    # Three cars found, two missed, on 5 of 40 images: with few images the interval would be as wide, but whether an
-    # image is drawn at all now varies too, and the category is left out where it is not drawn.
-    rows = [(n, CAR, 0.9 if n % 2 else 0.0, n % 2, 0, 1 - n % 2) for n in range(1, 13)]
-    dense, sparse = statistics(rows), statistics(rows, images=400)
-    width = [row(intervals(run, resamples=2000)).pipe(lambda r: r["high"] - r["low"]) for run in (dense, sparse)]
-    assert width[1] > width[0]
-
-
-def test_a_category_in_few_images_has_a_value_but_no_interval():
-    rows = [(n, CAR, 0.8, 1, 0, 0) for n in range(1, 51)] + [(n, SKY, 0.7, 1, 1, 0) for n in range(1, 10)]
-    table = intervals(statistics(rows), resamples=200)
-    rare = row(table, category_id=SKY)
-    assert rare["value"] == pytest.approx(0.7 * 9 / 13.5)
-    assert math.isnan(rare["low"])
-    assert math.isnan(rare["high"])
-    assert rare["images"] == 9
-    assert not math.isnan(row(table, category_id=CAR)["low"])
-
-
-def test_a_category_that_is_nowhere_has_no_value():
-    table = intervals(cars([0.9] * 20), resamples=100)
-    assert math.isnan(row(table, category_id=SKY)["value"])
-    assert math.isnan(row(table, group="Stuff")["value"])
-    assert row(table, group="All")["value"] == pytest.approx(0.9)
+def test_percentiles_of_few_images_lie_further_out_and_of_many_where_the_level_says():
+    drawn = np.linspace(0, 1, 10_001)[None].repeat(3, axis=0)
+    low, high = percentiles(drawn, 0.95, [12, 500, 10**6])
+    np.testing.assert_allclose(low, [0.0108, 0.0246, 0.0250], atol=2e-4)
+    np.testing.assert_allclose(low + high, 1)
 
 
 def test_the_same_seed_gives_the_same_numbers_on_any_number_of_cores(monkeypatch):
@@ -252,7 +214,7 @@ def test_one_run_has_intervals_and_no_differences():
     assert row(result.runs)["rank"] == 1
 
 
-def test_ranks_count_the_better_runs_and_say_how_sure_they_are():
+def test_a_rank_ranges_over_the_runs_that_the_tests_do_not_tell_apart():
     rng = np.random.default_rng(4)
     base = rng.uniform(0.5, 0.9, 60)
     runs = {
@@ -260,28 +222,86 @@ def test_ranks_count_the_better_runs_and_say_how_sure_they_are():
         "twin": cars(base.tolist()),
         "other twin": cars(rng.permutation(base).tolist()),
     }
-    table = compare(runs, resamples=500, permutations=100).runs.query("metric == 'PQ' and group == 'All'")
-    ranks = table.set_index("run")[["rank", "rank_low", "rank_high"]]
+    found = compare(runs, resamples=100)
+    ranks = found.runs.query("metric == 'PQ' and group == 'All'").set_index("run")[["rank", "rank_low", "rank_high"]]
     assert ranks.loc["worst"].tolist() == [3, 3, 3]
     assert ranks.loc["twin"].tolist() == [1, 1, 2]
     assert ranks.loc["other twin"].tolist() == [1, 1, 2]
 
 
+def test_the_ranks_of_neighbours_that_no_test_tells_apart_overlap():
+    rng = np.random.default_rng(3)
+    base = rng.uniform(0.5, 0.9, 40)
+    gains = {"a": 0.0, "b": 0.009, "c": 0.018}
+    runs = {name: cars((base + gain + rng.normal(0, 0.03, 40)).tolist()) for name, gain in gains.items()}
+    found = compare(runs, resamples=100)
+    tests = found.differences.query("metric == 'PQ' and group == 'All'").set_index(["a", "b"])["significant"]
+    ranks = found.runs.query("metric == 'PQ' and group == 'All'").set_index("run")
+    assert not tests[("a", "b")]
+    assert not tests[("b", "c")]
+    assert tests[("a", "c")]
+    assert ranks["rank"].to_dict() == {"a": 3, "b": 2, "c": 1}
+    assert ranks["rank_low"].to_dict() == {"a": 2, "b": 1, "c": 1}
+    assert ranks["rank_high"].to_dict() == {"a": 3, "b": 3, "c": 2}
+
+
+def test_against_a_baseline_only_its_tests_narrow_a_rank():
+    runs = {"base": cars([0.6] * 20), "a": cars([0.8] * 20), "b": cars([0.9] * 20)}
+    ranks = compare(runs, baseline="base", resamples=100).runs.query("metric == 'PQ' and group == 'All'")
+    spans = dict(zip(ranks["run"], zip(ranks["rank_low"], ranks["rank_high"], strict=True), strict=True))
+    assert spans == {"base": (3, 3), "a": (1, 2), "b": (1, 2)}
+
+
+def test_five_runs_have_swaps_enough_for_a_corrected_p_below_a_thousandth():
+    """10,000 swaps of ten pairs × three groups end at 0.003: the same p for all that differ for sure."""
+    rng = np.random.default_rng(1)
+    runs = {f"run {n}": cars((0.5 + 0.09 * n + rng.uniform(0, 0.05, 60)).tolist()) for n in range(5)}
+    table = compare(runs, resamples=100).differences.query("metric == 'PQ' and group == 'All'")
+    assert table["at_floor"].all()
+    assert (table["p_holm"] < 0.001).all()
+
+
+def test_a_p_value_that_no_swap_reached_is_marked():
+    rng = np.random.default_rng(1)
+    base = rng.uniform(0.5, 0.9, 60)
+    runs = {"a": cars(base.tolist()), "far": cars((base / 2).tolist()), "near": cars((base + 0.001).tolist()[::-1])}
+    table = compare(runs, resamples=100, permutations=200).differences
+    table = table.query("metric == 'PQ' and group == 'All'").set_index(["a", "b"])
+    assert table.loc[("a", "far"), "p"] == pytest.approx(1 / 201)
+    assert table["at_floor"].to_dict() == {("a", "far"): True, ("a", "near"): False, ("far", "near"): True}
+
+
 def test_a_single_comparison_can_be_significant_however_many_there_are():
-    runs = {f"run {n}": cars([0.9] * 12) for n in range(13)}
-    made = compare(runs, resamples=100, permutations=None).permutations
-    # 78 pairs of 5 scopes (3 groups, 2 categories) at level 0.95.
-    assert made == 78 * 5 * 40
+    for pairs, scopes in ((1, 136), (10, 136), (78, 12), (190, 136)):
+        swaps = swaps_needed(pairs, scopes, 3, 0.95)
+        assert pairs * scopes / (1 + swaps) < 0.05
+        assert swaps >= 10_000
+    # Of up to five runs each with each, a difference of All can have p < 0.001.
+    assert 10 * 3 / (1 + swaps_needed(10, 12, 3, 0.95)) < 0.001
+    assert swaps_needed(190, 12, 3, 0.95) == 190 * 12 * 40
 
 
-def test_slices_have_intervals_and_differences(random_scenes):
+def test_a_category_true_in_few_images_has_no_interval_of_its_difference():
+    """On nine images there is a sky, on twenty more one is seen where there is none."""
+    rows = [(n, CAR, 0.8, 1, 0, 0) for n in range(1, 41)]
+    rare = [(n, SKY, 0.7, 1, 0, 0) for n in range(1, 10)] + [(n, SKY, 0.0, 0, 1, 0) for n in range(10, 31)]
+    runs = {
+        name: statistics([*rows, *((*row[:2], row[2] * share, *row[3:]) for row in rare)])
+        for name, share in (("a", 1.0), ("b", 0.9))
+    }
+    table = compare(runs, resamples=100, permutations=100).differences
+    few, many = (row(table, category_id=category) for category in (SKY, CAR))
+    assert few["images"] == 30
+    assert few["difference"] < 0
+    assert math.isnan(few["low"])
+    assert math.isnan(few["high"])
+    assert not math.isnan(many["low"])
+
+
+def test_slices_have_differences(random_scenes):
     tables, others = (random_scenes(seed, images=30) for seed in (8, 8))
-    of_run = image_statistics(*tables, by="supercategory")
-    table = intervals(of_run, resamples=100)
-    expected = pq_by(of_run).set_index("slice")
-    for name in expected.index:
-        assert row(table, group=name)["value"] == pytest.approx(expected.loc[name, "PQ"], rel=1e-12)
-    result = compare({"a": of_run, "b": image_statistics(*others, by="supercategory")}, resamples=100, permutations=50)
+    sides = {name: image_statistics(*side, by="supercategory") for name, side in (("a", tables), ("b", others))}
+    result = compare(sides, resamples=100, permutations=50)
     assert set(result.differences["group"]) == {"vehicle", "animal", "outdoor"}
     assert (result.differences["difference"] == 0).all()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel
+from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, ModelFailed
 from panbench.catalog import FAMILIES, find_model, load_catalog, spec_from_config
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
@@ -243,7 +243,7 @@ def test_an_adapter_that_is_not_written_as_one_is_refused(toy: Path) -> None:
 
 def test_an_error_inside_of_an_adapters_module_is_not_taken_for_its_absence(toy: Path) -> None:
     (toy.parent / "toyland.py").write_text("import a_package_that_is_absent")
-    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_absent"):
+    with pytest.raises(ModelFailed, match="toyland:ToyAdapter needs the Python package a_package_that_is_absent"):
         open_model(spec_from_config(toy), device="cpu")
 
 

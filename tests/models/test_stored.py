@@ -1,7 +1,10 @@
+import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -52,6 +55,16 @@ def settled(output: Candidates | Instances, rule: Rule) -> SettledMap:
 def stored(output: Candidates | Instances, rule: Rule, **options: object) -> Candidates | Instances:
     encoded = encode(output, rule, **options)
     return decode(encoded.header, encoded.payload)
+
+
+@pytest.mark.parametrize("one_step", [False, True])
+def test_how_masks_are_brought_to_size_is_stored_with_them(one_step):
+    output, rule = queries(0), parse_rule("mask-wise")
+    output = replace(output, frame=replace(output.frame, one_step=one_step))
+    again = stored(output, rule)
+    assert again.frame == output.frame
+    assert settled(again, rule)[1] == settled(output, rule)[1]
+    np.testing.assert_array_equal(settled(again, rule)[0], settled(output, rule)[0])
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -117,13 +130,73 @@ def test_masks_for_other_rules_are_exact_to_eight_bits():
     assert torch.allclose(stored(output, rule, exact=False).masks, output.masks[kept], rtol=2**-11, atol=1e-6)
 
 
-def test_half_precision_files_of_version_1_still_load(tmp_path, monkeypatch):
-    monkeypatch.setattr("panbench.models.stored.VERSION", 1)
-    rule = parse_rule("mask2former")
-    encoded = encode(queries(1), rule, exact=False)
-    del encoded.header["crc32"]
-    write_block(tmp_path / "0000-000000.arrow", [(1, encoded)], {"run": "abc"})
-    assert StoredOutputs(tmp_path).read(1).masks.dtype == torch.float32
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_older_versions_still_load(tmp_path, version):
+    """Version 1 had no checksum, version 2 one of the payload in the header; both had three columns."""
+    encoded = encode(queries(1), parse_rule("mask2former"), exact=version > 1)
+    header = encoded.header if version == 1 else {**encoded.header, "crc32": zlib.crc32(encoded.payload)}
+    columns = {"image_id": [1], "header": [json.dumps(header)], "payload": [encoded.payload]}
+    table = pa.table(columns).replace_schema_metadata({"panbench": json.dumps({"run": "abc", "version": version})})
+    with pa.ipc.new_file(str(tmp_path / "0000-000000.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    read = StoredOutputs(tmp_path).read(1)
+    assert torch.equal(read.masks, decode(encoded.header, encoded.payload).masks)
+
+
+def test_no_flipped_bit_of_a_file_changes_what_is_read(tmp_path):
+    """Each byte of the file has one bit flipped: what is read is as it was written, or the file is refused."""
+    small = replace(queries(1, count=2), masks=queries(1, count=2).masks[:, :4, :4].contiguous())
+    encoded = encode(small, parse_rule("mask2former"))
+    block = tmp_path / "0000-000000.arrow"
+    write_block(block, [(1, encoded)], {"run": "abc", "rule": "mask2former:score=0.8"})
+    content, about = block.read_bytes(), {"run": "abc", "rule": "mask2former:score=0.8"}
+    right = StoredOutputs(tmp_path).read(1)
+    refused = 0
+    for place in range(len(content)):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        block.write_bytes(flipped)
+        try:
+            stored = StoredOutputs(tmp_path)
+            found = stored.read(1)
+        except BadRun:
+            refused += 1
+            continue
+        assert stored.about == about
+        assert found.frame == right.frame
+        assert (found.isthing, found.activation) == (right.isthing, right.activation)
+        for name in ("labels", "gate", "weight", "masks"):
+            assert np.array_equal(getattr(found, name), getattr(right, name))
+    assert refused > len(encoded.payload) + len(json.dumps(encoded.header))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        (("arrays", 0, "shape"), [2**31, 2**40], "more than 2,147,483,648"),
+        (("arrays", 0, "shape"), [2**70], "more than 2,147,483,648"),
+        (("arrays", 0, "shape"), [-1], "declared as"),
+        (("arrays", 0, "shape"), ["x"], "declared as"),
+        (("arrays", 0, "dtype"), "O", "declared as object"),
+        (("arrays", 0, "dtype"), "nonsense", "damaged at image 1"),
+        (("arrays", 0, "name"), "other", "damaged at image 1"),
+        (("arrays",), None, "damaged at image 1"),
+        (("frame", "original"), [10**6, 10**6], "too large"),
+        (("frame", "original"), [0, 5], r"of the size \[0, 5\]"),
+        (("frame",), [], "damaged at image 1"),
+        (("kind",), "other", "damaged at image 1"),
+    ],
+)
+def test_a_header_that_lies_is_refused_before_memory_is_taken(tmp_path, path, value, sentence):
+    encoded = encode(queries(1), parse_rule("mask2former"))
+    header = json.loads(json.dumps(encoded.header))
+    inner = header
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    write_block(tmp_path / "0000-000000.arrow", [(1, replace(encoded, header=header))], {"run": "abc"})
+    with pytest.raises(BadRun, match=sentence):
+        StoredOutputs(tmp_path).read(1)
 
 
 def test_a_flipped_byte_is_found(folder):
@@ -163,11 +236,11 @@ def test_blocks_give_each_image_back(folder):
 
 def test_an_image_that_comes_twice_is_kept_once(tmp_path):
     # A batch that a device has room to infer but not to fuse is inferred again in halves.
-    keeper = CandidateKeeper(tmp_path, parse_rule("mask2former"), {"run": "abc"})
+    keeper = CandidateKeeper(tmp_path / "candidates", parse_rule("mask2former"), {"run": "abc"})
     for image_id in (1, 2, 1, 2):
         keeper.hear(scene_of(Path("photo.jpg"), image_id, 96, 128), queries(image_id))
     keeper.close()
-    assert StoredOutputs(tmp_path).image_ids == (1, 2)
+    assert StoredOutputs(tmp_path / "candidates").image_ids == (1, 2)
 
 
 def test_a_folder_without_candidates_says_how_to_make_them(tmp_path):
@@ -190,7 +263,9 @@ def test_torn_and_foreign_blocks_are_refused(folder):
         StoredOutputs(folder)
 
 
-def test_candidates_of_another_version_are_refused(folder, monkeypatch):
-    monkeypatch.setattr("panbench.models.stored.VERSION", 3)
-    with pytest.raises(BadRun, match="version 2; this panbench reads version 3"):
-        StoredOutputs(folder)
+def test_candidates_of_another_version_are_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as newer:
+        newer.setattr("panbench.models.stored.VERSION", 4)
+        write_block(tmp_path / "0000-000000.arrow", [(1, encode(queries(1), parse_rule("mask2former")))], {"run": "a"})
+    with pytest.raises(BadRun, match="version 4; this panbench reads up to version 3"):
+        StoredOutputs(tmp_path)

@@ -7,9 +7,10 @@ import pyarrow.parquet
 import pytest
 
 from panbench.base.errors import BadArgument
+from panbench.metrics.coverage import interval_notes, measured_coverage
 from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Category, Segment
-from panbench.report.answers.comparison import standing
+from panbench.report.answers.comparison import corrected_p, standing
 from panbench.report.answers.findings import error_findings, metric_findings
 from panbench.runs import Run, RunInfo, category_record
 
@@ -147,7 +148,8 @@ def test_latex_has_half_the_interval_beside_pq_and_sets_off_the_value_alone():
 
 
 def test_latex_has_both_ends_of_an_interval_that_is_skewed():
-    compared = standing([run("a", balls=5), run("b", balls=15)], digits=1)
+    # Above 100 an interval is cut.
+    compared = standing([run("a", balls=5), run("b", balls=19)], digits=1)
     first, best = compared.rows
     low, high = 100 * best.PQ_low, 100 * best.PQ_high
     assert high - 100 * best.PQ < (100 * best.PQ - low) / 1.5
@@ -261,3 +263,38 @@ def test_many_runs_are_set_against_each_other_in_matrices():
                     assert cell == f"{100 * (value[row][score] - value[column][score]):+.2f}{sure}"
     assert "corrected for 18 comparisons (Holm)" in compared.grids[-1].notes[0]
     assert compared.text(width=80).count("row - column") == 3
+
+
+def test_a_p_value_at_its_floor_is_printed_as_a_bound():
+    assert corrected_p(0.00299, True) == "<0.003"
+    assert corrected_p(0.00299, False) == "0.003"
+    assert corrected_p(0.0256, True) == "<0.026"
+    assert corrected_p(0.0002, True) == corrected_p(0.0002, False) == "<0.001"
+    assert corrected_p(1.0, True) == "1.000"
+    assert corrected_p(float("nan"), False) == "–"
+
+
+def test_categories_of_two_runs_say_first_that_none_differs_for_sure():
+    level = standing([run("a", balls=10), run("b", balls=11)], per_category=True).grids[-1]
+    assert level.title == "PQ by category: none differs for sure between the two"
+    sure = standing([run("a", balls=2), run("b", balls=19)], per_category=True).grids[-1]
+    assert sure.title == "PQ by category"
+
+
+def test_few_images_are_told_with_how_often_their_intervals_hold():
+    images, lowest, highest = measured_coverage(30)
+    assert images == 20
+    assert 0.5 < lowest <= highest <= 1
+    notes = interval_notes(30)
+    assert "jackknife over 30 images" in notes[0]
+    assert f"from 20 images held the truth in {100 * lowest:.0f} to {100 * highest:.0f} % of data sets" in notes[1]
+    assert interval_notes(9) == ("Fewer than 10 images: no intervals.",)
+    assert "fewer hold less often" in interval_notes(12)[1]
+    assert len(interval_notes(5000)) == 1
+    assert notes[1] in standing([run("a", balls=5, images=30), run("b", balls=15, images=30)]).grids[1].notes
+
+
+def test_measured_coverage_is_what_is_promised():
+    """92 to 97 % from 500 images on, give or take the error of the simulation, and at least 87 % from 200."""
+    for images, least in ((200, 0.87), (500, 0.92), (2000, 0.92)):
+        assert measured_coverage(images, ("PQ", "SQ", "RQ"))[1] >= least

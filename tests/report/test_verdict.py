@@ -83,10 +83,15 @@ def check(comparison, lost, clause) -> None:
     elif clause.kind in ("highest", "scores"):
         values = comparison.runs[(comparison.runs["group"] == "All") & (comparison.runs["metric"] == "PQ")]
         assert value_of(comparison, a, "All", "PQ") == values["value"].max()
+    elif clause.kind == "corrected":
+        table = comparison.differences
+        tested = table[table["group"].notna() & (table["metric"] == "PQ")]["p"].notna().sum()
+        assert clause.values == (tested,)
+        assert f" {tested} comparisons " in clause.text
     else:
         assert clause.kind == "loses"
         assert lost(a, "All")[clause.cause] == max(lost(a, "All").values()) == clause.values[0]
-    if clause.text and clause.kind not in ("better", "level"):
+    if clause.text and clause.kind not in ("better", "level", "corrected"):
         assert all(percent(value, 1) in clause.text for value in clause.values)
 
 
@@ -158,6 +163,7 @@ def test_runs_that_were_compared_with_one_only_are_set_against_that_one():
 NAME = r"M\d"
 NAMES = rf"{NAME}(?:, {NAME})*(?: and {NAME})?"
 SURE = r"p (?:=|≥|≤|<) [\d.]+"
+ALONE = r"(?:, (p (?:=|<) [\d.]+) without the correction)?"
 BEHIND = rf"{NAME} \([\d.]+; {SURE}\)"
 ALL_BEHIND = rf"{BEHIND}(?:(?:, | and ){BEHIND})*"
 LESS = "|".join(map(re.escape, _LESS.values()))
@@ -192,6 +198,15 @@ class Reader:
             true = {"=": abs(p - float(number)) <= half + 1e-9, "<": p < float(number)}
             true |= {"≥": p >= float(number) - 1e-9, "≤": p <= float(number) + 1e-9}
             assert true[sign], (words, p)
+
+    def alone(self, words: str | None, a: str, b: str, group: str, metric: str = "PQ") -> None:
+        """That p without the correction is told where it, and only it, is significant."""
+        table = self.comparison.differences
+        table = table[(table["group"] == group) & (table["metric"] == metric)]
+        pair = table[((table["a"] == a) & (table["b"] == b)) | ((table["a"] == b) & (table["b"] == a))].iloc[0]
+        assert (words is not None) == (pair["p"] < 0.05 <= pair["p_holm"])
+        if words is not None:
+            assert words == _p(pair["p"])
 
     def better(self, a: str, b: str, group: str = "All", metric: str = "PQ") -> None:
         difference, _, significant = row_of(self.comparison, a, b, group, metric)
@@ -264,12 +279,13 @@ class Reader:
                 assert f"{100 * row_of(self.comparison, last, other, group, 'PQ')[0]:.1f}" == found[2]
                 won.append((last, other, group))
             else:
-                found = self.take(rf"(things|stuff) \(([\d.]+), ([\d.]+); ({SURE})\)")
+                found = self.take(rf"(things|stuff) \(([\d.]+), ([\d.]+); ({SURE}){ALONE}\)")
                 group = found[1].capitalize()
                 self.level(a, b, group)
                 self.says(a, found[2], group)
                 self.says(b, found[3], group)
                 self.sure(found[4], [(a, b)], group)
+                self.alone(found[5], a, b, group)
             groups.append(group)
             if found := self.take(rf"(?:, ({NAME}) on | and on |; level on )"):
                 last = found[1].lower() if found[1] else last
@@ -282,7 +298,9 @@ class Reader:
         if not self.text.startswith(f" On {group.lower()} "):
             return
         self.take(f" On {group.lower()} ")
-        masks = r"(finer|coarser|no coarser) \(SQ ([\d.]+) against ([\d.]+); ({SURE})\)".replace("{SURE}", SURE)
+        masks = r"(finer|coarser|no coarser) \(SQ ([\d.]+) against ([\d.]+); ({SURE})\)".replace(
+            "{SURE})", f"{SURE}){ALONE}"
+        )
         found = self.take(rf"the masks of {winner.upper()} are {masks}")
         if not found:
             assert self.take(winner.upper())
@@ -299,6 +317,7 @@ class Reader:
             self.says(winner, found[2], group, "SQ")
             self.says(loser, found[3], group, "SQ")
             self.sure(found[4], [(winner, loser)], group, "SQ")
+            self.alone(found[5], winner, loser, group, "SQ")
         assert self.take(r"\.")
 
 
@@ -311,14 +330,34 @@ def test_the_words_alone_are_true(seed):
         f"m{index}": (*rng.choice(QUALITIES, 2), float(rng.choice([0.8, 0.805, 0.82]))) for index in range(number)
     }
     comparison, names, lost = compared(models, images=int(rng.choice([15, 40, 80])), seed=seed)
-    reader = Reader(verdict(comparison, names, lost).text(), comparison, lost)
+    told = verdict(comparison, names, lost)
+    reader = Reader(told.text(), comparison, lost)
     reader.first_sentence()
     assert reader.take(r"\.")
     won = reader.second_sentence()
     assert reader.take(r"\.")
     for winner, loser, group in won:
         reader.why(winner, loser, group)
+    if found := reader.take(r" Each p is corrected for (\d+) comparisons \(Holm\); .* smaller one\."):
+        assert int(found[1]) == 3 * number * (number - 1) // 2
+    assert (found is not None) == (number > 2 and any(clause.p < 1 for clause in told.clauses if clause.p is not None))
     assert reader.text == ""
+
+
+def test_a_pair_reads_differently_among_more_runs_only_with_a_word_on_why():
+    """The same two runs, first by themselves and then among five: corrected for 3 comparisons and for 30."""
+    rng = np.random.default_rng(12)
+    runs = {"b": made_up(rng, 60, 0.9, 0.9, 0.807), "a": made_up(rng, 60, 0.6, 0.6, 0.8)}
+    more = runs | {name: made_up(rng, 60, 0.3, 0.3, 0.8) for name in "cde"}
+    lost = {cause.name: 0.0 for cause in CAUSES}
+    said = {}
+    for some in (runs, more):
+        comparison = compare(some, resamples=200)
+        said[len(some)] = verdict(comparison, {name: name.upper() for name in some}, lambda run, group: lost).text()
+    assert re.search(r"On things the masks of B are finer \(SQ [^;]*; p = 0\.0\d+\)", said[2])
+    assert re.search(r"B are no coarser \(SQ [^;]*; p = 0\.\d+, p = 0\.0\d+ without the correction\)", said[5])
+    assert "corrected for 30 comparisons" in said[5]
+    assert "corrected" not in said[2]
 
 
 def test_runs_that_are_level_with_the_best_and_not_with_each_other_are_not_called_level():

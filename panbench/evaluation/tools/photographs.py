@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
 from panbench.base.reporter import SILENT, Reporter
-from panbench.base.text import listed
-from panbench.catalog import ModelSpec, find_model, load_catalog
+from panbench.catalog import WITHOUT_QUERIES, ModelSpec, find_model, load_catalog, no_queries
 from panbench.datasets import Dataset
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
 from panbench.panoptic.photo import inspect_photo
+from panbench.panoptic.photo_files import find_photographs
 from panbench.panoptic.types import Annotation, Category, Exif, ImageInfo, PanopticSet, Scene
 from panbench.report.figures.attention import attention_figure
 from panbench.report.figures.pictures import Layer, Pictures, overlay_figure, read_photo, save_figure
@@ -23,12 +23,10 @@ from panbench.runs import ModelRecord, load_run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["attention_of", "find_photographs", "photograph_dataset", "segment_photographs"]
+__all__ = ["attention_of", "photograph_dataset", "segment_photographs"]
 
 PHOTOGRAPHS = "photographs"
 """The split of a dataset of photographs without ground truth."""
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def segment_photographs(
@@ -178,7 +176,9 @@ def attention_of(
         assert spec is not None
         assert photo is not None
         path, shown = photo, read_photo(photo)
-    # Imports torch, which takes seconds: run and photograph are checked first.
+    if spec.family in WITHOUT_QUERIES:
+        raise no_queries(spec.title)
+    # Imports torch, which takes seconds: run, photograph and family are checked first.
     from panbench.models.opening import open_model
     from panbench.models.predict import scene_of
 
@@ -237,22 +237,6 @@ def _look(path: Path, exif: Exif) -> tuple[tuple[int, int], int]:
     facts = inspect_photo(path, exif=exif)
     height, width = facts.shape or read_photo(path, turned=exif == "apply").shape[:2]
     return (height, width), facts.orientation
-
-
-def find_photographs(images: Iterable[Path]) -> list[Path]:
-    """The files among `images` and the images in its folders, sorted there. Raises BadDataset for what is not there."""
-    found: list[Path] = []
-    for path in images:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
-            if not inside:
-                raise BadDataset(f"{path} holds no image ({listed(ENDINGS)}).")
-            found.extend(inside)
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise BadDataset(f"There is no image {path}.")
-    return list(dict.fromkeys(found))
 
 
 def _distinct_stems(paths: Sequence[Path]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from panbench.base.errors import BadModel
+from panbench.catalog import no_queries
 from panbench.models.adapter import Placed
 from panbench.models.attention import Attention, Call, Look, attended_queries, blocked_by, calls_of
 from panbench.models.candidates import NO_LABEL
@@ -27,10 +28,7 @@ def attend(model: Placed, scene: Scene, **wishes: Any) -> tuple[AttendedQuery, .
     Raises BadModel for a model without queries, BadArgument for queries, layers or categories that are not there.
     """
     if not family_of(model.module).has_queries:
-        raise BadModel(
-            f"{model.spec.title} has no queries, so no attention to show. Models with queries have: MaskFormer, "
-            "Mask2Former, OneFormer, EoMT, DETR and others."
-        )
+        raise no_queries(model.spec.title)
     image = model.load(scene)
     module = cast(Any, model.module)
     head = module.panoptic_head

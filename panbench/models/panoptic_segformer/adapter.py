@@ -1,5 +1,6 @@
 """Runs Panoptic SegFormer as its authors do: images of any size, unpadded, and candidates for mask-wise merging."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ class PanopticSegFormerAdapter(Adapter):
                     gate,
                     scores,
                     masks,
-                    frame,
+                    dataclasses.replace(frame, one_step=True),
                     self.isthing,
                     "identity",
                     class_scores,

@@ -193,7 +193,7 @@ class PanopticSegFormer(DeformableDETR):
 
     def __init__(self, layout: Layout) -> None:
         width = layout.width
-        deformable = {"embed_dims": width, "num_levels": 4, "batch_first": True}
+        attention = {"embed_dims": width, "num_levels": 4, "batch_first": True}
         feed_forward = {"embed_dims": width, "feedforward_channels": layout.feedforward}
         super().__init__(
             num_queries=layout.queries,
@@ -212,14 +212,14 @@ class PanopticSegFormer(DeformableDETR):
             },
             encoder={
                 "num_layers": layout.encoder_layers,
-                "layer_cfg": {"self_attn_cfg": deformable, "ffn_cfg": feed_forward},
+                "layer_cfg": {"self_attn_cfg": attention, "ffn_cfg": feed_forward},
             },
             decoder={
                 "num_layers": layout.decoder_layers,
                 "return_intermediate": True,
                 "layer_cfg": {
                     "self_attn_cfg": {"embed_dims": width, "num_heads": 8, "batch_first": True},
-                    "cross_attn_cfg": deformable,
+                    "cross_attn_cfg": attention,
                     "ffn_cfg": feed_forward,
                 },
                 "post_norm_cfg": None,
@@ -234,6 +234,7 @@ class PanopticSegFormer(DeformableDETR):
         )
         match_official_epsilons(self.backbone)
         nn.init.normal_(self.level_embed)  # mmdet leaves it as the memory was
+        deformable.keep_in_float32(self.reference_points_fc, *cast(Any, self.bbox_head).reg_branches)
         self.layout = layout
         self.stuff_query = nn.Embedding(layout.stuff, 2 * width)
         self.things_mask_head = MaskHead(width, layout.heads, layout.thing_mask_layers)
@@ -258,7 +259,7 @@ class PanopticSegFormer(DeformableDETR):
             dim=1,
         )
         tokens = torch.cat([feature.flatten(2).transpose(1, 2) for feature in features], dim=1)
-        whole = tokens.new_ones((len(tokens), len(features), 2))
+        whole = tokens.new_ones((len(tokens), len(features), 2), dtype=torch.float32)
         padding: Tensor | None = None
         known = [mask for mask in masks if mask is not None]
         if known:

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from panbench.base.errors import BadArgument
-from panbench.base.places import BrokenPlace, is_place, load
+from panbench.base.places import BrokenPlace, load
 from panbench.base.text import listed
-from panbench.catalog import RULES
+from panbench.catalog import PAPER, RULES, rule_name, rule_place
 from panbench.models.candidates import FinishedMap, Output
 from panbench.models.rules.base import Fused, FusedMap, Rule, SettledMap, rule_takes
 
@@ -34,9 +34,6 @@ __all__ = [
     "parse_rule",
     "parse_rules",
 ]
-
-PAPER = "paper"
-"""Stands for the default rule of a model, its paper's."""
 
 
 @torch.inference_mode()
@@ -68,19 +65,13 @@ def parse_rule(text: str, paper: Rule | None = None) -> Rule:
     paper: the rule that `paper` stands for; a threshold after `paper:` replaces one of its own
     Raises BadArgument for a name, a threshold or a value that is not known, naming the nearest.
     """
-    place, assignments = _place_in(text)
-    if place is not None:
-        return _changed(_rule_at(place), assignments, text)
-    name, _, assignments = text.strip().partition(":")
-    key = name.strip().lower().replace("_", "-")
+    if (place := rule_place(text)) is not None:
+        return _changed(_rule_at(place), text.strip()[len(place) + 1 :], text)
+    key, assignments = rule_name(text), text.strip().partition(":")[2]
     if key == PAPER:
         if paper is None:
             raise BadArgument("--rule paper is the rule of a model's paper, and there is no model here. Name a rule.")
         return _changed(paper, assignments, text)
-    if key not in RULES:
-        near = difflib.get_close_matches(key, RULES, n=1, cutoff=0.5)
-        hint = f"Did you mean {near[0]}?" if near else f"Rules are {listed(RULES, most=len(RULES))}."
-        raise BadArgument(f"There is no fusion rule {name!r}. {hint}")
     return _changed(RULES[key](), assignments, text)
 
 
@@ -96,14 +87,6 @@ def parse_rules(text: str, paper: Rule | None = None) -> list[Rule]:
     if not parts:
         raise BadArgument(f"--rule names no rule. Rules are {listed(RULES, most=len(RULES))}.")
     return list(dict.fromkeys(parse_rule(part, paper) for part in parts))
-
-
-def _place_in(text: str) -> tuple[str | None, str]:
-    """The place that a text begins with, `package.module:Class`, and what follows it; None where it names a rule."""
-    module, _, rest = text.strip().partition(":")
-    name, _, assignments = rest.partition(":")
-    place = f"{module}:{name}"
-    return (place, assignments) if "." in module and is_place(place) else (None, "")
 
 
 def _rule_at(place: str) -> Rule:

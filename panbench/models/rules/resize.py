@@ -19,15 +19,32 @@ CPU_ELEMENTS_AT_ONCE = 1 << 22
 def upsample(maps: Tensor, frame: Frame) -> Tensor:
     """(K, H, W) at the original size from (K, h, w) of the padded input's extent, in the papers' two bilinear steps.
 
-    To the padded input's size, cropped to the image as it was resized, to the original size. What is returned may be
-    overwritten: it shares no memory with `maps`, also where nothing had to be resized.
+    To the padded input's size, cropped to the image as it was resized, to the original size; or in one step, where the
+    frame says so. What is returned may be overwritten: it shares no memory with `maps`, also where nothing had to be
+    resized.
     """
+    if frame.one_step:
+        return _in_one_step(maps, frame)
     resized = to_resized(maps, frame)
     if frame.resized != frame.original:
         resized = F.interpolate(resized[:, None], size=frame.original, mode="bilinear", align_corners=False)[:, 0]
     if resized.data_ptr() == maps.data_ptr():
         return resized.clone(memory_format=torch.contiguous_format)
     return resized.contiguous()
+
+
+def _in_one_step(maps: Tensor, frame: Frame) -> Tensor:
+    """(K, H, W) at the original size, each pixel from the four cells around its place in the resized image."""
+    if frame.padded == frame.resized:
+        whole = F.interpolate(maps[:, None], size=frame.original, mode="bilinear", align_corners=False)[:, 0]
+        return whole.clone() if whole.data_ptr() == maps.data_ptr() else whole
+    # As large as the padded image is beside the resized one; a hair more, so that rounding takes no row away.
+    scale = [
+        frame.original[side] * frame.padded[side] / (frame.resized[side] * maps.shape[1 + side]) * (1 + 1e-9)
+        for side in (0, 1)
+    ]
+    whole = F.interpolate(maps[:, None], scale_factor=scale, mode="bilinear", align_corners=False)[:, 0]
+    return whole[:, : frame.original[0], : frame.original[1]].contiguous()
 
 
 def to_resized(maps: Tensor, frame: Frame) -> Tensor:
@@ -40,7 +57,7 @@ def to_resized(maps: Tensor, frame: Frame) -> Tensor:
 def upsampled_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]:
     """(index of the first map, float32 maps at the original size) for blocks of maps, each of bounded memory."""
     height, width = frame.original
-    per_map = max(height * width, frame.padded[0] * frame.padded[1])
+    per_map = height * width if frame.one_step else max(height * width, frame.padded[0] * frame.padded[1])
     block = max(1, _elements(maps.device) // per_map)
     for start in range(0, len(maps), block):
         yield start, upsample(maps[start : start + block].float(), frame)

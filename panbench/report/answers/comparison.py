@@ -6,6 +6,7 @@ The numbers are those of metrics/uncertainty.py; here they meet the rows of repo
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +21,12 @@ from rich.text import Text
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import for_spreadsheet, in_sentence
+from panbench.metrics.coverage import interval_notes
 from panbench.metrics.errors import ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
+from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
-from panbench.metrics.uncertainty import Comparison, Sample, SampleFold
+from panbench.metrics.uncertainty import Comparison
 from panbench.metrics.uncertainty import compare as weigh
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import (
@@ -52,7 +55,7 @@ from panbench.report.answers.tables import (
 from panbench.report.answers.verdict import Lost, Verdict, verdict
 from panbench.runs import Run
 
-__all__ = ["Standing", "standing"]
+__all__ = ["Standing", "corrected_p", "standing"]
 
 MOST_PAIRS = 5
 """Up to so many runs each is compared with each other; beyond, only with the first, unless a baseline is named."""
@@ -330,7 +333,7 @@ def _standing_grids(
                 for row in ranked.itertuples()
             ),
             words=2,
-            notes=(f"Intervals: {comparison.resamples:,} resamples of {comparison.images:,} images.",),
+            notes=(*interval_notes(comparison.images), *_rank_note(len(ranked))),
             names=tuple(names.values()),
         )
     ]
@@ -355,7 +358,7 @@ def _standing_grids(
                 _SUFFIXED[pair.group],
                 _gain(sign * pair.difference, digits),
                 _interval(low, high, digits, with_sign=True),
-                _p(pair.p_holm),
+                corrected_p(pair.p_holm, pair.at_floor),
                 "*" if pair.significant else "",
             )
         )
@@ -370,6 +373,12 @@ def _standing_grids(
     elif alike:
         grids[0] = dataclasses.replace(grids[0], notes=(*grids[0].notes, *alike))
     return grids
+
+
+def _rank_note(runs: int) -> tuple[str, ...]:
+    if runs < 2:
+        return ()
+    return ("Ranks: from one more than the runs that are significantly better to all but those significantly worse.",)
 
 
 def _matrices(
@@ -430,7 +439,7 @@ def _detail_grid(
             cells += (
                 signed(sign * pair["difference"], digits),
                 _interval(low, high, digits, with_sign=True),
-                _p(pair["p_holm"]),
+                corrected_p(pair["p_holm"], pair["at_floor"]),
                 "*" if pair["significant"] else "",
             )
         weight = of_runs.max() - of_runs.min() if len(present) != 2 else of_runs.iloc[1] - of_runs.iloc[0]
@@ -443,7 +452,12 @@ def _detail_grid(
     notes = tuple(f"{short}: {names[key]}" for short, key in zip(letters, present, strict=True))
     if two:
         notes += (f"p is corrected for all lines (Holm). *: significant at {100 * (1 - comparison.level):g} %.",)
-    return Grid(columns, tuple(cells for _, cells in lines), title=f"PQ by {head[:1].lower()}{head[1:]}", notes=notes)
+        if any("<" in cells[-2] and cells[-2] != "<0.001" for _, cells in lines):
+            notes += (f"p <: none of {comparison.permutations:,} swaps differed as much, so p may be smaller still.",)
+    title = f"PQ by {head[:1].lower()}{head[1:]}"
+    if two and of_categories and not any(cells[-1] for _, cells in lines):
+        title += ": none differs for sure between the two"
+    return Grid(columns, tuple(cells for _, cells in lines), title=title, notes=notes)
 
 
 def _details(comparison: Comparison, *, of_categories: bool) -> pd.DataFrame:
@@ -470,8 +484,13 @@ def _span(low: int, high: int) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _p(value: float) -> str:
-    return ABSENT if pd.isna(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+def corrected_p(value: float, at_floor: bool) -> str:
+    """A corrected p-value; at_floor: no swap differed as much, so that it is only known to be no larger."""
+    if pd.isna(value):
+        return ABSENT
+    if value < 0.001:
+        return "<0.001"
+    return f"<{math.ceil(round(1000 * value, 6)) / 1000:.3f}" if at_floor and value < 0.5 else f"{value:.3f}"
 
 
 def _known(value: Any) -> float | None:

@@ -19,11 +19,11 @@ from panbench.base.files import atomic_write, write_json
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import FN, FP, TP
 from panbench.metrics.pq import pq_table, summarise
-from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json
+from panbench.panoptic.coco import read_ids, read_panoptic_json
 from panbench.panoptic.types import GROUPS, PanopticSet
 from panbench.report.answers.grid import percent
 from panbench.report.answers.tables import comparison_row
-from panbench.runs import Run
+from panbench.runs import Run, stored_predictions
 
 __all__ = ["FORMATS", "export_run", "segments_with_verdicts"]
 
@@ -230,11 +230,8 @@ FORMATS: Mapping[str, Format] = {
 
 def _predictions(run: Run) -> PanopticSet:
     """The stored or scored predictions of a run. Raises BadRun when there are none."""
-    info = run.info
-    if run.path is not None and (run.path / "predictions.json").is_file():
-        return read_predictions_json(run.path / "predictions.json", run.path / "predictions")
-    if info.predictions is not None and info.predictions.json and Path(info.predictions.json).is_file():
-        return read_predictions_json(info.predictions.json, info.predictions.folder)
+    if (found := stored_predictions(run)) is not None:
+        return found
     raise BadRun(
         f"{run.name} has no predictions here. `panbench eval … --out {run.path} --save-predictions --overwrite` makes "
         "the run again with them."
@@ -249,7 +246,7 @@ def _masks(panoptic: PanopticSet, run: Run) -> Iterator[tuple[int, list[dict[str
         annotation = panoptic.annotations.get(image_id)
         if annotation is None:  # scored as empty
             continue
-        ids = read_id_png(panoptic.png_path(image_id), image_id=image_id)
+        ids = read_ids(panoptic, image_id)
         segments = []
         for segment in annotation.segments:
             code = rle_masks.encode(np.asfortranarray(ids == segment.id, np.uint8))

@@ -14,13 +14,15 @@ import pandas as pd
 
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import capitalised
+from panbench.metrics.coverage import interval_notes
 from panbench.metrics.deviations import DEVIATIONS, DeviationFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
+from panbench.metrics.jackknife import intervals
 from panbench.metrics.matched import Fold, Together
 from panbench.metrics.pq import CategorySums, summarise
+from panbench.metrics.samples import SampleFold
 from panbench.metrics.semantic import PixelFold, SemanticScores
 from panbench.metrics.slices import SLICINGS, THRESHOLDS, DaggerFold, SliceFold, StatisticsFold, curve_of, pq_by
-from panbench.metrics.uncertainty import SampleFold, intervals
 from panbench.panoptic.types import GROUPS, in_groups
 from panbench.report.answers.grid import Grid, percent
 from panbench.report.answers.records import as_records
@@ -152,7 +154,7 @@ def _boundary(question: Question) -> Measured:
 
 
 def _intervals(question: Question) -> Measured:
-    sure = intervals(question.folded(_sample).result(), reporter=question.reporter)
+    sure = intervals(question.folded(_sample).result())
     grid = _interval_grid(question.run, sure, summarise(question.pq))
     return Measured(grids=(grid,), record={"intervals": as_records(sure)})
 
@@ -267,10 +269,23 @@ def _interval_grid(run: Run, sure: pd.DataFrame, summary: Mapping[str, Mapping[s
             cells.append(percent(found["value"]) + shown)
         rows.append((group, *cells, str(summary[group]["n"])))
     notes = (
-        "In brackets: 95 % intervals, from resamples of the images. n: categories.",
+        "In brackets: 95 % intervals. n: categories.",
+        *interval_notes(len(run.images), ("PQ", "SQ", "RQ")),
+        *_sq_note(sure),
         *map(capitalised, comparison_row(run).notes),
     )
     return Grid(("", "PQ", "SQ", "RQ", "n"), tuple(rows), title=headline(run), notes=notes)
+
+
+def _sq_note(sure: pd.DataFrame) -> tuple[str, ...]:
+    """Why an SQ lies outside of its own interval, where one does."""
+    sq = sure[(sure["metric"] == "SQ") & sure["group"].notna()]
+    if not ((sq["value"] < sq["low"]) | (sq["value"] > sq["high"])).any():
+        return ()
+    return (
+        "SQ counts a category without a match as 0; its interval allows for the matches that more images would show, "
+        "so it can lie above the value.",
+    )
 
 
 def _curve_grid(curve: pd.DataFrame) -> Grid:

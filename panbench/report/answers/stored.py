@@ -11,6 +11,7 @@ from panbench.base.studies import named
 from panbench.base.text import listed, size_in_words
 from panbench.report.answers.data_files import DataFiles
 from panbench.report.answers.grid import ABSENT, Grid, percent
+from panbench.report.answers.kept_files import kept_files
 from panbench.runs import (
     Run,
     SummaryRecord,
@@ -169,7 +170,7 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
         else:
             stored, found = run.info.summary.All.PQ, run.summary()["All"]["PQ"]
             problems.append(f"run.json says PQ {percent(stored)}, and the parts give {percent(found)}.")
-    for sentence, is_problem in _changed_files(run, progress):
+    for sentence, is_problem in (*_changed_files(run, progress), *kept_files(run, progress)):
         (problems if is_problem else checked).append(sentence)
     state = DAMAGED if problems else VERIFIED if run.is_verified else UNVERIFIED
     if state == UNVERIFIED:

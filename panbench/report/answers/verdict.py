@@ -13,7 +13,8 @@ import pandas as pd
 
 from panbench.base.text import listed
 from panbench.metrics.errors import IMPERFECT_MASK
-from panbench.metrics.uncertainty import FEWEST_IMAGES, Comparison
+from panbench.metrics.samples import FEWEST_IMAGES
+from panbench.metrics.uncertainty import Comparison
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import percent, signed
 
@@ -49,6 +50,7 @@ class Clause:
     highest     a has the highest PQ; nothing is said of chance
     cause       in `group`, a loses less PQ to `cause` than b
     finer, coarser, no coarser   SQ of a in `group` is significantly higher, lower, or neither, than that of b
+    corrected   the p-values are corrected for `values[0]` comparisons of a metric
     scores, loses                PQ of a alone; a loses most to `cause`
     values: the numbers stated, as fractions, of a and then of b; p: the corrected p-value of the test
     """
@@ -98,17 +100,20 @@ def verdict(comparison: Comparison, names: Mapping[str, str], lost: Lost) -> Ver
         words += f"but {comparison.images} images are too few to tell runs apart."
         return Verdict(((Clause("highest", words, best, values=(facts.value(best),)),),))
     sentences = [*_ranking(facts, order), *_groups(facts, order[0], order[1])]
+    if len(order) > 2 and any(clause.p is not None and clause.p < 1 for sentence in sentences for clause in sentence):
+        sentences.append([_correction(facts, order[0])])
     return Verdict(tuple(tuple(sentence) for sentence in sentences if sentence))
 
 
 @dataclass(frozen=True)
 class _Test:
-    """The difference of a and b, read as a − b."""
+    """The difference of a and b, read as a − b. alone: p without the correction for the other comparisons."""
 
     difference: float
     p: float
     significant: bool
     values: tuple[float, float]
+    alone: float
 
     @property
     def better(self) -> bool:
@@ -144,8 +149,20 @@ class _Facts:
             if len(own) and not pd.isna(own["p_holm"].iloc[0]):
                 row = own.iloc[0]
                 values = (self.value(a, group, metric), self.value(b, group, metric))
-                return _Test(sign * float(row["difference"]), float(row["p_holm"]), bool(row["significant"]), values)
+                difference, p = sign * float(row["difference"]), float(row["p_holm"])
+                return _Test(difference, p, bool(row["significant"]), values, float(row["p"]))
         return None
+
+    def said(self, test: _Test) -> str:
+        """The p-value of a test, and where only the correction makes it a large one, the one without."""
+        if test.significant or test.alone >= 1 - self.comparison.level:
+            return _p(test.p)
+        return f"{_p(test.p)}, {_p(test.alone)} without the correction"
+
+    def comparisons(self, metric: str = "PQ") -> int:
+        """How many comparisons of a metric the p-values of groups are corrected for."""
+        table = self.comparison.differences
+        return int(table.loc[table["group"].notna() & (table["metric"] == metric), "p"].notna().sum())
 
 
 def _alone(facts: _Facts, run: str) -> list[list[Clause]]:
@@ -290,7 +307,7 @@ def _groups(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
             parts.append(Clause("better", f"{before}{where} ({by})", winner, loser, group, values=values, p=test.p))
             last = winner
         else:
-            numbers = f"({', '.join(map(_pc, test.values))}; {_p(test.p)})"
+            numbers = f"({', '.join(map(_pc, test.values))}; {facts.said(test)})"
             before = f"{names[a]} and {names[b]} are level on " if not parts else "; level on "
             before = " and on " if parts and not last else before
             parts.append(Clause("level", f"{before}{where} {numbers}", a, b, group, values=test.values, p=test.p))
@@ -318,11 +335,20 @@ def _why(facts: _Facts, winner: str, loser: str, group: str) -> list[list[Clause
     masks = facts.test(winner, loser, group, "SQ")
     if masks is not None:
         kind = "finer" if masks.better else "coarser" if masks.worse else "no coarser"
-        numbers = f"(SQ {' against '.join(map(_pc, masks.values))}; {_p(masks.p)})"
+        numbers = f"(SQ {' against '.join(map(_pc, masks.values))}; {facts.said(masks)})"
         joined = ", but its masks are " if kind == "coarser" else ", and its masks are "
         before = joined if clauses else f"On {group.lower()} the masks of {facts.names[winner]} are "
         clauses.append(Clause(kind, f"{before}{kind} {numbers}", winner, loser, group, "SQ", "", masks.values, masks.p))
     return [[*clauses[:-1], _ended(clauses[-1])]] if clauses else []
+
+
+def _correction(facts: _Facts, best: str) -> Clause:
+    """Why a pair's p-value is larger here than among fewer runs."""
+    number = facts.comparisons()
+    words = (
+        f"Each p is corrected for {number} comparisons (Holm); among fewer models the same pair can have a smaller one."
+    )
+    return Clause("corrected", words, best, values=(float(number),))
 
 
 def _is_better(facts: _Facts, a: str, b: str) -> bool:

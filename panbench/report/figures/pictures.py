@@ -28,7 +28,7 @@ from panbench.panoptic.photo import inspect_photo
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
 from panbench.report.answers.data_files import DataFiles, path_of
 from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
-from panbench.runs import Run
+from panbench.runs import Run, check_predictions_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -150,8 +150,13 @@ class RunPictures:
         scored = path_of(self.run.info.predictions and self.run.info.predictions.json)
         for path in (inside, scored):
             if path is not None and path.is_file():
+                check_predictions_json(self.run, path)
                 return read_png_names(path)
         return {}
+
+    @cached_property
+    def _digests(self) -> dict[int, bytes]:
+        return self.run.files.predictions()
 
     def judge(self, image_ids: Iterable[int]) -> None:
         """Judges some images at once, which takes far less time than one by one; `judged` then has them."""
@@ -202,7 +207,9 @@ class RunPictures:
         path = self.png_path(image_id, pictures)
         info = pictures.panoptic.images.get(image_id)
         assert info is not None
-        ids = read_id_png(path, (info.height, info.width), image_id=image_id, error=BadRun)
+        digest = self._digests.get(image_id, b"")
+        size = (info.height, info.width)
+        ids = read_id_png(path, size, image_id=image_id, error=BadRun, digest=digest)
         return self._layer(image_id, "pred", self.title, ids)
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:

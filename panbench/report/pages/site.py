@@ -21,6 +21,7 @@ from panbench import __version__
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.files import atomic_write
 from panbench.base.reporter import SILENT, Reporter
+from panbench.metrics.coverage import interval_notes
 from panbench.report.answers.comparison import standing
 from panbench.report.answers.grid import percent
 from panbench.report.answers.tables import ComparisonRow, count, labels, rate
@@ -160,7 +161,11 @@ def _section(entries: Sequence[_Entry]) -> Html:
         tag("th", name, scope="col", class_=None if name == "Model" else "number")
         for name in ("Rank", "Model", "PQ", "95 % interval", "SQ", "RQ", _THINGS, _STUFF, "parameters", "images/s")
     ]
-    notes = list(dict.fromkeys(note for entry in entries for note in entry.row.notes))
+    notes = [
+        f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(n for entry in entries for n in entry.row.notes)
+    ]
+    if any(entry.row.PQ_low is not None for entry in entries):
+        notes.extend(interval_notes(row.images or 0))
     body = tag("tbody", *map(_line, entries))
     table = scrolling(tag("table", tag("thead", tag("tr", *head)), body), f"Runs on {where}")
     images = f"{row.images or 0:,} images, PQ in percent"
@@ -168,7 +173,7 @@ def _section(entries: Sequence[_Entry]) -> Html:
         tag("h2", where)
         + tag("p", images, class_="quiet")
         + table
-        + "".join(tag("p", f"{note[:1].upper()}{note[1:]}.", class_="quiet") for note in notes)
+        + "".join(tag("p", note, class_="quiet") for note in notes)
     )
 
 

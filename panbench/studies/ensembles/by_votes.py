@@ -23,11 +23,13 @@ from panbench.base.threads import default_threads
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.tuning import best_by_turns, halves
-from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_id_png
+from panbench.panoptic.coco import read_id_png, read_ids, read_panoptic_json, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, PanopticSet
 from panbench.runs import (
     PREDICTIONS,
+    PREDICTIONS_JSON,
+    FileHashes,
     ImagesRecord,
     ModelRecord,
     PredictionsRecord,
@@ -35,6 +37,7 @@ from panbench.runs import (
     RunInfo,
     RunWriter,
     check_room,
+    stored_predictions,
     unfinished_run,
     write_predictions_json,
 )
@@ -109,7 +112,7 @@ def ensemble_runs(
         return [
             PanopticPrediction(
                 image_id,
-                read_id_png(member.png_path(image_id), shape, image_id=image_id, error=PredictionMismatch),
+                read_ids(member, image_id, shape, PredictionMismatch),
                 member.annotations[image_id].segments,
             )
             for member in members
@@ -156,20 +159,22 @@ def _write(
 ) -> Run:
     folder = writer.path / PREDICTIONS
 
-    def fused(image_id: int) -> OverlapTable:
+    def fused(image_id: int) -> tuple[OverlapTable, bytes]:
         prediction = fuse_maps(read(image_id), isthing, share_of[image_id].of(isthing))
-        write_id_png(folder / _png_name(truth, image_id), prediction.ids)
+        digest = write_id_png(folder / _png_name(truth, image_id), prediction.ids)
         gt_ids = read_id_png(truth.png_path(image_id), prediction.ids.shape, image_id=image_id)  # type: ignore[arg-type]
         segments = truth.annotations[image_id].segments
-        return overlap_table(image_id, gt_ids, segments, prediction.ids, prediction.segments)
+        return overlap_table(image_id, gt_ids, segments, prediction.ids, prediction.segments), digest
 
     left = [image_id for image_id in images if image_id not in writer.done]
-    block: list[OverlapTable] = []
+    block: list[tuple[OverlapTable, bytes]] = []
     since = time.monotonic()
-    for number, table in enumerate(_in_order(fused, left, workers), start=1):
-        block.append(table)
+    for number, found in enumerate(_in_order(fused, left, workers), start=1):
+        block.append(found)
         if len(block) == IMAGES_A_PART or time.monotonic() - since >= SECONDS_A_PART or number == len(left):
-            writer.write_part(concat(block))
+            written = left[number - len(block) : number]
+            files = FileHashes.of([(one, b"", b"") for one in written], predictions=[digest for _, digest in block])
+            writer.write_part(concat([table for table, _ in block]), files=files)
             block, since = [], time.monotonic()
         reporter.progress("Voting", len(images) - len(left) + number, len(images), "images")
     path = write_predictions_json(
@@ -265,15 +270,13 @@ def _required(path: str | None, run: Run) -> str:
 
 def _predictions(run: Run) -> PanopticSet:
     """The maps that a run kept. Raises BadRun when there are none."""
-    if run.info.predictions is not None:
-        path, folder = Path(run.info.predictions.json), Path(run.info.predictions.folder)
-    elif run.path is not None:
-        path, folder = run.path / "predictions.json", run.path / "predictions"
-    else:
-        raise BadRun(f"{run.name} is not on disk, so its maps cannot be read.")
-    if not path.is_file() or not folder.is_dir():
-        raise BadRun(f"{run.name} kept no maps ({path} was not found). Make it again with --save-predictions.")
-    return read_predictions_json(path, folder)
+    found = stored_predictions(run)
+    if found is None:
+        if run.info.predictions is None and run.path is None:
+            raise BadRun(f"{run.name} is not on disk, so its maps cannot be read.")
+        kept = run.info.predictions.json if run.info.predictions else run.path and run.path / PREDICTIONS_JSON
+        raise BadRun(f"{run.name} kept no maps ({kept} was not found). Make it again with --save-predictions.")
+    return found
 
 
 def _shared_images(runs: Sequence[Run], members: Sequence[PanopticSet], truth: PanopticSet) -> list[int]:

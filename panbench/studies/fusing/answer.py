@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from panbench.base.errors import BadRun
-from panbench.base.files import atomic_write
 from panbench.metrics.slices import ImageStatistics, pq_by
 from panbench.metrics.tuning import Tuned
 from panbench.panoptic.parts import readable
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question
-from panbench.runs import ORACLE, Run
+from panbench.runs import ORACLE, Run, check_recorded, write_recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,11 +201,10 @@ def write_oracle(run: Run, steps: Mapping[str, ImageStatistics]) -> Path:
     """Stores the oracle of a run as rows beside its parts: step, image_id, category_id, TP, FP, FN, iou_sum."""
     assert run.path is not None
     table = pd.concat([of_step.table.assign(step=step) for step, of_step in steps.items()], ignore_index=True)
-    path = run.path / ORACLE
     rows = pa.Table.from_pandas(table.drop(columns="slice"), preserve_index=False)
-    with atomic_write(path) as handle:
-        pq.write_table(rows.replace_schema_metadata({"panbench": json.dumps(_stands_for(run))}), handle)
-    return path
+    content = pa.BufferOutputStream()
+    pq.write_table(rows.replace_schema_metadata({"panbench": json.dumps(_stands_for(run))}), content)
+    return write_recorded(run.path, ORACLE, bytes(content.getvalue()))
 
 
 def _stands_for(run: Run) -> dict[str, Any]:
@@ -221,6 +219,7 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
     path = run.path / ORACLE
     again = f"Make it again with `panbench fuse {run.path} --oracle`."
     try:
+        check_recorded(run.path, ORACLE)
         rows = pq.read_table(readable(path))
         table = rows.to_pandas()
         stored = json.loads((rows.schema.metadata or {}).get(b"panbench", b"null"))

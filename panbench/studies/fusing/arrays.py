@@ -244,7 +244,7 @@ def _pairs(arrays: Arrays) -> Iterator[Candidates]:
                 torch.from_numpy(_as_masks(thing_masks[index])),
                 torch.from_numpy(np.ascontiguousarray(stuff_logits[index], np.float32)),
                 torch.from_numpy(_as_masks(stuff_masks[index])),
-                frame,
+                dataclasses.replace(frame, one_step=True),
                 isthing,
             )
         except NonFiniteOutput as error:
@@ -393,7 +393,7 @@ def _frames(arrays: Arrays, images: int, masks: tuple[int, int], *, padded: bool
                 f"{arrays.path}: image {index} is {sizes[2]} as it was, {sizes[1]} resized and {sizes[0]} padded; "
                 f"sizes are height, width, from 1 to {LONGEST_SIDE:,}, and padding only adds."
             )
-        found.append(Frame(*sizes))
+        found.append(Frame(sizes[0], sizes[1], sizes[2]))
     return found
 
 

@@ -16,14 +16,14 @@ import pandas as pd
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import for_xml
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
+from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
-from panbench.metrics.uncertainty import Sample, SampleFold
 from panbench.metrics.uncertainty import compare as weigh
 from panbench.report.answers.grid import Grid, as_markdown
 from panbench.report.answers.tables import comparable_images, without_mixed
 from panbench.runs import Run
 
-__all__ = ["METRICS", "Check", "GateResult", "check_whole", "gate"]
+__all__ = ["METRICS", "Check", "GateResult", "check_whole", "checks", "gate"]
 
 Outcome = Literal["worse", "cannot tell", "not worse"]
 
@@ -245,15 +245,15 @@ def gate(
     )
     sides = [_read(side, shared, by, bool(slices)) for side in (baseline, run)]
     group = _GROUPS[f"_{suffix}" if suffix else ""]
-    checks = _checks([side.whole for side in sides], [(group, "all images")], name, max_drop, resamples)
+    found = checks([side.whole for side in sides], [(group, "all images")], name, max_drop, resamples)
     sliced = [side.sliced for side in sides if side.sliced is not None]
     if sliced:
-        checks += _checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, resamples)
+        found += checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, resamples)
     for own in slices:
         cut = [slice_by_images(side.statistics, own) for side in sides if side.statistics is not None]
         named = [(part, f"{own.name} {part}") for part in own.images]
-        checks += _checks(cut, named, name, max_drop, resamples)
-    return GateResult(run.name, baseline.name, metric, max_drop, tuple(checks), notes)
+        found += checks(cut, named, name, max_drop, resamples)
+    return GateResult(run.name, baseline.name, metric, max_drop, tuple(found), notes)
 
 
 @dataclass(frozen=True)
@@ -278,18 +278,19 @@ def _read(run: Run, images: npt.NDArray[np.int64], by: str | None, own_slices: b
     )
 
 
-def _checks(
+def checks(
     sides: Sequence[ImageStatistics | Sample],
     groups: Sequence[tuple[str, str]],
     metric: str,
     max_drop: float,
     resamples: int,
+    seed: int = 0,
 ) -> list[Check]:
     """A check of each group (or slice), named as it is shown; `sides` are the baseline's and the run's statistics."""
     # Swaps would give p-values, which a gate does not use: one is the fewest that there can be.
-    found = weigh({"a": sides[0], "b": sides[1]}, permutations=1, resamples=resamples)
+    found = weigh({"a": sides[0], "b": sides[1]}, permutations=1, resamples=resamples, seed=seed)
     table = found.differences[found.differences["metric"] == metric]
-    checks = []
+    made = []
     for group, where in groups:
         own = table[table["group"] == group]
         row = own.iloc[0] if len(own) else None
@@ -299,8 +300,8 @@ def _checks(
         )
         images = 0 if row is None else int(row["images"])
         outcome = _outcome(difference, low, high, max_drop)
-        checks.append(Check(where, images, value, baseline, difference, low, high, outcome))
-    return checks
+        made.append(Check(where, images, value, baseline, difference, low, high, outcome))
+    return made
 
 
 def _outcome(difference: float | None, low: float | None, high: float | None, max_drop: float) -> Outcome:

@@ -16,14 +16,15 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import for_spreadsheet, listed
 from panbench.datasets.category_map import map_prediction, read_category_map
+from panbench.metrics.jackknife import intervals
+from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.metrics.slices import image_statistics
-from panbench.metrics.uncertainty import FEWEST_IMAGES, intervals
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, read_predictions_json, write_id_png
 from panbench.panoptic.types import GROUPS, Annotation, Category, PanopticPrediction, PanopticSet
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import find_runs
-from panbench.runs import Run
+from panbench.runs import Run, stored_predictions
 from panbench.studies.relabel.crossed import Crossed, cross
 from panbench.studies.relabel.suspects import KINDS, suspect_labels
 from panbench.studies.relabel.two_truths import RankChanges, rank_changes
@@ -293,15 +294,14 @@ def _json_of(folder: Path) -> Path | None:
 def _of_run(run: Run) -> Answers:
     info = run.info
     name = (info.model and info.model.title) or run.name
-    if run.path is not None and (run.path / "predictions.json").is_file():
-        return Answers(name, read_predictions_json(run.path / "predictions.json", run.path / "predictions"), run)
+    found = stored_predictions(run)
+    if found is not None:
+        return Answers(name, found, run)
     if info.predictions is not None:
-        if not Path(info.predictions.json).is_file():
-            raise BadRun(
-                f"{run.name} was scored from {info.predictions.json}, which is no longer there. Name the predictions' "
-                "JSON where it is now."
-            )
-        return Answers(name, read_predictions_json(info.predictions.json, info.predictions.folder), run)
+        raise BadRun(
+            f"{run.name} was scored from {info.predictions.json}, which is no longer there. Name the predictions' JSON "
+            "where it is now."
+        )
     how = f"--model {info.model.name} " if info.model and info.model.name else ""
     raise BadRun(
         f"{run.name} kept no predictions, and relabel scores them anew. `panbench eval {how}--out {run.path} "
@@ -344,7 +344,7 @@ def relabel(
         for side in crossed.matched
     ]
     changes = rank_changes(on[0], on[1], resamples=resamples)
-    ceiling = [intervals(image_statistics(side, categories), resamples=resamples) for side in crossed.between]
+    ceiling = [intervals(image_statistics(side, categories)) for side in crossed.between]
     everyone = set(truth_a.annotations) | set(truth_b.annotations)
     return Relabelling(
         (truth_a, truth_b),

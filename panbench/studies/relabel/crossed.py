@@ -14,7 +14,7 @@ from panbench.base.errors import BadDataset, PanbenchError, PredictionMismatch
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.threads import default_threads
 from panbench.metrics.matched import Matched
-from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.coco import read_ids
 from panbench.panoptic.idmap import IdRuns, count_run_pairs
 from panbench.panoptic.overlap import OverlapTable, Pairs, concat, prediction_faults, segment_columns, tabulate
 from panbench.panoptic.types import VOID, PanopticSet, Segment
@@ -109,7 +109,7 @@ _NO_SEGMENTS = OverlapTable.empty().segments
 
 
 def _runs(panoptic: PanopticSet, image_id: int, error: type[PanbenchError]) -> IdRuns:
-    return IdRuns.of_map(read_id_png(panoptic.png_path(image_id), image_id=image_id, error=error))
+    return IdRuns.of_map(read_ids(panoptic, image_id, error=error))
 
 
 def _as_answer(runs: IdRuns, truth: PanopticSet, image_id: int) -> tuple[IdRuns, tuple[Segment, ...]]:

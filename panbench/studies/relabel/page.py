@@ -20,7 +20,7 @@ from panbench import __version__
 from panbench.base.errors import BadDataset
 from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
-from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.coco import read_ids
 from panbench.panoptic.types import PanopticSet
 from panbench.report.answers.grid import ABSENT, Grid
 from panbench.report.figures.pictures import Layer, Photo, blend, paint, read_photo, segment_colors
@@ -196,7 +196,7 @@ def _tiles(found: Relabelling, side: int, row: Any, images: Path | None) -> list
 
 
 def _layer(panoptic: PanopticSet, image_id: int) -> Layer:
-    ids = read_id_png(panoptic.png_path(image_id), image_id=image_id)
+    ids = read_ids(panoptic, image_id)
     return Layer.of("", ids, panoptic.annotations[image_id].segments)
 
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument
+from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import Sample, Stack, percentiles, ranks_of, resampled
+from panbench.metrics.uncertainty import compare, percentiles, resampled
 
 __all__ = ["RankChanges", "rank_changes"]
 
@@ -60,8 +61,7 @@ def rank_changes(
     n, groups = len(names), len(stack.members)
     drawn = resampled(stack, resamples, seed)[:, 0, :groups]
     exact = stack.exact()[:, 0, :groups]
-    low, high = percentiles(drawn, level)
-    ranked = [ranks_of(exact[side], drawn[side], level) for side in (slice(None, n), slice(n, None))]
+    standing = [_standing(side, level, seed) for side in (on_a, on_b)]
 
     runs, pairs = [], []
     changed = percentiles(drawn[n:] - drawn[:n], level)
@@ -70,15 +70,14 @@ def rank_changes(
         for run, name in enumerate(names):
             row: dict[str, object] = {"run": name, **where}
             for side, suffix in enumerate("ab"):
-                at = side * n + run
-                rank, rank_low, rank_high = (column[run, group] for column in ranked[side])
+                own = standing[side].loc[(name, where["group"])]
                 row |= {
-                    f"PQ_{suffix}": exact[at, group],
-                    f"PQ_low_{suffix}": low[at, group],
-                    f"PQ_high_{suffix}": high[at, group],
-                    f"rank_{suffix}": rank,
-                    f"rank_low_{suffix}": rank_low,
-                    f"rank_high_{suffix}": rank_high,
+                    f"PQ_{suffix}": exact[side * n + run, group],
+                    f"PQ_low_{suffix}": own["low"],
+                    f"PQ_high_{suffix}": own["high"],
+                    f"rank_{suffix}": own["rank"],
+                    f"rank_low_{suffix}": own["rank_low"],
+                    f"rank_high_{suffix}": own["rank_high"],
                 }
             change = exact[n + run, group] - exact[run, group]
             runs.append({**row, "change": change, "low": changed[0][run, group], "high": changed[1][run, group]})
@@ -109,3 +108,10 @@ def rank_changes(
                 }
             )
     return RankChanges(pd.DataFrame(runs), pd.DataFrame(pairs), level, resamples)
+
+
+def _standing(runs: Mapping[str, ImageStatistics], level: float, seed: int) -> pd.DataFrame:
+    """PQ of groups with its interval and rank, by run and group."""
+    # The fewest resamples: only intervals of differences need them, which are not asked for here.
+    table = compare(runs, resamples=100, level=level, seed=seed).runs
+    return table[(table["metric"] == "PQ") & table["group"].notna()].set_index(["run", "group"])

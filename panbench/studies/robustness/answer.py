@@ -17,7 +17,10 @@ import pandas as pd
 
 from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence, listed
-from panbench.metrics.uncertainty import FEWEST_IMAGES, SampleFold, Stack, resampled
+from panbench.metrics.coverage import interval_notes
+from panbench.metrics.jackknife import Jackknife
+from panbench.metrics.samples import FEWEST_IMAGES, SampleFold, Stack
+from panbench.metrics.uncertainty import resampled
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.tables import comparison_row, labels
 from panbench.runs import Run, list_runs
@@ -42,7 +45,10 @@ Float = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Robustness:
-    """A model's PQ on clean and on corrupted images. Each array: the value, then RESAMPLES resamples of the images.
+    """A model's PQ on clean and on corrupted images.
+
+    Each array: the value; RESAMPLES resamples of the images, the same ones in all arrays, for differences; and these
+    once more, moved and stretched to the jackknife's interval, for PQ and means of PQ (`_pq`).
 
     by_corruption: PQ by corruption and severity; title: the model; images: how many
     version: of the definitions by which the images were corrupted
@@ -213,16 +219,17 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
     rows = []
     for one in found:
         cells = []
-        for values in (one.clean, one.mPC, one.rPC):
+        for values, paired in ((one.clean, False), (one.mPC, False), (one.rPC, True)):
             if values is None:
                 cells += [ABSENT, ""]
             else:
-                shown = _interval_of(values, one.images)
+                shown = _interval_of(values, one.images, paired=paired)
                 cells += [percent(shown["PQ"], digits), _span(shown["low"], shown["high"], digits)]
         rows.append((one.title, *cells))
     notes = [f"mPC: PQ, mean of {first.of_what}. rPC: mPC / clean PQ. [Michaelis et al. 2019]"]
     notes += first.cautions
-    notes.append(f"In brackets: 95 % intervals, {RESAMPLES:,} resamples of {first.images:,} images.")
+    notes.append(f"In brackets: 95 % intervals, of rPC and differences by {RESAMPLES:,} resamples of the images.")
+    notes += interval_notes(first.images)
     notes += [note for one in found for note in one.notes]
     grids = [
         Grid(
@@ -242,7 +249,7 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
             if mine is None or theirs is None:
                 continue
             better, worse, values = (b, a, theirs - mine) if theirs[0] >= mine[0] else (a, b, mine - theirs)
-            shown = _interval_of(values, first.images)
+            shown = _interval_of(values, first.images, paired=True)
             star = "*" if shown["low"] is not None and shown["low"] > 0 else ""
             lines.append(
                 (
@@ -277,7 +284,7 @@ def robustness_record(found: Sequence[Robustness]) -> dict[str, Any]:
                 "title": one.title,
                 "clean": _interval_of(one.clean, one.images),
                 "mPC": None if one.mPC is None else _interval_of(one.mPC, one.images, "mPC"),
-                "rPC": None if one.rPC is None else _interval_of(one.rPC, one.images, "rPC"),
+                "rPC": None if one.rPC is None else _interval_of(one.rPC, one.images, "rPC", paired=True),
                 "corruptions": {
                     name: {
                         "group": CORRUPTIONS[name].group,
@@ -347,7 +354,13 @@ def _pq(run: Run, images: npt.NDArray[np.int64]) -> Float:
     run.fold(sample, images=images)
     # Draws depend on the number of images and the seed alone: all runs on these images get the same resamples.
     stack = Stack.of([sample.result()])
-    return np.concatenate([stack.exact()[0, 0, :1], resampled(stack, RESAMPLES, 0)[0, 0, 0]])
+    drawn = resampled(stack, RESAMPLES, 0)[0, 0, 0]
+    # PQ of few images is biased and its resamples more so (metrics/jackknife.py): their percentiles are moved to the
+    # jackknife's ends. Mean PQ over corruptions is then the mean of what was moved.
+    low, high = (float(end[0, 0]) for end in Jackknife.of(stack, 0).estimate().ends(0.95))
+    least, most = np.nanquantile(drawn, [0.025, 0.975])
+    moved = low + (drawn - least) * ((high - low) / (most - least) if most > least else 0)
+    return np.concatenate([stack.exact()[0, 0, :1], drawn, moved])
 
 
 def _kinds_grid(one: Robustness, digits: int) -> Grid:
@@ -358,7 +371,7 @@ def _kinds_grid(one: Robustness, digits: int) -> Grid:
         by_severity = {
             corruption.severity: values for corruption, values in one.by_corruption.items() if corruption.name == name
         }
-        cost = _interval_of(one.clean - one.of_kind(name), one.images)
+        cost = _interval_of(one.clean - one.of_kind(name), one.images, paired=True)
         rows.append(
             (
                 name.replace("_", " ") + (" (extra)" if CORRUPTIONS[name].is_extra else ""),
@@ -381,9 +394,14 @@ def _kinds_grid(one: Robustness, digits: int) -> Grid:
     )
 
 
-def _interval_of(values: Float, images: int, name: str = "PQ") -> dict[str, float | None]:
-    """The value and its 95 % interval; None for what does not exist, and without enough images."""
-    value, sample = float(values[0]), values[1:][~np.isnan(values[1:])]
+def _interval_of(values: Float, images: int, name: str = "PQ", *, paired: bool = False) -> dict[str, float | None]:
+    """The value and its 95 % interval; None for what does not exist, and without enough images.
+
+    paired: of a difference or quotient, whose bias cancels; else of PQ or a mean of PQ, within 0 and 1
+    """
+    drawn, moved = np.split(values[1:], 2)
+    value, sample = float(values[0]), drawn if paired else np.clip(moved, 0, 1)
+    sample = sample[~np.isnan(sample)]
     low = high = None
     if images >= FEWEST_IMAGES and len(sample):
         low, high = (float(bound) for bound in np.quantile(sample, [0.025, 0.975]))

@@ -18,7 +18,8 @@ from rich.console import Console, Group
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import for_spreadsheet, in_sentence, listed
-from panbench.metrics.uncertainty import FEWEST_IMAGES, SampleFold
+from panbench.metrics.coverage import interval_notes
+from panbench.metrics.samples import FEWEST_IMAGES, SampleFold
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import (
     ABSENT,
@@ -270,8 +271,8 @@ class SeedStanding:
             ("Model", "seeds", "PQ", "spread", "seeds' PQ", f"{level} interval", "PQ_th", "PQ_st"),
             tuple(lines),
             notes=(
-                "PQ: the mean of the seeds; spread: their standard deviation. Interval: over seeds and "
-                f"{self.found.images:,} images ({self.found.resamples:,} resamples of both).",
+                "PQ: the mean of the seeds; spread: their standard deviation. Interval: over seeds and images.",
+                *interval_notes(self.found.images),
             ),
         )
 

@@ -10,9 +10,10 @@ s: the standard deviation of the seeds' PQ. It holds what a seed gains everywher
 σ²_images: the variance of the seeds' mean by resampling images, less the part of single seeds on single images, which
     is in s² / S already (resampling images shows that part, too; counted twice, intervals cover far too much)
 
-The resamples of each level are scaled to its part. As a few seeds tell their spread badly, intervals are stretched by
-t/z with Satterthwaite's degrees of freedom [1946]: seeds have S − 1 each, images as good as infinitely many.
-docs/uncertainty.md has the simulation.
+The resamples of each level are scaled to its part. As a few seeds tell their spread badly, intervals of differences are
+stretched by t/z with Satterthwaite's degrees of freedom [1946]: seeds have S − 1 each, images as good as infinitely
+many. The interval of one model's PQ has the jackknife's centre, variance and freedom for the images (jackknife.py), as
+PQ of few images is biased; that cancels in differences. docs/uncertainty.md has the simulation.
 """
 
 import math
@@ -27,11 +28,14 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from panbench.base.errors import BadArgument
-from panbench.metrics.uncertainty import Sample, Stack, draw_counts, holm, in_blocks, percentiles
+from panbench.metrics.jackknife import Estimate, Jackknife
+from panbench.metrics.samples import Sample, Stack
+from panbench.metrics.uncertainty import draw_counts, holm, in_blocks, percentiles
 
 __all__ = ["POWER", "SeedComparison", "compare_seeds", "seeds_needed"]
 
 Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
 
 POWER = 0.8
 """How often a difference that is there shall be found, when seeds are counted [Cohen 1988]."""
@@ -86,10 +90,12 @@ def compare_seeds(
     drawn = _resample_images(stack, resamples, seed)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,)))
     of = {name: _Model.of(exact[rows], drawn[rows], rng) for name, rows in zip(models, own, strict=True)}
+    runs = {name: range(*rows.indices(stack.n_runs)) for name, rows in zip(models, own, strict=True)}
 
     rows = []
     for name, model in of.items():
-        low, high = _Estimate.of(model).interval(level)
+        by_images = Jackknife.mean([Jackknife.of(stack, run) for run in runs[name]]).estimate()
+        low, high = model.with_seeds(by_images).interval(level)
         for group, label in enumerate(groups):
             rows.append(
                 {
@@ -106,8 +112,8 @@ def compare_seeds(
             )
     pairs = []
     for a, b in combinations(of, 2):
-        estimate = _Estimate.of(of[b], of[a])
-        low, high = estimate.interval(level)
+        estimate = _Difference.of(of[b], of[a])
+        low, high = estimate.interval(level, stack.images_of(range(stack.n_runs))[: len(groups)])
         alone = 1 in (of[a].seeds, of[b].seeds)
         for group, label in enumerate(groups):
             total = estimate.of_images[group] + estimate.of_seeds[group]
@@ -168,10 +174,19 @@ class _Model:
             np.einsum("sgr,rs->gr", apart, weights),
         )
 
+    def with_seeds(self, by_images: Estimate) -> Estimate:
+        """The estimate of PQ over seeds and images, from that of the seeds' mean over images alone."""
+        of_images = np.maximum(by_images.variance[0] - self.single / self.seeds, 0)
+        of_seeds = self.spread**2 / self.seeds
+        freedom = by_images.freedom[0]
+        parts = of_images**2 / freedom + (of_seeds**2 / (self.seeds - 1) if self.seeds > 1 else 0)
+        np.divide((of_images + of_seeds) ** 2, parts, out=freedom, where=parts > 0)
+        return Estimate(by_images.centre[0], of_images + of_seeds, freedom)
+
 
 @dataclass(frozen=True)
-class _Estimate:
-    """The PQ of a model or the difference of two, with the variances of its levels and resamples of both together."""
+class _Difference:
+    """The difference of two models, with the variances of its levels and resamples of both together."""
 
     value: Float
     of_images: Float
@@ -180,27 +195,27 @@ class _Estimate:
     drawn: Float
 
     @staticmethod
-    def of(model: _Model, less: _Model | None = None) -> "_Estimate":
-        """Of a model or, with `less`, of `model` − `less`."""
-        models = [model] if less is None else [model, less]
-        signs = (1, -1)
-        by_images = sum(sign * one.by_images for sign, one in zip(signs, models, strict=False))
-        shown = np.asarray(by_images).var(axis=-1)
-        of_images = np.maximum(shown - sum(one.single / one.seeds for one in models), 0)
-        parts = [one.spread**2 / one.seeds for one in models]
-        drawn = by_images * _scale(of_images, shown)
-        for sign, one, part in zip(signs, models, parts, strict=False):
+    def of(model: _Model, less: _Model) -> "_Difference":
+        """Of `model` − `less`."""
+        shown = np.asarray(model.by_images - less.by_images)
+        parts = [one.spread**2 / one.seeds for one in (model, less)]
+        single = model.single / model.seeds + less.single / less.seeds
+        of_images = np.maximum(shown.var(axis=-1) - single, 0)
+        drawn = shown * _scale(of_images, shown.var(axis=-1))
+        for sign, one, part in zip((1, -1), (model, less), parts, strict=True):
             drawn = drawn + sign * one.by_seeds * _scale(part, one.by_seeds.var(axis=-1))
-        value = model.value if less is None else model.value - less.value
         of_seeds = np.sum(parts, axis=0)
-        least = sum(part**2 / (one.seeds - 1) for part, one in zip(parts, models, strict=True) if one.seeds > 1)
-        freedom = np.full(len(value), np.inf)
+        least = sum(part**2 / (one.seeds - 1) for part, one in zip(parts, (model, less), strict=True) if one.seeds > 1)
+        freedom = np.full(len(of_seeds), np.inf)
         np.divide((of_images + of_seeds) ** 2, least, out=freedom, where=np.asarray(least) > 0)
-        return _Estimate(value, of_images, of_seeds, freedom, drawn)
+        return _Difference(model.value - less.value, of_images, of_seeds, freedom, drawn)
 
-    def interval(self, level: float) -> tuple[Float, Float]:
-        """(low, high), the percentiles of the resamples, stretched for what few seeds do not tell of their spread."""
-        low, high = percentiles(self.drawn, level)
+    def interval(self, level: float, images: Int) -> tuple[Float, Float]:
+        """(low, high), the percentiles of the resamples, stretched for what few seeds do not tell of their spread.
+
+        images: (groups,) how many hold each group
+        """
+        low, high = percentiles(self.drawn, level, images)
         z = NormalDist().inv_cdf((1 + level) / 2)
         stretch = stdtrit(np.minimum(self.freedom, 1e9), (1 + level) / 2) / z
         return self.value + low * stretch, self.value + high * stretch

@@ -20,9 +20,9 @@ from panbench.base.text import listed
 from panbench.base.threads import default_threads
 from panbench.datasets.check import measure_segments
 from panbench.datasets.fetch import coco_paths, panoptic_categories
-from panbench.panoptic.coco import read_id_png, read_predictions_json
+from panbench.panoptic.coco import read_ids, read_predictions_json
 from panbench.panoptic.types import VOID, Annotation, PanopticSet
-from panbench.runs import load_run
+from panbench.runs import load_run, stored_predictions
 
 TESTSETS = ("test-dev2017", "val2017")
 
@@ -99,10 +99,13 @@ def _predictions(run: Path) -> tuple[PanopticSet, str]:
         )
     name = run.resolve().name
     if (run / "run.json").exists():
-        info = load_run(run).info
+        stored = load_run(run)
+        info = stored.info
         name = (info.model and info.model.name) or name
         if info.status != "done":
             raise BadRun(f"{run} is {info.status}, not done. Finish it first: the same `panbench eval` with --resume.")
+        if (predictions := stored_predictions(stored)) is not None:
+            return predictions, name
     return read_predictions_json(path, run / "predictions"), name
 
 
@@ -169,7 +172,7 @@ def _faults(
 ) -> "list[str]":
     where = f"Image {annotation.image_id}"
     try:
-        ids = read_id_png(predictions.png_path(annotation.image_id), shape, error=PredictionMismatch)
+        ids = read_ids(predictions, annotation.image_id, shape, PredictionMismatch)
     except PredictionMismatch as error:
         return [str(error)]
     faults = []

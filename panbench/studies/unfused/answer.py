@@ -11,7 +11,7 @@ import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import in_sentence
-from panbench.metrics.uncertainty import FEWEST_IMAGES
+from panbench.metrics.samples import FEWEST_IMAGES
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question, pixels

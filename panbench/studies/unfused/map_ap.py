@@ -7,6 +7,7 @@ COCO instance JSON, which may overlap, the predicted PNGs are read once more.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from panbench.base.errors import PredictionMismatch
 from panbench.datasets.instances import InstanceSet, read_instances
 from panbench.panoptic.coco import read_annotation_columns, read_id_png
 from panbench.panoptic.types import Category
-from panbench.runs import Run
+from panbench.runs import Run, check_predictions_json
 from panbench.studies.unfused.instance_ap import InstanceAP, InstanceTable, instance_ap
 from panbench.studies.unfused.map_instances import instances_of_map
 from panbench.studies.unfused.metric import thing_ids
@@ -59,6 +60,8 @@ def _against(
 ) -> InstanceTable:
     """The detections of a run's maps with the true instances of another file, and the pixels that they share."""
     assert run.info.predictions is not None
+    check_predictions_json(run, Path(run.info.predictions.json))
+    digests = run.files.predictions()
     pred = read_annotation_columns(run.info.predictions.json, run.info.predictions.folder, predictions=True)
     row_of = {image_id: row for row, image_id in enumerate(pred.image_ids)}
     gt: list[tuple[int, int, int, float, int, bool]] = []
@@ -68,7 +71,8 @@ def _against(
         ids = np.zeros(size, np.int32)
         if image_id in row_of:
             path = pred.folder / pred.file_names[row_of[image_id]]
-            ids = read_id_png(path, size, image_id=image_id, error=PredictionMismatch)
+            digest = digests.get(image_id, b"")
+            ids = read_id_png(path, size, image_id=image_id, error=PredictionMismatch, digest=digest)
         detections = own.det_id[own.det_image == image_id]
         for number, instance in enumerate(truth.of_image(image_id), start=1):
             mask = truth.mask(instance, *size)

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_networks import SEGFORMER
 from views import check_views
 
@@ -18,8 +19,12 @@ from panbench.models.panoptic_segformer.adapter import PanopticSegFormerAdapter
 from panbench.models.panoptic_segformer.network import rename
 from panbench.models.predict import predict, scene_of
 from panbench.models.preprocess import Resize
-from panbench.models.rules import fuse
+from panbench.models.rules import fuse, parse_rule
+from panbench.models.rules.resize import upsample
+from panbench.runs import ModelRecord, RunInfo
+from panbench.runs.definitions import current_definitions, stored_definitions
 
+RULE = parse_rule("mask-wise")
 REFERENCE = Path(__file__).parents[2] / "reference" / "other_models" / "panoptic_segformer.npz"
 
 
@@ -29,7 +34,8 @@ def test_views_of_an_image_are_averaged(tmp_path: Path, monkeypatch: pytest.Monk
     check_views(open_model(spec, weights="random", device="cpu"), tmp_path)
 
 
-def test_the_map_is_the_one_that_the_authors_code_made() -> None:
+def recorded_candidates(original: tuple[int, int]) -> Candidates:
+    """What the recorded network says of the recorded image, were the image of this size before it was resized."""
     recorded = np.load(REFERENCE)
     spec = dataclasses.replace(find_model("panoptic-segformer"), settings=SEGFORMER)
     adapter = PanopticSegFormerAdapter(spec)
@@ -38,12 +44,51 @@ def test_the_map_is_the_one_that_the_authors_code_made() -> None:
     state = {key.removeprefix(prefix): torch.from_numpy(recorded[key]) for key in recorded if key.startswith(prefix)}
     module.load_state_dict(rename(state, adapter.layout), strict=False)
     features = [torch.from_numpy(recorded[f"neck_{level}"]) for level in range(4)]
-    resized, original = tuple(recorded["meta"][:2].tolist()), tuple(recorded["meta"][2:4].tolist())
+    resized = tuple(recorded["meta"][:2].tolist())
     # The record begins behind the backbone.
     module.forward = lambda pixels, sizes: module.transform(features, resized, sizes)
     with torch.inference_mode():
-        outputs = adapter.candidates(module, torch.zeros(1, 3, *resized), [Frame(resized, resized, original)])
-    ids, segments = adapter.rule.settle(fuse(outputs, adapter.rule)[0])
+        (output,) = adapter.candidates(module, torch.zeros(1, 3, *resized), [Frame(resized, resized, original)])
+    return output
+
+
+def test_masks_go_to_the_original_size_in_one_step_as_the_authors_bring_them() -> None:
+    """In two, over the resized image's size, some pixels of the map were another segment's."""
+    differing = 0
+    for original in ((112, 144), (101, 133), (150, 199), (97, 211)):
+        output = recorded_candidates(original)
+        masks = output.masks.float()
+        authors = F.interpolate(masks[:, None], size=original, mode="bilinear", align_corners=False)[:, 0]
+        assert torch.equal(upsample(masks, output.frame), authors)
+        (ours,) = fuse([output], RULE)
+        (theirs,) = fuse([dataclasses.replace(output, masks=authors, frame=Frame(original, original, original))], RULE)
+        assert (RULE.settle(ours)[0] == RULE.settle(theirs)[0]).all()
+        (before,) = fuse([dataclasses.replace(output, frame=dataclasses.replace(output.frame, one_step=False))], RULE)
+        differing += int((RULE.settle(before)[0] != RULE.settle(theirs)[0]).sum())
+    assert differing > 0
+
+
+def test_one_step_leaves_padding_out() -> None:
+    """A ramp of 4×4 cells over a padded image of 32×32, whose left 24 columns become 48 of the original."""
+    ramp = torch.arange(4.0).repeat(4, 1)[None]
+    frame = Frame((32, 32), (32, 24), (64, 48), one_step=True)
+    found = upsample(ramp, frame)
+    assert found.shape == (1, 64, 48)
+    expected = ((torch.arange(48) + 0.5) / 16 - 0.5).clamp(min=0)
+    torch.testing.assert_close(found[0], expected.expand(64, 48), rtol=0, atol=1e-6)
+
+
+def test_runs_whose_masks_took_two_steps_are_told_from_those_of_one() -> None:
+    record = ModelRecord(name="psf-r50-1x", family=find_model("psf-r50-1x").family)
+    assert current_definitions(record, {}) == {"Panoptic SegFormer's masks": 2}
+    assert stored_definitions(RunInfo(model=record)) == {"Panoptic SegFormer's masks": 1}
+    assert current_definitions(ModelRecord(family="mask2former"), {}) == {}
+
+
+def test_the_map_is_the_one_that_the_authors_code_made() -> None:
+    recorded = np.load(REFERENCE)
+    output = recorded_candidates(tuple(recorded["meta"][2:4].tolist()))
+    ids, segments = RULE.settle(fuse([output], RULE)[0])
     categories = {category: label for label, category in enumerate(coco_ids())}
     theirs = recorded["category"].astype(int)
     expected = np.vectorize(lambda each: categories.get(each, -1))(theirs)

@@ -1,4 +1,5 @@
 import ast
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +44,27 @@ def test_masks_and_stuff_scores_are_those_of_the_authors_code(
     same(masks[100::5].flatten(1), recorded["stuff_masks_every_5th"])
     same(scores[100:], recorded["stuff_scores"])
     assert labels[100:].tolist() == list(range(80, 133))
+
+
+def test_boxes_and_reference_points_stay_float32_in_bf16(network: PanopticSegFormer, recorded: Recorded) -> None:
+    """bfloat16 has steps of 8 pixels from 1,024 on, and each layer of the decoder refines the last one's boxes."""
+    heard: list[torch.Tensor] = []
+    layers: Any = network.decoder.layers
+    hooks = [
+        layer.cross_attn.register_forward_pre_hook(
+            lambda part, inputs, named: heard.append(named["reference_points"]), with_kwargs=True
+        )
+        for layer in layers
+    ]
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = network.transform(features_of(recorded), (224, 288), [(224, 288)])
+    for hook in hooks:
+        hook.remove()
+    assert found.boxes.dtype == torch.float32
+    assert (found.boxes != found.boxes.bfloat16().float()).float().mean() > 0.9, "else they were rounded before"
+    assert [points.dtype for points in heard] == [torch.float32] * len(layers)
+    first = network.reference_points_fc(network.query_embedding.weight[:, :64]).sigmoid()
+    assert torch.equal(heard[0][0, :, 0], first), "the first come from the weights alone"
 
 
 def test_what_lies_in_the_padding_does_not_change_the_classes(network: PanopticSegFormer, recorded: Recorded) -> None:

@@ -28,8 +28,6 @@ from panbench.models.predict import predict, scene_of
 from panbench.models.rules import fuse
 from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.models.transformers.families import detr_size, fitted, shortest_edge
-from panbench.studies.ensembles.augmented_model import AugmentedModel
-from panbench.studies.ensembles.views import parse_views
 
 EOMT = Path(__file__).parents[2] / "reference" / "other_models" / "eomt"
 THINGS = ["person", "car", "dog", "tree", "cup"]
@@ -127,7 +125,7 @@ def test_views_of_an_image_are_averaged(name: str, tmp_path: Path) -> None:
     check_views(model, tmp_path, (64, 32) if square else (64, 96), scales=not square)
     if square:
         with pytest.raises(BadArgument, match="one size only"):
-            AugmentedModel(model, parse_views("scales=0.5"))
+            model.adapter.scaled(0.5)
 
 
 @pytest.mark.parametrize("name", BUILDERS)

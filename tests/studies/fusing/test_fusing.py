@@ -3,6 +3,8 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet
 import pytest
 
 from panbench.base.errors import BadArgument, BadRun, OutOfSpace
@@ -18,8 +20,9 @@ from panbench.metrics.tuning import tune
 from panbench.models.opening import open_model
 from panbench.models.predict import category_ids
 from panbench.models.rules import parse_rule
-from panbench.models.stored import StoredOutputs
-from panbench.panoptic.coco import read_id_png
+from panbench.models.stored import StoredOutputs, encode, write_block
+from panbench.panoptic.coco import read_id_png, write_id_png
+from panbench.report.answers.stored import verify
 from panbench.runs import layout, load_run, remove_run
 from panbench.studies.ensembles.by_masks import StoredEnsemble
 from panbench.studies.fusing.answer import ORACLE_STEPS, read_oracle, write_oracle
@@ -305,3 +308,52 @@ def test_a_run_that_lacks_room_says_failed_whenever_that_is(dataset, model, tmp_
     monkeypatch.undo()
     resumed = evaluate(model, dataset, tmp_path / "run", dataclasses.replace(KEEP, resume=True))
     assert (resumed.info.status, resumed.info.images.scored) == ("done", 8)
+
+
+class TestChanged:
+    """What a run kept is what is read, or is refused."""
+
+    @pytest.fixture
+    def copy(self, run, tmp_path):
+        return load_run(shutil.copytree(run.path, tmp_path / "m2f"))
+
+    def test_a_run_with_all_that_it_kept_is_verified(self, copy):
+        write_oracle(copy, dict.fromkeys(ORACLE_STEPS, image_statistics(copy.matched, copy.categories)))
+        found = verify(copy)
+        assert (found.state, found.problems) == ("verified", ())
+        said = " ".join(found.checked)
+        assert "2 files of candidates and oracle are as they were written." in said
+        assert "8 predictions are as they were." in said
+        assert "not recorded" not in said
+
+    def test_candidates_of_other_images_are_refused_though_their_checksums_hold(self, copy):
+        stored = StoredOutputs(copy.path / "candidates")
+        (block,) = (copy.path / "candidates").glob("*.arrow")
+        rule = StoredModel(copy).paper
+        ids = stored.image_ids
+        turned = [(other, encode(stored.read(one), rule)) for one, other in zip(ids, ids[1:] + ids[:1], strict=True)]
+        write_block(block, turned, stored.about)
+        with pytest.raises(BadRun, match=f"{block.name} is not what the run wrote"):
+            StoredOutputs(copy.path / "candidates").read(ids[0])
+        assert any(block.name in problem for problem in verify(copy).problems)
+
+    def test_an_oracle_of_other_numbers_is_refused(self, copy):
+        write_oracle(copy, dict.fromkeys(ORACLE_STEPS, image_statistics(copy.matched, copy.categories)))
+        path = copy.path / "oracle.parquet"
+        table = pyarrow.parquet.read_table(path)
+        at = table.schema.get_field_index("TP")
+        pyarrow.parquet.write_table(table.set_column(at, "TP", pc.add(table.column("TP"), 1)), path)
+        with pytest.raises(BadRun, match=r"oracle\.parquet is not what the run wrote"):
+            read_oracle(copy)
+        assert verify(copy).state == "damaged"
+
+    def test_a_shifted_prediction_is_damage(self, copy):
+        for path in (copy.path / "predictions").glob("*.png"):
+            write_id_png(path, np.roll(read_id_png(path), 40, axis=1))
+        assert any("8 predictions changed since the run was made" in problem for problem in verify(copy).problems)
+
+    def test_candidates_that_were_removed_for_their_size_are_no_damage(self, copy):
+        shutil.rmtree(copy.path / "candidates")
+        found = verify(copy)
+        assert found.state == "verified"
+        assert "was kept and is no longer there" in " ".join(found.checked)

@@ -13,6 +13,7 @@ from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
 from panbench.evaluation.evaluate import evaluate, open_model_once
 from panbench.evaluation.options import EvaluateOptions
+from panbench.report.answers.findings import metric_findings
 from panbench.runs import load_run
 from panbench.studies.robustness.answer import (
     RESAMPLES,
@@ -64,6 +65,13 @@ def test_mpc_is_the_mean_over_corruptions_of_the_mean_over_severities():
     assert one.rPC[0] == pytest.approx(0.45 / 0.8)
     assert not one.is_complete
     assert one.of_what == "2 of 15 corruptions at some severities"
+
+
+def test_clean_pq_has_the_interval_that_it_has_everywhere(clean):
+    found = robustness_record(robustness([load_run(clean)]))["runs"][0]["clean"]
+    everywhere = metric_findings(load_run(clean)).record["intervals"][0]
+    assert everywhere["metric"] == "PQ"
+    assert (found["low"], found["high"]) == pytest.approx((everywhere["low"], everywhere["high"]), abs=1e-9)
 
 
 def test_extra_kinds_are_shown_and_not_averaged():

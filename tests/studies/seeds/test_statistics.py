@@ -8,7 +8,9 @@ import scipy.stats
 from simulate_coverage import Images, statistics_of, sums_of_model
 
 from panbench.base.errors import BadArgument
-from panbench.metrics.uncertainty import Sample, compare, intervals
+from panbench.metrics.jackknife import intervals
+from panbench.metrics.samples import Sample
+from panbench.metrics.uncertainty import compare
 from panbench.studies.seeds.statistics import POWER, compare_seeds, seeds_needed
 
 
@@ -31,7 +33,7 @@ def models(images):
 
 
 def pq_of(sample):
-    table = intervals(sample, resamples=100)
+    table = intervals(sample)
     return table.query("group == 'All' and metric == 'PQ'")["value"].item()
 
 

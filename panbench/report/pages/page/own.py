@@ -6,6 +6,7 @@ from typing import Any
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.uncertainty import Comparison, compare
+from panbench.report.answers.comparison import corrected_p
 from panbench.report.answers.grid import ABSENT, percent, signed
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.elements import Html, head, named, number, scrolling, shortened, tag
@@ -75,8 +76,8 @@ def _difference(tests: Any, name: str) -> Html:
         return tag("td", ABSENT, class_="number")
     # The tests say b − a.
     shown = number(signed(-own["difference"], 1))
-    p = own["p_holm"]
-    words = "" if p != p else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    p = corrected_p(own["p_holm"], own["at_floor"])
+    words = "" if p == ABSENT else f"p < {p[1:]}" if p.startswith("<") else f"p = {p}"
     difference = tag("strong", shown) if own["significant"] else shown
     return tag("td", difference, tag("small", words, class_="quiet"), class_="number")
 

@@ -55,8 +55,6 @@ def overview(members: Sequence[Compared], standing: Standing) -> Html:
     notes = list(comparison_grid(standing.rows).notes)
     if any(row.rank for row in standing.rows):
         notes.extend(standing.grids[1].notes)
-    if standing.rows[0].images and not any(row.PQ_low is not None for row in standing.rows):
-        notes.append("Fewer than 10 images: no intervals.")
     pieces.extend(tag("p", prose(note), class_="note") for note in notes)
     pieces.append(tag("div", id="chart-intervals", class_="chart"))
     if standing.comparison is not None and len(members) > 1:

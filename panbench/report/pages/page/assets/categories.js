@@ -14,6 +14,8 @@ function categoryTable(container, open) {
     const [, low, high] = tested(row) ?? [null, null, null];
     return low === null ? 0 : low > 0 ? low : high < 0 ? -high : 0;
   };
+  const significant = (row) => Boolean(tested(row)?.[4]);
+  const judged = () => held.filter((row) => typeof tested(row)?.[3] === "number");
   const mean = (row) => { const known = data.models.map((_, model) => score(row, model)).filter((value) => value !== null); return known.length ? average(known) : null; };
   const columns = () => [
     { key: "name", title: "Category", value: (row) => categoryName(row.category).toLowerCase() },
@@ -21,12 +23,13 @@ function categoryTable(container, open) {
     ...(several ? [
       { key: "a", title: el("span", {}, "A ", markerIcon(pair.a)), value: (row) => score(row, pair.a), number: true },
       { key: "b", title: el("span", {}, "B ", markerIcon(pair.b)), value: (row) => score(row, pair.b), number: true },
-      { key: "gap", title: "A − B, surest first", value: (row) => sure(row) + Math.abs(gap(row) ?? 0) * 1e-6, down: true, number: true },
+      { key: "gap", title: held.some(significant) ? "A − B, surest first" : "A − B, least unlikely first", value: (row) => (significant(row) ? 1e3 : 0) + sure(row) + Math.abs(gap(row) ?? 0) * 1e-6, down: true, number: true },
     ] : [{ key: "a", title: METRICS[state.metric], value: (row) => score(row, 0), number: true }]),
     { key: "segments", title: "n", value: (row) => row.segments, down: true, number: true },
     { key: "kind", title: "Kind", value: (row) => (data.categories[row.category].thing ? "thing" : "stuff") },
   ];
   const head = el("tr"), body = rove(el("tbody"));
+  const found = el("p", { id: "categories-finding", "aria-live": "polite" });
   const count = el("span", { role: "status", "aria-live": "polite" });
 
   function sortBy(column) {
@@ -46,15 +49,25 @@ function categoryTable(container, open) {
   }
 
   function gapCell(row) {
-    const [, low, high, p, significant] = tested(row) ?? [];
+    const [, low, high] = tested(row) ?? [];
     const value = signed(gap(row));
     return el("td", { class: "number gap" },
-      significant ? el("strong", {}, value) : value,
+      significant(row) ? el("strong", {}, value) : value,
       low === undefined || low === null ? null : el("span", { class: "quiet interval" }, ` [${signed(low)}, ${signed(high)}]`),
-      significant ? el("span", { class: "hidden" }, " significant") : null);
+      significant(row) ? el("span", { class: "hidden" }, " significant") : null);
+  }
+
+  /** What the tests say of the pair, before any single category is read. */
+  function finding() {
+    const all = judged(), sure = all.filter(significant).length;
+    if (!several || state.metric !== 0 || !all.length) return "";
+    const of = `${sure} of ${all.length}, after correction for all of them`;
+    if (!sure) return `No category differs for sure between A and B (${of}). Those listed first are the least unlikely to.`;
+    return `${sure === 1 ? "One category differs" : `${sure} categories differ`} for sure between A and B (${of}): first in the table, in bold.`;
   }
 
   function draw() {
+    found.textContent = finding();
     const focused = document.activeElement?.dataset?.key;
     drawHead();
     if (focused) head.querySelector(`[data-key="${focused}"]`)?.focus();
@@ -94,10 +107,11 @@ function categoryTable(container, open) {
       choice("Kind", [["all", "All"], ["thing", "Things"], ["stuff", "Stuff"]], "all", (kind) => { state.kind = kind; draw(); }),
       el("label", {}, "Filter ", el("input", { type: "search", id: "category-filter", oninput: (event) => { state.text = event.target.value; draw(); } })),
       count, el("a", { class: "skip inline", href: "#causes" }, "Skip the table")),
+    several ? found : null,
     several ? legend() : null,
     el("div", { class: "scroll tall", role: "region", "aria-label": "Scores of the categories" },
       el("table", { id: "category-scores", class: "dotted" }, el("thead", {}, head), body)));
-  if (several) container.append(el("p", { class: "note" }, "A − B: the difference of the chosen pair with its 95 % interval; bold where it is significant after correction for all categories. n: true segments. Intervals need 10 images with the category."));
+  if (several) container.append(el("p", { class: "note" }, "A − B: the difference of the chosen pair with its 95 % interval; bold where it is significant after correction for all categories. Each interval is at 95 % by itself: where nothing differs one in 20 excludes 0. n: true segments. Intervals need 10 images with the category in their ground truth."));
   if (absent) container.append(el("p", { class: "note" }, `${absent} categories occur neither in the ground truth nor in any prediction; the means leave them out.`));
   draw();
   pair.watch(draw);

@@ -1,0 +1,60 @@
+"""How often intervals were found to hold what they say, in simulations: quoted where that is less than it should be.
+
+coverage.csv is written by scripts/simulate_intervals.py; docs/uncertainty.md has the same numbers and what they are of.
+"""
+
+import csv
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from panbench.metrics.samples import FEWEST_IMAGES
+
+__all__ = ["coverage_note", "interval_notes", "measured_coverage"]
+
+FULL_IMAGES = 200
+"""On fewer images the coverage that was measured is always told."""
+
+LEAST = 0.92
+"""On more images it is told where it is lower."""
+
+
+@cache
+def _rates() -> tuple[tuple[int, str, float], ...]:
+    """(images, metric, rate) of each population and group."""
+    with (Path(__file__).parent / "coverage.csv").open(encoding="utf-8", newline="") as file:
+        return tuple((int(row["images"]), row["metric"], float(row["covered"])) for row in csv.DictReader(file))
+
+
+def measured_coverage(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[int, float, float]:
+    """(images, lowest, highest): how often 95 % intervals of All, Things and Stuff held the population's score.
+
+    Of the largest simulated number of images up to `images`, or the least of all, over the simulated populations.
+    """
+    simulated = sorted({of for of, _, _ in _rates()})
+    closest = max((of for of in simulated if of <= images), default=simulated[0])
+    rates = [rate for of, metric, rate in _rates() if of == closest and metric in metrics]
+    return closest, min(rates), max(rates)
+
+
+def coverage_note(images: int, metrics: Sequence[str] = ("PQ",)) -> str | None:
+    """A sentence on how often intervals from so many images hold; None where that is about as often as they say."""
+    simulated, lowest, highest = measured_coverage(images, metrics)
+    if images >= FULL_IMAGES and lowest >= LEAST:
+        return None
+    fewer = "; fewer hold less often" if images < simulated else ""
+    return (
+        f"In simulations 95 % intervals from {simulated:,} images held the truth in {100 * lowest:.0f} to "
+        f"{100 * highest:.0f} % of data sets{fewer} (docs/uncertainty.md)."
+    )
+
+
+def interval_notes(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[str, ...]:
+    """What stands below a table of intervals from so many images: how they were made, and how often such ones hold."""
+    if images < FEWEST_IMAGES:
+        return (f"Fewer than {FEWEST_IMAGES} images: no intervals.",)
+    how = (
+        f"Intervals: jackknife over {images:,} images, corrected for the bias of few: a PQ may lie low in its interval."
+    )
+    often = coverage_note(images, metrics)
+    return (how,) if often is None else (how, often)

@@ -1,0 +1,177 @@
+"""Models that panbench does not bring: what their code raises is said to be theirs, and their answers are checked.
+
+One sentence names the module, the image and the line, and the exit code is 1: neither the user's input nor panbench is
+at fault. `--debug` shows the traceback.
+"""
+
+import contextlib
+import linecache
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+
+from panbench.base.errors import BadModel, ModelFailed, PanbenchError
+from panbench.base.text import listed
+from panbench.catalog import ModelSpec
+from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances, NonFiniteOutput, Output
+from panbench.models.model import LoadedImage, Model, Wrapped
+from panbench.models.rules import Rule
+from panbench.panoptic.types import Scene
+from panbench.runs import ModelRecord
+
+__all__ = ["External", "check_outputs", "external_code", "guarded", "is_external"]
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LONGEST = 300
+
+
+def is_external(name: str) -> bool:
+    """Whether `package.module:attribute`, or a module's name, is of another package than panbench."""
+    return name.partition(":")[0].partition(".")[0] != "panbench"
+
+
+def guarded(name: str, scenes: Sequence[Scene] = ()) -> contextlib.AbstractContextManager[None]:
+    """`external_code` for another package's code; nothing for panbench's own, whose errors are ours."""
+    return external_code(name, scenes) if is_external(name) else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def external_code(name: str, scenes: Sequence[Scene] = ()) -> Iterator[None]:
+    """Turns what a model's own code raises, `sys.exit` included, into ModelFailed.
+
+    name: `package.module:attribute`; scenes: of the images that it looks at
+    panbench's own errors pass, as do Ctrl-C and PyTorch's for too little memory, which a smaller batch may answer.
+    """
+    try:
+        yield
+    except (PanbenchError, NonFiniteOutput, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelFailed(f"{name} {_said(error)}{_on(scenes)}. {_place(error, name)}".rstrip()) from error
+
+
+def check_outputs(name: str, outputs: Any, batch: Sequence[LoadedImage]) -> Sequence[Output]:
+    """What `candidates` returned, one output an image. Raises BadModel for anything else."""
+    scenes = [image.scene for image in batch]
+    if not isinstance(outputs, (list, tuple)):
+        raise BadModel(f"{name} returned a {type(outputs).__name__}{_on(scenes)}; it must return a list, one an image.")
+    if len(outputs) != len(batch):
+        raise BadModel(f"{name} returned {len(outputs)} outputs for {len(batch)} images{_on(scenes)}.")
+    for output, scene in zip(outputs, scenes, strict=True):
+        if (problem := _misfit(output)) is not None:
+            raise BadModel(f"{name} returned {problem}{_on([scene])}.")
+    return outputs
+
+
+class External(Wrapped):
+    """A model that another package's function returned: what it raises is its own, and what it returns is checked."""
+
+    def __init__(self, spec: ModelSpec, inner: Model) -> None:
+        """Raises BadModel for members that are not what `Model` says."""
+        super().__init__(inner)
+        self._name = spec.adapter
+        _check_members(self._name, inner)
+
+    def describe(self) -> ModelRecord:
+        """The inner model's record."""
+        with external_code(self._name):
+            found = self.inner.describe()
+        if not isinstance(found, ModelRecord):
+            raise BadModel(f"{self._name}: describe() returned a {type(found).__name__}; it must return a ModelRecord.")
+        return found
+
+    def load(self, scene: Scene) -> LoadedImage:
+        """The image as the inner model loads it."""
+        with external_code(self._name, [scene]):
+            found = self.inner.load(scene)
+        if not isinstance(found, LoadedImage) or not isinstance(found.inputs, torch.Tensor):
+            raise BadModel(f"{self._name}: load() returned no LoadedImage with a tensor{_on([scene])}.")
+        return found
+
+    def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
+        """The inner model's outputs."""
+        with external_code(self._name, [image.scene for image in batch]):
+            found = self.inner.candidates(batch)
+            found = list(found) if not isinstance(found, (list, tuple)) and hasattr(found, "__next__") else found
+        return check_outputs(self._name, found, batch)
+
+
+def _check_members(name: str, model: Any) -> None:
+    names, isthing = model.class_names, model.isthing
+    words = [isinstance(each, str) for each in names] if isinstance(names, (list, tuple)) else [False]
+    if not all(words) or not isinstance(isthing, (list, tuple)) or len(isthing) != len(names):
+        raise BadModel(f"{name}: class_names must be a tuple of text, and isthing as many truth values.")
+    if not isinstance(model.rule, Rule):
+        raise BadModel(f"{name}: rule is a {type(model.rule).__name__}; it must be a fusion rule (models.rules).")
+    if not isinstance(model.device, torch.device):
+        raise BadModel(f"{name}: device is a {type(model.device).__name__}; it must be a torch.device.")
+
+
+def _misfit(output: Any) -> str | None:
+    """What is wrong with an output, in a few words; None when it is one."""
+    if not isinstance(output, (Candidates, Instances, FinishedMap)):
+        return f"a {type(output).__name__}, which is neither Candidates nor Instances nor a FinishedMap,"
+    if not isinstance(getattr(output, "frame", None), Frame):
+        return f"{type(output).__name__} whose frame is a {type(output.frame).__name__}"
+    if isinstance(output, Candidates):
+        lengths: dict[str, Any] = {part: getattr(output, part) for part in ("labels", "gate", "weight", "masks")}
+        if output.masks.ndim != 3:
+            return f"masks of shape {tuple(output.masks.shape)}, which must be (candidates, height, width),"
+    elif isinstance(output, Instances):
+        lengths = {"labels": output.labels, "scores": output.scores, "masks": output.masks}
+        lengths |= {} if output.boxes is None else {"boxes": output.boxes}
+    elif np.shape(output.ids) != tuple(output.frame.original):
+        return f"an id map of shape {np.shape(output.ids)} for an image of {tuple(output.frame.original)}"
+    else:
+        return None
+    counts = {part: len(value) for part, value in lengths.items()}
+    if len(set(counts.values())) > 1:
+        return f"{type(output).__name__} with {', '.join(f'{count} {part}' for part, count in counts.items())}"
+    return None
+
+
+def _said(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"called sys.exit({error.code!r})"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"needs the Python package {error.name.partition('.')[0]}, which is not installed"
+    try:
+        words = " ".join(str(error).split())
+    except Exception:  # a stranger's exception may not even have words
+        words = ""
+    words = words if len(words) <= _LONGEST else f"{words[:_LONGEST]} …"
+    return f"raised {type(error).__name__}: {words}".removesuffix(": ").rstrip(".")
+
+
+def _on(scenes: Sequence[Scene]) -> str:
+    """` on 000000000139.jpg (image 139)`; nothing without images."""
+    names = listed([f"{scene.image.file_name} (image {scene.image.id})" for scene in scenes], 3)
+    return f" on {names}" if scenes else ""
+
+
+def _place(error: BaseException, name: str) -> str:
+    """`FILE, line N: "its text"` of the model's own code; nothing where no line of it took part."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return _line(error.filename, error.lineno)
+    package = name.partition(":")[0].partition(".")[0]
+    frames = list(_frames(error.__traceback__))
+    own = [frame for frame in frames if frame[2].partition(".")[0] == package]
+    others = [frame for frame in frames if _PACKAGE not in Path(frame[0]).parents]
+    found = (own or others)[-1:]
+    return _line(*found[0][:2]) if found else ""
+
+
+def _frames(traced: TracebackType | None) -> Iterator[tuple[str, int, str]]:
+    """File, line and module of each frame, the innermost last."""
+    for frame, line in traceback.walk_tb(traced):
+        yield frame.f_code.co_filename, line, str(frame.f_globals.get("__name__", ""))
+
+
+def _line(path: str, line: int) -> str:
+    text = " ".join(linecache.getline(path, line).split())[:_LONGEST]
+    return f'{path}, line {line}: "{text}"' if text else f"{path}, line {line}."

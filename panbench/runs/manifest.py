@@ -1,0 +1,105 @@
+"""The SHA-256 of files that a run keeps besides its parts: candidates, predictions.json and the oracle.
+
+`hashes/RANK.sha256` has a line for each in the format of `sha256sum`; each rank appends to its own. A line is on disk
+before its file is, so a file that is there was recorded, whenever the process was killed; of two lines on a file the
+later one counts. (The id PNGs are many and belong to images: their hashes are in the parts, see hashes.py.)
+"""
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from panbench.base.errors import BadRun, OutOfSpace
+from panbench.base.files import atomic_write, sha256_of
+from panbench.runs.layout import HASHES
+
+__all__ = ["MANIFEST", "check_recorded", "forget_absent", "recorded", "write_recorded"]
+
+MANIFEST = re.compile(r"\d{4}\.sha256")
+_LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def write_recorded(run: Path, name: str, content: bytes, rank: int = 0) -> Path:
+    """Writes a file of a run, atomically, after its hash; its path. name: relative to the run folder, with slashes."""
+    _append(run / HASHES / f"{rank:04d}.sha256", f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+    path = run / name
+    with atomic_write(path) as handle:
+        handle.write(content)
+    return path
+
+
+def recorded(run: Path) -> dict[str, str]:
+    """The SHA-256 of each recorded file, by name; lines that were cut short are passed over."""
+    found: dict[str, str] = {}
+    for manifest in _manifests(run):
+        found |= _lines(manifest)
+    return found
+
+
+def check_recorded(run: Path, name: str, hashes: Mapping[str, str] | None = None) -> bool:
+    """Whether a file of a run is what was recorded of it; False when nothing was.
+
+    hashes: what `recorded` found, where many files are checked
+    Raises BadRun for a file that differs or cannot be read.
+    """
+    expected = (recorded(run) if hashes is None else hashes).get(name)
+    if expected is None:
+        return False
+    path = run / name
+    try:
+        found = sha256_of(path)
+    except OSError as problem:
+        raise BadRun(f"{path} cannot be read: {problem.strerror or problem}.") from None
+    if found != expected:
+        raise BadRun(f"{path} is not what the run wrote (its SHA-256 differs). Restore it, or make the run again.")
+    return True
+
+
+def forget_absent(run: Path) -> None:
+    """Drops the lines of files that a process was killed before it wrote. Lock the run first."""
+    for manifest in _manifests(run):
+        lines = _lines(manifest)
+        kept = {name: digest for name, digest in lines.items() if (run / name).is_file()}
+        if kept != lines:
+            with atomic_write(manifest, "w") as handle:
+                handle.writelines(f"{digest}  {name}\n" for name, digest in kept.items())
+
+
+def _manifests(run: Path) -> list[Path]:
+    folder = run / HASHES
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if MANIFEST.fullmatch(path.name))
+
+
+def _lines(manifest: Path) -> dict[str, str]:
+    found = {}
+    try:
+        text = manifest.read_text("utf-8", errors="replace")
+    except OSError as problem:
+        raise BadRun(f"{manifest} cannot be read: {problem.strerror or problem}.") from None
+    # What comes after the last line end is a line that was cut short.
+    for line in text.split("\n")[:-1]:
+        if match := _LINE.fullmatch(line):
+            found[match[2]] = match[1]
+    return found
+
+
+def _append(manifest: Path, line: str) -> None:
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(manifest, "ab+") as handle:
+            if handle.tell():
+                handle.seek(-1, os.SEEK_END)
+                if handle.read(1) != b"\n":
+                    line = f"\n{line}"
+            handle.write(line.encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutOfSpace(f"No space left while writing {manifest}. Free some space.") from problem
+        raise

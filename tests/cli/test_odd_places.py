@@ -1,0 +1,60 @@
+"""Files that may not grow, and names with control characters: a sentence, and text."""
+
+import csv
+import io
+import json
+import os
+import resource
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from support import panbench, panbench_program
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of files are POSIX")
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory) -> Path:
+    """A scored run."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    done = panbench("score", "--gt", REFERENCE / "gt.json", "--pred", REFERENCE / "pred.json", "--out", run)
+    assert done.exit_code == 0, done.output
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("report", "run", "--out", "page.html"),
+        ("export", "parquet", "run", "--out", "tables"),
+        ("site", ".", "--out", "site"),
+    ],
+)
+def test_a_file_that_may_not_grow_is_named_in_a_sentence(scored, tmp_path, arguments):
+    shutil.copytree(scored, tmp_path / "run")
+    most = 2_000
+    done = panbench_program(
+        *arguments,
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "File too large" in done.stderr
+    assert "fault of panbench" not in done.stderr
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_control_characters_of_names_reach_no_csv(scored, tmp_path):
+    shutil.copytree(scored, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "name": "a\x1b[2J\x9bb"}))
+    done = panbench_program("compare", "run", "--format", "csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert "\x9b" not in done.stdout
+    assert r"a\x1b[2J\x9bb" in next(csv.DictReader(io.StringIO(done.stdout))).values()

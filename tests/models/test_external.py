@@ -1,0 +1,294 @@
+"""Whatever a model of somebody else does: one sentence names its module, the image and the line, and nobody else."""
+
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import panbench
+
+from panbench.base.errors import BadModel, ModelFailed
+from panbench.catalog import find_model, spec_from_config
+from panbench.models.devices import tf32_as
+from panbench.models.opening import open_model
+from panbench.panoptic.types import ImageInfo, Scene
+
+FUNCTION = """
+    import numpy as np
+
+    def make():
+        calls = []
+        def segment(image):
+            calls.append(image)
+            ids = np.zeros(image.shape[:2], np.int32)
+            ids[:2] = 1
+            {body}
+        return segment
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("strange", None)
+
+
+def evaluated(folder: Path, source: str):
+    (folder / "strange.py").write_text(textwrap.dedent(source))
+    sys.modules.pop("strange", None)
+    data = ["--data", "shapes", "--limit", "3", "--batch-size", "1", "--workers", "1", "--device", "cpu"]
+    return panbench("eval", "--model", "strange:make", *data, "--out", folder / "run", "-q")
+
+
+def sentence_of(done) -> str:
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('no such\\nlayer')", "raised ValueError: no such layer"),
+        ("if len(calls) == 2: raise RuntimeError('tired')", "raised RuntimeError: tired"),
+        ("raise MemoryError", "raised MemoryError"),
+        ("raise SystemExit(3)", "called sys.exit(3)"),
+        ("exit(0)", "called sys.exit(0)"),
+        (
+            "import a_package_that_is_absent",
+            "needs the Python package a_package_that_is_absent, which is not installed",
+        ),
+        ("return ids, (1 / 0 for _ in [1])", "raised ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_a_function_raises_is_its_own_and_names_image_and_line(folder, body, said):
+    done = evaluated(folder, FUNCTION.format(body=body + "\n            return ids, [{'id': 1, 'category_id': 1}]"))
+    assert done.exit_code == 1, done.output
+    sentence = sentence_of(done)
+    assert f"Error: strange:make {said} on " in sentence
+    assert "(image " in sentence
+    assert f"{folder / 'strange.py'}, line " in sentence
+    assert body.split(":")[-1].strip()[:15] in sentence
+    assert "fault of panbench" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise ValueError('at import')", "raised ValueError: at import"),
+        ("import sys; sys.exit(0)", "called sys.exit(0)"),
+        ("def make(): raise OSError('no weights')", "raised OSError: no weights"),
+        ("def make(one): pass", "raised TypeError: make() missing 1 required positional argument: 'one'"),
+        ("def make(:", "raised SyntaxError"),
+        ("class Odd(Exception):\n    def __str__(self): raise KeyError\ndef make(): raise Odd", "raised Odd"),
+    ],
+)
+def test_what_it_raises_before_the_first_image_is_its_own(folder, source, said):
+    done = evaluated(folder, source)
+    assert done.exit_code == 1, done.output
+    assert f"Error: strange:make {said}" in sentence_of(done)
+    assert "fault of panbench" not in done.stderr
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            "ids, [{'id': 1, 'category_id': 1, 'score': 'high'}]",
+            "returned the score 'high'; it must be a finite number",
+        ),
+        ("ids, [{'id': 1, 'category_id': 1, 'score': float('nan')}]", "returned the score nan"),
+        ("ids, [{'id': 1, 'category_id': 1, 'score': np.inf}]", "returned the score inf"),
+        ("ids, [{'id': 1, 'category_id': 1, 'score': [1, 2]}]", "returned the score [1, 2]"),
+        ("ids, [(1, 1)]", "returned the segment (1, 1); it needs `id` and `category_id`"),
+        ("ids, [{'id': 1, 'category_id': 1.5}]", "must be whole numbers"),
+        ("ids, [{'id': float('inf'), 'category_id': 1}]", "it needs `id` and `category_id`"),
+        ("ids, 7", "returned a int for segments"),
+        ("[[1], [1, 2]], []", "returned an id map that is not an array"),
+        ("None", "returned a NoneType; it must return (id map, segments)"),
+    ],
+)
+def test_answers_that_are_none_are_refused_with_the_image(folder, answer, said):
+    (folder / "strange.py").write_text(textwrap.dedent(FUNCTION.format(body=f"return {answer}")))
+    model = open_model(find_model("strange:make"), device="cpu")
+    image = model.load(scene(folder))
+    with pytest.raises(BadModel) as caught:
+        model.candidates([image])
+    assert said in str(caught.value)
+    assert "on a.png (image 7)" in str(caught.value)
+
+
+def scene(folder: Path) -> Scene:
+    import cv2
+
+    cv2.imwrite(str(folder / "a.png"), np.zeros((4, 6, 3), np.uint8))
+    return Scene(ImageInfo(7, "a.png", 4, 6), folder / "a.png")
+
+
+MODEL = """
+    import dataclasses
+    import numpy as np
+    import torch
+    from panbench.catalog import find_model
+    from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances
+    from panbench.models.model import LoadedImage
+    from panbench.models.rules import parse_rule
+    from panbench.runs import ModelRecord
+
+    class Mine:
+        spec = find_model("mask2former-tiny")
+        class_names, isthing = ("cat",), (True,)
+        device = torch.device("cpu")
+        rule = parse_rule("mask2former")
+        def describe(self): return ModelRecord(name="mine")
+        def load(self, scene): return LoadedImage(scene, torch.zeros(3, 4, 6), None)
+        def candidates(self, batch):
+            frame = Frame((4, 6), (4, 6), (4, 6))
+            scores, masks = torch.ones(2), torch.ones(2, 4, 6)
+            one = Candidates(np.zeros(2, int), scores.numpy(), scores, masks, frame, (True,))
+            return [one for _ in batch]
+
+    class Changed(Mine):
+        {change}
+
+    def make(): return Changed()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("def candidates(self, batch): return []", "returned 0 outputs for 1 images on a.png (image 7)"),
+        ("def candidates(self, batch): return 2 * super().candidates(batch)", "returned 2 outputs for 1 images"),
+        ("def candidates(self, batch): return None", "returned a NoneType on a.png"),
+        ("def candidates(self, batch): return [7]", "returned a int, which is neither Candidates nor Instances nor"),
+        ("def candidates(self, b): o = super().candidates(b); return [dataclasses.replace(o[0], masks=o[0].masks[:1])]",
+         "returned Candidates with 2 labels, 2 gate, 2 weight, 1 masks on a.png (image 7)"),
+        ("def candidates(self, batch): return [FinishedMap(np.zeros((2, 2), np.int32), (), Frame(*3 * [(4, 6)]))]",
+         "returned an id map of shape (2, 2) for an image of (4, 6)"),
+        ("def load(self, scene): return scene", "load() returned no LoadedImage"),
+        ("def describe(self): return {}", "describe() returned a dict"),
+        ("isthing = ()", "class_names must be a tuple of text, and isthing as many truth values"),
+        ("rule = 'mask2former'", "rule is a str; it must be a fusion rule"),
+        ("device = 'cpu'", "device is a str; it must be a torch.device"),
+    ],
+)  # fmt: skip
+def test_a_model_object_is_held_to_what_a_model_is(folder, change, said):
+    (folder / "strange.py").write_text(textwrap.dedent(MODEL.format(change=change)))
+
+    def used():
+        model = open_model(find_model("strange:make"), device="cpu")
+        model.describe()
+        model.candidates([model.load(scene(folder))])
+
+    with pytest.raises(BadModel) as caught:
+        used()
+    assert str(caught.value).startswith("strange:make")
+    assert said in str(caught.value)
+
+
+def test_a_model_object_that_is_one_is_taken(folder):
+    (folder / "strange.py").write_text(textwrap.dedent(MODEL.format(change="pass")))
+    model = open_model(find_model("strange:make"), device="cpu")
+    (output,) = model.candidates([model.load(scene(folder))])
+    assert len(output.labels) == 2
+    assert model.describe().name == "mine"
+
+
+ADAPTER = """
+    import torch
+    from panbench.models.adapter import Adapter
+    from panbench.models.candidates import softmax_candidates
+    from panbench.models.rules import parse_rule
+
+    class Plain(Adapter):
+        class_names, isthing = ("cat",), (True,)
+        rule = parse_rule("maskformer")
+        needs_weights = False
+        def build(self): return torch.nn.Linear(1, 1)
+        def candidates(self, module, pixels, frames):
+            batch = len(pixels)
+            logits, masks = torch.zeros(batch, 3, 2), torch.zeros(batch, 3, 4, 6)
+            return softmax_candidates(logits, masks, frames, self.isthing)
+
+    class Mine({base}):
+        {change}
+"""
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "said"),
+    [
+        (
+            "Plain",
+            "def build(self): return torch.layer()",
+            "raised AttributeError: module 'torch' has no attribute 'layer'",
+        ),
+        (
+            "Plain",
+            "def prepare(self, rgb): return rgb / 0, oops",
+            "raised NameError: name 'oops' is not defined on a.png",
+        ),
+        ("Plain", "def candidates(self, *_): raise SystemExit(3)", "called sys.exit(3) on a.png (image 7)"),
+        ("Plain", "def build(self): return None", "build() returned a NoneType"),
+        (
+            "Plain",
+            "def candidates(self, *given): return super().candidates(*given)[:0]",
+            "returned 0 outputs for 1 images",
+        ),
+        ("Adapter", "class_names = ('cat',)", "has no build and no candidates and no rule"),
+    ],
+)
+def test_an_adapter_of_another_package_is_held_to_what_an_adapter_is(folder, base, change, said):
+    (folder / "strange.py").write_text(textwrap.dedent(ADAPTER.format(base=base, change=change)))
+    (folder / "mine.py").write_text(
+        'panbench = {"title": "Mine", "family": "mine", "backbone": "-", "adapter": "strange:Mine", "weights": None, '
+        '"published": None, "params": 2, "input_size": "any", "trained_on": "coco"}\n'
+    )
+
+    def used():
+        model = open_model(spec_from_config(folder / "mine.py"), device="cpu")
+        model.candidates([model.load(scene(folder))])
+
+    with pytest.raises((ModelFailed, BadModel)) as caught:
+        used()
+    assert "strange:Mine" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def set_matmul(value):
+    torch.backends.cuda.matmul.fp32_precision = value
+
+
+def set_convolutions(value):
+    torch.backends.cudnn.conv.fp32_precision = value
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="before PyTorch 2.9")
+@pytest.mark.parametrize(("set_precision", "value"), [(set_matmul, "tf32"), (set_convolutions, "ieee")])
+@pytest.mark.parametrize("precision", ["fp32", "ieee", "tf32"])
+def test_a_program_that_used_pytorchs_new_tf32_settings_keeps_them(set_precision, value, precision):
+    def state():
+        backends = torch.backends
+        kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+        return [kind.fp32_precision for kind in kinds]
+
+    fresh = state()
+    try:
+        set_precision(value)
+        before = state()
+        with tf32_as(precision):
+            # The older settings can be read: libraries do.
+            allowed = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+            assert allowed == {"ieee": (False, False), "tf32": (True, True)}.get(precision, (True, False))
+            assert state()[0] == ("tf32" if allowed[1] else "ieee")
+            assert state()[1:] == 2 * ["tf32" if allowed[0] else "ieee"]
+        assert state() == before
+    finally:
+        set_precision("none")
+        torch.backends.cudnn.allow_tf32 = True
+        assert state() == fresh

@@ -1,0 +1,106 @@
+"""Files beside the parts are recorded before they are written: whatever a kill leaves, what is there can be checked."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from little_runs import CATEGORIES, finished, one_row
+
+from panbench.base.errors import BadRun
+from panbench.runs import FileHashes, RunInfo, RunWriter, check_recorded, load_run, recorded, write_recorded
+from panbench.runs.merge import merge_runs
+
+BLOCK = "candidates/0000-000000.arrow"
+
+
+def test_a_file_that_was_written_is_what_was_recorded_until_it_changes(tmp_path):
+    path = write_recorded(tmp_path, BLOCK, b"one")
+    assert (tmp_path / "hashes" / "0000.sha256").read_text() == f"{hashlib.sha256(b'one').hexdigest()}  {BLOCK}\n"
+    assert check_recorded(tmp_path, BLOCK)
+    path.write_bytes(b"two")
+    with pytest.raises(BadRun, match=r"0000-000000\.arrow is not what the run wrote"):
+        check_recorded(tmp_path, BLOCK)
+    assert not check_recorded(tmp_path, "oracle.parquet")
+
+
+def test_of_a_file_that_is_written_again_the_later_hash_counts(tmp_path):
+    for content in (b"one", b"two"):
+        write_recorded(tmp_path, "predictions.json", content)
+        assert check_recorded(tmp_path, "predictions.json")
+
+
+def test_each_rank_has_a_file_of_its_own(tmp_path):
+    write_recorded(tmp_path, BLOCK, b"one")
+    write_recorded(tmp_path, "candidates/0001-000000.arrow", b"two", rank=1)
+    assert sorted(path.name for path in (tmp_path / "hashes").iterdir()) == ["0000.sha256", "0001.sha256"]
+    assert set(recorded(tmp_path)) == {BLOCK, "candidates/0001-000000.arrow"}
+
+
+def test_a_line_that_was_cut_short_is_passed_over_and_the_next_one_is_whole(tmp_path):
+    write_recorded(tmp_path, BLOCK, b"one")
+    manifest = tmp_path / "hashes" / "0000.sha256"
+    manifest.write_bytes(manifest.read_bytes() + b"0123456789abcdef")
+    assert set(recorded(tmp_path)) == {BLOCK}
+    write_recorded(tmp_path, "oracle.parquet", b"two")
+    assert check_recorded(tmp_path, BLOCK)
+    assert check_recorded(tmp_path, "oracle.parquet")
+
+
+def test_a_kill_between_line_and_file_leaves_no_file_that_is_not_recorded(tmp_path, monkeypatch):
+    run = finished(tmp_path / "a", 1)
+    write_recorded(run, BLOCK, b"one")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_recorded(run, "candidates/0000-000001.arrow", b"two")
+    assert set(recorded(run)) == {BLOCK, "candidates/0000-000001.arrow"}
+    RunWriter.resume(run).finish("done")
+    assert set(recorded(run)) == {BLOCK}
+
+
+@pytest.mark.parametrize("kill", ["os.fsync", "os.replace"])
+def test_whenever_it_is_killed_what_is_there_was_recorded(tmp_path, monkeypatch, kill):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kill, killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_recorded(tmp_path, BLOCK, b"one")
+    assert not (tmp_path / BLOCK).exists()
+
+
+class TestPredictions:
+    def digests(self, *image_ids: int) -> FileHashes:
+        rows = [(image_id, b"", b"") for image_id in image_ids]
+        return FileHashes.of(rows, predictions=[bytes([image_id]) * 32 for image_id in image_ids])
+
+    def test_the_hashes_of_predictions_come_back_from_the_parts(self, tmp_path):
+        writer = RunWriter.create(tmp_path / "a", RunInfo(categories=CATEGORIES))
+        writer.write_part(one_row(2), files=self.digests(2))
+        writer.write_part(one_row(1), files=self.digests(1))
+        writer.write_part(one_row(3))
+        files = writer.finish("done").files
+        assert files.predictions() == {1: b"\x01" * 32, 2: b"\x02" * 32}
+        assert files.only(np.array([2])).predictions() == {2: b"\x02" * 32}
+
+    def test_what_older_versions_wrote_has_none(self):
+        plain = FileHashes.of([(1, b"a" * 32, b"b" * 32)])
+        oriented = FileHashes.of([(1, b"a" * 32, b"b" * 32)], [6])
+        assert (plain.to_bytes()[:2], oriented.to_bytes()[:2], self.digests(1).to_bytes()[:2]) == (b"AQ", b"2:", b"3:")
+        for hashes in (plain, oriented):
+            again = FileHashes.from_bytes(hashes.to_bytes())
+            assert again.predictions() == {}
+            assert again.image.tobytes() == b"a" * 32
+            assert again.oriented.tolist() == hashes.oriented.tolist()
+
+    def test_a_merged_run_has_no_predictions_to_check(self, tmp_path):
+        for image_id in (1, 2):
+            writer = RunWriter.create(tmp_path / str(image_id), RunInfo(categories=CATEGORIES))
+            writer.write_part(one_row(image_id), files=self.digests(image_id))
+            writer.finish("done")
+        merged = merge_runs([tmp_path / "1", tmp_path / "2"], tmp_path / "all")
+        assert (load_run(merged.path).image_ids(), merged.files.predictions()) == ((1, 2), {})
