@@ -9,11 +9,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from panbench.evaluation.tools.trackers import Trackers
 from support import panbench, panbench_program
 
 from panbench.cli import console
 from panbench.evaluation.tools import trackers
+from panbench.evaluation.trackers import Trackers
 from panbench.runs import RunInfo
 
 PASSWORD = "hunter2/and#more"

@@ -3,11 +3,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from panbench.evaluation.tools.trackers import TRACKERS, Trackers, config_of, open_trackers, scores_of
 from support import Recorder
 
 from panbench.base.errors import BadArgument
 from panbench.evaluation.tools import trackers
+from panbench.evaluation.trackers import TRACKERS, Trackers, config_of, open_trackers, scores_of
 from panbench.runs import Run
 from panbench.scoring.folder import score_folder
 
