@@ -9,11 +9,13 @@ imagecorruptions==1.1.2 numpy==1.23.5 scikit-image==0.19.3 scipy==1.10.1 opencv-
 """
 
 import argparse
+import importlib
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -47,10 +49,11 @@ def photograph(height: int, width: int) -> "np.ndarray":
 
 def record(image: "np.ndarray", out: Path) -> None:
     """Writes what imagecorruptions makes of an image, by kind-severity; of frost the mean colour over many draws."""
-    import imagecorruptions
+    imagecorruptions: Any = importlib.import_module("imagecorruptions")
 
     fresh = np.random.default_rng
-    answers, seconds = {"image": image}, {}
+    answers: dict[str, Any] = {"image": image}
+    seconds: dict[str, float] = {}
     for name in imagecorruptions.get_corruption_names("all"):
         started = time.process_time()
         for severity in range(1, 6):
@@ -83,7 +86,7 @@ def compare(image: "np.ndarray", theirs: str) -> None:
             continue
         different = largest = values = 0
         started = time.process_time()
-        found = [function(image, level, Replayed()) for level in range(5)]
+        found = [function(image, level, cast(np.random.Generator, Replayed())) for level in range(5)]
         spent = time.process_time() - started
         for severity, levels in enumerate(found, start=1):
             ours = np.clip(levels, 0, 255).astype(np.uint8).astype(int)

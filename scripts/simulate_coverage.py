@@ -137,11 +137,18 @@ def seeds_of_model(
     return [statistics_of(sums_of_model(rng, images, better=better + luck * rng.normal())) for _ in range(seeds)]
 
 
-def true_pq_over_seeds(seed: int, luck: float, better: float) -> float:
-    """The mean PQ of trainings, by Gauss and Hermite's rule over their luck."""
+def true_categories_over_seeds(seed: int, luck: float, better: float) -> Float:
+    """(categories,) the mean PQ of trainings, by Gauss and Hermite's rule over their luck."""
+    if not luck:
+        return true_pq(seed, better=better)
     at, weights = np.polynomial.hermite_e.hermegauss(7)
-    of_training = [true_pq(seed, better=better + luck * float(place)).mean() for place in at]
-    return float(np.average(of_training, weights=weights))
+    of_training = [true_pq(seed, better=better + luck * float(place)) for place in at]
+    return np.asarray(np.average(of_training, axis=0, weights=weights))
+
+
+def true_pq_over_seeds(seed: int, luck: float, better: float) -> float:
+    """The mean PQ of trainings."""
+    return float(true_categories_over_seeds(seed, luck, better).mean())
 
 
 def plain_two_levels(models: dict[str, list[Sample]], resamples: int, seed: int) -> tuple[float, float]:

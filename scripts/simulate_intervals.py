@@ -17,12 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import simulate_coverage as small_world
 from simulated_population import SIZES, Answers, Drawer, World, coco_like, shapes_like
 
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.samples import METRICS, TRUE, Sample, Stack
 from panbench.metrics.uncertainty import compare, percentiles, resampled
 from panbench.studies.gate.answer import checks
+from panbench.studies.seeds.statistics import compare_seeds
 
 Float = npt.NDArray[np.float64]
 
@@ -238,12 +240,35 @@ def gates(populations: Populations, draws: int, rates: list[str]) -> list[str]:
     return [*lines, "", note]
 
 
+def seeds(populations: Populations, draws: int, rates: list[str]) -> list[str]:
+    """How often the interval of a model's PQ over seeds and images holds its mean PQ over trainings and all images."""
+    lines = ["| luck | seeds | All | Things | Stuff |", "| --- " * 5 + "|"]
+    number = max(draws // 4, 10)
+    is_thing = np.array([category.isthing for category in small_world.CATEGORIES])
+    for luck in (0.0, 0.3):
+        truth = small_world.true_categories_over_seeds(populations.seed, luck, 0.0)
+        of = {"All": truth.mean(), "Things": truth[is_thing].mean(), "Stuff": truth[~is_thing].mean()}
+        for trained in (1, 3, 5):
+            rng = np.random.default_rng([populations.seed, 7, trained])
+            hits = Counter[str]()
+            for index in range(number):
+                images = small_world.Images.sample(rng, 500)
+                runs = [Sample.of(run) for run in small_world.seeds_of_model(rng, images, trained, luck)]
+                for row in compare_seeds({"a": runs}, resamples=200, seed=index).models.itertuples():
+                    hits[row.group] += row.low <= of[row.group] <= row.high
+            lines.append(f"| {luck:g} | {trained} | {' | '.join(rate(hits[group], number) for group in GROUPS)} |")
+            print(lines[-1], flush=True)
+    note = f"500 images, {number:,} draws a line, standard error {error(number)} points; seed {populations.seed}."
+    return [*lines, "", note]
+
+
 PARTS: dict[str, Callable[[Populations, int, list[str]], list[str]]] = {
     "scores": scores,
     "categories": categories,
     "slices": slices,
     "differences": differences,
     "gate": gates,
+    "seeds": seeds,
 }
 
 

@@ -24,7 +24,7 @@ from panbench.cli.eval_request import EvalRequest
 from panbench.cli.request import default_data, leave_out_others, missing_for
 from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
-from panbench.evaluation.trackers import check_trackers
+from panbench.evaluation.tracking import check_trackers
 from panbench.models.labels import labels_of, match_categories
 
 if TYPE_CHECKING:

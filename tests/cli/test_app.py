@@ -309,7 +309,8 @@ def test_compare_writes_a_file_whose_ending_names_the_format(format, ending, tmp
     result = panbench("compare", run, "--out", out)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{out}\n"
-    printed = panbench("compare", run, "--format", format).stdout
+    # A file has lines of 120 columns, as a pipe has.
+    printed = panbench("compare", run, "--format", format, columns=120).stdout
     assert [line.rstrip() for line in out.read_text().splitlines()] == [line.rstrip() for line in printed.splitlines()]
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
