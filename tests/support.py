@@ -1,9 +1,11 @@
 """What tests share that is no fixture: the command line, a model's run, and a reporter that remembers."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,37 @@ def panbench_program(*arguments: object, **options: Any) -> subprocess.Completed
     command = [sys.executable, "-m", "panbench", *map(str, arguments)]
     settings: dict[str, Any] = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 300, **options}
     return subprocess.run(command, **settings)
+
+
+_WITHOUT_TORCH = """
+import json, sys
+for name in ("torch", "torchvision", "mmdet", "mmengine", "mmcv"):
+    sys.modules[name] = None
+from typer.testing import CliRunner
+from panbench.cli.app import app
+answers = []
+for line in json.load(sys.stdin):
+    found = CliRunner().invoke(app, line, env={"COLUMNS": "1000"})
+    answers.append([found.exit_code, found.stderr])
+json.dump(answers, sys.stdout)
+"""
+
+
+def refuses_without_torch(folder: Path, lines: Sequence[tuple[Sequence[str], str]]) -> None:
+    """Asserts that each command line is refused in the sentence beside it by a process that cannot load PyTorch."""
+    finished = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_TORCH],
+        input=json.dumps([line for line, _ in lines]),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    for (line, sentence), (code, words) in zip(lines, json.loads(finished.stdout), strict=True):
+        assert sentence in words, (line, words)
+        assert (code, words.count("Error: ")) == (2, 1), (line, words)
 
 
 def evaluated(spec: ModelSpec, dataset: Dataset, out: Path, reporter: Reporter = SILENT, **settings: Any) -> Run:

@@ -134,14 +134,6 @@ def test_a_module_imports_only_rooms_of_lower_layers():
     assert not wrong, "\n".join(wrong)
 
 
-# Imports of studies by the core, and between studies, that are still to become hooks.
-TO_BE_HOOKS = {
-    ("cli/compare.py", "seeds"),
-    ("cli/compare.py", "unfused"),
-    ("cli/score.py", "unfused"),
-}
-
-
 def of_studies():
     """Each import of a study: the module, its own study ("" in the core), the study that it imports, the line."""
     for path in MODULES:
@@ -153,11 +145,7 @@ def of_studies():
 
 
 def test_the_core_imports_no_study_and_no_study_another():
-    wrong = [
-        f"{path}:{line} imports the study {study}"
-        for path, own, study, line in of_studies()
-        if study != own and (path, study) not in TO_BE_HOOKS
-    ]
+    wrong = [f"{path}:{line} imports the study {study}" for path, own, study, line in of_studies() if study != own]
     assert not wrong, "\n".join(wrong)
 
 
@@ -182,8 +170,7 @@ def test_folders_inside_a_room_import_only_lower_ones():
             if for_types or words[:2] != ["panbench", parts[0]]:
                 continue
             other = words[2] if len(words) > 2 and (PACKAGE / parts[0] / words[2]).is_dir() else ""
-            known = (path.relative_to(PACKAGE).as_posix(), other) in TO_BE_HOOKS
-            if order.index(other) > order.index(own) and not known:
+            if order.index(other) > order.index(own):
                 wrong.append(f"{path}:{line} imports {name}")
     assert not wrong, "\n".join(wrong)
 

@@ -55,6 +55,21 @@ def test_its_section_is_on_the_page(home):
     assert 'id="edges"' in (home / "page.html").read_text("utf-8")
 
 
+def test_its_option_of_eval_is_in_help_and_refused_and_its_listener_hears_each_image(home):
+    shown = asked(home, "eval", "--help").stdout
+    assert "Edges" in shown
+    assert "--count-images" in shown
+    line = ["eval", "--model", "mask2former-tiny", "--data", "shapes:64x96", "--limit", "2", "--out", "evaluated"]
+    refused = asked(home, *line, "--count-images", "here.csv")
+    assert (refused.returncode, refused.stderr) == (2, "Error: --count-images takes a FILE.txt.\n")
+    done = asked(home, *line, "--count-images", "count.txt")
+    assert done.returncode == 0, done.stderr
+    assert (home / "count.txt").read_text() == "2"
+    assert "How many images: `cat count.txt`" in done.stderr
+    record = json.loads((home / "evaluated" / "run.json").read_text("utf-8"))
+    assert record["arguments"]["count_images"] == "count.txt"
+
+
 @pytest.fixture
 def declared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Declares a study of somebody else's at a place."""

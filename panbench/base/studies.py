@@ -62,7 +62,8 @@ class Study:
     order: of its sections, rows and columns among those of others, the lowest first
     commands: what it adds to the command line
     options: the options that it adds to a command of the core, by the command's name: of "eval" a subclass of
-        `panbench.evaluation.options.StudyOptions`
+        `panbench.evaluation.options.StudyOptions`, of "score" and "compare" of `ScoreOptions` and `CompareOptions`
+        (panbench.report.answers.options)
     section: of the page, a `panbench.report.pages.sections.SectionMaker`
     measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
     tables: what it keeps of each image beside a run's parts (runs/side_tables.py): by the name of a folder in the run,

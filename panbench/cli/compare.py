@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
+from panbench.base.reporter import Reporter
 from panbench.cli import console
 from panbench.cli.command import (
     AsJson,
@@ -26,12 +28,12 @@ from panbench.cli.command import (
     option,
     slicings,
 )
+from panbench.cli.options import options_from
 
 if TYPE_CHECKING:
-    from panbench.report.answers.comparison import Standing
     from panbench.report.answers.findings import Findings
+    from panbench.report.answers.options import Answer, CompareOptions
     from panbench.runs import Run as StoredRun
-    from panbench.studies.seeds.answer import SeedStanding
 
 app = family()
 
@@ -63,6 +65,58 @@ class Format(str, Enum):
         )
 
 
+@dataclass(frozen=True)
+class CompareRequest:
+    """What `panbench compare` is asked for: a field an option, but for those of studies."""
+
+    runs: Runs
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", help="How to print. Default: by the ending of --out, else text."),
+    ] = None
+    out: Annotated[Path | None, option("Write to this file instead of printing.", None, "FILE")] = None
+    by: Annotated[
+        str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT", autocompletion=slicings)
+    ] = None
+    slices: OwnSlices = None
+    per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False
+    baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None
+    published: Claims = None
+    intervals: Annotated[
+        bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")
+    ] = True
+    common_images: Annotated[bool, flag("--common-images", "Compare on the images that all runs have.")] = False
+    mixed: Annotated[bool, flag("--mixed", "Put runs on different data into one table, as they are.")] = False
+    raw: Raw = False
+    digits: Annotated[
+        int | None, option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
+    ] = None
+
+    @property
+    def kind(self) -> Format:
+        """The format to print in."""
+        return self.format or Format.of(self.out)
+
+    @property
+    def places(self) -> int:
+        """Decimals of percentages."""
+        return self.digits if self.digits is not None else 1 if self.kind is Format.latex else 2
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """The options that were given and ask for more than a table of PQ with intervals."""
+        asked = {
+            "--by": self.by,
+            "--slices": self.slices,
+            "--per-category": self.per_category,
+            "--baseline": self.baseline,
+            "--published": self.published,
+            "--mixed": self.mixed,
+            "--no-intervals": not self.intervals,
+        }
+        return tuple(name for name, given in asked.items() if given)
+
+
 @command(
     app,
     "compare",
@@ -71,104 +125,74 @@ class Format(str, Enum):
     "panbench compare results/coco-mask2former-r50 --published 'Mask DINO'",
     "panbench compare 'results/m2f@seed*' 'results/pfpn@seed*'",
 )
-def compare(
-    runs: Runs,
-    format: Annotated[
-        Format | None,
-        typer.Option("--format", "-f", help="How to print. Default: by the ending of --out, else text."),
-    ] = None,
-    out: Annotated[Path | None, option("Write to this file instead of printing.", None, "FILE")] = None,
-    by: Annotated[
-        str | None, option("Also PQ by size, share, segments or supercategory.", None, "WHAT", autocompletion=slicings)
-    ] = None,
-    slices: OwnSlices = None,
-    per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False,
-    baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None,
-    published: Claims = None,
-    metrics: Annotated[
-        str,
-        option("Also what networks say before fusion: ap (AP_pan), miou.", None, "pq,ap,miou"),
-    ] = "pq",
-    detect: Annotated[
-        float, option("Of models by seeds ('a@seed*'): the difference to count seeds for.", None, "POINTS")
-    ] = 0.5,
-    intervals: Annotated[
-        bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")
-    ] = True,
-    common_images: Annotated[bool, flag("--common-images", "Compare on the images that all runs have.")] = False,
-    mixed: Annotated[bool, flag("--mixed", "Put runs on different data into one table, as they are.")] = False,
-    raw: Raw = False,
-    digits: Annotated[
-        int | None, option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
-    ] = None,
-) -> None:
+@options_from(CompareRequest, "compare")
+def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[CompareOptions, ...]") -> None:
     """Print stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent.
 
     A quoted pattern, 'results/a@seed*', is one model that was trained several times where the runs differ in weights
     alone; other runs it names one by one.
     """
-    chosen = format or Format.of(out)
-    if chosen is Format.parquet and out is None and sys.stdout.isatty():
+    if request.kind is Format.parquet and request.out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
-
     with console.working("Reading runs"):
         from panbench.report.answers.comparison import standing
         from panbench.report.answers.own_slices import slices_for
+        from panbench.report.answers.patterns import spelled_out
         from panbench.report.answers.stored import refuse_inputs
-        from panbench.studies.seeds.answer import is_pattern, named_by, seed_standing
-        from panbench.studies.unfused.options import parse_metrics
 
-    measured = parse_metrics(metrics)
-    places = digits if digits is not None else 1 if chosen is Format.latex else 2
-    named = named_by(runs) if any(map(is_pattern, runs)) else None
-    if named is not None and named.models:
-        if by or slices or per_category or baseline or published or mixed or not intervals or measured != ("pq",):
-            raise BadArgument(
-                "Models by seeds are compared in PQ of all, things and stuff: leave out --by, --slices, "
-                "--per-category, --baseline, --published, --metrics, --mixed and --no-intervals, or name single runs."
-            )
-        seeds = seed_standing(named.models, common_images=common_images, detect=detect / 100, digits=places)
-        _print(chosen, out, seeds, seeds.sentences, raw)
+    with console.Bars(transient=True) as bars:
+        instead = _instead(request, studies, bars)
+    if instead is not None:
+        _print(request, instead)
         return
-    for reason in () if named is None else named.reasons:
-        console.note(reason)
-    stored = find_runs(runs if named is None else named.folders)
-    if out is not None:
-        refuse_inputs(out, stored)
+    stored = find_runs(spelled_out(request.runs))
+    if request.out is not None:
+        refuse_inputs(request.out, stored)
     with console.Bars(transient=True) as bars:
         found = standing(
             stored,
-            common_images=common_images,
-            mixed=mixed,
-            intervals=intervals,
-            by=by,
-            per_category=per_category,
-            baseline=baseline,
-            slices=slices_for(slices, stored),
+            common_images=request.common_images,
+            mixed=request.mixed,
+            intervals=request.intervals,
+            by=request.by,
+            per_category=request.per_category,
+            baseline=request.baseline,
+            slices=slices_for(request.slices, stored),
             reporter=bars,
-            digits=places,
+            digits=request.places,
         )
-    if measured != ("pq",):
-        from panbench.studies.unfused.answer import with_unfused
-
-        found = with_unfused(found, stored, measured)
-    if published:
+    for study in studies:
+        found = study.added(found, stored)
+    if request.published:
         from panbench.report.answers.published import with_published
 
-        found = with_published(found, published)
-    _print(chosen, out, found, [] if found.verdict is None else [found.verdict.text()], raw)
+        found = with_published(found, request.published)
+    _print(request, found)
 
 
-def _print(
-    format: Format, out: Path | None, found: "Standing | SeedStanding", sentences: Sequence[str], raw: bool
-) -> None:
+def _instead(request: CompareRequest, studies: "Sequence[CompareOptions]", reporter: Reporter) -> "Answer | None":
+    """The answer that a study gives in place of the comparison of single runs; None where none does."""
+    from panbench.report.answers.options import Comparing, given_options
+
+    for study in studies:
+        others = [name for other in studies if other is not study for name in given_options(other)]
+        comparing = Comparing(
+            tuple(request.runs), request.common_images, request.places, (*request.more, *others), reporter
+        )
+        if (answer := study.instead(comparing)) is not None:
+            return answer
+    return None
+
+
+def _print(request: CompareRequest, found: "Answer") -> None:
     """Shows or writes a comparison; a terminal shows the sentences before the tables."""
     from panbench.report.answers.grid import plain
 
+    format, out, raw = request.kind, request.out, request.raw
     if format is Format.text and out is None:
-        for sentence in sentences:
+        for sentence in found.sentences:
             console.show(Text(plain(sentence)))
-        if sentences:
+        if found.sentences:
             console.show("")
         console.show_grids(found.grids)
         return

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from panbench.base.errors import BadArgument, BadModel
+from panbench.base.errors import BadArgument, BadModel, refuse_overwrite_and_resume
 from panbench.catalog import (
     ModelSpec,
     check_weights,
@@ -24,7 +24,7 @@ from panbench.cli.eval_request import EvalRequest
 from panbench.cli.request import default_data, leave_out_others, missing_for
 from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
-from panbench.evaluation.trackers import check_trackers
+from panbench.evaluation.tracking import check_trackers
 from panbench.models.labels import labels_of, match_categories
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Evaluat
 
 
 def _refuse_contradictions(request: EvalRequest) -> None:
-    if request.overwrite and request.resume:
-        raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
+    refuse_overwrite_and_resume(request.overwrite, request.resume)
     if request.half_precision and not request.keep_candidates:
         raise BadArgument("--fp16 is how candidates are stored. Add --keep-candidates, or use --precision fp16.")
 

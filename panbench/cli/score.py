@@ -1,15 +1,50 @@
 """`panbench score`: predictions of any framework."""
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from panbench.base.errors import BadArgument
-from panbench.base.reporter import counter
 from panbench.cli import console
 from panbench.cli.command import command, family, flag, option
+from panbench.cli.options import options_from
+
+if TYPE_CHECKING:
+    from panbench.report.answers.options import ScoreOptions
 
 app = family()
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What `panbench score` is asked for: a field an option, but for those of studies."""
+
+    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")]
+    pred: Annotated[Path, option("The predictions: COCO panoptic JSON.", metavar="FILE.json")]
+    gt_dir: Annotated[Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")] = (
+        None
+    )
+    pred_dir: Annotated[
+        Path | None, option("The id PNGs of --pred. Default: its path without .json.", metavar="DIR")
+    ] = None
+    images: Annotated[
+        Path | None, option("The photographs, which pictures of the stored run need later.", metavar="DIR")
+    ] = None
+    out: Annotated[Path | None, option("Store the run here, for compare and metrics.", metavar="DIR")] = None
+    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False
+    resume: Annotated[bool, flag("--resume", "Go on with the run at --out, if there is one.")] = False
+    shard: Annotated[
+        str | None, option("Score part I of N of the images; `panbench runs merge` joins them.", metavar="I/N")
+    ] = None
+    as_json: Annotated[bool, flag("--json", "Print JSON with every category, fractions 0-1.")] = False
+    ignore_extra: Annotated[bool, flag("--ignore-extra", "Pass over images that the ground truth lacks.")] = False
+    allow_missing: Annotated[bool, flag("--allow-missing", "Score images without a prediction as empty.")] = False
+    boundary: Annotated[bool, flag("--boundary", "Also store what boundary PQ needs.")] = False
+    workers: Annotated[int | None, option("Threads. Default: the cores.", metavar="N", min=1)] = None
+    max_pixels: Annotated[int | None, option("Refuse larger PNGs before they are decoded.", metavar="N", min=1)] = None
 
 
 @command(
@@ -19,85 +54,50 @@ app = family()
     "panbench score --gt gt.json --pred pred.json --out results/mine",
     "panbench score --gt gt.json --pred pred.json --shard 3/16 --out results/s3",
 )
-def score(
-    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")],
-    pred: Annotated[Path, option("The predictions: COCO panoptic JSON.", metavar="FILE.json")],
-    gt_dir: Annotated[
-        Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")
-    ] = None,
-    pred_dir: Annotated[
-        Path | None, option("The id PNGs of --pred. Default: its path without .json.", metavar="DIR")
-    ] = None,
-    images: Annotated[
-        Path | None, option("The photographs, which pictures of the stored run need later.", metavar="DIR")
-    ] = None,
-    out: Annotated[Path | None, option("Store the run here, for compare and metrics.", metavar="DIR")] = None,
-    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
-    resume: Annotated[bool, flag("--resume", "Go on with the run at --out, if there is one.")] = False,
-    shard: Annotated[
-        str | None, option("Score part I of N of the images; `panbench runs merge` joins them.", metavar="I/N")
-    ] = None,
-    as_json: Annotated[bool, flag("--json", "Print JSON with every category, fractions 0-1.")] = False,
-    ignore_extra: Annotated[bool, flag("--ignore-extra", "Pass over images that the ground truth lacks.")] = False,
-    allow_missing: Annotated[bool, flag("--allow-missing", "Score images without a prediction as empty.")] = False,
-    boundary: Annotated[bool, flag("--boundary", "Also store what boundary PQ needs.")] = False,
-    ap: Annotated[
-        bool, flag("--ap", "Also the mask AP of the things in the maps; every thing segment needs a score.")
-    ] = False,
-    ap_gt: Annotated[
-        Path | None, option("With --ap: a COCO instance JSON as its ground truth.", metavar="FILE.json")
-    ] = None,
-    workers: Annotated[int | None, option("Threads. Default: the cores.", metavar="N", min=1)] = None,
-    max_pixels: Annotated[int | None, option("Refuse larger PNGs before they are decoded.", metavar="N", min=1)] = None,
-) -> None:
+@options_from(ScoreRequest, "score")
+def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOptions, ...]") -> None:
     """Score predictions of any framework: the same numbers as panopticapi."""
     from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
+    from panbench.report.answers.options import Scoring
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.scoring.folder import as_json as scores_of
     from panbench.scoring.folder import score_folder
-    from panbench.studies.unfused.map_ap import ap_of_map, refuse_unscored
 
-    if ap_gt is not None and not ap:
-        raise BadArgument("--ap-gt is the ground truth of AP. Add --ap.")
-    if ap:
-        from panbench.panoptic.coco import read_annotation_columns
-
-        refuse_unscored(pred, pred_dir, read_annotation_columns(gt, gt_dir).categories)
+    scoring = Scoring(request.gt, request.pred, request.gt_dir, request.pred_dir)
+    for study in studies:
+        study.check(scoring)
     with console.Bars() as bars:
         run = score_folder(
-            gt,
-            pred,
-            gt_dir,
-            pred_dir,
-            out,
-            threads=workers,
-            ignore_extra=ignore_extra,
-            allow_missing=allow_missing,
-            boundary=boundary,
-            max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
-            overwrite=overwrite,
-            resume=resume,
-            shard=_shard(shard),
+            request.gt,
+            request.pred,
+            request.gt_dir,
+            request.pred_dir,
+            request.out,
+            threads=request.workers,
+            ignore_extra=request.ignore_extra,
+            allow_missing=request.allow_missing,
+            boundary=request.boundary,
+            max_pixels=request.max_pixels or DEFAULT_MAX_PIXELS,
+            overwrite=request.overwrite,
+            resume=request.resume,
+            shard=_shard(request.shard),
             reporter=bars,
-            images=images,
+            images=request.images,
         )
-        found = ap_of_map(run, ap_gt, counter(bars, "AP")) if ap else None
-    truth = f"the instances of {ap_gt.name}" if ap_gt is not None else f"the thing segments of {gt.name}"
-    if as_json:
-        besides = {} if found is None else {"AP_map": found.as_record(), "AP_map_gt": truth}
-        console.show_json({**scores_of(run), **besides})
+        besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
+    if request.as_json:
+        more = {key: value for found in besides for key, value in found.record.items()}
+        console.show_json({**scores_of(run), **more})
     else:
         row = comparison_row(run)
         console.show(summary_text(row.title, run.summary(), row.notes))
-        if found is not None:
-            from panbench.studies.unfused.answer import map_grid
-
+        for found in besides:
             console.show("")
-            console.show_grids([map_grid(found, truth)])
-    if out is None:
+            console.show_grids(found.grids)
+    if request.out is None:
         console.say("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can ask it more.")
     else:
-        console.say(f"Stored. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")
+        console.say(f"Stored. More: `panbench metrics {shlex.quote(str(request.out))}`, `errors`, `compare`")
 
 
 def _shard(given: str | None) -> tuple[int, int] | None:

@@ -17,8 +17,9 @@ from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.evaluation.distributed import Ranks, join_ranks
+from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name, worker_threads
-from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, with_all_studies
+from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, Joined, with_all_studies
 from panbench.evaluation.record import first_record, resume_settings
 from panbench.evaluation.sitting import Sitting
 from panbench.models.keeping import CandidateKeeper
@@ -100,8 +101,7 @@ def evaluate_rules(
         reporter.notice(sentence)
     evaluation = Evaluation(model, dataset, _category_of(ids, mapping), options, ranks.rank, reporter)
     joined = [study.join(evaluation) for study in with_all_studies(options.studies)]
-    added = {name: value for each in joined for name, value in each.settings.items()}
-    settings = {rule: resume_settings(model, dataset, mapping, options, rule, added) for rule in folders}
+    settings = {rule: resume_settings(model, dataset, mapping, options, rule, joined) for rule in folders}
     sitting = Sitting(folders, settings, model, dataset, options, ranks, reporter)
     if not sitting.unfinished:
         return sitting.runs()
@@ -113,9 +113,8 @@ def evaluate_rules(
         )
 
     with sitting.writing(new_record) as writers:
-        listeners = [*([_keeper(evaluation, writers)] if options.keep_candidates else ())]
-        listeners += [each.listen(writers) for each in joined if each.listen is not None]
-        done = frozenset.intersection(*(each.done for each in (*writers, *listeners)))
+        listeners = _listeners(evaluation, joined, writers)
+        done = frozenset.intersection(*(writer.done for writer in writers), *(each.done for each in listeners))
         plan = _left_to_do(plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size], done)
         loop = Loop(
             model,
@@ -146,6 +145,11 @@ def _batch_size(asked: int | str | None, model: Model, dataset: Dataset, ranks: 
     if asked == "auto":
         asked = ranks.broadcast(best_batch_size(model, dataset, reporter) if ranks.is_first else None)
     return int(asked)
+
+
+def _listeners(evaluation: Evaluation, joined: Iterable[Joined], writers: Sequence[RunWriter]) -> list[Listener]:
+    listeners: list[Listener] = [_keeper(evaluation, writers)] if evaluation.options.keep_candidates else []
+    return listeners + [each.listen(writers) for each in joined if each.listen is not None]
 
 
 def _targets(rules: Iterable[Rule], writers: Sequence[RunWriter], keep_maps: bool) -> list[Target]:

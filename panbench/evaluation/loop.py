@@ -8,7 +8,6 @@ depend on the number of images. A batch holds images of one padded size: each ha
 import contextlib
 import dataclasses
 import itertools
-import os
 import threading
 import time
 from collections import deque
@@ -24,6 +23,7 @@ import torch
 from panbench.base import provenance
 from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.threads import default_threads
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.listeners import Listener
@@ -112,7 +112,7 @@ def lanes_of(model: Model, threads: int) -> int:
 
 def worker_threads(asked: int | None, ranks: int = 1) -> int:
     """How many threads load images, and as many score: as asked for, else as many as cores a rank, at most 8."""
-    return asked or max(1, min(8, (os.cpu_count() or 1) // ranks))
+    return asked or default_threads(ranks)
 
 
 def images_for_rate(model: Model, batch_size: int, workers: int) -> int:

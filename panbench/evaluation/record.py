@@ -14,7 +14,7 @@ from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
 from panbench.evaluation.loop import Report
-from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
 from panbench.runs import (
@@ -100,11 +100,11 @@ def resume_settings(
     mapping: CategoryMap | None,
     options: EvaluateOptions,
     rule: Rule,
-    of_studies: Mapping[str, Any],
+    joined: Sequence[Joined],
 ) -> dict[str, Any]:
     """`arguments` of run.json but for the batch size: what a resumed run must share with the run it goes on with.
 
-    of_studies: the settings of what studies add
+    joined: what studies add, with settings of their own
     """
     chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
     described, running = model.describe(), way_of_running(model)
@@ -121,7 +121,7 @@ def resume_settings(
         "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
-        **of_studies,
+        **{name: value for each in joined for name, value in each.settings.items()},
     }
 
 

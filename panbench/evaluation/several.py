@@ -15,7 +15,7 @@ from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.trackers import open_trackers
+from panbench.evaluation.tracking import open_trackers
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
 

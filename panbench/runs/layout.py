@@ -4,6 +4,7 @@ from panbench.base.studies import named
 
 __all__ = [
     "CANDIDATES",
+    "CORE_NAMES",
     "HASHES",
     "MARK",
     "ORACLE",
@@ -29,18 +30,9 @@ ORACLE = "oracle.parquet"
 ORACLE_BLOCKS = "oracle-blocks"
 """What it found so far, until it is done."""
 
+CORE_NAMES = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HASHES, ORACLE, ORACLE_BLOCKS)
+
 
 def written() -> tuple[str, ...]:
     """All of them, side tables of studies too. Whatever else lies in a run folder is neither deleted nor replaced."""
-    return (
-        RECORD,
-        MARK,
-        PARTS,
-        PREDICTIONS,
-        PREDICTIONS_JSON,
-        CANDIDATES,
-        HASHES,
-        *named("tables"),
-        ORACLE,
-        ORACLE_BLOCKS,
-    )
+    return (*CORE_NAMES, *named("tables"))

@@ -9,19 +9,18 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.base.files import write_json
-from panbench.base.studies import named
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
 from panbench.runs.hashes import NO_HASHES, FileHashes
-from panbench.runs.layout import MARK, PARTS, RECORD
+from panbench.runs.layout import CORE_NAMES, MARK, PARTS, RECORD
 from panbench.runs.lock import RunLock
 from panbench.runs.manifest import forget_absent
 from panbench.runs.membership import part_metadata
@@ -193,11 +192,14 @@ class RunWriter:
     def write_side_rows(self, name: str, table: "pa.Table", rank: int = 0) -> Path:
         """Writes rows of a block of images into a side table; the path of the new file.
 
-        name: of the table, which a study declares (`Study.tables`); table: with a column image_id, and a row or more
+        name: of the table, as a study declares it (`Study.tables`); table: with a column image_id, and a row or more
         of each image
         """
-        if name not in named("tables"):
-            raise ValueError(f"no study declares the table {name!r}")
+        if name in CORE_NAMES or name in {field.name for field in fields(RunInfo)}:
+            raise ValueError(f"{name!r} is something else in a run folder or in run.json")
+        if name not in self.info.side_tables:
+            # So that it is listed when the run is closed, also where the study is not installed (merged runs).
+            self.info = replace(self.info, side_tables={**self.info.side_tables, name: ()})
         return self._write_next(self.path / name, rank, lambda path: write_side_file(path, table, self._of_run()))
 
     def update(self, **changes: Any) -> None:

@@ -12,8 +12,8 @@ import pytest
 from support import panbench, panbench_program
 
 from panbench.cli import console
-from panbench.evaluation.tools import trackers
-from panbench.evaluation.trackers import Trackers
+from panbench.evaluation import tracking as trackers
+from panbench.evaluation.tracking import Trackers
 from panbench.runs import RunInfo
 
 PASSWORD = "hunter2/and#more"

@@ -109,10 +109,11 @@ def test_a_deleted_run_takes_its_table_with_it(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_table_that_no_study_declares_is_not_written(tmp_path):
+@pytest.mark.parametrize("name", ["parts", "predictions", "summary"])
+def test_a_table_has_no_name_that_means_something_else(name, tmp_path):
     made = stored(tmp_path / "run", [1])
-    with pytest.raises(ValueError, match="no study declares the table 'shapes'"):
-        made.write_side_rows("shapes", rows(1))
+    with pytest.raises(ValueError, match="something else in a run folder"):
+        made.write_side_rows(name, rows(1))
 
 
 def test_what_run_json_lists_outlives_the_study(tmp_path, monkeypatch):
@@ -121,3 +122,12 @@ def test_what_run_json_lists_outlives_the_study(tmp_path, monkeypatch):
     RunWriter.resume(tmp_path / "run").finish("done")
     assert [listed["images"] for listed in json.loads((tmp_path / "run" / "run.json").read_text())[NAME]] == [1]
     assert remove_run(tmp_path / "run") == ()
+
+
+def test_runs_are_merged_with_tables_of_studies_that_are_not_installed(tmp_path, monkeypatch):
+    for number, block in enumerate(([4, 2], [1, 3])):
+        stored(tmp_path / f"shard-{number}", block).finish("done")
+    monkeypatch.setattr(studies, "find_studies", tuple)
+    merged = merge_runs([tmp_path / "shard-0", tmp_path / "shard-1"], tmp_path / "merged")
+    assert list(reds(merged)) == [1, 2, 3, 4]
+    assert [listed.images for listed in merged.info.side_tables[NAME]] == [2, 2]

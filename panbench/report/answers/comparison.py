@@ -101,6 +101,11 @@ class Standing:
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The verdict, where there is one."""
+        return () if self.verdict is None else (self.verdict.text(),)
+
     def markdown(self) -> str:
         """The verdict and all tables, one below the other."""
         words = [] if self.verdict is None else [markdown_text(self.verdict.text()) + "\n"]

@@ -4,7 +4,6 @@ Runs are seeds of one model when they share everything but the weights: family, 
 evaluated. A pattern that fits other runs names them one by one.
 """
 
-import glob
 import io
 import json
 import math
@@ -33,17 +32,13 @@ from panbench.report.answers.grid import (
     plain,
     signed,
 )
+from panbench.report.answers.patterns import folders_named
 from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import arithmetic, comparable_images, without_mixed
 from panbench.runs import Run, load_run, looks_like_run
 from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
 
-__all__ = ["Named", "SeedStanding", "is_pattern", "named_by", "seed_standing", "why_not_seeds"]
-
-
-def is_pattern(path: Path) -> bool:
-    """Whether a run's name stands for several: it has a wildcard, and is no file or folder itself."""
-    return glob.has_magic(str(path)) and not path.exists()
+__all__ = ["Named", "SeedStanding", "named_by", "seed_standing", "why_not_seeds"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def named_by(arguments: Sequence[Path]) -> Named:
     A path without a wildcard is a model with one seed; a pattern without a folder is looked for in results/, too.
     Raises BadRun for a pattern that no run fits, BadArgument when two fit the same run.
     """
-    found = {argument: _folders_of(argument) for argument in arguments}
+    found = {argument: folders_named(argument) for argument in arguments}
     folders = tuple(dict.fromkeys(folder for own in found.values() for folder in own))
     runs: dict[Path, tuple[Run, ...]] = {}
     reasons = []
@@ -80,18 +75,6 @@ def named_by(arguments: Sequence[Path]) -> Named:
     if reasons or all(len(own) == 1 for own in runs.values()):
         return Named({}, folders, tuple(reasons))
     return Named(_by_model(runs), folders)
-
-
-def _folders_of(argument: Path) -> list[Path]:
-    """The runs and folders of runs that an argument names."""
-    if not is_pattern(argument):
-        return [argument]
-    places = [argument] if argument.parent != Path() else [argument, Path("results") / argument]
-    for place in places:
-        fitting = [path for path in sorted(map(Path, glob.glob(str(place)))) if path.is_dir()]
-        if found := [path for path in fitting if looks_like_run(path) or any(path.glob("*/run.json"))]:
-            return found
-    raise BadRun(f"No run fits the pattern {str(argument)!r}. A pattern names run folders, as 'results/a@*'.")
 
 
 def _by_model(runs: Mapping[Path, tuple[Run, ...]]) -> dict[str, tuple[Run, ...]]:

@@ -8,7 +8,11 @@ STUDY = Study(
     "unfused",
     "What a network says before fusion: AP_pan and mIoU_pan.",
     order=10,
-    options={"eval": "panbench.studies.unfused.options:UnfusedOptions"},
+    options={
+        "eval": "panbench.studies.unfused.options:UnfusedOptions",
+        "score": "panbench.studies.unfused.answer_options:MapScores",
+        "compare": "panbench.studies.unfused.answer_options:ComparedMetrics",
+    },
     tables={"unfused": "AP_pan and mIoU_pan"},
     measures={"metrics": "panbench.studies.unfused.answer:BEFORE_FUSION"},
 )

@@ -8,5 +8,6 @@ STUDY = Study(
     order=500,
     commands=(StudyCommand("edges", "Count segments.", "panbench_edges.study:app", "Ask"),),
     section="panbench_edges.study:section",
+    options={"eval": "panbench_edges.options:EdgesOptions"},
     measures={"metrics": "panbench_edges.study:SEGMENTS"},
 )

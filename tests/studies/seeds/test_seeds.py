@@ -11,7 +11,8 @@ import pytest
 from little_runs import scored
 from support import panbench
 
-from panbench.studies.seeds.answer import is_pattern, named_by
+from panbench.report.answers.patterns import is_pattern
+from panbench.studies.seeds.answer import named_by
 
 N = 30
 GT = dict.fromkeys(range(N), "ppppddddssss")
@@ -164,7 +165,8 @@ def test_every_format_holds_the_same_models(folder, tmp_path):
         (["none@seed*"], "No run fits the pattern"),
         (["m2f@seed*", "m2f@*"], "Two of the patterns name the model 'm2f'"),
         (["m2f@seed*", "m2*"], "fits both"),
-        (["m2f@seed*", "pfpn@seed*", "--by", "size"], "leave out --by"),
+        (["m2f@seed*", "pfpn@seed*", "--by", "size"], "leave out --by, or name single runs"),
+        (["m2f@seed*", "pfpn@seed*", "--mixed", "--metrics", "ap"], "leave out --mixed and --metrics, or name"),
         (["m2f@seed*", "pfpn@seed*", "--detect", "0"], "must be above 0"),
     ],
 )

@@ -208,12 +208,11 @@ def check_trackers(kinds: Sequence[str]) -> None:
 
 def scores_of(run: "Run") -> dict[str, float]:
     """A run's scores by name, fractions 0–1: `PQ`, `PQ_th`, `SQ_st` …, `categories/<name>`, without what is absent."""
-    suffixes = {"All": "", "Things": "_th", "Stuff": "_st"}
+    from panbench.panoptic.types import GROUPS
+
     summary = run.summary()
     values = {
-        f"{metric}{suffix}": summary[group][metric]
-        for group, suffix in suffixes.items()
-        for metric in ("PQ", "SQ", "RQ")
+        f"{metric}{suffix}": summary[group][metric] for group, suffix in GROUPS.items() for metric in ("PQ", "SQ", "RQ")
     }
     table = run.pq()
     held = table[(table["TP"] + table["FP"] + table["FN"]) > 0]

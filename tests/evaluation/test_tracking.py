@@ -6,8 +6,8 @@ import pytest
 from support import Recorder
 
 from panbench.base.errors import BadArgument
-from panbench.evaluation.tools import trackers
-from panbench.evaluation.trackers import TRACKERS, Trackers, config_of, open_trackers, scores_of
+from panbench.evaluation import tracking as trackers
+from panbench.evaluation.tracking import TRACKERS, Trackers, config_of, open_trackers, scores_of
 from panbench.runs import Run
 from panbench.scoring.folder import score_folder
 

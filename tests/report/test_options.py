@@ -1,0 +1,44 @@
+"""What studies add to `score` and `compare`, and what names several runs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from little_runs import finished
+
+from panbench.base.errors import BadRun
+from panbench.report.answers.options import CompareOptions, Comparing, ScoreOptions, Scoring, given_options
+from panbench.report.answers.patterns import spelled_out
+
+
+@dataclass(frozen=True)
+class Asked(CompareOptions):
+    by_colour: bool = False
+    shade: str = "red"
+
+
+def test_given_options_are_those_that_differ_from_their_defaults():
+    assert given_options(Asked()) == ()
+    assert given_options(Asked(by_colour=True)) == ("--by-colour",)
+    assert given_options(Asked(True, "blue")) == ("--by-colour", "--shade")
+
+
+def test_options_that_add_nothing_change_no_answer():
+    assert Asked().instead(Comparing((Path("run"),))) is None
+    standing = object()
+    assert Asked().added(standing, []) is standing
+    assert ScoreOptions().found(object(), Scoring(Path("gt.json"), Path("pred.json"))) is None
+
+
+def test_a_pattern_names_each_run_once_and_plain_names_stay_as_they_are(tmp_path, monkeypatch):
+    for name in ("a@1", "a@2", "b"):
+        finished(tmp_path / "results" / name, 1)
+    folder = tmp_path / "results"
+    assert spelled_out([folder / "b", folder / "b"]) == [folder / "b", folder / "b"]
+    assert spelled_out([folder / "a@2", folder / "a@*", folder / "b"]) == [
+        folder / name for name in ("a@2", "a@1", "b")
+    ]
+    monkeypatch.chdir(tmp_path)
+    assert spelled_out([Path("a@*")]) == [Path("results/a@1"), Path("results/a@2")]
+    with pytest.raises(BadRun, match=r"No run fits the pattern 'c@\*'"):
+        spelled_out([Path("c@*")])

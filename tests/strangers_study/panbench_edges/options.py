@@ -1,0 +1,42 @@
+"""`panbench eval --count-images FILE.txt`: how many images were run, counted by a listener."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from panbench.base.errors import BadArgument
+from panbench.base.studies import Option
+from panbench.evaluation.options import Evaluation, Joined, StudyOptions
+
+if TYPE_CHECKING:
+    from panbench.runs import RunWriter
+
+
+@dataclass(frozen=True)
+class EdgesOptions(StudyOptions):
+    """Where the count goes."""
+
+    panel: ClassVar[str] = "Edges"
+
+    count_images: Annotated[Path | None, Option("Write how many images were heard.", "FILE.txt")] = None
+
+    def __post_init__(self) -> None:
+        if self.count_images is not None and self.count_images.suffix != ".txt":
+            raise BadArgument("--count-images takes a FILE.txt.")
+
+    def join(self, evaluation: Evaluation) -> Joined:
+        settings = {"count_images": None if self.count_images is None else self.count_images.name}
+        if self.count_images is None:
+            return Joined(settings)
+        file = self.count_images
+
+        def listen(writers: "Sequence[RunWriter]"):
+            from panbench_edges.listener import Counter
+
+            return Counter(file)
+
+        return Joined(settings, listen)
+
+    def next_steps(self, runs: Sequence[Path]) -> Sequence[str]:
+        return () if self.count_images is None else (f"How many images: `cat {self.count_images}`",)
