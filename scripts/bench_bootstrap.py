@@ -19,7 +19,7 @@ import pandas as pd
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import compare, percentiles, resampled
+from panbench.metrics.uncertainty import percentiles, resampled, weigh
 from panbench.panoptic.types import Category
 
 
@@ -69,8 +69,8 @@ def main() -> None:
     work = {
         "intervals of one model": lambda: intervals(one),
         "the same by percentiles": by_percentiles,
-        "compare, no tests": lambda: compare(runs, resamples=arguments.resamples, permutations=1),
-        "compare, with permutation tests": lambda: compare(
+        "compare, no tests": lambda: weigh(runs, resamples=arguments.resamples, permutations=1),
+        "compare, with permutation tests": lambda: weigh(
             runs, resamples=arguments.resamples, permutations=arguments.resamples
         ),
     }

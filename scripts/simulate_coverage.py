@@ -20,7 +20,7 @@ import pandas as pd
 
 from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import compare, draw_counts
+from panbench.metrics.uncertainty import draw_counts, weigh
 from panbench.panoptic.types import Category
 from panbench.studies.seeds.statistics import compare_seeds
 
@@ -120,7 +120,7 @@ def errors_of_tests(samples: int, resamples: int, seed: int) -> None:
                     name: statistics_of(sums_of_model(rng, images, **model))
                     for name, model in zip("ab", (one, other), strict=True)
                 }
-                table = compare(runs, resamples=resamples, permutations=resamples, seed=sample).differences
+                table = weigh(runs, resamples=resamples, permutations=resamples, seed=sample).differences
                 table = table[table["metric"] == "PQ"]
                 overall = table[table["group"] == "All"].iloc[0]
                 small += overall["p"] < 0.05
@@ -194,7 +194,7 @@ def coverage_over_seeds(samples: int, resamples: int, seed: int) -> None:
                 spreads.append(found.models.loc[found.models["group"] == "All", "spread"].pow(2).mean())
                 low, high = plain_two_levels(models, resamples, sample)
                 plain += low <= truth <= high
-                one = compare({name: runs[0] for name, runs in models.items()}, resamples=resamples, permutations=1)
+                one = weigh({name: runs[0] for name, runs in models.items()}, resamples=resamples, permutations=1)
                 first = one.differences.query("group == 'All' and metric == 'PQ'").iloc[0]
                 alone += first["low"] <= truth <= first["high"]
             rates = " | ".join(percent(hits, samples) for hits in (ours, small, plain, alone))

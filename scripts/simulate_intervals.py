@@ -22,7 +22,7 @@ from simulated_population import SIZES, Answers, Drawer, World, coco_like, shape
 
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.samples import METRICS, TRUE, Sample, Stack
-from panbench.metrics.uncertainty import compare, percentiles, resampled
+from panbench.metrics.uncertainty import percentiles, resampled, weigh
 from panbench.studies.gate.answer import checks
 from panbench.studies.seeds.statistics import compare_seeds
 
@@ -202,7 +202,7 @@ def differences(populations: Populations, draws: int, rates: list[str]) -> list[
             for index in range(number):
                 chosen = rng.integers(0, n_images, images)
                 runs = {name: drawer.take(chosen) for name, drawer in drawers.items()}
-                table = compare(runs, resamples=400, permutations=1, seed=index).differences
+                table = weigh(runs, resamples=400, permutations=1, seed=index).differences
                 for row in table[(table["metric"] == "PQ") & table["group"].notna()].itertuples():
                     hits[row.group] += row.low <= truth[row.group] <= row.high
             cells = [rate(hits[group], number) for group in GROUPS]

@@ -19,7 +19,7 @@ from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import Sums, panoptic_quality, ratio
 from panbench.metrics.slices import ImageStatistics, SliceFold, StatisticsFold
 from panbench.metrics.swaps import Swappable
-from panbench.panoptic.types import Category
+from panbench.panoptic.types import GROUPS, Category
 
 __all__ = ["FEWEST_IMAGES", "METRICS", "Sample", "SampleFold", "Stack", "sample_on", "shared_of"]
 
@@ -294,7 +294,7 @@ def _scopes(statistics: Sample, kept: Int) -> tuple[tuple[tuple[str | None, int,
         members = kept // len(categories) == np.arange(len(slices))[:, None]
         return tuple((name, 0, name) for name in slices), members.astype(np.float64)
     isthing = np.array([category.isthing for category in categories], np.bool_)
-    groups: list[tuple[str | None, int, str]] = [(name, 0, name) for name in ("All", "Things", "Stuff")]
+    groups: list[tuple[str | None, int, str]] = [(name, 0, name) for name in GROUPS]
     single: list[tuple[str | None, int, str]] = [(None, category.id, category.name) for category in categories]
     return (*groups, *single), np.stack([np.ones(len(kept)), isthing, ~isthing]).astype(np.float64)
 

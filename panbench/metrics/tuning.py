@@ -16,7 +16,7 @@ import pandas as pd
 from panbench.base.errors import BadArgument
 from panbench.metrics.pq import Sums
 from panbench.metrics.slices import ImageStatistics, pq_by
-from panbench.metrics.uncertainty import Comparison, compare
+from panbench.metrics.uncertainty import Comparison, weigh
 
 __all__ = ["HELD_OUT", "Half", "Tuned", "best_by_turns", "halves", "joined", "tune"]
 
@@ -131,7 +131,7 @@ def tune(
         halves=(found[0], found[1]),
         held_out=held_out,
         flattery=float(table["PQ"].iloc[best]) - _pq(honest),
-        comparison=compare(
+        comparison=weigh(
             {published: settings[published], HELD_OUT: honest}, baseline=published, resamples=resamples, seed=seed
         ),
     )

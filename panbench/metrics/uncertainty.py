@@ -13,7 +13,6 @@ those images; the interval of a category's difference is over the resamples that
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,12 +27,13 @@ from scipy.special import ndtr, stdtrit
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
+from panbench.base.threads import available_cores
 from panbench.metrics.jackknife import interval_rows
 from panbench.metrics.samples import METRICS, Sample, Stack, sample_on, shared_of
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.swaps import swap_p_values
 
-__all__ = ["Comparison", "compare", "holm", "swaps_needed"]
+__all__ = ["Comparison", "holm", "swaps_needed", "weigh"]
 
 Float = npt.NDArray[np.float64]
 
@@ -67,7 +67,7 @@ class Comparison:
     seed: int
 
 
-def compare(
+def weigh(
     runs: Mapping[str, ImageStatistics | Sample],
     *,
     baseline: str | None = None,
@@ -163,7 +163,7 @@ def _swap_p_values(
     observed = np.stack([exact[b] - exact[a] for a, b in pairs])
     # Resamples and swaps must not share random numbers.
     numbers = np.random.SeedSequence(seed, spawn_key=(1,))
-    return swap_p_values(stack.swappable(), pairs, observed, permutations, numbers, _cores(), progress.done)
+    return swap_p_values(stack.swappable(), pairs, observed, permutations, numbers, available_cores(), progress.done)
 
 
 def draw_counts(rng: np.random.Generator, n_images: int, resamples: int) -> Float:
@@ -199,7 +199,7 @@ def in_blocks(
     spans = [slice(start, min(start + size, total)) for start in range(0, total, size)]
     seeds = np.random.SeedSequence(seed, spawn_key=(purpose,)).spawn(len(spans))
     found = []
-    with ThreadPoolExecutor(min(_cores(), len(spans))) as pool:
+    with ThreadPoolExecutor(min(available_cores(), len(spans))) as pool:
         for span, block in zip(spans, pool.map(work, map(np.random.default_rng, seeds), spans), strict=True):
             found.append(block)
             if progress is not None:
@@ -217,10 +217,6 @@ class Progress:
         """So many more are done."""
         self._done += number
         self._reporter.progress("Resampling images", self._done, self._total, "resamples")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def percentiles(drawn: Float, level: float, images: npt.ArrayLike | None = None) -> tuple[Float, Float]:
@@ -251,8 +247,8 @@ def percentiles(drawn: Float, level: float, images: npt.ArrayLike | None = None)
         return bounds
 
     flat, of_flat = drawn.reshape(-1, drawn.shape[-1]), np.reshape(tails, -1)
-    with ThreadPoolExecutor(_cores()) as pool:
-        parts = zip(np.array_split(flat, _cores()), np.array_split(of_flat, _cores()), strict=True)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        parts = zip(np.array_split(flat, available_cores()), np.array_split(of_flat, available_cores()), strict=True)
         bounds = np.concatenate(list(pool.map(lambda part: of_rows(*part), parts)))
     low, high = bounds.T.reshape(2, *drawn.shape[:-1])
     return low, high

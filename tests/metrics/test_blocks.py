@@ -8,7 +8,7 @@ from panbench.metrics.jackknife import intervals
 from panbench.metrics.matched import Matched
 from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, StatisticsFold
-from panbench.metrics.uncertainty import compare
+from panbench.metrics.uncertainty import weigh
 from panbench.panoptic import parts
 from panbench.panoptic.overlap import concat
 from panbench.report.answers.comparison import standing
@@ -98,7 +98,7 @@ def test_many_images_are_resampled_in_groups(random_scenes, monkeypatch):
     widths = [(frame["high"] - frame["low"]).to_numpy()[of_all] for frame in (grouped, one_by_one)]
     # The spread of 200 groups' sums tells that of 400 images' to some 5 %; 2,000 resamples to as much.
     np.testing.assert_allclose(widths[0], widths[1], rtol=0.25)
-    itself = compare({"a": sample, "b": sample}, resamples=200)
+    itself = weigh({"a": sample, "b": sample}, resamples=200)
     assert (itself.differences["p"].dropna() == 1).all()
 
 

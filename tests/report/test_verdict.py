@@ -9,7 +9,7 @@ import pytest
 
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import compare
+from panbench.metrics.uncertainty import weigh
 from panbench.panoptic.types import Category
 from panbench.report.answers.grid import percent
 from panbench.report.answers.verdict import _LESS, LEAST_LOSS, _p, verdict
@@ -34,7 +34,7 @@ def compared(models: dict[str, tuple[float, float, float]], images: int = 40, se
     """The comparison, names for its runs, and made-up losses for each cause."""
     rng = np.random.default_rng(seed)
     runs = {name: made_up(rng, images, *quality) for name, quality in models.items()}
-    comparison = compare(runs, baseline=baseline, resamples=200, permutations=999)
+    comparison = weigh(runs, baseline=baseline, resamples=200, permutations=999)
     losses = {
         (run, group): {cause.name: float(rng.random() / 20) for cause in CAUSES}
         for run in models
@@ -352,7 +352,7 @@ def test_a_pair_reads_differently_among_more_runs_only_with_a_word_on_why():
     lost = {cause.name: 0.0 for cause in CAUSES}
     said = {}
     for some in (runs, more):
-        comparison = compare(some, resamples=200)
+        comparison = weigh(some, resamples=200)
         said[len(some)] = verdict(comparison, {name: name.upper() for name in some}, lambda run, group: lost).text()
     assert re.search(r"On things the masks of B are finer \(SQ [^;]*; p = 0\.0\d+\)", said[2])
     assert re.search(r"B are no coarser \(SQ [^;]*; p = 0\.\d+, p = 0\.0\d+ without the correction\)", said[5])
@@ -370,7 +370,7 @@ def test_runs_that_are_level_with_the_best_and_not_with_each_other_are_not_calle
         return ImageStatistics.from_frame(np.arange(len(found)), pd.DataFrame(rows, columns=columns), categories)
 
     runs = {"best": of([9, 3] * 20), "second": of([6] * 38 + [5] * 2), "third": of([5] * 40)}
-    comparison = compare(runs, resamples=200, permutations=999)
+    comparison = weigh(runs, resamples=200, permutations=999)
     lost = {cause.name: 0.0 for cause in CAUSES}
     said = verdict(comparison, {name: name for name in runs}, lambda run, group: lost).text()
     assert said.startswith("best (60.0) is level with second and third (59.7, 53.3; p ≥ ")

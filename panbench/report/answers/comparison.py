@@ -26,8 +26,7 @@ from panbench.metrics.errors import ErrorFold
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
-from panbench.metrics.uncertainty import Comparison
-from panbench.metrics.uncertainty import compare as weigh
+from panbench.metrics.uncertainty import Comparison, weigh
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import (
     ABSENT,

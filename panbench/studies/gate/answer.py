@@ -18,7 +18,8 @@ from panbench.base.text import for_xml
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
-from panbench.metrics.uncertainty import compare as weigh
+from panbench.metrics.uncertainty import weigh
+from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import Grid, as_markdown
 from panbench.report.answers.tables import comparable_images, without_mixed
 from panbench.runs import Run
@@ -27,7 +28,7 @@ __all__ = ["METRICS", "Check", "GateResult", "check_whole", "checks", "gate"]
 
 Outcome = Literal["worse", "cannot tell", "not worse"]
 
-_GROUPS = {"": "All", "_th": "Things", "_st": "Stuff"}
+_GROUPS = {suffix: group for group, suffix in GROUPS.items()}
 METRICS = tuple(f"{name}{suffix}" for suffix in _GROUPS for name in ("PQ", "SQ", "RQ"))
 
 WORSE, CANNOT_TELL = 3, 4

@@ -15,7 +15,7 @@ import pandas as pd
 from panbench.base.errors import BadArgument
 from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
-from panbench.metrics.uncertainty import compare, percentiles, resampled
+from panbench.metrics.uncertainty import percentiles, resampled, weigh
 
 __all__ = ["RankChanges", "rank_changes"]
 
@@ -113,5 +113,5 @@ def rank_changes(
 def _standing(runs: Mapping[str, ImageStatistics], level: float, seed: int) -> pd.DataFrame:
     """PQ of groups with its interval and rank, by run and group."""
     # The fewest resamples: only intervals of differences need them, which are not asked for here.
-    table = compare(runs, resamples=100, level=level, seed=seed).runs
+    table = weigh(runs, resamples=100, level=level, seed=seed).runs
     return table[(table["metric"] == "PQ") & table["group"].notna()].set_index(["run", "group"])

@@ -10,7 +10,7 @@ from simulate_coverage import Images, statistics_of, sums_of_model
 from panbench.base.errors import BadArgument
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.samples import Sample
-from panbench.metrics.uncertainty import compare
+from panbench.metrics.uncertainty import weigh
 from panbench.studies.seeds.statistics import POWER, compare_seeds, seeds_needed
 
 
@@ -63,7 +63,7 @@ def test_a_models_pq_is_the_mean_of_its_seeds_and_spread_their_deviation(models)
 def test_of_one_seed_each_the_interval_is_that_of_images_and_there_is_no_p(images):
     one, other = seeds(images, (0.0,))[0], seeds(images, (0.5,), 9)[0]
     found = row(compare_seeds({"a": [one], "b": [other]}, resamples=500).differences, group="All")
-    usual = compare({"a": one, "b": other}, resamples=500, permutations=1).differences
+    usual = weigh({"a": one, "b": other}, resamples=500, permutations=1).differences
     usual = row(usual, group="All", metric="PQ")
     assert (found["low"], found["high"]) == pytest.approx((usual["low"], usual["high"]))
     assert math.isnan(found["p"])
@@ -92,7 +92,7 @@ def test_seeds_that_are_one_run_add_no_doubt_of_their_own(images):
     """Copies of a run have no spread: the interval is that of its images."""
     one, other = seeds(images, (0.0,))[0], seeds(images, (0.5,), 9)[0]
     found = row(compare_seeds({"a": [one] * 3, "b": [other] * 3}, resamples=500).differences, group="All")
-    usual = row(compare({"a": one, "b": other}, resamples=500, permutations=1).differences, group="All", metric="PQ")
+    usual = row(weigh({"a": one, "b": other}, resamples=500, permutations=1).differences, group="All", metric="PQ")
     assert (found["low"], found["high"]) == pytest.approx((usual["low"], usual["high"]))
     assert found["of_seeds"] == pytest.approx(0)
 

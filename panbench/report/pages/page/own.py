@@ -5,7 +5,7 @@ from typing import Any
 
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import image_statistics, pq_by
-from panbench.metrics.uncertainty import Comparison, compare
+from panbench.metrics.uncertainty import Comparison, weigh
 from panbench.report.answers.comparison import corrected_p
 from panbench.report.answers.grid import ABSENT, percent, signed
 from panbench.report.answers.views import Compared
@@ -29,7 +29,7 @@ def own_section(members: Sequence[Compared], slices: Sequence[ImageSlices]) -> S
         found = (image_statistics(member.matched, member.categories) for member in members)
         cut = {key: slice_by_images(each, own) for key, each in zip(_keys(members), found, strict=True)}
         tables = [pq_by(statistics) for statistics in cut.values()]
-        shown.append(_slice_table(members, own, compare(cut)))
+        shown.append(_slice_table(members, own, weigh(cut)))
         records.append(
             {
                 "key": f"own-{own.name}",
