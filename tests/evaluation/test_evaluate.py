@@ -29,6 +29,7 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.several import run_models
 from panbench.models.host import HostedModel
 from panbench.models.mmdet import adapter
+from panbench.models.model import Model
 from panbench.models.opening import open_model
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 from panbench.panoptic.overlap import OverlapTable
@@ -100,8 +101,17 @@ def test_a_run_says_all_that_is_needed_to_run_it_again(dataset, spec, tmp_path):
     assert [done for _, done, *_ in recorder.counts] == sorted(done for _, done, *_ in recorder.counts)
 
 
-class Sized:
+class Sized(Model):
     """A model that says nothing of how its images are padded."""
+
+    def describe(self):
+        raise NotImplementedError
+
+    def load(self, scene):
+        raise NotImplementedError
+
+    def candidates(self, batch):
+        raise NotImplementedError
 
 
 class Padding:

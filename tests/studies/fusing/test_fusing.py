@@ -276,9 +276,9 @@ def test_all_that_a_run_can_hold_is_deleted_with_it(dataset, model, tmp_path):
     write_oracle(made, dict.fromkeys(ORACLE_STEPS, image_statistics(made.matched, made.categories)))
     # As an oracle leaves it that was killed.
     (made.path / layout.ORACLE_BLOCKS).mkdir()
-    (made.path / layout.ORACLE_BLOCKS / "0.parquet").write_bytes(b"")
+    (made.path / layout.ORACLE_BLOCKS / f"{'0a' * 10}.parquet").write_bytes(b"")
     assert {path.name for path in made.path.iterdir()} == set(layout.written()) - {layout.MARK}
-    (made.path / "candidates" / ".0000-000007.arrow.x.tmp").write_bytes(b"left by a kill")
+    (made.path / "candidates" / ".0000-000007.arrow.k1ll3d_0.tmp").write_bytes(b"left by a kill")
     assert remove_run(made.path) == ()
     assert not made.path.exists()
 
