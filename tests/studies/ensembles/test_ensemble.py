@@ -155,7 +155,7 @@ def test_damaged_candidates_are_named(home, tmp_path):
 def test_sweeps_and_oracles_speak_on_a_narrow_screen(home, tmp_path):
     """What a researcher reads of `fuse RUN`, and its files."""
     sweep = ("--sweep", "mask2former:score=0.2:0.8:0.3,overlap=0.5:0.8:0.3")
-    result = panbench("fuse", home / "mask2former-tiny", *sweep, "--out", tmp_path / "sweep", columns=80)
+    result = panbench("fuse", home / "mask2former-tiny", *sweep, "--out", "sweep", columns=80, cwd=tmp_path)
     assert result.exit_code == 0, result.output
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "published" in result.stdout
@@ -164,7 +164,7 @@ def test_sweeps_and_oracles_speak_on_a_narrow_screen(home, tmp_path):
     assert again.exit_code == 2
     assert "holds a sweep already" in again.stderr
     shutil.copytree(home / "mask2former-tiny", tmp_path / "run")
-    result = panbench("fuse", tmp_path / "run", "--oracle", columns=80)
+    result = panbench("fuse", "run", "--oracle", columns=80, cwd=tmp_path)
     assert result.exit_code == 0, result.output
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "because no mask fits" in " ".join(result.stdout.split())
