@@ -103,7 +103,7 @@ def test_cityscapes_is_converted_and_clean(tmp_path, how):
         )
         picture.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 24)).save(picture)
-    result = run("cityscapes", raw, "--root", tmp_path / "out", "--images", how)
+    result = run("cityscapes", raw, "--root", tmp_path / "out", "--place", how)
     assert result.exit_code == 0, result.output
     assert "2 images" in result.stdout
     assert run("check", tmp_path / "out").exit_code == 0
@@ -166,7 +166,7 @@ def test_submit_says_what_is_in_the_zip(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"annotations": [annotation]}))
     (tmp_path / "images.json").write_text(json.dumps({"images": [{"id": 7, "height": 2, "width": 3}]}))
     result = panbench(
-        "submit", tmp_path / "mine.json", "--out", tmp_path / "o.zip", "--images", tmp_path / "images.json"
+        "submit", tmp_path / "mine.json", "--out", tmp_path / "o.zip", "--image-list", tmp_path / "images.json"
     )
     assert result.exit_code == 0, result.output
     assert "1 images, 1 segments" in result.stdout

@@ -103,7 +103,7 @@ def test_images_that_are_not_in_the_test_set_are_named(made):
 
 def test_a_png_of_another_size_is_named(made):
     made.listed[0]["height"] = 3
-    refused(made, r"000000000008\.png is 2×3 where 3×3")
+    refused(made, r"000000000008\.png \(image 8\) is 2×3 where 3×3")
 
 
 def test_a_png_that_is_missing_or_damaged_is_named(made):
