@@ -113,7 +113,7 @@ def test_the_program_prints_tables_and_plain_json(folder, tmp_path):
     assert record["groups"][0]["threshold"] == pytest.approx(0.85)
     assert [row["name"] for row in record["per_category"]] == ["sky", "person"]
     assert record["curve"][0]["precision"] is None
-    drawn = panbench("show", "plot", "calibration", folder / "half", "--out", tmp_path / "c.png", "--data")
+    drawn = panbench("show", "plot", "calibration", folder / "half", "--out", tmp_path / "c.png", "--csv")
     assert drawn.exit_code == 0, drawn.output
     assert (tmp_path / "c.png").stat().st_size > 5000
 
