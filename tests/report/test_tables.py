@@ -15,8 +15,8 @@ from panbench.panoptic.types import Category, Segment
 from panbench.report.answers.models import models_record, models_text
 from panbench.report.answers.tables import (
     ComparisonRow,
-    compare,
     comparison_row,
+    comparison_rows,
     comparison_text,
     count,
     failed_row,
@@ -273,25 +273,25 @@ def test_a_group_without_categories_shows_dashes_not_zeros():
 def test_runs_on_different_ground_truth_are_refused_with_the_difference():
     other = run("b", dataset={"name": "cubes", "fingerprint": "beef"})
     with pytest.raises(BadRun, match=r"a was scored on balls val and b on cubes val"):
-        compare([run("a"), other])
+        comparison_rows([run("a"), other])
     versions = run("b", dataset={"gt": "new.json", "fingerprint": "beef"})
     with pytest.raises(BadRun, match=r"two versions of balls val \(balls.json and new.json\)"):
-        compare([run("a"), versions])
+        comparison_rows([run("a"), versions])
 
 
 def test_different_ground_truth_can_be_shown_as_it_is_when_asked_for():
-    rows = compare([run("a"), run("b", dataset={"name": "cubes", "fingerprint": "beef"})], mixed=True)
+    rows = comparison_rows([run("a"), run("b", dataset={"name": "cubes", "fingerprint": "beef"})], mixed=True)
     assert rows[0].notes == ("on balls val",)
     assert rows[1].notes == ("on cubes val",)
 
 
 def test_runs_on_different_images_are_refused_with_the_difference():
     with pytest.raises(BadRun, match=r"a has 2 images and b 3, 1 of them in both: .* --common-images"):
-        compare([run("a", {1: True, 2: True}), run("b", {2: True, 3: True, 4: True})])
+        comparison_rows([run("a", {1: True, 2: True}), run("b", {2: True, 3: True, 4: True})])
 
 
 def test_the_comparison_on_common_images_counts_only_those():
-    rows = compare([run("a", {1: False, 2: True}), run("b", {2: False, 3: True})], common_images=True)
+    rows = comparison_rows([run("a", {1: False, 2: True}), run("b", {2: False, 3: True})], common_images=True)
     assert [row.images for row in rows] == [1, 1]
     assert [row.PQ_th for row in rows] == [1.0, 0.0]
     assert "1 images that all runs have" in rows[0].notes[-1]
@@ -299,7 +299,7 @@ def test_the_comparison_on_common_images_counts_only_those():
 
 def test_common_images_of_runs_that_share_none_is_refused():
     with pytest.raises(BadRun, match="no image in common"):
-        compare([run("a", {1: True}), run("b", {2: True})], common_images=True)
+        comparison_rows([run("a", {1: True}), run("b", {2: True})], common_images=True)
 
 
 def test_a_torn_part_changes_the_numbers_and_is_named(tmp_path: Path):
