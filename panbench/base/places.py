@@ -31,17 +31,19 @@ def is_place(text: str) -> bool:
     return _PLACE.fullmatch(text) is not None
 
 
-def load(place: str) -> Any:
-    """The object at a place. Modules in the current folder are found as well, after all others, as with `python -m`.
+def load(place: str, *, here: bool = False) -> Any:
+    """The object at a place.
 
+    here: also look in the current folder, after all others: for places that the user names. Never for our own and for
+        those of entry points: a folder that is called like a library which is not installed must not stand in for it.
     Raises BrokenPlace when there is no such module or name. A library that the module needs and that is not installed
     raises ModuleNotFoundError: the command line says how to install it.
     """
     module, colon, name = place.partition(":")
     if not colon:
         raise BrokenPlace(f"{place!r} names no object. Write package.module:NAME.")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)
+    if here and (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
     try:
         return getattr(importlib.import_module(module), name)
     except AttributeError:

@@ -153,7 +153,7 @@ def import_named(name: str, spec: ModelSpec) -> Any:
     """The object at the place `package.module:attribute`. Raises BadModel when it cannot be imported."""
     try:
         with guarded(name):
-            return load(name)
+            return load(name, here=True)
     except BrokenPlace as error:
         raise BadModel(f"{spec.title}: {error}") from error
     except ModuleNotFoundError:

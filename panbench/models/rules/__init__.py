@@ -92,7 +92,7 @@ def parse_rules(text: str, paper: Rule | None = None) -> list[Rule]:
 def _rule_at(place: str) -> Rule:
     """The rule at a place, with its defaults. Raises BadArgument."""
     try:
-        kind = load(place)
+        kind = load(place, here=True)
     except BrokenPlace as error:
         raise BadArgument(f"--rule {place}: {error}") from None
     if not (isinstance(kind, type) and issubclass(kind, Rule) and dataclasses.is_dataclass(kind)):
