@@ -115,7 +115,6 @@ def no_queries(title: str) -> BadModel:
     )
 
 
-_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PACKAGE = Path(__file__).resolve().parent
 _CONFIG_SUFFIXES = (".py", ".yaml", ".yml", ".json")
 
@@ -209,7 +208,7 @@ def load_catalog(folder: str | os.PathLike[str] | None = None) -> dict[str, Mode
 def _of_installed_packages() -> Iterator[ModelSpec]:
     """The models that packages declare in their metadata; nothing of theirs is imported."""
     for entry in importlib.metadata.entry_points(group="panbench.models"):
-        if _FACTORY.fullmatch(entry.value) and re.fullmatch(r"[\w.-]+", entry.name):
+        if is_place(entry.value) and re.fullmatch(r"[\w.-]+", entry.name):
             yield dataclasses.replace(spec_from_factory(entry.value), name=entry.name, title=entry.name)
 
 
@@ -252,7 +251,7 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
         return spec_from_repository(name)
     if _names_a_folder(name.strip()):
         return spec_from_folder(name.strip())
-    if _FACTORY.fullmatch(name.strip()):
+    if is_place(name.strip()):
         return spec_from_factory(name.strip())
     catalog = load_catalog() if catalog is None else catalog
     by_name = {_normalized(key): spec for spec in catalog.values() for key in (spec.name, *spec.aliases)}
@@ -606,7 +605,7 @@ def _spec(path: Path, entry: dict[str, Any] | None, *, required: bool) -> ModelS
     entry = entry or {}
     _check(entry, _KINDS, _REQUIRED if required else [], f"{path}: `panbench`")
     family, adapter = entry.get("family"), entry.get("adapter")
-    if adapter is not None and not _FACTORY.fullmatch(adapter):
+    if adapter is not None and not is_place(adapter):
         raise BadModel(f"{path}: the adapter is {adapter!r} but must be written package.module:Class.")
     if adapter is None and family is not None and family not in FAMILIES:
         raise BadModel(f"{path}: the family is {family!r} but panbench knows {_listed(FAMILIES)}.")
