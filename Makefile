@@ -42,7 +42,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py panbench/panop
 	    echo "Making $(VENV) with $$("$$chosen" --version)"; \
 	    "$$chosen" -m venv $(VENV); \
 	fi
-	$(PIP) install --constraint constraints.txt --editable .
+	$(PIP) install --constraint constraints.txt --editable '.[models]'
 	@touch $@
 
 # panopticapi-lite is the reference that PQ is held against; its dependencies are an older numpy and what we do not need.
@@ -58,7 +58,7 @@ DEMO_TRANSFORMERS := oneformer-tiny,eomt-tiny
 demo: install
 	@models=$(DEMO_MODELS); \
 	if $(BIN)/python -c "import transformers" 2>/dev/null; then models=$$models,$(DEMO_TRANSFORMERS); \
-	else echo "Left out: $(DEMO_TRANSFORMERS). For them: $(PIP) install 'panbench[transformers]'"; fi; \
+	else echo "Left out: $(DEMO_TRANSFORMERS). For them: $(PIP) install '.[transformers]'"; fi; \
 	set -x; $(BIN)/panbench eval --model $$models --data shapes --out results/demo --overwrite --save-predictions
 
 # Every check runs, so that one look shows all that is wrong; pytest's closing line comes last. Files are shared out among the

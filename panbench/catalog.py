@@ -18,6 +18,7 @@ from typing import Any
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
+from panbench.base.extras import require_models
 from panbench.base.files import cache_dir
 from panbench.base.places import Register, is_place
 from panbench.base.text import listed
@@ -25,7 +26,6 @@ from panbench.base.text import listed
 MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
 TRANSFORMERS = "panbench.models.transformers.adapter:TransformersAdapter"
 
-INSTALL_TRANSFORMERS = "pip install 'panbench[transformers]'"
 
 FAMILIES: Mapping[str, str] = {
     "panoptic-fpn": MMDET,
@@ -312,6 +312,7 @@ def choose_models(
     checkpoint: the weights of `config`, or of the one model that is named; things: as of `with_things`
     Raises BadArgument when nothing is named, or a checkpoint and several models; BadModel for unknown names.
     """
+    require_models()
     # As a Path, "https://" has one slash left.
     if checkpoint is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(checkpoint)):
         raise BadArgument(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
+from panbench.base.extras import install_line
 from panbench.base.files import cache_dir, sha256_of, write_json
 from panbench.base.hub_settings import endpoint, token
 from panbench.base.secrets import redacted, without_secrets
@@ -272,8 +273,7 @@ def _in_sentences(repository: Repository) -> Iterator[None]:
         from huggingface_hub import errors
     except ImportError as error:
         raise BadModel(
-            f"{repository} needs the package huggingface_hub ({error}). Install it with: "
-            "pip install 'panbench[transformers]'"
+            f"{repository} needs the package huggingface_hub ({error}). Install it with: {install_line('transformers')}"
         ) from error
     place = without_secrets(endpoint())
     by_hand = (

@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 
 from panbench import __version__
 from panbench.base.errors import PanbenchError
+from panbench.base.extras import EXTRA_OF, install_line
 from panbench.base.places import load
 from panbench.base.studies import broken_studies, find_studies
 from panbench.cli import console
@@ -239,6 +240,10 @@ def _missing(error: ImportError) -> str:
     """What to do about an import that fails: a package that is absent, or a system library that OpenCV wants."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("panbench"):
         package = error.name.split(".")[0]
+        if package in EXTRA_OF:
+            extra = EXTRA_OF[package]
+            what = "runs models" if extra == "models" else f"is the extra {extra}"
+            return f"This needs what {what} ({package} is not installed). Install it with: {install_line(extra)}"
         return f"This needs the Python package {package}, which is not installed. Install panbench with pip again."
     if ".so" in str(error) and "cv2" in "".join(traceback.format_tb(error.__traceback__)):
         return (

@@ -630,7 +630,7 @@ def serious_violations(page) -> list[str]:
 @pytest.fixture(scope="module")
 def served(shared_runs) -> Iterator[str]:
     """The address of a server of the two runs."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed: pip install 'panbench[serve]'")
+    uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed")
     from panbench.report.pages.live.library import Library
     from panbench.report.pages.live.server import application
 

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
+from panbench.base.extras import install_line
 from panbench.base.hub_settings import endpoint
-from panbench.catalog import INSTALL_TRANSFORMERS, ModelSpec, repository_of
+from panbench.catalog import ModelSpec, repository_of
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
@@ -326,7 +327,7 @@ def _import_transformers() -> Any:
         module = importlib.import_module("transformers")
     except ImportError as error:
         raise BadModel(
-            f"This model needs the package transformers ({error}). Install it with: {INSTALL_TRANSFORMERS}"
+            f"This model needs the package transformers ({error}). Install it with: {install_line('transformers')}"
         ) from error
     # Its notices on import and loading are for its own users; what matters here is checked and raised.
     module.logging.set_verbosity_error()

@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +19,7 @@ from panbench import __version__
 from panbench.base.errors import BadDataset
 from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
+from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_ids
 from panbench.panoptic.types import PanopticSet
 from panbench.report.answers.grid import ABSENT, Grid
@@ -164,9 +164,7 @@ def _card(found: Relabelling, side: int, place: int, row: Any, images: Path | No
 
 
 def _picture(tile: Photo, title: str) -> Html:
-    done, content = cv2.imencode(".jpg", np.ascontiguousarray(tile[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    assert done
-    source = "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
+    source = "data:image/jpeg;base64," + base64.b64encode(pixels.encode_jpeg(tile, 85)).decode()
     return tag("img", src=source, alt=title, width=tile.shape[1], height=tile.shape[0])
 
 
@@ -231,11 +229,12 @@ def _cut(picture: Photo, mask: npt.NDArray[np.bool_] | None, window: Window) -> 
     height, width = bottom - top, right - left
     scale = min(HEIGHT / height, WIDEST / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    tile = cv2.resize(np.ascontiguousarray(picture[top:bottom, left:right]), size, interpolation=way)
+    tile = picture[top:bottom, left:right]
+    tile = np.array(pixels.shrink(tile, size) if scale < 1 else pixels.nearest(tile, size))
     if mask is not None:
-        small = cv2.resize(mask[top:bottom, left:right].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-        contours, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(tile, contours, -1, _AROUND, 4)
-        cv2.drawContours(tile, contours, -1, _EDGE, 2)
-    return tile.astype(np.uint8, copy=False)
+        small = pixels.nearest(mask[top:bottom, left:right], size)
+        # A pixel of the mask is at its edge when one that is not lies beside it.
+        edge = small & pixels.dilate(~small, 3)
+        tile[pixels.dilate(edge, 5)] = _AROUND
+        tile[pixels.dilate(edge, 3)] = _EDGE
+    return tile

@@ -18,6 +18,7 @@ from views import check_views
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
+from panbench.base.extras import install_line
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import shapes
 from panbench.models.candidates import NO_LABEL, Candidates, Frame
@@ -265,8 +266,8 @@ def test_without_transformers_the_sentence_names_the_command(
     eomt_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "pip install 'panbench[transformers]'" in refusal(eomt_folder)
-    assert "pip install 'panbench[transformers]'" in refusal("hf:facebook/mask2former-swin-tiny-coco-panoptic")
+    assert install_line("transformers") in refusal(eomt_folder)
+    assert install_line("transformers") in refusal("hf:facebook/mask2former-swin-tiny-coco-panoptic")
 
 
 def test_deltas_to_gated_weights_are_told_before_anything_is_downloaded() -> None:
