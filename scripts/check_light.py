@@ -7,7 +7,6 @@ commands that need no model on generated scenes; then commands that do need one,
 the rest. Exit code 1 when something differs. Needs the package index that pip is set to.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -22,19 +21,16 @@ HEAVY = ("torch", "mmdet", "mmengine", "mmcv", "cv2", "transformers")
 MAKE_SET = """
 import json, pathlib
 import numpy as np
-from panbench.datasets.shapes import write_shapes
+from panbench.datasets import shapes
 from panbench.panoptic.coco import read_id_png, write_id_png
-folder = pathlib.Path("set")
-gt = write_shapes(folder, count={images})
+gt = shapes.generate(pathlib.Path("set"), count={images})
 truth = json.loads(gt.read_text())
-pngs = next(path for path in folder.rglob("*.png") if "panoptic" in path.parent.name).parent
 for name, shift in (("a", 1), ("b", 6)):
     pathlib.Path(name).mkdir()
     for annotation in truth["annotations"]:
-        ids = read_id_png(pngs / annotation["file_name"])
+        ids = read_id_png(gt.with_suffix("") / annotation["file_name"])
         write_id_png(pathlib.Path(name) / annotation["file_name"], np.roll(ids, shift, axis=1))
     pathlib.Path(name + ".json").write_text(json.dumps(truth))
-print(gt, pngs, next(path for path in folder.rglob("*.png") if path.parent != pngs).parent)
 """
 
 
@@ -43,19 +39,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="panbench-light.") as scratch:
         folder = Path(scratch)
         python = install(folder)
-        made = run(folder, [str(python), "-c", MAKE_SET.format(images=IMAGES)], 0)
-        gt, pngs, images = made.split()[-3:]
+        run(folder, [str(python), "-c", MAKE_SET.format(images=IMAGES)], 0)
+        gt = "set/annotations/panoptic_val.json"
         panbench = [str(python), "-m", "panbench"]
-        scored = ["--gt", gt, "--gt-dir", pngs, "--images", images]
-        run(folder, [*panbench, "score", *scored, "--pred", "a.json", "--pred-dir", "a", "--out", "results/a"], 0)
-        run(folder, [*panbench, "score", *scored, "--pred", "b.json", "--pred-dir", "b", "--out", "results/b"], 0)
+        scored = ["--gt", gt, "--images", "set/val"]
+        for name in ("a", "b"):
+            run(folder, [*panbench, "score", *scored, "--pred", f"{name}.json", "--out", f"results/{name}"], 0)
         for words in (
             ["compare", "results/a", "results/b"],
             ["metrics", "results/a", "--json"],
             ["errors", "results/b"],
             ["gate", "results/a", "--baseline", "results/b"],
             ["report", "results/a", "results/b", "--out", "report.html"],
-            ["data", "check", "--gt", gt],
+            ["data", "check", "set"],
             ["runs", "results"],
             ["models"],
             ["doctor"],
@@ -76,9 +72,10 @@ def install(folder: Path) -> Path:
     pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
     subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), str(ROOT)], check=True)
     seconds = time.monotonic() - began
-    packages = Path(json.loads(output([str(python), "-c", "import json, numpy; print(json.dumps(numpy.__file__))"])))
-    size = sum(path.stat().st_size for path in packages.parent.parent.rglob("*") if path.is_file())
-    print(f"light install: {seconds:.0f} s, {size / 1e6:.0f} MB of packages", flush=True)
+    packages = Path(output([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+    files = [path for path in packages.rglob("*") if path.is_file() and path.relative_to(packages).parts[0] != "pip"]
+    size = sum(path.stat().st_size for path in files)
+    print(f"light install: {seconds:.0f} s, {size / 2**20:.0f} MiB of packages without pip", flush=True)
     here = output([str(python), "-c", f"import importlib.util as u; print([n for n in {HEAVY} if u.find_spec(n)])"])
     if here.strip() != "[]":
         sys.exit(f"the light install has {here}")
