@@ -1,7 +1,7 @@
 """Runs a panoptic network of Hugging Face's transformers: logits from it, geometry, scoring and fusion from panbench.
 
 A model is a folder with config.json and weights, a repository of the hub, or a config file of ours that says the same
-(docs/models.md). transformers is the extra `panbench[transformers]`; neither torchvision nor timm is needed, and no
+(docs/models.md). transformers is the extra `transformers`; neither torchvision nor timm is needed, and no
 image processor of transformers is called.
 """
 

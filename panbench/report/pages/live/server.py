@@ -1,4 +1,4 @@
-"""The pages and answers of `panbench serve`, as a Starlette application. Needs the extra `panbench[serve]`.
+"""The pages and answers of `panbench serve`, as a Starlette application. Needs the extra `serve`.
 
 /                               the runs of the folder, by the data that they are of
 /compare?run=NAME&run=NAME      the report's page of these runs, with all their images
