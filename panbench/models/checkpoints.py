@@ -23,7 +23,7 @@ from panbench.base.secrets import without_secrets
 from panbench.base.text import licence_in_words
 from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, weights_path
 
-_WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --weights random."
+_WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --checkpoint random."
 _NAMES_SHOWN = 8
 # torch's list of names that a checkpoint may use is global to the process.
 _lock = threading.Lock()
