@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from panbench.cli.request import Missing
     from panbench.runs import Run as StoredRun
 
+# The key under which the context has the options of the command that runs.
+OPTIONS = "options"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -35,10 +37,14 @@ def _as_everywhere(params: list[Any]) -> list[Any]:
 
 
 class Command(TyperCommand):
-    """A command whose help shows flags as flags."""
+    """A command whose help shows flags as flags, and whose errors name no option that it lacks."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _as_everywhere(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.meta[OPTIONS] = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        return super().invoke(ctx)
 
 
 class Commands(TyperGroup):

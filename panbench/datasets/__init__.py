@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.files import cache_dir
 from panbench.base.places import Register
 from panbench.base.reporter import SILENT, Reporter, counter
@@ -68,7 +68,8 @@ def open_dataset(
         if missing is None:
             raise
         if not download:
-            raise FilesMissing(f"{missing.sentence}; or add --download to this command.") from error
+            by_option = Way("add --download to this command", "--download")
+            raise FilesMissing(missing.reason, ways=(missing.way, by_option)) from error
     fetch_coco(folder, missing.split, limit=_first(limit, image_ids), reporter=reporter)
     return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
 

@@ -16,14 +16,17 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.download import download, what_is_wrong
-from panbench.base.errors import BadCheckpoint, BadModel, DownloadFailed
+from panbench.base.errors import BadCheckpoint, BadModel, DownloadFailed, Way
 from panbench.base.files import hash_in_name, sha256_of
 from panbench.base.reporter import Counting
 from panbench.base.secrets import without_secrets
 from panbench.base.text import licence_in_words
 from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, weights_path
 
-_WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --checkpoint random."
+_WAYS_OUT = (
+    Way("give a file with --checkpoint FILE", "--checkpoint"),
+    Way("run the model untrained with --checkpoint random", "--checkpoint"),
+)
 _NAMES_SHOWN = 8
 # torch's list of names that a checkpoint may use is global to the process.
 _lock = threading.Lock()
@@ -75,10 +78,10 @@ def fetch_weights(
         return _fetch_from_hub(spec, repository, progress, offline, notice)
     path = weights_path(spec)
     if path is None or spec.weights is None:
-        raise BadCheckpoint(f"The config of {spec.title} names no weights. {_WAYS_OUT}")
+        raise BadCheckpoint(f"The config of {spec.title} names no weights.", ways=_WAYS_OUT)
     if "://" not in spec.weights:
         if not path.is_file():
-            raise BadCheckpoint(f"There is no weights file {path} for {spec.title}. {_WAYS_OUT}")
+            raise BadCheckpoint(f"There is no weights file {path} for {spec.title}.", ways=_WAYS_OUT)
         return path
     sha256 = hash_in_name(path.name)
     if offline:
@@ -86,7 +89,8 @@ def fetch_weights(
         if problem is not None:
             raise BadCheckpoint(
                 f"The weights of {spec.title} are not at {path}: {problem}. {_how_to_fetch(spec)}, or put "
-                f"{without_secrets(spec.weights)} there. {_WAYS_OUT}"
+                f"{without_secrets(spec.weights)} there.",
+                ways=_WAYS_OUT,
             )
         return path
     if spec.license is not None and not path.is_file():
@@ -94,7 +98,7 @@ def fetch_weights(
     try:
         return download(spec.weights, path, sha256=sha256, progress=progress)
     except DownloadFailed as error:
-        raise DownloadFailed(f"{error} {_WAYS_OUT}") from error
+        raise error.with_ways(*_WAYS_OUT) from error
 
 
 def refuse_differences(spec: ModelSpec) -> None:
@@ -130,7 +134,8 @@ def _fetch_from_hub(
     if folder is None and offline:
         raise BadCheckpoint(
             f"The files of {spec.title} ({repository}) are not on this machine. {_how_to_fetch(spec)}; they come from "
-            f"{repository.page}. {_WAYS_OUT}"
+            f"{repository.page}.",
+            ways=_WAYS_OUT,
         )
     folder = folder or hub.fetch(repository, progress=progress, told=told)
     weights = hub.weights_in(folder)

@@ -9,7 +9,6 @@ import dataclasses
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from panbench.base.errors import BadArgument, BadRun
+from panbench.base.errors import BadArgument, BadRun, Way
 from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic.types import GROUPS
@@ -69,12 +68,14 @@ __all__ = [
     "row_record",
     "summary_text",
     "typed_table",
-    "without_mixed",
 ]
 
 # A difference to a published number means something only on the images that it was published for.
 PUBLISHED_IMAGES: dict[tuple[Any, Any], int] = {("coco", "val2017"): 5000}
 
+
+# In one table all the same: the way out of commands that have --mixed.
+_ALL_THE_SAME = Way("show them in one table all the same with --mixed", "--mixed")
 
 MOST_SKEW = 1.5
 """How many times farther than the other one end of an interval may lie for "±" to describe it."""
@@ -231,12 +232,6 @@ def comparable_images(runs: Sequence[Run], *, common_images: bool = False) -> np
     return shared
 
 
-def without_mixed(sentence: str) -> str:
-    """Why runs cannot be compared, without the way out that only `compare` has: --mixed."""
-    sentence = re.sub(r"(, or show|\. Show) (them|the runs) [^.]*--mixed\.", ".", sentence)
-    return re.sub(r"(, or --mixed|; or add --mixed) to show all as they are", "", sentence)
-
-
 def shared_images(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
     """The ids of the images that all runs have, ascending."""
     return reduce(lambda known, other: np.intersect1d(known, other, assume_unique=True), (run.images for run in runs))
@@ -307,10 +302,11 @@ def check_comparable(runs: Sequence[Run]) -> None:
             continue
         both = len(np.intersect1d(left, right, assume_unique=True))
         shared = f"{both:,} of them in both" if both else "none of them in both"
-        way_out = "Compare on the images that all runs have with --common-images, or show" if both else "Show"
+        on_both = Way("compare on the images that all runs have with --common-images", "--common-images")
         raise BadRun(
             f"{first.name} has {len(left):,} images and {run.name} {len(right):,}, {shared}: their numbers cannot be "
-            f"compared. {way_out} the runs as they are with --mixed."
+            "compared.",
+            ways=[*([on_both] if both else []), Way("show the runs as they are with --mixed", "--mixed")],
         )
 
 
@@ -544,20 +540,18 @@ def _check_dataset(runs: Sequence[Run]) -> None:
             if names[0] != names[1]
             else f"{first.name} and {run.name} were scored on two versions of {names[0]} ({left.gt} and {right.gt})"
         )
-        raise BadRun(
-            f"{difference}: their numbers cannot be compared. Show them in one table all the same with --mixed."
-        )
+        raise BadRun(f"{difference}: their numbers cannot be compared.", ways=[_ALL_THE_SAME])
     for run in others:
         images, truths = first.files.differing(run.files)
         if truths or images:
             what, ids = ("id PNGs", truths) if truths else ("image files", images)
             raise BadRun(
                 f"{first.name} and {run.name} read different {what} of {len(ids):,} images ({listed(ids, most=5)}): "
-                "the files changed between the runs, and their numbers cannot be compared. Make one of them again, or "
-                "show them in one table all the same with --mixed."
+                "the files changed between the runs, and their numbers cannot be compared.",
+                ways=["make one of them again", _ALL_THE_SAME],
             )
     if changed := differing_definitions(runs):
-        raise BadRun(f"{changed}. Make the older ones again, or show them in one table all the same with --mixed.")
+        raise BadRun(f"{changed}.", ways=["make the older ones again", _ALL_THE_SAME])
 
 
 def _check_groups(runs: Sequence[Run]) -> None:
@@ -579,11 +573,15 @@ def _check_groups(runs: Sequence[Run]) -> None:
         other = "" if held not in seen else " (others)" if one_truth else f" ({data.gt})"
         seen.add(held)
         told.append(f"{names} {'has' if len(group) == 1 else 'have'} {held}{other}")
-    common = "add --common-images to compare on the images that all have, or --mixed" if one_truth else "add --mixed"
+    common = Way("add --common-images to compare on the images that all have", "--common-images")
     what = "images" if one_truth else "images or versions of the ground truth"
     raise BadRun(
-        f"These runs are of different {what}, and PQ on different images cannot be compared: {'; '.join(told)}. Name "
-        f"runs that belong together; or {common} to show all as they are."
+        f"These runs are of different {what}, and PQ on different images cannot be compared: {'; '.join(told)}.",
+        ways=[
+            "name runs that belong together",
+            *([common] if one_truth else []),
+            Way("add --mixed to show all as they are", "--mixed"),
+        ],
     )
 
 

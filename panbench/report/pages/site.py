@@ -140,7 +140,7 @@ def _entries(runs: Sequence[Run], pages: Sequence[str], notice: Callable[[str], 
     try:
         found = standing(runs)
     except BadRun as error:
-        notice(str(error))
+        notice(error.reason)
         found = standing(runs, mixed=True)
     ranks: dict[str, tuple[int, int]] = {}
     if found.comparison is not None:
