@@ -135,7 +135,7 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
     """The runs of an argument `Runs`; a run in a folder that cannot be read is named on stderr and left out."""
     from panbench.report.answers import tables
 
-    return tables.find_runs(paths, console.note, console.note)
+    return tables.find_runs(paths, console.NOTES)
 
 
 def note_damage(runs: "Sequence[StoredRun]") -> None:

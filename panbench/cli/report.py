@@ -112,7 +112,6 @@ def report(
             gt_dir=gt_dir,
             slices=slices,
             published=published or (),
-            notice=console.note,
             reporter=bars,
         )
     note_damage(stored)
@@ -406,7 +405,6 @@ def predict(
             overwrite=overwrite,
             download=download,
             exif=exif.choice,
-            say=console.note,
             reporter=bars,
         )
     console.wrote(wrote)
@@ -472,6 +470,6 @@ def site(
 
     stored = find_runs(runs)
     with console.Bars(transient=True) as bars:
-        index = write_site(stored, out, title=title, examples=examples, notice=console.note, reporter=bars)
+        index = write_site(stored, out, title=title, examples=examples, reporter=bars)
     note_damage(stored)
     console.wrote([index])

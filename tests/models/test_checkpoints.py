@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from panbench.base.download import download
 from panbench.base.errors import BadCheckpoint, DownloadFailed
 from panbench.base.files import hash_in_name
+from panbench.base.reporter import Silent, Unit
 from panbench.catalog import ModelSpec, load_catalog, weights_path
 from panbench.models import checkpoints
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
@@ -423,7 +424,12 @@ def published(server: Server, content: bytes = b"weights", name: str | None = No
 def test_weights_are_downloaded_once_and_verified(server: Server, tmp_path: Path) -> None:
     spec, path = published(server)
     seen: list[tuple[int, int | None]] = []
-    assert fetch_weights(spec, progress=lambda done, total: seen.append((done, total))) == path
+
+    class Counted(Silent):
+        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+            seen.append((done, total))
+
+    assert fetch_weights(spec, reporter=Counted()) == path
     assert path.parent == tmp_path / "cache" / "weights"
     assert path.read_bytes() == b"weights"
     assert seen[-1] == (7, 7)
@@ -436,8 +442,13 @@ def test_the_licence_is_told_before_the_download_and_not_again(server: Server) -
     spec, path = published(server)
     spec = dataclasses.replace(spec, license="CC-BY-NC-4.0", license_source="its README.md")
     told: list[tuple[str, bool]] = []
+
+    class Noted(Silent):
+        def notice(self, sentence: str) -> None:
+            told.append((sentence, path.exists()))
+
     for _ in range(2):
-        fetch_weights(spec, notice=lambda sentence: told.append((sentence, path.exists())))
+        fetch_weights(spec, reporter=Noted())
     assert told == [(f"Weights of {spec.title}: CC-BY-NC-4.0, not for commercial use (its README.md).", False)]
 
 

@@ -22,6 +22,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun, Way
+from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic.types import GROUPS
@@ -43,9 +44,9 @@ from panbench.runs import (
     ModelRecord,
     Run,
     RunInfo,
-    list_runs,
     load_run,
     looks_like_run,
+    read_runs,
 )
 from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ComparisonRow",
+    "FoundRuns",
     "check_comparable",
     "comparable_images",
     "comparison_row",
@@ -64,6 +66,7 @@ __all__ = [
     "find_runs",
     "headline",
     "labels",
+    "look_for_runs",
     "render",
     "row_record",
     "summary_text",
@@ -144,37 +147,51 @@ def headline(run: Run) -> str:
     return f"{row.title}{' on ' + where if where else ''}, {row.images:,} images"
 
 
-def find_runs(
-    paths: Sequence[str | os.PathLike[str]],
-    damaged: Callable[[str], None] = lambda sentence: None,
-    notice: Callable[[str], None] = lambda sentence: None,
-) -> list[Run]:
+@dataclass(frozen=True)
+class FoundRuns:
+    """Runs, a sentence for each run that cannot be read, and a sentence for each folder with runs further down."""
+
+    runs: Sequence[Run]
+    unreadable: Sequence[str]
+    deeper: Sequence[str]
+
+
+def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILENT) -> list[Run]:
     """The runs in these folders, each a run or a folder of runs.
 
     Files beside runs, as `results/*` names them, are left out. Raises BadRun for a path that is no run and holds none.
-    damaged: told of each run in a folder of runs that cannot be read; notice: of runs further down
+    reporter: gets a notice for each run in a folder of runs that cannot be read, and for runs further down
     """
+    found = look_for_runs(paths)
+    for sentence in (*found.unreadable, *found.deeper):
+        reporter.notice(sentence)
+    return list(found.runs)
+
+
+def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
+    """As `find_runs`, with what was left out as values."""
     given = [Path(path) for path in paths]
     several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
     runs: list[Run] = []
+    unreadable: list[str] = []
+    further: list[str] = []
     for path in several or given:
         if not path.is_dir() or looks_like_run(path):
             runs.append(load_run(path))
             continue
-        problems: list[str] = []
-        inside = list_runs(path, problems.append)
+        inside, problems = read_runs(path)
         if problems and not inside:
             raise BadRun(f"{path} holds no run that can be read. {' '.join(problems)}")
-        for problem in problems:
-            damaged(f"Left out: {problem}")
+        unreadable += [f"Left out: {problem}" for problem in problems]
         deeper = {str(found.parent.parent) for found in path.glob("*/*/run.json")} - {str(run.path) for run in inside}
         if deeper and not inside:
             raise BadRun(f"{path} holds no run itself, but its folders do. Name them: {listed(sorted(deeper), 5)}.")
         if deeper:
-            notice(f"Runs further down are left out; their folders are {listed(sorted(deeper), 5)}. Name these, too.")
+            names = listed(sorted(deeper), 5)
+            further.append(f"Runs further down are left out; their folders are {names}. Name these, too.")
         # Without a run inside, the error of a folder that is none.
         runs.extend(inside or [load_run(path)])
-    return runs
+    return FoundRuns(runs, unreadable, further)
 
 
 def comparison_rows(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = False) -> list[ComparisonRow]:
