@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Collection, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ from panbench.base.extras import EXTRA_OF, install_line
 from panbench.base.places import load
 from panbench.base.studies import broken_studies, find_studies
 from panbench.cli import console
-from panbench.cli.command import HELP_OPTIONS, Commands, flag
+from panbench.cli.command import HELP_OPTIONS, OPTIONS, Commands, flag
 from panbench.cli.signals import interrupted_by_signals
 
 INTERRUPTED = 130
@@ -167,7 +167,7 @@ class _Program(Commands):
             # Usage errors, Exit and Abort are Typer's own; a closed pipe (`| head`) is nobody's fault.
             if hasattr(error, "format_message") or isinstance(error, (typer.Exit, typer.Abort, BrokenPipeError)):
                 raise
-            sentence, code = _explained(error)
+            sentence, code = _explained(error, ctx.meta.get(OPTIONS))
             console.complain(sentence, error if ctx.meta.get("debug") else None)
             raise typer.Exit(code) from None
 
@@ -221,10 +221,13 @@ _OF_THE_SYSTEM = frozenset(
 )
 
 
-def _explained(error: Exception) -> tuple[str, int]:
-    """One sentence for an error, and the exit code: 2 where the user can mend it, 1 where it is our fault."""
+def _explained(error: Exception, options: Collection[str] | None) -> tuple[str, int]:
+    """One sentence for an error, and the exit code: 2 where the user can mend it, 1 where it is our fault.
+
+    options: of the command that failed: ways out that need another one are left out. None: it is not known
+    """
     if isinstance(error, PanbenchError):
-        return str(error), error.exit_code
+        return error.sentence(options), error.exit_code
     if isinstance(error, ImportError):
         return _missing(error), 2
     if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_THE_SYSTEM:

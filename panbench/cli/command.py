@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from panbench.cli.request import Missing
     from panbench.runs import Run as StoredRun
 
+# The key under which the context has the options of the command that runs.
+OPTIONS = "options"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -35,10 +37,14 @@ def _as_everywhere(params: list[Any]) -> list[Any]:
 
 
 class Command(TyperCommand):
-    """A command whose help shows flags as flags."""
+    """A command whose help shows flags as flags, and whose errors name no option that it lacks."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _as_everywhere(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.meta[OPTIONS] = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        return super().invoke(ctx)
 
 
 class Commands(TyperGroup):
@@ -129,7 +135,7 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
     """The runs of an argument `Runs`; a run in a folder that cannot be read is named on stderr and left out."""
     from panbench.report.answers import tables
 
-    return tables.find_runs(paths, console.note, console.note)
+    return tables.find_runs(paths, console.NOTES)
 
 
 def note_damage(runs: "Sequence[StoredRun]") -> None:
@@ -139,14 +145,14 @@ def note_damage(runs: "Sequence[StoredRun]") -> None:
             console.note(f"{run.name} is damaged: {' '.join(run.faults)}")
 
 
-def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
+def may_download_weights(specs: Sequence["ModelSpec"], checkpoint: Path | None, download: bool) -> bool:
     """As `may_download`, of the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
-    from panbench.catalog import check_weights
+    from panbench.catalog import check_checkpoint, weights_named
     from panbench.cli.request import missing_for
 
-    check_weights(weights)
-    return may_download(missing_for(specs, weights=weights), download)
+    check_checkpoint(checkpoint)
+    return may_download(missing_for(specs, weights=weights_named(checkpoint)), download)
 
 
 _MODELS_PANEL = "Models"
@@ -164,14 +170,12 @@ Models = Annotated[
 ]
 Model = Annotated[str | None, _model_option("A model; `panbench models` lists them.")]
 Config = Annotated[Path | None, option("Your own config instead of a model.", _MODELS_PANEL, "FILE.py")]
-Checkpoint = Annotated[Path | None, option("The weights of --config or of one --model.", _MODELS_PANEL, "FILE")]
-Weights = Annotated[
-    str,
+Checkpoint = Annotated[
+    Path | None,
     option(
-        "auto, a path, or random: untrained, for plumbing and timing.",
+        "The weights of --config or of one --model; random[:SEED] for untrained ones, for plumbing and timing.",
         _MODELS_PANEL,
-        "WEIGHTS",
-        autocompletion=one_of("auto", "random"),
+        "FILE|random",
     ),
 ]
 Things = Annotated[

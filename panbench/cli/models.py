@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-from panbench.base.reporter import counter
 from panbench.cli import console
 from panbench.cli.command import command, family, flag, model_names, option
 
@@ -40,9 +39,7 @@ def models(
 
         for spec in resolve_models(download):
             with console.Bars() as bars:
-                path = fetch_weights(
-                    spec, progress=counter(bars, f"{spec.title}: weights", "bytes"), notice=bars.notice
-                )
+                path = fetch_weights(spec, reporter=bars)
             console.wrote([path])
         return
     with console.working("Reading the list"):

@@ -14,14 +14,13 @@ def verify(paths: Runs, as_json: AsJson = False) -> None:
     """Check that runs are what was written: parts, summary, files that were read, predictions and candidates."""
     from panbench.report.answers.stored import DAMAGED
     from panbench.report.answers.stored import verify as verification
-    from panbench.report.answers.tables import find_runs
+    from panbench.report.answers.tables import look_for_runs
 
-    unreadable: list[str] = []
-    runs = find_runs(paths, unreadable.append, console.note)
-    for sentence in unreadable:
-        console.note(sentence)
+    looked = look_for_runs(paths)
     with console.Bars(transient=True) as bars:
-        found = [verification(run, counter(bars, run.name)) for run in runs]
+        for sentence in (*looked.unreadable, *looked.deeper):
+            bars.notice(sentence)
+        found = [verification(run, counter(bars, run.name)) for run in looked.runs]
     if as_json:
         console.show_json([vars(one) for one in found])
     else:
@@ -31,5 +30,5 @@ def verify(paths: Runs, as_json: AsJson = False) -> None:
                 console.write(f"  {sentence}\n")
             for sentence in one.problems:
                 console.write(f"  Problem: {sentence}\n")
-    if unreadable or any(one.state == DAMAGED for one in found):
+    if looked.unreadable or any(one.state == DAMAGED for one in found):
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 from panbench import __version__
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.files import atomic_write
-from panbench.base.reporter import SILENT, Reporter
+from panbench.base.reporter import SILENT, NoticesOnly, Reporter
 from panbench.metrics.coverage import interval_notes
 from panbench.report.answers.comparison import standing
 from panbench.report.answers.grid import percent
@@ -63,7 +63,6 @@ def write_site(
     *,
     title: str = "Panoptic segmentation, measured",
     examples: int = EXAMPLES,
-    notice: Callable[[str], None] = lambda sentence: None,
     reporter: Reporter = SILENT,
 ) -> Path:
     """Writes the site of some runs into a folder; its index.html.
@@ -81,7 +80,7 @@ def write_site(
     for number, (run, page) in enumerate(zip(runs, pages, strict=True)):
         reporter.progress("Writing reports", number, len(runs), "files")
         if run.image_ids():
-            write_report([run], folder / page, examples=examples, notice=notice)
+            write_report([run], folder / page, examples=examples, reporter=NoticesOnly(reporter))
             written.append(page)
             _mark(folder, written)
     reporter.progress("Writing reports", len(runs), len(runs), "files")
@@ -89,7 +88,7 @@ def write_site(
     for index, run in enumerate(runs):
         groups.setdefault((run.info.dataset.fingerprint, hash(tuple(run.image_ids()))), []).append(index)
     sections = [
-        _section(_entries([runs[index] for index in members], [pages[index] for index in members], notice))
+        _section(_entries([runs[index] for index in members], [pages[index] for index in members], reporter))
         for _, members in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     (folder / ".nojekyll").touch()
@@ -135,12 +134,12 @@ def _page_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _entries(runs: Sequence[Run], pages: Sequence[str], notice: Callable[[str], None]) -> list[_Entry]:
+def _entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> list[_Entry]:
     """The runs of one table, the best first, those without images last."""
     try:
         found = standing(runs)
     except BadRun as error:
-        notice(str(error))
+        reporter.notice(error.reason)
         found = standing(runs, mixed=True)
     ranks: dict[str, tuple[int, int]] = {}
     if found.comparison is not None:

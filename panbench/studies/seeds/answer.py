@@ -34,7 +34,7 @@ from panbench.report.answers.grid import (
 )
 from panbench.report.answers.patterns import folders_named
 from panbench.report.answers.records import as_records
-from panbench.report.answers.tables import arithmetic, comparable_images, without_mixed
+from panbench.report.answers.tables import arithmetic, comparable_images
 from panbench.runs import Run, load_run, looks_like_run
 from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
 
@@ -332,7 +332,7 @@ def seed_standing(
     try:
         shared = comparable_images(runs, common_images=common_images)
     except BadRun as problem:
-        raise BadRun(without_mixed(str(problem))) from None
+        raise problem.without("--mixed") from None
     if not len(shared):
         raise BadRun(f"{listed([run.name for run in runs])} hold no scored image, so there is nothing to compare.")
 

@@ -12,7 +12,7 @@ import html
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
@@ -48,20 +48,17 @@ PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 """Longest side in pixels and JPEG quality of the photographs, tried in turn."""
 
 SCRIPTS = ("dom.js", "charts.js", "categories.js", "paint.js", "viewer.js", "images.js", "gallery.js", "page.js")
-Notice = Callable[[str], None]
 _SELF, _NONE = "'self'", "'none'"
 
 
-def write_report(
-    runs: Sequence[Run], out: str | os.PathLike[str], *, notice: Notice = lambda sentence: None, **options: Any
-) -> Path:
+def write_report(runs: Sequence[Run], out: str | os.PathLike[str], **options: Any) -> Path:
     """Writes the page of some runs, atomically; its path. Options are those of `report_page`."""
     target = Path(out)
     if target.suffix.lower() not in (".html", ".htm"):
         raise BadArgument(f"{target} does not end in .html: the report is one HTML file.")
     if target.is_dir():
         raise BadArgument(f"{target} is a folder. Give the report's file name with --out.")
-    page = report_page(runs, notice=notice, **options)
+    page = report_page(runs, **options)
     with atomic_write(target, "w") as handle:
         handle.write(page)
     return target
@@ -79,7 +76,6 @@ def report_page(
     gt_dir: Path | None = None,
     slices: Path | None = None,
     published: Sequence[str] = (),
-    notice: Notice = lambda sentence: None,
     reporter: Reporter = SILENT,
     command: Sequence[str] = (),
 ) -> str:
@@ -90,7 +86,7 @@ def report_page(
     image_ids: images for the gallery before those that are chosen
     images, gt, gt_dir: where photographs and ground truth are, when they have moved
     slices: a file of sets of images (own_slices); published: names of claims for the comparison (published.choose)
-    notice: called with a sentence for each thing that is left out; reporter: hears of progress
+    reporter: gets a notice for each thing that is left out, and progress
     command: what makes this page on the command line, which the page prints with more images
     Raises BadRun for runs that cannot be compared or hold no image.
     """
@@ -123,9 +119,9 @@ def report_page(
     shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
     page = _page(members, standing, {**data, **shown}, gallery, more, title)
     if (size := len(page.encode())) > LARGEST:
-        notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
+        reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
     for sentence in gallery.missing:
-        notice(sentence)
+        reporter.notice(sentence)
     return page
 
 
