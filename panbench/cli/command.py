@@ -145,14 +145,14 @@ def note_damage(runs: "Sequence[StoredRun]") -> None:
             console.note(f"{run.name} is damaged: {' '.join(run.faults)}")
 
 
-def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
+def may_download_weights(specs: Sequence["ModelSpec"], checkpoint: Path | None, download: bool) -> bool:
     """As `may_download`, of the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
-    from panbench.catalog import check_weights
+    from panbench.catalog import check_checkpoint, weights_named
     from panbench.cli.request import missing_for
 
-    check_weights(weights)
-    return may_download(missing_for(specs, weights=weights), download)
+    check_checkpoint(checkpoint)
+    return may_download(missing_for(specs, weights=weights_named(checkpoint)), download)
 
 
 _MODELS_PANEL = "Models"
@@ -170,14 +170,12 @@ Models = Annotated[
 ]
 Model = Annotated[str | None, _model_option("A model; `panbench models` lists them.")]
 Config = Annotated[Path | None, option("Your own config instead of a model.", _MODELS_PANEL, "FILE.py")]
-Checkpoint = Annotated[Path | None, option("The weights of --config or of one --model.", _MODELS_PANEL, "FILE")]
-Weights = Annotated[
-    str,
+Checkpoint = Annotated[
+    Path | None,
     option(
-        "auto, a path, or random: untrained, for plumbing and timing.",
+        "The weights of --config or of one --model; random[:SEED] for untrained ones, for plumbing and timing.",
         _MODELS_PANEL,
-        "WEIGHTS",
-        autocompletion=one_of("auto", "random"),
+        "FILE|random",
     ),
 ]
 Things = Annotated[

@@ -99,6 +99,7 @@ def merge(
     shards: Annotated[list[Path], typer.Argument(metavar="SHARD", help="Run folders, made alike on other images.")],
     out: Annotated[Path, option("The folder of the run of all.", metavar="DIR")],
     overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Join the runs of shards to one run of all their images.
 
@@ -109,6 +110,11 @@ def merge(
     from panbench.runs.merge import merge_runs
 
     run = merge_runs(shards, out, overwrite=overwrite)
-    row = comparison_row(run)
-    console.show(summary_text(row.title, run.summary(), row.notes))
+    if as_json:
+        from panbench.scoring.folder import as_json as scores_of
+
+        console.show_json(scores_of(run))
+    else:
+        row = comparison_row(run)
+        console.show(summary_text(row.title, run.summary(), row.notes))
     console.say(f"Merged. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")

@@ -25,7 +25,7 @@ from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, w
 
 _WAYS_OUT = (
     Way("give a file with --checkpoint FILE", "--checkpoint"),
-    Way("run the model untrained with --weights random", "--weights"),
+    Way("run the model untrained with --checkpoint random", "--checkpoint"),
 )
 _NAMES_SHOWN = 8
 # torch's list of names that a checkpoint may use is global to the process.

@@ -34,8 +34,8 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
     """The model that a factory returns, or one around the function that it returns. Raises BadModel, BadArgument."""
     if not callable(factory):
         raise BadModel(f"{spec.adapter} is a {type(factory).__name__}; it must be a function that returns a model.")
-    if weights not in ("auto", "random"):
-        raise BadArgument(f"--weights {weights}: {spec.adapter} brings its own weights. Leave --weights out.")
+    if weights not in ("auto", "random") or (spec.weights is not None and spec.config is None):
+        raise BadArgument(f"{spec.adapter} brings its own weights. Leave --checkpoint out.")
     with external_code(spec.adapter):
         made = factory()
     missing = [name for name in REQUIRED if not hasattr(made, name)]

@@ -106,8 +106,8 @@ class HostedModel(Model):
                     raise
                 reason = str(error).strip().splitlines()[0]
                 raise BadArgument(
-                    f"--compile: torch.compile cannot compile the backbone here ({reason}). On a CPU it needs a C++ "
-                    "compiler, on CUDA Triton; leave --compile out."
+                    f"--precision with +compile: torch.compile cannot compile the backbone here ({reason}). On a CPU "
+                    "it needs a C++ compiler, on CUDA Triton; leave +compile out."
                 ) from error
         check_classes(outputs, self.class_names, self.spec.title)
         if is_external(self.spec.adapter):

@@ -104,7 +104,9 @@ def open_model(
     if compiled:
         backbone = getattr(model.module, "backbone", None)
         if not isinstance(backbone, nn.Module):
-            raise BadArgument(f"--compile: {spec.title} has no module named backbone to compile. Leave --compile out.")
+            raise BadArgument(
+                f"--precision with +compile: {spec.title} has no module named backbone to compile. Leave +compile out."
+            )
         cast(Any, model.module).backbone = torch.compile(backbone, dynamic=True)
         model.compiled = True
     return model

@@ -471,7 +471,7 @@ def test_weights_that_the_server_does_not_have_name_url_target_and_ways_out(serv
     server.content.clear()
     with pytest.raises(DownloadFailed) as caught:
         fetch_weights(spec)
-    for words in (str(spec.weights), str(path), "404", "--checkpoint", "--weights random"):
+    for words in (str(spec.weights), str(path), "404", "--checkpoint", "--checkpoint random"):
         assert words in str(caught.value)
     assert list(path.parent.glob("*.pth")) == []
 
@@ -482,7 +482,7 @@ def test_a_server_that_is_not_there_names_url_target_and_ways_out(server: Server
     server.server_close()
     with pytest.raises(DownloadFailed) as caught:
         fetch_weights(spec)
-    for words in (str(spec.weights), str(path), "--checkpoint", "--weights random"):
+    for words in (str(spec.weights), str(path), "--checkpoint", "--checkpoint random"):
         assert words in str(caught.value)
 
 
@@ -490,7 +490,7 @@ def test_offline_weights_are_used_when_they_are_here_and_missed_in_words_when_no
     spec, path = published(server)
     with pytest.raises(BadCheckpoint) as caught:
         fetch_weights(spec, offline=True)
-    for words in (str(spec.weights), str(path), "does not exist", "--checkpoint", "--weights random"):
+    for words in (str(spec.weights), str(path), "does not exist", "--checkpoint", "--checkpoint random"):
         assert words in str(caught.value)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"wei")
@@ -510,5 +510,5 @@ def test_weights_given_as_a_path_are_used_where_they_are(tmp_path: Path) -> None
 
 
 def test_a_model_without_weights_names_the_ways_out() -> None:
-    with pytest.raises(BadCheckpoint, match=r"Give a file with --checkpoint FILE, or .* --weights random"):
+    with pytest.raises(BadCheckpoint, match=r"Give a file with --checkpoint FILE, or .* --checkpoint random"):
         fetch_weights(dataclasses.replace(CATALOG["mask2former-r50"], weights=None))

@@ -167,10 +167,10 @@ def attention_of(
         path = pictures.path(image)
         if weights == "auto":
             if described.random_weights or described.weights is None:
-                raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name --weights.")
+                raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name a --checkpoint.")
             weights = described.weights
             if not Path(weights).is_file():
-                raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Say where they are with --weights.")
+                raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Name them with --checkpoint.")
         spec = spec or _spec_of(described)
     else:
         assert spec is not None

@@ -318,7 +318,7 @@ def _folder_of(spec: ModelSpec) -> Path | None:
     if folder is None:
         raise BadModel(
             f"The config.json of {spec.title} ({repository}) is not on this machine. It comes with the weights: run "
-            "once with --download and without --weights."
+            "once with --download and without --checkpoint."
         )
     return folder
 

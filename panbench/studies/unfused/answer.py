@@ -170,7 +170,7 @@ def map_ap(run: Run) -> dict[str, float | None] | None:
 
 
 def map_grid(found: InstanceAP, truth: str) -> Grid:
-    """The table of `panbench score --ap`. truth: what AP was measured against, in words."""
+    """The table of `panbench score --metrics pq,ap`. truth: what AP was measured against, in words."""
     record = found.as_record()
     note = (
         f"Mask AP of the thing segments of the maps, ranked by their scores, against {truth}. It is not AP_pan, which "
