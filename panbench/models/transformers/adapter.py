@@ -27,7 +27,7 @@ from panbench.base.hub_settings import endpoint
 from panbench.catalog import ModelSpec, repository_of
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
-from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
+from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
 from panbench.models.feeding import constant
 from panbench.models.labels import known_things
@@ -255,13 +255,16 @@ class TransformersAdapter(Adapter):
         outputs = self._forward(module, pixels)
         classes, masks = getattr(outputs, self.kind.class_logits), getattr(outputs, self.kind.mask_logits)
         found = softmax_candidates(classes, masks, frames, self.isthing)
+        # Of these families DETR alone has a box head; its images have no padding.
+        boxes = getattr(outputs, "pred_boxes", None)
         return [
             dataclasses.replace(
                 each,
                 labels=self._label_of[each.labels],
                 class_scores=None if each.class_scores is None else self._of_named(each.class_scores),
+                boxes=None if boxes is None else pixel_boxes(boxes[image], *each.frame.original),
             )
-            for each in found
+            for image, each in enumerate(found)
         ]
 
     def _of_named(self, scores: Tensor) -> Tensor:

@@ -123,8 +123,15 @@ def _refuse_unmeasured(model: "Model", dataset: "Dataset") -> None:
     # Whether an adapter gives class scores is seen in an output; an image that cannot be read is the run's to report.
     with contextlib.suppress(BadDataset, NonFiniteOutput):
         (output,) = model.candidates([model.load(dataset.scenes[0])])
-        if isinstance(output, Candidates) and output.class_scores is None:
+        if not isinstance(output, Candidates):
+            return
+        if output.class_scores is None:
             raise BadArgument(
                 f"The adapter of {model.spec.title} gives no class scores (Candidates.class_scores), which --metrics "
                 "ap and miou need. Leave --metrics out."
+            )
+        if output.boxes is not None and output.boxes.shape != (len(output.masks), 4):
+            raise BadArgument(
+                f"The adapter of {model.spec.title} gives boxes (Candidates.boxes) of the shape "
+                f"{tuple(output.boxes.shape)}, and its {len(output.masks)} candidates need a row of four each."
             )

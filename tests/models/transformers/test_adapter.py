@@ -143,6 +143,9 @@ def test_each_family_runs_from_a_folder_that_transformers_saved(name: str, tmp_p
         assert found.labels.tolist() == alone.labels.tolist()  # type: ignore[union-attr]
         assert set(found.labels.tolist()) <= {NO_LABEL, *range(9)}
         assert found.frame.original == (56, 64)
+        # DETR alone predicts boxes.
+        assert (found.boxes is not None) == (name == "detr")
+        assert found.boxes is None or (found.boxes.shape == (len(found.labels), 4) and found.boxes.max() > 1)
     assert model.class_names == tuple(NAMES)
     assert model.isthing == (True,) * 5 + (False,) * 4
     assert predict(model, scene, range(9)).ids.shape == (56, 64)
