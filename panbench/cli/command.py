@@ -14,12 +14,19 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from panbench.base.computing import DEVICES, check_device_name
+from panbench.base.errors import PanbenchError
 from panbench.cli import console
+from panbench.cli.words import unknown_word
 
 if TYPE_CHECKING:
     from panbench.catalog import ModelSpec
     from panbench.cli.request import Missing
     from panbench.runs import Run as StoredRun
+
+
+class UnknownCommand(PanbenchError):
+    """The command line names a command that there is not."""
+
 
 # The key under which the context has the options of the command that runs.
 OPTIONS = "options"
@@ -27,13 +34,36 @@ HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 def _as_everywhere(params: list[Any]) -> list[Any]:
-    """The parameters as all commands have them: flags without a type (`--json`, not `--json <bool>`), -o for --out."""
+    """The parameters as all commands have them: -o for --out, and a word for a value (RUN), not its type and range."""
     for param in params:
-        if getattr(param, "is_bool_flag", False) and param.metavar is None:
-            param.metavar = ""
+        param._get_number_range_help_str = lambda: None
+        if param.param_type_name == "argument":
+            _show_as_word(param)
+        elif param.metavar is None:
+            param.metavar = _word_for(param)
         if "--out" in param.opts and "-o" not in param.opts:
             param.opts = [*param.opts, "-o"]
     return params
+
+
+def _show_as_word(argument: Any) -> None:
+    """Shows an argument as RUN, [RUN], RUN... or [RUN]... in the usage, and by its name alone in the table."""
+    argument.metavar = (argument.metavar or argument.name.upper()).strip("[]")
+    word = argument.metavar if argument.required else f"[{argument.metavar}]"
+    usage = word if argument.nargs == 1 else f"{word}..."
+    argument.get_usage_pieces = lambda ctx: [usage]
+    argument.display_type_rich = lambda ctx: ""
+
+
+def _word_for(option: Any) -> str:
+    """What stands for the value of an option that names no word of its own."""
+    if getattr(option, "is_bool_flag", False) or getattr(option, "count", False):
+        return ""
+    kind = option.type_descriptor
+    if kind.is_choice:
+        return "|".join(str(getattr(choice, "value", choice)) for choice in kind.choices or ())
+    text = str(kind.annotation)
+    return next((word for part, word in (("Path", "PATH"), ("int", "N"), ("float", "N")) if part in text), "TEXT")
 
 
 class Command(TyperCommand):
@@ -48,10 +78,16 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """A group of commands whose help shows flags as flags."""
+    """A group of commands whose help shows flags as flags, and that answers a word that is no command."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _as_everywhere(super().get_params(ctx))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
+            inside = {name: tuple(getattr(each, "commands", ())) for name, each in self.commands.items()}
+            raise UnknownCommand(unknown_word(args[0], ctx.command_path, inside))
+        return super().resolve_command(ctx, args)
 
 
 def family(name: str | None = None, help: str | None = None) -> typer.Typer:

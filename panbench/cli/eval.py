@@ -126,6 +126,6 @@ def _say_next(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
     elif work.dataset.has_ground_truth:
         console.say(f"Again at any time: `panbench compare {shlex.join(map(str, stored))}`")
     else:
-        console.say(f"For COCO's server: `panbench submit {shlex.quote(str(stored[0]))} --out FILE.zip`")
+        console.say(f"For COCO's server: `panbench export coco-server {shlex.quote(str(stored[0]))} --out FILE.zip`")
     for sentence in (sentence for study in work.options.studies for sentence in study.next_steps(stored)):
         console.say(sentence)

@@ -1,4 +1,4 @@
-"""`panbench runs`: what lies in results/, its removal, and runs of shards joined to one."""
+"""`panbench runs`: what lies in results/, whether it is what was written, its removal, and shards joined to one run."""
 
 import shlex
 import sys
@@ -8,16 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from panbench.base.errors import BadArgument
+from panbench.base.reporter import counter
 from panbench.base.text import size_in_words
 from panbench.cli import console
-from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, command, flag, option, run_folders
+from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, Runs, command, flag, option, run_folders
+from panbench.cli.words import is_meant
 
 
 class _Runs(Commands):
-    """A group whose command `list` need not be named: `panbench runs results` lists."""
+    """A group whose command `list` need not be named: `panbench runs results` lists, `panbench runs rm` does not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, "-h", "--help"):
+        if not args or not (args[0] in (*self.commands, "-h", "--help") or is_meant("runs", args[0], self.commands)):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
@@ -25,7 +27,8 @@ class _Runs(Commands):
 app = typer.Typer(
     name="runs",
     cls=_Runs,
-    help="List stored runs (`panbench runs [FOLDER]`), delete them, or join those of shards.",
+    help="List stored runs (`panbench runs [FOLDER]`), verify or delete them, or join those of shards.",
+    add_completion=False,
     context_settings=dict(HELP_OPTIONS),
 )
 
@@ -75,6 +78,31 @@ def delete(
             return
     for sentence in delete_runs(paths):
         sys.stderr.write(f"{sentence}\n")
+
+
+@command(app, "verify", "panbench runs verify results/coco-mask2former-r50", "panbench runs verify results")
+def verify(paths: Runs, as_json: AsJson = False) -> None:
+    """Check that runs are what was written: parts, summary, files that were read, predictions and candidates."""
+    from panbench.report.answers.stored import DAMAGED
+    from panbench.report.answers.stored import verify as verification
+    from panbench.report.answers.tables import look_for_runs
+
+    looked = look_for_runs(paths)
+    with console.Bars(transient=True) as bars:
+        for sentence in (*looked.unreadable, *looked.deeper):
+            bars.notice(sentence)
+        found = [verification(run, counter(bars, run.name)) for run in looked.runs]
+    if as_json:
+        console.show_json([vars(one) for one in found])
+    else:
+        for one in found:
+            console.write(f"{one.run}: {one.state}\n")
+            for sentence in one.checked:
+                console.write(f"  {sentence}\n")
+            for sentence in one.problems:
+                console.write(f"  Problem: {sentence}\n")
+    if looked.unreadable or any(one.state == DAMAGED for one in found):
+        raise typer.Exit(1)
 
 
 @command(app, "finish", "panbench runs finish results/demo")

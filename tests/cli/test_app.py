@@ -116,7 +116,7 @@ def test_the_package_says_that_it_is_typed():
 
 def test_help_names_every_command():
     shown = panbench("--help").stdout
-    for command in ("models", "eval", "score", "compare", "metrics", "errors", "data", "submit"):
+    for command in ("models", "eval", "score", "compare", "metrics", "errors", "data", "export"):
         assert command in shown
 
 

@@ -1,5 +1,6 @@
 """`--help`: every command teaches by an example, and the examples are command lines that panbench takes."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -43,7 +44,7 @@ def test_every_help_ends_with_examples_that_the_command_takes(path):
 
 WITHOUT_RESULTS = {
     *("predict", "report", "site", "serve", "show overlay", "show side-by-side", "show diff", "show attention"),
-    *("show plot", "export", "submit", "runs delete", "runs finish", "data coco", "data cityscapes", "data ade20k"),
+    *("show plot", "export", "runs delete", "runs finish", "data coco", "data cityscapes", "data ade20k"),
     *("data mapillary", "data coconut", "data convert"),
 }
 """Commands that write files or serve pages: they print paths and counts, no results."""
@@ -63,3 +64,18 @@ def test_eval_has_at_most_24_options_beside_those_of_studies():
 
 def names_of(command: Any) -> set[str]:
     return {name for param in command.params for name in param.opts}
+
+
+def test_the_help_of_the_program_has_five_panels_and_at_most_23_commands():
+    shown = panbench("--help", columns=80).stdout
+    panels = re.findall(r"^╭─ (.+?) ─", shown, re.MULTILINE)
+    assert panels == ["Options", "Run", "Ask", "Show", "Keep", "About"]
+    inside = [line for line in shown.partition("─ Run")[2].splitlines() if line.startswith("│ ")]
+    assert len(inside) == len(PROGRAM.commands) <= 23, "each command is one line of 80 columns"
+    assert inside[0].startswith("│ eval ")
+
+
+@pytest.mark.parametrize("path", [(), *COMMANDS], ids=" ".join)
+def test_help_shows_words_for_values_and_no_notation_of_programs(path):
+    shown = panbench(*path, "--help", columns=200).stdout
+    assert not re.search(r"\{\w|\[\[|<\w|x>=|<=x|\brange\b|PosixPath", shown.replace("<list>", "")), path

@@ -247,7 +247,7 @@ def test_predictions_of_unlabelled_are_kept_submitted_and_never_scored(unlabelle
     arguments = ("--data", f"{unlabelled}:test-dev", "--save-predictions", "--out", out)
     result = panbench("eval", "-m", TINY.name, *arguments)
     assert result.exit_code == 0, result.stderr
-    assert "panbench submit" in result.stderr
+    assert "panbench export coco-server" in result.stderr
     assert "no ground truth" in result.stdout
 
     run = load_run(out)
@@ -269,7 +269,7 @@ def test_predictions_of_unlabelled_are_kept_submitted_and_never_scored(unlabelle
         assert "0.0" not in shown.stdout
 
     listed = unlabelled / "annotations" / "panoptic_image_info_test-dev2017.json"
-    submitted = panbench("submit", out, "--out", tmp_path / "out.zip", "--image-list", listed)
+    submitted = panbench("export", "coco-server", out, "--out", tmp_path / "out.zip", "--image-list", listed)
     assert submitted.exit_code == 0, submitted.stderr
     assert (tmp_path / "out.zip").is_file()
 

@@ -145,9 +145,9 @@ def test_changed_and_missing_rows_are_noticed(dataset, tmp_path):
     evaluated(find_model("mask2former-tiny"), dataset, out, studies=MEASURED)
     (file,) = (out / "unfused").glob("*.parquet")
     content = file.read_bytes()
-    assert panbench("verify", out).exit_code == 0
+    assert panbench("runs", "verify", out).exit_code == 0
     file.write_bytes(content[:-1])
-    damaged = panbench("verify", out)
+    damaged = panbench("runs", "verify", out)
     assert damaged.exit_code == 1
     assert "its SHA-256 differs" in damaged.output
     file.unlink()

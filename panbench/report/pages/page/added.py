@@ -51,5 +51,5 @@ def find_added(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), 
         found.take(name, make(members))
     if not claims:
         words = "`panbench report … --published NAME` puts what papers claim under the comparison; "
-        found.missing.append(("Published results", f"{words}`panbench published` lists the names."))
+        found.missing.append(("Published results", f"{words}`panbench models --published` lists the names."))
     return found
