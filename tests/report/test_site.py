@@ -2,6 +2,7 @@ import json
 import re
 
 import pytest
+from little_runs import scored
 
 from panbench.base.errors import BadArgument
 from panbench.report.pages.site import write_site
@@ -19,6 +20,19 @@ def test_a_site_has_the_best_first_and_a_report_for_each(shared_runs, tmp_path):
         assert f"{100 * run.summary()['All']['PQ']:.2f}" in text
     assert "<script" not in text
     assert (index.parent / ".nojekyll").exists()
+
+
+def test_a_rank_on_the_leaderboard_ranges_over_the_runs_that_its_tests_do_not_tell_apart(tmp_path):
+    """Two runs that miss one and two of 40 images, and one that misses half of them."""
+    truth = dict.fromkeys(range(1, 41), "ppppqqqqssss")
+    runs = [
+        scored(tmp_path, name, truth, ["ppppqqqqssss" if image > missed else "pppp....ssss" for image in truth])
+        for name, missed in (("one", 1), ("two", 2), ("half", 20))
+    ]
+    text = write_site(runs, tmp_path / "site", examples=0).read_text("utf-8")
+    rows = re.findall(r"<tr><td[^>]*>([^<]*)</td>.*?runs/(\w+)\.html", text)
+    ranks = {name: rank for rank, name in rows}
+    assert ranks == {"one": "1 (1–2)", "two": "2 (1–2)", "half": "3"}
 
 
 def test_a_site_is_replaced_and_what_is_gone_from_it_goes(shared_runs, tmp_path):
