@@ -20,6 +20,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ class _Disk:
     def watch(self) -> None:
         """From here on each change below the folder is looked at. Only in a process that ends soon: hooks stay."""
         sys.addaudithook(self._changed)
-        os.fsync = self._synced
+        os.fsync = self._synced  # type: ignore[assignment]
 
     def stop(self) -> list[Left]:
         """The states that were found, in their order."""
@@ -155,7 +156,7 @@ class _Disk:
                 for names, content in self._outcomes():
                     # Names as they are, as they were synced, or the one in some folders and the other in others.
                     share = {"synced": 1.0, "mixed": 0.5}.get(names, 0.0)
-                    found = list(_inside(self._tree, lambda share=share: self._rng.random() < share))
+                    found = list(_inside(self._tree, partial(self._drawn, share)))
                     files = {path: content(one) for path, one in found if isinstance(one, _File)}
                     folders = tuple(path for path, one in found if isinstance(one, _Folder))
                     key = hashlib.sha256(pickle.dumps((sorted(files.items()), sorted(folders), last))).hexdigest()
@@ -170,7 +171,10 @@ class _Disk:
         for _ in range(_MIXTURES):
             yield "mixed", lambda one: self._rng.choice((one.synced, one.now, one.zeros))
         for late in [one for one in self._known.values() if isinstance(one, _File) and one.now != one.synced]:
-            yield "one file is late", lambda one, late=late: one.zeros if one is late else one.now
+            yield "one file is late", partial(_all_but, late)
+
+    def _drawn(self, share: float) -> bool:
+        return self._rng.random() < share
 
     def _walk(self) -> _Folder:
         """The tree as it is; a file or folder keeps its object for as long as its inode is there."""
@@ -198,6 +202,10 @@ class _Disk:
             one.synced = dict(one.now)
         elif one is not None:
             one.synced = one.now
+
+
+def _all_but(late: _File, one: _File) -> bytes:
+    return one.zeros if one is late else one.now
 
 
 def _inside(

@@ -370,7 +370,7 @@ def test_of_a_run_whose_every_part_is_lost_the_refusal_names_them(tmp_path, comm
     part.unlink()
     arguments = {
         "export": ("export", "parquet", run, "--out", tmp_path / "out"),
-        "report": ("report", run, "-o", tmp_path / "p"),
+        "report": ("report", run, "-o", tmp_path / "page.html"),
     }
     refused = panbench(*arguments.get(command, (command, run)))
     assert refused.exit_code == 2
