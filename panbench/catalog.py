@@ -18,6 +18,7 @@ from typing import Any
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
+from panbench.base.extras import require_models
 from panbench.base.files import cache_dir
 from panbench.base.places import Register, is_place
 from panbench.base.text import listed
@@ -25,7 +26,6 @@ from panbench.base.text import listed
 MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
 TRANSFORMERS = "panbench.models.transformers.adapter:TransformersAdapter"
 
-INSTALL_TRANSFORMERS = "pip install 'panbench[transformers]'"
 
 FAMILIES: Mapping[str, str] = {
     "panoptic-fpn": MMDET,
@@ -63,6 +63,9 @@ RULES = Register(
 
 PAPER = "paper"
 """Stands for the default rule of a model, its paper's."""
+
+RANDOM = "random"
+"""What `--checkpoint` takes in place of a file: weights that are drawn, of an untrained model."""
 
 WITHOUT_QUERIES = frozenset({"panoptic-fpn"})
 """The families whose networks have no queries."""
@@ -309,9 +312,11 @@ def choose_models(
 ) -> list[ModelSpec]:
     """The models that `--model`, `--config` and `--checkpoint` name, in every command that takes them.
 
-    checkpoint: the weights of `config`, or of the one model that is named; things: as of `with_things`
+    checkpoint: the weights of `config`, or of the one model that is named, or random (`random_seed`)
+    things: as of `with_things`
     Raises BadArgument when nothing is named, or a checkpoint and several models; BadModel for unknown names.
     """
+    require_models()
     # As a Path, "https://" has one slash left.
     if checkpoint is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(checkpoint)):
         raise BadArgument(
@@ -321,12 +326,13 @@ def choose_models(
     if not split_names(names) and config is None:
         raise BadArgument("Name a --model (`panbench models` lists them), or your own --config with its --checkpoint.")
     specs = resolve_models(names) if split_names(names) else []
+    file = None if random_seed(checkpoint) is not None else checkpoint
     if config is not None:
-        specs.append(spec_from_config(config, checkpoint))
-    elif checkpoint is not None:
+        specs.append(spec_from_config(config, file))
+    elif file is not None:
         if len(specs) > 1:
             raise BadArgument("--checkpoint fits one model. Name one --model, or use --config.")
-        specs = [with_weights(specs[0], checkpoint)]
+        specs = [with_weights(specs[0], file)]
     return specs if things is None else [with_things(spec, things) for spec in specs]
 
 
@@ -491,10 +497,32 @@ def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     )
 
 
-def check_weights(weights: str) -> None:
-    """Raises BadArgument where `--weights` is the path of a file that is not there."""
-    if weights not in ("auto", "random") and not Path(weights).expanduser().is_file():
-        raise BadArgument(f"--weights {weights}: there is no such file. Give a path, auto or random.")
+def random_seed(checkpoint: str | os.PathLike[str] | None) -> int | None:
+    """The seed of `--checkpoint random` or `random:SEED`, which is 0 by default; None for a file.
+
+    Raises BadArgument for a seed that is not a whole number.
+    """
+    kind, colon, seed = ("" if checkpoint is None else os.fspath(checkpoint)).partition(":")
+    if kind != RANDOM:
+        return None
+    if colon and not (seed.isascii() and seed.isdigit()):
+        raise BadArgument(f"--checkpoint {checkpoint}: the seed {seed!r} is not a whole number. Write random:0.")
+    return int(seed or 0)
+
+
+def check_checkpoint(checkpoint: str | os.PathLike[str] | None) -> None:
+    """Raises BadArgument where `--checkpoint` is a file that does not exist, or random with a wrong seed."""
+    if checkpoint is None or random_seed(checkpoint) is not None:
+        return
+    if not Path(checkpoint).expanduser().exists():
+        raise BadArgument(
+            f"--checkpoint {checkpoint}: there is no such file. Give a path, or random for untrained weights."
+        )
+
+
+def weights_named(checkpoint: str | os.PathLike[str] | None) -> str:
+    """The argument `weights` of `open_model` where `choose_models` was given this `--checkpoint`: auto or random."""
+    return "auto" if random_seed(checkpoint) is None else RANDOM
 
 
 def weights_path(spec: ModelSpec) -> Path | None:

@@ -101,9 +101,32 @@ def choose(
         models = sorted({result.model for result in every})
         raise BadArgument(
             f"Nothing is published here of {word!r}: the models are {listed(models, len(models))}. Name a model, a "
-            "backbone or both; `panbench published` lists all."
+            "backbone or both; `panbench models --published` lists all."
         )
     return [result for result in within if result in chosen]
+
+
+def filtered(words: str) -> list[PublishedResult]:
+    """The results that words name, in the order of the file: of a model, a backbone, a dataset and a split.
+
+    "Mask DINO val2017" are those of Mask DINO on val2017; commas part several models. Raises BadArgument as `choose`.
+    """
+    places: dict[str, set[str]] = {"dataset": set(), "split": set()}
+    for result in published_results():
+        places["dataset"].add(result.dataset)
+        places["split"].add(result.split)
+    within: dict[str, str | None] = {}
+    names = []
+    for part in words.split(","):
+        left = []
+        for word in part.split():
+            kind = next((kind for kind, known in places.items() if word.lower() in known), None)
+            if kind is None:
+                left.append(word)
+            else:
+                within[kind] = word.lower()
+        names.append(" ".join(left))
+    return choose([name for name in names if name], dataset=within.get("dataset"), split=within.get("split"))
 
 
 def gflops_of(title: str) -> float | None:

@@ -1,4 +1,4 @@
-"""AP_pan and mIoU_pan of a tiny model, held against pycocotools and a count of our own, image by image.
+"""AP_pan, box AP_pan and mIoU_pan of a tiny model, held against pycocotools and a count of our own, image by image.
 
     python scripts/check_unfused.py --model mask2former-tiny            # all 200 scenes
     python scripts/check_unfused.py --model panoptic-fpn-tiny --limit 4
@@ -34,10 +34,15 @@ from panbench.studies.unfused.options import UnfusedOptions
 
 TOLERANCE = 1e-6
 NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+KINDS = {"segm": "", "bbox": "_box"}
+"""What pycocotools calls AP of masks and of boxes, and how panbench's names end."""
+
+
+Found = tuple[list[int], list[float], list[np.ndarray], list[list[float]], np.ndarray]
 
 
 def independent(model: Any, dataset: Dataset) -> dict[str, float | None]:
-    """AP_pan's six numbers and mIoU_pan of a model of mmdet, None where pycocotools has -1."""
+    """The six numbers of AP_pan and of box AP_pan, and mIoU_pan, of a model of mmdet; None where pycocotools has -1."""
     from pycocotools import mask as rle_masks
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -67,13 +72,13 @@ def independent(model: Any, dataset: Dataset) -> dict[str, float | None]:
                     "id": len(truth) + 1,
                     "category_id": segment.category_id,
                 }
-                truth.append(
-                    {**entry, "area": segment.area, "iscrowd": int(segment.iscrowd), "segmentation": coded(mask)}
-                )
-        labels, scores, masks, semantic = of_network(model, scene)
-        for label, score, mask in zip(labels, scores, masks, strict=True):
+                assert segment.bbox is not None
+                entry |= {"bbox": list(segment.bbox), "area": segment.area, "iscrowd": int(segment.iscrowd)}
+                truth.append({**entry, "segmentation": coded(mask)})
+        labels, scores, masks, boxes, semantic = of_network(model, scene)
+        for label, score, mask, (x1, y1, x2, y2) in zip(labels, scores, masks, boxes, strict=True):
             entry = {"image_id": scene.image.id, "category_id": label_to_id[label], "score": float(score)}
-            found.append({**entry, "segmentation": coded(mask)})
+            found.append({**entry, "segmentation": coded(mask), "bbox": [x1, y1, x2 - x1, y2 - y1]})
         predicted = np.array(label_to_id)[semantic]
         np.add.at(confusion, (true_category, predicted), 1)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -87,13 +92,16 @@ def independent(model: Any, dataset: Dataset) -> dict[str, float | None]:
             "annotations": truth,
         }
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "segm")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    numbers = {
-        name: None if value == -1 else float(value) for name, value in zip(NAMES, evaluation.stats, strict=False)
-    }
+        numbers = {}
+        for kind, ending in KINDS.items():
+            # pycocotools takes the area of a result with a box from it: those of masks are given without.
+            results = [{key: value for key, value in one.items() if kind == "bbox" or key != "bbox"} for one in found]
+            evaluation = COCOeval(coco, coco.loadRes(results), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+            for name, value in zip(NAMES, evaluation.stats, strict=False):
+                numbers[name + ending] = None if value == -1 else float(value)
     labelled = confusion[1:, 1:]
     right, union = np.diag(labelled), labelled.sum(0) + labelled.sum(1) - np.diag(labelled)
     iou = [right[category - 1] / union[category - 1] for category in ids if union[category - 1]]
@@ -101,8 +109,8 @@ def independent(model: Any, dataset: Dataset) -> dict[str, float | None]:
 
 
 @torch.inference_mode()
-def of_network(model: Any, scene: Any) -> tuple[list[int], list[float], list[np.ndarray], np.ndarray]:
-    """Labels, scores and masks of the instances of an image, and the label of each pixel."""
+def of_network(model: Any, scene: Any) -> Found:
+    """Labels, scores, masks and boxes (x1 y1 x2 y2) of the instances of an image, and the label of each pixel."""
     image = model.load(scene)
     with raw_outputs() as raw:
         (output,) = model.candidates([image])
@@ -116,12 +124,11 @@ def of_network(model: Any, scene: Any) -> tuple[list[int], list[float], list[np.
     head = model.module.panoptic_fusion_head
     result = head.instance_postprocess(class_logits, masks)
     sums = torch.einsum("qc,qhw->chw", class_logits.softmax(-1)[:, :-1], masks.sigmoid())
-    return result.labels.tolist(), result.scores.tolist(), list(result.masks.numpy()), sums.argmax(0).numpy()
+    labels, scores, boxes = (values.tolist() for values in (result.labels, result.scores, result.bboxes))
+    return labels, scores, list(result.masks.numpy()), boxes, sums.argmax(0).numpy()
 
 
-def of_boxes(
-    output: Instances, height: int, width: int, classes: int
-) -> tuple[list[int], list[float], list[np.ndarray], np.ndarray]:
+def of_boxes(output: Instances, height: int, width: int, classes: int) -> Found:
     """The same of boxes with masks and semantic logits: things Σ score × mask, stuff by a softmax."""
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 
@@ -138,7 +145,9 @@ def of_boxes(
         sums[label] += score * mask
     kept = range(min(100, len(output.labels)))
     masks = [pasted[index].numpy() >= 0.5 for index in kept]
-    return [output.labels[i] for i in kept], [output.scores[i] for i in kept], masks, sums.argmax(0)
+    assert output.boxes is not None
+    labels, scores = [output.labels[i] for i in kept], [output.scores[i] for i in kept]
+    return labels, scores, masks, output.boxes[: len(kept)].tolist(), sums.argmax(0)
 
 
 @contextlib.contextmanager
@@ -162,7 +171,8 @@ def measured(model: Any, dataset: Dataset, out: Path) -> dict[str, float | None]
     """The same numbers as panbench stores and prints them."""
     run = evaluate(model, dataset, out, EvaluateOptions(studies=(UnfusedOptions("pq,ap,miou"),), overwrite=True))
     record = metric_findings(run).record
-    return {**record["AP_pan"], "mIoU_pan": record["mIoU_pan"]}
+    boxes = {f"{name}_box": value for name, value in record["AP_box_pan"].items()}
+    return {**record["AP_pan"], **boxes, "mIoU_pan": record["mIoU_pan"]}
 
 
 def main() -> int:

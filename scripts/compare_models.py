@@ -68,7 +68,7 @@ def panoptic_segformer() -> Row:
     recorded, module = reference.recorded("panoptic_segformer"), reference.segformer_of()
     h, w, oh, ow, *_ = (int(side) for side in recorded["meta"])
     outputs = module.transform(reference.features_of(recorded), (h, w), [(h, w)])
-    labels, scores, masks = module.choose(outputs, 0)
+    labels, scores, masks, _ = module.choose(outputs, 0)
     apart = largest(
         [
             (outputs.thing_logits, recorded["cls_logits"]),

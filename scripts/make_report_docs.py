@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from panbench.base.reporter import Collected
 from panbench.report.answers.tables import find_runs
 from panbench.report.figures.pictures import Layer, Pictures, RunPictures, diff_figure, save_figure, side_by_side_figure
 from panbench.report.pages.page.document import write_report
@@ -109,10 +110,12 @@ def main() -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder to write to")
     parser.add_argument("--pictures", action="store_true", help="also take the screenshots")
     arguments = parser.parse_args()
+    collected = Collected()
     page = write_report(
         find_runs([arguments.runs]), arguments.docs / "report" / "demo.html", title="Three small models on shapes val",
-        notice=print, command=["panbench", "report", "results/demo"],
+        reporter=collected, command=["panbench", "report", "results/demo"],
     )  # fmt: skip
+    print(*collected.notices, sep="\n")
     print(page)
     if arguments.pictures:
         for path in (*draw_pictures(arguments.runs, arguments.docs), *take_pictures(page, arguments.docs)):

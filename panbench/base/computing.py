@@ -2,13 +2,16 @@
 
 from panbench.base.errors import BadArgument
 
-__all__ = ["DEVICES", "PRECISIONS", "check_device_name", "check_precision_name"]
+__all__ = ["COMPILED", "DEVICES", "PRECISIONS", "check_device_name", "check_precision_name", "split_precision"]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """auto is CUDA where there is a GPU, else the CPU; cuda:1 is the second GPU."""
 
 PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
 """fp32: as PyTorch comes and mmdet runs, with TF32 in CUDA's convolutions; ieee: without; tf32: also in products."""
+
+COMPILED = "+compile"
+"""Behind a precision: the backbone is compiled by torch.compile."""
 
 
 def check_device_name(name: str) -> str:
@@ -24,3 +27,13 @@ def check_precision_name(name: str) -> str:
     if name not in PRECISIONS:
         raise BadArgument(f"--precision {name} is unknown; it is one of {', '.join(PRECISIONS)}.")
     return name
+
+
+def split_precision(text: str) -> tuple[str, bool]:
+    """The precision of `bf16` or `bf16+compile`, and whether to compile. Raises BadArgument for an unknown one."""
+    name = text.removesuffix(COMPILED)
+    if "+" in name:
+        raise BadArgument(
+            f"--precision {text} is unknown: behind the + stands compile, as in {name.partition('+')[0]}{COMPILED}."
+        )
+    return check_precision_name(name), name != text

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import httpx
 
-from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
+from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
 from panbench.base.files import make_folders, sha256_of, sync_folder
 from panbench.base.locks import Lock, owner_of, way_out
 from panbench.base.reporter import Counting
@@ -273,7 +273,7 @@ class RangeReader:
             except (httpx.TransportError, _Transient) as error:
                 failures += 1
                 if failures >= self._tries or not _may_pass(error):
-                    raise DownloadFailed(
+                    raise _failed(error)(
                         f"Cannot read bytes {start:,}–{stop - 1:,} of {self._shown}: {_reason(error)}, "
                         f"after {failures} {'try' if failures == 1 else 'tries'}."
                     ) from error
@@ -520,7 +520,8 @@ class _Job:
                 failures = failures + 1 if span.done <= best else 1
                 best = max(best, span.done)
                 if failures >= self.tries or not _may_pass(error):
-                    raise self._failure(f"{_reason(error)}, after {failures} consecutive tries", part) from error
+                    reason = f"{_reason(error)}, after {failures} consecutive tries"
+                    raise self._failure(reason, part, _failed(error)) from error
                 self._pause(_seconds(failures, error))
             except (httpx.HTTPError, httpx.InvalidURL, _Refused) as error:
                 raise self._failure(_reason(error), part) from error
@@ -638,11 +639,12 @@ class _Job:
             with self._report_lock:
                 self.progress(part.arrived, self.size if self.size is not None else part.header.get("total"))
 
-    def _failure(self, reason: str, part: _Part | None) -> DownloadFailed:
-        hint = "Without a network, copy the file there yourself."
+    def _failure(self, reason: str, part: _Part | None, kind: type[DownloadFailed] = DownloadFailed) -> DownloadFailed:
+        sentence = f"Could not download {self._shown} to {self.target}: {reason}."
         if part is not None and part.arrived:
-            hint = f"{part.arrived:,} bytes are kept beside it; the same command resumes there."
-        return DownloadFailed(f"Could not download {self._shown} to {self.target}: {reason}. {hint}")
+            kept = f"{part.arrived:,} bytes are kept beside it; the same command resumes there."
+            return kind(f"{sentence} {kept}")
+        return kind(sentence, ways=["without a network, copy the file there yourself"])
 
 
 def _another_kind(path: Path, target: Path) -> str | None:
@@ -755,6 +757,10 @@ def _seconds(failures: int, error: Exception) -> float:
     """Seconds before the next try: doubles from 0.5 to 30, with jitter; at least what the server asks for."""
     asked: float = (error.after or 0.0) if isinstance(error, _Transient) else 0.0
     return max(min(asked, 120.0), min(30.0, 0.25 * 2.0**failures) * random.uniform(0.5, 1.0))
+
+
+def _failed(error: Exception) -> type[DownloadFailed]:
+    return Unreachable if isinstance(error, httpx.ConnectError) else DownloadFailed
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
+from panbench.base.extras import install_line
 from panbench.base.files import cache_dir, sha256_of, write_json
 from panbench.base.hub_settings import endpoint, token
 from panbench.base.secrets import redacted, without_secrets
@@ -101,10 +102,9 @@ class Stated:
 
 def look_up(repository: Repository) -> Stated:
     """Asks the hub for licence and size. Raises BadModel for what is not there, DownloadFailed without a network."""
-    info = _listing(repository)
-    files = _files(info)
-    weights = files.get(_weights_among(files, repository))
-    return Stated(_license(info), None if weights is None else weights.size)
+    listing = list_files(repository)
+    weights = listing.files.get(_weights_among(listing.files, repository))
+    return Stated(listing.license, None if weights is None else weights.size)
 
 
 def fetch(
@@ -112,25 +112,24 @@ def fetch(
     *,
     weights: bool = True,
     progress: Callable[[int, int | None], None] | None = None,
-    told: Callable[[str | None], None] = lambda license: None,
+    listing: "Listing | None" = None,
 ) -> Path:
     """The folder of a repository's config and weights in the hub's cache, downloaded as far as they are not there.
 
-    told: called with the licence that the hub states, before the first file is downloaded
+    listing: what `list_files` returned, for callers that show the licence first; None asks the hub
     Each file is verified, also one that was there: weights against the SHA-256 that the hub states, small files against
     git's hash. What came is written down (`recorded`): commit, sizes, hashes, licence.
     Raises BadModel for a repository, revision or file that does not exist, DownloadFailed when the hub cannot be
     reached.
     """
-    info = _listing(repository)
-    commit, files = str(info.sha or repository.revision), _files(info)
+    listing = listing or list_files(repository)
+    files, commit = listing.files, listing.commit
     if CONFIG not in files:
         raise BadModel(f"{repository} has no {CONFIG}, so it is not a model of transformers. See {repository.page}.")
     wanted = [name for name in _WANTED if name in files]
     if weights:
         wanted.append(_weights_among(files, repository))
-    told(_license(info))
-    record: dict[str, Any] = {"repository": repository.name, "commit": commit, "license": _license(info), "files": {}}
+    record: dict[str, Any] = {"repository": repository.name, "commit": commit, "license": listing.license, "files": {}}
     paths = []
     for name in wanted:
         path = _fetch_file(repository, commit, files[name], progress if name in _WEIGHTS else None)
@@ -224,6 +223,21 @@ def _verified(repository: Repository, file: _File, path: Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What the hub says of a repository at a revision: the commit, its files by name, and the licence."""
+
+    commit: str
+    files: Mapping[str, _File]
+    license: str | None
+
+
+def list_files(repository: Repository) -> Listing:
+    """Asks the hub for commit, files and licence. Raises as `fetch`."""
+    info = _listing(repository)
+    return Listing(str(info.sha or repository.revision), _files(info), _license(info))
+
+
 def _license(info: "ModelInfo") -> str | None:
     """The licence that a repository's card states; "other" has its name elsewhere in the card."""
     card = info.card_data
@@ -272,8 +286,7 @@ def _in_sentences(repository: Repository) -> Iterator[None]:
         from huggingface_hub import errors
     except ImportError as error:
         raise BadModel(
-            f"{repository} needs the package huggingface_hub ({error}). Install it with: "
-            "pip install 'panbench[transformers]'"
+            f"{repository} needs the package huggingface_hub ({error}). Install it with: {install_line('transformers')}"
         ) from error
     place = without_secrets(endpoint())
     by_hand = (

@@ -1,12 +1,13 @@
 """How long work tells the outside how far it is: one protocol for counts, bytes, what is going on, and notices.
 
-Functions take `reporter: Reporter = SILENT`; the command line hands in one that draws bars, tests one that records.
+Functions take `reporter: Reporter = SILENT`, and no other callback for what they say. The command line passes one that
+draws bars and prints notes (`cli.console.Bars`), programs pass one that collects notices (`Collected`).
 """
 
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-__all__ = ["SILENT", "Reporter", "Silent", "Unit", "counter"]
+__all__ = ["SILENT", "Collected", "NoticesOnly", "Reporter", "Silent", "Unit", "counter"]
 
 Unit = Literal["images", "files", "bytes", "settings", "resamples"]
 
@@ -39,6 +40,28 @@ class Silent:
 
     def notice(self, sentence: str) -> None:
         """Does nothing."""
+
+
+class Collected(Silent):
+    """A Reporter that keeps the notices, in `notices`."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, sentence: str) -> None:
+        """Keeps it."""
+        self.notices.append(sentence)
+
+
+class NoticesOnly(Silent):
+    """Passes notices on to another Reporter and drops progress, for a part of work whose progress is already shown."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def notice(self, sentence: str) -> None:
+        """Passes it on."""
+        self._reporter.notice(sentence)
 
 
 SILENT: Reporter = Silent()

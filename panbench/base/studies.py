@@ -62,14 +62,15 @@ class Study:
     order: of its sections, rows and columns among those of others, the lowest first
     commands: what it adds to the command line
     options: the options that it adds to a command of the core, by the command's name: of "eval" a subclass of
-        `panbench.evaluation.options.StudyOptions`, of "score" and "compare" of `ScoreOptions` and `CompareOptions`
-        (panbench.report.answers.options)
-    section: of the page, a `panbench.report.pages.sections.SectionMaker`
+        `panbench.evaluation.options.StudyOptions`, of "score", "compare" and "export" of `ScoreOptions`,
+        `CompareOptions` and `ExportOptions` (panbench.report.answers.options)
+    section: of the page, a `panbench.report.pages.page.section.SectionMaker`
     measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
     tables: what it keeps of each image beside a run's parts (runs/side_tables.py): by the name of a folder in the run,
         what its rows are, in words
     plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind
     definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
+    formerly: what its commands were called in earlier versions, and what to type now: {"submit": "export coco-server"}
     """
 
     name: str
@@ -82,6 +83,7 @@ class Study:
     tables: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, str] = field(default_factory=dict)
     definitions: str = ""
+    formerly: Mapping[str, str] = field(default_factory=dict)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Collection, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,11 +22,13 @@ from typer.core import TyperCommand
 
 from panbench import __version__
 from panbench.base.errors import PanbenchError
+from panbench.base.extras import EXTRA_OF, install_line
 from panbench.base.places import load
 from panbench.base.studies import broken_studies, find_studies
 from panbench.cli import console
-from panbench.cli.command import HELP_OPTIONS, Commands, flag
+from panbench.cli.command import HELP_OPTIONS, OPTIONS, Commands, flag
 from panbench.cli.signals import interrupted_by_signals
+from panbench.cli.words import usage_sentence
 
 INTERRUPTED = 130
 
@@ -50,10 +52,10 @@ Environment:
 _PANELS = ("Run", "Ask", "Show", "Keep", "About")
 _CORE = (
     ("Run", "eval", "Run models on a dataset, score them and compare them.", "eval"),
-    ("Run", "score", "Score predictions of any framework: the same numbers as panopticapi.", "score"),
+    ("Run", "score", "Score predictions of any framework, as panopticapi does.", "score"),
     ("Run", "predict", "Segment your own photographs.", "report"),
     ("Run", "bench", "Measure speed, memory and FLOPs.", "bench"),
-    ("Ask", "compare", "Print stored runs side by side, with the differences that are real.", "compare"),
+    ("Ask", "compare", "Print runs side by side, with the differences that are real.", "compare"),
     ("Ask", "metrics", "Print every measure of stored runs.", "compare"),
     ("Ask", "errors", "Print why PQ is lost in stored runs.", "compare"),
     ("Show", "report", "Write one HTML file that shows runs. It needs no network.", "report"),
@@ -61,11 +63,9 @@ _CORE = (
     ("Show", "serve", "Show the runs of a folder in the browser.", "serve"),
     ("Show", "site", "Write a static site of many runs, for GitHub Pages.", "report"),
     ("Keep", "data", "Fetch, check and convert datasets.", "data"),
-    ("Keep", "runs", "List stored runs, delete them, or join those of shards.", "runs"),
-    ("Keep", "verify", "Check that runs are what was written.", "verify"),
-    ("Keep", "export", "Write a run for other programs.", "export"),
-    ("About", "models", "List the models.", "models"),
-    ("About", "published", "List published results with their sources.", "published"),
+    ("Keep", "runs", "List stored runs, verify, delete or merge them.", "runs"),
+    ("Keep", "export", "Write a run for other programs and servers.", "export"),
+    ("About", "models", "List the models, and what papers claim.", "models"),
     ("About", "doctor", "Show what this machine has, and what is wrong with it.", "doctor"),
 )
 
@@ -140,8 +140,18 @@ class _Program(Commands):
             return None
         return TyperCommand(declared.name, help=declared.summary, rich_help_panel=declared.panel)
 
+    def make_context(self, info_name: Any, args: list[str], *more: Any, **extra: Any) -> Any:
+        """The context of the whole line; what its options get wrong is a sentence."""
+        with _usage_explained():
+            return super().make_context(info_name, args, *more, **extra)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that the line names, loaded."""
+        """The command that the line names, loaded; of `help COMMAND` the command with --help."""
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        if args == ["--help"]:
+            console.write(self.get_help(ctx))
+            raise typer.Exit
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and self.commands[command.name or ""], rest
 
@@ -157,7 +167,7 @@ class _Program(Commands):
         for sentence in broken_studies():
             console.note(sentence)
         try:
-            with interrupted_by_signals():
+            with interrupted_by_signals(), _usage_explained():
                 return super().invoke(ctx)  # type: ignore[arg-type]
         except KeyboardInterrupt as interruption:
             console.complain(str(interruption) or "Interrupted.", label="")
@@ -166,9 +176,22 @@ class _Program(Commands):
             # Usage errors, Exit and Abort are Typer's own; a closed pipe (`| head`) is nobody's fault.
             if hasattr(error, "format_message") or isinstance(error, (typer.Exit, typer.Abort, BrokenPipeError)):
                 raise
-            sentence, code = _explained(error)
+            sentence, code = _explained(error, ctx.meta.get(OPTIONS))
             console.complain(sentence, error if ctx.meta.get("debug") else None)
             raise typer.Exit(code) from None
+
+
+@contextlib.contextmanager
+def _usage_explained() -> Iterator[None]:
+    """Turns what Click says of a wrong command line into one sentence and exit code 2."""
+    try:
+        yield
+    except Exception as error:
+        # A group without a command (`panbench data`) shows its help.
+        if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        console.complain(usage_sentence(error))
+        raise typer.Exit(2) from None
 
 
 app = typer.Typer(
@@ -220,10 +243,13 @@ _OF_THE_SYSTEM = frozenset(
 )
 
 
-def _explained(error: Exception) -> tuple[str, int]:
-    """One sentence for an error, and the exit code: 2 where the user can mend it, 1 where it is our fault."""
+def _explained(error: Exception, options: Collection[str] | None) -> tuple[str, int]:
+    """One sentence for an error, and the exit code: 2 where the user can mend it, 1 where it is our fault.
+
+    options: of the command that failed: ways out that need another one are left out. None: it is not known
+    """
     if isinstance(error, PanbenchError):
-        return str(error), error.exit_code
+        return error.sentence(options), error.exit_code
     if isinstance(error, ImportError):
         return _missing(error), 2
     if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_THE_SYSTEM:
@@ -239,6 +265,10 @@ def _missing(error: ImportError) -> str:
     """What to do about an import that fails: a package that is absent, or a system library that OpenCV wants."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("panbench"):
         package = error.name.split(".")[0]
+        if package in EXTRA_OF:
+            extra = EXTRA_OF[package]
+            what = "runs models" if extra == "models" else f"is the extra {extra}"
+            return f"This needs what {what} ({package} is not installed). Install it with: {install_line(extra)}"
         return f"This needs the Python package {package}, which is not installed. Install panbench with pip again."
     if ".so" in str(error) and "cv2" in "".join(traceback.format_tb(error.__traceback__)):
         return (

@@ -12,9 +12,10 @@ from rich.text import Text
 
 from panbench.base.computing import PRECISIONS, check_precision_name
 from panbench.base.errors import BadArgument
-from panbench.catalog import choose_models
+from panbench.catalog import choose_models, random_seed, weights_named
 from panbench.cli import console
 from panbench.cli.command import (
+    AsJson,
     Checkpoint,
     Config,
     Device,
@@ -23,7 +24,6 @@ from panbench.cli.command import (
     Orientation,
     Raw,
     Things,
-    Weights,
     command,
     exif_option,
     family,
@@ -49,7 +49,6 @@ def bench(
     config: Config = None,
     checkpoint: Checkpoint = None,
     things: Things = None,
-    weights: Weights = "auto",
     download: Download = False,
     plant: Annotated[
         int,
@@ -91,6 +90,7 @@ def bench(
     ] = 3,
     out: Annotated[Path | None, typer.Option(help="A folder for bench.csv and bench.json.", metavar="DIR")] = None,
     raw: Raw = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure speed, memory, FLOPs, and what lower precisions cost, on generated images."""
     for path in images or []:
@@ -100,7 +100,7 @@ def bench(
     batch_sizes = parse_batch_sizes(batch_size)
     precisions = [check_precision_name(name.strip()) for name in precision.split(",") if name.strip()]
     specs = choose_models(model or [], config, checkpoint, things)
-    download = may_download_weights(specs, weights, download)
+    download = may_download_weights(specs, checkpoint, download)
 
     from panbench.evaluation.tools.benchmark import benchmark, write_report
 
@@ -114,13 +114,24 @@ def bench(
             device=device,
             precisions=precisions,
             batch_sizes=batch_sizes,
-            weights=weights,
+            weights=weights_named(checkpoint),
+            seed=random_seed(checkpoint) or 0,
             plant=plant,
             warm_up=warm_up,
             download=download,
             command=["panbench", *sys.argv[1:]],
             reporter=bars,
         )
+    if as_json:
+        console.show_json(report.record())
+    else:
+        _show(report, plant)
+    if out is not None:
+        written = write_report(report, out, raw=raw)
+        console.say(f"Written: {written[0]}, {written[1]}")
+
+
+def _show(report: Any, plant: int) -> None:
     console.show(table_of(report))
     if plant:
         console.say(f"Planted: the heads' last answers are replaced by {plant} segments an image.")
@@ -129,9 +140,6 @@ def bench(
         "map. Stages: ms an image, overlapping. GMACs: multiply-adds, each once, of a 480×640 image through the "
         "model's pipeline."
     )
-    if out is not None:
-        written = write_report(report, out, raw=raw)
-        console.say(f"Written: {written[0]}, {written[1]}")
 
 
 def parse_size(size: str) -> tuple[int, int]:

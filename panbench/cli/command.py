@@ -14,38 +14,80 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from panbench.base.computing import DEVICES, check_device_name
+from panbench.base.errors import PanbenchError
 from panbench.cli import console
+from panbench.cli.words import unknown_word
 
 if TYPE_CHECKING:
     from panbench.catalog import ModelSpec
     from panbench.cli.request import Missing
     from panbench.runs import Run as StoredRun
 
+
+class UnknownCommand(PanbenchError):
+    """The command line names a command that there is not."""
+
+
+# The key under which the context has the options of the command that runs.
+OPTIONS = "options"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
 def _as_everywhere(params: list[Any]) -> list[Any]:
-    """The parameters as all commands have them: flags without a type (`--json`, not `--json <bool>`), -o for --out."""
+    """The parameters as all commands have them: -o for --out, and a word for a value (RUN), not its type and range."""
     for param in params:
-        if getattr(param, "is_bool_flag", False) and param.metavar is None:
-            param.metavar = ""
+        param._get_number_range_help_str = lambda: None
+        if param.param_type_name == "argument":
+            _show_as_word(param)
+        elif param.metavar is None:
+            param.metavar = _word_for(param)
         if "--out" in param.opts and "-o" not in param.opts:
             param.opts = [*param.opts, "-o"]
     return params
 
 
+def _show_as_word(argument: Any) -> None:
+    """Shows an argument as RUN, [RUN], RUN... or [RUN]... in the usage, and by its name alone in the table."""
+    argument.metavar = (argument.metavar or argument.name.upper()).strip("[]")
+    word = argument.metavar if argument.required else f"[{argument.metavar}]"
+    usage = word if argument.nargs == 1 else f"{word}..."
+    argument.get_usage_pieces = lambda ctx: [usage]
+    argument.display_type_rich = lambda ctx: ""
+
+
+def _word_for(option: Any) -> str:
+    """What stands for the value of an option that names no word of its own."""
+    if getattr(option, "is_bool_flag", False) or getattr(option, "count", False):
+        return ""
+    kind = option.type_descriptor
+    if kind.is_choice:
+        return "|".join(str(getattr(choice, "value", choice)) for choice in kind.choices or ())
+    text = str(kind.annotation)
+    return next((word for part, word in (("Path", "PATH"), ("int", "N"), ("float", "N")) if part in text), "TEXT")
+
+
 class Command(TyperCommand):
-    """A command whose help shows flags as flags."""
+    """A command whose help shows flags as flags, and whose errors name no option that it lacks."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _as_everywhere(super().get_params(ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.meta[OPTIONS] = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        return super().invoke(ctx)
 
 
 class Commands(TyperGroup):
-    """A group of commands whose help shows flags as flags."""
+    """A group of commands whose help shows flags as flags, and that answers a word that is no command."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _as_everywhere(super().get_params(ctx))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
+            inside = {name: tuple(getattr(each, "commands", ())) for name, each in self.commands.items()}
+            raise UnknownCommand(unknown_word(args[0], ctx.command_path, inside))
+        return super().resolve_command(ctx, args)
 
 
 def family(name: str | None = None, help: str | None = None) -> typer.Typer:
@@ -129,7 +171,7 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
     """The runs of an argument `Runs`; a run in a folder that cannot be read is named on stderr and left out."""
     from panbench.report.answers import tables
 
-    return tables.find_runs(paths, console.note, console.note)
+    return tables.find_runs(paths, console.NOTES)
 
 
 def note_damage(runs: "Sequence[StoredRun]") -> None:
@@ -139,14 +181,14 @@ def note_damage(runs: "Sequence[StoredRun]") -> None:
             console.note(f"{run.name} is damaged: {' '.join(run.faults)}")
 
 
-def may_download_weights(specs: Sequence["ModelSpec"], weights: str, download: bool) -> bool:
+def may_download_weights(specs: Sequence["ModelSpec"], checkpoint: Path | None, download: bool) -> bool:
     """As `may_download`, of the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
-    from panbench.catalog import check_weights
+    from panbench.catalog import check_checkpoint, weights_named
     from panbench.cli.request import missing_for
 
-    check_weights(weights)
-    return may_download(missing_for(specs, weights=weights), download)
+    check_checkpoint(checkpoint)
+    return may_download(missing_for(specs, weights=weights_named(checkpoint)), download)
 
 
 _MODELS_PANEL = "Models"
@@ -164,14 +206,12 @@ Models = Annotated[
 ]
 Model = Annotated[str | None, _model_option("A model; `panbench models` lists them.")]
 Config = Annotated[Path | None, option("Your own config instead of a model.", _MODELS_PANEL, "FILE.py")]
-Checkpoint = Annotated[Path | None, option("The weights of --config or of one --model.", _MODELS_PANEL, "FILE")]
-Weights = Annotated[
-    str,
+Checkpoint = Annotated[
+    Path | None,
     option(
-        "auto, a path, or random: untrained, for plumbing and timing.",
+        "The weights of --config or of one --model; random[:SEED] for untrained ones, for plumbing and timing.",
         _MODELS_PANEL,
-        "WEIGHTS",
-        autocompletion=one_of("auto", "random"),
+        "FILE|random",
     ),
 ]
 Things = Annotated[

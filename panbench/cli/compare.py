@@ -92,10 +92,16 @@ class CompareRequest:
         int | None, option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
     ] = None
 
+    as_json: Annotated[bool, flag("--json", "Print JSON, fractions 0-1: as --format json.")] = False
+
     @property
     def kind(self) -> Format:
-        """The format to print in."""
-        return self.format or Format.of(self.out)
+        """The format to print in. Raises BadArgument for --json beside another format."""
+        if not self.as_json:
+            return self.format or Format.of(self.out)
+        if self.format not in (None, Format.json):
+            raise BadArgument(f"--json and --format {self.format.value} contradict each other. Name one of them.")
+        return Format.json
 
     @property
     def places(self) -> int:

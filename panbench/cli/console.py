@@ -22,7 +22,7 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
-from panbench.base.reporter import Unit
+from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.base.secrets import redacted, redactor
 from panbench.base.text import plain
 
@@ -146,7 +146,7 @@ def note(sentence: str) -> None:
 def complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
     """The sentences of an error, each on one line; before them the traceback of `error`, where one is given."""
     _stop_working()
-    stderr = _console(sys.stderr)
+    stderr = _drawing[-1] if _drawing and not is_further_rank() else _console(sys.stderr)
     if error is not None:
         stderr.print(redacted("".join(traceback.format_exception(error))), markup=False, soft_wrap=True)
     lines = [" ".join(line.split()) for line in redacted(sentence).splitlines()]
@@ -166,6 +166,21 @@ def question() -> Callable[[str], str] | None:
     return ask
 
 
+class Notes(Silent):
+    """A Reporter that prints notices and shows no progress, for work that is done in a moment."""
+
+    def notice(self, sentence: str) -> None:
+        """Prints it."""
+        note(sentence)
+
+
+NOTES: Reporter = Notes()
+
+# Consoles of the bars that are on the screen, the last one innermost. All that is printed meanwhile goes through them:
+# text that reached the terminal another way would be overwritten when the bars are drawn again.
+_drawing: list[Console] = []
+
+
 class Bars:
     """A Reporter on stderr: a bar for each task with its rate and time left, and notices above the bars.
 
@@ -180,12 +195,26 @@ class Bars:
         self._first: dict[str, tuple[float, int]] = {}
         self._now: Any = None
         self._lines = lines
-        self._bars = Progress(*_progress_columns(), console=_status(), transient=transient, disable=_quiet)
+        # Results in a pipe or file stay there: rich would print what is written to stdout beside the bars, to stderr.
+        self._bars = Progress(
+            *_progress_columns(),
+            console=_status(),
+            transient=transient,
+            disable=_quiet,
+            redirect_stdout=sys.stdout.isatty(),
+        )
 
     def __enter__(self) -> "Bars":
+        _drawing.append(self._bars.console)
         return self
 
     def __exit__(self, *_: Any) -> None:
+        try:
+            self._close()
+        finally:
+            _drawing.pop()
+
+    def _close(self) -> None:
         self._hide_status()
         vanishes = self._bars.live.transient and not self._bars.console.is_interactive
         if self._tasks and not vanishes:
@@ -224,7 +253,7 @@ class Bars:
             self._now = None
 
     def notice(self, sentence: str) -> None:
-        self._bars.console.print(_noted(sentence, self._bars.console), soft_wrap=True)
+        note(sentence)
 
     def _add(self, title: str, total: int | None, unit: Unit) -> None:
         self._bars.start()
@@ -329,4 +358,4 @@ def _colour_is_forced() -> bool:
 
 
 def _status() -> Console:
-    return _console(sys.stderr, quiet=is_further_rank())
+    return _drawing[-1] if _drawing else _console(sys.stderr, quiet=is_further_rank())

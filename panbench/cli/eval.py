@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -57,9 +57,8 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
             work.folders,
             work.opening,
             work.options,
-            trackers=work.trackers,
             reporters=lambda: console.Bars(lines=True),
-            finished=_show_outcome(work, bool(ctx.meta.get("debug"))),
+            finished=_show_outcome(work, bool(ctx.meta.get("debug")), request.as_json),
             rules=work.rules,
         )
     except KeyboardInterrupt as interruption:
@@ -69,18 +68,24 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
             "goes on.",
             getattr(interruption, "exit_code", 130),
         ) from None
-    _show_all(work, outcomes)
+    if request.as_json:
+        console.show_json([_record(work, outcome) for outcome in outcomes])
+    else:
+        _show_all(work, outcomes)
+    _say_next(work, outcomes)
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
 
 
-def _show_outcome(work: "Prepared", debug: bool) -> "Callable[[Outcome], None]":
-    """Prints what became of one model."""
+def _show_outcome(work: "Prepared", debug: bool, as_json: bool) -> "Callable[[Outcome], None]":
+    """Prints what became of one model; with `as_json` only that it failed."""
     from panbench.report.answers.tables import comparison_row, speed_text, summary_text
 
     def show(outcome: "Outcome") -> None:
         if outcome.run is None:
             console.complain(f"{outcome.spec.name}: {outcome.reason}", outcome.error if debug else None)
+            return
+        if as_json:
             return
         if work.is_timed_only:
             console.say(speed_text(outcome.spec.title, outcome.run.info))
@@ -94,11 +99,25 @@ def _show_outcome(work: "Prepared", debug: bool) -> "Callable[[Outcome], None]":
     return show
 
 
+def _record(work: "Prepared", outcome: "Outcome") -> dict[str, Any]:
+    """What became of one model as JSON: its row of `compare --json`, where the run is, and every category."""
+    from panbench.report.answers.tables import row_record
+    from panbench.scoring.folder import as_json as scores_of
+
+    run = outcome.run
+    record = {**row_record(outcome.row(work.dataset.name)), "path": None if run is None else str(run.path)}
+    return record if run is None or not len(run.images) else {**record, **scores_of(run)}
+
+
 def _show_all(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
-    """Prints the runs side by side, and what to do with them."""
+    """Prints the runs side by side."""
     from panbench.report.answers.tables import comparison_text
 
     console.show(comparison_text([outcome.row(work.dataset.name) for outcome in outcomes]))
+
+
+def _say_next(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
+    """Says what to do with the runs."""
     stored = [Path(outcome.run.path) for outcome in outcomes if outcome.run is not None and outcome.run.path]
     if not stored:
         return
@@ -107,6 +126,6 @@ def _show_all(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
     elif work.dataset.has_ground_truth:
         console.say(f"Again at any time: `panbench compare {shlex.join(map(str, stored))}`")
     else:
-        console.say(f"For COCO's server: `panbench submit {shlex.quote(str(stored[0]))} --out FILE.zip`")
+        console.say(f"For COCO's server: `panbench export coco-server {shlex.quote(str(stored[0]))} --out FILE.zip`")
     for sentence in (sentence for study in work.options.studies for sentence in study.next_steps(stored)):
         console.say(sentence)

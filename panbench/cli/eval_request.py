@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from panbench.base.computing import PRECISIONS, check_precision_name
+from panbench.base.computing import COMPILED, PRECISIONS, split_precision
 from panbench.cli.command import (
+    AsJson,
     Checkpoint,
     Config,
     Device,
@@ -13,7 +14,6 @@ from panbench.cli.command import (
     Models,
     Orientation,
     Things,
-    Weights,
     check_rules,
     data_names,
     exif_option,
@@ -29,6 +29,11 @@ __all__ = ["EvalRequest"]
 _MODEL, _DATA, _HOW, _RUN = "Models", "Data", "Computing", "The run"
 
 
+def _check_precision(text: str) -> str:
+    split_precision(text)
+    return text
+
+
 @dataclass(frozen=True)
 class EvalRequest:
     """What `panbench eval` is asked for: a field an option, but for those of studies."""
@@ -36,16 +41,15 @@ class EvalRequest:
     model: Models = None
     config: Config = None
     checkpoint: Checkpoint = None
-    weights: Weights = "auto"
     things: Things = None
-    seed: Annotated[int, option("Seed of random weights.", _MODEL, "N")] = 0
     name: Annotated[str | None, option("What to call the model, in its run's folder and row.", _MODEL, "NAME")] = None
     data: Annotated[
         str | None,
         option(
-            "coco (data/coco), shapes (generated), or a folder in COCO's layout. Default: what the model learned from.",
+            "coco (data/coco), shapes (generated), or a folder in COCO's layout; with another split than val as "
+            "coco:test-dev. Default: what the model learned from.",
             _DATA,
-            "NAME|DIR",
+            "NAME|DIR[:SPLIT]",
             autocompletion=data_names,
         ),
     ] = None
@@ -54,14 +58,9 @@ class EvalRequest:
     ] = None
     gt: Annotated[Path | None, option("A panoptic JSON, with --images.", _DATA, "FILE.json")] = None
     gt_dir: Annotated[Path | None, option("The id PNGs of --gt, when not beside it.", _DATA, "DIR")] = None
-    split: Annotated[str, option("The split of the dataset; test-dev with --save-predictions.", _DATA, "NAME")] = "val"
     limit: Annotated[int | None, option("Only the first N images.", _DATA, "N", min=1)] = None
     image_ids: Annotated[str | None, option("Only these: 139,285 or @FILE with an id a line.", _DATA, "IDS")] = None
     exif: Annotated[Orientation, exif_option(_DATA)] = Orientation.apply
-    category_map: Annotated[
-        str | None,
-        option("For a model of other categories: which is which, as coco_to_cityscapes.", _DATA, "FILE|NAME"),
-    ] = None
     download: Download = False
     device: Device = "auto"
     batch_size: Annotated[
@@ -70,14 +69,14 @@ class EvalRequest:
     precision: Annotated[
         str,
         option(
-            "fp32 (as mmdet runs), ieee (no TF32), tf32, bf16, fp16.",
+            "fp32 (as mmdet runs), ieee (no TF32), tf32, bf16, fp16. With +compile, as bf16+compile, torch.compile "
+            "compiles the backbone, which takes a minute.",
             _HOW,
-            "KIND",
-            autocompletion=one_of(*PRECISIONS),
-            callback=check_precision_name,
+            "KIND[+compile]",
+            autocompletion=one_of(*PRECISIONS, *(kind + COMPILED for kind in PRECISIONS)),
+            callback=_check_precision,
         ),
     ] = "fp32"
-    compiled: Annotated[bool, flag("--compile", "Compile the backbone by torch.compile; takes a minute.", _HOW)] = False
     workers: Annotated[
         int | None, option("Threads that load, and as many that score. Default: the cores, up to 8.", _HOW, "N", min=1)
     ] = None
@@ -106,14 +105,4 @@ class EvalRequest:
     save_predictions: Annotated[bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.", _RUN)] = (
         False
     )
-    keep_candidates: Annotated[
-        bool,
-        flag("--keep-candidates", "Also store what left the network, for `panbench fuse` and ensembles.", _RUN),
-    ] = False
-    half_precision: Annotated[
-        bool, flag("--fp16", "Store candidates in half precision; pixels that differ are counted.", _RUN)
-    ] = False
-    log: Annotated[
-        list[str] | None,
-        option("Tell tensorboard, wandb or mlflow how it goes; several times. Files go to logs/ beside the run.", _RUN),
-    ] = None
+    as_json: AsJson = False

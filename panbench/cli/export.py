@@ -1,24 +1,51 @@
 """`panbench export`: a run in the formats of other programs."""
 
-from enum import Enum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from panbench.base.errors import BadArgument
+from panbench.base.studies import added
+from panbench.base.text import listed
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, note_damage, option
+from panbench.cli.command import command, family, flag, note_damage, one_of, option, run_folders
+from panbench.cli.options import options_from
+
+if TYPE_CHECKING:
+    from panbench.report.answers.options import ExportOptions
 
 app = family()
 
+# The core's; a test holds them against those that export_run writes.
+FORMATS = ("parquet", "coco-results", "fiftyone", "huggingface-card")
+_OF_STUDIES = tuple(name for kind in added("options", "export").values() for name in kind.formats)
+_ALL = (*FORMATS, *_OF_STUDIES)
 
-class Format(str, Enum):
-    """What `export` writes."""
 
-    parquet = "parquet"
-    coco_results = "coco-results"
-    fiftyone = "fiftyone"
-    huggingface_card = "huggingface-card"
+def _known(format: str) -> str:
+    if format not in _ALL:
+        raise BadArgument(f"There is no format {format!r} to export to. Formats are {listed(_ALL, len(_ALL))}.")
+    return format
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What `panbench export` is asked for: a field an option, but for those of studies."""
+
+    format: Annotated[
+        str,
+        typer.Argument(
+            metavar="FORMAT", help=f"{listed(_ALL, len(_ALL))}.", autocompletion=one_of(*_ALL), callback=_known
+        ),
+    ]
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders),
+    ]
+    out: Annotated[Path, option("The folder to write to; for coco-server the zip, or its folder.", None, "DIR|FILE")]
+    overwrite: Annotated[bool, flag("--overwrite", "Write into a folder that is not empty.")] = False
 
 
 @command(
@@ -27,20 +54,26 @@ class Format(str, Enum):
     "panbench export parquet results/mine --out tables",
     "panbench export huggingface-card results/mine --out card",
 )
-def export(
-    format: Annotated[Format, typer.Argument(help="parquet, coco-results, fiftyone or huggingface-card.")],
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    out: Annotated[Path, option("The folder to write to.", None, "DIR")],
-    overwrite: Annotated[bool, flag("--overwrite", "Write into a folder that is not empty.")] = False,
-) -> None:
+@options_from(ExportRequest, "export")
+def export(ctx: typer.Context, request: ExportRequest, studies: "tuple[ExportOptions, ...]") -> None:
     """Write a run for other programs: tables, COCO results for pycocotools, FiftyOne, a model card.
 
-    coco-results and fiftyone need the predictions (`eval --save-predictions`, or a scored folder that is still here).
+    Formats of predictions need them (`eval --save-predictions`, or a scored folder that is still here).
     """
     from panbench.report.answers.export import export_run
+    from panbench.report.answers.options import given_options
     from panbench.runs import load_run
 
-    loaded = load_run(run)
-    written = export_run(loaded, format.value, out, overwrite=overwrite)
+    for study in studies:
+        if request.format in study.formats:
+            with console.Bars(transient=True) as bars:
+                sentences = study.export(request.run, request.out, request.overwrite, bars)
+            for sentence in sentences:
+                console.show(sentence, soft_wrap=True)
+            return
+        if unfit := given_options(study):
+            raise BadArgument(f"{listed(unfit, len(unfit))}: only for {listed(study.formats, 9)}.")
+    loaded = load_run(request.run)
+    written = export_run(loaded, request.format, request.out, overwrite=request.overwrite)
     note_damage([loaded])
     console.wrote(written)

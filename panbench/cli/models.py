@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-from panbench.base.reporter import counter
 from panbench.cli import console
 from panbench.cli.command import command, family, flag, model_names, option
 
@@ -15,12 +14,19 @@ app = family()
     "panbench models",
     "panbench models --filter 'swin-l mit'",
     "panbench models --download mask2former-r50",
+    "panbench models --published --filter 'Mask DINO val2017'",
 )
 def models(
     filter: Annotated[
         str | None,
         option("Only rows with these words: of a name, a family, a licence, …; `published only`.", None, "WORDS"),
     ] = None,
+    published: Annotated[
+        bool,
+        flag(
+            "--published", "Instead: what papers claim, with sources. --filter takes model, backbone, data and split."
+        ),
+    ] = False,
     as_json: Annotated[bool, flag("--json", "Print a list of objects.")] = False,
     download: Annotated[
         list[str] | None,
@@ -40,10 +46,11 @@ def models(
 
         for spec in resolve_models(download):
             with console.Bars() as bars:
-                path = fetch_weights(
-                    spec, progress=counter(bars, f"{spec.title}: weights", "bytes"), notice=bars.notice
-                )
+                path = fetch_weights(spec, reporter=bars)
             console.wrote([path])
+        return
+    if published:
+        _show_published(filter or "", as_json)
         return
     with console.working("Reading the list"):
         from panbench.report.answers.models import list_models
@@ -55,3 +62,16 @@ def models(
         for text in listing.texts():
             console.show(text)
             console.show("")
+
+
+def _show_published(words: str, as_json: bool) -> None:
+    """Prints published results, to set runs against (`compare --published NAME`)."""
+    with console.working("Reading the list"):
+        from panbench.published import filtered
+        from panbench.report.answers.published import published_grid, published_records
+
+    found = filtered(words)
+    if as_json:
+        console.show_json(published_records(found))
+    else:
+        console.show_grids([published_grid(found)])

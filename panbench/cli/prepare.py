@@ -7,24 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from panbench.base.computing import split_precision
 from panbench.base.errors import BadArgument, BadModel, refuse_overwrite_and_resume
 from panbench.catalog import (
     ModelSpec,
-    check_weights,
+    check_checkpoint,
     choose_models,
     is_shipped,
+    random_seed,
     renamed,
     resolve_models,
     split_names,
     split_rules,
+    weights_named,
 )
 from panbench.cli import console
 from panbench.cli.command import may_download
 from panbench.cli.eval_request import EvalRequest
 from panbench.cli.request import default_data, leave_out_others, missing_for
-from panbench.datasets import Dataset, open_dataset
+from panbench.datasets import Dataset, open_dataset, split_of, without_split
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
-from panbench.evaluation.tracking import check_trackers
 from panbench.models.labels import labels_of, match_categories
 
 if TYPE_CHECKING:
@@ -47,7 +49,6 @@ class Prepared:
     rules: Sequence[str]
     opening: "Opening"
     options: EvaluateOptions
-    trackers: Sequence[str]
     is_timed_only: bool
 
 
@@ -59,8 +60,7 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     _refuse_contradictions(request)
     specs = choose_models(request.model or [], request.config, request.checkpoint, request.things)
     _refuse_for_several(request, specs)
-    check_trackers(request.log or [])
-    check_weights(request.weights)
+    check_checkpoint(request.checkpoint)
     rules = [] if request.rule is None else split_rules(request.rule)
     options = _options(request, studies)
     specs, data = _with_data(request, specs)
@@ -69,7 +69,8 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     dataset, download = _opened(request, specs, data)
     for study in studies:
         study.check(dataset)
-    _refuse_other_categories(request, specs, dataset)
+    if options.category_map is None:
+        _refuse_other_categories(request, specs, dataset)
 
     # Imported late, for it brings pandas: what is refused above is refused at once.
     from panbench.evaluation.several import Opening, run_folders
@@ -81,8 +82,16 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         rules=[] if rules == ["paper"] else rules,
         keep=not (request.overwrite or request.resume or console.is_further_rank()),
     )
-    opening = Opening(request.weights, request.device, request.precision, request.seed, request.compiled, download)
-    return Prepared(specs, dataset, folders, rules, opening, options, request.log or (), _is_timed_only(request))
+    precision, compiled = split_precision(request.precision)
+    opening = Opening(
+        weights=weights_named(request.checkpoint),
+        device=request.device,
+        precision=precision,
+        seed=random_seed(request.checkpoint) or 0,
+        compiled=compiled,
+        download=download,
+    )
+    return Prepared(specs, dataset, folders, rules, opening, options, _is_timed_only(request))
 
 
 def _is_timed_only(request: EvalRequest) -> bool:
@@ -90,7 +99,7 @@ def _is_timed_only(request: EvalRequest) -> bool:
 
 
 def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> EvaluateOptions:
-    return EvaluateOptions(
+    options = EvaluateOptions(
         batch_size=None if request.batch_size is None else _batch_size(request.batch_size),
         workers=request.workers,
         overwrite=request.overwrite,
@@ -98,24 +107,20 @@ def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Evaluat
         save_predictions=request.save_predictions,
         unscored=_is_timed_only(request),
         skip_bad_images=request.skip_bad_images,
-        category_map=request.category_map,
-        keep_candidates=request.keep_candidates,
-        half_precision=request.half_precision,
         command=("panbench", *sys.argv[1:]),
         studies=studies,
     )
+    for study in studies:
+        options = study.settled(options)
+    return options
 
 
 def _refuse_contradictions(request: EvalRequest) -> None:
     refuse_overwrite_and_resume(request.overwrite, request.resume)
-    if request.half_precision and not request.keep_candidates:
-        raise BadArgument("--fp16 is how candidates are stored. Add --keep-candidates, or use --precision fp16.")
 
 
 def _refuse_for_several(request: EvalRequest, specs: Sequence[ModelSpec]) -> None:
     """Raises BadArgument for options of one model where there are several."""
-    if len(specs) > 1 and request.weights not in ("auto", "random"):
-        raise BadArgument("--weights with a path fits one model. Name one --model, or use auto or random.")
     if request.name is not None and len(specs) > 1:
         raise BadArgument(f"--name names one model, not {len(specs)}. Name one --model, or leave --name out.")
 
@@ -125,19 +130,21 @@ def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[Model
     if request.images is not None or request.gt is not None:
         return specs, None
     names = request.model or []
-    if request.data is None:
+    chosen = None if request.data is None else without_split(request.data)
+    if chosen is None:
         # Other weights than the config's do not change what its model is for.
         known = specs if request.config is not None or not names else resolve_models(split_names(names))
         return specs, default_data(known)
-    specs, others = leave_out_others(specs, names, request.data)
+    specs, others = leave_out_others(specs, names, chosen)
     if others:
-        console.note(f"Left out, as trained on other data than {request.data}: {', '.join(o.name for o in others)}.")
-    return specs, request.data
+        console.note(f"Left out, as trained on other data than {chosen}: {', '.join(o.name for o in others)}.")
+    return specs, chosen
 
 
 def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) -> tuple[Dataset, bool]:
     """The dataset, and whether missing files may be downloaded."""
     ids = None if request.image_ids is None else _image_ids(request.image_ids)
+    split = split_of(request.data)
 
     def opened(download: bool) -> Dataset:
         if _is_timed_only(request) and request.images is not None:
@@ -150,7 +157,7 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
                 images=request.images,
                 gt=request.gt,
                 gt_dir=request.gt_dir,
-                split=request.split,
+                split=split,
                 limit=request.limit,
                 image_ids=ids,
                 exif=request.exif.choice,
@@ -159,7 +166,7 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
             )
 
     missing = missing_for(
-        specs, weights=request.weights, data=data, split=request.split, limit=request.limit, image_ids=ids
+        specs, weights=weights_named(request.checkpoint), data=data, split=split, limit=request.limit, image_ids=ids
     )
     dataset: Dataset | None = None
     if missing.data is None and not (data or "").startswith("shapes"):
@@ -175,8 +182,8 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
 
 def _refuse_other_categories(request: EvalRequest, specs: Sequence[ModelSpec], dataset: Dataset) -> None:
     """Raises BadModel for models of the list whose categories are not the dataset's; others say theirs when opened."""
-    changed = request.category_map or request.checkpoint or request.things or request.weights not in ("auto", "random")
-    if changed or not dataset.categories:
+    other_weights = request.checkpoint is not None and random_seed(request.checkpoint) is None
+    if other_weights or request.things or not dataset.categories:
         return
     misfits = []
     for spec in specs:

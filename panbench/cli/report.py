@@ -9,7 +9,7 @@ import typer
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.studies import named
-from panbench.catalog import WITHOUT_QUERIES, check_weights, choose_model, no_queries
+from panbench.catalog import WITHOUT_QUERIES, check_checkpoint, choose_model, no_queries, weights_named
 from panbench.cli import console
 from panbench.cli.command import (
     Checkpoint,
@@ -23,7 +23,6 @@ from panbench.cli.command import (
     Raw,
     Runs,
     Things,
-    Weights,
     command,
     exif_option,
     family,
@@ -113,7 +112,6 @@ def report(
             gt_dir=gt_dir,
             slices=slices,
             published=published or (),
-            notice=console.note,
             reporter=bars,
         )
     note_damage(stored)
@@ -240,7 +238,6 @@ def attention(
     layer: Annotated[
         list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; several times.")
     ] = None,
-    weights: Weights = "auto",
     things: Things = None,
     download: Download = False,
     device: Device = "auto",
@@ -258,10 +255,15 @@ def attention(
     if (run is None) == (photo is None) or (run is None) != (image is None) or unfit:
         raise BadArgument("Give --model and --photo, or --run and --image.")
     spec = choose_model(model, config, checkpoint, things) if named else None
+    weights = weights_named(checkpoint)
+    check_checkpoint(checkpoint)
+    if run is not None and checkpoint is not None and weights == "auto":
+        # Of a run, whose own weights would come first.
+        weights = str(checkpoint)
     if spec is not None:
         if spec.family in WITHOUT_QUERIES:
             raise no_queries(spec.title)
-        download = may_download_weights([spec], weights, download)
+        download = may_download_weights([spec], checkpoint, download)
 
     from panbench.evaluation.tools.photographs import attention_of
     from panbench.runs import load_run
@@ -368,7 +370,6 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write to.")] = Path(
         "predictions"
     ),
-    weights: Weights = "auto",
     things: Things = None,
     download: Download = False,
     device: Device = "auto",
@@ -385,9 +386,9 @@ def predict(
     from panbench.panoptic.photo_files import find_photographs
 
     spec = choose_model(model, config, checkpoint, things)
-    check_weights(weights)
+    check_checkpoint(checkpoint)
     find_photographs(images)
-    download = may_download_weights([spec], weights, download)
+    download = may_download_weights([spec], checkpoint, download)
 
     from panbench.evaluation.tools.photographs import segment_photographs
 
@@ -396,7 +397,7 @@ def predict(
             spec,
             images,
             out,
-            weights=weights,
+            weights=weights_named(checkpoint),
             device=device,
             form=format.value,
             style={"names": names, "scores": scores, "opacity": opacity, "width": width},
@@ -404,7 +405,6 @@ def predict(
             overwrite=overwrite,
             download=download,
             exif=exif.choice,
-            say=console.note,
             reporter=bars,
         )
     console.wrote(wrote)
@@ -470,6 +470,6 @@ def site(
 
     stored = find_runs(runs)
     with console.Bars(transient=True) as bars:
-        index = write_site(stored, out, title=title, examples=examples, notice=console.note, reporter=bars)
+        index = write_site(stored, out, title=title, examples=examples, reporter=bars)
     note_damage(stored)
     console.wrote([index])

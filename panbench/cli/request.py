@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
+from panbench.base.extras import install_line
 from panbench.base.text import in_sentence, licence_in_words, size_in_words
 from panbench.catalog import (
-    INSTALL_TRANSFORMERS,
     TRANSFORMERS,
     ModelSpec,
     address_of,
@@ -87,7 +87,7 @@ class Missing:
         commands += [f"`{self.data.command}`"] if self.data is not None else []
         # The network of a repository is described by its config.json, which comes with the weights.
         alone = self.weights and self.data is None and not any(map(repository_of, self.weights))
-        ways_out = " Or run the model untrained with --weights random." if alone else ""
+        ways_out = " Or run the model untrained with --checkpoint random." if alone else ""
         sizes = self.sizes if self.data is not None else self._weights_size
         return (
             f"Not on this machine: {' and '.join(names)}. Fetch them (about {sizes}) with {' and '.join(commands)} or "
@@ -146,7 +146,9 @@ def missing_for(
     absent = [spec for spec in specs if weights == "auto" and _can_be_fetched(spec) and weights_here(spec) is None]
     for spec in absent:
         if spec.adapter == TRANSFORMERS and importlib.util.find_spec("transformers") is None:
-            raise BadModel(f"{spec.title} needs the package transformers. Install it with: {INSTALL_TRANSFORMERS}")
+            raise BadModel(
+                f"{spec.title} needs the package transformers. Install it with: {install_line('transformers')}"
+            )
     coco = None if data is None else missing_files(data, split=split, limit=limit, image_ids=image_ids)
     return Missing(tuple(absent), coco)
 

@@ -1,4 +1,4 @@
-"""`panbench runs`: what lies in results/, its removal, and runs of shards joined to one."""
+"""`panbench runs`: what lies in results/, whether it is what was written, its removal, and shards joined to one run."""
 
 import shlex
 import sys
@@ -8,16 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from panbench.base.errors import BadArgument
+from panbench.base.reporter import counter
 from panbench.base.text import size_in_words
 from panbench.cli import console
-from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, command, flag, option, run_folders
+from panbench.cli.command import HELP_OPTIONS, AsJson, Commands, Runs, command, flag, option, run_folders
+from panbench.cli.words import is_meant
 
 
 class _Runs(Commands):
-    """A group whose command `list` need not be named: `panbench runs results` lists."""
+    """A group whose command `list` need not be named: `panbench runs results` lists, `panbench runs rm` does not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, "-h", "--help"):
+        if not args or not (args[0] in (*self.commands, "-h", "--help") or is_meant("runs", args[0], self.commands)):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
@@ -25,7 +27,8 @@ class _Runs(Commands):
 app = typer.Typer(
     name="runs",
     cls=_Runs,
-    help="List stored runs (`panbench runs [FOLDER]`), delete them, or join those of shards.",
+    help="List stored runs (`panbench runs [FOLDER]`), verify or delete them, or join those of shards.",
+    add_completion=False,
     context_settings=dict(HELP_OPTIONS),
 )
 
@@ -77,6 +80,31 @@ def delete(
         sys.stderr.write(f"{sentence}\n")
 
 
+@command(app, "verify", "panbench runs verify results/coco-mask2former-r50", "panbench runs verify results")
+def verify(paths: Runs, as_json: AsJson = False) -> None:
+    """Check that runs are what was written: parts, summary, files that were read, predictions and candidates."""
+    from panbench.report.answers.stored import DAMAGED
+    from panbench.report.answers.stored import verify as verification
+    from panbench.report.answers.tables import look_for_runs
+
+    looked = look_for_runs(paths)
+    with console.Bars(transient=True) as bars:
+        for sentence in (*looked.unreadable, *looked.deeper):
+            bars.notice(sentence)
+        found = [verification(run, counter(bars, run.name)) for run in looked.runs]
+    if as_json:
+        console.show_json([vars(one) for one in found])
+    else:
+        for one in found:
+            console.write(f"{one.run}: {one.state}\n")
+            for sentence in one.checked:
+                console.write(f"  {sentence}\n")
+            for sentence in one.problems:
+                console.write(f"  Problem: {sentence}\n")
+    if looked.unreadable or any(one.state == DAMAGED for one in found):
+        raise typer.Exit(1)
+
+
 @command(app, "finish", "panbench runs finish results/demo")
 def finish(
     path: Annotated[Path, typer.Argument(metavar="RUN", help="The run that was being replaced.")],
@@ -99,6 +127,7 @@ def merge(
     shards: Annotated[list[Path], typer.Argument(metavar="SHARD", help="Run folders, made alike on other images.")],
     out: Annotated[Path, option("The folder of the run of all.", metavar="DIR")],
     overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Join the runs of shards to one run of all their images.
 
@@ -109,6 +138,11 @@ def merge(
     from panbench.runs.merge import merge_runs
 
     run = merge_runs(shards, out, overwrite=overwrite)
-    row = comparison_row(run)
-    console.show(summary_text(row.title, run.summary(), row.notes))
+    if as_json:
+        from panbench.scoring.folder import as_json as scores_of
+
+        console.show_json(scores_of(run))
+    else:
+        row = comparison_row(run)
+        console.show(summary_text(row.title, run.summary(), row.notes))
     console.say(f"Merged. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")

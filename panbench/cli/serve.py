@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from panbench.base.errors import BadArgument
+from panbench.base.extras import install_line
 from panbench.cli import console
 from panbench.cli.command import command, family, flag, option, run_folders
 
@@ -46,7 +47,7 @@ def serve(
     except ModuleNotFoundError as problem:
         if (problem.name or "").split(".")[0] not in ("uvicorn", "starlette"):
             raise
-        raise BadArgument("`panbench serve` needs the extra serve: pip install 'panbench[serve]'") from None
+        raise BadArgument(f"`panbench serve` needs the extra serve: {install_line('serve')}") from None
 
     import socket
 

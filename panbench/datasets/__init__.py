@@ -1,10 +1,11 @@
 """Datasets: images and their panoptic ground truth."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.files import cache_dir
 from panbench.base.places import Register
 from panbench.base.reporter import SILENT, Reporter, counter
@@ -14,7 +15,7 @@ from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_pa
 from panbench.panoptic.coco import read_panoptic_json
 from panbench.panoptic.types import Exif
 
-__all__ = ["DATASETS", "CocoMissing", "Dataset", "missing_files", "open_dataset"]
+__all__ = ["DATASETS", "CocoMissing", "Dataset", "missing_files", "open_dataset", "split_of", "without_split"]
 
 DATASETS = Register("panbench.datasets", {})
 """Datasets of other packages by the name that --data takes: functions (split=, limit=, image_ids=) → Dataset."""
@@ -67,7 +68,8 @@ def open_dataset(
         if missing is None:
             raise
         if not download:
-            raise FilesMissing(f"{missing.sentence}; or add --download to this command.") from error
+            by_option = Way("add --download to this command", "--download")
+            raise FilesMissing(missing.reason, ways=(missing.way, by_option)) from error
     fetch_coco(folder, missing.split, limit=_first(limit, image_ids), reporter=reporter)
     return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
 
@@ -86,6 +88,24 @@ def missing_files(
     if _is_own_set(folder, split_of_coco):
         return None
     return coco_missing(folder, split_of_coco, _first(limit, image_ids))
+
+
+def _parted(data: str) -> tuple[str, str | None]:
+    """A dataset and the split behind its last colon, as in `coco:test-dev`; None where nothing there names a split."""
+    base, colon, last = data.rpartition(":")
+    # A size of shapes, a path with a colon in it, a drive of Windows.
+    other = re.fullmatch(r"\d+x\d+", last) or re.search(r"[/\\]", last) or Path(data).exists() or len(base) == 1
+    return (data, None) if not colon or not last or other else (base, last)
+
+
+def without_split(data: str) -> str:
+    """The dataset of `--data coco:test-dev`: coco."""
+    return _parted(data)[0]
+
+
+def split_of(data: str | None) -> str:
+    """The split of `--data coco:test-dev`: test-dev; val where none is named."""
+    return (None if data is None else _parted(data)[1]) or "val"
 
 
 def _of_others(name: str, found: object) -> Dataset:

@@ -31,7 +31,7 @@ from panbench.base.download import (
     require_space,
     what_is_wrong,
 )
-from panbench.base.errors import BadArgument, BadDataset, DownloadFailed
+from panbench.base.errors import BadArgument, BadDataset, DownloadFailed, Unreachable
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.reporter import SILENT, Reporter, Unit
 from panbench.base.secrets import without_secrets
@@ -150,9 +150,14 @@ class CocoMissing:
         return in_sentence(parts)
 
     @property
-    def sentence(self) -> str:
-        """One sentence for a person: what is missing, the command, the size."""
-        return f"{self.root} lacks {self.what}. Fetch them (about {_readable(self.bytes)}) with: {self.command}"
+    def reason(self) -> str:
+        """What is missing, in a sentence."""
+        return f"{self.root} lacks {self.what}."
+
+    @property
+    def way(self) -> str:
+        """The command that fetches it, and the size, as a way out of an error."""
+        return f"fetch them (about {_readable(self.bytes)}) with `{self.command}`"
 
 
 def coco_paths(root: str | os.PathLike[str], split: str) -> tuple[Path, Path, Path | None]:
@@ -243,12 +248,11 @@ def fetch_coco(
     )
     try:
         return job.run()
-    except DownloadFailed as error:
-        if "no connection" not in str(error):
-            raise
+    except Unreachable as error:
         names = in_sentence([archive.name for archive in job.archives])
-        raise DownloadFailed(
-            f"{error} Without a network, fetch {names} elsewhere and give their folder with --from."
+        raise Unreachable(
+            error.reason,
+            ways=[f"without a network, fetch {names} elsewhere and run `panbench data coco --from FOLDER`"],
         ) from error
     except OSError as error:
         raise DownloadFailed(f"Cannot write to {root}: {error.strerror or error} ({error.filename}).") from error

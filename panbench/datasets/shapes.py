@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write, write_json
+from panbench.panoptic import pixels
 
 FloatMap = npt.NDArray[np.float64]
 BoolMap = npt.NDArray[np.bool_]
@@ -379,9 +379,9 @@ def generate(
     def draw(index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         scene = make_scene(index, split=split, seed=seed, size=size)
         image_id, name = index + 1, f"{index + 1:012d}.png"
-        _write_png(image_folder / name, scene.image[..., ::-1])
+        _write_png(image_folder / name, scene.image)
         ids = scene.ids
-        _write_png(id_folder / name, np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1).astype(np.uint8))
+        _write_png(id_folder / name, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8))
         image = {"id": image_id, "file_name": name, "height": size[0], "width": size[1]}
         annotation = {"image_id": image_id, "file_name": name, "segments_info": list(scene.segments_info)}
         return image, annotation
@@ -399,7 +399,6 @@ def generate(
     return json_path
 
 
-def _write_png(path: Path, bgr: npt.NDArray[np.uint8]) -> None:
-    encoded = cv2.imencode(".png", bgr)[1]
+def _write_png(path: Path, rgb: npt.NDArray[np.uint8]) -> None:
     with atomic_write(path, durable=False) as handle:
-        handle.write(encoded.tobytes())
+        handle.write(pixels.encode_png(rgb))

@@ -243,7 +243,7 @@ def refuse_without_purpose(dataset: Dataset, save_predictions: bool) -> None:
     if not dataset.has_ground_truth and not save_predictions:
         raise BadArgument(
             f"{dataset.gt} lists images without ground truth, so there is nothing to score. Add --save-predictions to "
-            "keep what the model predicts, for `panbench submit`."
+            "keep what the model predicts, for `panbench export coco-server`."
         )
 
 

@@ -2,22 +2,23 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from panbench.base.reporter import Reporter
 from panbench.base.studies import added
 
 if TYPE_CHECKING:
-    from panbench.base.reporter import Reporter
     from panbench.datasets import Dataset
     from panbench.datasets.category_map import CategoryMap
     from panbench.evaluation.listeners import Listener
     from panbench.models.model import Model
     from panbench.models.rules import Rule
-    from panbench.runs import RunWriter
+    from panbench.runs import Run, RunWriter
 
-__all__ = ["DEFAULTS", "EvaluateOptions", "Evaluation", "Joined", "StudyOptions", "with_all_studies"]
+__all__ = ["DEFAULTS", "EvaluateOptions", "Evaluation", "Joined", "StudyOptions", "Watcher", "with_all_studies"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Evaluation:
     category_of: Mapping[int, int]
     options: "EvaluateOptions"
     rank: int
-    reporter: "Reporter"
+    reporter: Reporter
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ class Joined:
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     listen: "Callable[[Sequence[RunWriter]], Listener] | None" = None
+
+
+class Watcher(Reporter, Protocol):
+    """A reporter that follows one evaluation to its end."""
+
+    def finished(self, run: "Run") -> None:
+        """Called with the first run, once it is stored."""
 
 
 class StudyOptions:
@@ -69,8 +77,16 @@ class StudyOptions:
         """How many runs `run_further` adds to each run; the disk needs room for them."""
         return 0
 
+    def settled(self, options: "EvaluateOptions") -> "EvaluateOptions":
+        """The options of the core with what this study asks of them, on the command line."""
+        return options
+
     def check(self, dataset: "Dataset") -> None:
         """Raises BadArgument when the options do not fit the dataset; called before torch is loaded."""
+
+    def watched(self, run: Path, reporter: Reporter) -> AbstractContextManager[Watcher] | None:
+        """A reporter in place of `reporter` while one model is evaluated into the folder `run`, on the first rank."""
+        return None
 
     def wrapped(self, model: "Model") -> "Model":
         """The model to evaluate in place of `model`, such as one that sees several views of each image."""
@@ -86,7 +102,7 @@ class StudyOptions:
         dataset: "Dataset",
         folders: "Mapping[Rule, Path]",
         options: "EvaluateOptions",
-        reporter: "Reporter",
+        reporter: Reporter,
     ) -> None:
         """Makes further runs of the model, beside those that are done.
 

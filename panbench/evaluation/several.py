@@ -3,7 +3,7 @@
 import re
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,7 @@ from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
-from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.tracking import open_trackers
+from panbench.evaluation.options import EvaluateOptions, Watcher
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
 
@@ -200,26 +199,30 @@ def evaluate_models(
     *,
     reporters: Callable[[], AbstractContextManager[Reporter]],
     finished: Callable[[Outcome], Any],
-    trackers: Sequence[str] = (),
     rules: Sequence[str] = (),
 ) -> list[Outcome]:
     """Opens each model and evaluates it into its folders; the outcomes in order, as `run_models` gives them.
 
     rules: fusion rules as `--rule` names them, each with a run of its own from one forward pass; () is the model's own
     folders: those of `run_folders`
-    reporters: makes the reporter of one evaluation; trackers: names of TRACKERS that also hear of it
+    reporters: makes the reporter of one evaluation
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
     from panbench.evaluation.distributed import join_ranks
     from panbench.evaluation.evaluate import as_shown, evaluate_rules, open_model_once, run_further
 
-    kinds = trackers if join_ranks().is_first else ()
+    is_first = join_ranks().is_first
     of_each = len(rules) or 1
 
     def run(index: int, spec: ModelSpec) -> list[Run]:
         own = folders[index * of_each : (index + 1) * of_each]
-        logs = own[0].parent / "logs" / own[0].name
-        with reporters() as reporter, open_trackers(kinds, own[0].name, logs, reporter) as tracked:
+        with ExitStack() as stack:
+            reporter = watching = stack.enter_context(reporters())
+            watchers: list[Watcher] = []
+            for study in options.studies if is_first else ():
+                if (watch := study.watched(own[0], watching)) is not None:
+                    watching = stack.enter_context(watch)
+                    watchers.append(watching)
             model = open_model_once(
                 spec,
                 weights=opening.weights,
@@ -228,13 +231,14 @@ def evaluate_models(
                 seed=opening.seed,
                 compiled=opening.compiled,
                 download=opening.download,
-                reporter=tracked,
+                reporter=watching,
             )
             model = as_shown(model, options)
             chosen = rules_of(model, rules)
             clean = dict(zip(chosen, own, strict=True))
-            runs = evaluate_rules(model, dataset, clean, options, tracked)
-            tracked.finished(runs[0])
+            runs = evaluate_rules(model, dataset, clean, options, watching)
+            for watcher in watchers:
+                watcher.finished(runs[0])
             run_further(model, dataset, clean, options, reporter)
             return runs
 

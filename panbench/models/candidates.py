@@ -28,6 +28,7 @@ __all__ = [
     "Output",
     "check_classes",
     "pair_candidates",
+    "pixel_boxes",
     "scores_of_pairs",
     "sigmoid_candidates",
     "softmax_candidates",
@@ -78,6 +79,9 @@ class Candidates:
     Σ class × mask (mIoU_pan). None where that is `class_scores`."""
     most_instances: int = 100
     """How many pairs of candidate and class, by falling `class_scores`, are instances: the config's max_per_image."""
+    boxes: Tensor | None = None
+    """(K, 4) float on the device, x1 y1 x2 y2 in pixels of the original image, as the model's own box head says, for
+    box AP before fusion; it may lie partly outside. None where the model predicts no boxes: masks have theirs."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,15 @@ def sigmoid_candidates(
         )
         for image, each in enumerate(found)
     ]
+
+
+def pixel_boxes(fractions: Tensor, height: float, width: float) -> Tensor:
+    """(K, 4) boxes as x1 y1 x2 y2 in pixels, from centre x, centre y, width and height as fractions of an extent.
+
+    height, width: of that extent, in pixels of the original image; where a network saw padding it is larger than that
+    """
+    x, y, w, h = fractions.float().unbind(dim=-1)
+    return torch.stack([(x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height], dim=-1)
 
 
 def scores_of_pairs(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> tuple[Tensor, Tensor]:

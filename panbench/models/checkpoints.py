@@ -6,7 +6,7 @@ import threading
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.download import download, what_is_wrong
-from panbench.base.errors import BadCheckpoint, BadModel, DownloadFailed
+from panbench.base.errors import BadCheckpoint, BadModel, DownloadFailed, Way
 from panbench.base.files import hash_in_name, sha256_of
-from panbench.base.reporter import Counting
+from panbench.base.reporter import SILENT, Counting, Reporter, counter
 from panbench.base.secrets import without_secrets
 from panbench.base.text import licence_in_words
 from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, weights_path
 
-_WAYS_OUT = "Give a file with --checkpoint FILE, or run the model untrained with --weights random."
+_WAYS_OUT = (
+    Way("give a file with --checkpoint FILE", "--checkpoint"),
+    Way("run the model untrained with --checkpoint random", "--checkpoint"),
+)
 _NAMES_SHOWN = 8
 # torch's list of names that a checkpoint may use is global to the process.
 _lock = threading.Lock()
@@ -58,27 +61,26 @@ class Checkpoint:
 def fetch_weights(
     spec: ModelSpec,
     *,
-    progress: Counting | None = None,
     offline: bool = False,
-    notice: Callable[[str], None] = lambda sentence: None,
+    reporter: Reporter = SILENT,
 ) -> Path:
     """The file with a model's weights, downloaded into the cache when its config gives a URL.
 
     A URL's file is verified against the hash at the end of its name, also when it was here already; a wrong one is
-    fetched anew. progress: called with the bytes that have arrived and the total (None while unknown).
+    fetched anew.
     offline: fetch nothing; the error says what would be fetched, how large it is, and by which command
-    notice: called with a sentence that names the licence of the weights before they are downloaded
+    reporter: gets the licence of the weights as a notice before they are downloaded, and the bytes that have arrived
     Raises BadCheckpoint when there are no weights here and none may be fetched, DownloadFailed when fetching fails.
     """
     repository = repository_of(spec)
     if repository is not None and spec.weights is None:
-        return _fetch_from_hub(spec, repository, progress, offline, notice)
+        return _fetch_from_hub(spec, repository, offline, reporter)
     path = weights_path(spec)
     if path is None or spec.weights is None:
-        raise BadCheckpoint(f"The config of {spec.title} names no weights. {_WAYS_OUT}")
+        raise BadCheckpoint(f"The config of {spec.title} names no weights.", ways=_WAYS_OUT)
     if "://" not in spec.weights:
         if not path.is_file():
-            raise BadCheckpoint(f"There is no weights file {path} for {spec.title}. {_WAYS_OUT}")
+            raise BadCheckpoint(f"There is no weights file {path} for {spec.title}.", ways=_WAYS_OUT)
         return path
     sha256 = hash_in_name(path.name)
     if offline:
@@ -86,15 +88,16 @@ def fetch_weights(
         if problem is not None:
             raise BadCheckpoint(
                 f"The weights of {spec.title} are not at {path}: {problem}. {_how_to_fetch(spec)}, or put "
-                f"{without_secrets(spec.weights)} there. {_WAYS_OUT}"
+                f"{without_secrets(spec.weights)} there.",
+                ways=_WAYS_OUT,
             )
         return path
     if spec.license is not None and not path.is_file():
-        notice(f"Weights of {spec.title}: {_licence(spec)}.")
+        reporter.notice(f"Weights of {spec.title}: {_licence(spec)}.")
     try:
-        return download(spec.weights, path, sha256=sha256, progress=progress)
+        return download(spec.weights, path, sha256=sha256, progress=_counted(spec, reporter))
     except DownloadFailed as error:
-        raise DownloadFailed(f"{error} {_WAYS_OUT}") from error
+        raise error.with_ways(*_WAYS_OUT) from error
 
 
 def refuse_differences(spec: ModelSpec) -> None:
@@ -113,26 +116,26 @@ def _licence(spec: ModelSpec) -> str:
     return licence_in_words(spec.license) + (f" ({spec.license_source})" if spec.license_source else "")
 
 
-def _fetch_from_hub(
-    spec: ModelSpec,
-    repository: hub.Repository,
-    progress: Counting | None,
-    offline: bool,
-    notice: Callable[[str], None],
-) -> Path:
-    def told(license: str | None) -> None:
-        parts = [] if spec.license is None else [_licence(spec)]
-        at_the_hub = "no licence is stated" if license is None else licence_in_words(license)
-        notice(f"Weights of {spec.title}: {'; '.join([*parts, f'at the hub {at_the_hub} ({repository.page})'])}.")
+def _counted(spec: ModelSpec, reporter: Reporter) -> Counting:
+    return counter(reporter, f"{spec.title}: weights", "bytes")
 
+
+def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, offline: bool, reporter: Reporter) -> Path:
     refuse_differences(spec)
     folder = hub.here(repository)
     if folder is None and offline:
         raise BadCheckpoint(
             f"The files of {spec.title} ({repository}) are not on this machine. {_how_to_fetch(spec)}; they come from "
-            f"{repository.page}. {_WAYS_OUT}"
+            f"{repository.page}.",
+            ways=_WAYS_OUT,
         )
-    folder = folder or hub.fetch(repository, progress=progress, told=told)
+    if folder is None:
+        listing = hub.list_files(repository)
+        parts = [] if spec.license is None else [_licence(spec)]
+        at_the_hub = "no licence is stated" if listing.license is None else licence_in_words(listing.license)
+        parts.append(f"at the hub {at_the_hub} ({repository.page})")
+        reporter.notice(f"Weights of {spec.title}: {'; '.join(parts)}.")
+        folder = hub.fetch(repository, listing=listing, progress=_counted(spec, reporter))
     weights = hub.weights_in(folder)
     assert weights is not None
     return weights

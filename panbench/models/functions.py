@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from panbench.base.errors import BadArgument, BadModel
@@ -34,8 +35,8 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
     """The model that a factory returns, or one around the function that it returns. Raises BadModel, BadArgument."""
     if not callable(factory):
         raise BadModel(f"{spec.adapter} is a {type(factory).__name__}; it must be a function that returns a model.")
-    if weights not in ("auto", "random"):
-        raise BadArgument(f"--weights {weights}: {spec.adapter} brings its own weights. Leave --weights out.")
+    if weights not in ("auto", "random") or (spec.weights is not None and spec.config is None):
+        raise BadArgument(f"{spec.adapter} brings its own weights. Leave --checkpoint out.")
     with external_code(spec.adapter):
         made = factory()
     missing = [name for name in REQUIRED if not hasattr(made, name)]
@@ -78,6 +79,10 @@ class FunctionModel(Model):
         """Decodes one image; safe to call from several threads. Raises BadDataset naming the file."""
         rgb, facts = read_photograph(scene)
         return LoadedImage(scene, torch.from_numpy(rgb), None, facts)
+
+    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """The pixels as the function takes them."""
+        return LoadedImage(scene, torch.from_numpy(rgb), None)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[FinishedMap]:
         """The id map of each image, one after the other. Raises BadModel when the function returns something else."""

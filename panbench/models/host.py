@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -91,6 +92,11 @@ class HostedModel(Model):
         with guarded(self.spec.adapter, [scene]):
             return self.adapter.read(scene)
 
+    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """Resizes these pixels in place of the image of a scene; safe to call from several threads."""
+        with guarded(self.spec.adapter, [scene]):
+            return self.adapter.read_pixels(scene, rgb)
+
     def batch_key(self, image: ImageInfo) -> Hashable:
         """Images of which this is equal may share a batch: the size of the network's input for them."""
         return self.adapter.padded_size(image.height, image.width) or (image.height, image.width, "as it is")
@@ -106,8 +112,8 @@ class HostedModel(Model):
                     raise
                 reason = str(error).strip().splitlines()[0]
                 raise BadArgument(
-                    f"--compile: torch.compile cannot compile the backbone here ({reason}). On a CPU it needs a C++ "
-                    "compiler, on CUDA Triton; leave --compile out."
+                    f"--precision with +compile: torch.compile cannot compile the backbone here ({reason}). On a CPU "
+                    "it needs a C++ compiler, on CUDA Triton; leave +compile out."
                 ) from error
         check_classes(outputs, self.class_names, self.spec.title)
         if is_external(self.spec.adapter):

@@ -11,7 +11,7 @@ from torch import nn
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.heap import keep_freed_memory
 from panbench.base.places import BrokenPlace, load
-from panbench.base.reporter import SILENT, Reporter, counter
+from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weights
 from panbench.models.adapter import Adapter
 from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
@@ -104,7 +104,9 @@ def open_model(
     if compiled:
         backbone = getattr(model.module, "backbone", None)
         if not isinstance(backbone, nn.Module):
-            raise BadArgument(f"--compile: {spec.title} has no module named backbone to compile. Leave --compile out.")
+            raise BadArgument(
+                f"--precision with +compile: {spec.title} has no module named backbone to compile. Leave +compile out."
+            )
         cast(Any, model.module).backbone = torch.compile(backbone, dynamic=True)
         model.compiled = True
     return model
@@ -130,12 +132,7 @@ def resolve_weights(
         spec = with_weights(spec, weights)
         if "://" not in weights:
             return spec, Path(weights).expanduser()
-    return spec, fetch_weights(
-        spec,
-        progress=counter(reporter, f"{spec.title}: weights", "bytes"),
-        offline=not download,
-        notice=reporter.notice,
-    )
+    return spec, fetch_weights(spec, offline=not download, reporter=reporter)
 
 
 def _check_adapter(spec: ModelSpec, adapter: type[Adapter]) -> None:

@@ -43,15 +43,16 @@ def predict(model: Model, scene: Scene, ids: CategoryIds, rule: Rule | None = No
 def prediction_of(image_id: int, settled: SettledMap, ids: CategoryIds) -> PanopticPrediction:
     """A settled map in the dataset's terms. Raises BadModel for a label that has no category."""
     id_map, segments = settled
-    try:
-        named = tuple(Segment(each.id, ids[each.label], each.area, score=each.score) for each in segments)
-    except (KeyError, IndexError) as error:
-        raise BadModel(
-            f"The model gives category {error.args[0]} on image {image_id}, which the dataset does not have. "
-            "Give it `categories`, and they are matched by name."
-            if isinstance(error, KeyError)
-            else f"The model gives a label beyond its {len(ids)} categories on image {image_id}."
-        ) from error
+    labels = {each.label for each in segments}
+    if isinstance(ids, Mapping):
+        if unknown := sorted(labels - ids.keys()):
+            raise BadModel(
+                f"The model gives category {unknown[0]} on image {image_id}, which the dataset does not have.",
+                ways=["give it `categories`, and they are matched by name"],
+            )
+    elif any(label >= len(ids) for label in labels):
+        raise BadModel(f"The model gives a label beyond its {len(ids)} categories on image {image_id}.")
+    named = tuple(Segment(each.id, ids[each.label], each.area, score=each.score) for each in segments)
     return PanopticPrediction(image_id, id_map, named)
 
 

@@ -49,7 +49,9 @@ def replace_output(output: Output, count: int) -> Output:
         for index, (rows, columns) in enumerate(tiles(planted, *masks.shape[-2:])):
             masks[index, rows, columns] = on
         weight = torch.ones_like(output.weight)
-        return dataclasses.replace(output, labels=labels.astype(np.int64), gate=gate, weight=weight, masks=masks)
+        return dataclasses.replace(
+            output, labels=labels.astype(np.int64), gate=gate, weight=weight, masks=masks, boxes=None
+        )
     height, width = output.frame.original
     if isinstance(output, Instances):
         things = sorted(set(output.labels)) or [0]

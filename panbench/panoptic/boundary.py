@@ -8,10 +8,10 @@ for each pair.
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from panbench.panoptic import pixels
 from panbench.panoptic.idmap import IdRuns, count_run_pairs
 from panbench.panoptic.types import VOID
 
@@ -40,7 +40,7 @@ def boundary_mask(ids: Int32) -> npt.NDArray[np.bool_]:
     side = 2 * boundary_distance(ids.shape) - 1
     if side == 1:
         return edge
-    return cv2.dilate(edge.view(np.uint8), np.ones((side, side), np.uint8)).view(np.bool_)
+    return pixels.dilate(edge, side)
 
 
 def _has_foreign_neighbour(ids: Int32) -> npt.NDArray[np.bool_]:

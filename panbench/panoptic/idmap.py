@@ -11,10 +11,10 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from panbench.panoptic import pixels
 from panbench.panoptic.native import native
 from panbench.panoptic.types import MAX_ID
 
@@ -254,11 +254,11 @@ def _pixels(content: bytes, header: PngHeader, filtered: bytes | bytearray) -> n
     """The (H, W) pixels as uint32, 255 << 24 | id, in a buffer that the thread's next call overwrites."""
     raw = np.frombuffer(filtered, np.uint8)
     _check_filters(header, raw)
-    bgr = cv2.imdecode(_stored_png(content, raw), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    bgr = pixels.decode(_stored_png(content, raw), turned=False)
     if bgr is None or bgr.shape[:2] != (header.height, header.width):
         raise ValueError("is a damaged PNG.")
     rgba = _scratch.array("pixels", 4 * header.height * header.width).reshape(header.height, header.width, 4)
-    cv2.cvtColor(bgr, cv2.COLOR_BGR2RGBA, dst=rgba)
+    pixels.as_rgba(bgr, rgba)
     return rgba.view("<u4")[..., 0]
 
 

@@ -11,15 +11,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
 from panbench.base.errors import BadDataset
+from panbench.panoptic import pixels
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.panoptic.types import Exif
 
@@ -83,15 +82,11 @@ def read_photo(
     where = _where(path, image_id)
     content = _content(path, where)
     facts = _inspect(content, where, shape, exif, max_pixels)
-    flags = cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if exif == "ignore" else 0)
-    try:
-        bgr = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    except cv2.error:
-        bgr = None
+    bgr = pixels.decode(content, turned=exif != "ignore")
     if bgr is None:
         raise BadDataset(f"{where} cannot be decoded as an image.")
     _refuse_other_shape((bgr.shape[0], bgr.shape[1]), shape, where)
-    return cast(npt.NDArray[np.uint8], bgr), facts
+    return bgr, facts
 
 
 def _where(path: str | Path, image_id: int | None) -> str:

@@ -3,7 +3,7 @@
 `lock` lets one writer in, `replacing` puts a new run in the place of an old one, `hashes` tells which files a run read.
 """
 
-from panbench.runs.folder import Run, list_runs, load_run, looks_like_run
+from panbench.runs.folder import Run, list_runs, load_run, looks_like_run, read_runs
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
 from panbench.runs.layout import CANDIDATES, ORACLE, ORACLE_BLOCKS, PREDICTIONS, PREDICTIONS_JSON, written
 from panbench.runs.manifest import check_recorded, recorded, write_recorded
@@ -69,6 +69,7 @@ __all__ = [
     "looks_like_run",
     "photograph_code",
     "predictions_place",
+    "read_runs",
     "recorded",
     "refuse_link",
     "remove_run",

@@ -5,7 +5,7 @@ from its parts. docs/design.md has the schema.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
@@ -267,20 +267,24 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     return Run(read_info(folder), folder)
 
 
-def list_runs(folder: str | os.PathLike[str], damaged: Callable[[str], None] = lambda sentence: None) -> list[Run]:
-    """The runs in the subfolders of `folder`, oldest first; subfolders that are not runs are left out.
+def list_runs(folder: str | os.PathLike[str]) -> list[Run]:
+    """The runs in the subfolders of `folder`, oldest first; what is not a run, or cannot be read, is left out."""
+    return read_runs(folder)[0]
+
+
+def read_runs(folder: str | os.PathLike[str]) -> tuple[list[Run], list[str]]:
+    """The runs in the subfolders of `folder`, oldest first, and a sentence for each run that cannot be read.
 
     A run that is to replace another one is not listed: until it has, the old one is.
-    damaged: told why a run among them cannot be read
     """
-    runs = []
+    runs, problems = [], []
     found = {replaced_home(path) or path for path in Path(folder).glob("*") if looks_like_run(path)}
     for path in sorted(found):
         try:
             runs.append(load_run(path))
         except BadRun as problem:
-            damaged(str(problem))
-    return sorted(runs, key=lambda run: (run.info.started or "", run.name))
+            problems.append(str(problem))
+    return sorted(runs, key=lambda run: (run.info.started or "", run.name)), problems
 
 
 def looks_like_run(folder: Path) -> bool:

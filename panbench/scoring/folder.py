@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -35,6 +34,7 @@ from panbench.base.text import listed
 from panbench.base.threads import available_cores
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums, summarise
+from panbench.panoptic import pixels
 from panbench.panoptic.boundary import boundary_pairs
 from panbench.panoptic.coco import read_annotation_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, IdRuns, check_pixels, count_run_pairs, decode_id_runs
@@ -66,7 +66,7 @@ from panbench.runs import (
     check_room,
     unfinished_run,
 )
-from panbench.runs.merge import differing_settings
+from panbench.runs.alike import differing_settings
 from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, key_of, own_key
 
@@ -488,6 +488,18 @@ class _Counted:
     gt_faults: "list[_Fault]" = field(default_factory=list)
     prediction_faults: "list[_Fault]" = field(default_factory=list)
 
+    def add(self, image_id: int, answer: "_Answer") -> None:
+        if answer.gt_fault:
+            self.gt_faults.append(answer.gt_fault)
+        elif answer.prediction_fault:
+            self.prediction_faults.append(answer.prediction_fault)
+        if answer.counts is not None:
+            self.pairs.append((image_id, answer.counts))
+            self.files.append((image_id, b"", answer.sha))
+            self.predictions.append(answer.pred_sha)
+        if answer.boundary is not None:
+            self.boundary.append((image_id, answer.boundary))
+
     def table(self, plan: _Plan) -> OverlapTable:
         """The rows of all images that could be decoded."""
         images = [image_id for image_id, _ in self.pairs]
@@ -590,24 +602,18 @@ def _count_images(
     counter = _Counter(plan, boundary, max_pixels, keeper.index if keeper else None)
     images, before = len(plan.rows), len(plan.rows) - len(rows)
     pool = ThreadPoolExecutor(threads)
-    opencv_threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the images are already distributed over threads
     counted = _Counted()
-    try:
+    with contextlib.ExitStack() as ending:
+        if written:
+            ending.callback(written.discard)
+        # Compiled code decodes id PNGs without OpenCV, which takes a tenth of a second to load.
+        if boundary or native() is None:
+            ending.enter_context(pixels.one_thread())
+        ending.callback(pool.shutdown, cancel_futures=True)
         for done, (row, answer) in enumerate(zip(rows, _in_order(pool, counter, rows), strict=True), start=1):
-            image_id = plan.gt.image_ids[row]
             if written and not answer.gt_fault:
                 written.keep(key_of(answer.sha), answer.packed)
-            if answer.gt_fault:
-                counted.gt_faults.append(answer.gt_fault)
-            elif answer.prediction_fault:
-                counted.prediction_faults.append(answer.prediction_fault)
-            if answer.counts is not None:
-                counted.pairs.append((image_id, answer.counts))
-                counted.files.append((image_id, b"", answer.sha))
-                counted.predictions.append(answer.pred_sha)
-            if answer.boundary is not None:
-                counted.boundary.append((image_id, answer.boundary))
+            counted.add(plan.gt.image_ids[row], answer)
             if done % _IMAGES_A_TASK == 0 or done == len(rows):
                 reporter.progress("Scoring", before + done, images)
             if done % PART_IMAGES == 0:
@@ -617,11 +623,6 @@ def _count_images(
             written.finish()
         if len(rows) % PART_IMAGES:
             yield counted
-    finally:
-        pool.shutdown(cancel_futures=True)
-        cv2.setNumThreads(opencv_threads)
-        if written:
-            written.discard()
 
 
 def _in_order(pool: ThreadPoolExecutor, counter: _Counter, rows: Sequence[int]) -> Iterator[_Answer]:

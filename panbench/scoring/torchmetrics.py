@@ -1,6 +1,6 @@
 """PQ as a metric of torchmetrics, for Lightning and for distributed loops: the numbers of `panbench.Evaluator`.
 
-Needs the extra: pip install 'panbench[torchmetrics]'. Nothing else of panbench imports this file.
+Needs the extra torchmetrics. Nothing else of panbench imports this file.
 """
 
 import math
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from panbench.base.extras import install_line
 from panbench.panoptic.types import GROUPS, Category, Segment
 from panbench.scoring.evaluator import Evaluator
 
@@ -17,7 +18,7 @@ try:
     from torchmetrics.utilities import dim_zero_cat
 except ImportError as problem:
     raise ImportError(
-        f"panbench.scoring.torchmetrics needs torchmetrics ({problem}): pip install 'panbench[torchmetrics]'"
+        f"panbench.scoring.torchmetrics needs torchmetrics ({problem}): {install_line('torchmetrics')}"
     ) from None
 
 __all__ = ["PanopticQuality"]

@@ -42,5 +42,5 @@ def _has_right_predictions(scene: Scene, name: str, run: Path) -> None:
     right = {file: digest for file, digest in scene.right[name].items() if file.endswith(".png")}
     found = {file: digest for file, digest in files_of(run).items() if file.endswith(".png")}
     if right != found:
-        code, said = command("verify", run)
+        code, said = command("runs", "verify", run)
         expect(code == 1, f"{name}: predictions were torn, and verify exits {code}: {said[-300:]}")

@@ -60,7 +60,7 @@ TASKS: dict[str, Task] = {
     ),
     "report": Task(("report", "../poor-run", "--out", "OUT"), out="page.html"),
     "submit": Task(
-        ("submit", "good.json", "--testset", "val2017", "--image-list", "gt.json", "--out", "OUT"),
+        ("export", "coco-server", "good.json", "--testset", "val2017", "--image-list", "gt.json", "--out", "OUT"),
         ("--overwrite",),
         out="submission.zip",
     ),

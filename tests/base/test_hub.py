@@ -157,9 +157,10 @@ def test_what_is_fetched_is_verified_written_down_and_found_without_a_network(se
 def test_licence_and_size_are_told_before_the_first_file_comes(server: Hub) -> None:
     repository = hub.parse("hf:owner/name")
     assert hub.look_up(repository) == hub.Stated("mit", len(WEIGHTS))
-    told: list[tuple[str | None, bool]] = []
-    hub.fetch(repository, told=lambda license: told.append((license, hub.is_known(repository))))
-    assert told == [("mit", False)]
+    listing = hub.list_files(repository)
+    assert (listing.license, hub.is_known(repository)) == ("mit", False)
+    hub.fetch(repository, listing=listing)
+    assert hub.is_known(repository)
 
 
 @pytest.mark.parametrize(

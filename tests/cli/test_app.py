@@ -116,7 +116,7 @@ def test_the_package_says_that_it_is_typed():
 
 def test_help_names_every_command():
     shown = panbench("--help").stdout
-    for command in ("models", "eval", "score", "compare", "metrics", "errors", "data", "submit"):
+    for command in ("models", "eval", "score", "compare", "metrics", "errors", "data", "export"):
         assert command in shown
 
 
@@ -148,7 +148,6 @@ def test_names_complete_also_after_a_comma():
         (["eval", "--model", "mask2former", "--image-ids", "12,x"], "'x' is not an image id"),
         (["eval", "--model", "mask2former", "--image-ids", "@nowhere.txt"], "cannot be read"),
         (["eval", "--model", "mask2former", "--batch-size", "0"], "above 0, or auto"),
-        (["eval", "--model", "mask2former,maskformer", "--weights", "my.pth"], "fits one model"),
         (["eval", "--model", "mask2former,maskformer", "--checkpoint", "my.pth"], "fits one model"),
         (["eval", "--model", "mask2former", "--checkpoint", "https://host.example/my.pth"], "not a URL"),
         (["eval", "--config", "nowhere.py"], "no config file"),
@@ -491,7 +490,7 @@ def test_a_run_that_is_in_the_way_is_refused_before_anything_is_run(tmp_path):
 # A real evaluation, untrained
 
 
-EVAL = ("eval", "--model", "panoptic-fpn-tiny", "--weights", "random", "--device", "cpu", "--limit", "2")
+EVAL = ("eval", "--model", "panoptic-fpn-tiny", "--checkpoint", "random", "--device", "cpu", "--limit", "2")
 
 
 def test_eval_prints_one_table_a_model_then_the_comparison_and_marks_random_weights(tmp_path, monkeypatch):

@@ -166,7 +166,12 @@ def test_submit_says_what_is_in_the_zip(tmp_path):
     (tmp_path / "mine.json").write_text(json.dumps({"annotations": [annotation]}))
     (tmp_path / "images.json").write_text(json.dumps({"images": [{"id": 7, "height": 2, "width": 3}]}))
     result = panbench(
-        "submit", tmp_path / "mine.json", "--out", tmp_path / "o.zip", "--image-list", tmp_path / "images.json"
+        *("export", "coco-server"),
+        tmp_path / "mine.json",
+        "--out",
+        tmp_path / "o.zip",
+        "--image-list",
+        tmp_path / "images.json",
     )
     assert result.exit_code == 0, result.output
     assert "1 images, 1 segments" in result.stdout

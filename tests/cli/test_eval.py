@@ -122,7 +122,7 @@ def test_categories_of_all_models_are_checked_before_the_first_one_runs(scenes, 
     names = tuple(f"kind {number}" for number in range(9))
     loader = f"dict(dataset=dict(metainfo=dict(classes={names!r})))"
     other.write_text(f"_base_ = {str(TINY.config)!r}\ntest_dataloader = {loader}\n")
-    command = ("eval", "--model", TINY.name, "--config", other, "--weights", "random", "--data", scenes, *FAST)
+    command = ("eval", "--model", TINY.name, "--config", other, "--checkpoint", "random", "--data", scenes, *FAST)
     result = panbench(*command)
     assert result.exit_code == 2, result.stderr
     assert "other and the dataset have different categories" in result.stderr
@@ -173,7 +173,7 @@ def test_bench_takes_photographs_and_tells_a_number_of_them_where_it_belongs(sce
 
 
 def test_bench_begins_with_a_line_for_each_model_and_marks_random_weights(scenes):
-    command = ("bench", "--model", f"{TINY.name},maskformer-tiny", "--weights", "random", "--size", "64x96")
+    command = ("bench", "--model", f"{TINY.name},maskformer-tiny", "--checkpoint", "random", "--size", "64x96")
     result = panbench(*command, "--count", "1", "--warm-up", "0", "--device", "cpu", columns=80)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -185,6 +185,24 @@ def test_bench_begins_with_a_line_for_each_model_and_marks_random_weights(scenes
 
 @pytest.mark.parametrize("command", [["eval"], ["bench"], ["predict", "photo.jpg"]])
 def test_a_file_of_weights_that_is_not_there_is_refused_at_once(command, tmp_path):
-    result = panbench(*command, "--model", "mask2former-tiny", "--weights", tmp_path / "my.pth")
+    result = panbench(*command, "--model", "mask2former-tiny", "--checkpoint", tmp_path / "my.pth")
     assert result.exit_code == 2
-    assert result.stderr == f"Error: --weights {tmp_path}/my.pth: there is no such file. Give a path, auto or random.\n"
+    assert result.stderr == (
+        f"Error: --checkpoint {tmp_path}/my.pth: there is no such file. Give a path, or random for untrained weights.\n"
+    )
+    result = panbench(*command, "--model", "mask2former-tiny", "--checkpoint", "random:seven")
+    assert (result.exit_code, "the seed 'seven' is not a whole number" in result.stderr) == (2, True)
+
+
+def test_results_are_alone_on_stdout_as_json(scenes, tmp_path):
+    result = panbench("eval", "--model", TINY.name, "--data", scenes, *FAST, "--rule", "paper,argmax", "--json")
+    assert result.exit_code == 0, result.stderr
+    paper, argmax = json.loads(result.stdout)
+    assert [Path(found["path"]).is_dir() for found in (paper, argmax)] == [True, True]
+    assert argmax["rule"].startswith("argmax")
+    assert paper["per_category"]
+    assert paper["All"]["PQ"] == paper["PQ"]
+    stored = json.loads(panbench("compare", paper["path"], "--json").stdout)
+    assert [row["PQ"] for row in stored] == [paper["PQ"]]
+    contradiction = panbench("compare", paper["path"], "--json", "--format", "csv")
+    assert (contradiction.exit_code, "contradict" in contradiction.stderr) == (2, True)

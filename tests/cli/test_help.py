@@ -1,5 +1,6 @@
 """`--help`: every command teaches by an example, and the examples are command lines that panbench takes."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import typer
 from support import panbench
 
+from panbench.base.studies import added
 from panbench.cli.app import app
 
 PROGRAM: Any = typer.main.get_command(app)
@@ -38,3 +40,42 @@ def test_every_help_ends_with_examples_that_the_command_takes(path):
         words = shlex.split(example)
         assert tuple(words[: len(path) + 1]) == ("panbench", *path)
         COMMANDS[path].make_context(path[-1], words[len(path) + 1 :])
+
+
+WITHOUT_RESULTS = {
+    *("predict", "report", "site", "serve", "show overlay", "show side-by-side", "show diff", "show attention"),
+    *("show plot", "export", "runs delete", "runs finish", "data coco", "data cityscapes", "data ade20k"),
+    *("data mapillary", "data coconut", "data convert"),
+}
+"""Commands that write files or serve pages: they print paths and counts, no results."""
+
+
+def test_every_command_that_prints_results_prints_them_as_json():
+    without = {" ".join(path) for path, command in COMMANDS.items() if "--json" not in names_of(command)}
+    assert without == WITHOUT_RESULTS
+
+
+def test_eval_has_at_most_24_options_beside_those_of_studies():
+    of_studies = {kind.panel for kind in added("options", "eval").values()}
+    own = [one for one in COMMANDS[("eval",)].params if one.rich_help_panel not in of_studies]
+    assert len(own) <= 24
+    assert len(COMMANDS[("eval",)].params) > len(own)
+
+
+def names_of(command: Any) -> set[str]:
+    return {name for param in command.params for name in param.opts}
+
+
+def test_the_help_of_the_program_has_five_panels_and_at_most_23_commands():
+    shown = panbench("--help", columns=80).stdout
+    panels = re.findall(r"^╭─ (.+?) ─", shown, re.MULTILINE)
+    assert panels == ["Options", "Run", "Ask", "Show", "Keep", "About"]
+    inside = [line for line in shown.partition("─ Run")[2].splitlines() if line.startswith("│ ")]
+    assert len(inside) == len(PROGRAM.commands) <= 23, "each command is one line of 80 columns"
+    assert inside[0].startswith("│ eval ")
+
+
+@pytest.mark.parametrize("path", [(), *COMMANDS], ids=" ".join)
+def test_help_shows_words_for_values_and_no_notation_of_programs(path):
+    shown = panbench(*path, "--help", columns=200).stdout
+    assert not re.search(r"\{\w|\[\[|<\w|x>=|<=x|\brange\b|PosixPath", shown.replace("<list>", "")), path

@@ -16,9 +16,9 @@ def test_names_that_there_are_not_are_refused_without_pytorch(tmp_path):
             (["eval", *TINY, "--device", "gpu"], "--device gpu is unknown"),
             (["bench", *TINY, "--device", "gpu"], "--device gpu is unknown"),
             (["eval", *TINY, "--precision", "float16"], "--precision float16 is unknown"),
+            (["eval", *TINY, "--precision", "bf16+fast"], "as in bf16+compile"),
             (["bench", *TINY, "--precision", "fp32,half"], "--precision half is unknown"),
             (["eval", *TINY, "--rule", "paper,hf"], "There is no fusion rule 'hf'. Rules are panoptic-fpn"),
-            (["eval", *TINY, "--log", "visdom"], "There is no tracker 'visdom'"),
             (["predict", "nophoto.jpg", *TINY], "There is no image nophoto.jpg"),
         ],
     )

@@ -188,7 +188,7 @@ def test_predict_replaces_no_photograph_and_nothing_unasked(tmp_path):
     cv2.imwrite(str(tmp_path / "ids" / "a.png"), np.zeros((64, 96, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "b.png"), np.zeros((64, 96, 3), np.uint8))
     (tmp_path / "b.overlay.png").write_text("mine")
-    model = ("--model", "maskformer-tiny", "--weights", "random", "--out", ".")
+    model = ("--model", "maskformer-tiny", "--checkpoint", "random", "--out", ".")
     for photo, sentence in (("ids/a.png", "is a photograph that is read"), ("b.png", "already exists")):
         done = panbench("predict", photo, *model, cwd=tmp_path)
         assert done.exit_code == 2

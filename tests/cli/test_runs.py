@@ -1,4 +1,4 @@
-"""`panbench runs` and `panbench verify`: what is stored, whether it is what was written, and what is deleted."""
+"""`panbench runs` and `panbench runs verify`: what is stored, whether it is what was written, and what is deleted."""
 
 import dataclasses
 import json
@@ -120,7 +120,7 @@ def test_a_folder_of_damaged_runs_only_is_refused_with_what_is_wrong(tmp_path):
 
 
 def test_a_folder_with_a_damaged_run_is_not_verified(tmp_path):
-    result = panbench("verify", folder_with_damage(tmp_path))
+    result = panbench("runs", "verify", folder_with_damage(tmp_path))
     assert result.exit_code == 1
     assert result.stdout.startswith("a: verified")
     assert "torn/run.json is damaged" in words(result.stderr)
@@ -179,7 +179,7 @@ def test_a_folder_that_is_no_run_or_is_being_written_is_not_deleted(tmp_path, wh
 
 
 def test_a_run_that_is_as_it_was_written_is_verified(tmp_path):
-    result = panbench("verify", scored(tmp_path))
+    result = panbench("runs", "verify", scored(tmp_path))
     assert result.exit_code == 0
     assert result.stdout.startswith("a: verified")
     assert "The files of 3 images are as they were read." in result.stdout
@@ -199,7 +199,7 @@ def test_a_run_that_differs_is_not_verified(tmp_path, harm):
     else:
         write_id_png(tmp_path / "gt" / "2.png", np.array([[1, 1, 1, 0]], np.int32))
         sentence = "1 files changed since they were read"
-    result = panbench("verify", run, "--json")
+    result = panbench("runs", "verify", run, "--json")
     assert result.exit_code == 1
     (found,) = json.loads(result.stdout)
     assert found["state"] == "damaged"
@@ -207,7 +207,7 @@ def test_a_run_that_differs_is_not_verified(tmp_path, harm):
 
 
 def test_a_run_of_schema_1_is_unverified(tmp_path):
-    result = panbench("verify", SCHEMA_1 / "scored")
+    result = panbench("runs", "verify", SCHEMA_1 / "scored")
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "scored: unverified")
 
 
@@ -306,9 +306,9 @@ class TestPredictions:
     @pytest.mark.parametrize("which", [0, 1], ids=["scored", "kept"])
     def test_shifted_predictions_are_not_verified(self, runs, which):
         run = runs[which]
-        assert "3 predictions are as they were." in panbench("verify", run).stdout
+        assert "3 predictions are as they were." in panbench("runs", "verify", run).stdout
         shifted(self.predictions_of(run) / "2.png")
-        result = panbench("verify", run, "--json")
+        result = panbench("runs", "verify", run, "--json")
         assert result.exit_code == 1
         (found,) = json.loads(result.stdout)
         assert found["state"] == "damaged"
@@ -319,7 +319,7 @@ class TestPredictions:
         folder = self.predictions_of(runs[which])
         path = folder.with_suffix(".json")
         path.write_text(path.read_text().replace('"category_id": 1', '"category_id": 1 '))
-        result = panbench("verify", runs[which])
+        result = panbench("runs", "verify", runs[which])
         assert result.exit_code == 1
         assert f"{path}" in result.stdout
 
@@ -345,11 +345,11 @@ class TestPredictions:
     def test_missing_predictions_are_named_and_removed_ones_are_no_damage(self, runs):
         vote = runs[1]
         (vote / "predictions" / "2.png").unlink()
-        result = panbench("verify", vote)
+        result = panbench("runs", "verify", vote)
         assert (result.exit_code, "1 predictions are missing" in result.stdout) == (1, True)
         shutil.rmtree(vote / "predictions")
         (vote / "predictions.json").unlink()
-        result = panbench("verify", vote)
+        result = panbench("runs", "verify", vote)
         assert (result.exit_code, "The predictions are no longer there." in result.stdout) == (0, True)
 
     def test_of_a_run_that_recorded_nothing_nothing_is_called_damaged(self, tmp_path, monkeypatch):
@@ -358,7 +358,7 @@ class TestPredictions:
         monkeypatch.setattr(FileHashes, "of", staticmethod(lambda rows, *_, **__: of(rows)))
         run = scored(tmp_path)
         shifted(tmp_path / "pred" / "2.png")
-        result = panbench("verify", run)
+        result = panbench("runs", "verify", run)
         assert result.exit_code == 0
         assert f"What the id PNGs in {tmp_path / 'pred'} were is not recorded." in words(result.stdout)
 

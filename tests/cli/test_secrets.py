@@ -12,8 +12,6 @@ import pytest
 from support import panbench, panbench_program
 
 from panbench.cli import console
-from panbench.evaluation import tracking as trackers
-from panbench.evaluation.tracking import Trackers
 from panbench.runs import RunInfo
 
 PASSWORD = "hunter2/and#more"
@@ -105,30 +103,3 @@ def test_run_json_keeps_no_secret_of_command_line_and_error(monkeypatch):
     read = RunInfo.from_json(stored)
     assert (read.error, read.command) == ("no http://***@proxy", ("--x=***",))
     assert replace(read, error=TOKEN).error == "***"
-
-
-def test_a_tracker_that_quotes_its_key_is_dropped_without_it(monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
-
-    def refused(*_):
-        raise ConnectionError("0123456789abcdef0123456789abcdef01234567 is not a key of user:pw")
-
-    class Heard:
-        scalars = refused
-
-    class Notices:
-        def __init__(self):
-            self.said = []
-            self.notice = self.said.append
-
-        def progress(self, *_):
-            pass
-
-    notices = Notices()
-    Trackers([Heard()], notices).progress("run", 1, 1)
-    monkeypatch.setattr(trackers, "TRACKERS", {"wandb": refused})
-    monkeypatch.setattr(trackers, "PACKAGES", {})
-    with pytest.raises(trackers.BadArgument) as caught, trackers.open_trackers(["wandb"], "run", tmp_path):
-        pass
-    for sentence in (*notices.said, str(caught.value)):
-        assert "ConnectionError: *** is not a key" in sentence

@@ -381,7 +381,7 @@ def test_interrupted_anywhere_the_next_call_goes_on(server, mimic, tmp_path):
 def test_no_network_is_one_sentence(mimic, tmp_path):
     with FaultServer({}) as server:
         url = server.url
-    with pytest.raises(DownloadFailed, match=r"no connection.*val2017\.zip elsewhere.*--from"):
+    with pytest.raises(DownloadFailed, match=r"no connection.*val2017\.zip elsewhere.*`panbench data coco --from"):
         fetch_coco(tmp_path, host=mimic.at(url), sleep=lambda _: None)
 
 
@@ -421,8 +421,8 @@ def test_missing_data_come_with_the_command_and_its_size(tmp_path):
     assert missing.command == f"panbench data coco --limit 50 --root {tmp_path / 'data' / 'coco'}"
     assert (missing.json, missing.images, missing.pngs) == (True, 50, 50)
     assert 8_000_000 < missing.bytes < 30_000_000
-    assert "MB" in missing.sentence
-    assert missing.command in missing.sentence
+    assert "MB" in missing.way
+    assert missing.command in missing.way
 
 
 def test_the_default_root_needs_no_option(tmp_path, monkeypatch):

@@ -248,7 +248,7 @@ def test_an_error_inside_of_an_adapters_module_is_not_taken_for_its_absence(toy:
 
 
 def test_published_numbers_go_with_the_weights_that_they_are_of(toy: Path) -> None:
-    """`--weights my.pth` once kept them, though `--checkpoint my.pth` did not."""
+    """`open_model(weights="my.pth")` once kept them, though `--checkpoint my.pth` did not."""
     spec = spec_from_config(toy)
     other = toy.parent / "mine.pth"
     other.write_bytes((toy.parent / "toy.pth").read_bytes())

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from panbench.base.download import download
 from panbench.base.errors import BadCheckpoint, DownloadFailed
 from panbench.base.files import hash_in_name
+from panbench.base.reporter import Silent, Unit
 from panbench.catalog import ModelSpec, load_catalog, weights_path
 from panbench.models import checkpoints
 from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
@@ -423,7 +424,12 @@ def published(server: Server, content: bytes = b"weights", name: str | None = No
 def test_weights_are_downloaded_once_and_verified(server: Server, tmp_path: Path) -> None:
     spec, path = published(server)
     seen: list[tuple[int, int | None]] = []
-    assert fetch_weights(spec, progress=lambda done, total: seen.append((done, total))) == path
+
+    class Counted(Silent):
+        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
+            seen.append((done, total))
+
+    assert fetch_weights(spec, reporter=Counted()) == path
     assert path.parent == tmp_path / "cache" / "weights"
     assert path.read_bytes() == b"weights"
     assert seen[-1] == (7, 7)
@@ -436,8 +442,13 @@ def test_the_licence_is_told_before_the_download_and_not_again(server: Server) -
     spec, path = published(server)
     spec = dataclasses.replace(spec, license="CC-BY-NC-4.0", license_source="its README.md")
     told: list[tuple[str, bool]] = []
+
+    class Noted(Silent):
+        def notice(self, sentence: str) -> None:
+            told.append((sentence, path.exists()))
+
     for _ in range(2):
-        fetch_weights(spec, notice=lambda sentence: told.append((sentence, path.exists())))
+        fetch_weights(spec, reporter=Noted())
     assert told == [(f"Weights of {spec.title}: CC-BY-NC-4.0, not for commercial use (its README.md).", False)]
 
 
@@ -460,7 +471,7 @@ def test_weights_that_the_server_does_not_have_name_url_target_and_ways_out(serv
     server.content.clear()
     with pytest.raises(DownloadFailed) as caught:
         fetch_weights(spec)
-    for words in (str(spec.weights), str(path), "404", "--checkpoint", "--weights random"):
+    for words in (str(spec.weights), str(path), "404", "--checkpoint", "--checkpoint random"):
         assert words in str(caught.value)
     assert list(path.parent.glob("*.pth")) == []
 
@@ -471,7 +482,7 @@ def test_a_server_that_is_not_there_names_url_target_and_ways_out(server: Server
     server.server_close()
     with pytest.raises(DownloadFailed) as caught:
         fetch_weights(spec)
-    for words in (str(spec.weights), str(path), "--checkpoint", "--weights random"):
+    for words in (str(spec.weights), str(path), "--checkpoint", "--checkpoint random"):
         assert words in str(caught.value)
 
 
@@ -479,7 +490,7 @@ def test_offline_weights_are_used_when_they_are_here_and_missed_in_words_when_no
     spec, path = published(server)
     with pytest.raises(BadCheckpoint) as caught:
         fetch_weights(spec, offline=True)
-    for words in (str(spec.weights), str(path), "does not exist", "--checkpoint", "--weights random"):
+    for words in (str(spec.weights), str(path), "does not exist", "--checkpoint", "--checkpoint random"):
         assert words in str(caught.value)
     path.parent.mkdir(parents=True)
     path.write_bytes(b"wei")
@@ -499,5 +510,5 @@ def test_weights_given_as_a_path_are_used_where_they_are(tmp_path: Path) -> None
 
 
 def test_a_model_without_weights_names_the_ways_out() -> None:
-    with pytest.raises(BadCheckpoint, match=r"Give a file with --checkpoint FILE, or .* --weights random"):
+    with pytest.raises(BadCheckpoint, match=r"Give a file with --checkpoint FILE, or .* --checkpoint random"):
         fetch_weights(dataclasses.replace(CATALOG["mask2former-r50"], weights=None))

@@ -13,7 +13,7 @@ import pytest
 
 from panbench.base.errors import BadArgument
 
-pytest.importorskip("starlette", reason="the extra is not installed: pip install 'panbench[serve]'")
+pytest.importorskip("starlette", reason="the extra is not installed")
 from starlette.testclient import TestClient
 
 from panbench.report.pages.live.library import Library

@@ -23,7 +23,7 @@ from panbench.report.answers.findings import error_findings
 from panbench.report.answers.grid import percent
 from panbench.report.pages.page import document
 from panbench.report.pages.page.document import write_report
-from panbench.report.pages.page.elements import shortened
+from panbench.report.pages.page.shortened import shortened
 from panbench.runs import load_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
@@ -630,7 +630,7 @@ def serious_violations(page) -> list[str]:
 @pytest.fixture(scope="module")
 def served(shared_runs) -> Iterator[str]:
     """The address of a server of the two runs."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed: pip install 'panbench[serve]'")
+    uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed")
     from panbench.report.pages.live.library import Library
     from panbench.report.pages.live.server import application
 

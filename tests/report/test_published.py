@@ -87,7 +87,9 @@ def test_a_model_trained_on_more_data_is_another_system():
 
 
 def test_the_list_has_speed_queries_pre_training_and_box_ap():
-    shown = panbench("published", "Mask2Former Swin-L", "Mask DINO R50", "--split", "val2017", columns=200).stdout
+    shown = panbench(
+        "models", "--published", "--filter", "Mask2Former Swin-L, Mask DINO R50 val2017", columns=200
+    ).stdout
     lines = {line.split(" [")[0]: line.split() for line in shown.splitlines() if " [" in line}
     heads = next(line for line in shown.splitlines() if "pre-training" in line)
     assert all(head in heads for head in ("fps", "queries", "box AP_th"))
@@ -154,15 +156,15 @@ def test_claims_on_another_split_or_dataset_are_refused(coco_run, tmp_path):
 
 
 def test_the_list_filters_and_says_that_nothing_was_measured():
-    shown = panbench("published", "Mask DINO", "--split", "val2017")
+    shown = panbench("models", "--published", "--filter", "Mask DINO val2017")
     assert shown.exit_code == 0
     assert "Mask DINO R50 [" in shown.stdout
     assert "nothing here was measured by panbench" in shown.stdout
     assert "Mask2Former" not in shown.stdout
-    records = json.loads(panbench("published", "R50", "--json").stdout)
+    records = json.loads(panbench("models", "--published", "--filter", "R50", "--json").stdout)
     assert {record["backbone"] for record in records} == {"R50"}
     assert all(0 < record["PQ"] < 1 for record in records)
-    assert panbench("published", "YOLO").exit_code == 2
+    assert panbench("models", "--published", "--filter", "YOLO").exit_code == 2
 
 
 def test_columns_that_no_result_fills_are_left_out():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from little_runs import store
 from rich.console import Console
+from support import panbench
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.panoptic.overlap import concat, overlap_table
@@ -288,6 +289,23 @@ def test_different_ground_truth_can_be_shown_as_it_is_when_asked_for():
 def test_runs_on_different_images_are_refused_with_the_difference():
     with pytest.raises(BadRun, match=r"a has 2 images and b 3, 1 of them in both: .* --common-images"):
         comparison_rows([run("a", {1: True, 2: True}), run("b", {2: True, 3: True, 4: True})])
+
+
+def test_a_command_without_mixed_does_not_offer_it(tmp_path):
+    folders = []
+    for name, images in (("a", range(1, 3)), ("b", range(2, 5)), ("c", range(2, 6))):
+        info = {"dataset": {"fingerprint": "f00d"}, "categories": category_record((BALL, SKY))}
+        store(tmp_path / name, info, [scene(image, True) for image in images])
+        folders.append(tmp_path / name)
+    for some in (folders[:2], folders):
+        compared = panbench("compare", *some)
+        assert (compared.exit_code, "--mixed" in compared.stderr, "--common-images" in compared.stderr) == (
+            2,
+            True,
+            True,
+        )
+        reported = panbench("report", *some, "--out", tmp_path / "page.html")
+        assert (reported.exit_code, "--mixed" in reported.stderr) == (2, False), reported.stderr
 
 
 def test_the_comparison_on_common_images_counts_only_those():

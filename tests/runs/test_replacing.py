@@ -9,7 +9,7 @@ from little_runs import CATEGORIES, everything, finished, one_row
 from support import panbench
 
 from panbench.base.errors import BadRun
-from panbench.runs import RunInfo, RunWriter, finish_replacement, list_runs, load_run, remove_run, unfinished_run
+from panbench.runs import RunInfo, RunWriter, finish_replacement, load_run, read_runs, remove_run, unfinished_run
 
 INFO = RunInfo(categories=CATEGORIES)
 
@@ -76,9 +76,9 @@ class TestCutShort:
         before = everything(tmp_path)
         with pytest.raises(BadRun, match=r"complete in .*panbench-new\. `panbench runs finish .*a` puts it in place"):
             load_run(tmp_path / "a")
-        told = []
-        assert list_runs(tmp_path, told.append) == []
-        assert "panbench runs finish" in told[0]
+        found, problems = read_runs(tmp_path)
+        assert found == []
+        assert "panbench runs finish" in problems[0]
         assert everything(tmp_path) == before
         assert panbench("runs", "finish", tmp_path / "a").exit_code == 0
         assert load_run(tmp_path / "a").image_ids() == (2,)

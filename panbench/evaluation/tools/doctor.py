@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 from panbench import __version__
 from panbench.base import provenance
 from panbench.base.errors import PanbenchError
+from panbench.base.extras import install_line
 from panbench.base.files import cache_dir
 from panbench.base.secrets import redacted
 from panbench.catalog import configs_folder, load_catalog, user_configs_folder, weights_here
@@ -68,7 +70,11 @@ def _torch(problems: list[str]) -> dict[str, Any]:
     try:
         torch: Any = importlib.import_module("torch")
     except ImportError as error:
-        problems.append(f"PyTorch cannot be imported ({error}): score, compare and report work, eval does not.")
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            why = f"What runs models is not installed: {install_line('models')}"
+        else:
+            why = f"PyTorch cannot be imported ({error})"
+        problems.append(f"{why}. Until then score, compare and report work, eval does not.")
         return {"version": None}
     cuda = torch.version.cuda
     record: dict[str, Any] = {"version": torch.__version__, "CUDA build": cuda, "threads": torch.get_num_threads()}
@@ -122,6 +128,9 @@ def _packages(problems: list[str]) -> dict[str, Any]:
         record["operators of mmcv"] = operators.install()
         if reason := operators.why_not_compiled():
             problems.append(f"mmcv's compiled operators do not load ({reason}); PyTorch's serve in their place.")
+    except ImportError as error:
+        if importlib.util.find_spec("torch") is not None:  # without it all of the extra is missing, as was said
+            problems.append(f"mmdet's models cannot be used: {' '.join(str(error).split())}")
     except Exception as error:
         problems.append(f"mmdet's models cannot be used: {' '.join(str(error).split())}")
     return record

@@ -3,7 +3,7 @@
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,6 @@ def segment_photographs(
     overwrite: bool = False,
     download: bool = False,
     exif: Exif = "apply",
-    say: Callable[[str], None] = lambda sentence: None,
     reporter: Reporter = SILENT,
 ) -> list[Path]:
     """Segments photographs and writes into `out`, for each, NAME.overlay.<form>; ids/NAME.png; and ids.json; the paths.
@@ -50,8 +49,8 @@ def segment_photographs(
     images: files, or folders whose images are taken
     style: arguments of `overlay_figure`; download: fetch weights that are not here
     exif: "apply" turns photographs as their EXIF orientation says; "ignore" takes them as they are stored
-    reporter: hears of the download and the licence of the weights
-    say: called with a sentence for each photograph that cannot be read, and one for the time an image takes
+    reporter: gets the download, and as notices the licence of the weights, each photograph that cannot be read, and the
+        time an image takes
     ids.json lists images, segments with scores, and categories; areas are counted pixels. Raises BadDataset when no
     photograph can be read, BadArgument when `out` holds an earlier result and `overwrite` is not set.
     """
@@ -104,16 +103,17 @@ def segment_photographs(
         written.append(overlay)
         began = time.perf_counter()
     for fault in faults:
-        say(f"Left out: {fault}")
+        reporter.notice(f"Left out: {fault}")
     if not written:
         raise BadDataset(faults[0])
     if oriented:
         how = "turned as it says" if exif == "apply" else "taken as they are stored"
-        say(
+        reporter.notice(
             f"{len(oriented):,} of {len(paths):,} photographs have an EXIF orientation other than upright, such as "
             f"{oriented[0]}, and were {how}; their id PNGs, too."
         )
-    say(f"{statistics.median(seconds):.2f} s an image on {model.device} (median of {len(seconds)}, pictures apart).")
+    per_image = statistics.median(seconds)
+    reporter.notice(f"{per_image:.2f} s an image on {model.device} (median of {len(seconds)}, pictures apart).")
     write_panoptic_json(target, PanopticSet(categories, infos, annotations, out / "ids", target))
     return [*written, target]
 
@@ -167,10 +167,10 @@ def attention_of(
         path = pictures.path(image)
         if weights == "auto":
             if described.random_weights or described.weights is None:
-                raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name --weights.")
+                raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name a --checkpoint.")
             weights = described.weights
             if not Path(weights).is_file():
-                raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Say where they are with --weights.")
+                raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Name them with --checkpoint.")
         spec = spec or _spec_of(described)
     else:
         assert spec is not None

@@ -1,5 +1,6 @@
 """Runs Mask DINO as its authors do: detectron2's resizing and padding, sigmoid classes sharpened by a softmax."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
-from panbench.models.candidates import MASK_DINO_TEMPERATURE, Candidates, Frame, sigmoid_candidates
+from panbench.models.candidates import MASK_DINO_TEMPERATURE, Candidates, Frame, pixel_boxes, sigmoid_candidates
 from panbench.models.labels import coco_labels
 from panbench.models.mask_dino.network import SIZE_DIVISOR, Layout, MaskDINO, rename
 from panbench.models.mmdet import deformable
@@ -48,12 +49,25 @@ class MaskDINOAdapter(Adapter):
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> list[Candidates]:
         """One candidate a query: its gate is a sigmoid, its label and weight those of the sharpened classes."""
         outputs = module(pixels)
-        return sigmoid_candidates(
+        found = sigmoid_candidates(
             outputs.class_logits, outputs.mask_logits, frames, self.isthing, temperature=MASK_DINO_TEMPERATURE
         )
+        return [
+            dataclasses.replace(each, boxes=pixel_boxes(boxes, *_padded_in_original_pixels(each.frame)))
+            for each, boxes in zip(found, outputs.boxes, strict=True)
+        ]
 
     def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
         """The points that the decoder's deformable cross-attention samples, scattered to its finest map."""
         outputs, layers = module.head.look(lambda: module(pixels))
         scores, labels = outputs.class_logits[0].float().sigmoid().max(dim=-1)
         return Attention(scores, labels, layers, frame)
+
+
+def _padded_in_original_pixels(frame: Frame) -> tuple[float, float]:
+    """Height and width of the padded image, were its pixels as large as the original's: what boxes are fractions of."""
+    height, width = (
+        original * padded / resized
+        for original, padded, resized in zip(frame.original, frame.padded, frame.resized, strict=True)
+    )
+    return height, width

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
-from panbench.models.candidates import Candidates, Frame, scores_of_pairs
+from panbench.models.candidates import Candidates, Frame, pixel_boxes, scores_of_pairs
 from panbench.models.feeding import to_host
 from panbench.models.labels import coco_labels
 from panbench.models.mmdet import deformable
@@ -57,7 +57,7 @@ class PanopticSegFormerAdapter(Adapter):
         # Labels are small numbers, so float32 holds them exactly.
         host = to_host(torch.stack([torch.stack([each.labels.float(), each.scores]) for each in chosen])).numpy()
         found = []
-        for (labels, scores, masks), frame, (labels_here, gate) in zip(chosen, frames, host, strict=True):
+        for (labels, scores, masks, boxes), frame, (labels_here, gate) in zip(chosen, frames, host, strict=True):
             class_scores, class_weights = scores_of_pairs(labels, scores, self.isthing)
             found.append(
                 Candidates(
@@ -70,6 +70,7 @@ class PanopticSegFormerAdapter(Adapter):
                     "identity",
                     class_scores,
                     class_weights,
+                    boxes=_within(boxes, frame.original, len(labels)),
                 )
             )
         return found
@@ -80,3 +81,13 @@ class PanopticSegFormerAdapter(Adapter):
         scores, labels = outputs.thing_logits[0].float().sigmoid().max(dim=-1)
         # Masks are no logits: half of their range is where merging counts a pixel in.
         return Attention(scores, labels, layers, frame, threshold=0.5)
+
+
+def _within(fractions: Tensor, original: tuple[int, int], count: int) -> Tensor:
+    """(count, 4) boxes in pixels, cut off at the image as the authors do; zeros for stuff, which is no instance."""
+    height, width = original
+    boxes = fractions.new_zeros((count, 4), dtype=torch.float32)
+    found = pixel_boxes(fractions, height, width)
+    boxes[: len(found), 0::2] = found[:, 0::2].clamp(0, width)
+    boxes[: len(found), 1::2] = found[:, 1::2].clamp(0, height)
+    return boxes

@@ -68,11 +68,13 @@ class Masks(NamedTuple):
     """The candidates of one image: the chosen (query, class) pairs, then one a stuff class.
 
     labels: (k,); scores: (k,) probabilities; masks: (k, h, w) of the padded image's extent at stride 8, ≥ 0
+    boxes: (pairs, 4) as in Outputs; stuff has none
     """
 
     labels: Tensor
     scores: Tensor
     masks: Tensor
+    boxes: Tensor
 
 
 class _Attention(nn.Module):
@@ -322,6 +324,7 @@ class PanopticSegFormer(DeformableDETR):
             torch.cat([labels, stuff_labels]),
             torch.cat([scores, stuff_scores]),
             torch.cat([thing_masks[0], stuff_masks[0]]),
+            outputs.boxes[image, queries],
         )
 
 

@@ -1,7 +1,7 @@
 """Runs a panoptic network of Hugging Face's transformers: logits from it, geometry, scoring and fusion from panbench.
 
 A model is a folder with config.json and weights, a repository of the hub, or a config file of ours that says the same
-(docs/models.md). transformers is the extra `panbench[transformers]`; neither torchvision nor timm is needed, and no
+(docs/models.md). transformers is the extra `transformers`; neither torchvision nor timm is needed, and no
 image processor of transformers is called.
 """
 
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
+from panbench.base.extras import install_line
 from panbench.base.hub_settings import endpoint
-from panbench.catalog import INSTALL_TRANSFORMERS, ModelSpec, repository_of
+from panbench.catalog import ModelSpec, repository_of
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
-from panbench.models.candidates import NO_LABEL, Candidates, Frame, softmax_candidates
+from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
 from panbench.models.feeding import constant
 from panbench.models.labels import known_things
@@ -254,13 +255,16 @@ class TransformersAdapter(Adapter):
         outputs = self._forward(module, pixels)
         classes, masks = getattr(outputs, self.kind.class_logits), getattr(outputs, self.kind.mask_logits)
         found = softmax_candidates(classes, masks, frames, self.isthing)
+        # Of these families DETR alone has a box head; its images have no padding.
+        boxes = getattr(outputs, "pred_boxes", None)
         return [
             dataclasses.replace(
                 each,
                 labels=self._label_of[each.labels],
                 class_scores=None if each.class_scores is None else self._of_named(each.class_scores),
+                boxes=None if boxes is None else pixel_boxes(boxes[image], *each.frame.original),
             )
-            for each in found
+            for image, each in enumerate(found)
         ]
 
     def _of_named(self, scores: Tensor) -> Tensor:
@@ -315,7 +319,7 @@ def _folder_of(spec: ModelSpec) -> Path | None:
     if folder is None:
         raise BadModel(
             f"The config.json of {spec.title} ({repository}) is not on this machine. It comes with the weights: run "
-            "once with --download and without --weights."
+            "once with --download and without --checkpoint."
         )
     return folder
 
@@ -326,7 +330,7 @@ def _import_transformers() -> Any:
         module = importlib.import_module("transformers")
     except ImportError as error:
         raise BadModel(
-            f"This model needs the package transformers ({error}). Install it with: {INSTALL_TRANSFORMERS}"
+            f"This model needs the package transformers ({error}). Install it with: {install_line('transformers')}"
         ) from error
     # Its notices on import and loading are for its own users; what matters here is checked and raised.
     module.logging.set_verbosity_error()

@@ -43,7 +43,7 @@ def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
     if info.precision in _REDUCED:
         yield f"The precision was {info.precision}; the claim is of fp32."
     if arguments.get("compiled"):
-        yield "The backbone was compiled (--compile), which rounds differently."
+        yield "The backbone was compiled (--precision with +compile), which rounds differently."
     if arguments.get("exif") == "ignore":
         yield "Photographs were taken as they are stored (--exif ignore), not turned as their EXIF says."
     if (versions := stored_definitions(info)) != current_definitions(info.model, arguments):
@@ -73,7 +73,7 @@ def _of_weights(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
                 f"that of the published ones with {expected[:8]}."
             )
     elif model.published is None and spec.published is not None and not _clears_published(info.arguments, info):
-        yield "The weights are not those of the catalogue (--weights or --checkpoint was given)."
+        yield "The weights are not those of the catalogue (--checkpoint was given)."
 
 
 def _clears_published(arguments: Mapping[str, Any], info: RunInfo) -> bool:

@@ -58,7 +58,7 @@ class Listing:
                 )
                 for result in self.published_only
             ),
-            notes=("No model here runs these systems; `panbench published` lists all claims.",),
+            notes=("No model here runs these systems; `panbench models --published` lists all claims.",),
         )
 
     def records(self) -> list[dict[str, Any]]:

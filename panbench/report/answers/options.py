@@ -1,4 +1,4 @@
-"""What studies add to `panbench score` and `panbench compare`: options, and what they make of the answer.
+"""What studies add to `panbench score`, `compare` and `export`: options, and what they make of the answer.
 
 A study inherits from `ScoreOptions` or `CompareOptions` as a frozen dataclass in its options.py, and names the class
 in its record: `Study(…, options={"compare": "package.options:MyOptions"})`. Each field is an option of the command, as
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from panbench.report.answers.measures import Measured
     from panbench.runs import Run
 
-__all__ = ["Answer", "CompareOptions", "Comparing", "ScoreOptions", "Scoring", "given_options"]
+__all__ = ["Answer", "CompareOptions", "Comparing", "ExportOptions", "ScoreOptions", "Scoring", "given_options"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,20 @@ class CompareOptions:
     def added(self, standing: "Standing", runs: "Sequence[Run]") -> "Standing":
         """The comparison with what the study adds below it."""
         return standing
+
+
+class ExportOptions:
+    """What a study adds to `panbench export`: formats of its own."""
+
+    panel: ClassVar[str] = "Studies"
+    """The heading of the options in `--help`."""
+
+    formats: ClassVar[tuple[str, ...]] = ()
+    """The names of the formats; the options are for these alone."""
+
+    def export(self, run: Path, out: Path, overwrite: bool, reporter: Reporter) -> Sequence[str]:
+        """Writes a run; a sentence on each thing that was written."""
+        return ()
 
 
 def given_options(options: Any) -> tuple[str, ...]:

@@ -104,5 +104,5 @@ def published_grid(results: Sequence[PublishedResult]) -> Grid:
 
 
 def published_records(results: Sequence[PublishedResult]) -> list[dict[str, Any]]:
-    """The results as `panbench published --json` lists them: fractions, None where the source says nothing."""
+    """The results as `panbench models --published --json` lists them: fractions, None where the source says nothing."""
     return [{"title": result.title, **dataclasses.asdict(result)} for result in results]

@@ -9,7 +9,6 @@ import dataclasses
 import io
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from panbench.base.errors import BadArgument, BadRun
+from panbench.base.errors import BadArgument, BadRun, Way
+from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic.types import GROUPS
@@ -36,7 +36,6 @@ from panbench.report.answers.grid import (
     pipe_table,
     plain,
     signed,
-    superscript,
 )
 from panbench.runs import (
     CategoryMapRecord,
@@ -44,10 +43,11 @@ from panbench.runs import (
     ModelRecord,
     Run,
     RunInfo,
-    list_runs,
     load_run,
     looks_like_run,
+    read_runs,
 )
+from panbench.runs.alike import arithmetic
 from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ComparisonRow",
+    "FoundRuns",
     "check_comparable",
     "comparable_images",
     "comparison_row",
@@ -65,16 +66,19 @@ __all__ = [
     "find_runs",
     "headline",
     "labels",
+    "look_for_runs",
     "render",
     "row_record",
     "summary_text",
     "typed_table",
-    "without_mixed",
 ]
 
 # A difference to a published number means something only on the images that it was published for.
 PUBLISHED_IMAGES: dict[tuple[Any, Any], int] = {("coco", "val2017"): 5000}
 
+
+# In one table all the same: the way out of commands that have --mixed.
+_ALL_THE_SAME = Way("show them in one table all the same with --mixed", "--mixed")
 
 MOST_SKEW = 1.5
 """How many times farther than the other one end of an interval may lie for "±" to describe it."""
@@ -88,7 +92,8 @@ class ComparisonRow:
     dataset, split and images are those of the publication. complete: every image that was asked for is scored.
     notes: what a reader must know before believing the numbers.
     gflops: of published results, as their authors count them; panbench counts them in `bench`.
-    rank, PQ_low, PQ_high, versus: how sure the order is, where answers/comparison.py found out; None and () otherwise.
+    rank, the lowest and the highest rank that are possible, PQ_low, PQ_high, versus: how sure the order is, where
+        answers/comparison.py found out; None and () otherwise.
     """
 
     run: str
@@ -119,6 +124,8 @@ class ComparisonRow:
     error: str | None = None
     notes: tuple[str, ...] = ()
     rank: int | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
     PQ_low: float | None = None
     PQ_high: float | None = None
     gflops: float | None = None
@@ -129,6 +136,13 @@ class ComparisonRow:
     def difference(self) -> float | None:
         """PQ minus the published PQ, where both exist."""
         return None if self.PQ is None or self.published_PQ is None else self.PQ - self.published_PQ
+
+    @property
+    def ranks(self) -> str:
+        """The ranks that are possible: "1–3", or "1" where it is sure."""
+        if self.rank_low is None or self.rank_high is None:
+            return ABSENT
+        return str(self.rank_low) if self.rank_low == self.rank_high else f"{self.rank_low}–{self.rank_high}"
 
     @property
     def believable(self) -> bool:
@@ -143,37 +157,51 @@ def headline(run: Run) -> str:
     return f"{row.title}{' on ' + where if where else ''}, {row.images:,} images"
 
 
-def find_runs(
-    paths: Sequence[str | os.PathLike[str]],
-    damaged: Callable[[str], None] = lambda sentence: None,
-    notice: Callable[[str], None] = lambda sentence: None,
-) -> list[Run]:
+@dataclass(frozen=True)
+class FoundRuns:
+    """Runs, a sentence for each run that cannot be read, and a sentence for each folder with runs further down."""
+
+    runs: Sequence[Run]
+    unreadable: Sequence[str]
+    deeper: Sequence[str]
+
+
+def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILENT) -> list[Run]:
     """The runs in these folders, each a run or a folder of runs.
 
     Files beside runs, as `results/*` names them, are left out. Raises BadRun for a path that is no run and holds none.
-    damaged: told of each run in a folder of runs that cannot be read; notice: of runs further down
+    reporter: gets a notice for each run in a folder of runs that cannot be read, and for runs further down
     """
+    found = look_for_runs(paths)
+    for sentence in (*found.unreadable, *found.deeper):
+        reporter.notice(sentence)
+    return list(found.runs)
+
+
+def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
+    """As `find_runs`, with what was left out as values."""
     given = [Path(path) for path in paths]
     several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
     runs: list[Run] = []
+    unreadable: list[str] = []
+    further: list[str] = []
     for path in several or given:
         if not path.is_dir() or looks_like_run(path):
             runs.append(load_run(path))
             continue
-        problems: list[str] = []
-        inside = list_runs(path, problems.append)
+        inside, problems = read_runs(path)
         if problems and not inside:
             raise BadRun(f"{path} holds no run that can be read. {' '.join(problems)}")
-        for problem in problems:
-            damaged(f"Left out: {problem}")
+        unreadable += [f"Left out: {problem}" for problem in problems]
         deeper = {str(found.parent.parent) for found in path.glob("*/*/run.json")} - {str(run.path) for run in inside}
         if deeper and not inside:
             raise BadRun(f"{path} holds no run itself, but its folders do. Name them: {listed(sorted(deeper), 5)}.")
         if deeper:
-            notice(f"Runs further down are left out; their folders are {listed(sorted(deeper), 5)}. Name these, too.")
+            names = listed(sorted(deeper), 5)
+            further.append(f"Runs further down are left out; their folders are {names}. Name these, too.")
         # Without a run inside, the error of a folder that is none.
         runs.extend(inside or [load_run(path)])
-    return runs
+    return FoundRuns(runs, unreadable, further)
 
 
 def comparison_rows(runs: Sequence[Run], *, common_images: bool = False, mixed: bool = False) -> list[ComparisonRow]:
@@ -229,12 +257,6 @@ def comparable_images(runs: Sequence[Run], *, common_images: bool = False) -> np
     if not len(shared):
         raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
     return shared
-
-
-def without_mixed(sentence: str) -> str:
-    """Why runs cannot be compared, without the way out that only `compare` has: --mixed."""
-    sentence = re.sub(r"(, or show|\. Show) (them|the runs) [^.]*--mixed\.", ".", sentence)
-    return re.sub(r"(, or --mixed|; or add --mixed) to show all as they are", "", sentence)
 
 
 def shared_images(runs: Sequence[Run]) -> npt.NDArray[np.int64]:
@@ -307,10 +329,11 @@ def check_comparable(runs: Sequence[Run]) -> None:
             continue
         both = len(np.intersect1d(left, right, assume_unique=True))
         shared = f"{both:,} of them in both" if both else "none of them in both"
-        way_out = "Compare on the images that all runs have with --common-images, or show" if both else "Show"
+        on_both = Way("compare on the images that all runs have with --common-images", "--common-images")
         raise BadRun(
             f"{first.name} has {len(left):,} images and {run.name} {len(right):,}, {shared}: their numbers cannot be "
-            f"compared. {way_out} the runs as they are with --mixed."
+            "compared.",
+            ways=[*([on_both] if both else []), Way("show the runs as they are with --mixed", "--mixed")],
         )
 
 
@@ -377,7 +400,8 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
         of all of them when one is skewed
     """
     columns = _columns(rows, digits)
-    marks, notes = _marks(rows)
+    marked = tuple(dict.fromkeys(note for row in rows for note in row.notes))
+    notes = []
     if with_intervals and any(row.PQ_low is not None for row in rows):
         skewed = any(map(_is_skewed, rows))
         columns = [_with_interval(column, digits, skewed) if column.name == "PQ" else column for column in columns]
@@ -386,13 +410,14 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
     return Grid(
         columns=("Model", *(column.name for column in columns)),
         rows=tuple(
-            (label + mark, *(column.cell(row) for column in columns))
-            for row, label, mark in zip(rows, labels(rows), marks, strict=True)
+            (label, *(column.cell(row) for column in columns)) for row, label in zip(rows, labels(rows), strict=True)
         ),
         notes=tuple(notes),
         names=tuple(labels(rows)),
         best=frozenset((row, 1 + index) for index, (first, _) in enumerate(places) for row in first),
         second=frozenset((row, 1 + index) for index, (_, second) in enumerate(places) for row in second),
+        marks=tuple(tuple(1 + marked.index(note) for note in row.notes) for row in rows),
+        marked=tuple(map(capitalised, marked)),
     )
 
 
@@ -544,20 +569,18 @@ def _check_dataset(runs: Sequence[Run]) -> None:
             if names[0] != names[1]
             else f"{first.name} and {run.name} were scored on two versions of {names[0]} ({left.gt} and {right.gt})"
         )
-        raise BadRun(
-            f"{difference}: their numbers cannot be compared. Show them in one table all the same with --mixed."
-        )
+        raise BadRun(f"{difference}: their numbers cannot be compared.", ways=[_ALL_THE_SAME])
     for run in others:
         images, truths = first.files.differing(run.files)
         if truths or images:
             what, ids = ("id PNGs", truths) if truths else ("image files", images)
             raise BadRun(
                 f"{first.name} and {run.name} read different {what} of {len(ids):,} images ({listed(ids, most=5)}): "
-                "the files changed between the runs, and their numbers cannot be compared. Make one of them again, or "
-                "show them in one table all the same with --mixed."
+                "the files changed between the runs, and their numbers cannot be compared.",
+                ways=["make one of them again", _ALL_THE_SAME],
             )
     if changed := differing_definitions(runs):
-        raise BadRun(f"{changed}. Make the older ones again, or show them in one table all the same with --mixed.")
+        raise BadRun(f"{changed}.", ways=["make the older ones again", _ALL_THE_SAME])
 
 
 def _check_groups(runs: Sequence[Run]) -> None:
@@ -579,11 +602,15 @@ def _check_groups(runs: Sequence[Run]) -> None:
         other = "" if held not in seen else " (others)" if one_truth else f" ({data.gt})"
         seen.add(held)
         told.append(f"{names} {'has' if len(group) == 1 else 'have'} {held}{other}")
-    common = "add --common-images to compare on the images that all have, or --mixed" if one_truth else "add --mixed"
+    common = Way("add --common-images to compare on the images that all have", "--common-images")
     what = "images" if one_truth else "images or versions of the ground truth"
     raise BadRun(
-        f"These runs are of different {what}, and PQ on different images cannot be compared: {'; '.join(told)}. Name "
-        f"runs that belong together; or {common} to show all as they are."
+        f"These runs are of different {what}, and PQ on different images cannot be compared: {'; '.join(told)}.",
+        ways=[
+            "name runs that belong together",
+            *([common] if one_truth else []),
+            Way("add --mixed to show all as they are", "--mixed"),
+        ],
     )
 
 
@@ -614,11 +641,6 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
         told.append(dataclasses.replace(row, notes=tuple(notes)))
     return told
-
-
-def arithmetic(info: RunInfo) -> str | None:
-    """A run's precision, by which runs differ: on a CPU, fp32 and ieee are the same."""
-    return "fp32" if info.precision == "ieee" and info.device.type == "cpu" else info.precision
 
 
 def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> float | None:
@@ -667,16 +689,6 @@ def _mapping_note(mapped: CategoryMapRecord, categories: int) -> str:
     lost = len(mapped.unmapped_dataset)
     note = f"the model's categories were mapped to the dataset's by {mapped.name}"
     return f"{note}, {lost} of {categories} of which it cannot predict" if lost else note
-
-
-def _marks(rows: Sequence[ComparisonRow]) -> tuple[list[str], list[str]]:
-    """For each row its marks (¹ ²), and the notes that they stand for, each note once."""
-    numbers: dict[str, int] = {}
-    for row in rows:
-        for note in row.notes:
-            numbers.setdefault(note, len(numbers) + 1)
-    marks = [",".join(superscript(numbers[note]) for note in row.notes) for row in rows]
-    return marks, [f"{superscript(number)} {capitalised(note)}" for note, number in numbers.items()]
 
 
 def labels(rows: Sequence[ComparisonRow]) -> list[str]:

@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +21,7 @@ from panbench.base.text import listed
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import segment_verdicts
+from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png, read_png_names
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.photo import inspect_photo
@@ -229,18 +229,14 @@ def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: S
 def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
     """An image file as (H, W, 3) uint8 RGB. `turned`: as its EXIF says. Raises BadDataset when it does not decode."""
     try:
-        content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+        content = Path(path).read_bytes()
     except OSError as problem:
         raise BadDataset(
             f"{path} cannot be read: {problem.strerror or problem}. If the images have moved, say where with --images."
         ) from None
     # An absurd size, or lost data, is refused before anything is decoded.
     inspect_photo(Path(path), exif="apply" if turned else "ignore")
-    flags = cv2.IMREAD_COLOR if turned else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        photo = cv2.imdecode(content, flags) if len(content) else None
-    except cv2.error:
-        photo = None
+    photo = pixels.decode(content, turned=turned)
     if photo is None:
         raise BadDataset(f"{path} cannot be decoded as an image.")
     return np.ascontiguousarray(photo[..., ::-1]).astype(np.uint8, copy=False)
@@ -387,16 +383,18 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str], *, dpi: float = 
 
 def label_spots(layer: Layer) -> dict[int, tuple[float, float, float]]:
     """For each segment id, where its name fits best: x, y and the distance from there to its edge, in pixels."""
+    from scipy import ndimage
+
     spots = {}
     for segment in layer.segments:
-        mask = (layer.ids == segment.id).astype(np.uint8)
-        x, y, width, height = cv2.boundingRect(mask)
-        if not width:
+        mask = layer.ids == segment.id
+        box = ndimage.find_objects(mask.view(np.uint8))
+        if not box:
             continue
-        inside = cv2.copyMakeBorder(mask[y : y + height, x : x + width], 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 3)
+        rows, columns = box[0]
+        distance = ndimage.distance_transform_edt(np.pad(mask[rows, columns], 1))
         top, left = np.unravel_index(int(np.argmax(distance)), distance.shape)
-        spots[segment.id] = (x + float(left) - 1, y + float(top) - 1, float(distance[top, left]))
+        spots[segment.id] = (columns.start + float(left) - 1, rows.start + float(top) - 1, float(distance[top, left]))
     return spots
 
 
@@ -439,7 +437,7 @@ def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64],
     """
     ids = layer.ids
     if ids.shape != size[::-1]:
-        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST).astype(np.int32, copy=False)
+        ids = pixels.nearest(ids, size)
     flat = ids.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     return _numbered(layer, flat[starts]), np.diff(np.append(starts, len(flat)))

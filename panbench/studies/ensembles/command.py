@@ -10,7 +10,7 @@ import typer
 
 from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
 from panbench.cli import console
-from panbench.cli.command import command, family, find_runs, flag, one_of, option
+from panbench.cli.command import AsJson, command, family, find_runs, flag, one_of, option
 
 if TYPE_CHECKING:
     from panbench.runs import Run
@@ -57,6 +57,7 @@ def ensemble(
     overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
     resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
     workers: Annotated[int | None, option("Threads. Default: the cores, up to 8.", metavar="N", min=1)] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make one map an image from those of several runs, and score it. No model is run."""
     from panbench.report.answers.tables import comparison_row, summary_text
@@ -112,8 +113,13 @@ def ensemble(
                 threads=workers,
                 reporter=bars,
             )
-    row = comparison_row(run)
-    console.show(summary_text(row.title, run.summary(), row.notes))
+    if as_json:
+        from panbench.scoring.folder import as_json as scores_of
+
+        console.show_json({**scores_of(run), "path": str(run.path), "shares": [vars(share) for share in found]})
+    else:
+        row = comparison_row(run)
+        console.show(summary_text(row.title, run.summary(), row.notes))
     for share in found:
         origin = "given" if share.pq_here is None else f"chosen on the others, PQ {100 * share.pq_here:.2f} there"
         console.say(

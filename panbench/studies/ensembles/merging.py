@@ -70,7 +70,8 @@ def flip(output: Output) -> Output:
     Zeros are added at the right, so a mirrored image has them on the same side: only its own columns turn.
     """
     if isinstance(output, Candidates):
-        return dataclasses.replace(output, masks=_flipped(output.masks, output.frame))
+        # Views are averaged by their masks, so what comes of them has the masks' boxes, not a box head's.
+        return dataclasses.replace(output, masks=_flipped(output.masks, output.frame), boxes=None)
     if isinstance(output, Instances):
         width = output.frame.original[1]
         boxes = output.boxes

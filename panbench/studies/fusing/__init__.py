@@ -8,6 +8,7 @@ STUDY = Study(
     "fusing",
     "Fusing again: rules, thresholds and an oracle on what a network said.",
     order=30,
+    options={"eval": "panbench.studies.fusing.options:KeepOptions"},
     commands=(
         StudyCommand(
             "fuse", "Fuse masks and scores again, without the network.", "panbench.studies.fusing.command:app", "Run"

@@ -10,7 +10,7 @@ import typer
 from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
 from panbench.base.files import atomic_write, write_json
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, option
+from panbench.cli.command import AsJson, command, family, flag, option
 
 if TYPE_CHECKING:
     from panbench.runs import Run
@@ -53,6 +53,7 @@ def fuse(
     resume: Annotated[bool, flag("--resume", "Go on with interrupted runs; sweeps and oracles always do.")] = False,
     halves: Annotated[int, option("Which halves a sweep chooses and reports on.", metavar="N")] = 0,
     yes: Annotated[bool, flag("--yes", "Also sweep more than 10,000 points.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Merge masks and scores into panoptic maps again, by the rule of any paper and without the network."""
     if (run is None) == (arrays is None):
@@ -67,22 +68,24 @@ def fuse(
         assert arrays is not None
         if rule is None or out is None:
             raise BadArgument("--arrays takes --rule and --out; sweeps and oracles need a run with its ground truth.")
-        _fuse_arrays(arrays, rule, out, overwrite)
+        _fuse_arrays(arrays, rule, out, overwrite, as_json)
     elif oracle:
         if out is not None:
             raise BadArgument("--oracle stores what it finds in RUN. Leave out --out.")
-        _ask_oracle(run)
+        _ask_oracle(run, as_json)
     elif sweep is not None:
         assert out is not None
-        _sweep(run, sweep, out, halves, overwrite, yes)
+        _sweep(run, sweep, out, halves, overwrite, yes, as_json)
     else:
         assert out is not None
         assert rule is not None
-        _fuse_run(run, rule, out, save_predictions, overwrite, resume)
+        _fuse_run(run, rule, out, save_predictions, overwrite, resume, as_json)
 
 
-def _fuse_run(path: Path, rule: str, out: Path, save_predictions: bool, overwrite: bool, resume: bool) -> None:
-    from panbench.report.answers.tables import comparison_row, comparison_text
+def _fuse_run(
+    path: Path, rule: str, out: Path, save_predictions: bool, overwrite: bool, resume: bool, as_json: bool
+) -> None:
+    from panbench.report.answers.tables import comparison_row, comparison_text, row_record
     from panbench.runs import load_run
 
     loaded = load_run(path)
@@ -102,13 +105,16 @@ def _fuse_run(path: Path, rule: str, out: Path, save_predictions: bool, overwrit
             command=("panbench", *sys.argv[1:]),
         )
         runs = fuse_run(loaded, rules, out, options=options, reporter=bars)
-    console.show(comparison_text([comparison_row(each) for each in (loaded, *runs)]))
+    if as_json:
+        console.show_json([{**row_record(comparison_row(each)), "path": str(each.path)} for each in (loaded, *runs)])
+    else:
+        console.show(comparison_text([comparison_row(each) for each in (loaded, *runs)]))
     for each in runs:
         console.say(f"{each.info.rule}: {each.path}")
     console.say(f"Are they different? `panbench compare {shlex.join(str(each.path) for each in (loaded, *runs))}`")
 
 
-def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bool) -> None:
+def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool) -> None:
     from panbench.metrics.tuning import tune
     from panbench.runs import load_run
     from panbench.studies.fusing.answer import heat_map, sweep_grids, sweep_record, thresholds_of
@@ -142,20 +148,27 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
         bars.status("Choosing on halves")
         tuned = tune(found, str(model.paper), seed=seed)
     thresholds = {str(each): thresholds_of(each.record()) for each in rules}
-    console.show_grids(sweep_grids(tuned, thresholds))
-    write_json(files[0], sweep_record(tuned, thresholds))
+    record = sweep_record(tuned, thresholds)
+    if as_json:
+        console.show_json(record)
+    else:
+        console.show_grids(sweep_grids(tuned, thresholds))
+    write_json(files[0], record)
     with atomic_write(files[1], "w") as handle:
         tuned.table.to_csv(handle, index=False)
     figure = heat_map(tuned, thresholds)
     with atomic_write(files[2]) as handle:
         figure.savefig(handle, format="png", dpi=200)
     kept.clear()
-    console.wrote(files)
+    if as_json:
+        console.say(f"Written: {', '.join(map(str, files))}")
+    else:
+        console.wrote(files)
 
 
-def _ask_oracle(path: Path) -> None:
+def _ask_oracle(path: Path, as_json: bool) -> None:
     from panbench.runs import ORACLE_BLOCKS, load_run
-    from panbench.studies.fusing.answer import ORACLE_VERSION, oracle_grid, write_oracle
+    from panbench.studies.fusing.answer import ORACLE_VERSION, oracle_grid, oracle_record, write_oracle
 
     loaded = load_run(path)
     _refuse_mapped(loaded)
@@ -179,7 +192,10 @@ def _ask_oracle(path: Path) -> None:
         )
     written = write_oracle(loaded, steps)
     kept.clear()
-    console.show_grids([oracle_grid(steps)])
+    if as_json:
+        console.show_json(oracle_record(steps))
+    else:
+        console.show_grids([oracle_grid(steps)])
     console.say(f"Stored in {written}; `panbench errors {path}` shows it again.")
 
 
@@ -190,7 +206,7 @@ def _refuse_mapped(run: "Run") -> None:
         )
 
 
-def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool) -> None:
+def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool, as_json: bool) -> None:
     if out.suffix == ".npz" and out.is_dir():
         raise BadArgument(f"{out} is a folder. Name a file, or a folder without the ending .npz.")
 
@@ -210,9 +226,14 @@ def _fuse_arrays(arrays: Path, rule: str, out: Path, overwrite: bool) -> None:
     maps = list(fuse_arrays(read, chosen))
     if out.suffix == ".npz":
         write_maps(out, maps, chosen)
-        console.wrote([out])
+        written = out
     else:
-        console.wrote([write_predictions(read, out, maps)])
+        written = write_predictions(read, out, maps)
     void = sum(int((ids == 0).sum()) for ids, _ in maps) / max(1, sum(ids.size for ids, _ in maps))
     segments = sum(len(found) for _, found in maps)
+    if as_json:
+        found = {"rule": str(chosen), "images": len(maps), "segments": segments, "void": void, "path": str(written)}
+        console.show_json(found)
+        return
+    console.wrote([written])
     console.say(f"{chosen}: {len(maps)} images, {segments} segments, {100 * void:.1f} % void")

@@ -21,7 +21,7 @@ from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import weigh
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import Grid, as_markdown
-from panbench.report.answers.tables import comparable_images, without_mixed
+from panbench.report.answers.tables import comparable_images
 from panbench.runs import Run
 
 __all__ = ["METRICS", "Check", "GateResult", "check_whole", "checks", "gate"]
@@ -236,7 +236,7 @@ def gate(
     try:
         shared = comparable_images([run, baseline], common_images=common_images)
     except BadRun as problem:
-        raise BadRun(without_mixed(str(problem))) from None
+        raise problem.without("--mixed") from None
     if not len(shared):
         raise BadRun(f"{baseline.name} and {run.name} hold no scored image, so there is nothing to gate on.")
     notes += tuple(

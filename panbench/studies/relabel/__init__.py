@@ -11,7 +11,7 @@ STUDY = Study(
     commands=(
         StudyCommand(
             "relabel",
-            "Score predictions on two truths, and find labels that look wrong.",
+            "Score on two ground truths, and find labels that look wrong.",
             "panbench.studies.relabel.command:app",
             "Ask",
         ),

@@ -5,7 +5,7 @@ suspect because several models agree on something else.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -260,10 +260,10 @@ class Relabelling:
         return f"[{show(low)}, {show(high)}]"
 
 
-def find_answers(paths: Sequence[Path], damaged: Callable[[str], None] = lambda sentence: None) -> list[Answers]:
+def find_answers(paths: Sequence[Path], reporter: Reporter = SILENT) -> list[Answers]:
     """The predictions of run folders, folders of runs, predictions JSONs, and folders of PNGs with a JSON beside them.
 
-    damaged: told of each run in a folder of runs that cannot be read
+    reporter: gets a notice for each run in a folder of runs that cannot be read
     Raises BadRun for a run that kept none and for what is none of these.
     """
     found: list[Answers] = []
@@ -273,7 +273,7 @@ def find_answers(paths: Sequence[Path], damaged: Callable[[str], None] = lambda 
         elif path.is_dir() and not (path / "run.json").exists() and (beside := _json_of(path)) is not None:
             found.append(Answers(path.name, read_predictions_json(beside, path if path.suffix else None)))
         else:
-            found.extend(_of_run(run) for run in find_runs([path], damaged))
+            found.extend(_of_run(run) for run in find_runs([path], reporter))
     names = [answer.name for answer in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

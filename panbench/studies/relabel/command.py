@@ -66,7 +66,7 @@ def relabel(
     with console.Bars(transient=True) as bars, TemporaryDirectory(prefix="panbench-") as folder:
         if category_map is not None:
             truth_b = mapped_truth(truth_b, truth_a, category_map, Path(folder), bars)
-        answers = find_answers(paths, console.note)
+        answers = find_answers(paths, bars)
         found = compare_truths(truth_a, truth_b, answers, common_images=common_images, reporter=bars)
         wrote = []
         if out is not None:

@@ -19,7 +19,7 @@ from panbench.catalog import ModelSpec, load_catalog
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.departures import departures
 from panbench.report.answers.grid import ABSENT, Grid, as_markdown, markdown_text
-from panbench.runs import Run, RunInfo, list_runs
+from panbench.runs import Run, RunInfo, read_runs
 
 __all__ = [
     "MEASURED_WITHIN",
@@ -259,8 +259,7 @@ def page_of(folder: Path) -> str:
 
     Raises BadRun when there is no run; one that cannot be judged is on the page with the reason.
     """
-    problems: list[str] = []
-    runs = list_runs(folder, problems.append) if folder.is_dir() else []
+    runs, problems = read_runs(folder) if folder.is_dir() else ([], [])
     if not runs:
         raise BadRun(f"{folder} holds no run. `panbench reproduce MODEL` makes one there.")
     rows: list[tuple[str, ...]] = []

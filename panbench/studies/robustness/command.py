@@ -37,7 +37,7 @@ def robustness(
 
     with console.Bars(transient=True) as bars:
         bars.status("Resampling")
-        found = measure(find_runs(runs, bars.notice))
+        found = measure(find_runs(runs, bars))
     grids = robustness_grids(found)
     if as_json:
         console.show_json(robustness_record(found))

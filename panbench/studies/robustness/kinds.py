@@ -11,12 +11,14 @@ takes from scikit-image and ImageMagick's kernel is done on SciPy and NumPy here
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
+
+from panbench.panoptic.pixels import opencv
 
 __all__ = ["FUNCTIONS", "Levels", "Pixels"]
 
@@ -24,6 +26,9 @@ Pixels = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.uint8] | npt.NDArray[np.floating]
 Float = npt.NDArray[np.float64]
 Random = np.random.Generator
+
+# Where nothing can run a model, pages still name the corruptions.
+cv2: Any = opencv()
 
 
 def gaussian_noise(rgb: Pixels, level: int, random: Random) -> Levels:

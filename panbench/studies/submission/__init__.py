@@ -1,6 +1,6 @@
 """Predictions as COCO’s evaluation server takes them."""
 
-from panbench.base.studies import Study, StudyCommand
+from panbench.base.studies import Study
 
 __all__ = ["STUDY"]
 
@@ -8,12 +8,6 @@ STUDY = Study(
     "submission",
     "Predictions as COCO’s evaluation server takes them.",
     order=110,
-    commands=(
-        StudyCommand(
-            "submit",
-            "Pack a run's predictions as COCO's evaluation server takes them.",
-            "panbench.studies.submission.command:app",
-            "Keep",
-        ),
-    ),
+    options={"export": "panbench.studies.submission.options:ServerOptions"},
+    formerly={"submit": "export coco-server RUN"},
 )

@@ -1,4 +1,4 @@
-"""What a network says before fusion: AP_pan and mIoU_pan."""
+"""What a network says before fusion: AP_pan of masks and boxes, and mIoU_pan."""
 
 from panbench.base.studies import Study
 
@@ -6,7 +6,7 @@ __all__ = ["STUDY"]
 
 STUDY = Study(
     "unfused",
-    "What a network says before fusion: AP_pan and mIoU_pan.",
+    "What a network says before fusion: AP_pan of masks and boxes, and mIoU_pan.",
     order=10,
     options={
         "eval": "panbench.studies.unfused.options:UnfusedOptions",
@@ -14,5 +14,6 @@ STUDY = Study(
         "compare": "panbench.studies.unfused.answer_options:ComparedMetrics",
     },
     tables={"unfused": "AP_pan and mIoU_pan"},
+    section="panbench.studies.unfused.section:unfused_section",
     measures={"metrics": "panbench.studies.unfused.answer:BEFORE_FUSION"},
 )

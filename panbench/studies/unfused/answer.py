@@ -1,4 +1,4 @@
-"""AP_pan and mIoU_pan of stored runs: what networks say before fusion, with intervals, for `metrics` and `compare`."""
+"""AP_pan, box AP_pan and mIoU_pan of stored runs: what networks say before fusion, for `metrics` and `compare`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,16 +12,19 @@ import pandas as pd
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import in_sentence
 from panbench.metrics.samples import FEWEST_IMAGES
+from panbench.panoptic.types import Category
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.measures import Measure, Measured, Question, pixels
 from panbench.report.answers.tables import labels, shared_images
 from panbench.runs import Run
 from panbench.runs.alike import unlike
+from panbench.studies.unfused.boxes import source_in_words
 from panbench.studies.unfused.instance_ap import InstanceAP, instance_ap
 from panbench.studies.unfused.map_instances import instances_of_map
 from panbench.studies.unfused.metric import (
     AP_NAMES,
+    BOX_AP_NAMES,
     MIOU_NAME,
     RESAMPLES,
     UnfusedTable,
@@ -38,38 +41,49 @@ __all__ = [
     "ap_truth",
     "map_ap",
     "map_grid",
+    "measured_before_fusion",
     "missing_note",
+    "table_of",
     "unfused_grid",
     "unfused_scores",
     "with_unfused",
 ]
 
 TOLD_APART = (
-    "AP_pan is of the instances before fusion, which may overlap; mIoU_pan of the semantic sum of the queries, class × "
-    "mask, before fusion; mIoU of the fused map, in which each pixel has one segment."
+    "AP_pan is of the instances before fusion, which may overlap, by their masks, box AP_pan by their boxes; mIoU_pan "
+    "of the semantic sum of the queries, class × mask, before fusion; mIoU of the fused map, in which each pixel has "
+    "one segment."
 )
 
 COMMAND = "`panbench eval --metrics pq,ap,miou`"
+NO_BOXES = "Box AP_pan is not recorded: the run was made before boxes were. `panbench eval --overwrite` records them."
+SHOWN = {"AP": "AP_pan", "AP_box": "box AP_pan"}
+"""How tables write the names of the record that do not read by themselves."""
 
 
 @dataclass(frozen=True)
 class UnfusedScores:
     """What was measured before fusion: value, low and high of each metric by name; None where there is none.
 
-    has_ap, has_miou: whether the run has the rows; truth: what AP was measured against, in words
+    has_ap, has_boxes, has_miou: whether the run has the rows; truth: what AP was measured against, in words
+    boxes: where the boxes of the detections are from, in words
     """
 
     values: dict[str, float | None]
     low: dict[str, float | None]
     high: dict[str, float | None]
     has_ap: bool
+    has_boxes: bool
     has_miou: bool
     truth: str
+    boxes: str | None = None
 
     def record(self) -> dict[str, Any]:
         """The keys that `metrics --json` holds: fractions, None where pycocotools has -1 or the run has no rows."""
         return {
             "AP_pan": {name: self.values[name] for name in AP_NAMES} if self.has_ap else None,
+            "AP_box_pan": {name: self.values[f"{name}_box"] for name in AP_NAMES} if self.has_boxes else None,
+            "AP_box_pan_of": self.boxes,
             "AP_pan_gt": self.truth if self.has_ap else None,
             "mIoU_pan": self.values[MIOU_NAME] if self.has_miou else None,
             "before_fusion_intervals": {
@@ -80,20 +94,32 @@ class UnfusedScores:
 
 def unfused_scores(run: Run) -> UnfusedScores:
     """AP_pan and mIoU_pan of a run with their intervals. Raises BadRun for rows that are damaged or incomplete."""
-    table = _table(run)
-    values: dict[str, float | None] = dict.fromkeys((*AP_NAMES, MIOU_NAME))
+    table = table_of(run)
+    values: dict[str, float | None] = dict.fromkeys((*AP_NAMES, *BOX_AP_NAMES, MIOU_NAME))
     low, high = dict(values), dict(values)
     if table is None:
-        return UnfusedScores(values, low, high, False, False, ap_truth(run))
-    ap, semantic = table.average_precision(run.categories), table.semantic_iou(run.categories)
-    values |= {} if ap is None else ap.as_record()
-    values[MIOU_NAME] = None if semantic is None else semantic.mIoU_pan
+        return UnfusedScores(values, low, high, False, False, False, ap_truth(run))
+    measured = measured_before_fusion(table, run.categories)
+    values |= measured
     images = np.sort(table.image_id)
     if len(images) >= FEWEST_IMAGES:
         drawn = resampled_unfused(table, images, draw_counts(len(images)), run.categories)
         for name, sample in drawn.items():
             low[name], high[name] = _interval(sample)
-    return UnfusedScores(values, low, high, ap is not None, semantic is not None, ap_truth(run))
+    has = [name in measured for name in ("AP", "AP_box", MIOU_NAME)]
+    return UnfusedScores(values, low, high, has[0], has[1], has[2], ap_truth(run), _boxes_of(table))
+
+
+def measured_before_fusion(table: UnfusedTable, categories: Sequence[Category]) -> dict[str, float | None]:
+    """The metrics of which there are rows by name: AP … APl, those of boxes with `_box` behind, and mIoU_pan."""
+    found: dict[str, float | None] = {}
+    if (masks := table.average_precision(categories)) is not None:
+        found |= masks.as_record()
+    if (boxes := table.box_precision(categories)) is not None:
+        found |= dict(zip(BOX_AP_NAMES, boxes.as_record().values(), strict=True))
+    if (semantic := table.semantic_iou(categories)) is not None:
+        found[MIOU_NAME] = semantic.mIoU_pan
+    return found
 
 
 def ap_truth(run: Run) -> str:
@@ -107,16 +133,26 @@ def ap_truth(run: Run) -> str:
 
 def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
     """The table of `panbench metrics`. miou: of the fused map, shown beside mIoU_pan."""
-    rows = []
-    for name, value in scores.values.items():
-        if (name == MIOU_NAME and not scores.has_miou) or (name in AP_NAMES and not scores.has_ap):
-            continue
-        shown = name if name == MIOU_NAME else name.replace("AP", "AP_pan, AP", 1) if name != "AP" else "AP_pan"
-        rows.append((shown, percent(value), _span(scores.low[name], scores.high[name])))
-    rows.append(("mIoU of the fused map", percent(miou), ""))
-    truth = (f"AP_pan against {scores.truth}.",) if scores.has_ap else ()
-    note = f"Intervals: {RESAMPLES:,} resamples of the images."
-    return Grid(("Before fusion", "", "95 % interval"), tuple(rows), notes=(*truth, TOLD_APART, note))
+
+    def cells(name: str) -> tuple[str, str]:
+        return percent(scores.values[name]), _span(scores.low[name], scores.high[name])
+
+    rows: list[tuple[str, ...]] = []
+    if scores.has_ap:
+        for name in AP_NAMES:
+            of_boxes = cells(f"{name}_box") if scores.has_boxes else (ABSENT, "")
+            rows.append(("AP_pan" if name == "AP" else f"AP_pan, {name}", *cells(name), *of_boxes))
+    if scores.has_miou:
+        rows.append((MIOU_NAME, *cells(MIOU_NAME), "", ""))
+    rows.append(("mIoU of the fused map", percent(miou), "", "", ""))
+    notes = [TOLD_APART, f"Intervals: {RESAMPLES:,} resamples of the images."]
+    if scores.has_ap:
+        boxes = f"Box AP_pan: {scores.boxes}." if scores.has_boxes else NO_BOXES
+        notes = [f"AP_pan against {scores.truth}.", boxes, *notes]
+    columns = ("Before fusion", "", "95 % interval", "of boxes", "95 % interval")
+    # Without AP there is nothing of boxes.
+    used = len(columns) if scores.has_ap else 3
+    return Grid(columns[:used], tuple(row[:used] for row in rows), notes=tuple(notes))
 
 
 def map_ap(run: Run) -> dict[str, float | None] | None:
@@ -134,7 +170,7 @@ def map_ap(run: Run) -> dict[str, float | None] | None:
 
 
 def map_grid(found: InstanceAP, truth: str) -> Grid:
-    """The table of `panbench score --ap`. truth: what AP was measured against, in words."""
+    """The table of `panbench score --metrics pq,ap`. truth: what AP was measured against, in words."""
     record = found.as_record()
     note = (
         f"Mask AP of the thing segments of the maps, ranked by their scores, against {truth}. It is not AP_pan, which "
@@ -165,7 +201,7 @@ def missing_note(run: Run) -> str | None:
 
 
 def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]) -> Standing:
-    """A comparison with AP_pan and mIoU_pan of its runs below, and their paired differences.
+    """A comparison with AP_pan, box AP_pan and mIoU_pan of its runs below, and their paired differences.
 
     metrics: "ap", "miou" or both. Every run is resampled with the same images.
     Raises BadRun for a run without rows, and for runs whose AP has different ground truth; BadArgument for mixed data.
@@ -174,7 +210,7 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
     if unlike(runs, "ground truth"):
         raise BadArgument("--metrics ap and miou cannot be had of --mixed: the runs share no images.")
     for run in runs:
-        table = _table(run)
+        table = table_of(run)
         lacking = [
             name
             for metric, name, rows in (("ap", "AP_pan", "instances"), ("miou", "mIoU_pan", "pixels"))
@@ -192,7 +228,8 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
             + "; ".join(f"{run.name} {ap_truth(run)}" for run in runs)
             + ". Evaluate them alike."
         )
-    names = (*(AP_NAMES if "ap" in metrics else ()), *((MIOU_NAME,) if "miou" in metrics else ()))
+    of_boxes = ("AP_box",) if any(_boxes_of(table) for table in tables) else ()
+    names = (*((*AP_NAMES, *of_boxes) if "ap" in metrics else ()), *((MIOU_NAME,) if "miou" in metrics else ()))
     images = shared_images(runs)
     counts = draw_counts(len(images))
     categories = runs[0].categories
@@ -200,17 +237,14 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
     drawn: list[dict[str, npt.NDArray[np.float64]]] = []
     for table in tables:
         own = table.only(images) if len(table.image_id) != len(images) else table
-        ap, semantic = own.average_precision(categories), own.semantic_iou(categories)
-        values.append(
-            {**({} if ap is None else ap.as_record()), **({} if semantic is None else {MIOU_NAME: semantic.mIoU_pan})}
-        )
+        values.append({**dict.fromkeys(names), **measured_before_fusion(own, categories)})
         drawn.append(resampled_unfused(own, images, counts, categories) if len(images) >= FEWEST_IMAGES else {})
     shown = dict(zip(keys, labels(standing.rows), strict=True))
     return replace(
         standing,
         grids=(
             *standing.grids,
-            _values_grid([shown[key] for key in keys], names, values, runs[0], standing.digits),
+            _values_grid([shown[key] for key in keys], names, values, (runs, tables), standing.digits),
             *_differences_grid([shown[key] for key in keys], names, values, drawn, standing.digits),
         ),
         details={**standing.details, "before_fusion": _details(keys, names, values, drawn)},
@@ -221,15 +255,21 @@ def _values_grid(
     titles: Sequence[str],
     names: Sequence[str],
     values: Sequence[dict[str, float | None]],
-    run: Run,
+    of: tuple[Sequence[Run], Sequence[UnfusedTable]],
     digits: int,
 ) -> Grid:
     rows = tuple(
         (title, *(percent(own[name], digits) for name in names)) for title, own in zip(titles, values, strict=True)
     )
-    truth = (f"AP against {ap_truth(run)}.",) if "AP" in names else ()
-    columns = ("Before fusion", *("AP_pan" if name == "AP" else name for name in names))
-    return Grid(columns, rows, notes=(*truth, TOLD_APART))
+    runs, tables = of
+    notes = [TOLD_APART]
+    if "AP" in names:
+        sources: dict[str, list[str]] = {}
+        for title, table in zip(titles, tables, strict=True):
+            sources.setdefault(_boxes_of(table) or "not recorded (made before boxes were)", []).append(title)
+        boxes = "; ".join(f"{in_sentence(of_source, 3)}: {source}" for source, of_source in sources.items())
+        notes = [f"AP against {ap_truth(runs[0])}.", f"Box AP_pan: {boxes}.", *notes]
+    return Grid(("Before fusion", *(SHOWN.get(name, name) for name in names)), rows, notes=tuple(notes))
 
 
 def _differences_grid(
@@ -239,7 +279,7 @@ def _differences_grid(
     drawn: Sequence[dict[str, npt.NDArray[np.float64]]],
     digits: int,
 ) -> list[Grid]:
-    """AP, AP50, AP75 and mIoU_pan of each pair, the better first; with more than five runs against the first alone."""
+    """AP, AP50, AP75, box AP and mIoU_pan of each pair, the better first; of more than five runs against the first."""
     rows = []
     pairs = list(combinations(range(len(titles)), 2))
     pairs = pairs if len(titles) <= 5 else [pair for pair in pairs if pair[0] == 0]
@@ -250,13 +290,13 @@ def _differences_grid(
                 continue
             better, worse = (b, a) if other >= one else (a, b)
             low = high = None
-            if drawn[a]:
+            if drawn[a] and drawn[b]:
                 low, high = _interval(drawn[better][name] - drawn[worse][name])
             rows.append(
                 (
                     titles[better],
                     titles[worse],
-                    "AP_pan" if name == "AP" else name,
+                    SHOWN.get(name, name),
                     signed(abs(other - one), digits),
                     _span(low, high, digits, with_sign=True),
                     "*" if low is not None and low > 0 else "",
@@ -278,13 +318,13 @@ def _details(
     rows = []
     for key, own, sample in zip(keys, values, drawn, strict=True):
         for name in names:
-            low, high = _interval(sample[name]) if sample else (None, None)
+            low, high = _interval(sample[name]) if name in sample else (None, None)
             rows.append({"run": key, "metric": name, "value": own[name], "low": low, "high": high})
     table = pd.DataFrame(rows)
     return table.astype({"value": float, "low": float, "high": float})
 
 
-def _table(run: Run) -> UnfusedTable | None:
+def table_of(run: Run) -> UnfusedTable | None:
     """The rows of a run; None where it has none. Raises BadRun where some are missing."""
     table = read_unfused(run)
     if table is None:
@@ -296,6 +336,13 @@ def _table(run: Run) -> UnfusedTable | None:
         )
     # Images whose rows were written and whose part was not: a run that was killed between the two.
     return table if len(table.image_id) == len(run.images) else table.only(run.images)
+
+
+def _boxes_of(table: UnfusedTable) -> str | None:
+    """Where the boxes of a run's detections are from, in words; None where none were recorded."""
+    if table.instances is None or table.instances.boxes is None:
+        return None
+    return source_in_words(table.instances.boxes)
 
 
 def _has(table: UnfusedTable | None, rows: str) -> bool:

@@ -1,4 +1,4 @@
-"""`panbench score --ap` and `panbench compare --metrics`: AP of any maps; AP_pan and mIoU_pan of stored runs."""
+"""`--metrics` of `panbench score` and `compare`: AP of any maps; AP_pan and mIoU_pan of stored runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ComparedMetrics", "MapScores"]
 
+METRICS_OF_MAPS = ("pq", "ap")
+"""What `score --metrics` takes: finished maps have no semantic sum before fusion."""
+
 
 @dataclass(frozen=True)
 class MapScores(ScoreOptions):
@@ -25,19 +28,35 @@ class MapScores(ScoreOptions):
 
     panel: ClassVar[str] = "AP of the maps"
 
-    ap: Annotated[bool, Option("Also the mask AP of the things in the maps; every thing segment needs a score.")] = (
-        False
-    )
-    ap_gt: Annotated[Path | None, Option("With --ap: a COCO instance JSON as its ground truth.", "FILE.json")] = None
+    metrics: Annotated[
+        str,
+        Option(
+            "Also ap: the mask AP of the things in the maps, each of which needs a score.", "pq,ap", METRICS_OF_MAPS
+        ),
+    ] = "pq"
+    ap_gt: Annotated[
+        Path | None,
+        Option("AP's ground truth: a COCO instance JSON. Default: the things of the panoptic one.", "FILE.json"),
+    ] = None
 
     def __post_init__(self) -> None:
-        """Raises BadArgument for a ground truth of AP where AP is not asked for."""
-        if self.ap_gt is not None and not self.ap:
-            raise BadArgument("--ap-gt is the ground truth of AP. Add --ap.")
+        """Raises BadArgument for another metric, and for a ground truth of AP where AP is not asked for."""
+        with_ap = self._with_ap
+        if self.ap_gt is not None and not with_ap:
+            raise BadArgument("--ap-gt is the ground truth of AP. Add --metrics pq,ap.")
+
+    @property
+    def _with_ap(self) -> bool:
+        if "miou" in self.metrics.lower().split(","):
+            raise BadArgument(
+                f"--metrics {self.metrics}: mIoU_pan is measured before fusion, by `panbench eval --metrics pq,miou`. "
+                "The mIoU of finished maps needs no option: `panbench metrics RUN` has it."
+            )
+        return "ap" in parse_metrics(self.metrics, METRICS_OF_MAPS)
 
     def check(self, scoring: Scoring) -> None:
         """Raises PredictionMismatch when a predicted thing segment has no score."""
-        if self.ap:
+        if self._with_ap:
             from panbench.panoptic.coco import read_annotation_columns
             from panbench.studies.unfused.map_ap import refuse_unscored
 
@@ -46,7 +65,7 @@ class MapScores(ScoreOptions):
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
         """The AP of the maps of a scored run."""
-        if not self.ap:
+        if not self._with_ap:
             return None
         from panbench.report.answers.measures import Measured
         from panbench.studies.unfused.answer import map_grid

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "InstanceAP", "InstanceTable", "instance_ap", "resampled_ap"]
+__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "Boxes", "InstanceAP", "InstanceTable", "instance_ap", "resampled_ap"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -37,6 +37,18 @@ AREA_RANGES: tuple[tuple[str, float, float], ...] = (
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """The boxes of an InstanceTable's detections and true instances, (n, 4) x1 y1 x2 y2 in pixels, row for row.
+
+    predicted: (detections,) whether the model's box head says so; else it is the tight box of the mask
+    """
+
+    det: Float
+    gt: Float
+    predicted: Bool
+
+
+@dataclass(frozen=True)
 class InstanceTable:
     """Detections, true instances and the pixels that they share: columns of equal length in each of three groups.
 
@@ -46,23 +58,27 @@ class InstanceTable:
         lists (it decides the size), pixels what its mask covers (it decides IoU)
     pair_image, pair_det, pair_gt, pair_pixels: one row a detection and a true instance that share pixels, whatever
         their categories
+    boxes: None where they were not recorded
+
+    Areas and shared pixels are those of masks; in a table that `of_boxes` makes, those of boxes.
     """
 
     det_image: Int64
     det_id: Int32
     det_category: Int32
     det_score: Float
-    det_area: Int64
+    det_area: Int64 | Float
     gt_image: Int64
     gt_id: Int32
     gt_category: Int32
     gt_area: Float
-    gt_pixels: Int64
+    gt_pixels: Int64 | Float
     gt_iscrowd: Bool
     pair_image: Int64
     pair_det: Int32
     pair_gt: Int32
-    pair_pixels: Int64
+    pair_pixels: Int64 | Float
+    boxes: Boxes | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +208,7 @@ class _Category:
 
     image: Int64
     score: Float
-    area: Int64
+    area: Int64 | Float
     gt_image: Int64
     gt_area: Float
     gt_iscrowd: Bool

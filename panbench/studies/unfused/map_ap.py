@@ -34,7 +34,7 @@ def refuse_unscored(
     if unscored:
         raise PredictionMismatch(
             f"{pred.path}: {unscored:,} of {int(things.sum()):,} predicted thing segments have no score, and AP ranks "
-            'by score. Write "score" into each of segments_info, or score without --ap.'
+            'by score. Write "score" into each of segments_info, or score without --metrics ap.'
         )
 
 

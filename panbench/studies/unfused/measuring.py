@@ -25,10 +25,11 @@ from panbench.panoptic.masks import PackedMasks, areas, pack, shared_pixels
 from panbench.panoptic.overlap import count_pairs
 from panbench.panoptic.types import Scene
 from panbench.runs import Run, RunWriter
-from panbench.studies.unfused.instance_ap import InstanceTable
+from panbench.studies.unfused.boxes import listed_box
+from panbench.studies.unfused.instance_ap import Boxes, InstanceTable
 from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable, concat_unfused
 from panbench.studies.unfused.outputs import InstanceMasks, Unfused, unfused
-from panbench.studies.unfused.rows import images_measured, write_unfused
+from panbench.studies.unfused.rows import images_measured, lacks_boxes, write_unfused
 
 __all__ = ["Measurer"]
 
@@ -53,8 +54,10 @@ class Measurer(Listener):
         truth: the true instances of AP; None takes the thing segments of the panoptic ground truth
         """
         self.ap, self.miou = "ap" in metrics, "miou" in metrics
-        self._done = frozenset.intersection(*(images_measured(Run(writer.info, writer.path)) for writer in writers))
-        self._held = [images_measured(Run(writer.info, writer.path)) for writer in writers]
+        runs = [Run(writer.info, writer.path) for writer in writers]
+        self._held = [images_measured(run) for run in runs]
+        self._done = frozenset.intersection(*self._held)
+        self._without_boxes = [lacks_boxes(run) for run in runs]
         self._thing_ids = frozenset(category.id for category in dataset.categories if category.isthing)
         n_labels = 1 + max(ids, default=-1)
         self.category_of = np.array([ids.get(label, 0) for label in range(n_labels)], np.int32)
@@ -109,10 +112,11 @@ class Measurer(Listener):
     def _write(self) -> None:
         if self._block:
             table = concat_unfused(self._block)
-            for writer, held in zip(self._writers, self._held, strict=True):
+            for writer, held, without_boxes in zip(self._writers, self._held, self._without_boxes, strict=True):
                 new = np.array([image for image in table.image_id.tolist() if image not in held], np.int64)
+                own = table if len(new) == len(table.image_id) else table.only(new)
                 if len(new):
-                    write_unfused(writer, table if len(new) == len(table.image_id) else table.only(new), self._rank)
+                    write_unfused(writer, own.without_boxes() if without_boxes else own, self._rank)
             self._block = []
         self._since = time.monotonic()
 
@@ -131,7 +135,7 @@ class Measurer(Listener):
         return UnfusedTable(np.array([image_id], np.int64), instances, pixels)
 
     def _instance_rows(self, scene: Scene, ids: npt.NDArray[np.int32], found: InstanceMasks) -> InstanceTable:
-        category, area, crowd, masks = self._true_instances(scene, ids)
+        category, area, crowd, masks, boxes = self._true_instances(scene, ids)
         shared = shared_pixels(found.masks, masks)
         det, gt = np.nonzero(shared)
         image = scene.image.id
@@ -155,29 +159,38 @@ class Measurer(Listener):
             pair_det=(det + 1).astype(np.int32),
             pair_gt=(gt + 1).astype(np.int32),
             pair_pixels=shared[det, gt],
+            boxes=Boxes(
+                found.boxes.astype(np.float64),
+                np.array(boxes, np.float64).reshape(-1, 4),
+                np.full(len(found.labels), found.boxes_predicted),
+            ),
         )
 
     def _true_instances(
         self, scene: Scene, ids: npt.NDArray[np.int32]
-    ) -> tuple[list[int], list[float], list[bool], PackedMasks]:
-        """Category, listed area, crowd and mask of each true instance."""
+    ) -> tuple[list[int], list[float], list[bool], PackedMasks, list[tuple[float, ...]]]:
+        """Category, listed area, crowd, mask and box of each true instance."""
         shape = (scene.image.height, scene.image.width)
         if self._truth is not None:
             truth = self._truth
             own = truth.of_image(scene.image.id)
+            masks = [truth.mask(one, *shape) for one in own]
             return (
                 [one.category_id for one in own],
                 [one.area for one in own],
                 [one.iscrowd for one in own],
-                pack([truth.mask(one, *shape) for one in own], shape),
+                pack(masks, shape),
+                [listed_box(one.record.get("bbox"), mask) for one, mask in zip(own, masks, strict=True)],
             )
         segments = [] if scene.annotation is None else scene.annotation.segments
         chosen = [segment for segment in segments if segment.category_id in self._thing_ids]
+        masks = [ids == segment.id for segment in chosen]
         return (
             [segment.category_id for segment in chosen],
             [float(segment.area) for segment in chosen],
             [segment.iscrowd for segment in chosen],
-            pack([ids == segment.id for segment in chosen], shape),
+            pack(masks, shape),
+            [listed_box(segment.bbox, mask) for segment, mask in zip(chosen, masks, strict=True)],
         )
 
     def _pixel_rows(self, scene: Scene, ids: npt.NDArray[np.int32], semantic: npt.NDArray[np.int16]) -> CategoryPixels:

@@ -1,7 +1,7 @@
-"""AP_pan and mIoU_pan: what a network says before fusion, as rows of counted pixels, and their intervals.
+"""AP_pan, box AP_pan and mIoU_pan: what a network says before fusion, as rows of pixels, and their intervals.
 
-AP_pan is the mask AP of the instances that a panoptic model predicts (they may overlap), mIoU_pan the mIoU of its
-semantic sum Σ class × mask; the mIoU of metrics/semantic.py is that of the fused panoptic map.
+AP_pan is the mask AP of the instances that a panoptic model predicts (they may overlap), box AP_pan that of their
+boxes, mIoU_pan the mIoU of its semantic sum Σ class × mask; the mIoU of metrics/semantic.py is that of the fused map.
 
 Intervals resample whole images, as those of PQ do (uncertainty.py). AP ranks the detections of all images together,
 so a resample cannot be a sum over images: the matches, which do not depend on the other images, are made once, and a
@@ -9,16 +9,19 @@ resample only weighs them anew. RESAMPLES bounds the cost: 1,000 in place of PQ'
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from panbench.panoptic.types import Category
+from panbench.studies.unfused.boxes import joined_boxes, kept_boxes, of_boxes
 from panbench.studies.unfused.instance_ap import InstanceAP, InstanceTable, instance_ap, resampled_ap
 
 __all__ = [
     "AP_NAMES",
+    "BOX_AP_NAMES",
     "MIOU_NAME",
     "RESAMPLES",
     "CategoryPixels",
@@ -31,6 +34,7 @@ __all__ = [
 ]
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+BOX_AP_NAMES = tuple(f"{name}_box" for name in AP_NAMES)
 MIOU_NAME = "mIoU_pan"
 
 RESAMPLES = 1_000
@@ -39,6 +43,9 @@ RESAMPLES = 1_000
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float64]
+
+
+_COLUMNS = tuple(field.name for field in fields(InstanceTable) if field.name != "boxes")
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,9 @@ class UnfusedTable:
         instances, pixels = self.instances, self.pixels
         if instances is not None:
             kept = {kind: np.isin(getattr(instances, f"{kind}_image"), images) for kind in ("det", "gt", "pair")}
-            instances = InstanceTable(
-                **{
-                    field.name: getattr(instances, field.name)[kept[field.name.partition("_")[0]]]
-                    for field in fields(InstanceTable)
-                }
-            )
+            columns = {name: getattr(instances, name)[kept[name.partition("_")[0]]] for name in _COLUMNS}
+            boxes = None if instances.boxes is None else kept_boxes(instances.boxes, kept["det"], kept["gt"])
+            instances = InstanceTable(**columns, boxes=boxes)
         if pixels is not None:
             rows = np.isin(pixels.image_id, images)
             pixels = CategoryPixels(*(getattr(pixels, field.name)[rows] for field in fields(CategoryPixels)))
@@ -88,6 +92,16 @@ class UnfusedTable:
     def average_precision(self, categories: Sequence[Category]) -> InstanceAP | None:
         """AP_pan of the thing categories; None without rows of instances."""
         return None if self.instances is None else instance_ap(self.instances, thing_ids(categories))
+
+    def box_precision(self, categories: Sequence[Category]) -> InstanceAP | None:
+        """Box AP_pan of the thing categories; None without rows of instances, or without their boxes."""
+        if self.instances is None or self.instances.boxes is None:
+            return None
+        return instance_ap(of_boxes(self.instances, self.instances.boxes), thing_ids(categories))
+
+    def without_boxes(self) -> "UnfusedTable":
+        """The same rows, for a run whose other rows have none."""
+        return self if self.instances is None else replace(self, instances=replace(self.instances, boxes=None))
 
     def semantic_iou(self, categories: Sequence[Category]) -> "SemanticIoU | None":
         """mIoU_pan; None without rows of the semantic map. Raises ValueError for a category that is not listed."""
@@ -127,13 +141,16 @@ def concat_unfused(tables: Sequence[UnfusedTable]) -> UnfusedTable:
     if len(instances) not in (0, len(tables)) or len(pixels) not in (0, len(tables)):
         raise ValueError("tables with and without a metric cannot be joined")
 
-    def joined(kind: type, several: Sequence[object]) -> list[npt.NDArray[np.generic]]:
-        return [np.concatenate([getattr(one, field.name) for one in several]) for field in fields(kind)]
+    def joined(names: Sequence[str], several: Sequence[object]) -> dict[str, Any]:
+        return {name: np.concatenate([getattr(one, name) for one in several]) for name in names}
 
+    of_pixels = [field.name for field in fields(CategoryPixels)]
     return UnfusedTable(
         np.concatenate([table.image_id for table in tables]),
-        InstanceTable(*joined(InstanceTable, instances)) if instances else None,  # type: ignore[arg-type]
-        CategoryPixels(*joined(CategoryPixels, pixels)) if pixels else None,  # type: ignore[arg-type]
+        InstanceTable(**joined(_COLUMNS, instances), boxes=joined_boxes([one.boxes for one in instances]))
+        if instances
+        else None,
+        CategoryPixels(**joined(of_pixels, pixels)) if pixels else None,
     )
 
 
@@ -154,6 +171,9 @@ def resampled_unfused(
     if table.instances is not None:
         ap = resampled_ap(table.instances, thing_ids(categories), images, counts)
         found |= dict(zip(AP_NAMES, ap, strict=True))
+        if table.instances.boxes is not None:
+            boxes = of_boxes(table.instances, table.instances.boxes)
+            found |= dict(zip(BOX_AP_NAMES, resampled_ap(boxes, thing_ids(categories), images, counts), strict=True))
     if table.pixels is not None:
         sums = _by_image(table.pixels, images, categories) @ counts.T.astype(np.float64)
         iou = _iou(sums)

@@ -23,14 +23,15 @@ METRICS = ("pq", "ap", "miou")
 """What `--metrics` takes: PQ of the fused map; before fusion AP_pan of instances and mIoU_pan of the semantic sum."""
 
 
-def parse_metrics(text: str) -> tuple[str, ...]:
+def parse_metrics(text: str, known: Sequence[str] = METRICS) -> tuple[str, ...]:
     """The metrics that `pq,ap,miou` names, in that order; PQ is always among them. Raises BadArgument."""
     named = [word.strip().lower() for word in text.split(",") if word.strip()]
-    unknown = [word for word in named if word not in METRICS]
+    unknown = [word for word in named if word not in known]
     if unknown or not named:
         what = f"there is no metric {unknown[0]!r}" if unknown else "no metric is named"
-        raise BadArgument(f"--metrics {text}: {what}. They are {', '.join(METRICS)}; write for example pq,ap,miou.")
-    return tuple(metric for metric in METRICS if metric in named or metric == "pq")
+        example = ",".join(known)
+        raise BadArgument(f"--metrics {text}: {what}. They are {', '.join(known)}; write for example {example}.")
+    return tuple(metric for metric in known if metric in named or metric == "pq")
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,20 @@ def _refuse_unmeasured(model: "Model", dataset: "Dataset") -> None:
     if model.rule.takes is FinishedMap:
         raise BadArgument(
             f"{model.spec.title} gives finished id maps: there is nothing before fusion to measure. Leave --metrics "
-            "out; `panbench score --ap` has the AP of its maps."
+            "out; `panbench score --metrics pq,ap` has the AP of its maps."
         )
     # Whether an adapter gives class scores is seen in an output; an image that cannot be read is the run's to report.
     with contextlib.suppress(BadDataset, NonFiniteOutput):
         (output,) = model.candidates([model.load(dataset.scenes[0])])
-        if isinstance(output, Candidates) and output.class_scores is None:
+        if not isinstance(output, Candidates):
+            return
+        if output.class_scores is None:
             raise BadArgument(
                 f"The adapter of {model.spec.title} gives no class scores (Candidates.class_scores), which --metrics "
                 "ap and miou need. Leave --metrics out."
+            )
+        if output.boxes is not None and output.boxes.shape != (len(output.masks), 4):
+            raise BadArgument(
+                f"The adapter of {model.spec.title} gives boxes (Candidates.boxes) of the shape "
+                f"{tuple(output.boxes.shape)}, and its {len(output.masks)} candidates need a row of four each."
             )

@@ -18,6 +18,7 @@ from panbench.models.rules import resize
 from panbench.models.rules.panoptic_fpn import pasted_masks
 from panbench.models.rules.resize import upsampled_blocks
 from panbench.panoptic.masks import PackedMasks, packed_bytes
+from panbench.studies.unfused.boxes import tight_box
 
 __all__ = ["InstanceMasks", "Unfused", "unfused"]
 
@@ -27,11 +28,16 @@ MOST_INSTANCES = 100
 
 @dataclass(frozen=True)
 class InstanceMasks:
-    """Predicted instances of an image, on the host: contiguous label, score and packed mask of each."""
+    """Predicted instances of an image, on the host: contiguous label, score, packed mask and box of each.
+
+    boxes: (N, 4) x1 y1 x2 y2 in pixels; boxes_predicted: whether the model's box head says so, else they are the masks'
+    """
 
     labels: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     masks: PackedMasks
+    boxes: npt.NDArray[np.float32]
+    boxes_predicted: bool
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ def _of_candidates(output: Candidates, things: Sequence[bool], instances: bool, 
     sums = _SemanticSums(weights, frame.original) if semantic else None
     rows = torch.arange(len(output.masks), device=device) if semantic else wanted
     found: list[Tensor] = []
+    tight = torch.zeros((len(output.masks), 4), device=device)
     certainty = torch.zeros(len(output.masks), device=device)
     is_wanted = torch.zeros(len(output.masks), dtype=torch.bool, device=device)
     is_wanted[wanted] = instances
@@ -88,6 +95,8 @@ def _of_candidates(output: Candidates, things: Sequence[bool], instances: bool, 
             inside = (probabilities[chosen] * covered).flatten(1).sum(1)
             certainty[own[chosen]] = inside / (covered.flatten(1).sum(1) + 1e-6)
             found.append(_packed(covered))
+            if output.boxes is None:
+                tight[own[chosen]] = _tight_boxes(covered)
         if sums is not None:
             sums.add(own, probabilities)
     masks = None
@@ -98,8 +107,10 @@ def _of_candidates(output: Candidates, things: Sequence[bool], instances: bool, 
             else torch.zeros((0, packed_bytes(frame.original)), dtype=torch.uint8, device=device)
         )
         place = torch.searchsorted(wanted, query)
-        host = torch.stack([label.float(), best * certainty[query]]).cpu().numpy()
-        masks = InstanceMasks(host[0].astype(np.int64), host[1], packed[place].cpu().numpy())
+        boxes = (tight if output.boxes is None else output.boxes.float())[query]
+        host = torch.cat([torch.stack([label.float(), best * certainty[query]]), boxes.T]).cpu().numpy()
+        labels, predicted = host[0].astype(np.int64), output.boxes is not None
+        masks = InstanceMasks(labels, host[1], packed[place].cpu().numpy(), host[2:].T, predicted)
     semantic_map = None
     if sums is not None:
         while not sums.is_last:
@@ -119,6 +130,7 @@ def _of_boxes(output: Instances, things: Sequence[bool], instances: bool, semant
     packed = np.zeros((0, packed_bytes(output.frame.original)), np.uint8)
     kept: list[int] = []
     found: list[npt.NDArray[np.uint8]] = []
+    tight: list[tuple[float, ...]] = []
     sums = torch.zeros((classes, height, width), device=device) if semantic else None
     for index, (window, probabilities) in enumerate(pasted_masks(output)):
         label = output.labels[index]
@@ -127,14 +139,20 @@ def _of_boxes(output: Instances, things: Sequence[bool], instances: bool, semant
             mask[window] = (probabilities >= 0.5).cpu().numpy()
             kept.append(index)
             found.append(np.packbits(mask))
+            tight.append(tight_box(mask))
         if sums is not None:
             sums[label][window] += output.scores[index] * probabilities
     masks = None
     if instances:
+        boxes = np.array(tight, np.float32).reshape(-1, 4)
+        if output.boxes is not None:
+            boxes = output.boxes.float().cpu().numpy()[kept]
         masks = InstanceMasks(
             np.array([output.labels[index] for index in kept], np.int64),
             np.array([output.scores[index] for index in kept], np.float32),
             np.stack(found) if found else packed,
+            boxes,
+            output.boxes is not None,
         )
     if sums is None:
         return Unfused(masks, None)
@@ -197,6 +215,17 @@ class _SemanticSums:
             best = torch.maximum(best, self._best)
         self._best, self._winner = best, winner
         return best, winner
+
+
+def _tight_boxes(masks: Tensor) -> Tensor:
+    """(N, 4) float32, the box around each of (N, H, W) bool; four zeros of an empty one."""
+    ends = []
+    for along in (masks.any(dim=1), masks.any(dim=2)):
+        filled, length = along.float(), along.shape[1]
+        ends.append((filled.argmax(dim=1), length - filled.flip(1).argmax(dim=1)))
+    (x1, x2), (y1, y2) = ends
+    boxes = torch.stack([x1, y1, x2, y2], dim=1).float()
+    return boxes * masks.flatten(1).any(dim=1)[:, None]
 
 
 def _packed(masks: Tensor) -> Tensor:

@@ -3,15 +3,17 @@
 | kind | one row | columns that it uses |
 | --- | --- | --- |
 | `image` | an image that was looked at | image_id |
-| `det` | a predicted instance | det_id, category_id, score, pred_pixels |
-| `gt` | a true instance | gt_id, category_id, area (the listed one), gt_pixels, iscrowd |
+| `det` | a predicted instance | det_id, category_id, score, pred_pixels, x1, y1, x2, y2, box_predicted |
+| `gt` | a true instance | gt_id, category_id, area (the listed one), gt_pixels, iscrowd, x1, y1, x2, y2 |
 | `pair` | a predicted and a true instance that share pixels | det_id, gt_id, pixels |
 | `category` | a category of the semantic map | category_id, gt_pixels, pred_pixels (where labelled), pixels (both) |
 
-det_id and gt_id count from 1 within an image. The schema's metadata says which metrics the rows were made for.
+det_id and gt_id count from 1 within an image. box_predicted: whether the box is the model's own, not the mask's. Runs
+that were begun before boxes were recorded have none of these five columns, and go on without. The schema's metadata
+says which metrics the rows were made for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +22,13 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadRun
 from panbench.runs import Run, RunWriter
-from panbench.studies.unfused.instance_ap import InstanceTable
+from panbench.studies.unfused.instance_ap import Boxes, InstanceTable
 from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NAME", "images_measured", "read_unfused", "write_unfused"]
+__all__ = ["NAME", "images_measured", "lacks_boxes", "read_unfused", "write_unfused"]
 
 NAME = "unfused"
 """The folder of the side table."""
@@ -47,6 +49,9 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "pair": ("pair_image", "pair_det", "pair_gt", "pair_pixels"),
 }
 
+_CORNERS = ("x1", "y1", "x2", "y2")
+_PREDICTED = "box_predicted"
+
 Columns = dict[str, npt.NDArray[Any]]
 
 
@@ -59,6 +64,12 @@ def images_measured(run: Run) -> frozenset[int]:
     """The images of which a run has rows."""
     rows = run.side_tables.get(NAME)
     return frozenset() if rows is None else frozenset(rows.images.tolist())
+
+
+def lacks_boxes(run: Run) -> bool:
+    """Whether a run has rows that were made before boxes were recorded: what is added to them must be like them."""
+    rows = run.side_tables.get(NAME)
+    return rows is not None and rows.table is not None and _PREDICTED not in rows.table.schema.names
 
 
 def read_unfused(run: Run) -> UnfusedTable | None:
@@ -83,10 +94,11 @@ def _to_arrow(table: UnfusedTable) -> "pa.Table":
     if table.instances is not None:
         for kind, names in _FIELDS.items():
             of_kind = (getattr(table.instances, name) for name in names)
-            blocks.append((kind, dict(zip(_COLUMNS[kind], of_kind, strict=True))))
+            blocks.append((kind, dict(zip(_COLUMNS[kind], of_kind, strict=True)) | _box_columns(table.instances, kind)))
     if table.pixels is not None:
         blocks.append(("category", {name: getattr(table.pixels, name) for name in _COLUMNS["category"]}))
-    schema = _schema()
+    # What has no instances has no box to record either, and its rows are as they always were.
+    schema = _schema(with_boxes=table.instances is not None and table.instances.boxes is not None)
     tables = []
     for kind, columns in blocks:
         n = len(columns["image_id"])
@@ -101,6 +113,15 @@ def _to_arrow(table: UnfusedTable) -> "pa.Table":
     return pa.concat_tables(tables).combine_chunks().replace_schema_metadata({_METRICS: metrics.encode()})
 
 
+def _box_columns(instances: InstanceTable, kind: str) -> Columns:
+    """The columns of the boxes in the rows of detections, or of true instances."""
+    boxes = instances.boxes
+    if boxes is None or kind not in ("det", "gt"):
+        return {}
+    corners = dict(zip(_CORNERS, (boxes.det if kind == "det" else boxes.gt).T, strict=True))
+    return corners | ({_PREDICTED: boxes.predicted} if kind == "det" else {})
+
+
 def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
     """The rows of a side table. Raises ValueError for those of something else."""
     import pyarrow as pa
@@ -109,12 +130,13 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
     metrics = (arrow.schema.metadata or {}).get(_METRICS)
     if metrics is None:
         raise ValueError("it does not say which metrics it is for")
-    if missing := [name for name in _schema().names if name not in arrow.schema.names]:
+    with_boxes = _PREDICTED in arrow.schema.names
+    if missing := [name for name in _schema(with_boxes).names if name not in arrow.schema.names]:
         raise ValueError(f"it lacks the columns {', '.join(missing)}")
     kinds = arrow.column("kind").cast(pa.string())
 
-    def of_kind(kind: str) -> list[npt.NDArray[Any]]:
-        rows = arrow.filter(pc.equal(kinds, kind)).select(list(_COLUMNS[kind]))
+    def of_kind(kind: str, names: Sequence[str] = ()) -> list[npt.NDArray[Any]]:
+        rows = arrow.filter(pc.equal(kinds, kind)).select(list(names or _COLUMNS[kind]))
         return [column.combine_chunks().to_numpy(zero_copy_only=False) for column in rows.columns]
 
     wanted = metrics.decode().split(",")
@@ -125,15 +147,20 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
         }
         named["det_score"] = named["det_score"].astype(np.float64)
         named["gt_iscrowd"] = named["gt_iscrowd"].astype(np.bool_)
-        instances = InstanceTable(**named)
+        boxes = None
+        if with_boxes:
+            det, gt = (np.stack(of_kind(kind, _CORNERS), axis=1).astype(np.float64) for kind in ("det", "gt"))
+            boxes = Boxes(det, gt, of_kind("det", (_PREDICTED,))[0].astype(np.bool_))
+        instances = InstanceTable(**named, boxes=boxes)
     if "miou" in wanted:
         pixels = CategoryPixels(*of_kind("category"))
     return UnfusedTable(np.sort(of_kind("image")[0]), instances, pixels)
 
 
-def _schema() -> "pa.Schema":
+def _schema(with_boxes: bool) -> "pa.Schema":
     import pyarrow as pa
 
+    boxes = {**dict.fromkeys(_CORNERS, pa.float64()), _PREDICTED: pa.bool_()} if with_boxes else {}
     return pa.schema(
         {
             "kind": pa.dictionary(pa.int8(), pa.string()),
@@ -147,5 +174,6 @@ def _schema() -> "pa.Schema":
             "pred_pixels": pa.int64(),
             "pixels": pa.int64(),
             "iscrowd": pa.bool_(),
+            **boxes,
         }
     )

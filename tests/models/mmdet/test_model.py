@@ -258,7 +258,7 @@ def test_what_cannot_be_compiled_is_said_in_a_sentence(tmp_path: Path, monkeypat
         raise TorchDynamoException("No working compiler\n\nwith a long explanation")
 
     monkeypatch.setattr(model.module, "extract_feat", fail)
-    with pytest.raises(BadArgument, match=r"--compile: .*\(No working compiler\).*leave --compile out"):
+    with pytest.raises(BadArgument, match=r"compile: .*\(No working compiler\).*leave \+compile out"):
         predict(model, scene, range(9))
 
 

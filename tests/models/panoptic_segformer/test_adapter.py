@@ -103,6 +103,24 @@ def test_the_map_is_the_one_that_the_authors_code_made() -> None:
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 2
 
 
+def test_boxes_of_pairs_are_those_of_the_authors_code() -> None:
+    recorded = np.load(REFERENCE)
+    output = recorded_candidates(tuple(recorded["meta"][2:4].tolist()))
+    things = sum(output.isthing)
+    assert output.boxes is not None
+    assert output.boxes.shape == (len(output.labels), 4)
+    assert not output.boxes[output.labels >= things].any(), "stuff is no instance and has no box"
+    ours = [
+        (int(label), *box) for label, box in zip(output.labels, output.boxes.tolist(), strict=True) if label < things
+    ]
+    theirs = [
+        (int(label), *map(float, box[:4]))
+        for label, box in zip(recorded["thing_labels"], recorded["thing_boxes"], strict=True)
+    ]
+    # Theirs are in the order of the final score, which the merging makes; each is one of ours with its label.
+    np.testing.assert_allclose(sorted(ours), sorted(theirs), atol=1e-3)
+
+
 def coco_ids() -> list[int]:
     from panbench.datasets.convert import shipped_categories
 

@@ -38,7 +38,7 @@ def test_masks_and_stuff_scores_are_those_of_the_authors_code(
     network: PanopticSegFormer, outputs: Outputs, recorded: Recorded
 ) -> None:
     with torch.inference_mode():
-        labels, scores, masks = network.choose(outputs, 0)
+        labels, scores, masks, _ = network.choose(outputs, 0)
     assert masks.shape == (153, 28, 36)
     same(masks[:100:5].flatten(1), recorded["things_masks_every_5th"])
     same(masks[100::5].flatten(1), recorded["stuff_masks_every_5th"])

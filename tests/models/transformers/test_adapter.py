@@ -18,6 +18,7 @@ from views import check_views
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
+from panbench.base.extras import install_line
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import shapes
 from panbench.models.candidates import NO_LABEL, Candidates, Frame
@@ -142,6 +143,9 @@ def test_each_family_runs_from_a_folder_that_transformers_saved(name: str, tmp_p
         assert found.labels.tolist() == alone.labels.tolist()  # type: ignore[union-attr]
         assert set(found.labels.tolist()) <= {NO_LABEL, *range(9)}
         assert found.frame.original == (56, 64)
+        # DETR alone predicts boxes.
+        assert (found.boxes is not None) == (name == "detr")
+        assert found.boxes is None or (found.boxes.shape == (len(found.labels), 4) and found.boxes.max() > 1)
     assert model.class_names == tuple(NAMES)
     assert model.isthing == (True,) * 5 + (False,) * 4
     assert predict(model, scene, range(9)).ids.shape == (56, 64)
@@ -265,8 +269,8 @@ def test_without_transformers_the_sentence_names_the_command(
     eomt_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert "pip install 'panbench[transformers]'" in refusal(eomt_folder)
-    assert "pip install 'panbench[transformers]'" in refusal("hf:facebook/mask2former-swin-tiny-coco-panoptic")
+    assert install_line("transformers") in refusal(eomt_folder)
+    assert install_line("transformers") in refusal("hf:facebook/mask2former-swin-tiny-coco-panoptic")
 
 
 def test_deltas_to_gated_weights_are_told_before_anything_is_downloaded() -> None:

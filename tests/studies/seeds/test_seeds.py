@@ -185,3 +185,4 @@ def test_seeds_on_other_images_are_refused(folder, tmp_path):
     refused = panbench("compare", tmp_path / "m2f@seed*", tmp_path / "other" / "x@seed*")
     assert refused.exit_code == 2
     assert "PQ on different images cannot be compared" in refused.stderr
+    assert "--mixed" not in refused.stderr

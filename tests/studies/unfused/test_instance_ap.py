@@ -1,6 +1,7 @@
 """AP held against pycocotools on scenes with crowds, ties, many detections and all sizes."""
 
 import contextlib
+import dataclasses
 import io
 
 import numpy as np
@@ -9,9 +10,11 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from panbench.studies.unfused.boxes import listed_box, of_boxes, tight_box
 from panbench.studies.unfused.instance_ap import (
     AREA_RANGES,
     IOU_THRESHOLDS,
+    Boxes,
     InstanceTable,
     _match,
     _prepare,
@@ -104,7 +107,28 @@ def table_of(true: list[dict], found: list[dict]) -> InstanceTable:
     )
 
 
-def pycocotools_ap(true: list[dict], found: list[dict]) -> COCOeval:
+def with_boxes(true: list[dict], found: list[dict], seed: int) -> InstanceTable:
+    """The table with boxes: a true instance has its mask's, as its `bbox`; a detection one near its mask's."""
+    random = np.random.default_rng(seed)
+    for t in true:
+        x1, y1, x2, y2 = tight_box(t["mask"])
+        t["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+    for f in found:
+        # Now and then the box exactly, and now and then one that the box head put partly outside of the image.
+        x1, y1, x2, y2 = np.array(tight_box(f["mask"])) + random.choice([0.0, 1.5]) * random.normal(size=4)
+        f["bbox"] = [x1, y1, max(x2 - x1, 0.0), max(y2 - y1, 0.0)]
+
+    def corners(boxes: list) -> np.ndarray:
+        sides = np.array(boxes, np.float64).reshape(-1, 4)
+        return np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)
+
+    boxes = Boxes(
+        corners([f["bbox"] for f in found]), corners([t["bbox"] for t in true]), np.ones(len(found), np.bool_)
+    )
+    return dataclasses.replace(table_of(true, found), boxes=boxes)
+
+
+def pycocotools_ap(true: list[dict], found: list[dict], kind: str = "segm") -> COCOeval:
     def coded(mask: np.ndarray) -> dict:
         return masks.encode(np.asfortranarray(mask.astype(np.uint8)))
 
@@ -117,7 +141,7 @@ def pycocotools_ap(true: list[dict], found: list[dict]) -> COCOeval:
             "annotations": [
                 {
                     **{key: t[key] for key in ("image_id", "id", "category_id", "iscrowd", "area")},
-                    "segmentation": coded(t["mask"]),
+                    **({"bbox": t["bbox"]} if kind == "bbox" else {"segmentation": coded(t["mask"])}),
                 }
                 for t in true
             ],
@@ -125,11 +149,14 @@ def pycocotools_ap(true: list[dict], found: list[dict]) -> COCOeval:
         truth.createIndex()
         results = truth.loadRes(
             [
-                {**{key: f[key] for key in ("image_id", "category_id", "score")}, "segmentation": coded(f["mask"])}
+                {
+                    **{key: f[key] for key in ("image_id", "category_id", "score")},
+                    **({"bbox": f["bbox"]} if kind == "bbox" else {"segmentation": coded(f["mask"])}),
+                }
                 for f in found
             ]
         )
-        evaluation = COCOeval(truth, results, "segm")
+        evaluation = COCOeval(truth, results, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -144,6 +171,44 @@ def test_ap_equals_pycocotools(seed):
     for ours, theirs in zip(measured, expected, strict=True):
         assert (ours is None) == (theirs is None)
         assert ours is None or ours == pytest.approx(theirs, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_box_ap_equals_pycocotools(seed):
+    true, found = scenes(seed)
+    true[0]["iscrowd"] = 1
+    table = with_boxes(true, found, seed)
+    expected = [None if value == -1 else value for value in pycocotools_ap(true, found, "bbox").stats[:6].tolist()]
+    measured = list(instance_ap(of_boxes(table, table.boxes), CATEGORIES).as_record().values())
+    for ours, theirs in zip(measured, expected, strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or ours == pytest.approx(theirs, abs=1e-12)
+    # Boxes and masks are two questions.
+    assert measured != list(instance_ap(table, CATEGORIES).as_record().values())
+
+
+def test_boxes_overlap_where_masks_do_not():
+    """The two diagonals of a square: the masks share no pixel, and their boxes are equal."""
+    falling = np.eye(4, dtype=np.bool_)
+    rising = falling[:, ::-1]
+    true = [{"image_id": 1, "id": 1, "category_id": 1, "mask": falling, "iscrowd": 0, "area": 4.0}]
+    found = [{"image_id": 1, "category_id": 1, "mask": rising, "score": 0.9}]
+    table = table_of(true, found)
+    assert not len(table.pair_det)
+    boxes = Boxes(*(np.array([tight_box(mask)]) for mask in (rising, falling)), np.zeros(1, np.bool_))
+    assert instance_ap(table, CATEGORIES).AP == 0
+    assert instance_ap(of_boxes(table, boxes), CATEGORIES).AP == 1
+
+
+def test_the_box_of_a_mask_ends_behind_its_last_pixel():
+    mask = np.zeros((5, 7), np.bool_)
+    assert tight_box(mask) == (0, 0, 0, 0)
+    mask[2, 3] = True
+    assert tight_box(mask) == (3, 2, 4, 3)
+    # The JSON's box counts as it is listed, where it is four numbers.
+    assert listed_box((2.5, 1, 2, 2.25), mask) == (2.5, 1, 4.5, 3.25)
+    for wrong in (None, (1, 2, 3), (1, 2, -1, 2), (1, 2, float("nan"), 2), ("1", 2, 3, 4)):
+        assert listed_box(wrong, mask) == (3, 2, 4, 3)
 
 
 def test_only_a_hundred_detections_of_an_image_and_category_count():

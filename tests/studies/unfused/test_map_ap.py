@@ -1,4 +1,4 @@
-"""`score --ap`: AP of panoptic maps, equal to pycocotools on the same segments."""
+"""`score --metrics pq,ap`: AP of panoptic maps, equal to pycocotools on the same segments."""
 
 import contextlib
 import io
@@ -61,7 +61,7 @@ def files(tmp_path):
 
 def test_ap_of_a_map_equals_pycocotools(files):
     truth, predictions = files
-    printed = json.loads(panbench("score", "--gt", truth, "--pred", predictions, "--ap", "--json").stdout)
+    printed = json.loads(panbench("score", "--gt", truth, "--pred", predictions, "--metrics", "pq,ap", "--json").stdout)
     ours = list(printed["AP_map"].values())
     theirs = [None if value == -1 else value for value in expected()]
     assert [value is None for value in ours] == [value is None for value in theirs]
@@ -86,7 +86,7 @@ def test_ap_of_a_map_against_an_instance_json(files, tmp_path):
         "annotations": annotations,
     }
     (tmp_path / "instances.json").write_text(json.dumps(document))
-    command = ["score", "--gt", truth, "--pred", predictions, "--ap", "--json"]
+    command = ["score", "--gt", truth, "--pred", predictions, "--metrics", "pq,ap", "--json"]
     against = json.loads(panbench(*command, "--ap-gt", tmp_path / "instances.json").stdout)
     assert against["AP_map"] == json.loads(panbench(*command).stdout)["AP_map"]
     assert against["AP_map_gt"] == "the instances of instances.json"
@@ -95,7 +95,7 @@ def test_ap_of_a_map_against_an_instance_json(files, tmp_path):
 def test_maps_without_scores_have_no_ap(files, tmp_path):
     truth, _ = files
     silent = write_side(tmp_path, "silent", FOUND, {"s": 0.5})
-    refused = panbench("score", "--gt", truth, "--pred", silent, "--ap", "--out", tmp_path / "run")
+    refused = panbench("score", "--gt", truth, "--pred", silent, "--metrics", "pq,ap", "--out", tmp_path / "run")
     assert refused.exit_code == 2
     assert "7 of 7 predicted thing segments have no score, and AP ranks by score" in refused.output
     assert not (tmp_path / "run").exists()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute
+import pyarrow.parquet
 import pytest
 import torch
 from support import evaluated, panbench
@@ -24,7 +26,10 @@ from panbench.report.answers.comparison import standing
 from panbench.report.answers.findings import metric_findings
 from panbench.runs import Run, load_run
 from panbench.runs.merge import merge_runs
-from panbench.studies.unfused.answer import with_unfused
+from panbench.studies.ensembles.merging import flip
+from panbench.studies.unfused import measuring
+from panbench.studies.unfused.answer import unfused_scores, with_unfused
+from panbench.studies.unfused.boxes import tight_box
 from panbench.studies.unfused.options import UnfusedOptions, parse_metrics
 from panbench.studies.unfused.outputs import unfused
 from panbench.studies.unfused.rows import read_unfused
@@ -71,7 +76,10 @@ def rows(run: Run) -> dict[str, list[Any]]:
     assert table is not None
     assert table.instances is not None
     assert table.pixels is not None
-    columns = {**vars(table.instances), **{f"pixels {name}": value for name, value in vars(table.pixels).items()}}
+    assert table.instances.boxes is not None
+    instances = {name: value for name, value in vars(table.instances).items() if name != "boxes"}
+    boxes = {f"boxes {name}": value for name, value in vars(table.instances.boxes).items()}
+    columns = {**instances, **boxes, **{f"pixels {name}": value for name, value in vars(table.pixels).items()}}
     return {"images": table.image_id.tolist(), **{name: value.tolist() for name, value in columns.items()}}
 
 
@@ -82,6 +90,8 @@ def test_numbers_equal_pycocotools_and_an_independent_count(name, folder, tmp_pa
     model = open_model_once(find_model(name))
     expected = check.independent(model, dataset)
     assert expected["AP50"] > 0.2
+    assert expected["AP50_box"] > 0.2
+    assert expected["AP_box"] != expected["AP"]
     assert expected["mIoU_pan"] > 0.2
     measured = check.measured(model, dataset, tmp_path / "run")
     for metric, value in expected.items():
@@ -135,9 +145,9 @@ def test_changed_and_missing_rows_are_noticed(dataset, tmp_path):
     evaluated(find_model("mask2former-tiny"), dataset, out, studies=MEASURED)
     (file,) = (out / "unfused").glob("*.parquet")
     content = file.read_bytes()
-    assert panbench("verify", out).exit_code == 0
+    assert panbench("runs", "verify", out).exit_code == 0
     file.write_bytes(content[:-1])
-    damaged = panbench("verify", out)
+    damaged = panbench("runs", "verify", out)
     assert damaged.exit_code == 1
     assert "its SHA-256 differs" in damaged.output
     file.unlink()
@@ -227,6 +237,9 @@ def test_metrics_and_compare_print_what_was_measured(whole, dataset, tmp_path):
     printed = json.loads(panbench("metrics", whole.path, "--json").stdout)
     assert list(printed["AP_pan"]) == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     assert printed["AP_pan"]["APl"] is None
+    assert list(printed["AP_box_pan"]) == list(printed["AP_pan"])
+    assert printed["AP_box_pan_of"] == "the tight boxes of the masks (the model predicts none)"
+    assert printed["before_fusion_intervals"]["AP_box"][0] <= printed["AP_box_pan"]["AP"]
     assert printed["AP_pan_gt"] == "the thing segments of panoptic_val.json"
     assert 0 < printed["before_fusion_intervals"]["AP"][0] <= printed["AP_pan"]["AP"]
     assert "mIoU of the fused map" in panbench("metrics", whole.path).output
@@ -238,6 +251,7 @@ def test_metrics_and_compare_print_what_was_measured(whole, dataset, tmp_path):
     found = {row["metric"]: row for row in json.loads(table.stdout)[0]["before_fusion"]}
     assert found["AP"]["value"] == pytest.approx(printed["AP_pan"]["AP"], abs=1e-12)
     assert found["AP"]["low"] == pytest.approx(printed["before_fusion_intervals"]["AP"][0], abs=1e-12)
+    assert found["AP_box"]["value"] == pytest.approx(printed["AP_box_pan"]["AP"], abs=1e-12)
     assert found["mIoU_pan"]["value"] == pytest.approx(printed["mIoU_pan"], abs=1e-12)
     refused = panbench("compare", whole.path, plain.path, "--metrics", "ap")
     assert refused.exit_code == 2
@@ -260,7 +274,74 @@ def test_metrics_that_cannot_be_measured_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_was_begun_before_boxes_were_recorded_goes_on_without_and_says_so(dataset, tmp_path, monkeypatch):
+    out = tmp_path / "old"
+    model = find_model("mask2former-tiny")
+    write = measuring.write_unfused
+    with monkeypatch.context() as patched:
+        patched.setattr(measuring, "write_unfused", lambda to, table, rank: write(to, table.without_boxes(), rank))
+        evaluated(model, dataset, out, studies=MEASURED)
+    (file,) = (out / "unfused").glob("*.parquet")
+    assert "x1" not in pyarrow.parquet.read_schema(file).names
+    # Killed with half of its rows: the other half has none either, so that all are of one kind.
+    table = pyarrow.parquet.read_table(file)
+    file.unlink()
+    half = table.filter(pyarrow.compute.less_equal(table["image_id"], sorted(table["image_id"].to_pylist())[0]))
+    pyarrow.parquet.write_table(half, file, compression="zstd")
+    record = json.loads((out / "run.json").read_text())
+    for part in (out / "parts").glob("*.parquet"):
+        part.unlink()
+    (out / "run.json").write_text(json.dumps({**record, "status": "running", "parts": [], "unfused": None}))
+    old = evaluated(model, dataset, out, studies=MEASURED, resume=True)
+    assert (old.info.status, len(old.side_tables["unfused"].images)) == ("done", 12)
+    found = metric_findings(old)
+    assert found.record["AP_pan"]["AP"] is not None
+    assert (found.record["AP_box_pan"], found.record["AP_box_pan_of"]) == (None, None)
+    printed = " ".join(panbench("metrics", out).output.split())
+    assert "Box AP_pan is not recorded: the run was made before boxes were." in printed
+
+
+def test_a_comparison_says_whose_boxes_are_predicted_and_whose_are_not_recorded(whole, folder, tmp_path):
+    boxes = evaluated(find_model("panoptic-fpn-tiny"), open_dataset(folder), tmp_path / "boxes", studies=MEASURED)
+    assert unfused_scores(boxes).boxes == "the boxes of the model's own box head"
+    told = with_unfused(standing([whole, boxes]), [whole, boxes], ("ap",))
+    values, differences = told.grids[-2:]
+    assert values.columns[-1] == "box AP_pan"
+    (note,) = (note for note in values.notes if note.startswith("Box AP_pan"))
+    assert "Mask2Former tiny: the tight boxes of the masks (the model predicts none)" in note
+    assert "Panoptic FPN tiny: the boxes of the model's own box head" in note
+    assert "box AP_pan" in {row[2] for row in differences.rows}
+
+
 # Small pieces
+
+
+def test_masks_have_tight_boxes_and_a_box_head_its_own():
+    output = two_queries()
+    found = unfused(output, (True, True, False)).instances
+    assert not found.boxes_predicted
+    for mask, box in zip(found.masks, found.boxes.tolist(), strict=True):
+        assert tuple(box) == tight_box(np.unpackbits(mask)[:64].reshape(8, 8).astype(bool))
+    assert sorted({tuple(box) for box in found.boxes.tolist()}) == [(0, 0, 4, 8), (0, 0, 8, 8)]
+    own = torch.tensor([[1.0, 2.0, 3.5, 4.0], [-1.0, 0.0, 9.0, 8.0]])
+    told = unfused(dataclasses.replace(output, boxes=own), (True, True, False)).instances
+    assert told.boxes_predicted
+    # Each of the two queries stands for two things: its box comes with both.
+    assert sorted(told.boxes.tolist()) == sorted([*own.tolist(), *own.tolist()])
+    assert np.array_equal(told.scores, found.scores)
+
+
+def test_a_mask_without_a_pixel_has_an_empty_box():
+    output = two_queries()
+    nowhere = dataclasses.replace(output, masks=torch.full_like(output.masks, -4.0))
+    assert not unfused(nowhere, (True, True, False)).instances.boxes.any()
+
+
+def test_boxes_of_a_mirrored_image_are_not_taken_for_those_of_the_image():
+    output = dataclasses.replace(two_queries(), boxes=torch.tensor([[0.0, 0, 4, 8], [0, 0, 8, 8]]))
+    turned = unfused(flip(output), (True, True, False)).instances
+    assert not turned.boxes_predicted
+    assert [4, 0, 8, 8] in turned.boxes.tolist()
 
 
 def two_queries() -> Candidates:

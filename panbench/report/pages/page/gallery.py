@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.errors import BadDataset, BadRun, PanbenchError
+from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
+from panbench.panoptic import pixels
 from panbench.report.answers.views import Compared
 from panbench.report.figures.pictures import Layer, Photo, Pictures, RunPictures, runs_of, segment_colors
 
@@ -181,8 +181,5 @@ def run_lengths(values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -
 
 
 def _jpeg(photo: Photo, size: tuple[int, int], quality: int) -> str:
-    small = photo if size == photo.shape[1::-1] else cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-    done, content = cv2.imencode(".jpg", np.ascontiguousarray(small[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise BadRun("A photograph cannot be written as JPEG.")
-    return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
+    content = pixels.encode_jpeg(pixels.shrink(photo, size), quality)
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()

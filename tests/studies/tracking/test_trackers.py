@@ -6,12 +6,12 @@ import pytest
 from support import Recorder
 
 from panbench.base.errors import BadArgument
-from panbench.evaluation import tracking as trackers
-from panbench.evaluation.tracking import TRACKERS, Trackers, config_of, open_trackers, scores_of
 from panbench.runs import Run
 from panbench.scoring.folder import score_folder
+from panbench.studies.tracking import trackers
+from panbench.studies.tracking.trackers import TRACKERS, Trackers, config_of, open_trackers, scores_of
 
-REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
+REFERENCE = Path(__file__).parents[2] / "reference" / "pq_edges"
 
 
 class Heard:
@@ -254,3 +254,30 @@ def test_wandb_writes_an_offline_run(run, tmp_path, monkeypatch):
 
 def test_names_that_mlflow_refuses_are_changed():
     assert trackers._mlflow_name("categories/wall-other <b>") == "categories/wall-other _b_"
+
+
+def test_a_tracker_that_quotes_its_key_is_dropped_without_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+
+    def refused(*_):
+        raise ConnectionError("0123456789abcdef0123456789abcdef01234567 is not a key of user:pw")
+
+    class Heard:
+        scalars = refused
+
+    class Notices:
+        def __init__(self):
+            self.said = []
+            self.notice = self.said.append
+
+        def progress(self, *_):
+            pass
+
+    notices = Notices()
+    Trackers([Heard()], notices).progress("run", 1, 1)
+    monkeypatch.setattr(trackers, "TRACKERS", {"wandb": refused})
+    monkeypatch.setattr(trackers, "PACKAGES", {})
+    with pytest.raises(trackers.BadArgument) as caught, trackers.open_trackers(["wandb"], "run", tmp_path):
+        pass
+    for sentence in (*notices.said, str(caught.value)):
+        assert "ConnectionError: *** is not a key" in sentence

@@ -1,0 +1,12 @@
+"""A model on data of other categories, through an explicit map."""
+
+from panbench.base.studies import Study
+
+__all__ = ["STUDY"]
+
+STUDY = Study(
+    "transfer",
+    "A model on data of other categories, through an explicit map.",
+    order=50,
+    options={"eval": "panbench.studies.transfer.options:MapOptions"},
+)

@@ -1,0 +1,54 @@
+"""The section of the page on what networks say before fusion."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from panbench.base.errors import BadRun
+from panbench.report.answers.grid import percent
+from panbench.report.answers.views import Compared
+from panbench.report.pages.page.section import Section
+from panbench.report.pages.rendering import render
+from panbench.studies.unfused.answer import TOLD_APART, ap_truth, measured_before_fusion, table_of
+from panbench.studies.unfused.boxes import source_in_words
+
+__all__ = ["unfused_section"]
+
+_HOW = "`panbench eval … --metrics pq,ap,miou` measures them in the pass of PQ."
+
+
+def unfused_section(members: Sequence[Compared]) -> Section:
+    """AP_pan, box AP_pan and mIoU_pan on the images shown, of runs that have the rows."""
+    title, rows, notes, lacking, boxless = "Before fusion", [], [TOLD_APART], [], []
+    for index, member in enumerate(members):
+        try:
+            table = table_of(member.run)
+        except BadRun as problem:
+            lacking.append(f"{member.label} ({problem})")
+            continue
+        if table is None:
+            lacking.append(member.label)
+            continue
+        # Rows of a run on more images than all runs share would not compare.
+        found = measured_before_fusion(table.only(np.asarray(member.matched.image_ids)), member.categories)
+        values = (found.get(name) for name in ("AP", "AP50", "AP75", "AP_box", "mIoU_pan"))
+        rows.append((member.label, index, [percent(value, 1) for value in values]))
+        if table.instances is not None and table.instances.boxes is not None:
+            notes.append(
+                f"{member.label}: AP against {ap_truth(member.run)}; of boxes: "
+                f"{source_in_words(table.instances.boxes)}."
+            )
+        elif table.instances is not None:
+            boxless.append(member.label)
+    if not rows:
+        return Section(title, missing=f"AP_pan, box AP_pan and mIoU_pan: {_HOW}")
+    if boxless:
+        notes.append(f"Box AP_pan was not recorded, as boxes were not yet: {', '.join(boxless)}.")
+    if lacking:
+        notes.append(f"Not measured: {', '.join(lacking)}. {_HOW}")
+    intro = (
+        "What the networks know before a rule makes one map of it. `panbench metrics RUN` has AP by size, and "
+        "intervals; `panbench compare … --metrics ap,miou` has paired differences."
+    )
+    heads = ("Model", "AP_pan", "AP50", "AP75", "box AP_pan", "mIoU_pan")
+    return Section(title, intro, render("panbench.studies.unfused:section.html", heads=heads, rows=rows, notes=notes))

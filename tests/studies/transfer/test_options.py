@@ -1,0 +1,42 @@
+"""`eval --category-map`: a map that does not fit is refused before anything is written."""
+
+import json
+
+import pytest
+from support import panbench
+
+from panbench.datasets import shapes
+from panbench.evaluation.options import DEFAULTS
+from panbench.studies.transfer.options import MapOptions
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A set of one image whose categories have other names than the model's."""
+    shapes.generate(tmp_path / "theirs", count=1, size=(64, 96))
+    listing = tmp_path / "theirs" / "annotations" / "panoptic_val.json"
+    document = json.loads(listing.read_text())
+    for category in document["categories"]:
+        category["name"] = f"their {category['name']}"
+    listing.write_text(json.dumps(document))
+    return tmp_path / "theirs"
+
+
+@pytest.mark.parametrize(
+    ("category_map", "sentence"),
+    [
+        ("nowhere.json", "nowhere.json is neither a file"),
+        ("coco_to_cityscapes", "the model has no category 'person'"),
+    ],
+)
+def test_a_map_that_does_not_fit_is_refused_before_anything_is_written(theirs, tmp_path, category_map, sentence):
+    arguments = ("--data", theirs, "--out", tmp_path / "run", "--category-map", category_map)
+    result = panbench("eval", "--model", "mask2former-tiny", *arguments)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_map_of_the_command_line_is_that_of_the_evaluation():
+    assert MapOptions("map.json").settled(DEFAULTS).category_map == "map.json"
+    assert MapOptions().settled(DEFAULTS) is DEFAULTS
