@@ -10,12 +10,13 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 # True of a Python that panbench runs on and that can make a virtual environment.
 FITS := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 
-.PHONY: help install demo test lint format wheels
+.PHONY: help install demo test docs lint format wheels
 
 help:
 	@echo "make install   make .venv with the command .venv/bin/panbench"
 	@echo "make demo      run three small models on generated scenes and compare them (2 to 3 minutes on 2 cores)"
 	@echo "make test      lint, types and tests (make test ARGS='-k pq' runs some tests only)"
+	@echo "make docs      the documentation as a site, in build/site (an environment of its own, 200 MB)"
 	@echo "make lint      lint and types only"
 	@echo "make format    format the code"
 	@echo "make wheels    build the wheels of all systems and the sdist into dist/ (fetches a C cross compiler, 100 MB)"
@@ -79,6 +80,17 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation, strictly: a broken link or a page that none leads to fails. Light: the commands' reference needs no model.
+DOCS := .venv-docs
+
+$(DOCS)/.installed: pyproject.toml constraints.txt $(VENV)/.installed
+	$(BIN)/python -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 # In an environment of their own: the cross compiler has 440 MB unpacked, and nothing else needs it.
 WHEELS := .venv-wheels

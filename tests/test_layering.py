@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from little_runs import finished as finished_run
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "panbench"
@@ -232,7 +233,7 @@ def test_help_and_lists_need_no_torch(arguments):
 def test_help_comes_before_anything_large_is_imported():
     program = "import sys; import panbench.cli.app; print(*sorted(sys.modules))"
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert not {"numpy", "cv2", "httpx", "pandas", "pyarrow", "torch"} & set(finished.stdout.split())
+    assert not {"numpy", "cv2", "httpx", "jinja2", "pandas", "pyarrow", "torch"} & set(finished.stdout.split())
 
 
 def test_scoring_and_comparing_need_no_torch(tmp_path):
@@ -243,6 +244,14 @@ def test_scoring_and_comparing_need_no_torch(tmp_path):
     compared = run_without_torch("compare", tmp_path / "run", "--format", "csv")
     assert compared.returncode == 0, compared.stderr
     assert compared.stdout.startswith("run,model,dataset")
+
+
+def test_comparing_loads_no_templates(tmp_path):
+    run = finished_run(tmp_path / "run", 1, 2)
+    program = "import sys; sys.modules['jinja2'] = None; from panbench.cli.app import main; main()"
+    compared = subprocess.run([sys.executable, "-c", program, "compare", run], capture_output=True, text=True, cwd=ROOT)
+    assert compared.returncode == 0, compared.stderr
+    assert "PQ" in compared.stdout
 
 
 def test_a_model_without_torch_is_refused_in_one_sentence(tmp_path):

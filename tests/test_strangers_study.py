@@ -23,7 +23,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = ROOT / "tests" / "strangers_study"
     # A copy: setuptools leaves its build beside the sources.
     copied = home / "source"
-    for path in [source / "pyproject.toml", *sorted((source / "panbench_edges").glob("*.py"))]:
+    files = [path for path in sorted((source / "panbench_edges").rglob("*")) if path.suffix in (".py", ".html")]
+    for path in [source / "pyproject.toml", *files]:
         (copied / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
         (copied / path.relative_to(source)).write_bytes(path.read_bytes())
     subprocess.run([*pip, "--no-build-isolation", "--target", str(home / "site"), str(copied)], check=True)
@@ -52,7 +53,9 @@ def test_its_measure_is_among_the_metrics(home):
 def test_its_section_is_on_the_page(home):
     made = asked(home, "report", "run", "--out", "page.html")
     assert made.returncode == 0, made.stderr
-    assert 'id="edges"' in (home / "page.html").read_text("utf-8")
+    _, section = (home / "page.html").read_text("utf-8").split('<section id="edges"')
+    count = asked(home, "edges", "run").stdout.split()[0]
+    assert f"</span>: {count} segments</p>" in section
 
 
 def test_its_option_of_eval_is_in_help_and_refused_and_its_listener_hears_each_image(home):

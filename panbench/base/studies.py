@@ -64,7 +64,7 @@ class Study:
     options: the options that it adds to a command of the core, by the command's name: of "eval" a subclass of
         `panbench.evaluation.options.StudyOptions`, of "score", "compare" and "export" of `ScoreOptions`,
         `CompareOptions` and `ExportOptions` (panbench.report.answers.options)
-    section: of the page, a `panbench.report.pages.sections.SectionMaker`
+    section: of the page, a `panbench.report.pages.page.section.SectionMaker`
     measures: what it adds to "metrics" and "errors", a `panbench.report.answers.measures.Measure` by that name
     tables: what it keeps of each image beside a run's parts (runs/side_tables.py): by the name of a folder in the run,
         what its rows are, in words

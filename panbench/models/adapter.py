@@ -134,6 +134,19 @@ class Adapter:
         inputs, frame = self.prepare(rgb)
         return LoadedImage(scene, inputs, frame, facts)
 
+    def read_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """Prepares these (H, W, 3) pixels in place of the image of a scene.
+
+        Raises BadModel for an adapter that has a `read` and no `read_pixels` of its own.
+        """
+        if type(self).read is not Adapter.read:
+            raise BadModel(
+                f"{self.spec.title} reads its images from files: it cannot be shown changed ones. Its adapter lacks "
+                "read_pixels (docs/models.md)."
+            )
+        inputs, frame = self.prepare(rgb)
+        return LoadedImage(scene, inputs, frame)
+
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> Sequence[Output]:
         """Brings a batch of images of one padded size to the device, normalises it, and calls `candidates`."""
         return self.candidates(module, *self.batched(batch, device))

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from panbench.base.errors import BadModel, ModelFailed, PanbenchError
@@ -92,6 +93,11 @@ class External(Wrapped):
         if not isinstance(found, LoadedImage) or not isinstance(found.inputs, torch.Tensor):
             raise BadModel(f"{self._name}: load() returned no LoadedImage with a tensor{_on([scene])}.")
         return found
+
+    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """The pixels as the inner model loads them."""
+        with external_code(self._name, [scene]):
+            return self.inner.load_pixels(scene, rgb)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """The inner model's outputs."""

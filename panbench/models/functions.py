@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from panbench.base.errors import BadArgument, BadModel
@@ -78,6 +79,10 @@ class FunctionModel(Model):
         """Decodes one image; safe to call from several threads. Raises BadDataset naming the file."""
         rgb, facts = read_photograph(scene)
         return LoadedImage(scene, torch.from_numpy(rgb), None, facts)
+
+    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """The pixels as the function takes them."""
+        return LoadedImage(scene, torch.from_numpy(rgb), None)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[FinishedMap]:
         """The id map of each image, one after the other. Raises BadModel when the function returns something else."""

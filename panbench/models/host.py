@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -90,6 +91,11 @@ class HostedModel(Model):
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
         with guarded(self.spec.adapter, [scene]):
             return self.adapter.read(scene)
+
+    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """Resizes these pixels in place of the image of a scene; safe to call from several threads."""
+        with guarded(self.spec.adapter, [scene]):
+            return self.adapter.read_pixels(scene, rgb)
 
     def batch_key(self, image: ImageInfo) -> Hashable:
         """Images of which this is equal may share a batch: the size of the network's input for them."""

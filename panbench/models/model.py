@@ -13,6 +13,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -83,6 +85,13 @@ class Model(ABC):
     def load(self, scene: Scene) -> LoadedImage:
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
 
+    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """As `load`, with these (H, W, 3) pixels in place of the scene's image file.
+
+        Raises BadModel where the model can read files only.
+        """
+        raise BadModel(f"{self.spec.title} reads its images from files: it cannot be shown changed ones.")
+
     @abstractmethod
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """The outputs for a batch, one an image, on the device. Raises NonFiniteOutput."""
@@ -135,6 +144,10 @@ class Wrapped(Model):
         """The image as the inner model loads it."""
         return self.inner.load(scene)
 
+    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """The pixels as the inner model loads them."""
+        return self.inner.load_pixels(scene, rgb)
+
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """The inner model's outputs."""
         return self.inner.candidates(batch)
@@ -171,7 +184,7 @@ class _Adopted(Wrapped):
 REQUIRED = ("class_names", "isthing", "device", "rule", "spec", "describe", "load", "candidates")
 """The members that every model defines."""
 
-_OPTIONAL = frozenset({"versions", "settings", "paper", "batch_key", "attend", "plant_segments"})
+_OPTIONAL = frozenset({"versions", "settings", "paper", "load_pixels", "batch_key", "attend", "plant_segments"})
 
 
 def adopted(made: Any) -> Model:

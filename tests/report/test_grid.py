@@ -14,8 +14,9 @@ def text_of(renderable, width: int = 80) -> str:
 
 GRID = Grid(
     columns=("Model", "PQ", "diff"),
-    rows=(("first model¹", "51.87", "-0.13"), ("second", "–", "+1.00")),
-    notes=("¹ Why",),
+    rows=(("first model", "51.87", "-0.13"), ("second", "–", "+1.00")),
+    marks=((1,), ()),
+    marked=("Why",),
     best=frozenset({(0, 1)}),
     second=frozenset({(1, 2)}),
 )
@@ -43,9 +44,10 @@ def test_a_narrow_terminal_never_cuts_a_number(width):
 LONG = ("my_mask2former_swin_large_seed3", "my_panoptic_fpn_resnext_seed4")
 NAMED = Grid(
     columns=("Better", "than", "by"),
-    rows=((f"{LONG[1]}¹,²", LONG[0], "+1.00"), (LONG[0], LONG[1], "+2.00")),
+    rows=((LONG[1], LONG[0], "+1.00"), (LONG[0], LONG[1], "+2.00")),
     words=2,
-    notes=("¹ Why",),
+    marks=((1, 2), ()),
+    marked=("Why", "How"),
     names=LONG,
 )
 
@@ -59,6 +61,7 @@ def test_letters_stand_for_names_that_make_a_table_too_wide():
         f"A: {LONG[0]}",
         f"B: {LONG[1]}",
         "¹ Why",
+        "² How",
     ]
     assert LONG[0] in text_of(as_text(NAMED), 90).splitlines()[2]
     assert "A:" not in text_of(as_text(NAMED), 90)

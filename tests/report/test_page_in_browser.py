@@ -23,7 +23,7 @@ from panbench.report.answers.findings import error_findings
 from panbench.report.answers.grid import percent
 from panbench.report.pages.page import document
 from panbench.report.pages.page.document import write_report
-from panbench.report.pages.page.elements import shortened
+from panbench.report.pages.page.shortened import shortened
 from panbench.runs import load_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")

@@ -9,6 +9,8 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from mmengine.config import Config
 from torch import nn
@@ -22,7 +24,14 @@ from panbench.models.mmdet import operators
 from panbench.models.mmdet.attention import attend
 from panbench.models.mmdet.config import build_model, describe_backbone, family_of, in_scope_of, load_config
 from panbench.models.mmdet.families import Family
-from panbench.models.mmdet.inputs import frame_of, innermost_dataset, padded_size_of, pipelines_of, preprocessed
+from panbench.models.mmdet.inputs import (
+    frame_of,
+    innermost_dataset,
+    padded_size_of,
+    pipelines_of,
+    preprocessed,
+    without_file,
+)
 from panbench.models.mmdet.speedups import speed_up
 from panbench.models.model import LoadedImage
 from panbench.models.preprocess import decode, refuse_other_size
@@ -110,6 +119,13 @@ class MmdetAdapter(Adapter):
         height, width = packed["data_samples"].metainfo["ori_shape"][:2]
         refuse_other_size(scene, (height, width))
         return LoadedImage(scene, packed["inputs"], packed["data_samples"], facts)
+
+    def read_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """These pixels through the config's test pipeline, in place of what its first step reads. Raises BadModel."""
+        image = scene.image
+        record = {"img_path": str(scene.image_path), "img_id": image.id, "height": image.height, "width": image.width}
+        packed = without_file(next(iter(self._pipelines.values())), record, rgb, self.spec.title)
+        return LoadedImage(scene, packed["inputs"], packed["data_samples"])
 
     def run(self, module: Any, batch: Sequence[LoadedImage], device: torch.device) -> list[Output]:
         """Normalised, padded and sent to the device by mmdet's own preprocessor, then through the family's heads."""

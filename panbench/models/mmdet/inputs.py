@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from mmengine.config import Config
 
@@ -86,6 +87,30 @@ def _enlarged(steps: Sequence[Mapping[str, Any]], factor: float) -> list[Mapping
         {**step, "meta_keys": (*step["meta_keys"], "scale_factor")} if "meta_keys" in step else step for step in rest
     ]
     return [first, {"type": "Resize", "scale_factor": factor, "keep_ratio": True}, *packed]
+
+
+def without_file(pipeline: Any, record: Mapping[str, Any], rgb: npt.NDArray[np.uint8], title: str) -> Any:
+    """What a test pipeline makes of these (H, W, 3) pixels in place of the file that its first step reads.
+
+    record: what the pipeline is given of the image. Raises BadModel where another step than mmcv's reads the file.
+    """
+    first, *others = pipeline.transforms
+    if type(first).__name__ != "LoadImageFromFile" or not first.color_type.startswith(("color", "unchanged")):
+        raise BadModel(
+            f"{title}: its test pipeline does not load images in colour by LoadImageFromFile, so it cannot be shown "
+            "changed ones."
+        )
+    bgr = np.ascontiguousarray(rgb[..., ::-1])
+    shape = bgr.shape[:2]
+    state = {
+        **record,
+        "img": bgr.astype(np.float32) if first.to_float32 else bgr,
+        "img_shape": shape,
+        "ori_shape": shape,
+    }
+    for step in others:
+        state = step(state)
+    return state
 
 
 def padded_size_of(pipeline: Any, config: Config, height: int, width: int) -> tuple[int, int] | None:

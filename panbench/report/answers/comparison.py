@@ -74,6 +74,7 @@ class Standing:
     digits: decimals of percentages
     comparison: the tests behind the ranks, whose runs are named as `keys` of the rows; None without them
     verdict: what they say, in words; None without tests
+    notes: sentences on how sure intervals and ranks are
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -82,6 +83,7 @@ class Standing:
     digits: int = 2
     comparison: Comparison | None = None
     verdict: Verdict | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def keys(self) -> list[str]:
@@ -186,14 +188,17 @@ def standing(
     grids: list[Grid] = []
     details: dict[str, pd.DataFrame] = {}
     comparison = words = None
+    notes: tuple[str, ...] = ()
     if weighable and (intervals or per_category):
         comparison = weigh(_statistics(runs, rows, keys), baseline=baseline or _first(keys), reporter=reporter)
         if intervals:
             rows = [_with_standing(row, key, comparison) for row, key in zip(rows, keys, strict=True)]
-            grids.extend(_standing_grids(rows, keys, comparison, digits))
+            differences, alike = _difference_grids(rows, keys, comparison, digits)
+            notes = (*interval_notes(comparison.images), *_rank_note(rows), *alike)
+            grids.extend((_ranks_grid(rows, keys, comparison, digits, notes), *differences))
             words = verdict(comparison, dict(zip(keys, labels(rows), strict=True)), _lost(runs, keys))
         if per_category:
-            grids.append(_detail_grid(rows, keys, comparison, "Category", digits))
+            grids.append(_detail_grid(rows, keys, comparison, "Category", digits, of_categories=True))
             details["per_category"] = _details(comparison, of_categories=True)
     if by is not None:
         sliced = weigh(_statistics(runs, rows, keys, by), baseline=baseline or _first(keys), reporter=reporter)
@@ -203,17 +208,12 @@ def standing(
     for chosen in slices:
         cut = {key: _cut(run, chosen) for run, row, key in zip(runs, rows, keys, strict=True) if row.images}
         sliced = weigh(cut, baseline=baseline or _first(keys), reporter=reporter)
-        grids.append(_detail_grid(rows, keys, sliced, _head(chosen.name), digits))
+        grids.append(_detail_grid(rows, keys, sliced, chosen.name, digits))
         own.append(_details(sliced, of_categories=False).assign(slicing=chosen.name))
     if own:
         details["slices"] = pd.concat(own, ignore_index=True)
     tests = comparison if intervals else None
-    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits, tests, words)
-
-
-def _head(name: str) -> str:
-    """The head of a table by slices; "Category" heads that of categories."""
-    return name.lower() if name == "Category" else name
+    return Standing(tuple(rows), (comparison_grid(rows, digits), *grids), details, digits, tests, words, notes)
 
 
 def _lost(runs: Sequence[Run], keys: Sequence[str]) -> Lost:
@@ -301,80 +301,91 @@ def _with_standing(row: ComparisonRow, key: str, comparison: Comparison) -> Comp
         )
     return dataclasses.replace(
         row,
-        rank=None if pd.isna(found["rank"]) else int(found["rank"]),
+        rank=_whole(found["rank"]),
+        rank_low=_whole(found["rank_low"]),
+        rank_high=_whole(found["rank_high"]),
         PQ_low=_known(found["low"]),
         PQ_high=_known(found["high"]),
         versus=tuple(versus),
     )
 
 
-def _standing_grids(
-    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, digits: int
-) -> list[Grid]:
-    """PQ with its interval, in the order of the ranks, and the differences of the pairs."""
+def _ranks_grid(
+    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, digits: int, notes: tuple[str, ...]
+) -> Grid:
+    """PQ with its interval, in the order of the ranks."""
     level = f"{100 * comparison.level:g} %"
-    names = dict(zip(keys, labels(rows), strict=True))
+    of_key = dict(zip(keys, zip(labels(rows), rows, strict=True), strict=True))
+    ranked = [of_key[key] for key in _ranking(comparison)]
+    return Grid(
+        ("Rank", "Model", "PQ", f"{level} interval", f"ranks at {level}"),
+        tuple(
+            (
+                ABSENT if row.rank is None else str(row.rank),
+                name,
+                percent(row.PQ, digits),
+                _interval(row.PQ_low, row.PQ_high, digits),
+                row.ranks,
+            )
+            for name, row in ranked
+        ),
+        words=2,
+        notes=notes,
+    )
+
+
+def _ranking(comparison: Comparison) -> list[str]:
+    """The runs, the best first."""
     table = comparison.runs
-    ranked = table[(table["group"] == "All") & (table["metric"] == "PQ")].sort_values("rank", kind="stable")
-    grids = [
-        Grid(
-            ("Rank", "Model", "PQ", f"{level} interval", f"ranks at {level}"),
-            tuple(
-                (
-                    ABSENT if pd.isna(row.rank) else f"{row.rank:.0f}",
-                    names[row.run],
-                    percent(row.value, digits),
-                    _interval(row.low, row.high, digits),
-                    ABSENT if pd.isna(row.rank_low) else _span(int(row.rank_low), int(row.rank_high)),
-                )
-                for row in ranked.itertuples()
-            ),
-            words=2,
-            notes=(*interval_notes(comparison.images), *_rank_note(len(ranked))),
-        )
-    ]
+    table = table[(table["group"] == "All") & (table["metric"] == "PQ")]
+    return list(table.sort_values("rank", kind="stable")["run"])
+
+
+def _difference_grids(
+    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, digits: int
+) -> tuple[list[Grid], tuple[str, ...]]:
+    """The differences of the pairs, in lines or matrices; and where no pair differs, sentences that say so instead."""
+    own = dict(zip(keys, labels(rows), strict=True))
+    order = _ranking(comparison)
     # Letters, where they stand for names, are in the order of the ranks.
-    names = {run: names[run] for run in dict.fromkeys([*ranked["run"], *keys])}
+    names = {run: own[run] for run in dict.fromkeys([*order, *keys])}
     pairs = comparison.differences
     pairs = pairs[pairs["group"].notna() & (pairs["metric"] == "PQ")]
-    compared = int(pairs["p"].notna().sum())
-    if len(ranked) > MOST_GROUPED and len(pairs[pairs["group"] == "All"]) == len(ranked) * (len(ranked) - 1) // 2:
-        return [*grids, *_matrices(list(ranked["run"]), names, pairs, comparison, digits)]
-    shown = pairs if len(ranked) <= MOST_GROUPED else pairs[pairs["group"] == "All"]
-    lines, equal = [], dict[tuple[str, str], list[str]]()
-    for pair in shown.itertuples():
-        if pair.difference == 0:
-            equal.setdefault((names[pair.a], names[pair.b]), []).append(_SUFFIXED[pair.group])
-            continue
-        # Read as "better minus worse".
-        sign, better, worse = (1, pair.b, pair.a) if pair.difference >= 0 else (-1, pair.a, pair.b)
-        low, high = sorted((sign * pair.low, sign * pair.high))
-        lines.append(
-            (
-                names[better],
-                names[worse],
-                _SUFFIXED[pair.group],
-                _gain(sign * pair.difference, digits),
-                _interval(low, high, digits, with_sign=True),
-                corrected_p(pair.p_holm, pair.at_floor),
-                "*" if pair.significant else "",
-            )
-        )
+    if len(order) > MOST_GROUPED and len(pairs[pairs["group"] == "All"]) == len(order) * (len(order) - 1) // 2:
+        return _matrices(order, names, pairs, comparison, digits), ()
+    shown = pairs if len(order) <= MOST_GROUPED else pairs[pairs["group"] == "All"]
+    lines = [_pair_line(pair, names, digits) for pair in shown.itertuples() if pair.difference != 0]
+    equal: dict[tuple[str, str], list[str]] = {}
+    for pair in shown[shown["difference"] == 0].itertuples():
+        equal.setdefault((names[pair.a], names[pair.b]), []).append(_SUFFIXED[pair.group])
     alike = tuple(f"{a} and {b}: no difference in {in_sentence(scores)}." for (a, b), scores in equal.items())
-    if lines:
-        note = (
-            f"p: {comparison.permutations:,} swaps of the two runs, image by image, corrected for {compared} "
-            f"comparisons (Holm). *: significant at {100 * (1 - comparison.level):g} %."
-        )
-        columns = ("Better", "than", "in", "by", f"{level} interval", "p", "")
-        grids.append(Grid(columns, tuple(lines), words=3, notes=(note, *alike), names=tuple(names.values())))
-    elif alike:
-        grids[0] = dataclasses.replace(grids[0], notes=(*grids[0].notes, *alike))
-    return grids
+    if not lines:
+        return [], alike
+    note = (
+        f"p: {comparison.permutations:,} swaps of the two runs, image by image, corrected for "
+        f"{int(pairs['p'].notna().sum())} comparisons (Holm). *: significant at {100 * (1 - comparison.level):g} %."
+    )
+    columns = ("Better", "than", "in", "by", f"{100 * comparison.level:g} % interval", "p", "")
+    return [Grid(columns, tuple(lines), words=3, notes=(note, *alike), names=tuple(names.values()))], ()
 
 
-def _rank_note(runs: int) -> tuple[str, ...]:
-    if runs < 2:
+def _pair_line(pair: Any, names: Mapping[str, str], digits: int) -> tuple[str, ...]:
+    """A pair's difference, read as "better minus worse"."""
+    sign, better, worse = (1, pair.b, pair.a) if pair.difference >= 0 else (-1, pair.a, pair.b)
+    low, high = sorted((sign * pair.low, sign * pair.high))
+    return (
+        names[better],
+        names[worse],
+        _SUFFIXED[pair.group],
+        _gain(sign * pair.difference, digits),
+        _interval(low, high, digits, with_sign=True),
+        corrected_p(pair.p_holm, pair.at_floor),
+        "*" if pair.significant else "",
+    )
+
+
+def _rank_note(rows: Sequence[ComparisonRow]) -> tuple[str, ...]:
+    if sum(row.images is not None and row.images > 0 for row in rows) < 2:
         return ()
     return ("Ranks: from one more than the runs that are significantly better to all but those significantly worse.",)
 
@@ -412,11 +423,19 @@ def _matrices(
 
 
 def _detail_grid(
-    rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, head: str, digits: int
+    rows: Sequence[ComparisonRow],
+    keys: Sequence[str],
+    comparison: Comparison,
+    head: str,
+    digits: int,
+    *,
+    of_categories: bool = False,
 ) -> Grid:
-    """PQ by category or slice, a column a run (A, B, …); of two runs also the difference, by which lines are sorted."""
+    """PQ by slice or category, a column a run (A, B, …); of two runs also the difference.
+
+    head: of the column that names the lines; of_categories: those of categories, sorted by the difference
+    """
     table = comparison.runs
-    of_categories = head == "Category"
     table = table[(table["metric"] == "PQ") & (table["group"].isna() == of_categories)]
     values = table.pivot_table(index=["category_id", "name"], columns="run", values="value", sort=False, dropna=False)
     present = [key for key in keys if key in values.columns]
@@ -478,10 +497,6 @@ def _gain(difference: float, digits: int) -> str:
     return f"<{10**-digits:.{digits}f}" if difference and shown == signed(0.0, digits) else shown
 
 
-def _span(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}–{high}"
-
-
 def corrected_p(value: float, at_floor: bool) -> str:
     """A corrected p-value; at_floor: no swap differed as much, so that it is only known to be no larger."""
     if pd.isna(value):
@@ -493,3 +508,7 @@ def corrected_p(value: float, at_floor: bool) -> str:
 
 def _known(value: Any) -> float | None:
     return None if pd.isna(value) else float(value)
+
+
+def _whole(value: Any) -> int | None:
+    return None if pd.isna(value) else int(value)

@@ -42,7 +42,8 @@ class Grid:
     words: how many leading columns hold words; the others hold numbers and stand to the right
     names: of models or runs, in order; where they make the table too wide, letters stand for them, with a key below
     best, second: cells (row, column) to set off; LaTeX underlines the second
-    notes: sentences below; one that begins with a superscript digit explains that mark
+    marks: of each row the numbers of the `marked` notes that hold for it, which stand as ¹ ² behind its first cell
+    marked: sentences below that marks lead to, number 1 first; notes: sentences below these, of the whole table
     spare: columns that are left out, the first first, where words would have to be folded; a note names them
     """
 
@@ -55,6 +56,23 @@ class Grid:
     best: frozenset[tuple[int, int]] = frozenset()
     second: frozenset[tuple[int, int]] = frozenset()
     spare: tuple[str, ...] = ()
+    marks: tuple[tuple[int, ...], ...] = ()
+    marked: tuple[str, ...] = ()
+
+    def mark(self, row: int) -> str:
+        """The marks of a row in superscript; "" for none."""
+        return ",".join(map(superscript, self.marks[row])) if self.marks else ""
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """All sentences below the table, those that marks lead to with their mark in front."""
+        marked = (f"{superscript(number)} {sentence}" for number, sentence in enumerate(self.marked, start=1))
+        return (*marked, *self.notes)
+
+    @property
+    def shown(self) -> tuple[tuple[str, ...], ...]:
+        """The rows as text, marks included."""
+        return tuple((cells[0] + self.mark(row), *cells[1:]) for row, cells in enumerate(self.rows))
 
 
 def as_text(grid: Grid) -> RenderableType:
@@ -114,7 +132,7 @@ class _Text:
         if key and key not in self.explained:
             self.explained.add(key)
             yield from map(_Sentence, key)
-        yield from map(_Sentence, grid.notes)
+        yield from map(_Sentence, grid.below)
 
     def _table(self, grid: Grid, room: int) -> RenderResult:
         widths = _fitted(grid, room)
@@ -124,7 +142,7 @@ class _Text:
                 table.add_column(Text(_folded(plain(name), width)), min_width=width, no_wrap=True)
             else:
                 table.add_column(Text(_folded(plain(name), width)), min_width=width, justify="right", no_wrap=True)
-        for row, cells in enumerate(grid.rows):
+        for row, cells in enumerate(grid.shown):
             shown = (
                 Text(
                     _folded(plain(cell), widths[column]) if column < grid.words else plain(cell),
@@ -170,6 +188,7 @@ def _chosen(grid: Grid, places: Sequence[int]) -> Grid:
     return replace(
         grid,
         columns=tuple(grid.columns[place] for place in places),
+        marks=grid.marks if 0 in places else (),
         rows=tuple(tuple(row[place] for place in places) for row in grid.rows),
         words=sum(place < grid.words for place in places),
         best=cells(grid.best),
@@ -192,7 +211,7 @@ def _blocks(grid: Grid, room: int) -> list[Grid]:
 def _widths(grid: Grid) -> list[int]:
     """How wide each column is when nothing is folded."""
     return [
-        max(cell_len(plain(row[index])) for row in (grid.columns, *grid.rows)) for index in range(len(grid.columns))
+        max(cell_len(plain(row[index])) for row in (grid.columns, *grid.shown)) for index in range(len(grid.columns))
     ]
 
 
@@ -208,7 +227,7 @@ def _fitted(grid: Grid, room: int, *, cut: bool = True) -> list[int]:
             widths[index] = max([heading, *(cell_len(plain(row[index])) for row in grid.rows)])
     words = range(min(grid.words, len(widths)))
     pieces = [
-        max(cell_len(piece) for row in (grid.columns, *grid.rows) for piece in _pieces(plain(row[index])) or [""])
+        max(cell_len(piece) for row in (grid.columns, *grid.shown) for piece in _pieces(plain(row[index])) or [""])
         for index in words
     ]
     between = [max(LEAST_WORD, piece) for piece in pieces]
@@ -248,8 +267,7 @@ def _lettered(grid: Grid) -> Grid:
     letters = {name: letter(index) for index, name in reversed(list(enumerate(grid.names)))}
 
     def short(cell: str) -> str:
-        name = cell.rstrip(f",{_SUPERSCRIPTS}")
-        return letters[name] + cell[len(name) :] if name in letters else letters.get(cell, cell)
+        return letters.get(cell, cell)
 
     rows = tuple((*map(short, cells[: grid.words]), *cells[grid.words :]) for cells in grid.rows)
     return replace(grid, columns=tuple(map(short, grid.columns)), rows=rows, names=())
@@ -268,15 +286,15 @@ def letter(index: int) -> str:
 def as_markdown(grid: Grid) -> str:
     """As GitHub renders it, aligned for those who read the source."""
     rows = []
-    for row, cells in enumerate(grid.rows):
+    for row, cells in enumerate(grid.shown):
         shown = [markdown_text(cell) if column < grid.words else _number(cell) for column, cell in enumerate(cells)]
         rows.append([f"**{text}**" if (row, column) in grid.best else text for column, text in enumerate(shown)])
     lines = pipe_table([markdown_text(name) for name in grid.columns], rows, grid.words, ruler=":")
     if grid.title:
         lines = [f"**{markdown_text(grid.title)}**", "", *lines]
-    if grid.notes:
+    if grid.below:
         # Two spaces at the end of a line break it.
-        lines += ["", *(f"{markdown_text(note)}  " for note in grid.notes)]
+        lines += ["", *(f"{markdown_text(note)}  " for note in grid.below)]
     return "\n".join(lines) + "\n"
 
 
@@ -295,6 +313,8 @@ def as_latex(grid: Grid) -> str:
         for column, cell in enumerate(cells):
             text, how_sure = _parted(cell) if column >= grid.words else (cell, "")
             text = _latex_number(text) if column >= grid.words else _latex(text)
+            if column == 0 and grid.marks:
+                text += _latex_marks(*grid.marks[row])
             if (row, column) in grid.best:
                 text = rf"\textbf{{{text}}}"
             elif (row, column) in grid.second:
@@ -302,7 +322,9 @@ def as_latex(grid: Grid) -> str:
             shown.append(rf"{text} {{\scriptsize {how_sure}}}" if how_sure else text)
         lines.append(" & ".join(shown) + r" \\")
     lines.append("\\bottomrule")
-    lines.extend(rf"\multicolumn{{{len(grid.columns)}}}{{l}}{{\footnotesize {_latex(note)}}} \\" for note in grid.notes)
+    marked = (f"{_latex_marks(number)} {_latex(note)}" for number, note in enumerate(grid.marked, start=1))
+    below = (*marked, *map(_latex, grid.notes))
+    lines.extend(rf"\multicolumn{{{len(grid.columns)}}}{{l}}{{\footnotesize {note}}} \\" for note in below)
     lines.append("\\end{tabular}")
     return "\n".join(lines) + "\n"
 
@@ -385,11 +407,11 @@ def _number(text: str) -> str:
 
 
 def _latex(text: str) -> str:
-    escaped = "".join(_LATEX_SIGNS.get(sign, sign) for sign in plain(text))
-    digits = str.maketrans(_SUPERSCRIPTS, "0123456789")
-    return re.sub(
-        f"[{_SUPERSCRIPTS}]+(,[{_SUPERSCRIPTS}]+)*", lambda marks: f"$^{{{marks[0].translate(digits)}}}$", escaped
-    )
+    return "".join(_LATEX_SIGNS.get(sign, sign) for sign in plain(text))
+
+
+def _latex_marks(*numbers: int) -> str:
+    return f"$^{{{','.join(map(str, numbers))}}}$" if numbers else ""
 
 
 def _parted(cell: str) -> tuple[str, str]:

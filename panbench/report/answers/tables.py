@@ -37,7 +37,6 @@ from panbench.report.answers.grid import (
     plain,
     sentence_text,
     signed,
-    superscript,
 )
 from panbench.runs import (
     CategoryMapRecord,
@@ -93,7 +92,8 @@ class ComparisonRow:
     dataset, split and images are those of the publication. complete: every image that was asked for is scored.
     notes: what a reader must know before believing the numbers.
     gflops: of published results, as their authors count them; panbench counts them in `bench`.
-    rank, PQ_low, PQ_high, versus: how sure the order is, where answers/comparison.py found out; None and () otherwise.
+    rank, the lowest and the highest rank that are possible, PQ_low, PQ_high, versus: how sure the order is, where
+        answers/comparison.py found out; None and () otherwise.
     """
 
     run: str
@@ -124,6 +124,8 @@ class ComparisonRow:
     error: str | None = None
     notes: tuple[str, ...] = ()
     rank: int | None = None
+    rank_low: int | None = None
+    rank_high: int | None = None
     PQ_low: float | None = None
     PQ_high: float | None = None
     gflops: float | None = None
@@ -134,6 +136,13 @@ class ComparisonRow:
     def difference(self) -> float | None:
         """PQ minus the published PQ, where both exist."""
         return None if self.PQ is None or self.published_PQ is None else self.PQ - self.published_PQ
+
+    @property
+    def ranks(self) -> str:
+        """The ranks that are possible: "1–3", or "1" where it is sure."""
+        if self.rank_low is None or self.rank_high is None:
+            return ABSENT
+        return str(self.rank_low) if self.rank_low == self.rank_high else f"{self.rank_low}–{self.rank_high}"
 
     @property
     def believable(self) -> bool:
@@ -391,7 +400,8 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
         of all of them when one is skewed
     """
     columns = _columns(rows, digits)
-    marks, notes = _marks(rows)
+    marked = tuple(dict.fromkeys(note for row in rows for note in row.notes))
+    notes = []
     if with_intervals and any(row.PQ_low is not None for row in rows):
         skewed = any(map(_is_skewed, rows))
         columns = [_with_interval(column, digits, skewed) if column.name == "PQ" else column for column in columns]
@@ -400,12 +410,13 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
     return Grid(
         columns=("Model", *(column.name for column in columns)),
         rows=tuple(
-            (label + mark, *(column.cell(row) for column in columns))
-            for row, label, mark in zip(rows, labels(rows), marks, strict=True)
+            (label, *(column.cell(row) for column in columns)) for row, label in zip(rows, labels(rows), strict=True)
         ),
         notes=tuple(notes),
         best=frozenset((row, 1 + index) for index, (first, _) in enumerate(places) for row in first),
         second=frozenset((row, 1 + index) for index, (_, second) in enumerate(places) for row in second),
+        marks=tuple(tuple(1 + marked.index(note) for note in row.notes) for row in rows),
+        marked=tuple(map(capitalised, marked)),
     )
 
 
@@ -682,16 +693,6 @@ def _mapping_note(mapped: CategoryMapRecord, categories: int) -> str:
     lost = len(mapped.unmapped_dataset)
     note = f"the model's categories were mapped to the dataset's by {mapped.name}"
     return f"{note}, {lost} of {categories} of which it cannot predict" if lost else note
-
-
-def _marks(rows: Sequence[ComparisonRow]) -> tuple[list[str], list[str]]:
-    """For each row its marks (¹ ²), and the notes that they stand for, each note once."""
-    numbers: dict[str, int] = {}
-    for row in rows:
-        for note in row.notes:
-            numbers.setdefault(note, len(numbers) + 1)
-    marks = [",".join(superscript(numbers[note]) for note in row.notes) for row in rows]
-    return marks, [f"{superscript(number)} {capitalised(note)}" for note, number in numbers.items()]
 
 
 def labels(rows: Sequence[ComparisonRow]) -> list[str]:

@@ -7,8 +7,9 @@ from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence
 from panbench.report.answers.grid import ABSENT, percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import named, shortened, table_of_models, tag
 from panbench.report.pages.page.section import Curves, Section
+from panbench.report.pages.page.shortened import shortened
+from panbench.report.pages.rendering import render
 from panbench.studies.calibration.calibration import calibration
 
 __all__ = ["calibration_section"]
@@ -38,15 +39,13 @@ def calibration_section(members: Sequence[Compared]) -> Section:
         if found.unscored:
             partly.append(f"{member.label} ({found.unscored:,} without, {int(own['segments']):,} with a score)")
         threshold = _known(own["threshold"])
-        rows.append(
-            [
-                named(member.label, index),
-                f"{own['segments']:,}",
-                *(percent(_known(own[name]), 1) for name in ("score", "precision", "ECE")),
-                ABSENT if threshold is None else f"{threshold:.3f}",
-                percent(_known(own["kept"]), 1),
-            ]
-        )
+        cells = [
+            f"{own['segments']:,}",
+            *(percent(_known(own[name]), 1) for name in ("score", "precision", "ECE")),
+            ABSENT if threshold is None else f"{threshold:.3f}",
+            percent(_known(own["kept"]), 1),
+        ]
+        rows.append((member.label, index, cells))
     if not rows:
         words = "no prediction has a score. `panbench eval` stores them; "
         return Section(title, missing=f"{words}`panbench score` reads `score` of the records in `segments_info`.")
@@ -68,10 +67,9 @@ def calibration_section(members: Sequence[Compared]) -> Section:
         "Is a segment of which a model is 90 % sure right nine times in ten? Below the diagonal a model is too sure. "
         "`panbench calibration RUN` has things, stuff and categories."
     )
-    chart = tag("div", id="chart-calibration", class_="chart square")
-    beside = tag("div", chart, tag("div", table_of_models("What scores are worth", heads, rows)), class_="beside")
     curves = Curves("How often segments of a score are right", "mean score of the bin", "right", series, diagonal=True)
-    return Section(title, intro, (beside, *(tag("p", note, class_="note") for note in notes)), curves)
+    content = render("panbench.studies.calibration:section.html", heads=heads, rows=rows, notes=notes)
+    return Section(title, intro, content, curves)
 
 
 def _known(value: Any) -> float | None:

@@ -4,6 +4,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from panbench.base.errors import BadArgument
 from panbench.models.adapter import Adapter
 from panbench.models.candidates import Output
@@ -46,6 +49,11 @@ class AugmentedModel(Wrapped):
     def load(self, scene: Scene) -> LoadedImage:
         """The image at every scale."""
         first, *others = (reader.read(scene) for reader in self._readers)
+        return replace(first, sample=(first, *others))
+
+    def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
+        """These pixels at every scale."""
+        first, *others = (reader.read_pixels(scene, rgb) for reader in self._readers)
         return replace(first, sample=(first, *others))
 
     def batch_key(self, image: ImageInfo) -> Hashable:

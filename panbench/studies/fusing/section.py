@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from panbench.base.errors import BadRun
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import Html, marker, named, prose, table_of_models, tag
 from panbench.report.pages.page.section import Section
+from panbench.report.pages.rendering import render
 from panbench.studies.fusing.answer import ORACLE_STEPS, oracle_record, read_oracle
 
 __all__ = ["fusion_section"]
@@ -28,33 +28,21 @@ def fusion_section(members: Sequence[Compared]) -> Section:
         found = oracle_record({name: statistics.only(images) for name, statistics in steps.items()})
         pq = {step: scores["PQ"] for step, scores in found.items()}
         rule, best = pq["rule"], pq["all"]
-        rows.append([named(member.label, index), *(percent(pq[step], 1) for step in ORACLE_STEPS)])
+        rows.append((member.label, index, [percent(pq[step], 1) for step in ORACLE_STEPS]))
         if rule is not None and best is not None:
-            bars.append(_bar(member, index, rule, best))
+            # Parts of 100: PQ, the least that scores and fusion lose, and the most for which no mask fits.
+            parts = (("found", 0.0, rule), ("lost", rule, max(best - rule, 0.0)), ("rest", best, 1 - best))
+            bars.append({"label": member.label, "model": index, "rule": rule, "best": best, "parts": parts})
     how = "`panbench eval … --keep-candidates` stores what left the network, then `panbench fuse RUN --oracle`."
     if not rows:
         return Section(title, missing=f"the share of the fusion rule in what is lost: {how}")
     heads = ("Model", "the rule", "right categories", "right selection", "overlaps by the truth", "all three")
-    notes = [tag("p", f"Without an oracle: {', '.join(lacking)}. ", prose(how), class_="note")] if lacking else []
+    notes = [f"Without an oracle: {', '.join(lacking)}. {how}"] if lacking else []
     intro = (
         "PQ of the rule, and had it known the truth: the right category of each segment that fits, which segments to "
         "leave out and which masks to take for what it missed, how overlaps are decided. All three are what these "
         "masks can do at least: a map that was made, not the best one. So scores and fusion lose at least as much as "
         "shown, and at most the rest is lost because no mask fits."
     )
-    table = table_of_models("PQ of the oracle", heads, rows)
-    return Section(title, intro, (tag("div", *bars, class_="shares"), table, *notes))
-
-
-def _bar(member: Compared, index: int, rule: float, best: float) -> Html:
-    """PQ, the least that scores and fusion lose, and the most for which no mask fits, as parts of 100."""
-    parts = (("found", 0.0, rule), ("lost", rule, best - rule), ("rest", best, 1 - best))
-    drawn = [
-        tag("rect", x=f"{100 * start:.2f}%", y=0, width=f"{100 * max(size, 0):.2f}%", height=20, class_=kind)
-        for kind, start, size in parts
-    ]
-    words = f"PQ {percent(rule, 1)}; at least {percent(best - rule, 1)} lost by scores and fusion, "
-    words += f"at most {percent(1 - best, 1)} because no mask fits"
-    named = f"{member.label}: {words}"
-    bar = tag("svg", *drawn, class_="share", width="100%", height=20, role="img", aria_label=named)
-    return tag("div", tag("p", marker(index), named), bar)
+    content = render("panbench.studies.fusing:section.html", bars=bars, heads=heads, rows=rows, notes=notes)
+    return Section(title, intro, content)

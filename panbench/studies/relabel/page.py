@@ -5,9 +5,6 @@ and what the models have instead is drawn with a bright edge.
 """
 
 import base64
-import hashlib
-import html
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,9 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_ids
 from panbench.panoptic.types import PanopticSet
-from panbench.report.answers.grid import ABSENT, Grid
+from panbench.report.answers.grid import ABSENT
 from panbench.report.figures.pictures import Layer, Photo, blend, paint, read_photo, segment_colors
-from panbench.report.pages.page.elements import Html, prose, scrolling, tag
+from panbench.report.pages.rendering import FOOTER, whole_page
 from panbench.studies.relabel.answer import SIDES, Relabelling
 from panbench.studies.relabel.suspects import KINDS
 
@@ -35,21 +32,6 @@ PICTURED = 60
 
 HEIGHT, WIDEST = 150, 190
 _EDGE, _AROUND = (255, 238, 0), (0, 0, 0)
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1280px; padding: 20px clamp(14px, 3vw, 40px); }
-h1 { font-size: 1.8rem; margin: 0; } h2 { font-size: 1.3rem; margin: 32px 0 6px; } h3 { font-size: 1rem; margin: 0; }
-p { max-width: 90ch; } .quiet { opacity: 0.75; } .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-top: 18px; }
-th, td { text-align: left; padding: 5px 14px 5px 0; border-bottom: 1px solid #8888; font-weight: 400; }
-.number { text-align: right; white-space: nowrap; }
-article p { max-width: none; margin: 4px 0; }
-article { margin: 14px 0; border: 1px solid #8886; border-radius: 6px; padding: 8px 12px 12px; overflow-x: auto; }
-.strip { display: flex; gap: 6px; } figure { margin: 0; } figcaption { font-size: 0.8rem; line-height: 1.3; }
-img { display: block; } dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; } dd { margin: 0; }
-"""
 
 
 def write_relabelling(
@@ -79,93 +61,49 @@ def write_relabelling(
 
 
 def _page(found: Relabelling, images: Path | None, pictured: int, reporter: Reporter) -> str:
-    digest = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     made = f"{found.images:,} images · {datetime.now(timezone.utc):%Y-%m-%d} · panbench {__version__}"
-    truths = "".join(
-        tag("dt", name) + tag("dd", str(truth.path)) for name, truth in zip(SIDES, found.truths, strict=True)
-    )
-    body = [
-        tag("h1", "Two truths"),
-        tag("p", made, class_="quiet"),
-        tag("p", found.sentence),
-        tag("dl", Html(truths)),
-        *map(_table, found.grids(0)),
-        *(_suspects(found, side, images, pictured, reporter) for side in (0, 1)),
-    ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{html.escape(policy)}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Two truths</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"{''.join(body)}\n</main>\n</body>\n</html>\n"
+    return whole_page(
+        "panbench.studies.relabel:page.html",
+        title="Two truths",
+        subtitle=made,
+        footer=FOOTER,
+        styles=("panbench.studies.relabel:page.css",),
+        sentence=found.sentence,
+        truths=[(name, truth.path) for name, truth in zip(SIDES, found.truths, strict=True)],
+        grids=found.grids(0),
+        sides=[_suspects(found, side, images, pictured, reporter) for side in (0, 1)],
     )
 
 
-def _table(grid: Grid) -> Html:
-    def cells(name: str, values: Sequence[str], **settings: Any) -> Html:
-        made = (
-            tag(name, value, class_=None if place < grid.words else "number", **settings)
-            for place, value in enumerate(values)
-        )
-        return tag("tr", *made)
-
-    head = tag("thead", cells("th", grid.columns, scope="col"))
-    body = tag("tbody", *(cells("td", row) for row in grid.rows))
-    caption = [tag("caption", grid.title)] if grid.title else []
-    table = scrolling(tag("table", *caption, head, body), grid.title or "Models on both truths")
-    return Html(table + "".join(tag("p", note, class_="quiet") for note in grid.notes))
-
-
-def _suspects(found: Relabelling, side: int, images: Path | None, pictured: int, reporter: Reporter) -> Html:
+def _suspects(found: Relabelling, side: int, images: Path | None, pictured: int, reporter: Reporter) -> dict[str, Any]:
+    """The most suspect labels of a truth: how many there are, the kinds that are shown, and a card each."""
     table = found.suspects[side]
-    name = SIDES[side]
     shown = table[:pictured]
-    intro = (
-        f"{len(table):,} labels of {name} differ from what more than half of the models agree on; the {len(shown)} "
-        f"most suspect are shown, all are in suspects-{name}.csv. Whether the label or the models are wrong is for you "
-        "to see: the score says how much closer the models are to each other than to the label."
-    )
-    kinds = "".join(
-        tag("dt", kind.name) + tag("dd", kind.description) for kind in KINDS if (shown["kind"] == kind.name).any()
-    )
     cards = []
-    for place, row in enumerate(shown.itertuples(), start=1):
-        reporter.progress(f"Pictures of {name}", place, len(shown))
-        cards.append(_card(found, side, place, row, images))
-    return tag(
-        "section", tag("h2", f"Suspect labels of {name}", id=f"suspects-{name}"), tag("p", intro),
-        tag("dl", Html(kinds), class_="quiet"), *cards, aria_labelledby=f"suspects-{name}",
-    )  # fmt: skip
+    for place, row in enumerate(shown.itertuples()):
+        reporter.progress(f"Pictures of {SIDES[side]}", place + 1, len(shown))
+        cards.append(_card(found, side, row, images))
+    kinds = [kind for kind in KINDS if (shown["kind"] == kind.name).any()]
+    return {"name": SIDES[side], "suspects": len(table), "kinds": kinds, "cards": cards}
 
 
-def _card(found: Relabelling, side: int, place: int, row: Any, images: Path | None) -> Html:
-    label = found.name_of(int(row.category_id)) if row.kind != "unlabelled" else "nothing"
-    what = f"{place}. {row.kind}: labelled {label}, models say {found.name_of(int(row.suggested_id))}"
+def _card(found: Relabelling, side: int, row: Any, images: Path | None) -> dict[str, Any]:
     other = SIDES[1 - side]
     stands = {"models": f"{other} agrees with the models", "label": f"{other} has this label, too"}.get(row.other)
-    numbers = [
-        f"score {row.score:.3f}",
-        f"image {row.image_id}",
-        *([f"segment {row.segment_id}"] if row.segment_id else []),
-        f"models agree at IoU {100 * row.agreement:.0f} %, with the label {100 * row.iou:.0f} %",
-        *([stands] if stands else []),
-    ]
-    strip = [
-        tag("figure", _picture(tile, title), tag("figcaption", title))
-        for title, tile in _tiles(found, side, row, images)
-    ]
-    return tag(
-        "article",
-        tag("h3", what),
-        tag("p", prose(" · ".join(numbers)), class_="quiet"),
-        tag("div", *strip, class_="strip"),
-    )
+    return {
+        "row": row,
+        "label": found.name_of(int(row.category_id)) if row.kind != "unlabelled" else "nothing",
+        "suggested": found.name_of(int(row.suggested_id)),
+        "other": stands,
+        "tiles": [
+            {"title": title, "source": _jpeg(tile), "width": tile.shape[1], "height": tile.shape[0]}
+            for title, tile in _tiles(found, side, row, images)
+        ],
+    }
 
 
-def _picture(tile: Photo, title: str) -> Html:
-    source = "data:image/jpeg;base64," + base64.b64encode(pixels.encode_jpeg(tile, 85)).decode()
-    return tag("img", src=source, alt=title, width=tile.shape[1], height=tile.shape[0])
+def _jpeg(tile: Photo) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(pixels.encode_jpeg(tile, 85)).decode()
 
 
 def _tiles(found: Relabelling, side: int, row: Any, images: Path | None) -> list[tuple[str, Photo]]:

@@ -1,19 +1,12 @@
 """A model that sees every image corrupted: how robust is it? [Hendrycks and Dietterich 2019; Michaelis et al. 2019]
 
-The corrupted pixels reach the model as a lossless file of their own, so any model can be tried, whatever reads its
-images. The ground truth stays as it is.
+The corrupted pixels reach the model in memory (`Model.load_pixels`). The ground truth stays as it is.
 """
 
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import cv2
-
-from panbench.base.errors import BadDataset
 from panbench.models.model import LoadedImage, Model, Wrapped, way_of_running
 from panbench.models.preprocess import read_photograph
 from panbench.panoptic.types import Scene
@@ -45,17 +38,7 @@ class CorruptedModel(Wrapped):
         return replace(described, title=title, published=None)
 
     def load(self, scene: Scene) -> LoadedImage:
-        """The corrupted image, as the model loads it. Raises BadDataset naming the user's file."""
+        """The corrupted image, as the model loads it. Raises BadDataset, and BadModel where it reads files only."""
         clean, facts = read_photograph(scene)
-        rgb = corrupt(clean, self.corruption, scene.image.id)
-        handle, path = tempfile.mkstemp(suffix=".png", prefix="panbench-")
-        os.close(handle)
-        try:
-            # Level 1: the file lives for a moment only.
-            cv2.imwrite(path, rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-            loaded = self.inner.load(replace(scene, image_path=Path(path)))
-        except BadDataset as error:
-            raise BadDataset(str(error).replace(path, str(scene.image_path))) from error
-        finally:
-            os.unlink(path)
-        return replace(loaded, scene=scene, facts=facts)
+        loaded = self.inner.load_pixels(scene, corrupt(clean, self.corruption, scene.image.id))
+        return replace(loaded, facts=facts)

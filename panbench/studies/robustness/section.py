@@ -6,8 +6,9 @@ from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import named, prose, shortened, table_of_models, tag
 from panbench.report.pages.page.section import Curves, Section
+from panbench.report.pages.page.shortened import shortened
+from panbench.report.pages.rendering import render
 from panbench.studies.robustness.answer import robustness, robustness_curves
 from panbench.studies.robustness.corruptions import corrupted_runs
 
@@ -44,10 +45,8 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
             series.append((index, points))
         mean, relative = found.mPC, found.rPC
         means = [None if values is None else float(values[0]) for values in (mean, relative)]
-        rows.append(
-            [named(member.label, index), percent(float(found.clean[0]), 1), *(percent(one, 1) for one in means)]
-        )
-        rows[-1].append(found.of_what)
+        cells = [percent(float(found.clean[0]), 1), *(percent(one, 1) for one in means), found.of_what]
+        rows.append((member.label, index, cells))
         for caution in found.cautions:
             cautions.setdefault(caution, []).append(member.label)
     how = "`panbench eval … --corrupt all15 --resume` evaluates a model on corrupted images, beside its clean run."
@@ -57,12 +56,10 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
         "PQ by the severity of the corruption, the mean over its kinds; 0 is clean. mPC is the mean over kinds and "
         "severities, rPC its share of the clean PQ. `panbench robustness RUN` has each kind."
     )
-    notes = [tag("p", f"Without corrupted runs: {', '.join(lacking)}. ", prose(how), class_="note")] if lacking else []
+    notes = [f"Without corrupted runs: {', '.join(lacking)}. {how}"] if lacking else []
     # What holds of some models only is said with their names.
-    said = [words if len(who) == len(rows) else f"{in_sentence(who)}: {words}" for words, who in cautions.items()]
-    notes += [tag("p", words, class_="note") for words in said]
-    chart = tag("div", id="chart-robustness", class_="chart square")
-    table = table_of_models("What corruptions cost", ("Model", "clean PQ", "mPC", "rPC", "mean of"), rows)
-    beside = tag("div", chart, tag("div", table), class_="beside") if series else table
+    notes += [words if len(who) == len(rows) else f"{in_sentence(who)}: {words}" for words, who in cautions.items()]
     curves = Curves("PQ by the severity of corruptions", "severity", "PQ", series, span=5) if series else None
-    return Section(title, intro, (beside, *notes), curves)
+    facts = {"heads": ("Model", "clean PQ", "mPC", "rPC", "mean of"), "rows": rows, "notes": notes}
+    content = render("panbench.studies.robustness:section.html", drawn=curves is not None, **facts)
+    return Section(title, intro, content, curves)

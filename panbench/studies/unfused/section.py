@@ -7,8 +7,8 @@ import numpy as np
 from panbench.base.errors import BadRun
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import named, prose, table_of_models, tag
 from panbench.report.pages.page.section import Section
+from panbench.report.pages.rendering import render
 from panbench.studies.unfused.answer import TOLD_APART, ap_truth, measured_before_fusion, table_of
 from panbench.studies.unfused.boxes import source_in_words
 
@@ -32,7 +32,7 @@ def unfused_section(members: Sequence[Compared]) -> Section:
         # Rows of a run on more images than all runs share would not compare.
         found = measured_before_fusion(table.only(np.asarray(member.matched.image_ids)), member.categories)
         values = (found.get(name) for name in ("AP", "AP50", "AP75", "AP_box", "mIoU_pan"))
-        rows.append([named(member.label, index), *(percent(value, 1) for value in values)])
+        rows.append((member.label, index, [percent(value, 1) for value in values]))
         if table.instances is not None and table.instances.boxes is not None:
             notes.append(
                 f"{member.label}: AP against {ap_truth(member.run)}; of boxes: "
@@ -44,12 +44,11 @@ def unfused_section(members: Sequence[Compared]) -> Section:
         return Section(title, missing=f"AP_pan, box AP_pan and mIoU_pan: {_HOW}")
     if boxless:
         notes.append(f"Box AP_pan was not recorded, as boxes were not yet: {', '.join(boxless)}.")
-    elements = [tag("p", note, class_="note") for note in notes]
     if lacking:
-        elements.append(tag("p", f"Not measured: {', '.join(lacking)}. ", prose(_HOW), class_="note"))
+        notes.append(f"Not measured: {', '.join(lacking)}. {_HOW}")
     intro = (
         "What the networks know before a rule makes one map of it. `panbench metrics RUN` has AP by size, and "
         "intervals; `panbench compare … --metrics ap,miou` has paired differences."
     )
     heads = ("Model", "AP_pan", "AP50", "AP75", "box AP_pan", "mIoU_pan")
-    return Section(title, intro, (table_of_models("Scores before fusion", heads, rows), *elements))
+    return Section(title, intro, render("panbench.studies.unfused:section.html", heads=heads, rows=rows, notes=notes))

@@ -3,8 +3,8 @@
 from panbench.cli import console
 from panbench.cli.command import Run, command, family
 from panbench.report.answers.measures import Measure, Measured
-from panbench.report.pages.page.elements import tag
 from panbench.report.pages.page.section import Section
+from panbench.report.pages.rendering import render
 from panbench.runs import load_run
 
 app = family()
@@ -24,8 +24,8 @@ def edges(run: Run) -> None:
 
 def section(members):
     """The section of the page."""
-    rows = [tag("p", f"{member.label}: {segments_of(member.run)} segments") for member in members]
-    return Section("Segments", "How many there are.", rows)
+    counts = [(member.label, segments_of(member.run)) for member in members]
+    return Section("Segments", "How many there are.", render("panbench_edges:section.html", counts=counts))
 
 
 def found(question):

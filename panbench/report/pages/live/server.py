@@ -11,7 +11,6 @@ one computation, a client that leaves gives its share up, and where too many wai
 """
 
 import asyncio
-import html
 import json
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -26,13 +25,11 @@ from starlette.routing import Route
 
 from panbench import __version__
 from panbench.base.errors import BadArgument, PanbenchError
-from panbench.report.answers.grid import percent
 from panbench.report.pages.live.access import TokenRequired
 from panbench.report.pages.live.library import Asked, Library, Listed
 from panbench.report.pages.live.selection import Query, Selection
 from panbench.report.pages.live.sharing import Busy, Shared
-from panbench.report.pages.page.document import page_style, policy_of
-from panbench.report.pages.page.elements import Html, scrolling, tag
+from panbench.report.pages.rendering import whole_page
 
 __all__ = ["HOSTS", "application"]
 
@@ -47,9 +44,6 @@ MOST_WAITING = 64
 CLIENT_LEFT = 499
 """What servers log for a client that closed its connection; nobody gets it."""
 
-_THEME = (
-    "document.documentElement.dataset.theme = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';"
-)
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 
@@ -166,13 +160,13 @@ def _busy(request: Request, problem: Exception) -> Response:
 def _problem(request: Request, sentence: str, status: int) -> Response:
     if request.url.path.startswith("/api/"):
         return JSONResponse({"error": sentence}, status, _HEADERS)
-    return _html(_page("Not shown", tag("p", sentence, class_="warning"), _back()), status)
+    return _html(_page("sentence.html", "Not shown", sentence=sentence, warning=True, back=True), status)
 
 
 def _absent(request: Request, problem: Exception) -> Response:
     status = getattr(problem, "status_code", 404)
     words = "There is no such page." if status == 404 else "This server only answers to GET."
-    return _html(_page("Not shown", tag("p", words), _back()), status)
+    return _html(_page("sentence.html", "Not shown", sentence=words, warning=False, back=True), status)
 
 
 def _json(content: Any) -> bytes:
@@ -199,81 +193,28 @@ def _index(library: Library) -> str:
     """All runs, a table for each ground truth, those that cannot be shown with the reason."""
     listed = library.runs()
     if not listed:
-        return _page(
-            "No runs", tag("p", f"There are no runs in {library.folder}. `panbench eval` writes its runs there.")
-        )
+        sentence = f"There are no runs in {library.folder}. `panbench eval` writes its runs there."
+        return _page("sentence.html", "No runs", sentence=sentence, warning=False, back=False)
     groups: dict[str, list[Listed]] = {}
     for one in listed:
         groups.setdefault(one.fingerprint or "", []).append(one)
-    sections = [
-        _group(f"data-{place}", members) for place, (fingerprint, members) in enumerate(groups.items()) if fingerprint
-    ]
-    if "" in groups:
-        rows = [
-            tag("tr", tag("th", one.name, scope="row"), tag("td", one.run.problem or "cannot be read"))
-            for one in groups[""]
-        ]
-        table = tag("table", tag("thead", tag("tr", *_heads(("run", "why")))), tag("tbody", *rows))
-        sections.append(tag("section", tag("h2", "Cannot be read"), scrolling(table, "Runs that cannot be read")))
     number = f"{len(listed)} run{'s' * (len(listed) != 1)}"
-    return _page(f"{number} in {library.folder}", *sections)
+    return _page(
+        "index.html",
+        f"{number} in {library.folder}",
+        forms=True,
+        groups=[_group(members) for fingerprint, members in groups.items() if fingerprint],
+        unreadable=[(one.name, one.run.problem or "cannot be read") for one in groups.get("", [])],
+    )
 
 
-def _group(key: str, members: Sequence[Listed]) -> Html:
-    """The runs on one ground truth: each leads to its page, and those that are ticked to their comparison."""
+def _group(members: Sequence[Listed]) -> dict[str, Any]:
+    """The runs on one ground truth, the best first, and what their data is called."""
     best = sorted(members, key=lambda one: (one.run.PQ is None, -(one.run.PQ or 0.0)))
-    rows = []
-    for one in best:
-        run = one.run
-        shown = bool(run.images)
-        box = tag("input", type="checkbox", name="run", value=one.name, aria_label=f"Compare {one.name}")
-        address = "/compare?" + urlencode({"run": one.name})
-        state = run.status if not run.problem else Html(f"{tag('strong', run.status)}: {html.escape(run.problem)}")
-        rows.append(
-            tag(
-                "tr",
-                tag("td", box if shown else ""),
-                tag("th", tag("a", one.name, href=address) if shown else one.name, scope="row"),
-                tag("td", run.model or "–"),
-                tag("td", percent(run.PQ), class_="number"),
-                tag("td", "–" if run.images is None else f"{run.images:,}", class_="number"),
-                tag("td", (run.started or "–")[:10]),
-                tag("td", state),
-            )
-        )
-    heads = _heads(("", "run", "model", "PQ", "images", "begun", "status"), numbers=("PQ", "images"))
-    table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows))
     title = next((one.run.dataset for one in best if one.run.dataset), None) or "data without a name"
-    shown_runs = [one for one in best if one.run.images]
-    bar = tag(
-        "p",
-        tag("button", "Compare those that are ticked", type="submit"),
-        Html(" "),
-        tag("label", tag("input", type="checkbox", name="common", value="1"), " only images that all of them have"),
-    )
-    form = tag("form", scrolling(table, f"Runs on {title}"), bar if len(shown_runs) > 1 else "", action="/compare")
-    return tag("section", tag("h2", title, id=key), form, aria_labelledby=key)
+    return {"data": title, "runs": best, "comparable": sum(bool(one.run.images) for one in best) > 1}
 
 
-def _heads(columns: Sequence[str], numbers: Sequence[str] = ()) -> list[Html]:
-    return [
-        tag("th", column, scope="col", class_="number" if column in numbers else None) if column else tag("td")
-        for column in columns
-    ]
-
-
-def _back() -> Html:
-    return tag("p", tag("a", "All runs", href="/"))
-
-
-def _page(title: str, *content: Html) -> str:
-    style = page_style()
-    policy = html.escape(policy_of(style=style, script=_THEME, forms=True))
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="color-scheme" content="light dark"><title>{html.escape(title)}</title>'
-        f"<style>{style}</style><script>{_THEME}</script>"
-    )
-    body = tag("header", tag("h1", title)) + tag("main", *content) + tag("footer", tag("p", f"panbench {__version__}"))
-    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>'
+def _page(template: str, title: str, *, forms: bool = False, **facts: Any) -> str:
+    place = f"panbench.report.pages.live:{template}"
+    return whole_page(place, title=title, footer=f"panbench {__version__}", forms=forms, **facts)

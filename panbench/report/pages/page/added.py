@@ -3,14 +3,13 @@
 What is missing is one line, with the command that makes it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from panbench.base.studies import added
 from panbench.metrics.image_slices import ImageSlices
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import Html, prose, section, tag
 from panbench.report.pages.page.own import own_section
 from panbench.report.pages.page.section import Section
 
@@ -19,9 +18,9 @@ __all__ = ["Added", "find_added"]
 
 @dataclass
 class Added:
-    """What was found: sections for the page, numbers for its scripts, and of what is missing a title and a sentence."""
+    """What was found: sections by their ids, numbers for the page's scripts, and what is missing: title, sentence."""
 
-    sections: list[Html] = field(default_factory=list)
+    sections: dict[str, Section] = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=lambda: {"curves": {}})
     missing: list[tuple[str, str]] = field(default_factory=list)
 
@@ -30,17 +29,10 @@ class Added:
         if found.missing:
             self.missing.append((found.title, found.missing))
             return
-        self.sections.append(section(key, found.title, found.intro, *found.content))
+        self.sections[key] = found
         self.numbers.update(found.numbers)
         if found.curves is not None:
             self.numbers["curves"][key] = found.curves.record()
-
-    def left_out(self) -> Iterator[Html]:
-        """The section that lists what is missing."""
-        if self.missing:
-            lines = [tag("li", tag("strong", f"{title}: "), prose(words)) for title, words in self.missing]
-            intro = "What else can be shown of such runs, and how."
-            yield section("left-out", "Left out", intro, tag("ul", *lines, class_="plain missing"))
 
 
 def find_added(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), claims: bool = False) -> Added:

@@ -1,22 +1,19 @@
 """One HTML file that shows some runs: mailed, opened offline, clicked through. Everything is in the file.
 
-Python computes the numbers (numbers.py), writes what must be read without JavaScript (sections.py) and packs the
-examples (gallery.py); assets/*.js draw the charts and the viewer from the JSON in the page. Names are untrusted: Python
-escapes every string that it puts into HTML, the scripts only ever set text, and a content security policy forbids every
-request and every script but ours.
+Python computes the numbers (numbers.py) and packs the examples (gallery.py); templates/*.html write what must be read
+without JavaScript; assets/*.js draw the charts and the viewer from the JSON in the page. Names are untrusted: templates
+escape every string, the scripts only ever set text, and a content security policy forbids every request and every
+script but ours.
 """
 
-import base64
-import hashlib
-import html
 import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import pandas as pd
@@ -30,16 +27,18 @@ from panbench.report.answers.comparison import Standing
 from panbench.report.answers.own_slices import slices_for
 from panbench.report.answers.published import with_published
 from panbench.report.answers.views import Compared
-from panbench.report.figures.colors import DARK, LIGHT
 from panbench.report.figures.pictures import Pictures
 from panbench.report.pages.page.added import Added, find_added
+from panbench.report.pages.page.cost import cost_of
 from panbench.report.pages.page.gallery import EXAMPLES, Gallery, make_gallery
 from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
 from panbench.report.pages.page.numbers import chart_numbers
-from panbench.report.pages.page.sections import overview, sections, title_of
+from panbench.report.pages.page.overview import overview, title_of
+from panbench.report.pages.page.provenance import provenance
+from panbench.report.pages.rendering import FOOTER, Markup, whole_page
 from panbench.runs import Run
 
-__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "page_style", "policy_of", "report_page", "write_report"]
+__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_report"]
 
 LARGEST = 15_000_000
 """Bytes that a page may have: what mail takes. Photographs are made smaller until it fits."""
@@ -48,7 +47,6 @@ PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 """Longest side in pixels and JPEG quality of the photographs, tried in turn."""
 
 SCRIPTS = ("dom.js", "charts.js", "categories.js", "paint.js", "viewer.js", "images.js", "gallery.js", "page.js")
-_SELF, _NONE = "'self'", "'none'"
 
 
 def write_report(runs: Sequence[Run], out: str | os.PathLike[str], **options: Any) -> Path:
@@ -167,42 +165,25 @@ def _page(
     more: Added,
     title: str | None,
 ) -> str:
-    script = "\n".join(_asset(name) for name in SCRIPTS)
-    style = page_style()
     row = members[0].row
-    shown = title or title_of(members)
-    return Template(_asset("page.html")).substitute(
-        title=html.escape(shown),
-        subtitle=html.escape(
-            f"{row.images:,} images · {len(members[0].categories)} categories · "
-            f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC · panbench {__version__}"
-        ),
-        policy=html.escape(policy_of(style=style, script=script, asks=gallery.live)),
-        footer="Served by panbench on this machine, to this machine only."
-        if "live" in data
-        else "Written by panbench. This file needs no network and sends nothing.",
-        style=style,
-        script=script,
+    return whole_page(
+        "panbench.report.pages.page:page.html",
+        title=title or title_of(members),
+        subtitle=f"{row.images:,} images · {len(members[0].categories)} categories · "
+        f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC · panbench {__version__}",
+        footer="Served by panbench on this machine, to this machine only." if "live" in data else FOOTER,
+        script="\n".join(map(_script, SCRIPTS)),
+        asks=gallery.live,
+        several=len(members) > 1,
+        categories=len(members[0].categories),
         overview=overview(members, standing),
-        sections="".join(sections(members, gallery, more)),
-        data=_json(data),
+        gallery=gallery,
+        added=more,
+        cost=cost_of(members),
+        provenance=provenance(members),
+        # Escaped as JSON in a script element is; as text it would not be JSON.
+        data=Markup(_json(data)),
     )
-
-
-def page_style() -> str:
-    """The style sheet of our pages, with the models' colours."""
-    return Template(_asset("page.css")).substitute(light=_colors(LIGHT), dark=_colors(DARK))
-
-
-def policy_of(*, style: str, script: str | None = None, asks: bool = False, forms: bool = False) -> str:
-    """The content security policy of a page: its own style and script, nothing else.
-
-    asks: the script may ask the server that the page came from; forms: forms lead to it
-    """
-    rules = ["default-src 'none'", "img-src data:", f"style-src {_hash_of(style)}"]
-    rules += [f"script-src {_hash_of(script)}"] if script is not None else []
-    rules += ["connect-src 'self'"] if asks else []
-    return "; ".join([*rules, "base-uri 'none'", f"form-action {_SELF if forms else _NONE}"])
 
 
 def _json(data: Mapping[str, Any]) -> str:
@@ -213,14 +194,6 @@ def _json(data: Mapping[str, Any]) -> str:
     return text
 
 
-def _colors(colors: Sequence[str]) -> str:
-    """The models' colours as CSS variables."""
-    return " ".join(f"--m{index}: {color};" for index, color in enumerate(colors))
-
-
-def _hash_of(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _asset(name: str) -> str:
-    return resources.files("panbench.report.pages.page").joinpath("assets", name).read_text("utf-8")
+@cache
+def _script(name: str) -> str:
+    return resources.files(__package__).joinpath("assets", name).read_text("utf-8")

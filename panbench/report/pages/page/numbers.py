@@ -13,8 +13,8 @@ from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import model_key, styles_of
-from panbench.report.pages.page.elements import shortened
 from panbench.report.pages.page.leads import MOST_CONFUSED, confused_pairs, pairs_listed
+from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["chart_numbers", "pair_tests"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.elements import Html
+from panbench.report.pages.rendering import Markup
 
 __all__ = ["Curves", "Section", "SectionMaker"]
 
@@ -38,13 +38,15 @@ class Curves:
 class Section:
     """A section of the page, or why there is none.
 
-    intro: a sentence on how to read it; content: its elements; numbers: for the page's scripts, by name
+    intro: a sentence on how to read it, commands between backticks
+    content: what `panbench.report.pages.rendering.render` made of a template and the section's facts
+    numbers: for the page's scripts, by name
     missing: instead of content, what would make it, with the command between backticks
     """
 
     title: str
     intro: str = ""
-    content: Sequence[Html] = ()
+    content: Markup | str = ""
     curves: Curves | None = None
     numbers: Mapping[str, Any] = field(default_factory=dict)
     missing: str = ""

@@ -1,0 +1,123 @@
+"""The first section of the page: the verdict, the scores with their ranks, and which differences are real."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from panbench.panoptic.types import GROUPS
+from panbench.report.answers.comparison import Standing
+from panbench.report.answers.grid import percent, signed
+from panbench.report.answers.tables import comparison_grid
+from panbench.report.answers.views import Compared
+from panbench.report.pages.page.numbers import pair_tests
+from panbench.report.pages.rendering import Markup, render
+
+__all__ = ["overview", "title_of"]
+
+MEANINGS = {
+    "PQ": "Panoptic quality: SQ × RQ",
+    "SQ": "Segmentation quality: mean IoU of the matched segments",
+    "RQ": "Recognition quality: F1 of the segments",
+    "PQ_th": "PQ of the things",
+    "PQ_st": "PQ of the stuff",
+}
+_GROUPS = tuple(f"PQ{suffix}" for suffix in GROUPS.values())
+
+
+def title_of(members: Sequence[Compared]) -> str:
+    """What the page is of: the models by name, or their number, and the data."""
+    row, info = members[0].row, members[0].run.info
+    name = row.dataset or "their data"
+    # Predictions are scored against a file, which has no other name.
+    where = f"{name}.json" if info.kind == "score" and not row.split else f"{name} {row.split or ''}".strip()
+    labels = [member.label for member in members]
+    several = f"{', '.join(labels[:-1])} and {labels[-1]}" if len(labels) > 1 else labels[0]
+    return f"{several if len(labels) < 4 else f'{len(labels)} models'} on {where}"
+
+
+def overview(members: Sequence[Compared], standing: Standing) -> Markup:
+    """The verdict, the comparison with ranks and intervals, and which differences are real."""
+    said = [] if standing.verdict is None else standing.verdict.sentences
+    grid = comparison_grid(standing.rows)
+    ranked = any(row.rank for row in standing.rows)
+    return render(
+        "panbench.report.pages.page:overview.html",
+        verdict=["".join(clause.text for clause in sentence) for sentence in said],
+        columns=grid.columns,
+        meanings=MEANINGS,
+        ranked=len(standing.rows) > 1 and any(row.rank_low is not None for row in standing.rows),
+        rows=_scores(members, standing),
+        notes=(*grid.below, *(standing.notes if ranked else ())),
+        labels=[member.label for member in members],
+        differences=None if standing.comparison is None or len(members) < 2 else _differences(members, standing),
+    )
+
+
+def _scores(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
+    """Of each row its rank and the range that it may have, its label, and its cells; claims stand below the runs."""
+    grid = comparison_grid(standing.rows)
+    found = []
+    for index, (row, cells) in enumerate(zip(standing.rows, grid.rows, strict=True)):
+        known = row.PQ_low is not None and row.PQ_high is not None
+        found.append(
+            {
+                "model": index if index < len(members) else None,
+                "label": members[index].label if index < len(members) else row.title,
+                "mark": grid.mark(index),
+                "rank": None if row.rank_low is None else row.rank,
+                "ranks": "" if row.rank_low == row.rank_high else row.ranks,
+                "cells": [(cell, (index, place) in grid.best) for place, cell in enumerate(cells[1:], start=1)],
+                "interval": f"{percent(row.PQ_low)} – {percent(row.PQ_high)}" if known else "–",
+            }
+        )
+    return found
+
+
+def _differences(members: Sequence[Compared], standing: Standing) -> dict[str, Any]:
+    """Of each pair the difference in PQ, on things and on stuff: rows of two or against a baseline, else matrices."""
+    tests = {(pair["a"], pair["b"]): pair["groups"] for pair in pair_tests(members, standing)}
+    count = len(members)
+    comparison = standing.comparison
+    assert comparison is not None
+    found = {"groups": _GROUPS, "level": 100 * (1 - comparison.level), "permutations": comparison.permutations}
+    if len(tests) < count * (count - 1) // 2:
+        base = next(index for index in range(count) if all(index in pair for pair in tests))
+        others = [index for index in range(count) if index != base]
+        rows = [(index, [_difference(tests, index, base, group) for group in range(3)]) for index in others]
+        return {**found, "form": "baseline", "base": base, "rows": rows}
+    if count == 2:
+        pair = [
+            (name, _difference(tests, 0, 1, group), _interval(cells), _p(cells[3]))
+            for group, name in enumerate(_GROUPS)
+            if (cells := tests[0, 1][group]) is not None
+        ]
+        return {**found, "form": "pair", "rows": pair}
+    matrices = [
+        (name, [[_difference(tests, row, column, group) for column in range(count)] for row in range(count)])
+        for group, name in enumerate(_GROUPS)
+        if any(groups[group] for groups in tests.values())
+    ]
+    return {**found, "form": "matrices", "matrices": matrices}
+
+
+def _difference(tests: Mapping[tuple[int, int], Sequence[Any]], a: int, b: int, group: int) -> dict[str, Any]:
+    """a − b in points of PQ, its p in words, and whether it is significant."""
+    if a == b:
+        return {"points": "", "p": None, "significant": False}
+    cells = tests[min(a, b), max(a, b)][group]
+    if cells is None or cells[0] is None:
+        return {"points": "–", "p": None, "significant": False}
+    difference = cells[0] if a < b else -cells[0]
+    p = _p(cells[3])
+    return {
+        "points": signed(difference, 1),
+        "p": f"p {p}" if p.startswith("<") else f"p = {p}",
+        "significant": bool(cells[4]),
+    }
+
+
+def _interval(cells: Sequence[Any]) -> str:
+    return "–" if cells[1] is None else f"[{signed(cells[1], 1)}, {signed(cells[2], 1)}]"
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

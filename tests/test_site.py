@@ -1,0 +1,72 @@
+"""The documentation's site: pages can be reached, links lead somewhere, generated pages have what the code has."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import panbench
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import docs_site  # noqa: E402
+
+REPOSITORY = "https://host/owner/panbench"
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    return docs_site.generated_pages(REPOSITORY)
+
+
+def navigation() -> set[str]:
+    text = (ROOT / "mkdocs.yml").read_text("utf-8").split("\nnav:")[1].split("\nhooks:")[0]
+    return set(re.findall(r"([\w/-]+\.md)\b", text))
+
+
+def test_every_page_of_docs_is_in_the_navigation(pages):
+    documents = {file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.md")}
+    assert navigation() == documents | set(pages)
+
+
+def test_every_link_of_a_document_leads_to_a_file():
+    broken = []
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)", document.read_text("utf-8")):
+            if not (document.parent / target).exists():
+                broken.append(f"{document.relative_to(ROOT)}: {target}")
+    assert not broken
+
+
+def test_links_of_the_readme_are_the_sites_or_the_repositorys():
+    text = "[a](docs/models.md#own) [b](CONTRIBUTING.md) [c](scripts/torture.py) [d](configs) [e](https://other/x.md)"
+    assert docs_site.outward(text, Path(), REPOSITORY) == (
+        f"[a](models.md#own) [b](contributing.md) [c]({REPOSITORY}/blob/main/scripts/torture.py) "
+        f"[d]({REPOSITORY}/tree/main/configs) [e](https://other/x.md)"
+    )
+
+
+def test_links_of_a_document_stay_below_docs_and_leave_it_for_the_repository():
+    text = "[a](models.md) [b](../README.md) [c](../panbench/catalog.py)"
+    assert docs_site.outward(text, Path("docs"), REPOSITORY) == (
+        f"[a](models.md) [b](index.md) [c]({REPOSITORY}/blob/main/panbench/catalog.py)"
+    )
+
+
+def test_the_reference_has_every_command_and_its_options(pages):
+    for line in ("## panbench eval", "### panbench runs merge", "`--keep-candidates`", "`-m`, `--model NAME`"):
+        assert line in pages["commands.md"], line
+
+
+def test_the_python_reference_has_every_public_name(pages):
+    for name in panbench.__all__:
+        assert name.startswith("_") or f"heading: panbench.{name}," in pages["python.md"], name
+
+
+def test_arguments_of_a_docstring_become_a_list():
+    docstring = "Returns it.\n\nMore of it.\nshape: (height, width)\na, b: two\n    of one kind\nRaises ValueError."
+    assert docs_site.itemised(docstring) == (
+        "Returns it.\n\nMore of it.\n\n- `shape`: (height, width)\n- `a, b`: two\n    of one kind\nRaises ValueError."
+    )
