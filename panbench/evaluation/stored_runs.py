@@ -131,7 +131,7 @@ def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
     return replace(dataset, name=record.name or dataset.name).with_exif(exif)
 
 
-def as_evaluated(run: Run, model: StoredModel, dataset: Dataset, options: EvaluateOptions) -> EvaluateOptions:
+def as_evaluated(run: Run, model: Model, dataset: Dataset, options: EvaluateOptions) -> EvaluateOptions:
     """The options with the category map, if any, that the run was evaluated with."""
     record = run.info.category_map
     if record is None:

@@ -1,30 +1,81 @@
 """May these runs stand beside each other? What they must share, each fact with the sentence on runs that do not."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from panbench.base.text import listed
 from panbench.runs.definitions import differing_definitions
 from panbench.runs.folder import Run
-from panbench.runs.record import DatasetRecord, RunInfo
+from panbench.runs.record import DatasetRecord, RunInfo, plain
 
-__all__ = ["unlike"]
+__all__ = ["FACTS", "Fact", "arithmetic", "differing", "differing_settings", "settings_of", "unlike"]
 
-Reason = Callable[[Run, Run], str | None]
+
+@dataclass(frozen=True)
+class Fact:
+    """What runs may have to share. of: its value in run.json; sentence: on two runs, {} and {}, that differ in it."""
+
+    name: str
+    of: Callable[[RunInfo], Any]
+    sentence: str = ""
+
+
+def arithmetic(info: RunInfo) -> str | None:
+    """A run's precision, by which runs differ: on a CPU, fp32 and ieee are the same."""
+    return "fp32" if info.precision == "ieee" and info.device.type == "cpu" else info.precision
+
+
+_SENTENCES: Mapping[str, tuple[Callable[[RunInfo], Any], str]] = {
+    "categories": (lambda info: info.categories, "{} and {} have different categories"),
+    "exif": (
+        lambda info: info.arguments.get("exif", "apply"),
+        "Only one of {} and {} turned photographs as their EXIF says",
+    ),
+    "category map": (lambda info: info.category_map, "{} and {} were evaluated through different category maps"),
+}
+
+
+_OTHERS: Mapping[str, Callable[[RunInfo], Any]] = {
+    "ground truth": lambda info: info.dataset.fingerprint,
+    "kind": lambda info: info.kind,
+    "family": lambda info: info.model and (info.model.family, info.model.adapter),
+    "config": lambda info: info.model and (info.model.config_sha256, info.model.params),
+    "weights": lambda info: info.model and info.model.weights_sha256,
+    "fusion rule": lambda info: None if info.rule is None else str(info.rule),
+    "precision": arithmetic,
+}
+FACTS: Mapping[str, Fact] = {
+    **{name: Fact(name, of, sentence) for name, (of, sentence) in _SENTENCES.items()},
+    **{name: Fact(name, of) for name, of in _OTHERS.items()},
+}
+"""By name. Those without a sentence are named by `differing`."""
+
+
+def differing(one: RunInfo, other: RunInfo, facts: Sequence[Fact]) -> list[str]:
+    """The names of the facts in which two runs differ."""
+    return [fact.name for fact in facts if fact.of(one) != fact.of(other)]
 
 
 def unlike(runs: Sequence[Run], *facts: str) -> str | None:
     """Why a run cannot stand beside the first, a sentence without its full stop; None where all can.
 
-    facts: what they must share, asked in this order: "ground truth", "files" (photographs and id PNGs as they were
-        read), "definitions" (versions of what panbench computes its own way), "categories", "exif", "category map"
+    facts: what they must share, asked in this order: names of FACTS that have a sentence, or "ground truth", "files"
+        (photographs and id PNGs as they were read) and "definitions" (versions of what panbench computes its own way)
     """
     first, *others = runs
     for fact in facts:
         for run in others:
-            if reason := _FACTS[fact](first, run):
+            if reason := _reason(fact, first, run):
                 return reason
     return None
+
+
+def _reason(fact: str, first: Run, other: Run) -> str | None:
+    if fact in _OF_RUNS:
+        return _OF_RUNS[fact](first, other)
+    known = FACTS[fact]
+    return known.sentence.format(first.name, other.name) if differing(first.info, other.info, [known]) else None
 
 
 def _ground_truth(first: Run, other: Run) -> str | None:
@@ -51,22 +102,45 @@ def _files(first: Run, other: Run) -> str | None:
     return f"{who} ({listed(ids, most=5)}): the files changed between the runs"
 
 
-def _same(value: Callable[[RunInfo], Any], sentence: str) -> Reason:
-    """A fact of run.json. sentence: with a place for the name of each run"""
-
-    def reason(first: Run, other: Run) -> str | None:
-        return None if value(first.info) == value(other.info) else sentence.format(first.name, other.name)
-
-    return reason
-
-
-_FACTS: Mapping[str, Reason] = {
+_OF_RUNS: Mapping[str, Callable[[Run, Run], str | None]] = {
     "ground truth": _ground_truth,
     "files": _files,
     "definitions": lambda first, other: differing_definitions([first, other]),
-    "categories": _same(lambda info: info.categories, "{} and {} have different categories"),
-    "exif": _same(
-        lambda info: info.arguments.get("exif", "apply"), "Only one of {} and {} turned photographs as their EXIF says"
-    ),
-    "category map": _same(lambda info: info.category_map, "{} and {} were evaluated through different category maps"),
 }
+"""Facts whose sentence says more than the names of the runs."""
+
+
+def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str] = ()) -> list[str]:
+    """A phrase for each setting in which two runs differ: "precision was 'fp32' and is 'bf16'".
+
+    apart_from: names of arguments that may differ
+    """
+    before, after = settings_of(one, apart_from), settings_of(other, apart_from)
+    return [
+        f"{name} was {_short(before.get(name))} and is {_short(after.get(name))}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def settings_of(info: RunInfo, apart_from: Collection[str] = ()) -> dict[str, Any]:
+    """All that makes a run's numbers, whatever its images, by name."""
+    model = info.model
+    arguments = {name: value for name, value in info.arguments.items() if name not in apart_from}
+    return {
+        "kind": info.kind,
+        "model": model and model.name,
+        "weights": model and model.weights_sha256,
+        "rule": plain(info.rule),
+        "precision": info.precision,
+        "dataset": info.dataset.fingerprint,
+        "predictions": info.predictions and info.predictions.sha256,
+        "categories": [plain(category) for category in info.categories],
+        "category_map": plain(info.category_map),
+        **{name: plain(value) for name, value in arguments.items()},
+    }
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"

@@ -5,12 +5,11 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,11 +17,12 @@ from panbench.base.errors import BadArgument, BadRun, PanbenchError
 from panbench.base.text import listed
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.parts import read_part
+from panbench.runs.alike import differing_settings, settings_of
 from panbench.runs.folder import Run, load_run
-from panbench.runs.record import ImagesRecord, RunInfo, SecondsRecord, plain
+from panbench.runs.record import ImagesRecord, RunInfo, SecondsRecord
 from panbench.runs.writer import RunWriter
 
-__all__ = ["differing_settings", "merge_runs", "settings_hash"]
+__all__ = ["merge_runs", "settings_hash"]
 
 OF_A_SHARD = frozenset({"shard", "images_sha256"})
 """Arguments that say which images a run was asked for: shards differ in them."""
@@ -30,17 +30,7 @@ OF_A_SHARD = frozenset({"shard", "images_sha256"})
 
 def settings_hash(info: RunInfo) -> str:
     """The SHA-256 of all that makes a run's numbers, whatever its images: runs of one hash can be joined."""
-    return hashlib.sha256(json.dumps(_settings(info, OF_A_SHARD), sort_keys=True).encode()).hexdigest()
-
-
-def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str] = ()) -> list[str]:
-    """A phrase for each setting in which two runs differ: "precision was 'fp32' and is 'bf16'"."""
-    before, after = _settings(one, apart_from), _settings(other, apart_from)
-    return [
-        f"{name} was {_short(before.get(name))} and is {_short(after.get(name))}"
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
-    ]
+    return hashlib.sha256(json.dumps(settings_of(info, OF_A_SHARD), sort_keys=True).encode()).hexdigest()
 
 
 def merge_runs(
@@ -88,28 +78,6 @@ def merge_runs(
         with contextlib.suppress(OSError, PanbenchError):
             writer.finish("failed", error=str(problem) or type(problem).__name__)
         raise
-
-
-def _settings(info: RunInfo, apart_from: Collection[str]) -> dict[str, Any]:
-    model = info.model
-    arguments = {name: value for name, value in info.arguments.items() if name not in apart_from}
-    return {
-        "kind": info.kind,
-        "model": model and model.name,
-        "weights": model and model.weights_sha256,
-        "rule": plain(info.rule),
-        "precision": info.precision,
-        "dataset": info.dataset.fingerprint,
-        "predictions": info.predictions and info.predictions.sha256,
-        "categories": [plain(category) for category in info.categories],
-        "category_map": plain(info.category_map),
-        **{name: plain(value) for name, value in arguments.items()},
-    }
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}…"
 
 
 def _check(runs: Sequence[Run]) -> None:

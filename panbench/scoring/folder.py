@@ -66,7 +66,7 @@ from panbench.runs import (
     check_room,
     unfinished_run,
 )
-from panbench.runs.merge import differing_settings
+from panbench.runs.alike import differing_settings
 from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, key_of, own_key
 

@@ -4,8 +4,8 @@ import pytest
 from little_runs import CATEGORIES
 
 from panbench.panoptic.overlap import OverlapTable
-from panbench.runs import DatasetRecord, Run, RunInfo
-from panbench.runs.alike import unlike
+from panbench.runs import DatasetRecord, DeviceRecord, Run, RunInfo
+from panbench.runs.alike import FACTS, differing, differing_settings, unlike
 from panbench.runs.hashes import FileHashes
 
 INFO = RunInfo(name="a", categories=CATEGORIES, dataset=DatasetRecord(fingerprint="f00d", gt="old.json"))
@@ -51,3 +51,19 @@ def test_files_that_changed_between_runs_are_counted_and_listed():
 
 def test_what_runs_need_not_share_is_not_asked():
     assert unlike([run(), run(name="b", categories=())], "ground truth") is None
+
+
+@pytest.mark.parametrize(
+    ("device", "other", "names"),
+    [("cpu", "ieee", []), ("cuda", "ieee", ["precision"]), ("cpu", "bf16", ["precision"])],
+)
+def test_on_a_cpu_fp32_and_ieee_are_one_precision(device, other, names):
+    one, two = (replace(INFO, precision=each, device=DeviceRecord(device)) for each in ("fp32", other))
+    assert differing(one, two, [FACTS["kind"], FACTS["precision"]]) == names
+
+
+def test_settings_that_differ_are_told_with_both_values_but_for_those_that_may():
+    one = replace(INFO, precision="fp32", arguments={"limit": 3})
+    two = replace(INFO, precision="bf16", arguments={"limit": 4})
+    assert differing_settings(one, two) == ["limit was 3 and is 4", "precision was 'fp32' and is 'bf16'"]
+    assert differing_settings(one, two, {"limit"}) == ["precision was 'fp32' and is 'bf16'"]

@@ -47,7 +47,7 @@ from panbench.runs import (
     looks_like_run,
     read_runs,
 )
-from panbench.runs.alike import unlike
+from panbench.runs.alike import arithmetic, unlike
 from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
@@ -626,11 +626,6 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
         told.append(dataclasses.replace(row, notes=tuple(notes)))
     return told
-
-
-def arithmetic(info: RunInfo) -> str | None:
-    """A run's precision, by which runs differ: on a CPU, fp32 and ieee are the same."""
-    return "fp32" if info.precision == "ieee" and info.device.type == "cpu" else info.precision
 
 
 def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> float | None:

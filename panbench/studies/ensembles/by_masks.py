@@ -5,6 +5,7 @@
 The runs need candidates of one kind (`eval --keep-candidates`); by_votes.py takes finished maps of any kind.
 """
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,14 +22,22 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.rule_statistics import rule_statistics
 from panbench.evaluation.stored_runs import StoredModel, as_evaluated, dataset_of
 from panbench.metrics.slices import pq_by
-from panbench.metrics.tuning import best_by_turns, halves
+from panbench.metrics.tuning import best_by_turns
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
-from panbench.models.model import LoadedImage
+from panbench.models.model import LoadedImage, Wrapped
 from panbench.models.rules import Rule
 from panbench.runs import ModelRecord, Run, check_room
 from panbench.runs.alike import unlike
-from panbench.studies.ensembles.by_votes import STEPS, Shares, check_weights
 from panbench.studies.ensembles.merging import merge_outputs
+from panbench.studies.ensembles.shares import (
+    STEPS,
+    Found,
+    Shares,
+    check_weights,
+    chosen_on_halves,
+    given_shares,
+    shares_record,
+)
 
 __all__ = ["MOST_TUNED", "StoredEnsemble", "average_runs", "why_not_averaged"]
 
@@ -50,7 +59,7 @@ def average_runs(
 ) -> tuple[Run, tuple[Shares, ...]]:
     """Averages the stored candidates of runs, fuses them and writes the run `out`. Also the weights that were used.
 
-    weights, tuned, seed, title: as of scoring.voting.ensemble_runs
+    weights, tuned, seed, title: as of by_votes.ensemble_runs
     rule: that of the first run by default
     options: overwrite, resume, save_predictions, keep_candidates, workers and command count
     Raises BadArgument and BadRun for runs that cannot be averaged (`why_not_averaged`) and weights that do not fit.
@@ -63,15 +72,12 @@ def average_runs(
     if rule is not None:
         ensemble.check(rule)
         ensemble.rule = rule
-    dataset = dataset_of(runs[0], ensemble.stored.image_ids)
+    dataset = dataset_of(runs[0], ensemble.image_ids)
     options = as_evaluated(runs[0], ensemble, dataset, options)
-    images = ensemble.stored.image_ids
     if tuned:
-        ensemble.share_of, ensemble.shares = _tuned(ensemble, dataset, options, seed, reporter)
+        ensemble.shares, ensemble.share_of = _tuned(ensemble, dataset, options, seed, reporter)
     else:
-        given = tuple(float(weight) for weight in weights or [1.0] * len(runs))
-        ensemble.shares = (Shares(given, given, len(images)),)
-        ensemble.share_of = dict.fromkeys(images, ensemble.shares[0])
+        ensemble.shares, ensemble.share_of = given_shares(weights, len(runs), ensemble.image_ids)
     return evaluate(ensemble, dataset, out, options, reporter), ensemble.shares
 
 
@@ -88,10 +94,10 @@ def why_not_averaged(runs: Sequence[Run]) -> str | None:
     return None
 
 
-class StoredEnsemble(StoredModel):
+class StoredEnsemble(Wrapped):
     """What the networks of several runs said, averaged: masks of matching queries, or boxes and semantics.
 
-    Labels are those of the first run; the others' are brought to them by name.
+    Labels and rule are those of the first run; the others' labels are brought to them by name.
     """
 
     def __init__(self, runs: Sequence[Run], title: str | None = None) -> None:
@@ -100,8 +106,9 @@ class StoredEnsemble(StoredModel):
         Raises BadRun when runs kept no candidates, or differ in data, categories or images; BadArgument when they kept
         answers of different kinds.
         """
-        super().__init__(runs[0])
-        self.members = [self, *(StoredModel(run) for run in runs[1:])]
+        self.members = [StoredModel(run) for run in runs]
+        super().__init__(self.members[0])
+        self.image_ids = self.members[0].stored.image_ids
         self.shares: tuple[Shares, ...] = ()
         self.share_of: Mapping[int, Shares] = {}
         params = [run.info.model.params for run in runs if run.info.model and run.info.model.params]
@@ -123,23 +130,30 @@ class StoredEnsemble(StoredModel):
                 raise BadRun(f"{first.name} and {run.name} have different categories.")
             if reason := unlike([first, run], "exif", "category map"):
                 raise BadRun(f"{reason}.")
-            if member.stored.image_ids != self.stored.image_ids:
+            if member.stored.image_ids != self.image_ids:
                 raise BadRun(
                     f"{first.name} and {run.name} kept candidates of different images "
-                    f"({len(self.stored.image_ids)} and {len(member.stored.image_ids)}). Evaluate them with the same "
+                    f"({len(self.image_ids)} and {len(member.stored.image_ids)}). Evaluate them with the same "
                     "--limit or --image-ids."
                 )
             self._places.append(np.array([self.class_names.index(name) for name in member.class_names], np.int64))
         if reason := why_not_averaged(runs):
             raise BadArgument(f"{reason} `panbench ensemble --way votes` takes finished maps of any models.")
 
+    def check(self, rule: Rule) -> None:
+        """Raises BadArgument for a rule that does not fit, or wants what the first run did not keep."""
+        self.members[0].check(rule)
+
+    def describe(self) -> ModelRecord:
+        """The ensemble's record."""
+        return self.record
+
     @property
     def settings(self) -> Mapping[str, Any]:
         """Whose candidates were averaged, and with which weights."""
         return {
             "candidates": "; ".join(str(member.stored.folder.absolute()) for member in self.members),
-            **{f"weights_{place}_things": " ".join(map(str, one.things)) for place, one in enumerate(self.shares, 1)},
-            **{f"weights_{place}_stuff": " ".join(map(str, one.stuff)) for place, one in enumerate(self.shares, 1)},
+            **shares_record(self.shares),
         }
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[Candidates | Instances]:
@@ -170,46 +184,44 @@ class _Weighted:
 
 def _tuned(
     ensemble: StoredEnsemble, dataset: Dataset, options: EvaluateOptions, seed: int, reporter: Reporter
-) -> tuple[dict[int, Shares], tuple[Shares, ...]]:
-    """For each image the weights of the half that it is not in, and the weights chosen on each half."""
+) -> Found:
+    """The weights chosen on each half, and for each image those of the half that it is not in."""
     if options.category_map is not None:
         raise BadArgument("--tune by masks does not go through a category map. Give --shares, or --way votes.")
     ids, _ = fit_categories(ensemble, dataset, None)
     models = len(ensemble.members)
-    tried = 0
-    shares: list[Shares] = []
-    share_of: dict[int, Shares] = {}
-    pair = [half.tolist() for half in halves(ensemble.stored.image_ids, seed)]
-    for here, there in (pair, pair[::-1]):
+    tried = itertools.count(1)
+
+    def choose(here: Sequence[int]) -> Shares:
         chosen_on = set(here[:: -(-len(here) // MOST_TUNED)])
         scenes = [scene for scene in dataset.scenes if scene.image.id in chosen_on]
-        known: dict[tuple[float, ...], float] = {}
+        known: dict[Shares, float] = {}
 
-        def pq(weights: Mapping[str, float], scenes: Sequence[Any] = scenes, known: dict[Any, float] = known) -> float:
-            nonlocal tried
+        def pq(weights: Mapping[str, float]) -> float:
             values = tuple(weights.values())
-            things, stuff = values[:models], values[models:]
-            if not any(things) or not any(stuff):
+            if not any(values[:models]) or not any(values[models:]):
                 return -1.0
-            things, stuff = _scaled(things), _scaled(stuff)
-            key = (*things, *stuff)
-            if key not in known:
-                weighted = _Weighted(ensemble, Shares(things, stuff, 0))
+            shares = Shares(_scaled(values[:models]), _scaled(values[models:]), 0)
+            if shares not in known:
                 (found,) = rule_statistics(
-                    weighted, scenes, dataset.categories, ids, [ensemble.rule], workers=options.workers
+                    _Weighted(ensemble, shares),
+                    scenes,
+                    dataset.categories,
+                    ids,
+                    [ensemble.rule],
+                    workers=options.workers,
                 ).values()
                 value = pq_by(found).iloc[0]["PQ"]
-                known[key] = 0.0 if value != value else float(value)
-                tried += 1
-                reporter.progress("Tuning weights", tried, None, "settings")
-            return known[key]
+                known[shares] = 0.0 if value != value else float(value)
+                reporter.progress("Tuning weights", next(tried), None, "settings")
+            return known[shares]
 
         names = [f"{kind} {member}" for kind in ("things", "stuff") for member in range(models)]
         found = best_by_turns(dict.fromkeys(names, 1.0), STEPS, pq, rounds=2)
         values = tuple(found.values())
-        shares.append(Shares(_scaled(values[:models]), _scaled(values[models:]), len(there), pq(found)))
-        share_of |= dict.fromkeys(there, shares[-1])
-    return share_of, tuple(shares)
+        return Shares(_scaled(values[:models]), _scaled(values[models:]), len(here), pq(found))
+
+    return chosen_on_halves(ensemble.image_ids, seed, choose)
 
 
 def _scaled(weights: tuple[float, ...]) -> tuple[float, ...]:

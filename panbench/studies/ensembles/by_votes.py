@@ -3,26 +3,25 @@
 Any framework's predictions will do, as long as the maps were kept (`eval --save-predictions`, or a scored folder).
 """
 
-import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, product
 from pathlib import Path
 from typing import TypeVar
 
 from panbench.base import provenance
-from panbench.base.errors import BadArgument, BadRun, PredictionMismatch
+from panbench.base.errors import BadRun, PredictionMismatch
 from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.base.threads import default_threads
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
-from panbench.metrics.tuning import best_by_turns, halves
+from panbench.metrics.tuning import best_by_turns
 from panbench.panoptic.coco import read_id_png, read_ids, read_panoptic_json, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, PanopticSet
@@ -41,35 +40,23 @@ from panbench.runs import (
     unfinished_run,
     write_predictions_json,
 )
-from panbench.runs.alike import unlike
-from panbench.runs.merge import differing_settings
-from panbench.studies.ensembles.vote import JointTable, Weights, fuse_maps, join, overlaps_of
+from panbench.runs.alike import differing_settings, unlike
+from panbench.studies.ensembles.shares import (
+    STEPS,
+    Found,
+    Shares,
+    check_weights,
+    chosen_on_halves,
+    given_shares,
+    shares_record,
+)
+from panbench.studies.ensembles.vote import JointTable, fuse_maps, join, overlaps_of
 
-__all__ = ["STEPS", "Shares", "check_weights", "ensemble_runs"]
+__all__ = ["ensemble_runs"]
 
 IMAGES_A_PART = 200
 SECONDS_A_PART = 10.0
-STEPS = (0.0, 0.25, 0.5, 1.0)
-"""The weights that tuning tries for each model; of each combination the largest is 1."""
-
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Shares:
-    """The weights that some images were fused with: of each model, for thing and for stuff categories.
-
-    images: how many images; pq_here: PQ on the images that they were chosen on, None where they were given
-    """
-
-    things: tuple[float, ...]
-    stuff: tuple[float, ...]
-    images: int
-    pq_here: float | None = None
-
-    def of(self, isthing: Mapping[int, bool]) -> Weights:
-        """The weights of each category id."""
-        return {category: self.things if thing else self.stuff for category, thing in isthing.items()}
 
 
 def ensemble_runs(
@@ -121,9 +108,7 @@ def ensemble_runs(
     if tuned:
         shares, share_of = _tuned(truth, images, read, isthing, len(runs), seed, workers, reporter)
     else:
-        given = tuple(float(weight) for weight in weights or [1.0] * len(runs))
-        shares = (Shares(given, given, len(images)),)
-        share_of = dict.fromkeys(images, shares[0])
+        shares, share_of = given_shares(weights, len(runs), images)
 
     info = _info(runs, Path(out), title, shares, tuned, seed, len(images))
     stored = unfinished_run(out) if resume else None
@@ -195,7 +180,7 @@ def _tuned(
     seed: int,
     workers: int,
     reporter: Reporter,
-) -> tuple[tuple[Shares, ...], dict[int, Shares]]:
+) -> Found:
     """The weights chosen on each half, and for each image those of the half that it is not in."""
 
     def joint(image_id: int) -> JointTable:
@@ -215,16 +200,14 @@ def _tuned(
         return summarise(pq_table(Matched.of(voted), truth.categories))["All"]["PQ"] or 0.0
 
     choices = [choice for choice in product(STEPS, repeat=models) if max(choice) == 1.0]
-    shares: list[Shares] = []
-    share_of: dict[int, Shares] = {}
-    pair = [half.tolist() for half in halves(images, seed)]
-    for here, there in (pair, pair[::-1]):
-        alike = (1.0,) * models
-        start: dict[str, tuple[float, ...]] = {"things": alike, "stuff": alike}
-        chosen = best_by_turns(start, choices, lambda weights, of=here: pq(of, weights), rounds=2)  # type: ignore[misc]
-        shares.append(Shares(chosen["things"], chosen["stuff"], len(there), pq(here, chosen)))
-        share_of |= dict.fromkeys(there, shares[-1])
-    return tuple(shares), share_of
+    alike = (1.0,) * models
+    start: dict[str, tuple[float, ...]] = {"things": alike, "stuff": alike}
+
+    def choose(here: Sequence[int]) -> Shares:
+        chosen = best_by_turns(start, choices, lambda weights: pq(here, weights), rounds=2)
+        return Shares(chosen["things"], chosen["stuff"], len(here), pq(here, chosen))
+
+    return chosen_on_halves(images, seed, choose)
 
 
 def _in_order(work: Callable[[int], Result], images: Sequence[int], workers: int) -> Iterator[Result]:
@@ -240,21 +223,6 @@ def _in_order(work: Callable[[int], Result], images: Sequence[int], workers: int
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def check_weights(runs: Sequence[Run], weights: Sequence[float] | None, tuned: bool) -> None:
-    """Raises BadArgument for fewer than two runs, and for weights that do not fit them."""
-    if len(runs) < 2:
-        raise BadArgument("An ensemble needs at least two runs.")
-    if weights is not None and tuned:
-        raise BadArgument("Weights are either given or tuned. Leave out one of --shares and --tune.")
-    if weights is not None and (
-        len(weights) != len(runs) or not all(0 <= weight < math.inf for weight in weights) or max(weights) == 0
-    ):
-        raise BadArgument(
-            f"An ensemble of {len(runs)} runs needs {len(runs)} weights, none below 0 and one above, not "
-            f"{listed(weights)}."
-        )
 
 
 def _check_data(runs: Sequence[Run]) -> None:
@@ -317,8 +285,7 @@ def _info(
             "members": "; ".join(str(run.path or run.name) for run in runs),
             "tuned": tuned,
             "seed": seed,
-            **{f"weights_{place}_things": " ".join(map(str, one.things)) for place, one in enumerate(shares, 1)},
-            **{f"weights_{place}_stuff": " ".join(map(str, one.stuff)) for place, one in enumerate(shares, 1)},
+            **shares_record(shares),
         },
         versions=provenance.versions(),
         git_commit=provenance.git_commit(),

@@ -24,6 +24,7 @@ from panbench.metrics.uncertainty import resampled
 from panbench.report.answers.grid import ABSENT, Grid, percent, signed
 from panbench.report.answers.tables import comparison_row, labels
 from panbench.runs import Run, list_runs
+from panbench.runs.alike import FACTS, differing
 from panbench.runs.definitions import differing_definitions, stored_definitions
 from panbench.studies.robustness.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupted_runs
 from panbench.studies.robustness.definitions import VERSION
@@ -335,9 +336,8 @@ def _of_run(run: Run, title: str) -> Robustness:
 
 def _check_alike(clean: Run, corrupted: Run) -> None:
     """Raises BadRun when a corrupted run is not of the model, data and images of the clean one."""
-    apart = ("weights_sha256", "config_sha256", "dataset_fingerprint", "rule", "precision")
-    different = [key for key in apart if clean.info.arguments.get(key) != corrupted.info.arguments.get(key)]
-    if different:
+    shared = [FACTS[name] for name in ("weights", "config", "ground truth", "fusion rule", "precision")]
+    if different := differing(clean.info, corrupted.info, shared):
         raise BadRun(
             f"{corrupted.path} differs from {clean.path} in {in_sentence(different)}, so they cannot be compared. "
             "Make it again with --corrupt and --overwrite."

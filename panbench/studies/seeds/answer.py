@@ -34,8 +34,9 @@ from panbench.report.answers.grid import (
 )
 from panbench.report.answers.patterns import folders_named
 from panbench.report.answers.records import as_records
-from panbench.report.answers.tables import arithmetic, comparable_images
+from panbench.report.answers.tables import comparable_images
 from panbench.runs import Run, load_run, looks_like_run
+from panbench.runs.alike import FACTS, Fact, differing
 from panbench.studies.seeds.statistics import POWER, SeedComparison, compare_seeds
 
 __all__ = ["Named", "SeedStanding", "named_by", "seed_standing", "why_not_seeds"]
@@ -100,9 +101,8 @@ def why_not_seeds(runs: Sequence[Run]) -> str | None:
 
     Runs that recorded no weights (scored folders, models that are functions) must count seeds in their names: a@seed1.
     """
-    first = _method_of(runs[0])
     for other in runs[1:]:
-        if apart := [what for what, value in _method_of(other).items() if value != first[what]]:
+        if apart := differing(runs[0].info, other.info, _SHARED):
             names = f"{runs[0].name} and {other.name}"
             return f"{names} differ in {in_sentence(apart)}, and seeds differ in weights alone"
     weights = [None if run.info.model is None else run.info.model.weights_sha256 for run in runs]
@@ -116,21 +116,15 @@ def why_not_seeds(runs: Sequence[Run]) -> str | None:
     return None
 
 
-def _method_of(run: Run) -> dict[str, Any]:
-    """What seeds of one model share, by how a sentence calls it."""
-    info, model = run.info, run.info.model
-    arguments = info.arguments
-    return {
-        "kind": info.kind,
-        "family": None if model is None else (model.family, model.adapter),
-        "config": None if model is None else (model.config_sha256, model.params),
-        "data": (info.dataset.fingerprint, info.category_map),
-        "fusion rule": None if info.rule is None else str(info.rule),
-        "precision": arithmetic(info),
-        "what the images went through": tuple(arguments.get(key) for key in ("corruption", "tta", "exif")),
-        "where candidates come from": "candidates" in arguments,
-    }
-
+# What seeds of one model share.
+_SHARED = (
+    *(FACTS[name] for name in ("kind", "family", "config", "ground truth", "category map", "fusion rule", "precision")),
+    Fact(
+        "what the images went through",
+        lambda info: tuple(info.arguments.get(key) for key in ("corruption", "tta", "exif")),
+    ),
+    Fact("where candidates come from", lambda info: "candidates" in info.arguments),
+)
 
 _COUNTED = re.compile(r"(?P<head>.*?)(?:[@_. -]*seed[-_]?|@)\d+")
 
