@@ -33,7 +33,18 @@ def generated_pages(repository: str) -> dict[str, str]:
     """The text of each generated page, by its file's name in the site."""
     moved = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
     pages = {name: outward((ROOT / file).read_text("utf-8"), Path(), repository) for name, file in moved.items()}
-    return {**pages, "commands.md": commands_page(), "python.md": python_page()}
+    return {**pages, "commands.md": commands_page(), "python.md": python_page(), "first_use.md": first_use_page()}
+
+
+def first_use_page() -> str:
+    """The transcripts that scripts/first_use.py has written into build/, or how to have them."""
+    made = ROOT / "build" / "first_use.md"
+    if made.is_file():
+        return made.read_text("utf-8")
+    return (
+        "# The first ten minutes\n\nThis build of the site was made without the transcripts of three first visits. "
+        "`python scripts/first_use.py --work DIR` makes them before `make docs`.\n"
+    )
 
 
 def outward(markdown: str, folder: Path, repository: str) -> str:
@@ -117,7 +128,14 @@ def commands_page() -> str:
     from panbench.cli.app import app
 
     program = typer.main.get_command(app)
-    lines = ["# Commands", "", "What `panbench --help` and `panbench COMMAND --help` print.", ""]
+    lines = [
+        "# Commands",
+        "",
+        "What `panbench --help` and `panbench COMMAND --help` print. Results go to stdout, progress and notes to",
+        "stderr. Exit codes: 0 done, 1 a model failed, 2 bad input (one sentence says what), 3 and 4 verdicts of",
+        "`gate`, 130 interrupted.",
+        "",
+    ]
     for words, command in _commands(program, ("panbench",)):
         lines += _described(words, command)
     return "\n".join(lines) + "\n"

@@ -1,11 +1,11 @@
-"""Makes docs/first_use.md: what three people see in their first ten minutes, on a fresh clone with an empty home.
+"""Makes build/first_use.md, a page of the documents' site: the first ten minutes of three people.
 
     python scripts/first_use.py --work /tmp/first-use
 
-Clones this checkout into WORK, installs it as the README says (`make install`; the settings of pip come from PIP_…
-variables alone), and runs each visitor's commands on a terminal of 80 columns. Output is what a person sees at the end
-of each command, with bars in their last state; where lines are left out, a line says so. Paths of this machine are not
-shown: WORK is the home.
+Clones this checkout into WORK with an empty home, installs it as the README says (`make install`; the settings of pip
+come from PIP_… variables alone), and runs each visitor's commands on a terminal of 80 columns. Output is what a person
+sees at the end of each command, with bars in their last state; where lines are left out, a line says so. Paths of this
+machine are not shown: WORK is the home.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from panbench.base import provenance
 from panbench.base.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENT = ROOT / "docs" / "first_use.md"
+DOCUMENT = ROOT / "build" / "first_use.md"
 COLUMNS = 80
 
 INSTALL = "make install"
@@ -184,6 +184,7 @@ def main() -> None:
             pages += ["```console", f"~/panbench$ {step.line}", *shown, "```", ""]
             if step.code:
                 pages += [f"Exit code {step.code}.", ""]
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(arguments.out, "w") as handle:
         handle.write("\n".join(pages).rstrip() + "\n")
 

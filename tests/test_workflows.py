@@ -92,3 +92,21 @@ def test_a_smoke_test_fails_when_pq_drops_or_rises_and_on_other_images(tmp_path)
     few = tmp_path / "few"
     scored(few / "results", "smoke", {0: "pppp"}, {0: "pppp"})
     assert smoke(few, tmp_path / "good") == [2, 2]
+
+
+def test_the_commands_of_the_gates_workflow_run_as_they_stand(tmp_path, monkeypatch):
+    yaml = pytest.importorskip("yaml")
+    workflow, *_ = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "ci.md").read_text("utf-8"), re.DOTALL)
+    baseline, *_ = re.findall(r"```bash\n(panbench .*?)\n", (ROOT / "docs" / "ci.md").read_text("utf-8"))
+    steps = yaml.safe_load(workflow)["jobs"]["gate"]["steps"]
+    lines = [step["run"] for step in steps if step.get("run", "").startswith("panbench ")]
+    assert [line.split()[1] for line in lines] == ["score", "gate"]
+
+    shutil.copytree(ROOT / "tests" / "reference" / "pq_scenes", tmp_path / "ci")
+    shutil.copytree(tmp_path / "ci" / "pred", tmp_path / "predictions")
+    shutil.copy(tmp_path / "ci" / "pred.json", tmp_path / "predictions.json")
+    monkeypatch.chdir(tmp_path)
+    for line in (baseline, *lines):
+        result = panbench(*shlex.split(line)[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+    assert (tmp_path / "gate.xml").read_text("utf-8").startswith("<?xml")

@@ -35,6 +35,7 @@ from panbench.report.answers.grid import (
     percent,
     pipe_table,
     plain,
+    sentence_text,
     signed,
 )
 from panbench.runs import (
@@ -351,7 +352,7 @@ def summary_text(
     lines = pipe_table([plain(title), "PQ", "SQ", "RQ", "categories"], rows)
     return Group(
         *(Text(line, style="" if index else "bold", no_wrap=True) for index, line in enumerate(lines)),
-        *(Text(f"Note: {plain(note)}") for note in notes),
+        *(sentence_text(f"Note: {note}") for note in notes),
     )
 
 
@@ -413,7 +414,6 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
             (label, *(column.cell(row) for column in columns)) for row, label in zip(rows, labels(rows), strict=True)
         ),
         notes=tuple(notes),
-        names=tuple(labels(rows)),
         best=frozenset((row, 1 + index) for index, (first, _) in enumerate(places) for row in first),
         second=frozenset((row, 1 + index) for index, (_, second) in enumerate(places) for row in second),
         marks=tuple(tuple(1 + marked.index(note) for note in row.notes) for row in rows),
@@ -686,7 +686,7 @@ def labels(rows: Sequence[ComparisonRow]) -> list[str]:
         if titles[title] == 1:
             names.append(title)
         elif row.rule is not None and None not in same and len(set(same)) == len(same):
-            names.append(f"{title}, {_rule_among(row.rule, [rule for rule in same if rule is not None])}")
+            names.append(f"{title} [{_rule_among(row.rule, [rule for rule in same if rule is not None])}]")
         else:
             names.append(row.run)
     return names
