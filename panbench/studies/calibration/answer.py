@@ -30,8 +30,7 @@ def calibration_findings(run: Run, *, target: float = 0.9, per_category: bool = 
     """
     if not 0 < target <= 1:
         raise BadArgument(f"--target is {100 * target:g}; give a percentage above 0 and up to 100.")
-    if not run.image_ids():
-        raise BadRun(f"{run.name} holds no scored image, so there is nothing to measure.")
+    run.require_images("measure")
     try:
         found = calibration(run.matched, run.categories, target)
     except BadRun as problem:
