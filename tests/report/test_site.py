@@ -1,6 +1,7 @@
 import json
 import re
 
+import little_runs
 import pytest
 
 from panbench.base.errors import BadArgument
@@ -19,6 +20,21 @@ def test_a_site_has_the_best_first_and_a_report_for_each(shared_runs, tmp_path):
         assert f"{100 * run.summary()['All']['PQ']:.2f}" in text
     assert "<script" not in text
     assert (index.parent / ".nojekyll").exists()
+
+
+def ranks_of(site) -> list[str]:
+    return re.findall(r'<tr>\s*<td class="number">(.*?)</td>', site.read_text("utf-8"))
+
+
+def test_ranks_have_the_range_that_the_tests_leave_open(tmp_path):
+    def scored(name: str, found: int, images: int = 20):
+        images_of = {number: "ppppssss" if number < found else "ssssssss" for number in range(images)}
+        return little_runs.scored(tmp_path, name, dict.fromkeys(range(images), "ppppssss"), images_of)
+
+    open_ = write_site([scored("a", 10), scored("b", 11)], tmp_path / "open", examples=0)
+    assert ranks_of(open_) == ["1 (1–2)", "2 (1–2)"]
+    sure = write_site([scored("c", 1), scored("d", 20)], tmp_path / "sure", examples=0)
+    assert ranks_of(sure) == ["1", "2"]
 
 
 def test_a_site_is_replaced_and_what_is_gone_from_it_goes(shared_runs, tmp_path):
