@@ -350,10 +350,13 @@ def choose_model(
 
 
 def renamed(spec: ModelSpec, name: str) -> ModelSpec:
-    """The same model under another name, as its run's folder and row show it. Raises BadArgument."""
+    """The same model under another name: as it is in its row, with hyphens for spaces in its run's folder.
+
+    Raises BadArgument.
+    """
     if not name.strip() or name.startswith(".") or set(name) & set('/\\:*?"<>|\0'):
         raise BadArgument(f"--name {name!r} cannot be the name of a folder. Use letters, digits, -, _ and spaces.")
-    return dataclasses.replace(spec, name=name, title=name, aliases=())
+    return dataclasses.replace(spec, name="-".join(name.split()), title=name, aliases=())
 
 
 def download_size(spec: ModelSpec) -> int | None:

@@ -27,7 +27,7 @@ from typing import IO, Any
 import httpx
 
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
-from panbench.base.files import sha256_of
+from panbench.base.files import make_folders, sha256_of, sync_folder
 from panbench.base.locks import Lock, owner_of, way_out
 from panbench.base.reporter import Counting
 from panbench.base.secrets import without_secrets
@@ -113,7 +113,7 @@ def download(
         return target
     job = _Job(source, target, sha256, size, progress, connections, window, check, headers or {}, tries, sleep)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         with _Part.opened(target) as part:
             if what_is_wrong(target, sha256, size) is not None:
                 job.run(part)
@@ -662,12 +662,7 @@ def _publish(part: Path, target: Path) -> None:
     with open(part, "r+b") as handle:
         os.fsync(handle.fileno())
     os.replace(part, target)
-    with contextlib.suppress(OSError):
-        descriptor = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_folder(target.parent)
 
 
 def _write_all(handle: IO[bytes], block: bytes) -> None:

@@ -27,7 +27,10 @@ def atomic_write(
     durable: False skips the flush; the file then survives a killed process, but perhaps not a power cut
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if durable:
+        make_folders(target.parent)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         # mkstemp makes the file readable by its owner only; give it the permissions of an ordinary new file.
@@ -53,7 +56,15 @@ def atomic_write(
             error.filename = str(target)  # the system does not say where a write failed (EFBIG, EIO)
         raise
     if durable:
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
+
+
+def make_folders(folder: Path) -> None:
+    """Makes a folder and those above it, as far as they are missing; they outlive a power cut."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_folder(place.parent)
 
 
 def _rename_to_new(temporary: str, target: Path) -> None:
@@ -132,8 +143,11 @@ def _umask() -> int:
     return current
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable. Windows cannot open folders, and does not need it."""
+def sync_folder(folder: Path) -> None:
+    """Makes what was made, renamed or removed in a folder outlive a power cut.
+
+    Windows cannot open folders, and does not need it.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

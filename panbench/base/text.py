@@ -41,6 +41,12 @@ def in_sentence(values: Iterable[Any], most: int = 10) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
+def with_sign(number: float, digits: int = 2) -> str:
+    """`+1.50`, `-0.25`; what rounds to zero has no sign."""
+    text = f"{number:+.{digits}f}"
+    return text if float(text) else text.lstrip("+-")
+
+
 def size_in_words(size: float) -> str:
     """`850 kB`, `176 MB`, `1.7 GB` of that many bytes."""
     for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -192,12 +192,12 @@ def _instead(request: CompareRequest, studies: "Sequence[CompareOptions]", repor
 
 def _print(request: CompareRequest, found: "Answer") -> None:
     """Shows or writes a comparison; a terminal shows the sentences before the tables."""
-    from panbench.report.answers.grid import plain
+    from panbench.report.answers.grid import sentence_text
 
     format, out, raw = request.kind, request.out, request.raw
     if format is Format.text and out is None:
         for sentence in found.sentences:
-            console.show(Text(plain(sentence)))
+            console.show(sentence_text(sentence))
         if found.sentences:
             console.show("")
         console.show_grids(found.grids)

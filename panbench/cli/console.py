@@ -74,10 +74,10 @@ def show_json(content: Any) -> None:
 
 def show_grids(grids: "Sequence[Grid]") -> None:
     """Prints tables, with a blank line between them."""
-    from panbench.report.answers.grid import as_text
+    from panbench.report.answers.grid import as_texts
 
-    for index, grid in enumerate(grids):
-        show(Group(*([""] if index else []), as_text(grid)))
+    for index, text in enumerate(as_texts(grids)):
+        show(Group(*([""] if index else []), text))
 
 
 def show_findings(findings: "Findings", as_json: bool) -> None:

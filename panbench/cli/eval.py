@@ -92,7 +92,7 @@ def _show_outcome(work: "Prepared", debug: bool, as_json: bool) -> "Callable[[Ou
             return
         row = comparison_row(outcome.run)
         # A run for each rule: the table says which.
-        title = f"{row.title}, {(row.rule or '').partition(':')[0]}" if len(work.rules) > 1 else row.title
+        title = f"{row.title} [{(row.rule or '').partition(':')[0]}]" if len(work.rules) > 1 else row.title
         console.show(summary_text(title, outcome.run.summary(), row.notes))
         console.show("")
 
@@ -113,7 +113,9 @@ def _show_all(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
     """Prints the runs side by side."""
     from panbench.report.answers.tables import comparison_text
 
-    console.show(comparison_text([outcome.row(work.dataset.name) for outcome in outcomes]))
+    if len(outcomes) > 1 or work.is_timed_only or outcomes[0].run is None:
+        # Of one model that was scored, its own table says it all.
+        console.show(comparison_text([outcome.row(work.dataset.name) for outcome in outcomes]))
 
 
 def _say_next(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:

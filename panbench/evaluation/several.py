@@ -181,11 +181,12 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
     batch = options.batch_size or (1 if device.type == "cpu" else "auto")
     compiled = ", compiled" if opening.compiled else ""
     models = specs[0].title if len(specs) == 1 else f"{len(specs)} models"
-    what = f"images of {dataset.name} {dataset.split}"
+    number = len(dataset.scenes)
+    what = f"image{'s' * (number != 1)} of {' '.join(filter(None, (dataset.name, dataset.split)))}"
     if not dataset.categories:
-        what = f"photographs of {dataset.name}"
+        what = f"photograph{'s' * (number != 1)} of {dataset.name}"
     return (
-        f"{models} on {len(dataset.scenes):,} {what}: {place}; PyTorch "
+        f"{models} on {number:,} {what}: {place}; PyTorch "
         f"{torch.__version__}, {opening.precision}{compiled}, batch size {batch}."
     )
 

@@ -4,8 +4,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from panbench.base.text import listed
+from panbench.runs.definitions import differing_definitions
 from panbench.runs.folder import Run
-from panbench.runs.record import RunInfo, plain
+from panbench.runs.record import DatasetRecord, RunInfo, plain
 
 __all__ = ["FACTS", "Fact", "arithmetic", "differing", "differing_settings", "settings_of", "unlike"]
 
@@ -25,7 +27,6 @@ def arithmetic(info: RunInfo) -> str | None:
 
 
 _SENTENCES: Mapping[str, tuple[Callable[[RunInfo], Any], str]] = {
-    "ground truth": (lambda info: info.dataset.fingerprint, "{} and {} were made on different ground truth"),
     "categories": (lambda info: info.categories, "{} and {} have different categories"),
     "exif": (
         lambda info: info.arguments.get("exif", "apply"),
@@ -36,6 +37,7 @@ _SENTENCES: Mapping[str, tuple[Callable[[RunInfo], Any], str]] = {
 
 
 _OTHERS: Mapping[str, Callable[[RunInfo], Any]] = {
+    "ground truth": lambda info: info.dataset.fingerprint,
     "kind": lambda info: info.kind,
     "family": lambda info: info.model and (info.model.family, info.model.adapter),
     "config": lambda info: info.model and (info.model.config_sha256, info.model.params),
@@ -58,13 +60,54 @@ def differing(one: RunInfo, other: RunInfo, facts: Sequence[Fact]) -> list[str]:
 def unlike(runs: Sequence[Run], *facts: str) -> str | None:
     """Why a run cannot stand beside the first, a sentence without its full stop; None where all can.
 
-    facts: what they must share, names of FACTS that have a sentence, asked in this order
+    facts: what they must share, asked in this order: names of FACTS that have a sentence, or "ground truth", "files"
+        (photographs and id PNGs as they were read) and "definitions" (versions of what panbench computes its own way)
     """
     first, *others = runs
-    for run in others:
-        for name in differing(first.info, run.info, [FACTS[fact] for fact in facts]):
-            return FACTS[name].sentence.format(first.name, run.name)
+    for fact in facts:
+        for run in others:
+            if reason := _reason(fact, first, run):
+                return reason
     return None
+
+
+def _reason(fact: str, first: Run, other: Run) -> str | None:
+    if fact in _OF_RUNS:
+        return _OF_RUNS[fact](first, other)
+    known = FACTS[fact]
+    return known.sentence.format(first.name, other.name) if differing(first.info, other.info, [known]) else None
+
+
+def _ground_truth(first: Run, other: Run) -> str | None:
+    left, right = first.info.dataset, other.info.dataset
+    if left.fingerprint == right.fingerprint:
+        return None
+    names = [_name_of(left), _name_of(right)]
+    if names[0] != names[1]:
+        return f"{first.name} was scored on {names[0]} and {other.name} on {names[1]}"
+    versions = f" ({left.gt} and {right.gt})" if left.gt and right.gt else ""
+    return f"{first.name} and {other.name} were scored on two versions of {names[0]}{versions}"
+
+
+def _name_of(dataset: DatasetRecord) -> str:
+    return " ".join(part for part in (dataset.name, dataset.split) if part) or "data without a name"
+
+
+def _files(first: Run, other: Run) -> str | None:
+    images, truths = first.files.differing(other.files)
+    if not truths and not images:
+        return None
+    what, ids = ("id PNGs", truths) if truths else ("image files", images)
+    who = f"{first.name} and {other.name} read different {what} of {len(ids):,} images"
+    return f"{who} ({listed(ids, most=5)}): the files changed between the runs"
+
+
+_OF_RUNS: Mapping[str, Callable[[Run, Run], str | None]] = {
+    "ground truth": _ground_truth,
+    "files": _files,
+    "definitions": lambda first, other: differing_definitions([first, other]),
+}
+"""Facts whose sentence says more than the names of the runs."""
 
 
 def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str] = ()) -> list[str]:

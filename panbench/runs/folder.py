@@ -149,6 +149,15 @@ class Run:
         """`images` as a tuple."""
         return tuple(self.images.tolist())
 
+    def require_images(self, purpose: str) -> None:
+        """Raises BadRun for a run without a scored image, with the part that is lost or changed, if that is why.
+
+        purpose: completes "there is nothing to …"
+        """
+        if not len(self.images):
+            why = f" {' '.join(self.faults)}" if self.faults else ""
+            raise BadRun(f"{self.name} holds no scored image, so there is nothing to {purpose}.{why}")
+
     @property
     def in_blocks(self) -> bool:
         """Whether the run has so many images that `fold` reads it block by block."""

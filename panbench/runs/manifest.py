@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from panbench.base.errors import BadRun, OutOfSpace
-from panbench.base.files import atomic_write, sha256_of
+from panbench.base.files import atomic_write, make_folders, sha256_of, sync_folder
 from panbench.runs.layout import HASHES
 
 __all__ = ["MANIFEST", "check_recorded", "forget_absent", "recorded", "write_recorded"]
@@ -89,7 +89,8 @@ def _lines(manifest: Path) -> dict[str, str]:
 
 
 def _append(manifest: Path, line: str) -> None:
-    manifest.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(manifest.parent)
+    is_new = not manifest.exists()
     try:
         with open(manifest, "ab+") as handle:
             if handle.tell():
@@ -99,6 +100,8 @@ def _append(manifest: Path, line: str) -> None:
             handle.write(line.encode())
             handle.flush()
             os.fsync(handle.fileno())
+        if is_new:
+            sync_folder(manifest.parent)
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutOfSpace(f"No space left while writing {manifest}. Free some space.") from problem

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from panbench.base.errors import BadRun
-from panbench.base.files import write_json
+from panbench.base.files import sync_folder, write_json
 from panbench.runs.layout import MARK, RECORD
 from panbench.runs.record import read_info
 from panbench.runs.removal import remove_empty_folders, remove_run_files
@@ -108,6 +108,7 @@ def swap(new: Path, home: Path) -> None:
             with contextlib.suppress(OSError):
                 os.rename(old, home)
             raise
+        sync_folder(new.parent)
     except OSError as problem:
         raise BadRun(
             f"The new run is complete in {new} but cannot take the place of {home}: {problem.strerror}."
@@ -120,6 +121,7 @@ def finish_swap(home: Path) -> bool:
     new = replacement_of(home)
     if not os.path.lexists(home) and new is not None and read_info(new).status == "done":
         os.rename(new, home)
+        sync_folder(new.parent)
     return _clear_away(home)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadRun, OutOfSpace
-from panbench.base.files import write_json
+from panbench.base.files import make_folders, write_json
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
@@ -101,16 +101,14 @@ class RunWriter:
             )
             _check_readable(content)
             try:
-                place.mkdir(parents=True, exist_ok=True)
+                make_folders(place)
                 if place != home:
                     mark_as_replacement(place, home)
                 writer = cls(home, place, Run(content, place, table=OverlapTable.empty()), lock)
                 writer.update()
-                # After run.json: a run that is stopped between the two is a run all the same.
-                (place / PARTS).mkdir(exist_ok=True)
                 writer._reserve()
-                # Last: from here on the folder is a run that can be gone on with.
-                (place / PARTS).mkdir(exist_ok=True)
+                # After run.json: a run that is stopped between the two is a run all the same.
+                make_folders(place / PARTS)
             except OSError as problem:
                 with contextlib.suppress(OSError):
                     remove_run_files(place)
@@ -136,7 +134,7 @@ class RunWriter:
             assert run.path is not None
             writer = cls(home, run.path, run, lock)
             try:
-                (run.path / PARTS).mkdir(exist_ok=True)
+                make_folders(run.path / PARTS)
                 writer._reserve()
                 forget_absent(run.path)
             except OSError as problem:

@@ -54,7 +54,7 @@ def test_a_model_runs_on_the_data_that_it_was_trained_on(tmp_path):
 
 def test_one_line_says_what_will_run(scenes):
     result = panbench("eval", "--model", TINY.name, "--data", scenes, *FAST)
-    assert "Mask2Former tiny on 1 images of scenes val: " in result.stderr
+    assert "Mask2Former tiny on 1 image of scenes val: " in result.stderr
     assert re.search(r", \d+ threads?; PyTorch 2\.", result.stderr)
     assert "fp32, batch size 1." in result.stderr
 
@@ -101,7 +101,7 @@ def test_a_name_is_given_to_the_folder_and_the_row(scenes, tmp_path):
     result = panbench("eval", "--model", TINY.name, "--name", "my model", "--data", scenes, *FAST)
     assert result.exit_code == 0, result.stderr
     assert "| my model" in result.stdout
-    assert (tmp_path / "results" / "scenes-my model" / "run.json").is_file()
+    assert (tmp_path / "results" / "scenes-my-model" / "run.json").is_file(), "folders have no spaces"
     several = panbench("eval", "--model", f"{TINY.name},maskformer-tiny", "--name", "x", "--data", scenes)
     assert (several.exit_code, "--name names one model, not 2" in several.stderr) == (2, True)
     assert panbench("eval", "--model", TINY.name, "--name", "../x", "--data", scenes).exit_code == 2

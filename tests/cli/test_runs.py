@@ -361,3 +361,17 @@ class TestPredictions:
         result = panbench("runs", "verify", run)
         assert result.exit_code == 0
         assert f"What the id PNGs in {tmp_path / 'pred'} were is not recorded." in words(result.stdout)
+
+
+@pytest.mark.parametrize("command", ["metrics", "errors", "export", "report", "calibration"])
+def test_of_a_run_whose_every_part_is_lost_the_refusal_names_them(tmp_path, command):
+    run = scored(tmp_path, "lost")
+    part = run / "parts" / "0000-000000.parquet"
+    part.unlink()
+    arguments = {
+        "export": ("export", "parquet", run, "--out", tmp_path / "out"),
+        "report": ("report", run, "-o", tmp_path / "page.html"),
+    }
+    refused = panbench(*arguments.get(command, (command, run)))
+    assert refused.exit_code == 2
+    assert f"{part}, which held 3 images, is missing." in words(refused.stderr)

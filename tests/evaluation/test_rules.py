@@ -119,10 +119,10 @@ def test_the_command_writes_a_run_for_each_rule_and_tells_them_apart(scenes, tmp
     assert result.exit_code == 0, result.stderr
     folders = [f"scenes-{TINY.name}-{rule}" for rule in ("paper", "argmax", "mask2former-score-0.5")]
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == sorted(folders)
-    assert "| Mask2Former tiny, argmax |" in result.stdout
+    assert "| Mask2Former tiny [argmax] |" in result.stdout
     shown = panbench("compare", "results", cwd=tmp_path)
-    assert "Mask2Former tiny, argmax" in shown.stdout
-    assert "Mask2Former tiny, mask2former:score=0.5" in shown.stdout
+    assert "Mask2Former tiny [argmax]" in shown.stdout
+    assert "Mask2Former tiny [mask2former:score=0.5]" in shown.stdout
     rows = json.loads(panbench("compare", "results", "--format", "json", cwd=tmp_path).stdout)
     assert len({row["rule"] for row in rows}) == 3
 

@@ -1,3 +1,4 @@
+import csv
 import io
 import json
 
@@ -43,6 +44,18 @@ def test_runs_are_ranked_by_pq_with_an_interval_each():
     poor, good = standing([run("poor", balls=5), run("good", balls=15)]).rows
     assert (poor.rank, good.rank) == (2, 1)
     assert poor.PQ_low < poor.PQ < poor.PQ_high
+
+
+def test_each_format_for_programs_has_the_range_of_each_rank():
+    sure = standing([run("poor", balls=0), run("good", balls=20)])
+    open_ = standing([run("a", balls=10), run("b", balls=11)])
+    for compared, expected in ((sure, [(2, 2, 2), (1, 1, 1)]), (open_, [(2, 1, 2), (1, 1, 2)])):
+        columns = ("rank", "rank_low", "rank_high")
+        assert [tuple(record[name] for name in columns) for record in json.loads(compared.json())] == expected
+        lines = csv.DictReader(io.StringIO(compared.csv()))
+        assert [tuple(int(line[name]) for name in columns) for line in lines] == expected
+        table = pyarrow.parquet.read_table(io.BytesIO(compared.parquet()))
+        assert list(zip(*(table[name].to_pylist() for name in columns), strict=True)) == expected
 
 
 def test_equal_runs_share_a_rank_and_do_not_differ():

@@ -6,8 +6,9 @@ from little_runs import CATEGORIES
 from panbench.panoptic.overlap import OverlapTable
 from panbench.runs import DatasetRecord, DeviceRecord, Run, RunInfo
 from panbench.runs.alike import FACTS, differing, differing_settings, unlike
+from panbench.runs.hashes import FileHashes
 
-INFO = RunInfo(name="a", categories=CATEGORIES, dataset=DatasetRecord(fingerprint="f00d"))
+INFO = RunInfo(name="a", categories=CATEGORIES, dataset=DatasetRecord(fingerprint="f00d", gt="old.json"))
 
 
 def run(**changes):
@@ -18,7 +19,14 @@ def run(**changes):
     ("changes", "sentence"),
     [
         ({}, None),
-        ({"dataset": DatasetRecord(fingerprint="beef")}, "a and b were made on different ground truth"),
+        (
+            {"dataset": DatasetRecord(fingerprint="beef", name="toys", split="val")},
+            "a was scored on data without a name and b on toys val",
+        ),
+        (
+            {"dataset": DatasetRecord(fingerprint="beef", gt="new.json")},
+            "a and b were scored on two versions of data without a name (old.json and new.json)",
+        ),
         ({"categories": CATEGORIES[:2]}, "a and b have different categories"),
         ({"arguments": {"exif": "ignore"}}, "Only one of a and b turned photographs as their EXIF says"),
         ({"arguments": {"exif": "apply"}}, None),
@@ -27,6 +35,18 @@ def run(**changes):
 def test_runs_that_differ_in_what_they_must_share_are_named(changes, sentence):
     runs = [run(), run(name="same"), run(name="b", **changes)]
     assert unlike(runs, "ground truth", "categories", "exif", "category map") == sentence
+
+
+def test_files_that_changed_between_runs_are_counted_and_listed():
+    first, second = run(), run(name="b")
+    truths = [bytes([3]) * 32, bytes([4]) * 32]
+    first.files = FileHashes.of([(7, bytes([1]) * 32, truths[0]), (8, bytes([5]) * 32, truths[1])])
+    second.files = FileHashes.of([(7, bytes([2]) * 32, truths[0]), (8, bytes([5]) * 32, truths[1])])
+    changed = "a and b read different image files of 1 images (7): the files changed between the runs"
+    assert unlike([first, second], "ground truth", "files") == changed
+    assert unlike([first, first], "ground truth", "files") is None
+    second.files = FileHashes.of([(7, bytes([1]) * 32, truths[1]), (8, bytes([5]) * 32, truths[0])])
+    assert unlike([first, second], "files").startswith("a and b read different id PNGs of 2 images (7, 8)")
 
 
 def test_what_runs_need_not_share_is_not_asked():

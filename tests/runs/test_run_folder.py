@@ -417,7 +417,7 @@ class TestTwoWriters:
         writer = RunWriter.create(tmp_path / "a", INFO)
         first, second = RunWriter.attach(tmp_path / "a"), RunWriter.attach(tmp_path / "a")
         assert first.write_part(table(1), rank=1).name == "0001-000000.parquet"
-        second._next[1] = 0
+        second._next["parts", 1] = 0
         assert second.write_part(table(2), rank=1).name == "0001-000001.parquet"
         assert writer.finish("done").image_ids() == (1, 2)
 

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from rich.console import Console, Group
-from rich.text import Text
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
@@ -33,11 +32,11 @@ from panbench.report.answers.grid import (
     Grid,
     as_latex,
     as_markdown,
-    as_text,
+    as_texts,
     letter,
     markdown_text,
     percent,
-    plain,
+    sentence_text,
     signed,
 )
 from panbench.report.answers.records import as_records
@@ -95,10 +94,9 @@ class Standing:
         """All tables as a terminal of `width` columns shows them, without colours."""
         console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
         if self.verdict is not None:
-            console.print(Text(plain(self.verdict.text())), "", crop=False, sep="\n")
-        console.print(Group(*map(as_text, self.grids[:1])), crop=False)
-        for grid in self.grids[1:]:
-            console.print(Group("", as_text(grid)), crop=False)
+            console.print(sentence_text(self.verdict.text()), "", crop=False, sep="\n")
+        for index, text in enumerate(as_texts(self.grids)):
+            console.print(Group(*([""] if index else []), text), crop=False)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
@@ -333,7 +331,6 @@ def _ranks_grid(
         ),
         words=2,
         notes=notes,
-        names=tuple(labels(rows)),
     )
 
 
@@ -348,8 +345,10 @@ def _difference_grids(
     rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, digits: int
 ) -> tuple[list[Grid], tuple[str, ...]]:
     """The differences of the pairs, in lines or matrices; and where no pair differs, sentences that say so instead."""
-    names = dict(zip(keys, labels(rows), strict=True))
+    own = dict(zip(keys, labels(rows), strict=True))
     order = _ranking(comparison)
+    # Letters, where they stand for names, are in the order of the ranks.
+    names = {run: own[run] for run in dict.fromkeys([*order, *keys])}
     pairs = comparison.differences
     pairs = pairs[pairs["group"].notna() & (pairs["metric"] == "PQ")]
     if len(order) > MOST_GROUPED and len(pairs[pairs["group"] == "All"]) == len(order) * (len(order) - 1) // 2:

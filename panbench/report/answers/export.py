@@ -48,8 +48,7 @@ def export_run(run: Run, format: str, out: Path, *, overwrite: bool = False) -> 
         raise BadArgument(f"{out} is a file. Give a folder.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise BadArgument(f"{out} is not empty. Give another folder, or --overwrite.")
-    if not run.image_ids():
-        raise BadRun(f"{run.name} holds no scored image, so there is nothing to export.")
+    run.require_images("export")
     return FORMATS[format].write(run, out)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from panbench.base.errors import BadArgument, BadRun
+from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.studies import added
 from panbench.base.text import capitalised
@@ -54,7 +54,7 @@ def metric_findings(
     if unknown:
         raise BadArgument(f"There is no slicing {unknown[0]!r}. Choose from {', '.join(SLICINGS)}.")
     run.reporter = reporter
-    _check_images(run)
+    run.require_images("measure")
     measures = (*MEASURES, *added("measures", "metrics").values(), *AFTER_STUDIES)
     found = measured(Question(run, by, per_category, slices, reporter), measures)
     lines = Grid(
@@ -85,7 +85,7 @@ def error_findings(
     Raises BadRun for a run without images.
     """
     run.reporter = reporter
-    _check_images(run)
+    run.require_images("measure")
     errors = ErrorFold(run.categories)
     own = {chosen.name: {name: ErrorFold(run.categories) for name in chosen.images} for chosen in slices}
     narrowed = [
@@ -170,11 +170,6 @@ def _lost_grid(name: str, tables: Mapping[str, pd.DataFrame]) -> Grid:
         for cause in CAUSES
     )
     return Grid(("Cause", *heads), rows, title=f"PQ gained if a cause alone were fixed, by {name}")
-
-
-def _check_images(run: Run) -> None:
-    if not len(run.images):
-        raise BadRun(f"{run.name} holds no scored image, so there is nothing to measure.")
 
 
 def _identity(run: Run) -> dict[str, Any]:

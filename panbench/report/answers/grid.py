@@ -16,11 +16,13 @@ __all__ = [
     "as_latex",
     "as_markdown",
     "as_text",
+    "as_texts",
     "letter",
     "markdown_text",
     "percent",
     "pipe_table",
     "plain",
+    "sentence_text",
     "signed",
     "superscript",
 ]
@@ -42,6 +44,7 @@ class Grid:
     best, second: cells (row, column) to set off; LaTeX underlines the second
     marks: of each row the numbers of the `marked` notes that hold for it, which stand as ¹ ² behind its first cell
     marked: sentences below that marks lead to, number 1 first; notes: sentences below these, of the whole table
+    spare: columns that are left out, the first first, where words would have to be folded; a note names them
     """
 
     columns: tuple[str, ...]
@@ -52,6 +55,7 @@ class Grid:
     names: tuple[str, ...] = ()
     best: frozenset[tuple[int, int]] = frozenset()
     second: frozenset[tuple[int, int]] = frozenset()
+    spare: tuple[str, ...] = ()
     marks: tuple[tuple[int, ...], ...] = ()
     marked: tuple[str, ...] = ()
 
@@ -72,29 +76,72 @@ class Grid:
 
 
 def as_text(grid: Grid) -> RenderableType:
-    """For a terminal: words are folded to fit, and numbers are never cut, even where a line grows too long.
+    """For a terminal: words are folded to fit; columns of numbers that do not fit go into a further table below.
 
     Where `names` make the table too wide, letters stand for them. Folded is at spaces, and behind / _ - of a path or
     a name; inside of a word only where it alone is wider than its column can be.
     """
-    return _Text(grid)
+    return _Text(grid, set())
+
+
+def as_texts(grids: Sequence[Grid]) -> list[RenderableType]:
+    """As `as_text`, of tables that are shown together: what letters stand for is said once."""
+    explained: set[tuple[str, ...]] = set()
+    return [_Text(grid, explained) for grid in grids]
+
+
+def sentence_text(sentence: str) -> RenderableType:
+    """A sentence for a terminal, with its lines broken between words and never inside of one."""
+    return _Sentence(sentence)
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    sentence: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [""]
+        for word in plain(self.sentence).split(" "):
+            if lines[-1] and cell_len(f"{lines[-1]} {word}") > options.max_width:
+                lines.append(word)
+            else:
+                lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+        yield Text("\n".join(lines), style=self.style, no_wrap=True, overflow="ignore")
 
 
 @dataclass(frozen=True)
 class _Text:
+    """explained: keys of letters that a table before this one has shown."""
+
     grid: Grid
+    explained: set[tuple[str, ...]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        grid, room, key = self.grid, options.max_width, tuple[str, ...]()
-        if grid.names and sum(_widths(grid)) + GAP * (len(grid.columns) - 1) > room:
-            grid, key = _lettered(grid)
+        grid, room = _spared(self.grid, options.max_width), options.max_width
+        key: tuple[str, ...] = ()
+        if grid.names and _total(_widths(grid)) > room:
+            key = _key(grid.names)
+            grid = _lettered(grid)
+        if grid.title:
+            yield _Sentence(grid.title, "bold")
+        for number, block in enumerate(_blocks(grid, room)):
+            if number:
+                yield Text("")
+            yield from self._table(block, room)
+        if key and key not in self.explained:
+            self.explained.add(key)
+            yield from map(_Sentence, key)
+        yield from map(_Sentence, grid.below)
+
+    def _table(self, grid: Grid, room: int) -> RenderResult:
         widths = _fitted(grid, room)
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold")
         for index, (name, width) in enumerate(zip(grid.columns, widths, strict=True)):
             if index < grid.words:
                 table.add_column(Text(_folded(plain(name), width)), min_width=width, no_wrap=True)
             else:
-                table.add_column(Text(plain(name)), min_width=width, justify="right", no_wrap=True)
+                table.add_column(Text(_folded(plain(name), width)), min_width=width, justify="right", no_wrap=True)
         for row, cells in enumerate(grid.shown):
             shown = (
                 Text(
@@ -104,11 +151,61 @@ class _Text:
                 for column, cell in enumerate(cells)
             )
             table.add_row(*shown)
-        table.width = max(1, sum(widths) + GAP * (len(widths) - 1))
-        if grid.title:
-            yield Text(plain(grid.title), style="bold")
+        table.width = max(1, _total(widths))
         yield table
-        yield from (Text(plain(note)) for note in (*key, *grid.below))
+
+
+def _total(widths: Sequence[int]) -> int:
+    """How wide a table with columns of these widths is."""
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _spared(grid: Grid, room: int) -> Grid:
+    """The table without as many of its spare columns as do not fit, and a note that names them."""
+    left_out: list[str] = []
+    for name in grid.spare:
+        if _total(_widths(grid)) <= room:
+            break
+        grid = _without(grid, grid.columns.index(name))
+        left_out.append(name)
+    if not left_out:
+        return grid
+    note = f"Left out on this narrow screen: {', '.join(left_out)}; --json has them."
+    return replace(grid, notes=(*grid.notes, note), spare=())
+
+
+def _without(grid: Grid, place: int) -> Grid:
+    return _chosen(grid, [index for index in range(len(grid.columns)) if index != place])
+
+
+def _chosen(grid: Grid, places: Sequence[int]) -> Grid:
+    """The table of some columns."""
+    moved = {old: new for new, old in enumerate(places)}
+
+    def cells(marked: frozenset[tuple[int, int]]) -> frozenset[tuple[int, int]]:
+        return frozenset((row, moved[column]) for row, column in marked if column in moved)
+
+    return replace(
+        grid,
+        columns=tuple(grid.columns[place] for place in places),
+        marks=grid.marks if 0 in places else (),
+        rows=tuple(tuple(row[place] for place in places) for row in grid.rows),
+        words=sum(place < grid.words for place in places),
+        best=cells(grid.best),
+        second=cells(grid.second),
+    )
+
+
+def _blocks(grid: Grid, room: int) -> list[Grid]:
+    """The table in one or several that fit, each with the columns of words and some of those of numbers."""
+    words, numbers = list(range(grid.words)), list(range(grid.words, len(grid.columns)))
+    blocks: list[list[int]] = [[]]
+    for place in numbers:
+        tried = _chosen(grid, [*words, *blocks[-1], place])
+        if blocks[-1] and _total(_fitted(tried, room, cut=False)) > room:
+            blocks.append([])
+        blocks[-1].append(place)
+    return [_chosen(grid, [*words, *block]) for block in blocks]
 
 
 def _widths(grid: Grid) -> list[int]:
@@ -118,16 +215,24 @@ def _widths(grid: Grid) -> list[int]:
     ]
 
 
-def _fitted(grid: Grid, room: int) -> list[int]:
-    """The widths of the columns in a line of `room`: the widest columns of words give way, as far as they can."""
+def _fitted(grid: Grid, room: int, *, cut: bool = True) -> list[int]:
+    """The widths of the columns in a line of `room`: headings over numbers give way, then the widest words.
+
+    cut: whether words may be cut where folding between them is not enough
+    """
     widths = _widths(grid)
+    for index in range(grid.words, len(widths)):
+        if _total(widths) > room:
+            heading = max(map(cell_len, (piece.rstrip() for piece in _pieces(plain(grid.columns[index])))), default=0)
+            widths[index] = max([heading, *(cell_len(plain(row[index])) for row in grid.rows)])
     words = range(min(grid.words, len(widths)))
     pieces = [
         max(cell_len(piece) for row in (grid.columns, *grid.shown) for piece in _pieces(plain(row[index])) or [""])
         for index in words
     ]
-    for floors in ([max(LEAST_WORD, piece) for piece in pieces], [LEAST_WORD for _ in words]):
-        while sum(widths) + GAP * (len(widths) - 1) > room:
+    between = [max(LEAST_WORD, piece) for piece in pieces]
+    for floors in (between, [LEAST_WORD for _ in words]) if cut else (between,):
+        while _total(widths) > room:
             yielding = [index for index in words if widths[index] > floors[index]]
             if not yielding:
                 break
@@ -157,16 +262,20 @@ def _folded(text: str, width: int) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _lettered(grid: Grid) -> tuple[Grid, tuple[str, ...]]:
-    """The table with letters for its names, and their key."""
+def _lettered(grid: Grid) -> Grid:
+    """The table with letters for its names."""
     letters = {name: letter(index) for index, name in reversed(list(enumerate(grid.names)))}
 
     def short(cell: str) -> str:
         return letters.get(cell, cell)
 
     rows = tuple((*map(short, cells[: grid.words]), *cells[grid.words :]) for cells in grid.rows)
-    key = tuple(f"{letters[name]}: {name}" for name in dict.fromkeys(grid.names))
-    return replace(grid, columns=tuple(map(short, grid.columns)), rows=rows, names=()), key
+    return replace(grid, columns=tuple(map(short, grid.columns)), rows=rows, names=())
+
+
+def _key(names: Sequence[str]) -> tuple[str, ...]:
+    """What each letter stands for, a sentence each."""
+    return tuple(f"{letter(index)}: {name}" for index, name in enumerate(names) if names.index(name) == index)
 
 
 def letter(index: int) -> str:

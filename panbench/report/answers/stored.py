@@ -94,7 +94,7 @@ def runs_grid(runs: Sequence[StoredRun], folder: Path = Path()) -> Grid:
     ]
     columns = ("run", "model", "data", "status", "begun", "PQ", "images", "size")
     notes = tuple(f"Problem: {run.problem}" for run in runs if run.problem)
-    return Grid(columns, tuple(rows), words=5, title=f"Runs in {folder}", notes=notes)
+    return Grid(columns, tuple(rows), words=5, title=f"Runs in {folder}", notes=notes, spare=("model", "size", "begun"))
 
 
 def delete_runs(paths: Sequence[Path]) -> list[str]:
@@ -161,7 +161,9 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
     problems += [fault for fault in run.faults if fault not in problems]
     problems += [notice for rows in run.side_tables.values() for notice in rows.notices]
     if run.is_verified and not problems:
-        checked.append(f"{len(run.info.parts or ()):,} parts are as they were written.")
+        n_parts = len(run.info.parts or ())
+        how = "part is as it was" if n_parts == 1 else "parts are as they were"
+        checked.append(f"{n_parts:,} {how} written.")
         for name, files in run.info.side_tables.items():
             checked.append(f"{len(files):,} files of {named('tables').get(name, name)} are as they were written.")
     if run.info.summary is not None and len(run.images):

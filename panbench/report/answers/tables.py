@@ -35,6 +35,7 @@ from panbench.report.answers.grid import (
     percent,
     pipe_table,
     plain,
+    sentence_text,
     signed,
 )
 from panbench.runs import (
@@ -47,7 +48,7 @@ from panbench.runs import (
     looks_like_run,
     read_runs,
 )
-from panbench.runs.alike import arithmetic
+from panbench.runs.alike import arithmetic, unlike
 from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def comparable_images(runs: Sequence[Run], *, common_images: bool = False) -> np
     if not common_images:
         check_comparable(runs)
         return runs[0].images
-    _check_dataset(runs)
+    _check_alike(runs)
     shared = shared_images(runs)
     if not len(shared):
         raise BadRun(f"{_listed([run.name for run in runs])} have no image in common.")
@@ -321,7 +322,7 @@ def failed_row(name: str, title: str, reason: str, dataset: str | None = None) -
 def check_comparable(runs: Sequence[Run]) -> None:
     """Raises BadRun, with the difference, when the runs are not of the same ground truth and the same images."""
     _check_groups(runs)
-    _check_dataset(runs)
+    _check_alike(runs)
     first, *others = runs
     for run in others:
         left, right = first.images, run.images
@@ -351,7 +352,7 @@ def summary_text(
     lines = pipe_table([plain(title), "PQ", "SQ", "RQ", "categories"], rows)
     return Group(
         *(Text(line, style="" if index else "bold", no_wrap=True) for index, line in enumerate(lines)),
-        *(Text(f"Note: {plain(note)}") for note in notes),
+        *(sentence_text(f"Note: {note}") for note in notes),
     )
 
 
@@ -413,7 +414,6 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
             (label, *(column.cell(row) for column in columns)) for row, label in zip(rows, labels(rows), strict=True)
         ),
         notes=tuple(notes),
-        names=tuple(labels(rows)),
         best=frozenset((row, 1 + index) for index, (first, _) in enumerate(places) for row in first),
         second=frozenset((row, 1 + index) for index, (_, second) in enumerate(places) for row in second),
         marks=tuple(tuple(1 + marked.index(note) for note in row.notes) for row in rows),
@@ -557,30 +557,15 @@ def _summary_on(run: Run, images: npt.NDArray[np.int64]) -> dict[str, Any]:
     return summarise(sums.table())
 
 
-def _check_dataset(runs: Sequence[Run]) -> None:
-    first, *others = runs
-    for run in others:
-        left, right = first.info.dataset, run.info.dataset
-        if left.fingerprint == right.fingerprint:
-            continue
-        names = [f"{side.name} {side.split or ''}".strip() for side in (left, right)]
-        difference = (
-            f"{first.name} was scored on {names[0]} and {run.name} on {names[1]}"
-            if names[0] != names[1]
-            else f"{first.name} and {run.name} were scored on two versions of {names[0]} ({left.gt} and {right.gt})"
-        )
-        raise BadRun(f"{difference}: their numbers cannot be compared.", ways=[_ALL_THE_SAME])
-    for run in others:
-        images, truths = first.files.differing(run.files)
-        if truths or images:
-            what, ids = ("id PNGs", truths) if truths else ("image files", images)
-            raise BadRun(
-                f"{first.name} and {run.name} read different {what} of {len(ids):,} images ({listed(ids, most=5)}): "
-                "the files changed between the runs, and their numbers cannot be compared.",
-                ways=["make one of them again", _ALL_THE_SAME],
-            )
-    if changed := differing_definitions(runs):
-        raise BadRun(f"{changed}.", ways=["make the older ones again", _ALL_THE_SAME])
+def _check_alike(runs: Sequence[Run]) -> None:
+    """Raises BadRun for runs of different ground truth, of files that changed, or of other definitions."""
+    if reason := unlike(runs, "ground truth"):
+        raise BadRun(f"{reason}: their numbers cannot be compared.", ways=[_ALL_THE_SAME])
+    if reason := unlike(runs, "files"):
+        reason += ", and their numbers cannot be compared."
+        raise BadRun(reason, ways=["make one of them again", _ALL_THE_SAME])
+    if reason := unlike(runs, "definitions"):
+        raise BadRun(f"{reason}.", ways=["make the older ones again", _ALL_THE_SAME])
 
 
 def _check_groups(runs: Sequence[Run]) -> None:
@@ -701,7 +686,7 @@ def labels(rows: Sequence[ComparisonRow]) -> list[str]:
         if titles[title] == 1:
             names.append(title)
         elif row.rule is not None and None not in same and len(set(same)) == len(same):
-            names.append(f"{title}, {_rule_among(row.rule, [rule for rule in same if rule is not None])}")
+            names.append(f"{title} [{_rule_among(row.rule, [rule for rule in same if rule is not None])}]")
         else:
             names.append(row.run)
     return names

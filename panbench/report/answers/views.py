@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from panbench.base.errors import BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import load_catalog
 from panbench.metrics.errors import CAUSES, ErrorReport, explain
@@ -83,9 +82,8 @@ def compared(
     Raises BadRun when they are of different datasets or images (with `common_images`: share none), or hold no image.
     """
     found = standing(runs, common_images=common_images, reporter=reporter)
-    if not all(row.images for row in found.rows):
-        empty = next(row.run for row in found.rows if not row.images)
-        raise BadRun(f"{empty} holds no scored image, so there is nothing to show.")
+    for run in runs:
+        run.require_images("show")
     shared = shared_images(runs)
     members = []
     for run, row, label in zip(runs, found.rows, _distinct(labels(found.rows)), strict=True):

@@ -70,10 +70,10 @@ class Look:
         style = self.styles[run]
         return {"color": LIGHT[style.color], "marker": MARKERS[style.marker]}
 
-    def lines(self, text: str, share: float = 0.34) -> str:
-        """A name broken into lines of at most `share` of the figure's width, three at most."""
+    def lines(self, text: str, share: float = 0.34, most: int | None = 3) -> str:
+        """A name or sentence broken into lines of at most `share` of the figure's width, `most` of them."""
         room = max(8, int(self.width * 72 * share / (0.56 * self.small)))
-        found = textwrap.wrap(text, room, max_lines=3, placeholder=" …") or [text]
+        found = textwrap.wrap(text, room, max_lines=most, placeholder=" …") or [text]
         return "\n".join(_plain(line) for line in found)
 
     def rows(self, names: Sequence[str], share: float = 0.34) -> float:

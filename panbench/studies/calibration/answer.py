@@ -11,7 +11,15 @@ from panbench.report.answers.tables import comparison_row
 from panbench.runs import Run
 from panbench.studies.calibration.calibration import Calibration, calibration
 
-__all__ = ["calibration_findings"]
+__all__ = ["OF_SOME", "calibration_findings", "of_some"]
+
+OF_SOME = "Of some segments only:"
+"""What stands before the runs whose curve is of scored segments alone (`of_some`): it compares with no other."""
+
+
+def of_some(label: str, unscored: int, scored: int) -> str:
+    """A run of which some segments have no score, with how many."""
+    return f"{label} ({unscored:,} without, {scored:,} with a score)"
 
 
 def calibration_findings(run: Run, *, target: float = 0.9, per_category: bool = False) -> Findings:
@@ -22,8 +30,7 @@ def calibration_findings(run: Run, *, target: float = 0.9, per_category: bool = 
     """
     if not 0 < target <= 1:
         raise BadArgument(f"--target is {100 * target:g}; give a percentage above 0 and up to 100.")
-    if not run.image_ids():
-        raise BadRun(f"{run.name} holds no scored image, so there is nothing to measure.")
+    run.require_images("measure")
     try:
         found = calibration(run.matched, run.categories, target)
     except BadRun as problem:

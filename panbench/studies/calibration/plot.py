@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 
 from panbench.base.errors import BadRun
+from panbench.base.text import in_sentence
 from panbench.report.answers.views import Compared
 from panbench.report.figures.plots import Look, Plot, add_legend, runs_of
+from panbench.studies.calibration.answer import OF_SOME, of_some
 from panbench.studies.calibration.calibration import calibration
 
 if TYPE_CHECKING:
@@ -20,18 +22,27 @@ __all__ = ["RELIABILITY", "reliability"]
 def reliability(members: Sequence[Compared]) -> pd.DataFrame:
     """run, low, high, segments, score, precision and its interval: how often segments of a score are right.
 
+    unscored: how many segments of the run have no score and are left out, as the stuff of Panoptic FPN
     Bins without a segment are left out. Raises BadRun for a run whose predictions have no scores.
     """
     tables = []
     for member in members:
         try:
-            curve = calibration(member.matched, member.categories).curve
+            found = calibration(member.matched, member.categories)
         except BadRun as problem:
             raise BadRun(f"{member.label} cannot be asked for calibration: {problem}") from None
+        curve = found.curve
         own = curve[(curve["group"] == "All") & (curve["segments"] > 0)].drop(columns="group")
         own.insert(0, "run", member.label)
-        tables.append(own)
+        tables.append(own.assign(unscored=found.unscored))
     return pd.concat(tables, ignore_index=True)
+
+
+def _caption(table: pd.DataFrame, look: Look) -> str:
+    """Which lines are of some segments only, in lines; "" for none."""
+    counts = table.groupby("run", sort=False).agg(unscored=("unscored", "first"), segments=("segments", "sum"))
+    partly = [of_some(str(row.Index), row.unscored, row.segments) for row in counts.itertuples() if row.unscored]
+    return look.lines(f"{OF_SOME} {in_sentence(partly)}", 0.85, most=None) if partly else ""
 
 
 def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
@@ -56,13 +67,19 @@ def _draw_reliability(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
     axes.set_aspect("equal")
     axes.set_xlabel("Score of a segment, %")
     axes.set_ylabel("Right, %")
+    axes.set_title(_caption(table, look), loc="left", fontsize=look.small, color="#565c68")
     axes.grid()
     add_legend(axes, look, runs)
+
+
+def _height(table: pd.DataFrame, look: Look) -> float:
+    caption = _caption(table, look)
+    return 0.9 * look.width + look.legend_height(runs_of(table)) + look.line * len(caption.splitlines())
 
 
 RELIABILITY = Plot(
     "how often segments are right, by their score",
     reliability,
     _draw_reliability,
-    lambda table, look: 0.9 * look.width + look.legend_height(runs_of(table)),
+    _height,
 )

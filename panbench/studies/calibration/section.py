@@ -10,6 +10,7 @@ from panbench.report.answers.views import Compared
 from panbench.report.pages.page.section import Curves, Section
 from panbench.report.pages.page.shortened import shortened
 from panbench.report.pages.rendering import render
+from panbench.studies.calibration.answer import OF_SOME, of_some
 from panbench.studies.calibration.calibration import calibration
 
 __all__ = ["calibration_section"]
@@ -37,7 +38,7 @@ def calibration_section(members: Sequence[Compared]) -> Section:
             points.append((shortened((score, right, low, high)), words))
         series.append((index, points))
         if found.unscored:
-            partly.append(f"{member.label} ({found.unscored:,} without, {int(own['segments']):,} with a score)")
+            partly.append(of_some(member.label, found.unscored, int(own["segments"])))
         threshold = _known(own["threshold"])
         cells = [
             f"{own['segments']:,}",
@@ -57,7 +58,7 @@ def calibration_section(members: Sequence[Compared]) -> Section:
     ]
     if partly:
         notes.append(
-            f"Of some segments only: {in_sentence(partly)}. What has no score, as the stuff of Panoptic FPN, is left "
+            f"{OF_SOME} {in_sentence(partly)}. What has no score, as the stuff of Panoptic FPN, is left "
             "out, so such a line does not compare with that of a model whose segments all have one: "
             "`panbench calibration` has things and stuff apart."
         )

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.text import for_xml
+from panbench.base.text import for_xml, with_sign
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import weigh
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.grid import Grid, as_markdown
+from panbench.report.answers.grid import ABSENT, Grid, as_markdown
 from panbench.report.answers.tables import comparable_images
 from panbench.runs import Run
 
@@ -107,11 +107,12 @@ class GateResult:
         name = f"{self.metric} of {self.run}" if check.where == "all images" else f"{self.metric} ({check.where})"
         if check.difference is None:
             return f"{name}: one of the runs has no such number on these images, so the gate cannot tell."
-        change = f"{check.difference:+.2f} points against {self.against}"
+        change = f"{with_sign(check.difference)} points against {self.against}"
         if check.low is None or check.high is None:
             return f"{name}: {change}, on too few images ({check.images}) for an interval, so the gate cannot tell."
+        interval = f"{with_sign(check.low)} to {with_sign(check.high)}"
         p = "" if check.p is None else f", p = {check.p:.2g}"
-        found = f"{name}: {change} (95 % interval {check.low:+.2f} to {check.high:+.2f}{p}, {check.images:,} images)"
+        found = f"{name}: {change} (95 % interval {interval}{p}, {check.images:,} images)"
         allowed = f"; a drop of {self.max_drop:g} is allowed" if self.max_drop else ""
         if check.outcome == "worse":
             return f"{found}{allowed}. Worse."
@@ -130,27 +131,29 @@ class GateResult:
     def grid(self) -> Grid:
         """The checks as a table."""
 
-        def number(value: float | None, sign: str = "") -> str:
-            return "–" if value is None else f"{value:{sign}.2f}"
+        def number(value: float | None, signed: bool = False) -> str:
+            if value is None:
+                return ABSENT
+            return with_sign(value) if signed else f"{value:.2f}"
 
-        return Grid(
-            ("Where", "images", self.against, self.run, "difference", "95 % interval", "p", "detectable", "outcome"),
-            tuple(
-                (
-                    check.where,
-                    f"{check.images:,}",
-                    number(check.baseline),
-                    number(check.value),
-                    number(check.difference, "+"),
-                    "–" if check.low is None else f"[{number(check.low, '+')}, {number(check.high, '+')}]",
-                    "–" if check.p is None else f"{check.p:.2g}",
-                    number(check.detectable),
-                    check.outcome,
-                )
-                for check in self.checks
-            ),
-            title=f"{self.metric}, in points; a drop above {self.max_drop:g} fails",
-        )
+        columns = ("Where", "images", "baseline", "run", "difference", "95 % interval", "p", "outcome", "detectable")
+        rows = [
+            (
+                check.where,
+                f"{check.images:,}",
+                number(check.baseline),
+                number(check.value),
+                number(check.difference, signed=True),
+                ABSENT if check.low is None else f"[{number(check.low, True)}, {number(check.high, True)}]",
+                ABSENT if check.p is None else f"{check.p:.2g}",
+                check.outcome,
+                number(check.detectable),
+            )
+            for check in self.checks
+        ]
+        shown = len(columns) if any(row[-1] != ABSENT for row in rows) else -1
+        title = f"{self.metric} of {self.run} against {self.against}, in points; a drop above {self.max_drop:g} fails"
+        return Grid(columns[:shown], tuple(row[:shown] for row in rows), title=title)
 
     def markdown(self) -> str:
         """A summary for a page of GitHub: outcome, sentence, table."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from panbench.base.errors import BadModel, BadRun
+from panbench.base.text import with_sign
 from panbench.catalog import ModelSpec, load_catalog
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.departures import departures
@@ -115,7 +116,7 @@ class Reproduction:
         """The verdict in a sentence, with the number that is off most."""
         group, metric, claimed, found = max(self.rows, key=lambda row: abs(row[3] - row[2]))
         digits = self.digits
-        said = f"{metric} ({group}) is {found:.{digits}f} for {claimed:g}, {found - claimed:+.{digits}f} points"
+        said = f"{metric} ({group}) is {found:.{digits}f} for {claimed:g}, {with_sign(found - claimed, digits)} points"
         which = "the largest difference" if len(self.rows) > 1 else "the difference"
         return (
             f"{self.verdict}: {self.title}, {which}: {said}; {self.claim.within:g} are allowed. "
@@ -128,7 +129,7 @@ class Reproduction:
         return Grid(
             ("", "", "claimed", "found", "difference"),
             tuple(
-                (group, metric, f"{claimed:g}", f"{found:.{digits}f}", f"{found - claimed:+.{digits}f}")
+                (group, metric, f"{claimed:g}", f"{found:.{digits}f}", with_sign(found - claimed, digits))
                 for group, metric, claimed, found in self.rows
             ),
             words=2,

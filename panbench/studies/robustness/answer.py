@@ -305,8 +305,9 @@ def robustness_record(found: Sequence[Robustness]) -> dict[str, Any]:
 
 
 def _of_run(run: Run, title: str) -> Robustness:
-    if run.path is None or not len(run.images):
-        raise BadRun(f"{run.name} holds no scored image, so there is nothing to measure.")
+    run.require_images("measure")
+    if run.path is None:
+        raise BadRun(f"{run.name} lies in no folder, so there are no runs on corrupted images beside it.")
     if "corruption" in run.info.arguments:
         raise BadRun(f"{run.path} is a run on corrupted images. Name the clean run; those beside it are found.")
     folder = corrupted_runs(run.path)

@@ -26,10 +26,10 @@ from panbench.report.answers.grid import (
     Grid,
     as_latex,
     as_markdown,
-    as_text,
+    as_texts,
     markdown_text,
     percent,
-    plain,
+    sentence_text,
     signed,
 )
 from panbench.report.answers.patterns import folders_named
@@ -196,9 +196,9 @@ class SeedStanding:
     def text(self, width: int = 120) -> str:
         """Everything as a terminal of `width` columns shows it, without colours."""
         console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
-        console.print(*(plain(sentence) for sentence in self.sentences), sep="\n", markup=False)
-        for grid in self.grids:
-            console.print(Group("", as_text(grid)), crop=False)
+        console.print(*map(sentence_text, self.sentences), sep="\n", crop=False)
+        for text in as_texts(self.grids):
+            console.print(Group("", text), crop=False)
         assert isinstance(console.file, io.StringIO)
         return console.file.getvalue()
 
@@ -294,6 +294,7 @@ class SeedStanding:
             ("Better", "than", "in", "by", f"{level} interval", "p", "", "of seeds", f"seeds for {detect}"),
             tuple(lines),
             words=3,
+            names=tuple(self.runs),
             notes=(
                 "p: Student's t over seeds and images, corrected (Holm). *: significant at "
                 f"{100 * (1 - self.found.level):g} %. Of seeds: how much of the doubt is theirs, the rest is "

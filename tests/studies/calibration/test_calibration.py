@@ -9,6 +9,7 @@ from support import panbench
 
 from panbench.base.errors import BadRun
 from panbench.report.answers.views import compared
+from panbench.report.figures.plots import draw_plot
 from panbench.runs import load_run
 from panbench.studies.calibration.calibration import _threshold, calibration, reliability
 from panbench.studies.calibration.section import calibration_section
@@ -89,10 +90,21 @@ def test_the_page_says_whose_scores_are_of_some_segments_only(folder, tmp_path):
     gt = dict.fromkeys(range(1, 21), TRUE)
     things = scored(tmp_path, "things", gt, list(gt.values()), scores={"p": 0.95, "q": 0.65})
     members, _ = compared([things])
-    said = " ".join(calibration_section(members).content)
+    said = calibration_section(members).content
     assert "Of some segments only: things (20 without, 40 with a score)" in said
     members, _ = compared([load_run(folder / "half")])
-    assert "Of some segments only" not in " ".join(calibration_section(members).content)
+    assert "Of some segments only" not in calibration_section(members).content
+
+
+def test_the_plot_says_whose_scores_are_of_some_segments_only(folder, tmp_path):
+    gt = dict.fromkeys(range(1, 21), TRUE)
+    things = scored(tmp_path, "things", gt, list(gt.values()), scores={"p": 0.95, "q": 0.65})
+    figure, table = draw_plot("calibration", compared([things])[0])
+    assert figure.axes[0].get_title(loc="left") == "Of some segments only: things (20 without, 40 with a score)"
+    assert set(table["unscored"]) == {20}
+    figure, table = draw_plot("calibration", compared([load_run(folder / "half")])[0])
+    assert figure.axes[0].get_title(loc="left") == ""
+    assert set(table["unscored"]) == {0}
 
 
 def test_predictions_that_void_or_crowds_excuse_are_not_judged(tmp_path):

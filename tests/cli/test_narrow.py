@@ -1,0 +1,143 @@
+"""What a terminal of 80 columns shows: tables that fit, names that are whole, nothing twice."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from little_runs import store
+from rich.console import Console
+from support import panbench
+
+from panbench.base.text import with_sign
+from panbench.panoptic.overlap import overlap_table
+from panbench.panoptic.types import Category, Segment
+from panbench.report.answers.grid import Grid, as_text, as_texts, sentence_text
+from panbench.runs import category_record
+
+LONG = [f"coco-mask2former-swin-large-{number:02d}-of-the-night" for number in range(5)]
+
+
+BALL = Category(1, "ball", isthing=True)
+
+
+def stored_run(path: Path, images: int, hits: int) -> Path:
+    """A run of images of one ball each, of which the first `hits` are found."""
+    info = {
+        "kind": "eval",
+        "model": {"name": path.name, "title": path.name.title(), "params": 1_000_000},
+        "dataset": {"name": "balls", "split": "val", "fingerprint": "x", "gt": "balls.json", "n_images": images},
+        "categories": [category_record(BALL)],
+        "images": {"expected": images, "scored": images},
+    }
+    gt, ball = np.array([[1, 1, 0, 0]], np.int32), [Segment(1, BALL.id, 2)]
+    seen = ((number, number <= hits) for number in range(1, images + 1))
+    store(
+        path,
+        info,
+        (overlap_table(n, gt, ball, gt if hit else np.zeros_like(gt), ball if hit else []) for n, hit in seen),
+    )
+    return path
+
+
+def shown(*contents, width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(*contents, sep="\n", crop=False)
+    return console.file.getvalue()
+
+
+def fits(text: str) -> bool:
+    return max(map(len, text.splitlines())) <= 80
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [
+        stored_run(tmp_path / name, images=40, hits=hits) for name, hits in zip(LONG, (20, 10, 40, 5, 30), strict=True)
+    ]
+
+
+def test_gate_by_size_fits_and_names_both_runs_in_its_title(runs):
+    result = panbench("gate", runs[0], "--baseline", runs[2], "--by", "size", columns=80)
+    assert fits(result.stdout), result.stdout
+    assert f"PQ of {LONG[0]} against" in result.stdout
+    assert "detectable" in result.stdout, "what does not fit stands in a further table"
+
+
+def test_runs_takes_a_line_a_run(runs, tmp_path):
+    text = panbench("runs", tmp_path, columns=80).stdout
+    assert fits(text)
+    for name in LONG:
+        assert len([line for line in text.splitlines() if line.startswith(name)]) == 1
+    assert "Left out on this narrow screen: model" in text
+    assert "2026" not in text or "begun" in text
+    wide = panbench("runs", tmp_path, columns=160).stdout
+    assert "model" in wide
+    assert "Left out" not in wide
+
+
+def test_letters_stand_in_the_order_of_the_ranks_and_are_explained_once(runs):
+    text = panbench("compare", *runs, columns=80).stdout
+    assert fits(text)
+    matrices = re.findall(r"row - column +(.*)\n", text)
+    assert matrices
+    assert all(line.split() == list("ABCDE") for line in matrices)
+    assert re.search(rf"^A: .*{LONG[2][5:]}", text, re.MULTILINE | re.IGNORECASE), "the best run is A"
+    assert len(re.findall(r"^A: ", text, re.MULTILINE)) == 1
+
+
+def test_rows_of_several_rules_read_model_and_rule():
+    from panbench.report.answers.tables import ComparisonRow, labels
+
+    rows = [
+        ComparisonRow(run=rule, title="mask2former", rule=rule) for rule in ("mask2former", "transformers:score=0.5")
+    ]
+    assert labels(rows) == ["mask2former [mask2former]", "mask2former [transformers]"]
+
+
+def test_no_word_is_cut_inside_of_a_note():
+    path = "results/" + "a-folder-with-a-name-that-is-longer-than-any-terminal-is-wide/" * 2 + "run.json"
+    note = f"Problem: {path} holds no JSON, so nothing of it is shown here, whatever it was about."
+    for content in (as_text(Grid(("a",), (("b",),), notes=(note,))), sentence_text(note)):
+        lines = shown(content).splitlines()
+        assert path in lines
+        assert all(len(line) <= 80 for line in lines if line != path)
+
+
+def test_columns_of_numbers_that_do_not_fit_go_into_a_further_table():
+    numbers = tuple(f"column{index:02d}" for index in range(12))
+    grid = Grid(("Model", *numbers), (("mask2former", *numbers),))
+    text = shown(as_text(grid))
+    assert fits(text)
+    assert text.count("mask2former") > 1
+    assert [name for name in numbers if name not in text] == []
+    assert shown(as_text(grid), width=200).count("mask2former") == 1
+
+
+def test_spare_columns_are_left_out_the_first_first_and_named():
+    grid = Grid(("run", "model", "size"), (("r" * 40, "m" * 30, "s" * 20),), words=3, spare=("size", "model"))
+    text = shown(as_text(grid))
+    assert "m" * 30 in text
+    assert "s" * 20 not in text
+    assert "Left out on this narrow screen: size; --json has them." in text
+
+
+def test_a_key_of_other_names_is_shown_again():
+    def grid(names):
+        return Grid(("row", *names), tuple((name, *["1"] * len(names)) for name in names), names=tuple(names))
+
+    first, same, other = as_texts([grid(LONG), grid(LONG), grid(LONG[:4])])
+    assert "A: " in shown(first)
+    assert "A: " not in shown(same)
+    assert "A: " in shown(other)
+
+
+def test_nothing_is_minus_zero():
+    assert [with_sign(number) for number in (-0.001, 0.0, 0.004, -0.25, 1.5)] == [
+        "0.00",
+        "0.00",
+        "0.00",
+        "-0.25",
+        "+1.50",
+    ]
