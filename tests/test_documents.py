@@ -91,12 +91,13 @@ def lines_of(file: Path) -> list[Line]:
     return found
 
 
+COMMAND = typer.main.get_command(app)
 LINES = [line for file in DOCUMENTS for line in lines_of(file)]
 
 
 def check(line: Line) -> None:
     """Parses a line by the real commands; raises AssertionError with what they would say."""
-    command, context, words = typer.main.get_command(app), None, line.words
+    command, context, words = COMMAND, None, line.words
     name = "panbench"
     while True:
         group = getattr(command, "commands", None)

@@ -1,5 +1,6 @@
 """The evaluation loop: what it writes, what survives a kill, and that cutting the work up changes no number."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -446,9 +448,10 @@ def test_a_batch_size_below_one_is_refused(dataset, spec, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# A run in a process of its own that announces each scored image, with parts after every batch.
-PROGRAM = """
-import sys
+# Runs in processes of their own that announce each scored image, with parts after every batch. PyTorch is imported and
+# the model opened once; each line of stdin, a run folder and a pipe for its words, forks a process for one run.
+NURSERY = """
+import os, sys
 from pathlib import Path
 import torch
 from panbench.base.reporter import Silent
@@ -460,61 +463,91 @@ from panbench.evaluation.options import EvaluateOptions
 
 torch.set_num_threads(1)
 loop.BLOCK_IMAGES = 2
-data, out = sys.argv[1:]
-reporter = Silent()
-reporter.progress = lambda task, done, total, unit="images": print(done, flush=True)
 model = open_model_once(find_model("mask2former-tiny"))
-evaluate(model, open_dataset(data), Path(out), EvaluateOptions(batch_size=2, resume=True), reporter)
-print("end", flush=True)
+dataset = open_dataset(sys.argv[1])
+for line in sys.stdin:
+    out, words = line.split()
+    child = os.fork()
+    if not child:
+        with open(words, "w", buffering=1) as pipe:
+            reporter = Silent()
+            reporter.progress = lambda task, done, total, unit="images": print(done, file=pipe)
+            evaluate(model, dataset, Path(out), EvaluateOptions(batch_size=2, resume=True), reporter)
+            print("end", file=pipe)
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def start(folder: Path, out: Path, *prefix: str, **environment: str) -> subprocess.Popen:
-    command = [*(prefix or (sys.executable, "-c", PROGRAM)), str(folder), str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "PYTHONWARNINGS": "ignore", **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+class Nursery:
+    """Starts runs that can be killed, one after the other."""
+
+    def __init__(self, dataset: Path, words: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(REPO), "PYTHONWARNINGS": "ignore"}
+        self.words = words
+        os.mkfifo(words)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY, str(dataset)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+
+    def run(self, out: Path, kill: Callable[[Iterator[str], int], None] = lambda lines, pid: None) -> int:
+        """The exit code of a run into `out`. `kill` is called with the lines that it prints and its process id."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{out} {self.words}\n")
+        self.process.stdin.flush()
+        child = int(self.process.stdout.readline())
+        with self.words.open() as lines:
+            kill(lines, child)
+            lines.read()
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate()
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 def test_a_run_killed_at_twenty_moments_gives_the_same_tables(folder, tmp_path):
     """One run is killed with SIGKILL again and again, each time resumed, until 20 kills; then it ends undisturbed.
 
     The moments are seeded: after a random number of announced images, plus a random fraction of a batch's time. When a
     run came to its end before its kill, the next one begins in a folder of its own.
     """
-    undisturbed = start(folder, tmp_path / "whole")
-    _, errors = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, errors
-    whole = load_run(tmp_path / "whole")
     dice = random.Random(0)
-    out, kills, begun_anew, left = tmp_path / "run", 0, 0, []
-    while kills < 20:
-        process = start(folder, out)
-        assert process.stdout is not None
-        images = dice.randint(0, 4)
-        moment = dice.random() * 0.05
-        for line in process.stdout:
+
+    def kill(lines: Iterator[str], child: int) -> None:
+        images, moment = dice.randint(0, 4), dice.random() * 0.05
+        for line in lines:
             images -= 1
             if images < 0 or line == "end\n":
                 break
         deadline = time.monotonic() + moment
-        while process.poll() is None and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             pass
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if process.returncode == -signal.SIGKILL:
-            kills += 1
-        survivor = load_run(out)
-        assert not survivor.notices, "a kill leaves no torn part"
-        held = set(survivor.image_ids())
-        left.append(len(held))
-        expected = set(zip(*[column.tolist() for column in _pairs(whole, held)], strict=True))
-        assert set(zip(*[column.tolist() for column in _pairs(survivor, held)], strict=True)) == expected
-        if survivor.info.status == "done":
-            out, begun_anew = tmp_path / f"run-{kills}", begun_anew + 1
-    process = start(folder, out)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+    with contextlib.closing(Nursery(folder, tmp_path / "words")) as nursery:
+        assert nursery.run(tmp_path / "whole") == 0
+        whole = load_run(tmp_path / "whole")
+        out, kills, left = tmp_path / "run", 0, []
+        while kills < 20:
+            kills += nursery.run(out, kill) == -signal.SIGKILL
+            survivor = load_run(out)
+            assert not survivor.notices, "a kill leaves no torn part"
+            held = set(survivor.image_ids())
+            left.append(len(held))
+            expected = set(zip(*[column.tolist() for column in _pairs(whole, held)], strict=True))
+            assert set(zip(*[column.tolist() for column in _pairs(survivor, held)], strict=True)) == expected
+            if survivor.info.status == "done":
+                out = tmp_path / f"run-{kills}"
+        assert nursery.run(out) == 0
     assert rows(load_run(out)) == rows(whole)
     assert len(set(left)) > 3, "the kills hit different stages"
 
