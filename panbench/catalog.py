@@ -61,6 +61,12 @@ RULES = Register(
 )
 """The fusion rules by name. Importing one imports torch; their names and places do not."""
 
+_OTHER_NAMES = {
+    **dict.fromkeys(("hf", "huggingface", "hugging-face"), "transformers"),
+    **dict.fromkeys(("default", "own", "original"), "paper"),
+}
+"""What people call rules otherwise."""
+
 PAPER = "paper"
 """Stands for the default rule of a model, its paper's."""
 
@@ -85,7 +91,7 @@ def rule_name(text: str) -> str:
     name = text.strip().partition(":")[0]
     key = name.strip().lower().replace("_", "-")
     if key != PAPER and key not in RULES:
-        near = difflib.get_close_matches(key, RULES, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(_OTHER_NAMES.get(key, key), [*RULES, PAPER], n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"Rules are {listed(RULES, most=len(RULES))}."
         raise BadArgument(f"There is no fusion rule {name!r}. {hint}")
     return key
@@ -267,9 +273,18 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     if dashes and hub.is_known(hub.Repository(f"{owner}/{rest}")):
         # The name that its runs have.
         return spec_from_repository(f"hf:{owner}/{rest}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name.strip()):
+        raise BadModel(_of_the_hub(name.strip(), catalog))
     near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
+
+
+def _of_the_hub(name: str, catalog: Mapping[str, ModelSpec]) -> str:
+    """The sentences on `owner/name`, which lacks the hf: of a repository of the hub."""
+    known = [spec.name for spec in catalog.values() if (found := repository_of(spec)) and found.name == name]
+    ways = [*(f"--model {spec}" for spec in known), f"--model hf:{name}"]
+    return f"{name!r} is no folder here; a repository of the Hugging Face hub is named {' or '.join(ways)}."
 
 
 def resolve_models(names: Sequence[str], catalog: Mapping[str, ModelSpec] | None = None) -> list[ModelSpec]:

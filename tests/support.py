@@ -42,9 +42,18 @@ def panbench_program(*arguments: object, **options: Any) -> subprocess.Completed
 
 
 _WITHOUT_TORCH = """
-import json, sys
-for name in ("torch", "torchvision", "mmdet", "mmengine", "mmcv"):
-    sys.modules[name] = None
+import importlib.abc, importlib.machinery, json, sys
+
+class Installed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    # As if installed, for who only looks, and an error for who loads.
+    def find_spec(self, name, path=None, target=None):
+        known = name.partition(".")[0] in ("torch", "torchvision", "mmdet", "mmengine", "mmcv")
+        return importlib.machinery.ModuleSpec(name, self) if known else None
+
+    def exec_module(self, module):
+        raise ModuleNotFoundError(f"{module.__name__} is loaded", name=module.__name__)
+
+sys.meta_path.insert(0, Installed())
 from typer.testing import CliRunner
 from panbench.cli.app import app
 answers = []

@@ -80,7 +80,9 @@ class CompareRequest:
     ] = None
     slices: OwnSlices = None
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False
-    baseline: Annotated[str | None, option("The run to compare all others with.", None, "RUN")] = None
+    baseline: Annotated[str | None, option("The run to compare all others with: its folder or name.", None, "RUN")] = (
+        None
+    )
     published: Claims = None
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")

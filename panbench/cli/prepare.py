@@ -26,11 +26,13 @@ from panbench.cli.command import may_download
 from panbench.cli.eval_request import EvalRequest
 from panbench.cli.request import default_data, leave_out_others, missing_for
 from panbench.datasets import Dataset, open_dataset, split_of, without_split
+from panbench.datasets.convert import shipped_categories
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
 from panbench.models.labels import labels_of, match_categories
 
 if TYPE_CHECKING:
     from panbench.evaluation.several import Opening
+    from panbench.panoptic.types import Category
 
 __all__ = ["Prepared", "prepare"]
 
@@ -66,11 +68,14 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     specs, data = _with_data(request, specs)
     if request.name is not None:
         specs = [renamed(specs[0], request.name)]
+    if options.category_map is None and data == "coco":
+        # Before a download is offered that is of no use.
+        _refuse_other_categories(request, specs, shipped_categories("coco"))
     dataset, download = _opened(request, specs, data)
     for study in studies:
         study.check(dataset)
     if options.category_map is None:
-        _refuse_other_categories(request, specs, dataset)
+        _refuse_other_categories(request, specs, dataset.categories)
 
     # Imported late, for it brings pandas: what is refused above is refused at once.
     from panbench.evaluation.several import Opening, run_folders
@@ -180,17 +185,19 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
     return dataset or opened(download), download
 
 
-def _refuse_other_categories(request: EvalRequest, specs: Sequence[ModelSpec], dataset: Dataset) -> None:
+def _refuse_other_categories(
+    request: EvalRequest, specs: Sequence[ModelSpec], categories: "Sequence[Category]"
+) -> None:
     """Raises BadModel for models of the list whose categories are not the dataset's; others say theirs when opened."""
     other_weights = request.checkpoint is not None and random_seed(request.checkpoint) is None
-    if other_weights or request.things or not dataset.categories:
+    if other_weights or request.things or not categories:
         return
     misfits = []
     for spec in specs:
         labels = labels_of(spec.trained_on) if is_shipped(spec) else None
         try:
             if labels is not None:
-                match_categories(spec.title, *labels, dataset.categories)
+                match_categories(spec.title, *labels, categories)
         except BadModel as error:
             misfits.append(str(error))
     if misfits:

@@ -383,6 +383,8 @@ def test_compare_with_a_baseline_sets_the_others_against_it(tmp_path):
     records = json.loads(panbench("compare", *runs, "--baseline", "b", "--format", "json").stdout)
     assert [[other["run"] for other in record["versus"]] for record in records] == [["b"], ["a", "c"], ["b"]]
     assert panbench("compare", *runs, "--baseline", "d").exit_code == 2
+    by_path = panbench("compare", *runs, "--baseline", f"{runs[1]}/", "--format", "json")
+    assert json.loads(by_path.stdout) == records, "a run is named by the path that it was given by, too"
 
 
 def test_metrics_and_errors_print_and_give_json(tmp_path):

@@ -18,7 +18,13 @@ def test_names_that_there_are_not_are_refused_without_pytorch(tmp_path):
             (["eval", *TINY, "--precision", "float16"], "--precision float16 is unknown"),
             (["eval", *TINY, "--precision", "bf16+fast"], "as in bf16+compile"),
             (["bench", *TINY, "--precision", "fp32,half"], "--precision half is unknown"),
-            (["eval", *TINY, "--rule", "paper,hf"], "There is no fusion rule 'hf'. Rules are panoptic-fpn"),
+            (["eval", *TINY, "--rule", "paper,hf"], "There is no fusion rule 'hf'. Did you mean transformers?"),
+            (["eval", *TINY, "--data", "coco"], "Mask2Former tiny and the dataset have different categories"),
+            (
+                ["eval", "--model", "facebook/mask2former-swin-base-coco-panoptic"],
+                "--model mask2former-hf-swin-b or --model hf:facebook/mask2former-swin-base-coco-panoptic.",
+            ),
+            (["eval", "--model", "owner/name"], "is named --model hf:owner/name."),
             (["predict", "nophoto.jpg", *TINY], "There is no image nophoto.jpg"),
         ],
     )

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -184,7 +185,7 @@ def standing(
         raise BadArgument(f"There is no slicing {by!r}. Choose one of {', '.join(SLICINGS)}.")
     keys = _keys(rows)
     if baseline is not None:
-        baseline = _baseline(baseline, rows, keys)
+        baseline = _baseline(baseline, runs, rows, keys)
     grids: list[Grid] = []
     details: dict[str, pd.DataFrame] = {}
     comparison = words = None
@@ -248,8 +249,12 @@ def _first(keys: Sequence[str]) -> str | None:
     return keys[0] if len(keys) > MOST_PAIRS else None
 
 
-def _baseline(name: str, rows: Sequence[ComparisonRow], keys: Sequence[str]) -> str:
-    matches = [key for row, key in zip(rows, keys, strict=True) if name in (key, row.run, row.model)]
+def _baseline(name: str, runs: Sequence[Run], rows: Sequence[ComparisonRow], keys: Sequence[str]) -> str:
+    """The key of the run that a path or a name names. Raises BadArgument."""
+    place = os.path.realpath(name)
+    matches = [key for run, key in zip(runs, keys, strict=True) if run.path and os.path.realpath(run.path) == place]
+    if not matches:
+        matches = [key for row, key in zip(rows, keys, strict=True) if name in (key, row.run, row.model)]
     if len(matches) != 1:
         what = "is not among the runs" if not matches else "names several runs"
         raise BadArgument(f"The baseline {name!r} {what}: {', '.join(keys)}.")

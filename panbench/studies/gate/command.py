@@ -1,6 +1,7 @@
 """`panbench gate`: fails a build when a run is worse than its baseline."""
 
 import os
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +62,11 @@ def gate(
     from panbench.studies.gate.answer import check_whole
     from panbench.studies.gate.answer import gate as judge
 
+    if not baseline.exists() and re.fullmatch(r"[\d.]+ ?%?", str(baseline)):
+        raise BadArgument(
+            f"--baseline {baseline} is a number. A gate compares image by image, so it takes the folder of a run: keep "
+            "one of the released model, by eval or score --out, in the repository (docs/ci.md)."
+        )
     sides = load_run(run), load_run(baseline)
     check_whole(sides, common_images)  # before files of slices are read
     result = judge(

@@ -326,3 +326,11 @@ def test_what_is_made_of_a_damaged_run_says_which_part_is_lost(in_parts, command
         assert str(part) in record["damage"][0]
     elif command == "report":
         assert str(part) in (in_parts / "page.html").read_text()
+
+
+def test_a_number_for_a_baseline_is_answered_with_what_a_gate_takes(tmp_path):
+    refused = panbench("gate", tmp_path, "--baseline", "82.0")
+    assert refused.exit_code == 2
+    assert (
+        "--baseline 82.0 is a number. A gate compares image by image, so it takes the folder of a run" in refused.stderr
+    )
