@@ -78,9 +78,14 @@ WITHOUT_QUERIES = frozenset({"panoptic-fpn"})
 
 
 def rule_place(text: str) -> str | None:
-    """The place that a rule's text begins with, `package.module:Class`; None where it begins with a name."""
-    place = ":".join(text.strip().split(":")[:2])
-    return place if "." in place.partition(":")[0] and is_place(place) else None
+    """The place that a rule's text begins with, `package.module:Class` or `module:Class`; None for a name of RULES.
+
+    `mask2formr:score` is a misspelt name: only a class, which has a capital, is looked for in a module without a dot.
+    """
+    module, _, kind = text.strip().partition(":")
+    kind = kind.partition(":")[0]
+    place = f"{module}:{kind}"
+    return place if is_place(place) and ("." in module or kind[0].isupper()) else None
 
 
 def rule_name(text: str) -> str:

@@ -33,7 +33,30 @@ def generated_pages(repository: str) -> dict[str, str]:
     """The text of each generated page, by its file's name in the site."""
     moved = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
     pages = {name: outward((ROOT / file).read_text("utf-8"), Path(), repository) for name, file in moved.items()}
-    return {**pages, "commands.md": commands_page(), "python.md": python_page(), "first_use.md": first_use_page()}
+    return {
+        **pages,
+        "commands.md": commands_page(),
+        "python.md": python_page(),
+        "first_use.md": first_use_page(),
+        "examples.md": examples_page(),
+    }
+
+
+def examples_page() -> str:
+    """The tests that show how panbench is used, as they stand."""
+    pages = ["# Examples", "", "Each runs as a test, as it stands here (tests/examples).", ""]
+    for file in sorted((ROOT / "tests" / "examples").glob("test_*.py")):
+        code = file.read_text("utf-8")
+        summary = code.split('"""')[1]
+        pages += [
+            f"## {summary.split(':')[0].rstrip('.')}",
+            "",
+            f'```python title="{file.name}"',
+            code.rstrip(),
+            "```",
+            "",
+        ]
+    return "\n".join(pages)
 
 
 def first_use_page() -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from panbench.base.computing import PRECISIONS, check_precision_name
 from panbench.base.errors import BadArgument
-from panbench.catalog import choose_models, random_seed, weights_named
+from panbench.catalog import choose_models, random_seed, split_rules, weights_named
 from panbench.cli import console
 from panbench.cli.command import (
     AsJson,
@@ -23,6 +23,7 @@ from panbench.cli.command import (
     Models,
     Orientation,
     Raw,
+    Rules,
     Things,
     command,
     exif_option,
@@ -73,6 +74,7 @@ def bench(
     ] = None,
     exif: Annotated[Orientation, exif_option(_WHAT)] = Orientation.apply,
     device: Device = "auto",
+    rule: Rules = None,
     precision: Annotated[
         str,
         typer.Option(
@@ -112,6 +114,7 @@ def bench(
             photographs=images or (),
             exif=exif.choice,
             device=device,
+            rules=[] if rule is None else split_rules(rule),
             precisions=precisions,
             batch_sizes=batch_sizes,
             weights=weights_named(checkpoint),
@@ -160,13 +163,13 @@ def parse_batch_sizes(sizes: str) -> list[int]:
 
 def table_of(report: Any) -> Group:
     """The rows for a terminal of 80 columns: a line a model, then each model's speed, stages, memory and quality."""
-    models = list(dict.fromkeys(row.model for row in report.rows))
+    models = list(dict.fromkeys(map(_named, report.rows)))
     parts: list[Any] = [_overview(report.rows), ""] if len(models) > 1 else []
     for model in models:
         speed = _table("Img/s", "Loop s", "p50 ms", "p99 ms", *(name.title() for name in STAGES))
         size = _table("Host MB", "GPU MB", "GMACs", "Params", "PQ", "ΔPQ", "Pixels differ")
         failed = []
-        for row in (row for row in report.rows if row.model == model):
+        for row in (row for row in report.rows if _named(row) == model):
             key = (row.precision, str(row.batch_size))
             if row.status != "ok":
                 failed.append(f"{row.precision}, batch size {row.batch_size}: {row.status}")
@@ -200,8 +203,8 @@ def _overview(rows: Sequence[Any]) -> Table:
     table.add_column("Model", no_wrap=True)
     for heading in ("Img/s", "p50 ms", "Host MB", "GPU MB", "GMACs", "Params"):
         table.add_column(heading, justify="right", no_wrap=True)
-    first = {row.model: row for row in reversed(rows)}
-    for model in dict.fromkeys(row.model for row in rows):
+    first = {_named(row): row for row in reversed(rows)}
+    for model in dict.fromkeys(map(_named, rows)):
         row = first[model]
         table.add_row(
             Text(model + ("*" if _is_random(rows, model) else "")),
@@ -211,14 +214,19 @@ def _overview(rows: Sequence[Any]) -> Table:
             _number(row.gmacs, 1),
             "–" if row.params is None else _number(row.params, 1, 1e-6) + " M",
         )
-    if any(_is_random(rows, row.model) for row in rows):
+    if any(row.weights == "random" for row in rows):
         table.caption = "* random weights"
         table.caption_justify = "left"
     return table
 
 
+def _named(row: Any) -> str:
+    """A model, with its rule where one was named."""
+    return str(row.model) if row.rule is None else f"{row.model} [{row.rule}]"
+
+
 def _is_random(rows: Sequence[Any], model: str) -> bool:
-    return any(row.weights == "random" for row in rows if row.model == model)
+    return any(row.weights == "random" for row in rows if _named(row) == model)
 
 
 def _table(*numbers: str) -> Table:

@@ -279,6 +279,17 @@ def check_rules(text: str | None) -> str | None:
     return text
 
 
+Rules = Annotated[
+    str | None,
+    option(
+        "How masks become a map: paper (the model's own; the default), or others, comma-separated, with thresholds "
+        "as mask2former:score=0.7.",
+        "Computing",
+        "RULES",
+        autocompletion=rule_names,
+        callback=check_rules,
+    ),
+]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", autocompletion=run_folders)]
 Runs = Annotated[
     list[Path],

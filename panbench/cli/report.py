@@ -9,7 +9,16 @@ import typer
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.studies import named
-from panbench.catalog import WITHOUT_QUERIES, check_checkpoint, choose_model, no_queries, weights_named
+from panbench.catalog import (
+    WITHOUT_QUERIES,
+    check_checkpoint,
+    choose_model,
+    choose_models,
+    no_queries,
+    random_seed,
+    split_rules,
+    weights_named,
+)
 from panbench.cli import console
 from panbench.cli.command import (
     Checkpoint,
@@ -18,9 +27,11 @@ from panbench.cli.command import (
     Device,
     Download,
     Model,
+    Models,
     Orientation,
     OwnSlices,
     Raw,
+    Rules,
     Runs,
     Things,
     command,
@@ -40,6 +51,14 @@ app = family()
 show_app = family("show", "Make pictures and plots of stored runs: PNG, SVG or PDF.")
 
 TRUTH = "gt"
+
+
+class View(str, Enum):
+    """How a map is shown."""
+
+    panoptic = "panoptic"
+    instance = "instance"
+    semantic = "semantic"
 
 
 class Picture(str, Enum):
@@ -63,6 +82,9 @@ _Opacity = Annotated[float, typer.Option("--opacity", min=0, max=1, metavar="0-1
 _Images = Annotated[Path | None, _path_option("--images", "The folder of images.")]
 _Gt = Annotated[Path | None, _path_option("--gt", "The ground truth's JSON.", "FILE.json")]
 _GtDir = Annotated[Path | None, _path_option("--gt-dir", "The folder of its PNGs.")]
+_View = Annotated[
+    View, typer.Option("--view", help="panoptic: all segments; instance: things alone; semantic: categories as one.")
+]
 _Common = Annotated[bool, typer.Option("--common-images", help="Use the images that all runs have.")]
 
 
@@ -128,6 +150,7 @@ def overlay(
     image: _Image,
     out: Annotated[Path | None, _out("overlay-RUN-ID.png")] = None,
     truth: Annotated[bool, typer.Option("--truth", help="Show the ground truth instead.")] = False,
+    view: _View = View.panoptic,
     names: _Names = True,
     scores: _Scores = False,
     opacity: _Opacity = 0.5,
@@ -142,7 +165,7 @@ def overlay(
     from panbench.runs import load_run
 
     loaded = load_run(run)
-    photo, layers = _layers([TRUTH if truth else loaded], image, loaded, images, gt, gt_dir)
+    photo, layers = _layers([TRUTH if truth else loaded], image, loaded, images, gt, gt_dir, view)
     figure = overlay_figure(
         photo, layers[0], loaded.categories, width=width, opacity=opacity, names=names, scores=scores
     )
@@ -155,6 +178,7 @@ def side_by_side(
     image: _Image,
     out: Annotated[Path | None, _out("side-by-side-ID.png")] = None,
     columns: Annotated[int | None, typer.Option(min=1, metavar="N", help="Panels in a row.")] = None,
+    view: _View = View.panoptic,
     names: _Names = True,
     scores: _Scores = False,
     opacity: _Opacity = 0.6,
@@ -168,7 +192,7 @@ def side_by_side(
     from panbench.report.figures.pictures import side_by_side_figure
 
     loaded = _load(runs)
-    photo, layers = _layers([TRUTH, *loaded], image, loaded[0], images, gt, gt_dir)
+    photo, layers = _layers([TRUTH, *loaded], image, loaded[0], images, gt, gt_dir, view)
     figure = side_by_side_figure(
         photo,
         layers,
@@ -193,6 +217,7 @@ def diff(
     b: Annotated[str, typer.Argument(metavar="B", help="Another, or gt.")],
     image: _Image,
     out: Annotated[Path | None, _out("diff-ID.png")] = None,
+    view: _View = View.panoptic,
     names: _Names = True,
     width: _Width = 7.0,
     dpi: _Dpi = 200,
@@ -208,7 +233,7 @@ def diff(
     loaded = _load([Path(one) for one in (a, b) if one != TRUTH])
     waiting = iter(loaded)
     wanted = [TRUTH if one == TRUTH else next(waiting) for one in (a, b)]
-    photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir)
+    photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir, view)
     figure = diff_figure(photo, left, right, loaded[0].categories, width=width, names=names)
     _save(figure, out or Path(f"diff-{image}.png"), loaded, dpi)
 
@@ -278,6 +303,7 @@ def attention(
             spec=spec,
             photo=photo,
             weights=weights,
+            seed=random_seed(checkpoint) or 0,
             device=device,
             download=download,
             queries=query or (),
@@ -361,10 +387,11 @@ def plot(
     "predict",
     "panbench predict photo.jpg --model mask2former-tiny",
     "panbench predict photos/ -m maskformer-r50 -o out",
+    "panbench predict photo.jpg -m mask2former-r50,maskformer-r50 --view semantic",
 )
 def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Photographs, or folders of them.")],
-    model: Model = None,
+    model: Models = None,
     config: Config = None,
     checkpoint: Checkpoint = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write to.")] = Path(
@@ -373,6 +400,8 @@ def predict(
     things: Things = None,
     download: Download = False,
     device: Device = "auto",
+    rule: Rules = None,
+    view: _View = View.panoptic,
     exif: Annotated[Orientation, exif_option()] = Orientation.apply,
     format: Annotated[Picture, typer.Option("--format", "-f", help="Of the overlays.")] = Picture.png,
     names: _Names = True,
@@ -382,31 +411,39 @@ def predict(
     dpi: _Dpi = 200,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
 ) -> None:
-    """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON."""
+    """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON.
+
+    Of several models or rules each gets a folder in --out, and one picture shows their answers side by side.
+    """
     from panbench.panoptic.photo_files import find_photographs
 
-    spec = choose_model(model, config, checkpoint, things)
+    specs = choose_models(model or [], config, checkpoint, things)
     check_checkpoint(checkpoint)
     find_photographs(images)
-    download = may_download_weights([spec], checkpoint, download)
+    rules = [None] if rule is None else split_rules(rule)
+    download = may_download_weights(specs, checkpoint, download)
 
-    from panbench.evaluation.tools.photographs import segment_photographs
+    from panbench.evaluation.tools.photographs import segment_photographs, segment_side_by_side
 
+    answers = [(spec, one) for spec in specs for one in rules]
     with console.Bars() as bars:
-        wrote = segment_photographs(
-            spec,
-            images,
-            out,
-            weights=weights_named(checkpoint),
-            device=device,
-            form=format.value,
-            style={"names": names, "scores": scores, "opacity": opacity, "width": width},
-            dpi=dpi,
-            overwrite=overwrite,
-            download=download,
-            exif=exif.choice,
-            reporter=bars,
-        )
+        settings: dict[str, Any] = {
+            "weights": weights_named(checkpoint),
+            "seed": random_seed(checkpoint) or 0,
+            "device": device,
+            "form": format.value,
+            "view": view.value,
+            "style": {"names": names, "scores": scores, "opacity": opacity, "width": width},
+            "dpi": dpi,
+            "overwrite": overwrite,
+            "download": download,
+            "exif": exif.choice,
+            "reporter": bars,
+        }
+        if len(answers) == 1:
+            wrote = segment_photographs(specs[0], images, out, rule=rules[0], **settings)
+        else:
+            wrote = segment_side_by_side(answers, images, out, **settings)
     console.wrote(wrote)
 
 
@@ -435,9 +472,10 @@ def _layers(
     images: Path | None,
     gt: Path | None,
     gt_dir: Path | None,
+    view: View,
 ) -> "tuple[Photo, list[Layer]]":
     """The photograph of an image, and the layers of runs, or of the ground truth where TRUTH stands for a run."""
-    from panbench.report.figures.pictures import Pictures, RunPictures
+    from panbench.report.figures.pictures import Pictures, RunPictures, viewed
     from panbench.runs.alike import unlike
 
     pictures = Pictures(source, images=images, gt=gt, gt_dir=gt_dir)
@@ -452,7 +490,7 @@ def _layers(
         else RunPictures(run).prediction(image, pictures)
         for run in wanted
     ]
-    return pictures.photo(image), layers
+    return pictures.photo(image), [viewed(layer, view.value, source.categories) for layer in layers]
 
 
 app.add_typer(show_app)

@@ -30,6 +30,7 @@ __all__ = [
     "rules_of",
     "run_folders",
     "run_models",
+    "slug",
     "what_runs",
 ]
 
@@ -82,7 +83,7 @@ def run_folders(
     keep: refuse, before anything is run, when one of the folders holds a run already (BadRun)
     The folders of the first model come first, in the order of the rules.
     """
-    names = [spec.name if not rule else f"{spec.name}-{_slug(rule)}" for spec in specs for rule in rules or [""]]
+    names = [spec.name if not rule else f"{spec.name}-{slug(rule)}" for spec in specs for rule in rules or [""]]
     if out is None:
         folders = [Path("results") / f"{dataset}-{name}" for name in names]
     elif len(names) == 1:
@@ -298,6 +299,6 @@ def _in_turn(
     return outcomes
 
 
-def _slug(rule: str) -> str:
+def slug(rule: str) -> str:
     """A rule as part of a folder's name: `mask2former:score=0.7` is mask2former-score-0.7."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", rule).strip("-")

@@ -101,8 +101,9 @@ def segment(
     photos: Iterable[tuple[Path, tuple[int, int]]],
     categories: tuple[Category, ...],
     exif: Exif = "apply",
+    rule: Rule | None = None,
 ) -> Iterator[tuple[Scene, PanopticPrediction | BadDataset]]:
-    """The model's answer for each photograph, given as path and (height, width), numbered from 1.
+    """The model's answer for each photograph, by its own rule or another: path and (height, width), numbered from 1.
 
     A photograph that the model's pipeline cannot read gives its error instead, so that the others are still segmented.
     """
@@ -110,6 +111,6 @@ def segment(
     for number, (path, (height, width)) in enumerate(photos, start=1):
         scene = replace(scene_of(path, number, height, width), exif=exif)
         try:
-            yield scene, predict(model, scene, ids)
+            yield scene, predict(model, scene, ids, rule)
         except BadDataset as error:
             yield scene, error

@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -572,3 +574,8 @@ def test_a_body_of_no_stated_length_is_taken_only_where_something_checks_it(tmp_
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_what_only_looks_at_data_does_not_load_the_http_client():
+    code = "import sys, panbench.cli.prepare; sys.exit('httpx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -227,3 +227,28 @@ def test_a_dataset_of_other_orientation_is_the_same_otherwise(upright):
     ignoring = dataset.with_exif("ignore")
     assert {scene.exif for scene in ignoring.scenes} == {"ignore"}
     assert ignoring.with_exif("apply") == dataset
+
+
+def test_predict_by_several_models_and_rules_puts_their_answers_side_by_side(upright, tmp_path):
+    photo = upright / "val" / "000001.jpg"
+    photo = photo if photo.exists() else sorted((upright / "val").glob("*.jpg"))[0]
+    command = ("predict", photo, "--device", "cpu", "--out", tmp_path / "out", "--dpi", "40")
+    result = panbench(*command, "--model", "mask2former-tiny,maskformer-tiny", "--rule", "paper,argmax")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == [str(tmp_path / "out" / f"{photo.stem}.side-by-side.png")]
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert folders == [f"mask{kind}former-tiny-{rule}" for kind in ("2", "") for rule in ("argmax", "paper")]
+    maps = {name: cv2.imread(str(tmp_path / "out" / name / "ids" / f"{photo.stem}.png")) for name in folders}
+    assert (maps["mask2former-tiny-paper"] != maps["mask2former-tiny-argmax"]).any()
+    own = panbench("predict", photo, "--device", "cpu", "--out", tmp_path / "own", "-m", "mask2former-tiny")
+    assert own.exit_code == 0, own.stderr
+    assert (cv2.imread(str(tmp_path / "own" / "ids" / f"{photo.stem}.png")) == maps["mask2former-tiny-paper"]).all()
+    again = panbench(*command, "--model", "mask2former-tiny,maskformer-tiny", "--rule", "paper,argmax")
+    assert (again.exit_code, "--overwrite" in again.stderr) == (2, True)
+
+
+def test_bench_measures_each_rule_by_itself(tmp_path):
+    small = ("--size", "64x96", "--count", "1", "--warm-up", "0", "--device", "cpu")
+    result = panbench("bench", "-m", "mask2former-tiny", "--rule", "paper,argmax", *small, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [row["rule"] for row in json.loads(result.stdout)["rows"]] == ["paper", "argmax"]

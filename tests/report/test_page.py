@@ -15,6 +15,7 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import Collected, Silent
 from panbench.metrics.pq import pq_table, summarise
 from panbench.panoptic.overlap import OverlapTable, take
+from panbench.report.answers.comparison import corrected_p
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import compared, per_image
 from panbench.report.figures.colors import LIGHT, MARKERS
@@ -23,6 +24,7 @@ from panbench.report.figures.plots import draw_plot
 from panbench.report.pages.page.document import report_page, write_report
 from panbench.report.pages.page.gallery import run_lengths
 from panbench.report.pages.page.leads import choose, find_leads, leads_to
+from panbench.report.pages.page.overview import overview
 from panbench.report.pages.page.shortened import shortened
 from panbench.runs import RunWriter, load_run
 
@@ -137,6 +139,26 @@ def test_moved_data_is_found_where_the_caller_says(make_runs, tmp_path):
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     assert data_of(report_page(runs))["gallery"] == []
     assert len(data_of(report_page(runs, images=tmp_path / "elsewhere"))["gallery"]) == 4
+
+
+def test_a_p_that_swaps_could_not_reach_reads_as_in_compare(shared_runs):
+    members, found = compared(shared_runs)
+    apart = found.comparison.differences.assign(p_holm=0.00312, at_floor=True)
+    floored = replace(found, comparison=replace(found.comparison, differences=apart))
+    page = overview(members, floored)
+    assert corrected_p(0.00312, True) == "<0.004"
+    assert page.count(">&lt;0.004</td>") == 3
+    assert "so p may be smaller still" in page
+    assert "so p may be smaller still" not in overview(members, found)
+
+
+def test_p_is_rounded_once(shared_runs):
+    members, found = compared(shared_runs)
+    # To four digits 0.12349 is 0.1235, and that to three 0.124 or 0.123.
+    for p, shown in ((0.12349, "0.123"), (0.12351, "0.124")):
+        apart = found.comparison.differences.assign(p_holm=p, at_floor=False)
+        page = overview(members, replace(found, comparison=replace(found.comparison, differences=apart)))
+        assert page.count(f">{shown}</td>") == 3
 
 
 def test_an_incomplete_run_is_marked_everywhere_it_appears(make_runs):

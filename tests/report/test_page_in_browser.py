@@ -607,6 +607,32 @@ def test_a_bin_of_a_curve_explains_itself(open_report, full_report):
     assert "95 % interval" in page.locator("#tooltip").inner_text()
 
 
+def test_a_page_of_one_model_says_null_nowhere(open_report, shared_runs, tmp_path):
+    page = open_report(write_report(shared_runs[:1], tmp_path / "one.html", examples=0))
+    assert "null" not in page.locator("main").inner_text()
+
+
+def test_tables_beside_each_other_begin_at_one_height(open_report, shared_runs, tmp_path):
+    three = [*shared_runs, load_run(shared_runs[0].path)]
+    page = open_report(write_report(three, tmp_path / "three.html", examples=0))
+    for tables in (".matrices > .scroll", "#slice-view .small-multiples > .scroll"):
+        boxes = [box.bounding_box() for box in page.locator(tables).all()]
+        rows = [[box["y"] for box in boxes if abs(box["y"] - other["y"]) < 40] for other in boxes]
+        assert len(boxes) > 1
+        assert max(map(len, rows)) > 1, "no two tables stand beside each other"
+        assert all(max(row) - min(row) < 1 for row in rows)
+
+
+def test_long_names_do_not_widen_a_narrow_page(open_report, shared_runs, tmp_path):
+    long = "mask2former_swin_large_seed{}_of_a_very_long_experiment_name_without_spaces"
+    runs = [load_run(run.path) for run in shared_runs]
+    for number, run in enumerate(runs):
+        run.info = replace(run.info, model=replace(run.info.model, title=long.format(number)))
+    page = open_report(write_report(runs, tmp_path / "long.html"), width=400)
+    page.locator("#gallery-view canvas").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (400, "dark")])
 def test_axe_finds_no_serious_violation(open_report, width, scheme):
     assert serious_violations(open_report(width=width, scheme=scheme)) == []

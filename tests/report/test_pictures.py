@@ -4,12 +4,14 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from support import panbench
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.panoptic.types import Category, Segment
 from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
 from panbench.report.figures.pictures import (
     DISAGREEMENTS,
+    VIEWS,
     Layer,
     Pictures,
     RunPictures,
@@ -25,6 +27,7 @@ from panbench.report.figures.pictures import (
     save_figure,
     segment_colors,
     side_by_side_figure,
+    viewed,
 )
 from panbench.runs import Run
 
@@ -268,3 +271,29 @@ def test_photographs_are_read_as_rgb_grey_ones_too(tmp_path):
     assert read_photo(tmp_path / "blue.png")[0, 0].tolist() == [0, 0, 255]
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((2, 3), 7, np.uint8))
     assert read_photo(tmp_path / "grey.png").shape == (2, 3, 3)
+
+
+def test_a_semantic_view_joins_the_segments_of_a_category_and_an_instance_view_leaves_stuff_out():
+    categories = (Category(1, "dog", True), Category(9, "sky", False))
+    ids = np.array([[1, 1, 2, 2], [3, 3, 3, 0]], np.int32)
+    shown = Layer.of("x", ids, [Segment(1, 1, 2), Segment(2, 1, 2), Segment(3, 9, 3)])
+    assert viewed(shown, "panoptic", categories) is shown
+    things = viewed(shown, "instance", categories)
+    assert things.ids.tolist() == [[1, 1, 2, 2], [0, 0, 0, 0]]
+    assert [one.id for one in things.segments] == [1, 2]
+    semantic = viewed(shown, "semantic", categories)
+    assert semantic.ids.tolist() == [[1, 1, 1, 1], [2, 2, 2, 0]]
+    assert [(one.id, one.category_id, one.area) for one in semantic.segments] == [(1, 1, 4), (2, 9, 3)]
+    with pytest.raises(BadArgument, match="There is no view 'depth'"):
+        viewed(shown, "depth", categories)
+
+
+def test_every_view_of_show_is_a_picture_of_its_own(shared_runs, tmp_path):
+    run = shared_runs[0]
+    written = set()
+    for view in VIEWS:
+        out = tmp_path / f"{view}.png"
+        result = panbench("show", "side-by-side", run.path, "--image", run.image_ids()[0], "--view", view, "--out", out)
+        assert result.exit_code == 0, result.stderr
+        written.add(out.read_bytes())
+    assert len(written) == len(VIEWS)

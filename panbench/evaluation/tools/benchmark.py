@@ -29,10 +29,11 @@ from panbench.base.text import for_spreadsheet
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
-from panbench.evaluation.evaluate import evaluate
+from panbench.evaluation.evaluate import evaluate, refuse_unfit
 from panbench.evaluation.loop import images_for_rate, plan_batches, worker_threads
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.several import rules_of
 from panbench.evaluation.tools.photographs import photograph_dataset
 from panbench.models.devices import choose_device
 from panbench.models.model import Model
@@ -69,6 +70,7 @@ class Row:
     load … write: milliseconds of each stage in the evaluation, where stages overlap
     images_per_second: the steady rate of the evaluation, None of too few batches; images_for_rate: the fewest images
         that make one; loop_seconds: the wall time of the whole evaluation, its first batches and its writing included
+    rule: the fusion rule, None for the model's own
     pixels_differ: share of pixels in other segments than in the first row's maps; pq_difference: PQ minus its PQ
     """
 
@@ -106,6 +108,7 @@ class Row:
     PQ: float | None = None
     pixels_differ: float | None = None
     pq_difference: float | None = None
+    rule: str | None = None
     torch: str = torch.__version__
     threads: int | None = None
 
@@ -151,6 +154,7 @@ def benchmark(
     photographs: Sequence[Path] = (),
     exif: Exif = "apply",
     device: str = "auto",
+    rules: Sequence[str] = (),
     precisions: Sequence[str] = ("fp32",),
     batch_sizes: Sequence[int] = (1,),
     weights: str = "auto",
@@ -166,6 +170,7 @@ def benchmark(
     The first setting of a model is always fp32 at the smallest batch size: the others' maps are held against its.
     photographs: the first `count` of these files and folders instead of generated images; then there is no PQ
     exif: "apply" turns photographs as their EXIF orientation says; "ignore" takes them as they are stored
+    rules: fusion rules as `--rule` names them, each measured by itself; () is each model's own
     weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
     download: fetch weights that are not here
     warm_up: batches before the clock runs; reporter: hears of settings measured, and of those that cannot run
@@ -182,15 +187,17 @@ def benchmark(
     ordered = dict.fromkeys([("fp32", min(batch_sizes)), *itertools.product(precisions, batch_sizes)])
     rows: list[Row] = []
     versions: dict[str, str] = {}
-    for spec in specs:
+    wanted: Sequence[str | None] = rules or [None]
+    cases = list(itertools.product(specs, wanted))
+    for spec, rule in cases:
         reporter.status(f"Preparing {spec.title}")
-        context = _Context(spec, size, count, photographs, exif, chosen, weights, plant, warm_up, seed)
+        context = _Context(spec, size, count, photographs, exif, chosen, weights, plant, warm_up, seed, rule)
         for precision, batch_size in ordered:
             row = _measure(context, precision, batch_size)
             if problem := row.status if row.status != "ok" else row.why_no_rate:
                 reporter.notice(f"{spec.name}, {precision}, batch size {batch_size}: {problem}")
             rows.append(row)
-            reporter.progress("Measuring", len(rows), len(specs) * len(ordered), "settings")
+            reporter.progress("Measuring", len(rows), len(cases) * len(ordered), "settings")
         versions.update(context.versions)
     return Report(
         rows=tuple(rows),
@@ -273,9 +280,10 @@ class _Context:
         plant: int,
         warm_up: int,
         seed: int,
+        rule: str | None,
     ) -> None:
         self.spec, self.size, self.count, self.photographs, self.device = spec, size, count, photographs, device
-        self.exif = exif
+        self.exif, self.rule = exif, rule
         self.weights, self.plant, self.warm_up, self.seed = weights, plant, warm_up, seed
         self.dataset: Dataset | None = None
         self.flops: int | None = None
@@ -286,6 +294,10 @@ class _Context:
     def load(self, precision: str) -> Model:
         model = open_model(self.spec, weights=self.weights, device=self.device, precision=precision, seed=self.seed)
         self.versions.update(model.versions)
+        if self.rule is not None:
+            (chosen,) = rules_of(model, [self.rule])
+            refuse_unfit(chosen, model)
+            model.rule = chosen
         if self.plant:
             model.plant_segments(self.plant)
         if self.dataset is None:
@@ -312,6 +324,7 @@ def _measure(context: _Context, precision: str, batch_size: int) -> Row:
         # Photographs have sizes of their own.
         height=None if context.photographs else context.size[0],
         width=None if context.photographs else context.size[1],
+        rule=context.rule,
         gmacs_published=PUBLISHED_GMACS.get(context.spec.name),
         threads=torch.get_num_threads(),
     )

@@ -3,27 +3,36 @@
 import hashlib
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel, BadRun
 from panbench.base.reporter import SILENT, Reporter
-from panbench.catalog import WITHOUT_QUERIES, ModelSpec, find_model, load_catalog, no_queries
+from panbench.catalog import PAPER, WITHOUT_QUERIES, ModelSpec, find_model, load_catalog, no_queries
 from panbench.datasets import Dataset
-from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.evaluation.several import slug
+from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.photo import inspect_photo
 from panbench.panoptic.photo_files import find_photographs
 from panbench.panoptic.types import Annotation, Category, Exif, ImageInfo, PanopticSet, Scene
 from panbench.report.figures.attention import attention_figure
-from panbench.report.figures.pictures import Layer, Pictures, overlay_figure, read_photo, save_figure
+from panbench.report.figures.pictures import (
+    Layer,
+    Pictures,
+    overlay_figure,
+    read_photo,
+    save_figure,
+    side_by_side_figure,
+    viewed,
+)
 from panbench.runs import ModelRecord, load_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["attention_of", "photograph_dataset", "segment_photographs"]
+__all__ = ["attention_of", "photograph_dataset", "segment_photographs", "segment_side_by_side"]
 
 PHOTOGRAPHS = "photographs"
 """The split of a dataset of photographs without ground truth."""
@@ -35,8 +44,11 @@ def segment_photographs(
     out: Path,
     *,
     weights: str = "auto",
+    seed: int = 0,
+    rule: str | None = None,
     device: str = "auto",
     form: str = "png",
+    view: str = "panoptic",
     style: Mapping[str, Any] | None = None,
     dpi: float = 200,
     overwrite: bool = False,
@@ -47,7 +59,9 @@ def segment_photographs(
     """Segments photographs and writes into `out`, for each, NAME.overlay.<form>; ids/NAME.png; and ids.json; the paths.
 
     images: files, or folders whose images are taken
-    style: arguments of `overlay_figure`; download: fetch weights that are not here
+    rule: a fusion rule as `--rule` names it; None: the model's own; seed: of random weights
+    view: of `pictures.VIEWS`, for the overlays; style: arguments of `overlay_figure`
+    download: fetch weights that are not here
     exif: "apply" turns photographs as their EXIF orientation says; "ignore" takes them as they are stored
     reporter: gets the download, and as notices the licence of the weights, each photograph that cannot be read, and the
         time an image takes
@@ -58,30 +72,22 @@ def segment_photographs(
     if target.exists() and not overwrite:
         raise BadArgument(f"{out} holds earlier predictions. Give another --out, or --overwrite to replace them.")
     paths = find_photographs(images)
-    sizes: list[tuple[Path, tuple[int, int]]] = []
-    oriented: list[Path] = []
-    faults: list[str] = []
-    for path in paths:
-        try:
-            size, orientation = _look(path, exif)
-            sizes.append((path, size))
-            if orientation != 1:
-                oriented.append(path)
-        except BadDataset as error:
-            faults.append(str(error))
-    if not sizes:
-        raise BadDataset(faults[0])
+    sizes, oriented, faults = _looked_at(paths, exif)
     names = dict(zip([path for path, _ in sizes], _distinct_stems([path for path, _ in sizes]), strict=True))
     _refuse_to_replace(names.values(), paths, out, form, overwrite)
     # Imports torch, which takes seconds: the photographs are checked first.
+    from panbench.evaluation.evaluate import refuse_unfit
+    from panbench.evaluation.several import rules_of
     from panbench.models.opening import open_model
     from panbench.models.predict import model_categories, segment
 
-    model = open_model(spec, weights=weights, device=device, download=download, reporter=reporter)
+    model = open_model(spec, weights=weights, seed=seed, device=device, download=download, reporter=reporter)
+    (chosen,) = rules_of(model, [] if rule is None else [rule])
+    refuse_unfit(chosen, model)
     categories = model_categories(model)
     written, infos, annotations = [], {}, {}
     seconds, began = [], time.perf_counter()
-    for scene, prediction in segment(model, sizes, categories, exif):
+    for scene, prediction in segment(model, sizes, categories, exif, chosen):
         seconds.append(time.perf_counter() - began)
         assert scene.image_path is not None
         if isinstance(prediction, BadDataset):
@@ -90,7 +96,7 @@ def segment_photographs(
             began = time.perf_counter()
             continue
         name = names[scene.image_path]
-        layer = Layer.of(spec.title, prediction.ids, prediction.segments)
+        layer = viewed(Layer.of(spec.title, prediction.ids, prediction.segments), view, categories)
         figure = overlay_figure(
             read_photo(scene.image_path, turned=exif == "apply"), layer, categories, **(style or {})
         )
@@ -118,6 +124,93 @@ def segment_photographs(
     return [*written, target]
 
 
+def segment_side_by_side(
+    answers: Sequence[tuple[ModelSpec, str | None]],
+    images: Sequence[Path],
+    out: Path,
+    *,
+    form: str = "png",
+    view: str = "panoptic",
+    style: Mapping[str, Any] | None = None,
+    dpi: float = 200,
+    overwrite: bool = False,
+    exif: Exif = "apply",
+    **settings: Any,
+) -> list[Path]:
+    """Segments photographs by several models or rules: a folder of each, as of `segment_photographs`, and pictures.
+
+    answers: models, each with a rule or None for its own; settings: further arguments of `segment_photographs`
+    NAME.side-by-side.<form> shows a photograph and what each of them makes of it. The paths of these pictures.
+    """
+    paths = find_photographs(images)
+    sizes = _looked_at(paths, exif)[0]
+    names = _distinct_stems([path for path, _ in sizes])
+    pictures = [out / f"{name}.side-by-side.{form}" for name in names]
+    for picture in pictures:
+        if picture.exists() and not overwrite:
+            raise BadArgument(f"{picture} already exists. Give another --out, or --overwrite to replace it.")
+    several = len({rule for _, rule in answers}) > 1
+    folders: dict[Path, str] = {}
+    for spec, rule in answers:
+        folder = out / (f"{spec.name}-{slug(rule or PAPER)}" if several else spec.name)
+        folders[folder] = f"{spec.title} [{rule or PAPER}]" if several else spec.title
+        segment_photographs(
+            spec, images, folder, rule=rule, form=form, view=view, style=style, dpi=dpi, overwrite=overwrite, exif=exif,
+            **settings,
+        )  # fmt: skip
+    photographs = dict(zip(names, sizes, strict=True))
+    return list(_pictures_of(folders, photographs, out, form, view, style, dpi, exif))
+
+
+def _pictures_of(
+    folders: Mapping[Path, str],
+    photographs: Mapping[str, tuple[Path, tuple[int, int]]],
+    out: Path,
+    form: str,
+    view: str,
+    style: Mapping[str, Any] | None,
+    dpi: float,
+    exif: Exif,
+) -> Iterator[Path]:
+    """Writes a picture of each photograph with the stored answers beside each other; those who lack it are left out."""
+    sets = {folder: read_panoptic_json(folder / "ids.json") for folder in folders}
+    for number, (name, (path, size)) in enumerate(photographs.items(), start=1):
+        layers: list[Layer] = []
+        categories: tuple[Category, ...] = ()
+        for folder, title in folders.items():
+            if number not in sets[folder].annotations:
+                continue
+            ids = read_id_png(folder / "ids" / f"{name}.png", size, image_id=number)
+            layer = Layer.of(title, ids, sets[folder].annotations[number].segments)
+            layers.append(viewed(layer, view, sets[folder].categories))
+            categories = sets[folder].categories
+        if layers:
+            figure = side_by_side_figure(read_photo(path, turned=exif == "apply"), layers, categories, **(style or {}))
+            save_figure(figure, out / f"{name}.side-by-side.{form}", dpi=dpi)
+            yield out / f"{name}.side-by-side.{form}"
+
+
+def _looked_at(paths: Sequence[Path], exif: Exif) -> tuple[list[tuple[Path, tuple[int, int]]], list[Path], list[str]]:
+    """Photographs with their sizes, those that are not upright, and a sentence on each that cannot be read.
+
+    Raises BadDataset when none can be read.
+    """
+    sizes: list[tuple[Path, tuple[int, int]]] = []
+    oriented: list[Path] = []
+    faults: list[str] = []
+    for path in paths:
+        try:
+            size, orientation = _look(path, exif)
+            sizes.append((path, size))
+            if orientation != 1:
+                oriented.append(path)
+        except BadDataset as error:
+            faults.append(str(error))
+    if not sizes:
+        raise BadDataset(faults[0])
+    return sizes, oriented, faults
+
+
 def _refuse_to_replace(
     names: Iterable[str], photographs: Iterable[Path], out: Path, form: str, overwrite: bool
 ) -> None:
@@ -138,6 +231,7 @@ def attention_of(
     spec: ModelSpec | None = None,
     photo: Path | None = None,
     weights: str = "auto",
+    seed: int = 0,
     device: str = "auto",
     download: bool = False,
     queries: Sequence[int] = (),
@@ -182,7 +276,9 @@ def attention_of(
     from panbench.models.opening import open_model
     from panbench.models.predict import scene_of
 
-    opened = open_model(spec, weights=weights, device=device, speedups=False, download=download, reporter=reporter)
+    opened = open_model(
+        spec, weights=weights, seed=seed, device=device, speedups=False, download=download, reporter=reporter
+    )
     scene = scene_of(path, image or 1, *shown.shape[:2])
     if run is not None and stored.info.arguments.get("exif") == "ignore":
         scene = replace(scene, exif="ignore")

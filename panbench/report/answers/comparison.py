@@ -54,7 +54,7 @@ from panbench.report.answers.tables import (
 from panbench.report.answers.verdict import Lost, Verdict, verdict
 from panbench.runs import Run
 
-__all__ = ["Standing", "corrected_p", "standing"]
+__all__ = ["Standing", "corrected_p", "p_in_words", "standing"]
 
 MOST_PAIRS = 5
 """Up to so many runs each is compared with each other; beyond, only with the first, unless a baseline is named."""
@@ -509,6 +509,12 @@ def corrected_p(value: float, at_floor: bool) -> str:
     if value < 0.001:
         return "<0.001"
     return f"<{math.ceil(round(1000 * value, 6)) / 1000:.3f}" if at_floor and value < 0.5 else f"{value:.3f}"
+
+
+def p_in_words(value: float, at_floor: bool) -> str:
+    """`corrected_p` as "p = 0.012" or "p < 0.001"; "" where there is none."""
+    p = corrected_p(value, at_floor)
+    return "" if p == ABSENT else f"p < {p[1:]}" if p.startswith("<") else f"p = {p}"
 
 
 def _known(value: Any) -> float | None:

@@ -7,7 +7,7 @@ are matplotlib's: colours are pixels, outlines and names are vectors, so SVG and
 import colorsys
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DISAGREEMENTS",
+    "VIEWS",
     "Layer",
     "LayerSegment",
     "Pictures",
@@ -48,6 +49,7 @@ __all__ = [
     "save_figure",
     "segment_colors",
     "side_by_side_figure",
+    "viewed",
 ]
 
 Rgb = tuple[int, int, int]
@@ -99,6 +101,33 @@ class Layer:
     def of(title: str, ids: IdMap, segments: Sequence[Segment]) -> "Layer":
         """A layer without verdicts."""
         return Layer(title, ids, tuple(LayerSegment(s.id, s.category_id, s.area, s.score, s.iscrowd) for s in segments))
+
+
+VIEWS = ("panoptic", "instance", "semantic")
+"""How a map is shown: all segments; things alone; or categories, whose segments are one."""
+
+
+def viewed(layer: Layer, view: str, categories: Sequence[Category]) -> Layer:
+    """A layer as a view of VIEWS shows it; segments of a semantic view have no verdicts. Raises BadArgument."""
+    if view not in VIEWS:
+        raise BadArgument(f"There is no view {view!r}. Choose one of {', '.join(VIEWS)}.")
+    if view == "panoptic":
+        return layer
+    things = {category.id for category in categories if category.isthing}
+    if view == "instance":
+        kept = tuple(segment for segment in layer.segments if segment.category_id in things)
+        return replace(layer, ids=_renumbered(layer.ids, {one.id: one.id for one in kept}), segments=kept)
+    number = {category: 1 + index for index, category in enumerate(sorted({s.category_id for s in layer.segments}))}
+    ids = _renumbered(layer.ids, {one.id: number[one.category_id] for one in layer.segments})
+    areas = np.bincount(ids.ravel(), minlength=1 + len(number))
+    merged = tuple(LayerSegment(own, category, int(areas[own])) for category, own in number.items())
+    return replace(layer, ids=ids, segments=merged)
+
+
+def _renumbered(ids: IdMap, numbers: Mapping[int, int]) -> IdMap:
+    """The map with other ids; 0 for those that have none."""
+    known, place = np.unique(ids, return_inverse=True)
+    return np.array([numbers.get(int(one), 0) for one in known], np.int32)[place].reshape(ids.shape)
 
 
 class Pictures(DataFiles):

@@ -40,6 +40,14 @@ def test_a_rule_is_taken_from_where_it_is(module):
     assert (rule.depth, rule.score) == (0.5, 0.7)
 
 
+def test_a_module_without_a_package_holds_a_rule_too(tmp_path, monkeypatch):
+    (tmp_path / "lone_rules.py").write_text(HIERARCHY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert parse_rule("lone_rules:Hierarchy:depth=0.5").depth == 0.5
+    with pytest.raises(BadArgument, match="Did you mean mask2former"):
+        parse_rule("mask2formr:score")
+
+
 def test_what_run_json_says_of_such_a_rule_names_it_again(module):
     rule = parse_rule(f"{module}:Hierarchy:depth=0.5")
     assert rule.record()["name"] == f"{module}:Hierarchy"

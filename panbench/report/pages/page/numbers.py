@@ -1,7 +1,8 @@
 """The numbers that the page's scripts draw, as plain lists: fractions to four digits, None where there is none."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from panbench.report.figures.colors import model_key, styles_of
 from panbench.report.pages.page.leads import MOST_CONFUSED, confused_pairs, pairs_listed
 from panbench.report.pages.page.shortened import shortened
 
-__all__ = ["chart_numbers", "pair_tests"]
+__all__ = ["PairTest", "TestedPair", "chart_numbers", "tested_pairs"]
 
 
 def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd.DataFrame) -> dict[str, Any]:
@@ -81,35 +82,73 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
     }
 
 
-def pair_tests(members: Sequence[Compared], standing: Standing) -> Iterable[dict[str, Any]]:
-    """Each pair that was tested, a before b in the page's order: a − b with interval, p and significance.
+@dataclass(frozen=True)
+class PairTest:
+    """a − b in PQ with its interval, what a test says of it, and the images that decide it. NaN where there is none.
 
-    groups: [difference, low, high, p, significant] of All, Things, Stuff, None where a group is empty; categories: the
-    same by the category's position
+    at_floor: no swap of images differed as much, so that p is only known to be no larger
     """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    significant: bool
+    at_floor: bool
+    images: int
+
+    def record(self) -> list[Any]:
+        """As the scripts take it."""
+        return [*_numbers((self.difference, self.low, self.high, self.p)), self.significant]
+
+
+@dataclass(frozen=True)
+class TestedPair:
+    """Two models, a before b in the page's order. groups: by name; categories: by the category's position."""
+
+    a: int
+    b: int
+    groups: Mapping[str, PairTest]
+    categories: Mapping[int, PairTest]
+
+
+def tested_pairs(members: Sequence[Compared], standing: Standing) -> Iterator[TestedPair]:
+    """Each pair of models that was tested; groups and categories without a difference are left out."""
     if standing.comparison is None:
         return
     place = {key: index for index, key in enumerate(standing.keys)}
     position = {category.id: index for index, category in enumerate(members[0].categories)}
     table = standing.comparison.differences
-    table = table[table["metric"] == "PQ"]
+    table = table[(table["metric"] == "PQ") & table["difference"].notna()]
     for (first, second), own in table.groupby(["a", "b"], sort=False):
         a, b = place[str(first)], place[str(second)]
         # The tests say b − a.
         sign = -1 if a < b else 1
-
-        def cells(row: Any, sign: int = sign) -> list[Any]:
+        groups, categories = {}, {}
+        for row in own.itertuples():
             low, high = sorted((sign * row.low, sign * row.high))
-            return [*_numbers((sign * row.difference, low, high, row.p_holm)), bool(row.significant)]
+            found = PairTest(
+                sign * row.difference, low, high, row.p_holm, bool(row.significant), bool(row.at_floor), int(row.images)
+            )
+            if pd.isna(row.group):
+                categories[position[row.category_id]] = found
+            else:
+                groups[str(row.group)] = found
+        yield TestedPair(min(a, b), max(a, b), groups, categories)
 
-        own = own[own["difference"].notna()]
-        groups = {row.group: cells(row) for row in own[own["group"].notna()].itertuples()}
-        single = own[own["group"].isna()]
+
+def pair_tests(members: Sequence[Compared], standing: Standing) -> Iterator[dict[str, Any]]:
+    """Each tested pair for the scripts.
+
+    groups: [difference, low, high, p, significant] of All, Things, Stuff, None where a group is empty; categories: the
+    same and the number of images, by the category's position
+    """
+    for pair in tested_pairs(members, standing):
         yield {
-            "a": min(a, b),
-            "b": max(a, b),
-            "groups": [groups.get(group) for group in GROUPS],
-            "categories": {position[row.category_id]: [*cells(row), int(row.images)] for row in single.itertuples()},
+            "a": pair.a,
+            "b": pair.b,
+            "groups": [pair.groups[group].record() if group in pair.groups else None for group in GROUPS],
+            "categories": {place: [*test.record(), test.images] for place, test in pair.categories.items()},
         }
 
 

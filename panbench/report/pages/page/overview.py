@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from panbench.panoptic.types import GROUPS
-from panbench.report.answers.comparison import Standing
-from panbench.report.answers.grid import percent, signed
+from panbench.report.answers.comparison import Standing, corrected_p, p_in_words
+from panbench.report.answers.grid import ABSENT, percent, signed
 from panbench.report.answers.tables import comparison_grid
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.numbers import pair_tests
+from panbench.report.pages.page.numbers import PairTest, TestedPair, tested_pairs
 from panbench.report.pages.rendering import Markup, render
 
 __all__ = ["overview", "title_of"]
@@ -20,7 +20,7 @@ MEANINGS = {
     "PQ_th": "PQ of the things",
     "PQ_st": "PQ of the stuff",
 }
-_GROUPS = tuple(f"PQ{suffix}" for suffix in GROUPS.values())
+_SCORES = {group: f"PQ{suffix}" for group, suffix in GROUPS.items()}
 
 
 def title_of(members: Sequence[Compared]) -> str:
@@ -74,50 +74,41 @@ def _scores(members: Sequence[Compared], standing: Standing) -> list[dict[str, A
 
 def _differences(members: Sequence[Compared], standing: Standing) -> dict[str, Any]:
     """Of each pair the difference in PQ, on things and on stuff: rows of two or against a baseline, else matrices."""
-    tests = {(pair["a"], pair["b"]): pair["groups"] for pair in pair_tests(members, standing)}
+    tests = {(pair.a, pair.b): pair for pair in tested_pairs(members, standing)}
     count = len(members)
     comparison = standing.comparison
     assert comparison is not None
-    found = {"groups": _GROUPS, "level": 100 * (1 - comparison.level), "permutations": comparison.permutations}
+    found = {"scores": _SCORES, "level": 100 * (1 - comparison.level), "permutations": comparison.permutations}
+    shown = [corrected_p(test.p, test.at_floor) for pair in tests.values() for test in pair.groups.values()]
+    found["open"] = any(p.startswith("<") and p != "<0.001" for p in shown)
     if len(tests) < count * (count - 1) // 2:
         base = next(index for index in range(count) if all(index in pair for pair in tests))
         others = [index for index in range(count) if index != base]
-        rows = [(index, [_difference(tests, index, base, group) for group in range(3)]) for index in others]
+        rows = [(index, [_difference(tests, index, base, group) for group in GROUPS]) for index in others]
         return {**found, "form": "baseline", "base": base, "rows": rows}
     if count == 2:
         pair = [
-            (name, _difference(tests, 0, 1, group), _interval(cells), _p(cells[3]))
-            for group, name in enumerate(_GROUPS)
-            if (cells := tests[0, 1][group]) is not None
+            (_SCORES[group], _difference(tests, 0, 1, group), _interval(test), corrected_p(test.p, test.at_floor))
+            for group in GROUPS
+            if (test := tests[0, 1].groups.get(group)) is not None
         ]
         return {**found, "form": "pair", "rows": pair}
     matrices = [
-        (name, [[_difference(tests, row, column, group) for column in range(count)] for row in range(count)])
-        for group, name in enumerate(_GROUPS)
-        if any(groups[group] for groups in tests.values())
+        (_SCORES[group], [[_difference(tests, row, column, group) for column in range(count)] for row in range(count)])
+        for group in GROUPS
+        if any(group in pair.groups for pair in tests.values())
     ]
     return {**found, "form": "matrices", "matrices": matrices}
 
 
-def _difference(tests: Mapping[tuple[int, int], Sequence[Any]], a: int, b: int, group: int) -> dict[str, Any]:
+def _difference(tests: Mapping[tuple[int, int], TestedPair], a: int, b: int, group: str) -> dict[str, Any]:
     """a − b in points of PQ, its p in words, and whether it is significant."""
-    if a == b:
-        return {"points": "", "p": None, "significant": False}
-    cells = tests[min(a, b), max(a, b)][group]
-    if cells is None or cells[0] is None:
-        return {"points": "–", "p": None, "significant": False}
-    difference = cells[0] if a < b else -cells[0]
-    p = _p(cells[3])
-    return {
-        "points": signed(difference, 1),
-        "p": f"p {p}" if p.startswith("<") else f"p = {p}",
-        "significant": bool(cells[4]),
-    }
+    test = None if a == b else tests[min(a, b), max(a, b)].groups.get(group)
+    if test is None:
+        return {"points": "" if a == b else ABSENT, "p": None, "significant": False}
+    difference = test.difference if a < b else -test.difference
+    return {"points": signed(difference, 1), "p": p_in_words(test.p, test.at_floor), "significant": test.significant}
 
 
-def _interval(cells: Sequence[Any]) -> str:
-    return "–" if cells[1] is None else f"[{signed(cells[1], 1)}, {signed(cells[2], 1)}]"
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _interval(test: PairTest) -> str:
+    return ABSENT if test.low != test.low else f"[{signed(test.low, 1)}, {signed(test.high, 1)}]"

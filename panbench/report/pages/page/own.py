@@ -6,7 +6,7 @@ from typing import Any
 from panbench.metrics.image_slices import ImageSlices, slice_by_images
 from panbench.metrics.slices import image_statistics, pq_by
 from panbench.metrics.uncertainty import Comparison, weigh
-from panbench.report.answers.comparison import corrected_p
+from panbench.report.answers.comparison import p_in_words
 from panbench.report.answers.grid import ABSENT, percent, signed
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.section import Section
@@ -68,8 +68,7 @@ def _difference(tests: Any, name: str) -> dict[str, Any]:
     own = tests[tests["name"] == name].iloc[0]
     if own["difference"] != own["difference"]:
         return {"points": ABSENT, "p": None, "significant": False}
-    p = corrected_p(own["p_holm"], own["at_floor"])
-    words = "" if p == ABSENT else f"p < {p[1:]}" if p.startswith("<") else f"p = {p}"
+    words = p_in_words(own["p_holm"], own["at_floor"])
     # The tests say b − a.
     return {"points": signed(-own["difference"], 1), "p": words, "significant": bool(own["significant"])}
 

@@ -107,8 +107,7 @@ function categoryTable(container, open) {
       choice("Kind", [["all", "All"], ["thing", "Things"], ["stuff", "Stuff"]], "all", (kind) => { state.kind = kind; draw(); }),
       el("label", {}, "Filter ", el("input", { type: "search", id: "category-filter", oninput: (event) => { state.text = event.target.value; draw(); } })),
       count, el("a", { class: "skip inline", href: "#causes" }, "Skip the table")),
-    several ? found : null,
-    several ? legend() : null,
+    ...(several ? [found, legend()] : []),
     el("div", { class: "scroll tall", role: "region", "aria-label": "Scores of the categories" },
       el("table", { id: "category-scores", class: "dotted" }, el("thead", {}, head), body)));
   if (several) container.append(el("p", { class: "note" }, "A − B: the difference of the chosen pair with its 95 % interval; bold where it is significant after correction for all categories. Each interval is at 95 % by itself: where nothing differs one in 20 excludes 0. n: true segments. Intervals need 10 images with the category in their ground truth."));

@@ -82,7 +82,7 @@ function xAxis(at, y, top, values, show, title, right) {
   return [
     values.map((value) => svg("line", { class: "gridline", x1: at(value), x2: at(value), y1: top, y2: y })),
     values.map((value) => svg("text", { class: "quiet", x: at(value), y: y + 16, "text-anchor": "middle" }, show(value))),
-    svg("text", { x: right, y: y + 34, "text-anchor": "end" }, title),
+    label(title, right, y + 34, right, { "text-anchor": "end" }),
   ].flat();
 }
 
@@ -90,7 +90,7 @@ function yAxis(at, x, right, values, show, title) {
   return [
     values.map((value) => svg("line", { class: "gridline", x1: x, x2: right, y1: at(value), y2: at(value) })),
     values.map((value) => svg("text", { class: "quiet", x: x - 7, y: at(value) + 4, "text-anchor": "end" }, show(value))),
-    svg("text", { x: Math.max(0, x - 34), y: 12 }, title),
+    label(title, Math.max(0, x - 34), 12, right - Math.max(0, x - 34)),
   ].flat();
 }
 
