@@ -132,7 +132,7 @@ def test_rows_of_one_model_are_told_apart_by_what_differs_in_their_rules():
         ComparisonRow(run=name, title="M", rule=rule)
         for name, rule in (("a", "x:score=0.5,overlap=0.8"), ("b", "x:score=0.7,overlap=0.8"), ("c", "y:k=1"))
     ]
-    assert labels(rows) == ["M, x:score=0.5", "M, x:score=0.7", "M, y"]
+    assert labels(rows) == ["M [x:score=0.5]", "M [x:score=0.7]", "M [y]"]
     assert labels(rows[:1]) == ["M"]
     same = [ComparisonRow(run=name, title="M", rule="y") for name in ("a", "b")]
     assert labels(same) == ["a", "b"]
