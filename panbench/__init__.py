@@ -7,47 +7,103 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from panbench.datasets import open_dataset
-    from panbench.evaluation.evaluate import evaluate
+    from panbench.base.errors import (
+        BadArgument,
+        BadCheckpoint,
+        BadDataset,
+        BadModel,
+        BadRun,
+        DownloadFailed,
+        Interrupted,
+        ModelFailed,
+        OutOfSpace,
+        PanbenchError,
+        PredictionMismatch,
+        Unreachable,
+        Way,
+    )
+    from panbench.base.reporter import Collected, Reporter, Silent
+    from panbench.datasets import Dataset, open_dataset
+    from panbench.evaluation.from_python import evaluate
     from panbench.evaluation.options import EvaluateOptions
+    from panbench.models.model import Model
     from panbench.models.opening import load_model
-    from panbench.report.answers.comparison import standing as compare
-    from panbench.runs import load_run
+    from panbench.panoptic.types import Category, Segment
+    from panbench.report.answers.comparison import Standing
+    from panbench.report.answers.from_python import compare
+    from panbench.report.answers.tables import ComparisonRow
+    from panbench.runs import Run, load_run
     from panbench.scoring.evaluator import Evaluator
     from panbench.scoring.folder import score_folder
+    from panbench.scoring.patching import Patched, patch_panopticapi
 
 __all__ = [
+    "BadArgument",
+    "BadCheckpoint",
+    "BadDataset",
+    "BadModel",
+    "BadRun",
+    "Category",
+    "Collected",
+    "ComparisonRow",
+    "Dataset",
+    "DownloadFailed",
     "EvaluateOptions",
     "Evaluator",
+    "Interrupted",
+    "Model",
+    "ModelFailed",
+    "OutOfSpace",
+    "PanbenchError",
+    "Patched",
+    "PredictionMismatch",
+    "Reporter",
+    "Run",
+    "Segment",
+    "Silent",
+    "Standing",
+    "Unreachable",
+    "Way",
     "__version__",
     "compare",
     "evaluate",
     "load_model",
     "load_run",
     "open_dataset",
+    "patch_panopticapi",
     "score_folder",
 ]
 
 __version__ = "0.1.0"
 
 # Loaded when asked for [PEP 562], so that `import panbench` costs nothing and only what runs models imports torch.
-_HOMES = {
-    "EvaluateOptions": ("panbench.evaluation.options", "EvaluateOptions"),
-    "Evaluator": ("panbench.scoring.evaluator", "Evaluator"),
-    "compare": ("panbench.report.answers.comparison", "standing"),
-    "evaluate": ("panbench.evaluation.evaluate", "evaluate"),
-    "load_model": ("panbench.models.opening", "load_model"),
-    "load_run": ("panbench.runs", "load_run"),
-    "open_dataset": ("panbench.datasets", "open_dataset"),
-    "score_folder": ("panbench.scoring.folder", "score_folder"),
+_MODULES = {
+    "panbench.base.errors": (
+        "BadArgument BadCheckpoint BadDataset BadModel BadRun DownloadFailed Interrupted ModelFailed OutOfSpace "
+        "PanbenchError PredictionMismatch Unreachable Way"
+    ),
+    "panbench.base.reporter": "Collected Reporter Silent",
+    "panbench.datasets": "Dataset open_dataset",
+    "panbench.evaluation.from_python": "evaluate",
+    "panbench.evaluation.options": "EvaluateOptions",
+    "panbench.models.model": "Model",
+    "panbench.models.opening": "load_model",
+    "panbench.panoptic.types": "Category Segment",
+    "panbench.report.answers.comparison": "Standing",
+    "panbench.report.answers.from_python": "compare",
+    "panbench.report.answers.tables": "ComparisonRow",
+    "panbench.runs": "Run load_run",
+    "panbench.scoring.evaluator": "Evaluator",
+    "panbench.scoring.folder": "score_folder",
+    "panbench.scoring.patching": "Patched patch_panopticapi",
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _HOMES[name]
-    value = globals()[name] = getattr(importlib.import_module(module), attribute)
+    value = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
     return value
 
 

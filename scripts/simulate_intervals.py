@@ -23,7 +23,7 @@ from simulated_population import SIZES, Answers, Drawer, World, coco_like, shape
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.samples import METRICS, TRUE, Sample, Stack
 from panbench.metrics.uncertainty import percentiles, resampled, weigh
-from panbench.studies.gate.answer import checks
+from panbench.studies.gate.answer import Check, checks, judged
 from panbench.studies.seeds.statistics import compare_seeds
 
 Float = npt.NDArray[np.float64]
@@ -215,29 +215,67 @@ def differences(populations: Populations, draws: int, rates: list[str]) -> list[
 
 
 def gates(populations: Populations, draws: int, rates: list[str]) -> list[str]:
-    """How often `gate` calls one of two exchangeable runs worse: on each image a coin decides whose answer is whose."""
-    lines = ["| images | simulations | worse | not worse | cannot tell |", "| --- " * 5 + "|"]
-    one, other = (populations.answers("shapes", better) for better in (0.0, BETTER))
-    n_images = one.TP.shape[-1]
+    """How often `gate` calls a run worse, by its interval alone and with the swap test as well.
+
+    Exchangeable runs: on each image a coin decides whose answer is whose. Drops: the baseline's model is truly better.
+    """
+    weak, better, best = (populations.answers("shapes", by) for by in (0.0, BETTER, 4 * BETTER))
+    drops = [f"{100 * (truth_of(side)['All', 'PQ'] - truth_of(weak)['All', 'PQ']):.1f}" for side in (better, best)]
+    lines = [
+        "| images | exchangeable, interval alone: worse | with the swap test | "
+        + " | ".join(f"drop of {drop}, interval alone: worse | with the swap test" for drop in drops)
+        + " |",
+        "| --- " * 7 + "|",
+    ]
     for images in (12, 30, 100):
+        number = 2 * draws if images < 100 else draws // 2
         rng = np.random.default_rng([populations.seed, 6, images])
-        found = Counter[str]()
-        for index in range(5 * draws):
-            if index % 100 == 0:
-                coin = np.asarray(rng.random(n_images) < 0.5)
-                sides = [Drawer(side.sample()) for side in (one.swapped(other, coin), other.swapped(one, coin))]
-            chosen = rng.integers(0, n_images, images)
-            runs = [side.take(chosen) for side in sides]
-            (check,) = checks(runs, [("All", "all")], "PQ", 0.0, 1000, seed=index)
-            found[check.outcome] += 1
-        cells = [rate(found[outcome], 5 * draws) for outcome in ("worse", "not worse", "cannot tell")]
-        lines.append(f"| {images} | {5 * draws:,} | {' | '.join(cells)} |")
+        cells = _exchangeable(rng, (weak, better), images, number)
+        for side in (better, best):
+            cells += _dropped(rng, (side, weak), images, max(draws // 6, 10))
+        lines.append(f"| {images} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     note = (
-        f"Two models on scenes of shapes, 1,000 resamples each, standard error of a rate of 2.5 %: "
-        f"{error(5 * draws, 0.025)} points; seed {populations.seed}."
+        f"In percent. Two models on scenes of shapes; {2 * draws:,} data sets of 12 and 30 images, {draws // 2:,} of "
+        f"100, each judged both ways, and {draws // 6:,} with a drop; 1,000 resamples and swaps each. Standard error "
+        f"of a rate of 2.5 %: {error(4 * draws, 0.025)} points ({error(draws, 0.025)} of 100 images), of a drop "
+        f"at most {error(draws // 6, 0.5)}; seed {populations.seed}."
     )
     return [*lines, "", note]
+
+
+def _exchangeable(rng: np.random.Generator, answers: tuple[Answers, Answers], images: int, number: int) -> list[str]:
+    """The share of runs that are called worse by the interval alone, and by the gate."""
+    one, other = answers
+    n_images = one.TP.shape[-1]
+    by_interval = by_gate = 0
+    for index in range(number):
+        if index % 100 == 0:
+            coin = np.asarray(rng.random(n_images) < 0.5)
+            sides = [Drawer(side.sample()) for side in (one.swapped(other, coin), other.swapped(one, coin))]
+        check = _check(rng, sides, images, index)
+        if check.difference is None or check.low is None or check.high is None:
+            continue
+        by_interval += (check.high < 0) + (check.low > 0)
+        # The other run against this one has the mirrored numbers.
+        mirrored = judged(-check.difference, -check.high, -check.low, check.p, 0.0)
+        by_gate += (check.outcome == "worse") + (mirrored == "worse")
+    return [rate(by_interval, 2 * number), rate(by_gate, 2 * number)]
+
+
+def _dropped(rng: np.random.Generator, answers: tuple[Answers, Answers], images: int, number: int) -> list[str]:
+    """The share of runs of a weaker model that are called worse by the interval alone, and by the gate."""
+    sides = [Drawer(side.sample()) for side in answers]
+    found = [_check(rng, sides, images, index) for index in range(number)]
+    by_interval = sum(check.high is not None and check.high < 0 for check in found)
+    return [rate(by_interval, number), rate(sum(check.outcome == "worse" for check in found), number)]
+
+
+def _check(rng: np.random.Generator, sides: list[Drawer], images: int, seed: int) -> Check:
+    """What the gate says of the second side on some images; the first is the baseline."""
+    chosen = rng.integers(0, sides[0].n_images, images)
+    runs = [side.take(chosen) for side in sides]
+    return checks(runs, [("All", "all")], "PQ", 0.0, (1000, 1000), seed=seed)[0]
 
 
 def seeds(populations: Populations, draws: int, rates: list[str]) -> list[str]:

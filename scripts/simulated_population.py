@@ -81,6 +81,11 @@ class Drawer:
         # By column: a data set of a few images is taken from 20,000 at the cost of those few.
         self._sums, self._held = (scipy.sparse.csc_array(part) for part in (population.sums, population.held))
 
+    @property
+    def n_images(self) -> int:
+        """How many images the population has."""
+        return len(self._population.image_ids)
+
     def take(self, images: Int) -> Sample:
         """The data set of these images."""
         sums, held = (scipy.sparse.csr_array(part[:, images]) for part in (self._sums, self._held))

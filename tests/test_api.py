@@ -37,9 +37,29 @@ def test_all_that_is_exported_is_there_and_documented(name):
         assert (value.__doc__ or "").strip(), f"{name} has no docstring"
 
 
-@pytest.mark.parametrize("name", public())
+def types() -> set[str]:
+    """The names in the first columns of the tables under "Types": what is returned and raised."""
+    section = DOCUMENT.partition("\n## Types\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", sorted(set(public()) - types()))
 def test_each_has_a_section_with_an_example_that_uses_it(name):
     assert any(heading == name and f"panbench.{name}(" in code for heading, _, code in examples())
+
+
+@pytest.mark.parametrize("name", sorted(types()))
+def test_types_are_exported_and_are_classes(name):
+    assert name in panbench.__all__
+    assert isinstance(getattr(panbench, name), type)
+
+
+def test_every_error_is_exported():
+    from panbench.base import errors
+
+    for name, value in vars(errors).items():
+        if isinstance(value, type) and issubclass(value, panbench.PanbenchError):
+            assert name in panbench.__all__
 
 
 def test_what_is_not_exported_is_not_there():
@@ -61,6 +81,7 @@ def test_the_examples_run(heading, code, tmp_path, monkeypatch):
     for name in ("pq_edges", "pq_scenes"):
         shutil.copytree(ROOT / "tests" / "reference" / name, tmp_path / "tests" / "reference" / name)
     monkeypatch.chdir(tmp_path)
-    if "torchmetrics" in code:
-        pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    for package in ("torchmetrics", "panopticapi"):
+        if f"import {package}" in code:
+            pytest.importorskip(package, reason=f"{package} is not installed")
     exec(compile(code, f"docs/api.md, {heading}", "exec"), {"__name__": "example"})

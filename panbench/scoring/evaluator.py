@@ -4,19 +4,25 @@ The overlap tables of the images are kept (some kilobytes each), not their pixel
 their tables together. So the numbers are panopticapi's to the last bit however images were shared out among processes.
 """
 
+import hashlib
 import math
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base import provenance
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
+from panbench.metrics.jackknife import intervals as score_intervals
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
+from panbench.metrics.slices import image_statistics
 from panbench.panoptic.overlap import (
     Columns,
     OverlapTable,
@@ -28,12 +34,15 @@ from panbench.panoptic.overlap import (
     tabulate,
     take,
 )
-from panbench.panoptic.types import MAX_ID, VOID, Category, IdMap, Segment
+from panbench.panoptic.types import GROUPS, MAX_ID, VOID, Category, IdMap, Segment
+from panbench.runs import DatasetRecord, DeviceRecord, ImagesRecord, Run, RunInfo, RunWriter
 
 __all__ = ["Evaluator", "category_numbers"]
 
 # After so many images their tables become one: arrays of a few rows cost more memory in headers than in rows.
 _IMAGES_A_BLOCK = 512
+# Stands for an area that is counted once the map is known.
+_NO_AREA = -1
 
 
 class Evaluator:
@@ -57,6 +66,8 @@ class Evaluator:
         self._tables: list[OverlapTable] = []
         self._image_ids: list[int | None] = []
         self._places: dict[int, int] = {}
+        # Of each image, how many segments had no `area`.
+        self._counted: list[int] = []
 
     def __len__(self) -> int:
         return len(self._image_ids)
@@ -79,7 +90,8 @@ class Evaluator:
         pred_segments: COCO's `segments_info` of the prediction: `id` and `category_id` of each id of the map; areas are
             counted from the map
         gt_segments: COCO's `segments_info` of the ground truth; `area` is used as given, as panopticapi does, and
-            `iscrowd` is 0 where it is absent. Ids of the map that it lacks are neither void nor a segment.
+            counted from the map where it is absent (`notices` says of how many segments); `iscrowd` is 0 where it is
+            absent. Ids of the map that it lacks are neither void nor a segment.
         image_id: given for all images or for none. With it sums run by ascending id whatever the order of the images,
             and an image that two processes saw counts once in `merge`
         """
@@ -99,13 +111,30 @@ class Evaluator:
 
         place = len(self._image_ids)
         gt_id, pred_id, pixels = count_pairs(gt_map, pred_map)
+        without_area = [segment.id for segment in gt if segment.area == _NO_AREA]
+        if without_area:
+            gt = [
+                replace(segment, area=int(pixels[gt_id == segment.id].sum())) if segment.area == _NO_AREA else segment
+                for segment in gt
+            ]
         _check_same_ids(where, pred_id, [segment.id for segment in pred])
         table = tabulate(
             Pairs(np.full(len(gt_id), place, np.int64), gt_id, pred_id, pixels),
             segment_columns([(place, gt)], is_gt=True),
             segment_columns([(place, pred)], is_gt=False),
         )
-        self._keep([table], [image_id])
+        self._keep([table], [image_id], [len(without_area)])
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a reader of the numbers should know: of how many segments the area was counted."""
+        segments, images = sum(self._counted), sum(1 for count in self._counted if count)
+        if not segments:
+            return ()
+        return (
+            f"The areas of {segments:,} ground-truth segments in {images:,} images were counted from their maps, as "
+            "their `area` was absent.",
+        )
 
     def compute(self) -> dict[str, Any]:
         """PQ, SQ and RQ (fractions, 0–1) of the images so far.
@@ -117,6 +146,52 @@ class Evaluator:
         """
         pq = pq_table(Matched.of(self._in_order()), self.categories)
         return {**summarise(pq), "per_category": category_numbers(pq)}
+
+    def intervals(self, level: float = 0.95) -> dict[str, dict[str, tuple[float, float] | None]]:
+        """The confidence intervals of PQ, SQ and RQ: `{"All": {"PQ": (low, high), …}, "Things": …, "Stuff": …}`.
+
+        For the score on all images of this kind, of which those seen are a sample (docs/uncertainty.md). None where
+        there are too few images. They cost much more than `compute`: ask for them once, at the end.
+        """
+        table = score_intervals(image_statistics(Matched.of(self._in_order()), self.categories), level=level)
+        found: dict[str, dict[str, tuple[float, float] | None]] = {group: {} for group in GROUPS}
+        for row in table[table["group"].notna()].itertuples():
+            found[row.group][row.metric] = None if math.isnan(row.low) else (float(row.low), float(row.high))
+        return found
+
+    def save(
+        self, out: str | os.PathLike[str], *, name: str | None = None, dataset: str = "images", overwrite: bool = False
+    ) -> Run:
+        """Writes the images so far as a run, for `panbench compare`, `metrics`, `errors` and `gate`; the run.
+
+        name: the run's name, by default the folder's; dataset: what tables call the data
+        Evaluators whose ground truth is the same, image ids included, make runs that can be compared with each other.
+        Images without `image_id` are numbered from 1. Raises BadRun where the folder is taken, BadArgument without
+        images.
+        """
+        if not len(self):
+            raise BadArgument("There is no image yet. Call update() before save().")
+        table = self._in_order()
+        if not self._places:
+            table = _renumbered(table, np.arange(1, len(self) + 1))
+        info = RunInfo(
+            kind="score",
+            name=name or Path(out).absolute().name,
+            dataset=DatasetRecord(name=dataset, fingerprint=_fingerprint(table, self.categories), n_images=len(self)),
+            categories=self.categories,
+            arguments={"evaluator": True, "counted_areas": sum(self._counted)},
+            versions=provenance.versions(),
+            git_commit=provenance.git_commit(),
+            device=DeviceRecord(**provenance.describe_device("cpu", None)),
+            images=ImagesRecord(expected=len(self)),
+        )
+        writer = RunWriter.create(out, info, overwrite)
+        try:
+            writer.write_part(table)
+            return writer.finish("done", images=ImagesRecord(expected=len(self), scored=len(self)))
+        except BaseException as problem:
+            writer.finish("failed", error=str(problem) or type(problem).__name__)
+            raise
 
     def merge(self, other: "Evaluator") -> None:
         """Adds the images of another evaluator, which stays as it is: of another process, or of another part of a set.
@@ -135,14 +210,15 @@ class Evaluator:
         """All images as one (N, 6) int64 array, for ways between processes that carry numbers only; see `from_rows`.
 
         Arrays of several evaluators may be joined by np.concatenate, in any order. An image has one row (0, 1 if it has
-        an image_id, image_id, 0, 0, 0), then a row a segment (1 ground truth or 2 prediction, id, 0, category_id, area,
-        iscrowd) and a row a pair (3, gt_id, pred_id, 0, pixels, 0). Scores are left out: PQ has no use for them.
+        an image_id, image_id, segments whose area was counted, 0, 0), then a row a segment (1 ground truth or 2
+        prediction, id, 0, category_id, area, iscrowd) and a row a pair (3, gt_id, pred_id, 0, pixels, 0). Scores are
+        left out: PQ has no use for them.
         """
         table = concat([*self._blocks, *self._tables])
         segments, overlaps = table.segments, table.overlaps
         n = len(self)
         given = np.array([image_id is not None for image_id in self._image_ids], np.int64)
-        heads = _columns(n, 0, given, [image_id or 0 for image_id in self._image_ids])
+        heads = _columns(n, 0, given, [image_id or 0 for image_id in self._image_ids], self._counted)
         kinds = np.where(segments.is_gt, 1, 2)
         of_segments = _columns(
             len(segments), kinds, segments.id, 0, segments.category_id, segments.area, segments.iscrowd
@@ -197,14 +273,20 @@ class Evaluator:
         fresh = np.setdiff1d(np.arange(len(image_ids)), repeated)
         renumbered = np.full(len(image_ids), -1, np.int64)
         renumbered[fresh] = np.arange(len(fresh))
-        evaluator._keep([_renumbered(table, renumbered)], [image_ids[old] for old in fresh.tolist()])
+        counted = category_id[heads]
+        evaluator._keep(
+            [_renumbered(table, renumbered)],
+            [image_ids[old] for old in fresh.tolist()],
+            [int(counted[old]) for old in fresh.tolist()],
+        )
         return evaluator
 
     def reset(self) -> None:
         """Forgets all images; the categories stay."""
-        self._blocks, self._tables, self._image_ids, self._places = [], [], [], {}
+        self._blocks, self._tables, self._image_ids, self._places, self._counted = [], [], [], {}, []
 
-    def _keep(self, tables: list[OverlapTable], image_ids: list[int | None]) -> None:
+    def _keep(self, tables: list[OverlapTable], image_ids: list[int | None], counted: list[int]) -> None:
+        self._counted.extend(counted)
         for image_id in image_ids:
             if image_id is not None:
                 self._places[image_id] = len(self._image_ids)
@@ -295,10 +377,28 @@ def _segment(record: Any, where: str, is_gt: bool) -> Segment:
     return Segment(
         id=_integer(_value(record, "id", where), f"{where}: id", 1, MAX_ID),
         category_id=_integer(_value(record, "category_id", where), f"{where}: category_id", -(2**31), 2**31 - 1),
-        area=_integer(_value(record, "area", where), f"{where}: area", 0, 2**62) if is_gt else 0,
+        area=_area(record, where) if is_gt else 0,
         iscrowd=is_gt and record.get("iscrowd", 0) == 1,
         score=None if score is None or not math.isfinite(float(score)) else float(score),
     )
+
+
+def _area(record: Mapping[str, Any], where: str) -> int:
+    if record.get("area") is None:
+        return _NO_AREA
+    return _integer(record["area"], f"{where}: area", 0, 2**62)
+
+
+def _fingerprint(table: OverlapTable, categories: Sequence[Category]) -> str:
+    """A SHA-256 of the ground truth: its images, segments and categories, whatever was predicted."""
+    truth = take(table.segments, table.segments.is_gt)
+    order = np.lexsort((truth.id, truth.image_id))
+    columns = (truth.image_id, truth.id, truth.category_id, truth.area, truth.iscrowd)
+    digest = hashlib.sha256(repr([(c.id, c.name, c.isthing) for c in categories]).encode())
+    digest.update(np.unique(table.overlaps.image_id).astype("<i8").tobytes())
+    for column in columns:
+        digest.update(column[order].astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _value(record: Any, key: str, where: str) -> Any:

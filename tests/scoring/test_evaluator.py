@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.metrics.jackknife import intervals
+from panbench.metrics.matched import Matched
+from panbench.metrics.slices import image_statistics
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.types import Category, Segment
+from panbench.report.answers.comparison import standing as compare
+from panbench.runs import load_run
 from panbench.scoring.evaluator import Evaluator
 from panbench.scoring.folder import as_json, score_folder
 
@@ -268,7 +273,6 @@ class TestArguments:
             ({"pred_segments": [{"id": 1.5, "category_id": 1}]}, r"pred_segments\[0\]: id must be an integer, not 1.5"),
             ({"pred_segments": [{"id": 0, "category_id": 1}]}, r"pred_segments\[0\]: id is 0, outside 1…16777215"),
             ({"pred_segments": [{"id": 112, "category_id": 1}] * 2}, r"pred_segments\[1\] repeats the id 112"),
-            ({"gt_segments": [{"id": 112, "category_id": 1}]}, r"gt_segments\[0\] lacks `area`"),
             ({"gt_segments": [{"id": 112, "category_id": 1, "area": -1}]}, r"gt_segments\[0\]: area is -1"),
             ({"image_id": "a"}, "image_id must be an integer, not 'a'"),
             ({"image_id": True}, "image_id must be an integer, not True"),
@@ -326,3 +330,83 @@ def test_torch_is_not_needed():
     code = "import sys; from panbench.scoring.evaluator import Evaluator; print('torch' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert finished.stdout.strip() == "False", finished.stderr
+
+
+class TestAreasThatAreAbsent:
+    def images(self, with_area: bool):
+        ids, segments = little("ppps")
+        gt = segments if with_area else [{k: v for k, v in each.items() if k != "area"} for each in segments]
+        return [(ids, segments, ids, gt, 1), (little("pp.s")[0], little("pp.s")[1], ids, gt, 2)]
+
+    def test_they_are_counted_from_the_map_and_it_is_said(self):
+        counted = evaluate([PERSON, SKY], self.images(False))
+        given = evaluate([PERSON, SKY], self.images(True))
+        assert counted.compute() == given.compute()
+        assert given.notices == ()
+        assert counted.notices == (
+            "The areas of 4 ground-truth segments in 2 images were counted from their maps, as their `area` was "
+            "absent.",
+        )
+
+    def test_it_is_still_said_after_merging_and_forgotten_by_reset(self):
+        one, other = evaluate([PERSON, SKY], self.images(False)[:1]), evaluate([PERSON, SKY], self.images(False)[1:])
+        one.merge(other)
+        assert "4 ground-truth segments in 2 images" in one.notices[0]
+        one.reset()
+        assert one.notices == ()
+
+
+class TestSavedAsRun:
+    def test_a_saved_evaluator_is_a_run_with_its_numbers(self, folder, tmp_path):
+        evaluator = evaluate(folder.categories, folder.all)
+        run = evaluator.save(tmp_path / "mine", dataset="my validation set")
+        stored = load_run(tmp_path / "mine")
+        assert stored.summary() == run.summary()
+        assert {group: stored.summary()[group] for group in ("All", "Things", "Stuff")} == {
+            group: evaluator.compute()[group] for group in ("All", "Things", "Stuff")
+        }
+        assert stored.info.dataset.name == "my validation set"
+        assert stored.image_ids() == tuple(sorted(image[4] for image in folder.all))
+
+    def test_runs_of_one_ground_truth_can_be_compared_and_others_cannot(self, folder, tmp_path):
+        evaluate(folder.categories, folder.all).save(tmp_path / "a")
+        # Other predictions, none at all, of the same images in another order.
+        nothing = [(np.zeros_like(image[0]), [], *image[2:]) for image in reversed(folder.all)]
+        evaluate(folder.categories, nothing).save(tmp_path / "b")
+        evaluate(folder.categories, folder.all[:-1]).save(tmp_path / "c")
+        runs = [load_run(tmp_path / name) for name in "abc"]
+        assert [row.PQ for row in compare(runs[:2]).rows][1] == 0
+        with pytest.raises(BadRun, match="cannot be compared"):
+            compare([runs[0], runs[2]])
+
+    def test_images_without_ids_are_numbered(self, tmp_path):
+        evaluator = Evaluator([PERSON, SKY])
+        for marks in ("ps", "pp", "ss"):
+            evaluator.update(*little(marks), *little(marks))
+        assert evaluator.save(tmp_path / "run").image_ids() == (1, 2, 3)
+
+    def test_nothing_is_no_run_and_a_run_is_not_replaced_unasked(self, tmp_path):
+        evaluator = Evaluator([PERSON])
+        with pytest.raises(BadArgument, match="no image yet"):
+            evaluator.save(tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        evaluator.update(*little("p"), *little("p"))
+        evaluator.save(tmp_path / "run")
+        with pytest.raises(BadRun, match="another run"):
+            evaluator.save(tmp_path / "run")
+        evaluator.save(tmp_path / "run", overwrite=True)
+
+
+def test_intervals_are_those_of_the_stored_run(folder, tmp_path):
+    evaluator = evaluate(folder.categories, folder.all)
+    run = evaluator.save(tmp_path / "run")
+    matched = Matched.of(run.table)
+    rows = intervals(image_statistics(matched, run.categories))
+    found = evaluator.intervals()
+    for row in rows[rows["group"].notna()].itertuples():
+        own = found[row.group][row.metric]
+        assert (own is None) == np.isnan(row.low)
+        if own is not None:
+            assert own == (row.low, row.high)
+            assert own[0] <= own[1]
+    assert set(found) == {"All", "Things", "Stuff"}

@@ -1,7 +1,9 @@
 """A gate for CI: is a run worse than a baseline on the same images, by more than a drop that is allowed?
 
 One question with three answers, because a sample of images cannot always tell: worse, not worse, or cannot tell. The
-difference and its interval are those of `compare`: paired, by resampling the images (docs/uncertainty.md).
+difference, its interval and p are those of `compare`: paired, by resampling and by swapping images
+(docs/uncertainty.md). A run is worse where both say so: of few images the interval alone says it of runs that differ by
+chance more often than the 2.5 % that are meant, and a swap test never does.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ from panbench.report.answers.grid import ABSENT, Grid, as_markdown
 from panbench.report.answers.tables import comparable_images
 from panbench.runs import Run
 
-__all__ = ["METRICS", "Check", "GateResult", "check_whole", "checks", "gate"]
+__all__ = ["METRICS", "Check", "GateResult", "check_whole", "checks", "gate", "judged"]
 
 Outcome = Literal["worse", "cannot tell", "not worse"]
 
@@ -34,11 +36,15 @@ METRICS = tuple(f"{name}{suffix}" for suffix in _GROUPS for name in ("PQ", "SQ",
 WORSE, CANNOT_TELL = 3, 4
 """Exit codes of `panbench gate`; 4 only under --strict."""
 
+CHANCE = 0.05
+"""The largest two-sided p of a drop that is called worse; 2.5 % of exchangeable runs have such a drop."""
+
 
 @dataclass(frozen=True)
 class Check:
     """One number of a gate. Points of percent; `difference` is run − baseline, low and high its 95 % interval.
 
+    p: of swapping the two runs' answers image by image, two-sided
     where: "all images" or the slice; detectable: the smallest drop that would have been told from none on these images
     value, baseline, difference and the rest are None where a run has no such number (or too few images for an interval)
     """
@@ -50,7 +56,13 @@ class Check:
     difference: float | None
     low: float | None
     high: float | None
+    p: float | None
     outcome: Outcome
+
+    @property
+    def may_be_chance(self) -> bool:
+        """Whether the interval lies below 0, and yet swaps make as large a difference by chance."""
+        return self.high is not None and self.high < 0 and self.p is not None and self.p > CHANCE
 
     @property
     def detectable(self) -> float | None:
@@ -99,12 +111,18 @@ class GateResult:
         if check.low is None or check.high is None:
             return f"{name}: {change}, on too few images ({check.images}) for an interval, so the gate cannot tell."
         interval = f"{with_sign(check.low)} to {with_sign(check.high)}"
-        found = f"{name}: {change} (95 % interval {interval}, {check.images:,} images)"
+        p = "" if check.p is None else f", p = {check.p:.2g}"
+        found = f"{name}: {change} (95 % interval {interval}{p}, {check.images:,} images)"
         allowed = f"; a drop of {self.max_drop:g} is allowed" if self.max_drop else ""
         if check.outcome == "worse":
             return f"{found}{allowed}. Worse."
         if check.outcome == "not worse":
             return f"{found}{allowed}. Not worse."
+        if check.may_be_chance:
+            return (
+                f"{found}{allowed}. Cannot tell: the interval lies below 0, but if it made no difference which run an "
+                f"answer comes from, {check.p:.1%} of such data sets would differ as much; {CHANCE:.0%} may."
+            )
         return (
             f"{found}{allowed}. Cannot tell: on these images only a drop of {check.detectable:.2f} points or more "
             "could have been told from none."
@@ -118,7 +136,7 @@ class GateResult:
                 return ABSENT
             return with_sign(value) if signed else f"{value:.2f}"
 
-        columns = ("Where", "images", "baseline", "run", "difference", "95 % interval", "outcome", "detectable")
+        columns = ("Where", "images", "baseline", "run", "difference", "95 % interval", "p", "outcome", "detectable")
         rows = [
             (
                 check.where,
@@ -127,6 +145,7 @@ class GateResult:
                 number(check.value),
                 number(check.difference, signed=True),
                 ABSENT if check.low is None else f"[{number(check.low, True)}, {number(check.high, True)}]",
+                ABSENT if check.p is None else f"{check.p:.2g}",
                 check.outcome,
                 number(check.detectable),
             )
@@ -214,10 +233,12 @@ def gate(
     slices: Sequence[ImageSlices] = (),
     common_images: bool = False,
     resamples: int = 10_000,
+    permutations: int = 10_000,
 ) -> GateResult:
     """Whether a run is worse than a baseline, over all images and, with `by` or `slices`, in each slice.
 
-    worse: the drop is above `max_drop` and the 95 % interval of the paired difference lies below 0
+    worse: the drop is above `max_drop`, the 95 % interval of the paired difference lies below 0, and swapping the runs'
+        answers image by image has p ≤ 0.05
     not worse: no drop at all, or an interval that excludes a drop above `max_drop`
     cannot tell: anything else, and scopes with too few images for an interval
     metric: one of METRICS (of slices only PQ, SQ, RQ); max_drop: points of percent, 0 or more
@@ -249,14 +270,15 @@ def gate(
     )
     sides = [_read(side, shared, by, bool(slices)) for side in (baseline, run)]
     group = _GROUPS[f"_{suffix}" if suffix else ""]
-    found = checks([side.whole for side in sides], [(group, "all images")], name, max_drop, resamples)
+    drawn = (resamples, permutations)
+    found = checks([side.whole for side in sides], [(group, "all images")], name, max_drop, drawn)
     sliced = [side.sliced for side in sides if side.sliced is not None]
     if sliced:
-        found += checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, resamples)
+        found += checks(sliced, [(part, part) for part in sliced[0].slices], name, max_drop, drawn)
     for own in slices:
         cut = [slice_by_images(side.statistics, own) for side in sides if side.statistics is not None]
         named = [(part, f"{own.name} {part}") for part in own.images]
-        found += checks(cut, named, name, max_drop, resamples)
+        found += checks(cut, named, name, max_drop, drawn)
     return GateResult(run.name, baseline.name, metric, max_drop, tuple(found), notes)
 
 
@@ -287,12 +309,15 @@ def checks(
     groups: Sequence[tuple[str, str]],
     metric: str,
     max_drop: float,
-    resamples: int,
+    drawn: tuple[int, int] = (10_000, 10_000),
     seed: int = 0,
 ) -> list[Check]:
-    """A check of each group (or slice), named as it is shown; `sides` are the baseline's and the run's statistics."""
-    # Swaps would give p-values, which a gate does not use: one is the fewest that there can be.
-    found = weigh({"a": sides[0], "b": sides[1]}, permutations=1, resamples=resamples, seed=seed)
+    """A check of each group (or slice), named as it is shown; `sides` are the baseline's and the run's statistics.
+
+    drawn: how many resamples and how many swaps
+    """
+    resamples, permutations = drawn
+    found = weigh({"a": sides[0], "b": sides[1]}, permutations=permutations, resamples=resamples, seed=seed)
     table = found.differences[found.differences["metric"] == metric]
     made = []
     for group, where in groups:
@@ -303,12 +328,16 @@ def checks(
             for column in ("value_b", "value_a", "difference", "low", "high")
         )
         images = 0 if row is None else int(row["images"])
-        outcome = _outcome(difference, low, high, max_drop)
-        made.append(Check(where, images, value, baseline, difference, low, high, outcome))
+        p = None if row is None or pd.isna(row["p"]) else float(row["p"])
+        outcome = judged(difference, low, high, p, max_drop)
+        made.append(Check(where, images, value, baseline, difference, low, high, p, outcome))
     return made
 
 
-def _outcome(difference: float | None, low: float | None, high: float | None, max_drop: float) -> Outcome:
+def judged(
+    difference: float | None, low: float | None, high: float | None, p: float | None, max_drop: float
+) -> Outcome:
+    """The outcome of a difference in points with its interval and p; None where a run has no such number."""
     # Differences of sums that are equal but for the order of adding are no differences.
     smallest = 1e-9
     if difference is None:
@@ -318,5 +347,5 @@ def _outcome(difference: float | None, low: float | None, high: float | None, ma
     if low is None or high is None:
         return "cannot tell"
     if difference < -max_drop - smallest and high < 0:
-        return "worse"
+        return "worse" if p is not None and p <= CHANCE else "cannot tell"
     return "not worse" if low >= -max_drop - smallest else "cannot tell"

@@ -64,6 +64,22 @@ def test_a_drop_that_may_be_chance_cannot_be_told_and_says_what_could(runs):
     assert (result.exit_code(strict=False), result.exit_code(strict=True)) == (0, 4)
 
 
+def test_a_drop_that_swaps_make_by_chance_is_not_called_worse(tmp_path):
+    """Five of 40 images lose their stuff and none gains: no resample is in doubt, but 2 of 32 swaps differ as much."""
+    base = scored(tmp_path, "base", GT, [GOOD for _ in GT])
+    five = scored(tmp_path, "five", GT, [MISSED if image <= 5 else GOOD for image in GT])
+    seven = scored(tmp_path, "seven", GT, [MISSED if image <= 7 else GOOD for image in GT])
+    result = gate(five, base)
+    (check,) = result.checks
+    assert check.difference < check.high < 0
+    assert check.p == pytest.approx(2 / 2**5, abs=0.01)
+    assert (result.outcome, check.may_be_chance) == ("cannot tell", True)
+    assert "of such data sets would differ as much; 5% may" in result.sentence
+    assert result.record()["checks"][0]["p"] == check.p
+    (check,) = gate(seven, base).checks
+    assert (check.outcome, check.p) == ("worse", pytest.approx(2 / 2**7, abs=0.005))
+
+
 def test_a_drop_within_the_allowance_passes_and_one_above_it_fails(runs):
     _, made = runs
     drop = -gate(made["worse"], made["base"]).checks[0].difference

@@ -1,0 +1,81 @@
+"""`panbench.evaluate`: whatever a program has for a model and for a dataset."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from panbench.base.errors import BadArgument, BadModel
+from panbench.base.reporter import SILENT, Reporter
+from panbench.catalog import ModelSpec, spec_from_factory
+from panbench.datasets import Dataset, open_dataset
+from panbench.evaluation import evaluate as loop
+from panbench.evaluation.options import EvaluateOptions
+from panbench.models.functions import FunctionModel
+from panbench.models.model import REQUIRED, Model, adopted
+from panbench.models.opening import load_model
+from panbench.runs import Run
+
+__all__ = ["evaluate", "model_of"]
+
+
+def evaluate(
+    model: Model | ModelSpec | str | os.PathLike[str] | Callable[[Any], Any],
+    dataset: Dataset | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    options: EvaluateOptions | None = None,
+    reporter: Reporter = SILENT,
+) -> Run:
+    """Evaluates a model on a dataset into the run folder `out`, and returns the run.
+
+    model: a `Model`; a name as `panbench eval --model` takes it, a config file or a ModelSpec, opened as `load_model`
+        does; or a function from an image, (H, W, 3) uint8 RGB, to its id map and segments (docs/models.md)
+    dataset: a `Dataset`, or its name or folder as `open_dataset` takes it. One without ground truth needs
+        `save_predictions` or `unscored` among the options; one without categories (photographs) has the model's
+    reporter: gets images scored (the task is the model's title) and, as notices, what was skipped or chosen
+    Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
+    """
+    if not isinstance(out, str | os.PathLike):
+        raise BadArgument(f"out must be the path of the run folder, not a {type(out).__name__}.")
+    if options is not None and not isinstance(options, EvaluateOptions):
+        raise BadArgument(f"options must be EvaluateOptions, not a {type(options).__name__}.")
+    if not isinstance(dataset, Dataset):
+        if not isinstance(dataset, str | os.PathLike):
+            raise BadArgument(f"dataset must be a Dataset, its name or its folder, not a {type(dataset).__name__}.")
+        dataset = open_dataset(os.fspath(dataset), reporter=reporter)
+    return loop.evaluate(model_of(model, reporter), dataset, out, options or loop.DEFAULTS, reporter)
+
+
+def model_of(given: Any, reporter: Reporter = SILENT) -> Model:
+    """What a program gives for a model, as a `Model`. Raises BadModel and BadArgument for what is none."""
+    if isinstance(given, Model):
+        return given
+    if isinstance(given, ModelSpec | str | os.PathLike):
+        return load_model(given, reporter=reporter)
+    if isinstance(given, type):
+        raise BadArgument(f"model is the class {given.__name__}, not an object of it.")
+    if all(hasattr(given, name) for name in REQUIRED):
+        return adopted(given)
+    if isinstance(given, nn.Module) and not hasattr(given, "categories"):
+        raise BadModel(
+            f"A {type(given).__name__} is a network, and panbench does not know how to feed it or what it answers.",
+            ways=[
+                "pass a function from an image to its id map and segments that calls it",
+                "name a model or a config",
+                "write an adapter (docs/models.md)",
+            ],
+        )
+    if callable(given):
+        return FunctionModel(_spec_of(given), given)
+    raise BadArgument(f"model must be a model, its name, a config or a function, not a {type(given).__name__}.")
+
+
+def _spec_of(function: Callable[[Any], Any]) -> ModelSpec:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    place = f"{named.__module__}:{named.__qualname__}"
+    # The name becomes that of a folder: without the <> of lambdas and local functions.
+    name = re.sub(r"[^\w.-]+", "-", place.replace(":", ".")).strip("-.")
+    return replace(spec_from_factory(place), name=name, title=named.__qualname__.rpartition(".")[2])

@@ -1,0 +1,196 @@
+"""panbench's scoring under the names of panopticapi and of mmdet's metric, for programs that keep their own loop.
+
+    panbench.patch_panopticapi()             # from here on, or
+    with panbench.patch_panopticapi(): ...   # in the block alone
+
+`panopticapi.evaluation.pq_compute` and mmdet's `CocoPanopticMetric` then return the same dictionaries with the same
+numbers. What panbench does not read, as files of a remote backend, is left to the original.
+"""
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panbench.base.errors import BadArgument, PredictionMismatch
+from panbench.base.text import listed
+from panbench.base.threads import available_cores
+from panbench.metrics.matched import Matched
+from panbench.metrics.pq import CategorySums
+from panbench.panoptic.coco import read_id_png
+from panbench.panoptic.overlap import OverlapTable, Pairs, concat, count_pairs, segment_columns, tabulate
+from panbench.panoptic.types import GROUPS, VOID, Category, Segment
+from panbench.scoring.folder import score_folder
+
+__all__ = ["Patched", "patch_panopticapi"]
+
+_PANOPTICAPI, _METRIC = "panopticapi.evaluation", "mmdet.evaluation.metrics.coco_panoptic_metric"
+
+_Pair = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""The annotations of an image as a COCO panoptic JSON has them: of the ground truth, and of the prediction."""
+
+
+class Patched:
+    """What was replaced: `names`. `undo()` puts the originals back; as a context manager it does so at the end."""
+
+    def __init__(self) -> None:
+        self._originals: dict[tuple[Any, str], Any] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The functions that are replaced now, by module and name."""
+        return tuple(f"{module.__name__}.{name}" for module, name in self._originals)
+
+    def replace(self, module: Any, name: str, ours: Callable[..., Any]) -> None:
+        """Replaces a function of a module; one that is replaced already stays."""
+        original = getattr(module, name)
+        if not hasattr(original, "panbench_original"):
+            self._originals[module, name] = original
+            ours.panbench_original = original  # type: ignore[attr-defined]
+            setattr(module, name, ours)
+
+    def undo(self) -> None:
+        """Puts the originals back."""
+        while self._originals:
+            (module, name), original = self._originals.popitem()
+            setattr(module, name, original)
+
+    def __enter__(self) -> "Patched":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()
+
+
+def patch_panopticapi() -> Patched:
+    """Puts panbench's scoring under `panopticapi.evaluation.pq_compute` and mmdet's `CocoPanopticMetric`.
+
+    It holds until `undo()` of what is returned, or until the end of the `with` block. Nothing is printed; input that
+    panopticapi would refuse raises a PanbenchError with a sentence that names the images.
+    Raises BadArgument where panopticapi is not installed.
+    """
+    if importlib.util.find_spec("panopticapi") is None:
+        raise BadArgument("panopticapi is not installed, so there is nothing to patch. `panbench score` needs none.")
+    patched = Patched()
+    evaluation = importlib.import_module(_PANOPTICAPI)
+    patched.replace(evaluation, "pq_compute", _pq_compute)
+    # An mmdet that cannot be imported, as beside mmcv-lite, has no loop whose metric could be replaced.
+    with contextlib.suppress(ImportError):
+        metric, stat = importlib.import_module(_METRIC), evaluation.PQStat
+        patched.replace(metric, "pq_compute_single_core", _single_core(metric.pq_compute_single_core, stat))
+        patched.replace(metric, "pq_compute_multi_core", _multi_core(metric.pq_compute_multi_core, stat))
+    return patched
+
+
+def _pq_compute(
+    gt_json_file: str, pred_json_file: str, gt_folder: str | None = None, pred_folder: str | None = None
+) -> dict[str, Any]:
+    """panopticapi's `pq_compute` by panbench: `{"All": {"pq", "sq", "rq", "n"}, "per_class": …, "Things", "Stuff"}`.
+
+    A group without a category that occurs has zeros and n = 0, where panopticapi divides by zero.
+    """
+    # panopticapi ignores predictions of images that the ground truth lacks.
+    run = score_folder(gt_json_file, pred_json_file, gt_folder, pred_folder, ignore_extra=True, index=False)
+    table = run.pq()
+    results: dict[str, Any] = {}
+    for group in GROUPS:
+        summary = run.summary()[group]
+        results[group] = {key.lower(): summary[key] or 0.0 for key in ("PQ", "SQ", "RQ")} | {"n": summary["n"]}
+        if group == "All":
+            rows = zip(*(table[name].tolist() for name in ("category_id", "PQ", "SQ", "RQ")), strict=True)
+            results["per_class"] = {
+                category: {"pq": pq or 0.0, "sq": sq or 0.0, "rq": rq or 0.0} for category, pq, sq, rq in rows
+            }
+    return results
+
+
+def _single_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Callable[..., Any]:
+    """mmdet's `pq_compute_single_core` by panbench: a PQStat of some images, in practice of one."""
+
+    @functools.wraps(original)
+    def compute(
+        proc_id: int,
+        annotation_set: Sequence[_Pair],
+        gt_folder: str,
+        pred_folder: str,
+        categories: Mapping[int, Mapping[str, Any]],
+        backend_args: Mapping[str, Any] | None = None,
+        print_log: bool = False,
+    ) -> Any:
+        if not _is_local(backend_args):
+            return original(proc_id, annotation_set, gt_folder, pred_folder, categories, backend_args, print_log)
+        folders = Path(gt_folder), Path(pred_folder)
+        return _stat(stat(), (_table(place, pair, *folders) for place, pair in enumerate(annotation_set)), categories)
+
+    return compute
+
+
+def _multi_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Callable[..., Any]:
+    """mmdet's `pq_compute_multi_core` by panbench, in threads where mmdet starts processes."""
+
+    @functools.wraps(original)
+    def compute(
+        matched_annotations_list: Sequence[_Pair],
+        gt_folder: str,
+        pred_folder: str,
+        categories: Mapping[int, Mapping[str, Any]],
+        backend_args: Mapping[str, Any] | None = None,
+        nproc: int = 32,
+    ) -> Any:
+        if not _is_local(backend_args):
+            return original(matched_annotations_list, gt_folder, pred_folder, categories, backend_args, nproc)
+        folders = Path(gt_folder), Path(pred_folder)
+        with ThreadPoolExecutor(min(nproc, available_cores()), "score") as pool:
+            pairs = matched_annotations_list
+            tables = pool.map(lambda place: _table(place, pairs[place], *folders), range(len(pairs)))
+            return _stat(stat(), tables, categories)
+
+    return compute
+
+
+def _is_local(backend_args: Mapping[str, Any] | None) -> bool:
+    return backend_args is None or dict(backend_args) == {"backend": "local"}
+
+
+def _table(place: int, pair: _Pair, gt_folder: Path, pred_folder: Path) -> OverlapTable:
+    """The overlap table of an image. Raises PredictionMismatch where a prediction's PNG and JSON disagree."""
+    truth, predicted = pair
+    image_id = truth["image_id"]
+    gt_ids = read_id_png(gt_folder / truth["file_name"], image_id=image_id)
+    pred_ids = read_id_png(pred_folder / predicted["file_name"], gt_ids.shape, image_id=image_id)  # type: ignore[arg-type]
+    gt_id, pred_id, pixels = count_pairs(gt_ids, pred_ids)
+    listed_ids, found = {int(each["id"]) for each in predicted["segments_info"]}, set(pred_id.tolist()) - {VOID}
+    if odd := sorted(listed_ids ^ found):
+        raise PredictionMismatch(
+            f"Image {image_id}: the PNG and the JSON of the prediction have different segments ({listed(odd, 5)})."
+        )
+    return tabulate(
+        Pairs(np.full(len(gt_id), place, np.int64), gt_id, pred_id, pixels),
+        segment_columns([(place, [_segment(each, is_gt=True) for each in truth["segments_info"]])], is_gt=True),
+        segment_columns([(place, [_segment(each, is_gt=False) for each in predicted["segments_info"]])], is_gt=False),
+    )
+
+
+def _segment(record: Mapping[str, Any], is_gt: bool) -> Segment:
+    area = int(record["area"]) if is_gt else 0
+    return Segment(int(record["id"]), int(record["category_id"]), area, is_gt and int(record.get("iscrowd", 0)) == 1)
+
+
+def _stat(stat: Any, tables: Iterable[OverlapTable], categories: Mapping[int, Mapping[str, Any]]) -> Any:
+    """A PQStat of panopticapi with the sums of some images."""
+    known = [
+        Category(int(category_id), str(each.get("name", category_id)), each["isthing"] == 1)
+        for category_id, each in categories.items()
+    ]
+    ((hits, iou, wrong, missed),) = CategorySums(known).look(Matched.of(concat(list(tables))))
+    found, sums = np.bincount(hits, minlength=len(known)), np.bincount(hits, iou, len(known))
+    for category, *own in zip(known, sums.tolist(), found.tolist(), wrong.tolist(), missed.tolist(), strict=True):
+        of_category = stat[category.id]
+        of_category.iou, of_category.tp, of_category.fp, of_category.fn = own
+    return stat
