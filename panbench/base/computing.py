@@ -2,13 +2,28 @@
 
 from panbench.base.errors import BadArgument
 
-__all__ = ["COMPILED", "DEVICES", "PRECISIONS", "check_device_name", "check_precision_name", "split_precision"]
+__all__ = [
+    "COMPILED",
+    "DEVICES",
+    "PRECISIONS",
+    "REDUCED",
+    "STAGES",
+    "check_device_name",
+    "check_precision_name",
+    "split_precision",
+]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """auto is CUDA where there is a GPU, else the CPU; cuda:1 is the second GPU."""
 
 PRECISIONS = ("fp32", "ieee", "tf32", "bf16", "fp16")
 """fp32: as PyTorch comes and mmdet runs, with TF32 in CUDA's convolutions; ieee: without; tf32: also in products."""
+
+REDUCED = ("bf16", "fp16", "tf32")
+"""Precisions that round more than the one in which results are published."""
+
+STAGES = ("load", "forward", "fusion", "overlap", "write")
+"""What an evaluation does with an image, in this order; run.json and `bench` have the seconds of each."""
 
 COMPILED = "+compile"
 """Behind a precision: the backbone is compiled by torch.compile."""

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
 from panbench.base.errors import BadArgument, OutOfSpace
+from panbench.base.text import for_file
 
 
 @contextlib.contextmanager
@@ -85,9 +86,13 @@ def _rename_to_new(temporary: str, target: Path) -> None:
 
 def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 2) -> None:
     """Writes `content` as UTF-8 JSON, atomically. NaN and infinities are refused (ValueError): absent is null."""
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` as UTF-8, atomically, with control characters and undecodable bytes spelled out."""
     with atomic_write(path, "w") as handle:
-        handle.write(text + "\n")
+        handle.write(for_file(text))
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
 from panbench.base.extras import install_line
 from panbench.base.files import cache_dir, sha256_of, write_json
+from panbench.base.hub_answers import NotAHub, model_info
 from panbench.base.hub_settings import endpoint, token
 from panbench.base.secrets import redacted, without_secrets
 
@@ -272,11 +273,7 @@ def _weights_among(files: Mapping[str, Any], repository: Repository) -> str:
 def _listing(repository: Repository) -> "ModelInfo":
     """What the hub says of a repository at a revision: commit, files with sizes and hashes, licence."""
     with _in_sentences(repository):
-        from huggingface_hub import HfApi
-
-        return HfApi(endpoint=endpoint(), token=token()).model_info(
-            repository.name, revision=repository.revision, files_metadata=True, timeout=_ANSWER_SECONDS
-        )
+        return model_info(repository.name, repository.revision, _ANSWER_SECONDS)
 
 
 @contextmanager
@@ -318,6 +315,10 @@ def _in_sentences(repository: Repository) -> Iterator[None]:
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         reason = redacted(str(error)) or type(error).__name__
         raise DownloadFailed(f"{repository}: {place} cannot be reached ({reason}). {by_hand}") from error
+    except NotAHub as error:
+        raise DownloadFailed(
+            f"{repository}: the answer of {place} is not that of a Hugging Face hub: {error}."
+        ) from None
     except (errors.FileMetadataError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DownloadFailed(f"{repository}: the answer of {place} is not that of a Hugging Face hub.") from error
     except OSError as error:

@@ -7,10 +7,21 @@ from typing import Any
 # Control characters except tab and newline, marks of text direction, and undecodable bytes of file names.
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+# Line ends stay, and marks of text direction, which some languages need.
+_NOT_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 def plain(text: str) -> str:
     """`text` with its control characters spelled out (`\\x1b`), so that a name in it cannot steer a terminal."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
+
+def for_file(text: str) -> str:
+    """`text` with control characters and undecodable bytes spelled out as JSON does (`\\u009b`): for files and pipes.
+
+    Valid JSON stays valid, and means the same.
+    """
+    return _NOT_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def for_xml(text: str) -> str:

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from panbench.base.computing import PRECISIONS, check_precision_name
+from panbench.base.computing import PRECISIONS, STAGES, check_precision_name
 from panbench.base.errors import BadArgument
 from panbench.catalog import choose_models, random_seed, split_rules, weights_named
 from panbench.cli import console
@@ -34,8 +34,6 @@ from panbench.cli.command import (
 
 app = family()
 
-# As panbench.benchmark names them; that module loads torch, and --help must not.
-STAGES = ("load", "forward", "fusion", "overlap", "write")
 _MODEL, _WHAT = "Models", "What is measured"
 
 

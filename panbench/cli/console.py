@@ -24,7 +24,7 @@ from panbench.base.errors import BadArgument
 from panbench.base.files import atomic_write
 from panbench.base.reporter import Reporter, Silent, Unit
 from panbench.base.secrets import redacted, redactor
-from panbench.base.text import plain
+from panbench.base.text import for_file, plain
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
@@ -45,17 +45,16 @@ def show(content: RenderableType, *, soft_wrap: bool = False) -> None:
 
 
 def write(text: str) -> None:
-    """Prints a result; to a file or a pipe as it is, to a terminal without control characters."""
+    """Prints a result, without control characters; in a file or a pipe, JSON stays JSON."""
     text = redacted(text)
-    sys.stdout.write(plain(text) if sys.stdout.isatty() else text)
+    sys.stdout.write(plain(text) if sys.stdout.isatty() else for_file(text))
 
 
 def write_file(path: Path, content: str | bytes) -> None:
     """Writes a result as a whole or not at all, and prints its path."""
     try:
         with atomic_write(path) as handle:
-            # Undecodable bytes of a file name in it are spelled out, as `\\udcff`.
-            handle.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+            handle.write(for_file(content).encode() if isinstance(content, str) else content)
     except OSError as error:
         raise BadArgument(f"{path} cannot be written: {error.strerror or error}. Name another --out.") from None
     wrote([path])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from panbench.base.computing import COMPILED, PRECISIONS, split_precision
+from panbench.base.threads import MOST
 from panbench.cli.command import (
     AsJson,
     Checkpoint,
@@ -78,7 +79,8 @@ class EvalRequest:
         ),
     ] = "fp32"
     workers: Annotated[
-        int | None, option("Threads that load, and as many that score. Default: the cores, up to 8.", _HOW, "N", min=1)
+        int | None,
+        option(f"Threads that load, and as many that score. Default: the cores, up to {MOST}.", _HOW, "N", min=1),
     ] = None
     rule: Annotated[
         str | None,

@@ -76,4 +76,6 @@ def export(ctx: typer.Context, request: ExportRequest, studies: "tuple[ExportOpt
     loaded = load_run(request.run)
     written = export_run(loaded, request.format, request.out, overwrite=request.overwrite)
     note_damage([loaded])
+    if (shortfall := loaded.shortfall) is not None:
+        console.note(shortfall)
     console.wrote(written)

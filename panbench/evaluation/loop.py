@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from panbench.base import provenance
+from panbench.base.computing import STAGES
 from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.threads import default_threads
@@ -42,7 +43,8 @@ BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
 """A part is written when a block has this many images, or has been open for so long: what a kill can cost."""
 
-_OWN_STAGES = ("fusion", "overlap", "write")
+# Those of the network are shared by all rules; the others are each rule's own.
+_SHARED_STAGES, _OWN_STAGES = STAGES[:2], STAGES[2:]
 _HEAVY_PARAMETERS = 20_000_000
 _TRIED_IMAGES = 8
 _TIMINGS = 3
@@ -211,7 +213,7 @@ class Loop:
     listeners: Sequence[Listener] = ()
 
     def __post_init__(self) -> None:
-        self.seconds: Clock = dict.fromkeys(("load", "forward"), 0.0)
+        self.seconds: Clock = dict.fromkeys(_SHARED_STAGES, 0.0)
         self.target_seconds: list[Clock] = [dict.fromkeys(_OWN_STAGES, 0.0) for _ in self.targets]
         self.pace = Pace()
         self.scored_now = 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.base.files import make_folders, write_json
+from panbench.base.text import for_file
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
@@ -93,7 +94,7 @@ class RunWriter:
                 schema=SCHEMA,
                 id=secrets.token_hex(16),
                 panbench=__version__,
-                name=info.name or home.absolute().name,
+                name=for_file(info.name or home.absolute().name),
                 status="running",
                 parts=(),
                 side_tables={},

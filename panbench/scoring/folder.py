@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.base import provenance
+from panbench.base.computing import STAGES
 from panbench.base.errors import (
     BadArgument,
     BadDataset,
@@ -701,7 +702,7 @@ class _Clock:
     def seconds(self, images: int) -> dict[str, Any]:
         """The fields `seconds` and `images_per_second` of RunInfo."""
         wall = time.perf_counter() - self._began
-        stages = {stage: self._stages.get(stage) for stage in ("load", "forward", "fusion", "overlap", "write")}
+        stages = {stage: self._stages.get(stage) for stage in STAGES}
         rounded = {stage: None if spent is None else round(spent, 4) for stage, spent in stages.items()}
         return {
             "seconds": SecondsRecord(**rounded, wall=round(wall, 4)),

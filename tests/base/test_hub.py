@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import http.server
 import json
@@ -7,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from huggingface_hub import constants, hf_hub_download
+from support import panbench
 
 from panbench.base import hub
-from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
+from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed, PanbenchError
 
 COMMIT = "c0ffee" + "0" * 34
 TOKEN = "hf_secret_of_this_test"
@@ -28,6 +31,9 @@ class Hub:
         self.downloaded: list[str] = []
         self.weights = WEIGHTS
         self.listing: bytes | None = None
+        self.lie: tuple[int, bytes, dict[str, str]] | None = None
+        """Status, body and headers of every answer."""
+        self.sent = 0
         self.ranges: list[str | None] = []
         self.piece: int | None = None
         """How many bytes of the weights come before the connection ends."""
@@ -72,6 +78,8 @@ class Hub:
 
     def _answer(self, request: Any) -> None:
         self.seen.append((request.path, request.headers.get("Authorization")))
+        if self.lie is not None:
+            return self._lie(request, *self.lie)
         if request.path.startswith("/api/models/owner/gated/"):
             return _send(request, 403, b"", {"X-Error-Code": "GatedRepo"})
         if not request.path.startswith(("/api/models/owner/name/", "/owner/name/")):
@@ -85,6 +93,16 @@ class Hub:
             listing = {"id": "owner/name", "sha": COMMIT, "siblings": siblings, "cardData": self.card}
             return _send(request, 200, json.dumps(listing).encode())
         return self._answer_file(request)
+
+    def _lie(self, request: Any, status: int, body: bytes, headers: dict[str, str]) -> None:
+        try:
+            _send(request, status, b"", {"Content-Length": str(len(body)), **headers})
+            for start in range(0, len(body), 1 << 20):
+                request.wfile.write(body[start : start + (1 << 20)])
+                self.sent += 1 << 20
+        except OSError:
+            pass  # the client has heard enough
+        request.close_connection = True
 
     def _answer_file(self, request: Any) -> None:
         revision, name = request.path.removeprefix("/owner/name/resolve/").split("/")
@@ -327,7 +345,7 @@ def test_without_huggingface_hub_the_sentence_says_what_to_install(monkeypatch: 
     repository = hub.parse("hf:owner/name")
     assert hub.here(repository) is None
     assert not hub.is_known(repository)
-    with pytest.raises(BadModel, match=r"needs the package huggingface_hub .*pip install 'panbench\[transformers\]'"):
+    with pytest.raises(BadModel, match=r"needs the package huggingface_hub .*pip install .*\[transformers\]'"):
         hub.fetch(repository)
 
 
@@ -352,3 +370,105 @@ def test_a_full_disk_under_the_hubs_cache_is_one_sentence(server: Hub, monkeypat
     monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
     with pytest.raises(DownloadFailed, match=r"the hub's cache cannot be written \(No space left on device\)"):
         hub.fetch(hub.parse("hf:owner/name"))
+
+
+def _listing(**changes: Any) -> bytes:
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    files = [
+        {"rfilename": "config.json", "size": len(CONFIG), "blobId": "1" * 40},
+        {"rfilename": "model.safetensors", "size": len(WEIGHTS), "lfs": {"sha256": digest, "size": len(WEIGHTS)}},
+    ]
+    return json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": files, "cardData": {}, **changes}).encode()
+
+
+def _file(**changes: Any) -> bytes:
+    return _listing(siblings=[{"rfilename": "config.json", "size": 3, "blobId": "1" * 40, **changes}])
+
+
+LIES: dict[str, tuple[int, bytes, dict[str, str]]] = {
+    "nothing": (200, b"", {}),
+    "a web page": (200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html"}),
+    "a number": (200, b"17", {}),
+    "a list": (200, b"[]", {}),
+    "null": (200, b"null", {}),
+    "bytes that are no text": (200, b"\xff\xfe\x00{", {}),
+    "half of a listing": (200, _listing()[:60], {}),
+    "nested without an end": (200, b"[" * 200_000, {}),
+    "nested in a field": (200, b'{"siblings": ' + b"[" * 200_000, {}),
+    "longer than any listing": (200, b" " * (33 << 20), {}),
+    "packed, and longer than any listing": (200, gzip.compress(bytes(40 << 20)), {"Content-Encoding": "gzip"}),
+    "said to be packed": (200, _listing(), {"Content-Encoding": "gzip"}),
+    "no commit": (200, _listing(sha=None), {}),
+    "a commit that is a path": (200, _listing(sha="../../etc"), {}),
+    "a commit of another kind": (200, _listing(sha=["a"]), {}),
+    "no files": (200, _listing(siblings=None), {}),
+    "files that are text": (200, _listing(siblings=["config.json"]), {}),
+    "files as an object": (200, _listing(siblings={"config.json": 1}), {}),
+    "a file without a name": (200, _file(rfilename=None), {}),
+    "a size that is text": (200, _file(size="three"), {}),
+    "a size below nothing": (200, _file(size=-1), {}),
+    "a size beyond all disks": (200, _file(size=10**30), {}),
+    "a size that is no number": (200, _listing().replace(b'"size": ', b'"size": NaN, "x": ', 1), {}),
+    "a hash that is a path": (200, _file(blobId="../../../evil"), {}),
+    "a hash of another kind": (200, _file(blobId=7), {}),
+    "a large file's hash of half its length": (200, _file(lfs={"sha256": "0" * 32, "size": 3}), {}),
+    "a large file that is a list": (200, _file(lfs=[1]), {}),
+    "a card that is a list": (200, _listing(cardData=["mit"]), {}),
+    "an answer that is cut short": (200, _listing()[:50], {"Content-Length": "5000"}),
+    "a length that is none": (200, _listing(), {"Content-Length": "many"}),
+    "a redirect to itself": (302, b"", {"Location": "?again"}),
+    "a redirect to nowhere": (302, b"", {"Location": "http://["}),
+    "a redirect to a file": (302, b"", {"Location": "file:///etc/passwd"}),
+    "an error of 40 MB": (500, b"x" * (40 << 20), {}),
+    "an error that is no JSON": (404, b"{", {"X-Error-Message": "\x1b[31mred"}),
+    "a status that there is not": (799, b"", {}),
+    "too many questions": (429, b"", {"Retry-After": "never"}),
+}
+
+
+def test_whatever_a_hub_answers_is_one_sentence(server: Hub) -> None:
+    assert len(LIES) >= 25
+    unlike: dict[str, str] = {}
+    for lie, server.lie in LIES.items():
+        try:
+            hub.fetch(hub.parse("hf:owner/name"))
+        except PanbenchError as problem:
+            if problem.exit_code != 2 or "\n" in str(problem):
+                unlike[lie] = str(problem)
+        except BaseException as problem:
+            unlike[lie] = repr(problem)
+        else:
+            unlike[lie] = "it was believed"
+    assert unlike == {}
+
+
+@pytest.mark.parametrize("lie", ["nested without an end", "a redirect to nowhere", "an error that is no JSON"])
+def test_a_lie_of_the_hub_ends_a_command_with_exit_code_2(server: Hub, lie: str) -> None:
+    server.lie = LIES[lie]
+    result = panbench("eval", "-m", "hf:owner/name", "--download", "--data", "shapes", "--limit", "1")
+    assert result.exit_code == 2
+    assert "hf:owner/name" in result.stderr or "owner/name" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+def test_a_listing_is_read_as_far_as_a_listing_can_go(server: Hub) -> None:
+    server.lie = (200, b" " * (400 << 20), {})
+    with pytest.raises(DownloadFailed, match="longer than 32 MiB"):
+        hub.look_up(hub.parse("hf:owner/name"))
+    assert server.sent < 100 << 20
+
+
+@pytest.mark.parametrize("there", ["http://hub.example/api", "http://elsewhere.example/x"])
+def test_a_listing_never_comes_over_http_when_https_was_asked(monkeypatch: pytest.MonkeyPatch, there: str) -> None:
+    asked = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append(str(request.url))
+        return httpx2.Response(302, headers={"Location": there})
+
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    session = httpx2.Client(transport=httpx2.MockTransport(answer), follow_redirects=True)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: session)
+    with pytest.raises(DownloadFailed, match=f"redirects from https to {there}, which is not encrypted"):
+        hub.look_up(hub.parse("hf:owner/name"))
+    assert len(asked) == 1

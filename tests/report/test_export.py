@@ -4,12 +4,13 @@ import json
 import re
 
 import pandas as pd
+import pyarrow.parquet
 import pytest
-from little_runs import scored
+from little_runs import finished, scored
 from support import panbench
 
 from panbench.base.errors import BadRun
-from panbench.report.answers.export import FORMATS, segments_with_verdicts
+from panbench.report.answers.export import FORMATS, NOTICE, segments_with_verdicts
 
 GT = {1: "ppppqqqqssss", 2: "ddddssss....", 3: "ssssssss"}
 PRED = ["ppppq...ssss", "ddddssss....", "pppppsss"]
@@ -102,3 +103,32 @@ def test_what_the_run_lacks_and_what_is_in_the_way_is_said(run, tmp_path):
     assert "gone has no predictions here" in refused.output
     with pytest.raises(BadRun):
         FORMATS["fiftyone"].write(gone, tmp_path / "y")
+
+
+@pytest.mark.parametrize("format", ["parquet", "coco-results"])
+def test_an_export_of_a_run_that_lacks_images_says_so(tmp_path, format):
+    drawn = {1: "ppqs.", 2: "ddss."}
+    scored(tmp_path, "a", drawn, drawn)
+    folder = tmp_path / "a"
+    record = json.loads((folder / "run.json").read_text())
+    record["images"]["expected"] = 3
+    (folder / "run.json").write_text(json.dumps(record))
+    result = panbench("export", format, folder, "--out", tmp_path / "out")
+    assert "a is incomplete: it holds 2 of 3 images." in " ".join(result.stderr.split())
+    if format == "parquet":
+        for table in (tmp_path / "out").glob("*.parquet"):
+            assert pyarrow.parquet.read_schema(table).metadata[NOTICE] == b"a is incomplete: it holds 2 of 3 images."
+
+
+def test_an_export_of_a_damaged_run_names_the_part_in_its_files(tmp_path):
+    run = finished(tmp_path / "a", 1, 2)
+    part = run / "parts" / "0000-000001.parquet"
+    part.unlink()
+    panbench("export", "parquet", run, "--out", tmp_path / "out")
+    notice = pyarrow.parquet.read_schema(tmp_path / "out" / "segments.parquet").metadata[NOTICE].decode()
+    assert f"{part}, which held 1 images, is missing." in notice
+
+
+def test_an_export_of_a_whole_run_has_no_notice(run, tmp_path):
+    panbench("export", "parquet", run.path, "--out", tmp_path / "out")
+    assert NOTICE not in pyarrow.parquet.read_schema(tmp_path / "out" / "segments.parquet").metadata

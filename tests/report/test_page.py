@@ -152,15 +152,6 @@ def test_a_p_that_swaps_could_not_reach_reads_as_in_compare(shared_runs):
     assert "so p may be smaller still" not in overview(members, found)
 
 
-def test_p_is_rounded_once(shared_runs):
-    members, found = compared(shared_runs)
-    # To four digits 0.12349 is 0.1235, and that to three 0.124 or 0.123.
-    for p, shown in ((0.12349, "0.123"), (0.12351, "0.124")):
-        apart = found.comparison.differences.assign(p_holm=p, at_floor=False)
-        page = overview(members, replace(found, comparison=replace(found.comparison, differences=apart)))
-        assert page.count(f">{shown}</td>") == 3
-
-
 def test_an_incomplete_run_is_marked_everywhere_it_appears(make_runs):
     page = report_page(make_runs(status="interrupted", expected=9))
     assert all(model["label"].endswith("(incomplete)") for model in data_of(page)["models"])

@@ -57,3 +57,15 @@ def test_a_record_that_names_files_elsewhere_removes_none_of_them(shared_runs, t
     (site / ".panbench-site.json").write_text(json.dumps({"files": ["../thesis.tex"]}))
     write_site(shared_runs[:1], site, examples=0)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_site_that_was_cut_short_at_its_first_page_is_made_again(shared_runs, tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        (tmp_path / "site" / "runs" / "half.html").write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("panbench.report.pages.site.write_report", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write_site(shared_runs, tmp_path / "site", examples=0)
+    assert write_site(shared_runs, tmp_path / "site", examples=0).is_file()

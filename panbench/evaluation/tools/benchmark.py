@@ -20,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from panbench.base import provenance
-from panbench.base.computing import PRECISIONS
+from panbench.base.computing import PRECISIONS, STAGES
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.files import atomic_write, write_json
 from panbench.base.reporter import SILENT, Reporter
@@ -43,7 +43,6 @@ from panbench.models.rules import fuse
 from panbench.panoptic.types import Exif, PanopticPrediction
 
 SCHEMA = 1
-STAGES = ("load", "forward", "fusion", "overlap", "write")
 
 REFERENCE_IMAGE = (480, 640)
 """COCO's most common size, at which FLOPs are counted; the zoo's pipelines make 800×1067 of it."""

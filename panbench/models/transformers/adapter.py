@@ -35,6 +35,7 @@ from panbench.models.model import LoadedImage
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.attention import looks_of
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
+from panbench.models.transformers.settings import network_settings
 from panbench.models.transformers.speedups import speed_up
 
 __all__ = ["TransformersAdapter"]
@@ -121,7 +122,7 @@ class TransformersAdapter(Adapter):
 
     def _build_config(self) -> Any:
         """transformers' config; a ResNet that it would take from timm becomes its own."""
-        stated = {name: value for name, value in self.stated.items() if name not in ("architectures", "auto_map")}
+        stated = dict(self.stated)
         backbone = stated.get("backbone_config")
         self._timm: str | None = None
         if self.kind.name == "detr":
@@ -146,8 +147,12 @@ class TransformersAdapter(Adapter):
             stated["backbone_config"] = self._transformers.ResNetConfig(
                 layer_type=layer, hidden_sizes=list(widths), depths=list(depths), out_features=stages
             )
+        resnet = stated.pop("backbone_config") if self._timm is not None else None
+        known = network_settings(stated, self._transformers, self.spec.title)
+        if resnet is not None:
+            known["backbone_config"] = resnet
         try:
-            return self._transformers.AutoConfig.for_model(stated.pop("model_type"), **stated)
+            return self._transformers.AutoConfig.for_model(known.pop("model_type"), **known)
         except Exception as error:
             raise BadModel(
                 f"{self.spec.title}: transformers {self._transformers.__version__} cannot read its config.json "

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from panbench.base.computing import REDUCED
 from panbench.base.files import hash_in_name, sha256_of
 from panbench.catalog import ModelSpec, weights_here
 from panbench.runs import RunInfo
@@ -15,7 +16,6 @@ from panbench.runs.definitions import current_definitions, definitions_in_words,
 
 __all__ = ["departures"]
 
-_REDUCED = ("bf16", "fp16", "tf32")
 _ONE_VIEW = "scales=1"
 # Recorded in `arguments` and either told below or without influence on PQ.
 _KNOWN = frozenset(
@@ -40,7 +40,7 @@ def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
     if candidates := arguments.get("candidates"):
         yield f"The network was not run: its stored candidates in {candidates} were fused."
     yield from _of_images(info)
-    if info.precision in _REDUCED:
+    if info.precision in REDUCED:
         yield f"The precision was {info.precision}; the claim is of fp32."
     if arguments.get("compiled"):
         yield "The backbone was compiled (--precision with +compile), which rounds differently."

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
 
 from panbench import __version__
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.files import atomic_write, write_json
+from panbench.base.text import for_file
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import FN, FP, TP
 from panbench.metrics.pq import pq_table, summarise
@@ -25,7 +28,10 @@ from panbench.report.answers.grid import percent
 from panbench.report.answers.tables import comparison_row
 from panbench.runs import Run, stored_predictions
 
-__all__ = ["FORMATS", "export_run", "segments_with_verdicts"]
+__all__ = ["FORMATS", "NOTICE", "export_run", "segments_with_verdicts", "shortcomings"]
+
+NOTICE = b"panbench.notice"
+"""Key of a Parquet file's metadata under which stands what the run lacks; absent where it lacks nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,22 @@ def _parquet(run: Run, out: Path) -> list[Path]:
         "overlaps": run.overlaps(),
         "per_category": pq_table(run.matched, run.categories),
     }
+    lacks = shortcomings(run)
+    notice = {NOTICE: for_file("\n".join(lacks)).encode()} if lacks else {}
     paths = []
     for name, table in tables.items():
         path = out / f"{name}.parquet"
+        arrow = pa.Table.from_pandas(table, preserve_index=False)
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **notice})
         with atomic_write(path) as handle:
-            table.to_parquet(handle, index=False)
+            pyarrow.parquet.write_table(arrow, handle)
         paths.append(path)
     return paths
+
+
+def shortcomings(run: Run) -> list[str]:
+    """Why an export holds less than the run was to have: a sentence for each lost part, and one for missing images."""
+    return [*run.faults, *([run.shortfall] if run.shortfall is not None else [])]
 
 
 def _coco_results(run: Run, out: Path) -> list[Path]:
@@ -215,7 +230,7 @@ def _card(run: Run, out: Path) -> list[Path]:
     )
     path = out / "README.md"
     with atomic_write(path) as handle:
-        handle.write(text.encode())
+        handle.write(for_file(text).encode())
     return [path]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from panbench import __version__
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.files import atomic_write
+from panbench.base.files import write_json, write_text
 from panbench.base.reporter import SILENT, NoticesOnly, Reporter
 from panbench.base.text import capitalised
 from panbench.metrics.coverage import interval_notes
@@ -61,14 +61,13 @@ def write_site(
     folder = Path(out)
     _make_room(folder)
     pages = _page_names(runs)
-    written = ["index.html", ".nojekyll"]
+    # Before the first page: a call that is killed leaves an earlier site, which the next one replaces.
+    _mark(folder, ["index.html", ".nojekyll", *pages])
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     for number, (run, page) in enumerate(zip(runs, pages, strict=True)):
         reporter.progress("Writing reports", number, len(runs), "files")
         if run.image_ids():
             write_report([run], folder / page, examples=examples, reporter=NoticesOnly(reporter))
-            written.append(page)
-            _mark(folder, written)
     reporter.progress("Writing reports", len(runs), len(runs), "files")
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, run in enumerate(runs):
@@ -78,9 +77,7 @@ def write_site(
         for _, members in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     (folder / ".nojekyll").touch()
-    with atomic_write(folder / "index.html", "w") as handle:
-        handle.write(_index(title, len(runs), tables))
-    _mark(folder, written)
+    write_text(folder / "index.html", _index(title, len(runs), tables))
     return folder / "index.html"
 
 
@@ -104,8 +101,7 @@ def _make_room(folder: Path) -> None:
 
 
 def _mark(folder: Path, files: Sequence[str]) -> None:
-    with atomic_write(folder / MARK, "w") as handle:
-        handle.write(json.dumps({"panbench": __version__, "files": list(files)}, indent=2) + "\n")
+    write_json(folder / MARK, {"panbench": __version__, "files": list(files)})
 
 
 def _page_names(runs: Sequence[Run]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
+from panbench.base.threads import MOST
 from panbench.cli import console
 from panbench.cli.command import AsJson, command, family, find_runs, flag, one_of, option
 
@@ -56,7 +57,7 @@ def ensemble(
     name: Annotated[str | None, option("What tables call it. Default: Ensemble of N runs.", metavar="TEXT")] = None,
     overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
     resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
-    workers: Annotated[int | None, option("Threads. Default: the cores, up to 8.", metavar="N", min=1)] = None,
+    workers: Annotated[int | None, option(f"Threads. Default: the cores, up to {MOST}.", metavar="N", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one map an image from those of several runs, and score it. No model is run."""

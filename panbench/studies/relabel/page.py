@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from panbench import __version__
 from panbench.base.errors import BadDataset
-from panbench.base.files import atomic_write, write_json
+from panbench.base.files import atomic_write, write_json, write_text
 from panbench.base.reporter import SILENT, Reporter
 from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_ids
@@ -55,8 +55,7 @@ def write_relabelling(
         with atomic_write(paths[1 + side], "w") as handle:
             handle.write(found.csv(side))
     page = _page(found, images, pictured, reporter)
-    with atomic_write(paths[-1], "w") as handle:
-        handle.write(page)
+    write_text(paths[-1], page)
     return paths
 
 

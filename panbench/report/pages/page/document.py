@@ -20,8 +20,9 @@ import pandas as pd
 
 from panbench import __version__
 from panbench.base.errors import BadArgument
-from panbench.base.files import atomic_write
+from panbench.base.files import write_text
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.text import for_file
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.own_slices import slices_for
@@ -57,8 +58,7 @@ def write_report(runs: Sequence[Run], out: str | os.PathLike[str], **options: An
     if target.is_dir():
         raise BadArgument(f"{target} is a folder. Give the report's file name with --out.")
     page = report_page(runs, **options)
-    with atomic_write(target, "w") as handle:
-        handle.write(page)
+    write_text(target, page)
     return target
 
 
@@ -115,7 +115,7 @@ def report_page(
     pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
     gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
     shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
-    page = _page(members, standing, {**data, **shown}, gallery, more, title)
+    page = for_file(_page(members, standing, {**data, **shown}, gallery, more, title))
     if (size := len(page.encode())) > LARGEST:
         reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
     for sentence in gallery.missing:
@@ -142,7 +142,8 @@ def live_page(
         "gallery": [],
         "live": live,
     }
-    return _page(members, standing, data, Gallery((), tuple(missing), live=any(live["pictures"])), more, None)
+    gallery = Gallery((), tuple(missing), live=any(live["pictures"]))
+    return for_file(_page(members, standing, data, gallery, more, None))
 
 
 def _command(
@@ -191,7 +192,7 @@ def _json(data: Mapping[str, Any]) -> str:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    return for_file(text)
 
 
 @cache
