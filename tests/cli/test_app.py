@@ -519,7 +519,7 @@ def test_eval_goes_on_after_a_model_that_fails_and_exits_1(tmp_path, monkeypatch
     result = panbench(*EVAL, "--config", broken, "--data", "shapes")
     assert result.exit_code == 1
     assert result.stdout.count("Panoptic FPN tiny") == 2
-    assert "Failed: " in result.stdout
+    assert "Failed:" in result.stdout
     assert "broken" in result.stdout
 
 
