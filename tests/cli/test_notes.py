@@ -27,7 +27,7 @@ SEVERAL_LINES = (
     "A run has no stored predictions, which is a sentence of several lines, and only its end tells the reader what to "
     "do about it: `panbench eval --model mask2former-tiny --save-predictions --overwrite` makes it again with them."
 )
-TINY = ("--model", "panoptic-fpn-tiny", "--weights", "random")
+TINY = ("--model", "panoptic-fpn-tiny", "--checkpoint", "random")
 
 # A line for each command that draws bars. Some end in an error, after they have begun to draw.
 LINES: dict[str, Sequence[str]] = {
@@ -48,7 +48,7 @@ LINES: dict[str, Sequence[str]] = {
         "{photo}",
         "--model",
         "mask2former-tiny",
-        "--weights",
+        "--checkpoint",
         "random",
         "--out",
         "{new}.png",
@@ -61,8 +61,8 @@ LINES: dict[str, Sequence[str]] = {
     "data mapillary": ("{empty}", "--root", "{new}"),
     "data coconut": ("{gt}", "--gt-dir", "{empty}", "--root", "{new}"),
     "data convert": ("panoptic", "{gt}", "--out", "{new}"),
-    "verify": ("{run}", "{other}"),
-    "submit": ("{run}", "--out", "{new}.zip"),
+    "runs verify": ("{run}", "{other}"),
+    "export": ("coco-server", "{run}", "--out", "{new}.zip"),
     "models": ("--download", "mask2former-r50"),
     "doctor": (),
 }
