@@ -25,6 +25,19 @@ def test_a_workflow_parses_and_says_that_it_was_not_run_yet(file):
     assert "has not been run on GitHub yet" in re.sub(r"\n# ", " ", text)
 
 
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_actions_are_pinned_by_commit_or_named_in_the_list_for_the_first_release(file):
+    contributing = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    release = contributing.partition("## Before the first release")[2]
+    unpinned = re.search(r"Actions that are not pinned by commit: ([^.]*)\.", release)[1]
+    named = [] if unpinned == "none" else re.findall(r"`([^`]+)`", unpinned)
+    used = re.findall(r"^\s*(?:- )?uses:(.*)$", file.read_text("utf-8"), re.MULTILINE)
+    assert used
+    # The tag behind the commit is what a reader, and a tool that proposes newer versions, goes by.
+    pinned = r" ([\w.-]+/[\w./-]+)@[0-9a-f]{40} # v\d+\.\d+\.\d+"
+    assert [each for each in used if not re.fullmatch(pinned, each) and each.strip() not in named] == []
+
+
 def test_the_tests_run_on_three_systems_and_four_pythons():
     yaml = pytest.importorskip("yaml")
     matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]["test"][

@@ -1,0 +1,77 @@
+"""The lock file of CI: the versions of constraints.txt with a hash for each, and no host."""
+
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements" / "locked-3.11-linux.txt"
+LANE = {
+    "python_version": "3.11",
+    "python_full_version": "3.11.14",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": "x86_64",
+    "platform_python_implementation": "CPython",
+    "implementation_name": "cpython",
+}
+
+
+def entries(text):
+    """The text of each requirement, its lines joined and comments left out."""
+    lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    return [line for line in lines.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def locked():
+    return entries(LOCK.read_text("utf-8"))
+
+
+def versions(requirements):
+    return {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in requirements}
+
+
+def test_the_lock_file_has_the_versions_of_the_constraints_and_all_of_them():
+    constraints = [Requirement(line) for line in entries((ROOT / "constraints.txt").read_text("utf-8"))]
+    applying = [each for each in constraints if each.marker is None or each.marker.evaluate(LANE)]
+    expected = versions(applying)
+    expected.pop("torch")  # from an index of its own: tests.yml says why
+    assert versions(Requirement(line.partition(" --hash")[0]) for line in locked()) == expected
+
+
+def test_every_entry_of_the_lock_file_has_a_hash():
+    for line in locked():
+        requirement, *hashes = line.split("--hash=")
+        assert re.fullmatch(r"[\w.-]+==[\w.+]+\s+", requirement), line
+        assert hashes, line
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}\s*", each) for each in hashes), line
+
+
+def test_the_lock_file_names_no_host_and_can_be_made_again():
+    text = LOCK.read_text("utf-8")
+    assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host|^-[if] ", text, re.MULTILINE)
+    made = [line.split() for line in text.splitlines() if line.startswith("#    uv pip compile ")]
+    assert len(made) == 1
+    assert made[0][-2:] == [LOCK.relative_to(ROOT).as_posix(), "constraints.txt"]
+    assert "--generate-hashes" in made[0]
+
+
+def test_a_lane_of_ci_installs_from_the_lock_file_alone():
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]["hashes"]
+    assert ROOT / job["env"]["LOCK"] == LOCK
+    installs = [step["run"] for step in job["steps"] if "pip install" in step.get("run", "")]
+    assert len(installs) == 3
+    assert all("--no-deps" in line for line in installs), "nothing comes beside what is named"
+    assert "--require-hashes" in installs[0]
+    assert installs[0].endswith('--requirement "$LOCK"')
+    assert installs[1].endswith("--constraint constraints.txt torch")
+    assert "--no-build-isolation" in installs[2]
+    python = next(step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {}))
+    assert LANE["python_full_version"].startswith(python + ".")
+    # The index of PyTorch is asked for PyTorch only.
+    asked = [step["run"] for step in job["steps"] if "PIP_EXTRA_INDEX_URL" in step.get("env", {})]
+    assert asked == [installs[1]]
