@@ -39,14 +39,6 @@ class Answers:
     FN: Int
     categories: tuple[Category, ...]
 
-    def swapped(self, other: "Answers", with_other: npt.NDArray[np.bool_]) -> "Answers":
-        """These answers, and on the images that are named the other's."""
-
-        def chosen(name: str) -> npt.NDArray[Any]:
-            return np.where(with_other, getattr(other, name), getattr(self, name))
-
-        return Answers(chosen("iou_sum"), chosen("TP"), chosen("FP"), chosen("FN"), self.categories)
-
     def sample(self, *, by_size: bool = False) -> Sample:
         """The same as a run's statistics are, of all images; by_size: sliced."""
         columns = (self.iou_sum, self.TP, self.FP + self.FN, self.TP + self.FN)
