@@ -11,7 +11,6 @@ looked at) with the same kind of errors.
 
 import argparse
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
