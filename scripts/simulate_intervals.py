@@ -13,10 +13,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 import simulate_coverage as small_world
 from simulated_population import SIZES, Answers, Drawer, World, coco_like, shapes_like
 
@@ -33,6 +35,8 @@ RATES = Path(__file__).parent.parent / "panbench" / "metrics" / "coverage.csv"
 GROUPS = ("All", "Things", "Stuff")
 OF_SLICES = ("PQ", "RQ")
 IMAGES = (20, 50, 100, 200, 500, 2000, 5000)
+DRAWN = (1000, 1000)
+"""Resamples and swaps of a simulated gate."""
 WEAKER, BETTER = -1.6, 0.2
 """What the weaker model lacks and the better one has, in log-odds of finding an object."""
 
@@ -228,18 +232,17 @@ def gates(populations: Populations, draws: int, rates: list[str]) -> list[str]:
         "| --- " * 7 + "|",
     ]
     for images in (12, 30, 100):
-        number = 2 * draws if images < 100 else draws // 2
         rng = np.random.default_rng([populations.seed, 6, images])
-        cells = _exchangeable(rng, (weak, better), images, number)
+        cells = _exchangeable(rng, (weak, better), images, draws)
         for side in (better, best):
             cells += _dropped(rng, (side, weak), images, max(draws // 6, 10))
         lines.append(f"| {images} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     note = (
-        f"In percent. Two models on scenes of shapes; {2 * draws:,} data sets of 12 and 30 images, {draws // 2:,} of "
-        f"100, each judged both ways, and {draws // 6:,} with a drop; 1,000 resamples and swaps each. Standard error "
-        f"of a rate of 2.5 %: {error(4 * draws, 0.025)} points ({error(draws, 0.025)} of 100 images), of a drop "
-        f"at most {error(draws // 6, 0.5)}; seed {populations.seed}."
+        f"In percent. Two models on scenes of shapes; {draws:,} exchangeable data sets a line, each judged both ways, "
+        f"and {draws // 6:,} with a drop; {DRAWN[0]:,} resamples and {DRAWN[1]:,} swaps each. Standard error of a rate "
+        f"of 2.5 %: {error(2 * draws, 0.025)} points, of a drop at most {error(draws // 6, 0.5)}; "
+        f"seed {populations.seed}."
     )
     return [*lines, "", note]
 
@@ -248,12 +251,13 @@ def _exchangeable(rng: np.random.Generator, answers: tuple[Answers, Answers], im
     """The share of runs that are called worse by the interval alone, and by the gate."""
     one, other = answers
     n_images = one.TP.shape[-1]
+    side_by_side = Drawer(_joined(one.sample(), other.sample()))
     by_interval = by_gate = 0
     for index in range(number):
-        if index % 100 == 0:
-            coin = np.asarray(rng.random(n_images) < 0.5)
-            sides = [Drawer(side.sample()) for side in (one.swapped(other, coin), other.swapped(one, coin))]
-        check = _check(rng, sides, images, index)
+        # A coin for each image of each data set: whose answer is the first run's.
+        chosen, coin = rng.integers(0, n_images, images), rng.integers(0, 2, images)
+        runs = [side_by_side.take(chosen + n_images * side) for side in (coin, 1 - coin)]
+        check = checks(runs, [("All", "all")], "PQ", 0.0, DRAWN, seed=index)[0]
         if check.difference is None or check.low is None or check.high is None:
             continue
         by_interval += (check.high < 0) + (check.low > 0)
@@ -261,6 +265,15 @@ def _exchangeable(rng: np.random.Generator, answers: tuple[Answers, Answers], im
         mirrored = judged(-check.difference, -check.high, -check.low, check.p, 0.0)
         by_gate += (check.outcome == "worse") + (mirrored == "worse")
     return [rate(by_interval, 2 * number), rate(by_gate, 2 * number)]
+
+
+def _joined(one: Sample, other: Sample) -> Sample:
+    """The images of one run, then those of the other."""
+    sums, held = (
+        scipy.sparse.csr_array(scipy.sparse.hstack([getattr(one, name), getattr(other, name)]))
+        for name in ("sums", "held")
+    )
+    return replace(one, image_ids=np.arange(2 * len(one.image_ids)), sums=sums, held=held)
 
 
 def _dropped(rng: np.random.Generator, answers: tuple[Answers, Answers], images: int, number: int) -> list[str]:
@@ -275,7 +288,7 @@ def _check(rng: np.random.Generator, sides: list[Drawer], images: int, seed: int
     """What the gate says of the second side on some images; the first is the baseline."""
     chosen = rng.integers(0, sides[0].n_images, images)
     runs = [side.take(chosen) for side in sides]
-    return checks(runs, [("All", "all")], "PQ", 0.0, (1000, 1000), seed=seed)[0]
+    return checks(runs, [("All", "all")], "PQ", 0.0, DRAWN, seed=seed)[0]
 
 
 def seeds(populations: Populations, draws: int, rates: list[str]) -> list[str]:

@@ -11,7 +11,6 @@ looked at) with the same kind of errors.
 
 import argparse
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,14 +37,6 @@ class Answers:
     FP: Int
     FN: Int
     categories: tuple[Category, ...]
-
-    def swapped(self, other: "Answers", with_other: npt.NDArray[np.bool_]) -> "Answers":
-        """These answers, and on the images that are named the other's."""
-
-        def chosen(name: str) -> npt.NDArray[Any]:
-            return np.where(with_other, getattr(other, name), getattr(self, name))
-
-        return Answers(chosen("iou_sum"), chosen("TP"), chosen("FP"), chosen("FN"), self.categories)
 
     def sample(self, *, by_size: bool = False) -> Sample:
         """The same as a run's statistics are, of all images; by_size: sliced."""
