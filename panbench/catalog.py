@@ -10,18 +10,22 @@ import dataclasses
 import difflib
 import fnmatch
 import importlib.metadata
+import importlib.util
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
-from panbench.base.extras import require_models
+from panbench.base.extras import EXTRA_OF, require_models
 from panbench.base.files import cache_dir
 from panbench.base.places import Register, is_place
 from panbench.base.text import listed
+
+if TYPE_CHECKING:
+    from panbench.panoptic.types import Category
 
 MMDET = "panbench.models.mmdet.adapter:MmdetAdapter"
 TRANSFORMERS = "panbench.models.transformers.adapter:TransformersAdapter"
@@ -465,6 +469,24 @@ def with_things(spec: ModelSpec, file: str | os.PathLike[str]) -> ModelSpec:
     if not names:
         raise BadArgument(f"--things {os.fspath(file)} names nothing. Write the name of a thing in each line.")
     return dataclasses.replace(spec, settings={**spec.settings, "things": names})
+
+
+def with_categories(spec: ModelSpec, categories: "Iterable[Category]") -> ModelSpec:
+    """The same model, told which categories of its dataset are things: transformers' files do not say it.
+
+    The adapter uses it where neither --things nor the names themselves say which of the model's labels are things.
+    """
+    isthing = {category.name: category.isthing for category in categories}
+    if spec.adapter != TRANSFORMERS or "things" in spec.settings or not isthing:
+        return spec
+    return dataclasses.replace(spec, settings={**spec.settings, "dataset_isthing": isthing})
+
+
+def extra_missing(spec: ModelSpec) -> str | None:
+    """The extra of panbench that this model needs and this Python lacks: "models" or "transformers"; else None."""
+    needed = ("torch", "transformers", "huggingface_hub") if spec.adapter == TRANSFORMERS else ("torch", "mmdet", "cv2")
+    lacking = [name for name in needed if importlib.util.find_spec(name) is None]
+    return None if not lacking else "transformers" if spec.adapter == TRANSFORMERS else EXTRA_OF[lacking[0]]
 
 
 def repository_of(spec: ModelSpec) -> hub.Repository | None:

@@ -108,6 +108,10 @@ class Unreachable(DownloadFailed):
     """There was no connection to the server at all, as on a machine without a network."""
 
 
+WITHOUT_DOWNLOAD = Way("run a model that needs no download: --model mask2former-tiny", "--model")
+"""How to go on with `eval` without a network: the weights come with panbench, and its images are generated."""
+
+
 class OutOfSpace(PanbenchError):
     """The disk is full; files written before are complete."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed
+from panbench.base.errors import WITHOUT_DOWNLOAD, BadArgument, BadCheckpoint, BadModel, DownloadFailed, Unreachable
 from panbench.base.extras import install_line
 from panbench.base.files import cache_dir, sha256_of, write_json
 from panbench.base.hub_answers import NotAHub, model_info
@@ -287,8 +287,8 @@ def _in_sentences(repository: Repository) -> Iterator[None]:
         ) from error
     place = without_secrets(endpoint())
     by_hand = (
-        "On a machine with a network, download the repository's config.json and weights into a folder and pass "
-        "--model FOLDER."
+        "on a machine with a network, download the repository's config.json and weights into a folder and pass "
+        "--model FOLDER"
     )
     try:
         yield
@@ -309,12 +309,16 @@ def _in_sentences(repository: Repository) -> Iterator[None]:
             ) from error
         raise DownloadFailed(f"{repository}: {place} answers with status {status}. Try again later.") from error
     except errors.OfflineModeIsEnabled as error:
-        raise DownloadFailed(f"{repository}: HF_HUB_OFFLINE forbids asking {place}. Unset it. {by_hand}") from error
+        raise DownloadFailed(
+            f"{repository}: HF_HUB_OFFLINE forbids asking {place}.", ways=["unset it", by_hand, WITHOUT_DOWNLOAD]
+        ) from error
     except errors.HFValidationError as error:
         raise BadArgument(f"{repository} cannot be the address of a repository: {error}") from error
     except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         reason = redacted(str(error)) or type(error).__name__
-        raise DownloadFailed(f"{repository}: {place} cannot be reached ({reason}). {by_hand}") from error
+        raise Unreachable(
+            f"{repository}: {place} cannot be reached ({reason}).", ways=[by_hand, WITHOUT_DOWNLOAD]
+        ) from error
     except NotAHub as error:
         raise DownloadFailed(
             f"{repository}: the answer of {place} is not that of a Hugging Face hub: {error}."

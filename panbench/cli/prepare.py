@@ -20,6 +20,7 @@ from panbench.catalog import (
     split_names,
     split_rules,
     weights_named,
+    with_categories,
 )
 from panbench.cli import console
 from panbench.cli.command import may_download
@@ -76,6 +77,8 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         study.check(dataset)
     if options.category_map is None:
         _refuse_other_categories(request, specs, dataset.categories)
+
+    specs = [with_categories(spec, dataset.categories) for spec in specs]
 
     # Imported late, for it brings pandas: what is refused above is refused at once.
     from panbench.evaluation.several import Opening, run_folders

@@ -88,6 +88,7 @@ class Missing:
         # The network of a repository is described by its config.json, which comes with the weights.
         alone = self.weights and self.data is None and not any(map(repository_of, self.weights))
         ways_out = " Or run the model untrained with --checkpoint random." if alone else ""
+        ways_out += " Without a network: --model mask2former-tiny needs no download."
         sizes = self.sizes if self.data is not None else self._weights_size
         return (
             f"Not on this machine: {' and '.join(names)}. Fetch them (about {sizes}) with {' and '.join(commands)} or "

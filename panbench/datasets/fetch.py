@@ -31,7 +31,7 @@ from panbench.base.download import (
     require_space,
     what_is_wrong,
 )
-from panbench.base.errors import BadArgument, BadDataset, DownloadFailed, Unreachable
+from panbench.base.errors import WITHOUT_DOWNLOAD, BadArgument, BadDataset, DownloadFailed, Unreachable, Way
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.reporter import SILENT, Reporter, Unit
 from panbench.base.secrets import without_secrets
@@ -252,7 +252,11 @@ def fetch_coco(
         names = in_sentence([archive.name for archive in job.archives])
         raise Unreachable(
             error.reason,
-            ways=[f"without a network, fetch {names} elsewhere and run `panbench data coco --from FOLDER`"],
+            ways=[
+                Way(f"without a network, fetch {names} elsewhere and run `panbench data coco --from FOLDER`", "--from"),
+                Way(f"without a network, copy {root} here from a machine that has COCO", "--model"),
+                WITHOUT_DOWNLOAD,
+            ],
         ) from error
     except OSError as error:
         raise DownloadFailed(f"Cannot write to {root}: {error.strerror or error} ({error.filename}).") from error

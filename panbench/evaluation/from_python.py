@@ -10,13 +10,13 @@ from torch import nn
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.reporter import SILENT, Reporter
-from panbench.catalog import ModelSpec, spec_from_factory
+from panbench.catalog import ModelSpec, spec_from_factory, with_categories
 from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation import evaluate as loop
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.functions import FunctionModel
 from panbench.models.model import REQUIRED, Model, adopted
-from panbench.models.opening import load_model
+from panbench.models.opening import load_model, spec_of
 from panbench.runs import Run
 
 __all__ = ["evaluate", "model_of"]
@@ -46,6 +46,10 @@ def evaluate(
         if not isinstance(dataset, str | os.PathLike):
             raise BadArgument(f"dataset must be a Dataset, its name or its folder, not a {type(dataset).__name__}.")
         dataset = open_dataset(os.fspath(dataset), reporter=reporter)
+    if isinstance(model, str | os.PathLike):
+        model = spec_of(model)
+    if isinstance(model, ModelSpec):
+        model = with_categories(model, dataset.categories)
     return loop.evaluate(model_of(model, reporter), dataset, out, options or loop.DEFAULTS, reporter)
 
 

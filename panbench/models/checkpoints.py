@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.download import download, what_is_wrong
-from panbench.base.errors import BadCheckpoint, BadModel, DownloadFailed, Way
+from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, BadModel, DownloadFailed, Unreachable, Way
 from panbench.base.files import hash_in_name, sha256_of
 from panbench.base.reporter import SILENT, Counting, Reporter, counter
 from panbench.base.secrets import without_secrets
@@ -97,7 +97,8 @@ def fetch_weights(
     try:
         return download(spec.weights, path, sha256=sha256, progress=_counted(spec, reporter))
     except DownloadFailed as error:
-        raise error.with_ways(*_WAYS_OUT) from error
+        without = (WITHOUT_DOWNLOAD,) if isinstance(error, Unreachable) else ()
+        raise error.with_ways(*_WAYS_OUT, *without) from error
 
 
 def refuse_differences(spec: ModelSpec) -> None:

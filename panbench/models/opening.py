@@ -21,7 +21,7 @@ from panbench.models.functions import open_factory
 from panbench.models.host import HostedModel
 from panbench.models.model import Model
 
-__all__ = ["import_named", "load_model", "open_model", "resolve_weights"]
+__all__ = ["import_named", "load_model", "open_model", "resolve_weights", "spec_of"]
 
 _CONFIGS = (".py", ".yaml", ".yml", ".json")
 
@@ -33,13 +33,13 @@ def load_model(model: str | os.PathLike[str] | ModelSpec, **settings: Any) -> Mo
         compiled, download (fetch weights that are not here)
     Raises BadModel for an unknown name, naming the nearest, and what `open_model` raises.
     """
-    if isinstance(model, ModelSpec):
-        spec = model
-    elif os.fspath(model).endswith(_CONFIGS):
-        spec = spec_from_config(model)
-    else:
-        spec = find_model(os.fspath(model))
-    return open_model(spec, **settings)
+    return open_model(model if isinstance(model, ModelSpec) else spec_of(model), **settings)
+
+
+def spec_of(model: str | os.PathLike[str]) -> ModelSpec:
+    """The model of a name as `panbench eval --model` takes it, or of a config file. Raises BadModel."""
+    name = os.fspath(model)
+    return spec_from_config(model) if name.endswith(_CONFIGS) else find_model(name)
 
 
 def open_model(

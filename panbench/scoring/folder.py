@@ -179,7 +179,9 @@ def score_folder(
             gt_wrong += counted.gt_faults
             if not (found or counted.prediction_faults or counted.gt_faults or misfits):
                 store.keep(table, FileHashes.of(counted.files, predictions=counted.predictions))
-        faults = misfits + _told(wrong, "predicted", pred) + mismatches.sentences() + plan.likely_cause(mismatches)
+        # The likely cause comes first: what follows from it can be hundreds of lines.
+        found_in_pngs = _told(wrong, "predicted", pred) + mismatches.sentences()
+        faults = plan.likely_cause(mismatches) + misfits + found_in_pngs
         if faults or gt_wrong:
             kind = PredictionMismatch if faults else BadDataset
             raise kind("\n".join(_told(gt_wrong, "ground-truth", gt) + faults + store.left()))
@@ -239,11 +241,12 @@ class _Plan:
         """A sentence for each way in which the two JSONs do not fit, naming the first images."""
         faults = []
         missing, extra = self.missing(), self.extra()
+        if extra and not (allow_missing and ignore_extra):
+            faults += self._other_set(extra)
+            if len(extra) == len(self.pred.image_ids):
+                return faults
         if missing and len(missing) == len(self.rows) and not allow_missing:
-            return [
-                f"{self.pred.path} has no prediction for any of the {len(self.rows)} images of {self.gt.path}. "
-                "Are the two of the same split?"
-            ]
+            return [f"{self.pred.path} has no prediction for any of the {_images(missing)} of {self.gt.path}."]
         if missing and not allow_missing:
             faults.append(
                 f"{self.pred.path} has no prediction for {len(missing)} of {len(self.rows)} images: "
@@ -261,8 +264,22 @@ class _Plan:
                 f"{self.pred.path} uses category ids that {self.gt.path} does not list: "
                 f"{by_image(unknown.image_id, unknown.category_id)}. Write the dataset's own category ids."
             )
-            faults += self._other_categories(pred.category_id)
+            faults = self._other_categories(pred.category_id) + faults
         return faults
+
+    def _other_set(self, extra: Sequence[int]) -> list[str]:
+        """The likely cause where the ground truth and the predictions have few images or none in common."""
+        truth, predicted = self.gt.image_ids, self.pred.image_ids
+        shared = len(predicted) - len(extra)
+        if 2 * shared >= min(len(truth), len(predicted)):
+            return []
+        likely = "These are predictions of another set" if not shared else "Likely cause: predictions of another set"
+        return [
+            f"{likely}: {shared:,} of the {_images(truth)} of {self.gt.path} {'is' if shared == 1 else 'are'} in "
+            f"{self.pred.path} (ground truth: {listed(sorted(truth), 3)}; predictions: "
+            f"{listed(sorted(predicted), 3)}). Give the ground truth of their split; ids that were numbered anew have "
+            "to be the dataset's own."
+        ]
 
     def _other_categories(self, used: npt.NDArray[np.int32]) -> list[str]:
         """The likely cause of many unknown category ids."""
@@ -362,6 +379,10 @@ class _Plan:
             iscrowd=columns.iscrowd[rows] & (side == "gt"),
             score=columns.score[rows] if side == "pred" else np.full(len(image_id), np.nan, np.float32),
         )
+
+
+def _images(image_ids: Sequence[int]) -> str:
+    return f"{len(image_ids):,} image{'s' * (len(image_ids) != 1)}"
 
 
 def _share(rows: npt.NDArray[np.int64], number: int, shards: int) -> npt.NDArray[np.int64]:
@@ -470,11 +491,11 @@ def _told(faults: Sequence[_Fault], side: str, columns: AnnotationColumns) -> li
             told += [str(fault) for fault in alike]
             continue
         images = listed([fault.image_id for fault in alike])
-        told.append(f"{len(alike):,} {side} PNGs have the same fault, images {images}. The first: {alike[0]}")
         if len(alike) == len(columns) and " is #×# but" in f" {alike[0].kind}":
             told.append(
                 "Likely cause: the predictions are of other images, or have the network's size, not the image's."
             )
+        told.append(f"{len(alike):,} {side} PNGs have the same fault, images {images}. The first: {alike[0]}")
     return told
 
 

@@ -16,6 +16,8 @@ from support import panbench
 
 from panbench.base.extras import install_line
 from panbench.datasets import shapes
+from panbench.evaluation.from_python import evaluate
+from panbench.runs import load_run
 from tests.base.test_hub import COMMIT, Hub, _send
 from tests.models.transformers.test_adapter import BUILDERS, saved
 
@@ -106,7 +108,9 @@ def test_what_is_not_there_is_named(hub: Repository, address: str, sentence: str
 def test_without_a_network_the_way_out_is_a_folder(hub: Repository) -> None:
     hub.close()
     hub.close = lambda: None  # type: ignore[method-assign]
-    assert "pass --model FOLDER" in refused("--model", ADDRESS, "--download")
+    said = refused("--model", ADDRESS, "--download")
+    assert "pass --model FOLDER" in said
+    assert said.endswith("or run a model that needs no download: --model mask2former-tiny.")
 
 
 def test_weights_that_were_cut_off_or_exchanged_are_refused(hub: Repository) -> None:
@@ -164,6 +168,48 @@ def test_things_are_read_from_a_file(hub: Repository) -> None:
     Path("wrong.txt").write_text("unicorn\n")
     assert "no category 'unicorn'" in refused(*own, "wrong.txt")
     assert "cannot be read" in refused(*own, "absent.txt")
+
+
+def test_a_dataset_that_lists_isthing_says_which_labels_are_things(hub: Repository, tmp_path: Path) -> None:
+    names = {str(label): f"kind {label}" for label in range(9)}
+    config = json.loads(Path("saved/config.json").read_text())
+    Path("saved/config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
+    truth = shapes.generate(tmp_path / "mine", count=2)
+    stated = json.loads(truth.read_text())
+    for label, category in enumerate(stated["categories"]):
+        category["name"] = f"kind {label}"
+    truth.write_text(json.dumps(stated))
+    assert "add --things FILE" in refused("--model", "./saved")
+    result = panbench("eval", "--model", "./saved", "--data", "mine", "--out", "run", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert [category.isthing for category in load_run("run").categories] == [
+        bool(category["isthing"]) for category in stated["categories"]
+    ]
+    assert evaluate("./saved", "mine", "again").pq().equals(load_run("run").pq())
+
+
+def test_a_dataset_without_one_of_the_labels_says_nothing_of_things(hub: Repository) -> None:
+    names = {str(label): f"kind {label}" for label in range(9)}
+    config = json.loads(Path("saved/config.json").read_text())
+    Path("saved/config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
+    result = panbench("eval", "--model", "./saved", "--data", "shapes", "--limit", "2", "--device", "cpu")
+    assert result.exit_code == 2
+    assert "does not say which of its 9 categories are things" in result.stderr
+
+
+def test_models_stars_those_whose_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "*" not in panbench("models").stdout
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    listed = panbench("models", columns=80).stdout
+    (row,) = [line for line in listed.splitlines() if line.startswith("detr-r50 ")]
+    assert row.endswith("no*")
+    (row,) = [line for line in listed.splitlines() if line.startswith("mask2former-r50 ")]
+    assert row.endswith("no")
+    assert f"needs the extra transformers, which is not installed: `{install_line('transformers')}`" in " ".join(
+        listed.split()
+    )
+    lacks = {each["name"]: each["extra_missing"] for each in json.loads(panbench("models", "--json").stdout)}
+    assert (lacks["detr-r50"], lacks["mask2former-r50"]) == ("transformers", None)
 
 
 def test_without_the_extra_the_command_is_named_before_anything_is_fetched(

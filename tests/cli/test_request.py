@@ -61,6 +61,7 @@ def test_without_a_terminal_the_sentence_names_sizes_and_ways():
         "176 MB of weights (Apache-2.0) and 900 MB of COCO val2017",
         "--download (PANBENCH_DOWNLOAD=1)",
         "`panbench models --download mask2former-r50` and `panbench data coco`",
+        "Without a network: --model mask2former-tiny needs no download.",
     ):
         assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -10,8 +10,9 @@ import pytest
 from coco_mimic import Fault, FaultServer, Mimic, build_mimic
 
 from panbench.base.download import download
-from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
+from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
 from panbench.base.reporter import Silent
+from panbench.catalog import find_model, weights_here
 from panbench.datasets import fetch as fetch_module
 from panbench.datasets.fetch import CocoFolder, coco_missing, fetch_coco, panoptic_categories
 
@@ -383,6 +384,18 @@ def test_no_network_is_one_sentence(mimic, tmp_path):
         url = server.url
     with pytest.raises(DownloadFailed, match=r"no connection.*val2017\.zip elsewhere.*`panbench data coco --from"):
         fetch_coco(tmp_path, host=mimic.at(url), sleep=lambda _: None)
+
+
+def test_without_a_network_eval_names_a_model_that_needs_none_and_no_option_of_data_coco(mimic, tmp_path):
+    with FaultServer({}) as server:
+        url = server.url
+    with pytest.raises(Unreachable) as caught:
+        fetch_coco(tmp_path, host=mimic.at(url), sleep=lambda _: None)
+    said = caught.value.sentence(["--model", "--download"])
+    assert "--from" not in said
+    assert said.endswith("or run a model that needs no download: --model mask2former-tiny.")
+    assert weights_here(find_model("mask2former-tiny")), "it comes with panbench"
+    assert "--model" not in caught.value.sentence(["--from"])
 
 
 def test_space_is_asked_for_first(server, mimic, tmp_path, monkeypatch):

@@ -232,12 +232,29 @@ class TestJsonsThatDoNotFit:
         run = folder.score(ignore_extra=True)
         assert (run.image_ids(), len(run.segments()), run.info.images.extra) == ((1,), 4, 2)
 
-    def test_predictions_of_another_split_are_told_so(self, folder):
+    @pytest.mark.parametrize("options", [{}, {"ignore_extra": True}, {"allow_missing": True}])
+    def test_predictions_of_another_split_are_told_so(self, folder, options):
         for record in folder.pred["annotations"]:
             record["image_id"] += 1000
-        assert folder.refused(PredictionMismatch, ignore_extra=True) == [
-            "pred.json has no prediction for any of the 3 images of gt.json. Are the two of the same split?"
+        assert folder.refused(PredictionMismatch, **options) == [
+            "These are predictions of another set: 0 of the 3 images of gt.json are in pred.json (ground truth: 1, 2, "
+            "3; predictions: 1001, 1002, 1003). Give the ground truth of their split; ids that were numbered anew "
+            "have to be the dataset's own."
         ]
+
+    def test_predictions_of_another_split_that_share_an_id_by_chance_have_the_cause_first(self, folder):
+        for record in folder.pred["annotations"][1:]:
+            record["image_id"] += 1000
+        cause, missing, extra = folder.refused(PredictionMismatch)
+        assert cause.startswith(
+            "Likely cause: predictions of another set: 1 of the 3 images of gt.json is in pred.json"
+        )
+        assert missing.startswith("pred.json has no prediction for 2 of 3 images: 2, 3.")
+        assert extra.startswith("pred.json has predictions for images that gt.json lacks (2): 1002, 1003.")
+
+    def test_predictions_without_a_prediction_are_not_of_another_set(self, folder):
+        folder.pred["annotations"] = []
+        assert folder.refused(PredictionMismatch) == ["pred.json has no prediction for any of the 3 images of gt.json."]
 
     def test_unknown_categories_are_all_named(self, folder):
         folder.pred["annotations"][0]["segments_info"][0]["category_id"] = 5
@@ -292,14 +309,14 @@ class TestTheWrongGroundTruth:
     def test_predictions_of_other_sizes_are_of_other_images(self, set_of_30):
         for image_id in range(1, 31):
             set_of_30.write("pred", image_id, np.tile(PRED, (1, 1 + image_id % 3)).T.copy())
-        sentence, cause = set_of_30.refused(PredictionMismatch)
+        cause, sentence = set_of_30.refused(PredictionMismatch)
         assert sentence.startswith("30 predicted PNGs have the same fault")
         assert cause.startswith("Likely cause: the predictions are of other images")
 
     def test_pngs_of_another_set_are_named_by_their_folder(self, set_of_30):
         for image_id in range(1, 31):
             set_of_30.write("pred", image_id, PRED + 100)
-        unlisted, absent, cause = set_of_30.refused(PredictionMismatch)
+        cause, unlisted, absent = set_of_30.refused(PredictionMismatch)
         assert unlisted.count("image ") == absent.count("image ") == 10
         assert "; and 20 more images. List each id" in unlisted
         assert cause.startswith(
@@ -323,14 +340,14 @@ class TestTheWrongGroundTruth:
         segments = [segment for record in set_of_30.pred["annotations"] for segment in record["segments_info"]]
         for place, segment in enumerate(segments):
             segment["category_id"] = place % 6
-        unknown, cause = set_of_30.refused(PredictionMismatch)
+        cause, unknown = set_of_30.refused(PredictionMismatch)
         assert unknown.count("image ") == 10
         assert cause.startswith(
             "Likely cause: the predictions have labels counted from 0, and gt.json has category ids up to"
         )
         for place, segment in enumerate(segments):
             segment["category_id"] = 50 + place % 6
-        assert set_of_30.refused(PredictionMismatch)[1].startswith("Likely cause: the two are of different datasets")
+        assert set_of_30.refused(PredictionMismatch)[0].startswith("Likely cause: the two are of different datasets")
 
     def test_a_ground_truth_with_scores_may_be_the_predictions(self, folder, monkeypatch):
         heard: list[str] = []

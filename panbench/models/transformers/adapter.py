@@ -190,7 +190,7 @@ class TransformersAdapter(Adapter):
                 raise BadModel(f"{self.spec.title} has no category {unknown[0]!r}, which --things names.")
             isthing = tuple(name in set(stated) for name in self.class_names)
         else:
-            isthing = known_things(self.class_names) or ()
+            isthing = known_things(self.class_names) or self._things_of_dataset()
         task = re.search(r"[-_](semantic|instance)\b", self.spec.title.lower().replace("_", "-"))
         trained = None if task is None else task[1]
         if len(set(isthing)) == 1:
@@ -208,6 +208,13 @@ class TransformersAdapter(Adapter):
                 "line, and add --things FILE."
             )
         return isthing
+
+    def _things_of_dataset(self) -> tuple[bool, ...]:
+        """Which labels are things, as the dataset's own list of categories has it; empty where it lacks one of them."""
+        of_dataset = self.spec.settings.get("dataset_isthing", {})
+        if not all(name in of_dataset for name in self.class_names):
+            return ()
+        return tuple(of_dataset[name] for name in self.class_names)
 
     # ---- images in, candidates out
 

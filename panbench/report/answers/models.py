@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from panbench.base.errors import BadArgument
-from panbench.base.text import licence_in_words
-from panbench.catalog import ModelSpec, Published, address_of, origin, repository_of, weights_here
+from panbench.base.extras import install_line
+from panbench.base.text import in_sentence, licence_in_words
+from panbench.catalog import ModelSpec, Published, address_of, extra_missing, origin, repository_of, weights_here
 from panbench.published import PublishedResult, published_results
 from panbench.report.answers.grid import ABSENT, Grid, as_text, percent
 from panbench.report.answers.tables import count
@@ -111,14 +112,28 @@ def models_text(specs: Sequence[ModelSpec], sources: Sequence[str] = ()) -> Rend
             str(1 + sources.index(spec.published.source))
             if spec.published and spec.published.source in sources
             else ABSENT,
-            "yes" if weights_here(spec) else "no",
+            ("yes" if weights_here(spec) else "no") + ("*" if extra_missing(spec) else ""),
         )
         for spec in specs
     )
     on = sorted({f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published})
     published = f"PQ as published on {' and '.join(on)}. " if on else ""
     columns = ("Model", "Family", "From", "Licence", "params", "PQ", "Src", "Here")
-    return as_text(Grid(columns, rows, words=4, notes=(f"{published}Here: the weights are on this machine.",)))
+    notes = (f"{published}Here: the weights are on this machine.", *_lacking(specs))
+    return as_text(Grid(columns, rows, words=4, notes=notes))
+
+
+def _lacking(specs: Sequence[ModelSpec]) -> list[str]:
+    """A note for each extra that a starred model needs and that is not installed, with the line that installs it."""
+    places: dict[str, list[str]] = {}
+    for spec in specs:
+        extra = extra_missing(spec)
+        if extra is not None and origin(spec) not in places.setdefault(extra, []):
+            places[extra].append(origin(spec))
+    return [
+        f"* from {in_sentence(names)}: needs the extra {extra}, which is not installed: `{install_line(extra)}`"
+        for extra, names in places.items()
+    ]
 
 
 def models_record(spec: ModelSpec) -> dict[str, Any]:
@@ -133,6 +148,7 @@ def models_record(spec: ModelSpec) -> dict[str, Any]:
         "from": origin(spec),
         "address": address_of(spec),
         "repository": None if repository is None else repository.page,
+        "extra_missing": extra_missing(spec),
         "runnable": True,
     }
 
@@ -155,6 +171,7 @@ def _published_record(result: PublishedResult) -> dict[str, Any]:
         "from": None,
         "address": None,
         "repository": None,
+        "extra_missing": None,
         "runnable": False,
     }
 
