@@ -11,6 +11,7 @@ from rich.console import Console
 from support import panbench
 
 from panbench.base.text import with_sign
+from panbench.datasets import shapes
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.types import Category, Segment
 from panbench.report.answers.grid import Grid, as_text, as_texts, sentence_text
@@ -85,6 +86,53 @@ def test_letters_stand_in_the_order_of_the_ranks_and_are_explained_once(runs):
     assert all(line.split() == list("ABCDE") for line in matrices)
     assert re.search(rf"^A: .*{LONG[2][5:]}", text, re.MULTILINE | re.IGNORECASE), "the best run is A"
     assert len(re.findall(r"^A: ", text, re.MULTILINE)) == 1
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    names = ("mask2former-swin-large-of-the-night", "panoptic-fpn-r101-of-the-night-3x")
+    for name, hits in zip(names, (30, 12), strict=True):
+        for seed in range(3):
+            stored_run(tmp_path / f"{name}@seed{seed}", images=40, hits=hits + 2 * seed)
+    return [tmp_path / f"{name}@seed*" for name in names]
+
+
+def test_the_tables_of_seeds_fit_with_whole_numbers_and_names(seeds):
+    text = panbench("compare", *seeds, columns=80).stdout
+    assert fits(text), text
+    for heading in ("Model", "seeds", "spread", "95 % interval", "PQ_th", "Better", "of seeds", "seeds for 0.5"):
+        assert heading in text
+    for letter, pattern in zip("AB", seeds, strict=True):
+        assert f"{letter}: {pattern.name.partition('@')[0]}\n" in text
+    wide = panbench("compare", *seeds, columns=200).stdout
+    numbers = re.compile(r"[-+]?\d+\.\d+")
+    assert len(numbers.findall(wide)) > 20
+    assert sorted(numbers.findall(text)) == sorted(numbers.findall(wide)), "no number is cut or left out"
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"), [(1, "1 part is as it was written."), (2, "2 parts are as they were written.")]
+)
+def test_a_run_of_one_part_has_one_part(tmp_path, parts, sentence):
+    run = stored_run(tmp_path / "run", images=parts, hits=1)
+    assert len(list((run / "parts").iterdir())) == parts
+    text = panbench("runs", "verify", run, columns=80).stdout
+    assert fits(text)
+    assert f"  {sentence}\n" in text
+    assert "1 parts" not in text
+
+
+def test_a_dataset_without_the_name_of_a_split_ends_at_its_name(tmp_path):
+    folder = tmp_path / "pan"
+    shapes.generate(folder, count=2)
+    truth = (folder / "annotations" / "panoptic_val.json").rename(folder / "annotations" / "pan.json")
+    (folder / "annotations" / "panoptic_val").rename(folder / "annotations" / "pan")
+    words = ("eval", "--model", "panoptic-fpn-tiny", "--checkpoint", "random", "--device", "cpu", "--gt", truth)
+    result = panbench(*words, "--images", folder / "val", "--out", tmp_path / "run", columns=80)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert " on 2 images of pan: " in said
+    assert " :" not in said
 
 
 def test_rows_of_several_rules_read_model_and_rule():
