@@ -1,6 +1,7 @@
 """The Colab notebook, run from top to bottom without a network, and kept without outputs."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -9,7 +10,9 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from coco_mimic import FaultServer, build_mimic
@@ -86,8 +89,86 @@ def test_the_badge_and_the_install_name_one_repository():
     assert f'REPOSITORY = \\"https://github.com/{badge[1]}\\"' in text
 
 
+def install_cell() -> str:
+    return next("".join(cell["source"]) for cell in cells() if "-m pip install" in "".join(cell["source"]))
+
+
+class Install:
+    """The functions of the cell that installs, in a folder without a clone; Colab and the keyboard are stood in for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        monkeypatch.chdir(folder)
+        self._patch = monkeypatch
+        self.names: dict[str, Any] = {}
+        exec(install_cell().partition("\nif importlib")[0], self.names)
+        self.asked: list[str] = []
+
+    def in_colab(self, sessions: bytes | None) -> None:
+        """Colab's kernel, whose list of sessions is this; None: there is no answer."""
+
+        def answer(address: str, timeout: float) -> io.BytesIO:
+            assert address == "http://172.28.0.12:9000/api/sessions"
+            if sessions is None:
+                raise TimeoutError
+            return io.BytesIO(sessions)
+
+        self._patch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
+        self._patch.setenv("COLAB_JUPYTER_IP", "172.28.0.12")
+        self._patch.setattr("urllib.request.urlopen", answer)
+
+    def source(self, typed: str | None = None) -> str:
+        """What is given to pip, where this is typed in when the cell asks."""
+
+        def ask(question: str) -> str:
+            self.asked.append(question)
+            assert typed is not None, "nobody is there to answer"
+            return typed
+
+        self._patch.setattr("builtins.input", ask)
+        return str(self.names["what_to_install"]())
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Install:
+    return Install(monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize("branch", ["main", "a/branch"])
+def test_colab_installs_from_the_address_that_the_notebook_was_opened_from(install, branch):
+    place = f"https://github.com/lab/fork/blob/{branch}/notebooks/panbench_colab.ipynb"
+    other = {"path": "fileId=1AbC", "name": "another.ipynb"}
+    install.in_colab(json.dumps([other, {"path": f"fileId={quote(place, safe='')}"}]).encode())
+    assert install.source() == f"panbench[models] @ git+https://github.com/lab/fork@{branch}"
+
+
+@pytest.mark.parametrize("sessions", [None, b"<html>", b"[]", b'[{"path": "fileId=1AbC"}]', b'{"a": 1}', b"[null]"])
+def test_where_colab_does_not_say_it_the_cell_asks_for_the_address(install, sessions):
+    install.in_colab(sessions)
+    assert (
+        install.source(" https://github.com/lab/panbench ") == "panbench[models] @ git+https://github.com/lab/panbench"
+    )
+    assert len(install.asked) == 1
+
+
+def test_outside_of_colab_nothing_is_fetched_and_the_cell_asks(install, monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked a network"))
+    assert install.source("https://host/panbench") == "panbench[models] @ git+https://host/panbench"
+    with pytest.raises(SystemExit, match="'' is not the address of a repository"):
+        install.source("")
+
+
+def test_a_released_notebook_a_wheel_and_a_clone_need_no_question(install, monkeypatch):
+    install.names["REPOSITORY"] = "https://github.com/lab/panbench"
+    assert install.source() == "panbench[models] @ git+https://github.com/lab/panbench"
+    install.names["WHEEL"] = "https://host/panbench-1-py3-none-any.whl"
+    assert install.source() == "panbench[models] @ https://host/panbench-1-py3-none-any.whl"
+    install.names["WHEEL"] = ""
+    monkeypatch.chdir(ROOT / "notebooks")
+    assert install.source() == f"{ROOT}[models]"
+
+
 def test_nothing_is_compiled_by_the_install():
-    install = next("".join(cell["source"]) for cell in cells() if "pip" in "".join(cell["source"]))
+    install = install_cell()
     assert "mmcv" not in install
     assert "build" not in install
 

@@ -53,6 +53,20 @@ def test_the_tests_run_on_three_systems_and_four_pythons():
     assert every == {(f"{name}-latest", python) for name in ("ubuntu", "macos", "windows") for python in pythons}
 
 
+def test_the_light_install_is_tried_on_three_systems_and_the_first_and_last_python():
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text("utf-8"))["jobs"]
+    rows = jobs["light"]["strategy"]["matrix"]["include"]
+    pythons = jobs["test"]["strategy"]["matrix"]["python"]
+    assert {(row["os"], row["python"]) for row in rows} == {
+        (f"{name}-latest", python) for name in ("ubuntu", "macos", "windows") for python in (pythons[0], pythons[-1])
+    }
+    assert [row["os"] for row in rows if not row["experimental"]] == ["ubuntu-latest"] * 2
+    lines = [step["run"] for step in jobs["light"]["steps"] if "run" in step]
+    assert lines == ["pip install -c constraints.txt .", "python scripts/check_light.py"]
+    assert (ROOT / "scripts" / "check_light.py").is_file()
+
+
 def test_the_template_for_trouble_asks_for_the_doctor():
     yaml = pytest.importorskip("yaml")
     form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "trouble.yml").read_text("utf-8"))
