@@ -2,8 +2,8 @@
 
 One question with three answers, because a sample of images cannot always tell: worse, not worse, or cannot tell. The
 difference, its interval and p are those of `compare`: paired, by resampling and by swapping images
-(docs/uncertainty.md). A run is worse where both say so: of few images the interval alone says it of runs that differ by
-chance more often than the 2.5 % that are meant, and a swap test never does.
+(docs/uncertainty.md). A run is worse where both say so: of few images an interval holds only about what it says, and a
+swap test never calls runs that differ by chance worse in more than the 2.5 % of cases that are meant.
 """
 
 from collections.abc import Sequence
