@@ -61,7 +61,7 @@ demo: install
 	@models=$(DEMO_MODELS); \
 	if $(BIN)/python -c "import transformers" 2>/dev/null; then models=$$models,$(DEMO_TRANSFORMERS); \
 	else echo "Left out: $(DEMO_TRANSFORMERS). For them: $(PIP) install '.[transformers]'"; fi; \
-	set -x; $(BIN)/panbench eval --model $$models --data shapes --out results/demo --overwrite --save-predictions
+	set -x; $(BIN)/panbench eval --model $$models --data shapes --out results/demo --overwrite
 
 # Every check runs, so that one look shows all that is wrong; pytest's closing line comes last. Files are shared out among the
 # cores: tests of a file may share a browser or a server. make test WORKERS=0 runs all in one process.

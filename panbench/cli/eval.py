@@ -126,7 +126,9 @@ def _say_next(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
     if work.is_timed_only:
         console.say("Only timed: without --gt nothing is scored. `panbench predict` makes pictures.")
     elif work.dataset.has_ground_truth:
-        console.say(f"Again at any time: `panbench compare {shlex.join(map(str, stored))}`")
+        named = shlex.join(map(str, stored))
+        console.say(f"Again at any time: `panbench compare {named}`")
+        console.say(f"Why PQ is lost: `panbench errors {named}`. On a page: `panbench report {named}`")
     else:
         console.say(f"For COCO's server: `panbench export coco-server {shlex.quote(str(stored[0]))} --out FILE.zip`")
     for sentence in (sentence for study in work.options.studies for sentence in study.next_steps(stored)):

@@ -104,7 +104,12 @@ class EvalRequest:
     skip_bad_images: Annotated[
         bool, flag("--skip-bad-images", "Leave out images that do not decode; the run is marked.", _RUN)
     ] = False
-    save_predictions: Annotated[bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.", _RUN)] = (
-        False
-    )
+    save_predictions: Annotated[
+        bool | None,
+        flag(
+            "--save-predictions/--no-save-predictions",
+            "Keep COCO panoptic PNGs and JSON. Default: of up to 10,000 images, unless shared out (ranks, ids).",
+            _RUN,
+        ),
+    ] = None
     as_json: AsJson = False

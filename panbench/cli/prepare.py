@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -90,6 +90,7 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         rules=[] if rules == ["paper"] else rules,
         keep=not (request.overwrite or request.resume or console.is_further_rank()),
     )
+    options = replace(options, save_predictions=_keeps_predictions(request, dataset, folders))
     precision, compiled = split_precision(request.precision)
     opening = Opening(
         weights=weights_named(request.checkpoint),
@@ -102,6 +103,26 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     return Prepared(specs, dataset, folders, rules, opening, options, _is_timed_only(request))
 
 
+_MOST_KEPT_UNASKED = 10_000
+"""Predictions of so many images at most are kept without being asked for: 0.1 GB, at COCO's 10 kB a PNG."""
+
+
+def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence[Path]) -> bool:
+    """Whether predictions are kept: as asked, on resuming as before, else of what is small and no part of a whole."""
+    from panbench.evaluation.prediction_names import shared_name
+    from panbench.runs import load_run
+
+    if request.save_predictions is not None:
+        return request.save_predictions
+    if request.resume:
+        for folder in folders:
+            if (folder / "run.json").exists():
+                return bool(load_run(folder).info.arguments.get("save_predictions"))
+    is_part = request.image_ids is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    few = 0 < len(dataset.scenes) <= _MOST_KEPT_UNASKED
+    return few and dataset.has_ground_truth and not is_part and shared_name(dataset) is None
+
+
 def _is_timed_only(request: EvalRequest) -> bool:
     return request.images is not None and request.gt is None
 
@@ -112,7 +133,7 @@ def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Evaluat
         workers=request.workers,
         overwrite=request.overwrite,
         resume=request.resume,
-        save_predictions=request.save_predictions,
+        save_predictions=bool(request.save_predictions),
         unscored=_is_timed_only(request),
         skip_bad_images=request.skip_bad_images,
         command=("panbench", *sys.argv[1:]),

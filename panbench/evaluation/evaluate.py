@@ -18,8 +18,9 @@ from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.evaluation.distributed import Ranks, join_ranks
 from panbench.evaluation.listeners import Listener
-from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, png_name, worker_threads
+from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, worker_threads
 from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, Joined, with_all_studies
+from panbench.evaluation.prediction_names import shared_name
 from panbench.evaluation.record import first_record, resume_settings
 from panbench.evaluation.sitting import Sitting
 from panbench.models.keeping import CandidateKeeper
@@ -238,25 +239,17 @@ def refuse_without_purpose(dataset: Dataset, save_predictions: bool) -> None:
 
     Raises BadDataset when predictions are kept and those of two images would have one name.
     """
-    if save_predictions:
-        _refuse_shared_names(dataset)
+    if save_predictions and (shared := shared_name(dataset)):
+        one, other, name = shared
+        raise BadDataset(
+            f"The predictions of images {one} and {other} would both be {name}. Rename one of the images, or evaluate "
+            "with --no-save-predictions."
+        )
     if not dataset.has_ground_truth and not save_predictions:
         raise BadArgument(
             f"{dataset.gt} lists images without ground truth, so there is nothing to score. Add --save-predictions to "
             "keep what the model predicts, for `panbench export coco-server`."
         )
-
-
-def _refuse_shared_names(dataset: Dataset) -> None:
-    """Raises BadDataset when the predictions of two images would be one PNG, as of 1.jpg and 1.png."""
-    taken: dict[str, int] = {}
-    for scene in dataset.scenes:
-        other = taken.setdefault(png_name(scene), scene.image.id)
-        if other != scene.image.id:
-            raise BadDataset(
-                f"The predictions of images {other} and {scene.image.id} would both be {png_name(scene)}. Rename "
-                "one of the images, or evaluate without --save-predictions."
-            )
 
 
 def open_dataset_once(open_dataset: Callable[[], Dataset]) -> Dataset:

@@ -30,6 +30,7 @@ from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
+from panbench.evaluation.prediction_names import png_name
 from panbench.models.candidates import NonFiniteOutput, Output, check_classes
 from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.models.predict import CategoryIds, prediction_of
@@ -545,8 +546,3 @@ class Report:
     skipped: dict[int, str]
     host_memory: int | None
     device_memory: int | None
-
-
-def png_name(scene: Scene) -> str:
-    """The name of a scene's id map in predictions/, in the image's own sub-folder if it has one."""
-    return Path(scene.image.file_name).with_suffix(".png").as_posix()

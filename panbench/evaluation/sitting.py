@@ -11,8 +11,9 @@ from panbench.base.text import in_sentence, listed
 from panbench.datasets import Dataset
 from panbench.evaluation.distributed import Ranks
 from panbench.evaluation.listeners import Listener
-from panbench.evaluation.loop import Loop, png_name
+from panbench.evaluation.loop import Loop
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.prediction_names import png_name
 from panbench.evaluation.record import changed_files, close_run, refuse_other_settings
 from panbench.models.model import Model
 from panbench.models.rules import Rule

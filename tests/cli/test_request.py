@@ -2,13 +2,18 @@
 
 import dataclasses
 import importlib.util
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import find_model
+from panbench.cli.eval_request import EvalRequest
+from panbench.cli.prepare import _keeps_predictions
 from panbench.cli.request import Missing, ask_once, default_data, leave_out_others, missing_for
 from panbench.datasets import CocoMissing
 
@@ -129,3 +134,37 @@ def test_weights_that_could_not_be_run_are_not_asked_for(monkeypatch, tmp_path):
     with pytest.raises(BadModel, match=r"pip install .*\[transformers\]"):
         missing_for([find_model("detr-r50")])
     assert missing_for([R50])
+
+
+def dataset(images: int = 3, ground_truth: bool = True, suffix: str = ".jpg") -> Any:
+    """A dataset as far as it matters for what is kept."""
+    names = [f"{number}.jpg" for number in range(images - 1)] + [f"{max(images - 2, 0)}{suffix}"]
+    scenes = [SimpleNamespace(image=SimpleNamespace(id=number, file_name=name)) for number, name in enumerate(names)]
+    if suffix == ".jpg":
+        scenes[-1].image.file_name = "last.jpg"
+    return SimpleNamespace(scenes=scenes, has_ground_truth=ground_truth)
+
+
+def test_predictions_of_up_to_10_000_images_are_kept_unasked(tmp_path):
+    assert _keeps_predictions(EvalRequest(), dataset(3), [tmp_path])
+    assert _keeps_predictions(EvalRequest(), dataset(10_000), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(), dataset(10_001), [tmp_path])
+    assert _keeps_predictions(EvalRequest(save_predictions=True), dataset(10_001), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(save_predictions=False), dataset(3), [tmp_path])
+
+
+def test_what_is_shared_out_has_no_ground_truth_or_shares_names_keeps_predictions_only_when_asked(
+    tmp_path, monkeypatch
+):
+    assert not _keeps_predictions(EvalRequest(image_ids="1,2"), dataset(), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(), dataset(ground_truth=False), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(), dataset(suffix=".png"), [tmp_path])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not _keeps_predictions(EvalRequest(), dataset(), [tmp_path])
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_that_is_resumed_keeps_predictions_if_it_did_before(tmp_path, kept):
+    reference = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1" / ("done" if kept else "interrupted")
+    assert json.loads((reference / "run.json").read_text("utf-8"))["arguments"]["save_predictions"] is kept
+    assert _keeps_predictions(EvalRequest(resume=True), dataset(), [tmp_path / "none", reference]) is kept

@@ -1,6 +1,7 @@
 """What one stored run tells: `panbench metrics` (how good, by every measure) and `panbench errors` (why not better)."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from panbench.panoptic.types import GROUPS
 from panbench.report.answers.grid import ABSENT, Grid, percent
 from panbench.report.answers.measures import AFTER_STUDIES, MEASURES, Question, as_records, measured
 from panbench.report.answers.tables import comparison_row, headline
-from panbench.runs import Run
+from panbench.runs import Run, predictions_place
 
 __all__ = ["Findings", "error_findings", "metric_findings"]
 
@@ -67,6 +68,16 @@ def metric_findings(
     for one in found:
         record.update(one.record)
     return Findings((first, lines, *others), record)
+
+
+def _how_to_look(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
+    """The command that shows one of the worst images; none where no error was found."""
+    if not len(worst) or not run.path:
+        return ()
+    if predictions_place(run) is None:
+        return ("Pictures need predictions, and this run kept none: `panbench eval … --save-predictions` does.",)
+    run_folder = shlex.quote(str(run.path))
+    return (f"To see one: `panbench show side-by-side {run_folder} --image {int(worst['image_id'].iloc[0])}`",)
 
 
 def error_findings(
@@ -126,7 +137,7 @@ def error_findings(
             ),
         ),
         Grid(("Cause", "What it means"), tuple((cause.name, cause.description) for cause in CAUSES), words=2),
-        Grid(("Cause", "Images where it costs most"), tuple(places.items()), words=2),
+        Grid(("Cause", "Images where it costs most"), tuple(places.items()), words=2, notes=_how_to_look(run, worst)),
     ]
     if per_category:
         grids.append(_costliest_grid(lost))
