@@ -115,9 +115,10 @@ class HostedModel(Model):
                     f"--precision with +compile: torch.compile cannot compile the backbone here ({reason}). On a CPU "
                     "it needs a C++ compiler, on CUDA Triton; leave +compile out."
                 ) from error
-        check_classes(outputs, self.class_names, self.spec.title)
         if is_external(self.spec.adapter):
-            check_outputs(self.spec.adapter, outputs, batch)
+            check_outputs(self.spec.adapter, self.spec.title, self.adapter, outputs, batch)
+        else:
+            check_classes(outputs, self.class_names, self.spec.title)
         for output in outputs:
             _refuse_not_finite(output)
         if self._planted is not None:
