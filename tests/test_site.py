@@ -1,5 +1,6 @@
 """The documentation's site: pages can be reached, links lead somewhere, generated pages have what the code has."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -92,6 +93,9 @@ def test_the_reference_has_every_command_and_its_options(pages):
 def test_the_python_reference_has_every_public_name(pages):
     for name in panbench.__all__:
         assert name.startswith("_") or f"heading: panbench.{name}," in pages["python.md"], name
+    for place, name in re.findall(r"^::: (\S+)\n.*?heading: panbench\.(\w+),", pages["python.md"], re.MULTILINE):
+        module, _, attribute = place.rpartition(".")
+        assert getattr(importlib.import_module(module), attribute) is getattr(panbench, name), place
 
 
 def test_arguments_of_a_docstring_become_a_list():
