@@ -9,7 +9,7 @@ import functools
 import inspect
 import linecache
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -35,7 +35,16 @@ from panbench.models.rules import Rule
 from panbench.panoptic.types import MAX_ID, Scene
 from panbench.runs import ModelRecord
 
-__all__ = ["External", "answers_of", "check_outputs", "external_code", "guarded", "is_external"]
+__all__ = [
+    "External",
+    "answers_of",
+    "check_outputs",
+    "code_of",
+    "external_code",
+    "guarded",
+    "is_external",
+    "raise_as_theirs",
+]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LONGEST = 300
@@ -64,6 +73,34 @@ def external_code(name: str, scenes: Sequence[Scene] = ()) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise ModelFailed(f"{name} {_said(error)}{_on(scenes)}. {_place(error, name)}".rstrip()) from error
+
+
+@contextlib.contextmanager
+def code_of(packages: Collection[str], scenes: Sequence[Scene] = ()) -> Iterator[None]:
+    """Turns an error in which code of some packages took part into ModelFailed; others pass.
+
+    For a user's classes that a library builds and calls: the library may wrap what they raise, so causes count, too.
+    """
+    try:
+        yield
+    except (PanbenchError, NonFiniteOutput, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise_as_theirs(error, packages, scenes)
+        raise
+
+
+def raise_as_theirs(error: BaseException, packages: Collection[str], scenes: Sequence[Scene] = ()) -> None:
+    """Raises ModelFailed when code of the packages took part in an error or in what caused it."""
+    cause: BaseException | None = error
+    found = None
+    while cause is not None:
+        modules = [module for _, _, module in _frames(cause.__traceback__) if module.partition(".")[0] in packages]
+        found = (cause, modules[-1]) if modules else found
+        cause = cause.__cause__ or cause.__context__
+    if found is not None:
+        root, module = found
+        raise ModelFailed(f"{module} {_said(root)}{_on(scenes)}. {_place(root, module)}".rstrip()) from error
 
 
 @contextlib.contextmanager

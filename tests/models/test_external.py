@@ -313,3 +313,53 @@ def test_a_program_that_used_pytorchs_new_tf32_settings_keeps_them(set_precision
         set_precision("none")
         torch.backends.cudnn.allow_tf32 = True
         assert state() == fresh
+
+
+NETWORK = """
+    from mmdet.models.detectors import MaskFormer
+    from mmdet.registry import MODELS
+    {at_import}
+
+    @MODELS.register_module(force=True)
+    class StrangeNetwork(MaskFormer):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            {building}
+
+        def extract_feat(self, *given, **named):
+            {running}
+            return super().extract_feat(*given, **named)
+"""
+
+
+@pytest.mark.parametrize("moment", ["at_import", "building", "running"])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("raise ValueError('no such layer')", "raised ValueError: no such layer"),
+        ("import a_package_that_is_absent", "needs the Python package a_package_that_is_absent"),
+        ("torch.zeros(2) @ torch.zeros(3)", "raised RuntimeError: "),
+    ],
+)
+def test_what_a_class_of_an_mmdet_config_raises_is_its_own(folder, monkeypatch, moment, line, said):
+    moments = {**dict.fromkeys(("at_import", "building", "running"), "pass"), moment: line}
+    monkeypatch.syspath_prepend(folder)
+    (folder / "strange.py").write_text("import torch\n" + textwrap.dedent(NETWORK.format(**moments)))
+    sys.modules.pop("strange", None)
+    tiny = find_model("maskformer-tiny").config
+    (folder / "mine.py").write_text(
+        f"_base_ = {str(tiny)!r}\nmodel = dict(type='StrangeNetwork')\ncustom_imports = dict(imports=['strange'])\n"
+    )
+
+    def used():
+        model = open_model(spec_from_config(folder / "mine.py"), weights="random", device="cpu")
+        model.candidates([model.load(scene(folder))])
+
+    with pytest.raises(ModelFailed) as caught:
+        used()
+    sentence = str(caught.value)
+    assert caught.value.exit_code == 1
+    assert sentence.startswith(f"strange {said}")
+    assert f"{folder / 'strange.py'}, line " in sentence
+    assert sentence.endswith(f'"{line}"')
+    assert (" on a.png (image 7)" in sentence) == (moment == "running")
