@@ -1,7 +1,8 @@
 """What it costs to record and check the hashes of predictions and candidates: python scripts/bench_kept_hashes.py.
 
 Both sides in one process, by turns, as processor time (user and system), so that other work on the machine counts for
-little: writing and reading id PNGs of COCO's size, and reading kept candidates as `panbench fuse` does.
+little: writing and reading id PNGs of COCO's size, reading kept candidates as `panbench fuse` does, and what `--resume`
+checks: the photographs (160 kB each) and id PNGs that were read, then also predictions or candidates that were kept.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from panbench.models.rules import parse_rule
 from panbench.models.stored import StoredOutputs, block_of, encode
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.idmap import encode_id_png
-from panbench.runs import write_recorded
+from panbench.runs import digest_of, write_recorded
 
 
 def id_map(seed: int) -> np.ndarray:
@@ -102,6 +103,16 @@ def main() -> None:
             for number, _ in kept:
                 outputs.read(number)
 
+        photographs = [run / "photographs" / f"{number}.jpg" for number in range(len(maps))]
+        (run / "photographs").mkdir()
+        for path in photographs:
+            path.write_bytes(np.random.default_rng(len(path.name)).bytes(160_000))
+        block = run / "candidates" / "0000-000000.arrow"
+
+        def resume(*kept_files: Path) -> None:
+            for path in (*photographs, *paths, *kept_files):
+                digest_of(path)
+
         lines = [
             ratio("write an id PNG", len(maps), write_plainly, write, options.rounds),
             ratio(
@@ -116,6 +127,14 @@ def main() -> None:
                 len(kept),
                 lambda: read_all(run / "unrecorded"),
                 lambda: read_all(run),
+                options.rounds,
+            ),
+            ratio("resume: also predictions", len(maps), resume, lambda: resume(*paths), options.rounds),
+            ratio(
+                "resume: also candidates",
+                len(maps),
+                resume,
+                lambda: resume(*[block] * (len(maps) // len(kept))),
                 options.rounds,
             ),
         ]

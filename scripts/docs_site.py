@@ -108,8 +108,7 @@ def python_page() -> str:
 
     public = sorted(name for name in panbench.__all__ if not name.startswith("_"))
     entries = "".join(
-        f"::: {'.'.join(panbench._HOMES[name])}\n"
-        f"    options: {{heading: panbench.{name}, toc_label: panbench.{name}}}\n\n"
+        f"::: {panbench._HOMES[name]}.{name}\n    options: {{heading: panbench.{name}, toc_label: panbench.{name}}}\n\n"
         for name in public
     )
     return f"# Python\n\nWhat a program may build on. [From Python](api.md) shows it at work.\n\n{entries}"

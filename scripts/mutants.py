@@ -22,6 +22,8 @@ from functools import partial
 from os import environ
 from pathlib import Path
 
+import markdown_lists
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- mutants: made by scripts/mutants.py --markdown -->", "<!-- /mutants -->"
@@ -334,11 +336,12 @@ def _files_of_checkout() -> Iterator[str]:
 
 
 def table(mutants: Sequence[Mutant]) -> str:
-    """The mutants as Markdown: the promise, what breaks it, and who notices."""
-    lines = ["| promise | broken in | noticed by |", "| --- | --- | --- |"]
+    """The mutants as a Markdown list: the promise, what breaks it, and who notices."""
+    lines = []
     for mutant in mutants:
         checks = ", ".join(f"`{_shown(check)}`" for check in mutant.noticed_by)
-        lines.append(f"| {mutant.promise} (`{mutant.name}`) | `{mutant.file}` | {checks} |")
+        cells = (f"{mutant.promise} (`{mutant.name}`)", f"`{mutant.file}`", checks)
+        lines.append(markdown_lists.item(("broken in", "noticed by"), cells))
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import markdown_lists
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
@@ -244,7 +245,7 @@ def gates(populations: Populations, draws: int, rates: list[str]) -> list[str]:
         f"of 2.5 %: {error(2 * draws, 0.025)} points, of a drop at most {error(draws // 6, 0.5)}; "
         f"seed {populations.seed}."
     )
-    return [*lines, "", note]
+    return [*lines, "", markdown_lists.wrapped(note)]
 
 
 def _exchangeable(rng: np.random.Generator, answers: tuple[Answers, Answers], images: int, number: int) -> list[str]:

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+import markdown_lists
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from torturing.commands import full_disk_command, kill_command, read_only_disk, two_commands
@@ -155,12 +157,12 @@ def quiet() -> Iterator[None]:
 
 
 def table(tally: Tally) -> str:
-    """The counts as Markdown: what each scenario is, how often it ran, and how its rounds ended."""
-    lines = ["| what happens | rounds | how they ended |", "| --- | ---: | --- |"]
+    """The counts as a Markdown list: what each scenario is, how often it ran, and how its rounds ended."""
+    lines = []
     for name, count in tally.rounds.items():
         title = (SCENARIOS[name].__doc__ or name).splitlines()[0].rstrip(".")
         ends = ", ".join(f"{end} {number}" for (of, end), number in sorted(tally.outcomes.items()) if of == name)
-        lines.append(f"| {title} (`{name}`) | {count:,} | {ends} |")
+        lines.append(markdown_lists.item(("rounds", "how they ended"), (f"{title} (`{name}`)", f"{count:,}", ends)))
     return "\n".join(lines)
 
 

@@ -4,20 +4,21 @@ import re
 from pathlib import Path
 
 import typer.main
+from markdown_lists import items
 
 from panbench.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "headlines.md").read_text("utf-8")
-ROWS = [line for line in TEXT.splitlines() if line.startswith("| ")][2:]
+ROWS = items(TEXT, ("printed by", "what it is", "where it is explained", "the test that holds it"))
 
 
 def test_every_headline_names_a_test_that_exists():
     tests = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(ROWS) > 30
     for row in ROWS:
-        names = re.findall(r"`(test_\w+)`", row)
-        assert names, f"no test holds this headline: {row[:80]}"
+        names = re.findall(r"`(test_\w+)`", row["the test that holds it"])
+        assert names, f"no test holds this headline: {row['']}"
         for name in names:
             assert re.search(rf"def {name}\(", tests), f"docs/headlines.md names {name}, which does not exist"
 
@@ -29,7 +30,7 @@ def named_after(words: str) -> set[str]:
 
 def test_every_command_has_its_headlines_or_is_said_to_have_none():
     commands = set(typer.main.get_command(app).commands)
-    printing = {name for row in ROWS for name in re.findall(r"`([a-z]+)`", row.split(" | ")[1])}
+    printing = {name for row in ROWS for name in re.findall(r"`([a-z]+)`", row["printed by"])}
     page = named_after('"Page" stands for')
     without = named_after("Commands without a headline of their own:")
     assert not without & (printing | page)

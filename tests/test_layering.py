@@ -152,7 +152,8 @@ def test_the_core_imports_no_study_and_no_study_another():
 
 def test_every_study_has_tests_and_a_line_in_the_design():
     design = (ROOT / "docs" / "design.md").read_text("utf-8")
-    (line,) = re.findall(r"^ {4}9  studies/ +(.*)$", design, re.MULTILINE)
+    (lines,) = re.findall(r"^ {4}9  studies/ +(.*?)\n\n", design, re.MULTILINE | re.DOTALL)
+    line = " ".join(lines.split())
     studies = {path.parent.name for path in STUDIES.glob("*/__init__.py")}
     assert studies <= {words.split()[0] for words in line.split(" · ")}
     assert studies <= {path.parent.name for path in (ROOT / "tests" / "studies").glob("*/test_*.py")}

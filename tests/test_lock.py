@@ -1,5 +1,6 @@
 """The lock file of CI: the versions of constraints.txt with a hash for each, and no host."""
 
+import importlib.metadata
 import re
 from pathlib import Path
 
@@ -75,3 +76,44 @@ def test_a_lane_of_ci_installs_from_the_lock_file_alone():
     # The index of PyTorch is asked for PyTorch only.
     asked = [step["run"] for step in job["steps"] if "PIP_EXTRA_INDEX_URL" in step.get("env", {})]
     assert asked == [installs[1]]
+
+
+def required(requirement, seen):
+    """Adds to `seen` every package that a requirement brings, as far as it is installed here, with what asks for it."""
+    name = canonicalize_name(requirement.name)
+    asked = (name, *sorted(requirement.extras))
+    if asked in seen:
+        return
+    seen[asked] = requirement.specifier
+    # PyTorch's CUDA libraries are of the wheel that CI does not take.
+    if name == "torch":
+        return
+    try:
+        further = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return
+    for each in map(Requirement, further):
+        if any(each.marker is None or each.marker.evaluate({**LANE, "extra": extra}) for extra in ("", *asked[1:])):
+            required(each, seen)
+
+
+def test_whatever_the_locked_packages_require_is_locked():
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    names = [name for name in extras if f"panbench[{name}]" in extras["dev"]]
+    wanted = [
+        *project["dependencies"],
+        *extras["docs"],
+        *extras["dev"],
+        *(row for name in names for row in extras[name]),
+    ]
+    seen = {}
+    for each in map(Requirement, wanted):
+        if each.name != "panbench":
+            required(each, seen)
+    assert len(seen) > len(wanted)
+    locked_versions = versions(Requirement(line.partition(" --hash")[0]) for line in locked()) | {"torch": "2.13.0"}
+    assert {name for name, *_ in seen} - set(locked_versions) == set()
+    unfit = {name: str(given) for (name, *_), given in seen.items() if not given.contains(locked_versions[name])}
+    assert unfit == {}

@@ -1,5 +1,6 @@
 """The documentation's site: pages can be reached, links lead somewhere, generated pages have what the code has."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import docs_site  # noqa: E402
+import markdown_lists  # noqa: E402
 
 REPOSITORY = "https://host/owner/panbench"
 
@@ -40,6 +42,34 @@ def test_every_link_of_a_document_leads_to_a_file():
     assert not broken
 
 
+def test_no_line_of_a_document_is_longer_than_200_characters():
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    assert len(documents) > 15
+    long = [
+        f"{document.relative_to(ROOT)}:{number}: {len(line)}"
+        for document in documents
+        for number, line in enumerate(document.read_text("utf-8").splitlines(), 1)
+        if len(line) > 200
+    ]
+    assert not long
+
+
+def test_rows_of_long_text_are_lists_that_read_back_as_they_were_written():
+    headings = ("why", "instead of")
+    rows = [("A first cell", "as `a b` says - at once - it is so, and " * 6 + "no more", "nothing."), ("`x`", "y", "")]
+    text = "\n".join(["Before.", "", *(markdown_lists.item(headings, row) for row in rows), "", "- **Another** list."])
+    assert max(map(len, text.splitlines())) <= markdown_lists.WIDTH
+    assert len(re.findall(r"^\s*- ", text, re.MULTILINE)) == 3, "no line begins with a mark of a list by chance"
+    assert text.count("`a b`") == 6, "no line breaks inside of code"
+    assert markdown_lists.items(text, headings) == [
+        {"": "A first cell.", "why": f"{rows[0][1]}.", "instead of": "nothing."},
+        {"": "`x`.", "why": "y.", "instead of": ""},
+    ]
+    numbered = markdown_lists.item(("kind", "why"), ("3", "merged", "so"))
+    assert numbered == "3. **merged.** Why: so."
+    assert markdown_lists.items(numbered, ("why",)) == [{"": "merged.", "why": "so."}]
+
+
 def test_links_of_the_readme_are_the_sites_or_the_repositorys():
     text = "[a](docs/models.md#own) [b](CONTRIBUTING.md) [c](scripts/torture.py) [d](configs) [e](https://other/x.md)"
     assert docs_site.outward(text, Path(), REPOSITORY) == (
@@ -63,6 +93,9 @@ def test_the_reference_has_every_command_and_its_options(pages):
 def test_the_python_reference_has_every_public_name(pages):
     for name in panbench.__all__:
         assert name.startswith("_") or f"heading: panbench.{name}," in pages["python.md"], name
+    for place, name in re.findall(r"^::: (\S+)\n.*?heading: panbench\.(\w+),", pages["python.md"], re.MULTILINE):
+        module, _, attribute = place.rpartition(".")
+        assert getattr(importlib.import_module(module), attribute) is getattr(panbench, name), place
 
 
 def test_arguments_of_a_docstring_become_a_list():

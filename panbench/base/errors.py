@@ -77,7 +77,7 @@ class BadModel(PanbenchError):
 
 
 class ModelFailed(PanbenchError):
-    """The code of a model that panbench does not bring raised an exception: neither the input's fault nor ours."""
+    """A model that panbench does not bring raised, or its answer is none: neither input nor panbench is wrong."""
 
     exit_code = 1
 

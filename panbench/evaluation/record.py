@@ -13,11 +13,13 @@ from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
-from panbench.evaluation.loop import Report
+from panbench.evaluation.loop import Report, png_name
 from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
 from panbench.runs import (
+    CANDIDATES,
+    PREDICTIONS,
     CategoryMapRecord,
     DatasetRecord,
     DeviceRecord,
@@ -31,6 +33,7 @@ from panbench.runs import (
     SecondsRecord,
     SummaryRecord,
     digest_of,
+    recorded,
 )
 from panbench.runs.definitions import current_definitions, definitions_in_words, stored_definitions
 
@@ -171,6 +174,28 @@ def changed_files(run: Run, dataset: Dataset) -> list[str]:
             now = digest_of(path) if digest.any() else b""
             if now and now != digest.tobytes():
                 changed.append(str(path))
+    return changed
+
+
+def changed_predictions(run: Run, dataset: Dataset) -> list[str]:
+    """The id PNGs of a stored run that are no longer what it wrote, or are missing, of the images that it scored."""
+    digests = run.files.predictions()
+    if run.path is None or not digests:
+        return []
+    folder = run.path / PREDICTIONS
+    paths = ((folder / png_name(scene), digests.get(scene.image.id)) for scene in dataset.scenes)
+    return [str(path) for path, digest in paths if digest is not None and digest_of(path) != digest]
+
+
+def changed_candidates(run: Run) -> list[str]:
+    """The files of candidates that are no longer what a stored run wrote; absent files are not counted."""
+    if run.path is None:
+        return []
+    here = {f"{CANDIDATES}/{path.name}" for path in (run.path / CANDIDATES).glob("[0-9]*.arrow")}
+    changed = []
+    for name, digest in sorted(recorded(run.path).items()):
+        if name in here and digest_of(run.path / name).hex() != digest:
+            changed.append(str(run.path / name))
     return changed
 
 

@@ -14,11 +14,17 @@ from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.prediction_names import png_name
-from panbench.evaluation.record import changed_files, close_run, refuse_other_settings
+from panbench.evaluation.record import (
+    changed_candidates,
+    changed_files,
+    changed_predictions,
+    close_run,
+    refuse_other_settings,
+)
 from panbench.models.model import Model
 from panbench.models.rules import Rule
 from panbench.panoptic.types import Scene
-from panbench.runs import Run, RunInfo, RunWriter, load_run, unfinished_run, write_predictions_json
+from panbench.runs import PREDICTIONS, Run, RunInfo, RunWriter, load_run, unfinished_run, write_predictions_json
 
 __all__ = ["Sitting"]
 
@@ -77,11 +83,9 @@ class Sitting:
         for sentence in run.faults:
             self._reporter.notice(sentence)
         is_done = run.info.status == "done"
-        changed = self._ranks.broadcast(changed_files(run, self._dataset) if self._ranks.is_first else None)
-        if changed:
-            sentence = f"{len(changed):,} files changed since {run.path} read them: {listed(changed, most=5)}."
+        for sentence, mended in self._ranks.broadcast(self._changed(run) if self._ranks.is_first else None):
             if not is_done:
-                raise BadRun(f"{sentence} Restore them, or evaluate all images again with --overwrite.")
+                raise BadRun(f"{sentence} {mended}")
             self._reporter.notice(sentence)
         # A complete run beside its place was about to take it when it was killed.
         if not is_done or run.faults or run.path != self.folders[rule]:
@@ -92,6 +96,22 @@ class Sitting:
         but = f" but for {lacking} images that still cannot be read" if lacking else ""
         self._reporter.notice(f"{self.folders[rule]} is complete already{but}.")
         return True
+
+    def _changed(self, run: Run) -> list[tuple[str, str]]:
+        """A sentence on each kind of file that the run read or wrote and that has changed, and what mends it."""
+        found = []
+        anew = "Restore them, or evaluate all images again with --overwrite."
+        if changed := changed_files(run, self._dataset):
+            found.append((f"{len(changed):,} files changed since {run.path} read them: {listed(changed, 5)}.", anew))
+        # Whoever needs the room may remove all predictions of a finished run.
+        is_kept = run.info.status != "done" or (run.path is not None and (run.path / PREDICTIONS).is_dir())
+        if self._options.save_predictions and is_kept and (changed := changed_predictions(run, self._dataset)):
+            sentence = f"{len(changed):,} predictions are missing or are not what {run.path} wrote"
+            found.append((f"{sentence}: {listed(changed, 5)}.", anew))
+        if self._options.keep_candidates and (changed := changed_candidates(run)):
+            sentence = f"{len(changed):,} files of candidates are not what {run.path} wrote: {listed(changed, 5)}."
+            found.append((sentence, "Restore or delete them; --resume makes those that are missing again."))
+        return found
 
     def _unreadable(self, run: Run) -> int | None:
         """How many images a finished run had to skip; None when one can be read by now, so that it is scored."""

@@ -51,6 +51,8 @@ class Adapter:
     where upstream's names of parameters differ `rename`. Everything else has a default. docs/models.md has a whole one.
     """
 
+    packages: frozenset[str] = frozenset()
+    """Packages of a user's classes in the module; what they raise is their own."""
     class_names: tuple[str, ...] = ()
     isthing: tuple[bool, ...] = ()
     rule: Rule

@@ -1,16 +1,18 @@
-"""Models that panbench does not bring: what their code raises is said to be theirs, and their answers are checked.
+"""Models that panbench does not bring: what their code raises or wrongly returns is said to be theirs.
 
 One sentence names the module, the image and the line, and the exit code is 1: neither the user's input nor panbench is
 at fault. `--debug` shows the traceback.
 """
 
 import contextlib
+import functools
+import inspect
 import linecache
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +21,30 @@ import torch
 from panbench.base.errors import BadModel, ModelFailed, PanbenchError
 from panbench.base.text import listed
 from panbench.catalog import ModelSpec
-from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances, NonFiniteOutput, Output
+from panbench.models.candidates import (
+    Candidates,
+    FinishedMap,
+    Frame,
+    Instances,
+    NonFiniteOutput,
+    Output,
+    check_classes,
+)
 from panbench.models.model import LoadedImage, Model, Wrapped
 from panbench.models.rules import Rule
-from panbench.panoptic.types import Scene
+from panbench.panoptic.types import MAX_ID, Scene
 from panbench.runs import ModelRecord
 
-__all__ = ["External", "check_outputs", "external_code", "guarded", "is_external"]
+__all__ = [
+    "External",
+    "answers_of",
+    "check_outputs",
+    "code_of",
+    "external_code",
+    "guarded",
+    "is_external",
+    "raise_as_theirs",
+]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _LONGEST = 300
@@ -56,42 +75,94 @@ def external_code(name: str, scenes: Sequence[Scene] = ()) -> Iterator[None]:
         raise ModelFailed(f"{name} {_said(error)}{_on(scenes)}. {_place(error, name)}".rstrip()) from error
 
 
-def check_outputs(name: str, outputs: Any, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-    """What `candidates` returned, one output an image. Raises BadModel for anything else."""
+@contextlib.contextmanager
+def code_of(packages: Collection[str], scenes: Sequence[Scene] = ()) -> Iterator[None]:
+    """Turns an error in which code of some packages took part into ModelFailed; others pass.
+
+    For a user's classes that a library builds and calls: the library may wrap what they raise, so causes count, too.
+    """
+    try:
+        yield
+    except (PanbenchError, NonFiniteOutput, torch.OutOfMemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise_as_theirs(error, packages, scenes)
+        raise
+
+
+def raise_as_theirs(error: BaseException, packages: Collection[str], scenes: Sequence[Scene] = ()) -> None:
+    """Raises ModelFailed when code of the packages took part in an error or in what caused it."""
+    cause: BaseException | None = error
+    found = None
+    while cause is not None:
+        modules = [module for _, _, module in _frames(cause.__traceback__) if module.partition(".")[0] in packages]
+        found = (cause, modules[-1]) if modules else found
+        cause = cause.__cause__ or cause.__context__
+    if found is not None:
+        root, module = found
+        raise ModelFailed(f"{module} {_said(root)}{_on(scenes)}. {_place(root, module)}".rstrip()) from error
+
+
+@contextlib.contextmanager
+def answers_of(function: Any, scenes: Sequence[Scene] = ()) -> Iterator[None]:
+    """Turns BadModel, raised where an answer is checked, into ModelFailed with the line where its author's code begins.
+
+    function: what answered, a function, a class or an object; scenes: the images, where the error does not name them
+    """
+    try:
+        yield
+    except BadModel as error:
+        reason = f"{error.reason.removesuffix('.')}{_on(scenes)}." if scenes else error.reason
+        raise ModelFailed(f"{reason} {_defined_at(function)}".rstrip(), ways=error.ways) from error
+
+
+def check_outputs(name: str, title: str, model: Any, outputs: Any, batch: Sequence[LoadedImage]) -> Sequence[Output]:
+    """What `model.candidates` returned, one output an image. Raises ModelFailed for anything else."""
     scenes = [image.scene for image in batch]
+    with answers_of(model.candidates):
+        _check_each(name, outputs, scenes)
+    with answers_of(model.candidates, scenes):
+        check_classes(outputs, model.class_names, title)
+    return cast("Sequence[Output]", outputs)
+
+
+def _check_each(name: str, outputs: Any, scenes: Sequence[Scene]) -> None:
     if not isinstance(outputs, (list, tuple)):
         raise BadModel(f"{name} returned a {type(outputs).__name__}{_on(scenes)}; it must return a list, one an image.")
-    if len(outputs) != len(batch):
-        raise BadModel(f"{name} returned {len(outputs)} outputs for {len(batch)} images{_on(scenes)}.")
+    if len(outputs) != len(scenes):
+        raise BadModel(f"{name} returned {len(outputs)} outputs for {len(scenes)} images{_on(scenes)}.")
     for output, scene in zip(outputs, scenes, strict=True):
         if (problem := _misfit(output)) is not None:
             raise BadModel(f"{name} returned {problem}{_on([scene])}.")
-    return outputs
 
 
 class External(Wrapped):
     """A model that another package's function returned: what it raises is its own, and what it returns is checked."""
 
     def __init__(self, spec: ModelSpec, inner: Model) -> None:
-        """Raises BadModel for members that are not what `Model` says."""
+        """Raises ModelFailed for members that are not what `Model` says."""
         super().__init__(inner)
         self._name = spec.adapter
-        _check_members(self._name, inner)
+        with answers_of(inner.inner if isinstance(inner, Wrapped) else inner):
+            _check_members(self._name, inner)
 
     def describe(self) -> ModelRecord:
         """The inner model's record."""
         with external_code(self._name):
-            found = self.inner.describe()
-        if not isinstance(found, ModelRecord):
-            raise BadModel(f"{self._name}: describe() returned a {type(found).__name__}; it must return a ModelRecord.")
+            found: Any = self.inner.describe()
+        with answers_of(self.inner.describe):
+            if not isinstance(found, ModelRecord):
+                kind = type(found).__name__
+                raise BadModel(f"{self._name}: describe() returned a {kind}; it must return a ModelRecord.")
         return found
 
     def load(self, scene: Scene) -> LoadedImage:
         """The image as the inner model loads it."""
         with external_code(self._name, [scene]):
             found = self.inner.load(scene)
-        if not isinstance(found, LoadedImage) or not isinstance(found.inputs, torch.Tensor):
-            raise BadModel(f"{self._name}: load() returned no LoadedImage with a tensor{_on([scene])}.")
+        with answers_of(self.inner.load):
+            if not isinstance(found, LoadedImage) or not isinstance(found.inputs, torch.Tensor):
+                raise BadModel(f"{self._name}: load() returned no LoadedImage with a tensor{_on([scene])}.")
         return found
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
@@ -104,7 +175,7 @@ class External(Wrapped):
         with external_code(self._name, [image.scene for image in batch]):
             found = self.inner.candidates(batch)
             found = list(found) if not isinstance(found, (list, tuple)) and hasattr(found, "__next__") else found
-        return check_outputs(self._name, found, batch)
+        return check_outputs(self._name, self._name, self.inner, found, batch)
 
 
 def _check_members(name: str, model: Any) -> None:
@@ -134,11 +205,16 @@ def _misfit(output: Any) -> str | None:
     elif np.shape(output.ids) != tuple(output.frame.original):
         return f"an id map of shape {np.shape(output.ids)} for an image of {tuple(output.frame.original)}"
     else:
-        return None
+        return _ids_outside(output.ids)
     counts = {part: len(value) for part, value in lengths.items()}
     if len(set(counts.values())) > 1:
         return f"{type(output).__name__} with {', '.join(f'{count} {part}' for part, count in counts.items())}"
     return None
+
+
+def _ids_outside(ids: Any) -> str | None:
+    least, most = (int(np.min(ids)), int(np.max(ids))) if np.size(ids) else (0, 0)
+    return f"ids from {least} to {most}, which must lie in 0…{MAX_ID}," if least < 0 or most > MAX_ID else None
 
 
 def _said(error: BaseException) -> str:
@@ -170,6 +246,22 @@ def _place(error: BaseException, name: str) -> str:
     others = [frame for frame in frames if _PACKAGE not in Path(frame[0]).parents]
     found = (own or others)[-1:]
     return _line(*found[0][:2]) if found else ""
+
+
+def _defined_at(maker: Any) -> str:
+    """`FILE, line N: "its text"` where a function, a class or an object's class begins; nothing for panbench's own."""
+    while isinstance(maker, functools.partial):
+        maker = maker.func
+    # `adopted` lends methods to an object that does not inherit from Model.
+    owner = getattr(maker, "__self__", None)
+    if isinstance(owner, Wrapped):
+        maker = getattr(owner.inner, maker.__name__)
+    maker = maker if inspect.isroutine(maker) or inspect.isclass(maker) else type(maker)
+    try:
+        path, line = inspect.getsourcefile(maker), inspect.getsourcelines(maker)[1]
+    except (TypeError, OSError):
+        return ""
+    return _line(path, line) if path and _PACKAGE not in Path(path).parents else ""
 
 
 def _frames(traced: TracebackType | None) -> Iterator[tuple[str, int, str]]:

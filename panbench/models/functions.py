@@ -22,7 +22,7 @@ import torch
 from panbench.base.errors import BadArgument, BadModel
 from panbench.catalog import ModelSpec
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
-from panbench.models.external import External, external_code
+from panbench.models.external import External, answers_of, external_code
 from panbench.models.model import REQUIRED, LoadedImage, Model, adopted
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import Rule
@@ -42,11 +42,12 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
     missing = [name for name in REQUIRED if not hasattr(made, name)]
     if not missing:
         return External(spec, adopted(made))
-    if not callable(made):
-        raise BadModel(
-            f"{spec.adapter} returned a {type(made).__name__} without {', '.join(missing)}. It must return a model "
-            "(panbench.models.model.Model) or a function that takes an image and returns an id map and its segments."
-        )
+    with answers_of(factory):
+        if not callable(made):
+            raise BadModel(
+                f"{spec.adapter} returned a {type(made).__name__} without {', '.join(missing)}. It must return a model "
+                "(panbench.models.model.Model) or a function from an image to an id map and its segments."
+            )
     if precision not in ("fp32", "ieee"):
         raise BadArgument(f"--precision {precision}: {spec.adapter} is a function, whose precision is its own.")
     return FunctionModel(spec, made)
@@ -56,17 +57,15 @@ class FunctionModel(Model):
     """A function from image to id map and segments, as a model."""
 
     def __init__(self, spec: ModelSpec, function: Callable[[Any], Any]) -> None:
-        """Reads the function's `categories`, where it has them. Raises BadModel when they are not COCO's."""
+        """Reads the function's `categories`, where it has them. Raises ModelFailed when they are not COCO's."""
         self.spec = spec
         self.device = torch.device("cpu")
         self.rule: Rule = Given()
         self._function = function
         # The loop runs two batches at a time on a CPU; nobody promised that the function may be called so.
         self._lock = threading.Lock()
-        stated = getattr(function, "categories", None)
-        if stated is not None and (isinstance(stated, str | bytes) or not isinstance(stated, Iterable)):
-            raise BadModel(f"{spec.title}: `categories` is a {type(stated).__name__}; it must be a list of categories.")
-        categories = [_category(spec, each) for each in stated or ()]
+        with answers_of(function):
+            categories = _categories(spec, getattr(function, "categories", None))
         self.class_names = tuple(category.name for category in categories)
         self.isthing = tuple(category.isthing for category in categories)
         self._label_of = {category.id: label for label, category in enumerate(categories)} or None
@@ -85,7 +84,7 @@ class FunctionModel(Model):
         return LoadedImage(scene, torch.from_numpy(rgb), None)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[FinishedMap]:
-        """The id map of each image, one after the other. Raises BadModel when the function returns something else."""
+        """The id map of each image, one after the other. Raises ModelFailed for an answer that is none."""
         return [self._finished(image) for image in batch]
 
     def _finished(self, image: LoadedImage) -> FinishedMap:
@@ -95,6 +94,11 @@ class FunctionModel(Model):
             answer = self._function(rgb)
             if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[1], Iterator):
                 answer = answer[0], list(answer[1])
+        with answers_of(self._function):
+            return self._checked(answer, rgb, where)
+
+    def _checked(self, answer: Any, rgb: npt.NDArray[np.uint8], where: str) -> FinishedMap:
+        """The answer as a map. Raises BadModel for what is none."""
         if not isinstance(answer, tuple | list) or len(answer) != 2:
             raise BadModel(f"{where} returned a {type(answer).__name__}; it must return (id map, segments).")
         given = answer[0].detach().cpu() if isinstance(answer[0], torch.Tensor) else answer[0]
@@ -154,6 +158,12 @@ def _score(given: Any, where: str) -> float | None:
     if not math.isfinite(score):
         raise BadModel(f"{where} returned the score {given!r}; it must be a finite number, or be left out.")
     return score
+
+
+def _categories(spec: ModelSpec, stated: Any) -> list[Category]:
+    if stated is not None and (isinstance(stated, str | bytes) or not isinstance(stated, Iterable)):
+        raise BadModel(f"{spec.title}: `categories` is a {type(stated).__name__}; it must be a list of categories.")
+    return [_category(spec, each) for each in stated or ()]
 
 
 def _category(spec: ModelSpec, given: Any) -> Category:

@@ -17,7 +17,7 @@ from panbench.models.adapter import Adapter
 from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, Output, check_classes
 from panbench.models.checkpoints import Checkpoint
 from panbench.models.devices import AUTOCAST, keep_as_autocast_has_them, tf32_as
-from panbench.models.external import check_outputs, guarded, is_external
+from panbench.models.external import check_outputs, code_of, guarded, is_external
 from panbench.models.model import LoadedImage, Model
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
@@ -89,13 +89,18 @@ class HostedModel(Model):
 
     def load(self, scene: Scene) -> LoadedImage:
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
-        with guarded(self.spec.adapter, [scene]):
+        with self._guarded([scene]):
             return self.adapter.read(scene)
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
         """Resizes these pixels in place of the image of a scene; safe to call from several threads."""
-        with guarded(self.spec.adapter, [scene]):
+        with self._guarded([scene]):
             return self.adapter.read_pixels(scene, rgb)
+
+    def _guarded(self, scenes: Sequence[Scene]) -> contextlib.AbstractContextManager[None]:
+        """What code that panbench does not bring raises is its own: all of an adapter, or a config's own classes."""
+        name = self.spec.adapter
+        return guarded(name, scenes) if is_external(name) else code_of(self.adapter.packages, scenes)
 
     def batch_key(self, image: ImageInfo) -> Hashable:
         """Images of which this is equal may share a batch: the size of the network's input for them."""
@@ -104,7 +109,7 @@ class HostedModel(Model):
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """What the model says of each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
-        with guarded(self.spec.adapter, [image.scene for image in batch]), self.numerics():
+        with self._guarded([image.scene for image in batch]), self.numerics():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)
             except Exception as error:
@@ -115,9 +120,10 @@ class HostedModel(Model):
                     f"--precision with +compile: torch.compile cannot compile the backbone here ({reason}). On a CPU "
                     "it needs a C++ compiler, on CUDA Triton; leave +compile out."
                 ) from error
-        check_classes(outputs, self.class_names, self.spec.title)
         if is_external(self.spec.adapter):
-            check_outputs(self.spec.adapter, outputs, batch)
+            check_outputs(self.spec.adapter, self.spec.title, self.adapter, outputs, batch)
+        else:
+            check_classes(outputs, self.class_names, self.spec.title)
         for output in outputs:
             _refuse_not_finite(output)
         if self._planted is not None:

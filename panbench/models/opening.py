@@ -1,5 +1,6 @@
 """Opens models: by a name of the catalog, a config file or a spec."""
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weigh
 from panbench.models.adapter import Adapter
 from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.devices import check_precision, choose_device
-from panbench.models.external import guarded
+from panbench.models.external import answers_of, guarded, is_external
 from panbench.models.functions import open_factory
 from panbench.models.host import HostedModel
 from panbench.models.model import Model
@@ -72,7 +73,8 @@ def open_model(
     made = import_named(spec.adapter, spec)
     if not (isinstance(made, type) and issubclass(made, Adapter)):
         return open_factory(spec, made, precision=precision, weights=weights)
-    _check_adapter(spec, made)
+    with _answers(spec, made):
+        _check_adapter(spec, made)
     with guarded(spec.adapter):
         made.check(spec)
     spec, path = resolve_weights(spec, weights, needed=made.needs_weights, download=download, reporter=reporter)
@@ -81,8 +83,8 @@ def open_model(
     with guarded(spec.adapter):
         adapter = made(spec)
         module = adapter.build()
-    if not isinstance(module, nn.Module):
-        raise BadModel(f"{spec.adapter}: build() returned a {type(module).__name__}; it must return a torch.nn.Module.")
+    with _answers(spec, made.build):
+        _check_module(spec, module)
     checkpoint = None
     if path is not None:
         reporter.status(f"Reading the weights of {spec.title}")
@@ -133,6 +135,16 @@ def resolve_weights(
         if "://" not in weights:
             return spec, Path(weights).expanduser()
     return spec, fetch_weights(spec, offline=not download, reporter=reporter)
+
+
+def _answers(spec: ModelSpec, maker: Any) -> contextlib.AbstractContextManager[None]:
+    """Another package's adapter that is none failed by itself; one of ours keeps its BadModel."""
+    return answers_of(maker) if is_external(spec.adapter) else contextlib.nullcontext()
+
+
+def _check_module(spec: ModelSpec, module: Any) -> None:
+    if not isinstance(module, nn.Module):
+        raise BadModel(f"{spec.adapter}: build() returned a {type(module).__name__}; it must return a torch.nn.Module.")
 
 
 def _check_adapter(spec: ModelSpec, adapter: type[Adapter]) -> None:

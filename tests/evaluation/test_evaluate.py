@@ -33,7 +33,8 @@ from panbench.models.host import HostedModel
 from panbench.models.mmdet import adapter
 from panbench.models.model import Model
 from panbench.models.opening import open_model
-from panbench.panoptic.coco import read_id_png, read_predictions_json
+from panbench.models.stored import StoredOutputs
+from panbench.panoptic.coco import read_id_png, read_predictions_json, write_id_png
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import Run, SummaryRecord, digest_of, load_run
@@ -304,6 +305,57 @@ def test_resume_refuses_files_that_changed(folder, spec, tmp_path):
     recorder = Recorder()
     assert rows(evaluated(spec, dataset, tmp_path / "run", recorder, resume=True)) == rows(whole)
     assert recorder.notices[-2].startswith("1 files changed since")
+
+
+def shifted(path):
+    """An id PNG of the same size that says something else."""
+    ids = read_id_png(path)
+    write_id_png(path, np.roll(ids, 5, axis=1).astype(np.int32))
+
+
+@pytest.mark.parametrize("harm", [shifted, Path.unlink])
+def test_resume_notices_predictions_that_are_not_what_the_run_wrote(dataset, spec, tmp_path, harm):
+    stop = interrupted_after(4, Boom())
+    with pytest.raises(Boom):
+        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1, save_predictions=True)
+    scored = load_run(tmp_path / "run").files.predictions()
+    first = tmp_path / "run" / "predictions" / f"{min(scored)}.png"
+    before = first.read_bytes()
+    harm(first)
+    with pytest.raises(BadRun, match=r"1 predictions are missing or are not what .*run wrote: .*--overwrite"):
+        evaluated(spec, dataset, tmp_path / "run", resume=True, save_predictions=True)
+    first.write_bytes(before)
+    whole = evaluated(spec, dataset, tmp_path / "run", resume=True, save_predictions=True)
+    assert len(whole.images) == len(dataset.scenes)
+
+    # A finished run is told of, and left alone.
+    shifted(first)
+    recorder = Recorder()
+    evaluated(spec, dataset, tmp_path / "run", recorder, resume=True, save_predictions=True)
+    assert recorder.notices[-2].startswith("1 predictions are missing or are not what")
+    shutil.rmtree(first.parent)
+    recorder = Recorder()
+    evaluated(spec, dataset, tmp_path / "run", recorder, resume=True, save_predictions=True)
+    assert not any("predictions" in notice for notice in recorder.notices)
+
+
+def test_resume_notices_candidates_that_are_not_what_the_run_wrote(dataset, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("panbench.models.keeping.BLOCK_BYTES", 1)
+    stop = interrupted_after(4, Boom())
+    with pytest.raises(Boom):
+        evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1, keep_candidates=True)
+    first = min((tmp_path / "run" / "candidates").glob("*.arrow"))
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 1
+    first.write_bytes(content)
+    with pytest.raises(BadRun, match=r"1 files of candidates are not what .*run wrote: .*\.arrow.*delete them"):
+        evaluated(spec, dataset, tmp_path / "run", resume=True, keep_candidates=True)
+    first.unlink()
+    evaluated(spec, dataset, tmp_path / "run", resume=True, keep_candidates=True)
+    stored = StoredOutputs(tmp_path / "run" / "candidates")
+    assert len(stored.image_ids) == len(dataset.scenes)
+    for image_id in stored.image_ids:
+        stored.read(image_id)
 
 
 def test_the_files_that_were_read_are_stored_with_their_hashes(dataset, spec, tmp_path):

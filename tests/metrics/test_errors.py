@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 import warnings
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from little_runs import write_side
+from markdown_lists import items
 
 from panbench.base.errors import BadDataset
 from panbench.metrics.errors import CAUSES, assign_causes, explain, lost_pq, worst_images
@@ -118,9 +118,9 @@ def test_what_could_be_merged_or_split_is_merged(scene):
 
 def test_the_causes_stand_in_the_order_of_the_docs():
     docs = (Path(__file__).parents[2] / "docs" / "errors.md").read_text("utf-8")
-    rows = [line.split("|")[2:5] for line in docs.splitlines() if re.match(r"\| \d \|", line)]
-    assert [name.strip() for name, _, _ in rows] == [cause.name for cause in CAUSES]
-    assert [sentence.strip() for _, sentence, _ in rows] == [cause.description for cause in CAUSES]
+    rows = items(docs, ("what it says", "the fix"))
+    assert [row[""] for row in rows] == [f"{cause.name}." for cause in CAUSES]
+    assert [row["what it says"] for row in rows] == [cause.description for cause in CAUSES]
 
 
 def test_one_object_in_a_much_larger_prediction_is_a_bad_mask(scene):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import panbench
 
-from panbench.base.errors import BadModel, ModelFailed
+from panbench.base.errors import ModelFailed
 from panbench.catalog import find_model, spec_from_config
 from panbench.models.devices import tf32_as
 from panbench.models.opening import open_model
@@ -110,16 +110,31 @@ def test_what_it_raises_before_the_first_image_is_its_own(folder, source, said):
         ("ids, 7", "returned a int for segments"),
         ("[[1], [1, 2]], []", "returned an id map that is not an array"),
         ("None", "returned a NoneType; it must return (id map, segments)"),
+        ("ids, [], 1", "returned a tuple; it must return (id map, segments)"),
+        ("ids[:1], []", "it must be whole numbers of shape"),
+        ("ids * 1.0, []", "and type float64; it must be whole numbers"),
+        ("ids - 1, []", "returned the id -1; ids lie in"),
+        ("ids + 2**24, []", "returned the id 16777216; ids lie in"),
+        ("ids, []", "returned a map with the id 1 and no segment of that id"),
     ],
 )
-def test_answers_that_are_none_are_refused_with_the_image(folder, answer, said):
+def test_answers_that_are_none_are_its_own_and_name_image_and_line(folder, answer, said):
     (folder / "strange.py").write_text(textwrap.dedent(FUNCTION.format(body=f"return {answer}")))
     model = open_model(find_model("strange:make"), device="cpu")
     image = model.load(scene(folder))
-    with pytest.raises(BadModel) as caught:
+    with pytest.raises(ModelFailed) as caught:
         model.candidates([image])
-    assert said in str(caught.value)
-    assert "on a.png (image 7)" in str(caught.value)
+    sentence = str(caught.value)
+    assert sentence.startswith("strange:make on a.png (image 7) returned ")
+    assert said in sentence
+    assert f'{folder / "strange.py"}, line 6: "def segment(image):"' in sentence
+
+
+def test_a_run_that_ends_with_an_answer_that_is_none_exits_with_1(folder):
+    done = evaluated(folder, FUNCTION.format(body="return ids, [{'id': 1, 'category_id': 1, 'score': 'high'}]"))
+    assert done.exit_code == 1, done.output
+    assert "Error: strange:make on " in sentence_of(done)
+    assert "returned the score 'high'" in sentence_of(done)
 
 
 def scene(folder: Path) -> Scene:
@@ -170,6 +185,10 @@ MODEL = """
          "returned Candidates with 2 labels, 2 gate, 2 weight, 1 masks on a.png (image 7)"),
         ("def candidates(self, batch): return [FinishedMap(np.zeros((2, 2), np.int32), (), Frame(*3 * [(4, 6)]))]",
          "returned an id map of shape (2, 2) for an image of (4, 6)"),
+        ("def candidates(self, b): return [FinishedMap(np.full((4, 6), 2**24, np.int32), (), Frame(*3 * [(4, 6)]))]",
+         "returned ids from 16777216 to 16777216, which must lie in 0…16777215, on a.png (image 7)"),
+        ("def candidates(self, b): o = super().candidates(b); return [dataclasses.replace(o[0], labels=np.full(2, 7))]",
+         "strange:make answered with label 7, and names 1 categories: 0 to 0 on a.png (image 7)"),
         ("def load(self, scene): return scene", "load() returned no LoadedImage"),
         ("def describe(self): return {}", "describe() returned a dict"),
         ("isthing = ()", "class_names must be a tuple of text, and isthing as many truth values"),
@@ -185,10 +204,12 @@ def test_a_model_object_is_held_to_what_a_model_is(folder, change, said):
         model.describe()
         model.candidates([model.load(scene(folder))])
 
-    with pytest.raises(BadModel) as caught:
+    with pytest.raises(ModelFailed) as caught:
         used()
+    assert caught.value.exit_code == 1
     assert str(caught.value).startswith("strange:make")
     assert said in str(caught.value)
+    assert f"{folder / 'strange.py'}, line " in str(caught.value)
 
 
 def test_a_model_object_that_is_one_is_taken(folder):
@@ -254,7 +275,7 @@ def test_an_adapter_of_another_package_is_held_to_what_an_adapter_is(folder, bas
         model = open_model(spec_from_config(folder / "mine.py"), device="cpu")
         model.candidates([model.load(scene(folder))])
 
-    with pytest.raises((ModelFailed, BadModel)) as caught:
+    with pytest.raises(ModelFailed) as caught:
         used()
     assert "strange:Mine" in str(caught.value)
     assert said in str(caught.value)
@@ -292,3 +313,53 @@ def test_a_program_that_used_pytorchs_new_tf32_settings_keeps_them(set_precision
         set_precision("none")
         torch.backends.cudnn.allow_tf32 = True
         assert state() == fresh
+
+
+NETWORK = """
+    from mmdet.models.detectors import MaskFormer
+    from mmdet.registry import MODELS
+    {at_import}
+
+    @MODELS.register_module(force=True)
+    class StrangeNetwork(MaskFormer):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            {building}
+
+        def extract_feat(self, *given, **named):
+            {running}
+            return super().extract_feat(*given, **named)
+"""
+
+
+@pytest.mark.parametrize("moment", ["at_import", "building", "running"])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("raise ValueError('no such layer')", "raised ValueError: no such layer"),
+        ("import a_package_that_is_absent", "needs the Python package a_package_that_is_absent"),
+        ("torch.zeros(2) @ torch.zeros(3)", "raised RuntimeError: "),
+    ],
+)
+def test_what_a_class_of_an_mmdet_config_raises_is_its_own(folder, monkeypatch, moment, line, said):
+    moments = {**dict.fromkeys(("at_import", "building", "running"), "pass"), moment: line}
+    monkeypatch.syspath_prepend(folder)
+    (folder / "strange.py").write_text("import torch\n" + textwrap.dedent(NETWORK.format(**moments)))
+    sys.modules.pop("strange", None)
+    tiny = find_model("maskformer-tiny").config
+    (folder / "mine.py").write_text(
+        f"_base_ = {str(tiny)!r}\nmodel = dict(type='StrangeNetwork')\ncustom_imports = dict(imports=['strange'])\n"
+    )
+
+    def used():
+        model = open_model(spec_from_config(folder / "mine.py"), weights="random", device="cpu")
+        model.candidates([model.load(scene(folder))])
+
+    with pytest.raises(ModelFailed) as caught:
+        used()
+    sentence = str(caught.value)
+    assert caught.value.exit_code == 1
+    assert sentence.startswith(f"strange {said}")
+    assert f"{folder / 'strange.py'}, line " in sentence
+    assert sentence.endswith(f'"{line}"')
+    assert (" on a.png (image 7)" in sentence) == (moment == "running")

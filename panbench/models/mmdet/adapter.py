@@ -15,14 +15,16 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from panbench.base.errors import BadDataset, BadModel
+from panbench.base.errors import BadDataset, BadModel, ModelFailed
 from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter, Placed
 from panbench.models.candidates import Output
 from panbench.models.checkpoints import Checkpoint
+from panbench.models.external import code_of
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.attention import attend
 from panbench.models.mmdet.config import build_model, describe_backbone, family_of, in_scope_of, load_config
+from panbench.models.mmdet.custom import custom_packages
 from panbench.models.mmdet.families import Family
 from panbench.models.mmdet.inputs import (
     frame_of,
@@ -57,6 +59,7 @@ class MmdetAdapter(Adapter):
     def build(self) -> nn.Module:
         """The config's model; nothing is downloaded for its backbone. Raises BadModel."""
         module = build_model(self.config)
+        self.packages = custom_packages(self.config)
         self.kind = family_of(module)
         self.family = self.kind.name
         things, stuff = self.kind.counts(module)
@@ -109,7 +112,10 @@ class MmdetAdapter(Adapter):
                 "have it ignore EXIF orientations. Leave --exif ignore out."
             )
         try:
-            packed = pipeline(record)
+            with code_of(self.packages, [scene]):
+                packed = pipeline(record)
+        except ModelFailed:
+            raise
         except Exception as error:
             if scene.image_path is None or decode(str(scene.image_path)) is None:
                 raise BadDataset(f"{scene.image_path} (image {image.id}) cannot be decoded as an image.") from error

@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from panbench.base.errors import BadModel
 from panbench.catalog import ModelSpec, spec_from_config
+from panbench.models.external import raise_as_theirs
 from panbench.models.mmdet import operators
+from panbench.models.mmdet.custom import custom_packages, imported_packages
 from panbench.models.mmdet.families import FAMILIES, Family, family_of_class, family_of_detector
 
 # mmengine's reading of configs and its default scope are global to the process.
@@ -48,6 +50,7 @@ def load_config(source: ModelSpec | str | Path) -> Config:
         except FileNotFoundError as error:
             raise BadModel(f"{path}: a base of it is missing ({_sentence(error)}).") from error
         except Exception as error:
+            raise_as_theirs(error, imported_packages(error))
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
             where = f"{path}, line {lines[-1]}," if lines else str(path)
             raise BadModel(f"{where} cannot be read as an mmdet config ({_sentence(error)}).") from error
@@ -83,6 +86,7 @@ def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module
 
             model = MODELS.build(description)
         except Exception as error:
+            raise_as_theirs(error, custom_packages(config))
             raise BadModel(f"{config.filename}: mmdet cannot build this model ({_sentence(error)}).") from error
     return cast(nn.Module, model.eval())
 

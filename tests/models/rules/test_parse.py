@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from markdown_lists import items
 
 from panbench.base.errors import BadArgument
 from panbench.models.rules import RULES, parse_rule, parse_rules
@@ -84,8 +85,10 @@ def test_only_what_differs_from_the_defaults_is_written():
 @pytest.mark.parametrize("name", list(RULES))
 def test_the_page_on_fusion_says_of_every_rule_what_it_is(name):
     page = (Path(__file__).resolve().parents[3] / "docs" / "fusion.md").read_text("utf-8")
-    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    headings = ("thresholds", "what it does differently", "source", "compared")
+    (row,) = [item for item in items(page, headings) if item[""] == f"`{name}`."]
     rule = RULES[name]
-    assert f"| {rule.summary} | {rule.source} |" in row
+    assert row["what it does differently"].rstrip(".") == rule.summary.rstrip(".")
+    assert row["source"].rstrip(".") == rule.source.rstrip(".")
     for field in dataclasses.fields(rule):
-        assert f"{field.name} {str(field.default).lower()}" in row.split("|")[2]
+        assert f"{field.name} {str(field.default).lower()}" in row["thresholds"]
