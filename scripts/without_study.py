@@ -2,6 +2,7 @@
 
     python scripts/without_study.py robustness          # one study
     python scripts/without_study.py --all               # each in turn
+    python scripts/without_study.py --all --together    # all at once: the core alone
     python scripts/without_study.py --of-today          # one, another each day: what CI runs
 
 Copies the tree, deletes panbench/studies/NAME/, tests/studies/NAME/ and the scripts that import the study, and runs
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], help="studies to do without")
     parser.add_argument("--all", action="store_true", help="each study in turn")
     parser.add_argument("--of-today", action="store_true", help="one study, another each day")
+    parser.add_argument("--together", action="store_true", help="delete the studies at once, not in turn")
     arguments = parser.parse_args()
     chosen = list(arguments.studies)
     if arguments.all:
@@ -48,28 +50,29 @@ def main() -> None:
         chosen = [STUDIES[int(time.time() // 86400) % len(STUDIES)]]
     if not chosen:
         parser.error("name a study, or give --all or --of-today")
-    failed = [study for study in chosen if not works_without(study)]
-    print(
-        f"{len(chosen) - len(failed)} of {len(chosen)} studies can be deleted" + (f"; not: {failed}" if failed else "")
-    )
+    rounds = [chosen] if arguments.together else [[study] for study in chosen]
+    failed = [studies for studies in rounds if not works_without(studies)]
+    held = sum(map(len, rounds)) - sum(map(len, failed))
+    print(f"{held} of {len(chosen)} studies can be deleted" + (f"; not: {failed}" if failed else ""))
     sys.exit(1 if failed else 0)
 
 
-def works_without(study: str) -> bool:
-    """Whether every step passes in a copy of the tree that lacks the study."""
+def works_without(studies: Sequence[str]) -> bool:
+    """Whether every step passes in a copy of the tree that lacks the studies."""
     with tempfile.TemporaryDirectory(prefix="panbench-without.") as scratch:
         tree = Path(scratch) / "panbench"
         copy_tree(tree)
-        for folder in (tree / "panbench" / "studies" / study, tree / "tests" / "studies" / study):
-            shutil.rmtree(folder)
-        for script in (tree / "scripts").glob("*.py"):
-            if f"panbench.studies.{study}" in script.read_text("utf-8"):
-                script.unlink()
+        for study in studies:
+            for folder in (tree / "panbench" / "studies" / study, tree / "tests" / "studies" / study):
+                shutil.rmtree(folder)
+            for script in (tree / "scripts").rglob("*.py"):
+                if f"panbench.studies.{study}" in script.read_text("utf-8"):
+                    script.unlink()
         for name, command in steps(tree):
             finished = subprocess.run(
                 command, cwd=tree, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tree)}
             )
-            print(f"without {study}: {name}: {'ok' if finished.returncode == 0 else 'FAILED'}", flush=True)
+            print(f"without {', '.join(studies)}: {name}: {'ok' if finished.returncode == 0 else 'FAILED'}", flush=True)
             if finished.returncode:
                 print(finished.stdout[-6000:], finished.stderr[-3000:], sep="\n")
                 return False
