@@ -251,7 +251,8 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("panbench.report.answers.tables.find_runs", missing)
     result = panbench("metrics", tmp_path)
     assert result.exit_code == 2
-    assert "needs the Python package torch" in result.stderr
+    assert "torch is not installed). Install it with: pip install" in result.stderr
+    assert "[models]" in result.stderr
 
 
 def test_opencv_without_its_system_library_tells_what_to_install():

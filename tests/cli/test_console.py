@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -103,14 +104,15 @@ def test_styles_still_work():
     assert "\x1b[1;31mError: \x1b[0m" in screen.getvalue()
 
 
-def test_raw_results_are_spelled_out_for_a_terminal_only():
+def test_raw_results_have_no_control_characters_on_a_terminal_and_in_a_file_which_may_be_json():
     with terminal() as screen:
         console.write(ESCAPE)
     assert screen.getvalue() == SPELLED
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stdout", file := io.StringIO())
-        console.write(ESCAPE)
-    assert file.getvalue() == ESCAPE
+        console.write(f'"{ESCAPE}"')
+    assert not set("\x1b\x9b\x07") & set(file.getvalue())
+    assert json.loads(file.getvalue()) == ESCAPE
 
 
 def test_a_file_name_that_is_an_escape_sequence_is_named_safely(tmp_path):
