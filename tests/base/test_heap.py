@@ -33,8 +33,8 @@ def faults(way: str) -> list[int]:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
 def test_an_array_as_large_as_one_that_was_freed_takes_no_new_pages() -> None:
     kept = faults("kept")
-    # 80 MB are 19,531 pages of 4 KiB, fewer where pages are larger: only the ratio counts.
-    assert kept[0] > 100
+    # 80 MB are 19,531 pages of 4 KiB, or 38 of 2 MiB where the system gives large ones: only the ratio counts.
+    assert kept[0] >= 38
     assert max(kept[1:]) < kept[0] / 20
 
 
