@@ -237,6 +237,19 @@ def test_help_comes_before_anything_large_is_imported():
     assert not {"numpy", "cv2", "httpx", "jinja2", "pandas", "pyarrow", "torch"} & set(finished.stdout.split())
 
 
+def test_help_of_the_program_imports_no_command():
+    program = (
+        "import sys; sys.argv[1:] = ['--help']\n"
+        "from panbench.cli.app import main\n"
+        "try:\n    main()\nfinally:\n    print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "Usage:" in finished.stdout
+    loaded = set(finished.stderr.split())
+    assert "panbench.base.studies" in loaded
+    assert not {"panbench.cli.eval", "panbench.cli.compare", "panbench.evaluation.options"} & loaded
+
+
 def test_scoring_and_comparing_need_no_torch(tmp_path):
     reference = ROOT / "tests" / "reference" / "pq_edges"
     score = ["score", "--gt", reference / "gt.json", "--pred", reference / "pred.json", "--out", tmp_path / "run"]

@@ -133,6 +133,10 @@ class _Program(Commands):
         super().__init__(**settings)
         self.commands = _Lazy()
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names in the order of the help. Typer's own takes each command out, which would import it."""
+        return list(self.commands)
+
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """What help and completion need of a command: its name, line and panel. `resolve_command` has the command."""
         declared = self.commands.declared.get(cmd_name)  # type: ignore[attr-defined]

@@ -13,8 +13,9 @@ from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
-from panbench.evaluation.loop import Report, png_name
+from panbench.evaluation.loop import Report
 from panbench.evaluation.options import EvaluateOptions, Joined
+from panbench.evaluation.prediction_names import png_name
 from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
 from panbench.runs import (

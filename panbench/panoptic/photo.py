@@ -22,7 +22,7 @@ from panbench.panoptic import pixels
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.panoptic.types import Exif
 
-__all__ = ["PhotoFacts", "inspect_photo", "read_photo"]
+__all__ = ["PhotoFacts", "decode_photo", "inspect_photo", "read_photo"]
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -80,7 +80,18 @@ def read_photo(
 ) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
     """(H, W, 3) blue, green, red of a photograph as OpenCV decodes it, and its facts; otherwise as `inspect_photo`."""
     where = _where(path, image_id)
-    content = _content(path, where)
+    return decode_photo(_content(path, where), where, shape, exif=exif, max_pixels=max_pixels)
+
+
+def decode_photo(
+    content: bytes,
+    where: str,
+    shape: tuple[int, int] | None = None,
+    *,
+    exif: Exif = "apply",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
+    """As `read_photo`, of a file's content. where: what messages call it."""
     facts = _inspect(content, where, shape, exif, max_pixels)
     bgr = pixels.decode(content, turned=exif != "ignore")
     if bgr is None:
@@ -95,17 +106,16 @@ def _where(path: str | Path, image_id: int | None) -> str:
 
 def _content(path: str | Path, where: str) -> bytes:
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise BadDataset(f"{where} was not found.") from None
     except OSError as problem:
         raise BadDataset(f"{where} cannot be read: {problem.strerror or problem}.") from None
-    if not content:
-        raise BadDataset(f"{where} cannot be decoded as an image: the file is empty.")
-    return content
 
 
 def _inspect(content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif, max_pixels: int) -> PhotoFacts:
+    if not content:
+        raise BadDataset(f"{where} cannot be decoded as an image: the file is empty.")
     try:
         # Only the header is read here.
         with Image.open(io.BytesIO(content)) as image:

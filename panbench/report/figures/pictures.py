@@ -24,7 +24,7 @@ from panbench.metrics.pq import segment_verdicts
 from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png, read_png_names
 from panbench.panoptic.overlap import overlap_table
-from panbench.panoptic.photo import inspect_photo
+from panbench.panoptic.photo import decode_photo
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
 from panbench.report.answers.data_files import DataFiles, path_of
 from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
@@ -264,10 +264,7 @@ def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
             f"{path} cannot be read: {problem.strerror or problem}. If the images have moved, say where with --images."
         ) from None
     # An absurd size, or lost data, is refused before anything is decoded.
-    inspect_photo(Path(path), exif="apply" if turned else "ignore")
-    photo = pixels.decode(content, turned=turned)
-    if photo is None:
-        raise BadDataset(f"{path} cannot be decoded as an image.")
+    photo, _ = decode_photo(content, str(Path(path)), exif="apply" if turned else "ignore")
     return np.ascontiguousarray(photo[..., ::-1]).astype(np.uint8, copy=False)
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter, counter
 from panbench.base.studies import Option
 from panbench.report.answers.options import CompareOptions, ScoreOptions, Scoring
-from panbench.studies.unfused.options import METRICS, parse_metrics
+from panbench.studies.unfused.options import METRICS, ApGroundTruth, parse_metrics
 
 if TYPE_CHECKING:
     from panbench.report.answers.comparison import Standing
@@ -34,10 +33,7 @@ class MapScores(ScoreOptions):
             "Also ap: the mask AP of the things in the maps, each of which needs a score.", "pq,ap", METRICS_OF_MAPS
         ),
     ] = "pq"
-    ap_gt: Annotated[
-        Path | None,
-        Option("AP's ground truth: a COCO instance JSON. Default: the things of the panoptic one.", "FILE.json"),
-    ] = None
+    ap_gt: ApGroundTruth = None
 
     def __post_init__(self) -> None:
         """Raises BadArgument for another metric, and for a ground truth of AP where AP is not asked for."""

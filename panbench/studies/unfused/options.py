@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from panbench.models.model import Model
     from panbench.runs import RunWriter
 
-__all__ = ["METRICS", "UnfusedOptions", "parse_metrics"]
+__all__ = ["METRICS", "ApGroundTruth", "UnfusedOptions", "parse_metrics"]
 
 METRICS = ("pq", "ap", "miou")
 """What `--metrics` takes: PQ of the fused map; before fusion AP_pan of instances and mIoU_pan of the semantic sum."""
+
+ApGroundTruth = Annotated[
+    Path | None,
+    Option("AP's ground truth: a COCO instance JSON. Default: the things of the panoptic one.", "FILE.json"),
+]
+"""The option --ap-gt of `eval` and of `score`."""
 
 
 def parse_metrics(text: str, known: Sequence[str] = METRICS) -> tuple[str, ...]:
@@ -51,10 +57,7 @@ class UnfusedOptions(StudyOptions):
             METRICS,
         ),
     ] = "pq"
-    ap_gt: Annotated[
-        Path | None,
-        Option("AP's ground truth: a COCO instance JSON. Default: the things of the panoptic one.", "FILE.json"),
-    ] = None
+    ap_gt: ApGroundTruth = None
 
     def __post_init__(self) -> None:
         """Raises BadArgument for an unknown metric, and for a ground truth of AP where AP is not asked for."""
