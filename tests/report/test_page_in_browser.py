@@ -816,10 +816,35 @@ class TestServed:
         wanted = page.locator("#image-view button.link").last.inner_text().removeprefix("Image ")
         wait_in_page(page, f"document.querySelector('#viewer').dataset.image === '{wanted}'")
 
+    def test_a_server_at_work_shows_a_sign_of_it(self, open_served):
+        page = open_served()
+        held = []
+        page.route("**/api/find*", lambda route: held.append(route))
+        page.get_by_label("Segments", exact=True).select_option("missed")
+        page.locator(".busy", has_text="Looking…").wait_for()
+        held[0].continue_()
+        assert re.fullmatch(r"[1-4]( of 4)? images?", self.status(page))
+        assert page.locator(".busy").inner_text() == ""
+
+    def test_a_list_asks_for_thumbnails_and_the_viewer_for_the_whole_image(self, open_served):
+        page = open_served()
+        page.locator("#viewer canvas").first.wait_for()
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        last = page.locator(".thumbs li button").last
+        last.click()
+        wait_in_page(page, f"document.querySelector('#viewer').dataset.image === '{last.get_attribute('data-image')}'")
+        page.get_by_role("button", name="Side by side").click()
+        assert page.locator(".pane canvas").count() == 4
+        # What is there is not asked for again.
+        last.click()
+        assert len([url for url in asked if "/api/example" in url]) == 1
+
     def test_the_page_leads_back_to_the_list_of_runs(self, open_served):
         page = open_served()
         page.get_by_role("link", name="All runs").click()
-        page.get_by_label("Compare run-a").check()
+        # The two best are ticked.
+        page.get_by_label("Compare run-b").uncheck()
         page.get_by_role("button", name="Compare those that are ticked").click()
         page.wait_for_url("**/compare?run=run-a")
 

@@ -76,6 +76,7 @@ def report_page(
     published: Sequence[str] = (),
     reporter: Reporter = SILENT,
     command: Sequence[str] = (),
+    home: str | None = None,
 ) -> str:
     """The HTML of one page that shows some runs, the best first: verdict, tables, charts and a gallery.
 
@@ -86,6 +87,7 @@ def report_page(
     slices: a file of sets of images (own_slices); published: names of claims for the comparison (published.choose)
     reporter: gets a notice for each thing that is left out, and progress
     command: what makes this page on the command line, which the page prints with more images
+    home: the address of a list of runs that the page leads back to
     Raises BadRun for runs that cannot be compared or hold no image.
     """
     if examples is not None and examples < 0:
@@ -115,7 +117,7 @@ def report_page(
     pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
     gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
     shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
-    page = for_file(_page(members, standing, {**data, **shown}, gallery, more, title))
+    page = for_file(_page(members, standing, {**data, **shown}, gallery, more, title, home))
     if (size := len(page.encode())) > LARGEST:
         reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
     for sentence in gallery.missing:
@@ -143,7 +145,7 @@ def live_page(
         "live": live,
     }
     gallery = Gallery((), tuple(missing), live=any(live["pictures"]))
-    return for_file(_page(members, standing, data, gallery, more, None))
+    return for_file(_page(members, standing, data, gallery, more, None, live["home"]))
 
 
 def _command(
@@ -165,6 +167,7 @@ def _page(
     gallery: Gallery,
     more: Added,
     title: str | None,
+    home: str | None,
 ) -> str:
     row = members[0].row
     return whole_page(
@@ -175,6 +178,7 @@ def _page(
         footer="Served by panbench on this machine, to this machine only." if "live" in data else FOOTER,
         script="\n".join(map(_script, SCRIPTS)),
         asks=gallery.live,
+        home=home,
         several=len(members) > 1,
         categories=len(members[0].categories),
         overview=overview(members, standing),

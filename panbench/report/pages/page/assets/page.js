@@ -23,7 +23,6 @@ document.getElementById("tools").append(choice("Colours of the page", [["auto", 
   try { localStorage.setItem("panbench-theme", value); } catch { /* a page opened from a file may have no storage */ }
   applyTheme();
 }));
-if (data.live) document.getElementById("tools").prepend(el("a", { href: data.live.home }, "All runs"));
 
 for (const section of document.querySelectorAll("main > section")) {
   document.getElementById("contents").append(el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent));
