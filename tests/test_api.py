@@ -1,4 +1,5 @@
-"""The public face: all that is exported is there, documented and loaded late, and docs/api.md's examples run."""
+"""The public face: all that is exported is there, documented and loaded late, and the examples of docs/api.md and
+docs/training_loops.md run."""
 
 import re
 import shutil
@@ -12,12 +13,13 @@ import panbench
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "api.md").read_text("utf-8")
+PAGES = {name: (ROOT / "docs" / name).read_text("utf-8") for name in ("api.md", "training_loops.md")}
 
 
-def examples() -> list[tuple[str, int, str]]:
-    """The Python of docs/api.md as (heading, number under it, code)."""
+def examples(page: str) -> list[tuple[str, int, str]]:
+    """The Python of a page as (heading, number under it, code)."""
     found = []
-    for section in DOCUMENT.split("\n## ")[1:]:
+    for section in PAGES[page].split("\n## ")[1:]:
         heading = section.partition("\n")[0]
         for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)):
             found.append((heading, number, code))
@@ -45,7 +47,7 @@ def types() -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(set(public()) - types()))
 def test_each_has_a_section_with_an_example_that_uses_it(name):
-    assert any(heading == name and f"panbench.{name}(" in code for heading, _, code in examples())
+    assert any(heading == name and f"panbench.{name}(" in code for heading, _, code in examples("api.md"))
 
 
 @pytest.mark.parametrize("name", sorted(types()))
@@ -74,14 +76,18 @@ def test_importing_the_package_loads_nothing_of_it():
 
 
 @pytest.mark.parametrize(
-    ("heading", "code"),
-    [pytest.param(heading, code, id=f"{heading}-{number}") for heading, number, code in examples()],
+    ("page", "heading", "code"),
+    [
+        pytest.param(page, heading, code, id=f"{heading}-{number}")
+        for page in PAGES
+        for heading, number, code in examples(page)
+    ],
 )
-def test_the_examples_run(heading, code, tmp_path, monkeypatch):
+def test_the_examples_run(page, heading, code, tmp_path, monkeypatch):
     for name in ("pq_edges", "pq_scenes"):
         shutil.copytree(ROOT / "tests" / "reference" / name, tmp_path / "tests" / "reference" / name)
     monkeypatch.chdir(tmp_path)
     for package in ("torchmetrics", "panopticapi"):
         if f"import {package}" in code:
             pytest.importorskip(package, reason=f"{package} is not installed")
-    exec(compile(code, f"docs/api.md, {heading}", "exec"), {"__name__": "example"})
+    exec(compile(code, f"docs/{page}, {heading}", "exec"), {"__name__": "example"})

@@ -38,6 +38,36 @@ def test_every_link_of_a_document_leads_to_a_file():
     assert not broken
 
 
+def anchors_of(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub and the site make them of their words."""
+    text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_link_to_a_heading_leads_to_one():
+    found, broken = 0, []
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target, anchor in re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", document.read_text("utf-8")):
+            found += 1
+            if anchor not in anchors_of(document.parent / target if target else document):
+                broken.append(f"{document.relative_to(ROOT)}: {target}#{anchor}")
+    assert found > 10
+    assert not broken
+
+
+def test_every_page_that_the_code_names_exists():
+    files = [
+        path
+        for folder in ("panbench", "scripts", "configs", "tests", ".github", "notebooks")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".sh", ".yml", ".md", ".html", ".ipynb", ".c") and path.name != Path(__file__).name
+    ]
+    named = {page: path for path in files for page in re.findall(r"\bdocs/\w+\.md\b", path.read_text("utf-8"))}
+    assert len(named) > 10
+    assert not {page: path.relative_to(ROOT).as_posix() for page, path in named.items() if not (ROOT / page).is_file()}
+
+
 def test_no_line_of_a_document_is_longer_than_200_characters():
     documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     assert len(documents) > 15

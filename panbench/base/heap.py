@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
 
     By itself glibc takes each array above some megabytes from the system and gives it back when it is freed; the system
     then clears every page of the next one, which for a network's activations costs as much as computing them
-    (docs/benchmarks.md has how much). From here on arrays come from one heap that all threads share and that keeps its
-    size until `give_back` is called. Nothing happens where the C library is not glibc.
+    (docs/inference_speed.md has how much). From here on arrays come from one heap that all threads share and that keeps
+    its size until `give_back` is called. Nothing happens where the C library is not glibc.
     """
     with contextlib.suppress(OSError, AttributeError):
         set_option = ctypes.CDLL("libc.so.6").mallopt

@@ -32,7 +32,7 @@ def evaluate(
     """Evaluates a model on a dataset into the run folder `out`, and returns the run.
 
     model: a `Model`; a name as `panbench eval --model` takes it, a config file or a ModelSpec, opened as `load_model`
-        does; or a function from an image, (H, W, 3) uint8 RGB, to its id map and segments (docs/models.md)
+        does; or a function from an image, (H, W, 3) uint8 RGB, to its id map and segments (docs/own_models.md)
     dataset: a `Dataset`, or its name or folder as `open_dataset` takes it. One without ground truth needs
         `save_predictions` or `unscored` among the options; one without categories (photographs) has the model's
     reporter: gets images scored (the task is the model's title) and, as notices, what was skipped or chosen
@@ -69,7 +69,7 @@ def model_of(given: Any, reporter: Reporter = SILENT) -> Model:
             ways=[
                 "pass a function from an image to its id map and segments that calls it",
                 "name a model or a config",
-                "write an adapter (docs/models.md)",
+                "write an adapter (docs/own_models.md)",
             ],
         )
     if callable(given):

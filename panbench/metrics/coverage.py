@@ -1,6 +1,6 @@
 """How often intervals were found to hold what they say, in simulations: quoted where that is less than it should be.
 
-scripts/check/simulate_intervals.py writes coverage.csv; docs/uncertainty.md has the same numbers and what they are of.
+scripts/check/simulate_intervals.py writes coverage.csv; docs/simulations.md has the same numbers and what they are of.
 """
 
 import csv
@@ -45,7 +45,7 @@ def coverage_note(images: int, metrics: Sequence[str] = ("PQ",)) -> str | None:
     fewer = "; fewer hold less often" if images < simulated else ""
     return (
         f"In simulations 95 % intervals from {simulated:,} images held the truth in {100 * lowest:.0f} to "
-        f"{100 * highest:.0f} % of data sets{fewer} (docs/uncertainty.md)."
+        f"{100 * highest:.0f} % of data sets{fewer} (docs/simulations.md)."
     )
 
 

@@ -8,7 +8,7 @@ depends on each image [Tukey 1958]:
     centre = N·v − (N − 1)·mean(v₋ᵢ)        variance V = Σ (pᵢ − mean p)² / (N(N − 1)),  pᵢ = N·v − (N − 1)·v₋ᵢ
 
 v: the score of all N images, v₋ᵢ: without image i. Three things are added for means over categories of which many are
-rare; docs/uncertainty.md derives and simulates them:
+rare; docs/uncertainty.md derives them, docs/simulations.md tests them:
 
 - The correction is itself an estimate, as doubtful as it is large where it comes from one or two images of a category:
   the squares of the categories' parts of it are added to the variance.

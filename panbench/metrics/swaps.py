@@ -7,7 +7,8 @@ come at once: each image draws a code of 10 bits, a swap of the group is a numbe
 whose code shares an odd number of ones with it. A sum over images is then the Walsh–Hadamard transform of the sum by
 code: two products with matrices of ±1 in place of one product for each swap. A coset swaps some images, drawn at
 random, besides. Any two swaps are independent of each other, so a share of N of them is as exact as if each were drawn
-by itself. docs/uncertainty.md has why p-values stay valid, and the simulation.
+by itself. docs/uncertainty.md has why p-values stay valid, docs/simulations.md
+the simulation.
 """
 
 from collections.abc import Callable, Sequence

@@ -4,7 +4,7 @@ The images are the sample. Intervals of differences resample whole images with r
 [Efron 1979]; tests swap the two runs' answers image by image (paired permutation) [Fisher 1935; Smucker et al. 2007].
 Both only re-weight images, and PQ is a quotient of sums over images, so any number of resamples is one sparse matrix
 product, (sums × images) · (images × resamples). The bias of few images is that of both runs and cancels in a
-difference; intervals of one run's scores are those of metrics/jackknife.py. docs/uncertainty.md has the simulations.
+difference; intervals of one run's scores are those of metrics/jackknife.py. docs/simulations.md has the simulations.
 
 In a resample a category without TP, FP and FN drops out of the means, as panopticapi would drop it when it scored just
 those images; the interval of a category's difference is over the resamples that hold it.

@@ -48,7 +48,7 @@ class Adapter:
     """A family of networks: how one is built, fed and read.
 
     The author writes `build` and `candidates`, declares class names, things, rule, `resize`, `mean` and `std`, and
-    where upstream's names of parameters differ `rename`. Everything else has a default. docs/models.md has a whole one.
+    `rename` where upstream's parameters have other names. Everything else has a default. docs/own_models.md shows one.
     """
 
     packages: frozenset[str] = frozenset()
@@ -144,7 +144,7 @@ class Adapter:
         if type(self).read is not Adapter.read:
             raise BadModel(
                 f"{self.spec.title} reads its images from files: it cannot be shown changed ones. Its adapter lacks "
-                "read_pixels (docs/models.md)."
+                "read_pixels (docs/own_models.md)."
             )
         inputs, frame = self.prepare(rgb)
         return LoadedImage(scene, inputs, frame)

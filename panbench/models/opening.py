@@ -155,7 +155,8 @@ def _check_adapter(spec: ModelSpec, adapter: type[Adapter]) -> None:
     if not hasattr(adapter, "rule") and adapter.__init__ is Adapter.__init__:
         missing.append("rule")
     if missing:
-        raise BadModel(f"{spec.title}: its adapter {spec.adapter} has no {' and no '.join(missing)} (docs/models.md).")
+        lacking = " and no ".join(missing)
+        raise BadModel(f"{spec.title}: its adapter {spec.adapter} has no {lacking} (docs/own_models.md).")
 
 
 def import_named(name: str, spec: ModelSpec) -> Any:

@@ -1,4 +1,4 @@
-"""Simulates how often tests cry wolf, and comparisons over seeds; prints these tables of docs/uncertainty.md.
+"""Simulates how often tests cry wolf, and comparisons over seeds; prints these tables of docs/simulations.md.
 
     python scripts/check/simulate_coverage.py [--samples 400] [--resamples 1000] [--seed 0] [--only seeds]
 

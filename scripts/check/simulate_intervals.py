@@ -1,10 +1,10 @@
-"""Simulates how often 95 % intervals hold what they are intervals of, and writes the tables of docs/uncertainty.md.
+"""Simulates how often 95 % intervals hold what they are intervals of, and writes the tables of docs/simulations.md.
 
     python scripts/check/simulate_intervals.py [--only scores] [--draws 1000] [--seed 0] [--write]
 
 Populations are those of simulated_population.py; a draw is a data set of N images, drawn with replacement, on which the
 interval is made as panbench makes it and held against the number of the whole population. `--write` puts the tables
-that were made between their marks in docs/uncertainty.md and, of scores, the rates into
+that were made between their marks in docs/simulations.md and, of scores, the rates into
 panbench/metrics/coverage.csv, which the notes beside intervals quote.
 """
 
@@ -34,7 +34,7 @@ from scripts.make import markdown_lists
 
 Float = npt.NDArray[np.float64]
 
-DOCS = Path(__file__).resolve().parents[2] / "docs" / "uncertainty.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "simulations.md"
 RATES = Path(__file__).resolve().parents[2] / "panbench" / "metrics" / "coverage.csv"
 GROUPS = ("All", "Things", "Stuff")
 OF_SLICES = ("PQ", "RQ")

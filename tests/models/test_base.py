@@ -489,7 +489,7 @@ def test_a_rule_that_does_not_fit_says_which_do(toy: Path) -> None:
 
 
 def test_the_adapter_that_the_documentation_shows_is_the_one_that_ran_here() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text("utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "own_models.md").read_text("utf-8")
     assert f"```python\n{TOY.lstrip()}```" in page
     assert f"```python\n{CONFIG.lstrip()}```" in page
     assert len(TOY.strip().splitlines()) <= 45

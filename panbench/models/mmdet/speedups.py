@@ -2,7 +2,7 @@
 
 mmdet's modules also train: they compute the masks of every decoder layer for its losses, keep batch-norm apart, and
 average attention weights that nobody reads. `speed_up` takes that out of a built model, in place.
-docs/benchmarks.md has what each step gains; tests/models/mmdet/test_speedups.py holds the maps against mmdet's.
+docs/inference_speed.md has what each step gains; tests/models/mmdet/test_speedups.py holds the maps against mmdet's.
 """
 
 import functools

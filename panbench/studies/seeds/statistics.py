@@ -13,7 +13,7 @@ s: the standard deviation of the seeds' PQ. It holds what a seed gains everywher
 The resamples of each level are scaled to its part. As a few seeds tell their spread badly, intervals of differences are
 stretched by t/z with Satterthwaite's degrees of freedom [1946]: seeds have S − 1 each, images as good as infinitely
 many. The interval of one model's PQ has the jackknife's centre, variance and freedom for the images (jackknife.py), as
-PQ of few images is biased; that cancels in differences. docs/uncertainty.md has the simulation.
+PQ of few images is biased; that cancels in differences. docs/simulations.md has the simulation.
 """
 
 import math
