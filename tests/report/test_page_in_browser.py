@@ -51,11 +51,22 @@ class Opened:
     """A page in a browser, with what it wrote to the console and the requests that were not for the file itself."""
 
     def __init__(
-        self, browser, path: Path | str, width: int = 1600, scheme: str = "light", touch: bool = False, hash: str = ""
+        self,
+        browser,
+        path: Path | str,
+        width: int = 1600,
+        scheme: str = "light",
+        touch: bool = False,
+        hash: str = "",
+        forced: bool = False,
     ) -> None:
         # Without animations: a headless browser draws few frames, and a smooth scroll may stop on its way.
         self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, has_touch=touch, reduced_motion="reduce"
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,
+            has_touch=touch,
+            reduced_motion="reduce",
+            forced_colors="active" if forced else "none",
         )
         self.page = self.context.new_page()
         self.complaints: list[str] = []
@@ -631,6 +642,90 @@ def test_long_names_do_not_widen_a_narrow_page(open_report, shared_runs, tmp_pat
     page = open_report(write_report(runs, tmp_path / "long.html"), width=400)
     page.locator("#gallery-view canvas").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == 400
+
+
+def test_a_click_on_a_picture_leaves_the_wheel_to_the_page_and_escape_gives_it_back(open_report):
+    page = open_report()
+    page.get_by_role("button", name="Side by side").click()
+    canvas, zoom = page.locator(".pane canvas").nth(1), "Number(document.querySelector('#viewer').dataset.zoom ?? 1)"
+    canvas.click()
+    before = page.evaluate("scrollY")
+    page.mouse.wheel(0, -300)
+    wait_in_page(page, f"scrollY < {before}")
+    assert page.evaluate(zoom) == 1
+    assert "Ctrl + wheel zooms" in page.locator(".hint").all_inner_texts()
+    # Who came by the keyboard may zoom by the wheel alone, and is told so.
+    page.locator("#viewer input[type=checkbox]").focus()
+    page.keyboard.press("Tab")
+    while page.evaluate("document.activeElement.tagName") != "CANVAS":
+        page.keyboard.press("Tab")
+    focused = page.locator("canvas:focus")
+    assert focused.locator("xpath=..").locator(".hint").inner_text() == "The wheel zooms; Esc gives it back to the page"
+    focused.hover()
+    page.mouse.wheel(0, -300)
+    wait_in_page(page, f"{zoom} > 1")
+    closer, before = page.evaluate(zoom), page.evaluate("scrollY")
+    page.keyboard.press("Escape")
+    page.mouse.wheel(0, -300)
+    wait_in_page(page, f"scrollY < {before}")
+    assert page.evaluate(zoom) == closer
+
+
+def copies_of(runs, number: int, folder: Path) -> list:
+    """So many runs, the given ones in turn under other names."""
+    places = [
+        shutil.copytree(runs[copy % len(runs)].path, folder / f"run-of-some-name-{copy}") for copy in range(number)
+    ]
+    return [load_run(place) for place in places]
+
+
+@pytest.fixture(scope="module")
+def twelve_report(shared_runs, tmp_path_factory) -> Path:
+    """The report of twelve runs, of which six and six are equal."""
+    folder = tmp_path_factory.mktemp("twelve")
+    return write_report(copies_of(shared_runs, 12, folder), folder / "twelve.html", examples=2)
+
+
+def test_marks_at_one_value_do_not_hide_each_other(open_report, twelve_report):
+    page = open_report(path=twelve_report)
+    for row in page.locator("#category-scores tbody svg.dots").all():
+        boxes = [mark.bounding_box() for mark in row.locator("path").all()]
+        centres = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes]
+        apart = [max(abs(a[0] - b[0]), abs(a[1] - b[1])) for at, a in enumerate(centres) for b in centres[:at]]
+        assert len(boxes) == 12
+        assert min(apart) > 5
+
+
+def test_the_names_of_causes_are_read_beside_twelve_models(open_report, twelve_report):
+    page = open_report(path=twelve_report, width=1440)
+    first = page.locator("#cause-table tbody th").first
+    assert first.bounding_box()["width"] > 200
+    assert page.locator("#cause-table").bounding_box()["height"] < 1200
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+
+
+@pytest.mark.parametrize("width", [1024, 1440])
+def test_the_bar_of_sections_shows_all_of_them_and_hides_no_title(open_report, full_report, width):
+    page = open_report(path=full_report, width=width)
+    bar = page.locator("#contents")
+    assert bar.locator("a").count() >= 12
+    assert bar.evaluate("node => node.scrollWidth <= node.clientWidth")
+    bar.locator("a").nth(4).click()
+    wait_in_page(page, "scrollY > 100")
+    title = page.locator("main > section").nth(4).locator("h2").bounding_box()
+    assert title["y"] >= bar.bounding_box()["y"] + bar.bounding_box()["height"]
+
+
+def test_a_pressed_button_looks_pressed_in_forced_colours(open_report):
+    page = open_report(forced=True)
+    look = "node => [getComputedStyle(node).backgroundColor, getComputedStyle(node).color].join()"
+    pressed = page.locator("#categories button[aria-pressed=true]").first.evaluate(look)
+    assert pressed != page.locator("#categories button[aria-pressed=false]").first.evaluate(look)
+    # Colours that mean something stay: the swatch of each cause.
+    swatches = page.locator("#cause-table .swatch").all()
+    assert len({swatch.evaluate("node => getComputedStyle(node).backgroundColor") for swatch in swatches}) == len(
+        swatches
+    )
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1600, "light"), (400, "dark")])

@@ -196,16 +196,36 @@ function command(text) {
   return el("span", { class: "command" }, code, " ", button);
 }
 
+const LANE = 8, LANES = 4; // pixels between lanes of marks, and how many there are at most
+
+/**
+ * For each [value, model], the best first, a lane and a shift in pixels, so that no mark hides another: marks nearer
+ * than two percent of the axis stand below each other, and beyond LANES lanes beside each other.
+ */
+function lanesOf(known, most) {
+  const taken = [];
+  return known.map(([value]) => {
+    const near = taken.filter((other) => Math.abs(other.value - value) < 0.02 * most).map(({ place }) => place);
+    let place = 0;
+    while (near.includes(place)) place++;
+    taken.push({ value, place });
+    return { lane: place % LANES, shift: LANE * Math.floor(place / LANES) };
+  });
+}
+
 /** Marks of all models on one line from 0 to `most`: [value or null, …]; `text` is what it says. */
 function dots(values, text, most = 1) {
   const known = values.map((value, model) => [value, model]).filter(([value]) => value !== null);
+  const places = lanesOf(known, most);
+  const height = 22 + LANE * Math.max(0, ...places.map(({ lane }) => lane));
   const at = (value) => `${(2 + (96 * Math.min(value, most)) / most).toFixed(2)}%`;
   const line = known.length > 1 ? [Math.min(...known.map(([value]) => value)), Math.max(...known.map(([value]) => value))] : null;
-  const picture = svg("svg", { class: "dots", height: 22, role: "img", "aria-label": text.replaceAll("\n", ", ") },
-    [0, 0.25, 0.5, 0.75, 1].map((part) => svg("line", { class: "gridline", x1: at(part * most), x2: at(part * most), y1: 0, y2: 22 })),
+  const picture = svg("svg", { class: "dots", height, role: "img", "aria-label": text.replaceAll("\n", ", ") },
+    [0, 0.25, 0.5, 0.75, 1].map((part) => svg("line", { class: "gridline", x1: at(part * most), x2: at(part * most), y1: 0, y2: height })),
     line && svg("line", { class: "range", x1: at(line[0]), x2: at(line[1]), y1: 11, y2: 11 }),
     // The best model is drawn last, on top.
-    known.reverse().map(([value, model]) => svg("svg", { x: at(value), y: 11, class: "dot" }, marker(model))));
+    known.map(([value, model], index) => svg("svg", { x: at(value), y: 11 + LANE * places[index].lane, class: "dot" },
+      marker(model, { transform: `translate(${places[index].shift})` }))).reverse());
   return explain(picture, text);
 }
 

@@ -28,6 +28,8 @@ if (data.live) document.getElementById("tools").prepend(el("a", { href: data.liv
 for (const section of document.querySelectorAll("main > section")) {
   document.getElementById("contents").append(el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent));
 }
+// The bar of sections has as many lines as its names need; what a link leads to must not be behind it.
+new ResizeObserver(([{ target }]) => root.style.setProperty("--bar", `${target.offsetHeight}px`)).observe(document.getElementById("contents"));
 for (const place of document.querySelectorAll("[data-marker]")) {
   const model = Number(place.dataset.marker);
   if (place.dataset.named !== undefined) place.after(el("span", { class: "hidden" }, data.models[model].label));

@@ -117,16 +117,33 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     repaint();
   }
 
-  /** Wheel, pinch, drag and keys on a canvas. Without Ctrl the wheel scrolls the page, until the picture has the focus. */
+  /**
+   * Wheel, pinch, drag and keys on a canvas. The wheel scrolls the page: it zooms with Ctrl, or once the keyboard has
+   * brought the focus to the picture, until Escape. A click alone takes no wheel from the page.
+   */
   function navigable(canvas) {
     const fingers = new Map();
+    const hint = el("span", { class: "hint", hidden: true, "aria-hidden": "true" });
+    const say = (text) => { hint.textContent = text; hint.hidden = !text; };
+    let armed = false, quiet = 0;
     canvas.tabIndex = 0;
+    canvas.after(hint);
+    canvas.addEventListener("focus", () => {
+      armed = canvas.matches(":focus-visible");
+      say(armed ? "The wheel zooms; Esc gives it back to the page" : "");
+    });
+    canvas.addEventListener("blur", () => { armed = false; say(""); });
     const part = (event) => {
       const area = canvas.getBoundingClientRect();
       return [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height];
     };
     canvas.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && document.activeElement !== canvas) return;
+      if (!event.ctrlKey && !armed) {
+        say("Ctrl + wheel zooms");
+        clearTimeout(quiet);
+        quiet = setTimeout(() => { if (!armed) say(""); }, 1500);
+        return;
+      }
       event.preventDefault();
       zoomBy(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0016)), ...part(event));
     }, { passive: false });
@@ -147,6 +164,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     });
     for (const kind of ["pointerup", "pointercancel", "pointerleave"]) canvas.addEventListener(kind, (event) => fingers.delete(event.pointerId));
     canvas.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") return canvas.blur();
       const step = { ArrowLeft: [-0.15, 0], ArrowRight: [0.15, 0], ArrowUp: [0, -0.15], ArrowDown: [0, 0.15] }[event.key];
       const factor = { "+": 1.5, "=": 1.5, "-": 1 / 1.5, 0: 1 / ZOOM_MOST }[event.key];
       if (!factor && !(step && state.zoom > 1)) return;
