@@ -109,12 +109,13 @@ def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str
 
 
 def confused_pairs(members: Sequence[Compared]) -> pd.DataFrame:
-    """What is confused most in any run: true, predicted, and under each run's label the share of the true pixels."""
+    """What each run confuses most: true, predicted, and under each run's label the share of the true pixels."""
     table = views.confusion(members)
     wrong = table[table["true"] != table["predicted"]]
     wide = wrong.pivot_table(index=["true", "predicted"], columns="run", values="share", fill_value=0.0, sort=False)
     wide = wide.reindex(columns=[member.label for member in members], fill_value=0.0)
-    return wide.loc[wide.max(axis=1).nlargest(MOST_CONFUSED).index].reset_index()
+    listed = dict.fromkeys(pair for run in wide for pair in wide[run].nlargest(MOST_CONFUSED).index)
+    return wide.loc[list(listed)].reset_index()
 
 
 def _differing(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:

@@ -46,7 +46,7 @@ document.body.append(live);
 within("gallery-view", (place) => { gallery = createGallery(place); });
 const follow = gallery && ((key, title) => { hideTooltip(); gallery.follow(key, title); });
 within("chart-intervals", intervalChart);
-within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second"));
+within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second", data.overview.speeds));
 within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
 within("category-table", (place) => categoryTable(place, follow));
 within("chart-causes", causeChart);
@@ -55,6 +55,7 @@ within("confusion-view", (place) => confusionView(place, follow));
 within("slice-view", (place) => sliceCharts(place, follow, data.slices));
 within("own-view", (place) => sliceCharts(place, follow, data.own));
 for (const [key, drawn] of Object.entries(data.curves)) within(`chart-${key}`, (place) => curves(place, drawn));
+for (const [key, drawn] of Object.entries(data.bars)) within(`chart-${key}`, (place) => bars(place, drawn));
 within("image-view", imageView);
 if (gallery) within("figures", (place) => gallery.figures(place));
 

@@ -1,11 +1,11 @@
 """Measures the answers of `panbench serve` to a filter, here and in another checkout: CPU seconds and bytes.
 
-    python scripts/bench_serve.py DIR/results [--against ../panbench-before] [--images 24]
+    python scripts/bench/serve_lists.py DIR/results [--against ../panbench-before] [--images 24]
 
-DIR/results are runs of scripts/coco_like.py (five models, 480×640 pixels) whose predictions were scored where they
-lie. Each checkout answers in a process of its own: the comparison is made first, then "what is missed", the same
-again, and one whole image. CPU seconds are those of the process (user and system), so other work on the machine
-counts little; bytes are those of the JSON.
+DIR/results are runs of scripts/make/coco_like.py (five models, 480×640 pixels) whose predictions were scored where
+they lie. Each checkout answers in a process of its own: the comparison is made first, then the list that a page opens
+with, a filter that finds other images, the same again, and one whole image. CPU seconds are those of the process (user
+and system), so other work on the machine counts little; bytes are those of the JSON.
 """
 
 import argparse
@@ -32,9 +32,12 @@ def measured(ask):
     return [cpu() - before, len(text)]
 
 limit = int(sys.argv[2])
-selection.find(Query(verdict="FN"))  # the table of segments is made once for all filters
-queries = [Query(verdict="FN", limit=limit), Query(verdict="FN", limit=limit), Query(cause="missed", limit=limit)]
-found = [measured(lambda query=query: selection.answer(query)) for query in queries]
+first = selection.find(Query())[:limit]
+# A page of the filter's answer of which no image was on the first list.
+wanted = Query(verdict="FN", order="best")
+offset = next(at for at in range(10**6) if not set(selection.find(wanted)[at : at + limit]) & set(first))
+wanted = Query(verdict="FN", order="best", limit=limit, offset=offset)
+found = [measured(lambda query=query: selection.answer(query)) for query in (Query(limit=limit), wanted, wanted)]
 found.append(measured(lambda: selection.example(selection.image_ids[-1])))
 print(json.dumps(found))
 """
@@ -56,9 +59,9 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout, measured on the same runs")
     parser.add_argument("--images", type=int, default=24, help="images of a list (default: 24, as the page asks)")
     chosen = parser.parse_args()
-    here = answers(Path(__file__).resolve().parent.parent, chosen.runs, chosen.images)
+    here = answers(Path(__file__).resolve().parents[2], chosen.runs, chosen.images)
     there = answers(chosen.against.resolve(), chosen.runs, chosen.images) if chosen.against else None
-    for place, name in enumerate(("a filter", "the same again", "another filter", "one whole image")):
+    for place, name in enumerate(("the first list", "a filter", "the same again", "one whole image")):
         seconds, size = here[place]
         line = f"{name}: {seconds:.2f} s CPU, {size / 1e3:,.0f} kB"
         if there:
