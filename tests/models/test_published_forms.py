@@ -19,7 +19,6 @@ import pytest
 import torch
 from mmengine.runner import save_checkpoint
 from safetensors.torch import save_file
-from tiny_networks import SPECS
 from torch import Tensor, nn
 
 from panbench.base import hub
@@ -31,6 +30,7 @@ from panbench.models.mask_dino import network as mask_dino
 from panbench.models.opening import import_named, open_model
 from panbench.models.panoptic_segformer import network as segformer
 from panbench.models.transformers.adapter import TransformersAdapter
+from scripts.make.tiny_networks import SPECS
 from tests.models.recorded import recorded, state_of
 from tests.support import Recorder
 
