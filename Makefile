@@ -109,4 +109,4 @@ $(WHEELS)/.installed: constraints.txt $(VENV)/.installed
 	@touch $@
 
 wheels: $(WHEELS)/.installed
-	$(WHEELS)/bin/python scripts/build_wheels.py
+	$(WHEELS)/bin/python scripts/make/wheels.py

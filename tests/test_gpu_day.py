@@ -8,8 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gpu_day
 import pytest
+
+from scripts.check import gpu_day
 
 
 def write(day: gpu_day.Day, good: bool) -> None:

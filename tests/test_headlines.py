@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import typer.main
-from markdown_lists import items
 
 from panbench.cli.app import app
+from scripts.make.markdown_lists import items
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "docs" / "headlines.md").read_text("utf-8")

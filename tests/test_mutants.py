@@ -1,11 +1,12 @@
-"""scripts/mutants.py cannot rot: what it changes stands in the code, and what must notice is there."""
+"""scripts/check/mutants.py cannot rot: what it changes stands in the code, and what must notice is there."""
 
 import ast
 from pathlib import Path
 
 import pytest
-from mutants import MUTANTS, PAGE, TORTURE, Mutant, table
-from torture import SCENARIOS
+
+from scripts.check.mutants import MUTANTS, PAGE, TORTURE, Mutant, table
+from scripts.check.torture import SCENARIOS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from coco_mimic import FaultServer, build_mimic
 
 from panbench.datasets.fetch import panoptic_categories
 from panbench.runs import load_run
+from scripts.make.coco_mimic import FaultServer, build_mimic
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "panbench_colab.ipynb"

@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from set_repository import declared, naming_files, set_repository
+
+from scripts.make.set_repository import declared, naming_files, set_repository
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMED = re.compile(r"(?:github\.com|colab\.research\.google\.com/github)/([\w.-]+/panbench)\b")
@@ -35,3 +36,30 @@ def test_the_release_step_fills_it_in_everywhere(tmp_path):
 def test_what_is_no_address_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not OWNER/NAME"):
         set_repository("https://github.com/x/y")
+
+
+def test_the_readme_of_scripts_has_a_line_for_each_program():
+    scripts = ROOT / "scripts"
+    programs = {path for path in scripts.rglob("*.*") if path.suffix in (".py", ".sh") and path.name != "__init__.py"}
+    programs -= set((scripts / "check" / "torturing").iterdir())
+    folder, listed = scripts, set()
+    for line in (scripts / "README.md").read_text("utf-8").splitlines():
+        if heading := re.match(r"## (\w+)/", line):
+            folder = scripts / heading[1]
+        elif line.startswith("|"):
+            listed.update(folder / name for name in re.findall(r"`(\w+\.(?:py|sh))`", line.split("|")[1]))
+        elif line.startswith("`"):
+            listed.add(scripts / line.split("`")[1])
+    assert {str(path.relative_to(ROOT)) for path in listed} == {str(path.relative_to(ROOT)) for path in programs}
+
+
+def test_every_script_that_a_file_names_exists():
+    named = re.compile(rb"\bscripts/[\w/]+\.(?:py|sh)\b")
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [ROOT / name for name in tracked.split("\0") if name and (ROOT / name).is_file()]
+    assert not [
+        f"{file.relative_to(ROOT)} names {name.decode()}"
+        for file in files
+        for name in named.findall(file.read_bytes())
+        if not (ROOT / name.decode()).is_file()
+    ]

@@ -1,9 +1,10 @@
-"""A short pass of scripts/torture.py: kills, full and read-only disks, two writers, damaged files of every kind."""
+"""A short pass of scripts/check/torture.py: kills, full and read-only disks, two writers, damaged files."""
 
 import os
 
 import pytest
-from torture import SCENARIOS, torture
+
+from scripts.check.torture import SCENARIOS, torture
 
 
 @pytest.mark.slow

@@ -63,8 +63,8 @@ def test_the_light_install_is_tried_on_three_systems_and_the_first_and_last_pyth
     }
     assert [row["os"] for row in rows if not row["experimental"]] == ["ubuntu-latest"] * 2
     lines = [step["run"] for step in jobs["light"]["steps"] if "run" in step]
-    assert lines == ["pip install -c constraints.txt .", "python scripts/check_light.py"]
-    assert (ROOT / "scripts" / "check_light.py").is_file()
+    assert lines == ["pip install -c constraints.txt .", "python scripts/check/light.py"]
+    assert (ROOT / "scripts" / "check" / "light.py").is_file()
 
 
 def test_the_template_for_trouble_asks_for_the_doctor():

@@ -1,6 +1,6 @@
 """How often intervals were found to hold what they say, in simulations: quoted where that is less than it should be.
 
-coverage.csv is written by scripts/simulate_intervals.py; docs/simulations.md has the same numbers and what they are of.
+scripts/check/simulate_intervals.py writes coverage.csv; docs/simulations.md has the same numbers and what they are of.
 """
 
 import csv

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from coco_mimic import Fault, FaultServer
 
 from panbench.base import download as download_module
 from panbench.base.download import RangeReader, RangesUnsupported, download, mirrored, what_is_wrong
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace
 from panbench.base.locks import Lock
+from scripts.make.coco_mimic import Fault, FaultServer
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

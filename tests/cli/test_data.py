@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_mimic import FaultServer, Mimic, build_mimic
 from PIL import Image
 from support import panbench
 
 from panbench.datasets import fetch as fetch_module
 from panbench.panoptic.coco import write_id_png
+from scripts.make.coco_mimic import FaultServer, Mimic, build_mimic
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 

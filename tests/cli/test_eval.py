@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coco_mimic import FaultServer
 from support import panbench
 
 from panbench.catalog import find_model
 from panbench.cli import console
 from panbench.datasets import shapes
+from scripts.make.coco_mimic import FaultServer
 
 TINY = find_model("mask2former-tiny")
 FAST = ("--limit", "1", "--device", "cpu")

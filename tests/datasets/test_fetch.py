@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coco_mimic import Fault, FaultServer, Mimic, build_mimic
 
 from panbench.base.download import download
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
@@ -15,6 +14,7 @@ from panbench.base.reporter import Silent
 from panbench.catalog import find_model, weights_here
 from panbench.datasets import fetch as fetch_module
 from panbench.datasets.fetch import CocoFolder, coco_missing, fetch_coco, panoptic_categories
+from scripts.make.coco_mimic import Fault, FaultServer, Mimic, build_mimic
 
 ANNOTATIONS = "/annotations/panoptic_annotations_trainval2017.zip"
 VAL = "/zips/val2017.zip"

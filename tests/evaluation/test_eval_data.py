@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from coco_mimic import FaultServer, Mimic, build_mimic
 from support import Recorder, evaluated, panbench
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, BadRun
@@ -23,6 +22,7 @@ from panbench.evaluation.tools.photographs import segment_photographs
 from panbench.report.answers.tables import comparison_row
 from panbench.runs import CategoryMapRecord, load_run
 from panbench.scoring.folder import score_folder
+from scripts.make.coco_mimic import FaultServer, Mimic, build_mimic
 
 TINY = find_model("mask2former-tiny")
 JSON = "annotations/panoptic_val2017.json"

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import gpu_day
 import numpy as np
 import pytest
 import torch
@@ -28,6 +27,7 @@ from panbench.models.preprocess import read_photograph
 from panbench.models.rules.given import Given
 from panbench.panoptic.types import Scene
 from panbench.runs import ModelRecord, Run
+from scripts.check import gpu_day
 
 WARM_UP = 10.0
 """Seconds that the first batch of each lane takes longer, as imports and compilation do."""

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from little_runs import write_side
-from markdown_lists import items
 
 from panbench.base.errors import BadDataset
 from panbench.metrics.errors import CAUSES, assign_causes, explain, lost_pq, worst_images
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import per_image_statistics, pq_table, segment_verdicts, summarise
 from panbench.scoring.folder import score_folder
+from scripts.make.markdown_lists import items
 
 SEEDS = st.integers(0, 2**32 - 1)
 CAR, BUS, CAT, SKY, SEA = 1, 2, 3, 92, 93

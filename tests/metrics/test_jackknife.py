@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from simulated_population import Drawer, coco_like
 
 from panbench.metrics.jackknife import Jackknife, intervals
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics, image_statistics, pq_by
 from panbench.panoptic.types import Category
+from scripts.check.simulated_population import Drawer, coco_like
 
 CAR, BUS, SKY = 1, 2, 92
 CATEGORIES = (Category(CAR, "car", True), Category(BUS, "bus", True), Category(SKY, "sky", False))

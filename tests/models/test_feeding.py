@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import tiny_networks
 import torch
 
 from panbench.catalog import find_model
@@ -25,6 +24,7 @@ from panbench.models.rules import fuse, parse_rule
 from panbench.models.rules.compete import probabilities_of
 from panbench.models.rules.resize import upsample
 from panbench.panoptic.types import ImageInfo, Scene
+from scripts.make import tiny_networks
 
 REPO = Path(__file__).resolve().parents[2]
 TINY = ["mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny"]
@@ -259,7 +259,14 @@ def test_a_batch_costs_at_most_two_waits(names: list[str], planted: int, tmp_pat
 
     DETR's competition asks once a round: two where, as here, no query is left with a few pixels.
     """
-    command = [sys.executable, str(REPO / "scripts" / "simulated_cuda.py"), "--device", "meta", "--batch", "1,3"]
+    command = [
+        sys.executable,
+        str(REPO / "scripts" / "check" / "simulated_cuda.py"),
+        "--device",
+        "meta",
+        "--batch",
+        "1,3",
+    ]
     command += ["--model", ",".join(names), "--size", "96x128", "--weights", "auto", "--plant", str(planted)]
     target = tmp_path / "counts.json"
     path = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -1,19 +1,19 @@
-"""What a power cut leaves of runs and downloads at each step; scripts/power_cut.py says what a disk may then hold."""
+"""What a power cut leaves of runs and downloads at each step: scripts/check/power_cut.py simulates the disk."""
 
 import hashlib
 import os
 from pathlib import Path
 
 import pytest
-from coco_mimic import Fault, FaultServer
 from little_runs import CATEGORIES, finished, one_row
-from power_cut import Left, cuts
 
 from panbench.base.download import download
 from panbench.base.errors import BadRun
 from panbench.base.files import write_json
 from panbench.runs import Run, RunInfo, RunWriter, finish_replacement, load_run
 from panbench.runs.manifest import check_recorded, recorded, write_recorded
+from scripts.check.power_cut import Left, cuts
+from scripts.make.coco_mimic import Fault, FaultServer
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the work that is cut short is done in a fork"),

@@ -7,7 +7,6 @@ import math
 from pathlib import Path
 
 import pytest
-from document_run_json import DESIGN, documented, rows
 from typer.testing import CliRunner
 
 from panbench.base.errors import BadRun
@@ -26,6 +25,7 @@ from panbench.runs import (
     SummaryRecord,
     load_run,
 )
+from scripts.make.run_json import DESIGN, documented, rows
 
 SCHEMA_1 = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1"
 
@@ -61,7 +61,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 
 
 def test_docs_design_md_says_what_the_records_are():
-    assert DESIGN.read_text("utf-8") == documented(DESIGN.read_text("utf-8")), "run scripts/document_run_json.py"
+    assert DESIGN.read_text("utf-8") == documented(DESIGN.read_text("utf-8")), "run scripts/make/run_json.py"
 
 
 def test_every_field_is_documented():

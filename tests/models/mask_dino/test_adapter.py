@@ -5,7 +5,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tiny_networks import MASK_DINO
 from views import check_views
 
 from panbench.catalog import find_model
@@ -17,6 +16,7 @@ from panbench.models.opening import open_model
 from panbench.models.predict import predict, scene_of
 from panbench.models.preprocess import Resize
 from panbench.models.rules.resize import upsample
+from scripts.make.tiny_networks import MASK_DINO
 
 
 def test_a_small_one_runs_from_image_to_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

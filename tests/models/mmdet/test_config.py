@@ -18,7 +18,7 @@ from panbench.catalog import MMDET, ModelSpec, load_catalog
 from panbench.models.host import count_parameters
 from panbench.models.mmdet.config import build_model, describe_backbone, family_of, load_config
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "count_parameters.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "check" / "count_parameters.py"
 CATALOG = {name: spec for name, spec in load_catalog().items() if spec.adapter == MMDET}
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_networks import SEGFORMER
 from views import check_views
 
 from panbench.catalog import find_model
@@ -23,6 +22,7 @@ from panbench.models.rules import fuse, parse_rule
 from panbench.models.rules.resize import upsample
 from panbench.runs import ModelRecord, RunInfo
 from panbench.runs.definitions import current_definitions, stored_definitions
+from scripts.make.tiny_networks import SEGFORMER
 
 RULE = parse_rule("mask-wise")
 REFERENCE = Path(__file__).parents[2] / "reference" / "other_models" / "panoptic_segformer.npz"

@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from markdown_lists import items
 
 from panbench.base.errors import BadArgument
 from panbench.models.rules import RULES, parse_rule, parse_rules
 from panbench.models.rules.compete import Mask2Former, MaskFormer
+from scripts.make.markdown_lists import items
 
 
 def test_a_name_alone_is_the_rule_with_the_papers_thresholds():

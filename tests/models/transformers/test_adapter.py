@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_networks import NAMES, NETWORKS
 from views import check_views
 
 from panbench.base import hub
@@ -29,6 +28,7 @@ from panbench.models.predict import predict, scene_of
 from panbench.models.rules import fuse
 from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.models.transformers.families import detr_size, fitted, shortest_edge
+from scripts.make.tiny_networks import NAMES, NETWORKS
 
 EOMT = Path(__file__).parents[2] / "reference" / "other_models" / "eomt"
 THINGS = ["person", "car", "dog", "tree", "cup"]

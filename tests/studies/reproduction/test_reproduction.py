@@ -236,11 +236,11 @@ def test_the_command_reproduces_a_tiny_model_and_judges_the_stored_run_again(tmp
 @pytest.mark.slow
 def test_generated_data_of_cocos_shape_get_a_verdict_that_suspects_the_data_first(tmp_path, monkeypatch):
     """A model for COCO's 133 categories, with a claim on val2017, on the dozen images of a small copy of COCO."""
-    from coco_mimic import build_mimic
     from safetensors.torch import save_file
 
     from panbench.datasets.fetch import panoptic_categories
     from panbench.models.mmdet.config import build_model, load_config
+    from scripts.make.coco_mimic import build_mimic
 
     for name, content in build_mimic(n_val=3, n_train=1, n_test=1, size=(64, 96)).expected.items():
         file = tmp_path / "coco" / name

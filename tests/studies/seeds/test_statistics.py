@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from simulate_coverage import Images, statistics_of, sums_of_model
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.samples import Sample
 from panbench.metrics.uncertainty import weigh
 from panbench.studies.seeds.statistics import POWER, compare_seeds, seeds_needed
+from scripts.check.simulate_coverage import Images, statistics_of, sums_of_model
 
 
 def seeds(images, gains, start=0):

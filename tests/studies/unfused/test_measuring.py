@@ -40,7 +40,7 @@ REPO = Path(__file__).resolve().parents[3]
 
 
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("check_unfused", REPO / "scripts" / "check_unfused.py")
+    spec = importlib.util.spec_from_file_location("unfused", REPO / "scripts" / "check" / "unfused.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,1 @@
+"""Benchmarks: every speed claim of the documents comes from one of them."""

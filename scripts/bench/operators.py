@@ -1,0 +1,227 @@
+"""Time, memory and agreement of panbench's operators, beside torchvision's and mmcv's C++ where they can be had.
+
+    python scripts/bench/operators.py [--device cpu|cuda] [--rounds N]
+    python scripts/bench/operators.py --build-kernels    # needs g++ and a minute or two
+
+mmcv-lite ships the C++ of mmcv's CPU kernels without building it; --build-kernels compiles its nms.cpp and
+roi_align.cpp as they are, in a temporary folder. The sides of a row take turns, and the best time of each is printed,
+with how many times ours that is and the largest difference from panbench's answer. On the CPU the time is that of one
+thread at work (so that other programs on the machine do not count), on CUDA that of the clock.
+"""
+
+import argparse
+import functools
+import importlib
+import platform
+import resource
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from panbench.models.mmdet import operators
+
+BINDINGS = """
+#include <torch/extension.h>
+using at::Tensor;
+Tensor nms_cpu(Tensor, Tensor, float, int);
+void ROIAlignForwardCPULauncher(Tensor, Tensor, Tensor, Tensor, Tensor, int, int, float, int, int, bool);
+// What the two files register themselves with in the whole of mmcv.
+Tensor nms_impl(Tensor b, Tensor s, float t, int o) { return nms_cpu(b, s, t, o); }
+Tensor softnms_impl(Tensor b, Tensor, Tensor, float, float, float, int, int) { return b; }
+std::vector<std::vector<int>> nms_match_impl(Tensor, float) { return {}; }
+void roi_align_forward_impl(Tensor, Tensor, Tensor, Tensor, Tensor, int, int, float, int, int, bool) {}
+void roi_align_backward_impl(Tensor, Tensor, Tensor, Tensor, Tensor, int, int, float, int, int, bool) {}
+PYBIND11_MODULE(mmcv_kernels, m) {
+  m.def("nms", &nms_cpu);
+  m.def("roi_align", &ROIAlignForwardCPULauncher);
+}
+"""
+
+SCALE = 1 / 4  # feature cells a pixel: the finest level of a feature pyramid
+CHANNELS, HEIGHT, WIDTH = 256, 200, 336
+
+
+def main() -> None:
+    """Prints a line a case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build-kernels", action="store_true", help="compile mmcv's two CPU kernels to compare with")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    print(f"mmcv's operators: {operators.install()}; torch {torch.__version__} on {on}")
+    kernels = build_kernels() if arguments.build_kernels and device.type == "cpu" else None
+    torchvision = load_torchvision()
+    with torch.no_grad():
+        measure_memory(device)
+        bench_roi_align(device, arguments.rounds, kernels, torchvision)
+        bench_nms(device, arguments.rounds, kernels, torchvision)
+        bench_attention(device, arguments.rounds)
+
+
+def measure_memory(device: torch.device) -> None:
+    """Prints the peak above input and output; runs first, while nothing else has raised the peak."""
+    features = torch.randn(1, CHANNELS, HEIGHT, WIDTH, device=device)
+    rois = random_rois(1000, 16, 800, device)
+    before = peak(device)
+    output = mmcv_roi_align(operators.roi_align_forward, features, rois, 7)
+    above = peak(device) - before - output.nbytes
+    print(
+        f"roi_align of 1000 boxes, 16–800 px, 7×7: at its peak {above / 1e6:.0f} MB above the map's "
+        f"{features.nbytes / 1e6:.0f} MB and the output's {output.nbytes / 1e6:.0f} MB"
+    )
+
+
+def bench_roi_align(device: torch.device, rounds: int, kernels: Any, torchvision: Any) -> None:
+    """RoIAlign of 1000 boxes on one map, their sizes spread evenly over octaves."""
+    features = torch.randn(1, CHANNELS, HEIGHT, WIDTH, device=device)
+    for size in (7, 14):
+        for smallest, largest in ((8, 56), (16, 112), (32, 400)):
+            rois = random_rois(1000, smallest, largest, device)
+            sides = {"panbench": functools.partial(operators.roi_align, features, rois, size, SCALE)}
+            if torchvision:
+                sides["torchvision"] = functools.partial(
+                    torchvision.roi_align, features, rois, SCALE, size, size, 0, True
+                )
+            if kernels:
+                sides["mmcv C++"] = functools.partial(mmcv_roi_align, kernels.roi_align, features, rois, size)
+            report(f"roi_align of 1000 boxes, {smallest}–{largest} px, {size}×{size}", sides, rounds, device)
+
+
+def bench_nms(device: torch.device, rounds: int, kernels: Any, torchvision: Any) -> None:
+    """nms of boxes strewn evenly, and of boxes crowded around 60 objects on five levels, as proposals are."""
+    for count in (1000, 2000, 6000):
+        objects = random_rois(60, 16, 400, device)[:, 1:]
+        near = objects[torch.randint(60, (count,), device=device)]
+        extent = (near[:, 2:] - near[:, :2]).repeat(1, 2)
+        level = torch.randint(5, (count, 1), device=device) * 1345.0
+        crowded = near + 0.08 * extent * torch.randn_like(near) + level
+        for kind, boxes in (("strewn", random_rois(count, 16, 400, device)[:, 1:]), ("crowded", crowded)):
+            scores = torch.rand(count, device=device)
+            sides = {"panbench": functools.partial(operators.nms, boxes, scores, 0.7)}
+            if torchvision:
+                sides["torchvision"] = functools.partial(torchvision.nms, boxes, scores, 0.7)
+            if kernels:
+                sides["mmcv C++"] = functools.partial(kernels.nms, boxes, scores, 0.7, 0)
+            report(f"nms of {count} {kind} boxes at 0.7", sides, rounds, device)
+
+
+def bench_attention(device: torch.device, rounds: int) -> None:
+    """Deformable attention of Mask2Former's pixel decoder on an 800×1344 image."""
+    attend = importlib.import_module("mmcv.ops.multi_scale_deform_attn").multi_scale_deformable_attn_pytorch
+    shapes = torch.tensor([[25, 42], [50, 84], [100, 168]], device=device)
+    keys = int(shapes.prod(1).sum())
+    value = torch.randn(1, keys, 8, 32, device=device)
+    places = torch.rand(1, keys, 1, 1, 1, 2, device=device)
+    places = places + 0.05 * torch.randn(1, keys, 8, 3, 4, 2, device=device)
+    weights = torch.randn(1, keys, 8, 12, device=device).softmax(-1).view(1, keys, 8, 3, 4)
+    inputs = (value, shapes, places, weights)
+    sides = {
+        "panbench": functools.partial(operators.deformable_attention, *inputs),
+        "mmcv's PyTorch": functools.partial(attend, *inputs),
+    }
+    report(f"deformable attention of {keys} queries", sides, rounds, device)
+
+
+def report(case: str, sides: Mapping[str, Callable[[], Tensor]], rounds: int, device: torch.device) -> None:
+    """Runs the sides in turn and prints the best time of each, and how far the others' answers are from ours."""
+    answers = {name: side() for name, side in sides.items()}
+    best = dict.fromkeys(sides, float("inf"))
+    for _ in range(rounds):
+        for name, side in sides.items():
+            begin = now(device)
+            side()
+            best[name] = min(best[name], now(device) - begin)
+    ours = answers["panbench"]
+    columns = [f"panbench {1e3 * best['panbench']:.1f} ms"]
+    for name in list(sides)[1:]:
+        ratio = best[name] / best["panbench"]
+        columns.append(f"{name} {1e3 * best[name]:.1f} ms ({ratio:.1f}×, {difference(ours, answers[name])})")
+    print(f"{case}: {', '.join(columns)}", flush=True)
+
+
+def difference(ours: Tensor, theirs: Tensor) -> str:
+    """How far two answers are apart, in a word or a number."""
+    if not ours.is_floating_point():
+        return "same boxes" if torch.equal(ours.sort().values, theirs.sort().values) else "OTHER BOXES"
+    return f"differs by {(ours - theirs).abs().max().item():.1e}"
+
+
+def mmcv_roi_align(forward: Callable[..., None], features: Tensor, rois: Tensor, size: int) -> Tensor:
+    """Calls an operator with mmcv's signature of roi_align_forward as mmcv does."""
+    output = features.new_zeros((len(rois), features.shape[1], size, size))
+    unused = features.new_zeros(0)
+    forward(features, rois, output, unused, unused, size, size, SCALE, 0, 1, True)
+    return output
+
+
+def random_rois(count: int, smallest: float, largest: float, device: torch.device) -> Tensor:
+    """(count, 5) boxes on image 0, clipped to it."""
+    image = torch.tensor([WIDTH / SCALE, HEIGHT / SCALE], device=device)
+    extent = smallest * (largest / smallest) ** torch.rand(count, 2, device=device)
+    centre = torch.rand(count, 2, device=device) * image
+    corners = torch.cat([centre - extent / 2, centre + extent / 2], 1)
+    return torch.cat([corners.new_zeros(count, 1), corners.clamp(min=0).minimum(image.repeat(2))], 1)
+
+
+def peak(device: torch.device) -> int:
+    """The most memory held so far, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def now(device: torch.device) -> float:
+    """Seconds of the clock when the device has done what it was given, or of work on the CPU."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def load_torchvision() -> Any:
+    """torchvision's operators, or None where it does not load with them."""
+    try:
+        importlib.import_module("torchvision")
+        torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except Exception as error:
+        print(f"torchvision: not measured ({type(error).__name__})")
+        return None
+    return torch.ops.torchvision
+
+
+def build_kernels() -> Any:
+    """mmcv's nms and RoIAlign for the CPU as a module, compiled from the C++ that lies in mmcv's wheel."""
+    source = Path(importlib.import_module("mmcv").__file__ or "").parent / "ops" / "csrc"
+    libraries = Path(torch.__file__).parent
+    includes = [source / "common", libraries / "include", libraries / "include/torch/csrc/api/include"]
+    with tempfile.TemporaryDirectory(prefix="mmcv_kernels_") as folder:
+        bindings = Path(folder) / "bindings.cpp"
+        bindings.write_text(BINDINGS)
+        sources = [bindings, source / "pytorch/cpu/nms.cpp", source / "pytorch/cpu/roi_align.cpp"]
+        subprocess.run(
+            ["g++", "-O3", "-std=c++20", "-fPIC", "-shared", "-w", "-DTORCH_EXTENSION_NAME=mmcv_kernels"]
+            + [f"-I{path}" for path in [*includes, sysconfig.get_paths()["include"]]]
+            + [str(path) for path in sources]
+            + [f"-L{libraries / 'lib'}", f"-Wl,-rpath,{libraries / 'lib'}"]
+            + ["-ltorch", "-ltorch_cpu", "-ltorch_python", "-lc10", "-o", f"{folder}/mmcv_kernels.so"],
+            check=True,
+        )
+        sys.path.append(folder)
+        return importlib.import_module("mmcv_kernels")
+
+
+if __name__ == "__main__":
+    main()

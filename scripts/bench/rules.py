@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""Milliseconds an image of each fusion rule, and its ratio to mask2former's, on planted outputs of COCO's size.
+
+scripts/bench/rules.py [--device cuda] [--repeat 20]
+
+100 queries, 133 classes, masks of 200×272 for an image of 480×640 that is resized to 800×1067: what Mask2Former R50
+gives for COCO's most common size. Fusion and the host's part (`settle`) are timed together. Run it on an idle machine.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from panbench.models.candidates import NO_LABEL, Candidates, Frame, Instances, Output, softmax_candidates
+from panbench.models.devices import choose_device
+from panbench.models.rules import RULES, fuse
+from panbench.models.synthetic import tiles
+
+FRAME = Frame((800, 1088), (800, 1067), (480, 640))
+ISTHING = (True,) * 80 + (False,) * 53
+QUERIES, CERTAIN = 100, 18
+
+
+def planted_candidates(
+    frame: Frame = FRAME, isthing: Sequence[bool] = ISTHING, shape: tuple[int, int] = (200, 272), seed: int = 0
+) -> Candidates:
+    """A query model's output on the CPU, of which 18 queries are sure of a class.
+
+    shape: (height, width) of the masks
+    """
+    dice = torch.Generator().manual_seed(seed)
+    classes = len(isthing)
+    class_logits = torch.randn(1, QUERIES, classes + 1, generator=dice)
+    class_logits[..., -1] += 9
+    for query in range(CERTAIN):
+        class_logits[0, query, torch.randint(classes, (1,), generator=dice)] = 16
+    # Tiles with ragged borders, so that masks compete and most of each is left to it; noise in every cell, as a
+    # network's masks have it.
+    masks = F.interpolate(torch.randn(1, QUERIES, 20, 24, generator=dice) * 4, size=shape, mode="bicubic") - 12
+    masks += 0.1 * torch.randn(masks.shape, generator=dice)
+    for query, (rows, columns) in enumerate(tiles(CERTAIN, *shape)):
+        masks[0, query, rows, columns] += 24
+    (candidates,) = softmax_candidates(class_logits, masks, [frame], tuple(isthing))
+    return candidates
+
+
+def planted_instances(
+    frame: Frame = FRAME,
+    semantic_labels: Sequence[int] = (*range(80, 133), NO_LABEL),
+    shape: tuple[int, int] = (200, 272),
+    seed: int = 0,
+) -> Instances:
+    """Panoptic FPN's output on the CPU: 60 instances, of which few overlap much, and ragged stuff of 8 classes.
+
+    shape: (height, width) of the semantic logits
+    """
+    dice = torch.Generator().manual_seed(seed)
+    height, width = frame.original
+    side = height / 6
+    corners = torch.rand(60, 2, generator=dice) * torch.tensor([width - side, height - side])
+    semantic = F.interpolate(
+        torch.randn(1, len(semantic_labels), 10, 12, generator=dice) * 3, size=shape, mode="bicubic"
+    )
+    semantic[:, 8:-1] -= 12
+    return Instances(
+        boxes=torch.cat([corners, corners + side], dim=1),
+        masks=torch.rand(60, 28, 28, generator=dice),
+        labels=(1,) * 60,
+        scores=tuple(np.linspace(1, 0.5, 60).tolist()),
+        semantic_logits=(semantic + 0.1 * torch.randn(semantic.shape, generator=dice))[0],
+        semantic_labels=tuple(semantic_labels),
+        frame=frame,
+    )
+
+
+def on_device(output: Candidates | Instances, device: torch.device) -> Output:
+    """The same output on another device."""
+    tensors: dict[str, Any] = {
+        field.name: value.to(device)
+        for field in dataclasses.fields(output)
+        if isinstance(value := getattr(output, field.name), torch.Tensor)
+    }
+    return dataclasses.replace(output, **tensors)
+
+
+def milliseconds(name: str, output: Output, device: torch.device, repeat: int) -> tuple[float, int]:
+    """The median time of one image by a rule, and the segments that it finds."""
+    rule = RULES[name]()
+    spent = []
+    segments: tuple[object, ...] = ()
+    for _ in range(repeat + 2):
+        began = time.perf_counter()
+        (fused,) = fuse([output], rule)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        _, segments = rule.settle(fused)
+        spent.append(1000 * (time.perf_counter() - began))
+    return float(np.median(spent[2:])), len(segments)
+
+
+def main() -> None:
+    """Prints a line a rule."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeat", type=int, default=20)
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    outputs: dict[type, Output] = {
+        type(output): on_device(output, device) for output in (planted_candidates(), planted_instances())
+    }
+    measured = {
+        name: milliseconds(name, outputs[rule.takes], device, options.repeat)
+        for name, rule in RULES.items()
+        if rule.takes in outputs
+    }
+    print(f"{'rule':14} {'ms':>8} {'× mask2former':>14} {'segments':>9}")
+    for name, (spent, segments) in sorted(measured.items(), key=lambda item: item[1][0]):
+        print(f"{name:14} {spent:8.1f} {spent / measured['mask2former'][0]:14.2f} {segments:9}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""How far one folder of parts goes: storage, merging and asking, on generated parts of up to a million images.
+
+    python scripts/bench/scale.py --images 1000000 [--folder DIR] [--engines pandas,duckdb]
+
+The rows of 200 generated COCO-shaped images are repeated under new image ids until there are enough, in parts of 10,000
+images. Then PQ of all categories is computed from the parts: by panbench (pandas and NumPy, all rows in memory) and by
+DuckDB (SQL, streaming), in turn in processes of their own, with wall time and peak memory; both answers must agree.
+DuckDB: pip install duckdb.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table, take  # noqa: E402
+from panbench.panoptic.types import Category, Segment  # noqa: E402
+from panbench.runs import ImagesRecord, RunInfo, RunWriter, load_run  # noqa: E402
+
+IMAGES_A_PART = 10_000
+PQ_IN_SQL = """
+with parts as (select * from read_parquet('{parts}')),
+     gt as (select image_id, gt_id, category_id, pixels as area, iscrowd from parts where kind = 'gt'),
+     pred as (select image_id, pred_id, category_id, pixels as area from parts where kind = 'pred'),
+     pairs as (select image_id, gt_id, pred_id, pixels from parts where kind = 'overlap'),
+     void as (select image_id, pred_id, pixels from pairs where gt_id = 0),
+     matched as (
+       select gt.category_id, gt.image_id, gt.gt_id, pred.pred_id,
+              pairs.pixels / (pred.area + gt.area - pairs.pixels - coalesce(void.pixels, 0)) as iou
+       from pairs join gt using (image_id, gt_id) join pred using (image_id, pred_id)
+            left join void using (image_id, pred_id)
+       where gt.category_id = pred.category_id and not gt.iscrowd
+         and pairs.pixels * 2 > pred.area + gt.area - pairs.pixels - coalesce(void.pixels, 0)),
+     hits as (select category_id, count(*) as tp, sum(iou) as iou from matched group by category_id),
+     misses as (select category_id, count(*) as n from gt where not iscrowd group by category_id),
+     crowd as (select image_id, category_id, max(gt_id) as gt_id from gt where iscrowd group by all),
+     excused as (
+       select pred.image_id, pred.pred_id from pred
+            left join void using (image_id, pred_id)
+            left join crowd on crowd.image_id = pred.image_id and crowd.category_id = pred.category_id
+            left join pairs on pairs.image_id = pred.image_id and pairs.pred_id = pred.pred_id
+                           and pairs.gt_id = crowd.gt_id
+       where 2 * (coalesce(void.pixels, 0) + coalesce(pairs.pixels, 0)) > pred.area),
+     counted as (
+       select pred.category_id, count(*) as n from pred
+            anti join excused using (image_id, pred_id) anti join matched using (image_id, pred_id)
+       group by pred.category_id)
+select category_id, coalesce(hits.iou, 0) / (coalesce(hits.tp, 0)
+         + 0.5 * (coalesce(counted.n, 0) + coalesce(misses.n, 0) - coalesce(hits.tp, 0))) as pq
+from misses full join counted using (category_id) full join hits using (category_id)
+order by category_id
+"""
+
+
+def seed_tables(count: int, seed: int = 0) -> tuple[list[OverlapTable], tuple[Category, ...]]:
+    """Overlap tables of `count` images with COCO's numbers: 480×640, about 10 segments of 133 categories."""
+    generator = np.random.default_rng(seed)
+    categories = tuple(Category(n + 1, f"category {n + 1}", isthing=n < 80) for n in range(133))
+    tables = []
+    for image in range(count):
+        ids = [_patches(generator) for _ in range(2)]
+        noisy = np.where(generator.random((480, 1)) < 0.85, ids[0], ids[1])
+        sides = []
+        for id_map in (ids[0], noisy):
+            found, areas = np.unique(id_map[id_map > 0], return_counts=True)
+            chosen = [
+                int(generator.integers(0, 133)) + 1 if side else 1 + int(i) * 7 % 133 for side, i in enumerate(found)
+            ]
+            sides.append([Segment(int(i), c, int(a)) for i, c, a in zip(found, chosen, areas, strict=True)])
+        prediction = [
+            Segment(s.id, next((g.category_id for g in sides[0] if g.id == s.id), s.category_id), s.area)
+            for s in sides[1]
+        ]
+        tables.append(overlap_table(image, ids[0], sides[0], noisy, prediction))
+    return tables, categories
+
+
+def _patches(generator: np.random.Generator) -> np.ndarray:
+    """(480, 640) int32: about ten regions around random centres, some of them void."""
+    count = int(generator.integers(6, 15))
+    centres = generator.random((count, 2)) * [480, 640]
+    ys, xs = np.mgrid[0:480:8, 0:640:8]
+    nearest = ((ys[..., None] - centres[:, 0]) ** 2 + (xs[..., None] - centres[:, 1]) ** 2).argmin(axis=2)
+    return np.kron(np.where(nearest == count - 1, 0, nearest + 1), np.ones((8, 8), int)).astype(np.int32)
+
+
+def write_parts(folder: Path, images: int) -> tuple[float, int]:
+    """Writes a run of that many images; seconds and bytes of its parts."""
+    tables, categories = seed_tables(200)
+    block = concat(tables)
+    began = time.perf_counter()
+    writer = RunWriter.create(
+        folder, RunInfo(kind="score", categories=tuple(categories), images=ImagesRecord(expected=images))
+    )
+    done = 0
+    while done < images:
+        part = min(IMAGES_A_PART, images - done)
+        writer.write_part(repeated([block], done, part))
+        done += part
+    writer.update(status="done")
+    return time.perf_counter() - began, sum(path.stat().st_size for path in (folder / "parts").iterdir())
+
+
+def repeated(tables: list[OverlapTable], first: int, images: int) -> OverlapTable:
+    """The tables of 200 images again and again under new ids, until there are enough: `first`, `first` + 1, …"""
+    block = concat(tables)
+    return concat([_renumbered(block, first + start, images - start) for start in range(0, images, 200)])
+
+
+def _renumbered(block: OverlapTable, first: int, most: int) -> OverlapTable:
+    import dataclasses
+
+    def moved(columns):  # type: ignore[no-untyped-def]
+        kept = take(columns, columns.image_id < most)
+        return dataclasses.replace(kept, image_id=kept.image_id + first)
+
+    return OverlapTable(moved(block.segments), moved(block.overlaps))
+
+
+def ask(engine: str, folder: Path) -> None:
+    """Prints {"seconds", "pq": {category: PQ}} as JSON, from the parts below `folder`."""
+    began = time.perf_counter()
+    if engine == "pandas":
+        table = load_run(folder).pq()
+        answer = {int(row.category_id): float(row.PQ) for row in table.reset_index().itertuples()}
+    else:
+        import duckdb
+
+        duckdb.execute("set preserve_insertion_order = false")
+        rows = duckdb.execute(PQ_IN_SQL.format(parts=folder / "parts" / "*.parquet")).fetchall()
+        answer = {int(category): float(pq) for category, pq in rows}
+    print(json.dumps({"seconds": time.perf_counter() - began, "pq": answer}))
+
+
+def main() -> None:
+    """Reads the arguments, writes the parts, asks each engine in a process of its own and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where the parts go; a temporary folder by default")
+    parser.add_argument("--engines", default="pandas,duckdb")
+    parser.add_argument("--ask", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ask:
+        ask(options.ask, options.folder)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = (options.folder or Path(scratch)) / "run"
+        seconds, size = write_parts(folder, options.images)
+        print(f"parts: {options.images:,} images, {size / options.images:.0f} bytes an image, {size / 1e9:.2f} GB,")
+        print(f"       written in {seconds:.0f} s ({options.images / seconds:,.0f} images/s)")
+        answers = {}
+        for engine in options.engines.split(","):
+            command = [sys.executable, __file__, "--ask", engine, "--folder", str(folder)]
+            timed = subprocess.run(["/usr/bin/env", "time", "-f", "%M", *command], capture_output=True, text=True)
+            if timed.returncode:
+                print(f"{engine:>8}: failed: {timed.stderr.strip().splitlines()[-2:]}")
+                continue
+            found = json.loads(timed.stdout)
+            answers[engine] = found["pq"]
+            memory = int(timed.stderr.strip().splitlines()[-1]) / 1e6
+            print(f"{engine:>8}: PQ of {len(found['pq'])} categories in {found['seconds']:.1f} s, peak {memory:.2f} GB")
+        if len(answers) == 2:
+            first, second = answers.values()
+            worst = max(abs(first[key] - second[key]) for key in second)
+            print(f"largest difference between the two: {worst:.1e}")
+            if worst > 1e-9:
+                raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

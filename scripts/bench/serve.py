@@ -1,0 +1,167 @@
+"""Puts load on `panbench serve` and prints what became of it, with this checkout and with another one.
+
+    python scripts/bench/serve.py --seconds 60 --connections 200 --against ../panbench-before
+
+Clients ask for comparisons of random subsets of the runs in random order, wait `--patience` seconds and leave, as a
+browser does whose tab is closed, until the time is up. Meanwhile the list of runs is asked for every second. After it,
+the script waits (at most `--after` seconds) until the server shows a comparison again. Only 127.0.0.1 is asked; every
+server is ended. The runs are made by scripts/make/coco_like.py.
+"""
+
+import argparse
+import asyncio
+import collections
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from panbench.scoring.folder import score_folder
+from scripts.make.coco_like import MODELS, write_set
+
+MOST_CONNECTIONS, MOST_SECONDS = 500, 300
+
+
+@dataclass
+class Found:
+    """What the clients saw."""
+
+    statuses: collections.Counter[str] = field(default_factory=collections.Counter)
+    index: list[float] = field(default_factory=list)
+    index_failed: int = 0
+    again: float | None = None
+    memory: int = 0
+
+
+async def get(port: int, path: str, patience: float) -> str:
+    """The status of an answer that was read whole; "left" when it did not come in time."""
+
+    async def ask() -> str:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+            await writer.drain()
+            content = await reader.read(-1)
+            return content.split(b" ", 2)[1].decode() if content.startswith(b"HTTP/") else "cut short"
+        finally:
+            writer.close()
+
+    try:
+        return await asyncio.wait_for(ask(), patience)
+    except TimeoutError:
+        return "left"
+    except asyncio.TimeoutError:
+        return "left"
+    except OSError as error:
+        return type(error).__name__
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes of the largest resident set so far; 0 where /proc does not say."""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
+
+
+async def load(port: int, names: list[str], wishes: argparse.Namespace) -> Found:
+    """Clients until the time is up, and the list of runs every second."""
+    found, rng = Found(), random.Random(wishes.seed)
+    end = time.monotonic() + wishes.seconds
+
+    async def client() -> None:
+        while time.monotonic() < end:
+            chosen = rng.sample(names, rng.randint(1, len(names)))
+            path = "/compare?" + "&".join(f"run={name}" for name in chosen)
+            status = await get(port, path, wishes.patience)
+            found.statuses[status] += 1
+            if status not in ("200", "left"):
+                # A client that is refused tries again, as Retry-After says or a person would.
+                await asyncio.sleep(min(5.0, wishes.patience))
+
+    async def watch() -> None:
+        while time.monotonic() < end:
+            began = time.monotonic()
+            status = await get(port, "/", 10.0)
+            if status == "200":
+                found.index.append(time.monotonic() - began)
+            else:
+                found.index_failed += 1
+            await asyncio.sleep(1.0)
+
+    await asyncio.gather(watch(), *(client() for _ in range(wishes.connections)))
+    began = time.monotonic()
+    while found.again is None and time.monotonic() - began < wishes.after:
+        if await get(port, f"/compare?run={names[0]}", 5.0) == "200":
+            found.again = time.monotonic() - began
+    return found
+
+
+def serve(checkout: Path, folder: Path, wishes: argparse.Namespace) -> Found:
+    """The load on a server of a checkout of panbench, in a process of its own that is ended."""
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "COLUMNS": "400"}
+    command = [sys.executable, "-m", "panbench", "serve", str(folder), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder) as server:
+        try:
+            assert server.stderr is not None
+            said = re.search(r"http://127\.0\.0\.1:(\d+)", line := server.stderr.readline())
+            if said is None:
+                raise SystemExit(f"{checkout}: {line}{server.stderr.read()}")
+            names = sorted(path.name for path in folder.iterdir() if (path / "run.json").exists())
+            found = asyncio.run(load(int(said[1]), names, wishes))
+            found.memory = peak_memory(server.pid)
+        finally:
+            server.send_signal(signal.SIGINT)
+            try:
+                server.wait(5)
+            except subprocess.TimeoutExpired:
+                server.kill()
+    return found
+
+
+def show(title: str, found: Found, wishes: argparse.Namespace) -> None:
+    """A line for each figure."""
+    index = sorted(found.index)
+    print(f"{title}: {wishes.connections} connections, {wishes.seconds:g} s, each leaves after {wishes.patience:g} s")
+    print("  answers: " + ", ".join(f"{status} {count}" for status, count in sorted(found.statuses.items())))
+    if index:
+        print(f"  list of runs: {len(index)} answers, median {index[len(index) // 2]:.3f} s, slowest {index[-1]:.3f} s")
+    print(f"  list of runs: {found.index_failed} without an answer in 10 s")
+    after = f"{found.again:.1f} s" if found.again is not None else f"not in {wishes.after:g} s"
+    print(f"  a comparison is shown again after the load: {after}")
+    print(f"  memory at its peak: {found.memory / 1e6:,.0f} MB", flush=True)
+
+
+def main() -> None:
+    """Reads the arguments, makes the runs, and loads one or two servers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--connections", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--patience", type=float, default=10.0)
+    parser.add_argument("--after", type=float, default=180.0)
+    parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--against", type=Path, help="another checkout of panbench, loaded first")
+    wishes = parser.parse_args()
+    wishes.connections = min(wishes.connections, MOST_CONNECTIONS)
+    wishes.seconds, wishes.after = min(wishes.seconds, MOST_SECONDS), min(wishes.after, MOST_SECONDS)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        write_set(folder, wishes.images, min(wishes.images, 100))
+        for model in MODELS:
+            score_folder(folder / "gt.json", folder / f"{model}.json", out=folder / "results" / model)
+        for checkout in filter(None, (wishes.against, Path(__file__).resolve().parents[2])):
+            show(str(checkout.resolve().name), serve(checkout.resolve(), folder / "results", wishes), wishes)
+
+
+if __name__ == "__main__":
+    main()

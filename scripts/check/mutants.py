@@ -1,0 +1,364 @@
+#!/usr/bin/env python3
+"""Breaks each promise of docs/reliability.md by one line of code, and checks that the test that holds it fails.
+
+    scripts/check/mutants.py                        all of them; exit 1 if one goes unnoticed
+    scripts/check/mutants.py --only fsync_removed   one, with what its tests print
+    scripts/check/mutants.py --jobs 2 --markdown    also writes the table of docs/reliability.md
+
+The checkout is copied to a temporary folder, and changed there. The tests must pass before the change and fail after
+it: one that cannot be collected, or dies, has noticed nothing.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from os import environ
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.make import markdown_lists
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- mutants: made by scripts/check/mutants.py --markdown -->", "<!-- /mutants -->"
+TORTURE = "scripts/check/torture.py"
+SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A promise, the line that breaks it, and who must notice.
+
+    promise: what then no longer holds; file: the one that is changed; old: stands in it once; new: in its place
+    noticed_by: tests (pytest's ids), or a scenario of torture as "scripts/check/torture.py SCENARIO ROUNDS"
+    """
+
+    name: str
+    promise: str
+    file: str
+    old: str
+    new: str
+    noticed_by: tuple[str, ...]
+
+    def apply(self, root: Path) -> None:
+        """Changes the file below `root`. Raises ValueError unless the old text stands in it exactly once."""
+        path = root / self.file
+        text = path.read_text("utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: {self.file} has {self.old!r} {text.count(self.old)} times, not once")
+        path.write_text(text.replace(self.old, self.new), "utf-8")
+
+
+RUNS = "tests/runs/test_run_folder.py"
+CUT = "tests/runs/test_power_cut.py"
+MUTANTS = (
+    Mutant(
+        "summary_believed",
+        "numbers come from the parts, not from run.json",
+        "panbench/runs/folder.py",
+        "        return summarise(self.pq())",
+        "        found = self.info.summary\n"
+        "        return {name: vars(one) for name, one in vars(found).items()} if found else summarise(self.pq())",
+        (f"{RUNS}::TestChanged::test_numbers_come_from_the_parts_not_from_run_json", f"{TORTURE} edited_record 12"),
+    ),
+    Mutant(
+        "fsync_removed",
+        "a file with its final name is whole after a power cut",
+        "panbench/base/files.py",
+        "                os.fsync(handle.fileno())",
+        "                pass",
+        (
+            f"{CUT}::test_a_record_is_the_old_or_the_new_one",
+            f"{CUT}::test_no_run_that_reads_as_done_has_lost_a_part",
+            f"{TORTURE} power_cut 6",
+        ),
+    ),
+    Mutant(
+        "folder_not_synced",
+        "what a run has written is there after a power cut",
+        "panbench/base/files.py",
+        "        sync_folder(target.parent)",
+        "        pass",
+        (f"{CUT}::test_what_a_run_has_written_is_there_after_a_power_cut",),
+    ),
+    Mutant(
+        "unsynced_bytes_claimed",
+        "a download that goes on after a power cut has all its bytes",
+        "panbench/base/download.py",
+        "                    os.fsync(handle.fileno())\n                part.save_span(span)",
+        "                    pass\n                part.save_span(span)",
+        (f"{CUT}::test_a_download_that_goes_on_after_a_power_cut_has_all_bytes",),
+    ),
+    Mutant(
+        "download_unchecked",
+        "a download has the SHA-256 that is expected",
+        "panbench/base/download.py",
+        "    if sha256 is not None:",
+        "    if False:",
+        (
+            "tests/base/test_download.py::test_a_byte_flipped_once_on_its_way_is_fetched_again",
+            f"{TORTURE} lying_server 20",
+        ),
+    ),
+    Mutant(
+        "unencrypted_redirect_followed",
+        "a download from https never comes over http",
+        "panbench/base/download.py",
+        '        if there.scheme != "https":',
+        "        if False:",
+        ("tests/base/test_download.py::test_a_redirect_from_https_to_http_is_refused",),
+    ),
+    Mutant(
+        "changed_part_read",
+        "a changed part makes a run incomplete",
+        "panbench/runs/membership.py",
+        "            if self.sha256(part) != listed.sha256:",
+        "            if False:",
+        (f"{RUNS}::TestChanged::test_a_done_run_that_does_not_match_its_list_of_parts_is_incomplete",),
+    ),
+    Mutant(
+        "lost_part_unsaid",
+        "a lost part is named",
+        "panbench/runs/membership.py",
+        '        if self._info.status == "running":',
+        "        if True:",
+        (f"{RUNS}::TestChanged::test_a_done_run_that_does_not_match_its_list_of_parts_is_incomplete",),
+    ),
+    Mutant(
+        "foreign_part_read",
+        "a part of another run is left out",
+        "panbench/runs/membership.py",
+        "            if found.get(_RUN) != info.id.encode():",
+        "            if False:",
+        (f"{RUNS}::TestTwoWriters::test_parts_of_another_run_are_refused_by_name",),
+    ),
+    Mutant(
+        "part_replaced",
+        "a part that exists is never replaced",
+        "panbench/panoptic/parts.py",
+        "    with atomic_write(path, exclusive=True) as handle:",
+        "    with atomic_write(path) as handle:",
+        (f"{RUNS}::TestTwoWriters::test_a_part_is_never_replaced",),
+    ),
+    Mutant(
+        "second_writer_let_in",
+        "two processes never write one run",
+        "panbench/runs/lock.py",
+        "        if lock is None:",
+        "        if False:",
+        (f"{RUNS}::TestTwoWriters::test_a_second_writer_is_refused_and_told_who_writes",),
+    ),
+    Mutant(
+        "old_run_replaced_at_once",
+        "the old run is there until the new one is done",
+        "panbench/runs/writer.py",
+        "            place = home if _is_free(home) else beside(home)",
+        "            place = home",
+        (f"{RUNS}::TestOverwriting::test_the_old_run_is_there_until_the_new_one_is_done",),
+    ),
+    Mutant(
+        "names_of_users_taken",
+        "runs kept as RUN.old and RUN.new are the user's",
+        "panbench/runs/replacing.py",
+        "    return place.with_name(f\"{'.' if hidden else ''}{home.absolute().name}{suffix}\")",
+        "    return place.with_name(f\"{home.absolute().name}{suffix.replace('.panbench-', '.')}\")",
+        ("tests/runs/test_replacing.py::TestNamesOfUsers", f"{TORTURE} names_of_users 12"),
+    ),
+    Mutant(
+        "link_followed",
+        "links in a run are removed, not followed",
+        "panbench/runs/removal.py",
+        "        folder.unlink()\n        return",
+        "        folder = folder.resolve()",
+        ("tests/runs/test_removal.py::test_a_link_inside_a_run_is_removed_and_not_followed",),
+    ),
+    Mutant(
+        "figure_of_user_deleted",
+        "a picture of the user's among the predictions stays",
+        "panbench/runs/removal.py",
+        "            PREDICTIONS: _names_of(self._prediction_names()),",
+        "            PREDICTIONS: lambda name: True,",
+        (
+            "tests/runs/test_removal.py::test_a_figure_of_the_user_among_the_predictions_is_left_and_named",
+            f"{TORTURE} deleted_runs 8",
+        ),
+    ),
+    Mutant(
+        "changed_files_resumed",
+        "--resume refuses images that changed since they were read",
+        "panbench/evaluation/sitting.py",
+        "        if changed := changed_files(run, self._dataset):",
+        "        if False and (changed := changed_files(run, self._dataset)):",
+        ("tests/evaluation/test_evaluate.py::test_resume_refuses_files_that_changed",),
+    ),
+    Mutant(
+        "kept_file_unchecked",
+        "predictions.json, candidates and the oracle are read as they were written",
+        "panbench/runs/manifest.py",
+        "    if found != expected:",
+        "    if False:",
+        (
+            "tests/runs/test_manifest.py::test_a_file_that_was_written_is_what_was_recorded_until_it_changes",
+            f"{TORTURE} changed_kept_file 6",
+        ),
+    ),
+    Mutant(
+        "candidates_header_unchecked",
+        "no flipped bit of candidates changes what is read",
+        "panbench/models/stored.py",
+        '    return zlib.crc32(payload, zlib.crc32(f"{image_id}\\n{header}\\n".encode()))',
+        "    return zlib.crc32(payload)",
+        ("tests/models/test_stored.py::test_no_flipped_bit_of_a_file_changes_what_is_read",),
+    ),
+    Mutant(
+        "damaged_run_judged",
+        "gate judges no damaged run",
+        "panbench/studies/gate/answer.py",
+        "        if side.faults:",
+        "        if False:",
+        (
+            "tests/studies/gate/test_gate.py::test_a_damaged_run_is_refused_by_the_name_of_its_part_before_anything_else",
+            f"{TORTURE} judged_damaged 6",
+        ),
+    ),
+    Mutant(
+        "pickle_run",
+        "the code of a checkpoint never runs",
+        "panbench/models/checkpoints.py",
+        '            return torch.load(path, map_location="cpu", weights_only=True)',
+        '            return torch.load(path, map_location="cpu", weights_only=False)',
+        ("tests/models/test_checkpoints.py::test_a_hostile_checkpoint_is_refused_and_does_not_run",),
+    ),
+    Mutant(
+        "damaged_photograph_read",
+        "a photograph that lost data is never scored where libjpeg notices it",
+        "panbench/panoptic/photo.py",
+        "        if warning.startswith(_LOST) and not extraneous:",
+        "        if False:",
+        ("tests/panoptic/test_photo.py::test_no_flipped_bit_that_libjpeg_hears_of_changes_pixels_unsaid",),
+    ),
+    Mutant(
+        "secret_shown",
+        "no error shows a password or a token",
+        "panbench/base/secrets.py",
+        "    return redactor()(text)",
+        "    return text",
+        ("tests/base/test_secrets.py::test_an_error_that_quotes_a_library_shows_no_secret",),
+    ),
+)
+
+
+def main() -> None:
+    """Runs the mutants and prints who was noticed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=[mutant.name for mutant in MUTANTS])
+    parser.add_argument("--jobs", type=int, default=1, help="so many mutants at a time")
+    parser.add_argument("--markdown", action="store_true", help="write the table into docs/reliability.md, too")
+    arguments = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if arguments.only is None or mutant.name in arguments.only]
+    if arguments.markdown and len(chosen) < len(MUTANTS):
+        parser.error("--markdown documents all mutants: leave --only out")
+    with copied() as clean, ThreadPoolExecutor(max(1, arguments.jobs)) as pool:
+        every = list(dict.fromkeys(check for mutant in chosen for check in mutant.noticed_by))
+        for check, (code, said) in zip(every, pool.map(partial(run, clean), every), strict=True):
+            if code != 0:
+                sys.exit(f"{check} fails without any mutation (exit {code}):\n{said[-3000:]}")
+        unnoticed = []
+        for mutant, found in zip(chosen, pool.map(partial(unnoticed_by, clean), chosen), strict=True):
+            print(f"{mutant.name}: {'UNNOTICED by ' + ', '.join(found) if found else 'noticed'}", flush=True)
+            unnoticed += [mutant.name] if found else []
+    told = f"{len(chosen) - len(unnoticed)} of {len(chosen)} noticed"
+    print(told)
+    if arguments.markdown and not unnoticed:
+        PAGE.write_text(documented(PAGE.read_text("utf-8"), f"{told}.\n\n{table(chosen)}"), "utf-8")
+    sys.exit(bool(unnoticed))
+
+
+def unnoticed_by(clean: Path, mutant: Mutant) -> list[str]:
+    """The checks of a mutant that do not fail as they should."""
+    with copied(clean) as root:
+        mutant.apply(root)
+        compile((root / mutant.file).read_text("utf-8"), mutant.file, "exec")
+        return [check for check in mutant.noticed_by if not _fails(check, *run(root, check))]
+
+
+def _fails(check: str, code: int, said: str) -> bool:
+    """Whether a test failed, or a scenario named a broken promise; anything else is no notice."""
+    if check.startswith(TORTURE):
+        return code == 1 and f"{check.split()[1]} --seed" in said
+    return code == 1 and " failed" in said
+
+
+def run(root: Path, check: str) -> tuple[int, str]:
+    """The exit code of a check in a copy of the checkout, and what it printed."""
+    if check.startswith(TORTURE):
+        script, scenario, rounds = check.split()
+        words = [script, "--only", scenario, "--rounds", rounds, "--seed", "1", "--seconds", str(SECONDS)]
+    else:
+        words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(root / ".tests"), check]
+    here = {**environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=root, env=here, capture_output=True, text=True, timeout=2 * SECONDS, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@contextmanager
+def copied(source: Path = ROOT) -> Iterator[Path]:
+    """A copy of the checkout in a temporary folder: what git knows or would add, and the compiled library."""
+    with tempfile.TemporaryDirectory(prefix="panbench-mutants-") as folder:
+        root = Path(folder) / "checkout"
+        if source == ROOT:
+            for name in _files_of_checkout():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, root / name)
+        else:
+            shutil.copytree(source, root, ignore=shutil.ignore_patterns("__pycache__", ".tests"))
+        yield root
+
+
+def _files_of_checkout() -> Iterator[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    yield from (name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file())
+    yield from (str(path.relative_to(ROOT)) for path in (ROOT / "panbench" / "panoptic").glob("_idmap*"))
+
+
+def table(mutants: Sequence[Mutant]) -> str:
+    """The mutants as a Markdown list: the promise, what breaks it, and who notices."""
+    lines = []
+    for mutant in mutants:
+        checks = ", ".join(f"`{_shown(check)}`" for check in mutant.noticed_by)
+        cells = (f"{mutant.promise} (`{mutant.name}`)", f"`{mutant.file}`", checks)
+        lines.append(markdown_lists.item(("broken in", "noticed by"), cells))
+    return "\n".join(lines)
+
+
+def _shown(check: str) -> str:
+    return (
+        check.removeprefix("scripts/check/").rsplit(" ", 1)[0] if check.startswith(TORTURE) else check.split("::", 1)[1]
+    )
+
+
+def documented(page: str, told: str) -> str:
+    """The text of docs/reliability.md with what stands between its marks replaced."""
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{told}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    main()

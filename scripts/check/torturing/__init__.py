@@ -1,0 +1,1 @@
+"""The scenarios of scripts/check/torture.py."""
