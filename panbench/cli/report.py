@@ -78,6 +78,9 @@ _Width = Annotated[float, typer.Option("--width", metavar="INCHES", help="Width 
 _Dpi = Annotated[float, typer.Option("--dpi", metavar="N", min=20, max=2400, help="Dots an inch of a PNG.")]
 _Names = Annotated[bool, typer.Option("--names/--no-names", help="Write the categories on the segments.")]
 _Scores = Annotated[bool, typer.Option("--scores", help="Write the scores, too.")]
+_Missed = Annotated[
+    bool, typer.Option("--missed/--no-missed", help="Draw the true segments that a run missed over its answer.")
+]
 _Opacity = Annotated[float, typer.Option("--opacity", min=0, max=1, metavar="0-1", help="Of the segments' colours.")]
 _Images = Annotated[Path | None, _path_option("--images", "The folder of images.")]
 _Gt = Annotated[Path | None, _path_option("--gt", "The ground truth's JSON.", "FILE.json")]
@@ -151,6 +154,7 @@ def overlay(
     out: Annotated[Path | None, _out("overlay-RUN-ID.png")] = None,
     truth: Annotated[bool, typer.Option("--truth", help="Show the ground truth instead.")] = False,
     view: _View = View.panoptic,
+    missed: _Missed = True,
     names: _Names = True,
     scores: _Scores = False,
     opacity: _Opacity = 0.5,
@@ -165,7 +169,7 @@ def overlay(
     from panbench.runs import load_run
 
     loaded = load_run(run)
-    photo, layers = _layers([TRUTH if truth else loaded], image, loaded, images, gt, gt_dir, view)
+    photo, layers = _layers([TRUTH if truth else loaded], image, loaded, images, gt, gt_dir, view, missed)
     figure = overlay_figure(
         photo, layers[0], loaded.categories, width=width, opacity=opacity, names=names, scores=scores
     )
@@ -179,6 +183,7 @@ def side_by_side(
     out: Annotated[Path | None, _out("side-by-side-ID.png")] = None,
     columns: Annotated[int | None, typer.Option(min=1, metavar="N", help="Panels in a row.")] = None,
     view: _View = View.panoptic,
+    missed: _Missed = True,
     names: _Names = True,
     scores: _Scores = False,
     opacity: _Opacity = 0.6,
@@ -192,7 +197,7 @@ def side_by_side(
     from panbench.report.figures.pictures import side_by_side_figure
 
     loaded = _load(runs)
-    photo, layers = _layers([TRUTH, *loaded], image, loaded[0], images, gt, gt_dir, view)
+    photo, layers = _layers([TRUTH, *loaded], image, loaded[0], images, gt, gt_dir, view, missed)
     figure = side_by_side_figure(
         photo,
         layers,
@@ -218,6 +223,7 @@ def diff(
     image: _Image,
     out: Annotated[Path | None, _out("diff-ID.png")] = None,
     view: _View = View.panoptic,
+    missed: _Missed = True,
     names: _Names = True,
     width: _Width = 7.0,
     dpi: _Dpi = 200,
@@ -233,7 +239,7 @@ def diff(
     loaded = _load([Path(one) for one in (a, b) if one != TRUTH])
     waiting = iter(loaded)
     wanted = [TRUTH if one == TRUTH else next(waiting) for one in (a, b)]
-    photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir, view)
+    photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir, view, missed)
     figure = diff_figure(photo, left, right, loaded[0].categories, width=width, names=names)
     _save(figure, out or Path(f"diff-{image}.png"), loaded, dpi)
 
@@ -473,6 +479,7 @@ def _layers(
     gt: Path | None,
     gt_dir: Path | None,
     view: View,
+    missed: bool,
 ) -> "tuple[Photo, list[Layer]]":
     """The photograph of an image, and the layers of runs, or of the ground truth where TRUTH stands for a run."""
     from panbench.report.figures.pictures import Pictures, RunPictures, viewed
@@ -487,7 +494,7 @@ def _layers(
     layers = [
         RunPictures(source).truth(image, pictures)
         if isinstance(run, str)
-        else RunPictures(run).prediction(image, pictures)
+        else RunPictures(run).prediction(image, pictures, missed=missed)
         for run in wanted
     ]
     return pictures.photo(image), [viewed(layer, view.value, source.categories) for layer in layers]

@@ -212,7 +212,11 @@ class ErrorFold:
 
     def look(self, matched: Matched) -> tuple[_Atoms, pd.DataFrame]:
         """The errors of a block, with their causes."""
-        atoms = _Atoms.of(assign_causes(matched, self.categories), self.categories)
+        return self.tally(assign_causes(matched, self.categories))
+
+    def tally(self, errors: pd.DataFrame) -> tuple[_Atoms, pd.DataFrame]:
+        """`look` of a block whose errors have their causes already."""
+        atoms = _Atoms.of(errors, self.categories)
         return atoms, atoms.by_image()
 
     def add(self, part: tuple[_Atoms, pd.DataFrame]) -> None:

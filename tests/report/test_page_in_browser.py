@@ -13,8 +13,10 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from browsing import Opened, wait_in_page
 from little_runs import scored
 
 from panbench.base.studies import find_studies
@@ -25,93 +27,6 @@ from panbench.report.pages.page import document
 from panbench.report.pages.page.document import write_report
 from panbench.report.pages.page.shortened import shortened
 from panbench.runs import load_run
-
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
-
-CHROMIUM = os.environ.get("PANBENCH_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None:
-    pytest.skip("no chromium is installed (Debian: apt-get install chromium)", allow_module_level=True)
-
-# Nothing of the browser's own may go out, so that every request that is seen is the page's.
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-first-run"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield running
-        running.close()
-
-
-class Opened:
-    """A page in a browser, with what it wrote to the console and the requests that were not for the file itself."""
-
-    def __init__(
-        self,
-        browser,
-        path: Path | str,
-        width: int = 1600,
-        scheme: str = "light",
-        touch: bool = False,
-        hash: str = "",
-        forced: bool = False,
-    ) -> None:
-        # Without animations: a headless browser draws few frames, and a smooth scroll may stop on its way.
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900},
-            color_scheme=scheme,
-            has_touch=touch,
-            reduced_motion="reduce",
-            forced_colors="active" if forced else "none",
-        )
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append("a dialog opened"), dialog.dismiss()))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto((path if isinstance(path, str) else path.as_uri()) + hash)
-        # Not wait_for_function: it polls by eval, which the page's content security policy forbids.
-        self.page.locator("#chart-causes svg").first.wait_for(state="attached")
-
-
-@pytest.fixture(scope="module")
-def report(shared_runs, tmp_path_factory) -> Path:
-    return write_report(shared_runs, tmp_path_factory.mktemp("report") / "report.html")
-
-
-@pytest.fixture
-def open_report(browser, report) -> Iterator:
-    """A function that opens the report of two runs, or another; at the end nothing was complained of or fetched."""
-    opened = []
-
-    def open_(path=None, **settings) -> "playwright.Page":
-        opened.append(Opened(browser, path or report, **settings))
-        return opened[-1].page
-
-    yield open_
-    for one in opened:
-        assert one.complaints == []
-        assert [url for url in one.requests if not url.startswith(("file:", "data:"))] == []
-        one.context.close()
-
-
-def wait_in_page(page, condition: str) -> None:
-    """Returns once a condition of the page holds. Timers, as a page in the background draws no frames."""
-    holds = page.evaluate(
-        f"""() => new Promise((tell) => {{
-            const until = performance.now() + 20000;
-            const look = () =>
-                ({condition}) ? tell(true) : performance.now() > until ? tell(false) : setTimeout(look, 20);
-            look();
-        }})"""
-    )
-    assert holds, condition
 
 
 def column(page, index: int) -> list[str]:
@@ -773,7 +688,7 @@ class TestServed:
     def open_served(self, browser, served) -> Iterator:
         opened = []
 
-        def open_(hash="", **settings) -> "playwright.Page":
+        def open_(hash="", **settings) -> Any:
             opened.append(Opened(browser, f"{served}/compare?run=run-a&run=run-b", hash=hash, **settings))
             opened[-1].page.locator(".thumbs li button").first.wait_for()
             return opened[-1].page

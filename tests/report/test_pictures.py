@@ -222,6 +222,59 @@ def test_a_stored_prediction_comes_with_verdict_iou_and_cause(make_runs):
     assert truth.ids.shape == pictures.photo(8).shape[:2]
 
 
+def test_an_answer_comes_with_what_it_missed_and_counts_it(make_runs):
+    first, second = make_runs()
+    pictures = Pictures(second)
+    shown = RunPictures(second).prediction(7, pictures)
+    # The second ball of image 7 (6 × 6 pixels) is not found.
+    assert [(segment.id, segment.area, segment.cause) for segment in shown.missed] == [(21, 36, "missed")]
+    assert shown.errors() == "1 missed"
+    assert RunPictures(first).prediction(7, pictures).errors() == "no errors"
+    assert RunPictures(second).prediction(8, pictures).errors() == "2 missed, 1 false"
+    assert RunPictures(second).prediction(7, pictures, missed=False).missed == ()
+    # Of things alone the balls are left; a category has no segments to be missed.
+    assert [segment.id for segment in viewed(shown, "instance", second.categories).missed] == [21]
+    assert viewed(shown, "semantic", second.categories).missed == ()
+    assert RunPictures(second).truth(7, pictures).errors() == ""
+
+
+def drawn(figure) -> np.ndarray:
+    """The pixels of a figure, (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+@pytest.mark.parametrize("make", ["overlay", "side by side", "diff"])
+def test_pictures_draw_what_a_model_missed_over_its_answer(make_runs, make):
+    run = make_runs()[1]
+    pictures = Pictures(run)
+    photo, truth = pictures.photo(7), RunPictures(run).truth(7, pictures)
+
+    def share_missed(missed: bool) -> float:
+        shown = RunPictures(run).prediction(7, pictures, missed=missed)
+        if make == "overlay":
+            figure = overlay_figure(photo, shown, run.categories, names=False)
+        elif make == "diff":
+            figure = diff_figure(photo, truth, shown, run.categories, names=False)
+        else:
+            figure = side_by_side_figure(photo, [truth, shown], run.categories, names=False)
+        assert ("1 missed" in " ".join(text.get_text() for text in figure.axes[-1].texts)) == missed
+        # The last panel's part in which the ball is: columns 25 to 30 and rows 18 to 23 of 40 × 30.
+        box, (red, green, blue) = figure.axes[-1].get_window_extent(), drawn(figure).transpose(2, 0, 1)
+        top = red.shape[0] - box.y1
+        part = np.s_[
+            round(top + box.height * 18 / 30) : round(top + box.height * 24 / 30),
+            round(box.x0 + box.width * 25 / 40) : round(box.x0 + box.width * 31 / 40),
+        ]
+        return float(np.mean((red[part] > 150) & (green[part] < 90) & (blue[part] > 80) & (blue[part] < 170)))
+
+    assert share_missed(True) > 0.1
+    assert share_missed(False) == 0
+
+
 def test_what_is_not_there_is_said_in_one_sentence(make_runs, tmp_path):
     run = make_runs(predictions=False)[0]
     pictures = Pictures(run)

@@ -13,10 +13,12 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.base.studies import added
 from panbench.base.text import capitalised
 from panbench.metrics.errors import CAUSES, ErrorFold
+from panbench.metrics.fixes import FixFold
 from panbench.metrics.image_slices import ImageSlices
 from panbench.metrics.matched import Narrowed
 from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.types import GROUPS
+from panbench.report.answers.fixes import fix_grid, fix_record
 from panbench.report.answers.grid import ABSENT, Grid, percent
 from panbench.report.answers.measures import AFTER_STUDIES, MEASURES, Question, as_records, measured
 from panbench.report.answers.tables import comparison_row, headline
@@ -88,7 +90,7 @@ def error_findings(
     slices: Sequence[ImageSlices] = (),
     reporter: Reporter = SILENT,
 ) -> Findings:
-    """Where the PQ of a run is lost: what each cause costs, what it means, and the images where it costs most.
+    """Where the PQ of a run is lost: what each cause costs, what to fix first, and the images where it costs most.
 
     images: how many of the worst images to name for each cause
     per_category: also the costliest causes of each category (the record always has all)
@@ -97,13 +99,13 @@ def error_findings(
     """
     run.reporter = reporter
     run.require_images("measure")
-    errors = ErrorFold(run.categories)
+    fixes = FixFold(run.categories, run.images)
     own = {chosen.name: {name: ErrorFold(run.categories) for name in chosen.images} for chosen in slices}
     narrowed = [
         Narrowed(own[chosen.name][name], members) for chosen in slices for name, members in chosen.images.items()
     ]
-    run.fold(errors, *narrowed)
-    lost, worst = errors.lost(), errors.worst(images)
+    run.fold(fixes, *narrowed)
+    lost, worst, cells = fixes.explained.lost(), fixes.explained.worst(images), fixes.cells()
     groups = lost[lost["group"].notna()].set_index(["cause", "group"])
 
     def cell(cause: str, group: str, column: str) -> float | None:
@@ -136,6 +138,7 @@ def error_findings(
                 "mask.",
             ),
         ),
+        *([fix_grid(cells)] if len(cells) else []),
         Grid(("Cause", "What it means"), tuple((cause.name, cause.description) for cause in CAUSES), words=2),
         Grid(("Cause", "Images where it costs most"), tuple(places.items()), words=2, notes=_how_to_look(run, worst)),
     ]
@@ -152,6 +155,7 @@ def error_findings(
         "lost": as_records(lost[lost["group"].notna()].drop(columns=["category_id", "name"])),
         "per_category": as_records(lost[lost["group"].isna()].drop(columns=["group"])),
         "worst_images": as_records(worst),
+        "fix_first": fix_record(cells),
         "slices": {
             name: {
                 part: as_records(table[table["group"].notna()].drop(columns=["category_id", "name"]))

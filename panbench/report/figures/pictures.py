@@ -64,6 +64,9 @@ DISAGREEMENTS: Mapping[str, tuple[str, str]] = {
 }
 """The kinds of disagreement of two maps, their colours (apart for colour-blind eyes) and what they mean."""
 
+MISSED = "#c2187a"
+"""The colour of what a model missed, as on the page."""
+
 
 @dataclass(frozen=True)
 class LayerSegment:
@@ -90,17 +93,33 @@ class Layer:
     """One answer for an image: `ids` (H, W) int32 at the image's size, 0 = void, and its segments.
 
     model: the key of the model whose answer it is, which has a colour (colors.py); "" for the ground truth
+    missed: of a model the true segments that it missed, whose pixels are those of `truth` (H, W), None where none is
     """
 
     title: str
     ids: IdMap
     segments: tuple[LayerSegment, ...]
     model: str = ""
+    missed: tuple[LayerSegment, ...] = ()
+    truth: IdMap | None = None
 
     @staticmethod
     def of(title: str, ids: IdMap, segments: Sequence[Segment]) -> "Layer":
         """A layer without verdicts."""
         return Layer(title, ids, tuple(LayerSegment(s.id, s.category_id, s.area, s.score, s.iscrowd) for s in segments))
+
+    def with_missed(self, truth: "Layer") -> "Layer":
+        """The same answer with what it missed of a truth whose segments have their verdicts in this model."""
+        missed = tuple(segment for segment in truth.segments if segment.verdict == "FN")
+        return replace(self, missed=missed, truth=truth.ids if missed else None)
+
+    def errors(self) -> str:
+        """How much of it is wrong, for people: "2 missed, 1 false"; "" where nothing was judged or it is the truth."""
+        if not self.model or not any(segment.verdict for segment in (*self.segments, *self.missed)):
+            return ""
+        false = sum(segment.verdict == "FP" for segment in self.segments)
+        parts = [(len(self.missed), "missed"), (false, "false")]
+        return ", ".join(f"{count} {word}" for count, word in parts if count) or "no errors"
 
 
 VIEWS = ("panoptic", "instance", "semantic")
@@ -108,20 +127,25 @@ VIEWS = ("panoptic", "instance", "semantic")
 
 
 def viewed(layer: Layer, view: str, categories: Sequence[Category]) -> Layer:
-    """A layer as a view of VIEWS shows it; segments of a semantic view have no verdicts. Raises BadArgument."""
+    """A layer as a view of VIEWS shows it; a semantic view has no verdicts and no misses. Raises BadArgument."""
     if view not in VIEWS:
         raise BadArgument(f"There is no view {view!r}. Choose one of {', '.join(VIEWS)}.")
     if view == "panoptic":
         return layer
     things = {category.id for category in categories if category.isthing}
     if view == "instance":
-        kept = tuple(segment for segment in layer.segments if segment.category_id in things)
-        return replace(layer, ids=_renumbered(layer.ids, {one.id: one.id for one in kept}), segments=kept)
+        kept, missed = (
+            tuple(segment for segment in segments if segment.category_id in things)
+            for segments in (layer.segments, layer.missed)
+        )
+        return replace(
+            layer, ids=_renumbered(layer.ids, {one.id: one.id for one in kept}), segments=kept, missed=missed
+        )
     number = {category: 1 + index for index, category in enumerate(sorted({s.category_id for s in layer.segments}))}
     ids = _renumbered(layer.ids, {one.id: number[one.category_id] for one in layer.segments})
     areas = np.bincount(ids.ravel(), minlength=1 + len(number))
     merged = tuple(LayerSegment(own, category, int(areas[own])) for category, own in number.items())
-    return replace(layer, ids=ids, segments=merged)
+    return replace(layer, ids=ids, segments=merged, missed=(), truth=None)
 
 
 def _renumbered(ids: IdMap, numbers: Mapping[int, int]) -> IdMap:
@@ -148,7 +172,14 @@ class Pictures(DataFiles):
         return photo
 
     def truth(self, image_id: int) -> Layer:
-        """The ground truth of an image, without verdicts. Raises BadDataset."""
+        """The ground truth of an image, without verdicts; the last one is kept. Raises BadDataset."""
+        if self._truth is None or self._truth[0] != image_id:
+            self._truth = image_id, self._read_truth(image_id)
+        return self._truth[1]
+
+    _truth: tuple[int, Layer] | None = None
+
+    def _read_truth(self, image_id: int) -> Layer:
         self.file_name(image_id)
         if image_id not in self.panoptic.annotations:
             raise BadDataset(f"{self.panoptic.path} has no annotation of image {image_id}.")
@@ -231,15 +262,19 @@ class RunPictures:
             raise BadRun(f"{self.run.name}: the predictions name {name!r}, which leaves their folder.")
         return self.folder / name
 
-    def prediction(self, image_id: int, pictures: Pictures) -> Layer:
-        """The run's own answer for an image. Raises BadRun when its PNG was not kept or is not found."""
+    def prediction(self, image_id: int, pictures: Pictures, *, missed: bool = True) -> Layer:
+        """The run's own answer for an image, with the true segments that it missed unless `missed` is False.
+
+        Raises BadRun when its PNG was not kept or is not found, BadDataset when the ground truth cannot be read.
+        """
         path = self.png_path(image_id, pictures)
         info = pictures.panoptic.images.get(image_id)
         assert info is not None
         digest = self._digests.get(image_id, b"")
         size = (info.height, info.width)
         ids = read_id_png(path, size, image_id=image_id, error=BadRun, digest=digest)
-        return self._layer(image_id, "pred", self.title, ids)
+        layer = self._layer(image_id, "pred", self.title, ids)
+        return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
         model = model_key(self.run) if side == "pred" else ""
@@ -252,7 +287,8 @@ def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: S
     pred = [Segment(s.id, s.category_id, s.area, score=s.score) for s in prediction.segments]
     matched = Matched.of(overlap_table(image_id, truth.ids, gt, prediction.ids, pred))
     judged = _rows(segment_verdicts(matched))
-    return Layer(prediction.title, prediction.ids, _layer_segments(judged, "pred"), prediction.model)
+    found = Layer(prediction.title, prediction.ids, _layer_segments(judged, "pred"), prediction.model)
+    return found.with_missed(replace(truth, segments=_layer_segments(judged, "gt")))
 
 
 def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
@@ -330,9 +366,15 @@ def overlay_figure(
     names: bool = True,
     scores: bool = False,
 ) -> "Figure":
-    """The segments of one layer over the photograph. width: of the figure, in inches."""
-    figure, (axes,) = _panels(photo, 1, 1, width, titled=False)
+    """The segments of one layer over the photograph, what a model missed over them. width: of the figure, in inches.
+
+    Where the layer was judged, a title counts what is missed and what is false.
+    """
+    titled = bool(layer.errors())
+    figure, (axes,) = _panels(photo, 1, 1, width, titled=titled)
     _show_layer(axes, photo, layer, categories, opacity, names, scores)
+    if titled:
+        _title_layers([axes], [layer])
     return figure
 
 
@@ -574,7 +616,7 @@ def _panels(
 
 
 def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
-    """The layers' titles, each model's with its marker in its colour before it."""
+    """The layers' titles, each model's with its marker in its colour before it and its errors counted behind it."""
     from matplotlib.transforms import offset_copy
 
     models = [index for index, layer in enumerate(layers) if layer.model]
@@ -586,7 +628,8 @@ def _title_layers(panels: "Sequence[Axes]", layers: Sequence[Layer]) -> None:
         beside, at = (
             offset_copy(axes.transAxes, cast("Figure", axes.figure), x, y, "points") for x, y in ((9, 4), (3.5, 6.5))
         )
-        axes.text(0, 1, layer.title, fontsize=8, parse_math=False, transform=beside)
+        title = f"{layer.title}: {errors}" if (errors := layer.errors()) else layer.title
+        axes.text(0, 1, title, fontsize=8, parse_math=False, transform=beside)
         style = styles[index]
         axes.plot(
             [0], [1], MARKERS[style.marker], color=LIGHT[style.color], markersize=5, transform=at, clip_on=False,
@@ -610,6 +653,7 @@ def _show_layer(
     colors = segment_colors(layer, categories)
     axes.imshow(blend(photo, paint(layer, colors), opacity))
     axes.add_collection(LineCollection(outlines(layer.ids), colors="white", linewidths=0.7, capstyle="projecting"))
+    _show_missed(axes, layer)
     axes.set_xlim(-0.5, photo.shape[1] - 0.5)
     axes.set_ylim(photo.shape[0] - 0.5, -0.5)
     if not names:
@@ -643,6 +687,26 @@ def _show_layer(
             parse_math=False,
             bbox={"boxstyle": "round,pad=0.12", "facecolor": (0, 0, 0, 0.6), "linewidth": 0},
         )
+
+
+def _show_missed(axes: "Axes", layer: Layer) -> None:
+    """What a model missed: thin falling stripes within a broken outline, on a light edge, whatever lies below."""
+    import matplotlib as mpl
+
+    if layer.truth is None:
+        return
+    height, width = layer.truth.shape
+    across, down = np.arange(-1, width + 1), np.arange(-1, height + 1)
+    for segment in layer.missed:
+        # With a rim, so that the outline is closed at the image's edge.
+        mask = np.pad(layer.truth == segment.id, 1).astype(np.float32)
+        if not mask.any():
+            continue
+        for color, outline, stripe, dashes in (("white", 2.6, 2.2, "solid"), (MISSED, 1.6, 0.9, (0, (3, 2)))):
+            with mpl.rc_context({"hatch.linewidth": stripe}):
+                filled = axes.contourf(across, down, mask, levels=[0.5, 1.5], colors="none", hatches=["\\\\\\\\"])
+            filled.set(edgecolor=color, linewidth=0.0)
+            axes.contour(across, down, mask, levels=[0.5], colors=color, linewidths=outline, linestyles=[dashes])
 
 
 def _varied(base: Rgb, nth: int) -> Rgb:

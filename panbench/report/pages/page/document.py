@@ -47,7 +47,17 @@ LARGEST = 15_000_000
 PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 """Longest side in pixels and JPEG quality of the photographs, tried in turn."""
 
-SCRIPTS = ("dom.js", "charts.js", "categories.js", "paint.js", "viewer.js", "images.js", "gallery.js", "page.js")
+SCRIPTS = (
+    "dom.js",
+    "charts.js",
+    "categories.js",
+    "segments.js",
+    "paint.js",
+    "viewer.js",
+    "images.js",
+    "gallery.js",
+    "page.js",
+)
 
 
 def write_report(runs: Sequence[Run], out: str | os.PathLike[str], **options: Any) -> Path:

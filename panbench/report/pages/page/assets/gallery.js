@@ -57,14 +57,18 @@ function createGallery(container) {
     }
   }, { rootMargin: "300px" });
 
-  /** The errors of the model that does worst on the image. */
+  /** The model whose errors the thumbnail of an image shows: the one that does worst. */
+  function shownModel(index) {
+    const held = withPictures.filter((model) => images[index].layers[1 + model]);
+    return held.sort((a, b) => (scores[index][a] ?? 1) - (scores[index][b] ?? 1))[0];
+  }
+
   function paintThumb(canvas) {
-    const image = images[Number(canvas.dataset.index)];
-    const worst = withPictures.filter((model) => image.layers[1 + model]).sort((a, b) => (scores[Number(canvas.dataset.index)][a] ?? 1) - (scores[Number(canvas.dataset.index)][b] ?? 1))[0];
+    const index = Number(canvas.dataset.index), image = images[index];
     const photo = new Image();
     photo.onload = () => {
       const width = 264, height = Math.round((width * image.height) / image.width);
-      const picture = compose(image, 1 + worst, mapOf(image, 1 + worst), photo, width, height, { view: wholeView(image), style: { color: "verdict", opacity: 0.5, outlined: false } });
+      const picture = compose(image, 1 + shownModel(index), mapOf, photo, width, height, { style: { color: "verdict", opacity: 0.5, outlined: false } });
       canvas.width = width;
       canvas.height = 184;
       canvas.getContext("2d").drawImage(picture, 0, (canvas.height - height) / 2);
@@ -118,6 +122,7 @@ function createGallery(container) {
       },
       canvas,
       el("span", {}, el("strong", {}, image.id), scores[index].map((value, model) => [" ", el("span", {}, markerIcon(model), el("span", { class: "hidden" }, `${data.models[model].label} PQ `), percent(value, 0))])),
+      el("span", { class: "errors" }, modelLabel(shownModel(index)), `: ${errorsInWords(image, shownModel(index))}`),
       el("span", { class: "why" }, state.lead ? "" : image.why[0] ?? "", !state.lead && image.why.length > 1 ? ` and ${image.why.length - 1} more` : "")));
     }));
     if (!found.length && !faults.length) thumbs.replaceChildren(el("li", {}, source.live ? "No image matches." : "No example matches."));

@@ -1,12 +1,15 @@
 // Pixels: index maps from their runs, and layers over the photograph, by category or by verdict.
-
-const VERDICTS = {
-  TP: ["found", "found", "--found"],
-  FP: ["false", "false positive", "--false"],
-  FN: ["missed", "missed", "--missed"],
-  ignored: ["ignored", "ignored", "--ignored"],
-};
-const PHOTO = -1, TRUTH = 0; // layers: -1 the photograph, 0 the ground truth, 1 + k the k-th model
+//
+// `compose` draws one layer of an image as a canvas; every picture of the page is made by it. Of a model it draws what
+// the model missed, too. Any section can call it:
+//
+//     const photo = new Image();
+//     photo.onload = () => place.append(compose(image, 1 + model, mapOf, photo, 300, 200, {
+//       view: viewAround(image, boxAround(image, mapOf, [[TRUTH, 4]])),   // without it the whole image
+//       style: { color: "verdict", opacity: 0.55, outlined: true },
+//       lit: [[TRUTH, 4]],                                                 // segments that stand out
+//     }));
+//     photo.src = image.photo;
 
 /** The index map of a layer (0 = no segment) from its runs: pairs of value and length in base 128. */
 function decodeRuns(text, size) {
@@ -31,84 +34,38 @@ function decodeRuns(text, size) {
 }
 
 const rgbOf = (color) => [1, 3, 5].map((start) => parseInt(color.slice(start, start + 2), 16));
-
-/** What became of a segment in the eyes of a model: of the ground truth's, what that model made of it. */
-function outcomeOf(image, number, index, judge) {
-  const segment = image.layers[number].segments[index];
-  if (number !== TRUTH || judge === undefined || !image.answers[judge]) return segment;
-  const [verdict, iou, cause] = image.answers[judge][index];
-  return { ...segment, verdict, iou, cause };
-}
+const colorNamed = (name) => rgbOf(getComputedStyle(document.documentElement).getPropertyValue(name).trim());
 
 /**
  * A layer over the photograph, as a canvas of `width` × `height`.
  *
- * view: the part of the image that is shown, { x, y, width, height } in its pixels; style: { color: "category" or
- * "verdict", opacity, outlined }; judge: the model whose verdicts the ground truth has; lit: index of a segment that
- * stands out. By verdict what was found is grey, what is false is hatched one way and what was missed the other, so that
- * no verdict is told by its colour alone.
+ * number: the layer; mapOf: (image, number) → its index map (images.js); view: the part of the image that is shown,
+ * { x, y, width, height } in its pixels; style: { color: "category" or "verdict", opacity, outlined, missed }, of which
+ * missed: false leaves out what a model missed; judge: the model whose verdicts the ground truth has; lit: segments
+ * [[layer, index], …] that stand out, of whatever layer.
+ *
+ * By verdict what was found is grey, and what is false is striped one way (/). What was missed is striped the other way
+ * (\): filled in the ground truth, and over a model's answer as thin stripes within a broken outline. So no verdict is
+ * told by its colour alone.
  */
-function compose(image, number, map, photo, width, height, { view, style, judge, lit = -1 }) {
+function compose(image, number, mapOf, photo, width, height, { view = wholeView(image), style, judge, lit = [] }) {
   const canvas = el("canvas", { width, height });
   const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(photo, (view.x * photo.naturalWidth) / image.width, (view.y * photo.naturalHeight) / image.height,
-    (view.width * photo.naturalWidth) / image.width, (view.height * photo.naturalHeight) / image.height, 0, 0, width, height);
-  if (number === PHOTO) return canvas;
-  if (style.color === "verdict") {
-    // The photograph's own colours would be taken for verdicts.
-    const plain = context.getImageData(0, 0, width, height), seen = plain.data;
-    for (let at = 0; at < seen.length; at += 4) seen[at] = seen[at + 1] = seen[at + 2] = 0.3 * seen[at] + 0.59 * seen[at + 1] + 0.11 * seen[at + 2];
-    context.putImageData(plain, 0, 0);
-  }
-  const layer = image.layers[number];
-  const css = getComputedStyle(document.documentElement);
   const byVerdict = style.color === "verdict";
-  const looks = layer.segments.map((segment, index) => {
-    if (!byVerdict) return { color: rgbOf(segment.color), hatch: 0, alpha: 255 * style.opacity };
-    const kind = VERDICTS[outcomeOf(image, number, index, judge).verdict] ?? VERDICTS.ignored;
-    const color = rgbOf(css.getPropertyValue(kind[2]).trim());
-    return { color, hatch: { false: 1, missed: 2, ignored: 3 }[kind[0]] ?? 0, alpha: kind[0] === "found" ? 120 : kind[0] === "ignored" ? 70 : 190 };
-  });
-  const overlay = new ImageData(width, height), pixels = overlay.data;
-  const columns = Uint32Array.from({ length: width }, (_, x) => Math.min(image.width - 1, Math.floor(view.x + ((x + 0.5) * view.width) / width)));
-  const thick = Math.max(1, Math.round(width / 700)), stripe = Math.max(6, Math.round(width / 70));
+  drawPhoto(context, image, photo, view, byVerdict && number !== PHOTO);
+  if (number === PHOTO) return canvas;
+  const overlay = new ImageData(width, height);
+  const litOf = (layer) => new Set(lit.filter(([own]) => own === layer).map(([, index]) => index));
+  const looks = image.layers[number].segments.map((segment, index) =>
+    byVerdict ? verdictLook(outcomeOf(image, number, index, judge).verdict) : { color: rgbOf(segment.color), hatch: 0, alpha: 255 * style.opacity });
   const voided = Math.round(230 * (byVerdict ? 0.5 : style.opacity));
-  let above = null;
-  for (let y = 0; y < height; y++) {
-    const line = Math.min(image.height - 1, Math.floor(view.y + ((y + 0.5) * view.height) / height)) * image.width;
-    const here = new Uint16Array(width);
-    for (let x = 0; x < width; x++) here[x] = map[line + columns[x]];
-    for (let x = 0; x < width; x++) {
-      const value = here[x], at = 4 * (y * width + x);
-      if (value) {
-        const look = looks[value - 1];
-        // 1 and 2 are stripes that fall and rise, 3 is dots.
-        const turn = look.hatch === 1 ? (x + y) % stripe : look.hatch === 2 ? (x - y + stripe * height) % stripe : look.hatch === 3 ? ((x % stripe) + (y % stripe)) * 0.7 : stripe;
-        const dark = turn < stripe * 0.36;
-        pixels[at] = dark ? look.color[0] * 0.35 : look.color[0];
-        pixels[at + 1] = dark ? look.color[1] * 0.35 : look.color[1];
-        pixels[at + 2] = dark ? look.color[2] * 0.35 : look.color[2];
-        pixels[at + 3] = lit >= 0 && lit !== value - 1 ? look.alpha * 0.45 : look.alpha;
-      } else {
-        pixels[at + 3] = voided; // void is dark
-      }
-      if (style.outlined && ((x && here[x - 1] !== value) || (above && above[x] !== value))) {
-        const mine = lit + 1;
-        const strong = lit >= 0 && (value === mine || here[x - 1] === mine || (above && above[x] === mine));
-        const size = strong ? 2 * thick : thick;
-        for (let dy = 0; dy < size; dy++) {
-          for (let dx = 0; dx < size; dx++) {
-            if (x - dx < 0 || y - dy < 0) continue;
-            const edge = 4 * ((y - dy) * width + x - dx);
-            pixels[edge] = pixels[edge + 1] = 255;
-            pixels[edge + 2] = strong ? 0 : 255;
-            pixels[edge + 3] = 255;
-          }
-        }
-      }
-    }
-    above = here;
+  paintSegments(overlay, sampled(image, mapOf(image, number), view, width, height), looks, { voided, outlined: style.outlined, lit: litOf(number) });
+  const missed = number > TRUTH && style.missed !== false ? missedBy(image, number - 1) : [];
+  if (missed.length) {
+    const strong = litOf(TRUTH);
+    const kinds = new Uint8Array(1 + image.layers[TRUTH].segments.length);
+    for (const index of missed) kinds[index + 1] = strong.has(index) ? MISSED_LIT : strong.size ? MISSED_FAINT : MISSED;
+    paintMissed(overlay, sampled(image, mapOf(image, TRUTH), view, width, height), kinds);
   }
   const painted = el("canvas", { width, height });
   painted.getContext("2d").putImageData(overlay, 0, 0);
@@ -116,5 +73,102 @@ function compose(image, number, map, photo, width, height, { view, style, judge,
   return canvas;
 }
 
-/** The whole image as a view of `compose`. */
-const wholeView = (image) => ({ x: 0, y: 0, width: image.width, height: image.height });
+function drawPhoto(context, image, photo, view, grey) {
+  const { width, height } = context.canvas;
+  const [across, down] = [photo.naturalWidth / image.width, photo.naturalHeight / image.height];
+  context.imageSmoothingQuality = "high";
+  context.drawImage(photo, view.x * across, view.y * down, view.width * across, view.height * down, 0, 0, width, height);
+  if (!grey) return;
+  // The photograph's own colours would be taken for verdicts.
+  const plain = context.getImageData(0, 0, width, height), seen = plain.data;
+  for (let at = 0; at < seen.length; at += 4) seen[at] = seen[at + 1] = seen[at + 2] = 0.3 * seen[at] + 0.59 * seen[at + 1] + 0.11 * seen[at + 2];
+  context.putImageData(plain, 0, 0);
+}
+
+/** hatch: 1 and 2 are stripes that rise and fall, 3 is dots, 0 is even. */
+function verdictLook(verdict) {
+  const [kind, , color] = VERDICTS[verdict] ?? VERDICTS.ignored;
+  return { color: colorNamed(color), hatch: { false: 1, missed: 2, ignored: 3 }[kind] ?? 0, alpha: { found: 120, ignored: 70 }[kind] ?? 190 };
+}
+
+/** An index map at the size of a canvas that shows a part of the image. */
+function sampled(image, map, view, width, height) {
+  const columns = Uint32Array.from({ length: width }, (_, x) => Math.min(image.width - 1, Math.floor(view.x + ((x + 0.5) * view.width) / width)));
+  const found = new Uint16Array(width * height);
+  for (let y = 0, at = 0; y < height; y++) {
+    const line = Math.min(image.height - 1, Math.floor(view.y + ((y + 0.5) * view.height) / height)) * image.width;
+    for (let x = 0; x < width; x++, at++) found[at] = map[line + columns[x]];
+  }
+  return found;
+}
+
+/** Paints the segments of a map by their looks; void is dark; those that are lit stand out. */
+function paintSegments({ data: pixels, width, height }, map, looks, { voided, outlined, lit }) {
+  const thick = Math.max(1, Math.round(width / 700)), stripe = Math.max(6, Math.round(width / 70));
+  const strongOf = (value) => value > 0 && lit.has(value - 1);
+  for (let y = 0, here = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, here++) {
+      const value = map[here], at = 4 * here;
+      if (value) {
+        const look = looks[value - 1];
+        const turn = look.hatch === 1 ? (x + y) % stripe : look.hatch === 2 ? (x - y + stripe * height) % stripe : look.hatch === 3 ? ((x % stripe) + (y % stripe)) * 0.7 : stripe;
+        const shade = turn < stripe * 0.36 ? 0.35 : 1;
+        for (let part = 0; part < 3; part++) pixels[at + part] = look.color[part] * shade;
+        pixels[at + 3] = lit.size && !strongOf(value) ? look.alpha * 0.45 : look.alpha;
+      } else {
+        pixels[at + 3] = voided;
+      }
+      const left = x ? map[here - 1] : value, above = y ? map[here - width] : value;
+      if (!outlined || (left === value && above === value)) continue;
+      const strong = lit.size > 0 && [value, left, above].some(strongOf);
+      stamp(pixels, width, x, y, strong ? 2 * thick : thick, strong ? [255, 255, 0] : [255, 255, 255]);
+    }
+  }
+}
+
+const MISSED_FAINT = 1, MISSED = 2, MISSED_LIT = 3;
+
+/**
+ * Paints what a model missed over its answer: a broken outline, and thin stripes that fall, each within an edge.
+ * kinds: of each value of the truth's map how it is drawn, 0 for what was not missed.
+ */
+function paintMissed({ data: pixels, width, height }, truth, kinds) {
+  const color = colorNamed("--missed");
+  const edge = color[1] < 90 ? [255, 255, 255] : [0, 0, 0]; // the dark page has a light one
+  const stripe = Math.max(9, Math.round(width / 55)), thick = Math.max(2, Math.round(width / 300)), dash = 4 * thick;
+  for (let y = 0, here = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, here++) {
+      const kind = kinds[truth[here]];
+      if (!kind) continue;
+      const turn = (x - y + stripe * height) % stripe, at = 4 * here;
+      if (turn >= stripe * 0.36) continue;
+      const core = turn >= stripe * 0.1 && turn < stripe * 0.26;
+      for (let part = 0; part < 3; part++) pixels[at + part] = core ? color[part] : edge[part];
+      pixels[at + 3] = kind === MISSED_FAINT ? 110 : 235;
+    }
+  }
+  for (let y = 0, here = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, here++) {
+      const value = truth[here], left = x ? truth[here - 1] : value, above = y ? truth[here - width] : value;
+      if (left === value && above === value) continue;
+      const kind = Math.max(kinds[value], kinds[left], kinds[above]);
+      if (!kind) continue;
+      const gap = kind === MISSED_LIT ? [255, 255, 0] : edge;
+      stamp(pixels, width, x + (thick >> 1), y + (thick >> 1), kind === MISSED_LIT ? thick + 1 : thick, (x + 2 * y) % (2 * dash) < dash ? color : gap);
+    }
+  }
+}
+
+/** A square of `size` pixels whose last corner is at (x, y). */
+function stamp(pixels, width, x, y, size, [red, green, blue]) {
+  const rows = pixels.length / 4 / width;
+  for (let dy = Math.max(0, y - size + 1); dy <= Math.min(y, rows - 1); dy++) {
+    for (let dx = Math.max(0, x - size + 1); dx <= Math.min(x, width - 1); dx++) {
+      const at = 4 * (dy * width + dx);
+      pixels[at] = red;
+      pixels[at + 1] = green;
+      pixels[at + 2] = blue;
+      pixels[at + 3] = 255;
+    }
+  }
+}

@@ -7,7 +7,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   const several = withPictures.length > 1;
   const state = {
     image: 0, left: TRUTH, right: 1 + withPictures[0], mode: "divider", color: "category", opacity: 0.55, outlined: true,
-    cut: 0.5, lit: null, zoom: 1, center: [0.5, 0.5],
+    missed: true, judge: withPictures[0], cut: 0.5, lit: [], zoom: 1, center: [0.5, 0.5],
   };
   let photo = null, drawn = 0, repaint = () => {};
 
@@ -20,6 +20,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   const leftBox = select("Left", layerNames, state.left, (value) => { state.left = value; remember(); render(); });
   const rightBox = select("Right", layerNames, state.right, (value) => { state.right = value; remember(); render(); });
   const sides = el("span", { class: "bar", style: { margin: "0" } }, leftBox.node, rightBox.node);
+  const judgeBox = several ? select("Truth judged by", withPictures.map((model) => [model, data.models[model].label]), state.judge, (value) => { state.judge = value; remember(); render(); }) : null;
   const modeBox = choice("View", [["divider", "Divider"], ["side", "Side by side"]], state.mode, (value) => { setMode(value); remember(); render(); });
   const colorBox = choice("Colours", [["category", "Categories"], ["verdict", "Verdicts"]], state.color, (value) => { state.color = value; remember(); render(); });
   const zoomSaid = el("span", { class: "quiet zoomed" }, "1×");
@@ -38,28 +39,35 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
       el("button", { type: "button", onclick: () => onstep(-1) }, "← Previous"),
       el("button", { type: "button", onclick: () => onstep(1) }, "Next →"), link),
     about,
-    el("div", { class: "bar" }, modeBox, sides, colorBox,
+    el("div", { class: "bar" }, modeBox, sides, judgeBox?.node, colorBox,
       el("label", {}, "Opacity ", el("input", { type: "range", min: 0, max: 100, value: 100 * state.opacity, oninput: (event) => { state.opacity = event.target.value / 100; render(); } })),
       el("label", {}, el("input", { type: "checkbox", checked: true, onchange: (event) => { state.outlined = event.target.checked; render(); } }), "Outlines"),
+      el("label", {}, el("input", { type: "checkbox", checked: true, onchange: (event) => { state.missed = event.target.checked; render(); } }), "Missed"),
       zoomBox, zoomSaid),
-    el("ul", { class: "legend verdicts", hidden: true }, Object.values(VERDICTS).map(([kind, words, color]) => el("li", {}, el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, words)))),
+    el("ul", { class: "legend verdicts", hidden: true }, Object.entries(VERDICTS).map(([verdict, [, words]]) => el("li", {}, verdictSign(verdict, words)))),
     stage, lists);
 
   function setMode(mode) {
     state.mode = mode;
     sides.style.display = mode === "side" ? "none" : "";
+    showJudge();
+  }
+
+  /** The judge can be chosen where no model stands beside the truth. */
+  function showJudge() {
+    if (judgeBox) judgeBox.node.style.display = state.mode === "side" || (state.left <= TRUTH && state.right <= TRUTH) ? "" : "none";
   }
 
   const runOf = (number) => (number === PHOTO ? "image" : number === TRUTH ? "truth" : data.models[number - 1].run);
   const layerOfRun = (name) => layerNames.map(([number]) => number).find((number) => runOf(number) === name);
-  const fromState = () => ({ view: state.mode, left: runOf(state.left), right: runOf(state.right), colours: state.color });
+  const fromState = () => ({ view: state.mode, left: runOf(state.left), right: runOf(state.right), colours: state.color, judge: several ? runOf(1 + state.judge) : null });
 
   const nameOf = (number) => layerNames.find(([other]) => other === number)[1];
 
-  /** The model whose verdicts the ground truth shows: the one on the other side, else the first. */
+  /** The model whose verdicts the ground truth shows: the one on the other side of the divider, else the chosen one. */
   function judge(image) {
-    const sides = state.mode === "divider" ? [state.right - 1, state.left - 1] : [state.judge];
-    return [...sides, ...withPictures].find((model) => model >= 0 && image.answers[model]);
+    const sides = state.mode === "divider" ? [state.right - 1, state.left - 1] : [];
+    return [...sides, state.judge, ...withPictures].find((model) => model >= 0 && image.answers[model]);
   }
 
   const outcome = (image, number, index) => outcomeOf(image, number, index, judge(image));
@@ -67,6 +75,12 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   function verdictText(verdict, iou, cause) {
     const [, words] = VERDICTS[verdict] ?? ["", verdict ?? ""];
     return words + (iou === null ? "" : `, IoU ${iou.toFixed(2)}`) + (cause && cause !== words ? ` (${cause})` : "") + (verdict && verdict !== "ignored" ? ` · ${verdict}` : "");
+  }
+
+  /** A true segment that a model missed: its category, and why where the table of causes says more. */
+  function describeMissed(image, model, index) {
+    const { category, area } = image.layers[TRUTH].segments[index], cause = image.answers[model][index][2];
+    return `${categoryName(category)}${cause && cause !== "missed" ? ` (${cause})` : ""}, ${whole(area)} pixels · FN`;
   }
 
   function describe(image, number, index) {
@@ -183,16 +197,14 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   }
 
   function composed(image, number, width, height) {
-    const lit = state.lit?.has(number) ? state.lit.get(number) : -1;
-    return compose(image, number, number === PHOTO ? null : mapOf(image, number), photo, width, height,
-      { view: viewOf(image), style: state, judge: judge(image), lit });
+    return compose(image, number, mapOf, photo, width, height, { view: viewOf(image), style: state, judge: judge(image), lit: state.lit });
   }
 
   // ---- drawing --------------------------------------------------------------------------------------------------
 
   function show(index) {
     state.image = index;
-    state.lit = null;
+    state.lit = [];
     state.zoom = 1;
     state.center = [0.5, 0.5];
     const image = images[index];
@@ -216,6 +228,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     if (!photo) return;
     hideTooltip();
     node.querySelector(".verdicts").hidden = state.color !== "verdict";
+    showJudge();
     if (state.mode === "divider") renderDivider(images[state.image]);
     else renderSide(images[state.image]);
     renderLists(images[state.image]);
@@ -303,11 +316,8 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   /** What a pane's head says: PQ, and how many segments have which verdict. */
   function counts(image, number) {
     if (number === PHOTO) return [`${image.width} × ${image.height}`];
-    const all = image.layers[number].segments.map((_, index) => outcome(image, number, index).verdict);
-    const parts = Object.entries(VERDICTS).map(([verdict, [kind, words, color]]) => {
-      const found = all.filter((other) => other === verdict).length;
-      return found ? el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, `${found} ${words}`) : null;
-    }).filter(Boolean);
+    const parts = Object.entries(tallyOf(image, number, judge(image))).filter(([, count]) => count)
+      .map(([verdict, count]) => verdictSign(verdict, `${count} ${VERDICTS[verdict][1]}`));
     const first = number === TRUTH ? el("span", {}, "by ", modelLabel(judge(image)), ":") : el("strong", {}, `PQ ${percent(scores[state.image][number - 1])}`);
     return [first, ...parts.flatMap((part) => [" ", part])];
   }
@@ -326,14 +336,18 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
       if ((number === PHOTO && !linked) || x < 0 || y < 0 || x >= image.width || y >= image.height) return clear();
       const value = (layer) => mapOf(image, layer)[y * image.width + x] - 1;
       const said = (layer) => (value(layer) < 0 ? "void: no segment" : describe(image, layer, value(layer)));
+      /** Of a model the true segment here that it missed, -1 where there is none. */
+      const missed = (layer) => (layer > TRUTH && value(TRUTH) >= 0 && image.answers[layer - 1][value(TRUTH)][0] === "FN" ? value(TRUTH) : -1);
+      const alsoMissed = (layer) => (missed(layer) < 0 ? "" : `missed: ${describeMissed(image, layer - 1, missed(layer))}`);
       if (!linked) {
-        showTooltip(event, `${nameOf(number)}\n${said(number)}`);
-        return light(value(number) < 0 ? null : new Map([[number, value(number)]]));
+        showTooltip(event, [nameOf(number), said(number), alsoMissed(number)].filter(Boolean).join("\n"));
+        return light([[number, value(number)], [TRUTH, missed(number)]].filter(([, index]) => index >= 0));
       }
       const short = (layer) => {
-        if (value(layer) < 0) return `${nameOf(layer)}: void`;
+        const also = missed(layer) < 0 ? "" : "; missed the true segment";
+        if (value(layer) < 0) return `${nameOf(layer)}: void${also}`;
         const segment = outcome(image, layer, value(layer));
-        return `${nameOf(layer)}: ${categoryName(segment.category)}${layer === TRUTH ? "" : `, ${verdictText(segment.verdict, segment.iou, segment.cause)}`}`;
+        return `${nameOf(layer)}: ${categoryName(segment.category)}${layer === TRUTH ? "" : `, ${verdictText(segment.verdict, segment.iou, segment.cause)}`}${also}`;
       };
       showTooltip(event, numbers.map(short).join("\n"));
       for (const cross of stage.querySelectorAll(".cross")) {
@@ -341,7 +355,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
         cross.style.left = `${100 * u}%`;
         cross.style.top = `${100 * v}%`;
       }
-      light(new Map(numbers.filter((layer) => value(layer) >= 0).map((layer) => [layer, value(layer)])));
+      light(numbers.filter((layer) => value(layer) >= 0).map((layer) => [layer, value(layer)]));
     }
     canvas.addEventListener("pointermove", (event) => { if (!event.buttons) tell(event); });
     canvas.addEventListener("click", tell);
@@ -349,20 +363,21 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     function clear() {
       hideTooltip();
       for (const cross of stage.querySelectorAll(".cross")) cross.hidden = true;
-      light(null);
+      light([]);
     }
   }
 
-  const same = (a, b) => a === b || (a && b && a.size === b.size && [...a].every(([key, value]) => b.get(key) === value));
-
+  /** Makes segments [[layer, index], …] stand out in all pictures and in the lists. */
   function light(lit) {
-    if (same(lit, state.lit)) return;
+    if (String(lit) === String(state.lit)) return;
     state.lit = lit;
     repaint();
-    for (const line of lists.querySelectorAll("tr[data-segment]")) {
-      const [number, index] = line.dataset.segment.split(",").map(Number);
-      line.classList.toggle("lit", Boolean(lit) && lit.get(number) === index);
-    }
+    markLines();
+  }
+
+  function markLines() {
+    const marked = new Set(state.lit.map(String));
+    for (const line of lists.querySelectorAll("tr[data-segment]")) line.classList.toggle("lit", marked.has(line.dataset.segment));
   }
 
   function renderLists(image) {
@@ -375,21 +390,23 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
         rove(el("div", { class: "scroll", role: "region", "aria-label": `Segments: ${nameOf(number)}` },
           el("table", {},
             el("thead", {}, el("tr", {}, ["Segment", "Score", "IoU", "Verdict", "Pixels"].map((name, place) => el("th", { scope: "col", class: [1, 2, 4].includes(place) ? (place === 4 ? "number wide" : "number") : null }, name)))),
-            el("tbody", {}, order.map((index) => segmentRow(image, number, index)))))));
+            el("tbody", {}, order.map((index) => segmentRow(image, number, index)),
+              number > TRUTH ? missedBy(image, number - 1).map((index) => segmentRow(image, TRUTH, index, number - 1)) : [])))));
     }));
   }
 
-  function segmentRow(image, number, index) {
-    const segment = outcome(image, number, index);
-    const [kind, words, color] = VERDICTS[segment.verdict] ?? ["", "–", "--ignored"];
-    const set = (lit) => () => light(lit && new Map([lit]));
-    const lit = [number, index];
-    return el("tr", { "data-segment": `${number},${index}`, onpointerenter: set(lit), onpointerleave: set(null) },
+  /** A line of a list. by: the model in whose eyes it is, where that is not the judge. */
+  function segmentRow(image, number, index, by = judge(image)) {
+    const segment = outcomeOf(image, number, index, by);
+    const words = VERDICTS[segment.verdict]?.[1];
+    const set = (lit) => () => light(lit);
+    const lit = [[number, index]];
+    return el("tr", { "data-segment": `${number},${index}`, onpointerenter: set(lit), onpointerleave: set([]) },
       el("th", { scope: "row" }, el("span", { class: "swatch", style: { background: segment.color } }),
-        el("button", { type: "button", class: "link", onfocus: set(lit), onblur: set(null), onclick: set(lit) }, categoryName(segment.category), segment.crowd ? " (crowd)" : "")),
+        el("button", { type: "button", class: "link", onfocus: set(lit), onblur: set([]), onclick: set(lit) }, categoryName(segment.category), segment.crowd ? " (crowd)" : "")),
       el("td", { class: "number" }, segment.score === null ? "–" : segment.score.toFixed(2)),
       el("td", { class: "number" }, segment.iou === null ? "–" : segment.iou.toFixed(2)),
-      el("td", {}, segment.verdict ? el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, words, segment.cause && segment.cause !== words ? `: ${segment.cause}` : "") : "–"),
+      el("td", {}, segment.verdict ? verdictSign(segment.verdict, words + (segment.cause && segment.cause !== words ? `: ${segment.cause}` : "")) : "–"),
       el("td", { class: "number wide" }, whole(segment.area)));
   }
 
@@ -412,6 +429,8 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     restore: (wanted) => {
       if (wanted.view) { setMode(wanted.view === "side" ? "side" : "divider"); modeBox.set(state.mode); }
       if (wanted.colours) { state.color = wanted.colours === "verdict" ? "verdict" : "category"; colorBox.set(state.color); }
+      const judge = data.models.findIndex((model) => model.run === wanted.judge);
+      if (withPictures.includes(judge)) { state.judge = judge; judgeBox?.set(judge); }
       for (const side of ["left", "right"]) {
         const number = wanted[side] === undefined ? undefined : layerOfRun(wanted[side]);
         if (number !== undefined) { state[side] = number; (side === "left" ? leftBox : rightBox).set(number); }
@@ -428,10 +447,10 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
         const panes = layerNames.map(([number]) => number).filter((number) => number === PHOTO || image.layers[number]);
         figure.append(el("div", { class: "strip", style: { "grid-template-columns": `repeat(${panes.length < 6 ? panes.length : Math.ceil(panes.length / 2)}, 1fr)` } }, panes.map((number) => {
           const width = 360, height = Math.round((width * image.height) / image.width);
-          const canvas = compose(image, number, number === PHOTO ? null : mapOf(image, number), picture, width, height,
-            { view: wholeView(image), style: { color: number === TRUTH ? "category" : "verdict", opacity: 0.55, outlined: true } });
-          return el("div", {}, canvas, el("span", {}, number > 0 ? [modelLabel(number - 1), ` PQ ${percent(scores[index][number - 1])}`] : nameOf(number)));
-        })), el("figcaption", {}, `Image ${image.id} (${image.file}), shown for: ${image.why.join("; ")}. Of models: what was found is grey, what is false is hatched.`));
+          const canvas = compose(image, number, mapOf, picture, width, height,
+            { style: { color: number === TRUTH ? "category" : "verdict", opacity: 0.55, outlined: true } });
+          return el("div", {}, canvas, el("span", {}, number > 0 ? [modelLabel(number - 1), ` PQ ${percent(scores[index][number - 1])}: ${errorsInWords(image, number - 1)}`] : nameOf(number)));
+        })), el("figcaption", {}, `Image ${image.id} (${image.file}), shown for: ${image.why.join("; ")}. Of models: what was found is grey, what is false is filled with stripes (/), what was missed has a broken outline and thin stripes (\\).`));
       };
       picture.src = image.photo;
     }),

@@ -1,0 +1,380 @@
+"""What mending errors would win, in points of PQ: of one error alone, and of all errors of a cause, category and size.
+
+metrics/errors.py gives each false positive, miss and imperfect mask a cause. The fix of a cause mends what belongs
+together: a prediction over two objects is one error though it is several segments. So an *error* here is what one fix
+mends at one place, and it has one cause, one category and one size: of its largest true object, or, where no object
+belongs to it (a hallucination), of the prediction.
+
+To mend an error is to do to the counts what its cause's fix does (CAUSES): false positives go, misses become matches,
+a mask becomes exact. `gain` is PQ of All then, minus PQ of All now: the PQ of each category that the error touches is
+computed again from Σ IoU, TP, FP and FN. A category that only had false positives counts as 1 once they are gone. The
+errors of a cause, category and size are a *cell*; to mend a cell is to mend all of its errors. Cells share out all
+errors, but their gains do not add up: a category's PQ is a quotient, and mending one thing changes what the next is
+worth.
+
+The interval of a gain is that of PQ (metrics/jackknife.py): gain of all images and without each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from panbench.base.errors import BadArgument
+from panbench.metrics.errors import CAUSES, ErrorFold, assign_causes
+from panbench.metrics.jackknife import Jackknife
+from panbench.metrics.matched import Matched, numbered, positions
+from panbench.metrics.pq import ratio
+from panbench.metrics.samples import EXACT_IMAGES, FEWEST_IMAGES, UNITS
+from panbench.metrics.slices import SLICINGS
+from panbench.panoptic.overlap import find_rows
+from panbench.panoptic.types import VOID, Category
+
+__all__ = ["MOST_CELLS", "SIZES", "FixFold", "cells_to_fix", "priced_errors"]
+
+Float = npt.NDArray[np.float64]
+Int = npt.NDArray[np.int64]
+
+SIZES = tuple(name.split(" ")[0] for name in SLICINGS["size"].names)
+"""Small, medium and large, as COCO has them (`SLICINGS["size"]`)."""
+
+MOST_CELLS = 25
+"""So many cells are listed, with intervals: further ones are worth little and would make the list unreadable."""
+
+# An error of these causes is all that belongs to one prediction; of the others, all that belongs to one true object.
+_OF_PREDICTION = tuple(cause.name in ("merged", "duplicate", "hallucinated") for cause in CAUSES)
+
+
+def priced_errors(errors: pd.DataFrame, matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
+    """Each error with what mending it alone would win, the dearest first.
+
+    errors: from `assign_causes` of `matched`
+    Columns: image_id, cause, category_id, size (one of SIZES), gt_ids, pred_ids (tuples of the segments that belong to
+    it; of a merged or split one, all of them), iou (of an imperfect mask; NaN else), gain. Ties are broken by image and
+    by the order of the segments.
+    """
+    found = _Changes.of(errors, matched, categories)
+    count, rows = len(found.cell), errors.iloc[found.wrong]
+    gain = _Now.of(found.base, len(categories)).gains(found.number, found.delta, count)
+    cause, place, size = _parts_of(found.cell, len(categories))
+    sides = {f"{name}s": _members(rows[name].to_numpy(np.int64), found.number, count) for name in ("gt_id", "pred_id")}
+    first = rows.iloc[found.first]
+    table = pd.DataFrame(
+        {
+            "image_id": first["image_id"].to_numpy(np.int64),
+            "cause": np.array([one.name for one in CAUSES], object)[cause],
+            "category_id": np.array([one.id for one in categories], np.int64)[place],
+            "size": np.array(SIZES, object)[size],
+            **sides,
+            "iou": np.where(first["verdict"] == "TP", first["iou"], np.nan),
+            "gain": gain,
+        }
+    )
+    order = np.lexsort((found.cell, -np.round(gain, 12)))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def cells_to_fix(
+    errors: pd.DataFrame,
+    matched: Matched,
+    categories: Sequence[Category],
+    *,
+    most: int = MOST_CELLS,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """The cells (cause, category, size) whose mending would win most, the best first; at most `most`.
+
+    errors: from `assign_causes` of `matched`
+    Columns: cause, category_id, name, size, gain, low, high (its interval; NaN where fewer than 10 images hold such an
+    error), errors, images (that hold one). Cells that win nothing are left out.
+    """
+    part = _Changes.of(errors, matched, categories).by_cell()
+    return _cells([part], categories, matched.image_ids, most, level)
+
+
+class FixFold:
+    """`cells_to_fix` of images that come block by block, and what `ErrorFold` has of the same errors; a `Fold`.
+
+    images: all that will come, ascending. It keeps some 50 bytes for each image, category and cell.
+    """
+
+    def __init__(self, categories: Sequence[Category], images: Int) -> None:
+        self.categories = tuple(categories)
+        self.images = images
+        self.explained = ErrorFold(self.categories)
+        self._parts: list[_Part] = []
+
+    def look(self, matched: Matched) -> tuple[Any, _Part]:
+        """The errors of a block, with their causes and what mending them changes."""
+        errors = assign_causes(matched, self.categories)
+        return self.explained.tally(errors), _Changes.of(errors, matched, self.categories).by_cell()
+
+    def add(self, part: tuple[Any, _Part]) -> None:
+        """Keeps what a block changes."""
+        explained, changes = part
+        self.explained.add(explained)
+        self._parts.append(changes)
+
+    def cells(self, most: int = MOST_CELLS, level: float = 0.95) -> pd.DataFrame:
+        """`cells_to_fix` of all that was added."""
+        return _cells(self._parts, self.categories, self.images, most, level)
+
+
+def _cells(
+    parts: Sequence[_Part], categories: Sequence[Category], images: Int, most: int, level: float
+) -> pd.DataFrame:
+    if not 0 < level < 1:
+        raise BadArgument(f"level must lie between 0 and 1, not {level}.")
+    sums = _CellSums.of(parts, len(categories), images)
+    chosen = sums.best(most)
+    low, high = sums.intervals(chosen, level)
+    cause, place, size = _parts_of(sums.cells[chosen], len(categories))
+    return pd.DataFrame(
+        {
+            "cause": np.array([one.name for one in CAUSES], object)[cause],
+            "category_id": np.array([one.id for one in categories], np.int64)[place],
+            "name": np.array([one.name for one in categories], object)[place],
+            "size": np.array(SIZES, object)[size],
+            "gain": sums.gain[chosen],
+            "low": low,
+            "high": high,
+            "errors": sums.errors[chosen],
+            "images": sums.images[chosen],
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Columns that add to Σ IoU, TP and FP + FN; `image` and `category` (a position) say of what."""
+
+    image: Int
+    category: Int
+    iou: Float
+    hits: Int
+    mistakes: Int
+
+    @property
+    def whole(self) -> Float:
+        """TP + (FP + FN)/2, PQ's divisor."""
+        return self.hits + self.mistakes / 2
+
+    def grouped(self, *keys: Int) -> tuple[_Sums, list[Int]]:
+        """Rows with the same keys added up, in the order of the keys, and the keys; the first two are image and
+        category."""
+        distinct, place = numbered(keys)
+        n = len(distinct[0])
+        iou = np.bincount(place, self.iou, n).astype(np.float64)
+        hits, mistakes = (np.bincount(place, one, n).astype(np.int64) for one in (self.hits, self.mistakes))
+        return _Sums(distinct[0], distinct[1], iou, hits, mistakes), distinct
+
+    @staticmethod
+    def joined(parts: Sequence[_Sums]) -> _Sums:
+        """The rows of all, in their order."""
+        columns = zip(*((one.image, one.category, one.iou, one.hits, one.mistakes) for one in parts), strict=True)
+        return _Sums(*(np.concatenate(column) for column in columns))
+
+
+@dataclass(frozen=True)
+class _Now:
+    """PQ's sums of each category as they are."""
+
+    iou: Float
+    whole: Float
+
+    @staticmethod
+    def of(base: _Sums, categories: int) -> _Now:
+        sums = (np.bincount(base.category, one, categories).astype(np.float64) for one in (base.iou, base.whole))
+        return _Now(*sums)
+
+    @property
+    def held(self) -> int:
+        """How many categories have a TP, FP or FN: so many is PQ of All the mean of."""
+        return int((self.whole > 0).sum())
+
+    def gains(self, number: Int, delta: _Sums, count: int) -> Float:
+        """(count,) ΔPQ of All of each of the numbered groups of changes."""
+        (group, touched), place = numbered([number, delta.category])
+        iou, whole = (np.bincount(place, one, len(group)) for one in (delta.iou, delta.whole))
+        before = _pq(self.iou[touched], self.whole[touched])
+        gained = _pq(self.iou[touched] + iou, self.whole[touched] + whole) - before
+        return np.bincount(group, gained, count).astype(np.float64) / max(self.held, 1)
+
+
+def _pq(iou: Float, whole: Float) -> Float:
+    """Σ IoU / (TP + (FP + FN)/2), and 1 where nothing is left to be wrong."""
+    # A divisor is a multiple of a half, but for rounding.
+    return ratio(iou, np.where(whole > 0.25, whole, 0.0), empty=1.0)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What mending changes in some images.
+
+    base: one row an image and category; delta: one row an image, category and cell; cell: of each row of `delta`
+    errors: (cell, image) of each error
+    """
+
+    base: _Sums
+    delta: _Sums
+    cell: Int
+    errors: tuple[Int, Int]
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """The errors of some images, and what mending each changes.
+
+    base: one row a TP, FP and FN; wrong: those of them that belong to an error
+    delta: one row for each of `wrong`; number: the error of each
+    cell: of each error, cause, category and size in one number; first: the row of `wrong` that stands for it
+    """
+
+    base: _Sums
+    wrong: Int
+    delta: _Sums
+    number: Int
+    cell: Int
+    first: Int
+
+    @staticmethod
+    def of(errors: pd.DataFrame, matched: Matched, categories: Sequence[Category]) -> _Changes:
+        image, iou = errors["image_id"].to_numpy(np.int64), errors["iou"].to_numpy(np.float64)
+        category = positions(errors["category_id"].to_numpy(np.int64), categories)
+        found, missed = (errors["verdict"].to_numpy() == verdict for verdict in ("TP", "FN"))
+        base = _Sums(image, category, np.where(found, iou, 0.0), found.astype(np.int64), (~found).astype(np.int64))
+        wrong = np.flatnonzero(~(found & (iou == 1)))
+        rows, found, missed = errors.iloc[wrong], found[wrong], missed[wrong]
+        regained = np.select([missed, found], [iou[wrong], 1 - iou[wrong]], 0.0)
+        delta = _Sums(image[wrong], category[wrong], regained, missed.astype(np.int64), -(~found).astype(np.int64))
+        cause = pd.Index([one.name for one in CAUSES]).get_indexer(rows["cause"]).astype(np.int64)
+        anchor = np.where(np.array(_OF_PREDICTION)[cause], rows["pred_id"].to_numpy(), rows["gt_id"].to_numpy())
+        number = numbered([delta.image, cause, anchor.astype(np.int64)])[1]
+        area = _areas(rows, matched)
+        # A true object stands for its error before a false positive does, and a large one before a small one.
+        order = np.lexsort((-area, ~(found | missed), number))
+        first = order[np.searchsorted(number[order], np.arange(int(number.max(initial=-1)) + 1))]
+        size = SLICINGS["size"].place(area[first])
+        cell = (cause[first] * len(categories) + delta.category[first]) * len(SIZES) + size
+        return _Changes(base, wrong, delta, number, cell, first)
+
+    def by_cell(self) -> _Part:
+        """All that cells need of it."""
+        base, _ = self.base.grouped(self.base.image, self.base.category)
+        delta, (_, _, cell) = self.delta.grouped(self.delta.image, self.delta.category, self.cell[self.number])
+        return _Part(base, delta, cell, (self.cell, self.delta.image[self.first]))
+
+
+def _parts_of(cell: Int, categories: int) -> tuple[Int, Int, Int]:
+    """The positions of cause, category and size."""
+    return cell // len(SIZES) // categories, cell // len(SIZES) % categories, cell % len(SIZES)
+
+
+def _areas(rows: pd.DataFrame, matched: Matched) -> Int:
+    """Of each error's row the area of its true object; of a prediction that no object belongs to, its own."""
+    segments, image = matched.segments, rows["image_id"].to_numpy(np.int64)
+    areas = []
+    for name, side in (("gt_id", segments.is_gt), ("pred_id", ~segments.is_gt)):
+        own = np.flatnonzero(side)
+        row = find_rows(image, rows[name].to_numpy(np.int32), segments.image_id[own], segments.id[own])
+        areas.append(np.where(row >= 0, np.append(segments.area[own], 0)[row], 0))
+    return np.where(rows["gt_id"].to_numpy() != VOID, *areas)
+
+
+def _members(ids: Int, number: Int, count: int) -> list[tuple[int, ...]]:
+    """The ids, each once, of the rows that have each number; VOID is none."""
+    found: list[dict[int, None]] = [{} for _ in range(count)]
+    for one, own in zip(ids.tolist(), number.tolist(), strict=True):
+        if one != VOID:
+            found[own][one] = None
+    return [tuple(own) for own in found]
+
+
+@dataclass(frozen=True)
+class _CellSums:
+    """What mending each cell changes, unit by unit. A unit is an image, or of very many a group of them, as `Sample`'s.
+
+    cells: those with an error; gain, errors, images: of each
+    base: one row a unit and category; delta: one row a unit, category and cell, whose place in `cells` is in `place`
+    """
+
+    cells: Int
+    gain: Float
+    errors: Int
+    images: Int
+    now: _Now
+    base: _Sums
+    delta: _Sums
+    place: Int
+    units: int
+
+    @staticmethod
+    def of(parts: Sequence[_Part], categories: int, images: Int) -> _CellSums:
+        base, delta = (_Sums.joined([getattr(part, name) for part in parts]) for name in ("base", "delta"))
+        now = _Now.of(base, categories)
+        cells, place = np.unique(np.concatenate([part.cell for part in parts]), return_inverse=True)
+        of_errors, image = (np.concatenate(column) for column in zip(*(part.errors for part in parts), strict=True))
+        of_errors = np.searchsorted(cells, of_errors)
+        (held, _), _ = numbered([of_errors, image])
+        unit = np.arange(len(images)) % (UNITS if len(images) > EXACT_IMAGES else max(len(images), 1))
+        by_unit, _ = base.grouped(unit[np.searchsorted(images, base.image)], base.category)
+        changes, keys = delta.grouped(unit[np.searchsorted(images, delta.image)], delta.category, place)
+        return _CellSums(
+            cells=cells,
+            gain=now.gains(place, delta, len(cells)),
+            errors=np.bincount(of_errors, minlength=len(cells)),
+            images=np.bincount(held, minlength=len(cells)),
+            now=now,
+            base=by_unit,
+            delta=changes,
+            place=keys[2],
+            units=int(unit.max(initial=-1)) + 1,
+        )
+
+    def best(self, most: int) -> Int:
+        """The places of the cells that win most, the best first, then as CAUSES and categories are ordered."""
+        # Equal gains can differ in the last bit: what was added up in another order is no better.
+        order = np.lexsort((self.cells, -np.round(self.gain, 12)))
+        return order[self.gain[order] > 1e-12][:most]
+
+    def intervals(self, chosen: Int, level: float) -> tuple[Float, Float]:
+        """(low, high) of the gain of some cells; NaN where fewer than FEWEST_IMAGES images hold one of its errors."""
+        if not len(chosen):
+            return np.zeros(0), np.zeros(0)
+        found = [self._without_each(place) for place in chosen.tolist()]
+        left_out, corrections = (np.stack(column) for column in zip(*found, strict=True))
+        low, high = Jackknife(self.gain[chosen], left_out, corrections, np.zeros(len(chosen))).estimate().ends(level)
+        enough = self.images[chosen] >= FEWEST_IMAGES
+        # Mending never lowers PQ: what was missed becomes a match with an IoU above half of any PQ.
+        return tuple(np.where(enough, np.clip(end, 0, 1), np.nan) for end in (low, high))  # type: ignore[return-value]
+
+    def _without_each(self, place: int) -> tuple[Float, Float]:
+        """The gain of one cell without each unit, and what each category adds to the correction for bias."""
+        own = self.place == place
+        categories, held = len(self.now.whole), max(self.now.held, 1)
+        unit, category = self.base.image, self.base.category
+        # What the cell changes, of each category and of each unit and category, 0 mostly.
+        touched = np.unique(self.delta.category[own])
+        rows = np.flatnonzero(np.isin(category, touched))
+        key, mine = unit * categories + category, self.delta.image[own] * categories + self.delta.category[own]
+        iou, whole = np.zeros(len(key)), np.zeros(len(key))
+        at = np.searchsorted(key, mine)
+        iou[at], whole[at] = self.delta.iou[own], self.delta.whole[own]
+        total_iou, total = (np.bincount(category, one, categories) for one in (iou, whole))
+        gained = _pq(self.now.iou + total_iou, self.now.whole + total) - _pq(self.now.iou, self.now.whole)
+        # Without a unit: a category that only this unit holds is not in the mean any more.
+        left_iou, left = self.now.iou[category] - self.base.iou, self.now.whole[category] - self.base.whole
+        gone = left <= 0.25
+        after = _pq((left_iou + total_iou[category] - iou)[rows], (left + total[category] - whole)[rows])
+        change = np.zeros(len(key))
+        change[rows] = np.where(gone[rows], 0.0, after - _pq(left_iou[rows], left[rows])) - gained[category[rows]]
+        without = gained.sum() + np.bincount(unit, change, self.units)
+        left_out = without / np.maximum(held - np.bincount(unit, gone, self.units), 1)
+        mean = gained.sum() / held
+        bias = np.bincount(category, change, categories) + np.bincount(category, gone, categories) * mean
+        return left_out, -bias * (1 - 1 / self.units) / held

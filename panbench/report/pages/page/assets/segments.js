@@ -1,0 +1,77 @@
+// Segments of an image: what became of each in a model, and where it lies.
+//
+// An image is a record of the gallery (gallery.py): `layers` are the ground truth (TRUTH), then one a model (1 + its
+// place in data.models, null without predictions); `answers[model][i]` is [verdict, IoU, cause] of true segment i in
+// that model. A segment is named by its layer and its place there: [layer, index]. What a model missed is no segment of
+// its own layer, but one of the truth.
+
+const VERDICTS = {
+  TP: ["found", "found", "--found"],
+  FP: ["false", "false positive", "--false"],
+  FN: ["missed", "missed", "--missed"],
+  ignored: ["ignored", "ignored", "--ignored"],
+};
+const PHOTO = -1, TRUTH = 0; // layers: -1 the photograph, 0 the ground truth, 1 + k the k-th model
+
+/** What became of a segment in the eyes of a model: of the ground truth's, what that model made of it. */
+function outcomeOf(image, number, index, judge) {
+  const segment = image.layers[number].segments[index];
+  if (number !== TRUTH || judge === undefined || !image.answers[judge]) return segment;
+  const [verdict, iou, cause] = image.answers[judge][index];
+  return { ...segment, verdict, iou, cause };
+}
+
+/** The true segments that a model missed, as places in the truth's layer. */
+function missedBy(image, model) {
+  return (image.answers[model] ?? []).flatMap(([verdict], index) => (verdict === "FN" ? [index] : []));
+}
+
+/** How many segments have which verdict, { TP, FP, FN, ignored }: of a model with what it missed, of the truth by `judge`. */
+function tallyOf(image, number, judge) {
+  const found = Object.fromEntries(Object.keys(VERDICTS).map((verdict) => [verdict, 0]));
+  image.layers[number].segments.forEach((_, index) => { found[outcomeOf(image, number, index, judge).verdict] += 1; });
+  if (number > TRUTH) found.FN = missedBy(image, number - 1).length;
+  return found;
+}
+
+/** A verdict with its sign, as legends, tables and the heads of pictures have it. */
+function verdictSign(verdict, words) {
+  const [kind, , color] = VERDICTS[verdict];
+  return el("span", { class: `verdict ${kind}`, style: { "--kind": `var(${color})` } }, words);
+}
+
+/** What a model did with an image, in a few words: "2 missed, 1 false". */
+function errorsInWords(image, model) {
+  const { FN, FP } = tallyOf(image, 1 + model);
+  return [FN && `${FN} missed`, FP && `${FP} false`].filter(Boolean).join(", ") || "no errors";
+}
+
+/** The smallest box { x, y, width, height } around segments [[layer, index], …]; null where none has a pixel. */
+function boxAround(image, mapOf, segments) {
+  let left = image.width, right = -1, top = image.height, bottom = -1;
+  for (const number of new Set(segments.map(([layer]) => layer))) {
+    const wanted = new Set(segments.filter(([layer]) => layer === number).map(([, index]) => index + 1));
+    const map = mapOf(image, number);
+    for (let y = 0, at = 0; y < image.height; y++) {
+      for (let x = 0; x < image.width; x++, at++) {
+        if (!map[at] || !wanted.has(map[at])) continue;
+        if (x < left) left = x;
+        if (x > right) right = x;
+        if (y < top) top = y;
+        bottom = y;
+      }
+    }
+  }
+  return right < 0 ? null : { x: left, y: top, width: right - left + 1, height: bottom - top + 1 };
+}
+
+/** The whole image as a view of `compose`. */
+const wholeView = (image) => ({ x: 0, y: 0, width: image.width, height: image.height });
+
+/** A view of `compose` with a box in its middle that fills about `part` of it; no closer than `most` times. */
+function viewAround(image, box, part = 0.5, most = 12) {
+  const zoom = Math.max(1, Math.min(most, (part * image.width) / box.width, (part * image.height) / box.height));
+  const width = image.width / zoom, height = image.height / zoom;
+  const within = (middle, size, all) => Math.min(all - size, Math.max(0, middle - size / 2));
+  return { x: within(box.x + box.width / 2, width, image.width), y: within(box.y + box.height / 2, height, image.height), width, height };
+}
