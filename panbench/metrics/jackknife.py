@@ -138,7 +138,7 @@ class Jackknife:
         added = np.square(self.corrections).sum(axis=-1) + self.unmatched
         # What is added is as good as known: it only makes the interval wider.
         total, degrees = by_images + added, freedom(apart)
-        np.divide(total**2 * freedom, by_images**2, out=degrees, where=by_images > 0)
+        np.divide(total**2 * degrees, by_images**2, out=degrees, where=by_images > 0)
         return Estimate(units * self.value - (units - 1) * mean, total, degrees)
 
 

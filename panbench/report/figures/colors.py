@@ -11,13 +11,19 @@ from dataclasses import dataclass
 
 from panbench.runs import Run
 
-__all__ = ["DARK", "LIGHT", "MARKERS", "Style", "model_key", "styles_of"]
+__all__ = ["CAUSES_DARK", "CAUSES_LIGHT", "DARK", "LIGHT", "MARKERS", "Style", "model_key", "styles_of"]
 
 LIGHT = ("#112cbd", "#b03721", "#1d8070", "#78358b", "#ce8113", "#091730", "#8871db", "#5a1407")
 """On white paper. tests/report/test_colors.py measures the distances."""
 
 DARK = ("#687efd", "#f58155", "#28e0a1", "#8d6aa0", "#ffd73c", "#d8ffff", "#b4abef", "#b53b13")
 """The same hues on the dark page; the near-black one is near-white there."""
+
+CAUSES_LIGHT = ("#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee", "#882255", "#44aa99", "#d9822b", "#aa4499")
+"""Of the causes of errors, in their order, on white paper; apart for the same eyes, as the same test measures."""
+
+CAUSES_DARK = ("#dd7788", "#7d74e0", "#ddcc77", "#3fa35f", "#88ccee", "#c2518c", "#44aa99", "#e6964a", "#c86fc0")
+"""The same on the dark page."""
 
 MARKERS = ("o", "s", "^", "D", "P", "v", "h", "p")
 """matplotlib's names of the markers; assets/dom.js draws the same shapes."""

@@ -1,7 +1,7 @@
 """The numbers that the page's scripts draw, as plain lists: fractions to four digits, None where there is none."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,7 +17,7 @@ from panbench.report.answers.comparison import Standing
 from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import model_key, styles_of
 from panbench.report.pages.page.cost import speed_range
-from panbench.report.pages.page.leads import MOST_CONFUSED, confused_pairs, pairs_listed
+from panbench.report.pages.page.leads import confused_pairs, mistaken_pairs, pairs_listed
 from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["PairTest", "TestedPair", "chart_numbers", "tested_pairs"]
@@ -32,7 +32,6 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
     per_category = views.per_category(members)
     lost = views.causes(members)
     pq = per_image.pivot(index="image_id", columns="run", values="PQ")[by_run]
-    objects = views.mistaken_objects(members)
     return {
         "models": [
             {
@@ -70,8 +69,8 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
             "counts": [lost.loc[lost["run"] == run, ["FP", "FN", "TP"]].to_numpy().tolist() for run in by_run],
             "intervals": _cause_intervals(members, lost),
         },
-        "confusion": _confusion(members, position),
-        "objects": _objects(members, objects, position),
+        "confusion": _confusion(members, confused_pairs(members), position, _numbers),
+        "objects": _confusion(members, mistaken_pairs(members), position, list),
         "slices": [
             {
                 "key": name,
@@ -174,20 +173,14 @@ def _of_categories(per_category: pd.DataFrame, ids: Sequence[int]) -> Iterable[p
     return (groups[category_id] for category_id in ids)
 
 
-def _confusion(members: Sequence[Compared], position: Mapping[str, int]) -> list[list[Any]]:
-    """[true, predicted, share of each run]; what any run confuses most is among them, so each pair's largest are."""
+def _confusion(
+    members: Sequence[Compared], pairs: pd.DataFrame, position: Mapping[str, int], numbers: Callable[[Any], Any]
+) -> list[list[Any]]:
+    """[true, predicted, number of each run]: what any run confuses most."""
     return [
-        [position[row["true"]], position.get(row["predicted"], -1), _numbers(row[member.label] for member in members)]
-        for row in confused_pairs(members).to_dict("records")
+        [position[row["true"]], position.get(row["predicted"], -1), numbers(row[member.label] for member in members)]
+        for row in pairs.to_dict("records")
     ]
-
-
-def _objects(members: Sequence[Compared], objects: pd.DataFrame, position: Mapping[str, int]) -> list[list[Any]]:
-    """[true, predicted, number of each run]."""
-    wide = objects.pivot_table(index=["true", "predicted"], columns="run", values="objects", fill_value=0, sort=False)
-    wide = wide.reindex(columns=[member.label for member in members], fill_value=0)
-    listed = dict.fromkeys(pair for run in wide for pair in wide[run].nlargest(MOST_CONFUSED).index)
-    return [[position[true], position[predicted], wide.loc[(true, predicted)].tolist()] for true, predicted in listed]
 
 
 def _numbers(values: Any) -> list[float | None]:

@@ -1,4 +1,15 @@
-// Charts: SVG drawn at the width it gets, again when that changes, so text keeps its size from 400 to 1600 pixels.
+// Charts: SVG drawn at the width it gets, again when that changes, so text keeps its size from 400 to 1600 pixels, and
+// again for paper, whose width no layout tells before it is printed.
+
+const PAPER = 700; // pixels across A4 within the margins of print.css
+const charts = []; // of each its container, and what draws it at a width
+
+/** Draws all charts that are printed at the width of the paper; gives what draws them for the screen again. */
+function drawForPaper() {
+  const printed = charts.filter(({ container }) => !container.closest("#images, #gallery"));
+  for (const { container, redraw } of printed) redraw(container.classList.contains("square") ? 460 : PAPER);
+  return () => { for (const { container, redraw } of printed) redraw(Math.floor(container.clientWidth)); };
+}
 
 /**
  * Draws `draw(width)`, an SVG element, into a container now and whenever the width changes. It is one stop of the Tab
@@ -27,10 +38,9 @@ function chart(container, draw, name = null) {
       hideTooltip();
     });
   }
-  new ResizeObserver(() => {
-    const now = Math.floor(container.clientWidth);
-    if (now && now !== width) place.replaceChildren(draw((width = now)));
-  }).observe(container);
+  const redraw = (now) => { if (now && now !== width) place.replaceChildren(draw((width = now))); };
+  new ResizeObserver(() => redraw(Math.floor(container.clientWidth))).observe(container);
+  charts.push({ container, redraw });
 }
 
 function frame(width, height, label, ...children) {
@@ -185,7 +195,7 @@ const causeColor = (cause) => `var(--c${cause % 9})`;
 /** For each model a bar of what each cause takes of its PQ, from 0: the longest bar fills the width. */
 function causeChart(container) {
   const { names, meanings, lost } = data.causes;
-  const row = 46;
+  const row = data.models.length > 8 ? 36 : 46, thick = row - 24; // a printed page holds the bars of many
   const totals = lost.map((of) => of.reduce((sum, value) => sum + (value ?? 0), 0));
   const most = Math.max(...totals, 0.01);
   chart(container, (width) => {
@@ -201,7 +211,7 @@ function causeChart(container) {
           if (!(share > 0)) return null;
           const left = at(start), right = at((start += share));
           return explain(
-            svg("rect", { x: left, y: y + 19, width: Math.max(0.5, right - left), height: 22, fill: causeColor(cause), stroke: "var(--paper)", "stroke-width": right - left > 3 ? 1 : 0 }),
+            svg("rect", { x: left, y: y + 19, width: Math.max(0.5, right - left), height: thick, fill: causeColor(cause), stroke: "var(--paper)", "stroke-width": right - left > 3 ? 1 : 0 }),
             `${model.label}\n${names[cause]}: ${percent(share, 2)} points of PQ\n${meanings[cause]}`);
         });
         return svg("g", {}, svg("svg", { x: 7, y: y + 9, class: "dot" }, marker(index)),

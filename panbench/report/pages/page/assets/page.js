@@ -12,11 +12,16 @@ function applyTheme(printing = false) {
 }
 applyTheme();
 darkAround.addEventListener("change", () => applyTheme());
+let drawForScreen = () => {};
 window.addEventListener("beforeprint", () => {
   applyTheme(true);
   for (const record of document.querySelectorAll("#provenance details")) record.open = true;
+  drawForScreen = drawForPaper();
 });
-window.addEventListener("afterprint", () => applyTheme());
+window.addEventListener("afterprint", () => {
+  applyTheme();
+  drawForScreen();
+});
 
 document.getElementById("tools").append(choice("Colours of the page", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], theme, (value) => {
   theme = value;
