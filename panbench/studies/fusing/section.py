@@ -32,7 +32,10 @@ def fusion_section(members: Sequence[Compared]) -> Section:
         rows.append((member.label, index, [percent(pq[step], 1) for step in ORACLE_STEPS]))
         if rule is not None and best is not None:
             lost, rest = shortened((max(best - rule, 0.0), 1 - best))
-            words = f"{member.label}: PQ {percent(rule, 1)}, {percent(lost, 1)} and {percent(rest, 1)} lost"
+            words = (
+                f"{member.label}: PQ {percent(rule, 1)}; at least {percent(lost, 1)} lost by scores and fusion, at most "
+                f"{percent(rest, 1)} because no mask fits"
+            )
             bars.append((index, (lost, rest), words))
     how = "`panbench eval … --keep-candidates` stores what left the network, then `panbench fuse RUN --oracle`."
     if not rows:
@@ -47,5 +50,5 @@ def fusion_section(members: Sequence[Compared]) -> Section:
     )
     parts = ("scores and fusion, at least", "no mask fits, at most")
     drawn = Bars("What scores and fusion take of PQ, and what they cannot", "points of PQ lost", parts, bars)
-    content = render("panbench.studies.fusing:section.html", heads=heads, rows=rows, notes=notes)
+    content = render("panbench.studies.fusing:section.html", bars=bars, heads=heads, rows=rows, notes=notes)
     return Section(title, intro, content, bars=drawn)

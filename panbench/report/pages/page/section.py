@@ -41,7 +41,7 @@ class Bars:
     """A bar a model, cut into parts from 0 on, which the page draws with axis and legend where there is `chart-KEY`.
 
     across: what the axis is, in percent; parts: what each part is; rows: of each model its index, the sizes of its
-        parts (fractions of 1), and the words that explain it
+        parts (fractions of 1), and a sentence that says the same
     """
 
     title: str

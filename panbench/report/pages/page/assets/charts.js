@@ -318,10 +318,10 @@ function bars(container, { title, across, parts, rows }) {
     const points = ticks(0, most, width < 600 ? 4 : 8);
     return frame(width, height, `${title}; the numbers are in the table below`,
       ...points.map((value) => svg("line", { class: "gridline", x1: at(value), x2: at(value), y1: 0, y2: height - 28 })),
-      ...rows.map(({ model, sizes, words }, index) => {
+      ...rows.map(({ model, sizes }, index) => {
         const y = index * row;
         let start = 0;
-        return svg("g", {}, svg("svg", { x: 7, y: y + 9, class: "dot" }, marker(model)), label(words, 18, y + 13, width - 30),
+        return svg("g", {}, svg("svg", { x: 7, y: y + 9, class: "dot" }, marker(model)), label(data.models[model].label, 18, y + 13, width - 30),
           sizes.map((size, part) => {
             const left = at(start), right = at((start += size));
             return explain(svg("rect", { class: `part${part}`, x: left, y: y + 19, width: Math.max(0.5, right - left), height: 22 }),
