@@ -32,10 +32,8 @@ def fusion_section(members: Sequence[Compared]) -> Section:
         rows.append((member.label, index, [percent(pq[step], 1) for step in ORACLE_STEPS]))
         if rule is not None and best is not None:
             lost, rest = shortened((max(best - rule, 0.0), 1 - best))
-            words = (
-                f"{member.label}: PQ {percent(rule, 1)}; at least {percent(lost, 1)} lost by scores and fusion, at most "
-                f"{percent(rest, 1)} because no mask fits"
-            )
+            words = f"{member.label}: PQ {percent(rule, 1)}; at least {percent(lost, 1)} lost by scores and fusion, "
+            words += f"at most {percent(rest, 1)} because no mask fits"
             bars.append((index, (lost, rest), words))
     how = "`panbench eval … --keep-candidates` stores what left the network, then `panbench fuse RUN --oracle`."
     if not rows:

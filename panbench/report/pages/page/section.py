@@ -53,7 +53,7 @@ class Bars:
         """As the page's scripts take it."""
         return {
             **vars(self),
-            "rows": [{"model": model, "sizes": sizes, "words": words} for model, sizes, words in self.rows],
+            "rows": [{"model": model, "sizes": sizes} for model, sizes, _ in self.rows],
         }
 
 
