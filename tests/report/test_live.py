@@ -195,7 +195,8 @@ class TestServer:
         def read(*_):
             raise AssertionError("a picture was read again")
 
-        monkeypatch.setattr("panbench.report.figures.pictures.Pictures.photo", read)
+        for name in ("photo", "small_photo", "truth"):
+            monkeypatch.setattr(f"panbench.report.figures.pictures.Pictures.{name}", read)
         # Other words, the same images and models.
         assert client.get(f"/api/find?{BOTH}&order=id&category=1").json()["total"] == 6
         assert client.get(f"/api/find?{BOTH}&category=1").json() == first
