@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from panbench.metrics.errors import CAUSES
-from panbench.metrics.slices import SLICINGS
+from panbench.metrics.slices import SLICINGS, Slicing
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
@@ -70,6 +70,7 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
                 "key": name,
                 "title": SLICINGS[name].title,
                 "names": list(dict.fromkeys(table["slice"])),
+                "bounds": _bounds(SLICINGS[name]),
                 "PQ": [_numbers(table.loc[table["run"] == run, "PQ"]) for run in by_run],
                 "truths": (
                     table.loc[table["run"] == by_run[0], "TP"] + table.loc[table["run"] == by_run[0], "FN"]
@@ -150,6 +151,12 @@ def pair_tests(members: Sequence[Compared], standing: Standing) -> Iterator[dict
             "groups": [pair.groups[group].record() if group in pair.groups else None for group in GROUPS],
             "categories": {place: [*test.record(), test.images] for place, test in pair.categories.items()},
         }
+
+
+def _bounds(slicing: Slicing) -> dict[str, list[float | None]]:
+    """Of each slice the values that it holds, from the first up to below the second; None where it has no bound."""
+    edges = [None, *slicing.edges, None]
+    return {name: list(edges[place : place + 2]) for place, name in enumerate(slicing.names)}
 
 
 def _of_categories(per_category: pd.DataFrame, ids: Sequence[int]) -> Iterable[pd.DataFrame]:
