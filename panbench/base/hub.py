@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,28 @@ from panbench.base.secrets import redacted, without_secrets
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
-__all__ = ["Repository", "Stated", "fetch", "here", "is_known", "look_up", "parse", "recorded", "weights_in"]
+__all__ = [
+    "WEIGHTS_NAMES",
+    "Repository",
+    "Stated",
+    "fetch",
+    "here",
+    "is_known",
+    "look_up",
+    "parse",
+    "recorded",
+    "shards_named",
+    "weights_in",
+]
 
 DEFAULT_REVISION = "main"
 CONFIG = "config.json"
 _WANTED = (CONFIG, "preprocessor_config.json")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SHARDS = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHTS_NAMES = (*_WEIGHTS, *_SHARDS)
+"""The files by which a folder has weights, the preferred first; the last two share them out among several files."""
+_SHARD = re.compile(r"(model|pytorch_model)-\d{5}-of-\d{5}\.(safetensors|bin)")
 _ANSWER_SECONDS = 30
 
 
@@ -85,12 +100,36 @@ def here(repository: Repository, *, weights: bool = True) -> Path | None:
     if not isinstance(config, str):
         return None
     folder = Path(config).parent
-    return folder if not weights or weights_in(folder) is not None else None
+    return folder if not weights or _has_all_weights(folder) else None
+
+
+def _has_all_weights(folder: Path) -> bool:
+    found = weights_in(folder)
+    if found is None or found.name not in _SHARDS:
+        return found is not None
+    try:
+        return all((folder / name).is_file() for name in shards_named(found))
+    except BadCheckpoint:
+        return False
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The file of weights in a folder, safetensors first; None when there is none."""
-    return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    """The file of weights in a folder, safetensors first, or the index of several files; None when there is none."""
+    return next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
+
+
+def shards_named(index: Path) -> list[str]:
+    """The files beside an index among which it shares out the weights, in order. Raises BadCheckpoint."""
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        plain = bool(names) and all(re.fullmatch(r"[\w.-]+", name) for name in names)
+    except FileNotFoundError:
+        raise BadCheckpoint(f"There is no weights file {index}.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadCheckpoint(f"{index} is not an index of weights ({type(error).__name__}: {error}).") from error
+    if not plain:
+        raise BadCheckpoint(f"{index} is not an index of weights: its weight_map names no files beside it.")
+    return names
 
 
 @dataclass(frozen=True)
@@ -104,8 +143,8 @@ class Stated:
 def look_up(repository: Repository) -> Stated:
     """Asks the hub for licence and size. Raises BadModel for what is not there, DownloadFailed without a network."""
     listing = list_files(repository)
-    weights = listing.files.get(_weights_among(listing.files, repository))
-    return Stated(listing.license, None if weights is None else weights.size)
+    sizes = [listing.files[name].size for name in _weights_among(listing.files, repository)]
+    return Stated(listing.license, _sum(sizes))
 
 
 def fetch(
@@ -128,12 +167,14 @@ def fetch(
     if CONFIG not in files:
         raise BadModel(f"{repository} has no {CONFIG}, so it is not a model of transformers. See {repository.page}.")
     wanted = [name for name in _WANTED if name in files]
-    if weights:
-        wanted.append(_weights_among(files, repository))
+    heavy = _weights_among(files, repository) if weights else []
+    total, before = _sum([files[name].size for name in heavy]), 0
     record: dict[str, Any] = {"repository": repository.name, "commit": commit, "license": listing.license, "files": {}}
     paths = []
-    for name in wanted:
-        path = _fetch_file(repository, commit, files[name], progress if name in _WEIGHTS else None)
+    for name in (*wanted, *heavy):
+        counted = None if progress is None or name not in heavy else _counted(progress, before, total)
+        path = _fetch_file(repository, commit, files[name], counted)
+        before += (files[name].size or 0) if name in heavy else 0
         sha256 = files[name].sha256 or sha256_of(path)
         record["files"][name] = {"size": path.stat().st_size, "sha256": sha256}
         paths.append(path)
@@ -141,6 +182,18 @@ def fetch(
         raise DownloadFailed(f"{repository} changed while it was being downloaded. Run the same command again.")
     write_json(_record_of(repository, commit), record)
     return paths[0].parent
+
+
+def _counted(
+    progress: Callable[[int, int | None], None], before: int, total: int | None
+) -> Callable[[int, int | None], None]:
+    """Progress over several files, of which `before` bytes have come."""
+    return lambda done, own: progress(before + done, own if total is None else total)
+
+
+def _sum(sizes: Sequence[int | None]) -> int | None:
+    known = [size for size in sizes if size is not None]
+    return sum(known) if len(known) == len(sizes) else None
 
 
 def recorded(repository: Repository, folder: Path) -> Mapping[str, Any]:
@@ -258,16 +311,18 @@ def _files(info: "ModelInfo") -> dict[str, _File]:
     return {stated.rfilename: file(stated) for stated in info.siblings or ()}
 
 
-def _weights_among(files: Mapping[str, Any], repository: Repository) -> str:
+def _weights_among(files: Mapping[str, Any], repository: Repository) -> list[str]:
+    """The file of weights, or those among which they are shared out and then their index."""
     for name in _WEIGHTS:
         if name in files:
-            return name
-    if any(name in files for name in _SHARDS):
-        raise BadCheckpoint(
-            f"{repository} has its weights in several files. Save them as one with transformers "
-            "(save_pretrained(folder, max_shard_size='100GB')) and pass --model folder."
-        )
-    raise BadCheckpoint(f"{repository} has no weights: neither {' nor '.join(_WEIGHTS)}. See {repository.page}.")
+            return [name]
+    for index in _SHARDS:
+        kind = index.partition(".")[0]
+        shards = sorted(name for name in files if (found := _SHARD.fullmatch(name)) and found[1] == kind)
+        if index in files and shards:
+            # The index comes last: where it is, all of them are.
+            return [*shards, index]
+    raise BadCheckpoint(f"{repository} has no weights: neither {' nor '.join(WEIGHTS_NAMES)}. See {repository.page}.")
 
 
 def _listing(repository: Repository) -> "ModelInfo":

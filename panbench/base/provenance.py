@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "mmdet", "mmengine", "mmcv", "mmcv-lite", "numpy", "opencv-python", "pandas", "pyarrow")
+FORKS = ("onedl-mmdetection", "onedl-mmengine", "onedl-mmcv")
+"""Distributions that import as mmdet, mmengine and mmcv."""
+_PACKAGES = ("torch", "mmdet", "mmengine", "mmcv", "mmcv-lite", *FORKS, "numpy", "opencv-python", "pandas", "pyarrow")
 
 
 def versions() -> dict[str, str]:

@@ -1,12 +1,13 @@
 """Weights: found or downloaded, loaded as data that can run nothing, and fitted to a model exactly or not at all."""
 
 import dataclasses
+import hashlib
 import re
 import threading
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from panbench.base.reporter import SILENT, Counting, Reporter, counter
 from panbench.base.secrets import without_secrets
 from panbench.base.text import licence_in_words
 from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, weights_path
+from panbench.models.checkpoint_forms import bare_names, followed, part_of, refuse_bare_pickle, shards_of, shown
 
 _WAYS_OUT = (
     Way("give a file with --checkpoint FILE", "--checkpoint"),
     Way("run the model untrained with --checkpoint random", "--checkpoint"),
 )
-_NAMES_SHOWN = 8
 # torch's list of names that a checkpoint may use is global to the process.
 _lock = threading.Lock()
 
@@ -36,15 +37,17 @@ _lock = threading.Lock()
 class Checkpoint:
     """What a weights file holds.
 
-    state_dict: parameters and buffers by name, on the CPU, as the file names them
+    state_dict: parameters and buffers by name, on the CPU, as the file names them but for the prefixes of wrappers
     meta: what the training program noted; values that are no plain data are None
-    sha256: of the file, 64 hex digits
+    sha256: of the file, 64 hex digits; of weights in several files, of the list of their hashes
+    part: the key under which the file has the state dict; None where it holds nothing else
     """
 
     path: Path
     state_dict: Mapping[str, Tensor]
     meta: Mapping[str, Any]
     sha256: str
+    part: str | None = None
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -76,6 +79,12 @@ def fetch_weights(
     if repository is not None and spec.weights is None:
         return _fetch_from_hub(spec, repository, offline, reporter)
     path = weights_path(spec)
+    if path is None and "folder" in spec.settings:
+        raise BadCheckpoint(
+            f"{spec.settings['folder']} has no weights: neither {' nor '.join(hub.WEIGHTS_NAMES)}. Save them there "
+            "(save_pretrained), or copy them from where config.json is from.",
+            ways=_WAYS_OUT,
+        )
     if path is None or spec.weights is None:
         raise BadCheckpoint(f"The config of {spec.title} names no weights.", ways=_WAYS_OUT)
     if "://" not in spec.weights:
@@ -154,12 +163,16 @@ def _how_to_fetch(spec: ModelSpec) -> str:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """The weights in a file of torch, mmengine, mmdet 2.x or safetensors. Nothing in the file is run.
+    """The weights in a file of torch, mmengine, mmdet 2.x, detectron2, DeepSpeed or safetensors. Nothing in it is run.
+
+    path: the file, the index of several safetensors, or mmengine's `last_checkpoint`, or the folder that holds it
 
     Raises BadCheckpoint for a file that is missing, empty, cut off, damaged, not weights at all, or that would have to
     run code to be loaded.
     """
-    path = Path(path).expanduser().absolute()
+    path = followed(Path(path).expanduser().absolute())
+    if (shards := shards_of(path)) is not None:
+        return _joined(path, [load_checkpoint(shard) for shard in shards])
     try:
         sha256 = sha256_of(path)
         with open(path, "rb") as handle:
@@ -170,11 +183,30 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise BadCheckpoint(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
     _refuse_other_files(path, head)
     _refuse_changed(path, sha256)
+    part = None
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         state_dict, meta = _load_safetensors(path)
     else:
-        state_dict, meta = _parts(path, _load_pickle(path))
-    return Checkpoint(path, state_dict, meta, sha256)
+        refuse_bare_pickle(path, head)
+        content = _load_pickle(path)
+        state_dict, part = part_of(path, content)
+        noted = None if part is None else content.get("meta")
+        meta = _plain(noted) if isinstance(noted, dict) else {}
+    return Checkpoint(path, bare_names(state_dict), meta, sha256, part)
+
+
+def _joined(index: Path, shards: Sequence[Checkpoint]) -> Checkpoint:
+    """The weights of several files as one checkpoint, its SHA-256 that of the list which sha256sum prints of them."""
+    state_dict: OrderedDict[str, Tensor] = OrderedDict()
+    for shard in shards:
+        if both := sorted(set(shard.state_dict) & set(state_dict)):
+            raise BadCheckpoint(
+                f"{shard.path} repeats parameters of the other files of {index.name} ({shown(both)}). Take all of them "
+                "from one place."
+            )
+        state_dict.update(shard.state_dict)
+    listed = "".join(f"{shard.sha256}  {shard.path.name}\n" for shard in shards)
+    return Checkpoint(index, bare_names(state_dict), {}, hashlib.sha256(listed.encode()).hexdigest())
 
 
 def _refuse_changed(path: Path, sha256: str) -> None:
@@ -190,12 +222,12 @@ def _refuse_changed(path: Path, sha256: str) -> None:
 def apply_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copies a checkpoint's weights into a model; every parameter is set, or BadCheckpoint says which are not.
 
-    Loaded through `model.load_state_dict`, so mmdet's conversions of older names run. Prefixes of wrappers (`module.`)
-    are taken off. Tolerated are a missing `num_batches_tracked` (BatchNorm counts batches for training only) and the
-    second copy of the weights that mmdet 2.x keeps for its moving average (`ema_backbone_conv1_weight`).
+    Loaded through `model.load_state_dict`, so mmdet's conversions of older names run. Tolerated are a missing
+    `num_batches_tracked` (BatchNorm counts batches for training only) and the second copy of the weights that mmdet 2.x
+    keeps for its moving average (`ema_backbone_conv1_weight`).
     After an error the model holds a mixture and is of no use.
     """
-    state_dict = _without_wrappers(checkpoint.state_dict)
+    state_dict = bare_names(checkpoint.state_dict)
     copies = {"ema_" + name.replace(".", "_") for name in state_dict}
     for name in [name for name in state_dict if name in copies]:
         del state_dict[name]
@@ -261,6 +293,8 @@ class _Inert:
 _INERT_NAMES = (
     "mmengine.logging.history_buffer.HistoryBuffer",
     "builtins.getattr",
+    # The arguments of a training script, which many authors save beside the weights.
+    "argparse.Namespace",
     "numpy.ndarray",
     "numpy.dtype",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
@@ -308,25 +342,6 @@ def _verify_checksums(path: Path) -> None:
                         pass
 
 
-def _parts(path: Path, content: Any) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """State dict and notes of what torch loaded: a training program's checkpoint, or the state dict alone."""
-    if not isinstance(content, dict):
-        raise BadCheckpoint(f"{path} holds a {type(content).__name__}, not weights by name.")
-    state_dict = content.get("state_dict", content)
-    if not isinstance(state_dict, dict) or not state_dict:
-        raise BadCheckpoint(f"{path} holds no weights: its state_dict is empty.")
-    others = [
-        str(name) for name, value in state_dict.items() if not (isinstance(name, str) and isinstance(value, Tensor))
-    ]
-    if others:
-        raise BadCheckpoint(
-            f"{path} holds no state_dict: {_shown(others)} {'is' if len(others) == 1 else 'are'} no tensor. "
-            "Save it as {'state_dict': model.state_dict()}."
-        )
-    meta = content.get("meta") if state_dict is not content else None
-    return state_dict, _plain(meta) if isinstance(meta, dict) else {}
-
-
 def _plain(value: Any, depth: int = 0) -> Any:
     """Notes as plain data. What lies deeper than training programs nest them, or holds itself, is None."""
     if depth > _MOST_NESTED:
@@ -338,21 +353,6 @@ def _plain(value: Any, depth: int = 0) -> Any:
     return None if isinstance(value, _Inert) else value
 
 
-def _without_wrappers(state_dict: Mapping[str, Tensor]) -> "OrderedDict[str, Tensor]":
-    """A copy without the prefixes that DistributedDataParallel and torch.compile put before every name."""
-    # The versions of layers travel in this attribute, by name; mmdet's conversions ask for them.
-    versions = getattr(state_dict, "_metadata", None)
-    bare = OrderedDict(state_dict)
-    for prefix in ("module.", "_orig_mod.", "module."):
-        if bare and all(name.startswith(prefix) for name in bare):
-            bare = OrderedDict((name.removeprefix(prefix), value) for name, value in bare.items())
-            if isinstance(versions, dict):
-                versions = {name.removeprefix(prefix): version for name, version in versions.items() if name}
-    if versions is not None:
-        bare._metadata = versions  # type: ignore[attr-defined]
-    return bare
-
-
 def _refuse_not_finite(state_dict: Mapping[str, Tensor], path: Path) -> None:
     bad = [
         name
@@ -361,7 +361,7 @@ def _refuse_not_finite(state_dict: Mapping[str, Tensor], path: Path) -> None:
     ]
     if bad:
         raise BadCheckpoint(
-            f"{path}: {len(bad)} of its {len(state_dict)} parameters hold NaN or infinity ({_shown(bad)}): the "
+            f"{path}: {len(bad)} of its {len(state_dict)} parameters hold NaN or infinity ({shown(bad)}): the "
             "training that wrote it diverged. Take an earlier checkpoint."
         )
 
@@ -371,12 +371,12 @@ def _misfit(model: nn.Module, path: Path, missing: list[str], unknown: list[str]
     shapes = re.findall(r"size mismatch for (\S+): .*?torch\.Size\((.*?)\).*?torch\.Size\((.*?)\)", mismatch)
     faults = []
     if missing:
-        faults.append(f"{len(missing)} of the model's parameters are missing from it ({_shown(missing)})")
+        faults.append(f"{len(missing)} of the model's parameters are missing from it ({shown(missing)})")
     if unknown:
-        faults.append(f"{len(unknown)} in it are unknown to the model ({_shown(unknown)})")
+        faults.append(f"{len(unknown)} in it are unknown to the model ({shown(unknown)})")
     if shapes:
         listed = [f"{name} is {_size(theirs)} in it, {_size(ours)} in the model" for name, theirs, ours in shapes]
-        faults.append(f"{len(shapes)} have another shape ({_shown(listed)})")
+        faults.append(f"{len(shapes)} have another shape ({shown(listed)})")
     elif mismatch:
         faults.append(_line(mismatch))
     reason = "Use the config that it was trained with."
@@ -389,12 +389,6 @@ def _misfit(model: nn.Module, path: Path, missing: list[str], unknown: list[str]
 
 def _size(numbers: str) -> str:
     return "×".join(re.findall(r"\d+", numbers)) or "a single number"
-
-
-def _shown(names: Iterable[str]) -> str:
-    names = list(names)
-    text = ", ".join(names[:_NAMES_SHOWN])
-    return f"{text} and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else text
 
 
 def _line(error: object) -> str:

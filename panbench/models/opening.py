@@ -15,6 +15,7 @@ from panbench.base.places import BrokenPlace, load
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weights
 from panbench.models.adapter import Adapter
+from panbench.models.checkpoint_forms import AVERAGED
 from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
 from panbench.models.devices import check_precision, choose_device
 from panbench.models.external import answers_of, guarded, is_external
@@ -89,6 +90,8 @@ def open_model(
     if path is not None:
         reporter.status(f"Reading the weights of {spec.title}")
         checkpoint = load_checkpoint(path)
+        if checkpoint.part == AVERAGED:
+            reporter.notice(f"{path} holds weights under {AVERAGED!r} alone; these are loaded.")
         with guarded(spec.adapter):
             renamed = adapter.rename(checkpoint.state_dict)
         apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=renamed))

@@ -246,7 +246,7 @@ def test_without_a_network_the_sentence_names_a_folder_as_the_way_out(server: Hu
     [
         (["model.safetensors"], "no config.json"),
         (["config.json"], "no weights"),
-        (["config.json", "model.safetensors.index.json"], "several files"),
+        (["config.json", "model.safetensors.index.json"], "no weights"),
     ],
 )
 def test_a_repository_without_what_a_model_needs_is_refused(server: Hub, files: list[str], sentence: str) -> None:

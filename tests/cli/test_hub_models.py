@@ -1,6 +1,7 @@
 """Models of a hub on the command line: fetched with consent, run under their own name, each fault in a sentence."""
 
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -12,11 +13,14 @@ from typing import Any
 import cv2
 import pytest
 import torch
+from safetensors.torch import load_file, save
 from support import panbench
 
+from panbench.base import hub as of_the_hub
 from panbench.base.extras import install_line
 from panbench.datasets import shapes
 from panbench.evaluation.from_python import evaluate
+from panbench.models.checkpoints import load_checkpoint
 from panbench.runs import load_run
 from tests.base.test_hub import COMMIT, Hub, _send
 from tests.models.transformers.test_adapter import BUILDERS, saved
@@ -186,6 +190,37 @@ def test_a_dataset_that_lists_isthing_says_which_labels_are_things(hub: Reposito
         bool(category["isthing"]) for category in stated["categories"]
     ]
     assert evaluate("./saved", "mine", "again").pq().equals(load_run("run").pq())
+
+
+def in_shards(hub: Repository) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Shares the repository's weights out among two files; its whole state dict and their names."""
+    state = load_file("saved/model.safetensors")
+    del hub.content["model.safetensors"]
+    files = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    of = {name: files[place % 2] for place, name in enumerate(state)}
+    for file in files:
+        hub.content[file] = save({name: value for name, value in state.items() if of[name] == file})
+    hub.content["model.safetensors.index.json"] = json.dumps({"weight_map": of}).encode()
+    hub.state()
+    return state, files
+
+
+def test_weights_in_shards_are_fetched_whole_and_fetched_again_where_one_is_gone(hub: Repository) -> None:
+    whole, files = in_shards(hub)
+    seen: list[tuple[int, int | None]] = []
+    folder = of_the_hub.fetch(of_the_hub.parse(ADDRESS), progress=lambda done, total: seen.append((done, total)))
+    sizes = [len(hub.content[name]) for name in (*files, "model.safetensors.index.json")]
+    assert seen[-1] == (sum(sizes), sum(sizes))
+    assert all(done <= then for (done, _), (then, _) in itertools.pairwise(seen))
+    index = of_the_hub.weights_in(folder)
+    assert index is not None
+    found = load_checkpoint(index).state_dict
+    assert set(found) == set(whole)
+    assert all(torch.equal(found[name], value) for name, value in whole.items())
+    assert predicted("--model", ADDRESS).exit_code == 0
+    (folder / files[0]).unlink()
+    assert of_the_hub.here(of_the_hub.parse(ADDRESS)) is None
+    assert "--download" in refused("--model", ADDRESS)
 
 
 def test_a_dataset_without_one_of_the_labels_says_nothing_of_things(hub: Repository) -> None:

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from panbench.base.errors import PanbenchError
 from panbench.models import feeding
-from panbench.models.mmdet import triton_attention
+from panbench.models.mmdet import distributions, triton_attention
 
 __all__ = [
     "BadBoxes",
@@ -65,9 +65,10 @@ def install() -> str:
     again changes nothing. mmcv's own compiled operators are used wherever they load; `why_not_compiled()` tells of
     ones that are there but do not. "torchvision": torchvision's kernels serve nms and RoIAlign off the CPU. On the CPU
     ours are the faster ones, so they serve there in any case.
-    Raises MissingOperator when mmcv cannot be imported at all, or mmdet is the fork onedl-mmdetection.
+    Raises MissingOperator when mmcv cannot be imported at all, or mmdet is a fork that was not tested.
     """
-    _refuse_fork()
+    if (reason := distributions.refusal()) is not None:
+        raise MissingOperator(reason)
     try:
         mmcv = importlib.import_module("mmcv")
     except ImportError as error:
@@ -84,19 +85,6 @@ def install() -> str:
     if not isinstance(extension, _StandIn):
         return "compiled"
     return "torchvision" if _torchvision_loads() else "pytorch"
-
-
-def _refuse_fork() -> None:
-    """Raises MissingOperator for onedl-mmdetection, which imports as `mmdet` and is another program."""
-    try:
-        version = importlib.metadata.version("onedl-mmdetection")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    raise MissingOperator(
-        f"onedl-mmdetection {version} is installed, a fork that takes the place of mmdet; panbench is tested with "
-        "mmdet 3.3.0 alone. Replace it: pip uninstall onedl-mmdetection onedl-mmcv onedl-mmengine, then pip install "
-        "mmdet==3.3.0 mmcv-lite==2.1.0 mmengine."
-    )
 
 
 def why_not_compiled() -> str | None:

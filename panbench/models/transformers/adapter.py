@@ -25,6 +25,7 @@ from panbench.base.errors import BadArgument, BadCheckpoint, BadModel
 from panbench.base.extras import install_line
 from panbench.base.hub_settings import endpoint
 from panbench.catalog import ModelSpec, repository_of
+from panbench.datasets.convert import shipped_categories
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes, softmax_candidates
@@ -43,6 +44,8 @@ __all__ = ["TransformersAdapter"]
 _TASK = (49406, 518, 10549, 533, 1072, 24755, 49407)
 """OneFormer's prompt, "the task is panoptic", in CLIP's tokens; zeros fill it up."""
 _UNNAMED = re.compile(r"|N/A|LABEL_\d+")
+_LABELS_ARE_COCO_IDS = ("facebook/detr-resnet-101-panoptic",)
+"""Repositories whose config.json names no label (LABEL_0 … LABEL_249) and whose labels are category ids of COCO."""
 _TIMM_RESNETS = {
     "resnet18": ("basic", (64, 128, 256, 512), (2, 2, 2, 2)),
     "resnet50": ("bottleneck", (256, 512, 1024, 2048), (3, 4, 6, 3)),
@@ -97,6 +100,7 @@ class TransformersAdapter(Adapter):
 
     def rename(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Parameters under this version's names; transformers knows those of its earlier ones. Raises BadCheckpoint."""
+        self._refuse_other_number_of_classes(state_dict)
         with torch.device("meta"):
             ours = set(self._network(self.config).state_dict())
         if set(state_dict) == ours:
@@ -116,6 +120,17 @@ class TransformersAdapter(Adapter):
             )
         return cast(nn.Module, renamed).state_dict()
 
+    def _refuse_other_number_of_classes(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Raises BadCheckpoint where config.json names more or fewer labels than the weights tell apart."""
+        for name, value in state_dict.items():
+            # The last row stands for "nothing".
+            if name.endswith(_CLASS_HEADS) and value.ndim and len(value) - 1 != (stated := self.config.num_labels):
+                raise BadCheckpoint(
+                    f"{self.spec.title} was trained for {len(value) - 1} classes, but id2label of its config.json has "
+                    f"{stated}. Write the name of each label there that it was trained with, from 0 on, in the order "
+                    "of training."
+                )
+
     @property
     def _network(self) -> Any:
         return getattr(self._transformers, self.kind.network)
@@ -123,6 +138,9 @@ class TransformersAdapter(Adapter):
     def _build_config(self) -> Any:
         """transformers' config; a ResNet that it would take from timm becomes its own."""
         stated = dict(self.stated)
+        if stated.get("id2label"):
+            # Where the two disagree, transformers throws all names away.
+            stated.pop("num_labels", None)
         backbone = stated.get("backbone_config")
         self._timm: str | None = None
         if self.kind.name == "detr":
@@ -169,6 +187,17 @@ class TransformersAdapter(Adapter):
     def _read_labels(self) -> None:
         """Names and things of the labels; labels without a name are never given (DETR's numbers have gaps)."""
         names = {int(label): str(name) for label, name in (self.config.id2label or {}).items()}
+        if self.spec.settings.get("repository") in _LABELS_ARE_COCO_IDS and all(
+            map(_UNNAMED.fullmatch, names.values())
+        ):
+            names |= {category.id: category.name for category in shipped_categories("coco") if category.id in names}
+        classes = self.config.num_labels
+        if beyond := [label for label in names if not 0 <= label < classes]:
+            raise BadModel(
+                f"{self.spec.title} has {classes} classes, labels 0 to {classes - 1}, but id2label of its config.json "
+                f"names the label {max(beyond, key=abs)}. Give each label there the name that it was trained with, "
+                'from 0 on and without gaps; "N/A" stands for one that is not used.'
+            )
         named = [label for label in sorted(names) if not _UNNAMED.fullmatch(names[label])]
         if not named:
             raise BadModel(
@@ -192,7 +221,8 @@ class TransformersAdapter(Adapter):
         else:
             isthing = known_things(self.class_names) or self._things_of_dataset()
         task = re.search(r"[-_](semantic|instance)\b", self.spec.title.lower().replace("_", "-"))
-        trained = None if task is None else task[1]
+        # Who lists the things has looked at the model; a folder's name may say anything.
+        trained = None if task is None or stated is not None else task[1]
         if len(set(isthing)) == 1:
             trained = "instance" if isthing[0] else "semantic"
         if trained is not None:
@@ -303,6 +333,7 @@ class TransformersAdapter(Adapter):
         return module(pixel_values=pixels, **extra)
 
 
+_CLASS_HEADS = ("class_predictor.bias", "decoder.class_embed.bias", "class_labels_classifier.bias")
 _NOT_PARAMETERS = ("relative_position_index", "position_ids", "num_batches_tracked", "criterion.empty_weight")
 """Buffers that earlier versions saved and that are computed."""
 

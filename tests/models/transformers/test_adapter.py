@@ -239,6 +239,38 @@ def test_labels_without_names_are_refused(eomt_folder: Path) -> None:
     assert "names none of its 9 labels" in refusal(eomt_folder)
 
 
+def test_a_folder_without_weights_says_so(eomt_folder: Path) -> None:
+    (eomt_folder / "model.safetensors").unlink()
+    message = refusal(eomt_folder, things=THINGS)
+    assert message.startswith(f"{eomt_folder} has no weights: neither model.safetensors nor pytorch_model.bin nor ")
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_names_for_more_or_fewer_classes_than_the_weights_have_are_refused(kind: str, tmp_path: Path) -> None:
+    folder = saved(BUILDERS[kind](), tmp_path / "model")
+    for names in (NAMES[:7], [*NAMES, "N/A"]):
+        settings_of(folder, id2label=dict(enumerate(names)), label2id=None)
+        assert f"trained for 9 classes, but id2label of its config.json has {len(names)}" in refusal(folder)
+    # Under names of an earlier version, the weights go through transformers' own renaming.
+    state = load_checkpoint(folder / "model.safetensors").state_dict
+    earlier = {name.replace(".mlp.fc", ".fc").replace("o_proj", "out_proj"): value for name, value in state.items()}
+    torch.save(earlier, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert "trained for 9 classes" in refusal(folder)
+
+
+@pytest.mark.parametrize(("first", "beyond"), [(1, 9), (-1, -1), (200, 208)])
+def test_labels_that_the_network_cannot_give_are_refused(first: int, beyond: int, eomt_folder: Path) -> None:
+    """Whose first label is 1 would read "nothing" as a category."""
+    settings_of(eomt_folder, id2label=dict(enumerate(NAMES, start=first)), label2id=None)
+    assert f"9 classes, labels 0 to 8, but id2label of its config.json names the label {beyond}" in refusal(eomt_folder)
+
+
+def test_a_number_of_labels_beside_their_names_does_not_take_the_names_away(eomt_folder: Path) -> None:
+    settings_of(eomt_folder, id2label=dict(enumerate(NAMES)), label2id=None, num_labels=11)
+    assert opened(eomt_folder).class_names == tuple(NAMES)
+
+
 @pytest.mark.parametrize(
     ("names", "trained"),
     [(NAMES[:5], "instance segmentation: it has no stuff"), (NAMES[5:], "semantic segmentation: it has no things")],
@@ -248,7 +280,9 @@ def test_a_checkpoint_of_another_task_is_refused(names: list[str], trained: str,
 
 
 def test_a_name_says_for_what_a_checkpoint_was_trained(tmp_path: Path) -> None:
-    assert "semantic segmentation" in refusal(saved(config_of("eomt"), tmp_path / "eomt-ade-semantic"))
+    folder = saved(config_of("eomt"), tmp_path / "eomt-ade-semantic")
+    assert "semantic segmentation" in refusal(folder)
+    assert opened(folder, things=NAMES[:5]).isthing == (True,) * 5 + (False,) * 4
 
 
 def test_other_architectures_are_refused(eomt_folder: Path) -> None:
