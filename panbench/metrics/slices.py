@@ -28,6 +28,7 @@ __all__ = [
     "SLICINGS",
     "THRESHOLDS",
     "ImageStatistics",
+    "Slicing",
     "image_statistics",
     "pq_by",
     "pq_dagger",

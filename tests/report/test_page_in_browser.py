@@ -151,7 +151,15 @@ def test_pointing_at_a_segment_names_it_with_its_verdict(open_report):
     page.get_by_role("slider", name="Divider").press("Home")
     # Image 8: the second model takes the cat, at columns 5 to 14 of 40 and rows 5 to 13 of 30, for a ball.
     told = hover(page, 10 / 40, 8.5 / 30)
-    assert told.splitlines() == ["second", "ball", "score 0.70", "false positive (wrong category) · FP", "90 pixels"]
+    also = told.splitlines().pop()
+    assert told.splitlines()[:-1] == [
+        "second",
+        "ball",
+        "score 0.70",
+        "false positive (wrong category) · FP",
+        "90 pixels",
+    ]
+    assert re.fullmatch(r"missed: <img .* \(wrong category\), 100 pixels · FN", also)
     assert "found, IoU 1.00 · TP" in hover(page, 35.5 / 40, 16.5 / 30)
     assert hover(page, 35.5 / 40, 28.5 / 30) == "second\nvoid: no segment"
     page.get_by_role("slider", name="Divider").press("End")
@@ -382,7 +390,8 @@ def test_verdicts_differ_by_more_than_colour(open_report):
         for (let i = 0; i < data.length; i += 4) rows.push(0.3 * data[i] + 0.6 * data[i + 1] + 0.1 * data[i + 2]);
         return Math.max(...rows) - Math.min(...rows);
     }"""
-    page.locator("#viewer input[type=checkbox]").uncheck()
+    for box in ("Outlines", "Missed"):
+        page.get_by_label(box, exact=True).uncheck()
     canvas = page.locator(".pane canvas").nth(3)
     assert canvas.evaluate(spread, [6, 6, 7, 6]) > 60
 
@@ -570,7 +579,7 @@ def test_a_click_on_a_picture_leaves_the_wheel_to_the_page_and_escape_gives_it_b
     assert page.evaluate(zoom) == 1
     assert "Ctrl + wheel zooms" in page.locator(".hint").all_inner_texts()
     # Who came by the keyboard may zoom by the wheel alone, and is told so.
-    page.locator("#viewer input[type=checkbox]").focus()
+    page.get_by_label("Outlines", exact=True).focus()
     page.keyboard.press("Tab")
     while page.evaluate("document.activeElement.tagName") != "CANVAS":
         page.keyboard.press("Tab")
@@ -804,6 +813,29 @@ class TestServed:
         again = open_served(hash="#" + page.url.split("#")[1])
         assert self.status(again) == said
         wait_in_page(again, f"document.querySelector('#viewer').dataset.image === '{shown}'")
+
+    def test_a_cause_opens_its_model_with_its_segments_lit_and_near(self, open_served):
+        page = open_served()
+        page.locator("[data-lead^='cause:1:'][title$='to: missed']").click()
+        wait_in_page(page, "!document.querySelector('.places').hidden")
+        assert page.locator(".places [role=status]").inner_text() == "1 of 1: ball: missed, 36 pixels"
+        assert "right=run-b" in page.url
+        assert float(page.locator("#viewer").get_attribute("data-zoom")) > 2
+        shown = page.locator("#viewer").get_attribute("data-image")
+        page.keyboard.press("n")
+        wait_in_page(page, f"document.getElementById('viewer').dataset.image !== '{shown}'")
+        again = open_served(hash="#" + page.url.split("#")[1])
+        wait_in_page(again, "!document.querySelector('.places').hidden")
+
+    def test_what_is_chosen_is_lit_as_what_a_lead_speaks_of(self, open_served):
+        page = open_served()
+        page.get_by_label("Segments", exact=True).select_option("missed")
+        page.get_by_label("Of", exact=True).select_option("second")
+        wait_in_page(page, "!document.querySelector('.places').hidden")
+        # The cat of image 8 is taken for a ball, and one of its balls is not found.
+        assert re.match(
+            r"1 of 2: .* missed \(wrong category\), 100 pixels", page.locator(".places [role=status]").inner_text()
+        )
 
     def test_a_point_opens_any_image(self, open_served):
         page = open_served()

@@ -52,6 +52,7 @@ SCRIPTS = (
     "charts.js",
     "categories.js",
     "segments.js",
+    "leads.js",
     "paint.js",
     "viewer.js",
     "images.js",

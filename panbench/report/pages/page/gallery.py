@@ -83,6 +83,7 @@ class Examples:
             "why": list(reasons),
             "width": size[0],
             "height": size[1],
+            "pixels": photo.shape[0] * photo.shape[1],
             "photo": _jpeg(photo, size, quality),
             "layers": layers,
             "answers": answers,

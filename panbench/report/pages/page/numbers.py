@@ -10,7 +10,7 @@ import pandas as pd
 
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.lost_intervals import lost_difference
-from panbench.metrics.slices import SLICINGS
+from panbench.metrics.slices import SLICINGS, Slicing
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
@@ -76,6 +76,7 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
                 "key": name,
                 "title": SLICINGS[name].title,
                 "names": list(dict.fromkeys(table["slice"])),
+                "bounds": _bounds(SLICINGS[name]),
                 "PQ": [_numbers(table.loc[table["run"] == run, "PQ"]) for run in by_run],
                 "truths": (
                     table.loc[table["run"] == by_run[0], "TP"] + table.loc[table["run"] == by_run[0], "FN"]
@@ -166,6 +167,12 @@ def _cause_intervals(members: Sequence[Compared], lost: pd.DataFrame) -> dict[st
         ends = lost_difference(of_run[a] - of_run[b], members[a].lost_influence, members[b].lost_influence)
         found[f"{a},{b}"] = [_numbers(pair) for pair in zip(*ends, strict=True)]
     return found
+
+
+def _bounds(slicing: Slicing) -> dict[str, list[float | None]]:
+    """Of each slice the values that it holds, from the first up to below the second; None where it has no bound."""
+    edges = [None, *slicing.edges, None]
+    return {name: list(edges[place : place + 2]) for place, name in enumerate(slicing.names)}
 
 
 def _of_categories(per_category: pd.DataFrame, ids: Sequence[int]) -> Iterable[pd.DataFrame]:

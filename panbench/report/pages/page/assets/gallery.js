@@ -13,7 +13,7 @@ function createGallery(container) {
   const status = el("span", { role: "status", "aria-live": "polite" });
   const busy = el("span", { class: "busy", role: "status", "aria-live": "polite" });
   const chip = el("span", { class: "chip" });
-  const change = (name) => (value) => { state[name] = value; state.offset = 0; remember(); list(); };
+  const change = (name) => (value) => { state[name] = value; state.offset = 0; speakOfChoice(); remember(); list(); };
   const any = (options) => [[null, "any"], ...options];
   const named = [...source.categories].sort((a, b) => categoryName(a).localeCompare(categoryName(b)));
   const boxes = {
@@ -37,6 +37,12 @@ function createGallery(container) {
     for (const [name, box] of Object.entries(boxes)) box.set(state[name]);
   }
 
+  /** The viewer shows the segments that are asked for: those of the lead, else those that fit what was chosen. */
+  function speakOfChoice() {
+    viewer.speakOf(state.lead ? spokenOf(state.lead.key) : spokenOfQuery(state));
+    if (state.image >= 0) viewer.show(state.image);
+  }
+
   /** A page of a server keeps what was asked for in its address. */
   function remember() {
     if (source.live) address.write({ find: new URLSearchParams({ ...wordsOf(state), ...(state.offset ? { offset: state.offset } : {}) }).toString() });
@@ -57,8 +63,10 @@ function createGallery(container) {
     }
   }, { rootMargin: "300px" });
 
-  /** The model whose errors the thumbnail of an image shows: the one that does worst. */
+  /** The model whose errors the thumbnail of an image shows: the one that is spoken of, else the one that does worst. */
   function shownModel(index) {
+    const spoken = viewer.spokenModel();
+    if (spoken !== null && images[index].layers[1 + spoken]) return spoken;
     const held = withPictures.filter((model) => images[index].layers[1 + model]);
     return held.sort((a, b) => (scores[index][a] ?? 1) - (scores[index][b] ?? 1))[0];
   }
@@ -111,7 +119,7 @@ function createGallery(container) {
     pages.children[0].disabled = state.offset === 0;
     pages.children[1].disabled = state.offset + PAGE >= total;
     const title = state.lead?.title ?? (state.taken ? takenTitle() : null);
-    chip.replaceChildren(...(title ? [title, " ", el("button", { type: "button", onclick: () => { Object.assign(state, nothing, { lead: null, offset: 0 }); address.write({ lead: null }); showChoices(); remember(); list(); } }, "Show all")] : []));
+    chip.replaceChildren(...(title ? [title, " ", el("button", { type: "button", onclick: () => { Object.assign(state, nothing, { lead: null, offset: 0 }); address.write({ lead: null }); showChoices(); speakOfChoice(); remember(); list(); } }, "Show all")] : []));
     thumbs.replaceChildren(...faults.map((fault) => el("li", { class: "fault" }, fault)), ...found.map((index) => {
       const image = images[index];
       const canvas = el("canvas", { "data-index": index, width: 264, height: 184, "aria-hidden": "true" });
@@ -178,6 +186,7 @@ function createGallery(container) {
     address.write({ image: id, lead: state.lead?.key, ...viewer.address() }, true);
     if (!source.live && !found.includes(index)) {
       Object.assign(state, nothing, { lead: null });
+      viewer.speakOf(null);
       showChoices();
       await list();
     }
@@ -192,6 +201,7 @@ function createGallery(container) {
     Object.assign(state, nothing, { offset: 0 }, source.live ? queryOfLead(key) : { lead: { key, title } });
     showChoices();
     remember();
+    viewer.speakOf(spokenOf(key));
     if (!source.live) {
       await list();
       return open(data.leads[key][0]);
@@ -210,6 +220,7 @@ function createGallery(container) {
       for (const name of ["category", "model", "low", "high", "differ"]) state[name] = number(name);
       showChoices();
     }
+    viewer.speakOf(state.lead ? spokenOf(state.lead.key) : spokenOfQuery(state));
     viewer.restore(wanted);
     await list();
     const id = Number(wanted.image);

@@ -11,6 +11,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   const state = {
     image: 0, left: TRUTH, right: 1 + withPictures[0], mode: "divider", color: "category", opacity: 0.55, outlined: true,
     missed: true, judge: withPictures[0], cut: 0.5, lit: [], zoom: 1, center: [0.5, 0.5],
+    spoken: null, places: [], place: 0,
   };
   let photo = null, drawn = 0, repaint = () => {};
 
@@ -36,12 +37,16 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     const done = () => { link.textContent = "Link copied"; };
     (navigator.clipboard?.writeText(location.href) ?? Promise.reject()).then(done, () => { link.textContent = "It is in the address bar"; });
   } }, "Copy link");
+  const placeSaid = el("span", { role: "status", "aria-live": "polite" });
+  const placeBar = el("div", { class: "bar places", hidden: true },
+    el("button", { type: "button", title: "Key: p", onclick: () => walk(-1) }, "← Error before"),
+    el("button", { type: "button", title: "Key: n", onclick: () => walk(1) }, "Next error →"), placeSaid);
   const node = el("div", { class: "viewer", id: "viewer", role: "group", "aria-labelledby": "viewer-title", tabindex: -1 },
     el("div", { class: "bar" },
       heading,
       el("button", { type: "button", onclick: () => onstep(-1) }, "← Previous"),
       el("button", { type: "button", onclick: () => onstep(1) }, "Next →"), link),
-    about,
+    about, placeBar,
     el("div", { class: "bar" }, modeBox, sides, judgeBox?.node, colorBox,
       el("label", {}, "Opacity ", el("input", { type: "range", min: 0, max: 100, value: 100 * state.opacity, oninput: (event) => { state.opacity = event.target.value / 100; render(); } })),
       el("label", {}, el("input", { type: "checkbox", checked: true, onchange: (event) => { state.outlined = event.target.checked; render(); } }), "Outlines"),
@@ -200,8 +205,71 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   }
 
   function composed(image, number, width, height) {
-    return compose(image, number, mapOf, photo, width, height, { view: viewOf(image), style: state, judge: judge(image), lit: state.lit });
+    return compose(image, number, mapOf, photo, width, height, { view: viewOf(image), style: state, judge: judge(image), lit: state.lit.length ? state.lit : state.places.flat() });
   }
+
+  // ---- the places that a lead speaks of -------------------------------------------------------------------------
+
+  /** From now on images show the places that a lead speaks of (leads.js), in its model, by verdict; null: none. */
+  function speakOf(spoken) {
+    state.spoken = spoken;
+    if (!spoken) return setPlaces([]);
+    state.color = "verdict";
+    colorBox.set(state.color);
+    lookAt(spoken.model);
+  }
+
+  /** Puts a model beside the truth, and judges the truth by it. */
+  function lookAt(model) {
+    if (!withPictures.includes(model)) return;
+    [state.left, state.right, state.judge] = [TRUTH, 1 + model, model];
+    leftBox.set(state.left);
+    rightBox.set(state.right);
+    judgeBox?.set(model);
+    // The model is seen whole but for a margin of truth.
+    state.cut = 0.1;
+  }
+
+  /** Finds the places of an image, in the model that is spoken of or, where none is, in the first that shows any. */
+  function findPlaces(image) {
+    if (!state.spoken) return setPlaces([]);
+    const first = state.spoken.model ?? judge(image);
+    const models = state.spoken.model === null ? [first, ...withPictures] : [first];
+    const found = models.map((model) => [model, placesOf(image, mapOf, state.spoken, model)]).find(([, places]) => places.length);
+    if (found && state.spoken.model === null) lookAt(found[0]);
+    setPlaces(found ? found[1] : []);
+  }
+
+  function setPlaces(places) {
+    state.places = places;
+    placeBar.hidden = !places.length;
+    if (places.length) zoomTo(0);
+  }
+
+  /** Shows a place so large that it can be seen, and says what it is. */
+  function zoomTo(at) {
+    const image = images[state.image], view = viewAround(image, boxAround(image, mapOf, state.places[at]), 0.5, ZOOM_MOST);
+    state.place = at;
+    state.zoom = image.width / view.width;
+    state.center = [(view.x + view.width / 2) / image.width, (view.y + view.height / 2) / image.height];
+    placeSaid.textContent = `${at + 1} of ${state.places.length}: ${placeInWords(image, state.places[at], judge(image))}`;
+  }
+
+  /** The next place, or the one before; beyond the last of an image those of the next image. */
+  function walk(by) {
+    const at = state.place + by;
+    if (!state.places[at]) return onstep(by);
+    zoomTo(at);
+    zoomed();
+    markLines();
+  }
+
+  node.addEventListener("keydown", (event) => {
+    const by = { n: 1, p: -1 }[event.key];
+    if (!by || !state.places.length || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
+    event.preventDefault();
+    walk(by);
+  });
 
   // ---- drawing --------------------------------------------------------------------------------------------------
 
@@ -214,6 +282,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     heading.textContent = `Image ${image.id}`;
     about.replaceChildren(`${image.file}${image.why.length ? ` · shown for: ${image.why.join("; ")}` : ""} · PQ: `,
       ...data.models.flatMap((_, model) => [el("span", {}, model ? ", " : "", modelLabel(model), ` ${percent(scores[index][model])}`)]));
+    findPlaces(image);
     for (const side of ["left", "right"]) {
       if (state[side] > 0 && !image.layers[state[side]]) {
         state[side] = 1 + withPictures.find((model) => image.layers[1 + model]);
@@ -235,6 +304,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     if (state.mode === "divider") renderDivider(images[state.image]);
     else renderSide(images[state.image]);
     renderLists(images[state.image]);
+    markLines();
     zoomed();
   }
 
@@ -379,7 +449,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   }
 
   function markLines() {
-    const marked = new Set(state.lit.map(String));
+    const marked = new Set((state.lit.length ? state.lit : state.places[state.place] ?? []).map(String));
     for (const line of lists.querySelectorAll("tr[data-segment]")) line.classList.toggle("lit", marked.has(line.dataset.segment));
   }
 
@@ -424,6 +494,8 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   return {
     node,
     show,
+    speakOf,
+    spokenModel: () => state.spoken?.model ?? null,
     focus: () => {
       node.scrollIntoView({ block: "start" });
       node.focus({ preventScroll: true });

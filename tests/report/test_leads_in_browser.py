@@ -1,0 +1,121 @@
+"""A lead opens the model, the colours and the segments that it speaks of, lit and near; the next one is a key away."""
+
+import pytest
+from browsing import wait_in_page
+
+from panbench.report.pages.page.document import write_report
+
+# The second model misses a ball in every image (ids 20 and 21 are balls), and takes the cat of images 8 and 10 for one.
+
+
+def lit_rows(page) -> list[str]:
+    """What the lists below the picture say of the segments that are lit: name and verdict."""
+    rows = page.locator(".lists tr.lit").all_inner_texts()
+    return [" ".join(row.split("\t")[place].strip() for place in (0, 3)) for row in rows]
+
+
+def told(page) -> str:
+    return page.locator(".places [role=status]").inner_text()
+
+
+def seen(page, selector: str) -> dict:
+    """Opens a lead and tells what the viewer then shows."""
+    page.locator(selector).first.click()
+    wait_in_page(page, "document.querySelector('.viewer canvas') && !document.querySelector('.places').hidden")
+    pressed = page.locator("#viewer [aria-label=Colours] [aria-pressed=true]").inner_text()
+    select = "node => node.options[node.selectedIndex].textContent"
+    return {
+        "image": page.locator("#viewer").get_attribute("data-image"),
+        "left": page.get_by_label("Left", exact=True).evaluate(select),
+        "right": page.get_by_label("Right", exact=True).evaluate(select),
+        "colours": pressed,
+        "zoom": float(page.locator("#viewer").get_attribute("data-zoom")),
+    }
+
+
+def test_a_cause_opens_its_model_by_verdict_with_its_segments_lit_and_near(open_report):
+    page = open_report()
+    cause = "[data-lead^='cause:1:'][title$='to: missed']"
+    shown = seen(page, cause)
+    assert (shown["left"], shown["right"], shown["colours"]) == ("Ground truth", "second", "Verdicts")
+    assert told(page) == "1 of 1: ball: missed, 36 pixels"
+    # In the list of the truth, and in that of the model.
+    assert lit_rows(page) == ["ball missed"] * 2
+    # The ball is 6 of 30 rows high, so that two and a half times as large it fills half of the picture.
+    assert shown["zoom"] == pytest.approx(2.5, abs=0.01)
+    assert "judge=run-b" in page.url
+
+
+def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_walks_to_the_next(open_report):
+    page = open_report()
+    shown = seen(page, "[data-lead^='cause:1:'][title$='to: wrong category']")
+    assert shown["right"] == "second"
+    assert shown["image"] in ("8", "10")
+    said = told(page)
+    assert "missed (wrong category)" in said
+    assert "ball: false positive (wrong category)" in said
+    page.keyboard.press("n")
+    other = {"8": "10", "10": "8"}[shown["image"]]
+    wait_in_page(page, f"document.getElementById('viewer').dataset.image === '{other}'")
+    assert "1 of 1" in told(page)
+    assert float(page.locator("#viewer").get_attribute("data-zoom")) > 1.2
+    page.keyboard.press("p")
+    wait_in_page(page, f"document.getElementById('viewer').dataset.image === '{shown['image']}'")
+
+
+def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(open_report):
+    page = open_report()
+    page.get_by_label("Error", exact=True).select_option("any")
+    shown = seen(page, "#category-scores [data-lead='category:1']")
+    assert shown["right"] == "second", "the model of the pair that the category says most against"
+    page.locator(".thumbs button[data-image='8']").click()
+    wait_in_page(page, "document.getElementById('viewer').dataset.image === '8'")
+    first = told(page)
+    assert first.startswith("1 of 2: ball: ")
+    page.keyboard.press("n")
+    assert told(page).startswith("2 of 2: ball: ")
+    page.get_by_label("Right", exact=True).focus()
+    page.keyboard.press("n")
+    assert told(page).startswith("2 of 2: ball: ")
+    page.get_by_role("button", name="Error before").click()
+    assert told(page) == first
+
+
+def test_a_confusion_lights_the_true_segment_and_what_was_said_instead(open_report):
+    page = open_report()
+    shown = seen(page, "#confusion-view [data-lead='taken:0:1']")
+    assert shown["right"] == "second"
+    rows = lit_rows(page)
+    assert any("missed: wrong category" in row for row in rows)
+    assert any(row == "ball false positive: wrong category" for row in rows)
+
+
+def test_a_slice_lights_the_errors_that_are_in_it_and_no_others(open_report):
+    page = open_report()
+    # Of image 8 the missed ball has 36 of 1,200 pixels, the cat 100 and the ball that is said instead 90.
+    seen(page, "#slice-view [data-lead='slice:share:1–10 %']")
+    page.locator(".thumbs button[data-image='8']").click()
+    wait_in_page(page, "document.getElementById('viewer').dataset.image === '8'")
+    assert told(page).startswith("1 of 2: ")
+    page.get_by_role("button", name="Show all").click()
+    assert page.locator(".places").is_hidden()
+    assert float(page.locator("#viewer").get_attribute("data-zoom")) == 1
+
+
+def test_an_address_brings_back_model_segments_and_zoom(open_report):
+    page = open_report()
+    shown = seen(page, "[data-lead^='cause:1:'][title$='to: missed']")
+    again = open_report(hash="#" + page.url.split("#")[1])
+    wait_in_page(again, "!document.querySelector('.places').hidden")
+    assert told(again) == told(page)
+    assert float(again.locator("#viewer").get_attribute("data-zoom")) == shown["zoom"]
+    select = again.get_by_label("Right", exact=True)
+    assert select.evaluate("node => node.options[node.selectedIndex].textContent") == "second"
+
+
+def test_thumbnails_of_a_lead_show_the_model_that_it_speaks_of(open_report, shared_runs, tmp_path):
+    page = open_report(write_report(shared_runs, tmp_path / "report.html"))
+    seen(page, "[data-lead^='cause:0:']")
+    errors = page.locator(".thumbs .errors").all_inner_texts()
+    assert errors
+    assert all("first <b>model</b>: no errors" in text for text in errors)
