@@ -19,7 +19,7 @@ LIGHT = ("#112cbd", "#b03721", "#1d8070", "#78358b", "#ce8113", "#091730", "#887
 DARK = ("#687efd", "#f58155", "#28e0a1", "#8d6aa0", "#ffd73c", "#d8ffff", "#b4abef", "#b53b13")
 """The same hues on the dark page; the near-black one is near-white there."""
 
-CAUSES_LIGHT = ("#cc6677", "#332288", "#ddcc77", "#117733", "#88ccee", "#882255", "#44aa99", "#d9822b", "#aa4499")
+CAUSES_LIGHT = ("#20a56a", "#61195c", "#8900f8", "#1f0485", "#e94ff3", "#180600", "#8f3000", "#ff5f0b", "#8187a0")
 """Of the causes of errors, in their order, on white paper; apart for the same eyes, as the same test measures."""
 
 CAUSES_DARK = ("#dd7788", "#7d74e0", "#ddcc77", "#3fa35f", "#88ccee", "#c2518c", "#44aa99", "#e6964a", "#c86fc0")

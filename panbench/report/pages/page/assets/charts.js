@@ -138,7 +138,7 @@ function label(text, x, y, room, properties = {}) {
 
 /** For each point a place for its name, beside, above or below it, that covers no other name or marker if it can. */
 function labelSpots(points, width) {
-  const taken = points.map(({ x, y }) => [x - 9, y - 9, x + 9, y + 9]);
+  const taken = points.flatMap(({ x, y, span }) => [[x - 9, y - 9, x + 9, y + 9], ...(span ? [[span[0], y - 2, span[1], y + 2]] : [])]);
   const spots = new Map();
   for (const { index, x, y, text } of [...points].sort((a, b) => a.y - b.y)) {
     const long = Math.min(text.length * 6.6, width * 0.5);
@@ -173,7 +173,7 @@ function costChart(container, values, title, spans = null) {
     const numbersHere = shown.flatMap((index) => [values[index], ...(spans ? spans[index] : [])]);
     const least = Math.min(...numbersHere), most = Math.max(...numbersHere);
     const x = logarithmic(least / 1.35, most * 1.35, left, right), y = linear(from, to, bottom, 22);
-    const spots = labelSpots(shown.map((index) => ({ index, x: x(values[index]), y: y(PQ[index]), text: data.models[index].label })), width);
+    const spots = labelSpots(shown.map((index) => ({ index, x: x(values[index]), y: y(PQ[index]), text: data.models[index].label, span: spans && spans[index].map(x) })), width);
     return frame(width, height, `PQ against ${title}; the numbers are in the comparison table`,
       ...xAxis(x, bottom, 22, logTicks(least / 1.35, most * 1.35), roundShort, title, right),
       ...yAxis(y, left, right, ticks(from, to), (value) => percent(value, to - from < 0.05 ? 1 : 0), "PQ"),
@@ -290,8 +290,8 @@ function sliceCharts(container, open, slicings) {
 function curves(container, { series, title, across, up, diagonal, span, zoom }) {
   const shown = (value) => (span ? whole(Math.round(span * value)) : percent(value, 0));
   const all = series.flatMap(({ points }) => points);
-  // Both axes begin at one tenth, so that a diagonal stays one.
-  const from = zoom && all.length ? Math.max(0, Math.floor(10 * Math.min(...all.map(([x, , low]) => Math.min(x, low))) + 1e-9) / 10) : 0;
+  // Both axes begin at one tenth, so that a diagonal stays one. An interval may go on below.
+  const from = zoom && all.length ? Math.floor(10 * Math.min(0.9, ...all.map(([x, y]) => Math.min(x, y))) + 1e-9) / 10 : 0;
   chart(container, (width) => {
     const side = Math.min(width, 460);
     const height = side * 0.86, left = 44, right = side - 12, bottom = height - 44;
@@ -302,7 +302,7 @@ function curves(container, { series, title, across, up, diagonal, span, zoom }) 
       diagonal ? svg("line", { class: "axis", x1: x(from), y1: y(from), x2: x(1), y2: y(1), "stroke-dasharray": "5 4" }) : null,
       ...series.map(({ model, points: own }) => svg("g", {},
         svg("path", { d: `M${own.map((point) => `${x(point[0])},${y(point[1])}`).join("L")}`, fill: "none", stroke: modelColor(model), "stroke-width": 2 }),
-        own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(point[2]), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
+        own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(Math.max(from, point[2])), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
         own.map((point) => explain(marker(model, { transform: `translate(${x(point[0])} ${y(point[1])})` }), point[4])))));
   }, title);
 }
