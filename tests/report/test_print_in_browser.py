@@ -24,7 +24,8 @@ def copies_of(runs, number: int, folder: Path) -> list:
 def printed(request, open_report, shared_runs, tmp_path):
     """The number of models, and the PDF of a page that was open in a wide window."""
     runs = copies_of(shared_runs, request.param, tmp_path)
-    page = open_report(write_report(runs, tmp_path / "report.html"), width=1440)
+    (tmp_path / "light.json").write_text('{"day": [7, 8], "night": [9, 10]}', "utf-8")
+    page = open_report(write_report(runs, tmp_path / "report.html", slices=tmp_path / "light.json"), width=1440)
     page.locator("#figures figure canvas").last.wait_for(state="attached")
     return request.param, pdfium.PdfDocument(page.pdf(path=tmp_path / "report.pdf", format="A4"))
 

@@ -239,12 +239,12 @@ function causeTable(container, open) {
       el("div", { class: "meaning" }, `gain ${percent(gain[model][cause], 2)}`), el("div", { class: "meaning" }, errors));
   };
   const draw = () => place.replaceChildren(tableOf("What each cause takes, in points of PQ",
-    ["Cause", ...data.models.map((_, index) => el("span", {}, modelLabel(index))), ...(several ? ["A − B"] : [])],
+    ["Cause", ...data.models.map((model, index) => el("span", {}, markerIcon(index), el("span", { class: "name" }, model.label))), ...(several ? ["A − B"] : [])],
     order.map((cause) => [
       el("div", {}, el("span", { class: "swatch", style: { background: causeColor(cause) } }), names[cause], el("div", { class: "meaning" }, meanings[cause])),
       ...data.models.map((_, model) => cell(model, cause)),
       ...(several ? [gapCell(cause)] : []),
-    ]), { class: "causes" }));
+    ]), { class: data.models.length > 8 ? "causes many" : "causes" }));
   /** A − B with its interval; bold where that leaves no doubt of the sign. */
   function gapCell(cause) {
     const value = signed(lost[pair.a][cause] - lost[pair.b][cause], 2);
