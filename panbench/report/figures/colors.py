@@ -22,8 +22,8 @@ DARK = ("#687efd", "#f58155", "#28e0a1", "#8d6aa0", "#ffd73c", "#d8ffff", "#b4ab
 CAUSES_LIGHT = ("#20a56a", "#61195c", "#8900f8", "#1f0485", "#e94ff3", "#180600", "#8f3000", "#ff5f0b", "#8187a0")
 """Of the causes of errors, in their order, on white paper; apart for the same eyes, as the same test measures."""
 
-CAUSES_DARK = ("#dd7788", "#7d74e0", "#ddcc77", "#3fa35f", "#88ccee", "#c2518c", "#44aa99", "#e6964a", "#c86fc0")
-"""The same on the dark page."""
+CAUSES_DARK = ("#9fef09", "#ab23a3", "#801bff", "#009fff", "#b7a2c5", "#fffeff", "#f1b093", "#ef5b38", "#5b7165")
+"""On the dark page; the near-black one is white there."""
 
 MARKERS = ("o", "s", "^", "D", "P", "v", "h", "p")
 """matplotlib's names of the markers; assets/dom.js draws the same shapes."""
