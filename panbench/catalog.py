@@ -266,7 +266,8 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     one of the Hugging Face hub, `./folder` one that transformers saved.
     """
     if name.strip().startswith("hf:"):
-        return spec_from_repository(name)
+        spec = spec_from_repository(name)
+        return dataclasses.replace(spec, trained_on=_data_of(spec, load_catalog() if catalog is None else catalog))
     if _names_a_folder(name.strip()):
         return spec_from_folder(name.strip())
     if is_place(name.strip()):
@@ -284,9 +285,18 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
         return spec_from_repository(f"hf:{owner}/{rest}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name.strip()):
         raise BadModel(_of_the_hub(name.strip(), catalog))
+    if (Path(name.strip()) / hub.CONFIG).is_file():
+        raise BadModel(f"There is no model {name!r}. The folder of this name is meant by --model ./{name.strip()}.")
     near = difflib.get_close_matches(wanted, by_name, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
+
+
+def _data_of(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> str | None:
+    """The data that a repository's model was trained on, where the catalog has a model of the same repository."""
+    name = spec.settings["repository"]
+    known = (other for other in catalog.values() if (found := repository_of(other)) and found.name == name)
+    return next((other.trained_on for other in known), None)
 
 
 def _of_the_hub(name: str, catalog: Mapping[str, ModelSpec]) -> str:

@@ -363,6 +363,19 @@ def test_every_panoptic_model_of_mmdets_zoo_is_here_with_its_weights_and_its_pq(
     assert here == metafile_entries()
 
 
+def test_a_folder_without_its_dot_is_answered_with_the_dot(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    with pytest.raises(BadModel, match=r"is meant by --model \./mine\."):
+        find_model("mine")
+
+
+def test_a_repository_that_the_catalog_knows_has_its_data():
+    assert find_model("hf:facebook/mask2former-swin-tiny-coco-panoptic").trained_on == "coco"
+    assert find_model("hf:owner/name").trained_on is None
+
+
 def test_an_address_of_the_hub_and_a_folder_are_models(tmp_path, monkeypatch):
     from panbench.catalog import repository_of, with_things
 

@@ -18,7 +18,12 @@ from panbench.base.text import for_file
 
 @contextlib.contextmanager
 def atomic_write(
-    path: str | os.PathLike[str], mode: str = "wb", *, durable: bool = True, exclusive: bool = False
+    path: str | os.PathLike[str],
+    mode: str = "wb",
+    *,
+    durable: bool = True,
+    names_later: bool = False,
+    exclusive: bool = False,
 ) -> Iterator[IO[Any]]:
     """A file object whose content appears at `path` when the block succeeds, and nowhere when it raises.
 
@@ -26,6 +31,8 @@ def atomic_write(
     folders are created. Raises OutOfSpace when the disk is full; any other error passes through. The temporary file is
     always removed. Undecodable bytes of a file name in text are spelled out, as `\\udcff`.
     durable: False skips the flush; the file then survives a killed process, but perhaps not a power cut
+    names_later: the content is flushed, and the caller does sync_folder once for many files: until then their names
+        may be lost
     """
     target = Path(path)
     if durable:
@@ -56,7 +63,7 @@ def atomic_write(
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(target)  # the system does not say where a write failed (EFBIG, EIO)
         raise
-    if durable:
+    if durable and not names_later:
         sync_folder(target.parent)
 
 

@@ -33,6 +33,9 @@ __all__ = [
 VARIABLE = "PANBENCH_DOWNLOAD"
 
 
+_UNKNOWN = "an unknown amount"
+
+
 def default_data(specs: Sequence[ModelSpec]) -> str:
     """The dataset that all models were trained on. Raises BadArgument where they say none, or different ones."""
     silent = [spec.name for spec in specs if spec.trained_on is None]
@@ -90,8 +93,9 @@ class Missing:
         ways_out = " Or run the model untrained with --checkpoint random." if alone else ""
         ways_out += " Without a network: --model mask2former-tiny needs no download."
         sizes = self.sizes if self.data is not None else self._weights_size
+        amount = sizes if sizes.startswith(_UNKNOWN) else f"about {sizes}"
         return (
-            f"Not on this machine: {' and '.join(names)}. Fetch them (about {sizes}) with {' and '.join(commands)} or "
+            f"Not on this machine: {' and '.join(names)}. Fetch them ({amount}) with {' and '.join(commands)} or "
             f"by adding --download ({VARIABLE}=1).{ways_out}"
         )
 
@@ -99,7 +103,7 @@ class Missing:
     def _weights_size(self) -> str:
         known = [size for size in map(self._size, self.weights) if size is not None]
         if not known:
-            return "an unknown amount"
+            return _UNKNOWN
         size = size_in_words(sum(known))
         return size if len(known) == len(self.weights) else f"{size} or more"
 

@@ -96,7 +96,7 @@ def usage_sentence(error: Any) -> str:
     name = path.partition(" ")[2]
     option = getattr(error, "option_name", None)
     if option is not None and (now := _OPTIONS.get(name, {}).get(option)):
-        return f"`{path}` has no {option} any more. Write {now}."
+        return f"`{path}` has no {option} any more. Use {now}."
     options = {each for param in context.command.get_params(context) for each in param.opts}
     if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", message):
         word = extra[1].split(" ")[0]
@@ -105,7 +105,19 @@ def usage_sentence(error: Any) -> str:
         return f"{possible[1]}. Did you mean {' or '.join(possible[2].split(', '))}?"
     if message[-1:] not in ".?":
         message += "."
+    if getattr(error, "param", None) is not None and message.startswith("Missing "):
+        return f"{message} The shortest form is `{_shortest(context)}`."
     return message if "Did you mean" in message else f"{message} {_look(path)}"
+
+
+def _shortest(context: Any) -> str:
+    """A command line with what the command cannot do without."""
+    words = [context.command_path]
+    for param in context.command.get_params(context):
+        if param.required:
+            value = param.metavar or param.name.upper()
+            words.append(f"{param.opts[0]} {value}" if param.param_type_name == "option" else value)
+    return " ".join(words)
 
 
 def _meant_by(word: str, options: set[str]) -> str:

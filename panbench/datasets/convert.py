@@ -28,7 +28,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from panbench.base.errors import BadArgument, BadDataset
-from panbench.base.files import leaves_folder, write_json
+from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.reporter import Counting
 from panbench.base.text import listed
 from panbench.base.threads import default_threads
@@ -625,9 +625,8 @@ def _place(source: Path, target: Path, *, copy: bool, overwrite: bool) -> None:
         with contextlib.suppress(OSError):
             os.link(source, target)
             return
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with open(source, "rb") as content, atomic_write(target, durable=False) as handle:
+        shutil.copyfileobj(content, handle)
 
 
 def read_label_png(path: Path) -> npt.NDArray[Any]:

@@ -83,6 +83,8 @@ class _Scored:
     """What the image's file says of it, as `photograph_code` writes it."""
     predictions: tuple[bytes, ...]
     """The SHA-256 of the id PNG that was written for each target; empty where none was."""
+    written: tuple[Path, ...]
+    """These id PNGs."""
 
 
 def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list[list[Scene]]:
@@ -360,7 +362,7 @@ class Loop:
                 # Only here: the error's traceback held all that was on the device.
                 free_memory()
                 size = self._largest = max(1, size // 2)
-                self.reporter.notice(f"Out of memory on {self.model.device}: going on with batches of {size}.")
+                self.reporter.notice(f"Out of memory on {self.model.device}: continuing with batches of {size}.")
                 continue
             start += len(part)
             yield predicted
@@ -423,6 +425,7 @@ class Loop:
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
         tables: list[OverlapTable | None] = []
         predictions: list[bytes] = []
+        paths: list[Path] = []
         for target in self.targets:
             predictions.append(b"")
             if scene.image.id in target.writer.done:
@@ -437,14 +440,15 @@ class Loop:
             tables.append(overlap_table(scene.image.id, *truth, prediction.ids, prediction.segments))
             counted = time.perf_counter()
             if target.folder is not None:
-                predictions[-1] = write_id_png(target.folder / png_name(scene), prediction.ids)
+                paths.append(target.folder / png_name(scene))
+                predictions[-1] = write_id_png(paths[-1], prediction.ids, durable=True)
             written = time.perf_counter()
             clocks.append({"fusion": settled - began, "overlap": counted - settled, "write": written - counted})
         files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), digest_of(scene.gt_path))
         facts = image.facts
         code = 0 if facts is None else photograph_code(facts.orientation, facts.extraneous)
         self._image_done(marks)
-        return [_Scored(tuple(tables), tuple(clocks), files, code, tuple(predictions))]
+        return [_Scored(tuple(tables), tuple(clocks), files, code, tuple(predictions), tuple(paths))]
 
     def _settled(self, image: LoadedImage, rule: Rule, fused: Fused) -> PanopticPrediction:
         try:
@@ -478,7 +482,8 @@ class Loop:
                         [image.photograph for image in images],
                         [image.predictions[place] for image in images],
                     )
-                    target.writer.write_part(concat([table for table, _ in scored]), self.rank, files)
+                    beside = [path for image in images for path in image.written]
+                    target.writer.write_part(concat([table for table, _ in scored]), self.rank, files, beside)
                 with self._clock:
                     own["write"] += time.perf_counter() - began
             self._block = []

@@ -115,13 +115,14 @@ def read_ids(
     )
 
 
-def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer]) -> bytes:
+def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer], *, durable: bool = False) -> bytes:
     """Writes an (H, W) id map as RGB PNG, atomically; fast, not small. The file's SHA-256, 32 bytes.
 
+    durable: the bytes outlive a power cut; the name does once the caller has synced the folder
     Raises ValueError for ids outside 0…2²⁴-1.
     """
     content = encode_id_png(ids)
-    with atomic_write(path, durable=False) as handle:
+    with atomic_write(path, durable=durable, names_later=True) as handle:
         handle.write(content)
     return hashlib.sha256(content).digest()
 

@@ -5,6 +5,7 @@ A value that does not exist is null, never 0 or NaN. Files of schema 1 load; wha
 """
 
 import dataclasses
+import difflib
 import json
 import math
 import types
@@ -376,9 +377,7 @@ def read_info(folder: Path) -> RunInfo:
     path = folder / "run.json"
     try:
         if not folder.exists():
-            raise BadRun(
-                f"There is no run {folder}: no such folder. `panbench compare` takes folders that eval or score wrote."
-            )
+            raise BadRun(f"There is no run {folder}: no such folder. {_beside(folder)}")
         content = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise BadRun(f"{folder} is not a run: {_what_else(folder)}.") from None
@@ -409,6 +408,16 @@ def _what_else(folder: Path) -> str:
         return "its run.json is lost, without which its parts cannot be read. Restore the file, or make the run again"
     runs = sorted(path.parent.name for path in folder.glob("*/run.json"))
     return f"it holds no run.json, but folders of runs: {listed(runs, most=5)}" if runs else "it holds no run.json"
+
+
+def _beside(folder: Path) -> str:
+    """What was meant by a folder that does not exist, as far as the runs beside it show."""
+    runs = sorted(path.parent.name for path in folder.parent.glob("*/run.json"))
+    if near := difflib.get_close_matches(folder.name, runs, n=1):
+        return f"Did you mean {folder.parent / near[0]}?"
+    if runs:
+        return f"The runs beside it: {listed(runs, most=5)}."
+    return "`panbench eval` writes runs, and so does `panbench score` with --out."
 
 
 def category_record(category: Category) -> dict[str, Any]:

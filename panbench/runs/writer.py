@@ -8,14 +8,14 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base.errors import BadRun, OutOfSpace
-from panbench.base.files import make_folders, write_json
+from panbench.base.files import make_folders, sync_folder, write_json
 from panbench.base.text import for_file
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
@@ -162,12 +162,17 @@ class RunWriter:
         assert run.path is not None
         return cls(home, run.path, run, None)
 
-    def write_part(self, table: OverlapTable, rank: int = 0, files: FileHashes | None = None) -> Path:
+    def write_part(
+        self, table: OverlapTable, rank: int = 0, files: FileHashes | None = None, beside: Iterable[Path] = ()
+    ) -> Path:
         """Writes the table of a block of images as a new part, which appears whole or not at all; its path.
 
         files: the hashes of the files that were read for these images
+        beside: the id PNGs that were written for them, durably: their names are synced before the part counts on them
         A part that exists is never replaced. Raises BadRun when the folder has become another run's.
         """
+        for folder in {path.parent for path in beside}:
+            sync_folder(folder)
         metadata = part_metadata(self.info, files or NO_HASHES)
         return self._write_next(self.path / PARTS, rank, lambda path: write_part(path, table, metadata))
 

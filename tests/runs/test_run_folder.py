@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -227,6 +228,15 @@ class TestReading:
     def test_a_folder_named_like_a_partition_does_not_matter(self, tmp_path):
         run = load_run(finished(tmp_path / "image_id=9" / "a", 1))
         assert run.image_ids() == (1,)
+
+    def test_a_run_that_is_not_there_is_answered_with_those_beside_it(self, tmp_path):
+        with pytest.raises(BadRun, match="`panbench eval` writes runs"):
+            load_run(tmp_path / "baseline")
+        finished(tmp_path / "baseline", 1)
+        with pytest.raises(BadRun, match=f"Did you mean {re.escape(str(tmp_path / 'baseline'))}\\?"):
+            load_run(tmp_path / "basline")
+        with pytest.raises(BadRun, match=r"The runs beside it: baseline\."):
+            load_run(tmp_path / "new")
 
     def test_what_is_no_run_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("x")

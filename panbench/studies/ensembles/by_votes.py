@@ -120,7 +120,7 @@ def ensemble_runs(
             "or another --out."
         )
     if stored is not None and stored.info.status == "done" and not stored.faults and stored.path == Path(out):
-        reporter.notice(f"{out} is complete already.")
+        reporter.notice(f"{out} is already complete.")
         return stored, shares
     writer = RunWriter.create(out, info, overwrite) if stored is None else RunWriter.resume(out)
     try:
@@ -146,7 +146,7 @@ def _write(
 
     def fused(image_id: int) -> tuple[OverlapTable, bytes]:
         prediction = fuse_maps(read(image_id), isthing, share_of[image_id].of(isthing))
-        digest = write_id_png(folder / _png_name(truth, image_id), prediction.ids)
+        digest = write_id_png(folder / _png_name(truth, image_id), prediction.ids, durable=True)
         gt_ids = read_id_png(truth.png_path(image_id), prediction.ids.shape, image_id=image_id)  # type: ignore[arg-type]
         segments = truth.annotations[image_id].segments
         return overlap_table(image_id, gt_ids, segments, prediction.ids, prediction.segments), digest
@@ -159,7 +159,8 @@ def _write(
         if len(block) == IMAGES_A_PART or time.monotonic() - since >= SECONDS_A_PART or number == len(left):
             written = left[number - len(block) : number]
             files = FileHashes.of([(one, b"", b"") for one in written], predictions=[digest for _, digest in block])
-            writer.write_part(concat([table for table, _ in block]), files=files)
+            beside = [folder / _png_name(truth, image_id) for image_id in written]
+            writer.write_part(concat([table for table, _ in block]), files=files, beside=beside)
             block, since = [], time.monotonic()
         reporter.progress("Voting", len(images) - len(left) + number, len(images), "images")
     path = write_predictions_json(

@@ -35,7 +35,7 @@ def fusion_section(members: Sequence[Compared]) -> Section:
             words = f"{member.label}: PQ {percent(rule, 1)}; at least {percent(lost, 1)} lost by scores and fusion, "
             words += f"at most {percent(rest, 1)} because no mask fits"
             bars.append((index, (lost, rest), words))
-    how = "`panbench eval … --keep-candidates` stores what left the network, then `panbench fuse RUN --oracle`."
+    how = "`panbench eval … --keep-candidates` stores the network's outputs, then `panbench fuse RUN --oracle`."
     if not rows:
         return Section(title, missing=f"the share of the fusion rule in what is lost: {how}")
     heads = ("Model", "the rule", "right categories", "right selection", "overlaps by the truth", "all three")
