@@ -675,6 +675,29 @@ def test_marks_of_calibration_fill_their_square(open_report, tmp_path):
     assert min(int(text) for text in texts if text.isdigit()) >= 80
 
 
+def test_charts_and_tables_can_be_painted_before_the_pictures_are_parsed(browser, report):
+    context = browser.new_context(viewport={"width": 1600, "height": 900})
+    page = context.new_page()
+    page.add_init_script(
+        """const parse = JSON.parse;
+        let free = false;
+        window.parsed = [];
+        JSON.parse = (text) => {
+            setTimeout(() => { free = true; });
+            window.parsed.push([text === document.getElementById('pictures')?.textContent, free,
+                document.querySelectorAll('#chart-causes svg, #category-scores tbody tr').length]);
+            return parse(text);
+        };"""
+    )
+    page.goto(report.as_uri())
+    page.locator("html[data-ready]").wait_for(state="attached")
+    parsed = page.evaluate("window.parsed")
+    context.close()
+    # The numbers first; then, with these drawn and the browser free to paint them, the pictures.
+    assert [part[:2] for part in parsed] == [[False, False], [True, True]]
+    assert parsed[1][2] > 3
+
+
 def copies_of(runs, number: int, folder: Path) -> list:
     """So many runs, the given ones in turn under other names."""
     places = [

@@ -127,7 +127,10 @@ def report_page(
     bare = len(_json(data).encode()) + 200_000
     pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
     gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
-    shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
+    shown = {
+        "leads": leads_to(kinds, [image["id"] for image in gallery.images]),
+        "pictured": [image["id"] for image in gallery.images],
+    }
     page = for_file(_page(members, standing, {**data, **shown}, gallery, more, title, home))
     if (size := len(page.encode())) > LARGEST:
         reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
@@ -152,7 +155,7 @@ def live_page(
         **more.numbers,
         "command": "",
         "leads": leads_to(kinds, images),
-        "gallery": [],
+        "pictured": [],
         "live": live,
     }
     gallery = Gallery((), tuple(missing), live=any(live["pictures"]))
@@ -199,6 +202,8 @@ def _page(
         provenance=provenance(members),
         # Escaped as JSON in a script element is; as text it would not be JSON.
         data=Markup(_json(data)),
+        # Apart from the numbers: the scripts parse them once the first answer has been painted.
+        pictures=Markup(_json(list(gallery.images))),
     )
 
 

@@ -31,7 +31,7 @@ const known = (values) => values.filter((value) => value !== null);
 
 /** The examples that are packed into this file. */
 function packedImages() {
-  const store = imageStore(data.gallery);
+  const store = imageStore(JSON.parse(document.getElementById("pictures").textContent));
   const { images, scores, placeOf } = store;
   const causesOf = (image) => new Set([
     ...image.layers.slice(1).flatMap((layer) => (layer ? layer.segments.map((segment) => segment.cause) : [])),
