@@ -272,4 +272,4 @@ def test_a_model_without_torch_is_refused_in_one_sentence(tmp_path):
     finished = run_without_torch("eval", "--model", "panoptic-fpn-tiny", "--limit", "1", cwd=tmp_path)
     assert finished.returncode == 2
     assert "Traceback" not in finished.stderr
-    assert "not installed. Install what runs models with: pip install -e" in finished.stderr
+    assert "not installed. Install the packages that run models with: pip install -e" in finished.stderr

@@ -30,8 +30,8 @@ def require_models() -> None:
     missing = [name for name in ("torch", "mmdet", "cv2") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadModel(
-            f"This runs models, and {listed(missing)} {'is' if len(missing) == 1 else 'are'} not installed. "
-            f"Install what runs models with: {install_line('models')}"
+            f"This runs models, but {listed(missing)} {'is' if len(missing) == 1 else 'are'} not installed. "
+            f"Install the packages that run models with: {install_line('models')}"
         )
 
 

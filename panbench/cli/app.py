@@ -44,8 +44,8 @@ Environment:
   PANBENCH_DOWNLOAD=1     download what is missing, as --download does
   PANBENCH_MIRROR_COCO    another address or folder for COCO
   PANBENCH_MIRROR_OPENMMLAB  the same for the model zoo's weights
-  PANBENCH_NATIVE=0       do without compiled code
-  HTTPS_PROXY, NO_PROXY   as everywhere; NO_COLOR, FORCE_COLOR as well"""
+  PANBENCH_NATIVE=0       do not use compiled code
+  HTTPS_PROXY, NO_PROXY, NO_COLOR, FORCE_COLOR   as in other programs"""
 
 
 # The commands of the core in the order of `panbench --help`: panel, name, summary, and the module whose `app` has it.
@@ -55,18 +55,18 @@ _CORE = (
     ("Run", "score", "Score predictions of any framework, as panopticapi does.", "score"),
     ("Run", "predict", "Segment your own photographs.", "report"),
     ("Run", "bench", "Measure speed, memory and FLOPs.", "bench"),
-    ("Ask", "compare", "Print runs side by side, with the differences that are real.", "compare"),
+    ("Ask", "compare", "Compare runs, and find out which differences are real.", "compare"),
     ("Ask", "metrics", "Print every measure of stored runs.", "compare"),
     ("Ask", "errors", "Print why PQ is lost in stored runs.", "compare"),
     ("Show", "report", "Write one HTML file that shows runs. It needs no network.", "report"),
-    ("Show", "show", "Make pictures and plots of stored runs: PNG, SVG or PDF.", "report"),
+    ("Show", "show", "Draw pictures and plots of stored runs: PNG, SVG or PDF.", "report"),
     ("Show", "serve", "Show the runs of a folder in the browser.", "serve"),
     ("Show", "site", "Write a static site of many runs, for GitHub Pages.", "report"),
     ("Keep", "data", "Fetch, check and convert datasets.", "data"),
     ("Keep", "runs", "List stored runs, verify, delete or merge them.", "runs"),
     ("Keep", "export", "Write a run for other programs and servers.", "export"),
-    ("About", "models", "List the models, and what papers claim.", "models"),
-    ("About", "doctor", "Show what this machine has, and what is wrong with it.", "doctor"),
+    ("About", "models", "List the models and published results.", "models"),
+    ("About", "doctor", "Check this machine: versions, devices, problems.", "doctor"),
 )
 
 
@@ -217,8 +217,8 @@ def _version(asked: bool) -> None:
 @app.callback(epilog=_EPILOG)
 def _options(
     version: Annotated[bool, flag("--version", "Print the version.", callback=_version, is_eager=True)] = False,
-    quiet: Annotated[bool, flag("--quiet", "No progress and no hints; anywhere on the line.")] = False,
-    verbose: Annotated[bool, flag("--verbose", "Also what libraries warn of; anywhere on the line.")] = False,
+    quiet: Annotated[bool, flag("--quiet", "No progress bars and no hints; anywhere on the line.")] = False,
+    verbose: Annotated[bool, flag("--verbose", "Also show warnings of libraries; anywhere on the line.")] = False,
     debug: Annotated[bool, flag("--debug", "Show the traceback of an error; anywhere on the line.")] = False,
 ) -> None:
     pass
@@ -271,8 +271,8 @@ def _missing(error: ImportError) -> str:
         package = error.name.split(".")[0]
         if package in EXTRA_OF:
             extra = EXTRA_OF[package]
-            what = "runs models" if extra == "models" else f"is the extra {extra}"
-            return f"This needs what {what} ({package} is not installed). Install it with: {install_line(extra)}"
+            what = "the packages that run models" if extra == "models" else f"the extra {extra}"
+            return f"This needs {what} ({package} is not installed). Install with: {install_line(extra)}"
         return f"This needs the Python package {package}, which is not installed. Install panbench with pip again."
     if ".so" in str(error) and "cv2" in "".join(traceback.format_tb(error.__traceback__)):
         return (

@@ -65,7 +65,7 @@ def bench(
     images: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Your own photographs instead of generated images: a file or a folder; several times.",
+            help="Your own photographs instead of generated images: a file or a folder; repeatable.",
             metavar="PATH",
             rich_help_panel=_WHAT,
         ),

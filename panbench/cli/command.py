@@ -202,14 +202,14 @@ def _model_option(help: str) -> Any:
 
 Models = Annotated[
     list[str] | None,
-    _model_option("A model; several times or comma-separated; all, or a pattern such as 'mask2former*'."),
+    _model_option("A model; repeat the option or separate names by commas; all, or a pattern such as 'mask2former*'."),
 ]
 Model = Annotated[str | None, _model_option("A model; `panbench models` lists them.")]
-Config = Annotated[Path | None, option("Your own config instead of a model.", _MODELS_PANEL, "FILE.py")]
+Config = Annotated[Path | None, option("Your own config, instead of a model.", _MODELS_PANEL, "FILE.py")]
 Checkpoint = Annotated[
     Path | None,
     option(
-        "The weights of --config or of one --model; random[:SEED] for untrained ones, for plumbing and timing.",
+        "The weights of --config or of one --model; random[:SEED] for untrained weights, for smoke tests and timing.",
         _MODELS_PANEL,
         "FILE|random",
     ),
@@ -217,11 +217,13 @@ Checkpoint = Annotated[
 Things = Annotated[
     Path | None,
     option(
-        "For hub models of unknown categories: the names of those that are things, one a line.", _MODELS_PANEL, "FILE"
+        "For hub models of unknown categories: a file with the names of the things, one per line.",
+        _MODELS_PANEL,
+        "FILE",
     ),
 ]
 Download = Annotated[
-    bool, flag("--download", "Fetch weights, and files of COCO, that are not here.", envvar="PANBENCH_DOWNLOAD")
+    bool, flag("--download", "Download missing weights and files of COCO.", envvar="PANBENCH_DOWNLOAD")
 ]
 Device = Annotated[
     str,
@@ -251,7 +253,7 @@ def exif_option(panel: str | None = None) -> Any:
     """`--exif apply|ignore`."""
     return typer.Option(
         "--exif",
-        help="Turn photographs as their EXIF orientation says, as mmdet does, or take them as stored.",
+        help="Rotate photographs by their EXIF orientation, as mmdet does, or read them as stored.",
         rich_help_panel=panel,
     )
 
@@ -282,7 +284,7 @@ def check_rules(text: str | None) -> str | None:
 Rules = Annotated[
     str | None,
     option(
-        "How masks become a map: paper (the model's own; the default), or others, comma-separated, with thresholds "
+        "The fusion rule: paper (the model's own; the default), or others, comma-separated, with thresholds "
         "as mask2former:score=0.7.",
         "Computing",
         "RULES",
@@ -297,11 +299,11 @@ Runs = Annotated[
 ]
 AsJson = Annotated[bool, flag("--json", "Print everything as JSON, fractions 0-1.")]
 Raw = Annotated[
-    bool, flag("--raw", "CSV: leave names as they are that begin with =, +, - or @; else a ' keeps them text.")
+    bool, flag("--raw", "CSV: do not put a ' before names that begin with =, +, - or @ (it keeps them text).")
 ]
 OwnSlices = Annotated[
-    Path | None, option("Also by slices of your own: images by camera, night … (JSON, CSV).", None, "FILE")
+    Path | None, option("Also by your own slices: images by camera, night … (JSON, CSV).", None, "FILE")
 ]
 Claims = Annotated[
-    list[str] | None, option("Also what papers claim of a model or backbone, or all; several times.", None, "NAME")
+    list[str] | None, option("Also published results of a model or backbone, or all; repeatable.", None, "NAME")
 ]

@@ -72,7 +72,7 @@ class CompareRequest:
     runs: Runs
     format: Annotated[
         Format | None,
-        typer.Option("--format", "-f", help="How to print. Default: by the ending of --out, else text."),
+        typer.Option("--format", "-f", help="How to print. Default: by the extension of --out, else text."),
     ] = None
     out: Annotated[Path | None, option("Write to this file instead of printing.", None, "FILE")] = None
     by: Annotated[
@@ -80,15 +80,15 @@ class CompareRequest:
     ] = None
     slices: OwnSlices = None
     per_category: Annotated[bool, flag("--per-category", "Also PQ of each category, by the difference.")] = False
-    baseline: Annotated[str | None, option("The run to compare all others with: its folder or name.", None, "RUN")] = (
-        None
-    )
+    baseline: Annotated[
+        str | None, option("Compare all other runs with this one: its folder or name.", None, "RUN")
+    ] = None
     published: Claims = None
     intervals: Annotated[
         bool, typer.Option("--intervals/--no-intervals", help="Ranks, 95 % intervals and significance.", metavar="")
     ] = True
     common_images: Annotated[bool, flag("--common-images", "Compare on the images that all runs have.")] = False
-    mixed: Annotated[bool, flag("--mixed", "Put runs on different data into one table, as they are.")] = False
+    mixed: Annotated[bool, flag("--mixed", "Show runs on different data in one table.")] = False
     raw: Raw = False
     digits: Annotated[
         int | None, option("Decimals of percentages: 2 in text and md, 1 in latex.", None, "N", min=0, max=6)
@@ -231,10 +231,10 @@ def metrics(
     runs: Runs,
     by: Annotated[
         list[str] | None,
-        option("By size, share, segments or supercategory; several times.", None, "WHAT", autocompletion=slicings),
+        option("By size, share, segments or supercategory; repeatable.", None, "WHAT", autocompletion=slicings),
     ] = None,
     slices: OwnSlices = None,
-    per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,
+    per_category: Annotated[bool, flag("--per-category", "Also one row per category.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print every measure of stored runs: PQ with intervals, PQ by size, PQ†, mIoU, Dice and others."""
@@ -252,9 +252,9 @@ def metrics(
 @command(app, "errors", "panbench errors results/coco-mask2former-r50 --per-category")
 def errors(
     runs: Runs,
-    most: Annotated[int, option("How many of the worst images to name for each cause.", None, "N", min=0)] = 5,
+    most: Annotated[int, option("How many of the worst images to list per cause.", None, "N", min=0)] = 5,
     slices: OwnSlices = None,
-    per_category: Annotated[bool, flag("--per-category", "Also what each category loses most to.")] = False,
+    per_category: Annotated[bool, flag("--per-category", "Also the main cause of loss of each category.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print why PQ is lost in stored runs: each cause, what fixing it would gain, and where it happens."""

@@ -80,7 +80,7 @@ def coco(
         bool, typer.Option("--keep-archives", help="Keep whole archives in ROOT/archives.")
     ] = False,
     archives_from: Annotated[
-        Path | None, typer.Option("--from", help="A folder that holds COCO's archives already; they are read in place.")
+        Path | None, typer.Option("--from", help="A folder with COCO's archives; they are read in place.")
     ] = None,
 ) -> None:
     """Fetch COCO panoptic: only what is missing, verified; interrupted, the same command goes on.
@@ -339,7 +339,7 @@ def _print_check(report: "CheckReport", everything: bool) -> None:
     if not report.findings:
         _print("No findings: this set can be scored.")
     else:
-        verdict = "this set must not be scored as it is" if report.errors else "none would change a number"
+        verdict = "mend the errors before scoring this set" if report.errors else "none would change a number"
         _print(f"{_counted(report.errors, 'error')}, {_counted(report.warnings, 'warning')}: {verdict}.")
 
 

@@ -64,8 +64,8 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
     except KeyboardInterrupt as interruption:
         place = work.folders[0] if len(work.folders) == 1 else request.out or "results"
         raise Interrupted(
-            f"{str(interruption) or 'Interrupted.'} What was scored stays in {place}; the same command with --resume "
-            "goes on.",
+            f"{str(interruption) or 'Interrupted.'} Scored images are kept in {place}; the same command with --resume "
+            "continues.",
             getattr(interruption, "exit_code", 130),
         ) from None
     if request.as_json:

@@ -43,29 +43,29 @@ class EvalRequest:
     config: Config = None
     checkpoint: Checkpoint = None
     things: Things = None
-    name: Annotated[str | None, option("What to call the model, in its run's folder and row.", _MODEL, "NAME")] = None
+    name: Annotated[str | None, option("The model's name in its run folder and in tables.", _MODEL, "NAME")] = None
     data: Annotated[
         str | None,
         option(
             "coco (data/coco), shapes (generated), or a folder in COCO's layout; with another split than val as "
-            "coco:test-dev. Default: what the model learned from.",
+            "coco:test-dev. Default: what the model was trained on.",
             _DATA,
             "NAME|DIR[:SPLIT]",
             autocompletion=data_names,
         ),
     ] = None
     images: Annotated[
-        Path | None, option("A folder of images, with --gt; without it, they are only timed.", _DATA, "DIR")
+        Path | None, option("A folder of images, with --gt; without --gt the model is only timed.", _DATA, "DIR")
     ] = None
     gt: Annotated[Path | None, option("A panoptic JSON, with --images.", _DATA, "FILE.json")] = None
     gt_dir: Annotated[Path | None, option("The id PNGs of --gt, when not beside it.", _DATA, "DIR")] = None
     limit: Annotated[int | None, option("Only the first N images.", _DATA, "N", min=1)] = None
-    image_ids: Annotated[str | None, option("Only these: 139,285 or @FILE with an id a line.", _DATA, "IDS")] = None
+    image_ids: Annotated[str | None, option("Only these: 139,285 or @FILE with one id per line.", _DATA, "IDS")] = None
     exif: Annotated[Orientation, exif_option(_DATA)] = Orientation.apply
     download: Download = False
     device: Device = "auto"
     batch_size: Annotated[
-        str | None, option("Images a batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
+        str | None, option("Images per batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
     ] = None
     precision: Annotated[
         str,
@@ -80,13 +80,13 @@ class EvalRequest:
     ] = "fp32"
     workers: Annotated[
         int | None,
-        option(f"Threads that load, and as many that score. Default: the cores, up to {MOST}.", _HOW, "N", min=1),
+        option(f"Threads for loading, and as many for scoring. Default: one per core, up to {MOST}.", _HOW, "N", min=1),
     ] = None
     rule: Annotated[
         str | None,
         option(
-            "How masks become a map: paper (the model's own; the default), or others, comma-separated, with thresholds "
-            "as mask2former:score=0.7. One forward pass gives a run for each.",
+            "The fusion rule: paper (the model's own; the default), or others, comma-separated, with thresholds "
+            "as mask2former:score=0.7. One forward pass makes a run for each.",
             _HOW,
             "RULES",
             autocompletion=rule_names,
@@ -96,13 +96,13 @@ class EvalRequest:
     out: Annotated[
         Path | None,
         option(
-            "The run's folder; several models get a folder each in it. Default: results/DATASET-MODEL.", _RUN, "DIR"
+            "The run's folder; several models get one folder each in it. Default: results/DATASET-MODEL.", _RUN, "DIR"
         ),
     ] = None
-    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.", _RUN)] = False
-    resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.", _RUN)] = False
+    overwrite: Annotated[bool, flag("--overwrite", "Replace an existing run.", _RUN)] = False
+    resume: Annotated[bool, flag("--resume", "Continue an interrupted run.", _RUN)] = False
     skip_bad_images: Annotated[
-        bool, flag("--skip-bad-images", "Leave out images that do not decode; the run is marked.", _RUN)
+        bool, flag("--skip-bad-images", "Skip images that cannot be decoded; the run is marked.", _RUN)
     ] = False
     save_predictions: Annotated[
         bool | None,

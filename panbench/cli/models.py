@@ -19,19 +19,20 @@ app = family()
 def models(
     filter: Annotated[
         str | None,
-        option("Only rows with these words: of a name, a family, a licence, …; `published only`.", None, "WORDS"),
+        option("Only rows with these words, of a name, family, licence …; or `published only`.", None, "WORDS"),
     ] = None,
     published: Annotated[
         bool,
         flag(
-            "--published", "Instead: what papers claim, with sources. --filter takes model, backbone, data and split."
+            "--published",
+            "Show published results with sources instead. --filter takes model, backbone, data and split.",
         ),
     ] = False,
     as_json: Annotated[bool, flag("--json", "Print a list of objects.")] = False,
     download: Annotated[
         list[str] | None,
         option(
-            "Fetch the weights of this model; several times or comma-separated.",
+            "Download the weights of this model; repeatable or comma-separated.",
             None,
             "NAME",
             autocompletion=model_names,

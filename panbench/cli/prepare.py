@@ -239,7 +239,7 @@ def _image_ids(text: str) -> list[int]:
     wrong = [word for word in words if not (word.isascii() and word.isdigit())]
     if wrong or not words:
         what = f"{wrong[0]!r} is not an image id" if wrong else "there are no ids"
-        raise BadArgument(f"--image-ids: {what}. Give whole numbers such as 139,285, or @FILE with one a line.")
+        raise BadArgument(f"--image-ids: {what}. Give whole numbers such as 139,285, or @FILE with one per line.")
     return [int(word) for word in words]
 
 

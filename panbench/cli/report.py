@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from panbench.runs import Run
 
 app = family()
-show_app = family("show", "Make pictures and plots of stored runs: PNG, SVG or PDF.")
+show_app = family("show", "Draw pictures and plots of stored runs: PNG, SVG or PDF.")
 
 TRUTH = "gt"
 
@@ -75,7 +75,7 @@ def _path_option(name: str, help: str, metavar: str = "DIR") -> Any:
 
 _Image = Annotated[int, typer.Option("--image", metavar="ID", help="The image's id.")]
 _Width = Annotated[float, typer.Option("--width", metavar="INCHES", help="Width of the figure.")]
-_Dpi = Annotated[float, typer.Option("--dpi", metavar="N", min=20, max=2400, help="Dots an inch of a PNG.")]
+_Dpi = Annotated[float, typer.Option("--dpi", metavar="N", min=20, max=2400, help="Dots per inch of a PNG.")]
 _Names = Annotated[bool, typer.Option("--names/--no-names", help="Write the categories on the segments.")]
 _Scores = Annotated[bool, typer.Option("--scores", help="Write the scores, too.")]
 _Missed = Annotated[
@@ -92,7 +92,7 @@ _Common = Annotated[bool, typer.Option("--common-images", help="Use the images t
 
 
 def _out(default: str) -> Any:
-    return typer.Option("--out", "-o", metavar="FILE", help=f"The ending chooses the format. Default: {default}.")
+    return typer.Option("--out", "-o", metavar="FILE", help=f"The extension selects the format. Default: {default}.")
 
 
 @command(
@@ -107,10 +107,10 @@ def report(
     ),
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="The page's title.")] = None,
     examples: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="At most so many images in the gallery; default: 96.")
+        int | None, typer.Option(min=0, metavar="N", help="The most images in the gallery; default: 96.")
     ] = None,
     image: Annotated[
-        list[int] | None, typer.Option("--image", metavar="ID", help="An image for the gallery; several times.")
+        list[int] | None, typer.Option("--image", metavar="ID", help="An image for the gallery; repeatable.")
     ] = None,
     common_images: _Common = False,
     slices: OwnSlices = None,
@@ -256,18 +256,18 @@ def attention(
     checkpoint: Checkpoint = None,
     photo: Annotated[Path | None, typer.Option("--photo", metavar="FILE", help="Any photograph.")] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="Instead: a run, with --image; its model and weights.")
+        Path | None, typer.Option("--run", metavar="DIR", help="Use this run's model and weights, with --image.")
     ] = None,
     image: Annotated[int | None, typer.Option("--image", metavar="ID", help="The id of an image of --run.")] = None,
     query: Annotated[
-        list[int] | None, typer.Option("--query", metavar="N", help="A query, from 0; several times.")
+        list[int] | None, typer.Option("--query", metavar="N", help="A query, from 0; repeatable.")
     ] = None,
     category: Annotated[
         str | None, typer.Option("--category", metavar="NAME", help="The queries that found this category.")
     ] = None,
     most: Annotated[int, typer.Option("--most", metavar="N", min=1, help="How many queries, by score.")] = 4,
     layer: Annotated[
-        list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; several times.")
+        list[int] | None, typer.Option("--layer", metavar="N", help="A decoder layer, from 1; repeatable.")
     ] = None,
     things: Things = None,
     download: Download = False,
@@ -358,7 +358,7 @@ def plot(
     common_images: _Common = False,
     published: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Of params and gflops: also what papers claim, hollow; several times."),
+        typer.Option(metavar="NAME", help="For params and gflops: also published results, hollow; repeatable."),
     ] = None,
 ) -> None:
     """Draw a plot of runs for a paper: vector graphics, and the numbers beside it."""
@@ -415,7 +415,7 @@ def predict(
     opacity: _Opacity = 0.5,
     width: _Width = 7.0,
     dpi: _Dpi = 200,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output of an earlier call.")] = False,
 ) -> None:
     """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON.
 
@@ -508,7 +508,7 @@ def site(
     runs: Runs,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new or empty folder, or an earlier site.")],
     title: Annotated[str, typer.Option(metavar="TEXT", help="The title.")] = "Panoptic segmentation, measured",
-    examples: Annotated[int, typer.Option(min=0, metavar="N", help="At most so many images in each report.")] = 24,
+    examples: Annotated[int, typer.Option(min=0, metavar="N", help="The most images in each report.")] = 24,
 ) -> None:
     """Write a static site of many runs: a leaderboard with intervals and a report of each, for GitHub Pages."""
     from panbench.report.pages.site import write_site

@@ -27,7 +27,7 @@ class _Runs(Commands):
 app = typer.Typer(
     name="runs",
     cls=_Runs,
-    help="List stored runs (`panbench runs [FOLDER]`), verify or delete them, or join those of shards.",
+    help="List stored runs (`panbench runs [FOLDER]`), verify, delete or merge them.",
     add_completion=False,
     context_settings=dict(HELP_OPTIONS),
 )
@@ -69,7 +69,9 @@ def delete(
         ask = console.question()
         if ask is None:
             again = f"panbench runs delete {shlex.join(map(str, paths))} --yes"
-            raise BadArgument(f"Nothing is deleted without a terminal to ask at. To delete without asking: `{again}`.")
+            raise BadArgument(
+                f"Nothing was deleted, because there is no terminal to ask at. To delete without asking: `{again}`."
+            )
         if (
             ask(f"Delete {len(paths)} run{'s' * (len(paths) > 1)}, {size_in_words(size)}? [y/N] ").strip().lower()
             != "y"
@@ -124,9 +126,11 @@ def finish(
     "panbench runs merge results/shard-* --out results/all",
 )
 def merge(
-    shards: Annotated[list[Path], typer.Argument(metavar="SHARD", help="Run folders, made alike on other images.")],
-    out: Annotated[Path, option("The folder of the run of all.", metavar="DIR")],
-    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARD", help="Run folders with equal settings and different images.")
+    ],
+    out: Annotated[Path, option("The folder of the merged run.", metavar="DIR")],
+    overwrite: Annotated[bool, flag("--overwrite", "Replace an existing run.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Join the runs of shards to one run of all their images.

@@ -30,20 +30,20 @@ class ScoreRequest:
     pred_dir: Annotated[
         Path | None, option("The id PNGs of --pred. Default: its path without .json.", metavar="DIR")
     ] = None
-    images: Annotated[
-        Path | None, option("The photographs, which pictures of the stored run need later.", metavar="DIR")
-    ] = None
+    images: Annotated[Path | None, option("The photographs, for pictures of the stored run.", metavar="DIR")] = None
     out: Annotated[Path | None, option("Store the run here, for compare and metrics.", metavar="DIR")] = None
-    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False
-    resume: Annotated[bool, flag("--resume", "Go on with the run at --out, if there is one.")] = False
+    overwrite: Annotated[bool, flag("--overwrite", "Replace an existing run.")] = False
+    resume: Annotated[bool, flag("--resume", "Continue the run at --out, if there is one.")] = False
     shard: Annotated[
         str | None, option("Score part I of N of the images; `panbench runs merge` joins them.", metavar="I/N")
     ] = None
     as_json: Annotated[bool, flag("--json", "Print JSON with every category, fractions 0-1.")] = False
-    ignore_extra: Annotated[bool, flag("--ignore-extra", "Pass over images that the ground truth lacks.")] = False
+    ignore_extra: Annotated[
+        bool, flag("--ignore-extra", "Ignore predictions for images that the ground truth lacks.")
+    ] = False
     allow_missing: Annotated[bool, flag("--allow-missing", "Score images without a prediction as empty.")] = False
     boundary: Annotated[bool, flag("--boundary", "Also store what boundary PQ needs.")] = False
-    workers: Annotated[int | None, option("Threads. Default: the cores.", metavar="N", min=1)] = None
+    workers: Annotated[int | None, option("Threads. Default: one per core.", metavar="N", min=1)] = None
     max_pixels: Annotated[int | None, option("Refuse larger PNGs before they are decoded.", metavar="N", min=1)] = None
 
 
@@ -95,7 +95,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             console.show("")
             console.show_grids(found.grids)
     if request.out is None:
-        console.say("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can ask it more.")
+        console.say("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can analyse it.")
     else:
         console.say(f"Stored. More: `panbench metrics {shlex.quote(str(request.out))}`, `errors`, `compare`")
 

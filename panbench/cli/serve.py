@@ -27,11 +27,9 @@ def serve(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="A folder of runs.", autocompletion=run_folders)
     ] = Path("results"),
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0: any that is free.")] = PORT,
+    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="The port; 0 picks a free one.")] = PORT,
     open_it: Annotated[bool, flag("--open", "Open the browser.")] = False,
-    token: Annotated[
-        bool, flag("--token", "Ask browsers for a token, drawn at random or from $PANBENCH_SERVE_TOKEN.")
-    ] = False,
+    token: Annotated[bool, flag("--token", "Require a token from browsers: random, or $PANBENCH_SERVE_TOKEN.")] = False,
     images: Annotated[Path | None, option("The folder of images.", _MOVED, "DIR")] = None,
     gt: Annotated[Path | None, option("The ground truth's JSON.", _MOVED, "FILE.json")] = None,
     gt_dir: Annotated[Path | None, option("The folder of its PNGs.", _MOVED, "DIR")] = None,
@@ -64,10 +62,10 @@ def serve(
     except OSError as problem:
         listening.close()
         raise BadArgument(
-            f"Port {port} cannot be used: {problem.strerror}. Choose another with --port, or 0 for any that is free."
+            f"Port {port} cannot be used: {problem.strerror}. Choose another with --port, or 0 for a free one."
         ) from None
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/" + (f"enter/{shown}" if shown else "")
-    console.say(f"Serving {folder} at {address} to this machine only. Ctrl-C ends it.")
+    console.say(f"Serving {folder} at {address} to this machine only. Ctrl-C stops it.")
     if open_it:
         import webbrowser
 

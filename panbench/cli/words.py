@@ -96,7 +96,7 @@ def usage_sentence(error: Any) -> str:
     name = path.partition(" ")[2]
     option = getattr(error, "option_name", None)
     if option is not None and (now := _OPTIONS.get(name, {}).get(option)):
-        return f"`{path}` has no {option} any more. Write {now}."
+        return f"`{path}` has no {option} any more. Use {now}."
     options = {each for param in context.command.get_params(context) for each in param.opts}
     if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", message):
         word = extra[1].split(" ")[0]

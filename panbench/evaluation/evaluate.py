@@ -213,7 +213,7 @@ def _keeper(evaluation: Evaluation, writers: Sequence[RunWriter]) -> CandidateKe
     needed = size * len(dataset.scenes)
     require_space(run, needed, "Keeping the candidates")
     evaluation.reporter.notice(
-        f"Candidates take about {size / 1e6:.2f} MB an image (measured on {len(tried)}), {needed / 1e6:,.0f} MB for "
+        f"Candidates take about {size / 1e6:.2f} MB per image (measured on {len(tried)}), {needed / 1e6:,.0f} MB for "
         f"{len(dataset.scenes):,} images."
     )
     return CandidateKeeper(run / CANDIDATES, model.rule, about, rank=evaluation.rank, exact=exact)

@@ -365,7 +365,7 @@ class Loop:
                 # Only here: the error's traceback held all that was on the device.
                 free_memory()
                 size = self._largest = max(1, size // 2)
-                self.reporter.notice(f"Out of memory on {self.model.device}: going on with batches of {size}.")
+                self.reporter.notice(f"Out of memory on {self.model.device}: continuing with batches of {size}.")
                 continue
             start += len(part)
             yield predicted

@@ -266,10 +266,10 @@ def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
     sentences = []
     if len(files.oriented):
         what = (
-            "They were turned as it says, as mmdet and OpenCV do; id maps of the ground truth are never turned. If "
-            "those were drawn on the photographs as they are stored, evaluate with --exif ignore."
+            "They were rotated accordingly, as mmdet and OpenCV do; id maps of the ground truth are never rotated. If "
+            "those were drawn on the photographs as stored, evaluate with --exif ignore."
             if dataset.exif == "apply"
-            else "They were taken as they are stored (--exif ignore)."
+            else "They were read as stored (--exif ignore)."
         )
         sentences.append(
             f"{len(files.oriented):,} of {len(files):,} photographs have an EXIF orientation other than upright, "

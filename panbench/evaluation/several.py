@@ -98,8 +98,8 @@ def run_folders(
     taken = [str(folder) for folder in folders if keep and (folder / "run.json").exists()]
     if taken:
         raise BadRun(
-            f"{', '.join(taken)} {'holds' if len(taken) == 1 else 'hold'} a run already. Go on with it by --resume, "
-            "replace it by --overwrite, or give another --out."
+            f"{', '.join(taken)} already {'holds' if len(taken) == 1 else 'hold'} a run. Continue it with --resume, "
+            "replace it with --overwrite, or give another --out."
         )
     return folders
 

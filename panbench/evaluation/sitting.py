@@ -94,7 +94,7 @@ class Sitting:
         if lacking is None:
             return False
         but = f" but for {lacking} images that still cannot be read" if lacking else ""
-        self._reporter.notice(f"{self.folders[rule]} is complete already{but}.")
+        self._reporter.notice(f"{self.folders[rule]} is already complete{but}.")
         return True
 
     def _changed(self, run: Run) -> list[tuple[str, str]]:
@@ -110,7 +110,7 @@ class Sitting:
             found.append((f"{sentence}: {listed(changed, 5)}.", anew))
         if self._options.keep_candidates and (changed := changed_candidates(run)):
             sentence = f"{len(changed):,} files of candidates are not what {run.path} wrote: {listed(changed, 5)}."
-            found.append((sentence, "Restore or delete them; --resume makes those that are missing again."))
+            found.append((sentence, "Restore or delete them; --resume recreates missing ones."))
         return found
 
     def _unreadable(self, run: Run) -> int | None:
@@ -144,7 +144,7 @@ class Sitting:
                 left = self._close_early(error)
                 if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
                     stays = in_sentence(self.unfinished.values())
-                    error.stays = f"What was scored stays in {stays}; the same command with --resume goes on."
+                    error.stays = f"Scored images are kept in {stays}; the same command with --resume continues."
             raise
         self._ranks.broadcast("The runs are closed.")
 

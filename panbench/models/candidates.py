@@ -157,9 +157,7 @@ def check_classes(outputs: Sequence[Output], class_names: Sequence[str], title: 
         else:
             labels, things = [segment.label for segment in output.segments], count
         if things != count:
-            raise BadModel(
-                f"{title} names {count} categories, and its output says of {things} whether they are things."
-            )
+            raise BadModel(f"{title} names {count} categories, but its output has isthing for {things}.")
         if wrong := [label for label in labels if not NO_LABEL <= label < count]:
             raise BadModel(f"{title} answered with label {wrong[0]}, and names {count} categories: 0 to {count - 1}.")
 

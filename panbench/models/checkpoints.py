@@ -383,7 +383,7 @@ def _misfit(model: nn.Module, path: Path, missing: list[str], unknown: list[str]
     if any(".attentions." in name for name in unknown):
         reason = "These are names of mmdet 2.x; take the weights that the model zoo of mmdet 3 offers."
     elif len(missing) == sum(not name.endswith("num_batches_tracked") for name in model.state_dict()):
-        reason = "It is of another model altogether."
+        reason = "It belongs to another model."
     return f"{path} does not fit this {type(model).__name__}: {'; '.join(faults)}. {reason}"
 
 

@@ -52,7 +52,7 @@ _SENTENCES: Mapping[str, tuple[Callable[[RunInfo], Any], str]] = {
     "categories": (lambda info: info.categories, "{} and {} have different categories"),
     "exif": (
         lambda info: info.arguments.get("exif", "apply"),
-        "Only one of {} and {} turned photographs as their EXIF says",
+        "Only one of {} and {} rotated photographs by their EXIF",
     ),
     "category map": (lambda info: info.category_map, "{} and {} were evaluated through different category maps"),
 }

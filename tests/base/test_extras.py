@@ -43,6 +43,6 @@ def test_installed_from_elsewhere_the_line_names_that_place(tmp_path, monkeypatc
 def test_running_a_model_without_the_extra_names_the_line_that_installs_it(monkeypatch):
     monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None if name == "torch" else object())
     with pytest.raises(
-        BadModel, match=r"torch is not installed. Install what runs models with: pip install .*\[models\]"
+        BadModel, match=r"torch is not installed. Install the packages that run models with: pip install .*\[models\]"
     ):
         extras.require_models()

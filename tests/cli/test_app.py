@@ -251,7 +251,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("panbench.report.answers.tables.find_runs", missing)
     result = panbench("metrics", tmp_path)
     assert result.exit_code == 2
-    assert "torch is not installed). Install it with: pip install" in result.stderr
+    assert "torch is not installed). Install with: pip install" in result.stderr
     assert "[models]" in result.stderr
 
 
@@ -483,7 +483,7 @@ def test_run_folders_are_named_after_data_and_model_or_lie_in_out():
 
 def test_a_run_that_is_in_the_way_is_refused_before_anything_is_run(tmp_path):
     stored_run(tmp_path / SPECS[1].name, images=1)
-    with pytest.raises(BadRun, match="holds a run already"):
+    with pytest.raises(BadRun, match="already holds a run"):
         run_folders(SPECS, "balls", tmp_path)
     assert run_folders(SPECS, "balls", tmp_path, keep=False)[1] == tmp_path / SPECS[1].name
     with pytest.raises(BadRun, match="several models go into folders of their own"):

@@ -29,7 +29,7 @@ def test_without_torch_it_still_works_and_says_what_does_not(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     found = doctor.diagnose()
     assert found.record["PyTorch"] == {"version": None}
-    assert any("score, compare and report work, eval does not" in problem for problem in found.problems)
+    assert any("score, compare and report work, but eval does not" in problem for problem in found.problems)
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_predict_writes_overlay_id_map_and_json_and_keeps_the_rest_of_the_folder
     assert done.exit_code == 0, done.stderr
     left_out, took = done.stderr.splitlines()
     assert left_out == "Note: Left out: b/broken.jpg cannot be decoded as an image."
-    assert re.fullmatch(r"Note: \d+\.\d\d s an image on \S+ \(median of 2, pictures apart\)\.", took)
+    assert re.fullmatch(r"Note: \d+\.\d\d s per image on \S+ \(median of 2, without pictures\)\.", took)
     assert done.stdout.split("\n")[:-1] == [
         "out/same name.overlay.png",
         "out/same name-2.overlay.png",
@@ -189,7 +189,7 @@ def test_predict_replaces_no_photograph_and_nothing_unasked(tmp_path):
     cv2.imwrite(str(tmp_path / "b.png"), np.zeros((64, 96, 3), np.uint8))
     (tmp_path / "b.overlay.png").write_text("mine")
     model = ("--model", "maskformer-tiny", "--checkpoint", "random", "--out", ".")
-    for photo, sentence in (("ids/a.png", "is a photograph that is read"), ("b.png", "already exists")):
+    for photo, sentence in (("ids/a.png", "is one of the photographs that are read"), ("b.png", "already exists")):
         done = panbench("predict", photo, *model, cwd=tmp_path)
         assert done.exit_code == 2
         assert sentence in done.stderr

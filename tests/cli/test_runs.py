@@ -182,7 +182,7 @@ def test_a_run_that_is_as_it_was_written_is_verified(tmp_path):
     result = panbench("runs", "verify", scored(tmp_path))
     assert result.exit_code == 0
     assert result.stdout.startswith("a: verified")
-    assert "The files of 3 images are as they were read." in result.stdout
+    assert "The files of 3 images are unchanged." in result.stdout
 
 
 @pytest.mark.parametrize("harm", ["part", "summary", "ground truth"])
@@ -195,7 +195,7 @@ def test_a_run_that_differs_is_not_verified(tmp_path, harm):
         content = json.loads((run / "run.json").read_text())
         content["summary"]["All"]["PQ"] = 0.99
         (run / "run.json").write_text(json.dumps(content))
-        sentence = "run.json says PQ 99.00, and the parts give 100.00."
+        sentence = "run.json says PQ 99.00, but the parts give 100.00."
     else:
         write_id_png(tmp_path / "gt" / "2.png", np.array([[1, 1, 1, 0]], np.int32))
         sentence = "1 files changed since they were read"
@@ -306,7 +306,7 @@ class TestPredictions:
     @pytest.mark.parametrize("which", [0, 1], ids=["scored", "kept"])
     def test_shifted_predictions_are_not_verified(self, runs, which):
         run = runs[which]
-        assert "3 predictions are as they were." in panbench("runs", "verify", run).stdout
+        assert "3 predictions are unchanged." in panbench("runs", "verify", run).stdout
         shifted(self.predictions_of(run) / "2.png")
         result = panbench("runs", "verify", run, "--json")
         assert result.exit_code == 1
@@ -350,7 +350,7 @@ class TestPredictions:
         shutil.rmtree(vote / "predictions")
         (vote / "predictions.json").unlink()
         result = panbench("runs", "verify", vote)
-        assert (result.exit_code, "The predictions are no longer there." in result.stdout) == (0, True)
+        assert (result.exit_code, "The predictions no longer exist." in result.stdout) == (0, True)
 
     def test_of_a_run_that_recorded_nothing_nothing_is_called_damaged(self, tmp_path, monkeypatch):
         """As older versions wrote it: parts without the hashes of predictions, and no hashes/."""
@@ -360,7 +360,7 @@ class TestPredictions:
         shifted(tmp_path / "pred" / "2.png")
         result = panbench("runs", "verify", run)
         assert result.exit_code == 0
-        assert f"What the id PNGs in {tmp_path / 'pred'} were is not recorded." in words(result.stdout)
+        assert f"No hashes were recorded for the id PNGs in {tmp_path / 'pred'}." in words(result.stdout)
 
 
 @pytest.mark.parametrize("command", ["metrics", "errors", "export", "report", "calibration"])

@@ -251,14 +251,14 @@ def test_a_finished_run_scores_an_image_that_was_repaired_when_it_is_resumed(fol
     run = evaluated(spec, dataset, tmp_path / "run", skip_bad_images=True)
     assert len(run.images) == 11
     evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True, resume=True)
-    assert recorder.notices[-1].endswith("is complete already but for 1 images that still cannot be read.")
+    assert recorder.notices[-1].endswith("is already complete but for 1 images that still cannot be read.")
     broken.write_bytes(content)
     run = evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True, resume=True)
     assert run.image_ids() == tuple(range(1, 13))
     assert (run.info.images.scored, run.info.images.skipped, run.info.status) == (12, 0, "done")
     assert rows(run) == rows(evaluated(spec, dataset, tmp_path / "at once", skip_bad_images=True))
     evaluated(spec, dataset, tmp_path / "run", recorder, skip_bad_images=True, resume=True)
-    assert recorder.notices[-1].endswith("is complete already.")
+    assert recorder.notices[-1].endswith("is already complete.")
 
 
 def test_a_run_that_lost_a_part_is_made_whole_by_resume(dataset, spec, tmp_path, monkeypatch):
@@ -270,7 +270,7 @@ def test_a_run_that_lost_a_part_is_made_whole_by_resume(dataset, spec, tmp_path,
     assert "0000-000001.parquet, which held 4 images, is missing." in recorder.notices[0]
     assert rows(again) == rows(whole)
     evaluated(spec, dataset, tmp_path / "run", recorder, resume=True)
-    assert recorder.notices[-1].endswith("is complete already.")
+    assert recorder.notices[-1].endswith("is already complete.")
 
 
 def test_an_old_run_outlives_an_overwriting_one_that_fails(folder, spec, tmp_path):
@@ -432,7 +432,7 @@ def test_a_bad_image_stops_the_run_or_is_left_out_when_asked(folder, spec, tmp_p
     subprocess.run(["cp", "-r", str(folder), str(copy)], check=True)
     (copy / "val" / "3.png").write_bytes(b"no image")
     dataset = open_dataset(copy)
-    with pytest.raises(BadDataset, match=r"3\.png \(image 3\) cannot be decoded.* --resume goes on"):
+    with pytest.raises(BadDataset, match=r"3\.png \(image 3\) cannot be decoded.* --resume continues"):
         evaluated(spec, dataset, tmp_path / "stopped")
     stopped = load_run(tmp_path / "stopped")
     assert (stopped.info.status, stopped.image_ids()) == ("failed", (1, 2))
@@ -498,8 +498,8 @@ def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(datas
     assert run.info.images.scored == 12
     assert sizes == [8, 4, 2, 2, 2, 2, 2, 2]
     assert [sentence for sentence in recorder.notices if "Out of memory" in sentence] == [
-        "Out of memory on cpu: going on with batches of 4.",
-        "Out of memory on cpu: going on with batches of 2.",
+        "Out of memory on cpu: continuing with batches of 4.",
+        "Out of memory on cpu: continuing with batches of 2.",
     ]
     monkeypatch.setattr(HostedModel, "candidates", forward(0))
     with pytest.raises(BadArgument, match=r"too little memory for one image .* Try --precision bf16"):

@@ -115,7 +115,7 @@ def test_a_listener_is_closed_when_the_model_fails_and_the_error_says_what_stays
         return nothing_found(image)
 
     options = EvaluateOptions(studies=(DiaryOptions(tmp_path / "diary.json"),), batch_size=1)
-    with pytest.raises(BadArgument, match=r"No more\. What was scored stays in .*run; the same command with --resume"):
+    with pytest.raises(BadArgument, match=r"No more\. Scored images are kept in .*run; the same command with --resume"):
         evaluate(model_of(fails_at_the_last), dataset, tmp_path / "run", options)
     heard = json.loads((tmp_path / "diary.json").read_text())
     assert last.id not in heard

@@ -82,7 +82,7 @@ def test_orientations_and_extraneous_bytes_are_counted_and_told_once_by_eight_lo
     first, second = recorder.notices
     assert first.startswith("8 of 16 photographs have an EXIF orientation other than upright, such as ")
     assert f"{turned / 'val'}" in first
-    assert "turned as it says, as mmdet and OpenCV do" in first
+    assert "rotated accordingly, as mmdet and OpenCV do" in first
     assert "--exif ignore" in first
     assert second.startswith("3 of 16 images are JPEGs with extraneous bytes, such as ")
 
@@ -103,14 +103,14 @@ def test_ignored_orientations_give_the_maps_of_the_pixels_as_they_are_stored(upr
     assert not same_rows(applied, plain)
     assert applied.summary()["All"]["PQ"] < plain.summary()["All"]["PQ"]
     assert ignored.info.arguments["exif"] == "ignore"
-    assert "They were taken as they are stored (--exif ignore)." in recorder.notices[0]
+    assert "They were read as stored (--exif ignore)." in recorder.notices[0]
 
 
 def test_compare_tells_runs_apart_that_treat_orientations_differently(turned, spec, tmp_path):
     runs = [evaluated(spec, open_dataset(turned, limit=2, exif=exif), tmp_path / exif) for exif in ("apply", "ignore")]
     first, second = comparison_rows(runs)
-    assert "photographs turned as their EXIF says" in first.notes
-    assert "photographs as they are stored (--exif ignore)" in second.notes
+    assert "photographs rotated by their EXIF" in first.notes
+    assert "photographs as stored (--exif ignore)" in second.notes
     assert not any("EXIF" in note for row in comparison_rows(runs[:1] * 2) for note in row.notes)
 
 
@@ -207,7 +207,7 @@ def test_predict_writes_maps_of_the_pixels_it_saw(tmp_path, exif):
         "predict", tmp_path / "photo.jpg", "-m", "mask2former-tiny", "--exif", exif, "--out", tmp_path / "out"
     )
     assert result.exit_code == 0, result.stderr
-    how = "turned as it says" if exif == "apply" else "taken as they are stored"
+    how = "rotated accordingly" if exif == "apply" else "read as stored"
     assert f"and were {how}; their id PNGs, too." in " ".join(result.stderr.split())
     size = (128, 96) if exif == "apply" else (96, 128)
     assert cv2.imread(str(tmp_path / "out" / "ids" / "photo.png")).shape[:2] == size

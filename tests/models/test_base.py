@@ -171,7 +171,7 @@ def test_a_class_output_of_other_columns_than_categories_is_refused(
             "Toy answered with label 3, and names 3 categories: 0 to 2 on painting.png (image 7).",
         ),
         ({"class_weights": torch.zeros(4, 5)}, "its class weights have 5 columns"),
-        ({"isthing": (True, False)}, "its output says of 2 whether they are things"),
+        ({"isthing": (True, False)}, "its output has isthing for 2"),
     ],
 )
 def test_candidates_that_an_adapter_makes_by_itself_are_held_against_its_categories(toy: Path, change, sentence):

@@ -288,7 +288,7 @@ def test_one_wrong_shape_alone_is_enough_to_refuse() -> None:
 
 def test_weights_of_another_model_are_called_that() -> None:
     message = misfit(tiny("maskformer-tiny"), {"fc.weight": torch.zeros(1)})
-    assert message.endswith("It is of another model altogether.")
+    assert message.endswith("It belongs to another model.")
 
 
 def test_a_batch_count_that_old_checkpoints_lack_is_not_missed() -> None:

@@ -56,7 +56,7 @@ def test_categories_are_sorted_by_a_click_and_back_by_another(open_report):
 def test_categories_begin_with_whether_any_differs_for_sure(open_report):
     page = open_report()
     found = page.locator("#categories-finding").inner_text()
-    assert found.startswith("No category differs for sure between A and B (0 of ")
+    assert found.startswith("No category differs significantly between A and B (0 of ")
     assert "after correction for all of them" in found
     assert "least unlikely first" in page.locator("#category-scores thead th").nth(4).inner_text()
     # Tests are of PQ alone.

@@ -28,7 +28,7 @@ def run(**changes):
             "a and b were scored on two versions of data without a name (old.json and new.json)",
         ),
         ({"categories": CATEGORIES[:2]}, "a and b have different categories"),
-        ({"arguments": {"exif": "ignore"}}, "Only one of a and b turned photographs as their EXIF says"),
+        ({"arguments": {"exif": "ignore"}}, "Only one of a and b rotated photographs by their EXIF"),
         ({"arguments": {"exif": "apply"}}, None),
     ],
 )

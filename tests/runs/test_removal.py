@@ -66,7 +66,7 @@ def test_a_figure_of_the_user_among_the_predictions_is_left_and_named(tmp_path):
     with pytest.raises(BadRun, match=r"candidates/notes\.arrow is not ours"):
         RunWriter.create(run, INFO, overwrite=True)
     deleted = panbench("runs", "delete", run, "--yes")
-    assert "deleted but for candidates/notes.arrow, predictions/my-figure.png." in " ".join(deleted.stderr.split())
+    assert "deleted, except for candidates/notes.arrow, predictions/my-figure.png." in " ".join(deleted.stderr.split())
     assert everything(run) == {"candidates/notes.arrow": b"mine", "predictions/my-figure.png": b"mine"}
 
 

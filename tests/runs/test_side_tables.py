@@ -50,7 +50,7 @@ def test_rows_are_read_in_order_of_images_and_their_files_stand_in_run_json(tmp_
     content = json.loads((tmp_path / "run" / "run.json").read_text())
     assert [listed["images"] for listed in content[NAME]] == [2, 1]
     assert list(load_run(tmp_path / "run").info.side_tables) == [NAME]
-    assert "2 files of colours are as they were written." in verify(run).checked
+    assert "2 files of colours are unchanged." in verify(run).checked
 
 
 @pytest.mark.parametrize("harm", ["changed", "missing", "foreign"])

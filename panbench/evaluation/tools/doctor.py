@@ -46,8 +46,8 @@ def diagnose() -> Diagnosis:
     }
     if native() is None:
         found.problems.append(
-            "panbench runs without its compiled code, so that scoring is several times slower. Install a wheel of "
-            "panbench, or install it again where a C compiler is."
+            "panbench runs without its compiled code, so scoring is several times slower. Install a wheel of panbench, "
+            "or reinstall it with a C compiler available."
         )
     found.record["system"] = {
         "system": platform.platform(),
@@ -71,10 +71,10 @@ def _torch(problems: list[str]) -> dict[str, Any]:
         torch: Any = importlib.import_module("torch")
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            why = f"What runs models is not installed: {install_line('models')}"
+            why = f"The packages that run models are not installed: {install_line('models')}"
         else:
             why = f"PyTorch cannot be imported ({error})"
-        problems.append(f"{why}. Until then score, compare and report work, eval does not.")
+        problems.append(f"{why}. Until then score, compare and report work, but eval does not.")
         return {"version": None}
     cuda = torch.version.cuda
     record: dict[str, Any] = {"version": torch.__version__, "CUDA build": cuda, "threads": torch.get_num_threads()}
@@ -127,7 +127,7 @@ def _packages(problems: list[str]) -> dict[str, Any]:
         operators: Any = importlib.import_module("panbench.models.mmdet.operators")
         record["operators of mmcv"] = operators.install()
         if reason := operators.why_not_compiled():
-            problems.append(f"mmcv's compiled operators do not load ({reason}); PyTorch's serve in their place.")
+            problems.append(f"mmcv's compiled operators do not load ({reason}); PyTorch's are used instead.")
     except ImportError as error:
         if importlib.util.find_spec("torch") is not None:  # without it all of the extra is missing, as was said
             problems.append(f"mmdet's models cannot be used: {' '.join(str(error).split())}")
@@ -146,7 +146,7 @@ def _folders(problems: list[str]) -> dict[str, Any]:
         record[name] = None if free is None else f"{free / 1e9:.1f} GB"
         if free is not None and free < 1e9:
             problems.append(
-                f"{folder} has {free / 1e9:.1f} GB of free space; COCO val2017 and weights need 1 GB or more."
+                f"{folder} has {free / 1e9:.1f} GB of free space; COCO val2017 and weights need at least 1 GB."
             )
     try:
         catalog = load_catalog()

@@ -113,13 +113,13 @@ def segment_photographs(
     if not written:
         raise BadDataset(faults[0])
     if oriented:
-        how = "turned as it says" if exif == "apply" else "taken as they are stored"
+        how = "rotated accordingly" if exif == "apply" else "read as stored"
         reporter.notice(
             f"{len(oriented):,} of {len(paths):,} photographs have an EXIF orientation other than upright, such as "
-            f"{oriented[0]}, and were {how}; their id PNGs, too."
+            f"{oriented[0]}, and were {how}, with their id PNGs."
         )
     per_image = statistics.median(seconds)
-    reporter.notice(f"{per_image:.2f} s an image on {model.device} (median of {len(seconds)}, pictures apart).")
+    reporter.notice(f"{per_image:.2f} s per image on {model.device} (median of {len(seconds)}, without pictures).")
     write_panoptic_json(target, PanopticSet(categories, infos, annotations, out / "ids", target))
     return [*written, target]
 
@@ -219,7 +219,7 @@ def _refuse_to_replace(
     for name in names:
         for path in (out / f"{name}.overlay.{form}", out / "ids" / f"{name}.png"):
             if path.resolve() in read:
-                raise BadArgument(f"{path} is a photograph that is read. Give another --out.")
+                raise BadArgument(f"{path} is one of the photographs that are read. Give another --out.")
             if path.exists() and not overwrite:
                 raise BadArgument(f"{path} already exists. Give another --out, or --overwrite to replace it.")
 
@@ -264,7 +264,7 @@ def attention_of(
                 raise BadRun(f"{stored.name} was made with random weights, which are not stored. Name a --checkpoint.")
             weights = described.weights
             if not Path(weights).is_file():
-                raise BadRun(f"The weights of {stored.name}, {weights}, are gone. Name them with --checkpoint.")
+                raise BadRun(f"The weights of {stored.name}, {weights}, were not found. Name them with --checkpoint.")
         spec = spec or _spec_of(described)
     else:
         assert spec is not None

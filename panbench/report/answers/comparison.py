@@ -478,7 +478,7 @@ def _detail_grid(
             notes += (f"p <: none of {comparison.permutations:,} swaps differed as much, so p may be smaller still.",)
     title = f"PQ by {head[:1].lower()}{head[1:]}"
     if two and of_categories and not any(cells[-1] for _, cells in lines):
-        title += ": none differs for sure between the two"
+        title += ": no difference is significant"
     return Grid(columns, tuple(cells for _, cells in lines), title=title, notes=notes)
 
 

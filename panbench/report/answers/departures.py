@@ -45,7 +45,7 @@ def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
     if arguments.get("compiled"):
         yield "The backbone was compiled (--precision with +compile), which rounds differently."
     if arguments.get("exif") == "ignore":
-        yield "Photographs were taken as they are stored (--exif ignore), not turned as their EXIF says."
+        yield "Photographs were read as stored (--exif ignore), not rotated by their EXIF."
     if (versions := stored_definitions(info)) != current_definitions(info.model, arguments):
         yield f"It was made by definitions of panbench that changed since: {definitions_in_words(versions)}."
     for name, value in arguments.items():

@@ -77,7 +77,7 @@ def _how_to_look(run: Run, worst: pd.DataFrame) -> tuple[str, ...]:
     if not len(worst) or not run.path:
         return ()
     if predictions_place(run) is None:
-        return ("Pictures need predictions, and this run kept none: `panbench eval … --save-predictions` does.",)
+        return ("Pictures need predictions, and this run stored none. `panbench eval … --save-predictions` does.",)
     run_folder = shlex.quote(str(run.path))
     return (f"To see one: `panbench show side-by-side {run_folder} --image {int(worst['image_id'].iloc[0])}`",)
 
@@ -133,7 +133,7 @@ def error_findings(
             title=f"{headline(run)}: PQ {percent(pq)}",
             notes=(
                 *map(capitalised, comparison_row(run).notes),
-                "All, Things, Stuff: PQ gained if this cause alone were fixed. Part of loss: these add up to the "
+                "All, Things, Stuff: PQ gained if only this cause were fixed. Part of loss: these add up to the "
                 f"{percent(None if pq is None else 1 - pq)} that PQ lacks of 100. TP: found, but not with the exact "
                 "mask.",
             ),
@@ -208,4 +208,4 @@ def _costliest_grid(lost: pd.DataFrame) -> Grid:
         top = table.sort_values("lost", ascending=False, kind="stable").head(3)
         causes = [f"{row.cause} {percent(row.lost)}" for row in top.itertuples() if row.lost > 0]
         rows.append((str(name), ", ".join(causes) or ABSENT, percent(float(table["PQ"].iloc[0]))))
-    return Grid(("Category", "What its PQ is lost to", "PQ"), tuple(rows), words=2)
+    return Grid(("Category", "Why its PQ is lost", "PQ"), tuple(rows), words=2)

@@ -50,11 +50,11 @@ def kept_files(run: Run, progress: Callable[[int, int], None] | None = None) -> 
         except BadRun as problem:
             yield str(problem), True
     if sound:
-        yield f"{sound:,} files of candidates and oracle are as they were written.", False
+        yield f"{sound:,} files of candidates and oracle are unchanged.", False
     if unknown:
-        yield f"What was written to {listed(unknown, 3)} is not recorded.", False
+        yield f"No hashes were recorded for {listed(unknown, 3)}.", False
     if removed:
-        yield f"{listed(sorted(removed), 3)} was kept and is no longer there.", False
+        yield f"{listed(sorted(removed), 3)} was stored and no longer exists.", False
     yield from _predictions(run, hashes, progress)
 
 
@@ -64,20 +64,20 @@ def _predictions(run: Run, hashes: dict[str, str], progress: Callable[[int, int]
     folder = place[1] if place is not None else run.path / PREDICTIONS
     if place is None and not folder.is_dir():
         if digests or PREDICTIONS_JSON in hashes:
-            yield "The predictions are no longer there.", False
+            yield "The predictions no longer exist.", False
         return
     if place is None and PREDICTIONS_JSON in hashes:
         yield f"{run.path / PREDICTIONS_JSON} is missing.", True
     if place is not None:
         try:
             if not check_predictions_json(run, place[0]):
-                yield f"What was written to {place[0]} is not recorded.", False
+                yield f"No hash was recorded for {place[0]}.", False
         except BadRun as problem:
             yield str(problem), True
     if digests:
         yield from _pngs(run, None if place is None else place[0], folder, digests, progress)
     elif folder.is_dir():
-        yield f"What the id PNGs in {folder} were is not recorded.", False
+        yield f"No hashes were recorded for the id PNGs in {folder}.", False
 
 
 def _pngs(
@@ -110,4 +110,4 @@ def _pngs(
     if missing:
         yield f"{len(missing):,} predictions are missing: {listed(missing, 5)}.", True
     if not changed and not missing:
-        yield f"{len(digests):,} predictions are as they were.", False
+        yield f"{len(digests):,} predictions are unchanged.", False

@@ -111,12 +111,12 @@ def delete_runs(paths: Sequence[Path]) -> list[str]:
 def _deleted(path: Path, left: Sequence[Path]) -> str:
     """The sentence on a run that was deleted; left: what was not."""
     sentence = (
-        f"{path} is deleted but for {listed([str(file.relative_to(path)) for file in left])}."
+        f"{path} was deleted, except for {listed([str(file.relative_to(path)) for file in left])}."
         if left
-        else f"{path} is deleted."
+        else f"{path} was deleted."
     )
     if (unfinished := replacement_of(path)) is not None:
-        sentence += f" A run that was to replace it stays in {unfinished}: delete that, too, or go on with --resume."
+        sentence += f" Its unfinished replacement is in {unfinished}: delete that, too, or continue it with --resume."
     return sentence
 
 
@@ -162,21 +162,21 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
     problems += [notice for rows in run.side_tables.values() for notice in rows.notices]
     if run.is_verified and not problems:
         n_parts = len(run.info.parts or ())
-        how = "part is as it was" if n_parts == 1 else "parts are as they were"
-        checked.append(f"{n_parts:,} {how} written.")
+        how = "part is unchanged" if n_parts == 1 else "parts are unchanged"
+        checked.append(f"{n_parts:,} {how}.")
         for name, files in run.info.side_tables.items():
-            checked.append(f"{len(files):,} files of {named('tables').get(name, name)} are as they were written.")
+            checked.append(f"{len(files):,} files of {named('tables').get(name, name)} are unchanged.")
     if run.info.summary is not None and len(run.images):
         if SummaryRecord.of(run.summary()) == run.info.summary:
-            checked.append("The summary in run.json is what the parts give.")
+            checked.append("The summary in run.json matches the parts.")
         else:
             stored, found = run.info.summary.All.PQ, run.summary()["All"]["PQ"]
-            problems.append(f"run.json says PQ {percent(stored)}, and the parts give {percent(found)}.")
+            problems.append(f"run.json says PQ {percent(stored)}, but the parts give {percent(found)}.")
     for sentence, is_problem in (*_changed_files(run, progress), *kept_files(run, progress)):
         (problems if is_problem else checked).append(sentence)
     state = DAMAGED if problems else VERIFIED if run.is_verified else UNVERIFIED
     if state == UNVERIFIED:
-        checked.append("run.json is of schema 1, which lists no parts: whether they changed cannot be told.")
+        checked.append("run.json is of schema 1, which lists no parts, so changes cannot be detected.")
     return Verification(run.name, state, tuple(checked), tuple(problems))
 
 
@@ -244,5 +244,5 @@ def _changed_files(run: Run, progress: Callable[[int, int], None] | None) -> lis
     if changed:
         found.append((f"{len(changed):,} files changed since they were read: {listed(changed, most=5)}.", True))
     if absent:
-        found.append((f"{absent:,} files that were read are no longer there.", False))
-    return found or [(f"The files of {len(files):,} images are as they were read.", False)]
+        found.append((f"{absent:,} files that were read no longer exist.", False))
+    return found or [(f"The files of {len(files):,} images are unchanged.", False)]

@@ -620,9 +620,7 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append(f"in {run.info.precision}")
         if len(turnings) > 1 and run.info.kind == "eval":
             ignored = run.info.arguments.get("exif") == "ignore"
-            notes.append(
-                "photographs as they are stored (--exif ignore)" if ignored else "photographs turned as their EXIF says"
-            )
+            notes.append("photographs as stored (--exif ignore)" if ignored else "photographs rotated by their EXIF")
         if not is_defined_alike and (versions := definitions_in_words(stored_definitions(run.info))):
             notes.append(f"panbench's definitions changed between the runs; here {versions}")
         if hashed and run.path is not None and not run.is_verified:

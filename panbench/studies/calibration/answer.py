@@ -34,7 +34,7 @@ def calibration_findings(run: Run, *, target: float = 0.9, per_category: bool = 
     try:
         found = calibration(run.matched, run.categories, target)
     except BadRun as problem:
-        raise BadRun(f"{run.name} cannot be asked for calibration: {problem}") from None
+        raise BadRun(f"{run.name} has no calibration: {problem}") from None
     row = comparison_row(run)
     groups = found.scopes[found.scopes["group"].notna()]
     categories = found.scopes[found.scopes["group"].isna()].sort_values("ECE", ascending=False, kind="stable")

@@ -20,9 +20,9 @@ app = family()
 def calibration(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     target: Annotated[
-        float, option("The percentage of segments that shall be right above the threshold.", None, "PERCENT")
+        float, option("The percentage of segments above the threshold that must be correct.", None, "PERCENT")
     ] = 90.0,
-    per_category: Annotated[bool, flag("--per-category", "Also a line for each category.")] = False,
+    per_category: Annotated[bool, flag("--per-category", "Also one row per category.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print how often segments are right, by their score, and from which score on 90 % of them are.

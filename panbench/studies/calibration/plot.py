@@ -30,7 +30,7 @@ def reliability(members: Sequence[Compared]) -> pd.DataFrame:
         try:
             found = calibration(member.matched, member.categories)
         except BadRun as problem:
-            raise BadRun(f"{member.label} cannot be asked for calibration: {problem}") from None
+            raise BadRun(f"{member.label} has no calibration: {problem}") from None
         curve = found.curve
         own = curve[(curve["group"] == "All") & (curve["segments"] > 0)].drop(columns="group")
         own.insert(0, "run", member.label)

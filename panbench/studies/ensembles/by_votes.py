@@ -120,7 +120,7 @@ def ensemble_runs(
             "or another --out."
         )
     if stored is not None and stored.info.status == "done" and not stored.faults and stored.path == Path(out):
-        reporter.notice(f"{out} is complete already.")
+        reporter.notice(f"{out} is already complete.")
         return stored, shares
     writer = RunWriter.create(out, info, overwrite) if stored is None else RunWriter.resume(out)
     try:

@@ -33,20 +33,20 @@ def ensemble(
     way: Annotated[
         str,
         option(
-            "masks: what the networks said is averaged, then fused (`eval --keep-candidates`). votes: finished maps "
-            "of any framework (`eval --save-predictions`, `score`). auto: masks where all runs have them.",
+            "masks: the networks' outputs are averaged, then fused (`eval --keep-candidates`). votes: finished maps "
+            "of any framework (`eval --save-predictions`, `score`). auto: masks if all runs have them.",
             metavar="WAY",
             autocompletion=one_of(*WAYS),
         ),
     ] = "auto",
     shares: Annotated[
-        str | None, option("How much each run counts, in their order: 1,0.5,1. Default: all alike.", metavar="LIST")
+        str | None, option("The weight of each run, in their order: 1,0.5,1. Default: all equal.", metavar="LIST")
     ] = None,
     tune: Annotated[
         bool,
         flag("--tune", "Choose weights for things and stuff on one half of the images for the other, both ways."),
     ] = False,
-    halves: Annotated[int, option("Which halves --tune draws.", metavar="N")] = 0,
+    halves: Annotated[int, option("The seed of the halves that --tune draws.", metavar="N")] = 0,
     rule: Annotated[
         str | None,
         option("By masks: the fusion rule. Default: that of the first run.", metavar="NAME[:KEY=VALUE,…]"),
@@ -54,10 +54,10 @@ def ensemble(
     keep_candidates: Annotated[
         bool, flag("--keep-candidates", "By masks: also store the averages, for `panbench fuse`.")
     ] = False,
-    name: Annotated[str | None, option("What tables call it. Default: Ensemble of N runs.", metavar="TEXT")] = None,
-    overwrite: Annotated[bool, flag("--overwrite", "Replace a run that is already there.")] = False,
-    resume: Annotated[bool, flag("--resume", "Go on with an interrupted run.")] = False,
-    workers: Annotated[int | None, option(f"Threads. Default: the cores, up to {MOST}.", metavar="N", min=1)] = None,
+    name: Annotated[str | None, option("Its name in tables. Default: Ensemble of N runs.", metavar="TEXT")] = None,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace an existing run.")] = False,
+    resume: Annotated[bool, flag("--resume", "Continue an interrupted run.")] = False,
+    workers: Annotated[int | None, option(f"Threads. Default: one per core, up to {MOST}.", metavar="N", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one map an image from those of several runs, and score it. No model is run."""

@@ -11,7 +11,7 @@ STUDY = Study(
     options={"eval": "panbench.studies.fusing.options:KeepOptions"},
     commands=(
         StudyCommand(
-            "fuse", "Fuse masks and scores again, without the network.", "panbench.studies.fusing.command:app", "Run"
+            "fuse", "Fuse stored masks and scores, without the network.", "panbench.studies.fusing.command:app", "Run"
         ),
     ),
     measures={"errors": "panbench.studies.fusing.answer:ORACLE_LOSS"},

@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 ORACLE_STEPS = {
-    "rule": "the rule as it is",
+    "rule": "the rule itself",
     "labels": "… with the right category for each segment that fits",
-    "selection": "… with the right masks left out and taken in",
-    "order": "… with overlaps decided by the truth",
-    "all": "… with all three: the masks can do at least this",
+    "selection": "… with the right masks dropped and admitted",
+    "order": "… with overlaps decided by the ground truth",
+    "all": "… with all three: what the masks can achieve at least",
 }
 ORACLE_VERSION = 2
 """Of what the steps mean; oracles of another version are made again."""
@@ -72,7 +72,7 @@ def sweep_grids(tuned: Tuned, thresholds: Thresholds, most: int = 10) -> list[Gr
         tuple(rows),
         words=0,
         title=f"{len(tuned.table)} points, the {min(most, len(table))} best",
-        notes=("All of these are chosen and scored on the same images, so the best flatters itself: see below.",),
+        notes=("All of these are chosen and scored on the same images, so the best is too optimistic: see below.",),
     )
     halves = Grid(
         ("Half", "Chosen on it", "PQ there", "PQ on the other half", "Published there"),
@@ -97,17 +97,13 @@ def _verdict(tuned: Tuned) -> str:
     found = tuned.comparison.differences
     row = found[(found["group"] == "All") & (found["metric"] == "PQ")].iloc[0]
     sure = (
-        "tuning pays"
-        if row["low"] > 0
-        else "tuning costs"
-        if row["high"] < 0
-        else "no difference can be told from chance"
+        "tuning pays" if row["low"] > 0 else "tuning costs" if row["high"] < 0 else "the difference is not significant"
     )
     return (
         f"Tuned on other images PQ is {percent(tuned.held_out['PQ'])}, published thresholds give "
         f"{percent(row['value_a'])}: {signed(row['difference'])} [{signed(row['low'])}, "
         f"{signed(row['high'])}], {sure}. The best point on all images promises "
-        f"{100 * tuned.flattery:.2f} more than that: its flattery."
+        f"{100 * tuned.flattery:.2f} more than that, which is optimism."
     )
 
 
@@ -249,11 +245,11 @@ def oracle_grid(steps: Mapping[str, ImageStatistics]) -> Grid:
     return Grid(
         ("Fusion", "PQ", "PQ_th", "PQ_st", "gain"),
         tuple(rows),
-        title="What fusion costs at least",
+        title="The least that fusion costs",
         notes=(
             f"Of the {100 * (1 - rule):.2f} points of PQ that are lost, at least {100 * kept:.2f} are lost by scores "
-            f"and fusion (the masks were there) and at most {100 * lost:.2f} because no mask fits: the last line is a "
-            "map that could have been made of these masks, not the best one.",
+            f"and fusion (the masks existed) and at most {100 * lost:.2f} because no mask fits. The last line is a "
+            "map that these masks allow, not the best one.",
         ),
     )
 

@@ -42,16 +42,16 @@ def fuse(
         str | None, option("A grid of thresholds, first:last:step each.", metavar="NAME:KEY=A:B:STEP,…")
     ] = None,
     oracle: Annotated[
-        bool, flag("--oracle", "Store in the run what fusion costs at least; `panbench errors` shows it.")
+        bool, flag("--oracle", "Store a lower bound on the cost of fusion in the run; `panbench errors` shows it.")
     ] = False,
     out: Annotated[
         Path | None,
         option("A folder for runs, a sweep or COCO PNGs; FILE.npz for arrays.", metavar="DIR|FILE.npz"),
     ] = None,
     save_predictions: Annotated[bool, flag("--save-predictions", "Also write COCO panoptic PNGs and JSON.")] = False,
-    overwrite: Annotated[bool, flag("--overwrite", "Replace what is already in the folder.")] = False,
-    resume: Annotated[bool, flag("--resume", "Go on with interrupted runs; sweeps and oracles always do.")] = False,
-    halves: Annotated[int, option("Which halves a sweep chooses and reports on.", metavar="N")] = 0,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace the contents of the folder.")] = False,
+    resume: Annotated[bool, flag("--resume", "Continue interrupted runs; sweeps and oracles always continue.")] = False,
+    halves: Annotated[int, option("The seed of the halves of a sweep.", metavar="N")] = 0,
     yes: Annotated[bool, flag("--yes", "Also sweep more than 10,000 points.")] = False,
     as_json: AsJson = False,
 ) -> None:

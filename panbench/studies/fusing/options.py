@@ -16,9 +16,9 @@ class KeepOptions(StudyOptions):
 
     panel: ClassVar[str] = "To fuse again"
 
-    keep_candidates: Annotated[
-        bool, Option("Also store what leaves the network, for `panbench fuse` and ensembles.")
-    ] = False
+    keep_candidates: Annotated[bool, Option("Also store the network's outputs, for `panbench fuse` and ensembles.")] = (
+        False
+    )
     candidates_fp16: Annotated[
         bool, Option("Store them in half precision throughout; pixels that differ are counted.")
     ] = False

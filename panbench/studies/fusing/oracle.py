@@ -1,4 +1,4 @@
-"""What fusion costs at least: the same masks, with single decisions of the rule taken by the ground truth.
+"""The least that fusion costs: the same masks, with single decisions of the rule taken by the ground truth.
 
     labels      every segment of the rule that matches a true one (IoU > 0.5) gets its category
     selection   the rule's segments that match nothing are left out; where it missed a true segment, a stored mask of

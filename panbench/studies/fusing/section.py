@@ -33,7 +33,7 @@ def fusion_section(members: Sequence[Compared]) -> Section:
             # Parts of 100: PQ, the least that scores and fusion lose, and the most for which no mask fits.
             parts = (("found", 0.0, rule), ("lost", rule, max(best - rule, 0.0)), ("rest", best, 1 - best))
             bars.append({"label": member.label, "model": index, "rule": rule, "best": best, "parts": parts})
-    how = "`panbench eval … --keep-candidates` stores what left the network, then `panbench fuse RUN --oracle`."
+    how = "`panbench eval … --keep-candidates` stores the network's outputs, then `panbench fuse RUN --oracle`."
     if not rows:
         return Section(title, missing=f"the share of the fusion rule in what is lost: {how}")
     heads = ("Model", "the rule", "right categories", "right selection", "overlaps by the truth", "all three")

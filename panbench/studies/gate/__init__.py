@@ -10,7 +10,7 @@ STUDY = Study(
     order=90,
     commands=(
         StudyCommand(
-            "gate", "Say whether a run is worse than a baseline, for CI.", "panbench.studies.gate.command:app", "Ask"
+            "gate", "Check whether a run is worse than a baseline, for CI.", "panbench.studies.gate.command:app", "Ask"
         ),
     ),
 )

@@ -120,12 +120,12 @@ class GateResult:
             return f"{found}{allowed}. Not worse."
         if check.may_be_chance:
             return (
-                f"{found}{allowed}. Cannot tell: the interval lies below 0, but if it made no difference which run an "
-                f"answer comes from, {check.p:.1%} of such data sets would differ as much; {CHANCE:.0%} may."
+                f"{found}{allowed}. Cannot tell: the interval lies below 0, but {check.p:.1%} of data sets would "
+                f"differ as much if the two runs' answers were interchangeable, and at most {CHANCE:.0%} may."
             )
         return (
             f"{found}{allowed}. Cannot tell: on these images only a drop of {check.detectable:.2f} points or more "
-            "could have been told from none."
+            "could have been detected."
         )
 
     def grid(self) -> Grid:
@@ -218,7 +218,8 @@ def check_whole(sides: Sequence[Run], common_images: bool) -> tuple[str, ...]:
     incomplete = tuple(sentence for side in sides if (sentence := side.shortfall) is not None)
     if incomplete and not common_images:
         raise BadRun(
-            f"{' '.join(incomplete)} Go on with --resume, or compare on the images that both have with --common-images."
+            f"{' '.join(incomplete)} Continue with --resume, or compare on the images that both have with "
+            "--common-images."
         )
     return incomplete
 

@@ -37,15 +37,15 @@ class Metric(str, Enum):
     "panbench gate results/new --baseline results/released --max-drop 0.5",
 )
 def gate(
-    run: Annotated[Path, typer.Argument(help="The run to be judged.")],
-    baseline: Annotated[Path, option("The run that it must not fall behind.", None, "RUN")],
-    max_drop: Annotated[float, option("Points that may be lost.", None, "POINTS")] = 0.0,
-    metrics: Annotated[Metric, option("What must not drop.", None)] = Metric.PQ,
+    run: Annotated[Path, typer.Argument(help="The run to judge.")],
+    baseline: Annotated[Path, option("The run to compare it with.", None, "RUN")],
+    max_drop: Annotated[float, option("The allowed drop, in points.", None, "POINTS")] = 0.0,
+    metrics: Annotated[Metric, option("The metric that must not drop.", None)] = Metric.PQ,
     by: Annotated[
-        str | None, option("Also in each slice by size, share, segments or supercategory.", None, "WHAT")
+        str | None, option("Also check each slice by size, share, segments or supercategory.", None, "WHAT")
     ] = None,
-    slices: Annotated[Path | None, option("Also in each slice of your own: JSON or CSV.", None, "FILE")] = None,
-    strict: Annotated[bool, flag("--strict", "Exit 4 when the images cannot tell.")] = False,
+    slices: Annotated[Path | None, option("Also check each of your own slices: JSON or CSV.", None, "FILE")] = None,
+    strict: Annotated[bool, flag("--strict", "Exit with 4 if the images cannot tell.")] = False,
     common_images: Annotated[bool, flag("--common-images", "Compare on the images that both have.")] = False,
     summary: Annotated[
         Path | None, option("Append a Markdown summary here. Default: $GITHUB_STEP_SUMMARY.", None, "FILE")

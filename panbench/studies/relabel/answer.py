@@ -250,7 +250,7 @@ class Relabelling:
                 "truth confirms.",
             )
             if rows
-            else ("The models agree on nothing that this truth does not have.",),
+            else ("The models agree on no object that this truth lacks.",),
         )
 
     def _interval(self, low: float, high: float, *, plain: bool = False) -> str:
@@ -304,7 +304,7 @@ def _of_run(run: Run) -> Answers:
         )
     how = f"--model {info.model.name} " if info.model and info.model.name else ""
     raise BadRun(
-        f"{run.name} kept no predictions, and relabel scores them anew. `panbench eval {how}--out {run.path} "
+        f"{run.name} stored no predictions, which relabel scores again. `panbench eval {how}--out {run.path} "
         "--save-predictions --overwrite` makes the run again with them."
     )
 

@@ -38,10 +38,8 @@ def relabel(
     gt_dir_a: Annotated[Path | None, option("The id PNGs of GT_A. Default: its path without .json.", None, "DIR")] = (
         None
     ),
-    gt_dir_b: Annotated[Path | None, option("The same of GT_B.", None, "DIR")] = None,
-    category_map: Annotated[
-        str | None, option("A category map from those of GT_B to those of GT_A.", None, "FILE.json")
-    ] = None,
+    gt_dir_b: Annotated[Path | None, option("The same for GT_B.", None, "DIR")] = None,
+    category_map: Annotated[str | None, option("A category map from GT_B to GT_A.", None, "FILE.json")] = None,
     common_images: Annotated[bool, flag("--common-images", "Compare on the images that all of them have.")] = False,
     suspects: Annotated[int, option("Suspect labels to print, of each truth.", None, "N", min=0)] = 10,
     out: Annotated[Path | None, option("Write a page with pictures, JSON and CSV into this folder.", None, "DIR")] = (
@@ -79,6 +77,8 @@ def relabel(
         console.show("")
         console.show_grids(found.grids(suspects))
     if len(answers) == 1:
-        console.note("Of a single run, what it sees otherwise is suspect; that several agree is far stronger evidence.")
+        console.note(
+            "With a single run, every disagreement is a suspect; agreement of several runs is far stronger evidence."
+        )
     if out is not None and not as_json:
         console.wrote(wrote)

@@ -1,4 +1,4 @@
-"""Whether a published number comes out."""
+"""Check whether a published number is reproduced."""
 
 from panbench.base.studies import Study, StudyCommand
 
@@ -6,11 +6,14 @@ __all__ = ["STUDY"]
 
 STUDY = Study(
     "reproduction",
-    "Whether a published number comes out.",
+    "Check whether a published number is reproduced.",
     order=100,
     commands=(
         StudyCommand(
-            "reproduce", "Say whether a published number comes out.", "panbench.studies.reproduction.command:app", "Ask"
+            "reproduce",
+            "Check whether a published number is reproduced.",
+            "panbench.studies.reproduction.command:app",
+            "Ask",
         ),
     ),
 )

@@ -197,12 +197,12 @@ def judge(run: Run, spec: ModelSpec) -> Reproduction:
         found = " ".join(part for part in held if part)
         raise BadRun(f"{run.name} is on {found}; what is claimed of {spec.title} is on {claim.dataset} {claim.split}.")
     scored, listed = len(run.image_ids()), info.dataset.n_images or claim.images
-    # Images that could not be read are told as what differs; any others that lack make the run a part.
+    # Skipped images are listed as differences; any other missing image makes the run incomplete.
     if info.status != "done" or (listed is not None and scored + info.images.skipped != listed):
         skipped = f" and {info.images.skipped:,} skipped" if info.images.skipped else ""
         raise BadRun(
-            f"{run.name} has {scored:,} of {listed or 0:,} images scored{skipped}, and a part proves nothing. Go on "
-            "with --resume, without --limit."
+            f"{run.name} has {scored:,} of {listed or 0:,} images scored{skipped}, and a subset proves nothing. "
+            "Continue with --resume, without --limit."
         )
     summary = run.summary()
     rows = tuple(

@@ -32,15 +32,16 @@ def reproduce(
     run: Annotated[Path | None, option("Judge this stored run instead of making one.", None, "RUN")] = None,
     data: Annotated[str | None, option("The data, if they are not in their usual place.", None, "DIR")] = None,
     out: Annotated[Path | None, option("The run's folder. Default: results/published/MODEL.", None, "DIR")] = None,
-    download: Annotated[bool, flag("--download", "Fetch data and weights that are not here.")] = False,
+    download: Annotated[bool, flag("--download", "Download missing data and weights.")] = False,
     page: Annotated[
-        Path | None, option("Instead: a page of the verdicts on the runs in this file's folder.", None, "FILE.md")
+        Path | None,
+        option("Write a page with the verdicts on all runs in this file's folder instead.", None, "FILE.md"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a model on the data of its published number, and say whether the number comes out. Exit code 3: it does not.
+    """Run a model on the data of its published number and check that it is reproduced. Exit code 3: it is not.
 
-    An interrupted run is gone on with. results/published/ is where verified runs are kept under version control.
+    An interrupted run is continued. Verified runs are kept under version control in results/published/.
     """
     from panbench.catalog import find_model
     from panbench.runs import load_run

@@ -346,7 +346,7 @@ def _check_alike(clean: Run, corrupted: Run) -> None:
     if corrupted.faults or len(corrupted.images) != len(clean.images) or (corrupted.images != clean.images).any():
         raise BadRun(
             f"{corrupted.path} holds {len(corrupted.images):,} of the {len(clean.images):,} images of {clean.path}. "
-            "Go on with it by the same command and --resume."
+            "Continue it with the same command and --resume."
         )
 
 

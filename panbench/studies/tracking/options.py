@@ -22,7 +22,7 @@ class LogOptions(StudyOptions):
 
     log: Annotated[
         list[str] | None,
-        Option("Log to tensorboard, wandb or mlflow; several times. Files go to logs/ beside the run.", "NAME", _KINDS),
+        Option("Log to tensorboard, wandb or mlflow; repeatable. Files go to logs/ beside the run.", "NAME", _KINDS),
     ] = None
 
     def __post_init__(self) -> None:

@@ -160,7 +160,7 @@ class Trackers:
                 self._workers.remove((tracker, worker))
                 worker.end()
                 name = type(tracker).__name__.strip("_")
-                self._reporter.notice(f"{name} is not updated any more: {_in_short(error)}")
+                self._reporter.notice(f"{name} is no longer updated: {_in_short(error)}")
 
 
 @contextlib.contextmanager

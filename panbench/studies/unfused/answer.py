@@ -208,7 +208,7 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
     """
     tables, keys = [], standing.keys
     if unlike(runs, "ground truth"):
-        raise BadArgument("--metrics ap and miou cannot be had of --mixed: the runs share no images.")
+        raise BadArgument("--metrics ap,miou cannot be combined with --mixed: the runs have no images in common.")
     for run in runs:
         table = table_of(run)
         lacking = [
@@ -332,7 +332,7 @@ def table_of(run: Run) -> UnfusedTable | None:
     absent = np.setdiff1d(run.images, table.image_id)
     if len(absent):
         raise BadRun(
-            f"{run.name} lacks the rows before fusion of {len(absent):,} of its images. Go on with it by --resume."
+            f"{run.name} lacks the rows before fusion of {len(absent):,} of its images. Continue it with --resume."
         )
     # Images whose rows were written and whose part was not: a run that was killed between the two.
     return table if len(table.image_id) == len(run.images) else table.only(run.images)

@@ -133,7 +133,7 @@ def test_the_program_prints_tables_and_plain_json(folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["bare"], "bare cannot be asked for calibration: its predictions have no scores"),
+        (["bare"], "bare has no calibration: its predictions have no scores"),
         (["half", "--target", "0"], "--target is 0; give a percentage"),
         (["half", "--target", "120"], "--target is 120; give a percentage"),
     ],

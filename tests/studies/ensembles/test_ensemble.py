@@ -115,7 +115,7 @@ def test_an_ensemble_that_was_cut_off_goes_on(home, tmp_path, way):
     (tmp_path / "cut" / "run.json").write_text(record.replace('"status": "done"', '"status": "running"'), "utf-8")
     resumed = panbench_run(home, tmp_path / "cut", "--way", way, "--resume")
     assert resumed.pq().equals(whole.pq())
-    assert "complete already" in ensemble(home, tmp_path / "cut", "--way", way, "--resume")
+    assert "already complete" in ensemble(home, tmp_path / "cut", "--way", way, "--resume")
     assert "other settings" in ensemble(
         home, tmp_path / "cut", "--way", way, "--resume", "--shares", "1,0.5", exit_code=2
     )
@@ -168,7 +168,7 @@ def test_sweeps_and_oracles_speak_on_a_narrow_screen(home, tmp_path):
     assert result.exit_code == 0, result.output
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "because no mask fits" in " ".join(result.stdout.split())
-    assert "What fusion costs at least" in panbench("errors", tmp_path / "run", columns=80).stdout
+    assert "The least that fusion costs" in panbench("errors", tmp_path / "run", columns=80).stdout
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_the_photographs_may_be_gone(run, dataset, tmp_path):
 def test_what_candidates_take_is_said_before(dataset, model, tmp_path):
     heard = Heard()
     kept = evaluate(model, dataset, tmp_path / "run", EvaluateOptions(keep_candidates=True, half_precision=True), heard)
-    assert any("MB an image" in notice for notice in heard.notices)
+    assert any("MB per image" in notice for notice in heard.notices)
     assert any("Half precision changes" in notice for notice in heard.notices)
     assert StoredOutputs(kept.path / "candidates").image_ids == kept.image_ids()
 
@@ -321,8 +321,8 @@ class TestChanged:
         found = verify(copy)
         assert (found.state, found.problems) == ("verified", ())
         said = " ".join(found.checked)
-        assert "2 files of candidates and oracle are as they were written." in said
-        assert "8 predictions are as they were." in said
+        assert "2 files of candidates and oracle are unchanged." in said
+        assert "8 predictions are unchanged." in said
         assert "not recorded" not in said
 
     def test_candidates_of_other_images_are_refused_though_their_checksums_hold(self, copy):
@@ -355,4 +355,4 @@ class TestChanged:
         shutil.rmtree(copy.path / "candidates")
         found = verify(copy)
         assert found.state == "verified"
-        assert "was kept and is no longer there" in " ".join(found.checked)
+        assert "was stored and no longer exists" in " ".join(found.checked)

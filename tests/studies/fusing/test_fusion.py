@@ -99,7 +99,7 @@ def test_an_oracle_is_stored_beside_the_parts_and_shown_by_errors(run):
     assert list(stored) == list(ORACLE_STEPS)
     findings = error_findings(load_run(run.path))
     assert findings.record["oracle"]["rule"]["PQ"] == run.summary()["All"]["PQ"]
-    assert any(grid.title == "What fusion costs at least" for grid in findings.grids)
+    assert any(grid.title == "The least that fusion costs" for grid in findings.grids)
     lost = 100 * (1 - run.summary()["All"]["PQ"])
     assert f"Of the {lost:.2f} points of PQ that are lost, at least 0.00 are lost by" in oracle_grid(stored).notes[0]
     assert f"and at most {lost:.2f} because no mask fits" in oracle_grid(stored).notes[0]

@@ -74,7 +74,8 @@ def test_a_drop_that_swaps_make_by_chance_is_not_called_worse(tmp_path):
     assert check.difference < check.high < 0
     assert check.p == pytest.approx(2 / 2**5, abs=0.01)
     assert (result.outcome, check.may_be_chance) == ("cannot tell", True)
-    assert "of such data sets would differ as much; 5% may" in result.sentence
+    assert "of data sets would differ as much if the two runs' answers were interchangeable" in result.sentence
+    assert result.sentence.endswith("and at most 5% may.")
     assert result.record()["checks"][0]["p"] == check.p
     (check,) = gate(seven, base).checks
     assert (check.outcome, check.p) == ("worse", pytest.approx(2 / 2**7, abs=0.005))

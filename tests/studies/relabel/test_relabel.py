@@ -180,7 +180,7 @@ def test_runs_give_their_predictions_and_one_without_says_which_command_makes_th
     assert [answer.name for answer in answers] == ["mine"]
     told = panbench("relabel", place / "a.json", place / "b.json", run.path, "--suspects", 0)
     assert told.exit_code == 0, told.output
-    assert "Of a single run" in told.stderr
+    assert "With a single run" in told.stderr
     (tmp_path / "mine-pred.json").rename(tmp_path / "moved.json")
     gone = panbench("relabel", place / "a.json", place / "b.json", run.path)
     assert gone.exit_code == 2

@@ -186,12 +186,12 @@ def test_the_command_tells_what_differs_though_the_numbers_agree(tmp_path, monke
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"scored": 50}, "has 50 of 5,000 images scored, and a part proves nothing"),
+        ({"scored": 50}, "has 50 of 5,000 images scored, and a subset proves nothing"),
         (
             {"scored": 10, "images": ImagesRecord(expected=5000, skipped=1)},
-            "has 10 of 5,000 images scored and 1 skipped, and a part proves nothing",
+            "has 10 of 5,000 images scored and 1 skipped, and a subset proves nothing",
         ),
-        ({"status": "interrupted"}, "a part proves nothing"),
+        ({"status": "interrupted"}, "a subset proves nothing"),
         ({"dataset": DatasetRecord(name="shapes", split="val")}, "is on shapes val; what is claimed"),
         ({"model": ModelRecord(name="maskformer-r50")}, "is not a run of mask2former-r50"),
     ],

@@ -107,7 +107,7 @@ def test_a_log_that_fails_is_dropped_with_a_note_and_the_others_go_on(monkeypatc
     progress.progress("run", 5, 5)
     progress.progress("run", 5, 5)
     progress.close(False)
-    assert recorder.notices == ["Failing is not updated any more: ConnectionError: the server is away"]
+    assert recorder.notices == ["Failing is no longer updated: ConnectionError: the server is away"]
     assert recorder.counts == [("run", 5, 5, "images")] * 2, "the screen hears of everything"
     assert [what for what, _ in well.told] == [5, 5, "closed"]
     assert failing.told == []
@@ -136,7 +136,7 @@ def test_a_tracker_that_calls_sys_exit_is_dropped_and_ends_nothing():
     recorder, well = Recorder(), Heard()
     progress = Trackers([Leaving(), well], recorder)
     progress.progress("run", 5, 5)
-    assert recorder.notices == ["Leaving is not updated any more: it called sys.exit(0)"]
+    assert recorder.notices == ["Leaving is no longer updated: it called sys.exit(0)"]
     progress.close(False)
     assert [what for what, _ in well.told] == [5, "closed"]
 
@@ -178,12 +178,12 @@ def test_a_tracker_that_does_not_return_is_dropped_and_the_evaluation_goes_on(bl
     progress.progress("run", 1, 2)
     progress.progress("run", 2, 2)
     progress.close(False)
-    assert recorder.notices == ["Blocking is not updated any more: TimeoutError: no answer for 0.001 seconds"]
+    assert recorder.notices == ["Blocking is no longer updated: TimeoutError: no answer for 0.001 seconds"]
     assert recorder.counts == [("run", 1, 2, "images"), ("run", 2, 2, "images")]
     # The end of an evaluation does not wait for it either.
     last = Trackers([blocking()], recorder, close_seconds=0.001)
     last.close(True)
-    assert recorder.notices[1:] == ["Blocking is not updated any more: TimeoutError: no answer for 0.001 seconds"]
+    assert recorder.notices[1:] == ["Blocking is no longer updated: TimeoutError: no answer for 0.001 seconds"]
 
 
 def test_a_tracker_lives_in_one_thread_of_its_own(monkeypatch, tmp_path):

@@ -69,9 +69,9 @@ class Query:
             try:
                 values[field.name] = kind(word)
             except ValueError:
-                raise BadArgument(f"{field.name}={word!r} is no number.") from None
+                raise BadArgument(f"{field.name}={word!r} is not a number.") from None
             if kind is float and not np.isfinite(values[field.name]):
-                raise BadArgument(f"{field.name}={word!r} is no number.")
+                raise BadArgument(f"{field.name}={word!r} is not a number.")
         query = cls(**values)
         if query.order not in ORDERS:
             raise BadArgument(f"There is no order {query.order!r}. Choose one of {', '.join(ORDERS)}.")
@@ -271,7 +271,7 @@ class Selection:
             names = [self.members[0].categories[true].name] if true >= 0 else ["void"]
             names.append(self.members[0].categories[predicted].name if predicted >= 0 else "void")
         except (ValueError, IndexError):
-            raise BadArgument(f"taken={taken!r} names no two categories.") from None
+            raise BadArgument(f"taken={taken!r} does not name two categories.") from None
         table = self._taken
         return table.loc[(table["true"] == names[0]) & (table["predicted"] == names[1]), "image_id"].to_numpy()
 

@@ -182,7 +182,7 @@ def _image(request: Request) -> int:
     try:
         return int(word)
     except ValueError:
-        raise BadArgument(f"image={word!r} is no image id.") from None
+        raise BadArgument(f"image={word!r} is not an image id.") from None
 
 
 def _html(page: str, status: int = 200) -> Response:

@@ -42,6 +42,6 @@ def find_added(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), 
     for name, make in added("section").items():
         found.take(name, make(members))
     if not claims:
-        words = "`panbench report … --published NAME` puts what papers claim under the comparison; "
+        words = "`panbench report … --published NAME` adds published results under the comparison; "
         found.missing.append(("Published results", f"{words}`panbench models --published` lists the names."))
     return found

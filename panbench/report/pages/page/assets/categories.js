@@ -62,7 +62,7 @@ function categoryTable(container, open) {
     const all = judged(), sure = all.filter(significant).length;
     if (!several || state.metric !== 0 || !all.length) return "";
     const of = `${sure} of ${all.length}, after correction for all of them`;
-    if (!sure) return `No category differs for sure between A and B (${of}). Those listed first are the least unlikely to.`;
+    if (!sure) return `No category differs significantly between A and B (${of}). The most certain are listed first.`;
     return `${sure === 1 ? "One category differs" : `${sure} categories differ`} for sure between A and B (${of}): first in the table, in bold.`;
   }
 
