@@ -17,7 +17,7 @@ from panbench.base import provenance
 from panbench.base.errors import BadModel
 from panbench.catalog import MMDET, ModelSpec, load_catalog
 from panbench.models.host import count_parameters
-from panbench.models.mmdet.config import build_model, describe_backbone, family_of, load_config
+from panbench.models.mmdet.config import build_model, config_text, describe_backbone, family_of, load_config
 
 SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "check" / "count_parameters.py"
 CATALOG = {name: spec for name, spec in load_catalog().items() if spec.adapter == MMDET}
@@ -38,6 +38,17 @@ def script() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_the_text_of_a_config_is_mmengines_and_is_formatted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, other = (load_config(CATALOG[name]) for name in ("mask2former-tiny", "maskformer-tiny"))
+    assert config_text(first) == first.pretty_text
+    assert config_text(other) == other.pretty_text
+    changed = load_config(CATALOG["mask2former-tiny"])
+    changed.model.num_queries = 7
+    assert config_text(changed) == changed.pretty_text != first.pretty_text
+    monkeypatch.setattr(Config, "pretty_text", property(lambda self: pytest.fail("formatted again")))
+    assert config_text(load_config(CATALOG["mask2former-tiny"])) == config_text(first)
 
 
 @pytest.mark.parametrize("spec", CATALOG.values(), ids=CATALOG.keys())
