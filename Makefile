@@ -64,12 +64,13 @@ demo: install
 	set -x; $(BIN)/panbench eval --model $$models --data shapes --out results/demo --overwrite
 
 # Every check runs, so that one look shows all that is wrong; pytest's closing line comes last. Files are shared out among the
-# cores: tests of a file may share a browser or a server. make test WORKERS=0 runs all in one process.
+# cores, slow ones first (tests/conftest.py): tests of a file may share a browser or a server. make test WORKERS=0 runs all in
+# one process.
 WORKERS ?= auto
 test: $(VENV)/.dev
 	@status=0; \
 	$(MAKE) --no-print-directory lint || status=1; \
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS) || status=1; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || status=1; \
 	if [ $$status -ne 0 ]; then echo "make test: not all checks passed, see above" >&2; fi; \
 	exit $$status
 

@@ -32,6 +32,7 @@ from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
 from panbench.evaluation.prediction_names import png_name
 from panbench.models.candidates import NonFiniteOutput, Output, check_classes
+from panbench.models.devices import memory_errors
 from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
@@ -139,7 +140,8 @@ def best_batch_size(model: Model, dataset: Dataset, reporter: Reporter) -> int:
     while size <= len(fullest):
         batch = [loaded[place % len(loaded)] for place in range(size)]
         try:
-            seconds = _best_seconds(model, batch)
+            with memory_errors():
+                seconds = _best_seconds(model, batch)
         except torch.OutOfMemoryError:
             seconds = None
         except NonFiniteOutput:
@@ -350,7 +352,8 @@ class Loop:
             part = batch[start : start + size]
             predicted = None
             try:
-                predicted = self._predict_at_once(part)
+                with memory_errors():
+                    predicted = self._predict_at_once(part)
             except torch.OutOfMemoryError as error:
                 if size == 1:
                     height, width = part[0].inputs.shape[-2:]

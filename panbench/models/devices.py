@@ -1,6 +1,7 @@
 """Devices and precisions: what a machine has, and how a forward pass computes on it."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -10,11 +11,46 @@ from torch import nn
 from panbench.base.computing import check_device_name, check_precision_name
 from panbench.base.errors import BadArgument
 
-__all__ = ["AUTOCAST", "check_precision", "choose_device", "keep_as_autocast_has_them", "tf32_as"]
+__all__ = [
+    "AUTOCAST",
+    "check_precision",
+    "choose_device",
+    "keep_as_autocast_has_them",
+    "memory_errors",
+    "says_out_of_memory",
+    "tf32_as",
+]
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _TF32 = {"ieee": (False, False), "tf32": (True, True)}
 """Whether CUDA's convolutions and its matrix products may use TF32; for the others PyTorch's default, (True, False)."""
+
+
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory"  # torch's allocators, and CUDA where a kernel or a copy is launched
+    r"|CUBLAS_STATUS_ALLOC_FAILED|CUSOLVER_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
+    r"|CUDNN_STATUS_INTERNAL_ERROR_(?:DEVICE|HOST)_ALLOCATION_FAILED"
+    r"|can't allocate memory|not enough memory: you tried to allocate",  # the CPU's allocator, on Linux and Windows
+    re.IGNORECASE,
+)
+
+
+def says_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short: libraries under PyTorch say it in a RuntimeError of their own."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
+    )
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns what says that memory is short into torch.OutOfMemoryError, which a smaller batch may answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        if says_out_of_memory(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
 
 
 def choose_device(name: str) -> torch.device:

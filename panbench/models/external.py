@@ -30,6 +30,7 @@ from panbench.models.candidates import (
     Output,
     check_classes,
 )
+from panbench.models.devices import says_out_of_memory
 from panbench.models.model import LoadedImage, Model, Wrapped
 from panbench.models.rules import Rule
 from panbench.panoptic.types import MAX_ID, Scene
@@ -69,9 +70,11 @@ def external_code(name: str, scenes: Sequence[Scene] = ()) -> Iterator[None]:
     """
     try:
         yield
-    except (PanbenchError, NonFiniteOutput, torch.OutOfMemoryError):
+    except (PanbenchError, NonFiniteOutput):
         raise
     except (Exception, SystemExit) as error:
+        if says_out_of_memory(error):
+            raise
         raise ModelFailed(f"{name} {_said(error)}{_on(scenes)}. {_place(error, name)}".rstrip()) from error
 
 
@@ -83,9 +86,11 @@ def code_of(packages: Collection[str], scenes: Sequence[Scene] = ()) -> Iterator
     """
     try:
         yield
-    except (PanbenchError, NonFiniteOutput, torch.OutOfMemoryError):
+    except (PanbenchError, NonFiniteOutput):
         raise
     except (Exception, SystemExit) as error:
+        if says_out_of_memory(error):
+            raise
         raise_as_theirs(error, packages, scenes)
         raise
 

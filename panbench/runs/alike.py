@@ -9,7 +9,16 @@ from panbench.runs.definitions import differing_definitions
 from panbench.runs.folder import Run
 from panbench.runs.record import DatasetRecord, RunInfo, plain
 
-__all__ = ["FACTS", "Fact", "arithmetic", "differing", "differing_settings", "settings_of", "unlike"]
+__all__ = [
+    "FACTS",
+    "Fact",
+    "arithmetic",
+    "detection_library",
+    "differing",
+    "differing_settings",
+    "settings_of",
+    "unlike",
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,19 @@ def arithmetic(info: RunInfo) -> str | None:
     """A run's precision, by which runs differ: on a CPU, fp32 and ieee are the same."""
     return "fp32" if info.precision == "ieee" and info.device.type == "cpu" else info.precision
 
+
+def detection_library(info: RunInfo) -> str | None:
+    """The distribution that the network's mmdet came from, and its version; None for models that do not use it."""
+    adapter = "" if info.model is None else info.model.adapter or ""
+    if not adapter.startswith(_ON_MMDET):
+        return None
+    return next(
+        (f"{name} {info.versions[name]}" for name in ("onedl-mmdetection", "mmdet") if name in info.versions), None
+    )
+
+
+_ON_MMDET = ("mmdet", "panbench.models.mmdet.", "panbench.models.panoptic_segformer.", "panbench.models.mask_dino.")
+"""Adapters of networks that mmdet's modules run; the first is the name that runs of schema 1 have."""
 
 _SENTENCES: Mapping[str, tuple[Callable[[RunInfo], Any], str]] = {
     "categories": (lambda info: info.categories, "{} and {} have different categories"),

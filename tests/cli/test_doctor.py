@@ -42,13 +42,8 @@ def test_a_gpu_that_goes_unused_is_explained(monkeypatch, build, visible, words)
     assert words in doctor.why_no_cuda(build)
 
 
-def test_the_fork_that_imports_as_mmdet_is_refused_by_name(monkeypatch):
-    from panbench.models.mmdet import operators
+def test_a_fork_of_mmdet_that_was_not_tested_is_named(monkeypatch):
+    from panbench.models.mmdet import distributions
 
-    known = operators.importlib.metadata.version
-    monkeypatch.setattr(
-        operators.importlib.metadata, "version", lambda name: "3.5.1" if name == "onedl-mmdetection" else known(name)
-    )
-    with pytest.raises(operators.MissingOperator, match=r"onedl-mmdetection 3\.5\.1 is installed.*pip uninstall"):
-        operators.install()
-    assert any("onedl-mmdetection 3.5.1" in problem for problem in doctor.diagnose().problems)
+    monkeypatch.setattr(distributions, "_version", {"onedl-mmdetection": "3.6.0"}.get)
+    assert any("onedl-mmdetection 3.6.0 takes the place of mmdet" in problem for problem in doctor.diagnose().problems)

@@ -465,7 +465,19 @@ def test_outputs_that_are_not_numbers_end_the_run_naming_image_and_output(datase
         evaluated(spec, dataset, tmp_path / "run")
 
 
-def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(dataset, spec, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=lambda error: str(error)[:30],
+)
+def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(dataset, spec, tmp_path, monkeypatch, error):
     honest = HostedModel.candidates
     sizes: list[int] = []
 
@@ -473,7 +485,7 @@ def test_short_memory_halves_the_batch_and_one_image_too_large_is_an_error(datas
         def run(self, batch):
             sizes.append(len(batch))
             if len(batch) > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory")
+                raise error
             return honest(self, batch)
 
         return run
@@ -643,6 +655,15 @@ def test_a_model_of_a_sweep_is_gone_before_the_next_one_runs(spec):
     outcomes = run_models([spec, spec, spec], [Path("a"), Path("b"), Path("c")], evaluate, lambda outcome: None)
     assert alive == [0, 0, 0]
     assert [outcome.reason for outcome in outcomes] == ["not today"] * 3
+
+
+def test_another_error_of_a_device_is_not_taken_for_short_memory(dataset, spec, tmp_path, monkeypatch):
+    def broken(self, batch):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(HostedModel, "candidates", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        evaluated(spec, dataset, tmp_path / "run", batch_size=2)
 
 
 def test_the_batch_that_ran_out_of_memory_is_gone_before_the_next_try(dataset, spec, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from support import panbench
 from panbench.base.errors import ModelFailed
 from panbench.catalog import find_model, spec_from_config
 from panbench.models.devices import tf32_as
+from panbench.models.external import code_of, external_code
 from panbench.models.opening import open_model
 from panbench.panoptic.types import ImageInfo, Scene
 
@@ -363,3 +364,11 @@ def test_what_a_class_of_an_mmdet_config_raises_is_its_own(folder, monkeypatch, 
     assert f"{folder / 'strange.py'}, line " in sentence
     assert sentence.endswith(f'"{line}"')
     assert (" on a.png (image 7)" in sentence) == (moment == "running")
+
+
+def test_short_memory_in_anothers_code_is_left_to_a_smaller_batch():
+    for guard in (external_code("their:model"), code_of(["their"])):
+        with pytest.raises(RuntimeError, match="CUBLAS_STATUS_ALLOC_FAILED"), guard:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    with pytest.raises(ModelFailed, match="CUBLAS_STATUS_INTERNAL_ERROR"), external_code("their:model"):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_INTERNAL_ERROR when calling `cublasSgemm`")

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -339,6 +340,28 @@ def test_a_kernel_that_is_wrong_or_does_not_compile_is_left_out(monkeypatch):
         warnings.simplefilter("error")
         value, shapes, starts, places, weights = attention_case()
         assert operators.attend_deformably(value, shapes, starts, places, weights, None).shape == (2, 9, 36)
+
+
+def test_the_triton_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
+    """Triton launches on the current device: on another GPU than the tensors' it would read memory at random."""
+    events: list[object] = []
+
+    class OnDevice:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+
+        def __enter__(self) -> None:
+            events.append(("enter", self.tensor.shape))
+
+        def __exit__(self, *_: object) -> None:
+            events.append("exit")
+
+    kernel = types.SimpleNamespace(sum_of_samples={(2 * 9 * 3,): lambda *_: events.append("launch")})
+    monkeypatch.setattr(torch.cuda, "device_of", OnDevice)
+    monkeypatch.setattr(triton_attention.importlib, "import_module", lambda name: kernel)
+    value, *rest = attention_case()
+    triton_attention._run(value, *rest)
+    assert events == [("enter", value.shape), "launch", "exit"]
 
 
 def test_triton_is_off_by_default(monkeypatch):

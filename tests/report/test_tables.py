@@ -383,3 +383,18 @@ def test_rows_are_values():
     row = ComparisonRow(run="a")
     with pytest.raises(dataclasses.FrozenInstanceError):
         row.PQ = 1.0
+
+
+def test_runs_of_mmdet_and_of_its_fork_are_told_apart():
+    def of(name: str, adapter: str, **versions: str) -> Run:
+        return run(name, model={"name": name, "adapter": adapter}, versions=versions)
+
+    fork = of("a", "panbench.models.mmdet.adapter:MmdetAdapter", **{"onedl-mmdetection": "3.5.1"})
+    own = of("b", "panbench.models.mask_dino.adapter:MaskDINOAdapter", mmdet="3.3.0")
+    other = of("c", "panbench.models.transformers.adapter:TransformersAdapter", mmdet="3.3.0")
+    assert [row.notes for row in comparison_rows([fork, own, other])] == [
+        ("run by onedl-mmdetection 3.5.1",),
+        ("run by mmdet 3.3.0",),
+        (),
+    ]
+    assert [row.notes for row in comparison_rows([own, other])] == [(), ()]

@@ -35,7 +35,7 @@ from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.several import rules_of
 from panbench.evaluation.tools.photographs import photograph_dataset
-from panbench.models.devices import choose_device
+from panbench.models.devices import choose_device, memory_errors
 from panbench.models.model import Model
 from panbench.models.opening import open_model, resolve_weights
 from panbench.models.predict import category_ids, model_categories, prediction_of
@@ -331,8 +331,9 @@ def _measure(context: _Context, precision: str, batch_size: int) -> Row:
     free_memory()
     forget_peaks(device)
     try:
-        model = context.load(precision)
-        return _measured(context, model, row)
+        with memory_errors():
+            model = context.load(precision)
+            return _measured(context, model, row)
     except PanbenchError as error:
         return dataclasses.replace(row, status=str(error))
     except torch.OutOfMemoryError:

@@ -23,7 +23,14 @@ from panbench.models.checkpoints import Checkpoint
 from panbench.models.external import code_of
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.attention import attend
-from panbench.models.mmdet.config import build_model, describe_backbone, family_of, in_scope_of, load_config
+from panbench.models.mmdet.config import (
+    build_model,
+    config_text,
+    describe_backbone,
+    family_of,
+    in_scope_of,
+    load_config,
+)
 from panbench.models.mmdet.custom import custom_packages
 from panbench.models.mmdet.families import Family
 from panbench.models.mmdet.inputs import (
@@ -52,7 +59,7 @@ class MmdetAdapter(Adapter):
         """Reads the config file, which is Python and is run. Raises BadModel."""
         super().__init__(spec)
         self.config = load_config(spec)
-        self.config_text = self.config.pretty_text
+        self.config_text = config_text(self.config)
         self.backbone = spec.backbone or describe_backbone(self.config)
         self.versions = {"operators": operators.install()}
 

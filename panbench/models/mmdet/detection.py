@@ -24,6 +24,9 @@ ROUNDS = 16
 MOST_ROUNDS = 256
 """The rounds are multiplied by four up to this many; untrained heads, whose scores are level, have chains so long."""
 
+SIZES_OF_ANCHORS = 8
+"""Of so many sizes anchors are kept: 3.5 MB each for a ResNet's pyramid at 800×1088."""
+
 MOST_DETECTIONS = 2048
 """Pairs of box and class above the threshold, of which an image may have so many; the zoo's thresholds leave 1000."""
 
@@ -176,7 +179,7 @@ def _anchors(rpn: Any, sizes: tuple[tuple[int, int], ...], like: Tensor) -> list
     kept = rpn.__dict__.setdefault("anchors_by_size", {})
     name = (sizes, like.device, like.dtype)
     if name not in kept:
-        while len(kept) >= 32:
+        while len(kept) >= SIZES_OF_ANCHORS:
             kept.pop(next(iter(kept)))
         with torch.inference_mode(False):
             kept[name] = rpn.prior_generator.grid_priors(sizes, dtype=like.dtype, device=like.device)

@@ -1,9 +1,12 @@
 """Which distribution the package `mmdet` is from: mmdet itself, or a fork that imports under its name."""
 
+import contextlib
+import importlib
 import importlib.metadata
+import sys
 from collections.abc import Mapping
 
-__all__ = ["FORKS", "refusal"]
+__all__ = ["FORKS", "import_quietly", "refusal"]
 
 FORKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "onedl-mmdetection": {
@@ -34,6 +37,13 @@ def refusal() -> str | None:
                 f"{_ways(fork)}"
             )
     return None
+
+
+def import_quietly() -> None:
+    """Imports what a fork announces on standard output when it is imported, where panbench prints results alone."""
+    if any(_version(fork) is not None for fork in FORKS) and "mmdet.datasets" not in sys.modules:
+        with contextlib.redirect_stdout(sys.stderr):
+            importlib.import_module("mmdet.datasets")
 
 
 def _version(package: str) -> str | None:

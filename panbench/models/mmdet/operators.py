@@ -82,6 +82,7 @@ def install() -> str:
         extension = _stand_in(None if absent else f"{type(error).__name__}: {error}")
         sys.modules["mmcv._ext"] = extension
         mmcv._ext = extension  # type: ignore[attr-defined]
+    distributions.import_quietly()
     if not isinstance(extension, _StandIn):
         return "compiled"
     return "torchvision" if _torchvision_loads() else "pytorch"

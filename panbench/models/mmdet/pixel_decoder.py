@@ -19,6 +19,7 @@ from panbench.models import feeding
 from panbench.models.mmdet import deformable
 
 MOST_SIZES = 32
+"""Of so many sizes the geometry is kept, 0.4 MB each at 800×1088: sine positions as rows and columns, not as maps."""
 
 KEYS_AT_ONCE = 2048
 """Of an R50's hidden values so many keys have 8 MB; those of all 17,850 have 73 MB, new from the system each time."""
@@ -28,13 +29,28 @@ KEYS_AT_ONCE = 2048
 class Geometry:
     """What the sizes of the levels, coarsest first, decide; all tensors on the device.
 
-    references: (1, keys, levels, 2), x and y from 0 to 1; positions: (1, keys, channels), sine positions and level
-    embeddings
+    references: (1, keys, levels, 2), x and y from 0 to 1
+    rows, columns: of each level (h, channels / 2) and (w, channels / 2), its sine positions and embedding: the first
+        half of the channels at a cell depends on its row alone, the second on its column
     """
 
     levels: deformable.Levels
     references: Tensor
-    positions: Tensor
+    rows: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
+
+    def positions(self) -> Tensor:
+        """(1, keys, channels) sine positions and level embeddings, made anew: kept, they would be 18 MB a size."""
+        half = self.rows[0].shape[1]
+        keys = sum(height * width for height, width in self.levels.sizes)
+        found = self.rows[0].new_empty((1, keys, 2 * half))
+        start = 0
+        for (height, width), rows, columns in zip(self.levels.sizes, self.rows, self.columns, strict=True):
+            level = found[:, start : start + height * width].view(height, width, 2 * half)
+            level[..., :half] = rows[:, None]
+            level[..., half:] = columns
+            start += height * width
+        return found
 
 
 def speed_up(decoder: Any) -> None:
@@ -59,7 +75,7 @@ def decode(decoder: Any, features: Sequence[Tensor]) -> tuple[Tensor, list[Tenso
     projected = [convolution(level) for convolution, level in zip(decoder.input_convs, chosen, strict=True)]
     geometry = geometry_of(decoder, chosen)
     memory = torch.cat([level.flatten(2).permute(0, 2, 1) for level in projected], dim=1)
-    positions = geometry.positions.expand(len(memory), -1, -1)
+    positions = geometry.positions().expand(len(memory), -1, -1)
     for layer in decoder.encoder.layers:
         memory = layer(
             query=memory,
@@ -112,14 +128,20 @@ def geometry_of(decoder: Any, features: Sequence[Tensor]) -> Geometry:
 
 
 def _geometry(decoder: Any, levels: deformable.Levels, device: torch.device) -> Geometry:
-    references, positions = [], []
+    references, rows, columns = [], [], []
     for number, (height, width) in enumerate(levels.sizes):
         level = decoder.num_input_levels - number - 1
         grid = decoder.point_generator.single_level_grid_priors((height, width), level, device=device)
         references.append(grid / (levels.shapes[number].flip(0)[None] * decoder.strides[level]))
-        nowhere = torch.zeros((1, height, width), dtype=torch.bool, device=device)
-        sine = decoder.postional_encoding(nowhere)  # so spelt in mmdet
-        embedded = decoder.level_encoding.weight[number].view(1, -1, 1, 1) + sine
-        positions.append(embedded.flatten(2).permute(0, 2, 1))
-    everywhere = torch.cat(references)[None, :, None].repeat(1, 1, len(levels.sizes), 1)
-    return Geometry(levels, references=everywhere, positions=torch.cat(positions, dim=1))
+        embedding = decoder.level_encoding.weight[number]
+        rows.append(_sine(decoder, (height, 1), embedding)[:, 0].chunk(2, dim=-1)[0])
+        columns.append(_sine(decoder, (1, width), embedding)[0].chunk(2, dim=-1)[1])
+    everywhere = torch.cat(references)[None, :, None].expand(-1, -1, len(levels.sizes), -1)
+    return Geometry(levels, everywhere, tuple(map(torch.clone, rows)), tuple(map(torch.clone, columns)))
+
+
+def _sine(decoder: Any, size: tuple[int, int], embedding: Tensor) -> Tensor:
+    """(h, w, channels) sine positions of a map with the level's embedding added."""
+    nowhere = torch.zeros((1, *size), dtype=torch.bool, device=embedding.device)
+    sine = decoder.postional_encoding(nowhere)  # so spelt in mmdet
+    return (embedding.view(1, -1, 1, 1) + sine)[0].permute(1, 2, 0)

@@ -66,8 +66,10 @@ def _run(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weigh
     output = torch.empty((batch, queries, heads * channels), dtype=torch.float32, device=value.device)
     width = 1 << (channels - 1).bit_length()
     kernel: Any = importlib.import_module("panbench.models.mmdet.triton_kernel")
-    kernel.sum_of_samples[(batch * queries * heads,)](
-        value, shapes.int(), starts.int(), locations, weights, output,
-        queries, keys, heads, channels, levels, points, width,
-    )  # fmt: skip
+    # Triton launches on the current device, whichever the tensors are on.
+    with torch.cuda.device_of(value):
+        kernel.sum_of_samples[(batch * queries * heads,)](
+            value, shapes.int(), starts.int(), locations, weights, output,
+            queries, keys, heads, channels, levels, points, width,
+        )  # fmt: skip
     return output.to(value.dtype)

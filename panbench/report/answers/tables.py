@@ -48,7 +48,7 @@ from panbench.runs import (
     looks_like_run,
     read_runs,
 )
-from panbench.runs.alike import arithmetic, unlike
+from panbench.runs.alike import arithmetic, detection_library, unlike
 from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
@@ -600,15 +600,18 @@ def _check_groups(runs: Sequence[Run]) -> None:
 
 
 def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows with notes on what the runs differ in besides the model: fusion rule, precision, EXIF, files."""
+    """The rows with notes on what the runs differ in besides the model: fusion rule, precision, mmdet, EXIF, files."""
     rules = [run.info.rule for run in runs]
     precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
+    libraries = [detection_library(run.info) for run in runs]
     turnings = {run.info.arguments.get("exif", "apply") for run in runs if run.info.kind == "eval"}
     hashed = any(len(run.files) for run in runs)
     is_defined_alike = differing_definitions(runs) is None
     told = []
-    for run, row, rule in zip(runs, rows, rules, strict=True):
+    for run, row, rule, library in zip(runs, rows, rules, libraries, strict=True):
         notes = list(row.notes)
+        if library is not None and len({other for other in libraries if other is not None}) > 1:
+            notes.append(f"run by {library}")
         if rule is not None and len({str(other) for other in rules if other is not None}) > 1:
             # A model's own rule needs no word, but beside the same one with other thresholds. Those are told where the
             # name does not tell two rules apart.
