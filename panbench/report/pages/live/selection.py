@@ -171,10 +171,10 @@ class Selection:
         found = self.find(query)
         shown = found[query.offset : query.offset + query.limit]
         with self._lock:
-            if shown and not any(self._examples.sources):
-                examples, faults = [], list(self._examples.missing)
-            else:
+            if any(self._examples.sources):
                 examples, faults = self._thumbnails.of(shown, self._models_shown(shown, query.model), reporter)
+            else:
+                examples, faults = [], list(self._examples.missing) if shown else []
         return {"total": len(found), "images": shown, "examples": examples, "faults": list(dict.fromkeys(faults))}
 
     def _models_shown(self, images: Sequence[int], wanted: int | None) -> dict[int, int]:

@@ -207,7 +207,7 @@ def _page(
     )
 
 
-def _json(data: Mapping[str, Any]) -> str:
+def _json(data: Mapping[str, Any] | Sequence[Any]) -> str:
     """JSON that cannot end the script element it stands in, whatever its strings hold."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
