@@ -599,7 +599,7 @@ def test_confusions_are_the_largest_of_the_chosen_pair_with_n(open_report, share
     runs = [*shared_runs, load_run(shared_runs[0].path)]
     page = open_report(write_report(runs, tmp_path / "three.html", examples=0))
     view = page.locator("#confusion-view")
-    assert view.locator("thead th").all_inner_texts()[-4:] == ["A", "B", "A − B", "n"]
+    assert [text.strip() for text in view.locator("thead th").all_inner_texts()[-4:]] == ["A", "B", "A − B", "n"]
 
     def rows() -> list[list[str]]:
         return [row.locator("td, th").all_inner_texts() for row in view.locator("tbody tr").all()]
@@ -671,7 +671,7 @@ def test_marks_of_calibration_fill_their_square(open_report, tmp_path):
     run = scored(tmp_path, "sure", gt, list(gt.values()), scores={"p": 0.95, "s": 0.85})
     page = open_report(write_report([run], tmp_path / "sure.html", examples=0))
     square = page.locator("#chart-calibration svg").first
-    texts = square.locator("text.quiet").all_inner_texts()
+    texts = square.locator("text.quiet").all_text_contents()
     assert min(int(text) for text in texts if text.isdigit()) >= 80
 
 
