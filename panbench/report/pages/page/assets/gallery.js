@@ -232,3 +232,25 @@ function createGallery(container) {
   list();
   return { has: source.has, open, follow, restore, recolor: () => { viewer.recolor(); list(); }, figures: (place) => viewer.figures(place) };
 }
+
+/**
+ * A stand-in for the gallery, which is made once the rest of the page has been painted: its pictures are most of the page
+ * and take the longest to parse. What is asked of it before is done then; which images it has is known at once.
+ */
+function galleryLater(container) {
+  const pictured = new Set(data.live ? data.images.ids : data.pictured);
+  const made = new Promise((ready) => {
+    let begun = false;
+    const begin = () => {
+      if (begun) return;
+      begun = true;
+      ready({ gallery: createGallery(container) });
+      document.documentElement.dataset.ready = "";
+    };
+    requestAnimationFrame(() => setTimeout(begin));
+    setTimeout(begin, 500); // a page in the background draws no frames
+  });
+  return new Proxy({ has: (id) => pictured.has(id) }, {
+    get: (own, name) => own[name] ?? ((...words) => made.then(({ gallery }) => gallery[name](...words))),
+  });
+}

@@ -48,22 +48,8 @@ const within = (id, build) => {
 const live = el("p", { id: "live", class: "hidden", role: "status", "aria-live": "polite" });
 document.body.append(live);
 
-// The gallery comes once the rest has been painted: its pictures are most of the page, and take the longest to parse.
-const galleryPlace = document.getElementById("gallery-view");
-const whenGallery = new Promise((ready) => {
-  if (!galleryPlace) return ready(null);
-  let begun = false;
-  const begin = () => {
-    if (begun) return;
-    begun = true;
-    ready((gallery = createGallery(galleryPlace)));
-  };
-  requestAnimationFrame(() => setTimeout(begin));
-  setTimeout(begin, 500); // a page in the background draws no frames
-});
-const follow = galleryPlace && ((key, title) => { hideTooltip(); whenGallery.then(() => gallery.follow(key, title)); });
-const pictured = new Set(data.pictured);
-const hasPicture = (id) => Boolean(galleryPlace) && (Boolean(data.live) || pictured.has(id));
+within("gallery-view", (place) => { gallery = galleryLater(place); });
+const follow = gallery && ((key, title) => { hideTooltip(); gallery.follow(key, title); });
 within("chart-intervals", intervalChart);
 within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second", data.overview.speeds));
 within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
@@ -76,10 +62,8 @@ within("own-view", (place) => sliceCharts(place, follow, data.own));
 for (const [key, drawn] of Object.entries(data.curves)) within(`chart-${key}`, (place) => curves(place, drawn));
 for (const [key, drawn] of Object.entries(data.bars)) within(`chart-${key}`, (place) => bars(place, drawn));
 within("image-view", imageView);
-whenGallery.then(() => {
-  if (gallery) within("figures", (place) => gallery.figures(place));
-  root.dataset.ready = "";
-});
+if (gallery) within("figures", (place) => gallery.figures(place));
+else root.dataset.ready = "";
 
 /** Puts the page into the state that its address tells; goes to the image when `go`. */
 function restore(go) {
@@ -87,7 +71,7 @@ function restore(go) {
   const place = (name) => data.models.findIndex((model) => model.run === name);
   const [a, b] = [place(wanted.a), place(wanted.b)];
   if (a >= 0 && b > a && (a !== pair.a || b !== pair.b)) pair.set(a, b);
-  whenGallery.then(() => gallery?.restore(wanted)).then((found) => { if (found && go) document.getElementById("viewer").scrollIntoView({ block: "start" }); });
+  gallery?.restore(wanted).then((found) => { if (found && go) document.getElementById("viewer").scrollIntoView({ block: "start" }); });
 }
 if (address.read().image || address.read().a || address.read().find) restore(true);
 window.addEventListener("popstate", () => restore(false));
@@ -128,14 +112,14 @@ function imageView(container) {
 
   function openImage(id) {
     hideTooltip();
-    if (hasPicture(id)) return whenGallery.then(() => gallery.open(id));
+    if (gallery?.has(id)) return gallery.open(id);
     if (data.live) said.textContent = "These runs kept no predictions, so there is no picture.";
     else said.replaceChildren(`Image ${id} has no picture in this file. To add it: `, command(`${data.command} --image ${id}`));
   }
 
   const describe = (index) => (several
     ? `Image ${ids[index]}\n${data.models[a].label}: PQ ${percent(PQ[a][index])}\n${data.models[b].label}: PQ ${percent(PQ[b][index])}`
-    : `Image ${ids[index]}\nPQ ${percent(PQ[a][index])}`) + (hasPicture(ids[index]) ? "\nclick to open" : "\nno picture here");
+    : `Image ${ids[index]}\nPQ ${percent(PQ[a][index])}`) + (gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
 
   chart(plot, (width) => {
     const canvasWidth = several ? Math.min(width, 640) : width;
@@ -147,8 +131,8 @@ function imageView(container) {
     const place = svg("svg", { width: canvasWidth, height, viewBox: `0 0 ${canvasWidth} ${height}`, "aria-hidden": "true" });
     redraw = () => {
       points = order.map((index, rank) => [index, several ? x(PQ[a][index]) : x(rank), y(PQ[b][index])]);
-      const dots = points.filter(([index]) => !hasPicture(ids[index]));
-      const pictured = points.filter(([index]) => hasPicture(ids[index]));
+      const dots = points.filter(([index]) => !gallery?.has(ids[index]));
+      const pictured = points.filter(([index]) => gallery?.has(ids[index]));
       const quarter = [0, 0.25, 0.5, 0.75, 1];
       place.replaceChildren(...[
         ...(several
@@ -167,7 +151,7 @@ function imageView(container) {
       const scale = canvasWidth / area.width;
       const [ex, ey] = [(event.clientX - area.left) * scale, (event.clientY - area.top) * scale];
       // A picture wins over its neighbours: those are what a click can open.
-      const far = ([index, px, py]) => Math.hypot(px - ex, py - ey) * (hasPicture(ids[index]) ? 0.6 : 1);
+      const far = ([index, px, py]) => Math.hypot(px - ex, py - ey) * (gallery?.has(ids[index]) ? 0.6 : 1);
       const near = points.filter((point) => far(point) < 16).sort((p, q) => far(p) - far(q));
       return near.filter(([, px, py]) => Math.hypot(px - near[0][1], py - near[0][2]) < 2).map(([index]) => index);
     };
