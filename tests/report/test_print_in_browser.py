@@ -3,6 +3,7 @@
 import ctypes
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,9 @@ def copies_of(runs, number: int, folder: Path) -> list:
 def printed(request, open_report, shared_runs, tmp_path):
     """The number of models, and the PDF of a page that was open in a wide window."""
     runs = copies_of(shared_runs, request.param, tmp_path)
+    for number, run in enumerate(runs[2:]):
+        title = f"mask2former_swin_large_seed{number}_of_a_long_experiment"
+        run.info = replace(run.info, model=replace(run.info.model, title=title))
     (tmp_path / "light.json").write_text('{"day": [7, 8], "night": [9, 10]}', "utf-8")
     page = open_report(write_report(runs, tmp_path / "report.html", slices=tmp_path / "light.json"), width=1440)
     page.locator("#figures figure canvas").last.wait_for(state="attached")
