@@ -12,7 +12,7 @@ STUDY = Study(
     commands=(
         StudyCommand(
             "ensemble",
-            "Combine the maps of several runs into one per image, and score it.",
+            "Combine the maps of several runs into one, and score it.",
             "panbench.studies.ensembles.command:app",
             "Run",
         ),
