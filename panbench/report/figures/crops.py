@@ -16,8 +16,7 @@ import numpy.typing as npt
 from panbench.base.errors import PanbenchError
 from panbench.panoptic import pixels
 from panbench.panoptic.types import IdMap
-from panbench.report.answers.grid import percent
-from panbench.report.figures.pictures import Layer, LayerSegment, Photo, Pictures, RunPictures
+from panbench.report.figures.pictures import MISSED, Layer, LayerSegment, Photo, Pictures, RunPictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +66,8 @@ class Answer:
 class Crop:
     """An error, cut out. box: x, y, width, height in the image; points of outlines are in pixels of `photo`.
 
-    truth: outlines of the true objects that belong to it; answers: of each model, None of one without predictions
+    truth: outlines of the true objects that belong to it; answers: of each other model, None of the run itself and of
+    one without predictions
     """
 
     error: PricedError
@@ -121,21 +121,13 @@ class _Shown:
 
     @staticmethod
     def of(image_id: int, sources: Sequence[RunPictures | None], pictures: Pictures) -> _Shown:
-        ids, truths, layers = None, [], []
+        truths: list[Mapping[int, LayerSegment] | None] = []
+        layers: list[Layer | None] = []
         for source in sources:
-            if source is None:
-                truths.append(None)
-                layers.append(None)
-                continue
-            if ids is None:
-                truth = source.truth(image_id, pictures)
-                ids = truth.ids
-                segments = truth.segments
-            else:
-                segments = source.judged_truth(image_id)
-            truths.append({segment.id: segment for segment in segments})
-            layers.append(source.prediction(image_id, pictures))
-        assert ids is not None
+            truth = None if source is None else source.truth(image_id, pictures).segments
+            truths.append(None if truth is None else {segment.id: segment for segment in truth})
+            layers.append(None if source is None else source.prediction(image_id, pictures, missed=False))
+        ids = pictures.truth(image_id).ids
         return _Shown(pictures.photo(image_id), ids, tuple(truths), tuple(layers))
 
     def crop(self, run: int, error: PricedError) -> Crop:
@@ -154,7 +146,10 @@ class _Shown:
             photo=pixels.shrink(np.ascontiguousarray(self.photo[part]), size),
             truth=_outlines(self.ids[part], error.gt_ids, size),
             predicted=_outlines(own.ids[part], error.pred_ids, size),
-            answers=tuple(self._answer(place, error, region, part, size) for place in range(len(self.layers))),
+            answers=tuple(
+                None if place == run else self._answer(place, error, region, part, size)
+                for place in range(len(self.layers))
+            ),
         )
 
     def _answer(
@@ -176,7 +171,7 @@ def _of_objects(objects: Sequence[LayerSegment]) -> str:
     if len(objects) > 1 and len(hits) < len(objects):
         return f"{len(hits)} of {len(objects)} found"
     if hits:
-        return f"found, IoU {percent(min(one.iou or 0.0 for one in hits), 0)} %"
+        return f"found, IoU {min(one.iou or 0.0 for one in hits):.2f}"
     cause = objects[0].cause
     return "missed" if cause in (None, "missed") else f"missed ({cause})"
 
@@ -223,27 +218,27 @@ def _outlines(ids: IdMap, wanted: Sequence[int], size: tuple[int, int]) -> tuple
             outline.should_simplify, outline.simplify_threshold = True, SIMPLE
             points = outline.cleaned(simplify=True)
             # The last vertex only says that the path ends.
-            corners = cast(Polygon, np.asarray(points.vertices, np.float64)[:-1])
+            corners: Polygon = np.asarray(points.vertices, np.float64)[:-1]
             if len(corners) > 2:
                 found.append(corners)
     return tuple(found)
 
 
-TRUE_LINE, PREDICTED_LINE = "#e0218a", "#ff7a1a"
-"""The colours of outlines of the truth, which are dashed, and of predictions, which are not."""
+PREDICTED = "#d9601a"
+"""The colour of outlines of predictions, which are solid; those of the truth are broken, as of what is missed."""
 
 
 def draw_crop(axes: Axes, crop: Crop, outlines: Sequence[Polygon], title: str = "", note: str = "") -> None:
-    """A crop in matplotlib axes: photograph, the truth dashed, `outlines` of predictions solid, and words around it."""
+    """A crop in matplotlib axes: photograph, the truth broken, `outlines` of predictions solid, and words around it."""
     from matplotlib.collections import LineCollection
 
     height, width = crop.photo.shape[:2]
     axes.imshow(crop.photo, extent=(0, width, height, 0), interpolation="bilinear")
-    for lines, color, style in ((outlines, PREDICTED_LINE, "solid"), (crop.truth, TRUE_LINE, (0, (3, 2)))):
-        closed = [np.concatenate([line, line[:1]]) for line in lines]
-        # A white line beneath, so that an outline shows on any photograph.
-        axes.add_collection(LineCollection(closed, colors="white", linewidths=2.2))
-        axes.add_collection(LineCollection(closed, colors=color, linewidths=1.2, linestyles=[style]))
+    predicted, true = ([np.concatenate([line, line[:1]]) for line in lines] for lines in (outlines, crop.truth))
+    # A white line beneath, so that outlines show on any photograph; predictions show in the gaps of the truth's line.
+    axes.add_collection(LineCollection([*predicted, *true], colors="white", linewidths=2.2))
+    axes.add_collection(LineCollection(predicted, colors=PREDICTED, linewidths=1.2))
+    axes.add_collection(LineCollection(true, colors=MISSED, linewidths=1.2, linestyles=[(0, (3, 2))]))
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_axis_off()
@@ -271,7 +266,7 @@ def crops_figure(
     head, foot, above = 0.2, 0.22, 0.3
     height = down * (cell + head + foot) + above
     figure = Figure(figsize=(width, height))
-    words = "dashed: the true object; solid: what is predicted"
+    words = "broken line: the true object; solid: what is predicted"
     figure.text(0.01, 1 - 0.18 / height, words, fontsize=7, color="#565c68")
     for place, (crop, (title, note)) in enumerate(zip(crops, titles, strict=True)):
         row, column = divmod(place, across)
