@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from panbench.metrics.errors import CAUSES, IMPERFECT_MASK
+from panbench.metrics.fixes import of_cell
 from panbench.metrics.image_slices import ImageSlices
 from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.types import VOID

@@ -8,16 +8,16 @@ import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image, features
 
 from panbench.base.errors import BadDataset
 from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.errors import CAUSES
-from panbench.metrics.fixes import SIZES
+from panbench.metrics.fixes import SIZES, of_cell
 from panbench.metrics.image_slices import ImageSlices
 from panbench.panoptic import pixels
 from panbench.report.answers.fixes import FIRST
@@ -26,7 +26,7 @@ from panbench.report.figures.crops import Crop, Cutter, Polygon, PricedError
 from panbench.report.figures.pictures import Photo, Pictures, RunPictures
 from panbench.report.pages.page.shortened import shortened
 
-__all__ = ["OF_A_ROW", "Wall", "errors_of", "errors_to_show", "fix_numbers", "make_wall", "of_cell"]
+__all__ = ["OF_A_ROW", "Wall", "errors_of", "errors_to_show", "fix_numbers", "make_wall"]
 
 MOST = 240
 """So many crops a page has at most, of all models together."""
@@ -70,27 +70,21 @@ class Wall:
         }
 
 
-def errors_of(member: Compared) -> list[PricedError]:
-    """All errors of a run, the dearest first."""
-    return [PricedError(*row) for row in member.priced[list(PricedError._fields)].itertuples(index=False)]
-
-
-def of_cell(errors: Iterable[PricedError], cause: str, category_id: int, size: str) -> Iterator[PricedError]:
-    """Those of a cause, category and size."""
-    wanted = (cause, category_id, size)
-    return (one for one in errors if (one.cause, one.category_id, one.size) == wanted)
+def errors_of(table: pd.DataFrame) -> Iterator[PricedError]:
+    """The rows of `priced_errors`, in their order."""
+    return (PricedError(*row) for row in table[list(PricedError._fields)].itertuples(index=False))
 
 
 def errors_to_show(member: Compared, most: int) -> list[PricedError]:
     """At most `most` errors of a run, the dearest first: of what to fix first, the dearest, and of each cause."""
-    errors = errors_of(member)
+    errors = member.priced
     rows = [
-        islice(of_cell(errors, row.cause, row.category_id, row.size), OF_A_ROW)
+        errors_of(errors[of_cell(errors, row.cause, row.category_id, row.size)].head(OF_A_ROW))
         for row in member.to_fix.head(ROWS).itertuples(index=False)
     ]
-    of_causes = [(one for one in errors if one.cause == cause.name) for cause in CAUSES]
+    of_causes = [errors_of(errors[errors["cause"] == cause.name].head(most)) for cause in CAUSES]
     # Half of the rows, then what is printed, then the other half: with little room each has its share.
-    turns = [*rows[: ROWS // 2], islice(errors, DEAREST), *rows[ROWS // 2 :]]
+    turns = [*rows[: ROWS // 2], errors_of(errors.head(DEAREST)), *rows[ROWS // 2 :]]
     chosen: dict[PricedError, None] = {}
     for one in _in_turn(turns, of_causes):
         if len(chosen) == most:
