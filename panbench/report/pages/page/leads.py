@@ -158,9 +158,7 @@ def _to_fix(members: Sequence[Compared]) -> Iterator[Lead]:
             errors, rows = member.priced, member.to_fix
             if place < len(rows):
                 row = rows.iloc[place]
-                own = errors[
-                    (errors[["cause", "category_id", "size"]] == row[["cause", "category_id", "size"]]).all(axis=1)
-                ]
+                own = errors[of_cell(errors, row["cause"], row["category_id"], row["size"])]
                 reason = f"to fix first: {fix_words(row['cause'], row['name'], row['size'])}"
                 yield Lead(f"fix:{index}:{place}", reason, _ints(own["image_id"].unique()[:CANDIDATES]))
             if place < len(errors):

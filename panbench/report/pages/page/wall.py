@@ -85,12 +85,13 @@ def errors_to_show(member: Compared, most: int) -> list[PricedError]:
     of_causes = [errors_of(errors[errors["cause"] == cause.name].head(most)) for cause in CAUSES]
     # Half of the rows, then what is printed, then the other half: with little room each has its share.
     turns = [*rows[: ROWS // 2], errors_of(errors.head(DEAREST)), *rows[ROWS // 2 :]]
-    chosen: dict[PricedError, None] = {}
+    chosen: dict[tuple[Any, ...], PricedError] = {}
     for one in _in_turn(turns, of_causes):
         if len(chosen) == most:
             break
-        chosen.setdefault(one)
-    return sorted(chosen, key=lambda one: -one.gain)
+        # Not the row itself: its IoU may be NaN, which no other NaN equals.
+        chosen.setdefault((one.image_id, one.cause, one.gt_ids, one.pred_ids), one)
+    return sorted(chosen.values(), key=lambda one: -one.gain)
 
 
 def _in_turn(first: Sequence[Iterable[PricedError]], then: Sequence[Iterator[PricedError]]) -> Iterator[PricedError]:
