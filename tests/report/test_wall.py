@@ -37,10 +37,10 @@ def missed(members):
 
 def test_a_missed_object_is_outlined_where_it_is(missed):
     (outline,) = missed.truth
-    x, y = missed.box[:2]
+    corner = np.array(missed.box[:2])
     # Pixels 25 to 30 of the image, so edges at 25 and 31; the crop is shown at the image's size.
-    assert (outline.min(axis=0) + [x, y]).tolist() == pytest.approx([25, 18], abs=0.6)
-    assert (outline.max(axis=0) + [x, y]).tolist() == pytest.approx([31, 24], abs=0.6)
+    assert (corner + outline.min(axis=0)).tolist() == pytest.approx([25, 18], abs=0.6)
+    assert (corner + outline.max(axis=0)).tolist() == pytest.approx([31, 24], abs=0.6)
     assert missed.predicted == ()
 
 

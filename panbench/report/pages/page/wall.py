@@ -152,7 +152,7 @@ def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
                 "cause": causes.index(row.cause),
                 "category": position[row.category_id],
                 "size": SIZES.index(row.size),
-                **dict(zip(("gain", "low", "high"), shortened((row.gain, row.low, row.high)), strict=True)),
+                **{name: _known(getattr(row, name)) for name in ("gain", "low", "high")},
                 "errors": int(row.errors),
                 "images": int(row.images),
             }
@@ -160,6 +160,10 @@ def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
         ]
         for member in members
     ]
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else shortened([value])[0]
 
 
 def _slices_of(image_id: int, slices: Sequence[ImageSlices]) -> list[int]:
