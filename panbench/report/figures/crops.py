@@ -64,7 +64,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Crop:
-    """An error, cut out. box: x, y, width, height in the image; points of outlines are in pixels of `photo`.
+    """An error, cut out. box: x, y, width, height in the image, which has a shape (height, width); points of outlines
+    are in pixels of `photo`.
 
     truth: outlines of the true objects that belong to it; answers: of each other model, None of the run itself and of
     one without predictions
@@ -72,6 +73,7 @@ class Crop:
 
     error: PricedError
     box: Box
+    shape: tuple[int, int]
     photo: Photo
     truth: tuple[Polygon, ...]
     predicted: tuple[Polygon, ...]
@@ -143,6 +145,7 @@ class _Shown:
         return Crop(
             error=error,
             box=box,
+            shape=self.ids.shape,
             photo=pixels.shrink(np.ascontiguousarray(self.photo[part]), size),
             truth=_outlines(self.ids[part], error.gt_ids, size),
             predicted=_outlines(own.ids[part], error.pred_ids, size),

@@ -181,7 +181,7 @@ def _record(crop: Crop, categories: Mapping[int, int]) -> dict[str, Any]:
         "size": SIZES.index(error.size),
         "gain": float(f"{error.gain:.4g}"),
         "iou": None if error.iou != error.iou else round(error.iou, 4),
-        "box": list(crop.box),
+        "box": [round(one / of, 4) for one, of in zip(crop.box, 2 * crop.shape[::-1], strict=True)],
         "width": crop.photo.shape[1],
         "height": crop.photo.shape[0],
         "photo": _photo(crop.photo),

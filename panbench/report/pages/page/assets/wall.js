@@ -39,7 +39,7 @@ function errorTile(error, open, beside = null) {
 function errorOpener(gallery, said) {
   return (error) => {
     said.replaceChildren();
-    if (gallery?.has(error.image)) return gallery.openError ? gallery.openError(error) : gallery.open(error.image);
+    if (gallery?.has(error.image)) return gallery.openError(error);
     said.replaceChildren(`Image ${error.image} is not among the examples of this file. To add it: `, command(`${data.command} --image ${error.image}`));
     said.scrollIntoView({ block: "nearest" });
   };
@@ -108,7 +108,7 @@ function errorWall(container, gallery) {
     const kept = `${whole(own.length)} of ${whole(data.wall.totals[state.model])} errors of ${data.models[state.model].label} are kept in this page`;
     said.replaceChildren(...(fits.length
       ? [`${kept}${fits.length < own.length ? `; ${whole(fits.length)} of them match` : ""}. Dearest first.`]
-      : [`${kept}; none of them matches. For others: `, command(`panbench show errors ${data.models[state.model].run}`)]));
+      : [`${kept}; none of them matches.`]));
   }
   container.append(el("div", { class: "bar" }, boxes.filter(Boolean)), cropLegend(), said, opened, tiles, more);
   list();
