@@ -14,6 +14,7 @@ import pandas as pd
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import load_catalog
 from panbench.metrics.errors import CAUSES, ErrorReport, explain, lost_influence
+from panbench.metrics.fixes import cells_to_fix, priced_errors
 from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import panoptic_quality, per_image_statistics, pq_table
 from panbench.metrics.semantic import confusion as confused_pixels
@@ -68,6 +69,16 @@ class Compared:
     def lost_influence(self) -> npt.NDArray[np.float64]:
         """(causes, images): how far what each cause takes rests on each image; computed once."""
         return lost_influence(self.explained.errors, self.categories, self.matched.image_ids)
+
+    @cached_property
+    def priced(self) -> pd.DataFrame:
+        """Each error of the run with what mending it would win, the dearest first; computed once."""
+        return priced_errors(self.explained.errors, self.matched, self.categories)
+
+    @cached_property
+    def to_fix(self) -> pd.DataFrame:
+        """What to fix first: causes by category and size, with what mending them would win; computed once."""
+        return cells_to_fix(self.explained.errors, self.matched, self.categories)
 
     @cached_property
     def sliced(self) -> dict[str, ImageStatistics]:
