@@ -70,7 +70,7 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
             "intervals": _cause_intervals(members, lost),
         },
         "confusion": _confusion(members, confused_pairs(members), position, _numbers),
-        "objects": _confusion(members, mistaken_pairs(members), position, list),
+        "objects": _confusion(members, mistaken_pairs(members), position, lambda numbers: [int(n) for n in numbers]),
         "slices": [
             {
                 "key": name,
