@@ -3,8 +3,9 @@
     python scripts/bench/mixed_sizes.py --model mask2former-r50 --images 1000 --short 800
 
 Each side runs in a process of its own. It first sees an image of the largest size until its memory stands still, then
-images of other sizes, each once and then drawn at random; printed is what its resident memory grew by meanwhile. "as it was" keeps whole
-position maps (Mask2Former) and anchors (Panoptic FPN) of 32 sizes, as panbench did. CPU only; weights are random.
+images of other sizes, each once and then drawn at random; printed is what its resident memory grew by meanwhile. "as it
+was" keeps whole position maps (Mask2Former) and anchors (Panoptic FPN) of 32 sizes, as panbench did. CPU only; weights
+are random.
 """
 
 import argparse
