@@ -80,14 +80,15 @@ def keep_as_before() -> None:
     """Keeps of 32 sizes what the network computes from a size alone, whole."""
     from panbench.models.mmdet import detection, pixel_decoder
 
-    compute = pixel_decoder.Geometry.positions
+    geometries: Any = pixel_decoder.Geometry
+    compute = geometries.positions
 
     def positions(geometry: Any) -> Any:
         if "kept" not in geometry.__dict__:
             object.__setattr__(geometry, "kept", compute(geometry))
         return geometry.__dict__["kept"]
 
-    pixel_decoder.Geometry.positions = positions  # type: ignore[method-assign]
+    geometries.positions = positions
     pixel_decoder.MOST_SIZES = detection.SIZES_OF_ANCHORS = 32
 
 
