@@ -112,7 +112,8 @@ def test_one_run_without_predictions_is_named_and_the_other_is_shown(make_runs):
     assert gallery[0]["layers"][1] is not None
     assert gallery[0]["layers"][2] is None
     assert said.notices == [
-        "second has no stored predictions and is not in the pictures: `panbench eval … --save-predictions` keeps them."
+        "second has no stored predictions and is not in the pictures. Where the runs were made, this makes them again "
+        "with predictions: panbench eval --model second --save-predictions --overwrite"
     ]
 
 

@@ -142,7 +142,8 @@ class Selection:
             "orders": [[key, title] for key, title in ORDERS.items() if key != "differ" or len(self.members) > 1],
         }
         reporter.status("Writing the page")
-        return live_page(self.members, self.standing, self.per_image, kinds, live, self._examples.missing)
+        examples = self._examples
+        return live_page(self.members, self.standing, self.per_image, kinds, live, examples.missing, examples.commands)
 
     def find(self, query: Query) -> list[int]:
         """All images that a query asks for, in its order. Raises BadArgument for what these runs lack."""

@@ -126,11 +126,13 @@ def report_page(
     pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
     gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
     shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
+    if gallery.missing and not gallery.images:
+        data["command"] = ""  # with --image it would add no picture
     page = for_file(_page(members, standing, {**data, **shown}, gallery, more, title))
     if (size := len(page.encode())) > LARGEST:
         reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
-    for sentence in gallery.missing:
-        reporter.notice(sentence)
+    if gallery.missing:
+        reporter.notice(" ".join([*gallery.missing, *gallery.commands]))
     return page
 
 
@@ -141,6 +143,7 @@ def live_page(
     kinds: Sequence[Sequence[Lead]],
     live: Mapping[str, Any],
     missing: Sequence[str] = (),
+    commands: Sequence[str] = (),
 ) -> str:
     """The page whose examples a server has: all images, asked for at the address live["api"] (report/live/)."""
     images = [image for kind in kinds for lead in kind for image in lead.images]
@@ -153,7 +156,7 @@ def live_page(
         "gallery": [],
         "live": live,
     }
-    gallery = Gallery((), tuple(missing), live=any(live["pictures"]))
+    gallery = Gallery((), tuple(missing), tuple(commands), live=any(live["pictures"]))
     return for_file(_page(members, standing, data, gallery, more, None))
 
 
