@@ -38,8 +38,8 @@ def test_the_command_is_the_recorded_one_where_the_run_lies_now(tmp_path, record
 @pytest.mark.slow
 def test_what_the_page_offers_adds_the_pictures(tmp_path):
     shapes.generate(tmp_path / "data", count=2, size=(96, 128))
-    words = "eval --model mask2former-tiny --checkpoint random --data data --out runs/mine --no-save-predictions"
-    first = panbench_program(*words.split(), cwd=tmp_path)
+    words = "eval --model mask2former-tiny --checkpoint random --out runs/mine --no-save-predictions --data"
+    first = panbench_program(*words.split(), tmp_path / "data", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     run = load_run(tmp_path / "runs" / "mine")
     assert "No run has stored predictions" in report_page([run])

@@ -38,7 +38,7 @@ def test_numbers_of_things_and_stuff_that_the_verdict_states_are_in_the_row_it_l
     page = write_report(runs, tmp_path / "report.html", examples=0).read_text("utf-8")
     rows = dict(re.findall(r'<tr id="([^"]+)">(.*?)</tr>', page, re.DOTALL))
     clauses = [clause for clause in standing.verdict.clauses if clause.text]
-    places = [place for sentence in said(standing) for _, place in sentence]
+    places = [place for sentence in said(standing) for *_, place in sentence]
     assert len(clauses) == len(places)
     stated = [
         (clause, place)

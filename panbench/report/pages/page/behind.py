@@ -1,5 +1,6 @@
 """Where the page carries what the verdict says: the place of each clause, and a table of what stood in no other."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -29,15 +30,21 @@ def score_id(place: int) -> str:
     return f"score-{place}"
 
 
-def said(standing: Standing) -> list[list[tuple[str, str]]]:
-    """The verdict's sentences: of each clause its words, and the id of the row or cell that carries its numbers."""
+def said(standing: Standing) -> list[list[tuple[str, str, str]]]:
+    """The verdict's sentences: of each clause what joins it to the last, its words, and the id of its row or cell."""
     if standing.verdict is None:
         return []
     place = {key: index for index, key in enumerate(standing.keys)}
     return [
-        [(clause.text, _place_of(clause, place)) for clause in sentence if clause.text]
+        [(*_parted(clause.text), _place_of(clause, place)) for clause in sentence if clause.text]
         for sentence in standing.verdict.sentences
     ]
+
+
+def _parted(text: str) -> tuple[str, str]:
+    """A clause's first comma, semicolon or "and", and the words after it."""
+    joined = re.match(r"[;,]? (and )?", text)
+    return (joined[0], text[joined.end() :]) if joined else ("", text)
 
 
 def _place_of(clause: Clause, place: dict[str, int]) -> str:

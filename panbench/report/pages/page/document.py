@@ -55,6 +55,7 @@ SCRIPTS = (
     "leads.js",
     "paint.js",
     "viewer.js",
+    "only.js",
     "images.js",
     "gallery.js",
     "page.js",

@@ -58,7 +58,7 @@ class Examples:
         if without and len(without) == len(members):
             missing = ["No run has stored predictions, so this page has no pictures."]
         if self.commands:
-            missing.append("Where the runs were made, this makes them again with predictions:")
+            missing.append("To repeat the runs with predictions, run this where they were made:")
         elif without:
             missing.append("`panbench eval … --save-predictions` and `panbench score` make runs that have them.")
         self.missing = tuple(missing)

@@ -15,6 +15,7 @@ from panbench.report.answers.comparison import Standing
 from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import model_key, styles_of
 from panbench.report.pages.page.leads import MOST_CONFUSED, confused_pairs, pairs_listed
+from panbench.report.pages.page.only import only_numbers
 from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["PairTest", "TestedPair", "chart_numbers", "tested_pairs"]
@@ -80,6 +81,7 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
         ],
         "images": {"ids": pq.index.tolist(), "PQ": [_numbers(pq[run]) for run in by_run]},
         "listed": pairs_listed(len(members)),
+        "only": only_numbers(members),
     }
 
 

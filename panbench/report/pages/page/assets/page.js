@@ -47,7 +47,7 @@ const live = el("p", { id: "live", class: "hidden", role: "status", "aria-live":
 document.body.append(live);
 
 within("gallery-view", (place) => { gallery = createGallery(place); });
-const follow = gallery && ((key, title) => { hideTooltip(); gallery.follow(key, title); });
+const follow = gallery && ((key, title, image) => { hideTooltip(); gallery.follow(key, title, image); });
 within("chart-intervals", intervalChart);
 within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second"));
 within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
@@ -58,6 +58,7 @@ within("confusion-view", (place) => confusionView(place, follow));
 within("slice-view", (place) => sliceCharts(place, follow, data.slices));
 within("own-view", (place) => sliceCharts(place, follow, data.own));
 for (const [key, drawn] of Object.entries(data.curves)) within(`chart-${key}`, (place) => curves(place, drawn));
+within("only-view", (place) => onlyView(place, follow));
 within("image-view", imageView);
 if (gallery) within("figures", (place) => gallery.figures(place));
 
