@@ -338,7 +338,7 @@ def test_a_model_alone_keeps_its_colour(open_report, shared_runs, tmp_path):
 def test_everything_that_is_listed_leads_to_a_picture(open_report):
     page = open_report()
     keys = page.locator("[data-lead]").evaluate_all("all => all.map(one => one.dataset.lead)")
-    assert {key.split(":")[0] for key in keys} == {"category", "cause", "taken", "slice"}
+    assert {key.split(":")[0] for key in keys} == {"category", "cause", "taken", "slice", "only"}
     # No row is without one.
     assert sum(key.startswith("category:") for key in keys) == page.locator("#category-scores tbody tr").count()
     assert sum(key.startswith("taken:") for key in keys) == page.locator("#confusion-view tbody tr").count()
