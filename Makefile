@@ -10,13 +10,14 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 # True of a Python that panbench runs on and that can make a virtual environment.
 FITS := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 
-.PHONY: help install demo quick test docs lint format wheels
+.PHONY: help install demo quick test benchmarks docs lint format wheels
 
 help:
 	@echo "make install   make .venv with the command .venv/bin/panbench"
 	@echo "make demo      run three small models on generated scenes and compare them (2 to 3 minutes on 2 cores)"
 	@echo "make quick     lint, types, and the tests that need neither a model nor a browser: while you write"
 	@echo "make test      lint, types and tests (make test ARGS='-k pq' runs some tests only)"
+	@echo "make benchmarks   CPU-time benchmarks that need no GPU, into results/benchmarks and docs/benchmarks.md"
 	@echo "make docs      the documentation as a site, in build/site (an environment of its own, 200 MB)"
 	@echo "make lint      lint and types only"
 	@echo "make format    format the code"
@@ -78,13 +79,27 @@ test: $(VENV)/.dev
 QUICK := $(addprefix tests/,base panoptic metrics runs scoring datasets cli/test_help.py cli/test_words.py cli/test_request.py \
 	report/test_grid.py report/test_colors.py report/test_verdict.py test_catalog.py test_headlines.py test_layering.py test_repository.py test_site.py)
 
-quick: lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --ignore tests/scoring/test_torchmetrics.py $(QUICK) $(ARGS)
+# mypy has one process and runs beside the tests.
+quick: $(VENV)/.dev
+	@status=0; \
+	{ $(BIN)/ruff check . && $(BIN)/ruff format --check .; } || status=1; \
+	$(BIN)/mypy & types=$$!; \
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --ignore tests/scoring/test_torchmetrics.py $(QUICK) $(ARGS) || status=1; \
+	wait $$types || status=1; \
+	if [ $$status -ne 0 ]; then echo "make quick: not all checks passed, see above" >&2; fi; \
+	exit $$status
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Measures CPU time of both sides in turn, so a busy machine widens the range more than it moves the ratio.
+BENCHMARKS := kept_hashes rules
+
+benchmarks: $(VENV)/.dev
+	@for name in $(BENCHMARKS); do $(BIN)/python scripts/bench/$$name.py --write || exit 1; done
+	$(BIN)/python scripts/make/benchmark_tables.py
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -61,7 +61,7 @@ def test_a_dataset_may_be_named_by_its_folder(folder, tmp_path):
         (nn.Conv2d(3, 3, 1), panbench.BadModel, r"A Conv2d is a network.*Pass a function.*or write an adapter"),
         (nn.Conv2d, panbench.BadArgument, "is the class Conv2d"),
         (None, panbench.BadArgument, "not a NoneType"),
-        (3, panbench.BadArgument, "not a int"),
+        (3, panbench.BadArgument, "not an int"),
         ("no-such-model", panbench.BadModel, "There is no model"),
     ],
 )

@@ -41,11 +41,18 @@ def room_of(path: Path) -> str:
 
 
 @functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
 def imported(path: Path) -> list[tuple[str, int, bool]]:
     """What a module imports: dotted name, line, and whether only for types (under `if TYPE_CHECKING`)."""
     found = []
 
     def visit(node: ast.AST, for_types: bool) -> None:
+        if isinstance(node, ast.expr):
+            return
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for child in node.body:
                 visit(child, True)
@@ -63,7 +70,7 @@ def imported(path: Path) -> list[tuple[str, int, bool]]:
         for child in ast.iter_child_nodes(node):
             visit(child, for_types)
 
-    visit(ast.parse(path.read_text("utf-8")), False)
+    visit(parsed(path), False)
     return found
 
 
@@ -106,7 +113,7 @@ def test_no_files_import_each_other_in_a_circle():
 def targets_of(path: Path, names: dict[str, Path]) -> set[str]:
     """The files of panbench that a file imports, also for types only."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {name if (name := f"{node.module}.{alias.name}") in names else node.module for alias in node.names}
     return {name for name in found if name in names and names[name].name != "__init__.py"}

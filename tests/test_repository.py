@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.make.benchmark_tables import PAGE, documented
 from scripts.make.set_repository import declared, naming_files, set_repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,3 +64,16 @@ def test_every_script_that_a_file_names_exists():
         for name in named.findall(file.read_bytes())
         if not (ROOT / name.decode()).is_file()
     ]
+
+
+def test_tables_of_benchmarks_are_those_of_the_files_that_runs_wrote():
+    page = PAGE.read_text("utf-8")
+    assert page.count("<!-- benchmark: ") == len(list((ROOT / "results" / "benchmarks").glob("*.csv"))) > 0
+    assert documented(page) == page, "run scripts/make/benchmark_tables.py"
+
+
+def test_a_number_typed_into_a_table_of_a_benchmark_is_put_back():
+    page = PAGE.read_text("utf-8")
+    typed = page.replace("| mask2former |", "| mask2former | 1")
+    assert typed != page
+    assert documented(typed) == page

@@ -95,7 +95,7 @@ def declared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     ("source", "place", "reason"),
     [
         ("", "broken_study_a:STUDY", "has nothing named 'STUDY'"),
-        ("STUDY = 5", "broken_study_b:STUDY", "is a int, not a Study"),
+        ("STUDY = 5", "broken_study_b:STUDY", "is an int, not a Study"),
         ("1 / 0", "broken_study_c:STUDY", "ZeroDivisionError"),
         ("import a_library_that_nobody_has", "broken_study_d:STUDY", "a_library_that_nobody_has"),
         (None, "broken_study_e:STUDY", "there is no Python module"),

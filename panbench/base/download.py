@@ -741,7 +741,7 @@ def _length(response: "httpx.Response") -> int | None:
 
 
 def _ends_anywhere(response: "httpx.Response") -> bool:
-    """Whether the body ends where the connection does: nothing then tells a whole one from one that was cut short."""
+    """Whether the body ends with the connection, so that a truncated one cannot be recognised."""
     framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
     return response.is_success and not framed and response.http_version.startswith("HTTP/1")
 

@@ -31,7 +31,7 @@ class PanbenchError(Exception):
 
     exit_code = 2
     stays = ""
-    """What is kept on disk in spite of the error and how to go on from it, in a sentence that a caller sets."""
+    """What is kept on disk despite the error and how to continue from it: a sentence that a caller sets."""
 
     def __init__(self, reason: str = "", *, ways: Sequence[str | Way] = ()) -> None:
         super().__init__(reason)
@@ -95,7 +95,7 @@ class BadArgument(PanbenchError):
 
 
 def refuse_overwrite_and_resume(overwrite: bool, resume: bool) -> None:
-    """Raises BadArgument where a run shall be both replaced and gone on with."""
+    """Raises BadArgument if a run is to be both replaced and resumed."""
     if overwrite and resume:
         raise BadArgument("--overwrite and --resume contradict each other. Give one of them.")
 
@@ -109,7 +109,7 @@ class Unreachable(DownloadFailed):
 
 
 WITHOUT_DOWNLOAD = Way("run a model that needs no download: --model mask2former-tiny", "--model")
-"""How to go on with `eval` without a network: the weights come with panbench, and its images are generated."""
+"""How to run `eval` without a network: the weights ship with panbench, and the images are generated."""
 
 
 class OutOfSpace(PanbenchError):
@@ -117,7 +117,7 @@ class OutOfSpace(PanbenchError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was interrupted; its sentence says how, and what stays."""
+    """An interruption; the sentence says how, and what has been kept."""
 
     def __init__(self, sentence: str, exit_code: int) -> None:
         super().__init__(sentence)

@@ -26,7 +26,7 @@ EXTRA_OF = {
 
 
 def require_models() -> None:
-    """Raises BadModel where the extra that runs models is not installed. It imports nothing."""
+    """Raises BadModel if the extra that runs models is not installed. Imports nothing."""
     missing = [name for name in ("torch", "mmdet", "cv2") if importlib.util.find_spec(name) is None]
     if missing:
         raise BadModel(
@@ -36,7 +36,7 @@ def require_models() -> None:
 
 
 def install_line(*extras: str) -> str:
-    """The command that installs panbench with these extras, from where it was installed from.
+    """The command that installs panbench with these extras, from its present source.
 
     From a clone it names the clone's folder, from an address the address; panbench is on no package index yet.
     """
@@ -67,7 +67,7 @@ def _source() -> tuple[str, bool]:
 
 
 def _direct_url() -> dict[str, dict[str, str]]:
-    """What pip wrote down of where panbench came from; empty where it wrote nothing. [PEP 610]"""
+    """pip's record of the source of panbench; empty if there is none. [PEP 610]"""
     try:
         written = metadata.distribution("panbench").read_text("direct_url.json")
     except metadata.PackageNotFoundError:

@@ -156,7 +156,7 @@ def _umask() -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes what was made, renamed or removed in a folder outlive a power cut.
+    """Syncs a folder, so that created, renamed and removed entries survive a power cut.
 
     Windows cannot open folders, and does not need it.
     """

@@ -134,14 +134,14 @@ def shards_named(index: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Stated:
-    """What the hub says of a repository before anything is downloaded: its licence, and the weights' bytes."""
+    """Facts on a repository before any download: its licence, and the bytes of its weights."""
 
     license: str | None
     size: int | None
 
 
 def look_up(repository: Repository) -> Stated:
-    """Asks the hub for licence and size. Raises BadModel for what is not there, DownloadFailed without a network."""
+    """Asks the hub for licence and size. Raises BadModel for a missing repository, DownloadFailed without a network."""
     listing = list_files(repository)
     sizes = [listing.files[name].size for name in _weights_among(listing.files, repository)]
     return Stated(listing.license, _sum(sizes))
@@ -279,7 +279,7 @@ def _verified(repository: Repository, file: _File, path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the hub says of a repository at a revision: the commit, its files by name, and the licence."""
+    """The hub's listing of a repository at a revision: commit, files by name, licence."""
 
     commit: str
     files: Mapping[str, _File]
@@ -326,7 +326,7 @@ def _weights_among(files: Mapping[str, Any], repository: Repository) -> list[str
 
 
 def _listing(repository: Repository) -> "ModelInfo":
-    """What the hub says of a repository at a revision: commit, files with sizes and hashes, licence."""
+    """Fetches the listing of a repository at a revision: commit, files with sizes and hashes, licence."""
     with _in_sentences(repository):
         return model_info(repository.name, repository.revision, _ANSWER_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What the Hugging Face hub says of a repository: asked with a bound, and checked before anything believes it.
+"""Answers of the Hugging Face hub, requested with a size limit and validated.
 
 huggingface_hub's session asks, so its settings (offline mode, proxies, retries of other programs) hold; it would read
 an answer of any length, and follow a redirect that leaves encryption.
@@ -27,7 +27,7 @@ _COMMIT, _SHA256, _GIT = (re.compile(rf"[0-9a-f]{{{digits}}}") for digits in ("4
 
 
 class NotAHub(ValueError):
-    """An answer that no hub gives; the text says why."""
+    """An answer that is not a hub's; the text says why."""
 
 
 def model_info(name: str, revision: str, seconds: float) -> "ModelInfo":

@@ -9,7 +9,7 @@ __all__ = ["endpoint", "token"]
 
 
 def endpoint() -> str:
-    """The address of the hub: HF_ENDPOINT, else huggingface.co. Raises BadArgument for what is not an address."""
+    """The address of the hub: HF_ENDPOINT, else huggingface.co. Raises BadArgument if it is not an address."""
     stated = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
     if not stated:
         return "https://huggingface.co"
@@ -28,7 +28,7 @@ def endpoint() -> str:
 
 
 def token() -> str | None:
-    """HF_TOKEN without the spaces around it; None when it is not set. Raises BadArgument for what is not a token."""
+    """HF_TOKEN without the spaces around it; None when it is not set. Raises BadArgument if it is not a token."""
     stated = os.environ.get("HF_TOKEN", "").strip()
     if not (stated.isascii() and stated.isprintable()) or " " in stated:
         raise BadArgument(

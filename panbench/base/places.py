@@ -23,7 +23,7 @@ _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class BrokenPlace(PanbenchError):
-    """A place at which there is nothing."""
+    """A place without an object."""
 
 
 def is_place(text: str) -> bool:

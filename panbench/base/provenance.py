@@ -1,4 +1,4 @@
-"""What a run was made with: versions, commit, device, memory; all of it measured, nothing assumed."""
+"""Provenance of a run: versions, commit, device, memory; all measured, nothing assumed."""
 
 import importlib.metadata
 import platform

@@ -1,4 +1,4 @@
-"""How long work tells the outside how far it is: one protocol for counts, bytes, what is going on, and notices.
+"""Progress reporting for long-running work: one protocol for counts, bytes, status and notices.
 
 Functions take `reporter: Reporter = SILENT`, and no other callback for what they say. The command line passes one that
 draws bars and prints notes (`cli.console.Bars`), programs pass one that collects notices (`Collected`).
@@ -13,7 +13,7 @@ Unit = Literal["images", "files", "bytes", "settings", "resamples"]
 
 
 class Reporter(Protocol):
-    """What long work may say. Calls come from one thread at a time, as often as the caller likes."""
+    """The interface for reporting progress. Calls come from one thread at a time, at any rate."""
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
         """`done` of `total` units of `task` are done; total is None while it is unknown.
@@ -30,7 +30,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """A Reporter that says nothing; base class of those that listen to one thing only."""
+    """A Reporter that does nothing; base class of those that handle one kind of message."""
 
     def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
         """Does nothing."""

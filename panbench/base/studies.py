@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from panbench.base.places import BrokenPlace, load
+from panbench.base.text import kind_of
 
 __all__ = ["GROUP", "Option", "Study", "StudyCommand", "added", "broken_studies", "find_studies", "named"]
 
@@ -114,7 +115,7 @@ def _found() -> tuple[tuple[Study, ...], tuple[str, ...]]:
         if isinstance(study, Study):
             studies[name] = study
         else:
-            broken.append(f"The study {name} is left out: {place} is a {type(study).__name__}, not a Study.")
+            broken.append(f"The study {name} is left out: {place} is {kind_of(study)}, not a Study.")
     return tuple(sorted(studies.values(), key=lambda study: (study.order, study.name))), tuple(broken)
 
 

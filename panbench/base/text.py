@@ -44,6 +44,12 @@ def listed(values: Iterable[Any], most: int = 10) -> str:
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 
 
+def kind_of(value: object) -> str:
+    """The type of a value in a sentence, with its article: `an int`, `a str`, `an ndarray`."""
+    name = type(value).__name__
+    return f"{'an' if name.lower().startswith(('a', 'e', 'i', 'o', 'u', 'nd')) else 'a'} {name}"
+
+
 def in_sentence(values: Iterable[Any], most: int = 10) -> str:
     """`1, 2 and 3`; `1, 2 and 8 more` when there are more than `most`."""
     items = [str(value) for value in values]

@@ -1,4 +1,4 @@
-"""How many threads work gets that nobody gave a number for."""
+"""The default number of threads."""
 
 import os
 

@@ -135,10 +135,10 @@ class CompareRequest:
 )
 @options_from(CompareRequest, "compare")
 def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[CompareOptions, ...]") -> None:
-    """Print stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent.
+    """Compare stored runs side by side. csv, json and parquet hold fractions 0-1, the others percent.
 
-    A quoted pattern, 'results/a@seed*', is one model that was trained several times where the runs differ in weights
-    alone; other runs it names one by one.
+    A quoted pattern, 'results/a@seed*', stands for one model trained several times, if the runs differ only in their
+    weights; otherwise it names runs one by one.
     """
     if request.kind is Format.parquet and request.out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")

@@ -83,7 +83,7 @@ def coco(
         Path | None, typer.Option("--from", help="A folder with COCO's archives; they are read in place.")
     ] = None,
 ) -> None:
-    """Fetch COCO panoptic: only what is missing, verified; interrupted, the same command goes on.
+    """Download COCO panoptic: only what is missing, verified. After an interruption the same command continues.
 
     A second call verifies what is on disk and downloads nothing. PANBENCH_MIRROR_COCO names another host or a folder.
     """
@@ -123,9 +123,9 @@ def check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print an object with every finding.")] = False,
 ) -> None:
-    """Say whether a panoptic set can be scored: JSON against PNGs against images.
+    """Check whether a panoptic set can be scored: JSON, PNGs and images.
 
-    Exit code 1 when a finding would change a number or stop a run.
+    Exit code 1 if a finding would change a number or stop a run.
     """
     from panbench.datasets.check import check_set
 
@@ -231,7 +231,7 @@ def convert(
 
     instances: COCO instance JSON, and semantic PNGs where there are any; without, a set of things only. two-channel:
     PNGs with category and instance. arrays: .npz with `labels` and `instances`. panoptic: a JSON that is almost
-    COCO's. detection: the way back.
+    COCO's. detection: the reverse.
     """
     from panbench.datasets import convert as converters
 

@@ -13,7 +13,7 @@ app = family()
 
 @command(app, "doctor", "panbench doctor", "panbench doctor --json")
 def doctor(as_json: Annotated[bool, flag("--json", "Print an object.")] = False) -> None:
-    """Show what this machine has: versions, devices, compiled code, cache, space; and what is wrong with it."""
+    """Check this machine: versions, devices, compiled code, cache, space, and problems."""
     from panbench.evaluation.tools.doctor import diagnose
 
     with console.Bars() as bars:

@@ -39,7 +39,7 @@ def models(
         ),
     ] = None,
 ) -> None:
-    """List the models: family, where from, licence, parameters, published PQ; and systems that are published only."""
+    """List the models: family, source, licence, parameters, published PQ; and systems that are only published."""
     from panbench.catalog import load_catalog, resolve_models
 
     if download:

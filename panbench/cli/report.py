@@ -193,7 +193,7 @@ def side_by_side(
     gt: _Gt = None,
     gt_dir: _GtDir = None,
 ) -> None:
-    """Show an image, its ground truth and the answers of runs beside each other."""
+    """Show an image, its ground truth and the predictions of runs side by side."""
     from panbench.report.figures.pictures import side_by_side_figure
 
     loaded = _load(runs)
@@ -419,7 +419,7 @@ def predict(
 ) -> None:
     """Segment your own photographs: an overlay and an id PNG for each, and one COCO panoptic JSON.
 
-    Of several models or rules each gets a folder in --out, and one picture shows their answers side by side.
+    Several models or rules get a folder each in --out, and one picture shows their results side by side.
     """
     from panbench.panoptic.photo_files import find_photographs
 

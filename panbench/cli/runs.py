@@ -84,7 +84,7 @@ def delete(
 
 @command(app, "verify", "panbench runs verify results/coco-mask2former-r50", "panbench runs verify results")
 def verify(paths: Runs, as_json: AsJson = False) -> None:
-    """Check that runs are what was written: parts, summary, files that were read, predictions and candidates."""
+    """Check that runs are unchanged: parts, summary, files that were read, predictions and candidates."""
     from panbench.report.answers.stored import DAMAGED
     from panbench.report.answers.stored import verify as verification
     from panbench.report.answers.tables import look_for_runs
@@ -133,9 +133,9 @@ def merge(
     overwrite: Annotated[bool, flag("--overwrite", "Replace an existing run.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Join the runs of shards to one run of all their images.
+    """Merge the runs of shards into one run of all their images.
 
-    Shards are made by `score --shard I/N`, or by `eval --image-ids`. Their settings must be the same, and no image may
+    Shards are made by `score --shard I/N`, or by `eval --image-ids`. Their settings must be equal, and no image may
     be in two of them.
     """
     from panbench.report.answers.tables import comparison_row, summary_text

@@ -34,9 +34,9 @@ def serve(
     gt: Annotated[Path | None, option("The ground truth's JSON.", _MOVED, "FILE.json")] = None,
     gt_dir: Annotated[Path | None, option("The folder of its PNGs.", _MOVED, "DIR")] = None,
 ) -> None:
-    """Show the runs of a folder in the browser: the report, over all their images, found by what went wrong.
+    """Show the runs of a folder in the browser: the report over all their images, searchable by what went wrong.
 
-    Only this machine can connect: on a shared one, every user of it, unless --token is given. Ctrl-C ends it.
+    Only this machine can connect; on a shared one, that is every user, unless --token is given. Ctrl-C stops it.
     """
     try:
         import uvicorn

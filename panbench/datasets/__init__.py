@@ -9,6 +9,7 @@ from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.files import cache_dir
 from panbench.base.places import Register
 from panbench.base.reporter import SILENT, Reporter, counter
+from panbench.base.text import kind_of
 from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
 from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_paths, fetch_coco
@@ -111,9 +112,7 @@ def split_of(data: str | None) -> str:
 def _of_others(name: str, found: object) -> Dataset:
     """What a dataset of another package gave. Raises BadDataset when it is not a dataset."""
     if not isinstance(found, Dataset):
-        raise BadDataset(
-            f"The dataset {name} ({DATASETS.places[name]}) returned a {type(found).__name__}, not a Dataset."
-        )
+        raise BadDataset(f"The dataset {name} ({DATASETS.places[name]}) returned {kind_of(found)}, not a Dataset.")
     return found
 
 

@@ -39,7 +39,7 @@ class CategoryMap:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What a reader must know before the numbers: counts, and the name of every unmapped category."""
+        """Notes on the map: counts, and the name of every unmapped category."""
         sentences = [
             f"{self.name}: {len(self.ids)} categories of the model go to {len(self.predictable)} of the dataset's "
             f"{len(self.target)}."
@@ -146,7 +146,7 @@ def map_prediction(prediction: PanopticPrediction, category_map: CategoryMap) ->
 
 
 def shipped_maps() -> tuple[str, ...]:
-    """Names of the maps that travel with the package."""
+    """Names of the maps that ship with the package."""
     folder = resources.files("panbench.datasets").joinpath("maps")
     return tuple(sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")))
 

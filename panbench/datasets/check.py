@@ -171,7 +171,7 @@ def check_set(
     progress: Callable[[int, int], None] | None = None,
     threads: int | None = None,
 ) -> CheckReport:
-    """Finds everything that is wrong with a panoptic set, and counts what it contains.
+    """Finds all faults of a panoptic set, and counts its contents.
 
     path: a panoptic JSON, or a folder in mmdet's layout (annotations/panoptic_<split>[2017].json, <split>[2017]/)
     images, pngs: the folders of images and of id PNGs, when they are not in their usual places
@@ -187,7 +187,7 @@ def check_set(
 
 
 def find_json(path: Path, split: str = "val") -> Path:
-    """The panoptic JSON that a path means: itself, or the one of `split` in a folder of mmdet's layout."""
+    """The panoptic JSON for a path: the file itself, or the one of `split` in a folder of mmdet's layout."""
     if path.is_file():
         return path
     if not path.is_dir():

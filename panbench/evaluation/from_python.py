@@ -10,6 +10,7 @@ from torch import nn
 
 from panbench.base.errors import BadArgument, BadModel
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.text import kind_of
 from panbench.catalog import ModelSpec, spec_from_factory, with_categories
 from panbench.datasets import Dataset, open_dataset
 from panbench.evaluation import evaluate as loop
@@ -39,12 +40,12 @@ def evaluate(
     Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
     """
     if not isinstance(out, str | os.PathLike):
-        raise BadArgument(f"out must be the path of the run folder, not a {type(out).__name__}.")
+        raise BadArgument(f"out must be the path of the run folder, not {kind_of(out)}.")
     if options is not None and not isinstance(options, EvaluateOptions):
-        raise BadArgument(f"options must be EvaluateOptions, not a {type(options).__name__}.")
+        raise BadArgument(f"options must be EvaluateOptions, not {kind_of(options)}.")
     if not isinstance(dataset, Dataset):
         if not isinstance(dataset, str | os.PathLike):
-            raise BadArgument(f"dataset must be a Dataset, its name or its folder, not a {type(dataset).__name__}.")
+            raise BadArgument(f"dataset must be a Dataset, its name or its folder, not {kind_of(dataset)}.")
         dataset = open_dataset(os.fspath(dataset), reporter=reporter)
     if isinstance(model, str | os.PathLike):
         model = spec_of(model)
@@ -74,7 +75,7 @@ def model_of(given: Any, reporter: Reporter = SILENT) -> Model:
         )
     if callable(given):
         return FunctionModel(_spec_of(given), given)
-    raise BadArgument(f"model must be a model, its name, a config or a function, not a {type(given).__name__}.")
+    raise BadArgument(f"model must be a model, its name, a config or a function, not {kind_of(given)}.")
 
 
 def _spec_of(function: Callable[[Any], Any]) -> ModelSpec:

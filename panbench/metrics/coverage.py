@@ -1,4 +1,4 @@
-"""How often intervals were found to hold what they say, in simulations: quoted where that is less than it should be.
+"""Simulated coverage of the intervals, quoted beside them where it is below nominal.
 
 scripts/check/simulate_intervals.py writes coverage.csv; docs/simulations.md has the same numbers and what they are of.
 """
@@ -38,7 +38,7 @@ def measured_coverage(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[in
 
 
 def coverage_note(images: int, metrics: Sequence[str] = ("PQ",)) -> str | None:
-    """A sentence on how often intervals from so many images hold; None where that is about as often as they say."""
+    """A sentence on the coverage of intervals from this many images; None if it is about nominal."""
     simulated, lowest, highest = measured_coverage(images, metrics)
     if images >= FULL_IMAGES and lowest >= LEAST:
         return None
@@ -50,7 +50,7 @@ def coverage_note(images: int, metrics: Sequence[str] = ("PQ",)) -> str | None:
 
 
 def interval_notes(images: int, metrics: Sequence[str] = ("PQ",)) -> tuple[str, ...]:
-    """What stands below a table of intervals from so many images: how they were made, and how often such ones hold."""
+    """Notes below a table of intervals from this many images: how they were made, and their coverage."""
     if images < FEWEST_IMAGES:
         return (f"Fewer than {FEWEST_IMAGES} images: no intervals.",)
     how = (

@@ -1,4 +1,4 @@
-"""PQ's known quarrels, answered: other conventions that people use or ask for, each under a name of its own.
+"""Alternatives to PQ's disputed conventions, each under a name of its own.
 
 None of them is PQ, and none is called so: a number is comparable with published ones only by the rules of
 metrics/matched.py and metrics/pq.py.
@@ -26,7 +26,7 @@ LOOSE = 0.25
 
 @dataclass(frozen=True)
 class Deviation:
-    """A convention that is not PQ's: its name in JSON, the label in tables, and what it does otherwise."""
+    """A convention other than PQ's: its name in JSON, its label in tables, and how it differs."""
 
     name: str
     label: str
@@ -90,7 +90,7 @@ class DeviationFold:
         }, self._of_each_image(matched)
 
     def add(self, part: tuple[dict[str, tuple[Int, Float, Int, Int]], dict[str, Float]]) -> None:
-        """Goes on adding where the last block ended."""
+        """Continues the sums of the previous block."""
         counts, of_images = part
         self._sums = {name: sums.and_also(*counts[name]) for name, sums in self._sums.items()}
         for group, values in of_images.items():

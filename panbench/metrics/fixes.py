@@ -35,7 +35,7 @@ from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.overlap import find_rows
 from panbench.panoptic.types import VOID, Category
 
-__all__ = ["MOST_CELLS", "SIZES", "FixFold", "cells_to_fix", "priced_errors"]
+__all__ = ["MOST_CELLS", "SIZES", "FixFold", "cells_to_fix", "of_cell", "priced_errors"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -95,6 +95,12 @@ def cells_to_fix(
     """
     part = _Changes.of(errors, matched, categories).by_cell()
     return _cells([part], categories, matched.image_ids, most, level)
+
+
+def of_cell(errors: pd.DataFrame, cause: str, category_id: int, size: str) -> npt.NDArray[np.bool_]:
+    """Which rows of `priced_errors` are of a cause, category and size."""
+    own = (errors["cause"] == cause) & (errors["category_id"] == category_id) & (errors["size"] == size)
+    return own.to_numpy(np.bool_)
 
 
 class FixFold:

@@ -1,4 +1,4 @@
-"""Slices that the user draws: any sets of images, such as those of a camera, of the night, of a site.
+"""Slices defined by the user: sets of images, such as those of a camera, of the night, or of a site.
 
 PQ of a set of images is a quotient of sums over them, so such a slice has everything that PQ has: intervals, tests,
 causes of loss. Sets may overlap and need not cover all images.
@@ -20,7 +20,7 @@ __all__ = ["ImageSlices", "slice_by_images"]
 
 @dataclass(frozen=True)
 class ImageSlices:
-    """One way to cut a data set by images: the ids of each slice, in the order in which tables show them.
+    """A grouping of a dataset's images: the ids of each slice, in the order of tables.
 
     name: what the slices are of ("camera", "night"), as tables head them
     """
@@ -50,7 +50,7 @@ class ImageSlices:
 
 
 def slice_by_images(statistics: ImageStatistics, slices: ImageSlices) -> ImageStatistics:
-    """The statistics of a run cut by sets of images: an image counts in each slice that holds it.
+    """The statistics of a run by slices of images: an image counts in every slice that contains it.
 
     statistics: unsliced. Images in no slice stay in `image_ids` and have no row.
     """

@@ -1,4 +1,4 @@
-"""The one table of matches of a run: which segments meet, with which IoU, and what became of each at IoU > 0.5.
+"""The table of matches of a run: pairs of segments, their IoU, and the verdict on each segment at IoU > 0.5.
 
 It is made once from an overlap table (`Run.matched` keeps it); PQ and everything beside it are functions of it. The
 rules, where panopticapi's differ from what one would guess:
@@ -142,17 +142,17 @@ class Matched:
 
     @cached_property
     def verdict(self) -> Int8:
-        """Of each segment TP, FN, FP or IGNORED, when a match needs IoU > 0.5."""
+        """The verdict on each segment, TP, FN, FP or IGNORED, where a match needs IoU > 0.5."""
         return self.judge(0.5)
 
     @property
     def gt(self) -> Int:
-        """Of each pair, the row of its ground-truth segment."""
+        """For each pair, the row of its ground-truth segment."""
         return self.gt_row[self.pair]
 
     @property
     def pred(self) -> Int:
-        """Of each pair, the row of its prediction."""
+        """For each pair, the row of its prediction."""
         return self.pred_row[self.pair]
 
     def hits(self, iou_threshold: float = 0.5) -> Int:
@@ -184,7 +184,7 @@ class Matched:
         return replace(self, iou=np.minimum(self.iou, _boundary_iou(self.boundary, take(self.overlaps, self.pair))))
 
     def only(self, image_ids: Iterable[int]) -> Matched:
-        """The same of some images. Images do not touch each other, so nothing is matched again.
+        """The same for some images. Images are independent, so nothing is matched again.
 
         Of few images it takes time for their rows alone, as long as the segments come in order of image ids.
         """
@@ -221,7 +221,7 @@ Part = TypeVar("Part")
 
 
 class Fold(Protocol[Part]):
-    """A metric of images that come block by block: `look` at each, in threads; `add` what it found, in order."""
+    """A metric over blocks of images: `look` at each block, in threads; `add` its result, in order."""
 
     def look(self, matched: Matched) -> Part:
         """What a block of images adds. Changes nothing, so blocks can be looked at in any order and at once."""
@@ -235,7 +235,7 @@ Folded = TypeVar("Folded", bound=Fold[Any])
 
 
 class Narrowed(Generic[Part]):
-    """A fold of some of the images that come."""
+    """A fold over some of the images."""
 
     def __init__(self, fold: Fold[Part], images: Collection[int]) -> None:
         self._fold = fold
@@ -329,7 +329,7 @@ def _in_order(pairs: Pairs) -> Pairs:
 
 
 def _among(values: Int, wanted: Int) -> Bool:
-    """Which of the values are in `wanted`, ascending and distinct."""
+    """Whether each value is in `wanted`, which is ascending and distinct."""
     if not len(wanted):
         return np.zeros(len(values), np.bool_)
     place = np.searchsorted(wanted, values)

@@ -58,7 +58,7 @@ class Sums:
 
     @staticmethod
     def zeros(n: int) -> "Sums":
-        """n rows of nothing."""
+        """n rows of zeros."""
         return Sums(np.zeros(n), *(np.zeros(n, np.int64) for _ in range(3)))
 
     @property
@@ -68,7 +68,7 @@ class Sums:
 
     @property
     def counted(self) -> npt.NDArray[np.bool_]:
-        """Where there is a TP, FP or FN."""
+        """Whether there is a TP, FP or FN."""
         return self.TP + self.mistakes > 0
 
     def scores(self) -> dict[str, Float]:
@@ -118,7 +118,7 @@ def match_segments(matched: Matched) -> pd.DataFrame:
 
 
 def segment_verdicts(matched: Matched, iou_threshold: float = 0.5) -> pd.DataFrame:
-    """Each segment, in the run's order, with what became of it.
+    """Each segment with its verdict, in the run's order.
 
     Columns: those of `Run.segments`, then verdict: "TP", "FN" (ground truth), "FP" (prediction) or "ignored" (crowds,
     and predictions more than half on void and crowd); iou: the matched pair's, NaN without a match; matched_id: the
@@ -170,7 +170,7 @@ class CategorySums:
         return [self._count(matched, threshold) for threshold in self.thresholds]
 
     def add(self, part: list[tuple[Int, Float, Int, Int]]) -> None:
-        """Goes on adding where the last block ended."""
+        """Continues the sums of the previous block."""
         for place, (sums, (hits, iou, wrong, missed)) in enumerate(zip(self._sums, part, strict=True)):
             self._sums[place] = sums.and_also(hits, iou, wrong, missed)
 
@@ -266,6 +266,6 @@ def image_sums(matched: Matched, iou_threshold: float = 0.5) -> tuple[Int, Int, 
 
 
 def mean_of(values: Float) -> float | None:
-    """The mean of some values; None of none."""
+    """The mean of some values; None if there are none."""
     # Left to right, as panopticapi adds: np.sum would pair terms up and round otherwise.
     return float(np.add.accumulate(values)[-1] / len(values)) if len(values) else None

@@ -1,4 +1,4 @@
-"""What runs are resampled from: the sums that each image adds, as matrices of cells × images.
+"""The sums that each image adds, as matrices of cells × images, from which runs are resampled.
 
 `Sample` is one run, `SampleFold` makes it from blocks of images, `Stack` lays several runs out for matrix products.
 """
@@ -221,7 +221,7 @@ class Stack:
         return np.stack([self.scores(sums)[..., 0] for sums in self.totals()])
 
     def entries(self, run: int) -> Entries:
-        """What each unit adds to each cell of a run that it holds."""
+        """What each unit adds to each cell of a run."""
         n = self.members.shape[1]
         hits, mistakes = (self.counts[(2 * run + side) * n : (2 * run + side + 1) * n] for side in (0, 1))
         iou_sum = self.ious[run * n : (run + 1) * n]

@@ -1,4 +1,4 @@
-"""PQ of parts of the data set, and its relatives: by size, super-category or crowding; PQ†, weighted PQ, PQ over IoU.
+"""PQ by size, super-category or crowding, and its relatives: PQ†, weighted PQ, PQ over IoU thresholds.
 
 PQ of any part is a quotient of sums over segments. `image_statistics` takes those sums image by image; `pq_by` divides
 them; metrics/uncertainty.py resamples them. So a slice has intervals and p-values wherever it has a PQ.
@@ -46,7 +46,7 @@ THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 
 @dataclass(frozen=True)
 class Slicing:
-    """A way to cut a data set: names of the slices in their order, and the edges between them, ascending.
+    """A way to slice a dataset: the names of the slices in order, and the ascending edges between them.
 
     A value v is in slice i when edges[i - 1] <= v < edges[i].
     """
@@ -73,7 +73,7 @@ SLICINGS: Mapping[str, Slicing] = MappingProxyType(
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """What each image adds to each category, all that PQ of any set of images needs.
+    """What each image adds to each category: sufficient for PQ of any set of images.
 
     image_ids: every scored image, ascending; images without segments are in it too
     image_id, slice (position in `slices`), category_id, sums: columns of equal length, without rows of zeros
@@ -92,7 +92,7 @@ class ImageStatistics:
 
     @staticmethod
     def from_frame(image_ids: Int, table: pd.DataFrame, categories: Sequence[Category]) -> "ImageStatistics":
-        """Of a DataFrame as `table`; the column `slice` may be missing."""
+        """From a DataFrame like `table`; the column `slice` may be missing."""
         zeros = np.zeros(len(table), np.int64)
         image_id, slice, category_id, TP, FP, FN = (
             table[name].to_numpy(np.int64) if name in table else zeros
@@ -375,7 +375,7 @@ def weighted_pq(
 
 
 def _objects(matched: Matched) -> Bool:
-    """Which segments are of the ground truth and no crowd."""
+    """Which segments are ground truth and not crowds."""
     return matched.segments.is_gt & ~matched.segments.iscrowd
 
 

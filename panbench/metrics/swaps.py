@@ -1,4 +1,4 @@
-"""p-values of differences between runs: the two runs' answers are swapped image by image, many times over.
+"""p-values of differences between runs, by swapping the two runs' predictions image by image, many times.
 
 If it made no difference which run an answer comes from, every way of swapping would be as likely as the one observed.
 Some ways that are drawn at random may stand for all; they need not be drawn one by one. Ours come in blocks of 1,024

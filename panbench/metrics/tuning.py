@@ -1,4 +1,4 @@
-"""Choosing among settings by PQ without fooling oneself: tuned on one half of the images, reported on the other.
+"""Choosing settings by PQ without optimism: tuned on one half of the images, scored on the other.
 
 A setting that was chosen on the images it is scored on looks better than it is. `tune` therefore splits the images in
 two halves, chooses on each, and scores each half by what the other half chose: every image is scored by a setting that
@@ -99,7 +99,7 @@ def tune(
     seed: int = 0,
     resamples: int = 10_000,
 ) -> Tuned:
-    """Finds the best setting on all images, and what choosing one is honestly worth.
+    """Finds the best setting on all images, and its unbiased gain.
 
     settings: by name, the statistics of the same images under each; published: the name of the setting to compare with
     Equal PQs go to the setting that comes first. Raises BadArgument for fewer than two images or an unknown name.

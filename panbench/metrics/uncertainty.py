@@ -46,7 +46,7 @@ MOST_SWAPS = 50_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is known about the order of some runs on the images that they share.
+    """The differences and ranks of runs on the images that they share.
 
     runs: one row a run and scope, columns of `intervals` after `run`, and for PQ of groups `rank` (1 is best; equal PQ
         shares a rank) with the ranks that the tests leave open, `rank_low` to `rank_high`
@@ -208,13 +208,13 @@ def in_blocks(
 
 
 class Progress:
-    """Tells of resamples and swaps as of one task."""
+    """Reports resamples and swaps as one task."""
 
     def __init__(self, reporter: Reporter, total: int) -> None:
         self._reporter, self._total, self._done = reporter, total, 0
 
     def done(self, number: int) -> None:
-        """So many more are done."""
+        """Reports that this many more are done."""
         self._done += number
         self._reporter.progress("Resampling images", self._done, self._total, "resamples")
 

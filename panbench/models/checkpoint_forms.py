@@ -15,6 +15,7 @@ from torch import Tensor
 
 from panbench.base.errors import BadCheckpoint
 from panbench.base.hub import shards_named
+from panbench.base.text import kind_of
 
 __all__ = ["AVERAGED", "bare_names", "followed", "part_of", "refuse_bare_pickle", "shards_of", "shown"]
 
@@ -35,7 +36,7 @@ def part_of(path: Path, content: Any) -> tuple[Mapping[str, Tensor], str | None]
     Raises BadCheckpoint where there is none, naming what there is.
     """
     if not isinstance(content, dict):
-        raise BadCheckpoint(f"{path} holds a {type(content).__name__}, not weights by name.")
+        raise BadCheckpoint(f"{path} holds {kind_of(content)}, not weights by name.")
     part = next((name for name in _PARTS if isinstance(content.get(name), dict)), None)
     state_dict = content if part is None else content[part]
     if part == AVERAGED:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from panbench.base.errors import BadModel, ModelFailed, PanbenchError
-from panbench.base.text import listed
+from panbench.base.text import kind_of, listed
 from panbench.catalog import ModelSpec
 from panbench.models.candidates import (
     Candidates,
@@ -133,7 +133,7 @@ def check_outputs(name: str, title: str, model: Any, outputs: Any, batch: Sequen
 
 def _check_each(name: str, outputs: Any, scenes: Sequence[Scene]) -> None:
     if not isinstance(outputs, (list, tuple)):
-        raise BadModel(f"{name} returned a {type(outputs).__name__}{_on(scenes)}; it must return a list, one an image.")
+        raise BadModel(f"{name} returned {kind_of(outputs)}{_on(scenes)}; it must return a list, one an image.")
     if len(outputs) != len(scenes):
         raise BadModel(f"{name} returned {len(outputs)} outputs for {len(scenes)} images{_on(scenes)}.")
     for output, scene in zip(outputs, scenes, strict=True):
@@ -189,17 +189,17 @@ def _check_members(name: str, model: Any) -> None:
     if not all(words) or not isinstance(isthing, (list, tuple)) or len(isthing) != len(names):
         raise BadModel(f"{name}: class_names must be a tuple of text, and isthing as many truth values.")
     if not isinstance(model.rule, Rule):
-        raise BadModel(f"{name}: rule is a {type(model.rule).__name__}; it must be a fusion rule (models.rules).")
+        raise BadModel(f"{name}: rule is {kind_of(model.rule)}; it must be a fusion rule (models.rules).")
     if not isinstance(model.device, torch.device):
-        raise BadModel(f"{name}: device is a {type(model.device).__name__}; it must be a torch.device.")
+        raise BadModel(f"{name}: device is {kind_of(model.device)}; it must be a torch.device.")
 
 
 def _misfit(output: Any) -> str | None:
     """What is wrong with an output, in a few words; None when it is one."""
     if not isinstance(output, (Candidates, Instances, FinishedMap)):
-        return f"a {type(output).__name__}, which is neither Candidates nor Instances nor a FinishedMap,"
+        return f"{kind_of(output)}, which is neither Candidates nor Instances nor a FinishedMap,"
     if not isinstance(getattr(output, "frame", None), Frame):
-        return f"{type(output).__name__} whose frame is a {type(output.frame).__name__}"
+        return f"{type(output).__name__} whose frame is {kind_of(output.frame)}"
     if isinstance(output, Candidates):
         lengths: dict[str, Any] = {part: getattr(output, part) for part in ("labels", "gate", "weight", "masks")}
         if output.masks.ndim != 3:

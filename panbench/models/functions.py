@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from panbench.base.errors import BadArgument, BadModel
+from panbench.base.text import kind_of
 from panbench.catalog import ModelSpec
 from panbench.models.candidates import FinishedMap, Frame, LabelledSegment
 from panbench.models.external import External, answers_of, external_code
@@ -34,7 +35,7 @@ from panbench.runs import ModelRecord
 def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str) -> Model:
     """The model that a factory returns, or one around the function that it returns. Raises BadModel, BadArgument."""
     if not callable(factory):
-        raise BadModel(f"{spec.adapter} is a {type(factory).__name__}; it must be a function that returns a model.")
+        raise BadModel(f"{spec.adapter} is {kind_of(factory)}; it must be a function that returns a model.")
     if weights not in ("auto", "random") or (spec.weights is not None and spec.config is None):
         raise BadArgument(f"{spec.adapter} brings its own weights. Leave --checkpoint out.")
     with external_code(spec.adapter):
@@ -45,7 +46,7 @@ def open_factory(spec: ModelSpec, factory: Any, *, precision: str, weights: str)
     with answers_of(factory):
         if not callable(made):
             raise BadModel(
-                f"{spec.adapter} returned a {type(made).__name__} without {', '.join(missing)}. It must return a model "
+                f"{spec.adapter} returned {kind_of(made)} without {', '.join(missing)}. It must return a model "
                 "(panbench.models.model.Model) or a function from an image to an id map and its segments."
             )
     if precision not in ("fp32", "ieee"):
@@ -100,7 +101,7 @@ class FunctionModel(Model):
     def _checked(self, answer: Any, rgb: npt.NDArray[np.uint8], where: str) -> FinishedMap:
         """The answer as a map. Raises BadModel for what is none."""
         if not isinstance(answer, tuple | list) or len(answer) != 2:
-            raise BadModel(f"{where} returned a {type(answer).__name__}; it must return (id map, segments).")
+            raise BadModel(f"{where} returned {kind_of(answer)}; it must return (id map, segments).")
         given = answer[0].detach().cpu() if isinstance(answer[0], torch.Tensor) else answer[0]
         try:
             ids = np.asarray(given)
@@ -126,7 +127,7 @@ class FunctionModel(Model):
     def _segments(self, given: Iterable[Any], area_of: Mapping[int, int], where: str) -> Iterable[LabelledSegment]:
         seen: set[int] = set()
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-            raise BadModel(f"{where} returned a {type(given).__name__} for segments; it must be a list of them.")
+            raise BadModel(f"{where} returned {kind_of(given)} for segments; it must be a list of them.")
         for each in given:
             try:
                 segment_id, category = int(each["id"]), int(each["category_id"])
@@ -162,7 +163,7 @@ def _score(given: Any, where: str) -> float | None:
 
 def _categories(spec: ModelSpec, stated: Any) -> list[Category]:
     if stated is not None and (isinstance(stated, str | bytes) or not isinstance(stated, Iterable)):
-        raise BadModel(f"{spec.title}: `categories` is a {type(stated).__name__}; it must be a list of categories.")
+        raise BadModel(f"{spec.title}: `categories` is {kind_of(stated)}; it must be a list of categories.")
     return [_category(spec, each) for each in stated or ()]
 
 

@@ -13,6 +13,7 @@ from panbench.base.errors import BadArgument, BadModel
 from panbench.base.heap import keep_freed_memory
 from panbench.base.places import BrokenPlace, load
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.text import kind_of
 from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weights
 from panbench.models.adapter import Adapter
 from panbench.models.checkpoint_forms import AVERAGED
@@ -147,7 +148,7 @@ def _answers(spec: ModelSpec, maker: Any) -> contextlib.AbstractContextManager[N
 
 def _check_module(spec: ModelSpec, module: Any) -> None:
     if not isinstance(module, nn.Module):
-        raise BadModel(f"{spec.adapter}: build() returned a {type(module).__name__}; it must return a torch.nn.Module.")
+        raise BadModel(f"{spec.adapter}: build() returned {kind_of(module)}; it must return a torch.nn.Module.")
 
 
 def _check_adapter(spec: ModelSpec, adapter: type[Adapter]) -> None:

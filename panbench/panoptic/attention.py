@@ -1,4 +1,4 @@
-"""What a query of a transformer attended to: read off a model by models/, drawn by report/."""
+"""Records of what a transformer's queries attended to: models/ fills them, report/ draws them."""
 
 from dataclasses import dataclass
 

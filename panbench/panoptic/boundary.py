@@ -32,7 +32,7 @@ def boundary_distance(shape: Sequence[int]) -> int:
 
 
 def boundary_mask(ids: Int32) -> npt.NDArray[np.bool_]:
-    """Which pixels of an (H, W) id map lie near the boundary of their own segment, void included; (H, W) bool."""
+    """(H, W) bool: pixels of an id map near the boundary of their own segment, void included."""
     # Dilating every segment by d would need one pass a segment. Instead: a foreign pixel lies within d exactly when,
     # within d - 1, some pixel has a foreign one among its eight neighbours. So mark those pixels of all segments at
     # once, then dilate the marks by d - 1: one pass for the whole map, whatever its number of segments.
@@ -63,7 +63,7 @@ def _has_foreign_neighbour(ids: Int32) -> npt.NDArray[np.bool_]:
 
 
 def boundary_pairs(gt_ids: Int32, pred_ids: Int32) -> tuple[Int32, Int32, npt.NDArray[np.int64]]:
-    """Which ids share boundary pixels, and how many: (gt_id, pred_id, pixels), as `count_pairs` returns them.
+    """Counts shared boundary pixels of pairs of ids: (gt_id, pred_id, pixels), as `count_pairs` does.
 
     gt_ids, pred_ids: (H, W) int32 id maps of one image
     Pixels away from the boundary of their own segment have the id INTERIOR; all void pixels keep 0. So the boundary of

@@ -1,4 +1,4 @@
-"""Which segments or masks of several answers to one image stand for the same thing: joined by how much they overlap."""
+"""Clusters the segments or masks of several models on one image by how much they overlap."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ Int = npt.NDArray[np.int64]
 
 
 def join_by_overlap(owner: Sequence[int] | Int, one: Int, other: Int, iou: npt.NDArray[np.float64]) -> Int:
-    """(N,) the cluster of each of N nodes, named by its lowest member. No cluster has two nodes of one owner.
+    """(N,) the cluster of each node, named by its lowest member. No cluster has two nodes of the same owner.
 
     owner: (N,) the answer that a node is of; one, other, iou: the pairs of nodes that may be joined, and their IoU
     Pairs join in falling order of IoU, equal ones in their own order; a pair whose clusters share an owner does not.

@@ -116,7 +116,7 @@ def read_ids(
 
 
 def write_id_png(path: str | os.PathLike[str], ids: npt.NDArray[np.integer], *, durable: bool = False) -> bytes:
-    """Writes an (H, W) id map as RGB PNG, atomically; fast, not small. The file's SHA-256, 32 bytes.
+    """Writes an (H, W) id map as RGB PNG, atomically, fast rather than small; returns the file's SHA-256, 32 bytes.
 
     durable: the bytes outlive a power cut; the name does once the caller has synced the folder
     Raises ValueError for ids outside 0…2²⁴-1.
@@ -177,7 +177,7 @@ def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
 def read_annotation_columns(
     path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None, *, predictions: bool = False
 ) -> AnnotationColumns:
-    """What `read_panoptic_json` (or `read_predictions_json`) reads, as columns, in little memory.
+    """Reads a panoptic JSON (or one of predictions) as columns, with little memory.
 
     As for panopticapi, `images` may be absent. Otherwise the same rules apply, with the same
     messages.
@@ -219,7 +219,7 @@ def _photographs(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
 
 
 def _own_categories(records: Iterable[Any]) -> dict[int, tuple[str, bool | None]]:
-    """What predictions say of their categories: id, name, whether it is a thing (None: unsaid); no more is needed."""
+    """The categories that predictions list: id, name, and whether it is a thing (None if not stated)."""
     return {
         record["id"]: (record["name"], bool(record["isthing"]) if record.get("isthing") in (0, 1) else None)
         for record in records
@@ -579,7 +579,7 @@ class _Reader:
         return name
 
     def iscrowd(self, record: Mapping[str, Any], where: str, counted: bool) -> bool:
-        """Whether a segment is a crowd; predictions (`counted`) have none, whatever they say."""
+        """Whether a segment is a crowd; `iscrowd` of predictions (`counted`) is ignored."""
         value = record.get("iscrowd", 0)
         if value not in (0, 1) and not counted:
             raise self.refuse(f"{where}.iscrowd must be 0 or 1, not {value!r}.")
@@ -595,7 +595,7 @@ class _Reader:
 
 
 def _color(value: Any) -> tuple[int, int, int] | None:
-    """Three values of 0 to 255; of anything else None, as if the category had no colour."""
+    """Three values of 0 to 255; None for anything else, as if the category had no colour."""
     if not isinstance(value, (list, tuple)) or len(value) != 3:
         return None
     if not all(isinstance(part, (int, float)) and 0 <= part <= 255 for part in value):

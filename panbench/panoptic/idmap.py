@@ -91,7 +91,7 @@ class IdRuns:
 
     @staticmethod
     def from_bytes(packed: bytes) -> "IdRuns":
-        """The runs that `to_bytes` gave. Raises ValueError when the bytes are damaged."""
+        """The runs that `to_bytes` encoded. Raises ValueError if the bytes are damaged."""
         try:
             height, width, n, long = _PACKED.unpack_from(packed)
         except struct.error:
@@ -114,7 +114,7 @@ class IdRuns:
 
 
 def count_run_pairs(gt: IdRuns, pred: IdRuns) -> tuple[Int32, Int32, Int64]:
-    """Which pairs of ids share pixels, and how many: (gt_id, pred_id, pixels), ordered by gt_id, then pred_id.
+    """Counts the pixels that pairs of ids share: (gt_id, pred_id, pixels), ordered by gt_id, then pred_id.
 
     Raises ValueError when the shapes differ.
     """
@@ -205,7 +205,7 @@ def _inflated(content: bytes, shape: tuple[int, int] | None, max_pixels: int) ->
 
 
 def _compiled_runs(header: PngHeader, filtered: bytes | bytearray) -> IdRuns | None:
-    """The runs by the compiled code; None where there is none, and for interlaced PNGs."""
+    """The runs by compiled code; None without compiled code, and for interlaced PNGs."""
     compiled = native()
     if compiled is None or header.interlaced:
         return None
@@ -217,7 +217,7 @@ def _compiled_runs(header: PngHeader, filtered: bytes | bytearray) -> IdRuns | N
 
 
 class _Scratch(threading.local):
-    """Buffers that each thread uses again and again.
+    """Buffers that each thread reuses.
 
     A fresh array of a megabyte is fresh memory of the system, zeroed page by page: that cost as much as decoding.
     """
@@ -226,7 +226,7 @@ class _Scratch(threading.local):
         self._buffers: dict[str, npt.NDArray[np.uint8]] = {}
 
     def array(self, name: str, size: int) -> npt.NDArray[np.uint8]:
-        """`size` bytes; what was in them before is undefined."""
+        """`size` bytes with undefined content."""
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < size:
             # Not kept when very large: one huge image should not hold its memory for the rest of a run.
@@ -240,7 +240,7 @@ _scratch = _Scratch()
 
 
 def _run_ends(flat: npt.NDArray[Any]) -> Int32:
-    """Where the runs of a flat map end: the index after the last pixel of each."""
+    """The ends of the runs of a flat map: the index after the last pixel of each."""
     differs = _scratch.array("differs", flat.size - 1).view(np.bool_)
     np.not_equal(flat[1:], flat[:-1], out=differs)
     inner = np.flatnonzero(differs)

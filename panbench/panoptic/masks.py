@@ -1,4 +1,4 @@
-"""Masks that may overlap, packed to bits: their areas, and the pixels that they share. For AP, which id maps cannot."""
+"""Overlapping masks as packed bits, their areas and shared pixels: for AP, which id maps cannot represent."""
 
 from collections.abc import Sequence
 

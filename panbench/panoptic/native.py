@@ -28,13 +28,13 @@ _loaded: "list[Native | str | None]" = []
 
 
 def native() -> "Native | None":
-    """The compiled functions, or None where there are none."""
+    """The compiled functions, or None if there are none."""
     loaded = _first_load()
     return loaded if isinstance(loaded, Native) else None
 
 
 def why_missing() -> str | None:
-    """Why there are no compiled functions, for the user to read; None when there are, or PANBENCH_NATIVE=0 is set."""
+    """Why there are no compiled functions, as a sentence for users; None if there are, or with PANBENCH_NATIVE=0."""
     loaded = _first_load()
     if not isinstance(loaded, str):
         return None
@@ -130,7 +130,7 @@ class Native:
 
 
 def _load() -> "Native | str | None":
-    """The compiled functions; why there are none; or None when they are switched off."""
+    """The compiled functions, the reason for their absence, or None if they are switched off."""
     if os.environ.get("PANBENCH_NATIVE") == "0":
         return None
     if sys.byteorder != "little":

@@ -1,4 +1,4 @@
-"""Id maps to overlap tables: the last time that pixels are touched.
+"""From id maps to overlap tables: the last step that touches pixels.
 
 Two id maps of an image become one row for each pair of segments that share pixels, beside one row for each segment.
 PQ and everything else is a query on these rows; merging images, blocks, ranks and machines is `concat`.
@@ -33,7 +33,7 @@ _KINDS = (GT, PRED, OVERLAP, BOUNDARY)
 
 @dataclass(frozen=True)
 class Pairs:
-    """One row a pair of segments of an image that share pixels: columns of equal length. Id 0 is void."""
+    """One row per pair of segments of an image that share pixels: columns of equal length. Id 0 is void."""
 
     image_id: Int64
     gt_id: Int32
@@ -50,7 +50,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Segments:
-    """One row a segment: columns of equal length.
+    """One row per segment: columns of equal length.
 
     is_gt tells ground truth from prediction; area is the JSON's for ground truth and counted for predictions; score is
     float32, NaN where unknown. Rows of the ground truth of an image keep the order of its JSON.
@@ -104,7 +104,7 @@ class GroundTruthFaults:
 
     @property
     def notice(self) -> str | None:
-        """What a user should be told of them, in a sentence or two; None where there are none."""
+        """A sentence or two on them for the user; None if there are none."""
         if not self:
             return None
         counts = (
@@ -222,7 +222,7 @@ class OverlapTable:
 
     @staticmethod
     def from_arrow(table: pa.Table) -> OverlapTable:
-        """The table that `to_arrow` gave. Raises ValueError when columns are missing or have other types."""
+        """The table that `to_arrow` wrote. Raises ValueError when columns are missing or have other types."""
         import pyarrow as pa
 
         schema = check_columns(table.schema)
@@ -292,7 +292,7 @@ def check_columns(found: pa.Schema) -> pa.Schema:
 
 
 def count_pairs(gt_ids: npt.NDArray[np.int32], pred_ids: npt.NDArray[np.int32]) -> tuple[Int32, Int32, Int64]:
-    """Which pairs of ids share pixels, and how many: (gt_id, pred_id, pixels), ordered by gt_id, then pred_id.
+    """Counts the pixels that pairs of ids share: (gt_id, pred_id, pixels), ordered by gt_id, then pred_id.
 
     gt_ids, pred_ids: (H, W) int32 id maps of one image, non-negative. Raises ValueError when their shapes differ.
     Pixels are first joined to runs: some thousand instead of some hundred thousand.
@@ -330,7 +330,7 @@ def overlap_table(
 
 
 def tabulate(overlaps: Pairs, gt: Segments, pred: Segments, boundary: Pairs | None = None) -> OverlapTable:
-    """Joins counted pairs and listed segments to a table; areas of predictions are counted from the pairs."""
+    """Joins counted pairs and listed segments into a table; areas of predictions are counted from the pairs."""
     in_pred = overlaps.pred_id != VOID
     row = find_rows(overlaps.image_id[in_pred], overlaps.pred_id[in_pred], pred.image_id, pred.id)
     area = sums_by_row(row, overlaps.pixels[in_pred], len(pred))
@@ -388,7 +388,7 @@ class Mismatches:
         return Mismatches(unlisted, absent)
 
     def sentences(self) -> list[str]:
-        """A sentence for each kind that there is, with its first images."""
+        """One sentence per kind of fault, with its first images."""
         faults = []
         if len(self.unlisted[0]):
             unlisted = by_image(*self.unlisted)

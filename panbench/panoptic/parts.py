@@ -76,7 +76,7 @@ def part_files(folder: Path) -> list[Path]:
 
 
 class NotAdmitted(Exception):
-    """Why a part is not one of the run's; completes "PART …"."""
+    """Why a part does not belong to the run; completes "PART …"."""
 
 
 Admit = Callable[[Path], None]
@@ -84,7 +84,7 @@ Admit = Callable[[Path], None]
 
 
 def admit_all(part: Path) -> None:
-    """Takes any part for the run's."""
+    """Admits every part."""
 
 
 def read_parts(folder: Path, admit: Admit = admit_all) -> tuple[OverlapTable, tuple[str, ...]]:
@@ -119,7 +119,7 @@ class _Part:
 
 
 class LargeParts:
-    """The parts in a folder that are too many rows to be held at once.
+    """Parts with too many rows to hold in memory at once.
 
     Only image ids are read when it is made. `notices`: a sentence for each part that was left out, whole or in part.
     """
@@ -182,7 +182,7 @@ class LargeParts:
         return concat(tables).in_order_of_images()
 
     def _sorted_on_disk(self, cluster: Sequence[_Part], scratch: Path, rows: int) -> list[Callable[[], OverlapTable]]:
-        """The rows of parts whose images lie among each other, put into a file for each range of image ids."""
+        """Sorts the rows of parts with interleaved images into one file per range of image ids."""
         import pyarrow as pa
 
         images = np.unique(np.concatenate([part.images for part in cluster]))
@@ -211,7 +211,7 @@ def rows_of(folder: Path) -> int:
 
 
 def in_order(work: Sequence[Callable[[], Out]]) -> Iterator[Out]:
-    """What some functions return, in their order; they run on all cores, a few ahead of the one that is waited for."""
+    """Yields the results of functions in order; they run on all cores, a few ahead of the one awaited."""
     cores = available_cores()
     with ThreadPoolExecutor(cores) as pool:
         waiting: list[Future[Out]] = []
@@ -264,7 +264,7 @@ def compact(
 
 
 def write_part(path: Path, table: OverlapTable, metadata: Mapping[bytes, bytes] | None = None) -> None:
-    """Writes a part, which appears whole or not at all. Raises FileExistsError when there is one of that name.
+    """Writes a part atomically. Raises FileExistsError if one of that name exists.
 
     metadata: what the part says of itself, for `metadata_of`
     """
@@ -287,7 +287,7 @@ def readable(path: Path) -> Any:
 
 
 def metadata_of(path: Path) -> dict[bytes, bytes]:
-    """What was handed to `write_part` as metadata. Raises ValueError or OSError for what is no Parquet file."""
+    """The metadata passed to `write_part`. Raises ValueError or OSError if the file is not Parquet."""
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
@@ -295,12 +295,12 @@ def metadata_of(path: Path) -> dict[bytes, bytes]:
 
 
 def images_of(path: Path) -> Int:
-    """The images of a part, ascending. Raises ValueError or OSError for what is no part."""
+    """The images of a part, ascending. Raises ValueError or OSError if the file is not a part."""
     return _look(path)[1]
 
 
 def _attempt(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) -> Out | str:
-    """What `read` returns for a part, or why the part is left out."""
+    """The result of `read` for a part, or why the part is left out."""
     import pyarrow as pa
 
     try:
@@ -316,7 +316,7 @@ def _attempt(path: Path, read: Callable[[Path], Out], admit: Admit = admit_all) 
 
 
 def read_part(path: Path) -> OverlapTable:
-    """The rows of a part. Raises ValueError or OSError for what is no part."""
+    """The rows of a part. Raises ValueError or OSError if the file is not a part."""
     import pyarrow.parquet
 
     # Not read_table: it would take a folder named `a=b` on the way for a column.
@@ -362,7 +362,7 @@ def _strangers(folder: Path) -> list[str]:
 
 
 def _repeated(images: Sequence[Int]) -> list[Int]:
-    """Of each part's images, those that an earlier part has, too."""
+    """For each part, the images that an earlier part also has."""
     if not images:
         return []
     every, of_part = np.concatenate(images), np.repeat(np.arange(len(images)), [len(part) for part in images])

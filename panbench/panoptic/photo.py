@@ -1,4 +1,4 @@
-"""Photographs of a data set. Pixels are OpenCV's, as mmdet reads them; this finds out what OpenCV keeps to itself.
+"""Photographs of a dataset. Pixels are OpenCV's, as in mmdet; this adds the facts that OpenCV does not report.
 
 OpenCV decodes a damaged JPEG without an error: libjpeg writes "Corrupt JPEG data" to stderr, and the pixels are wrong.
 So each JPEG is read a second time by simplejpeg, whose strict mode turns libjpeg's warnings into errors: in the thread
@@ -40,7 +40,7 @@ _MOST_TRIES = 64
 
 @dataclass(frozen=True, slots=True)
 class PhotoFacts:
-    """What a photograph's file says of it.
+    """Facts from a photograph's file.
 
     shape: (height, width) of its pixels as they are decoded; None where only OpenCV knows the format
     orientation: EXIF's, 1 to 8; 1 is upright. OpenCV turns the pixels of all others unless it is told to ignore it
@@ -91,7 +91,7 @@ def decode_photo(
     exif: Exif = "apply",
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
-    """As `read_photo`, of a file's content. where: what messages call it."""
+    """Like `read_photo`, for a file's content. where: its name in messages."""
     facts = _inspect(content, where, shape, exif, max_pixels)
     bgr = pixels.decode(content, turned=exif != "ignore")
     if bgr is None:

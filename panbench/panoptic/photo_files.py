@@ -1,4 +1,4 @@
-"""The files of photographs that somebody names, found before anything is decoded."""
+"""Finds the photographs that a user named, before anything is decoded."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 def find_photographs(images: Iterable[Path]) -> list[Path]:
-    """The files among `images` and the images in its folders, sorted there. Raises BadDataset for what is not there."""
+    """The files among `images` and the images in its folders, sorted there. Raises BadDataset for missing files."""
     found: list[Path] = []
     for path in images:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Pixels of image files, through OpenCV where it is installed and the same pixels without it.
+"""Pixels of image files, by OpenCV if it is installed; the same pixels without it.
 
 mmdet's pipelines read with OpenCV, so it comes with what runs models. Scoring and reports do without: libjpeg-turbo,
 which OpenCV decodes JPEGs with, is also in simplejpeg, and Pillow decodes the other formats. Both ways are held to
@@ -25,7 +25,7 @@ _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX")
 
 @functools.cache
 def opencv() -> Any | None:
-    """The module cv2; None where it is not installed."""
+    """The module cv2; None if it is not installed."""
     try:
         import cv2
     except ImportError:
@@ -34,7 +34,7 @@ def opencv() -> Any | None:
 
 
 def decode(content: bytes | Pixels, *, turned: bool = True) -> Pixels | None:
-    """(H, W, 3) blue, green, red of an image file; None where it cannot be decoded.
+    """(H, W, 3) blue, green, red of an image file; None if it cannot be decoded.
 
     turned: as its EXIF orientation says; a TIFF always is
     """
@@ -134,7 +134,7 @@ def encode_png(rgb: Pixels) -> bytes:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Within it OpenCV computes in the thread that calls it: images are distributed over threads already."""
+    """Context in which OpenCV uses only the calling thread, because images are already distributed over threads."""
     if (cv2 := opencv()) is None:
         yield
         return

@@ -46,7 +46,7 @@ GROUPS: Mapping[str, str] = {"All": "", "Things": "_th", "Stuff": "_st"}
 
 
 def in_groups(isthing: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.bool_]]:
-    """Which of some things belong to each of GROUPS, where `isthing` says of each whether it is of a thing category."""
+    """For each of GROUPS, which entries belong to it; `isthing` marks entries of thing categories."""
     return {"All": np.ones(len(isthing), np.bool_), "Things": isthing, "Stuff": ~isthing}
 
 
@@ -113,7 +113,7 @@ class PanopticSet:
 
 
 def sharing(ids: Sequence[int], name_hashes: npt.NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
-    """The ids that have one name in common, for each name that several have.
+    """The ids that share a name, for each name with several ids.
 
     name_hashes: 64 bits of each id's name, as `hash` gives them: of a million names no dictionary is made
     """
@@ -177,7 +177,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class PanopticPrediction:
-    """A model's answer for one image: `ids` is (H, W) int32 at the image's original size, 0 = void."""
+    """A model's prediction for one image: `ids` is (H, W) int32 at the image's original size, 0 = void."""
 
     image_id: int
     ids: IdMap

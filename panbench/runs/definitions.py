@@ -1,4 +1,4 @@
-"""Versions of what panbench computes its own way: runs that were made by different ones are told apart.
+"""Versions of panbench's own definitions, so that runs made by different ones are not compared.
 
 A change that moves the numbers of new runs (another kernel of a corruption, masks brought to size in another way)
 raises the version of its definition here or in its study. run.json keeps the versions in `arguments.definitions`; runs

@@ -1,4 +1,4 @@
-"""The run folder: results/<run>/run.json says what was run, parts/*.parquet hold its overlap tables.
+"""The run folder: results/<run>/run.json records what was run, parts/*.parquet hold its overlap tables.
 
 A part appears whole or not at all, so a killed run keeps all blocks that it finished; which images a run holds is read
 from its parts. docs/design.md has the schema.
@@ -36,7 +36,7 @@ __all__ = ["Run", "list_runs", "load_run", "looks_like_run"]
 
 
 class Run:
-    """A finished or unfinished run: what run.json says, and the overlap tables of its images.
+    """A finished or unfinished run: its run.json, and the overlap tables of its images.
 
     Parts are read when a table is first asked for. `notices` names what could not be read and was left out.
     reporter: hears how far `fold` is with a run of many images; set it before asking
@@ -268,7 +268,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
 
 def list_runs(folder: str | os.PathLike[str]) -> list[Run]:
-    """The runs in the subfolders of `folder`, oldest first; what is not a run, or cannot be read, is left out."""
+    """The runs in the subfolders of `folder`, oldest first; others, and runs that cannot be read, are left out."""
     return read_runs(folder)[0]
 
 

@@ -1,4 +1,4 @@
-"""One writer a run folder: a lock file beside the folder, which says who holds it and ends with its process.
+"""One writer per run folder: a lock file beside the folder that names its holder and ends with its process.
 
 `results/.demo.lock` guards `results/demo` and what is written beside it (`.demo.panbench-new`). panbench/base/locks.py
 takes it.

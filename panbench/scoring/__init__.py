@@ -1,1 +1,1 @@
-"""Predictions of anyone, scored without a model: folders of PNGs, and submissions to COCO's server."""
+"""Scores stored predictions of any program, without running a model."""

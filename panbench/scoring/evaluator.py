@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from panbench.base import provenance
 from panbench.base.errors import BadArgument
-from panbench.base.text import listed
+from panbench.base.text import kind_of, listed
 from panbench.metrics.jackknife import intervals as score_intervals
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
@@ -509,7 +509,7 @@ def _equal(ours: OverlapTable, theirs: OverlapTable) -> bool:
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else kind_of(value)
 
 
 def _size(ids: IdMap) -> str:

@@ -197,7 +197,7 @@ def score_folder(
 
 
 def as_json(run: Run) -> dict[str, Any]:
-    """What `score --json` prints: fractions 0–1, None where there is nothing to average.
+    """The object that `score --json` prints: fractions 0–1, None for means over nothing.
 
     `{"All": {"PQ", "SQ", "RQ", "n"}, "Things": …, "Stuff": …, "per_category": {"<id>": {"name", "isthing", "PQ", "SQ",
     "RQ", "TP", "FP", "FN"}}}` with every category of the ground truth; one that occurs nowhere has zeros.
@@ -320,7 +320,7 @@ class _Plan:
             )
 
     def oddities(self) -> list[str]:
-        """Sentences on what can be scored but hardly is what was meant."""
+        """Sentences on input that can be scored but is probably a mistake."""
         gt, pred = self.gt, self.pred
         found = [
             f"{columns.path}: images {listed(images)} name one {what}. {so}"
@@ -395,7 +395,7 @@ def _share(rows: npt.NDArray[np.int64], number: int, shards: int) -> npt.NDArray
 
 
 class _Store:
-    """Where the tables of blocks go: into a run folder, made when the first comes, or into memory."""
+    """Stores the tables of blocks: in a run folder, created with the first block, or in memory."""
 
     def __init__(
         self, out: str | os.PathLike[str] | None, info: RunInfo, overwrite: bool, writer: RunWriter | None
@@ -416,7 +416,7 @@ class _Store:
             self._written(self._out).write_part(table, files=files)
 
     def left(self) -> list[str]:
-        """What to do once the faults are mended, if anything was kept."""
+        """What to do after mending the faults, if anything was kept."""
         if self._writer is None:
             return []
         return [f"All blocks of images without a fault are kept in {self._out}: mend the rest and add --resume."]
@@ -438,7 +438,7 @@ class _Store:
         return writer.finish("done", images=replace(images, gt_faults=faults), summary=summary, **clock.seconds(n))
 
     def fail(self, problem: BaseException) -> None:
-        """Leaves a run that says it is not whole, if any of it was written."""
+        """Marks the run as incomplete, if any of it was written."""
         if self._writer is None:
             return
         status = "interrupted" if isinstance(problem, KeyboardInterrupt) else "failed"

@@ -49,7 +49,7 @@ def sha_of(content: bytes) -> bytes:
 
 
 def key_of(sha256: bytes) -> bytes:
-    """The key of a PNG whose SHA-256 is known."""
+    """The key of a PNG with this SHA-256."""
     return sha256[:16]
 
 

@@ -111,7 +111,7 @@ def _pq_compute(
 
 
 def _single_core(original: Callable[..., Any], stat: Callable[[], Any]) -> Callable[..., Any]:
-    """mmdet's `pq_compute_single_core` by panbench: a PQStat of some images, in practice of one."""
+    """mmdet's `pq_compute_single_core` by panbench: a PQStat of some images, usually one."""
 
     @functools.wraps(original)
     def compute(

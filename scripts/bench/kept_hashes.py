@@ -1,17 +1,18 @@
-"""What it costs to record and check the hashes of predictions and candidates: python scripts/bench/kept_hashes.py.
+"""What it costs to record and check the hashes of predictions and candidates.
+
+    python scripts/bench/kept_hashes.py [--images 100] [--rounds 9] [--write]
 
 Both sides in one process, by turns, as processor time (user and system), so that other work on the machine counts for
 little: writing and reading id PNGs of COCO's size, reading kept candidates as `panbench fuse` does, and what `--resume`
 checks: the photographs (160 kB each) and id PNGs that were read, then also predictions or candidates that were kept.
 """
 
-import argparse
-import platform
-import statistics
+import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from panbench.models.stored import StoredOutputs, block_of, encode
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.idmap import encode_id_png
 from panbench.runs import digest_of, write_recorded
+from scripts.bench.harness import arguments, finish, in_turn, ratios
+
+Row = dict[str, str]
 
 
 def id_map(seed: int) -> np.ndarray:
@@ -54,30 +58,22 @@ def candidates(seed: int) -> Candidates:
     )
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """Processor time of one call, of all threads."""
-    began = time.process_time()
-    work()
-    return time.process_time() - began
-
-
-def ratio(name: str, count: int, plain: Callable[[], object], checked: Callable[[], object], rounds: int) -> str:
-    """A line of the table: milliseconds an image of both sides, and the median of the ratios of each round."""
-    plain(), checked()
-    pairs = [(cpu_seconds(plain), cpu_seconds(checked)) for _ in range(rounds)]
-    low, high = (1e3 * min(side) / count for side in zip(*pairs, strict=True))
-    ratios = [after / before for before, after in pairs]
-    return (
-        f"| {name} | {low:.3f} | {high:.3f} | {statistics.median(ratios):.3f} | {min(ratios):.3f}–{max(ratios):.3f} |"
-    )
+def row(name: str, count: int, plain: Callable[[], object], checked: Callable[[], object], rounds: int) -> Row:
+    """Milliseconds an image of both sides, and the median of the ratios of each round."""
+    spent = in_turn({"without": plain, "with": checked}, rounds)
+    middle, lowest, highest = ratios(spent["with"], spent["without"])
+    return {
+        "work": name,
+        "without, ms": f"{1e3 * min(spent['without']) / count:.3f}",
+        "with, ms": f"{1e3 * min(spent['with']) / count:.3f}",
+        "ratio": f"{middle:.3f}",
+        "from–to": f"{lowest:.3f}–{highest:.3f}",
+    }
 
 
 def main() -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
+    options = arguments(__doc__, images=100, rounds=9)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run, rule = Path(folder), parse_rule("mask2former")
@@ -113,24 +109,24 @@ def main() -> None:
             for path in (*photographs, *paths, *kept_files):
                 digest_of(path)
 
-        lines = [
-            ratio("write an id PNG", len(maps), write_plainly, write, options.rounds),
-            ratio(
+        rows = [
+            row("write an id PNG", len(maps), write_plainly, write, options.rounds),
+            row(
                 "read an id PNG",
                 len(maps),
                 lambda: [read_id_png(path) for path in paths],
                 lambda: [read_id_png(path, digest=digest) for path, digest in zip(paths, digests, strict=True)],
                 options.rounds,
             ),
-            ratio(
+            row(
                 "read an image's candidates",
                 len(kept),
                 lambda: read_all(run / "unrecorded"),
                 lambda: read_all(run),
                 options.rounds,
             ),
-            ratio("resume: also predictions", len(maps), resume, lambda: resume(*paths), options.rounds),
-            ratio(
+            row("resume: also predictions", len(maps), resume, lambda: resume(*paths), options.rounds),
+            row(
                 "resume: also candidates",
                 len(maps),
                 resume,
@@ -138,17 +134,7 @@ def main() -> None:
                 options.rounds,
             ),
         ]
-        size = sum(path.stat().st_size for path in paths) / len(paths)
-        held = sum(encoded.size for _, encoded in kept) / len(kept)
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}; id PNGs of {size / 1e3:.1f} kB, candidates of ",
-        end="",
-    )
-    print(
-        f"{held / 1e3:.0f} kB an image; CPU time, the smallest of {options.rounds} rounds, and ratios of each round.\n"
-    )
-    print("| | without, ms | with, ms | ratio | from–to |\n| --- | ---: | ---: | ---: | ---: |")
-    print("\n".join(lines))
+    finish("kept_hashes", rows, options.write)
 
 
 if __name__ == "__main__":

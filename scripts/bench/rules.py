@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""Milliseconds an image of each fusion rule, and its ratio to mask2former's, on planted outputs of COCO's size.
+"""CPU milliseconds an image of each fusion rule, and its ratio to mask2former's, on planted outputs of COCO's size.
 
-scripts/bench/rules.py [--device cuda] [--repeat 20]
+scripts/bench/rules.py [--rounds 7] [--write]
 
 100 queries, 133 classes, masks of 200×272 for an image of 480×640 that is resized to 800×1067: what Mask2Former R50
-gives for COCO's most common size. Fusion and the host's part (`settle`) are timed together. Run it on an idle machine.
+gives for COCO's most common size. Fusion and the host's part (`settle`) are timed together.
 """
 
-import argparse
 import dataclasses
+import functools
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ import torch
 import torch.nn.functional as F
 
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, Instances, Output, softmax_candidates
-from panbench.models.devices import choose_device
 from panbench.models.rules import RULES, fuse
+from panbench.models.rules.base import Rule
 from panbench.models.synthetic import tiles
+from scripts.bench.harness import arguments, finish, in_turn, ratios
 
 FRAME = Frame((800, 1088), (800, 1067), (480, 640))
 ISTHING = (True,) * 80 + (False,) * 53
@@ -93,39 +93,37 @@ def on_device(output: Candidates | Instances, device: torch.device) -> Output:
     return dataclasses.replace(output, **tensors)
 
 
-def milliseconds(name: str, output: Output, device: torch.device, repeat: int) -> tuple[float, int]:
-    """The median time of one image by a rule, and the segments that it finds."""
-    rule = RULES[name]()
-    spent = []
-    segments: tuple[object, ...] = ()
-    for _ in range(repeat + 2):
-        began = time.perf_counter()
-        (fused,) = fuse([output], rule)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        _, segments = rule.settle(fused)
-        spent.append(1000 * (time.perf_counter() - began))
-    return float(np.median(spent[2:])), len(segments)
+def one_image(rule: Rule, output: Output) -> int:
+    """Fuses one output and settles it; returns the number of segments."""
+    (fused,) = fuse([output], rule)
+    return len(rule.settle(fused)[1])
 
 
 def main() -> None:
     """Prints a line a rule."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeat", type=int, default=20)
-    options = parser.parse_args()
-    device = choose_device(options.device)
-    outputs: dict[type, Output] = {
-        type(output): on_device(output, device) for output in (planted_candidates(), planted_instances())
-    }
-    measured = {
-        name: milliseconds(name, outputs[rule.takes], device, options.repeat)
+    options = arguments(__doc__, rounds=7)
+    torch.set_num_threads(1)  # threads that wait for work spin, and CPU time would count it
+    outputs: dict[type, Output] = {type(output): output for output in (planted_candidates(), planted_instances())}
+    work = {
+        name: functools.partial(one_image, rule(), outputs[rule.takes])
         for name, rule in RULES.items()
         if rule.takes in outputs
     }
-    print(f"{'rule':14} {'ms':>8} {'× mask2former':>14} {'segments':>9}")
-    for name, (spent, segments) in sorted(measured.items(), key=lambda item: item[1][0]):
-        print(f"{name:14} {spent:8.1f} {spent / measured['mask2former'][0]:14.2f} {segments:9}")
+    found = {name: one() for name, one in work.items()}
+    spent = in_turn(work, options.rounds)
+    rows = []
+    for name in sorted(work, key=lambda name: min(spent[name])):
+        middle, lowest, highest = ratios(spent[name], spent["mask2former"])
+        rows.append(
+            {
+                "rule": name,
+                "CPU ms an image": f"{1e3 * min(spent[name]):.0f}",
+                "ratio to mask2former": f"{middle:.2f}",
+                "from–to": f"{lowest:.2f}–{highest:.2f}",
+                "segments": str(found[name]),
+            }
+        )
+    finish("rules", rows, options.write)
 
 
 if __name__ == "__main__":

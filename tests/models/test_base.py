@@ -351,7 +351,7 @@ def test_a_function_with_categories_is_matched_by_name(functions: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        ("image[..., 0]", "returned a ndarray; it must return"),
+        ("image[..., 0]", "returned an ndarray; it must return"),
         ("(image, [])", r"id map of shape \(40, 60, 3\)"),
         ("(image[..., 0] / 2, [])", "type float64; it must be whole numbers"),
         ("(image[..., 0], [])", "the id 255 and no segment"),
@@ -411,7 +411,7 @@ def test_a_factory_may_return_any_object_that_is_a_model(functions: Path) -> Non
     ("body", "sentence"),
     [
         ("make = 5", "must be a function that returns a model"),
-        ("def make():\n    return 5", "returned a int without class_names"),
+        ("def make():\n    return 5", "returned an int without class_names"),
     ],
 )
 def test_a_factory_that_makes_no_model_is_refused(functions: Path, body: str, sentence: str) -> None:

@@ -263,7 +263,7 @@ class TestArguments:
             ({"pred_ids": np.array([[0, 0, 0]])}, "pred_segments lists ids that pred_ids lacks: 112"),
             ({"pred_segments": None}, "pred_segments must be a list of segments"),
             ({"pred_segments": {"id": 1}}, "pred_segments must be a list of segments"),
-            ({"pred_segments": [7]}, r"pred_segments\[0\] must be a dict, not a int"),
+            ({"pred_segments": [7]}, r"pred_segments\[0\] must be a dict, not an int"),
             ({"pred_segments": [{"category_id": 1}]}, r"pred_segments\[0\] lacks `id`"),
             (
                 {"pred_segments": [{"id": 112, "label_id": 0}]},

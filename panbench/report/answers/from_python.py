@@ -6,6 +6,7 @@ from typing import Any
 
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import SILENT, Reporter
+from panbench.base.text import kind_of
 from panbench.report.answers.comparison import Standing, standing
 from panbench.report.answers.own_slices import ImageSlices
 from panbench.report.answers.tables import find_runs
@@ -56,7 +57,7 @@ def _runs(given: Any, reporter: Reporter) -> list[Run]:
     if isinstance(given, Run | str | os.PathLike):
         given = [given]
     if not isinstance(given, Iterable):
-        raise BadArgument(f"runs must be a list of runs or of their paths, not a {type(given).__name__}.")
+        raise BadArgument(f"runs must be a list of runs or of their paths, not {kind_of(given)}.")
     found: list[Run] = []
     for number, each in enumerate(given):
         if isinstance(each, Run):

@@ -13,6 +13,7 @@ import pandas as pd
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import load_catalog
 from panbench.metrics.errors import CAUSES, ErrorReport, explain
+from panbench.metrics.fixes import cells_to_fix, priced_errors
 from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import panoptic_quality, per_image_statistics, pq_table
 from panbench.metrics.semantic import confusion as confused_pixels
@@ -62,6 +63,16 @@ class Compared:
     def explained(self) -> ErrorReport:
         """The causes of the run's errors; computed once."""
         return explain(self.matched, self.categories, images=10)
+
+    @cached_property
+    def priced(self) -> pd.DataFrame:
+        """Each error of the run with what mending it would win, the dearest first; computed once."""
+        return priced_errors(self.explained.errors, self.matched, self.categories)
+
+    @cached_property
+    def to_fix(self) -> pd.DataFrame:
+        """What to fix first: causes by category and size, with what mending them would win; computed once."""
+        return cells_to_fix(self.explained.errors, self.matched, self.categories)
 
     @cached_property
     def sliced(self) -> dict[str, ImageStatistics]:

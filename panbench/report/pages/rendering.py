@@ -25,7 +25,7 @@ FOOTER = "Written by panbench. This file needs no network and sends nothing."
 """The last line of a page that is a file."""
 
 
-STYLES = tuple(f"{__package__}:{name}.css" for name in ("base", "report", "print"))
+STYLES = tuple(f"{__package__}:{name}.css" for name in ("base", "report", "wall", "print"))
 """The parts of the style sheet that every page has."""
 
 _SELF, _NONE = "'self'", "'none'"

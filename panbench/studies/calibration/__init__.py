@@ -11,7 +11,7 @@ STUDY = Study(
     commands=(
         StudyCommand(
             "calibration",
-            "Print how often segments are right, by their score.",
+            "Print how often segments are correct, by score.",
             "panbench.studies.calibration.command:app",
             "Ask",
         ),

@@ -25,7 +25,7 @@ def calibration(
     per_category: Annotated[bool, flag("--per-category", "Also one row per category.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print how often segments are right, by their score, and from which score on 90 % of them are.
+    """Print how often segments are correct, by score, and the score from which 90 % of them are.
 
     `panbench show plot calibration RUN` draws it.
     """

@@ -12,7 +12,7 @@ STUDY = Study(
     commands=(
         StudyCommand(
             "ensemble",
-            "Make one map an image from those of several runs, and score it.",
+            "Combine the maps of several runs into one, and score it.",
             "panbench.studies.ensembles.command:app",
             "Run",
         ),

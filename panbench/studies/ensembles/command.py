@@ -60,7 +60,7 @@ def ensemble(
     workers: Annotated[int | None, option(f"Threads. Default: one per core, up to {MOST}.", metavar="N", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make one map an image from those of several runs, and score it. No model is run."""
+    """Combine the maps of several runs into one, and score it. No model is run."""
     from panbench.report.answers.tables import comparison_row, summary_text
 
     if way not in WAYS:

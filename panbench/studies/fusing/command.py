@@ -55,7 +55,7 @@ def fuse(
     yes: Annotated[bool, flag("--yes", "Also sweep more than 10,000 points.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge masks and scores into panoptic maps again, by the rule of any paper and without the network."""
+    """Fuse stored masks and scores into panoptic maps by the rule of any paper, without the network."""
     if (run is None) == (arrays is None):
         raise BadArgument("Give either a RUN that kept its candidates, or --arrays with a file.")
     refuse_overwrite_and_resume(overwrite, resume)

@@ -53,9 +53,9 @@ def gate(
     junit: Annotated[Path | None, option("Write JUnit XML here.", None, "FILE")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a run is worse than a baseline. Exit code 3: worse; 0: not worse, or it cannot tell (4: --strict).
+    """Check whether a run is worse than a baseline. Exit code 3: worse; 0: not worse, or cannot tell (4: --strict).
 
-    Worse is a drop above --max-drop whose 95 % interval lies below 0.
+    Worse means a drop above --max-drop whose 95 % interval lies below 0.
     """
     from panbench.report.answers.own_slices import slices_for
     from panbench.runs import load_run

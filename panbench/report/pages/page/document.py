@@ -36,6 +36,7 @@ from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
 from panbench.report.pages.page.numbers import chart_numbers
 from panbench.report.pages.page.overview import overview, title_of
 from panbench.report.pages.page.provenance import provenance
+from panbench.report.pages.page.wall import Wall, fix_numbers, make_wall
 from panbench.report.pages.rendering import FOOTER, Markup, whole_page
 from panbench.runs import Run
 
@@ -58,6 +59,7 @@ SCRIPTS = (
     "only.js",
     "images.js",
     "gallery.js",
+    "wall.js",
     "page.js",
 )
 
@@ -118,18 +120,21 @@ def report_page(
     reporter.status("Drawing the page")
     moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
     more = find_added(members, own, claims=bool(published))
+    pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
+    wall = make_wall(members, pictures, own, reporter) if most or image_ids else Wall()
     data = {
         **chart_numbers(members, standing, per_image),
         **more.numbers,
+        "fixes": fix_numbers(members),
+        "wall": wall.numbers,
         "command": shlex.join(command or _command(runs, common_images, published, moved)),
     }
     bare = len(_json(data).encode()) + 200_000
-    pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
     gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
     shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
     if gallery.missing and not gallery.images:
         data["command"] = ""  # with --image it would add no picture
-    page = for_file(_page(members, standing, {**data, **shown}, gallery, more, title))
+    page = for_file(_page(members, standing, {**data, **shown}, gallery, more, wall, title))
     if (size := len(page.encode())) > LARGEST:
         reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
     if gallery.missing:
@@ -152,13 +157,15 @@ def live_page(
     data = {
         **chart_numbers(members, standing, per_image),
         **more.numbers,
+        "fixes": fix_numbers(members),
+        "wall": Wall().numbers,
         "command": "",
         "leads": leads_to(kinds, images),
         "gallery": [],
         "live": live,
     }
     gallery = Gallery((), tuple(missing), tuple(commands), live=any(live["pictures"]))
-    return for_file(_page(members, standing, data, gallery, more, None))
+    return for_file(_page(members, standing, data, gallery, more, Wall(), None))
 
 
 def _command(
@@ -179,6 +186,7 @@ def _page(
     data: Mapping[str, Any],
     gallery: Gallery,
     more: Added,
+    wall: Wall,
     title: str | None,
 ) -> str:
     row = members[0].row
@@ -194,6 +202,7 @@ def _page(
         categories=len(members[0].categories),
         overview=overview(members, standing),
         gallery=gallery,
+        wall=wall,
         added=more,
         cost=cost_of(members),
         provenance=provenance(members),

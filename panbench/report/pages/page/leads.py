@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 
 from panbench.metrics.errors import CAUSES, IMPERFECT_MASK
+from panbench.metrics.fixes import of_cell
 from panbench.metrics.image_slices import ImageSlices
 from panbench.metrics.slices import SLICINGS
 from panbench.panoptic.types import VOID
 from panbench.report.answers import views
+from panbench.report.answers.fixes import fix_words
 from panbench.report.answers.views import Compared
 from panbench.report.pages.page.only import images_only_one_finds
 
@@ -32,6 +34,9 @@ __all__ = [
 
 MOST_CONFUSED = 25
 CANDIDATES = 12
+
+DEAR = 6
+"""Of so many rows of what to fix first, and of so many of a model's dearest errors, an image is wanted."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ def find_leads(
         list(_differing(members, known)),
         list(_only(members)),
         list(_causes(members)),
+        list(_to_fix(members)),
         [Lead(f"typical:{image}", "typical", (image,)) for image in _ints(typical[:6])],
         [*_own_slices(per_image, slices), *_slices(members)],
         list(_confusions(members)),
@@ -107,7 +113,9 @@ def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str
     """For the scripts: of each promise, by its key, the images that are shown; promises without any are left out."""
     shown = set(images)
     found = {lead.key: [image for image in lead.images if image in shown] for kind in kinds for lead in kind}
-    return {key: ids for key, ids in found.items() if ids and not key.startswith(("worst:", "typical:", "differ:"))}
+    return {
+        key: ids for key, ids in found.items() if ids and not key.startswith(("worst:", "typical:", "differ:", "fix:"))
+    }
 
 
 def confused_pairs(members: Sequence[Compared]) -> pd.DataFrame:
@@ -151,6 +159,20 @@ def _causes(members: Sequence[Compared]) -> Iterator[Lead]:
                 found.append((cause.name == IMPERFECT_MASK.name, -float(own["gain"].iloc[0]), lead))
     for _, _, lead in sorted(found, key=lambda item: item[:2]):
         yield lead
+
+
+def _to_fix(members: Sequence[Compared]) -> Iterator[Lead]:
+    """The images of the dearest errors of what to fix first, and of the dearest errors of all, models in turns."""
+    for place in range(DEAR):
+        for index, member in enumerate(members):
+            errors, rows = member.priced, member.to_fix
+            if place < len(rows):
+                row = rows.iloc[place]
+                own = errors[of_cell(errors, row["cause"], row["category_id"], row["size"])]
+                reason = f"to fix first: {fix_words(row['cause'], row['name'], row['size'])}"
+                yield Lead(f"fix:{index}:{place}", reason, _ints(own["image_id"].unique()[:CANDIDATES]))
+            if place < len(errors):
+                yield Lead(f"fix:{index}:error:{place}", "a dear error", (int(errors["image_id"].iloc[place]),))
 
 
 def _slices(members: Sequence[Compared]) -> Iterator[Lead]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers.comparison import Standing, corrected_p, p_in_words
+from panbench.report.answers.fixes import fix_sentence
 from panbench.report.answers.grid import ABSENT, percent, signed
 from panbench.report.answers.tables import comparison_grid
 from panbench.report.answers.views import Compared
@@ -43,6 +44,7 @@ def overview(members: Sequence[Compared], standing: Standing) -> Markup:
         "panbench.report.pages.page:overview.html",
         verdict=said(standing),
         behind=behind_the_verdict(members, standing),
+        fix_first=fix_sentence(members[0].to_fix, members[0].label),
         columns=grid.columns,
         meanings=MEANINGS,
         ranked=len(standing.rows) > 1 and any(row.rank_low is not None for row in standing.rows),

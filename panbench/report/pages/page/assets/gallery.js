@@ -183,6 +183,15 @@ function createGallery(container) {
     if (found.length) return open(image ?? images[found[0]].id);
   }
 
+  /** Opens the image of an error of the wall, in the model that made it, with what belongs to the error lit. */
+  async function openError({ image, model, cause, category, box }) {
+    Object.assign(state, nothing, { lead: null, offset: 0 });
+    showChoices();
+    await list();
+    viewer.speakOf({ ...OPEN, model, cause: causeName(cause), category, box });
+    return open(image);
+  }
+
   /** As the address says; whether it names an image that there is. */
   async function restore(wanted) {
     state.lead = wanted.lead && data.leads[wanted.lead] ? { key: wanted.lead, title: "Chosen images" } : null;
@@ -203,5 +212,5 @@ function createGallery(container) {
   }
 
   list();
-  return { has: source.has, open, follow, restore, recolor: () => { viewer.recolor(); list(); }, figures: (place) => viewer.figures(place) };
+  return { has: source.has, open, openError, follow, restore, recolor: () => { viewer.recolor(); list(); }, figures: (place) => viewer.figures(place) };
 }

@@ -1,10 +1,11 @@
 // Leads: what a row of the page speaks of, and the segments of an image that show it.
 //
 // A lead's key (leads.py) is "category:C", "cause:MODEL:CAUSE", "slice:SLICING:NAME", "taken:TRUE:PREDICTED" or "only:A:B"
-// (found by model A and not by B), of places in data. What it speaks of is { model, category, cause, verdict, slice, taken, only, low, high }; what is null is open. A server's
-// query has the same words.
+// (found by model A and not by B), of places in data. What it speaks of is { model, category, cause, verdict, slice, taken,
+// only, low, high }; what is null is open. A server's query has the same words; an error of the wall has a box besides, in
+// fractions of the image.
 
-const OPEN = { model: null, category: null, cause: null, verdict: null, slice: null, taken: null, only: null, low: null, high: null };
+const OPEN = { model: null, category: null, cause: null, verdict: null, slice: null, taken: null, only: null, low: null, high: null, box: null };
 
 /** What a lead speaks of; of several models the one of the chosen pair that it says most against. */
 function spokenOf(key) {
@@ -61,7 +62,13 @@ function placesOf(image, mapOf, spoken, model) {
   // Errors are what is looked for; where none fits, what was found is shown.
   const shown = wrong.length ? wrong : fits.sort((a, b) => a.iou - b.iou);
   if (wrong.length) shown.sort((a, b) => b.segment.area - a.segment.area);
-  return together(image, mapOf, shown.map(({ at }) => at));
+  const places = together(image, mapOf, shown.map(({ at }) => at));
+  if (!spoken.box) return places;
+  // Of an error that was asked for by its place: what lies there first.
+  const [x, y, width, height] = spoken.box;
+  const wanted = { x: x * image.width, y: y * image.height, width: width * image.width, height: height * image.height };
+  const near = new Map(places.map((place) => [place, boxIou(boxAround(image, mapOf, place), wanted)]));
+  return places.sort((a, b) => near.get(b) - near.get(a));
 }
 
 /** Whether a segment belongs to the slice SLICING:NAME; slices of whole images hold all segments of them. */

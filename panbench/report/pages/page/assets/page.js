@@ -54,6 +54,8 @@ within("chart-params", (place) => costChart(place, data.overview.params, "parame
 within("category-table", (place) => categoryTable(place, follow));
 within("chart-causes", causeChart);
 within("cause-table", (place) => causeTable(place, follow));
+within("fix-view", (place) => fixView(place, gallery));
+within("wall-view", (place) => errorWall(place, gallery));
 within("confusion-view", (place) => confusionView(place, follow));
 within("slice-view", (place) => sliceCharts(place, follow, data.slices));
 within("own-view", (place) => sliceCharts(place, follow, data.own));

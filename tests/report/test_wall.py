@@ -1,0 +1,125 @@
+"""The crops of single errors, and which of them the page keeps."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_runs import data_of
+
+from panbench.report.answers import views
+from panbench.report.figures.crops import Cutter
+from panbench.report.figures.pictures import Pictures, RunPictures
+from panbench.report.pages.page import wall
+from panbench.report.pages.page.document import report_page
+from panbench.report.pages.page.wall import errors_of, errors_to_show, make_wall
+
+# `report_runs`: in each of four images the second model misses a ball (rows 18 to 23, columns 25 to 30); in every
+# second one it takes the cat for a ball.
+
+
+@pytest.fixture(scope="module")
+def members(shared_runs):
+    return views.compared(views.best_first(shared_runs))[0]
+
+
+@pytest.fixture(scope="module")
+def missed(members):
+    """The crop of a ball that the second model missed."""
+    cutter = Cutter([RunPictures(member.run, member.label) for member in members], Pictures(members[0].run))
+    errors = [one for one in errors_of(members[1].priced) if one.cause == "missed"]
+    crops, faults = cutter.cut([(1, one) for one in errors])
+    assert faults == []
+    return crops[0]
+
+
+def test_a_missed_object_is_outlined_where_it_is(missed):
+    (outline,) = missed.truth
+    corner = np.array(missed.box[:2])
+    # Pixels 25 to 30 of the image, so edges at 25 and 31; the crop is shown at the image's size.
+    assert (corner + outline.min(axis=0)).tolist() == pytest.approx([25, 18], abs=0.6)
+    assert (corner + outline.max(axis=0)).tolist() == pytest.approx([31, 24], abs=0.6)
+    assert missed.predicted == ()
+
+
+def test_a_crop_says_what_another_model_has_there(missed):
+    other, own = missed.answers
+    assert own is None
+    assert other.words == "found, IoU 1.00"
+    assert len(other.outlines) == 1
+    assert np.sort(other.outlines[0], axis=0) == pytest.approx(np.sort(missed.truth[0], axis=0), abs=1.0)
+
+
+def test_a_crop_is_of_the_photograph_at_the_box(missed, members):
+    x, y, width, height = missed.box
+    photo = Pictures(members[0].run).photo(missed.error.image_id)
+    assert (missed.photo == photo[y : y + height, x : x + width]).all()
+
+
+def test_the_page_has_each_error_once_dearest_first_with_its_total(members, shared_runs):
+    data = data_of(report_page(shared_runs))
+    of_second = [one for one in data["wall"]["errors"] if one["model"] == 1]
+    assert data["wall"]["totals"][1] == len(of_second) == len(members[1].priced)
+    gains = [one["gain"] for one in of_second]
+    assert gains == sorted(gains, reverse=True)
+    causes = data["causes"]["names"]
+    assert sum(causes[one["cause"]] == "missed" for one in of_second) == 4
+    assert sum(causes[one["cause"]] == "wrong category" for one in of_second) == 2
+
+
+def test_a_crop_in_the_page_is_a_picture_of_its_size_and_an_outline_in_half_pixels(shared_runs):
+    data = data_of(report_page(shared_runs))
+    for one in data["wall"]["errors"]:
+        kind, _, content = one["photo"].partition(";base64,")
+        assert kind in ("data:image/webp", "data:image/jpeg")
+        assert Image.open(io.BytesIO(base64.b64decode(content))).size == (one["width"], one["height"])
+        for path in re.findall(r"M(\d+) (\d+)l([-\d ]+)z", one["truth"]):
+            corner, steps = np.array(path[:2], int), np.array(re.findall(r"-?\d+", path[2]), int).reshape(-1, 2)
+            points = np.vstack([corner, corner + np.cumsum(steps, axis=0)])
+            assert (points >= 0).all()
+            assert (points <= [2 * one["width"], 2 * one["height"]]).all()
+
+
+def test_a_page_of_many_models_keeps_fewer_errors_of_each(members):
+    few = errors_to_show(members[1], 3)
+    everything = errors_to_show(members[1], 1000)
+    assert len(few) == 3
+    assert len(everything) == len(members[1].priced)
+    # With little room what is to be fixed first comes first.
+    first = members[1].to_fix.iloc[0]
+    assert few[0][1:4] == (first["cause"], first["category_id"], first["size"])
+
+
+def test_crops_of_all_models_together_are_bounded(members, monkeypatch):
+    monkeypatch.setattr(wall, "MOST", 4)
+    monkeypatch.setattr(wall, "LEAST_OF_A_MODEL", 1)
+    found = make_wall(members, Pictures(members[0].run))
+    assert len(found.errors) <= 4
+    assert found.totals[1] > 2
+
+
+def test_runs_without_predictions_have_no_wall_but_what_to_fix_first(make_runs):
+    page = report_page(make_runs(predictions=False))
+    data = data_of(page)
+    assert data["wall"]["errors"] == []
+    assert data["fixes"][1]
+    assert 'id="wall"' not in page
+    assert 'id="fix-first"' in page
+
+
+def test_an_image_that_cannot_be_read_costs_its_errors_and_a_sentence(make_runs, tmp_path):
+    runs = make_runs()
+    (tmp_path / "photos" / "photo 1 <i>.jpg").unlink()
+    found = make_wall(views.compared(runs)[0], Pictures(runs[0]))
+    assert {one["image"] for one in found.errors} == {7, 9, 10}
+    assert "photo 1 <i>.jpg" in found.missing[0]
+
+
+def test_what_to_fix_first_stands_in_words_under_the_verdict(members, shared_runs):
+    page = report_page(shared_runs)
+    words = re.search(r'id="fix-words">(.*?)</p>', page, re.DOTALL)[1]
+    assert words.startswith("To fix first in first &lt;b&gt;model&lt;/b&gt;")
+    best = members[0].to_fix.iloc[0]
+    assert f"{best['cause']} " in words
