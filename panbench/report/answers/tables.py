@@ -613,9 +613,11 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
         if library is not None and len({other for other in libraries if other is not None}) > 1:
             notes.append(f"run by {library}")
         if rule is not None and len({str(other) for other in rules if other is not None}) > 1:
-            # The thresholds are told where the name does not tell two rules apart.
+            # A model's own rule needs no word, but beside the same one with other thresholds. Those are told where the
+            # name does not tell two rules apart.
             alike = {str(other) for other in rules if other is not None and other.name == rule.name}
-            notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
+            if len(alike) > 1 or rule.default is not True:
+                notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
         notes.extend(_of_processor(run.info))
         if len(precisions) > 1 and run.info.precision is not None:
             notes.append(f"in {run.info.precision}")
