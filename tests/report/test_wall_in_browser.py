@@ -27,7 +27,7 @@ def test_the_wall_shows_the_errors_of_a_cause_and_what_another_model_has_there(o
     assert tiles.count() == 2
     choose(page, "Category", "ball")
     assert tiles.count() == 0
-    assert "none of them matches" in page.locator("#wall").inner_text()
+    assert "panbench show errors run-b" in page.locator("#wall").inner_text()
 
 
 def test_what_was_missed_can_be_seen_on_its_crop(open_report):
