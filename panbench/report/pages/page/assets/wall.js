@@ -69,7 +69,7 @@ function fixView(container, gallery) {
         crops.length ? rove(el("ul", { class: "tiles small" }, crops.map((error) => errorTile(error, open)))) : null);
     }));
   };
-  container.append(...[el("div", { class: "bar" }, modelChoice("Of", held, held[0], show)), data.wall.errors.length ? cropLegend() : null, said, list].filter(Boolean));
+  container.append(...[el("div", { class: "bar" }, modelChoice("Fix first in", held, held[0], show)), data.wall.errors.length ? cropLegend() : null, said, list].filter(Boolean));
   show(held[0]);
 }
 
