@@ -62,7 +62,7 @@ class Opened:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto((path if isinstance(path, str) else path.as_uri()) + hash)
         # Not wait_for_function: it polls by eval, which the page's content security policy forbids.
-        self.page.locator("#chart-causes svg").first.wait_for(state="attached")
+        self.page.locator("html[data-ready] #chart-causes svg").first.wait_for(state="attached")
 
 
 @pytest.fixture(scope="module")

@@ -135,8 +135,12 @@ def _write_run(
 
 
 def data_of(page: str) -> dict:
-    """The JSON that a page's scripts read."""
-    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
+    """The JSON that a page's scripts read, the pictures under "gallery"."""
+    numbers, pictures = (
+        json.loads(re.search(rf'<script type="application/json" id="{key}">(.*?)</script>', page, re.DOTALL)[1])
+        for key in ("data", "pictures")
+    )
+    return {**numbers, "gallery": pictures}
 
 
 def text_of(page: str) -> str:

@@ -235,8 +235,11 @@ def evaluate_models(
                 download=opening.download,
                 reporter=watching,
             )
-            model = as_shown(model, options)
             chosen = rules_of(model, rules)
+            if all(rule.name == "transformers" for rule in chosen):
+                # What people get who call its image processor: its size belongs to it as much as its thresholds.
+                model = model.as_its_processor()
+            model = as_shown(model, options)
             clean = dict(zip(chosen, own, strict=True))
             runs = evaluate_rules(model, dataset, clean, options, watching)
             for watcher in watchers:
@@ -255,7 +258,7 @@ def rules_of(model: "Model", names: Sequence[str]) -> "list[Rule]":
         return [model.rule]
     found: dict[Rule, str] = {}
     for name in names:
-        rule = parse_rule(name, model.rule)
+        rule = parse_rule(name, model.rule, model.stated_rules)
         if rule in found:
             raise BadArgument(f"--rule {found[rule]} and {name} are the same rule of {model.spec.title}. Name it once.")
         found[rule] = name

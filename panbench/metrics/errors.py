@@ -43,6 +43,7 @@ __all__ = [
     "ErrorReport",
     "assign_causes",
     "explain",
+    "lost_influence",
     "lost_pq",
     "worst_images",
 ]
@@ -169,6 +170,24 @@ def _lost(counts: _Counts, categories: Sequence[Category]) -> pd.DataFrame:
             **{label: of_causes(np.sum, one) for label, one in zip(("FP", "FN", "TP"), tallies, strict=True)},
         }
     )
+
+
+def lost_influence(errors: pd.DataFrame, categories: Sequence[Category], images: Int) -> Float:
+    """(causes, images): how far `lost` of All rests on each image: to first order what it would be less without it.
+
+    errors: from `assign_causes`; images: all ids of the run, ascending. Every PQ that `lost` is made of is a
+    quotient I/W of sums over errors, so an error adds (dI - PQ dW)/W to it; `_shapley` is linear in these.
+    """
+    atoms = _Atoms.of(errors, categories)
+    counts = _Counts.zeros(len(categories)).and_also(atoms)
+    slopes = _slopes(counts)
+    of_error = np.zeros((len(CAUSES), len(atoms.category)))
+    for verdict, rows in (("TP", atoms.found), ("FP", atoms.wrong), ("FN", atoms.missed)):
+        count, iou = (slopes[verdict][part][:, atoms.cause[rows], atoms.category[rows]] for part in (0, 1))
+        of_error[:, rows] = count + iou * np.nan_to_num(atoms.iou[rows])
+    place = np.searchsorted(images, atoms.image_id)
+    summed = [np.bincount(place, weights=own, minlength=len(images)) for own in of_error]
+    return np.stack(summed) / max(int(counts.present.sum()), 1)
 
 
 def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: int = 10) -> pd.DataFrame:
@@ -624,6 +643,43 @@ def _subsets() -> Float:
     """(2^causes, causes) 1 where a subset holds a cause."""
     numbers = np.arange(1 << len(CAUSES))
     return (numbers[:, None] >> np.arange(len(CAUSES)) & 1).astype(np.float64)
+
+
+def _slopes(counts: _Counts) -> dict[str, tuple[Float, Float]]:
+    """Of each verdict (lost, causes, categories): what one more error of a cause adds to `lost`, and what IoU adds."""
+    fixed = _subsets()
+    values = counts.pq_of_each_subset()
+    whole = counts.hits + fixed @ counts.missed + (counts.mistakes - fixed @ (counts.wrong + counts.missed)) / 2
+    # A category of which nothing is left counts as 1, whatever else is done to it.
+    share = np.divide(1.0, whole, out=np.zeros_like(whole), where=whole > 0.25)
+    weight = _shapley(np.eye(len(fixed)))
+    exact, open_ = fixed[:, -1:], 1 - fixed
+
+    def slope(added: Float, divisor: Float) -> Float:
+        return weight @ ((added - values * divisor) * share)
+
+    def of_each(added: Callable[[Float], Float], divisor: Callable[[Float, Float], Float]) -> Float:
+        each = [
+            slope(added(fixed[:, k : k + 1]), divisor(fixed[:, k : k + 1], open_[:, k : k + 1]))
+            for k in range(len(CAUSES))
+        ]
+        return np.stack(each, axis=1)
+
+    none = np.zeros_like(exact)
+    return {
+        "TP": (
+            of_each(lambda own: exact, lambda own, rest: none + 1),
+            of_each(lambda own: 1 - exact, lambda own, rest: none),
+        ),
+        "FP": (
+            of_each(lambda own: none, lambda own, rest: rest / 2),
+            of_each(lambda own: none, lambda own, rest: none),
+        ),
+        "FN": (
+            of_each(lambda own: own * exact, lambda own, rest: own + rest / 2),
+            of_each(lambda own: own * (1 - exact), lambda own, rest: none),
+        ),
+    }
 
 
 def _gain(values: Float) -> Float:

@@ -35,7 +35,7 @@ from panbench.metrics.pq import ratio
 from panbench.metrics.samples import FEWEST_IMAGES, METRICS, Entries, Sample, Stack
 from panbench.metrics.slices import ImageStatistics
 
-__all__ = ["Estimate", "Jackknife", "interval_rows", "intervals"]
+__all__ = ["Estimate", "Jackknife", "freedom", "interval_rows", "intervals"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -137,9 +137,9 @@ class Jackknife:
         by_images = np.square(apart).sum(axis=-1) / max(units * (units - 1), 1)
         added = np.square(self.corrections).sum(axis=-1) + self.unmatched
         # What is added is as good as known: it only makes the interval wider.
-        total, freedom = by_images + added, _freedom(apart)
-        np.divide(total**2 * freedom, by_images**2, out=freedom, where=by_images > 0)
-        return Estimate(units * self.value - (units - 1) * mean, total, freedom)
+        total, degrees = by_images + added, freedom(apart)
+        np.divide(total**2 * degrees, by_images**2, out=degrees, where=by_images > 0)
+        return Estimate(units * self.value - (units - 1) * mean, total, degrees)
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _means(sums: dict[str, Float]) -> Float:
     return np.stack([sums["pq"] / held, matched * (sums["matched"] + sums["hoped"]) / held, sums["rq"] / held])
 
 
-def _freedom(apart: Float) -> Float:
+def freedom(apart: Float) -> Float:
     """The degrees of freedom of a variance that comes from deviations (…, n)."""
     squares = np.square(apart)
     return _freedom_of(squares.sum(axis=-1), np.square(squares).sum(axis=-1), apart.shape[-1])

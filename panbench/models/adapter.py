@@ -65,6 +65,10 @@ class Adapter:
     half_weights: bool = False
     """Whether autocast's copies of convolutions' and linear layers' weights may be kept in place of the originals, so
     that they are not made again for each batch: true where no code reads a weight but these layers themselves."""
+    stated_rules: Mapping[str, Rule] = {}
+    """Rules by name whose default thresholds this model's files state otherwise."""
+    processor_size: tuple[int, int] | None = None
+    """(height, width) to which the model's own image processor stretches images, where its paper does otherwise."""
     versions: Mapping[str, str] = {}
     """Programs and what they run with, beyond the packages that run.json names anyway."""
 
@@ -117,6 +121,10 @@ class Adapter:
         pixels: (B, 3, H, W) float32 on the device, normalised and padded
         """
         raise NotImplementedError
+
+    def as_its_processor(self) -> "Adapter":
+        """The same family with images resized as its own image processor does; itself where the paper does the same."""
+        return self
 
     def scaled(self, factor: float) -> "Adapter":
         """The same family with images `factor` times as large. Raises BadArgument when it takes one size only."""

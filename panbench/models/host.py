@@ -1,6 +1,7 @@
 """The host of every family: devices, precision, checks for NaN, and the record that goes into run.json."""
 
 import contextlib
+import copy
 import hashlib
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from panbench.models.checkpoints import Checkpoint
 from panbench.models.devices import AUTOCAST, keep_as_autocast_has_them, tf32_as
 from panbench.models.external import check_outputs, code_of, guarded, is_external
 from panbench.models.model import LoadedImage, Model
+from panbench.models.rules import Rule
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.runs import ModelRecord
 
@@ -62,11 +64,34 @@ class HostedModel(Model):
         if speedups and adapter.half_weights and precision in AUTOCAST:
             keep_as_autocast_has_them(self.module, AUTOCAST[precision])
         self._planted: int | None = None
+        self._as_its_processor = False
 
     @property
     def versions(self) -> Mapping[str, str]:
         """What run.json says of the programs that this model runs with."""
         return self.adapter.versions
+
+    @property
+    def stated_rules(self) -> Mapping[str, Rule]:
+        """The adapter's."""
+        return self.adapter.stated_rules
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The size that the model's own image processor has, where its paper has another, and whether it is used."""
+        size = self.adapter.processor_size
+        if size is None:
+            return {}
+        return {"processor_size": f"{size[0]}×{size[1]}", "processor_size_used": self._as_its_processor}
+
+    def as_its_processor(self) -> Model:
+        """The same network on images as its own image processor resizes them."""
+        other = self.adapter.as_its_processor()
+        if other is self.adapter:
+            return self
+        model = copy.copy(self)
+        model.adapter, model._as_its_processor = other, True
+        return model
 
     def describe(self) -> ModelRecord:
         """What run.json says of the model: what it is, its weights and their hash, its parameters."""

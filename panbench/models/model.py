@@ -77,6 +77,15 @@ class Model(ABC):
         """The rule of its paper, where `rule` is another."""
         return self.rule
 
+    @property
+    def stated_rules(self) -> Mapping[str, Rule]:
+        """Rules by name whose default thresholds the model's files state otherwise."""
+        return {}
+
+    def as_its_processor(self) -> "Model":
+        """The model on images as its own image processor resizes them; itself where its paper does the same."""
+        return self
+
     @abstractmethod
     def describe(self) -> ModelRecord:
         """What run.json says of the model."""
@@ -136,6 +145,11 @@ class Wrapped(Model):
         """The inner model's."""
         return self.inner.paper
 
+    @property
+    def stated_rules(self) -> Mapping[str, Rule]:
+        """The inner model's."""
+        return self.inner.stated_rules
+
     def describe(self) -> ModelRecord:
         """The inner model's record."""
         return self.inner.describe()
@@ -184,7 +198,9 @@ class _Adopted(Wrapped):
 REQUIRED = ("class_names", "isthing", "device", "rule", "spec", "describe", "load", "candidates")
 """The members that every model defines."""
 
-_OPTIONAL = frozenset({"versions", "settings", "paper", "load_pixels", "batch_key", "attend", "plant_segments"})
+_OPTIONAL = frozenset(
+    {"versions", "settings", "paper", "stated_rules", "load_pixels", "batch_key", "attend", "plant_segments"}
+)
 
 
 def adopted(made: Any) -> Model:

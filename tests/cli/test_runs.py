@@ -249,6 +249,9 @@ def test_a_comparison_says_in_which_rules_and_precisions_runs_differ(tmp_path):
         ("fused by the rule maskformer", "in bf16"),
     ]
     assert [row.notes for row in comparison_rows([gentle, gentle])] == [(), ()]
+    # Each model's own rule is what everybody expects, and needs no word.
+    own = made("own", RuleRecord("maskformer", {"score": 0.8}, default=True), "fp32")
+    assert [row.notes for row in comparison_rows([own, gentle])] == [(), ("fused by the rule mask2former",)]
 
 
 def test_fp32_and_ieee_differ_where_there_is_tf32_and_not_on_a_cpu(tmp_path):

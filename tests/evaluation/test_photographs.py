@@ -208,7 +208,7 @@ def test_predict_writes_maps_of_the_pixels_it_saw(tmp_path, exif):
     )
     assert result.exit_code == 0, result.stderr
     how = "rotated accordingly" if exif == "apply" else "read as stored"
-    assert f"and were {how}; their id PNGs, too." in " ".join(result.stderr.split())
+    assert f"and were {how}, with their id PNGs." in " ".join(result.stderr.split())
     size = (128, 96) if exif == "apply" else (96, 128)
     assert cv2.imread(str(tmp_path / "out" / "ids" / "photo.png")).shape[:2] == size
 

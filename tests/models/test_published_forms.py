@@ -87,7 +87,7 @@ def detectron2_names(name: str) -> str:
 
 
 def mask_dino_of_its_authors() -> tuple[ModelSpec, nn.Module, State]:
-    layout = {
+    layout: dict[str, Any] = {
         "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "out_indices": [0, 1, 2, 3]},
         "channels": [8, 16, 32, 64],
         "feedforward": 128,

@@ -3,7 +3,8 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 
-from panbench.report.figures.colors import DARK, LIGHT, MARKERS, styles_of
+from panbench.metrics.errors import CAUSES
+from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, LIGHT, MARKERS, styles_of
 
 # Machado, Oliveira and Fernandes 2009, severity 1: what a reader without one kind of cone sees, in linear RGB.
 SEEN = {
@@ -41,6 +42,15 @@ def test_eight_models_are_told_apart_by_every_reader(colors, reader):
     assert len(colors) == len(set(MARKERS)) == 8
     # A difference of 2.3 is just noticeable; ten times that is told apart across a page.
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 23
+
+
+@pytest.mark.parametrize("reader", SEEN)
+@pytest.mark.parametrize(("colors", "paper"), [(CAUSES_LIGHT, "#ffffff"), (CAUSES_DARK, "#14161a")])
+def test_causes_are_told_apart_by_every_reader(colors, paper, reader):
+    seen = [lab(np.clip(linear(color) @ np.array(SEEN[reader]).T, 0, 1)) for color in colors]
+    assert len(colors) == len(CAUSES)
+    assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 25
+    assert min(contrast(color, paper) for color in colors) >= 3
 
 
 @pytest.mark.parametrize(("colors", "paper"), [(LIGHT, "#ffffff"), (DARK, "#14161a")], ids=["light", "dark"])

@@ -17,6 +17,7 @@ from panbench.base.errors import BadArgument
 pytest.importorskip("starlette", reason="the extra is not installed")
 from starlette.testclient import TestClient
 
+from panbench.report.pages.live import thumbnails
 from panbench.report.pages.live.library import Library
 from panbench.report.pages.live.selection import Query
 from panbench.report.pages.live.server import application
@@ -168,6 +169,38 @@ class TestServer:
         assert all(example["layers"])
         assert example["photo"].startswith("data:image/jpeg;base64,")
 
+    def test_a_list_has_thumbnails_of_the_model_that_is_asked_for_or_does_worst(self, client):
+        shown = client.get(f"/api/find?{BOTH}").json()["examples"]
+        assert all(one["part"] for one in shown)
+        # The truth, and of two models the one that does worse: the second misses a ball of each image.
+        assert [[layer is not None for layer in one["layers"]] for one in shown] == [[True, False, True]] * 6
+        assert [[answers is not None for answers in one["answers"]] for one in shown] == [[False, True]] * 6
+        first = client.get(f"/api/find?{BOTH}&model=0").json()["examples"]
+        assert [[layer is not None for layer in one["layers"]] for one in first] == [[True, True, False]] * 6
+        whole = client.get(f"/api/example?{BOTH}&image={shown[0]['id']}").json()
+        assert "part" not in whole
+        assert whole["layers"][2]["segments"] == shown[0]["layers"][2]["segments"]
+
+    def test_thumbnails_have_the_size_that_is_shown(self, client, monkeypatch):
+        # Of the real size they would be 40 pixels wide: the bound is set lower.
+        monkeypatch.setattr(thumbnails, "SIDE", 20)
+        for one in client.get(f"/api/find?{BOTH}").json()["examples"]:
+            assert (one["width"], one["height"]) == (20, 15)
+        assert client.get(f"/api/example?{BOTH}&image=8").json()["width"] == 40
+
+    def test_a_list_that_was_asked_for_reads_no_picture_again(self, client, monkeypatch):
+        first = client.get(f"/api/find?{BOTH}&category=1").json()
+        assert len(first["examples"]) == 6
+
+        def read(*_):
+            raise AssertionError("a picture was read again")
+
+        for name in ("photo", "small_photo", "truth"):
+            monkeypatch.setattr(f"panbench.report.figures.pictures.Pictures.{name}", read)
+        # Other words, the same images and models.
+        assert client.get(f"/api/find?{BOTH}&order=id&category=1").json()["total"] == 6
+        assert client.get(f"/api/find?{BOTH}&category=1").json() == first
+
     def test_only_this_machine_may_be_named_as_host(self, client):
         for host in ("evil.example", "127.0.0.1.evil.example", ""):
             assert client.get("/", headers={"Host": host}).status_code == 400
@@ -221,8 +254,16 @@ class TestServer:
         shutil.rmtree(runs / "new" / "parts")
         assert client.get("/compare?run=new").status_code == 400
 
-    def test_a_comparison_of_nothing_is_refused(self, client):
-        assert "No run is chosen" in client.get("/compare").text
+    def test_nothing_ticked_leads_to_the_list_again_with_what_to_do(self, client):
+        answer = client.get("/compare")
+        assert answer.status_code == 400
+        assert "No run is chosen: tick at least one." in answer.text
+        assert 'aria-label="Compare run-a"' in answer.text
+
+    def test_the_two_best_runs_are_ticked(self, client, runs):
+        shutil.copytree(runs / "run-b", runs / "run-c")
+        ticked = re.findall(r'value="([^"]*)" checked', client.get("/").text)
+        assert ticked == ["run-a", "run-b"]
 
     def test_without_predictions_the_numbers_are_still_shown(self, client, runs):
         for name in ("run-a", "run-b"):

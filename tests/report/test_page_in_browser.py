@@ -595,6 +595,109 @@ def test_a_click_on_a_picture_leaves_the_wheel_to_the_page_and_escape_gives_it_b
     assert page.evaluate(zoom) == closer
 
 
+def test_confusions_are_the_largest_of_the_chosen_pair_with_n(open_report, shared_runs, tmp_path):
+    runs = [*shared_runs, load_run(shared_runs[0].path)]
+    page = open_report(write_report(runs, tmp_path / "three.html", examples=0))
+    view = page.locator("#confusion-view")
+    assert [text.strip() for text in view.locator("thead th").all_inner_texts()[-4:]] == ["A", "B", "A − B", "n"]
+
+    def rows() -> list[list[str]]:
+        return [row.locator("td, th").all_inner_texts() for row in view.locator("tbody tr").all()]
+
+    def number(text: str) -> float:
+        return float(text.replace("−", "-").replace("+", ""))
+
+    # The runs are equal but for the worse one, which comes last.
+    equal = rows()
+    assert all(row[3] == row[4] and number(row[5]) == 0 for row in equal)
+    sizes = [number(row[3]) + number(row[4]) for row in equal if int(row[6]) >= 10]
+    assert sizes == sorted(sizes, reverse=True)
+    view.get_by_label("Pair").select_option(index=1)
+    assert rows() != equal
+    assert any(number(row[5]) != 0 for row in rows())
+    view.get_by_role("button", name="A − B").click()
+    gaps = [abs(number(row[5])) for row in rows()]
+    few = [int(row[6]) < 10 for row in rows()]
+    assert few == sorted(few)
+    assert [gap for gap, rare in zip(gaps, few, strict=True) if rare] == sorted(
+        (gap for gap, rare in zip(gaps, few, strict=True) if rare), reverse=True
+    )
+
+
+def test_a_difference_of_causes_is_bold_where_its_interval_excludes_zero(open_report, tmp_path):
+    gt = dict.fromkeys(range(1, 21), "ppppssss")
+    worse = {image: "ssssssss" if image % 2 else "ppppssss" for image in gt}
+    once = {image: "ssssssss" if image == 1 else "ppppssss" for image in gt}
+    runs = [scored(tmp_path, name, gt, list(found.values())) for name, found in (("all", gt), ("half", worse))]
+    page = open_report(write_report(runs, tmp_path / "sure.html", examples=0))
+    missed = page.locator("#cause-table tr", has_text="missed").first.locator("td").last
+    assert missed.locator("strong").inner_text().startswith("−")
+    low, high = (float(part) for part in missed.inner_text().split("[")[1].rstrip("]").replace("−", "-").split(", "))
+    assert low < high < 0
+    open_ = [runs[0], scored(tmp_path, "once", gt, list(once.values()))]
+    page = open_report(write_report(open_, tmp_path / "open.html", examples=0))
+    missed = page.locator("#cause-table tr", has_text="missed").first.locator("td").last
+    assert missed.locator("strong").count() == 0
+    assert "[" in missed.inner_text()
+
+
+def test_a_speed_without_its_range_has_no_mark(open_report, shared_runs, tmp_path):
+    runs = [load_run(run.path) for run in shared_runs]
+    page = open_report(write_report(runs, tmp_path / "none.html", examples=0))
+    assert page.locator("#chart-speed").count() == 0
+    assert "did not record how much it varied" in page.locator("#cost").inner_text()
+    runs[0].info = replace(runs[0].info, images_per_second_low=0.8, images_per_second_high=1.3)
+    page = open_report(write_report(runs, tmp_path / "one.html", examples=0))
+    assert page.locator("#chart-speed line.span").count() == 1
+    assert page.locator("#chart-speed [data-explained]").count() == 1
+
+
+def test_bars_have_a_legend_an_axis_and_no_colour_of_a_cause(open_report, full_report):
+    if "fusing" not in STUDIES:
+        pytest.skip("the study of fusing was deleted")
+    page = open_report(path=full_report)
+    chart = page.locator("#chart-fusing")
+    assert chart.locator(".legend li").all_inner_texts() == ["scores and fusion, at least", "no mask fits, at most"]
+    assert "points of PQ lost" in chart.locator("svg").first.inner_html()
+    fill = "nodes => nodes.map(node => getComputedStyle(node).fill)"
+    own = set(chart.locator("rect[class^=part]").evaluate_all(fill))
+    assert len(own) == 2
+    assert not own & set(page.locator("#chart-causes rect").evaluate_all(fill))
+
+
+@pytest.mark.skipif("calibration" not in STUDIES, reason="the study of calibration was deleted")
+def test_marks_of_calibration_fill_their_square(open_report, tmp_path):
+    gt = dict.fromkeys(range(1, 21), "ppppssss")
+    run = scored(tmp_path, "sure", gt, list(gt.values()), scores={"p": 0.95, "s": 0.85})
+    page = open_report(write_report([run], tmp_path / "sure.html", examples=0))
+    square = page.locator("#chart-calibration svg").first
+    texts = square.locator("text.quiet").all_text_contents()
+    assert min(int(text) for text in texts if text.isdigit()) >= 80
+
+
+def test_charts_and_tables_can_be_painted_before_the_pictures_are_parsed(browser, report):
+    context = browser.new_context(viewport={"width": 1600, "height": 900})
+    page = context.new_page()
+    page.add_init_script(
+        """const parse = JSON.parse;
+        let free = false;
+        window.parsed = [];
+        JSON.parse = (text) => {
+            setTimeout(() => { free = true; });
+            window.parsed.push([text === document.getElementById('pictures')?.textContent, free,
+                document.querySelectorAll('#chart-causes svg, #category-scores tbody tr').length]);
+            return parse(text);
+        };"""
+    )
+    page.goto(report.as_uri())
+    page.locator("html[data-ready]").wait_for(state="attached")
+    parsed = page.evaluate("window.parsed")
+    context.close()
+    # The numbers first; then, with these drawn and the browser free to paint them, the pictures.
+    assert [part[:2] for part in parsed] == [[False, False], [True, True]]
+    assert parsed[1][2] > 3
+
+
 def copies_of(runs, number: int, folder: Path) -> list:
     """So many runs, the given ones in turn under other names."""
     places = [
@@ -763,10 +866,35 @@ class TestServed:
         wanted = page.locator("#image-view button.link").last.inner_text().removeprefix("Image ")
         wait_in_page(page, f"document.querySelector('#viewer').dataset.image === '{wanted}'")
 
+    def test_a_server_at_work_shows_a_sign_of_it(self, open_served):
+        page = open_served()
+        held = []
+        page.route("**/api/find*", lambda route: held.append(route))
+        page.get_by_label("Segments", exact=True).select_option("missed")
+        page.locator(".busy", has_text="Looking…").wait_for()
+        held[0].continue_()
+        assert re.fullmatch(r"[1-4]( of 4)? images?", self.status(page))
+        assert page.locator(".busy").inner_text() == ""
+
+    def test_a_list_asks_for_thumbnails_and_the_viewer_for_the_whole_image(self, open_served):
+        page = open_served()
+        page.locator("#viewer canvas").first.wait_for()
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        last = page.locator(".thumbs li button").last
+        last.click()
+        wait_in_page(page, f"document.querySelector('#viewer').dataset.image === '{last.get_attribute('data-image')}'")
+        page.get_by_role("button", name="Side by side").click()
+        assert page.locator(".pane canvas").count() == 4
+        # What is there is not asked for again.
+        last.click()
+        assert len([url for url in asked if "/api/example" in url]) == 1
+
     def test_the_page_leads_back_to_the_list_of_runs(self, open_served):
         page = open_served()
         page.get_by_role("link", name="All runs").click()
-        page.get_by_label("Compare run-a").check()
+        # The two best are ticked.
+        page.get_by_label("Compare run-b").uncheck()
         page.get_by_role("button", name="Compare those that are ticked").click()
         page.wait_for_url("**/compare?run=run-a")
 

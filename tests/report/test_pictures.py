@@ -4,6 +4,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from PIL import ExifTags, Image
 from support import panbench
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
@@ -350,3 +351,26 @@ def test_every_view_of_show_is_a_picture_of_its_own(shared_runs, tmp_path):
         assert result.exit_code == 0, result.stderr
         written.add(out.read_bytes())
     assert len(written) == len(VIEWS)
+
+
+def test_a_small_photograph_is_decoded_small_and_shows_the_same(make_runs):
+    pictures = Pictures(make_runs()[0])
+    rows, columns = np.mgrid[0:30, 0:40]
+    ramp = np.stack([6 * columns, 8 * rows, np.full((30, 40), 90)], axis=2).astype(np.uint8)
+    cv2.imwrite(str(pictures.path(7)), ramp, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    small = pictures.small_photo(7, (20, 15))
+    assert small.shape == (15, 20, 3)
+    whole = pictures.photo(7).reshape(15, 2, 20, 2, 3).mean(axis=(1, 3))
+    assert np.abs(small - whole).max() < 8
+
+
+def test_a_small_photograph_that_is_turned_or_torn_is_read_as_any_other(make_runs):
+    pictures = Pictures(make_runs()[0])
+    path = pictures.path(7)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(pictures.photo(7)).save(path, exif=exif)
+    assert (pictures.small_photo(7, (20, 15)) == pictures.photo(7)).all()
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(BadDataset):
+        pictures.small_photo(7, (20, 15))

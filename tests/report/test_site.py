@@ -13,9 +13,14 @@ def test_a_site_has_the_best_first_and_a_report_for_each(shared_runs, tmp_path):
     text = index.read_text("utf-8")
     assert "<h1>Toys &lt;b&gt;</h1>" in text
     links = re.findall(r'<a href="(.*?)">(.*?)</a>', text)
-    assert links == [("runs/run-a.html", "first &lt;b&gt;model&lt;/b&gt;"), ("runs/run-b.html", "second")]
+    compared = ("compare/toy-val.html", "Compare all 2")
+    assert links == [compared, ("runs/run-a.html", "first &lt;b&gt;model&lt;/b&gt;"), ("runs/run-b.html", "second")]
     for link, _ in links:
-        assert "</html>" in (index.parent / link).read_text("utf-8")
+        page = (index.parent / link).read_text("utf-8")
+        assert "</html>" in page
+        assert '<a href="../index.html">All runs</a>' in page
+    together = (index.parent / compared[0]).read_text("utf-8")
+    assert "Which differences are real" in together
     for run in shared_runs:
         assert f"{100 * run.summary()['All']['PQ']:.2f}" in text
     assert "<script" not in text
@@ -41,6 +46,7 @@ def test_a_site_is_replaced_and_what_is_gone_from_it_goes(shared_runs, tmp_path)
     write_site(shared_runs, tmp_path / "site")
     write_site(shared_runs[:1], tmp_path / "site")
     assert [path.name for path in (tmp_path / "site" / "runs").iterdir()] == ["run-a.html"]
+    assert not list((tmp_path / "site" / "compare").iterdir())
 
 
 def test_a_folder_of_somebody_else_is_refused_and_kept(shared_runs, tmp_path):

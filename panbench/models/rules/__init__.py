@@ -10,7 +10,7 @@ of the group `panbench.rules`, or nothing: `--rule package.module:Class` takes i
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,10 +59,11 @@ def check_fit(rule: Rule, outputs: Sequence[Output]) -> None:
             )
 
 
-def parse_rule(text: str, paper: Rule | None = None) -> Rule:
+def parse_rule(text: str, paper: Rule | None = None, stated: Mapping[str, Rule] | None = None) -> Rule:
     """The rule that a text names: `mask2former`, `mask2former:score=0.7,overlap=0.8`, `package.module:Class:score=0.7`.
 
     paper: the rule that `paper` stands for; a threshold after `paper:` replaces one of its own
+    stated: rules by name whose defaults a model's files state
     Raises BadArgument for a name, a threshold or a value that is not known, naming the nearest.
     """
     if (place := rule_place(text)) is not None:
@@ -72,7 +73,7 @@ def parse_rule(text: str, paper: Rule | None = None) -> Rule:
         if paper is None:
             raise BadArgument("--rule paper is the rule of a model's paper, and there is no model here. Name a rule.")
         return _changed(paper, assignments, text)
-    return _changed(RULES[key](), assignments, text)
+    return _changed((stated or {}).get(key) or RULES[key](), assignments, text)
 
 
 def parse_rules(text: str, paper: Rule | None = None) -> list[Rule]:

@@ -36,6 +36,7 @@ from panbench.models.model import LoadedImage
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.attention import looks_of
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
+from panbench.models.transformers.processor import Processor
 from panbench.models.transformers.settings import network_settings
 from panbench.models.transformers.speedups import speed_up
 
@@ -78,10 +79,16 @@ class TransformersAdapter(Adapter):
         self.rule = parse_rule(self.kind.rule)
         self.config_text = json.dumps(self.stated, sort_keys=True)
         sizes = dict(settings.get("sizes", {}))
+        stated: dict[str, Any] = {}
         if folder is not None and (folder / "preprocessor_config.json").is_file():
-            processor = read_json(folder / "preprocessor_config.json", spec.title)
-            sizes = {**_sizes_of(processor), **sizes}
-            self.mean, self.std = _scaled(processor, "image_mean", self.mean), _scaled(processor, "image_std", self.std)
+            stated = read_json(folder / "preprocessor_config.json", spec.title)
+        processor = Processor(stated, spec.title, self.family)
+        sizes = {**processor.sides, **sizes}
+        self.mean = processor.scaled("image_mean", self.mean)
+        self.std = processor.scaled("image_std", self.std)
+        self.stated_rules = {"transformers": processor.rule}
+        self.processor_size = None if self.kind.square else processor.exact
+        self._exact: tuple[int, int] | None = None
         self._factor = 1.0
         self.short: int | None = sizes.get("short", 800)
         self.long = int(sizes.get("long", 1333))
@@ -250,13 +257,23 @@ class TransformersAdapter(Adapter):
 
     def scaled(self, factor: float) -> "TransformersAdapter":
         """The same family with images `factor` times as large. Raises BadArgument for EoMT, which takes one size."""
-        if self.kind.square:
+        if self.kind.square or self._exact is not None:
             raise BadArgument(f"{self.spec.title} takes images of one size only: it has no views of other scales.")
         other = copy.copy(self)
         other._factor = self._factor * factor
         return other
 
+    def as_its_processor(self) -> "TransformersAdapter":
+        """The same family with images stretched as its own image processor does, where that has a size of its own."""
+        if self.processor_size is None:
+            return self
+        other = copy.copy(self)
+        other._exact = self.processor_size
+        return other
+
     def _size_of(self, original: tuple[int, int]) -> tuple[int, int]:
+        if self._exact is not None:
+            return self._exact
         size = original if self.short is None else self.kind.size(original, self.short, self.long)
         if self._factor == 1.0:
             return size
@@ -379,25 +396,6 @@ def _import_transformers() -> Any:
     module.logging.set_verbosity_error()
     module.logging.disable_progress_bar()
     return module
-
-
-def _sizes_of(processor: Mapping[str, Any]) -> dict[str, int]:
-    """The shorter and longer side from preprocessor_config.json, in the spellings that transformers has had."""
-    size, found = processor.get("size"), {}
-    if isinstance(size, int):
-        found["short"] = size
-        if isinstance(processor.get("max_size"), int):
-            found["long"] = processor["max_size"]
-    elif isinstance(size, Mapping):
-        for key, name in (("shortest_edge", "short"), ("longest_edge", "long")):
-            if isinstance(size.get(key), int):
-                found[name] = size[key]
-    return found
-
-
-def _scaled(processor: Mapping[str, Any], key: str, default: Sequence[float]) -> tuple[float, ...]:
-    values = processor.get(key)
-    return tuple(255.0 * value for value in values) if isinstance(values, list) and len(values) == 3 else tuple(default)
 
 
 def _without_timm(name: str) -> str:

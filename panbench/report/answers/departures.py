@@ -21,7 +21,7 @@ _ONE_VIEW = "scales=1"
 _KNOWN = frozenset(
     "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta "
     "corruption candidates category_map category_map_sha256 skip_bad_images save_predictions metrics ap_gt "
-    "ap_gt_sha256 batch_size definitions".split()
+    "ap_gt_sha256 batch_size definitions processor_size processor_size_used".split()
 )
 
 
@@ -37,6 +37,8 @@ def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
         yield f"Test-time augmentation was on ({views}): the claim is of one view of each image."
     if info.rule is not None and info.rule.default is False:
         yield f"The fusion rule was {info.rule}, which is not the model's own."
+    if arguments.get("processor_size_used"):
+        yield f"Images were stretched to {arguments['processor_size']}, as the model's own image processor does."
     if candidates := arguments.get("candidates"):
         yield f"The network was not run: its stored candidates in {candidates} were fused."
     yield from _of_images(info)

@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -613,9 +613,12 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
         if library is not None and len({other for other in libraries if other is not None}) > 1:
             notes.append(f"run by {library}")
         if rule is not None and len({str(other) for other in rules if other is not None}) > 1:
-            # The thresholds are told where the name does not tell two rules apart.
+            # A model's own rule needs no word, but beside the same one with other thresholds. Those are told where the
+            # name does not tell two rules apart.
             alike = {str(other) for other in rules if other is not None and other.name == rule.name}
-            notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
+            if len(alike) > 1 or rule.default is not True:
+                notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
+        notes.extend(_of_processor(run.info))
         if len(precisions) > 1 and run.info.precision is not None:
             notes.append(f"in {run.info.precision}")
         if len(turnings) > 1 and run.info.kind == "eval":
@@ -627,6 +630,17 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
         told.append(dataclasses.replace(row, notes=tuple(notes)))
     return told
+
+
+def _of_processor(info: RunInfo) -> Iterator[str]:
+    """Where a run by the rule `transformers` has another input size than the model's image processor, or its paper."""
+    size = info.arguments.get("processor_size")
+    if size is None or info.rule is None or info.rule.name != "transformers":
+        return
+    if info.arguments.get("processor_size_used"):
+        yield f"images stretched to {size}, as its image processor does and its paper does not"
+    else:
+        yield f"images resized as in its paper; its image processor stretches them to {size}"
 
 
 def _published_pq(model: ModelRecord, dataset: DatasetRecord, scored: int) -> float | None:

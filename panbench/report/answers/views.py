@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import load_catalog
-from panbench.metrics.errors import CAUSES, ErrorReport, explain
+from panbench.metrics.errors import CAUSES, ErrorReport, explain, lost_influence
 from panbench.metrics.fixes import cells_to_fix, priced_errors
 from panbench.metrics.matched import Matched, positions
 from panbench.metrics.pq import panoptic_quality, per_image_statistics, pq_table
@@ -63,6 +64,11 @@ class Compared:
     def explained(self) -> ErrorReport:
         """The causes of the run's errors; computed once."""
         return explain(self.matched, self.categories, images=10)
+
+    @cached_property
+    def lost_influence(self) -> npt.NDArray[np.float64]:
+        """(causes, images): how far what each cause takes rests on each image; computed once."""
+        return lost_influence(self.explained.errors, self.categories, self.matched.image_ids)
 
     @cached_property
     def priced(self) -> pd.DataFrame:

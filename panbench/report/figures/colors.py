@@ -11,13 +11,19 @@ from dataclasses import dataclass
 
 from panbench.runs import Run
 
-__all__ = ["DARK", "LIGHT", "MARKERS", "Style", "model_key", "styles_of"]
+__all__ = ["CAUSES_DARK", "CAUSES_LIGHT", "DARK", "LIGHT", "MARKERS", "Style", "model_key", "styles_of"]
 
 LIGHT = ("#112cbd", "#b03721", "#1d8070", "#78358b", "#ce8113", "#091730", "#8871db", "#5a1407")
 """On white paper. tests/report/test_colors.py measures the distances."""
 
 DARK = ("#687efd", "#f58155", "#28e0a1", "#8d6aa0", "#ffd73c", "#d8ffff", "#b4abef", "#b53b13")
 """The same hues on the dark page; the near-black one is near-white there."""
+
+CAUSES_LIGHT = ("#20a56a", "#61195c", "#8900f8", "#1f0485", "#e94ff3", "#180600", "#8f3000", "#ff5f0b", "#8187a0")
+"""Of the causes of errors, in their order, on white paper; apart for the same eyes, as the same test measures."""
+
+CAUSES_DARK = ("#9fef09", "#ab23a3", "#801bff", "#009fff", "#b7a2c5", "#fffeff", "#f1b093", "#ef5b38", "#5b7165")
+"""On the dark page; the near-black one is white there."""
 
 MARKERS = ("o", "s", "^", "D", "P", "v", "h", "p")
 """matplotlib's names of the markers; assets/dom.js draws the same shapes."""

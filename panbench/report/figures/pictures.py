@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
+from PIL import ExifTags, Image
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.files import atomic_write, leaves_folder
@@ -170,6 +171,23 @@ class Pictures(DataFiles):
                 f"{info.height}×{info.width} (height × width)."
             )
         return photo
+
+    def small_photo(self, image_id: int, size: tuple[int, int]) -> Photo:
+        """The photograph for a picture of `size` (width, height), at that size or larger. Raises as `photo`.
+
+        Of an upright JPEG only as many of its frequencies are decoded as the size shows.
+        """
+        path, info = self.path(image_id), self.panoptic.images[image_id]
+        try:
+            with Image.open(path) as image:
+                plain = image.format == "JPEG" and image.mode == "RGB"
+                upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+                if plain and upright and image.size == (info.width, info.height):
+                    image.draft("RGB", size)
+                    return np.asarray(image)
+        except (OSError, ValueError, SyntaxError):
+            pass  # what is wrong with it, `photo` says in words
+        return self.photo(image_id)
 
     def truth(self, image_id: int) -> Layer:
         """The ground truth of an image, without verdicts; the last one is kept. Raises BadDataset."""

@@ -24,7 +24,7 @@ from panbench.metrics.slices import SLICINGS
 from panbench.published import PublishedResult
 from panbench.report.answers import views
 from panbench.report.answers.views import Compared
-from panbench.report.figures.colors import LIGHT, MARKERS, Style, model_key, styles_of
+from panbench.report.figures.colors import CAUSES_LIGHT, LIGHT, MARKERS, Style, model_key, styles_of
 from panbench.report.figures.pictures import save_figure
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ __all__ = [
     "write_plot",
 ]
 
-CAUSE_COLORS = (*("#CC6677", "#332288", "#DDCC77", "#117733", "#88CCEE", "#882255", "#44AA99", "#D9822B", "#AA4499"),)
 MOST_BARS = 30
 MOST_CONFUSED = 16
 COLUMN = 5.0
@@ -426,7 +425,7 @@ def _draw_causes(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
         lost = 100 * table[table["cause"] == name].set_index("run")["lost"].reindex(runs).to_numpy()
         axes.barh(
             range(len(runs)), lost, left=left, label=name, edgecolor="white", linewidth=0.6,
-            color=CAUSE_COLORS[position % len(CAUSE_COLORS)],
+            color=CAUSES_LIGHT[position % len(CAUSES_LIGHT)],
         )  # fmt: skip
         left += lost
     axes.set_yticks(range(len(runs)), [look.lines(run) for run in runs])

@@ -17,7 +17,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoesca
 from markupsafe import Markup
 
 from panbench.report.answers.grid import percent
-from panbench.report.figures.colors import DARK, LIGHT
+from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, LIGHT
 
 __all__ = ["FOOTER", "Markup", "render", "whole_page"]
 
@@ -90,12 +90,16 @@ def _minus(number: str) -> str:
 
 @functools.cache
 def _style(template: str) -> str:
-    return str(render(template, light=_colors(LIGHT), dark=_colors(DARK)))
+    return str(render(template, light=_colors(LIGHT, CAUSES_LIGHT), dark=_colors(DARK, CAUSES_DARK)))
 
 
-def _colors(colors: Sequence[str]) -> str:
-    """The models' colours as CSS variables."""
-    return " ".join(f"--m{index}: {color};" for index, color in enumerate(colors))
+def _colors(models: Sequence[str], causes: Sequence[str]) -> str:
+    """The colours of models (--m0 …) and of causes (--c0 …) as CSS variables."""
+    return " ".join(
+        f"--{letter}{index}: {color};"
+        for letter, colors in (("m", models), ("c", causes))
+        for index, color in enumerate(colors)
+    )
 
 
 def _policy(*, style: str, script: str | None, asks: bool, forms: bool) -> str:

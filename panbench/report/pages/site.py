@@ -2,6 +2,7 @@
 
 out/index.html            a table for each dataset, the best run first
 out/runs/NAME.html        the report of one run
+out/compare/DATA.html     the report of a table's runs together, where it has several
 out/.nojekyll             GitHub Pages serves the files as they are
 out/.panbench-site.json   what was written, so that the next call may replace it
 """
@@ -32,15 +33,26 @@ __all__ = ["write_site"]
 
 MARK = ".panbench-site.json"
 EXAMPLES = 24
+COMPARED = 12
+"""Runs of a page that compares, at most: the best of its table."""
 
 
 @dataclass(frozen=True)
 class _Entry:
     """A run of the table: its row, and its page, None where it holds no image."""
 
+    run: Run
     row: ComparisonRow
     label: str
     page: str | None
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """The page that shows the best runs of a table together."""
+
+    page: str
+    runs: Sequence[Run]
 
 
 def write_site(
@@ -61,24 +73,43 @@ def write_site(
     folder = Path(out)
     _make_room(folder)
     pages = _page_names(runs)
+    tables = [
+        _entries([runs[index] for index in members], [pages[index] for index in members], reporter)
+        for members in _of_one_data(runs)
+    ]
+    compared = _comparisons(tables)
     # Before the first page: a call that is killed leaves an earlier site, which the next one replaces.
-    _mark(folder, ["index.html", ".nojekyll", *pages])
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
-    for number, (run, page) in enumerate(zip(runs, pages, strict=True)):
-        reporter.progress("Writing reports", number, len(runs), "files")
-        if run.image_ids():
-            write_report([run], folder / page, examples=examples, reporter=NoticesOnly(reporter))
-    reporter.progress("Writing reports", len(runs), len(runs), "files")
+    _mark(folder, ["index.html", ".nojekyll", *pages, *(one.page for one in compared if one)])
+    shown = {page: [run] for run, page in zip(runs, pages, strict=True) if run.image_ids()}
+    shown |= {one.page: list(one.runs) for one in compared if one}
+    for number, (page, members) in enumerate(shown.items()):
+        reporter.progress("Writing reports", number, len(shown), "files")
+        (folder / page).parent.mkdir(parents=True, exist_ok=True)
+        write_report(members, folder / page, examples=examples, home="../index.html", reporter=NoticesOnly(reporter))
+    reporter.progress("Writing reports", len(shown), len(shown), "files")
+    (folder / ".nojekyll").touch()
+    found = [_table(entries, comparison) for entries, comparison in zip(tables, compared, strict=True)]
+    write_text(folder / "index.html", _index(title, len(runs), found))
+    return folder / "index.html"
+
+
+def _of_one_data(runs: Sequence[Run]) -> list[list[int]]:
+    """The runs, by their places, that share ground truth and images; the largest group first."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, run in enumerate(runs):
         groups.setdefault((run.info.dataset.fingerprint, hash(tuple(run.image_ids()))), []).append(index)
-    tables = [
-        _table(_entries([runs[index] for index in members], [pages[index] for index in members], reporter))
-        for _, members in sorted(groups.items(), key=lambda item: -len(item[1]))
-    ]
-    (folder / ".nojekyll").touch()
-    write_text(folder / "index.html", _index(title, len(runs), tables))
-    return folder / "index.html"
+    return sorted(groups.values(), key=lambda members: -len(members))
+
+
+def _comparisons(tables: Sequence[Sequence[_Entry]]) -> list[_Comparison | None]:
+    """Of each table the page that compares its best runs; None where fewer than two of them hold images."""
+    found: list[_Comparison | None] = []
+    names: list[str] = []
+    for entries in tables:
+        members = [entry.run for entry in entries if entry.page][:COMPARED]
+        names.append(_free_name("compare", _data_of(entries[0].row), names))
+        found.append(_Comparison(names[-1], members) if len(members) > 1 else None)
+    return found
 
 
 def _make_room(folder: Path) -> None:
@@ -108,12 +139,16 @@ def _page_names(runs: Sequence[Run]) -> list[str]:
     """A file for each run, of its name's letters and digits, with a number where two would be the same."""
     names: list[str] = []
     for run in runs:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name).strip(".-") or "run"
-        name, number = f"runs/{stem}.html", 2
-        while name in names:
-            name, number = f"runs/{stem}-{number}.html", number + 1
-        names.append(name)
+        names.append(_free_name("runs", run.name, names))
     return names
+
+
+def _free_name(folder: str, title: str, taken: Sequence[str]) -> str:
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip(".-") or "run"
+    name, number = f"{folder}/{stem}.html", 2
+    while name in taken:
+        name, number = f"{folder}/{stem}-{number}.html", number + 1
+    return name
 
 
 def _entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> list[_Entry]:
@@ -124,20 +159,36 @@ def _entries(runs: Sequence[Run], pages: Sequence[str], reporter: Reporter) -> l
         reporter.notice(error.reason)
         found = standing(runs, mixed=True)
     entries = [
-        _Entry(row, label, page if run.image_ids() else None)
+        _Entry(run, row, label, page if run.image_ids() else None)
         for run, row, label, page in zip(runs, found.rows, labels(found.rows), pages, strict=True)
     ]
     return sorted(entries, key=lambda entry: (entry.row.PQ is None, -(entry.row.PQ or 0)))
 
 
-def _table(entries: Sequence[_Entry]) -> dict[str, Any]:
-    """The data, the runs' lines, and notes."""
+def _data_of(row: ComparisonRow) -> str:
+    return " ".join(part for part in (row.dataset, row.split) if part) or "their data"
+
+
+def _table(entries: Sequence[_Entry], comparison: _Comparison | None) -> dict[str, Any]:
+    """The data, the runs' lines, the page that compares them, and notes."""
     row = entries[0].row
     notes = [f"{capitalised(note)}." for note in dict.fromkeys(n for entry in entries for n in entry.row.notes)]
     if any(entry.row.PQ_low is not None for entry in entries):
         notes.extend(interval_notes(row.images or 0))
-    where = " ".join(part for part in (row.dataset, row.split) if part) or "their data"
-    return {"data": where, "images": row.images or 0, "lines": list(map(_line, entries)), "notes": notes}
+    lines = list(map(_line, entries))
+    held = sum(entry.page is not None for entry in entries)
+    together = comparison and {
+        "page": comparison.page,
+        "runs": len(comparison.runs),
+        "all": len(comparison.runs) == held,
+    }
+    return {
+        "data": _data_of(row),
+        "images": row.images or 0,
+        "lines": lines,
+        "comparison": together,
+        "notes": notes,
+    }
 
 
 def _line(entry: _Entry) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from panbench.base.errors import BadRun
 from panbench.base.text import in_sentence
 from panbench.report.answers.grid import ABSENT, percent
@@ -11,34 +13,28 @@ from panbench.report.pages.page.section import Curves, Section
 from panbench.report.pages.page.shortened import shortened
 from panbench.report.pages.rendering import render
 from panbench.studies.calibration.answer import OF_SOME, of_some
-from panbench.studies.calibration.calibration import calibration
+from panbench.studies.calibration.calibration import Calibration, calibration
 
 __all__ = ["calibration_section"]
 
 
 def calibration_section(members: Sequence[Compared]) -> Section:
     """Whether scores are right as often as they say."""
-    title, rows, series, lacking, partly = "Calibration", [], [], [], []
+    title, rows, series, lacking = "Calibration", [], [], []
+    known: list[tuple[int, Compared, Calibration]] = []
     for index, member in enumerate(members):
         try:
-            found = calibration(member.matched, member.categories)
+            known.append((index, member, calibration(member.matched, member.categories)))
         except BadRun:
             lacking.append(member.label)
-            continue
-        own = found.scopes[found.scopes["group"] == "All"].iloc[0]
-        curve = found.curve[(found.curve["group"] == "All") & (found.curve["segments"] > 0)]
-        bounds = ("score", "precision", "precision_low", "precision_high")
-        points = []
-        for _, row in curve.iterrows():
-            score, right, low, high = (float(row[name]) for name in bounds)
-            words = (
-                f"{member.label}\n{int(row['segments']):,} segments, mean score {percent(score, 1)}\n"
-                f"right {percent(right, 1)} (95 % interval {percent(low, 1)} – {percent(high, 1)})"
-            )
-            points.append((shortened((score, right, low, high)), words))
-        series.append((index, points))
-        if found.unscored:
-            partly.append(of_some(member.label, found.unscored, int(own["segments"])))
+    # Where a model scores things alone, all are shown by their things: lines of other segments would not compare.
+    partly = [
+        of_some(member.label, found.unscored, _segments(found, "All")) for _, member, found in known if found.unscored
+    ]
+    group = "Things" if partly and all(_segments(found, "Things") for *_, found in known) else "All"
+    for index, member, found in known:
+        own = found.scopes[found.scopes["group"] == group].iloc[0]
+        series.append((index, _points(member.label, found.curve[found.curve["group"] == group])))
         threshold = _known(own["threshold"])
         cells = [
             f"{own['segments']:,}",
@@ -57,20 +53,39 @@ def calibration_section(members: Sequence[Compared]) -> Section:
         "right ones that this keeps."
     ]
     if partly:
-        notes.append(
-            f"{OF_SOME} {in_sentence(partly)}. What has no score, as the stuff of Panoptic FPN, is left "
-            "out, so such a line does not compare with that of a model whose segments all have one: "
-            "`panbench calibration` has things and stuff apart."
-        )
+        shown = "so all models are shown by their things" if group == "Things" else "so their lines do not compare"
+        notes.append(f"{OF_SOME} {in_sentence(partly)}. What has no score is left out, {shown}.")
     if lacking:
         notes.append(f"Without scores: {', '.join(lacking)}.")
     intro = (
         "Is a segment of which a model is 90 % sure right nine times in ten? Below the diagonal a model is too sure. "
         "`panbench calibration RUN` has things, stuff and categories."
     )
-    curves = Curves("How often segments of a score are right", "mean score of the bin", "right", series, diagonal=True)
+    what = "things" if group == "Things" else "segments"
+    curves = Curves(
+        f"How often {what} of a score are right", "mean score of the bin", "right", series, diagonal=True, zoom=True
+    )
     content = render("panbench.studies.calibration:section.html", heads=heads, rows=rows, notes=notes)
     return Section(title, intro, content, curves)
+
+
+def _segments(found: Calibration, group: str) -> int:
+    return int(found.scopes.loc[found.scopes["group"] == group, "segments"].iloc[0])
+
+
+def _points(label: str, curve: pd.DataFrame) -> list[tuple[list[float], str]]:
+    """Of each bin that holds segments (score, right, low, high), and the words that explain it."""
+    points = []
+    for _, row in curve[curve["segments"] > 0].iterrows():
+        score, right, low, high = (
+            float(row[name]) for name in ("score", "precision", "precision_low", "precision_high")
+        )
+        words = (
+            f"{label}\n{int(row['segments']):,} segments, mean score {percent(score, 1)}\n"
+            f"right {percent(right, 1)} (95 % interval {percent(low, 1)} – {percent(high, 1)})"
+        )
+        points.append((shortened((score, right, low, high)), words))
+    return points
 
 
 def _known(value: Any) -> float | None:

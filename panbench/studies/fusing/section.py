@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from panbench.base.errors import BadRun
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import Compared
-from panbench.report.pages.page.section import Section
+from panbench.report.pages.page.section import Bars, Section
+from panbench.report.pages.page.shortened import shortened
 from panbench.report.pages.rendering import render
 from panbench.studies.fusing.answer import ORACLE_STEPS, oracle_record, read_oracle
 
@@ -30,9 +31,10 @@ def fusion_section(members: Sequence[Compared]) -> Section:
         rule, best = pq["rule"], pq["all"]
         rows.append((member.label, index, [percent(pq[step], 1) for step in ORACLE_STEPS]))
         if rule is not None and best is not None:
-            # Parts of 100: PQ, the least that scores and fusion lose, and the most for which no mask fits.
-            parts = (("found", 0.0, rule), ("lost", rule, max(best - rule, 0.0)), ("rest", best, 1 - best))
-            bars.append({"label": member.label, "model": index, "rule": rule, "best": best, "parts": parts})
+            lost, rest = shortened((max(best - rule, 0.0), 1 - best))
+            words = f"{member.label}: PQ {percent(rule, 1)}; at least {percent(lost, 1)} lost by scores and fusion, "
+            words += f"at most {percent(rest, 1)} because no mask fits"
+            bars.append((index, (lost, rest), words))
     how = "`panbench eval … --keep-candidates` stores the network's outputs, then `panbench fuse RUN --oracle`."
     if not rows:
         return Section(title, missing=f"the share of the fusion rule in what is lost: {how}")
@@ -44,5 +46,7 @@ def fusion_section(members: Sequence[Compared]) -> Section:
         "masks can do at least: a map that was made, not the best one. So scores and fusion lose at least as much as "
         "shown, and at most the rest is lost because no mask fits."
     )
+    parts = ("scores and fusion, at least", "no mask fits, at most")
+    drawn = Bars("What scores and fusion take of PQ, and what they cannot", "points of PQ lost", parts, bars)
     content = render("panbench.studies.fusing:section.html", bars=bars, heads=heads, rows=rows, notes=notes)
-    return Section(title, intro, content)
+    return Section(title, intro, content, bars=drawn)

@@ -28,3 +28,21 @@ def test_without_scores_the_page_says_what_would_store_them(make_runs):
         scores = np.full(len(run.table.segments), np.nan, np.float32)
         run.__dict__["_parts"] = (replace(run.table, segments=replace(run.table.segments, score=scores)), ())
     assert "no prediction has a score" in text_of(report_page(runs)).split("Left out")[-1]
+
+
+def test_where_one_model_scores_things_alone_all_are_shown_by_their_things(make_runs):
+    runs = make_runs()
+    things = np.array([category.id for category in runs[1].categories if category.isthing])
+    segments = runs[1].table.segments
+    scores = np.where(np.isin(segments.category_id, things), segments.score, np.nan).astype(np.float32)
+    runs[1].__dict__["_parts"] = (replace(runs[1].table, segments=replace(segments, score=scores)), ())
+    page = report_page(runs)
+    drawn = data_of(page)["curves"]["calibration"]
+    assert drawn["title"] == "How often things of a score are right"
+    for index, run in enumerate(runs):
+        curve = calibration(run.matched, run.categories).curve
+        own = curve[(curve["group"] == "Things") & (curve["segments"] > 0)]
+        assert [point[1] for point in drawn["series"][index]["points"]] == pytest.approx(
+            own["precision"].tolist(), abs=1e-4
+        )
+    assert "so all models are shown by their things" in text_of(page)

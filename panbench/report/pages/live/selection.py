@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError
+from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import SLICINGS, image_statistics
 from panbench.report.answers import views
 from panbench.report.figures.pictures import Pictures
+from panbench.report.pages.live.thumbnails import Thumbnails
 from panbench.report.pages.page.document import PHOTO_SIZES, live_page
 from panbench.report.pages.page.gallery import Examples
 from panbench.report.pages.page.leads import find_leads, taken_pixels
@@ -106,6 +107,7 @@ class Selection:
         pq = self.per_image.pivot(index="image_id", columns="run", values="PQ")
         self._pq = pq[[member.label for member in self.members]]
         self._examples = Examples(self.members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
+        self._thumbnails = Thumbnails(self._examples, self._refuse_links)
         # One image is read at a time: files on disk and tables that are made when first asked for.
         self._lock = threading.Lock()
         self._root = None if root is None else root.resolve()
@@ -162,17 +164,27 @@ class Selection:
         return [int(image) for image in pq.index]
 
     def answer(self, query: Query, reporter: Reporter = SILENT) -> dict[str, Any]:
-        """A page of what a query finds: total, images (ids), examples (records of the page's gallery), faults."""
+        """A page of what a query finds: total, images (ids), examples (thumbnails), faults.
+
+        Of each image the answer of the model that is asked for is shown, else of the one that does worst on it.
+        """
         found = self.find(query)
         shown = found[query.offset : query.offset + query.limit]
-        examples, faults = [], []
-        for number, image in enumerate(shown):
-            reporter.progress("Examples", number, len(shown))
-            try:
-                examples.append(self.example(image))
-            except PanbenchError as problem:
-                faults.append(str(problem))
+        with self._lock:
+            if any(self._examples.sources):
+                examples, faults = self._thumbnails.of(shown, self._models_shown(shown, query.model), reporter)
+            else:
+                examples, faults = [], list(self._examples.missing) if shown else []
         return {"total": len(found), "images": shown, "examples": examples, "faults": list(dict.fromkeys(faults))}
+
+    def _models_shown(self, images: Sequence[int], wanted: int | None) -> dict[int, int]:
+        """Of each image the place of the model whose answer its thumbnail shows; only those with pictures count."""
+        pictured = [place for place, source in enumerate(self._examples.sources) if source is not None]
+        if wanted in pictured:
+            return dict.fromkeys(images, wanted)
+        scores = self._pq.loc[list(images)].to_numpy()[:, pictured]
+        worst = np.where(np.isnan(scores), 1.0, scores).argmin(axis=1)
+        return {image: pictured[place] for image, place in zip(images, worst, strict=True)}
 
     def example(self, image_id: int) -> dict[str, Any]:
         """The gallery's record of one image. Raises BadArgument for one that the runs lack, BadDataset, BadRun."""

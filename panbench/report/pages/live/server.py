@@ -56,8 +56,8 @@ class _Desk:
         self._comparing = Shared(threads=1, most=MOST_COMPARISONS)
         self._answering = Shared(threads=1, most=MOST_WAITING)
 
-    async def index(self) -> bytes:
-        return await self._looking.result("index", lambda stop: _index(self._library).encode())
+    async def index(self, warning: str = "") -> bytes:
+        return await self._looking.result(("index", warning), lambda stop: _index(self._library, warning).encode())
 
     async def page(self, names: Sequence[str], common_images: bool) -> bytes:
         asked, selection = await self._selection(names, common_images)
@@ -100,6 +100,9 @@ def application(library: Library, token: str | None = None) -> Starlette:
         return await _unless_left(request, desk.index(), "text/html")
 
     async def compare(request: Request) -> Response:
+        if not request.query_params.getlist("run"):
+            # A form of which nothing is ticked: the list again, with what to do.
+            return _html((await desk.index("No run is chosen: tick at least one.")).decode(), 400)
         return await _unless_left(request, desk.page(*_asked_for(request)), "text/html")
 
     async def find(request: Request) -> Response:
@@ -189,8 +192,8 @@ def _html(page: str, status: int = 200) -> Response:
     return HTMLResponse(page, status, _HEADERS)
 
 
-def _index(library: Library) -> str:
-    """All runs, a table for each ground truth, those that cannot be shown with the reason."""
+def _index(library: Library, warning: str = "") -> str:
+    """All runs, a table for each ground truth, those that cannot be shown with the reason; above them a warning."""
     listed = library.runs()
     if not listed:
         sentence = f"There are no runs in {library.folder}. `panbench eval` writes its runs there."
@@ -203,16 +206,18 @@ def _index(library: Library) -> str:
         "index.html",
         f"{number} in {library.folder}",
         forms=True,
+        warning=warning,
         groups=[_group(members) for fingerprint, members in groups.items() if fingerprint],
         unreadable=[(one.name, one.run.problem or "cannot be read") for one in groups.get("", [])],
     )
 
 
 def _group(members: Sequence[Listed]) -> dict[str, Any]:
-    """The runs on one ground truth, the best first, and what their data is called."""
+    """The runs on one ground truth, the best first, what their data is called, and the two best by name."""
     best = sorted(members, key=lambda one: (one.run.PQ is None, -(one.run.PQ or 0.0)))
     title = next((one.run.dataset for one in best if one.run.dataset), None) or "data without a name"
-    return {"data": title, "runs": best, "comparable": sum(bool(one.run.images) for one in best) > 1}
+    shown = [one.name for one in best if one.run.images]
+    return {"data": title, "runs": best, "ticked": shown[:2], "comparable": len(shown) > 1}
 
 
 def _page(template: str, title: str, *, forms: bool = False, **facts: Any) -> str:

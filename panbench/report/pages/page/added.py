@@ -21,7 +21,7 @@ class Added:
     """What was found: sections by their ids, numbers for the page's scripts, and what is missing: title, sentence."""
 
     sections: dict[str, Section] = field(default_factory=dict)
-    numbers: dict[str, Any] = field(default_factory=lambda: {"curves": {}})
+    numbers: dict[str, Any] = field(default_factory=lambda: {"curves": {}, "bars": {}})
     missing: list[tuple[str, str]] = field(default_factory=list)
 
     def take(self, key: str, found: Section) -> None:
@@ -33,6 +33,8 @@ class Added:
         self.numbers.update(found.numbers)
         if found.curves is not None:
             self.numbers["curves"][key] = found.curves.record()
+        if found.bars is not None:
+            self.numbers["bars"][key] = found.bars.record()
 
 
 def find_added(members: Sequence[Compared], slices: Sequence[ImageSlices] = (), claims: bool = False) -> Added:

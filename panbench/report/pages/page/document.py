@@ -113,6 +113,7 @@ def report_page(
     published: Sequence[str] = (),
     reporter: Reporter = SILENT,
     command: Sequence[str] = (),
+    home: str | None = None,
 ) -> str:
     """The HTML of one page that shows some runs, the best first: verdict, tables, charts and a gallery.
 
@@ -123,6 +124,7 @@ def report_page(
     slices: a file of sets of images (own_slices); published: names of claims for the comparison (published.choose)
     reporter: gets a notice for each thing that is left out, and progress
     command: what makes this page on the command line, which the page prints with more images
+    home: the address of a list of runs that the page leads back to
     Raises BadRun for runs that cannot be compared or hold no image.
     """
     if examples is not None and examples < 0:
@@ -154,8 +156,11 @@ def report_page(
     }
     bare = len(_json(data).encode()) + 200_000
     gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
-    shown = {"leads": leads_to(kinds, [image["id"] for image in gallery.images]), "gallery": list(gallery.images)}
-    page = for_file(_page(members, standing, {**data, **shown}, gallery, more, wall, title))
+    shown = {
+        "leads": leads_to(kinds, [image["id"] for image in gallery.images]),
+        "pictured": [image["id"] for image in gallery.images],
+    }
+    page = for_file(_page(members, standing, {**data, **shown}, gallery, more, wall, title, home))
     if (size := len(page.encode())) > LARGEST:
         reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
     for sentence in gallery.missing:
@@ -181,11 +186,11 @@ def live_page(
         "wall": Wall().numbers,
         "command": "",
         "leads": leads_to(kinds, images),
-        "gallery": [],
+        "pictured": [],
         "live": live,
     }
     gallery = Gallery((), tuple(missing), live=any(live["pictures"]))
-    return for_file(_page(members, standing, data, gallery, more, Wall(), None))
+    return for_file(_page(members, standing, data, gallery, more, Wall(), None, live["home"]))
 
 
 def _command(
@@ -208,6 +213,7 @@ def _page(
     more: Added,
     wall: Wall,
     title: str | None,
+    home: str | None,
 ) -> str:
     row = members[0].row
     return whole_page(
@@ -218,6 +224,7 @@ def _page(
         footer="Served by panbench on this machine, to this machine only." if "live" in data else FOOTER,
         script="\n".join(map(_script, SCRIPTS)),
         asks=gallery.live,
+        home=home,
         several=len(members) > 1,
         categories=len(members[0].categories),
         overview=overview(members, standing),
@@ -228,10 +235,12 @@ def _page(
         provenance=provenance(members),
         # Escaped as JSON in a script element is; as text it would not be JSON.
         data=Markup(_json(data)),
+        # Apart from the numbers: the scripts parse them once the first answer has been painted.
+        pictures=Markup(_json(list(gallery.images))),
     )
 
 
-def _json(data: Mapping[str, Any]) -> str:
+def _json(data: Mapping[str, Any] | Sequence[Any]) -> str:
     """JSON that cannot end the script element it stands in, whatever its strings hold."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":

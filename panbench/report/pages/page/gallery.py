@@ -55,22 +55,28 @@ class Examples:
             ]
         self.missing = tuple(missing)
 
-    def example(self, image_id: int, reasons: Sequence[str], side: int, quality: int) -> dict[str, Any]:
+    def example(
+        self, image_id: int, reasons: Sequence[str], side: int, quality: int, only: int | None = None
+    ) -> dict[str, Any]:
         """The record of one image: photograph, the truth's and each run's layer, and what became of the truth.
 
-        side, quality: the photograph's longest side in pixels, and of its JPEG. Raises BadDataset, BadRun.
+        side, quality: the photograph's longest side in pixels, and of its JPEG; only: the place of a run that is
+        shown alone, with null for the others. Raises BadDataset, BadRun.
         """
-        photo = self.pictures.photo(image_id)
+        self.pictures.file_name(image_id)
+        info = self.pictures.panoptic.images[image_id]
+        scale = min(1.0, side / max(info.height, info.width))
+        size = max(1, round(info.width * scale)), max(1, round(info.height * scale))
+        photo = self.pictures.photo(image_id) if only is None else self.pictures.small_photo(image_id, size)
         categories = self.members[0].categories
         position = {category.id: index for index, category in enumerate(categories)}
-        first = next(source for source in self.sources if source is not None)
-        scale = min(1.0, side / max(photo.shape[:2]))
-        size = max(1, round(photo.shape[1] * scale)), max(1, round(photo.shape[0] * scale))
+        sources = [source if only in (None, place) else None for place, source in enumerate(self.sources)]
+        first = next(source for source in sources if source is not None)
         truth = first.truth(image_id, self.pictures)
-        shown = [truth, *(source and source.prediction(image_id, self.pictures) for source in self.sources)]
+        shown = [truth, *(source and source.prediction(image_id, self.pictures) for source in sources)]
         layers = [layer and _layer_record(layer, position, segment_colors(layer, categories), size) for layer in shown]
         # What became of a true segment differs from model to model.
-        answers = [None if source is None else _answers(source, image_id, truth) for source in self.sources]
+        answers = [None if source is None else _answers(source, image_id, truth) for source in sources]
         return {
             "id": image_id,
             "file": self.pictures.file_name(image_id),

@@ -27,6 +27,7 @@ __all__ = [
     "confused_pairs",
     "find_leads",
     "leads_to",
+    "mistaken_pairs",
     "pairs_listed",
     "taken_pixels",
 ]
@@ -117,12 +118,25 @@ def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str
 
 
 def confused_pairs(members: Sequence[Compared]) -> pd.DataFrame:
-    """What is confused most in any run: true, predicted, and under each run's label the share of the true pixels."""
+    """What each run confuses most: true, predicted, and under each run's label the share of the true pixels."""
     table = views.confusion(members)
     wrong = table[table["true"] != table["predicted"]]
     wide = wrong.pivot_table(index=["true", "predicted"], columns="run", values="share", fill_value=0.0, sort=False)
     wide = wide.reindex(columns=[member.label for member in members], fill_value=0.0)
-    return wide.loc[wide.max(axis=1).nlargest(MOST_CONFUSED).index].reset_index()
+    return _largest_of_each(wide)
+
+
+def mistaken_pairs(members: Sequence[Compared]) -> pd.DataFrame:
+    """What each run mistakes most, by whole segments: true, predicted, and under each run's label how many."""
+    objects = views.mistaken_objects(members)
+    wide = objects.pivot_table(index=["true", "predicted"], columns="run", values="objects", fill_value=0, sort=False)
+    return _largest_of_each(wide.reindex(columns=[member.label for member in members], fill_value=0))
+
+
+def _largest_of_each(wide: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are among the MOST_CONFUSED largest of any column: each pair of runs finds its largest there."""
+    listed = dict.fromkeys(row for run in wide for row in wide[run].nlargest(MOST_CONFUSED).index)
+    return wide.loc[list(listed)].reset_index()
 
 
 def _differing(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
@@ -199,9 +213,8 @@ def _confusions(members: Sequence[Compared]) -> Iterator[Lead]:
     """Of each pair of categories that the page lists, the images with most such pixels."""
     position = {category.name: index for index, category in enumerate(members[0].categories)}
     table = pd.concat([taken_pixels(member) for member in members])
-    listed = confused_pairs(members)[["true", "predicted"]].itertuples(index=False)
-    objects = views.mistaken_objects(members).drop_duplicates(["true", "predicted"]).head(MOST_CONFUSED)
-    pairs = [*map(tuple, listed), *objects[["true", "predicted"]].itertuples(index=False, name=None)]
+    listed = pd.concat([confused_pairs(members), mistaken_pairs(members)])[["true", "predicted"]]
+    pairs = list(listed.itertuples(index=False, name=None))
     rows = table.groupby(["true", "predicted"], sort=False).indices
     for true, predicted in dict.fromkeys(pairs):
         own = table.iloc[rows.get((true, predicted), [])]

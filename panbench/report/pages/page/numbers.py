@@ -1,20 +1,23 @@
 """The numbers that the page's scripts draw, as plain lists: fractions to four digits, None where there is none."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
 from panbench.metrics.errors import CAUSES
+from panbench.metrics.lost_intervals import lost_difference
 from panbench.metrics.slices import SLICINGS, Slicing
 from panbench.panoptic.types import GROUPS
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
 from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import model_key, styles_of
-from panbench.report.pages.page.leads import MOST_CONFUSED, confused_pairs, pairs_listed
+from panbench.report.pages.page.cost import speed_range
+from panbench.report.pages.page.leads import confused_pairs, mistaken_pairs, pairs_listed
 from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["PairTest", "TestedPair", "chart_numbers", "tested_pairs"]
@@ -29,7 +32,6 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
     per_category = views.per_category(members)
     lost = views.causes(members)
     pq = per_image.pivot(index="image_id", columns="run", values="PQ")[by_run]
-    objects = views.mistaken_objects(members)
     return {
         "models": [
             {
@@ -45,7 +47,10 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
             {"name": category.name, "thing": category.isthing, "super": category.supercategory}
             for category in categories
         ],
-        "overview": {name: _numbers(overview[name]) for name in ("PQ", "low", "high", "params", "images_per_second")},
+        "overview": {
+            **{name: _numbers(overview[name]) for name in ("PQ", "low", "high", "params", "images_per_second")},
+            "speeds": [speed_range(member) for member in members],
+        },
         "pairs": list(pair_tests(members, standing)),
         "perCategory": [
             {
@@ -62,9 +67,10 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
             "lost": [_numbers(lost.loc[lost["run"] == run, "lost"]) for run in by_run],
             "gain": [_numbers(lost.loc[lost["run"] == run, "gain"]) for run in by_run],
             "counts": [lost.loc[lost["run"] == run, ["FP", "FN", "TP"]].to_numpy().tolist() for run in by_run],
+            "intervals": _cause_intervals(members, lost),
         },
-        "confusion": _confusion(members, position),
-        "objects": _objects(members, objects, position),
+        "confusion": _confusion(members, confused_pairs(members), position, _numbers),
+        "objects": _confusion(members, mistaken_pairs(members), position, lambda numbers: [int(n) for n in numbers]),
         "slices": [
             {
                 "key": name,
@@ -153,6 +159,16 @@ def pair_tests(members: Sequence[Compared], standing: Standing) -> Iterator[dict
         }
 
 
+def _cause_intervals(members: Sequence[Compared], lost: pd.DataFrame) -> dict[str, list[list[float | None]]]:
+    """Of each pair "a,b" and cause [low, high] of what it takes more of a than of b."""
+    of_run = [lost.loc[lost["run"] == member.label, "lost"].to_numpy() for member in members]
+    found = {}
+    for a, b in combinations(range(len(members)), 2):
+        ends = lost_difference(of_run[a] - of_run[b], members[a].lost_influence, members[b].lost_influence)
+        found[f"{a},{b}"] = [_numbers(pair) for pair in zip(*ends, strict=True)]
+    return found
+
+
 def _bounds(slicing: Slicing) -> dict[str, list[float | None]]:
     """Of each slice the values that it holds, from the first up to below the second; None where it has no bound."""
     edges = [None, *slicing.edges, None]
@@ -164,32 +180,14 @@ def _of_categories(per_category: pd.DataFrame, ids: Sequence[int]) -> Iterable[p
     return (groups[category_id] for category_id in ids)
 
 
-def _confusion(members: Sequence[Compared], position: Mapping[str, int]) -> list[list[Any]]:
-    """[true, predicted, share of each run, of each run the share of the true category that went wrong elsewhere]."""
-    table = views.confusion(members)
-    wrong = table[table["true"] != table["predicted"]].groupby(["true", "run"])["share"].sum()
-    rows = []
-    for row in confused_pairs(members).to_dict("records"):
-        shares = [float(row[member.label]) for member in members]
-        rest = [
-            max(0.0, float(wrong.get((row["true"], member.label), 0.0)) - share)
-            for member, share in zip(members, shares, strict=True)
-        ]
-        rows.append([position[row["true"]], position.get(row["predicted"], -1), _numbers(shares), _numbers(rest)])
-    return rows
-
-
-def _objects(members: Sequence[Compared], objects: pd.DataFrame, position: Mapping[str, int]) -> list[list[Any]]:
-    """[true, predicted, number of each run, of each run the segments of the true category with another category]."""
-    wide = objects.pivot_table(index=["true", "predicted"], columns="run", values="objects", fill_value=0, sort=False)
-    wide = wide.reindex(columns=[member.label for member in members], fill_value=0)
-    total = wide.groupby(level="true").sum()
-    rows = []
-    for (true, predicted), row in wide.loc[wide.max(axis=1).nlargest(MOST_CONFUSED).index].iterrows():
-        own = [int(number) for number in row]
-        rest = [int(whole) - number for whole, number in zip(total.loc[true], own, strict=True)]
-        rows.append([position[true], position[predicted], own, rest])
-    return rows
+def _confusion(
+    members: Sequence[Compared], pairs: pd.DataFrame, position: Mapping[str, int], numbers: Callable[[Any], Any]
+) -> list[list[Any]]:
+    """[true, predicted, number of each run]: what any run confuses most."""
+    return [
+        [position[row["true"]], position.get(row["predicted"], -1), numbers(row[member.label] for member in members)]
+        for row in pairs.to_dict("records")
+    ]
 
 
 def _numbers(values: Any) -> list[float | None]:

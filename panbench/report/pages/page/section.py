@@ -7,7 +7,7 @@ from typing import Any
 from panbench.report.answers.views import Compared
 from panbench.report.pages.rendering import Markup
 
-__all__ = ["Curves", "Section", "SectionMaker"]
+__all__ = ["Bars", "Curves", "Section", "SectionMaker"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Curves:
 
     across, up: what the axes are; series: of each model its index and its points, each (x, y, low, high) and the words
         that explain it; diagonal: also draw x = y; span: what 1 on the axis stands for, None for percent
+    zoom: the axes begin where the points do, not at 0
     """
 
     title: str
@@ -24,6 +25,7 @@ class Curves:
     series: Sequence[tuple[int, Sequence[tuple[Sequence[float], str]]]]
     diagonal: bool = False
     span: int | None = None
+    zoom: bool = False
 
     def record(self) -> dict[str, Any]:
         """As the page's scripts take it."""
@@ -32,6 +34,27 @@ class Curves:
             for model, points in self.series
         ]
         return {**vars(self), "series": series}
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A bar a model, cut into parts from 0 on, which the page draws with axis and legend where there is `chart-KEY`.
+
+    across: what the axis is, in percent; parts: what each part is; rows: of each model its index, the sizes of its
+        parts (fractions of 1), and a sentence that says the same
+    """
+
+    title: str
+    across: str
+    parts: Sequence[str]
+    rows: Sequence[tuple[int, Sequence[float], str]]
+
+    def record(self) -> dict[str, Any]:
+        """As the page's scripts take it."""
+        return {
+            **vars(self),
+            "rows": [{"model": model, "sizes": sizes} for model, sizes, _ in self.rows],
+        }
 
 
 @dataclass(frozen=True)
@@ -48,6 +71,7 @@ class Section:
     intro: str = ""
     content: Markup | str = ""
     curves: Curves | None = None
+    bars: Bars | None = None
     numbers: Mapping[str, Any] = field(default_factory=dict)
     missing: str = ""
 

@@ -83,21 +83,32 @@ function categoryTable(container, open) {
       if (x === null || y === null) return (x === null) - (y === null);
       return (x < y ? -1 : x > y ? 1 : 0) * (state.down ? -1 : 1);
     });
-    body.replaceChildren(...rows.map((row) => {
-      const name = categoryName(row.category);
-      const text = [name, ...data.models.map((model, index) => {
-        const [PQ, SQ, RQ] = row.scores[index], [TP, FP, FN] = row.counts[index];
-        return `${model.label}: PQ ${percent(PQ)} = SQ ${percent(SQ)} × RQ ${percent(RQ)}; ${whole(TP)} TP, ${whole(FP)} FP, ${whole(FN)} FN`;
-      })].join("\n");
-      return el("tr", {},
-        el("th", { scope: "row" }, opener(`category:${row.category}`, `Images with ${name}`, name, open)),
-        el("td", { class: "axis" }, dots(data.models.map((_, index) => score(row, index)), text)),
-        el("td", { class: "number" }, percent(score(row, pair.a))),
-        several ? [el("td", { class: "number" }, percent(score(row, pair.b))), gapCell(row)] : null,
-        el("td", { class: "number" }, whole(row.segments)),
-        el("td", {}, data.categories[row.category].thing ? "thing" : "stuff"));
-    }));
+    body.replaceChildren(...rows.map(lineOf));
     count.textContent = rows.length === held.length ? `${held.length} categories` : `${rows.length} of ${held.length} categories`;
+  }
+
+  const lines = new Map();
+
+  /** The line of a category: made once for a score and a pair, as sorting and filtering only move it. */
+  function lineOf(row) {
+    const key = [row.category, state.metric, pair.a, pair.b].join();
+    if (!lines.has(key)) lines.set(key, madeLine(row));
+    return lines.get(key);
+  }
+
+  function madeLine(row) {
+    const name = categoryName(row.category);
+    const text = [name, ...data.models.map((model, index) => {
+      const [PQ, SQ, RQ] = row.scores[index], [TP, FP, FN] = row.counts[index];
+      return `${model.label}: PQ ${percent(PQ)} = SQ ${percent(SQ)} × RQ ${percent(RQ)}; ${whole(TP)} TP, ${whole(FP)} FP, ${whole(FN)} FN`;
+    })].join("\n");
+    return el("tr", {},
+      el("th", { scope: "row" }, opener(`category:${row.category}`, `Images with ${name}`, name, open)),
+      el("td", { class: "axis" }, dots(data.models.map((_, index) => score(row, index)), text)),
+      el("td", { class: "number" }, percent(score(row, pair.a))),
+      several ? [el("td", { class: "number" }, percent(score(row, pair.b))), gapCell(row)] : null,
+      el("td", { class: "number" }, whole(row.segments)),
+      el("td", {}, data.categories[row.category].thing ? "thing" : "stuff"));
   }
 
   container.append(

@@ -1,4 +1,15 @@
-// Charts: SVG drawn at the width it gets, again when that changes, so text keeps its size from 400 to 1600 pixels.
+// Charts: SVG drawn at the width it gets, again when that changes, so text keeps its size from 400 to 1600 pixels, and
+// again for paper, whose width no layout tells before it is printed.
+
+const PAPER = 700; // pixels across A4 within the margins of print.css
+const charts = []; // of each its container, and what draws it at a width
+
+/** Draws all charts that are printed at the width of the paper; gives what draws them for the screen again. */
+function drawForPaper() {
+  const printed = charts.filter(({ container }) => !container.closest("#images, #gallery"));
+  for (const { container, redraw } of printed) redraw(container.classList.contains("square") ? 460 : PAPER);
+  return () => { for (const { container, redraw } of printed) redraw(Math.floor(container.clientWidth)); };
+}
 
 /**
  * Draws `draw(width)`, an SVG element, into a container now and whenever the width changes. It is one stop of the Tab
@@ -27,10 +38,9 @@ function chart(container, draw, name = null) {
       hideTooltip();
     });
   }
-  new ResizeObserver(() => {
-    const now = Math.floor(container.clientWidth);
-    if (now && now !== width) place.replaceChildren(draw((width = now)));
-  }).observe(container);
+  const redraw = (now) => { if (now && now !== width) place.replaceChildren(draw((width = now))); };
+  new ResizeObserver(() => redraw(Math.floor(container.clientWidth))).observe(container);
+  charts.push({ container, redraw });
 }
 
 function frame(width, height, label, ...children) {
@@ -128,7 +138,7 @@ function label(text, x, y, room, properties = {}) {
 
 /** For each point a place for its name, beside, above or below it, that covers no other name or marker if it can. */
 function labelSpots(points, width) {
-  const taken = points.map(({ x, y }) => [x - 9, y - 9, x + 9, y + 9]);
+  const taken = points.flatMap(({ x, y, span }) => [[x - 9, y - 9, x + 9, y + 9], ...(span ? [[span[0], y - 2, span[1], y + 2]] : [])]);
   const spots = new Map();
   for (const { index, x, y, text } of [...points].sort((a, b) => a.y - b.y)) {
     const long = Math.min(text.length * 6.6, width * 0.5);
@@ -149,18 +159,21 @@ function labelSpots(points, width) {
   return spots;
 }
 
-/** PQ against another number of each model, on a logarithmic axis. */
-function costChart(container, values, title) {
+/**
+ * PQ against another number of each model, on a logarithmic axis. `spans`: of each model [lowest, highest] of a number
+ * that varied while it was measured; models without are left out, for one such number alone says nothing.
+ */
+function costChart(container, values, title, spans = null) {
   const { PQ, low, high } = data.overview;
-  const shown = data.models.map((_, index) => index).filter((index) => values[index] && PQ[index] !== null);
+  const shown = data.models.map((_, index) => index).filter((index) => values[index] && PQ[index] !== null && (!spans || spans[index]));
   if (!shown.length) return container.remove();
   chart(container, (width) => {
     const height = 300, left = 44, right = width - 12, bottom = height - 44;
     const [from, to] = scoreRange(shown.flatMap((index) => [PQ[index], low[index], high[index]]));
-    const numbersHere = shown.map((index) => values[index]);
+    const numbersHere = shown.flatMap((index) => [values[index], ...(spans ? spans[index] : [])]);
     const least = Math.min(...numbersHere), most = Math.max(...numbersHere);
     const x = logarithmic(least / 1.35, most * 1.35, left, right), y = linear(from, to, bottom, 22);
-    const spots = labelSpots(shown.map((index) => ({ index, x: x(values[index]), y: y(PQ[index]), text: data.models[index].label })), width);
+    const spots = labelSpots(shown.map((index) => ({ index, x: x(values[index]), y: y(PQ[index]), text: data.models[index].label, span: spans && spans[index].map(x) })), width);
     return frame(width, height, `PQ against ${title}; the numbers are in the comparison table`,
       ...xAxis(x, bottom, 22, logTicks(least / 1.35, most * 1.35), roundShort, title, right),
       ...yAxis(y, left, right, ticks(from, to), (value) => percent(value, to - from < 0.05 ? 1 : 0), "PQ"),
@@ -169,9 +182,10 @@ function costChart(container, values, title) {
         const name = data.models[index].label;
         return explain(svg("g", {},
           low[index] === null ? null : svg("line", { x1: at[0], x2: at[0], y1: y(low[index]), y2: y(high[index]), stroke: modelColor(index), "stroke-width": 2 }),
+          spans ? svg("line", { class: "span", x1: x(spans[index][0]), x2: x(spans[index][1]), y1: at[1], y2: at[1], stroke: modelColor(index), "stroke-width": 2 }) : null,
           marker(index, { d: markerPath(index, 6.5), transform: `translate(${at})` }),
           label(name, ...spots.get(index).at, width * 0.5, { "text-anchor": spots.get(index).anchor }),
-        ), `${name}\nPQ ${percent(PQ[index], 2)}\n${title} ${short(values[index])}`);
+        ), `${name}\nPQ ${percent(PQ[index], 2)}\n${title} ${short(values[index])}${spans ? ` (${spans[index].map(short).join(" – ")} over the run)` : ""}`);
       }));
   }, `PQ against ${title}`);
 }
@@ -181,7 +195,7 @@ const causeColor = (cause) => `var(--c${cause % 9})`;
 /** For each model a bar of what each cause takes of its PQ, from 0: the longest bar fills the width. */
 function causeChart(container) {
   const { names, meanings, lost } = data.causes;
-  const row = 46;
+  const row = data.models.length > 8 ? 36 : 46, thick = row - 24; // a printed page holds the bars of many
   const totals = lost.map((of) => of.reduce((sum, value) => sum + (value ?? 0), 0));
   const most = Math.max(...totals, 0.01);
   chart(container, (width) => {
@@ -197,7 +211,7 @@ function causeChart(container) {
           if (!(share > 0)) return null;
           const left = at(start), right = at((start += share));
           return explain(
-            svg("rect", { x: left, y: y + 19, width: Math.max(0.5, right - left), height: 22, fill: causeColor(cause), stroke: "var(--paper)", "stroke-width": right - left > 3 ? 1 : 0 }),
+            svg("rect", { x: left, y: y + 19, width: Math.max(0.5, right - left), height: thick, fill: causeColor(cause), stroke: "var(--paper)", "stroke-width": right - left > 3 ? 1 : 0 }),
             `${model.label}\n${names[cause]}: ${percent(share, 2)} points of PQ\n${meanings[cause]}`);
         });
         return svg("g", {}, svg("svg", { x: 7, y: y + 9, class: "dot" }, marker(index)),
@@ -210,7 +224,7 @@ function causeChart(container) {
 
 /** Each cause: what it takes of each model, what mending it alone would gain, and how many errors it is. */
 function causeTable(container, open) {
-  const { names, meanings, lost, gain, counts } = data.causes;
+  const { names, meanings, lost, gain, counts, intervals } = data.causes;
   const several = data.models.length > 1;
   // A cause can take PQ without an error of its own: masks that are inexact once a wrong category is mended.
   const takes = (cause) => counts.some((of) => of[cause].some((number) => number > 0)) || lost.some((of) => of[cause] > 0);
@@ -225,13 +239,20 @@ function causeTable(container, open) {
       el("div", { class: "meaning" }, `gain ${percent(gain[model][cause], 2)}`), el("div", { class: "meaning" }, errors));
   };
   const draw = () => place.replaceChildren(tableOf("What each cause takes, in points of PQ",
-    ["Cause", ...data.models.map((_, index) => el("span", {}, modelLabel(index))), ...(several ? ["A − B"] : [])],
+    ["Cause", ...data.models.map((model, index) => el("span", {}, markerIcon(index), el("span", { class: "name" }, model.label))), ...(several ? ["A − B"] : [])],
     order.map((cause) => [
       el("div", {}, el("span", { class: "swatch", style: { background: causeColor(cause) } }), names[cause], el("div", { class: "meaning" }, meanings[cause])),
       ...data.models.map((_, model) => cell(model, cause)),
-      ...(several ? [el("strong", {}, signed(lost[pair.a][cause] - lost[pair.b][cause], 2))] : []),
-    ]), { class: "causes" }));
-  if (several) container.append(el("div", { class: "bar" }, pair.box(), el("span", { class: "quiet" }, "A − B: + where the first loses more to a cause.")));
+      ...(several ? [gapCell(cause)] : []),
+    ]), { class: data.models.length > 8 ? "causes many" : "causes" }));
+  /** A − B with its interval; bold where that leaves no doubt of the sign. */
+  function gapCell(cause) {
+    const value = signed(lost[pair.a][cause] - lost[pair.b][cause], 2);
+    const [low, high] = intervals[`${pair.a},${pair.b}`][cause];
+    if (low === null || !takes(cause)) return value;
+    return el("div", {}, low > 0 || high < 0 ? el("strong", {}, value) : value, el("div", { class: "meaning" }, `[${signed(low, 2)}, ${signed(high, 2)}]`));
+  }
+  if (several) container.append(el("div", { class: "bar" }, pair.box(), el("span", { class: "quiet" }, "A − B: + where the first loses more to a cause, with its 95 % interval; bold where that excludes 0.")));
   container.append(rove(place));
   container.append(el("p", { class: "note" }, "gain: PQ won if this cause alone were mended. FP: false positives, FN: missed segments, found: found with an inexact mask."));
   if (unused.length) container.append(el("p", { class: "note" }, `No errors of these causes: ${unused.join(", ")}.`));
@@ -266,52 +287,99 @@ function sliceCharts(container, open, slicings) {
 }
 
 /** Lines of some models over an axis from 0 to 1: [x, y, low, high] each, with the words that explain the point last. */
-function curves(container, { series, title, across, up, diagonal, span }) {
+function curves(container, { series, title, across, up, diagonal, span, zoom }) {
   const shown = (value) => (span ? whole(Math.round(span * value)) : percent(value, 0));
+  const all = series.flatMap(({ points }) => points);
+  // Both axes begin at one tenth, so that a diagonal stays one. An interval may go on below.
+  const from = zoom && all.length ? Math.floor(10 * Math.min(0.9, ...all.map(([x, y]) => Math.min(x, y))) + 1e-9) / 10 : 0;
   chart(container, (width) => {
     const side = Math.min(width, 460);
     const height = side * 0.86, left = 44, right = side - 12, bottom = height - 44;
-    const x = linear(0, 1, left, right), y = linear(0, 1, bottom, 22);
-    const points = ticks(0, 1, 5), show = (value) => percent(value, 0);
+    const x = linear(from, 1, left, right), y = linear(from, 1, bottom, 22);
+    const points = ticks(from, 1, 5), show = (value) => percent(value, 0);
     return frame(side, height, `${title}; the numbers are in the table`,
       ...xAxis(x, bottom, 22, points, shown, across, right), ...yAxis(y, left, right, points, show, up),
-      diagonal ? svg("line", { class: "axis", x1: x(0), y1: y(0), x2: x(1), y2: y(1), "stroke-dasharray": "5 4" }) : null,
+      diagonal ? svg("line", { class: "axis", x1: x(from), y1: y(from), x2: x(1), y2: y(1), "stroke-dasharray": "5 4" }) : null,
       ...series.map(({ model, points: own }) => svg("g", {},
         svg("path", { d: `M${own.map((point) => `${x(point[0])},${y(point[1])}`).join("L")}`, fill: "none", stroke: modelColor(model), "stroke-width": 2 }),
-        own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(point[2]), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
+        own.map((point) => svg("line", { x1: x(point[0]), x2: x(point[0]), y1: y(Math.max(from, point[2])), y2: y(point[3]), stroke: modelColor(model), "stroke-width": 1.5 })),
         own.map((point) => explain(marker(model, { transform: `translate(${x(point[0])} ${y(point[1])})` }), point[4])))));
   }, title);
 }
 
-/** The worst confusions: which category's pixels, or whole segments, are given to which, a mark a model. */
+/** A bar a model, cut into parts, from 0: the longest one fills the width; with axis and legend. */
+function bars(container, { title, across, parts, rows }) {
+  const row = 46;
+  const most = Math.max(...rows.map(({ sizes }) => sizes.reduce((sum, size) => sum + size, 0)), 0.01);
+  container.append(el("ul", { class: "legend" }, parts.map((part, index) => el("li", {}, el("span", { class: `swatch part${index}` }), part))));
+  chart(container, (width) => {
+    const height = rows.length * row + 34;
+    const at = linear(0, most, 0, width - 2);
+    const points = ticks(0, most, width < 600 ? 4 : 8);
+    return frame(width, height, `${title}; the numbers are in the table below`,
+      ...points.map((value) => svg("line", { class: "gridline", x1: at(value), x2: at(value), y1: 0, y2: height - 28 })),
+      ...rows.map(({ model, sizes }, index) => {
+        const y = index * row;
+        let start = 0;
+        return svg("g", {}, svg("svg", { x: 7, y: y + 9, class: "dot" }, marker(model)), label(data.models[model].label, 18, y + 13, width - 30),
+          sizes.map((size, part) => {
+            const left = at(start), right = at((start += size));
+            return explain(svg("rect", { class: `part${part}`, x: left, y: y + 19, width: Math.max(0.5, right - left), height: 22 }),
+              `${data.models[model].label}\n${parts[part]}: ${percent(size, 1)} points of PQ`);
+          }));
+      }),
+      ...points.map((value, place) => svg("text", { class: "quiet", x: at(value), y: height - 14, "text-anchor": place ? "middle" : "start" }, percent(value, 0))),
+      svg("text", { x: width - 2, y: height, "text-anchor": "end" }, across));
+  }, title);
+}
+
+/** The largest confusions of the chosen pair: which category's pixels, or whole segments, are given to which. */
 function confusionView(container, open) {
+  const LISTED = 25, FEW = 10;
   const kinds = { pixels: data.confusion, segments: data.objects };
-  let kind = "pixels";
+  const several = data.models.length > 1;
+  let kind = "pixels", order = "most";
   const place = rove(el("div"));
-  container.append(el("div", { class: "bar" }, choice("Count", [["pixels", "Pixels"], ["segments", "Whole segments"]], kind, (chosen) => { kind = chosen; draw(); }), legend()), place);
+  container.append(el("div", { class: "bar" }, several ? pair.box() : null,
+    choice("Count", [["pixels", "Pixels"], ["segments", "Whole segments"]], kind, (chosen) => { kind = chosen; draw(); }),
+    several ? choice("Order", [["most", "Largest first"], ["gap", "A − B"]], order, (chosen) => { order = chosen; draw(); }) : null),
+  ...(several ? [legend()] : []), place);
+  const segmentsOf = (truth) => data.perCategory[truth].segments;
+
+  /** The rows of the pair by what the order says; those of categories with few segments come after the others. */
+  function chosen() {
+    const known = kinds[kind].filter(([, , values]) => values[pair.a] || values[pair.b]);
+    const size = order === "gap" ? ([, , values]) => Math.abs(values[pair.a] - values[pair.b]) : ([, , values]) => values[pair.a] + values[pair.b];
+    const few = ([truth]) => (segmentsOf(truth) < FEW ? 1 : 0);
+    return [...known].sort((x, y) => few(x) - few(y) || size(y) - size(x)).slice(0, LISTED);
+  }
 
   function draw() {
-    const rows = kinds[kind], of_pixels = kind === "pixels";
+    const rows = chosen(), of_pixels = kind === "pixels";
     if (!rows.length) {
       return place.replaceChildren(el("p", { class: "note" }, of_pixels ? "Every labelled pixel has the right category." : "None: no mask is right (IoU > 0.5) with the wrong category."));
     }
-    const most = of_pixels ? 1 : Math.max(...rows.flatMap(([, , values]) => values));
-    const show = of_pixels ? (value) => percent(value, 0) : (value) => whole(Math.round(value));
+    const most = Math.max(...rows.flatMap(([, , values]) => values));
+    const show = of_pixels ? (value) => percent(value, most < 0.1 ? 1 : 0) : (value) => whole(Math.round(value));
     const exact = of_pixels ? (value) => percent(value, 1) : whole;
+    const gap = of_pixels ? (value) => signed(value, 1) : (value) => (value > 0 ? "+" : "") + minus(whole(value));
     place.replaceChildren(
       tableOf(of_pixels ? "Largest confusions by pixels" : "Segments with a wrong category",
-        ["True", "Taken for", el("span", {}, el("span", { class: "hidden" }, "Each model"), dotsAxis(show, most, true)), "Most", "By the same to others"],
-        rows.map(([truth, predicted, values, rest]) => {
-          const worst = values.indexOf(Math.max(...values));
+        ["True", "Taken for", el("span", {}, el("span", { class: "hidden" }, "Each model"), dotsAxis(show, most, true)),
+          ...(several ? [el("span", {}, "A ", markerIcon(pair.a)), el("span", {}, "B ", markerIcon(pair.b)), "A − B"] : [of_pixels ? "Share" : "Segments"]), "n"],
+        rows.map(([truth, predicted, values]) => {
           const text = [`${categoryName(truth)} taken for ${categoryName(predicted)}`, ...data.models.map((model, index) => `${model.label}: ${exact(values[index])}${of_pixels ? " % of its pixels" : ""}`)].join("\n");
           return [
             opener(`taken:${truth}:${predicted}`, `Images in which ${categoryName(truth)} is taken for ${categoryName(predicted)}`, categoryName(truth), open),
-            categoryName(predicted), dots(values, text, most), el("span", {}, markerIcon(worst), exact(values[worst])), exact(rest[worst]),
+            categoryName(predicted), dots(values, text, most),
+            ...(several ? [exact(values[pair.a]), exact(values[pair.b]), gap(values[pair.a] - values[pair.b])] : [exact(values[0])]),
+            whole(segmentsOf(truth)),
           ];
         }), { words: 2, class: "dotted wide" }),
-      el("p", { class: "note" }, of_pixels
+      el("p", { class: "note" }, (of_pixels
         ? "In percent of the true category's pixels. void: no category predicted."
-        : "Segments whose mask is right (IoU > 0.5) and whose category is not."));
+        : "Segments whose mask is right (IoU > 0.5) and whose category is not.") + ` n: true segments of the category; those of fewer than ${FEW} stand last.`));
   }
   draw();
+  pair.watch(draw);
 }

@@ -7,10 +7,11 @@ function createGallery(container) {
   const { images, scores, withPictures, mapOf } = source;
   const nothing = { category: null, cause: null, verdict: null, model: null, slice: null, low: null, high: null, differ: null, taken: null };
   const state = { ...nothing, order: source.orders[0][0], lead: null, image: -1, offset: 0 };
-  let found = [], total = 0, asked = 0;
+  let found = [], total = 0, asked = 0, works = 0, opened = 0;
 
   const thumbs = rove(el("ul", { class: "thumbs" }));
   const status = el("span", { role: "status", "aria-live": "polite" });
+  const busy = el("span", { class: "busy", role: "status", "aria-live": "polite" });
   const chip = el("span", { class: "chip" });
   const change = (name) => (value) => { state[name] = value; state.offset = 0; speakOfChoice(); remember(); list(); };
   const any = (options) => [[null, "any"], ...options];
@@ -83,10 +84,24 @@ function createGallery(container) {
     photo.src = image.photo;
   }
 
+  /** Says that the server is at work, once that has taken a fifth of a second; gives what ends it. */
+  function working() {
+    if (!source.live) return () => {};
+    container.setAttribute("aria-busy", "true");
+    const turn = ++works;
+    const sign = setTimeout(() => { if (turn === works) busy.textContent = "Looking…"; }, 200);
+    return () => {
+      clearTimeout(sign);
+      if (turn !== works) return;
+      container.removeAttribute("aria-busy");
+      busy.textContent = "";
+    };
+  }
+
   /** Lists what fits the choices; `first`: "last" shows the last one of them. */
   async function list(first) {
     const turn = ++asked;
-    if (source.live) container.setAttribute("aria-busy", "true");
+    const done = working();
     let answer;
     try {
       answer = await source.find(state, state.offset, PAGE);
@@ -94,7 +109,7 @@ function createGallery(container) {
       answer = { found: [], total: 0, all: 0, faults: [`The server did not answer: ${problem.message}`] };
     }
     if (turn !== asked) return;
-    container.removeAttribute("aria-busy");
+    done();
     ({ found, total } = answer);
     const { all, faults = [] } = answer;
     const images_ = (number) => (number === 1 ? "1 image" : `${whole(number)} images`);
@@ -119,7 +134,7 @@ function createGallery(container) {
       el("span", { class: "why" }, state.lead ? "" : image.why[0] ?? "", !state.lead && image.why.length > 1 ? ` and ${image.why.length - 1} more` : "")));
     }));
     if (!found.length && !faults.length) thumbs.replaceChildren(el("li", {}, source.live ? "No image matches." : "No example matches."));
-    else if (found.length && (first || !found.includes(state.image))) show(first === "last" ? found.at(-1) : found[0]);
+    else if (found.length && (first || !found.includes(state.image))) await show(first === "last" ? found.at(-1) : found[0]);
   }
 
   function takenTitle() {
@@ -138,8 +153,20 @@ function createGallery(container) {
     } else open(images[found[(at + found.length) % found.length]].id, false);
   } });
 
-  function show(index) {
+  /** Shows an image; of a server's, the whole of it is asked for first, and the last one that was asked for counts. */
+  async function show(index) {
     state.image = index;
+    const turn = ++opened, waiting = images[index].part;
+    const done = waiting ? working() : () => {};
+    try {
+      if (waiting) await source.load(images[index].id);
+    } catch (problem) {
+      status.textContent = problem.message;
+      return;
+    } finally {
+      done();
+    }
+    if (turn !== opened) return;
     for (const button of thumbs.querySelectorAll("button")) {
       if (button.dataset.image === String(images[index].id)) button.setAttribute("aria-current", "true");
       else button.removeAttribute("aria-current");
@@ -163,11 +190,11 @@ function createGallery(container) {
       showChoices();
       await list();
     }
-    show(index);
+    await show(index);
     if (go) viewer.focus();
   }
 
-  container.append(el("div", { class: "bar" }, ...Object.values(boxes).map((box) => box.node), status, chip), thumbs, pages, viewer.node);
+  container.append(el("div", { class: "bar" }, ...Object.values(boxes).map((box) => box.node), status, busy, chip), thumbs, pages, viewer.node);
 
   /** Shows the images of a lead, the first of them in the viewer. */
   async function follow(key, title) {
@@ -207,10 +234,32 @@ function createGallery(container) {
     await list();
     const id = Number(wanted.image);
     if (!wanted.image || !source.has(id)) return false;
-    show(await source.load(id));
+    await show(await source.load(id));
     return true;
   }
 
   list();
   return { has: source.has, open, openError, follow, restore, recolor: () => { viewer.recolor(); list(); }, figures: (place) => viewer.figures(place) };
+}
+
+/**
+ * A stand-in for the gallery, which is made once the rest of the page has been painted: its pictures are most of the page
+ * and take the longest to parse. What is asked of it before is done then; which images it has is known at once.
+ */
+function galleryLater(container) {
+  const pictured = new Set(data.live ? data.images.ids : data.pictured);
+  const made = new Promise((ready) => {
+    let begun = false;
+    const begin = () => {
+      if (begun) return;
+      begun = true;
+      ready({ gallery: createGallery(container) });
+      document.documentElement.dataset.ready = "";
+    };
+    requestAnimationFrame(() => setTimeout(begin));
+    setTimeout(begin, 500); // a page in the background draws no frames
+  });
+  return new Proxy({ has: (id) => pictured.has(id) }, {
+    get: (own, name) => own[name] ?? ((...words) => made.then(({ gallery }) => gallery[name](...words))),
+  });
 }

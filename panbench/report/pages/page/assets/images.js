@@ -6,22 +6,23 @@ function imageStore(records) {
   const placeOf = new Map();
   const row = new Map(data.images.ids.map((id, index) => [id, index]));
   const scores = [];
-  const maps = new Map();
+  const maps = new WeakMap();
   const add = (image) => {
-    if (!placeOf.has(image.id)) {
+    const place = placeOf.get(image.id);
+    if (place === undefined) {
       placeOf.set(image.id, images.length);
       images.push(image);
       scores.push(data.images.PQ.map((of) => of[row.get(image.id)] ?? null));
-    }
+    } else if (images[place].part) images[place] = image; // a thumbnail gives way to another, or to the whole
     return placeOf.get(image.id);
   };
   records.forEach(add);
   return {
     images, scores, placeOf, add, row,
     mapOf: (image, number) => {
-      const key = `${image.id},${number}`;
-      if (!maps.has(key)) maps.set(key, decodeRuns(image.layers[number].runs, image.width * image.height));
-      return maps.get(key);
+      const layer = image.layers[number];
+      if (!maps.has(layer)) maps.set(layer, decodeRuns(layer.runs, image.width * image.height));
+      return maps.get(layer);
     },
   };
 }
@@ -30,7 +31,7 @@ const known = (values) => values.filter((value) => value !== null);
 
 /** The examples that are packed into this file. */
 function packedImages() {
-  const store = imageStore(data.gallery);
+  const store = imageStore(JSON.parse(document.getElementById("pictures").textContent));
   const { images, scores, placeOf } = store;
   const causesOf = (image) => new Set([
     ...image.layers.slice(1).flatMap((layer) => (layer ? layer.segments.map((segment) => segment.cause) : [])),
@@ -59,7 +60,7 @@ function packedImages() {
   };
 }
 
-/** All images, from the server that sent this page: a list is asked for when it is looked at. */
+/** All images, from the server that sent this page: thumbnails of a list, and the whole of an image that is opened. */
 function servedImages() {
   const { api, pictures, categories, causes, slices, orders } = data.live;
   const store = imageStore([]);
@@ -75,7 +76,10 @@ function servedImages() {
     withPictures: data.models.map((_, model) => model).filter((model) => pictures[model]),
     categories, causes, slices, orders,
     has: (id) => store.row.has(id),
-    load: async (id) => store.placeOf.get(id) ?? store.add(await ask("example", { image: id })),
+    load: async (id) => {
+      const place = store.placeOf.get(id);
+      return place === undefined || store.images[place].part ? store.add(await ask("example", { image: id })) : place;
+    },
     find: async (state, offset, limit) => {
       const { total, examples, faults } = await ask("find", { ...wordsOf(state), offset, limit });
       return { found: examples.map(store.add), total, all: store.row.size, faults };

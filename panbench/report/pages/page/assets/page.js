@@ -12,18 +12,22 @@ function applyTheme(printing = false) {
 }
 applyTheme();
 darkAround.addEventListener("change", () => applyTheme());
+let drawForScreen = () => {};
 window.addEventListener("beforeprint", () => {
   applyTheme(true);
   for (const record of document.querySelectorAll("#provenance details")) record.open = true;
+  drawForScreen = drawForPaper();
 });
-window.addEventListener("afterprint", () => applyTheme());
+window.addEventListener("afterprint", () => {
+  applyTheme();
+  drawForScreen();
+});
 
 document.getElementById("tools").append(choice("Colours of the page", [["auto", "Auto"], ["light", "Light"], ["dark", "Dark"]], theme, (value) => {
   theme = value;
   try { localStorage.setItem("panbench-theme", value); } catch { /* a page opened from a file may have no storage */ }
   applyTheme();
 }));
-if (data.live) document.getElementById("tools").prepend(el("a", { href: data.live.home }, "All runs"));
 
 for (const section of document.querySelectorAll("main > section")) {
   document.getElementById("contents").append(el("a", { href: `#${section.id}` }, section.querySelector("h2").textContent));
@@ -44,10 +48,10 @@ const within = (id, build) => {
 const live = el("p", { id: "live", class: "hidden", role: "status", "aria-live": "polite" });
 document.body.append(live);
 
-within("gallery-view", (place) => { gallery = createGallery(place); });
+within("gallery-view", (place) => { gallery = galleryLater(place); });
 const follow = gallery && ((key, title) => { hideTooltip(); gallery.follow(key, title); });
 within("chart-intervals", intervalChart);
-within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second"));
+within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second", data.overview.speeds));
 within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
 within("category-table", (place) => categoryTable(place, follow));
 within("chart-causes", causeChart);
@@ -58,8 +62,10 @@ within("confusion-view", (place) => confusionView(place, follow));
 within("slice-view", (place) => sliceCharts(place, follow, data.slices));
 within("own-view", (place) => sliceCharts(place, follow, data.own));
 for (const [key, drawn] of Object.entries(data.curves)) within(`chart-${key}`, (place) => curves(place, drawn));
+for (const [key, drawn] of Object.entries(data.bars)) within(`chart-${key}`, (place) => bars(place, drawn));
 within("image-view", imageView);
 if (gallery) within("figures", (place) => gallery.figures(place));
+else root.dataset.ready = "";
 
 /** Puts the page into the state that its address tells; goes to the image when `go`. */
 function restore(go) {

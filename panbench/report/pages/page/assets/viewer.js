@@ -3,6 +3,9 @@
 const ZOOM_MOST = 12;
 const PRINTED = 6;
 
+/** Columns for `count` printed panes: up to eight beside each other, more in rows of one length as far as may be. */
+const printedColumns = (count) => Math.ceil(count / Math.ceil(count / 8));
+
 function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   const several = withPictures.length > 1;
   const state = {
@@ -517,7 +520,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
       const picture = new Image();
       picture.onload = () => {
         const panes = layerNames.map(([number]) => number).filter((number) => number === PHOTO || image.layers[number]);
-        figure.append(el("div", { class: "strip", style: { "grid-template-columns": `repeat(${panes.length < 6 ? panes.length : Math.ceil(panes.length / 2)}, 1fr)` } }, panes.map((number) => {
+        figure.append(el("div", { class: "strip", style: { "grid-template-columns": `repeat(${printedColumns(panes.length)}, 1fr)` } }, panes.map((number) => {
           const width = 360, height = Math.round((width * image.height) / image.width);
           const canvas = compose(image, number, mapOf, picture, width, height,
             { style: { color: number === TRUTH ? "category" : "verdict", opacity: 0.55, outlined: true } });

@@ -1,0 +1,85 @@
+"""The printed report, as a PDF that Chromium writes: the size of its text, how full its pages are, and what is cut."""
+
+import ctypes
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from panbench.report.pages.page.document import write_report
+from panbench.runs import load_run
+
+pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2 is not installed: pip install pypdfium2")
+
+
+def copies_of(runs, number: int, folder: Path) -> list:
+    """So many runs, the given ones in turn under other names."""
+    places = [shutil.copytree(runs[copy % len(runs)].path, folder / f"run-of-a-name-{copy}") for copy in range(number)]
+    return [load_run(place) for place in places]
+
+
+@pytest.fixture(params=[1, 2, 5, 12])
+def printed(request, open_report, shared_runs, tmp_path):
+    """The number of models, and the PDF of a page that was open in a wide window."""
+    runs = copies_of(shared_runs, request.param, tmp_path)
+    for number, run in enumerate(runs[2:]):
+        title = f"mask2former_swin_large_seed{number}_of_a_long_experiment"
+        run.info = replace(run.info, model=replace(run.info.model, title=title))
+    (tmp_path / "light.json").write_text('{"day": [7, 8], "night": [9, 10]}', "utf-8")
+    page = open_report(write_report(runs, tmp_path / "report.html", slices=tmp_path / "light.json"), width=1440)
+    page.locator("#figures figure canvas").last.wait_for(state="attached")
+    return request.param, pdfium.PdfDocument(page.pdf(path=tmp_path / "report.pdf", format="A4"))
+
+
+def sizes_of_text(page) -> list[float]:
+    """The size of each character that is seen, in points on paper."""
+    text, matrix, found = page.get_textpage(), pdfium.raw.FS_MATRIX(), []
+    for place in range(text.count_chars()):
+        if not text.get_text_range(place, 1).strip():
+            continue
+        pdfium.raw.FPDFText_GetMatrix(text.raw, place, ctypes.byref(matrix))
+        scale = math.sqrt(abs(matrix.a * matrix.d - matrix.b * matrix.c))
+        found.append(pdfium.raw.FPDFText_GetFontSize(text.raw, place) * scale)
+    return found
+
+
+def filled(page) -> float:
+    """How far down a page there is ink, as a fraction of it."""
+    rows = np.flatnonzero((np.asarray(page.render(scale=0.5).to_pil().convert("L")) < 250).any(axis=1))
+    return float(rows[-1] + 1) / (page.get_height() * 0.5) if len(rows) else 0.0
+
+
+def test_print_has_no_text_below_seven_points_and_no_page_half_empty_but_the_last(printed):
+    models, document = printed
+    sizes = [size for page in document for size in sizes_of_text(page)]
+    assert len(sizes) > 2000
+    assert min(sizes) >= 7
+    # Running text is what the style sheet asks for: the page was not shrunk to fit something wide.
+    assert max(sizes) == pytest.approx(19 * 0.75, abs=0.1)
+    assert min(filled(page) for page in list(document)[:-1]) >= 0.5, models
+
+
+@pytest.mark.parametrize(("models", "columns"), [(1, [3]), (2, [4]), (5, [7])])
+def test_printed_pictures_of_an_image_stand_in_one_row(open_report, shared_runs, tmp_path, models, columns):
+    page = open_report(write_report(copies_of(shared_runs, models, tmp_path), tmp_path / "report.html"), width=702)
+    page.locator("#figures figure canvas").last.wait_for(state="attached")
+    page.emulate_media(media="print")
+    tops = (
+        page.locator("#figures figure")
+        .first.locator("canvas")
+        .evaluate_all("nodes => nodes.map(node => Math.round(node.getBoundingClientRect().top))")
+    )
+    assert [tops.count(top) for top in dict.fromkeys(tops)] == columns
+
+
+def test_charts_are_drawn_for_paper_and_then_for_the_screen_again(open_report):
+    page = open_report(width=1440)
+    chart = page.locator("#chart-causes svg").first
+    wide = float(chart.get_attribute("width"))
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert float(chart.get_attribute("width")) == 700
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert float(chart.get_attribute("width")) == wide
