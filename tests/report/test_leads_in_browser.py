@@ -77,7 +77,7 @@ def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(open_r
     page.get_by_label("Right", exact=True).focus()
     page.keyboard.press("n")
     assert told(page).startswith("2 of 2: ball: ")
-    page.get_by_role("button", name="Error before").click()
+    page.get_by_role("button", name="Previous error").click()
     assert told(page) == first
 
 

@@ -97,7 +97,7 @@ def test_runs_without_predictions_are_told_and_the_rest_is_there(make_runs):
     page = report_page(make_runs(predictions=False), reporter=said)
     assert data_of(page)["gallery"] == []
     assert "--save-predictions" in said.notices[0]
-    assert "Left out. No run has stored predictions." in page
+    assert "Left out. No run has stored predictions, so" in page
     assert 'id="gallery-view"' not in page
     assert 'id="chart-causes"' in page
 
@@ -112,7 +112,8 @@ def test_one_run_without_predictions_is_named_and_the_other_is_shown(make_runs):
     assert gallery[0]["layers"][1] is not None
     assert gallery[0]["layers"][2] is None
     assert said.notices == [
-        "second has no stored predictions and is not in the pictures: `panbench eval … --save-predictions` keeps them."
+        "second has no stored predictions and is not in the pictures. To repeat the runs with predictions, run this "
+        "where they were made: panbench eval --model second --save-predictions --overwrite"
     ]
 
 
@@ -147,7 +148,9 @@ def test_a_p_that_swaps_could_not_reach_reads_as_in_compare(shared_runs):
     floored = replace(found, comparison=replace(found.comparison, differences=apart))
     page = overview(members, floored)
     assert corrected_p(0.00312, True) == "<0.004"
-    assert page.count(">&lt;0.004</td>") == 3
+    differences, behind = page.split('<details id="behind">')
+    assert differences.count(">&lt;0.004</td>") == 3
+    assert behind.count(">&lt;0.004</td>") == 9
     assert "so p may be smaller still" in page
     assert "so p may be smaller still" not in overview(members, found)
 

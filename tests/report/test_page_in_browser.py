@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from browsing import Opened, wait_in_page
 from little_runs import scored
+from support import panbench
 
 from panbench.base.studies import find_studies
 from panbench.metrics.slices import image_statistics
@@ -250,19 +251,47 @@ def test_what_a_cause_takes_is_in_the_table_as_in_the_bar_though_it_has_no_error
     assert inexact["cause"] not in page.locator("p.note", has_text="No errors of these causes").inner_text()
 
 
-def test_an_image_without_a_picture_says_how_to_get_one(open_report, make_runs, tmp_path):
-    page = open_report(path=write_report(make_runs(predictions=False), tmp_path / "bare.html"))
-    assert "No run has stored predictions" in page.locator("#gallery").inner_text()
+def test_an_image_without_a_picture_says_how_to_get_one(open_report, shared_runs, tmp_path):
+    page = open_report(path=write_report(shared_runs, tmp_path / "bare.html", examples=0))
     page.locator("#image-view").get_by_role("button", name="Image 8").click()
     offered = page.locator("#image-view [role=status] code").inner_text()
     words = shlex.split(offered)
     assert words[:2] + words[-2:] == ["panbench", "report", "--image", "8"]
     assert [Path(word).name for word in words[2:4]] == ["run-a", "run-b"]
     assert all(Path(word, "run.json").is_file() for word in words[2:4])
+    assert copied(page, "#image-view") == offered
+    # The command adds it.
+    again = panbench(*words[1:], "--out", tmp_path / "more.html")
+    assert again.exit_code == 0, again.output
+    assert open_report(path=tmp_path / "more.html").locator("#viewer").get_attribute("data-image") == "8"
+
+
+def copied(page, place: str) -> str:
+    """What the first button "Copy" of a place puts on the clipboard."""
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.get_by_role("button", name="Copy").click()
-    page.get_by_role("button", name="Copied").wait_for()
-    assert page.evaluate("navigator.clipboard.readText()") == offered
+    page.locator(place).get_by_role("button", name="Copy").first.click()
+    page.locator(place).get_by_role("button", name="Copied").wait_for()
+    return page.evaluate("navigator.clipboard.readText()")
+
+
+def test_without_predictions_one_place_says_what_adds_them_and_nothing_promises_pictures(
+    open_report, make_runs, tmp_path
+):
+    page = open_report(path=write_report(make_runs(predictions=False), tmp_path / "bare.html"))
+    said = page.locator("#gallery").inner_text()
+    assert "No run has stored predictions, so this page has no pictures." in said
+    assert page.locator("main").inner_text().count("--save-predictions") == 2
+    assert copied(page, "#gallery") == "panbench eval --model 'first <b>model</b>' --save-predictions --overwrite"
+    words = page.locator("main").inner_text()
+    for promise in ("opens its pictures", "opens the images", "have a picture", "click to open"):
+        assert promise not in words
+    assert page.locator("[data-lead]").count() == 0
+    assert page.locator("#image-view table button").count() == 0
+    page.locator("#points").focus()
+    page.keyboard.press("ArrowRight")
+    assert "picture" not in page.locator("#image-view [role=status]").inner_text()
+    page.keyboard.press("Enter")
+    assert page.locator("#image-view code").count() == 0
 
 
 def test_printing_is_light_and_complete(open_report, tmp_path):
@@ -309,7 +338,7 @@ def test_a_model_alone_keeps_its_colour(open_report, shared_runs, tmp_path):
 def test_everything_that_is_listed_leads_to_a_picture(open_report):
     page = open_report()
     keys = page.locator("[data-lead]").evaluate_all("all => all.map(one => one.dataset.lead)")
-    assert {key.split(":")[0] for key in keys} == {"category", "cause", "taken", "slice"}
+    assert {key.split(":")[0] for key in keys} == {"category", "cause", "taken", "slice", "only"}
     # No row is without one.
     assert sum(key.startswith("category:") for key in keys) == page.locator("#category-scores tbody tr").count()
     assert sum(key.startswith("taken:") for key in keys) == page.locator("#confusion-view tbody tr").count()

@@ -20,6 +20,7 @@ from panbench.report.pages.live.thumbnails import Thumbnails
 from panbench.report.pages.page.document import PHOTO_SIZES, live_page
 from panbench.report.pages.page.gallery import Examples
 from panbench.report.pages.page.leads import find_leads, taken_pixels
+from panbench.report.pages.page.only import images_only_one_finds
 from panbench.runs import Run
 
 __all__ = ["ORDERS", "VERDICTS", "Query", "Selection"]
@@ -42,7 +43,8 @@ class Query:
     category (its place), cause, verdict, model (its place), low and high (IoU): the image has a segment that fits all
     of these at once; a miss has the IoU that it would have with the segment that its cause pairs it with
     slice: "SLICING:SLICE", the image has an error there; taken: "TRUE:PREDICTED", places of categories, −1 for void:
-    pixels of the one are given to the other; differ: the best and the worst model are so far apart in PQ, 0–1
+    pixels of the one are given to the other; only: "A:B", places of models, A finds a segment that B does not
+    differ: the best and the worst model are so far apart in PQ, 0–1
     """
 
     category: int | None = None
@@ -53,6 +55,7 @@ class Query:
     high: float | None = None
     slice: str = ""
     taken: str = ""
+    only: str = ""
     differ: float | None = None
     order: str = "worst"
     offset: int = 0
@@ -144,7 +147,8 @@ class Selection:
             "orders": [[key, title] for key, title in ORDERS.items() if key != "differ" or len(self.members) > 1],
         }
         reporter.status("Writing the page")
-        return live_page(self.members, self.standing, self.per_image, kinds, live, self._examples.missing)
+        examples = self._examples
+        return live_page(self.members, self.standing, self.per_image, kinds, live, examples.missing, examples.commands)
 
     def find(self, query: Query) -> list[int]:
         """All images that a query asks for, in its order. Raises BadArgument for what these runs lack."""
@@ -240,6 +244,8 @@ class Selection:
             conditions.append(self._slices[name][title])
         if query.taken:
             conditions.append(self._taken_images(query.taken))
+        if query.only:
+            conditions.append(self._found_by_one(query.only))
         return conditions
 
     @cached_property
@@ -286,6 +292,16 @@ class Selection:
             raise BadArgument(f"taken={taken!r} does not name two categories.") from None
         table = self._taken
         return table.loc[(table["true"] == names[0]) & (table["predicted"] == names[1]), "image_id"].to_numpy()
+
+    def _found_by_one(self, only: str) -> Any:
+        for a, b, alone in self._only:
+            if only == f"{a}:{b}":
+                return alone.index.to_numpy()
+        raise BadArgument(f"only={only!r} names no two models.")
+
+    @cached_property
+    def _only(self) -> list[tuple[int, int, pd.Series]]:
+        return list(images_only_one_finds(self.members))
 
     @cached_property
     def _taken(self) -> pd.DataFrame:

@@ -57,6 +57,7 @@ SCRIPTS = (
     "leads.js",
     "paint.js",
     "viewer.js",
+    "only.js",
     "images.js",
     "gallery.js",
     "wall.js",
@@ -160,11 +161,13 @@ def report_page(
         "leads": leads_to(kinds, [image["id"] for image in gallery.images]),
         "pictured": [image["id"] for image in gallery.images],
     }
+    if gallery.missing and not gallery.images:
+        data["command"] = ""  # with --image it would add no picture
     page = for_file(_page(members, standing, {**data, **shown}, gallery, more, wall, title, home))
     if (size := len(page.encode())) > LARGEST:
         reporter.notice(f"The page has {size / 1e6:.0f} MB; fewer --examples make it smaller.")
-    for sentence in gallery.missing:
-        reporter.notice(sentence)
+    if gallery.missing:
+        reporter.notice(" ".join([*gallery.missing, *gallery.commands]))
     return page
 
 
@@ -175,6 +178,7 @@ def live_page(
     kinds: Sequence[Sequence[Lead]],
     live: Mapping[str, Any],
     missing: Sequence[str] = (),
+    commands: Sequence[str] = (),
 ) -> str:
     """The page whose examples a server has: all images, asked for at the address live["api"] (report/live/)."""
     images = [image for kind in kinds for lead in kind for image in lead.images]
@@ -189,7 +193,7 @@ def live_page(
         "pictured": [],
         "live": live,
     }
-    gallery = Gallery((), tuple(missing), live=any(live["pictures"]))
+    gallery = Gallery((), tuple(missing), tuple(commands), live=any(live["pictures"]))
     return for_file(_page(members, standing, data, gallery, more, Wall(), None, live["home"]))
 
 

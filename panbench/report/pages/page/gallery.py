@@ -11,6 +11,7 @@ import numpy.typing as npt
 from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
 from panbench.panoptic import pixels
+from panbench.report.answers.remaking import command_with_predictions
 from panbench.report.answers.views import Compared
 from panbench.report.figures.pictures import Layer, Photo, Pictures, RunPictures, runs_of, segment_colors
 
@@ -24,18 +25,26 @@ EXAMPLES = 96
 class Gallery:
     """The examples of a page: records for its JSON, and a sentence for what is left out.
 
+    commands: command lines that make the runs without predictions again with them
     live: a server has them all, and the page asks it
     """
 
     images: tuple[dict[str, Any], ...] = ()
     missing: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
     live: bool = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether the page has pictures."""
+        return self.live or bool(self.images)
 
 
 class Examples:
     """The pictures of some runs, as the page's scripts take them.
 
-    sources: of each run its stored predictions, None where it kept none; missing: a sentence on each of those
+    sources: of each run its stored predictions, None where it kept none; missing: sentences on those, before the
+    commands (of `Gallery`) that make them
     """
 
     def __init__(self, members: Sequence[Compared], pictures: Pictures) -> None:
@@ -43,16 +52,15 @@ class Examples:
         self.pictures = pictures
         found = [RunPictures(member.run, member.label) for member in members]
         self.sources = tuple(source if source.folder else None for source in found)
-        missing = [
-            f"{member.label} has no stored predictions and is not in the pictures: "
-            "`panbench eval … --save-predictions` keeps them."
-            for member, source in zip(members, self.sources, strict=True)
-            if source is None
-        ]
-        if not any(self.sources):
-            missing = [
-                "No run has stored predictions. Runs that `panbench eval --save-predictions` made have pictures."
-            ]
+        without = [member for member, source in zip(members, self.sources, strict=True) if source is None]
+        self.commands = tuple(dict.fromkeys(filter(None, (command_with_predictions(one.run) for one in without))))
+        missing = [f"{one.label} has no stored predictions and is not in the pictures." for one in without]
+        if without and len(without) == len(members):
+            missing = ["No run has stored predictions, so this page has no pictures."]
+        if self.commands:
+            missing.append("To repeat the runs with predictions, run this where they were made:")
+        elif without:
+            missing.append("`panbench eval … --save-predictions` and `panbench score` make runs that have them.")
         self.missing = tuple(missing)
 
     def example(
@@ -107,14 +115,14 @@ def make_gallery(
         return Gallery()
     examples = Examples(members, pictures)
     if not any(examples.sources):
-        return Gallery((), examples.missing)
+        return Gallery((), examples.missing, examples.commands)
     for source in filter(None, examples.sources):
         source.judge(chosen)
     try:
         pictures.panoptic  # noqa: B018  (says what is missing before any image is read)
     except BadDataset as error:
         return Gallery((), (str(error),))
-    missing = list(examples.missing)
+    missing: list[str] = []
     records: list[dict[str, Any]] = []
     faults: list[str] = []
     at = 0
@@ -133,7 +141,8 @@ def make_gallery(
     reporter.progress("Packing examples", len(chosen), len(chosen))
     if faults:
         missing.append(f"{len(faults)} of {len(chosen)} examples are left out; the first: {faults[0]}")
-    return Gallery(tuple(records), tuple(missing))
+    # Last the sentence that the commands follow.
+    return Gallery(tuple(records), (*missing, *examples.missing), examples.commands)
 
 
 def _weight(record: Mapping[str, Any]) -> int:

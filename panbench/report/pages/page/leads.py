@@ -19,6 +19,7 @@ from panbench.panoptic.types import VOID
 from panbench.report.answers import views
 from panbench.report.answers.fixes import fix_words
 from panbench.report.answers.views import Compared
+from panbench.report.pages.page.only import images_only_one_finds
 
 __all__ = [
     "MOST_CONFUSED",
@@ -80,6 +81,7 @@ def find_leads(
     kinds = [
         [Lead(f"worst:{image}", "lowest PQ", (image,)) for image in _ints(mean.sort_values(kind="stable").index[:12])],
         list(_differing(members, known)),
+        list(_only(members)),
         list(_causes(members)),
         list(_to_fix(members)),
         [Lead(f"typical:{image}", "typical", (image,)) for image in _ints(typical[:6])],
@@ -148,6 +150,14 @@ def _differing(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
             if place < len(gap) and gap.iloc[place] > 0:
                 reason = "models differ most" if len(pairs) == 1 else f"{a} and {b} differ most"
                 yield Lead(f"differ:{a}:{b}:{place}", reason, (int(gap.index[place]),))
+
+
+def _only(members: Sequence[Compared]) -> Iterator[Lead]:
+    """Of each two models the images in which most is found by the first alone."""
+    for a, b, alone in images_only_one_finds(members):
+        if len(alone):
+            reason = f"found by {members[a].label} and not by {members[b].label}"
+            yield Lead(f"only:{a}:{b}", reason, _ints(alone.index)[:CANDIDATES])
 
 
 def _causes(members: Sequence[Compared]) -> Iterator[Lead]:

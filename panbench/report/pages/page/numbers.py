@@ -18,6 +18,7 @@ from panbench.report.answers.views import Compared
 from panbench.report.figures.colors import model_key, styles_of
 from panbench.report.pages.page.cost import speed_range
 from panbench.report.pages.page.leads import confused_pairs, mistaken_pairs, pairs_listed
+from panbench.report.pages.page.only import only_numbers
 from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["PairTest", "TestedPair", "chart_numbers", "tested_pairs"]
@@ -86,6 +87,7 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
         ],
         "images": {"ids": pq.index.tolist(), "PQ": [_numbers(pq[run]) for run in by_run]},
         "listed": pairs_listed(len(members)),
+        "only": only_numbers(members),
     }
 
 

@@ -9,6 +9,7 @@ from panbench.report.answers.fixes import fix_sentence
 from panbench.report.answers.grid import ABSENT, percent, signed
 from panbench.report.answers.tables import comparison_grid
 from panbench.report.answers.views import Compared
+from panbench.report.pages.page.behind import behind_the_verdict, difference_id, said, score_id
 from panbench.report.pages.page.numbers import PairTest, TestedPair, tested_pairs
 from panbench.report.pages.rendering import Markup, render
 
@@ -37,12 +38,12 @@ def title_of(members: Sequence[Compared]) -> str:
 
 def overview(members: Sequence[Compared], standing: Standing) -> Markup:
     """The verdict, the comparison with ranks and intervals, and which differences are real."""
-    said = [] if standing.verdict is None else standing.verdict.sentences
     grid = comparison_grid(standing.rows)
     ranked = any(row.rank for row in standing.rows)
     return render(
         "panbench.report.pages.page:overview.html",
-        verdict=["".join(clause.text for clause in sentence) for sentence in said],
+        verdict=said(standing),
+        behind=behind_the_verdict(members, standing),
         fix_first=fix_sentence(members[0].to_fix, members[0].label),
         columns=grid.columns,
         meanings=MEANINGS,
@@ -62,6 +63,7 @@ def _scores(members: Sequence[Compared], standing: Standing) -> list[dict[str, A
         known = row.PQ_low is not None and row.PQ_high is not None
         found.append(
             {
+                "id": score_id(index),
                 "model": index if index < len(members) else None,
                 "label": members[index].label if index < len(members) else row.title,
                 "mark": grid.mark(index),
@@ -90,7 +92,13 @@ def _differences(members: Sequence[Compared], standing: Standing) -> dict[str, A
         return {**found, "form": "baseline", "base": base, "rows": rows}
     if count == 2:
         pair = [
-            (_SCORES[group], _difference(tests, 0, 1, group), _interval(test), corrected_p(test.p, test.at_floor))
+            (
+                difference_id(group, 0, 1),
+                _SCORES[group],
+                _difference(tests, 0, 1, group),
+                _interval(test),
+                corrected_p(test.p, test.at_floor),
+            )
             for group in GROUPS
             if (test := tests[0, 1].groups.get(group)) is not None
         ]
@@ -107,9 +115,16 @@ def _difference(tests: Mapping[tuple[int, int], TestedPair], a: int, b: int, gro
     """a − b in points of PQ, its p in words, and whether it is significant."""
     test = None if a == b else tests[min(a, b), max(a, b)].groups.get(group)
     if test is None:
-        return {"points": "" if a == b else ABSENT, "p": None, "significant": False}
+        return {"id": None, "points": "" if a == b else ABSENT, "p": None, "significant": False}
     difference = test.difference if a < b else -test.difference
-    return {"points": signed(difference, 1), "p": p_in_words(test.p, test.at_floor), "significant": test.significant}
+    cell = difference_id(group, a, b)
+    return {
+        "id": cell,
+        "first": a < b,
+        "points": signed(difference, 1),
+        "p": p_in_words(test.p, test.at_floor),
+        "significant": test.significant,
+    }
 
 
 def _interval(test: PairTest) -> str:

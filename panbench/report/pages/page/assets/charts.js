@@ -256,8 +256,11 @@ function causeTable(container, open) {
   container.append(rove(place));
   container.append(el("p", { class: "note" }, "gain: PQ won if this cause alone were mended. FP: false positives, FN: missed segments, found: found with an inexact mask."));
   if (unused.length) container.append(el("p", { class: "note" }, `No errors of these causes: ${unused.join(", ")}.`));
-  draw();
-  pair.watch(draw);
+  /** Clauses of the verdict lead to the rows of causes. */
+  const name = () => place.querySelectorAll("tbody tr").forEach((row, index) => { row.id = `lost-${order[index]}`; });
+  const again = () => { draw(); name(); };
+  again();
+  pair.watch(again);
 }
 
 /** A button that opens the images of a lead, or plain text where the page has none. */

@@ -5,7 +5,7 @@ const PAGE = 24; // examples of a server that are listed at once
 function createGallery(container) {
   const source = data.live ? servedImages() : packedImages();
   const { images, scores, withPictures, mapOf } = source;
-  const nothing = { category: null, cause: null, verdict: null, model: null, slice: null, low: null, high: null, differ: null, taken: null };
+  const nothing = { category: null, cause: null, verdict: null, model: null, slice: null, low: null, high: null, differ: null, taken: null, only: null };
   const state = { ...nothing, order: source.orders[0][0], lead: null, image: -1, offset: 0 };
   let found = [], total = 0, asked = 0, works = 0, opened = 0;
 
@@ -118,7 +118,7 @@ function createGallery(container) {
     pages.hidden = !source.live || total <= PAGE;
     pages.children[0].disabled = state.offset === 0;
     pages.children[1].disabled = state.offset + PAGE >= total;
-    const title = state.lead?.title ?? (state.taken ? takenTitle() : null);
+    const title = state.lead?.title ?? (state.taken ? takenTitle() : state.only ? onlyTitle(...state.only.split(":").map(Number)) : null);
     chip.replaceChildren(...(title ? [title, " ", el("button", { type: "button", onclick: () => { Object.assign(state, nothing, { lead: null, offset: 0 }); address.write({ lead: null }); showChoices(); speakOfChoice(); remember(); list(); } }, "Show all")] : []));
     thumbs.replaceChildren(...faults.map((fault) => el("li", { class: "fault" }, fault)), ...found.map((index) => {
       const image = images[index];
@@ -196,18 +196,18 @@ function createGallery(container) {
 
   container.append(el("div", { class: "bar" }, ...Object.values(boxes).map((box) => box.node), status, busy, chip), thumbs, pages, viewer.node);
 
-  /** Shows the images of a lead, the first of them in the viewer. */
-  async function follow(key, title) {
+  /** Shows the images of a lead, the first of them or `image` in the viewer. */
+  async function follow(key, title, image = null) {
     Object.assign(state, nothing, { offset: 0 }, source.live ? queryOfLead(key) : { lead: { key, title } });
     showChoices();
     remember();
     viewer.speakOf(spokenOf(key));
     if (!source.live) {
       await list();
-      return open(data.leads[key][0]);
+      return open(image ?? data.leads[key][0]);
     }
     await list("first");
-    if (found.length) return open(images[found[0]].id);
+    if (found.length) return open(image ?? images[found[0]].id);
   }
 
   /** Opens the image of an error of the wall, in the model that made it, with what belongs to the error lit. */

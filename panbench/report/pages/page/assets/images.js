@@ -88,8 +88,8 @@ function servedImages() {
 }
 
 /** What a query of the server is, as the words of an address; what excludes nothing is left out. */
-function wordsOf({ category, cause, verdict, model, slice, low, high, differ, taken, order }) {
-  const words = { category, cause, verdict, model, slice, low, high, differ, taken, order };
+function wordsOf({ category, cause, verdict, model, slice, low, high, differ, taken, only, order }) {
+  const words = { category, cause, verdict, model, slice, low, high, differ, taken, only, order };
   return Object.fromEntries(Object.entries(words).filter(([, value]) => value !== null && value !== undefined && value !== ""));
 }
 
@@ -99,5 +99,5 @@ function queryOfLead(key) {
   if (kind === "category") return { category: Number(rest[0]) };
   if (kind === "cause") return { model: Number(rest[0]), cause: data.causes.names[Number(rest[1])] };
   if (kind === "slice") return { slice: rest.join(":") };
-  return { taken: rest.join(":") };
+  return { [kind]: rest.join(":") };
 }

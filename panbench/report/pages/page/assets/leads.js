@@ -1,10 +1,11 @@
 // Leads: what a row of the page speaks of, and the segments of an image that show it.
 //
-// A lead's key (leads.py) is "category:C", "cause:MODEL:CAUSE", "slice:SLICING:NAME" or "taken:TRUE:PREDICTED", of places in
-// data. What it speaks of is { model, category, cause, verdict, slice, taken, low, high }; what is null is open. A server's
-// query has the same words; an error of the wall has a box besides, in fractions of the image.
+// A lead's key (leads.py) is "category:C", "cause:MODEL:CAUSE", "slice:SLICING:NAME", "taken:TRUE:PREDICTED" or "only:A:B"
+// (found by model A and not by B), of places in data. What it speaks of is { model, category, cause, verdict, slice, taken,
+// only, low, high }; what is null is open. A server's query has the same words; an error of the wall has a box besides, in
+// fractions of the image.
 
-const OPEN = { model: null, category: null, cause: null, verdict: null, slice: null, taken: null, low: null, high: null, box: null };
+const OPEN = { model: null, category: null, cause: null, verdict: null, slice: null, taken: null, only: null, low: null, high: null, box: null };
 
 /** What a lead speaks of; of several models the one of the chosen pair that it says most against. */
 function spokenOf(key) {
@@ -27,6 +28,7 @@ function spokenOf(key) {
     const counted = [data.confusion, data.objects].map((rows) => rows.find(([truth, predicted]) => `${truth}:${predicted}` === rest.join(":"))).find(Boolean);
     return { ...OPEN, taken: rest.join(":"), model: most((model) => counted?.[2][model]) };
   }
+  if (kind === "only") return { ...OPEN, only: rest.join(":"), model: Number(rest[1]) };
   return null;
 }
 
@@ -43,6 +45,7 @@ function spokenOfQuery(query) {
 function placesOf(image, mapOf, spoken, model) {
   const layer = image.layers[1 + model], truth = image.layers[TRUTH], answers = image.answers[model];
   if (!layer || !answers) return [];
+  if (spoken.only) return placesOnly(image, ...spoken.only.split(":").map(Number));
   if (spoken.taken) return placesTaken(image, mapOf, model, ...spoken.taken.split(":").map(Number));
   const all = [
     ...answers.flatMap(([verdict, iou, cause], index) => (verdict === "FN" ? [{ at: [TRUTH, index], verdict, iou, cause, segment: truth.segments[index] }] : [])),
@@ -112,6 +115,13 @@ function placesTaken(image, mapOf, model, true_, predicted) {
     const [of_truth, of_answer] = [Math.floor(key / width) - 1, (key % width) - 1];
     return [[TRUTH, of_truth], ...(of_answer < 0 ? [] : [[1 + model, of_answer]])];
   });
+}
+
+/** What model a found and model b did not, the largest first. */
+function placesOnly(image, a, b) {
+  const { segments } = image.layers[TRUTH];
+  return segments.flatMap((_, index) => (foundByOne(image, index, [a, b]) === "a" ? [[[TRUTH, index]]] : []))
+    .sort((one, other) => segments[other[0][1]].area - segments[one[0][1]].area);
 }
 
 /** What a place shows, in words: "missed: person, 251 pixels", "person, taken for a bicycle". */

@@ -40,6 +40,8 @@ for (const place of document.querySelectorAll("[data-marker]")) {
   place.replaceWith(markerIcon(model));
 }
 
+for (const place of document.querySelectorAll("[data-command]")) place.replaceChildren(command(place.textContent.trim()));
+
 const within = (id, build) => {
   const place = document.getElementById(id);
   if (place) build(place);
@@ -49,7 +51,7 @@ const live = el("p", { id: "live", class: "hidden", role: "status", "aria-live":
 document.body.append(live);
 
 within("gallery-view", (place) => { gallery = galleryLater(place); });
-const follow = gallery && ((key, title) => { hideTooltip(); gallery.follow(key, title); });
+const follow = gallery && ((key, title, image) => { hideTooltip(); gallery.follow(key, title, image); });
 within("chart-intervals", intervalChart);
 within("chart-speed", (place) => costChart(place, data.overview.images_per_second, "images a second", data.overview.speeds));
 within("chart-params", (place) => costChart(place, data.overview.params, "parameters"));
@@ -63,9 +65,24 @@ within("slice-view", (place) => sliceCharts(place, follow, data.slices));
 within("own-view", (place) => sliceCharts(place, follow, data.own));
 for (const [key, drawn] of Object.entries(data.curves)) within(`chart-${key}`, (place) => curves(place, drawn));
 for (const [key, drawn] of Object.entries(data.bars)) within(`chart-${key}`, (place) => bars(place, drawn));
+within("only-view", (place) => onlyView(place, follow));
 within("image-view", imageView);
 if (gallery) within("figures", (place) => gallery.figures(place));
 else root.dataset.ready = "";
+
+/** A clause of the verdict leads to the row or cell that carries its numbers, and lights it. */
+within("verdict", (place) => place.addEventListener("click", (event) => {
+  const target = document.getElementById(event.target.closest("a.clause")?.hash.slice(1));
+  if (!target) return;
+  event.preventDefault(); // the address keeps the image
+  document.querySelectorAll(".carries").forEach((other) => other.classList.remove("carries"));
+  const folded = target.closest("details");
+  if (folded) folded.open = true;
+  target.classList.add("carries");
+  target.tabIndex = -1;
+  target.scrollIntoView({ block: "center" });
+  target.focus({ preventScroll: true });
+}));
 
 /** Puts the page into the state that its address tells; goes to the image when `go`. */
 function restore(go) {
@@ -81,9 +98,11 @@ window.addEventListener("popstate", () => restore(false));
 /** Each image a point: model A against model B, or, of one model, by rank. A click, or arrow keys and Enter, opens it. */
 function imageView(container) {
   const { ids, PQ } = data.images;
+  // Without a gallery there may be a command that adds an image; where there is neither, nothing promises a picture.
+  const canOpen = Boolean(gallery || data.command);
   const several = data.models.length > 1;
   const models = () => (several ? [pair.a, pair.b] : [0, 0]);
-  const plot = el("div", { class: "chart", id: "points", tabindex: 0, role: "group", "aria-label": several ? "Images as points, PQ of one model against the other; arrow keys walk from the largest difference, Enter opens" : "Images as points by PQ; arrow keys walk from the worst, Enter opens" });
+  const plot = el("div", { class: "chart", id: "points", tabindex: 0, role: "group", "aria-label": several ? `Images as points, PQ of one model against the other; arrow keys walk from the largest difference${canOpen ? ", Enter opens" : ""}` : `Images as points by PQ; arrow keys walk from the worst${canOpen ? ", Enter opens" : ""}` });
   const said = el("p", { class: "note", role: "status", "aria-live": "polite" }, " ");
   const table = el("div");
   if (several) container.append(el("div", { class: "bar" }, pair.box()));
@@ -103,7 +122,7 @@ function imageView(container) {
     said.textContent = several
       ? `${data.models[b].label} is better on ${whole(better)} images, ${data.models[a].label} on ${whole(worse)}; ${whole(held.length - better - worse)} are even.`
       : `${whole(held.length)} images.`;
-    const open = (index) => el("button", { type: "button", class: "link", onclick: () => openImage(ids[index]) }, `Image ${ids[index]}`);
+    const open = (index) => (canOpen ? el("button", { type: "button", class: "link", onclick: () => openImage(ids[index]) }, `Image ${ids[index]}`) : `Image ${ids[index]}`);
     table.replaceChildren(several
       ? el("div", {}, el("h3", {}, "Where they differ most"), tableOf("Images with the largest difference",
         ["Image", el("span", {}, modelLabel(a)), el("span", {}, modelLabel(b)), "A − B"],
@@ -115,13 +134,12 @@ function imageView(container) {
   function openImage(id) {
     hideTooltip();
     if (gallery?.has(id)) return gallery.open(id);
-    if (data.live) said.textContent = "These runs kept no predictions, so there is no picture.";
-    else said.replaceChildren(`Image ${id} has no picture in this file. To add it: `, command(`${data.command} --image ${id}`));
+    if (canOpen) said.replaceChildren(`Image ${id} has no picture in this file. To add it: `, command(`${data.command} --image ${id}`));
   }
 
   const describe = (index) => (several
     ? `Image ${ids[index]}\n${data.models[a].label}: PQ ${percent(PQ[a][index])}\n${data.models[b].label}: PQ ${percent(PQ[b][index])}`
-    : `Image ${ids[index]}\nPQ ${percent(PQ[a][index])}`) + (gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
+    : `Image ${ids[index]}\nPQ ${percent(PQ[a][index])}`) + (!canOpen ? "" : gallery?.has(ids[index]) ? "\nclick to open" : "\nno picture here");
 
   chart(plot, (width) => {
     const canvasWidth = several ? Math.min(width, 640) : width;

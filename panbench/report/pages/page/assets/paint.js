@@ -42,24 +42,25 @@ const colorNamed = (name) => rgbOf(getComputedStyle(document.documentElement).ge
  * number: the layer; mapOf: (image, number) → its index map (images.js); view: the part of the image that is shown,
  * { x, y, width, height } in its pixels; style: { color: "category" or "verdict", opacity, outlined, missed }, of which
  * missed: false leaves out what a model missed; judge: the model whose verdicts the ground truth has; lit: segments
- * [[layer, index], …] that stand out, of whatever layer.
+ * [[layer, index], …] that stand out, of whatever layer; two: of ONLY the two models.
  *
  * By verdict what was found is grey, and what is false is striped one way (/). What was missed is striped the other way
  * (\): filled in the ground truth, and over a model's answer as thin stripes within a broken outline. So no verdict is
  * told by its colour alone.
  */
-function compose(image, number, mapOf, photo, width, height, { view = wholeView(image), style, judge, lit = [] }) {
+function compose(image, number, mapOf, photo, width, height, { view = wholeView(image), style, judge, lit = [], two }) {
   const canvas = el("canvas", { width, height });
   const context = canvas.getContext("2d");
-  const byVerdict = style.color === "verdict";
+  const byVerdict = style.color === "verdict" || number === ONLY;
+  const layer = number === ONLY ? TRUTH : number;
   drawPhoto(context, image, photo, view, byVerdict && number !== PHOTO);
   if (number === PHOTO) return canvas;
   const overlay = new ImageData(width, height);
   const litOf = (layer) => new Set(lit.filter(([own]) => own === layer).map(([, index]) => index));
-  const looks = image.layers[number].segments.map((segment, index) =>
-    byVerdict ? verdictLook(outcomeOf(image, number, index, judge).verdict) : { color: rgbOf(segment.color), hatch: 0, alpha: 255 * style.opacity });
+  const looks = image.layers[layer].segments.map((segment, index) =>
+    number === ONLY ? onlyLook(foundByOne(image, index, two), two) : byVerdict ? verdictLook(outcomeOf(image, number, index, judge).verdict) : { color: rgbOf(segment.color), hatch: 0, alpha: 255 * style.opacity });
   const voided = Math.round(230 * (byVerdict ? 0.5 : style.opacity));
-  paintSegments(overlay, sampled(image, mapOf(image, number), view, width, height), looks, { voided, outlined: style.outlined, lit: litOf(number) });
+  paintSegments(overlay, sampled(image, mapOf(image, layer), view, width, height), looks, { voided, outlined: style.outlined, lit: litOf(layer) });
   const missed = number > TRUTH && style.missed !== false ? missedBy(image, number - 1) : [];
   if (missed.length) {
     const strong = litOf(TRUTH);
@@ -89,6 +90,12 @@ function drawPhoto(context, image, photo, view, grey) {
 function verdictLook(verdict) {
   const [kind, , color] = VERDICTS[verdict] ?? VERDICTS.ignored;
   return { color: colorNamed(color), hatch: { false: 1, missed: 2, ignored: 3 }[kind] ?? 0, alpha: { found: 120, ignored: 70 }[kind] ?? 190 };
+}
+
+/** What one of two models found alone has its colour, the first's rising stripes, the second's falling ones. */
+function onlyLook(found, [a, b]) {
+  if (found === "a" || found === "b") return { color: colorNamed(`--m${data.models[found === "a" ? a : b].color}`), hatch: found === "a" ? 1 : 2, alpha: 215 };
+  return { color: colorNamed(found === "both" ? "--found" : "--ignored"), hatch: found === "both" ? 0 : 3, alpha: found === "both" ? 120 : 70 };
 }
 
 /** An index map at the size of a canvas that shows a part of the image. */

@@ -11,7 +11,8 @@ const VERDICTS = {
   FN: ["missed", "missed", "--missed"],
   ignored: ["ignored", "ignored", "--ignored"],
 };
-const PHOTO = -1, TRUTH = 0; // layers: -1 the photograph, 0 the ground truth, 1 + k the k-th model
+// Layers: -1 the photograph, 0 the ground truth, 1 + k the k-th model; -2 the truth by which of two models found it.
+const ONLY = -2, PHOTO = -1, TRUTH = 0;
 
 /** What became of a segment in the eyes of a model: of the ground truth's, what that model made of it. */
 function outcomeOf(image, number, index, judge) {
@@ -24,6 +25,13 @@ function outcomeOf(image, number, index, judge) {
 /** The true segments that a model missed, as places in the truth's layer. */
 function missedBy(image, model) {
   return (image.answers[model] ?? []).flatMap(([verdict], index) => (verdict === "FN" ? [index] : []));
+}
+
+/** Which of two models found a true segment: "a", "b", "both" or "neither"; null where a model has no answer. */
+function foundByOne(image, index, [a, b]) {
+  const [first, second] = [a, b].map((model) => image.answers[model]?.[index][0]);
+  if (![first, second].every((verdict) => verdict === "TP" || verdict === "FN")) return null;
+  return first === "TP" ? (second === "TP" ? "both" : "a") : second === "TP" ? "b" : "neither";
 }
 
 /** How many segments have which verdict, { TP, FP, FN, ignored }: of a model with what it missed, of the truth by `judge`. */

@@ -19,7 +19,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   const about = el("p", { class: "note" });
   const stage = el("div", { class: "stage-place" });
   const lists = el("div", { class: "lists" });
-  const layerNames = [[PHOTO, "Image"], [TRUTH, "Ground truth"], ...withPictures.map((model) => [1 + model, data.models[model].label])];
+  const layerNames = [[PHOTO, "Image"], [TRUTH, "Ground truth"], ...(several ? [[ONLY, "Found by only one"]] : []), ...withPictures.map((model) => [1 + model, data.models[model].label])];
   const remember = () => address.write(fromState());
   const leftBox = select("Left", layerNames, state.left, (value) => { state.left = value; remember(); render(); });
   const rightBox = select("Right", layerNames, state.right, (value) => { state.right = value; remember(); render(); });
@@ -37,9 +37,10 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     const done = () => { link.textContent = "Link copied"; };
     (navigator.clipboard?.writeText(location.href) ?? Promise.reject()).then(done, () => { link.textContent = "It is in the address bar"; });
   } }, "Copy link");
+  const onlyBox = el("p", { class: "note", hidden: true });
   const placeSaid = el("span", { role: "status", "aria-live": "polite" });
   const placeBar = el("div", { class: "bar places", hidden: true },
-    el("button", { type: "button", title: "Key: p", onclick: () => walk(-1) }, "← Error before"),
+    el("button", { type: "button", title: "Key: p", onclick: () => walk(-1) }, "← Previous error"),
     el("button", { type: "button", title: "Key: n", onclick: () => walk(1) }, "Next error →"), placeSaid);
   const node = el("div", { class: "viewer", id: "viewer", role: "group", "aria-labelledby": "viewer-title", tabindex: -1 },
     el("div", { class: "bar" },
@@ -53,7 +54,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
       el("label", {}, el("input", { type: "checkbox", checked: true, onchange: (event) => { state.missed = event.target.checked; render(); } }), "Missed"),
       zoomBox, zoomSaid),
     el("ul", { class: "legend verdicts", hidden: true }, Object.entries(VERDICTS).map(([verdict, [, words]]) => el("li", {}, verdictSign(verdict, words)))),
-    stage, lists);
+    onlyBox, stage, lists);
 
   function setMode(mode) {
     state.mode = mode;
@@ -66,7 +67,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     if (judgeBox) judgeBox.node.style.display = state.mode === "side" || (state.left <= TRUTH && state.right <= TRUTH) ? "" : "none";
   }
 
-  const runOf = (number) => (number === PHOTO ? "image" : number === TRUTH ? "truth" : data.models[number - 1].run);
+  const runOf = (number) => (number === ONLY ? "only" : number === PHOTO ? "image" : number === TRUTH ? "truth" : data.models[number - 1].run);
   const layerOfRun = (name) => layerNames.map(([number]) => number).find((number) => runOf(number) === name);
   const fromState = () => ({ view: state.mode, left: runOf(state.left), right: runOf(state.right), colours: state.color, judge: several ? runOf(1 + state.judge) : null });
 
@@ -77,6 +78,12 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     const sides = state.mode === "divider" ? [state.right - 1, state.left - 1] : [];
     return [...sides, state.judge, ...withPictures].find((model) => model >= 0 && image.answers[model]);
   }
+
+  /** The two models of the picture of what one finds alone: those of the lead, else the pair of the page. */
+  const two = () => state.spoken?.only?.split(":").map(Number) ?? [pair.a, pair.b];
+
+  /** The layers that a pane or list can show of an image. */
+  const held = (image) => layerNames.map(([number]) => number).filter((number) => number < TRUTH ? number === PHOTO || state.spoken?.only : image.layers[number]);
 
   const outcome = (image, number, index) => outcomeOf(image, number, index, judge(image));
 
@@ -205,7 +212,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   }
 
   function composed(image, number, width, height) {
-    return compose(image, number, mapOf, photo, width, height, { view: viewOf(image), style: state, judge: judge(image), lit: state.lit.length ? state.lit : state.places.flat() });
+    return compose(image, number, mapOf, photo, width, height, { view: viewOf(image), style: state, judge: judge(image), lit: state.lit.length ? state.lit : state.places.flat(), two: two() });
   }
 
   // ---- the places that a lead speaks of -------------------------------------------------------------------------
@@ -217,6 +224,10 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     state.color = "verdict";
     colorBox.set(state.color);
     lookAt(spoken.model);
+    if (!spoken.only) return;
+    [state.left, state.right] = [1 + spoken.model, ONLY];
+    leftBox.set(state.left);
+    rightBox.set(state.right);
   }
 
   /** Puts a model beside the truth, and judges the truth by it. */
@@ -300,6 +311,8 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     if (!photo) return;
     hideTooltip();
     node.querySelector(".verdicts").hidden = state.color !== "verdict";
+    onlyBox.hidden = state.mode === "side" || (state.left !== ONLY && state.right !== ONLY);
+    if (!onlyBox.hidden) onlyBox.replaceChildren(...onlyLegend(images[state.image]));
     showJudge();
     if (state.mode === "divider") renderDivider(images[state.image]);
     else renderSide(images[state.image]);
@@ -362,7 +375,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   }
 
   function renderSide(image) {
-    const numbers = layerNames.map(([number]) => number).filter((number) => number === PHOTO || image.layers[number]);
+    const numbers = held(image);
     const columns = columnsFor(numbers.length, stage.clientWidth);
     const grid = el("div", { class: "panes", style: { "grid-template-columns": `repeat(${columns}, minmax(0, 1fr))` } });
     stage.replaceChildren(grid);
@@ -389,10 +402,18 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   /** What a pane's head says: PQ, and how many segments have which verdict. */
   function counts(image, number) {
     if (number === PHOTO) return [`${image.width} × ${image.height}`];
+    if (number === ONLY) return onlyLegend(image);
     const parts = Object.entries(tallyOf(image, number, judge(image))).filter(([, count]) => count)
       .map(([verdict, count]) => verdictSign(verdict, `${count} ${VERDICTS[verdict][1]}`));
     const first = number === TRUTH ? el("span", {}, "by ", modelLabel(judge(image)), ":") : el("strong", {}, `PQ ${percent(scores[state.image][number - 1])}`);
     return [first, ...parts.flatMap((part) => [" ", part])];
+  }
+
+  /** How many true segments one of the two models finds alone, with their stripes. */
+  function onlyLegend(image) {
+    const found = image.layers[TRUTH].segments.map((_, index) => foundByOne(image, index, two()));
+    return [["a", "/"], ["b", "\\"]].flatMap(([which, stripes], place) => [place ? " " : "",
+      el("span", { class: "verdict only", style: { "--kind": modelColor(two()[place]) } }, `${found.filter((one) => one === which).length} only ${data.models[two()[place]].label} (${stripes})`)]);
   }
 
   /** Shows what lies under the pointer; `linked`: in every pane, with a cross at the same place. */
@@ -405,7 +426,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     };
     function tell(event) {
       const { u, v, x, y } = at(event);
-      const number = layerAt(u);
+      const number = layerAt(u) === ONLY ? TRUTH : layerAt(u);
       if ((number === PHOTO && !linked) || x < 0 || y < 0 || x >= image.width || y >= image.height) return clear();
       const value = (layer) => mapOf(image, layer)[y * image.width + x] - 1;
       const said = (layer) => (value(layer) < 0 ? "void: no segment" : describe(image, layer, value(layer)));
@@ -455,7 +476,8 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
 
   function renderLists(image) {
     const shown = state.mode === "divider" ? [...new Set([state.left, state.right])] : layerNames.map(([number]) => number);
-    lists.replaceChildren(...shown.filter((number) => number !== PHOTO && image.layers[number]).map((number) => {
+    const listed = [...new Set(shown.map((number) => (number === ONLY ? TRUTH : number)))];
+    lists.replaceChildren(...listed.filter((number) => number !== PHOTO && image.layers[number]).map((number) => {
       const layer = image.layers[number];
       const order = layer.segments.map((_, index) => index).sort((a, b) => layer.segments[b].area - layer.segments[a].area);
       const title = number > 0 ? modelLabel(number - 1) : ["Ground truth, and what became of it in ", modelLabel(judge(image))];
@@ -519,7 +541,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
       place.append(figure);
       const picture = new Image();
       picture.onload = () => {
-        const panes = layerNames.map(([number]) => number).filter((number) => number === PHOTO || image.layers[number]);
+        const panes = layerNames.map(([number]) => number).filter((number) => number === PHOTO || (number >= TRUTH && image.layers[number]));
         figure.append(el("div", { class: "strip", style: { "grid-template-columns": `repeat(${printedColumns(panes.length)}, 1fr)` } }, panes.map((number) => {
           const width = 360, height = Math.round((width * image.height) / image.width);
           const canvas = compose(image, number, mapOf, picture, width, height,

@@ -1,0 +1,53 @@
+"""Each clause of the verdict leads to the row or cell that carries it, which is then lit."""
+
+import re
+import shutil
+
+import pytest
+
+from panbench.report.answers.grid import percent
+from panbench.report.answers.views import best_first, compared
+from panbench.report.pages.page.behind import said
+from panbench.report.pages.page.document import write_report
+from panbench.runs import load_run
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 12])
+def test_each_clause_of_the_verdict_lights_the_row_that_carries_it(open_report, make_runs, tmp_path, number):
+    runs = make_runs(images=12)
+    while len(runs) < number:
+        runs.append(load_run(shutil.copytree(runs[len(runs) % 2].path, tmp_path / f"copy-{len(runs)}")))
+    page = open_report(path=write_report(runs[:number], tmp_path / "report.html", examples=0))
+    links = page.locator("#verdict a.clause")
+    assert links.count() >= 1
+    assert page.locator("#verdict").inner_text().endswith(".")
+    for index in range(links.count()):
+        links.nth(index).click()
+        lit = page.locator(".carries")
+        assert lit.count() == 1, links.nth(index).get_attribute("href")
+        assert lit.evaluate("node => node === document.activeElement")
+        box = lit.bounding_box()
+        assert box
+        assert 0 <= box["y"] <= 900
+        assert re.search(r"\d", lit.inner_text())
+
+
+def test_numbers_of_things_and_stuff_that_the_verdict_states_are_in_the_row_it_leads_to(make_runs, tmp_path):
+    runs = best_first(make_runs(images=12))
+    _, standing = compared(runs)
+    page = write_report(runs, tmp_path / "report.html", examples=0).read_text("utf-8")
+    rows = dict(re.findall(r'<tr id="([^"]+)">(.*?)</tr>', page, re.DOTALL))
+    clauses = [clause for clause in standing.verdict.clauses if clause.text]
+    places = [place for sentence in said(standing) for *_, place in sentence]
+    assert len(clauses) == len(places)
+    stated = [
+        (clause, place)
+        for clause, place in zip(clauses, places, strict=True)
+        if clause.kind == "cause" or clause.metric == "SQ"
+    ]
+    assert stated, "the verdict says why"
+    for clause, place in stated:
+        assert place.startswith(f"behind-{clause.group}-")
+        cells = re.findall(r'<td class="number">\s*(.*?)\s*</td>', rows[place])
+        a, b = (percent(value, 1) for value in clause.values)
+        assert cells[:2] in ([a, b], [b, a])
