@@ -226,6 +226,9 @@ def _options(
 
 def main() -> None:
     """The program `panbench`."""
+    # Python has None for a stream that the caller closed (`>&-`).
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A pipe gets UTF-8 whatever the locale, a terminal what it can show; neither ends a program over a dash.
         with contextlib.suppress(AttributeError, ValueError):
@@ -247,6 +250,10 @@ _OF_THE_SYSTEM = frozenset(
 )
 
 
+# What writing to standard output meets, which has no file name.
+_FULL = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT") if hasattr(errno, name))
+
+
 def _explained(error: Exception, options: Collection[str] | None) -> tuple[str, int]:
     """One sentence for an error, and the exit code: 2 where the user can mend it, 1 where it is our fault.
 
@@ -258,6 +265,8 @@ def _explained(error: Exception, options: Collection[str] | None) -> tuple[str, 
         return _missing(error), 2
     if isinstance(error, OSError) and error.filename is not None and error.errno in _OF_THE_SYSTEM:
         return f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}.", 2
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"The output cannot be written: {error.strerror}. Free some space, or write elsewhere.", 2
     return f"{_in_short(error)}. This is a fault of panbench, not of your input; --debug shows the traceback.", 1
 
 

@@ -145,7 +145,6 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
     with console.working("Reading runs"):
         from panbench.report.answers.comparison import standing
         from panbench.report.answers.own_slices import slices_for
-        from panbench.report.answers.patterns import spelled_out
         from panbench.report.answers.stored import refuse_inputs
 
     with console.Bars(transient=True) as bars:
@@ -153,7 +152,7 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
     if instead is not None:
         _print(request, instead)
         return
-    stored = find_runs(spelled_out(request.runs))
+    stored = find_runs(request.runs)
     if request.out is not None:
         refuse_inputs(request.out, stored)
     with console.Bars(transient=True) as bars:

@@ -3,6 +3,7 @@
 In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.org/#format-data]
 """
 
+import difflib
 import hashlib
 import json
 import math
@@ -428,8 +429,13 @@ class _Reader:
         """
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
+        start = _skip(text, 0)
+        if start == len(text):
+            raise self.refuse("the file is empty. Write or copy it again.")
+        if text[start] == "[":
+            raise self.refuse(f"is not COCO panoptic: {self._list_instead(text)}")
         try:
-            at = self.expect(text, _skip(text, 0), "{", f"an object with {', '.join(keys)}")
+            at = self.expect(text, start, "{", f"an object with {', '.join(keys)}")
             while text[at : at + 1] != "}":
                 key, at = _SCAN(text, at)
                 at = self.expect(text, _skip(text, at), ":", "a colon")
@@ -455,11 +461,36 @@ class _Reader:
         try:
             return self.path.read_bytes().decode("utf-8-sig")
         except FileNotFoundError:
-            raise BadDataset(f"{self.path} was not found. Give the path of a COCO panoptic JSON.") from None
+            raise BadDataset(f"{self.path} was not found. {self._file_instead()}") from None
+        except IsADirectoryError:
+            raise BadDataset(f"{self.path} is a folder. {self._folder_instead()}") from None
         except OSError as problem:
             raise BadDataset(f"{self.path} cannot be read: {problem.strerror or problem}.") from None
         except ValueError as problem:
             raise self.not_json(problem) from None
+
+    def _list_instead(self, text: str) -> str:
+        """What a JSON that begins with a list is."""
+        wanted = "expected an object with the key `annotations`, found a list."
+        if '"segments_info"' in text:
+            return f'{wanted} Write {{"annotations": [...]}} around it.'
+        return f"{wanted} COCO's results of detection are such a list; PQ needs a PNG of segment ids for each image."
+
+    def _file_instead(self) -> str:
+        """What was meant by a path that does not exist, as far as the files in its folder show."""
+        slashed = Path(str(self.path).replace("\\", "/"))
+        if slashed != self.path and slashed.exists():
+            return f"Did you mean {slashed}, with / between folders?"
+        beside = [path.name for path in self.path.parent.glob("*.json")]
+        if near := difflib.get_close_matches(self.path.name, beside, n=1, cutoff=0.8):
+            return f"Did you mean {self.path.with_name(near[0])}?"
+        return "Give the path of a COCO panoptic JSON."
+
+    def _folder_instead(self) -> str:
+        """What was meant where a folder is given for a JSON, as far as the files in and beside it show."""
+        near = [self.path.with_name(f"{self.path.name}.json"), *sorted(self.path.glob("*.json"))[:1]]
+        found = next((path for path in near if path.is_file()), None)
+        return "Give the JSON that lists its segments" + (f": {found}?" if found else ".")
 
     def expect(self, text: str, at: int, sign: str, what: str) -> int:
         if text[at : at + 1] != sign:
@@ -518,6 +549,11 @@ class _Reader:
         where = f"{where} (image {image_id})"
         if image_id in taken:
             raise self.refuse(f"{where} repeats an image id; each image has one annotation.")
+        if "segments_info" not in record and ("segmentation" in record or "bbox" in record):
+            raise self.refuse(
+                f"{where} lacks the key `segments_info` and has one instance: this is an instance JSON. "
+                "Give a panoptic JSON; `panbench data convert instances` makes one of instances."
+            )
         segments_info = self.value(record, "segments_info", where)
         if not isinstance(segments_info, list):
             raise self.refuse(f"{where}.segments_info must be a list, not {type(segments_info).__name__}.")
@@ -540,7 +576,7 @@ class _Reader:
         return Segment(
             id=self.integer(record, "id", where, low=1, high=MAX_ID),
             category_id=self.integer(record, "category_id", where, low=0, high=_MAX_CATEGORY_ID),
-            area=0 if counted else self.integer(record, "area", where, low=0),
+            area=0 if counted else self.area(record, where),
             iscrowd=self.iscrowd(record, where, counted),
             bbox=_box(record.get("bbox")),
             score=self.score(record, where),
@@ -584,6 +620,14 @@ class _Reader:
         if value not in (0, 1) and not counted:
             raise self.refuse(f"{where}.iscrowd must be 0 or 1, not {value!r}.")
         return bool(value == 1)
+
+    def area(self, record: Any, where: str) -> int:
+        if isinstance(record, Mapping) and "area" not in record:
+            raise self.refuse(
+                f"{where} lacks the key `area`, which a ground truth has and predictions need not have. If this is "
+                "a file of predictions, give the ground truth in its place."
+            )
+        return self.integer(record, "area", where, low=0)
 
     def score(self, record: Mapping[str, Any], where: str) -> float | None:
         score = record.get("score")

@@ -302,8 +302,10 @@ def _adler32(content: Any) -> int:
 def _check_header(header: PngHeader, shape: tuple[int, int] | None, max_pixels: int) -> None:
     if header.color_type not in _BYTES_PER_PIXEL or header.bit_depth != 8:
         kind = _COLOR_TYPES.get(header.color_type, "unknown")
+        article = "an" if header.bit_depth == 8 else "a"
         raise ValueError(
-            f"is a {header.bit_depth}-bit {kind} PNG; id maps are 8-bit RGB, id = R + 256 G + 65536 B. Write it as RGB."
+            f"is {article} {header.bit_depth}-bit {kind} PNG; id maps are 8-bit RGB, id = R + 256 G + 65536 B. "
+            "Write it as RGB."
         )
     check_pixels((header.height, header.width), max_pixels)
     if shape is not None and (header.height, header.width) != tuple(shape):

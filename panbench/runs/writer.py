@@ -321,7 +321,7 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     try:
         read_info(path)
     except BadRun as problem:
-        raise BadRun(f"{path} is in the way and is not ours to overwrite; give another folder. ({problem})") from None
+        raise BadRun(f"{path} exists and is not a run that may be replaced; give another folder. ({problem})") from None
     if not overwrite:
         raise BadRun(f"{path} holds another run. Give another folder, or --overwrite to replace it.")
     refuse_link(path)

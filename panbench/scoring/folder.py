@@ -148,11 +148,9 @@ def score_folder(
         )
     gt = read_annotation_columns(gt_json, gt_dir)
     pred = read_annotation_columns(pred_json, pred_dir, predictions=True)
-    for side, columns in (("ground-truth", gt), ("predicted", pred)):
+    for side, columns, option in (("ground-truth", gt, "--gt-dir"), ("predicted", pred, "--pred-dir")):
         if not columns.folder.is_dir():
-            raise BadDataset(
-                f"There is no folder {columns.folder} with the {side} id PNGs. Give their folder if it is elsewhere."
-            )
+            raise BadDataset(f"There is no folder {columns.folder} with the {side} id PNGs. Give theirs with {option}.")
     plan = _Plan.of(gt, pred, shard)
     misfits = plan.faults(ignore_extra, allow_missing)
     clock.stop("load")
@@ -287,7 +285,8 @@ class _Plan:
         ids = set(np.unique(used).tolist())
         if len(ids) < _MANY_CATEGORIES:
             return []
-        if min(ids) in (0, 1) and max(ids) < len(known) + min(ids) and max(known) > len(known):
+        shifted = min(ids) == 0 and 0 not in known
+        if min(ids) in (0, 1) and max(ids) < len(known) + min(ids) and (shifted or max(known) > len(known)):
             return [
                 f"Likely cause: the predictions have labels counted from {min(ids)}, and {self.gt.path} has category "
                 f"ids up to {max(known)}. Write for each label the id of its category."

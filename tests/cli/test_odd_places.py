@@ -5,7 +5,9 @@ import io
 import json
 import os
 import resource
+import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,3 +60,16 @@ def test_control_characters_of_names_reach_no_csv(scored, tmp_path):
     assert "\x1b" not in done.stdout
     assert "\x9b" not in done.stdout
     assert r"a\x1b[2J\x9bb" in next(csv.DictReader(io.StringIO(done.stdout))).values()
+
+
+def test_a_full_disk_behind_standard_output_is_a_sentence(scored):
+    with open("/dev/full", "w") as full:
+        done = panbench_program("compare", scored, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2, done.stderr
+    assert "The output cannot be written: No space left on device." in done.stderr
+
+
+def test_a_closed_standard_output_is_no_fault(scored):
+    command = f"exec {shlex.quote(sys.executable)} -m panbench compare {shlex.quote(str(scored))} >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")

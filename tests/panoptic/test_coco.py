@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import sys
 
 import numpy as np
@@ -163,6 +164,7 @@ class TestReading:
 BAD = [
     ("[1, 2]", "expected an object with"),
     ("{}", "the key `images` is missing"),
+    (" ", "the file is empty. Write or copy it again"),
     ("not JSON", "expected an object"),
     ('{"images": [', "is not JSON"),
     ('{"images": [], "annotations": [], "categories": []} x', "extra data after the object"),
@@ -193,7 +195,10 @@ BAD = [
     (changed("annotations.0.segments_info.0.id", 1 << 24), r"id is 16777216, outside 1…16777215"),
     (changed("annotations.0.segments_info.0.category_id", "1"), "category_id must be an integer, not '1'"),
     (changed("annotations.0.segments_info.0.category_id", 5), r"\(image 139\) uses category ids .* not list: 5"),
-    (changed("annotations.0.segments_info.0.area"), "lacks the key `area`"),
+    (changed("annotations.0.segments_info.0.area"), "lacks the key `area`, .*If this is a file of predictions"),
+    ('[{"image_id": 1, "segments_info": []}]', r'found a list. Write {"annotations": \[...\]} around it'),
+    ('[{"image_id": 1, "bbox": [0, 0, 1, 1]}]', "found a list. COCO's results of detection are such a list"),
+    (changed("annotations.0", {"image_id": 139, "bbox": [0, 0, 1, 1]}), "this is an instance JSON. Give a panoptic"),
     (changed("annotations.0.segments_info.0.area", 2.5), "area must be an integer, not 2.5"),
     (changed("annotations.0.segments_info.0.area", -1), "area is -1, outside 0…"),
     (changed("annotations.0.segments_info.0.area", True), "area must be an integer, not True"),
@@ -204,6 +209,33 @@ BAD = [
     (changed("annotations.0.segments_info.0.score", float("nan")), "score must be a finite number, not nan"),
     (changed("annotations.0.segments_info.0.score", "high"), "score must be a finite number, not 'high'"),
 ]
+
+
+def test_a_path_that_does_not_exist_leads_to_the_file_that_was_meant(tmp_path):
+    with pytest.raises(BadDataset, match=r"panoptic_val\.json was not found. Give the path"):
+        read_panoptic_json(tmp_path / "panoptic_val.json")
+    (tmp_path / "panoptic_val2017.json").write_text("{}")
+    with pytest.raises(BadDataset, match=r"Did you mean .*panoptic_val2017\.json\?$"):
+        read_panoptic_json(tmp_path / "panoptic_val.json")
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="where \\ separates folders, such a path is found")
+def test_a_windows_path_leads_to_the_same_path_with_slashes(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    with pytest.raises(BadDataset, match=r"Did you mean .*/a\.json, with / between folders\?"):
+        read_panoptic_json(f"{tmp_path}\\a.json")
+
+
+def test_a_folder_in_place_of_the_json_leads_to_the_json_in_or_beside_it(tmp_path):
+    (tmp_path / "pred").mkdir()
+    with pytest.raises(BadDataset, match=r"pred is a folder. Give the JSON that lists its segments\.$"):
+        read_panoptic_json(tmp_path / "pred")
+    (tmp_path / "pred" / "in.json").write_text("{}")
+    with pytest.raises(BadDataset, match=r"pred is a folder. .*segments: .*pred.in\.json\?$"):
+        read_panoptic_json(tmp_path / "pred")
+    (tmp_path / "pred.json").write_text("{}")
+    with pytest.raises(BadDataset, match=r"pred is a folder. .*segments: .*pred\.json\?$"):
+        read_panoptic_json(tmp_path / "pred")
 
 
 @pytest.mark.parametrize(("document", "sentence"), BAD)
@@ -232,7 +264,7 @@ def test_a_colour_that_no_pixel_can_have_is_none(write, color):
 def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path, write):
     with pytest.raises(BadDataset, match="was not found"):
         read_panoptic_json(tmp_path / "none.json")
-    with pytest.raises(BadDataset, match="cannot be read"):
+    with pytest.raises(BadDataset, match="is a folder"):
         read_panoptic_json(tmp_path)
     binary = tmp_path / "binary.json"
     binary.write_bytes(b"\xff\xfe\x00")

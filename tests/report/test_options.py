@@ -9,6 +9,7 @@ from little_runs import finished
 from panbench.base.errors import BadRun
 from panbench.report.answers.options import CompareOptions, Comparing, ScoreOptions, Scoring, given_options
 from panbench.report.answers.patterns import spelled_out
+from panbench.report.answers.tables import find_runs
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,12 @@ def test_a_pattern_names_each_run_once_and_plain_names_stay_as_they_are(tmp_path
     assert spelled_out([Path("a@*")]) == [Path("results/a@1"), Path("results/a@2")]
     with pytest.raises(BadRun, match=r"No run fits the pattern 'c@\*'"):
         spelled_out([Path("c@*")])
+
+
+def test_every_command_that_takes_runs_takes_patterns(tmp_path):
+    for name in ("a@1", "a@2", "b"):
+        finished(tmp_path / name, 1)
+    (tmp_path / "a@notes.txt").write_text("not a run")
+    assert [run.name for run in find_runs([tmp_path / "a@*"])] == ["a@1", "a@2"]
+    with pytest.raises(BadRun, match=r"No run fits the pattern"):
+        find_runs([tmp_path / "c*"])

@@ -309,7 +309,7 @@ class TestOverwriting:
         (tmp_path / "torn" / "run.json").write_text("{")
         before = everything(tmp_path)
         for name in ("thesis", "torn"):
-            with pytest.raises(BadRun, match="not ours to overwrite"):
+            with pytest.raises(BadRun, match="exists and is not a run that may be replaced"):
                 RunWriter.create(tmp_path / name, INFO, overwrite=True)
         assert everything(tmp_path) == before
 

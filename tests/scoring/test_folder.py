@@ -330,6 +330,17 @@ class TestTheWrongGroundTruth:
         assert "segments of gt.json is in the PNGs of gt: that is the folder of another set." in sentence
         assert "--gt-dir" in sentence
 
+    def test_labels_from_0_where_the_categories_count_from_1_are_named_as_the_cause(self, set_of_30):
+        segments = [segment for record in set_of_30.gt["annotations"] for segment in record["segments_info"]]
+        set_of_30.gt["categories"] = [{"id": 1 + place, "name": f"c{place}", "isthing": 1} for place in range(6)]
+        for place, segment in enumerate(segments):
+            segment["category_id"] = 1 + place % 6
+        segments = [segment for record in set_of_30.pred["annotations"] for segment in record["segments_info"]]
+        for place, segment in enumerate(segments):
+            segment["category_id"] = place % 6
+        cause, _ = set_of_30.refused(PredictionMismatch)
+        assert cause.startswith("Likely cause: the predictions have labels counted from 0, and gt.json has category")
+
     def test_category_ids_of_another_dataset_or_labels_are_told_so(self, set_of_30):
         far = [{**category, "id": category["id"] + 1000} for category in CATEGORIES]
         more = [{"id": 2000 + place, "name": f"c{place}", "isthing": 1} for place in range(8)]
@@ -390,8 +401,8 @@ class TestPngsThatDoNotFit:
     @pytest.mark.parametrize(
         ("spoil", "sentence"),
         [
-            (lambda path: Image.fromarray(PRED.astype(np.uint8)).convert("P").save(path), "is a 8-bit palette PNG"),
-            (lambda path: Image.fromarray(PRED.astype(np.uint8)).save(path), "is a 8-bit grey PNG"),
+            (lambda path: Image.fromarray(PRED.astype(np.uint8)).convert("P").save(path), "is an 8-bit palette PNG"),
+            (lambda path: Image.fromarray(PRED.astype(np.uint8)).save(path), "is an 8-bit grey PNG"),
             (lambda path: cv2.imwrite(str(path), np.zeros((2, 3, 3), np.uint16)), "is a 16-bit RGB PNG"),
             (lambda path: path.write_bytes(path.read_bytes()[:-20]), "is a truncated PNG."),
             (lambda path: path.write_bytes(path.read_bytes()[:40]), "is a truncated PNG."),

@@ -38,6 +38,7 @@ from panbench.report.answers.grid import (
     sentence_text,
     signed,
 )
+from panbench.report.answers.patterns import spelled_out
 from panbench.runs import (
     CategoryMapRecord,
     DatasetRecord,
@@ -170,7 +171,8 @@ class FoundRuns:
 def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILENT) -> list[Run]:
     """The runs in these folders, each a run or a folder of runs.
 
-    Files beside runs, as `results/*` names them, are left out. Raises BadRun for a path that is no run and holds none.
+    A pattern, as 'results/coco-*', names all runs that fit; files beside runs are left out. Raises BadRun for a path
+    that is no run and holds none, and for a pattern that no run fits.
     reporter: gets a notice for each run in a folder of runs that cannot be read, and for runs further down
     """
     found = look_for_runs(paths)
@@ -181,7 +183,7 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILE
 
 def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
     """As `find_runs`, with what was left out as values."""
-    given = [Path(path) for path in paths]
+    given = spelled_out([Path(path) for path in paths])
     several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
     runs: list[Run] = []
     unreadable: list[str] = []
