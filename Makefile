@@ -26,6 +26,8 @@ help:
 install: $(VENV)/.installed
 	@:
 
+# --no-compile: pip would compile all 12,000 modules, three times the work of installing them; Python compiles those that are
+# imported, a third, when they first are.
 # The stamps are written last, so an interrupted install is taken up again; a finished one needs neither pip nor a network.
 $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py panbench/panoptic/idmap.c
 	@if ! $(BIN)/python $(FITS) >/dev/null 2>&1 || ! $(BIN)/python -c 'import pip' >/dev/null 2>&1; then \
@@ -45,7 +47,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py panbench/panop
 	    echo "Making $(VENV) with $$("$$chosen" --version)"; \
 	    "$$chosen" -m venv $(VENV); \
 	fi
-	$(PIP) install --constraint constraints.txt --editable '.[models]'
+	$(PIP) install --no-compile --constraint constraints.txt --editable '.[models]'
 	@touch $@
 
 # panopticapi-lite is the reference that PQ is held against; its dependencies are an older numpy and what we do not need.

@@ -99,12 +99,16 @@ def _out(default: str) -> Any:
     app,
     "report",
     "panbench report results/maskformer results/mask2former --out page.html",
+    "panbench report results/mask2former --pdf",
 )
 def report(
     runs: Runs,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The file to write.")] = Path(
-        "report.html"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE.html", help="The file to write. Default: report.html, or report.pdf."
+        ),
+    ] = None,
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="The page's title.")] = None,
     examples: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="The most images in the gallery; default: 96.")
@@ -115,30 +119,36 @@ def report(
     common_images: _Common = False,
     slices: OwnSlices = None,
     published: Claims = None,
+    pdf: Annotated[
+        bool, flag("--pdf", "Write one page of PDF instead: verdict, table, causes, the six dearest errors.")
+    ] = False,
     open_it: Annotated[bool, flag("--open", "Open the page in the browser.")] = False,
     images: _Images = None,
     gt: _Gt = None,
     gt_dir: _GtDir = None,
 ) -> None:
     """Write one HTML file that shows runs: verdict, tables, charts and examples. It needs no network."""
-    from panbench.report.pages.page.document import write_report
+    of_html_alone = {"--examples": examples, "--image": image, "--slices": slices, "--published": published}
+    given = [name for name, value in of_html_alone.items() if value is not None]
+    if pdf and given:
+        raise BadArgument(f"{given[0]} is of the HTML page; one page of PDF has no room for it. Leave it or --pdf out.")
+
+    from panbench.report.pages.page.document import write_one_page, write_report
 
     stored = find_runs(runs)
+    settings: dict[str, Any] = {
+        "title": title,
+        "common_images": common_images,
+        "images": images,
+        "gt": gt,
+        "gt_dir": gt_dir,
+    }
     with console.Bars(transient=True) as bars:
-        written = write_report(
-            stored,
-            out,
-            title=title,
-            examples=examples,
-            image_ids=image or (),
-            common_images=common_images,
-            images=images,
-            gt=gt,
-            gt_dir=gt_dir,
-            slices=slices,
-            published=published or (),
-            reporter=bars,
-        )
+        if pdf:
+            written = write_one_page(stored, out or Path("report.pdf"), **settings, reporter=bars)
+        else:
+            chosen = {"examples": examples, "image_ids": image or (), "slices": slices, "published": published or ()}
+            written = write_report(stored, out or Path("report.html"), **settings, **chosen, reporter=bars)
     note_damage(stored)
     console.wrote([written])
     if open_it:
@@ -242,6 +252,49 @@ def diff(
     photo, (left, right) = _layers(wanted, image, loaded[0], images, gt, gt_dir, view, missed)
     figure = diff_figure(photo, left, right, loaded[0].categories, width=width, names=names)
     _save(figure, out or Path(f"diff-{image}.png"), loaded, dpi)
+
+
+@command(
+    show_app,
+    "errors",
+    "panbench show errors results/mine --cause missed --out missed.png",
+    "panbench show errors results/mine --against results/other --category person",
+)
+def errors(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[Path | None, _out("errors-RUN.png")] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="RUN", help="Beside each what this run has at the same place.")
+    ] = None,
+    cause: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this cause: missed, merged …")] = None,
+    category: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this category.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Only small, medium or large ones.")] = None,
+    most: Annotated[int, typer.Option("--most", metavar="N", min=1, max=200, help="How many.")] = 12,
+    columns: Annotated[int, typer.Option(min=1, metavar="N", help="Crops in a row.")] = 4,
+    width: _Width = 7.0,
+    dpi: _Dpi = 200,
+    images: _Images = None,
+    gt: _Gt = None,
+    gt_dir: _GtDir = None,
+) -> None:
+    """Cut a run's dearest errors out of their images, by the PQ that mending each would win."""
+    from panbench.report.answers.views import compared
+    from panbench.report.figures.crops import errors_figure
+    from panbench.report.figures.pictures import Pictures
+
+    loaded = _load([run, *([against] if against else [])])
+    members, _ = compared(loaded)
+    figure = errors_figure(
+        members,
+        Pictures(loaded[0], images=images, gt=gt, gt_dir=gt_dir),
+        cause=cause,
+        category=category,
+        size=size,
+        most=most,
+        columns=columns,
+        width=width,
+    )
+    _save(figure, out or Path(f"errors-{loaded[0].name}.png"), loaded, dpi)
 
 
 @command(

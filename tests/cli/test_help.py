@@ -43,8 +43,17 @@ def test_every_help_ends_with_examples_that_the_command_takes(path):
 
 
 WITHOUT_RESULTS = {
-    *("predict", "report", "site", "serve", "show overlay", "show side-by-side", "show diff", "show attention"),
-    *("show plot", "export", "runs delete", "runs finish", "data coco", "data cityscapes", "data ade20k"),
+    *("predict", "report", "site", "serve", "show overlay", "show side-by-side", "show diff", "show errors"),
+    *(
+        "show attention",
+        "show plot",
+        "export",
+        "runs delete",
+        "runs finish",
+        "data coco",
+        "data cityscapes",
+        "data ade20k",
+    ),
     *("data mapillary", "data coconut", "data convert"),
 }
 """Commands that write files or serve pages: they print paths and counts, no results."""

@@ -9,12 +9,13 @@ import pytest
 from PIL import Image
 from report_runs import data_of
 
+from panbench.base.errors import BadArgument
 from panbench.report.answers import views
-from panbench.report.figures.crops import Cutter
+from panbench.report.figures.crops import Cutter, errors_figure, errors_of
 from panbench.report.figures.pictures import Pictures, RunPictures
 from panbench.report.pages.page import wall
 from panbench.report.pages.page.document import report_page
-from panbench.report.pages.page.wall import errors_of, errors_to_show, make_wall
+from panbench.report.pages.page.wall import errors_to_show, make_wall
 
 # `report_runs`: in each of four images the second model misses a ball (rows 18 to 23, columns 25 to 30); in every
 # second one it takes the cat for a ball.
@@ -123,3 +124,20 @@ def test_what_to_fix_first_stands_in_words_under_the_verdict(members, shared_run
     assert words.startswith("To fix first in first &lt;b&gt;model&lt;/b&gt;")
     best = members[0].to_fix.iloc[0]
     assert f"{best['cause']} " in words
+
+
+def test_show_errors_draws_the_dearest_and_beside_each_what_another_run_has(members):
+    figure = errors_figure(members[::-1], Pictures(members[0].run), cause="missed", most=3)
+    # Three errors, each beside what the other model has there.
+    assert len(figure.axes) == 6
+    assert {axes.get_title(loc="left") for axes in figure.axes[::2]} == {"missed ball, small"}
+    said = [text.get_text() for axes in figure.axes[1::2] for text in axes.texts]
+    assert said == ["first <b>model</b>: found, IoU 1.00"] * 3
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"), [({"cause": "mised"}, "no cause 'mised'"), ({"size": "tiny"}, "no size")]
+)
+def test_a_word_that_show_errors_does_not_know_is_named_with_those_that_it_does(members, word, sentence):
+    with pytest.raises(BadArgument, match=sentence):
+        errors_figure(members, Pictures(members[0].run), **word)

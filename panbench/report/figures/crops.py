@@ -6,23 +6,31 @@ sharp at any size and tell what is true from what is predicted by their line.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from panbench.base.errors import PanbenchError
+from panbench.base.errors import BadArgument, BadDataset, PanbenchError
+from panbench.base.text import listed
+from panbench.metrics.errors import CAUSES
+from panbench.metrics.fixes import SIZES
 from panbench.panoptic import pixels
 from panbench.panoptic.types import IdMap
+from panbench.report.answers.fixes import fix_words
+from panbench.report.answers.grid import percent
+from panbench.report.answers.views import Compared
 from panbench.report.figures.pictures import MISSED, Layer, LayerSegment, Photo, Pictures, RunPictures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Answer", "Crop", "Cutter", "PricedError", "crops_figure", "draw_crop"]
+__all__ = ["Answer", "Crop", "Cutter", "PricedError", "crops_figure", "draw_crop", "errors_figure", "errors_of"]
 
 SIDE = 192
 """The longest side of a crop's photograph in pixels: what is shown at 150 on a screen of any density."""
@@ -286,3 +294,64 @@ def crops_figure(
             said = "kept no predictions" if answer is None else answer.words
             draw_crop(axes, crop, answer.outlines if answer else (), "", f"{against_label}: {said}")
     return figure
+
+
+def errors_of(table: pd.DataFrame) -> Iterator[PricedError]:
+    """The rows of `priced_errors`, in their order."""
+    return (PricedError(*row) for row in table[list(PricedError._fields)].itertuples(index=False))
+
+
+def errors_figure(
+    members: Sequence[Compared],
+    pictures: Pictures,
+    *,
+    cause: str | None = None,
+    category: str | None = None,
+    size: str | None = None,
+    most: int = 12,
+    columns: int = 4,
+    width: float = 7.0,
+) -> Figure:
+    """The dearest errors of the first run, cut out; of two runs, beside each what the second has there.
+
+    cause, category, size: only such errors. Raises BadArgument for a word that there is not and where no error fits,
+    BadRun without stored predictions, and BadDataset where no picture can be read.
+    """
+    chosen = list(islice(errors_of(_fitting(members[0], cause, category, size)), most))
+    if not chosen:
+        raise BadArgument(f"{members[0].label} has no such error.")
+    sources = [RunPictures(member.run, member.label) for member in members]
+    for source in sources:
+        source.png_path(chosen[0].image_id, pictures)
+    crops, faults = Cutter(sources, pictures).cut([(0, one) for one in chosen])
+    cut = [crop for crop in crops if crop is not None]
+    if not cut:
+        raise BadDataset(faults[0])
+    names = {one.id: one.name for one in members[0].categories}
+    titles = [
+        (
+            fix_words(crop.error.cause, names[crop.error.category_id], crop.error.size),
+            f"+{percent(crop.error.gain)} · image {crop.error.image_id}",
+        )
+        for crop in cut
+    ]
+    other = None if len(members) < 2 else 1
+    label = "" if other is None else members[other].label
+    return crops_figure(cut, titles, against=other, against_label=label, columns=columns, width=width)
+
+
+def _fitting(member: Compared, cause: str | None, category: str | None, size: str | None) -> pd.DataFrame:
+    table = member.priced
+    kinds = {
+        "cause": (cause, [one.name for one in CAUSES], "cause"),
+        "category": (category, [one.name for one in member.categories], "category_id"),
+        "size": (size, list(SIZES), "size"),
+    }
+    for kind, (word, known, column) in kinds.items():
+        if word is None:
+            continue
+        if word not in known:
+            raise BadArgument(f"There is no {kind} {word!r}. Choose from {listed(known, 20)}.")
+        ids = [one.id for one in member.categories if one.name == word]
+        table = table[table[column].isin(ids if column == "category_id" else [word])]
+    return table

@@ -28,7 +28,8 @@ from panbench.report.answers.comparison import Standing
 from panbench.report.answers.own_slices import slices_for
 from panbench.report.answers.published import with_published
 from panbench.report.answers.views import Compared
-from panbench.report.figures.pictures import Pictures
+from panbench.report.figures.one_page import one_page
+from panbench.report.figures.pictures import Pictures, save_figure
 from panbench.report.pages.page.added import Added, find_added
 from panbench.report.pages.page.cost import cost_of
 from panbench.report.pages.page.gallery import EXAMPLES, Gallery, make_gallery
@@ -40,7 +41,7 @@ from panbench.report.pages.page.wall import Wall, fix_numbers, make_wall
 from panbench.report.pages.rendering import FOOTER, Markup, whole_page
 from panbench.runs import Run
 
-__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_report"]
+__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_one_page", "write_report"]
 
 LARGEST = 15_000_000
 """Bytes that a page may have: what mail takes. Photographs are made smaller until it fits."""
@@ -73,6 +74,29 @@ def write_report(runs: Sequence[Run], out: str | os.PathLike[str], **options: An
         raise BadArgument(f"{target} is a folder. Give the report's file name with --out.")
     page = report_page(runs, **options)
     write_text(target, page)
+    return target
+
+
+def write_one_page(
+    runs: Sequence[Run],
+    out: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    common_images: bool = False,
+    images: Path | None = None,
+    gt: Path | None = None,
+    gt_dir: Path | None = None,
+    reporter: Reporter = SILENT,
+) -> Path:
+    """Writes one page of PDF on some runs, atomically; its path. Options are those of `report_page`."""
+    target = Path(out)
+    if target.suffix.lower() != ".pdf":
+        raise BadArgument(f"{target} does not end in .pdf: --pdf writes one page of PDF.")
+    runs = views.best_first(runs)
+    members, standing = views.compared(runs, common_images=common_images, reporter=reporter)
+    reporter.status("Drawing the page")
+    pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
+    save_figure(one_page(members, standing, title or title_of(members), pictures), target, dpi=200)
     return target
 
 

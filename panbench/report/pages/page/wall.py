@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image, features
 
 from panbench.base.errors import BadDataset
@@ -22,11 +21,11 @@ from panbench.metrics.image_slices import ImageSlices
 from panbench.panoptic import pixels
 from panbench.report.answers.fixes import FIRST
 from panbench.report.answers.views import Compared
-from panbench.report.figures.crops import Crop, Cutter, Polygon, PricedError
+from panbench.report.figures.crops import Crop, Cutter, Polygon, PricedError, errors_of
 from panbench.report.figures.pictures import Photo, Pictures, RunPictures
 from panbench.report.pages.page.shortened import shortened
 
-__all__ = ["OF_A_ROW", "Wall", "errors_of", "errors_to_show", "fix_numbers", "make_wall"]
+__all__ = ["OF_A_ROW", "Wall", "errors_to_show", "fix_numbers", "make_wall"]
 
 MOST = 240
 """So many crops a page has at most, of all models together."""
@@ -68,11 +67,6 @@ class Wall:
             "totals": list(self.totals),
             "slices": list(self.slices),
         }
-
-
-def errors_of(table: pd.DataFrame) -> Iterator[PricedError]:
-    """The rows of `priced_errors`, in their order."""
-    return (PricedError(*row) for row in table[list(PricedError._fields)].itertuples(index=False))
 
 
 def errors_to_show(member: Compared, most: int) -> list[PricedError]:

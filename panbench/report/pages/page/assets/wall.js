@@ -69,7 +69,7 @@ function fixView(container, gallery) {
         crops.length ? rove(el("ul", { class: "tiles small" }, crops.map((error) => errorTile(error, open)))) : null);
     }));
   };
-  container.append(...[el("div", { class: "bar" }, modelChoice("Of", held, held[0], show)), data.wall.errors.length ? cropLegend() : null, said, list].filter(Boolean));
+  container.append(...[el("div", { class: "bar" }, modelChoice("Fix first in", held, held[0], show)), data.wall.errors.length ? cropLegend() : null, said, list].filter(Boolean));
   show(held[0]);
 }
 
@@ -108,7 +108,7 @@ function errorWall(container, gallery) {
     const kept = `${whole(own.length)} of ${whole(data.wall.totals[state.model])} errors of ${data.models[state.model].label} are kept in this page`;
     said.replaceChildren(...(fits.length
       ? [`${kept}${fits.length < own.length ? `; ${whole(fits.length)} of them match` : ""}. Dearest first.`]
-      : [`${kept}; none of them matches.`]));
+      : [`${kept}; none of them matches. For others: `, command(`panbench show errors ${data.models[state.model].run}`)]));
   }
   container.append(el("div", { class: "bar" }, boxes.filter(Boolean)), cropLegend(), said, opened, tiles, more);
   list();
