@@ -848,7 +848,7 @@ class TestServed:
         page = open_served()
         assert self.status(page) == "4 images"
         page.get_by_label("Segments", exact=True).select_option("false")
-        page.get_by_label("Of", exact=True).select_option(index=2)
+        page.locator("#gallery").get_by_label("Of", exact=True).select_option(index=2)
         with_errors = self.status(page)
         assert re.fullmatch(r"[1-4]( of 4)? images?", with_errors)
         page.get_by_label("IoU from").fill("2")
@@ -882,7 +882,7 @@ class TestServed:
     def test_what_is_chosen_is_lit_as_what_a_lead_speaks_of(self, open_served):
         page = open_served()
         page.get_by_label("Segments", exact=True).select_option("missed")
-        page.get_by_label("Of", exact=True).select_option("second")
+        page.locator("#gallery").get_by_label("Of", exact=True).select_option("second")
         wait_in_page(page, "!document.querySelector('.places').hidden")
         # The cat of image 8 is taken for a ball, and one of its balls is not found.
         assert re.match(
