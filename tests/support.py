@@ -1,11 +1,13 @@
 """What tests share that is no fixture: the command line, a model's run, and a reporter that remembers."""
 
+import asyncio
 import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,12 @@ def panbench(*arguments: object, columns: int = 400, cwd: Path | None = None, **
         )
     finally:
         os.chdir(before)
+
+
+def awaited(scenario: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """Runs a coroutine in a thread of its own: that of the tests may have the event loop of a browser."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(scenario())).result()
 
 
 def panbench_program(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -28,6 +28,7 @@ _MEANT: Mapping[str, Mapping[str, str]] = {
         "visualize": "`panbench report` writes a page, `panbench show` pictures; `panbench serve` opens the browser.",
         "rm": "Did you mean `panbench runs delete`?",
         "train": "panbench trains nothing. `panbench eval` runs and scores trained models.",
+        "validate": "Did you mean `panbench data check` for a dataset, or `panbench runs verify` for a run?",
         "version": "Did you mean `panbench --version`?",
     },
     "runs": {"rm": "Did you mean `panbench runs delete`?", "ls": "Did you mean `panbench runs list`?"},
@@ -43,13 +44,15 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
         "--split": "--data NAME:SPLIT, as in coco:test-dev",
         "--compile": "--precision fp32+compile",
         "--fp16": "--candidates-fp16 for what is stored, or --precision fp16 for computing",
+        "--annotations": "--gt FILE.json, with --images DIR",
+        "--dataset": "--data NAME",
     },
     "bench": {"--weights": _WEIGHTS},
     "predict": {"--weights": _WEIGHTS},
     "show attention": {"--weights": _WEIGHTS},
-    "score": {"--ap": "--metrics pq,ap", "--threads": "--workers"},
+    "score": {"--ap": "--metrics pq,ap", "--threads": "--workers", "--annotations": "--gt FILE.json"},
 }
-"""Options under their names of earlier versions, by command."""
+"""Options under their names of earlier versions or of other tools, by command."""
 
 
 def is_meant(group: str, word: str, names: Iterable[str]) -> bool:
@@ -96,7 +99,7 @@ def usage_sentence(error: Any) -> str:
     name = path.partition(" ")[2]
     option = getattr(error, "option_name", None)
     if option is not None and (now := _OPTIONS.get(name, {}).get(option)):
-        return f"`{path}` has no {option} any more. Use {now}."
+        return f"`{path}` has no {option}. Use {now}."
     options = {each for param in context.command.get_params(context) for each in param.opts}
     if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", message):
         word = extra[1].split(" ")[0]

@@ -67,7 +67,7 @@ def test_findings_are_grouped_with_their_reason_and_end_in_exit_code_1(server, t
     assert "error: missing-png (12)" in result.stdout
     assert f"panoptic_val2017/{pngs[0].name}: The id PNG of image 1 was not found." in result.stdout
     assert "… and 2 more" in result.stdout
-    assert "must not be scored" in result.stdout
+    assert "12 errors, 0 warnings: mend the errors before scoring this set." in result.stdout
     everything = run("check", tmp_path, "--all").stdout
     assert all(path.name in everything for path in pngs)
 

@@ -31,6 +31,8 @@ from panbench.report.answers import export
         ("eval --modell x", "Did you mean --model?"),
         ("eval --weights random", "Use --checkpoint FILE, or --checkpoint random"),
         ("eval --fp16", "Use --candidates-fp16"),
+        ("eval --annotations x.json", "Use --gt FILE.json, with --images DIR."),
+        ("validate data/coco", "Did you mean `panbench data check` for a dataset"),
         ("eval --limit 0", "greater than or equal to 1"),
         ("score --pred p.json", "The shortest form is `panbench score --gt FILE.json --pred FILE.json`."),
         ("gate new old", "The shortest form is `panbench gate RUN --baseline RUN`."),

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from support import awaited
 
 from panbench.base.errors import BadArgument
 
@@ -364,7 +365,7 @@ class TestUnderLoad:
             assert len({body for _, _, body in answers}) == 1
             assert (await requests.get("/compare", BOTH))[2] == answers[0][2]
 
-        asyncio.run(scenario())
+        awaited(scenario)
         assert held_up.began == [("run-a", "run-b")]
 
     def test_what_every_client_left_is_neither_begun_nor_finished(self, requests, held_up):
@@ -380,7 +381,7 @@ class TestUnderLoad:
             # The next comparison comes after those that nobody waits for.
             assert (await requests.get("/compare", "run=run-b"))[0] == 200
 
-        asyncio.run(scenario())
+        awaited(scenario)
         assert held_up.began == [("run-a", "run-b"), ("run-b",)]
         assert held_up.made == [("run-b",)]
 
@@ -405,7 +406,7 @@ class TestUnderLoad:
 
         monkeypatch.setattr("panbench.report.pages.live.server.MOST_COMPARISONS", 2)
         requests.app = application(library)
-        asyncio.run(scenario())
+        awaited(scenario)
 
 
 class TestLinks:

@@ -79,6 +79,17 @@ def test_the_numbers_are_those_of_the_runs(make_runs):
     assert data["objects"] == [[0, 1, [0, 2]]]  # the second model takes two cats for balls
 
 
+def test_each_tested_difference_lies_in_its_interval_and_is_that_of_the_scores(make_runs):
+    data = data_of(report_page(make_runs(images=12, predictions=False)))
+    (pair,) = data["pairs"]
+    first, second = data["overview"]["PQ"][pair["a"]], data["overview"]["PQ"][pair["b"]]
+    assert pair["groups"][0][0] == pytest.approx(first - second, abs=1e-4)
+    tested = [*filter(None, pair["groups"]), *pair["categories"].values()]
+    assert tested
+    assert all(low is None or low <= difference <= high for difference, low, high, *_ in tested)
+    assert any(low is not None and low < high for _, low, high, *_ in tested)
+
+
 def test_the_gallery_holds_image_truth_and_each_model(make_runs):
     gallery = data_of(report_page(make_runs()))["gallery"]
     assert sorted(image["id"] for image in gallery) == [7, 8, 9, 10]

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+from support import awaited
 
 from panbench.report.pages.live.sharing import Abandoned, Busy, Shared
 
@@ -46,7 +47,7 @@ async def settled():
 
 
 def run(scenario):
-    asyncio.run(scenario())
+    awaited(scenario)
 
 
 def test_identical_requests_share_one_computation():

@@ -73,7 +73,14 @@ def config_text(config: Config) -> str:
     """
     settings = repr(config._cfg_dict)
     if settings not in _texts:
-        _texts[settings] = config.pretty_text
+        try:
+            _texts[settings] = config.pretty_text
+        except SyntaxError as error:
+            # mmengine and its formatter take whatever stops them for bad syntax, Ctrl-C too.
+            stopped: BaseException | None = error
+            while stopped is not None and not isinstance(stopped, KeyboardInterrupt):
+                stopped = stopped.__context__
+            raise stopped or error from None
     return _texts[settings]
 
 

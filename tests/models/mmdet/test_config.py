@@ -51,6 +51,17 @@ def test_the_text_of_a_config_is_mmengines_and_is_formatted_once(monkeypatch: py
     assert config_text(load_config(CATALOG["mask2former-tiny"])) == config_text(first)
 
 
+def test_ctrl_c_while_a_config_is_formatted_is_no_bad_syntax(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    config = load_config(CATALOG["mask2former-tiny"])
+    config.model.num_queries = 8  # no text of an earlier test fits
+    monkeypatch.setattr("mmengine.config.config.FormatCode", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        config_text(config)
+
+
 @pytest.mark.parametrize("spec", CATALOG.values(), ids=CATALOG.keys())
 def test_every_config_says_what_its_model_is_and_how_many_parameters_it_has(spec: ModelSpec) -> None:
     config = load_config(spec)
