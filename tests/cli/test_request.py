@@ -104,7 +104,7 @@ def test_a_licence_that_forbids_commercial_use_is_told_before_anything_is_fetche
     asked: list[str] = []
     assert ask_once(missing, False, lambda words: asked.append(words) or "y")
     assert asked == ["Fetch an unknown amount of weights (CC-BY-NC-4.0, not for commercial use)? [Y/n] "]
-    with pytest.raises(BadArgument, match=r"CC-BY-NC-4\.0, not for commercial use\)\. Fetch them \(an unknown amount\)"):
+    with pytest.raises(BadArgument, match=r"-4\.0, not for commercial use\)\. Fetch them \(an unknown amount\)"):
         ask_once(missing, False, None)
     with pytest.raises(
         BadArgument,
