@@ -10,7 +10,7 @@ import math
 import os
 import re
 from array import array
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ from panbench.panoptic.types import (
     AnnotationColumns,
     Category,
     IdMap,
+    ImageColumns,
     ImageInfo,
     PanopticSet,
     Segment,
+    SetColumns,
     sharing,
 )
 
@@ -42,6 +44,7 @@ __all__ = [
     "read_panoptic_json",
     "read_png_names",
     "read_predictions_json",
+    "read_set_columns",
     "rgb_to_ids",
     "write_id_png",
     "write_panoptic_json",
@@ -146,12 +149,7 @@ def read_panoptic_json(
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
-    unknown_ids = [image_id for image_id in annotations if image_id not in images]
-    if unknown_ids:
-        raise BadDataset(
-            f"{path}: annotations name image ids that `images` does not list: {listed(unknown_ids)}. "
-            "Add the images or drop the annotations."
-        )
+    _check_listed(path, [image_id for image_id in annotations if image_id not in images])
     return PanopticSet(categories, images, annotations, _folder_of(path, folder), Path(path))
 
 
@@ -211,6 +209,39 @@ def read_annotation_columns(
     return columns
 
 
+def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False) -> SetColumns:
+    """Reads all of a panoptic JSON (or one of predictions) as columns; refuses what `read_panoptic_json` refuses.
+
+    Raises BadDataset, naming the file, the record and the field.
+    """
+    reader = _Reader(Path(path))
+    rows = _Rows(with_boxes=True)
+    images = _ImageRows()
+    categories: tuple[Category, ...] = ()
+    own_categories: dict[int, tuple[str, bool | None]] = {}
+    keys = ("annotations",) if predictions else ("images", "annotations", "categories")
+    optional = () if predictions else ("annotations",)
+    for key, records in reader.walk(keys, optional, besides=("categories",)):
+        if key == "annotations":
+            for index, record in enumerate(records):
+                rows.add(reader, record, index, predictions)
+        elif key == "images":
+            images.read(reader, records)
+        elif predictions:
+            own_categories = _own_categories(records)
+        else:
+            categories = reader.categories(list(records))
+    annotations = replace(
+        rows.columns(categories, _folder_of(path, None), Path(path)),
+        own_categories=own_categories,
+        same_photograph=sharing(list(images.places), np.fromiter(map(hash, images.names), np.int64, len(images.names))),
+    )
+    if not predictions:
+        _check_category_ids(reader, annotations)
+        _check_listed(path, [image_id for image_id in annotations.image_ids if image_id not in images.places])
+    return SetColumns(annotations, images.columns(), np.array(rows.boxes).reshape(-1, 4), np.array(rows.score))
+
+
 def _photographs(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
     """The id and the file name of each image that has both."""
     for record in records:
@@ -260,6 +291,14 @@ def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet)
     )
 
 
+def _check_listed(path: str | os.PathLike[str], unknown_ids: Sequence[int]) -> None:
+    if unknown_ids:
+        raise BadDataset(
+            f"{path}: annotations name image ids that `images` does not list: {listed(unknown_ids)}. "
+            "Add the images or drop the annotations."
+        )
+
+
 def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
     known = np.array([category.id for category in columns.categories], np.int32)
     unknown = np.flatnonzero(~np.isin(columns.category_id, known))
@@ -271,14 +310,18 @@ def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
 
 
 class _Rows:
-    """The columns of AnnotationColumns while they grow."""
+    """The columns of AnnotationColumns while they grow.
 
-    def __init__(self) -> None:
+    with_boxes: also keep `bbox`, four numbers a segment, NaN where it has none; scores then keep all digits
+    """
+
+    def __init__(self, with_boxes: bool = False) -> None:
+        self.boxes: array[float] | None = array("d") if with_boxes else None
         self.image_ids: dict[int, None] = {}
         self.file_names: list[str] = []
         self.first = array("q", [0])
         self.id, self.category_id, self.area = array("i"), array("i"), array("q")
-        self.iscrowd, self.score = array("b"), array("f")
+        self.iscrowd, self.score = array("b"), array("d" if with_boxes else "f")
 
     def add(self, reader: "_Reader", record: Any, index: int, counted: bool) -> None:
         """Appends one record of `annotations`.
@@ -312,7 +355,7 @@ class _Rows:
             plain = False
         if plain:
             crowds = array("b", [value == 1 for value in iscrowd])
-            score = array("f", [math.nan]) * len(ids)
+            score = array(self.score.typecode, [math.nan]) * len(ids)
         else:
             annotation = reader.annotation(record, index, self.image_ids, counted)
             image_id, name, listing = annotation.image_id, annotation.file_name, annotation.segments
@@ -320,7 +363,12 @@ class _Rows:
             category_ids = array("i", [segment.category_id for segment in listing])
             area = array("q", [segment.area for segment in listing])
             crowds = array("b", [segment.iscrowd for segment in listing])
-            score = array("f", [math.nan if segment.score is None else segment.score for segment in listing])
+            score = array(
+                self.score.typecode, [math.nan if segment.score is None else segment.score for segment in listing]
+            )
+        if self.boxes is not None:
+            for segment in record["segments_info"]:
+                self.boxes.extend(_box(segment.get("bbox")) or _NO_BOX)
         self.image_ids[image_id] = None
         self.file_names.append(name)
         self.id.extend(ids)
@@ -346,6 +394,33 @@ class _Rows:
         )
 
 
+class _ImageRows:
+    """The columns of ImageColumns while they grow, checked as `_Reader.images` checks them."""
+
+    def __init__(self) -> None:
+        self.places: dict[int, int] = {}
+        self.names: list[str] = []
+        self.heights, self.widths = array("q"), array("q")
+
+    def read(self, reader: "_Reader", records: Iterable[Any]) -> None:
+        """Takes all records of `images`."""
+        for index, record in enumerate(records):
+            image = reader.image(record, f"images[{index}]")
+            if self.places.setdefault(image.id, index) != index:
+                raise reader.refuse(f"images[{index}] repeats image id {image.id}.")
+            self.names.append(image.file_name)
+            self.heights.append(image.height)
+            self.widths.append(image.width)
+
+    def columns(self) -> ImageColumns:
+        return ImageColumns(
+            np.fromiter(self.places, np.int64, len(self.places)),
+            self.names,
+            np.array(self.heights, np.int64),
+            np.array(self.widths, np.int64),
+        )
+
+
 def _segment_record(segment: Segment) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": segment.id,
@@ -367,6 +442,8 @@ def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | No
 
 # Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.
 _MAX_CATEGORY_ID = 2**31 - 1
+
+_NO_BOX = (math.nan,) * 4
 
 _SCAN = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -521,16 +598,19 @@ class _Reader:
         found: dict[int, ImageInfo] = {}
         for index, record in enumerate(records):
             where = f"images[{index}]"
-            image = ImageInfo(
-                id=self.integer(record, "id", where),
-                file_name=self.file_name(record, where),
-                height=self.integer(record, "height", where, low=1),
-                width=self.integer(record, "width", where, low=1),
-            )
+            image = self.image(record, where)
             if image.id in found:
                 raise self.refuse(f"{where} repeats image id {image.id}.")
             found[image.id] = image
         return found
+
+    def image(self, record: Any, where: str) -> ImageInfo:
+        return ImageInfo(
+            id=self.integer(record, "id", where),
+            file_name=self.file_name(record, where),
+            height=self.integer(record, "height", where, low=1),
+            width=self.integer(record, "width", where, low=1),
+        )
 
     def annotations(self, records: list[Any], category_ids: set[int] | None, counted: bool) -> dict[int, Annotation]:
         """Annotations by image id. `counted`: areas are counted from the PNG later, so `area` is not read."""
