@@ -348,7 +348,7 @@ def _converted(function: Callable[..., "Converted"], *arguments: Any, **options:
         made = function(
             *positional, images=images.value, overwrite=overwrite, progress=counter(bars, "Converting"), **options
         )
-    _print(f"{made.root}: {made.n_images:,} images, {made.n_segments:,} segments.")
+    _print(f"{made.root}: {_counted(made.n_images, 'image')}, {_counted(made.n_segments, 'segment')}.")
     for words, count in made.left_out.items():
         _print(f"Left out: {count:,} {words}.")
     console.say(f"Next: `panbench data check {made.json}`")
