@@ -49,7 +49,7 @@ class Images(str, Enum):
 
 
 class Format(str, Enum):
-    """What `data convert` reads; `detection` is the way back."""
+    """The formats that `data convert` reads; `detection` is the reverse."""
 
     instances = "instances"
     two_channel = "two-channel"
@@ -342,7 +342,7 @@ def convert(
 
 
 def _converted(function: Callable[..., "Converted"], *arguments: Any, **options: Any) -> None:
-    """Calls a converter, whose last two positional arguments here are the options of images and overwriting."""
+    """Calls a converter; the last two positional arguments are its options for images and overwriting."""
     *positional, images, overwrite = arguments
     with console.Bars(transient=True) as bars:
         made = function(

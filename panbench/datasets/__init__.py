@@ -46,7 +46,7 @@ def open_dataset(
     exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
-    reporter: hears of images drawn while `shapes` is generated, and of what is downloaded
+    reporter: gets progress while `shapes` is generated and while files are downloaded
     Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
     if gt is not None or images is not None:

@@ -125,7 +125,7 @@ def score_folder(
     shard: (i, n) scores the i-th of n parts of the images, by id, from 1; `runs merge` joins the runs
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     images: the folder of photographs, which scoring does not read; the run remembers it for pictures
-    reporter: hears of images scored, of ground truth whose PNGs and JSON disagree, and of what else looks odd
+    reporter: gets images scored, notices of ground truth whose PNGs and JSON disagree, and other oddities
     Images are written to `out` in blocks of PART_IMAGES, so memory grows with the two JSONs alone, and a run that is
     killed loses a block.
     Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming the first images. Blocks

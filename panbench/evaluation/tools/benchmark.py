@@ -113,7 +113,7 @@ class Row:
 
     @property
     def why_no_rate(self) -> str | None:
-        """A sentence for a setting that ran without a rate; None where there is one, and where it did not run."""
+        """A sentence for a setting that ran but gave no rate; otherwise None."""
         if self.status != "ok" or self.images_per_second is not None:
             return None
         return (
@@ -172,7 +172,7 @@ def benchmark(
     rules: fusion rules as `--rule` names them, each measured by itself; () is each model's own
     weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
     download: fetch weights that are not here
-    warm_up: batches before the clock runs; reporter: hears of settings measured, and of those that cannot run
+    warm_up: batches before the clock runs; reporter: gets progress, and notices of settings that cannot run
     Raises BadArgument, BadCheckpoint for weights that are not here. What a single setting cannot do is said in its row.
     """
     if count < 1 or warm_up < 0 or plant < 0 or not batch_sizes or min(batch_sizes) < 1:

@@ -71,7 +71,7 @@ class Listing:
 
 
 def list_models(specs: Sequence[ModelSpec], words: str = "") -> Listing:
-    """The rows in which each of some words occurs, capitals aside: in name, family, backbone, licence, origin, …
+    """The rows that contain all of these words, ignoring case: in name, family, backbone, licence, origin, …
 
     specs: all models that can be named. "published only" finds the systems that none of them is.
     Raises BadArgument when no row is left.
@@ -177,7 +177,7 @@ def _published_record(result: PublishedResult) -> dict[str, Any]:
 
 
 def _words_of(spec: ModelSpec) -> str:
-    """All by which a model can be found."""
+    """The text in which a model is searched for."""
     repository = repository_of(spec)
     words = [spec.name, *spec.aliases, spec.title, spec.family, spec.backbone, spec.trained_on, origin(spec)]
     licence = licence_in_words(spec.license or "")
@@ -191,5 +191,5 @@ def _holds(text: str, words: Sequence[str]) -> bool:
 
 
 def _short_licence(licence: str | None) -> str:
-    """Without its version: CC-BY-NC says what matters in a narrow table; `--json` has all of it."""
+    """A licence without its version, for a narrow table; `--json` has all of it."""
     return ABSENT if licence is None else re.sub(r"-[\d.]+$", "", licence)

@@ -314,7 +314,7 @@ def errors_figure(
 ) -> Figure:
     """The dearest errors of the first run, cut out; of two runs, beside each what the second has there.
 
-    cause, category, size: only such errors. Raises BadArgument for a word that there is not and where no error fits,
+    cause, category, size: only such errors. Raises BadArgument for an unknown word, or if no error fits,
     BadRun without stored predictions, and BadDataset where no picture can be read.
     """
     chosen = list(islice(errors_of(_fitting(members[0], cause, category, size)), most))
