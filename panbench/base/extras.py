@@ -21,6 +21,7 @@ EXTRA_OF = {
     **dict.fromkeys(("transformers", "huggingface_hub"), "transformers"),
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     "torchmetrics": "torchmetrics",
+    "ray": "ray",
 }
 """The extra that brings a package, by the package's name in `import`."""
 

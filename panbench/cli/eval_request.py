@@ -12,8 +12,10 @@ from panbench.cli.command import (
     Config,
     Device,
     Download,
+    Engine,
     Models,
     Orientation,
+    Tasks,
     Things,
     check_rules,
     data_names,
@@ -112,4 +114,6 @@ class EvalRequest:
             _RUN,
         ),
     ] = None
+    engine: Engine = None
+    tasks: Tasks = None
     as_json: AsJson = False

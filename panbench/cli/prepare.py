@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from panbench.base.computing import split_precision
+from panbench.base.engines import spread_of
 from panbench.base.errors import BadArgument, BadModel, refuse_overwrite_and_resume
 from panbench.catalog import (
     ModelSpec,
@@ -118,7 +119,7 @@ def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence
         for folder in folders:
             if (folder / "run.json").exists():
                 return bool(load_run(folder).info.arguments.get("save_predictions"))
-    is_part = request.image_ids is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_part = request.engine is not None or request.image_ids is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1
     few = 0 < len(dataset.scenes) <= _MOST_KEPT_UNASKED
     return few and dataset.has_ground_truth and not is_part and shared_name(dataset) is None
 
@@ -137,6 +138,7 @@ def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Evaluat
         unscored=_is_timed_only(request),
         skip_bad_images=request.skip_bad_images,
         command=("panbench", *sys.argv[1:]),
+        spread=spread_of(request.engine, request.tasks),
         studies=studies,
     )
     for study in studies:

@@ -256,7 +256,7 @@ def close_run(
         memory=MemoryRecord(
             host_peak_bytes=max(host_memory, default=None), device_peak_bytes=max(device_memory, default=None)
         ),
-        ranks=len(reports),
+        ranks=sum(report.processes for report in reports),
     )
 
 
