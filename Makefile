@@ -97,13 +97,13 @@ ENGINES := .venv-engines
 
 $(ENGINES)/.installed: pyproject.toml $(VENV)/.dev
 	$(BIN)/python -m venv $(ENGINES)
-	$(ENGINES)/bin/python -m pip --disable-pip-version-check install 'ray>=2.40'
+	$(ENGINES)/bin/python -m pip --disable-pip-version-check install 'ray>=2.40' s3fs 'moto[server,s3]'
 	$(ENGINES)/bin/python -c 'import pathlib, sysconfig; \
 	    (pathlib.Path(sysconfig.get_path("purelib")) / "below.pth").write_text(next(map(str, pathlib.Path("$(VENV)").absolute().glob("lib/*/site-packages"))))'
 	@touch $@
 
 engines: $(ENGINES)/.installed
-	$(ENGINES)/bin/python -m pytest -n 0 -m ray $(ARGS) tests/studies/on_ray
+	$(ENGINES)/bin/python -m pytest -n 0 -m "ray or s3" $(ARGS) tests/studies/on_ray tests/datasets/test_object_store.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

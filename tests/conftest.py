@@ -31,7 +31,7 @@ def pytest_configure() -> None:
         module.compile_in_place()
 
 
-LANES = ("ray",)
+LANES = ("ray", "s3")
 """Marks of tests that run only when they are asked for by `-m`: each has a lane of its own (make engines)."""
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from panbench.base.addresses import Address
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
@@ -156,7 +157,10 @@ def _select(
 
 def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | None]) -> None:
     wanted = [path for path in paths if path is not None]
-    missing = [path.name for path in wanted if not path.is_file()]
+    if isinstance(folder, Address):
+        missing = folder.missing_of([str(path)[len(str(folder)) + 1 :] for path in wanted])
+    else:
+        missing = [path.name for path in wanted if not path.is_file()]
     if missing:
         raise FilesMissing(
             f"{len(missing)} of {len(wanted)} {what} are missing in {folder}: {listed(missing, most=3)}."
@@ -174,7 +178,7 @@ def _name_of(panoptic: PanopticSet, name: str, split: str) -> str:
 
 
 def _how_to_fetch(root: Path) -> str:
-    if root.name == "coco":
+    if root.name == "coco" and not isinstance(root, Address):
         return f"`panbench data coco --root {root}` fetches COCO."
     if root.name in _MADE:
         return f"`panbench data {root.name} FOLDER --root {root}` makes it of its owners' files."

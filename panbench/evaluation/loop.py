@@ -459,6 +459,8 @@ class Loop:
         marks.wait()
         scene = image.scene
         clocks: list[Clock] = []
+        # Before it is read: of an address, both take one request.
+        truth_digest = digest_of(scene.gt_path)
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
         tables: list[OverlapTable | None] = []
         predictions: list[bytes] = []
@@ -481,7 +483,7 @@ class Loop:
                 predictions[-1] = write_id_png(paths[-1], prediction.ids, durable=True)
             written = time.perf_counter()
             clocks.append({"fusion": settled - began, "overlap": counted - settled, "write": written - counted})
-        files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), digest_of(scene.gt_path))
+        files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), truth_digest)
         facts = image.facts
         code = 0 if facts is None else photograph_code(facts.orientation, facts.extraneous)
         self._image_done(marks)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import Address, path_at
 from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
@@ -90,7 +91,7 @@ def read_id_png(
     """
     where = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
-        content = Path(path).read_bytes()
+        content = path_at(path).read_bytes()
     except FileNotFoundError:
         raise error(f"{where} was not found. Check the folder of id PNGs.") from None
     except OSError as problem:
@@ -143,14 +144,14 @@ def read_panoptic_json(
     images_suffice: accept a JSON without the key `annotations`, such as a list of test images
     Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
     """
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     optional = ("annotations",) if images_suffice else ()
     document = reader.document(("images", "annotations", "categories"), optional)
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
     _check_listed(path, [image_id for image_id in annotations if image_id not in images])
-    return PanopticSet(categories, images, annotations, _folder_of(path, folder), Path(path))
+    return PanopticSet(categories, images, annotations, _folder_of(path, folder), path_at(path))
 
 
 def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> PanopticSet:
@@ -159,15 +160,15 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     A segment needs `id` and `category_id`; `score` is kept where given; areas are counted from the PNG later and are 0
     here. Categories are not checked here; the scorer does. Otherwise as `read_panoptic_json`.
     """
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     document = reader.document(("annotations",))
     annotations = reader.annotations(document["annotations"], None, counted=True)
-    return PanopticSet((), {}, annotations, _folder_of(path, folder), Path(path))
+    return PanopticSet((), {}, annotations, _folder_of(path, folder), path_at(path))
 
 
 def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
     """The id PNG of each image as a panoptic JSON names it; its segments are not looked at. Raises BadDataset."""
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     records = enumerate(reader.document(("annotations",))["annotations"])
     places = ((f"annotations[{index}]", record) for index, record in records)
     return {reader.integer(record, "image_id", where): reader.file_name(record, where) for where, record in places}
@@ -181,7 +182,7 @@ def read_annotation_columns(
     As for panopticapi, `images` may be absent. Otherwise the same rules apply, with the same
     messages.
     """
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     rows = _Rows()
     categories: tuple[Category, ...] = ()
     photographs, names = array("q"), array("q")
@@ -200,7 +201,7 @@ def read_annotation_columns(
         else:
             categories = reader.categories(list(records))
     columns = replace(
-        rows.columns(categories, _folder_of(path, folder), Path(path)),
+        rows.columns(categories, _folder_of(path, folder), path_at(path)),
         own_categories=own_categories,
         same_photograph=sharing(photographs, np.array(names, np.int64)),
     )
@@ -214,7 +215,7 @@ def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False)
 
     Raises BadDataset, naming the file, the record and the field.
     """
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     rows = _Rows(with_boxes=True)
     images = _ImageRows()
     categories: tuple[Category, ...] = ()
@@ -232,7 +233,7 @@ def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False)
         else:
             categories = reader.categories(list(records))
     annotations = replace(
-        rows.columns(categories, _folder_of(path, None), Path(path)),
+        rows.columns(categories, _folder_of(path, None), path_at(path)),
         own_categories=own_categories,
         same_photograph=sharing(list(images.places), np.fromiter(map(hash, images.names), np.int64, len(images.names))),
     )
@@ -437,7 +438,7 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
 
 def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
-    return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
+    return path_at(os.fspath(path).replace(".json", "")) if folder is None else path_at(folder)
 
 
 # Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.
@@ -555,6 +556,8 @@ class _Reader:
 
     def _file_instead(self) -> str:
         """What was meant by a path that does not exist, as far as the files in its folder show."""
+        if isinstance(self.path, Address):
+            return "Give the address of a COCO panoptic JSON."
         slashed = Path(str(self.path).replace("\\", "/"))
         if slashed != self.path and slashed.exists():
             return f"Did you mean {slashed}, with / between folders?"

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import Address
+
 __all__ = ["NO_HASHES", "FileHashes", "digest_of", "photograph_code"]
 
 # One image in a part's metadata: its id, the digest of the image, the digest of its ground-truth PNG; zeros for none.
@@ -159,6 +161,11 @@ def digest_of(path: Path | None) -> Digest:
     """The SHA-256 of a file's bytes; empty when there is no file to read."""
     if path is None:
         return b""
+    if isinstance(path, Address):
+        try:
+            return hashlib.sha256(path.read_and_keep()).digest()
+        except OSError:
+            return b""
     try:
         with open(path, "rb") as handle:
             digest = hashlib.sha256()

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from panbench.base.addresses import path_at
 from panbench.base.errors import BadRun
 from panbench.base.files import sha256_of
 from panbench.panoptic.coco import read_predictions_json
@@ -45,8 +46,8 @@ def predictions_place(run: Run) -> tuple[Path, Path] | None:
     if run.path is not None and (run.path / PREDICTIONS_JSON).is_file():
         return run.path / PREDICTIONS_JSON, run.path / PREDICTIONS
     scored = run.info.predictions
-    if scored is not None and scored.json and Path(scored.json).is_file():
-        return Path(scored.json), Path(scored.folder)
+    if scored is not None and scored.json and path_at(scored.json).is_file():
+        return path_at(scored.json), path_at(scored.folder)
     return None
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from panbench.base import provenance
+from panbench.base.addresses import Address, path_at
 from panbench.base.computing import STAGES
 from panbench.base.errors import (
     BadArgument,
@@ -146,7 +147,7 @@ def score_folder(
         check_room(out, overwrite)
     if slower := why_missing():
         reporter.notice(slower)
-    if images is not None and not Path(images).is_dir():
+    if images is not None and not path_at(images).is_dir():
         raise BadDataset(
             f"There is no folder {images} with the images. Give the folder of photographs, or leave it out."
         )
@@ -791,7 +792,7 @@ def _info(
             name=gt.path.stem,
             gt=str(gt.path.absolute()),
             gt_dir=str(gt.folder.absolute()),
-            images=None if images is None else str(Path(images).absolute()),
+            images=None if images is None else str(path_at(images).absolute()),
             fingerprint=sha256_of(gt.path),
             n_images=len(gt),
         ),
@@ -822,6 +823,8 @@ def _joined(counts: list[tuple[int, _Counts]]) -> Pairs:
 
 def _content(path: Path) -> bytes:
     try:
+        if isinstance(path, Address):
+            return path.read_bytes()
         with open(path, "rb", buffering=0) as handle:
             return handle.read()
     except FileNotFoundError:

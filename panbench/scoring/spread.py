@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from panbench.base.engines import Needs, Spread, TaskQueue, cut
 from panbench.base.reporter import Reporter
@@ -57,7 +56,7 @@ def task_of(paired: Paired, rows: Sequence[int]) -> ScoreTask:
     kept = [row for row in predicted if row >= 0]
     place = {row: number for number, row in enumerate(kept)}
     gt, pred = paired.gt.only(rows), paired.pred.only(kept)
-    folders = (Path(os.path.abspath(side.folder)) for side in (gt, pred))
+    folders = (side.folder.absolute() for side in (gt, pred))
     gt, pred = (replace(side, folder=folder) for side, folder in zip((gt, pred), folders, strict=True))
     return ScoreTask(gt, pred, [place.get(row, -1) for row in predicted])
 
