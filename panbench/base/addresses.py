@@ -164,12 +164,14 @@ def _repeated(ask: Callable[[], Result], address: str) -> Result:
             return ask()
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), address) from None
-        except (PermissionError, IsADirectoryError, ImportError, BadArgument):
+        except (ImportError, BadArgument):
             raise
+        except PermissionError as error:
+            raise PermissionError(errno.EACCES, f"the store refuses it ({_in_short(error)})", address) from None
         except Exception as error:
             if wait is None or _is_of_no_use_to_repeat(error):
                 tries = "" if wait is not None else f" after {len(WAITS) + 1} tries"
-                raise OSError(errno.EIO, f"the store gave no answer{tries} ({_in_short(error)})") from error
+                raise OSError(errno.EIO, f"the store gave no answer{tries} ({_in_short(error)})", address) from error
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
 

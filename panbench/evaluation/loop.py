@@ -372,7 +372,7 @@ class Loop:
 
     def _load(self, scene: Scene) -> tuple[LoadedImage, float]:
         began = time.perf_counter()
-        self._image_digests[scene.image.id] = digest_of(scene.image_path)
+        self._image_digests[scene.image.id] = digest_of(scene.image_path, is_read_next=True)
         try:
             return self.model.load(scene), time.perf_counter() - began
         except BadDataset as error:
@@ -460,7 +460,7 @@ class Loop:
         scene = image.scene
         clocks: list[Clock] = []
         # Before it is read: of an address, both take one request.
-        truth_digest = digest_of(scene.gt_path)
+        truth_digest = digest_of(scene.gt_path, is_read_next=scene.annotation is not None)
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
         tables: list[OverlapTable | None] = []
         predictions: list[bytes] = []

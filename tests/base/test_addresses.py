@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+from support import panbench
 
 from panbench.base import addresses
 from panbench.base.addresses import Address, is_address, path_at, refuse_address
@@ -113,11 +114,14 @@ def test_what_was_read_to_be_hashed_is_not_asked_for_again(memory, monkeypatch):
     store = Failing(memory, OSError(), 0)
     monkeypatch.setattr(addresses, "_system", lambda scheme, process: store)
     address = path_at("memory://a.png")
-    digest_of(address)
+    digest_of(address, is_read_next=True)
     assert address.read_bytes() == b"one"
     assert store.asked == 1
     memory.pipe("/a.png", b"two")
     assert address.read_bytes() == b"two", "kept for one reading alone"
+    digest_of(address)
+    memory.pipe("/a.png", b"three")
+    assert address.read_bytes() == b"three", "kept only for who reads at once"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +141,17 @@ def test_a_store_that_keeps_failing_is_asked_a_bounded_number_of_times(memory, m
     with pytest.raises(OSError, match=r"the store gave no answer after 4 tries \(TimeoutError: read timed out\)"):
         path_at("memory://a.png").read_bytes()
     assert store.asked == 4
+
+
+def test_a_store_that_refuses_is_not_asked_again_and_the_command_says_so(memory, monkeypatch):
+    store = Failing(memory, PermissionError("Access Denied"), times=100)
+    monkeypatch.setattr(addresses, "_system", lambda scheme, process: store)
+    refused = panbench("eval", "--model", "mask2former-tiny", "--data", "memory://bucket/coco")
+    assert refused.exit_code == 2
+    assert (
+        "memory://bucket/coco cannot be used: the store refuses it (PermissionError: Access Denied)" in refused.stderr
+    )
+    assert store.asked == 1
 
 
 def test_an_object_that_is_not_there_is_not_asked_for_again(memory, monkeypatch):
