@@ -60,7 +60,7 @@ def test_whichever_workers_are_lost_when_nothing_is_lost_and_nothing_comes_twice
 
 def test_ctrl_c_keeps_what_came_and_resume_goes_on_without_the_engine(alone, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        score(tmp_path / "run", HereEngine(stop_after=3))
+        score(tmp_path / "run", HereEngine(stop_after=3), tasks=8)
     kept = load_run(tmp_path / "run")
     assert (kept.info.status, len(kept.images)) == ("interrupted", 6)
     assert_same(score(tmp_path / "run", resume=True), alone)
