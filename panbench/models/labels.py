@@ -1,5 +1,6 @@
 """What the labels of models mean: names and things of the datasets that panbench knows."""
 
+import re
 from collections.abc import Sequence
 
 from panbench.base.errors import BadModel
@@ -8,9 +9,22 @@ from panbench.datasets.convert import shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
 from panbench.panoptic.types import Category
 
-__all__ = ["KNOWN_SETS", "coco_labels", "known_things", "labels_of", "match_categories"]
+__all__ = [
+    "KNOWN_SETS",
+    "coco_labels",
+    "is_unnamed",
+    "known_things",
+    "labels_of",
+    "match_categories",
+    "refuse_other_names",
+]
 
 KNOWN_SETS = ("coco", "cityscapes", "ade20k")
+
+
+def is_unnamed(name: str) -> bool:
+    """Whether a name in id2label of a config.json only fills the place of a label that has none."""
+    return re.fullmatch(r"|N/A|LABEL_\d+", name) is not None
 
 
 def known_things(names: Sequence[str]) -> tuple[bool, ...] | None:
@@ -45,9 +59,19 @@ def match_categories(
     title: str, class_names: Sequence[str], isthing: Sequence[bool], categories: Sequence[Category]
 ) -> tuple[int, ...]:
     """The category id of each of the model's labels, by name; things and stuff must agree. Raises BadModel."""
+    refuse_other_names(title, class_names, categories)
     by_name = {category.name: category for category in categories}
-    lacking = [name for name in class_names if name not in by_name]
-    unknown = [name for name in by_name if name not in class_names]
+    swapped = [name for name, thing in zip(class_names, isthing, strict=True) if by_name[name].isthing != thing]
+    if swapped:
+        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}.")
+    return tuple(by_name[name].id for name in class_names)
+
+
+def refuse_other_names(title: str, class_names: Sequence[str], categories: Sequence[Category]) -> None:
+    """Raises BadModel where the names of a model's labels are not those of the dataset's categories."""
+    names = list(dict.fromkeys(category.name for category in categories))
+    lacking = [name for name in class_names if name not in names]
+    unknown = [name for name in names if name not in class_names]
     if lacking or unknown or len(class_names) != len(categories):
         raise BadModel(
             f"{title} and the dataset have different categories: "
@@ -55,10 +79,6 @@ def match_categories(
             f"the dataset has {len(categories)}, of them not in the model {_some(unknown)}. "
             "`panbench eval --category-map FILE` evaluates through a list of which is which (docs/data.md)."
         )
-    swapped = [name for name, thing in zip(class_names, isthing, strict=True) if by_name[name].isthing != thing]
-    if swapped:
-        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}.")
-    return tuple(by_name[name].id for name in class_names)
 
 
 def _some(names: Sequence[str]) -> str:
