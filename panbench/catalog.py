@@ -266,8 +266,7 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     one of the Hugging Face hub, `./folder` one that transformers saved.
     """
     if name.strip().startswith("hf:"):
-        spec = spec_from_repository(name)
-        return dataclasses.replace(spec, trained_on=_data_of(spec, load_catalog() if catalog is None else catalog))
+        return _as_in_catalog(spec_from_repository(name), load_catalog() if catalog is None else catalog)
     if _names_a_folder(name.strip()):
         return spec_from_folder(name.strip())
     if is_place(name.strip()):
@@ -292,11 +291,14 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
 
 
-def _data_of(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> str | None:
-    """The data that a repository's model was trained on, where the catalog has a model of the same repository."""
+def _as_in_catalog(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+    """A repository's model with the training data, labels, sizes and rule of the catalog's model of that repository."""
     name = spec.settings["repository"]
-    known = (other for other in catalog.values() if (found := repository_of(other)) and found.name == name)
-    return next((other.trained_on for other in known), None)
+    for other in catalog.values():
+        if (found := repository_of(other)) and found.name == name:
+            settings = {**other.settings, **spec.settings}
+            return dataclasses.replace(spec, trained_on=other.trained_on, settings=settings)
+    return spec
 
 
 def _of_the_hub(name: str, catalog: Mapping[str, ModelSpec]) -> str:
