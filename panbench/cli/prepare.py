@@ -29,7 +29,8 @@ from panbench.cli.request import default_data, leave_out_others, missing_for
 from panbench.datasets import Dataset, open_dataset, split_of, without_split
 from panbench.datasets.convert import shipped_categories
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
-from panbench.models.labels import labels_of, match_categories
+from panbench.models.labels import labels_of, match_categories, refuse_other_names
+from panbench.models.unopened import stated_names
 
 if TYPE_CHECKING:
     from panbench.evaluation.several import Opening
@@ -225,16 +226,19 @@ def _opened(
 def _refuse_other_categories(
     request: EvalRequest, specs: Sequence[ModelSpec], categories: "Sequence[Category]"
 ) -> None:
-    """Raises BadModel for models of the list whose categories are not the dataset's; others say theirs when opened."""
-    other_weights = request.checkpoint is not None and random_seed(request.checkpoint) is None
-    if other_weights or request.things or not categories:
+    """Raises BadModel for models whose categories are known before they are opened, and are not the dataset's."""
+    if not categories:
         return
+    other_weights = request.checkpoint is not None and random_seed(request.checkpoint) is None
     misfits = []
     for spec in specs:
-        labels = labels_of(spec.trained_on) if is_shipped(spec) else None
+        labels = labels_of(spec.trained_on) if is_shipped(spec) and not (other_weights or request.things) else None
+        names = stated_names(spec)
         try:
             if labels is not None:
                 match_categories(spec.title, *labels, categories)
+            elif names is not None:
+                refuse_other_names(spec.title, names, categories)
         except BadModel as error:
             misfits.append(str(error))
     if misfits:

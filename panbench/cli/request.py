@@ -22,6 +22,7 @@ from panbench.catalog import (
     weights_here,
 )
 from panbench.datasets import CocoMissing, missing_files
+from panbench.models.unopened import refuse_unopenable
 
 __all__ = [
     "Missing",
@@ -147,8 +148,9 @@ def missing_for(
 ) -> Missing:
     """What a command needs and could download. data: the argument of `open_dataset`; None where COCO plays no part.
 
-    Raises BadModel where a model lacks a package, for then its weights are of no use here.
+    Raises BadModel where a model lacks a package, for then its weights are of no use here, and where no model can run.
     """
+    refuse_unopenable(specs, weights)
     absent = [spec for spec in specs if weights == "auto" and _can_be_fetched(spec) and weights_here(spec) is None]
     for spec in absent:
         if spec.adapter == TRANSFORMERS and importlib.util.find_spec("transformers") is None:

@@ -157,6 +157,9 @@ def _select(
 def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | None]) -> None:
     wanted = [path for path in paths if path is not None]
     missing = [path.name for path in wanted if not path.is_file()]
+    if missing and not folder.is_dir():
+        there = f"{folder} is not a folder" if folder.exists() else f"There is no folder {folder}"
+        raise FilesMissing(f"{there} of {what}.")
     if missing:
         raise FilesMissing(
             f"{len(missing)} of {len(wanted)} {what} are missing in {folder}: {listed(missing, most=3)}."

@@ -10,7 +10,16 @@ from panbench.datasets.convert import SHIPPED, read_categories, shipped_categori
 from panbench.datasets.shapes import CATEGORIES as SHAPES
 from panbench.panoptic.types import Category
 
-__all__ = ["coco_labels", "known_labels", "known_things", "labels_of", "match_categories", "spelt_as"]
+__all__ = [
+    "coco_labels",
+    "is_unnamed",
+    "known_labels",
+    "known_things",
+    "labels_of",
+    "match_categories",
+    "refuse_other_names",
+    "spelt_as",
+]
 
 _ALSO_CALLED = {
     "airplane": "plane",
@@ -71,6 +80,11 @@ def _shapes() -> tuple[Category, ...]:
     return read_categories([dict(category) for category in SHAPES])
 
 
+def is_unnamed(name: str) -> bool:
+    """Whether a name in id2label of a config.json only fills the place of a label that has none."""
+    return re.fullmatch(r"|N/A|LABEL_\d+", name) is not None
+
+
 def known_things(names: Sequence[str]) -> tuple[bool, ...] | None:
     """Which of these labels are things, when all are those of a set that panbench knows; else None."""
     if (labels := known_labels(names)) is not None:
@@ -112,14 +126,30 @@ def match_categories(
 
     Names of one known set may be spelt differently on the two sides (`known_labels`).
     """
+    refuse_other_names(title, class_names, categories)
+    names, by_name = _spelt_alike(class_names, categories)
+    swapped = [name for name, thing in zip(names, isthing, strict=True) if by_name[name].isthing != thing]
+    if swapped:
+        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}.")
+    return tuple(by_name[name].id for name in names)
+
+
+def _spelt_alike(class_names: Sequence[str], categories: Sequence[Category]) -> tuple[list[str], dict[str, Category]]:
+    """Labels, and the dataset's categories by name: in one spelling, where both are all of one known set's."""
     by_name = {category.name: category for category in categories}
     if set(class_names) != set(by_name):
         own, theirs = known_labels(class_names), known_labels([category.name for category in categories])
         if own is not None and theirs is not None and set(own) == set(theirs):
-            by_name = {known.name: category for known, category in zip(theirs, categories, strict=True)}
-            class_names = [category.name for category in own]
-    lacking = [name for name in class_names if name not in by_name]
-    unknown = [name for name in by_name if name not in class_names]
+            spelt = {known.name: category for known, category in zip(theirs, categories, strict=True)}
+            return [known.name for known in own], spelt
+    return list(class_names), by_name
+
+
+def refuse_other_names(title: str, class_names: Sequence[str], categories: Sequence[Category]) -> None:
+    """Raises BadModel where the names of a model's labels are not those of the dataset's categories."""
+    class_names, names = _spelt_alike(class_names, categories)
+    lacking = [name for name in class_names if name not in names]
+    unknown = [name for name in names if name not in class_names]
     if lacking or unknown or len(class_names) != len(categories):
         raise BadModel(
             f"{title} and the dataset have different categories: "
@@ -127,10 +157,6 @@ def match_categories(
             f"the dataset has {len(categories)}, of them not in the model {_some(unknown)}. "
             "`panbench eval --category-map FILE` evaluates through a list of which is which (docs/data.md)."
         )
-    swapped = [name for name, thing in zip(class_names, isthing, strict=True) if by_name[name].isthing != thing]
-    if swapped:
-        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}.")
-    return tuple(by_name[name].id for name in class_names)
 
 
 def _some(names: Sequence[str]) -> str:

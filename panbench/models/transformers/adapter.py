@@ -31,20 +31,19 @@ from panbench.models.attention import Attention
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
 from panbench.models.feeding import constant
-from panbench.models.labels import known_things, labels_of, spelt_as
+from panbench.models.labels import is_unnamed, known_things, labels_of, spelt_as
 from panbench.models.model import LoadedImage
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.attention import looks_of
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
 from panbench.models.transformers.processor import Processor
-from panbench.models.transformers.settings import network_settings
+from panbench.models.transformers.settings import network_settings, read_json
 from panbench.models.transformers.speedups import speed_up
 
 __all__ = ["TransformersAdapter"]
 
 _TASK = (49406, 518, 10549, 533, 1072, 24755, 49407)
 """OneFormer's prompt, "the task is panoptic", in CLIP's tokens; zeros fill it up."""
-_UNNAMED = re.compile(r"|N/A|LABEL_\d+")
 _LABELS_ARE_COCO_IDS = ("facebook/detr-resnet-101-panoptic",)
 """Repositories whose config.json names no label (LABEL_0 … LABEL_249) and whose labels are category ids of COCO."""
 _TIMM_RESNETS = {
@@ -194,9 +193,7 @@ class TransformersAdapter(Adapter):
     def _read_labels(self) -> None:
         """Names and things of the labels; labels without a name are never given (DETR's numbers have gaps)."""
         names = {int(label): str(name) for label, name in (self.config.id2label or {}).items()}
-        if self.spec.settings.get("repository") in _LABELS_ARE_COCO_IDS and all(
-            map(_UNNAMED.fullmatch, names.values())
-        ):
+        if self.spec.settings.get("repository") in _LABELS_ARE_COCO_IDS and all(map(is_unnamed, names.values())):
             names |= {category.id: category.name for category in shipped_categories("coco") if category.id in names}
         classes = self.config.num_labels
         if beyond := [label for label in names if not 0 <= label < classes]:
@@ -206,7 +203,7 @@ class TransformersAdapter(Adapter):
                 'from 0 on and without gaps; "N/A" stands for one that is not used.'
             )
         names = self._names_of_training(names)
-        named = [label for label in sorted(names) if not _UNNAMED.fullmatch(names[label])]
+        named = [label for label in sorted(names) if not is_unnamed(names[label])]
         if not named:
             raise BadModel(
                 f"{self.spec.title} names none of its {len(names)} labels (id2label of config.json), so they cannot be "
@@ -379,19 +376,6 @@ class TransformersAdapter(Adapter):
 _CLASS_HEADS = ("class_predictor.bias", "decoder.class_embed.bias", "class_labels_classifier.bias")
 _NOT_PARAMETERS = ("relative_position_index", "position_ids", "num_batches_tracked", "criterion.empty_weight")
 """Buffers that earlier versions saved and that are computed."""
-
-
-def read_json(path: Path, title: str) -> dict[str, Any]:
-    """The dict in a JSON file. Raises BadModel."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise BadModel(f"{title}: there is no {path}.") from None
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{title}: {path} cannot be read as JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise BadModel(f"{title}: {path} is not a JSON object.")
-    return found
 
 
 def _folder_of(spec: ModelSpec) -> Path | None:
