@@ -11,7 +11,7 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.report.answers.stored import DAMAGED, StoredRun, run_places, stored_run
 from panbench.report.pages.live.selection import Selection
-from panbench.runs import load_run
+from panbench.runs import DatasetRecord, load_run
 from panbench.runs.layout import CANDIDATES, PREDICTIONS, written
 
 __all__ = ["Asked", "Library", "Listed"]
@@ -29,7 +29,8 @@ class Listed:
 
     name: str
     run: StoredRun
-    fingerprint: str | None
+    data: DatasetRecord | None
+    """None for a run that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,8 @@ def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
     if leading_out is not None:
         return Listed(name, StoredRun(name, status=DAMAGED, problem=_not_served(leading_out)), None)
     run = stored_run(path)
-    fingerprint = None if run.status == DAMAGED else load_run(path).info.dataset.fingerprint
-    return Listed(name, replace(run, path=name), fingerprint)
+    data = None if run.status == DAMAGED else load_run(path).info.dataset
+    return Listed(name, replace(run, path=name), data)
 
 
 def _stamp(path: Path) -> Stamp:
