@@ -11,7 +11,7 @@ from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
 from panbench.datasets.index import DatasetIndex, fresh_index, share_of
-from panbench.datasets.scenes import IndexedScenes
+from panbench.datasets.scenes import IndexedScenes, Rows
 from panbench.panoptic.coco import png_folder, read_panoptic_json
 from panbench.panoptic.fingerprint import fingerprint_of_set
 from panbench.panoptic.types import Category, Exif, PanopticSet, Scene
@@ -195,13 +195,11 @@ def _open_index(
     )
 
 
-def _rows_selected(
-    index: DatasetIndex, gt: Path, limit: int | None, image_ids: Sequence[int] | None
-) -> "np.ndarray[tuple[int], np.dtype[np.int64]] | range | None":
+def _rows_selected(index: DatasetIndex, gt: Path, limit: int | None, image_ids: Sequence[int] | None) -> Rows | None:
     """The rows of the chosen images in the order of the JSON; None for all. Refuses what `_select` refuses."""
     _check_limit(limit)
     facts = index.facts
-    rows: np.ndarray[tuple[int], np.dtype[np.int64]] | range | None = None
+    rows: Rows | None = None
     if image_ids is not None:
         ids, wanted = index.ids(), np.array(list(dict.fromkeys(image_ids)), np.int64)
         if unknown := wanted[~np.isin(wanted, ids)].tolist():
@@ -209,7 +207,7 @@ def _rows_selected(
         rows = np.flatnonzero(np.isin(ids, wanted))
     if 0 < facts.n_annotations < facts.n_images:
         without = ~index.annotated()
-        bare = np.flatnonzero(without) if rows is None else rows[without[rows]]
+        bare = np.flatnonzero(without if rows is None else without & np.isin(np.arange(len(without)), rows))
         if len(bare):
             unlabelled = index.ids()[bare[np.argsort(index.places()[bare])]].tolist()
             raise BadDataset(f"{gt} has no annotation for {len(unlabelled)} images: {listed(unlabelled)}.")

@@ -62,7 +62,7 @@ _PATIENCE = 1800.0
 """Seconds that a worker waits while another one makes the index that both need."""
 
 _RACY_NS = 2_000_000_000
-"""A file that was written less than this before it was indexed may change again without another time."""
+"""A file that was written less than this before it had been read may have changed again without another time."""
 
 _MOST_GROUPS = 10
 
@@ -83,7 +83,7 @@ class Facts:
     """What an index says of its rows, in the schema's metadata.
 
     rows: the fingerprint of the rows; ids_sha256: of all image ids, ascending; in_order: whether that is the order of
-    the JSONs; order_sha256: of the ids in that order, as runs record it. made_ns: when reading began
+    the JSONs; order_sha256: of the ids in that order, as runs record it. made_ns: when the JSONs had been read
     same_png, same_photograph: as of AnnotationColumns, the first few
     """
 
@@ -224,8 +224,8 @@ class DatasetIndex:
     def is_of(self, sources: Sequence[Path]) -> bool:
         """Whether the files are still what the index was made of.
 
-        Size, time of change and time of inode change are compared; where one differs, or the file was written within
-        two seconds of the index, its SHA-256 decides.
+        Size, time of change and time of inode change are compared; where one differs, or the file was written less than
+        two seconds before it had been read, its SHA-256 decides.
         """
         known = self.facts.sources
         return len(known) == len(sources) and all(
@@ -389,7 +389,6 @@ def build_index(sources: Sequence[Path], *, predictions: bool = False, to: Path 
     to: where to write it; by default beside the one JSON, or in the cache folder where that cannot be written
     Raises BadDataset for JSONs that cannot be read, have different categories or share images, and OSError.
     """
-    made_ns = time.time_ns()
     stats = [_stat(path) for path in sources]
     read = [read_set_columns(path, predictions=predictions) for path in sources]
     columns, of_source = _joined(read, sources)
@@ -398,6 +397,7 @@ def build_index(sources: Sequence[Path], *, predictions: bool = False, to: Path 
         Source(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, digest)
         for path, stat, digest in zip(sources, stats, digests, strict=True)
     )
+    made_ns = time.time_ns()
     if [_times(_stat(path)) for path in sources] != [_times(stat) for stat in stats]:
         raise BadDataset(f"{listed(sources)} changed while it was indexed. Index it again.")
     table, facts = _tabulated(columns, of_source, known, predictions, made_ns)

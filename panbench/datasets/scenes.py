@@ -14,11 +14,12 @@ import numpy.typing as npt
 from panbench.datasets.index import DatasetIndex
 from panbench.panoptic.types import Exif, Scene
 
-__all__ = ["IndexedScenes", "in_any_order", "order_sha256", "pixels_of", "scenes_by_id"]
+__all__ = ["IndexedScenes", "Rows", "in_any_order", "order_sha256", "pixels_of", "scenes_by_id"]
 
 _ROWS_AT_ONCE = 1000
 
 Rows = npt.NDArray[np.int64] | range
+"""Numbers of rows of an index."""
 
 
 class IndexedScenes(Sequence[Scene]):
@@ -36,12 +37,12 @@ class IndexedScenes(Sequence[Scene]):
 
         rows: numbers of rows of the index; None for all
         """
-        self.index, self.images, self.folder, self.exif = index, images, folder, exif
+        self.dataset_index, self.images, self.folder, self.exif = index, images, folder, exif
         self._chosen = rows
         self._last: dict[int, Scene] = {}
 
     def __len__(self) -> int:
-        return len(self.index) if self._chosen is None else len(self._chosen)
+        return len(self.dataset_index) if self._chosen is None else len(self._chosen)
 
     @overload
     def __getitem__(self, place: int) -> Scene: ...
@@ -53,7 +54,7 @@ class IndexedScenes(Sequence[Scene]):
             return self._with(self.rows[place])
         row = int(self.rows[place])
         if row not in self._last:
-            group = next(group for group in self.index.row_groups if row in group)
+            group = next(group for group in self.dataset_index.row_groups if row in group)
             self._last = dict(zip(group, self.read(group), strict=True))
         return self._last[row]
 
@@ -66,7 +67,11 @@ class IndexedScenes(Sequence[Scene]):
         """The rows of the index in the order of these scenes."""
         if self._chosen is not None:
             return self._chosen
-        return range(len(self.index)) if self.index.facts.in_order else np.argsort(self.index.places())
+        return (
+            range(len(self.dataset_index))
+            if self.dataset_index.facts.in_order
+            else np.argsort(self.dataset_index.places())
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -75,17 +80,19 @@ class IndexedScenes(Sequence[Scene]):
 
     def by_id(self) -> "IndexedScenes":
         """The same scenes by ascending image id, which is how they lie in the index."""
-        return self._with(range(len(self.index)) if self._chosen is None else np.sort(np.asarray(self._chosen)))
+        return self._with(range(len(self.dataset_index)) if self._chosen is None else np.sort(np.asarray(self._chosen)))
 
     def with_exif(self, exif: Exif) -> "IndexedScenes":
         """The same scenes with another treatment of EXIF orientations."""
-        return IndexedScenes(self.index, self.images, self.folder, self._chosen, exif)
+        return IndexedScenes(self.dataset_index, self.images, self.folder, self._chosen, exif)
 
     def ids(self) -> npt.NDArray[np.int64]:
         """The image ids, in the order of these scenes."""
         rows = self.rows
         return (
-            self.index.ids()[rows.start : rows.stop : rows.step] if isinstance(rows, range) else self.index.ids()[rows]
+            self.dataset_index.ids()[rows.start : rows.stop : rows.step]
+            if isinstance(rows, range)
+            else self.dataset_index.ids()[rows]
         )
 
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -94,7 +101,7 @@ class IndexedScenes(Sequence[Scene]):
         if not len(rows):
             return np.zeros((0, 2), np.int64)
         low, high = int(rows.min()), int(rows.max()) + 1
-        return self.index.sizes(low, high)[rows - low]
+        return self.dataset_index.sizes(low, high)[rows - low]
 
     def read(self, rows: Rows) -> list[Scene]:
         """The scenes of some rows of the index, in that order."""
@@ -102,7 +109,7 @@ class IndexedScenes(Sequence[Scene]):
         found: list[Scene | None] = [None] * len(numbers)
         for places in self._by_group(numbers):
             start = int(numbers[places].min())
-            read = self.index.rows(start, int(numbers[places].max()) + 1)
+            read = self.dataset_index.rows(start, int(numbers[places].max()) + 1)
             for place in places.tolist():
                 image, annotation = read.image(int(numbers[place]) - start)
                 folder = None if annotation is None else self.folder
@@ -124,7 +131,7 @@ class IndexedScenes(Sequence[Scene]):
         numbers = np.asarray(ordered if share is None else ordered[share.start : share.stop], np.int64)
         for places in self._by_group(numbers):
             start = int(numbers[places[0]])
-            names = list(self.index.names(start, int(numbers[places[-1]]) + 1))
+            names = list(self.dataset_index.names(start, int(numbers[places[-1]]) + 1))
             for row in (numbers[places] - start).tolist():
                 image, png = names[row]
                 gt = None if png is None or self.folder is None else os.path.join(self.folder, png)
@@ -132,12 +139,12 @@ class IndexedScenes(Sequence[Scene]):
 
     def _by_group(self, numbers: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
         """For each row group that has some of the rows, their places among `numbers`."""
-        of_group = np.searchsorted(self.index.row_starts, numbers, side="right") - 1
+        of_group = np.searchsorted(self.dataset_index.row_starts, numbers, side="right") - 1
         for group in np.unique(of_group).tolist():
             yield np.flatnonzero(of_group == group)
 
     def _with(self, rows: Rows) -> "IndexedScenes":
-        return IndexedScenes(self.index, self.images, self.folder, rows, self.exif)
+        return IndexedScenes(self.dataset_index, self.images, self.folder, rows, self.exif)
 
 
 def in_any_order(scenes: Sequence[Scene]) -> Iterable[Scene]:
@@ -149,7 +156,7 @@ def order_sha256(scenes: Sequence[Scene]) -> str:
     """The SHA-256 of the image ids in their order, by which a resumed run knows its images."""
     if isinstance(scenes, IndexedScenes):
         if scenes.is_whole:
-            return scenes.index.facts.order_sha256
+            return scenes.dataset_index.facts.order_sha256
         ids = scenes.ids().tolist()
     else:
         ids = [scene.image.id for scene in scenes]
@@ -168,5 +175,5 @@ def scenes_by_id(scenes: Sequence[Scene], image_ids: Iterable[int]) -> dict[int,
     wanted = set(image_ids)
     if not isinstance(scenes, IndexedScenes):
         return {scene.image.id: scene for scene in scenes if scene.image.id in wanted}
-    rows = [row for image_id in sorted(wanted) for row in scenes.index.between(image_id, image_id)]
+    rows = [row for image_id in sorted(wanted) for row in scenes.dataset_index.between(image_id, image_id)]
     return {scene.image.id: scene for scene in scenes.read(np.array(rows, np.int64))}

@@ -145,9 +145,8 @@ def score_folder(
         raise BadDataset(
             f"There is no folder {images} with the images. Give the folder of photographs, or leave it out."
         )
-    gt_side, pred_side = read_sides(
-        Path(gt_json), Path(pred_json), gt_dir and Path(gt_dir), pred_dir and Path(pred_dir), shard
-    )
+    gt_folder, pred_folder = (None if folder is None else Path(folder) for folder in (gt_dir, pred_dir))
+    gt_side, pred_side = read_sides(Path(gt_json), Path(pred_json), gt_folder, pred_folder, shard)
     gt, pred = gt_side.columns, pred_side.columns
     for side, columns, option in (("ground-truth", gt, "--gt-dir"), ("predicted", pred, "--pred-dir")):
         if not columns.folder.is_dir():

@@ -15,7 +15,7 @@ from panbench.panoptic.coco import png_folder, read_annotation_columns
 from panbench.panoptic.fingerprint import fingerprint_of_columns
 from panbench.panoptic.types import AnnotationColumns
 
-__all__ = ["Side", "read_sides"]
+__all__ = ["Side", "read_sides", "shard_of"]
 
 
 @dataclass(frozen=True)
