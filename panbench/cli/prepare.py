@@ -204,6 +204,7 @@ def _opened(
                 image_ids=ids,
                 exif=request.exif.choice,
                 download=download,
+                share=_part_of_this_rank(),
                 reporter=bars,
             )
 
@@ -221,6 +222,13 @@ def _opened(
 
         return open_dataset_once(lambda: opened(download)), download
     return dataset or opened(download), download
+
+
+def _part_of_this_rank() -> tuple[int, int] | None:
+    """Which part of the files a rank of torchrun looks for; None outside of torchrun."""
+    if "RANK" not in os.environ:
+        return None
+    return int(os.environ["RANK"]) + 1, int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _refuse_other_categories(
