@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -71,14 +71,18 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     specs, data = _with_data(request, specs)
     if request.name is not None:
         specs = [renamed(specs[0], request.name)]
-    if options.category_map is None and data == "coco":
+
+    def check(categories: "Sequence[Category]") -> None:
+        if options.category_map is None:
+            _refuse_other_categories(request, specs, categories)
+
+    if data == "coco":
         # Before a download is offered that is of no use.
-        _refuse_other_categories(request, specs, shipped_categories("coco"))
-    dataset, download = _opened(request, specs, data)
+        check(shipped_categories("coco"))
+    dataset, download = _opened(request, specs, data, check)
     for study in studies:
         study.check(dataset)
-    if options.category_map is None:
-        _refuse_other_categories(request, specs, dataset.categories)
+    check(dataset.categories)
 
     specs = [with_categories(spec, dataset.categories) for spec in specs]
 
@@ -173,8 +177,16 @@ def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[Model
     return specs, chosen
 
 
-def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) -> tuple[Dataset, bool]:
-    """The dataset, and whether missing files may be downloaded."""
+def _opened(
+    request: EvalRequest,
+    specs: Sequence[ModelSpec],
+    data: str | None,
+    check: "Callable[[Sequence[Category]], None]",
+) -> tuple[Dataset, bool]:
+    """The dataset, and whether missing files may be downloaded.
+
+    check: refuses categories that the models do not have
+    """
     ids = None if request.image_ids is None else _image_ids(request.image_ids)
     split = split_of(request.data)
 
@@ -194,6 +206,7 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
                 image_ids=ids,
                 exif=request.exif.choice,
                 download=download,
+                share=_part_of_this_rank(),
                 reporter=bars,
             )
 
@@ -204,12 +217,20 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
     if missing.data is None and not (data or "").startswith("shapes"):
         # Faults of one's own data are reported before a question about downloads.
         dataset = opened(request.download)
+        check(dataset.categories)
     download = may_download(missing, request.download)
     if download and "RANK" in os.environ:
         from panbench.evaluation.evaluate import open_dataset_once
 
         return open_dataset_once(lambda: opened(download)), download
     return dataset or opened(download), download
+
+
+def _part_of_this_rank() -> tuple[int, int] | None:
+    """Which part of the files a rank of torchrun looks for; None outside of torchrun."""
+    if "RANK" not in os.environ:
+        return None
+    return int(os.environ["RANK"]) + 1, int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _refuse_other_categories(
