@@ -142,18 +142,21 @@ def cut(items: Sequence[Any], pieces: int) -> list[Sequence[Any]]:
 
 @dataclass
 class _Open:
-    """A task that a worker has: what is left of it, and how many workers were lost on it since its last answer."""
+    """What is left of a task, and how many workers were lost on it since its last answer."""
 
-    left: Task | None
+    left: Task
     losses: int = 0
 
 
 class TaskQueue:
     """The tasks of one run: each is handed out once, and again as far as its worker was lost before it answered."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._waiting = deque(_Open(task) for task in tasks)
-        self._handed: dict[int, _Open] = {}
+    def __init__(self, tasks: "Sequence[Task | None]") -> None:
+        """tasks: a sequence that may make its items when they are asked for; None for one with nothing to do"""
+        self._tasks = tasks
+        self._begun: deque[_Open] = deque()
+        self._fresh = deque(range(len(tasks)))
+        self._handed: dict[int, _Open | None] = {}
         self._next = 0
         self.losses = 0
         """Workers that were lost so far."""
@@ -161,19 +164,21 @@ class TaskQueue:
     @property
     def is_done(self) -> bool:
         """Whether every task is answered."""
-        return not self._waiting and not self._handed
+        return not self._begun and not self._fresh and not self._handed
 
     @property
     def wanted(self) -> int:
         """How many workers have something to do."""
-        return len(self._waiting) + len(self._handed)
+        return len(self._begun) + len(self._fresh) + len(self._handed)
 
     def take(self) -> "tuple[int, Task] | None":
         """The next task and the number under which it is handed out; None when there is none."""
-        if not self._waiting:
-            return None
-        opened = self._waiting.popleft()
-        assert opened.left is not None
+        opened = self._begun.popleft() if self._begun else None
+        while opened is None:
+            if not self._fresh:
+                return None
+            task = self._tasks[self._fresh.popleft()]
+            opened = None if task is None else _Open(task)
         self._next += 1
         self._handed[self._next] = opened
         return self._next, opened.left
@@ -181,14 +186,14 @@ class TaskQueue:
     def answered(self, number: int, answer: Any) -> None:
         """Notes an answer to the task of this number."""
         opened = self._handed[number]
-        opened.losses = 0
-        if opened.left is not None:
-            opened.left = opened.left.rest(answer)
+        if opened is not None:
+            left = opened.left.rest(answer)
+            self._handed[number] = None if left is None else _Open(left)
 
     def finished(self, number: int) -> None:
         """The worker has worked the task off."""
         opened = self._handed.pop(number)
-        if opened.left is not None:
+        if opened is not None:
             raise EngineFailed(f"A worker said that it was done with {opened.left}, and was not.")
 
     def lost(self, number: int, reason: str) -> None:
@@ -196,7 +201,7 @@ class TaskQueue:
         and again."""
         opened = self._handed.pop(number)
         self.losses += 1
-        if opened.left is None:
+        if opened is None:
             return
         opened.losses += 1
         if opened.losses > _MOST_LOSSES:
@@ -204,4 +209,4 @@ class TaskQueue:
                 f"{opened.left} ended {opened.losses} workers, one after the other. The last one: {reason} Too little "
                 "memory for one of the images is the usual cause."
             )
-        self._waiting.appendleft(opened)
+        self._begun.appendleft(opened)

@@ -27,10 +27,11 @@ from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
 from panbench.evaluation.listeners import Listener
-from panbench.evaluation.loop import BlockRows, Clock, Loop, Report, Target, best_batch_size, plan_batches
+from panbench.evaluation.loop import BlockRows, Clock, Loop, Report, Target, best_batch_size
 from panbench.evaluation.opening import Opening, opened_model
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.pace import Pace
+from panbench.evaluation.plan import PLAN_IMAGES, BatchPlan, plan_batches
 from panbench.evaluation.shown import as_asked
 from panbench.models.candidates import Output
 from panbench.models.model import LoadedImage, Model
@@ -194,9 +195,9 @@ class EvalWorker:
             provenance.versions(),
         )
 
-    def batch_keys(self, images: Sequence[ImageInfo]) -> list[Hashable]:
-        """The model's `batch_key` of some images."""
-        return [self._model.batch_key(image) for image in images]
+    def batch_key(self, image: ImageInfo) -> Hashable:
+        """The model's `batch_key` of an image."""
+        return self._model.batch_key(image)
 
     def best_batch_size(self, dataset: Dataset) -> int:
         """The batch size of highest throughput on the device of this worker."""
@@ -303,20 +304,12 @@ class RemoteModel(Model):
         """The model's, which depends on an image's size."""
         size = (image.height, image.width)
         if size not in self._keys:
-            (self._keys[size],) = self.session.ask("batch_keys", [image])
+            self._keys[size] = self.session.ask("batch_key", image)
         return self._keys[size]
-
-    def know_keys(self, scenes: Sequence[Scene]) -> None:
-        """Asks for the keys of all sizes at once."""
-        sizes = {(scene.image.height, scene.image.width): scene.image for scene in scenes}
-        new = {size: image for size, image in sizes.items() if size not in self._keys}
-        if new:
-            self._keys.update(zip(new, self.session.ask("batch_keys", list(new.values())), strict=True))
 
     def best_batch_size(self, dataset: Dataset, reporter: Reporter) -> int:
         """The batch size of highest throughput on a worker."""
-        self.know_keys(dataset.scenes)
-        fullest = max(plan_batches(dataset.scenes, 64, self), key=len)
+        fullest = max(plan_batches(dataset.scenes[:PLAN_IMAGES], 64, self), key=len)
         found = int(self.session.ask("best_batch_size", replace(dataset, scenes=tuple(map(absolute, fullest)))))
         reporter.notice(f"Batch size {found}, by a trial on one worker.")
         return found
@@ -377,6 +370,28 @@ def refuse_unspreadable(options: EvaluateOptions, listened: Sequence[str] = ()) 
         )
 
 
+class _Tasks(Sequence[EvalTask | None]):
+    """The tasks of a plan. Those of an indexed set are made when they are taken, of their own rows."""
+
+    def __init__(
+        self,
+        plan: Sequence[Sequence[Scene]],
+        tasks: int,
+        make: Callable[[Sequence[Sequence[Scene]]], EvalTask | None],
+    ) -> None:
+        self._make = make
+        self._plan = plan if isinstance(plan, BatchPlan) and plan.is_read_by_share else None
+        self._pieces: Sequence[Any] = range(tasks) if self._plan is not None else cut(list(plan), tasks)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, place: Any) -> Any:
+        if self._plan is None:
+            return self._make(self._pieces[place])
+        return self._make(list(self._plan.share(place, len(self._pieces))))
+
+
 @dataclass
 class SpreadLoop:
     """The evaluation of a plan by workers that pull tasks, in place of `Loop`. expected: images, for progress."""
@@ -399,8 +414,7 @@ class SpreadLoop:
 
     def run(self, plan: Sequence[Sequence[Scene]]) -> None:
         """Evaluates the batches; raises what a worker raises, after the blocks that came are written."""
-        batches = [tuple(map(absolute, batch)) for batch in plan]
-        tasks = [self._task(tuple(piece)) for piece in cut(batches, self.spread.tasks_for(self.model.session))]
+        tasks = _Tasks(plan, self.spread.tasks_for(self.model.session), self._task)
         self._pace.start()
         try:
             with contextlib.closing(self.model.session.run(TaskQueue(tasks))) as answers:
@@ -409,7 +423,10 @@ class SpreadLoop:
         finally:
             self._pace.stop()
 
-    def _task(self, batches: tuple[tuple[Scene, ...], ...]) -> EvalTask:
+    def _task(self, planned: Sequence[Sequence[Scene]]) -> EvalTask | None:
+        if not planned:
+            return None
+        batches = tuple(tuple(map(absolute, batch)) for batch in planned)
         images = {scene.image.id for batch in batches for scene in batch}
         return EvalTask(self.job, batches, tuple(target.writer.done & images for target in self.targets))
 

@@ -165,9 +165,13 @@ class AnnotationColumns:
         # The rows first[i], first[i] + 1, … of each chosen image i.
         rows = np.repeat(self.first[chosen] - first[:-1], count) + np.arange(first[-1])
         segments = {name: getattr(self, name)[rows] for name in ("id", "category_id", "area", "iscrowd", "score")}
-        image_ids, names = ([column[place] for place in places] for column in (self.image_ids, self.file_names))
         return replace(
-            self, image_ids=image_ids, file_names=names, first=first.astype(np.int64), same_photograph=(), **segments
+            self,
+            image_ids=[self.image_ids[place] for place in places],
+            file_names=[self.file_names[place] for place in places],
+            first=first.astype(np.int64),
+            same_photograph=(),
+            **segments,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_whichever_workers_are_lost_when_nothing_is_lost_and_nothing_comes_twice
 
 def test_ctrl_c_keeps_what_came_and_resume_goes_on_without_the_engine(alone, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        score(tmp_path / "run", HereEngine(stop_after=3))
+        score(tmp_path / "run", HereEngine(stop_after=3), tasks=8)
     kept = load_run(tmp_path / "run")
     assert (kept.info.status, len(kept.images)) == ("interrupted", 6)
     assert_same(score(tmp_path / "run", resume=True), alone)
@@ -115,6 +116,17 @@ def test_an_engine_without_out_has_nowhere_to_write(tmp_path):
         BadArgument, match=r"--engine keeps what its workers send in a run\. Name its folder with --out"
     ):
         score(None, HereEngine())
+
+
+def test_without_the_extra_the_line_that_installs_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "panbench.studies.on_ray.engine", raising=False)
+    files = ["--gt", SCENES / "gt.json", "--pred", SCENES / "pred.json", "--out", tmp_path / "run"]
+    refused = panbench("score", *files, "--engine", "ray")
+    assert refused.exit_code == 2
+    assert "This needs the extra ray (ray is not installed). Install with: pip install" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

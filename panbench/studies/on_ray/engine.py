@@ -63,8 +63,8 @@ class RayEngine:
         """Joins the cluster; whether this session did, and has to leave it."""
         if ray.is_initialized():
             return False
-        if self.address not in (None, "auto"):
-            self._knock()
+        if ":" in (address := self.address or os.environ.get("RAY_ADDRESS", "")):
+            self._knock(address)
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         quiet = {"include_dashboard": False} if self.address is None and not os.environ.get("RAY_ADDRESS") else {}
         try:
@@ -79,14 +79,14 @@ class RayEngine:
                     signal.signal(number, handler)
         return True
 
-    def _knock(self) -> None:
+    def _knock(self, address: str) -> None:
         """Raises BadArgument where nobody listens: Ray itself would try for a minute."""
-        host, _, port = (self.address or "").rpartition(":")
+        host, _, port = address.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise BadArgument(f"--engine ray={self.address}: nothing answers there ({reason}).") from None
+            raise BadArgument(f"--engine ray={address}: nothing answers there ({reason}).") from None
 
 
 @dataclass(eq=False)

@@ -177,7 +177,7 @@ def test_a_driver_that_is_stopped_keeps_what_came_and_resume_needs_no_engine(
         assert process.returncode in (130, 143), errors
     kept = load_run(out)
     assert kept.info.status != "done"
-    assert len(kept.images) >= 20 * parts
+    assert len(kept.images) >= 10 * parts, "a task of 50 images comes in blocks of 20, 20 and 10"
     assert_same(score(data, out, resume=True), alone)
 
 

@@ -33,6 +33,7 @@ from panbench.report.pages.live.selection import Query, Selection
 from panbench.report.pages.live.sharing import Busy, Shared, Stop
 from panbench.report.pages.live.watch import Looked, Watch
 from panbench.report.pages.rendering import whole_page
+from panbench.runs.alike import ground_truths
 
 __all__ = ["HOSTS", "application"]
 
@@ -224,17 +225,19 @@ def _index(library: Library, warning: str = "") -> str:
     if not listed:
         sentence = f"There are no runs in {library.folder}. `panbench eval` writes its runs there."
         return _page("sentence.html", "No runs", sentence=sentence, warning=False, back=False)
-    groups: dict[str, list[Listed]] = {}
-    for one in listed:
-        groups.setdefault(one.fingerprint or "", []).append(one)
+    unreadable = [one for one in listed if one.data is None or one.data.fingerprint is None]
+    shown = [(one, one.data) for one in listed if one.data is not None and one.data.fingerprint is not None]
+    groups: dict[int, list[Listed]] = {}
+    for (one, _), truth in zip(shown, ground_truths([data for _, data in shown]), strict=True):
+        groups.setdefault(truth, []).append(one)
     number = f"{len(listed)} run{'s' * (len(listed) != 1)}"
     return _page(
         "index.html",
         f"{number} in {library.folder}",
         forms=True,
         warning=warning,
-        groups=[_group(members) for fingerprint, members in groups.items() if fingerprint],
-        unreadable=[(one.name, one.run.problem or "cannot be read") for one in groups.get("", [])],
+        groups=[_group(members) for members in groups.values()],
+        unreadable=[(one.name, one.run.problem or "cannot be read") for one in unreadable],
     )
 
 
