@@ -302,27 +302,6 @@ Runs = Annotated[
 ]
 
 
-def engine_names(incomplete: str) -> list[str]:
-    """Completions of --engine."""
-    from panbench.base.studies import named
-
-    return [name for name in named("engines") if name.startswith(incomplete)]
-
-
-_ENGINE_PANEL = "Many machines"
-Engine = Annotated[
-    str | None,
-    option(
-        "Spread the work over an engine: ray, ray=auto or ray=HOST:PORT. Workers pull tasks; lost ones are replaced.",
-        _ENGINE_PANEL,
-        "NAME[=ADDRESS]",
-        autocompletion=engine_names,
-    ),
-]
-Tasks = Annotated[
-    int | None,
-    option("With --engine: how many tasks. Default: 4 for each worker.", _ENGINE_PANEL, "N", min=1),
-]
 AsJson = Annotated[bool, flag("--json", "Print everything as JSON, fractions 0-1.")]
 Raw = Annotated[
     bool, flag("--raw", "CSV: do not put a ' before names that begin with =, +, - or @ (it keeps them text).")

@@ -12,10 +12,8 @@ from panbench.cli.command import (
     Config,
     Device,
     Download,
-    Engine,
     Models,
     Orientation,
-    Tasks,
     Things,
     check_rules,
     data_names,
@@ -114,6 +112,4 @@ class EvalRequest:
             _RUN,
         ),
     ] = None
-    engine: Engine = None
-    tasks: Tasks = None
     as_json: AsJson = False

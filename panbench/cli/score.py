@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from panbench.base.engines import spread_of
 from panbench.base.errors import BadArgument
 from panbench.cli import console
-from panbench.cli.command import Engine, Tasks, command, family, flag, option
+from panbench.cli.command import command, family, flag, option
 from panbench.cli.options import options_from
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ class ScoreRequest:
     shard: Annotated[
         str | None, option("Score part I of N of the images; `panbench runs merge` joins them.", metavar="I/N")
     ] = None
-    engine: Engine = None
-    tasks: Tasks = None
     as_json: Annotated[bool, flag("--json", "Print JSON with every category, fractions 0-1.")] = False
     ignore_extra: Annotated[
         bool, flag("--ignore-extra", "Ignore predictions for images that the ground truth lacks.")
@@ -67,7 +64,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
     from panbench.scoring.folder import score_folder
     from panbench.scoring.spread import spread_counting
 
-    spread = spread_of(request.engine, request.tasks)
+    spread = next((found for study in studies if (found := study.spread()) is not None), None)
     if spread is not None and request.shard is not None:
         raise BadArgument("--engine shares the images out itself. Leave --shard out.")
     scoring = Scoring(request.gt, request.pred, request.gt_dir, request.pred_dir)
