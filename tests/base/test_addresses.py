@@ -165,3 +165,14 @@ def test_an_object_that_is_not_there_is_not_asked_for_again(memory, monkeypatch)
 def test_a_scheme_that_nobody_knows_is_refused():
     with pytest.raises(BadArgument, match="nosuch:// is not an address that panbench can read"):
         path_at("nosuch://a/b").is_file()
+
+
+def test_a_store_without_its_package_names_the_line_that_installs_it(monkeypatch, tmp_path):
+    def absent(scheme):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", absent)
+    addresses._system.cache_clear()
+    refused = panbench("score", "--gt", "s3://bucket/gt.json", "--pred", "s3://bucket/pred.json", cwd=tmp_path)
+    assert refused.exit_code == 2
+    assert "This needs the extra cloud (s3fs is not installed). Install with: pip install" in refused.stderr

@@ -115,7 +115,6 @@ def test_pieces_are_contiguous_even_and_never_empty():
     [
         (None, 4, "--tasks goes with --engine"),
         ("spark", None, "there is no engine 'spark'"),
-        ("ray=", None, "the address is missing"),
     ],
 )
 def test_an_engine_that_makes_no_sense_is_refused(engine, number, sentence):
