@@ -22,6 +22,7 @@ from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
+from panbench.panoptic.sources import common_folder, folders_of, sources_of
 from panbench.panoptic.types import (
     MAX_ID,
     Annotation,
@@ -142,8 +143,14 @@ def read_panoptic_json(
 
     folder: where the id PNGs lie; by default the JSON's path without `.json`, as panopticapi has it
     images_suffice: accept a JSON without the key `annotations`, such as a list of test images
-    Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
+    Several JSONs (sources.py) make one set. Raises BadDataset, naming the file, the record and the field, when a JSON
+    is not COCO panoptic.
     """
+    if len(sources := sources_of(path)) > 1:
+        folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+        read = [read_panoptic_json(*pair, images_suffice=images_suffice) for pair in zip(sources, folders, strict=True)]
+        return _as_one(read, Path(path))
+    path = sources[0]
     reader = _Reader(Path(path))
     optional = ("annotations",) if images_suffice else ()
     document = reader.document(("images", "annotations", "categories"), optional)
@@ -160,6 +167,11 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     A segment needs `id` and `category_id`; `score` is kept where given; areas are counted from the PNG later and are 0
     here. Categories are not checked here; the scorer does. Otherwise as `read_panoptic_json`.
     """
+    if len(sources := sources_of(path)) > 1:
+        folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+        read = [read_predictions_json(*pair) for pair in zip(sources, folders, strict=True)]
+        return _as_one(read, Path(path))
+    path = sources[0]
     reader = _Reader(Path(path))
     document = reader.document(("annotations",))
     annotations = reader.annotations(document["annotations"], None, counted=True)
@@ -168,10 +180,37 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
 
 def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
     """The id PNG of each image as a panoptic JSON names it; its segments are not looked at. Raises BadDataset."""
+    if len(sources := sources_of(path)) > 1:
+        _, below = common_folder([png_folder(source) for source in sources])
+        pairs = zip(sources, below, strict=True)
+        return {image: begin + name for one, begin in pairs for image, name in read_png_names(one).items()}
+    path = sources[0]
     reader = _Reader(Path(path))
     records = enumerate(reader.document(("annotations",))["annotations"])
     places = ((f"annotations[{index}]", record) for index, record in records)
     return {reader.integer(record, "image_id", where): reader.file_name(record, where) for where, record in places}
+
+
+def _as_one(read: Sequence[PanopticSet], path: Path) -> PanopticSet:
+    """Several sets as one. Raises BadDataset where their categories differ or they share images."""
+    folder, below = common_folder([one.folder for one in read])
+    annotations: dict[int, Annotation] = {}
+    for one, begin in zip(read, below, strict=True):
+        if one.categories != read[0].categories:
+            raise BadDataset(
+                f"{read[0].path} and {one.path} have different categories, so they are no parts of one set."
+            )
+        if both := sorted(annotations.keys() & one.annotations.keys()):
+            raise BadDataset(
+                f"{one.path} shares {len(both):,} images with other parts ({listed(both)}). Each image may be in one "
+                "of them only."
+            )
+        annotations |= {
+            image_id: replace(annotation, file_name=begin + annotation.file_name)
+            for image_id, annotation in one.annotations.items()
+        }
+    images = {image_id: image for one in read for image_id, image in one.images.items()}
+    return PanopticSet(read[0].categories, images, annotations, folder, path)
 
 
 def read_annotation_columns(
