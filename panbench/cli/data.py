@@ -214,9 +214,19 @@ def ade20k(
     _converted(convert_ade20k, source, root or Path("data/ade20k"), split.value, images, overwrite)
 
 
-@command(data_app, "mapillary", "panbench data mapillary mapillary/")
+class Release(str, Enum):
+    """Releases of Mapillary Vistas that have a panoptic JSON."""
+
+    v1_2 = "v1.2"
+    v2_0 = "v2.0"
+
+
+@command(data_app, "mapillary", "panbench data mapillary mapillary/ --release v1.2")
 def mapillary(
     source: Annotated[Path, typer.Argument(help="The unpacked dataset, with training and validation.")],
+    release: Annotated[
+        Release | None, typer.Option(help="v1.2 (65 categories, as the models) or v2.0. Default: the newest there.")
+    ] = None,
     root: _Root = None,
     split: _SplitOption = Split.val,
     images: _ImagesOption = Images.link,
@@ -225,7 +235,23 @@ def mapillary(
     """Make a panoptic set of Mapillary Vistas (fetch it from mapillary.com/dataset/vistas)."""
     from panbench.datasets.mapillary import convert_mapillary
 
-    _converted(convert_mapillary, source, root or Path("data/mapillary"), split.value, images, overwrite)
+    chosen = None if release is None else release.value
+    arguments = (source, root or Path("data/mapillary"), split.value)
+    _converted(convert_mapillary, *arguments, images, overwrite, release=chosen)
+
+
+@command(data_app, "kitti-step", "panbench data kitti-step kitti/")
+def kitti_step(
+    source: Annotated[Path, typer.Argument(help="The folder that holds panoptic_maps and training/image_02.")],
+    root: _Root = None,
+    split: _SplitOption = Split.val,
+    images: _ImagesOption = Images.link,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Make a panoptic set of KITTI-STEP's frames (fetch it from cvlibs.net/datasets/kitti)."""
+    from panbench.datasets.kitti_step import convert_kitti_step
+
+    _converted(convert_kitti_step, source, root or Path("data/kitti-step"), split.value, images, overwrite)
 
 
 @command(data_app, "coconut", "panbench data coconut relabeled_coco_val.json --gt-dir relabeled_coco_val/")
@@ -260,7 +286,7 @@ def convert(
     source: Annotated[Path, typer.Argument(help="A folder (two-channel, arrays) or a JSON (the others).")],
     out: Annotated[Path, typer.Option(help="The new set's root; for detection the JSON to write.")],
     categories: Annotated[
-        str | None, typer.Option(help="coco, ade20k, cityscapes, or a JSON with id, name and isthing.")
+        str | None, typer.Option(help="coco, ade20k, cityscapes, mapillary, or a JSON with id, name and isthing.")
     ] = None,
     semantic: Annotated[
         Path | None, typer.Option(help="instances: semantic PNGs, pixel value = category id. Without: things only.")
@@ -304,7 +330,9 @@ def convert(
             _print("A set of things only: what no instance covers is void. With --semantic PNGs it has stuff, too.")
         return
     if categories is None:
-        raise BadArgument(f"`data convert {format.value}` needs --categories: coco, ade20k, cityscapes or a JSON.")
+        raise BadArgument(
+            f"`data convert {format.value}` needs --categories: {', '.join(converters.SHIPPED)} or a JSON."
+        )
     known = _categories(categories)
     function = converters.convert_two_channel if format is Format.two_channel else converters.convert_arrays
     _converted(function, source, known, out, split, images, overwrite, images_from=images_from)
@@ -327,9 +355,9 @@ def _converted(function: Callable[..., "Converted"], *arguments: Any, **options:
 
 
 def _categories(name: str) -> "tuple[Category, ...]":
-    from panbench.datasets.convert import read_categories, shipped_categories
+    from panbench.datasets.convert import SHIPPED, read_categories, shipped_categories
 
-    return shipped_categories(name) if name in ("coco", "ade20k", "cityscapes") else read_categories(Path(name))
+    return shipped_categories(name) if name in SHIPPED else read_categories(Path(name))
 
 
 def _print_check(report: "CheckReport", everything: bool) -> None:

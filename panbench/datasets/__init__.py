@@ -19,6 +19,9 @@ from panbench.panoptic.types import Exif
 
 __all__ = ["DATASETS", "CocoMissing", "Dataset", "missing_files", "open_dataset", "split_of", "without_split"]
 
+_IN_DATA = frozenset(("coco", "cityscapes", "ade20k", "mapillary", "kitti-step"))
+"""Sets that `panbench data` writes to data/NAME: NAME alone means that folder."""
+
 DATASETS = Register("panbench.datasets", {})
 """Datasets of other packages by the name that --data takes: functions (split=, limit=, image_ids=) → Dataset."""
 
@@ -39,9 +42,9 @@ def open_dataset(
 ) -> Dataset:
     """The dataset named by the arguments of `panbench eval`.
 
-    data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco), or a
-        folder in mmdet's layout, or a name in DATASETS; not used when `gt` and `images` give a JSON and a folder of
-        images
+    data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco; so too
+        cityscapes, ade20k, mapillary, kitti-step), a folder in mmdet's layout, or a name in DATASETS; not used when
+        `gt` and `images` give a JSON and a folder of images
     exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
@@ -123,7 +126,7 @@ def _of_others(name: str, found: object) -> Dataset:
 
 
 def _folder(name: str) -> Path:
-    return Path("data/coco") if name == "coco" and not Path(name).is_dir() else Path(name)
+    return Path("data") / name if name in _IN_DATA and not Path(name).is_dir() else Path(name)
 
 
 def _first(limit: int | None, image_ids: Sequence[int] | None) -> int | None:

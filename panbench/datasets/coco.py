@@ -19,13 +19,16 @@ from panbench.panoptic.types import Category, Exif, PanopticSet, Scene
 
 COCO_VAL2017_IMAGES = 5000
 COCO_CATEGORIES = 133
+_MADE = {"cityscapes": 500, "ade20k": 2000, "mapillary": 2000, "kitti-step": 2981}
+"""Sets that `panbench data NAME` makes of their owners' files, and the images of their val."""
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The selected images of a dataset with their panoptic ground truth; COCO's test-dev has none.
 
-    name, split: as printed in tables; ("coco", "val2017") only for the whole of COCO's val2017
+    name, split: as printed in tables; ("coco", "val2017") only for the whole of COCO's val2017, and so for the val of
+        cityscapes, ade20k, mapillary and kitti-step
     scenes: the selected images, in the order of the JSON; either all have ground truth or none has
     n_images: how many images the JSON lists, selected or not
     fingerprint: SHA-256 of the JSON, 64 hex digits: two runs with the same one had the same ground truth
@@ -265,12 +268,17 @@ def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None])
             wanted += 1
             if not os.path.isfile(path):
                 missing.append(os.path.basename(path))
+    if missing and not folder.is_dir():
+        there = f"{folder} is not a folder" if folder.exists() else f"There is no folder {folder}"
+        raise FilesMissing(f"{there} of {what}.")
     if missing:
         raise FilesMissing(f"{len(missing)} of {wanted} {what} are missing in {folder}: {listed(missing, most=3)}.")
 
 
 def _name_of(categories: Sequence[Category], n_images: int, name: str, split: str) -> str:
-    """The name in tables. `coco` is reserved for the whole set that publications report on."""
+    """The name in tables. `coco` and the names in _MADE are reserved for the whole sets that publications report on."""
+    if split == "val" and n_images != _MADE.get(name, n_images):
+        return f"{name}-subset"
     is_coco = split == "val2017" and len(categories) == COCO_CATEGORIES
     if is_coco and n_images == COCO_VAL2017_IMAGES:
         return "coco"
@@ -280,4 +288,6 @@ def _name_of(categories: Sequence[Category], n_images: int, name: str, split: st
 def _how_to_fetch(root: Path) -> str:
     if root.name == "coco":
         return f"`panbench data coco --root {root}` fetches COCO."
+    if root.name in _MADE:
+        return f"`panbench data {root.name} FOLDER --root {root}` makes it of its owners' files."
     return "A dataset folder has annotations/panoptic_<split>.json and the folder of images <split>."

@@ -60,6 +60,7 @@ LINES: dict[str, Sequence[str]] = {
     "data cityscapes": ("{empty}", "--root", "{new}"),
     "data ade20k": ("{empty}", "--root", "{new}"),
     "data mapillary": ("{empty}", "--root", "{new}"),
+    "data kitti-step": ("{empty}", "--root", "{new}"),
     "data coconut": ("{gt}", "--gt-dir", "{empty}", "--root", "{new}"),
     "data convert": ("panoptic", "{gt}", "--out", "{new}"),
     "runs verify": ("{run}", "{other}"),
