@@ -221,6 +221,8 @@ def read_annotation_columns(
     As for panopticapi, `images` may be absent. Otherwise the same rules apply, with the same
     messages.
     """
+    if len(sources_of(path)) > 1:
+        raise BadDataset(f"{path} stands for several JSONs, and one is needed here. Join them, or score without AP.")
     reader = _Reader(Path(path))
     rows = _Rows()
     categories: tuple[Category, ...] = ()

@@ -167,10 +167,10 @@ def test_a_half_that_is_not_whole_is_not_merged_with_another_json(data):
 
 def test_halves_that_share_images_or_differ_in_categories_are_not_merged(data):
     records = {one["image_id"]: one for one in json.loads((data / "gt.json").read_text())["annotations"]}
-    one = score(data, "gt-0.json", "pred-0.json", "one").path
+    one = score(data, "gt-0.json", "pred.json", "one", ignore_extra=True).path
     write(data / "gt-1.json", [*HALVES["1"], IDS[0]], records)
     other = score(data, "gt-1.json", "pred.json", "other", ignore_extra=True, gt_dir=data / "gt").path
-    with pytest.raises(BadRun, match=r"ignore_extra was"):
+    with pytest.raises(BadRun, match=rf"one and .*other share 1 images \({IDS[0]}\)"):
         merge_runs([one, other], data / "merged")
     with pytest.raises(BadDataset, match=rf"share 1 images \({IDS[0]}\)"):
         score(data, "gt-?.json", "pred-?.json")
@@ -226,3 +226,10 @@ def test_names_of_several_files(tmp_path):
 def test_a_pattern_that_fits_nothing_is_refused_by_its_name(data):
     with pytest.raises(BadDataset, match=r"none-\*.json was not found"):
         score(data, "none-*.json", "pred.json")
+
+
+def test_ap_of_several_jsons_is_refused_in_a_sentence(data):
+    options = ["--gt", str(data / "gt-?.json"), "--pred", str(data / "pred-?.json"), "--metrics", "pq,ap"]
+    answer = CliRunner().invoke(cli.app, ["score", *options])
+    assert answer.exit_code != 0
+    assert "stands for several JSONs" in str(answer.exception) + answer.output
