@@ -5,6 +5,7 @@ In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.o
 
 import difflib
 import hashlib
+import io
 import json
 import math
 import os
@@ -12,7 +13,7 @@ import re
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -480,7 +481,7 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
 def png_folder(path: str | os.PathLike[str]) -> Path:
     """Where the id PNGs of a JSON lie unless a folder is named."""
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
-    return Path(os.fspath(path).replace(".json", ""))
+    return Path(re.sub(r"\.jsonl?$", "", os.fspath(path)).replace(".json", ""))
 
 
 def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
@@ -550,7 +551,11 @@ class _Reader:
 
         So the objects of a large JSON are never all in memory. Exhaust each iterator before asking for the next.
         besides: keys that need not be there, and need not be lists: what else they are is passed over
+        Of JSON lines (`.jsonl`) the same lists are made; see `_walk_lines`.
         """
+        if self.path.suffix == ".jsonl":
+            yield from self._walk_lines(keys, optional, besides)
+            return
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
         start = _skip(text, 0)
@@ -580,6 +585,40 @@ class _Reader:
             raise self.not_json(problem) from None
         if missing:
             raise self.refuse(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
+
+    def _walk_lines(
+        self, keys: tuple[str, ...], optional: tuple[str, ...], besides: tuple[str, ...]
+    ) -> Iterator[tuple[str, Iterable[Any]]]:
+        """The lists of JSON lines: one line with `categories`, and one an image.
+
+        A line of an image has `image_id`, `segments_info` where it is annotated, `png` (the name of its id PNG), and of
+        ground truth `file_name`, `height` and `width`. Without `png` the file name with `.png` is taken.
+        """
+        text, wanted = self.text(), (*keys, *besides)
+        if "categories" in wanted:
+            described = [line["categories"] for line in self._lines(text, '"categories"') if "categories" in line]
+            if not described and "categories" in keys and "categories" not in optional:
+                raise self.refuse('has no line {"categories": [...]}.')
+            if len(described) > 1 or not all(isinstance(listing, list) for listing in described):
+                raise self.refuse("must have one line with `categories`, a list.")
+            yield "categories", described[0] if described else []
+        if "images" in wanted:
+            of_images = (line for line in self._lines(text, '"height"') if "height" in line)
+            yield "images", ({**line, "id": line.get("image_id")} for line in of_images)
+        of_annotations = (line for line in self._lines(text, '"segments_info"') if "segments_info" in line)
+        yield "annotations", ({**line, **_png_of(line)} for line in of_annotations)
+
+    def _lines(self, text: str, word: str) -> Iterator[dict[str, Any]]:
+        """The objects of the lines that have a word."""
+        for number, line in enumerate(io.StringIO(text), start=1):
+            if word in line:
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as problem:
+                    raise self.refuse(f"line {number} is not JSON ({problem}).") from None
+                if not isinstance(record, dict):
+                    raise self.refuse(f"line {number} must be an object, not {type(record).__name__}.")
+                yield record
 
     def text(self) -> str:
         try:
@@ -763,6 +802,14 @@ class _Reader:
         if type(score) not in (int, float) or not math.isfinite(score):
             raise self.refuse(f"{where}.score must be a finite number, not {score!r}.")
         return float(score)
+
+
+def _png_of(line: Mapping[str, Any]) -> dict[str, str]:
+    """The name of the id PNG of a line; nothing where it names none, so that the refusal says so."""
+    if isinstance(line.get("png"), str):
+        return {"file_name": line["png"]}
+    name = line.get("file_name")
+    return {"file_name": str(PurePosixPath(name).with_suffix(".png"))} if isinstance(name, str) and name else {}
 
 
 def _color(value: Any) -> tuple[int, int, int] | None:

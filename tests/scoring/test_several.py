@@ -228,6 +228,57 @@ def test_a_pattern_that_fits_nothing_is_refused_by_its_name(data):
         score(data, "none-*.json", "pred.json")
 
 
+def as_lines(path: Path, predictions: bool) -> Path:
+    """The same set as JSON lines."""
+    document = json.loads(path.read_text())
+    sizes = {image["id"]: image for image in document["images"]}
+    lines = [{"categories": document["categories"]}]
+    for annotation in document["annotations"]:
+        image = sizes[annotation["image_id"]]
+        more = {} if predictions else {"file_name": f"{image['id']}.jpg", "height": 2, "width": 4}
+        lines.append({**annotation, "png": annotation["file_name"], **more} if predictions else {**annotation, **more})
+    target = path.with_suffix(".jsonl")
+    target.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return target
+
+
+def test_json_lines_are_scored_as_their_json(data):
+    whole = score(data, "gt.json", "pred.json", "whole")
+    as_lines(data / "gt.json", False)
+    as_lines(data / "pred.json", True)
+    for shard in (None, (2, 3)):
+        run = score(data, "gt.jsonl", "pred.jsonl", shard=shard)
+        assert run.table.to_arrow().equals(score(data, "gt.json", "pred.json", shard=shard).table.to_arrow())
+    assert run.info.dataset.rows == whole.info.dataset.rows
+    assert run.info.predictions.rows == whole.info.predictions.rows
+    for half in HALVES:
+        as_lines(data / f"gt-{half}.json", False)
+    assert score(data, "gt-?.jsonl", "pred.jsonl").summary() == whole.summary()
+    lines = read_panoptic_json(data / "gt.jsonl")
+    assert lines.images[IDS[0]].file_name == f"{IDS[0]}.jpg"
+    assert lines.png_path(IDS[0]) == data / "gt" / f"{IDS[0]}.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"image_id": 1, "segments_info": [], "png": "1.png"}\n', 'has no line {"categories": [...]}.'),
+        ('{"categories": []}\n{"segments_info": [}\n', "line 2 is not JSON"),
+        (
+            '{"categories": []}\n{"image_id": 1, "segments_info": []}\n',
+            "annotations[0] (image 1) lacks the key `file_name`",
+        ),
+        ('["categories"]\n', "line 1 must be an object, not list"),
+        ('{"categories": []}\n{"categories": []}\n', "must have one line with `categories`"),
+    ],
+)
+def test_bad_json_lines_are_refused_by_the_line(data, text, sentence):
+    (data / "bad.jsonl").write_text(text)
+    with pytest.raises(BadDataset) as problem:
+        score(data, "bad.jsonl", "pred.json")
+    assert sentence in str(problem.value)
+
+
 def test_ap_of_several_jsons_is_refused_in_a_sentence(data):
     options = ["--gt", str(data / "gt-?.json"), "--pred", str(data / "pred-?.json"), "--metrics", "pq,ap"]
     answer = CliRunner().invoke(cli.app, ["score", *options])
