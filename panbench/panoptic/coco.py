@@ -38,6 +38,7 @@ from panbench.panoptic.types import (
 
 __all__ = [
     "ids_to_rgb",
+    "png_folder",
     "read_annotation_columns",
     "read_id_png",
     "read_ids",
@@ -435,9 +436,14 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
     return record
 
 
-def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
+def png_folder(path: str | os.PathLike[str]) -> Path:
+    """Where the id PNGs of a JSON lie unless a folder is named."""
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
-    return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
+    return Path(os.fspath(path).replace(".json", ""))
+
+
+def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
+    return png_folder(path) if folder is None else Path(folder)
 
 
 # Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.

@@ -1,5 +1,6 @@
 """May these runs stand beside each other? What they must share, each fact with the sentence on runs that do not."""
 
+import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ __all__ = [
     "detection_library",
     "differing",
     "differing_settings",
+    "ground_truths",
+    "same_ground_truth",
     "settings_of",
     "unlike",
 ]
@@ -23,11 +26,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Fact:
-    """What runs may have to share. of: its value in run.json; sentence: on two runs, {} and {}, that differ in it."""
+    """What runs may have to share. of: its value in run.json; sentence: on two runs, {} and {}, that differ in it.
+
+    same: whether two values are the same
+    """
 
     name: str
     of: Callable[[RunInfo], Any]
     sentence: str = ""
+    same: Callable[[Any, Any], bool] = operator.eq
 
 
 def arithmetic(info: RunInfo) -> str | None:
@@ -45,6 +52,11 @@ def detection_library(info: RunInfo) -> str | None:
     )
 
 
+def same_ground_truth(one: DatasetRecord, other: DatasetRecord) -> bool:
+    """Whether two runs had the same ground truth: the same JSON, or the same rows from whatever files."""
+    return one.fingerprint == other.fingerprint or (one.rows is not None and one.rows == other.rows)
+
+
 _ON_MMDET = ("mmdet", "panbench.models.mmdet.", "panbench.models.panoptic_segformer.", "panbench.models.mask_dino.")
 """Adapters of networks that mmdet's modules run; the first is the name that runs of schema 1 have."""
 
@@ -59,7 +71,6 @@ _SENTENCES: Mapping[str, tuple[Callable[[RunInfo], Any], str]] = {
 
 
 _OTHERS: Mapping[str, Callable[[RunInfo], Any]] = {
-    "ground truth": lambda info: info.dataset.fingerprint,
     "kind": lambda info: info.kind,
     "family": lambda info: info.model and (info.model.family, info.model.adapter),
     "config": lambda info: info.model and (info.model.config_sha256, info.model.params),
@@ -68,6 +79,7 @@ _OTHERS: Mapping[str, Callable[[RunInfo], Any]] = {
     "precision": arithmetic,
 }
 FACTS: Mapping[str, Fact] = {
+    "ground truth": Fact("ground truth", lambda info: info.dataset, same=same_ground_truth),
     **{name: Fact(name, of, sentence) for name, (of, sentence) in _SENTENCES.items()},
     **{name: Fact(name, of) for name, of in _OTHERS.items()},
 }
@@ -76,7 +88,22 @@ FACTS: Mapping[str, Fact] = {
 
 def differing(one: RunInfo, other: RunInfo, facts: Sequence[Fact]) -> list[str]:
     """The names of the facts in which two runs differ."""
-    return [fact.name for fact in facts if fact.of(one) != fact.of(other)]
+    return [fact.name for fact in facts if not fact.same(fact.of(one), fact.of(other))]
+
+
+def ground_truths(datasets: Sequence[DatasetRecord]) -> list[int]:
+    """A number for each dataset; those of the same ground truth, also by way of others, have the same one."""
+    names: dict[str, int] = {}
+    found: list[int] = []
+    for number, dataset in enumerate(datasets):
+        keys = [f"json {dataset.fingerprint}", *([] if dataset.rows is None else [f"rows {dataset.rows}"])]
+        known = {names[key] for key in keys if key in names}
+        found.append(min(known, default=number))
+        # A run may show that two groups are one: it has the JSON of one and the rows of the other.
+        joined = dict.fromkeys(known, found[-1])
+        found = [joined.get(group, group) for group in found]
+        names = {key: joined.get(group, group) for key, group in names.items()} | dict.fromkeys(keys, found[-1])
+    return found
 
 
 def unlike(runs: Sequence[Run], *facts: str) -> str | None:
@@ -102,7 +129,7 @@ def _reason(fact: str, first: Run, other: Run) -> str | None:
 
 def _ground_truth(first: Run, other: Run) -> str | None:
     left, right = first.info.dataset, other.info.dataset
-    if left.fingerprint == right.fingerprint:
+    if same_ground_truth(left, right):
         return None
     names = [_name_of(left), _name_of(right)]
     if names[0] != names[1]:

@@ -8,15 +8,13 @@ import os
 import re
 import shlex
 import shutil
-import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Opened, wait_in_page
+from browsing import Opened, serving, wait_in_page
 from little_runs import scored
 from support import panbench
 
@@ -805,19 +803,8 @@ def serious_violations(page) -> list[str]:
 @pytest.fixture(scope="module")
 def served(shared_runs) -> Iterator[str]:
     """The address of a server of the two runs."""
-    uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed")
-    from panbench.report.pages.live.library import Library
-    from panbench.report.pages.live.server import application
-
-    listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(application(Library(shared_runs[0].path.parent)), log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
-    listening.close()
+    with serving(shared_runs[0].path.parent) as address:
+        yield address
 
 
 class TestServed:
