@@ -5,6 +5,7 @@ training images that COCO has by default, with photographs of a tenth of COCO's 
 both archives whole. Bytes are those of answers' bodies; no times are given, for no network is involved.
 """
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -75,7 +76,7 @@ def faults(mimic: Mimic) -> list[Row]:
                 if path.is_file() and ".panbench" not in path.parts:
                     assert path.read_bytes() == expected[path.relative_to(folder).as_posix()], path
             requests = sum(path in (VAL, "/elsewhere") for path, _, _ in server.log)
-        rows.append({"fault": name, "requests": str(requests), "outcome": " ".join(outcome.split()).replace("|", "/")})
+        rows.append({"fault": name, "requests": str(requests), "outcome": re.sub("[0-9a-f]{16}", "…", outcome)})
     return rows
 
 

@@ -41,7 +41,7 @@ def evaluation(name: str, count: int, size: str, device: str, threads: int) -> C
 
 def main() -> None:
     """Prints a row for each number of images."""
-    options = arguments(__doc__, model="mask2former-tiny", images=(50, 300), size="128x160", device="auto", threads=0)
+    options = arguments(__doc__, model="mask2former-tiny", images=(50, 200), size="128x160", device="auto", threads=0)
     rows: list[dict[str, str]] = []
     first = 0.0
     for count in options.images:

@@ -30,7 +30,7 @@ _WARM = 4
 
 def main() -> None:
     """Prints a row for each side."""
-    options = arguments(__doc__, model="mask2former-tiny", images=40, short=320, threads=0)
+    options = arguments(__doc__, model="mask2former-tiny", images=20, short=320, threads=0)
     rows = []
     for side in SIDES:
         given = (side, options.model, options.images, options.short, options.threads)

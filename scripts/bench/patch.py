@@ -75,7 +75,7 @@ def largest_difference(theirs: Any, ours: Any) -> float:
 
 def main() -> None:
     """Measures both sides in turns and prints a row for each."""
-    options = arguments(__doc__, images=100, height=480, width=640, rounds=2)
+    options = arguments(__doc__, images=60, height=480, width=640, rounds=2)
     with tempfile.TemporaryDirectory() as place:
         make(Path(place), options.images, (options.height, options.width))
         sides = {"panopticapi": False, "with `patch_panopticapi()`": True}

@@ -34,7 +34,7 @@ def make_runs(folder: Path, images: int) -> list[Path]:
 
 def main() -> None:
     """Makes the runs and prints a row for each command."""
-    options = arguments(__doc__, images=150, folder=Path, before=Path, make_only=False, rounds=1)
+    options = arguments(__doc__, images=60, folder=Path, before=Path, make_only=False, rounds=1)
     checkouts = {**({"before": options.before.resolve()} if options.before else {}), "now": ROOT}
     rows = []
     with tempfile.TemporaryDirectory() as scratch:

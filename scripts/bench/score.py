@@ -1,6 +1,6 @@
 """`panbench score` against panopticapi and hotcoco, side by side, on generated COCO-shaped pairs of id PNGs.
 
-    python scripts/bench/score.py                     # 200 images, the table of docs/benchmarks.md
+    python scripts/bench/score.py                     # 100 images, the table of docs/benchmarks.md
     python scripts/bench/score.py --images 5000 --rounds 5
     python scripts/bench/score.py --images 500 --fallback   # only panopticapi and panbench without its compiled library
 
@@ -179,7 +179,7 @@ def measure(name: str, folder: Path) -> Spent:
 
 def main() -> None:
     """Makes the set, scores it by each tool in turn and prints a row for each."""
-    options = arguments(__doc__, images=200, rounds=2, fallback=False)
+    options = arguments(__doc__, images=100, rounds=2, fallback=False)
     names = [name for name in CONTENDERS if name != "hotcoco" or importlib.util.find_spec("hotcoco")]
     if options.fallback:
         names = [name for name in names if name == "panopticapi" or "without" in name]

@@ -1,6 +1,6 @@
 """The answers of `panbench serve` to a filter, here and in another checkout: CPU seconds and bytes.
 
-    python scripts/bench/serve_lists.py [--runs DIR/results] [--before ../panbench-before] [--images 24] [--scenes 60]
+    python scripts/bench/serve_lists.py [--runs DIR/results] [--before ../panbench-before] [--images 24] [--scenes 40]
 
 The runs are those of five models on a set of scripts/make/coco_like.py (480×640 pixels), scored where the predictions
 lie, or those in DIR/results. Each checkout answers in a process of its own: the comparison is made first, then the list
@@ -50,7 +50,7 @@ def questions(runs: str, limit: int) -> Callable[[], list[tuple[float, int]]]:
 
 def main() -> None:
     """Prints a row for each question."""
-    options = arguments(__doc__, runs=Path, before=Path, images=24, scenes=60)
+    options = arguments(__doc__, runs=Path, before=Path, images=24, scenes=40)
     with tempfile.TemporaryDirectory() as scratch:
         runs = options.runs or make_runs(Path(scratch), options.scenes)[0].parent
         here = in_child(questions, runs.resolve(), options.images).answer
