@@ -19,6 +19,7 @@ from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.evaluation.prediction_names import png_name
 from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
+from panbench.panoptic.sources import absolute_text
 from panbench.runs import (
     CANDIDATES,
     PREDICTIONS,
@@ -64,7 +65,7 @@ def first_record(
             name=dataset.name,
             split=dataset.split,
             gt=str(dataset.gt),
-            gt_dir=None if dataset.gt_dir is None else str(dataset.gt_dir.absolute()),
+            gt_dir=None if dataset.gt_dir is None else absolute_text(dataset.gt_dir),
             images=str(dataset.images),
             fingerprint=dataset.fingerprint,
             rows=dataset.rows,

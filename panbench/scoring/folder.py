@@ -49,6 +49,7 @@ from panbench.panoptic.overlap import (
     tabulate,
     take,
 )
+from panbench.panoptic.sources import name_of
 from panbench.panoptic.types import AnnotationColumns
 from panbench.runs import (
     DatasetRecord,
@@ -112,6 +113,7 @@ def score_folder(
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
+    gt_json, pred_json: a JSON each, or several parts of one, as a pattern (`gt-*.json`)
     gt_dir, pred_dir: the folders of PNGs; by default the JSON's path without `.json`
     out: the run folder to write; None gives a run in memory
     threads: None for one per core that this process may use
@@ -742,19 +744,19 @@ def _info(
     missing = plan.missing()
     return RunInfo(
         kind="score",
-        name=pred.path.stem if out is None else Path(out).absolute().name,
+        name=name_of(pred.path) if out is None else Path(out).absolute().name,
         dataset=DatasetRecord(
-            name=gt.path.stem,
-            gt=str(gt.path.absolute()),
-            gt_dir=str(gt.folder.absolute()),
+            name=name_of(gt.path),
+            gt=plan.gt_side.json,
+            gt_dir=plan.gt_side.folder,
             images=None if images is None else str(Path(images).absolute()),
             fingerprint=plan.gt_side.fingerprint,
             rows=plan.gt_side.rows,
             n_images=plan.gt_side.n_images,
         ),
         predictions=PredictionsRecord(
-            json=str(pred.path.absolute()),
-            folder=str(pred.folder.absolute()),
+            json=plan.pred_side.json,
+            folder=plan.pred_side.folder,
             sha256=plan.pred_side.fingerprint,
             rows=plan.pred_side.rows,
         ),
