@@ -123,5 +123,5 @@ def test_work_in_a_process_of_its_own_is_measured_without_its_preparation():
 
 
 def test_a_command_that_fails_ends_its_benchmark_with_what_it_said():
-    with pytest.raises(SystemExit, match="No such command"):
+    with pytest.raises(SystemExit, match="There is no command"):
         child.in_child(child.panbench, "no-such-command")
