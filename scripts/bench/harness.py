@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "benchmarks"
 sys.path.insert(0, str(ROOT))
 Row = dict[str, str]
-Found = TypeVar("Found")
+Found, Side = TypeVar("Found"), TypeVar("Side")
 
 
 def arguments(about: str | None, **defaults: Any) -> argparse.Namespace:
@@ -37,7 +37,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - own + sum(os.times()[2:4]) - sum(ended[2:4])
 
 
-def turns(sides: Mapping[str, Callable[[], Found]], rounds: int) -> dict[str, list[Found]]:
+def turns(sides: Mapping[Side, Callable[[], Found]], rounds: int) -> dict[Side, list[Found]]:
     """What each side returned in each round. Sides take turns, so other work on the machine meets them alike."""
     each = [{side: work() for side, work in sides.items()} for _ in range(rounds)]
     return {side: [found[side] for found in each] for side in sides}
