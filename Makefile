@@ -99,7 +99,7 @@ lint: $(VENV)/.dev
 # Those that need no GPU and nothing outside of the repository. They measure CPU time of both sides in turn, so a busy machine
 # widens the range more than it moves the ratio. make benchmarks ONLY=score,metrics runs some.
 BENCHMARKS := score score_memory patch metrics bootstrap report data_check fetch fuse rules kept_hashes memory \
-	start serve_lists
+	start serve serve_lists against_transformers
 COMMA := ,
 ONLY := $(BENCHMARKS)
 
