@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from panbench.base.addresses import Address
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
-from panbench.datasets.index import DatasetIndex, fresh_index, share_of
+from panbench.datasets.index import DatasetIndex, index_of, share_of
 from panbench.datasets.scenes import IndexedScenes, Rows
 from panbench.panoptic.coco import png_folder, read_panoptic_json
 from panbench.panoptic.fingerprint import fingerprint_of_set
+from panbench.panoptic.sources import folders_of, joined_text, name_of, sources_of
 from panbench.panoptic.types import Category, Exif, PanopticSet, Scene
 
 COCO_VAL2017_IMAGES = 5000
@@ -127,6 +129,7 @@ def open_json(
 ) -> Dataset:
     """The dataset of one COCO panoptic JSON, a folder of images and a folder of id PNGs (default: the JSON's name).
 
+    gt: a JSON, or several parts of one (sources.py): a pattern such as gt-*.json
     images_needed: False opens it also where the images are not on this machine
     share: (i, n) looks for the files of the i-th of n parts of the images alone, from 1, where the JSON is indexed: n
         workers find all between them
@@ -135,9 +138,16 @@ def open_json(
     Raises BadDataset when the JSON is not COCO panoptic, FilesMissing when files of selected images are not
     found (all are counted).
     """
-    index = fresh_index([gt], make=True)
-    if index is not None:
-        return _open_index(index, gt, images, gt_dir, name, split, limit, image_ids, images_needed, share)
+    sources = sources_of(gt)
+    gt = sources[0] if len(sources) == 1 else gt
+    indexed = index_of(sources, gt_dir)
+    if indexed is not None:
+        named = name or name_of(gt).removeprefix("panoptic_")
+        opened = _open_index(*indexed, gt, images, named, split, limit, image_ids, images_needed, share)
+        if len(sources) == 1 or opened.gt_dir is None:
+            return opened
+        folders = folders_of(gt_dir, len(sources)) or [png_folder(source) for source in sources]
+        return replace(opened, gt_dir=Path(joined_text(folder.absolute() for folder in folders)))
     panoptic = read_panoptic_json(gt, gt_dir, images_suffice=True)
     if not panoptic.categories:
         raise BadDataset(f"{gt} lists no categories.")
@@ -161,21 +171,21 @@ def open_json(
 
 def _open_index(
     index: DatasetIndex,
+    pngs: Path,
     gt: Path,
     images: Path,
-    gt_dir: Path | None,
-    name: str | None,
+    name: str,
     split: str,
     limit: int | None,
     image_ids: Sequence[int] | None,
     images_needed: bool,
     share: tuple[int, int] | None,
 ) -> Dataset:
-    """What `open_json` gives, of the JSON's index."""
+    """What `open_json` gives, of an index. pngs: the folder of id PNGs"""
     facts = index.facts
     if not facts.categories:
         raise BadDataset(f"{gt} lists no categories.")
-    folder = (png_folder(gt) if gt_dir is None else gt_dir) if facts.n_annotations else None
+    folder = pngs if facts.n_annotations else None
     scenes = IndexedScenes(index, images, folder, _rows_selected(index, gt, limit, image_ids))
     if not len(scenes):
         raise BadDataset(f"No images are selected from {gt}.")
@@ -185,7 +195,7 @@ def _open_index(
     if folder is not None:
         _refuse_missing("ground-truth PNGs", folder, (png for _, png in scenes.paths(looked_at)))
     return Dataset(
-        name=_name_of(facts.categories, facts.n_images, name or gt.stem.removeprefix("panoptic_"), split),
+        name=_name_of(facts.categories, facts.n_images, name, split),
         split=split,
         categories=facts.categories,
         scenes=scenes,
@@ -253,12 +263,16 @@ def _select(
 
 
 def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None]) -> None:
-    wanted, missing = 0, []
-    for path in paths:
-        if path is not None:
-            wanted += 1
-            if not os.path.isfile(path):
-                missing.append(os.path.basename(path))
+    if isinstance(folder, Address):
+        names = [os.fspath(path)[len(str(folder)) + 1 :] for path in paths if path is not None]
+        wanted, missing = len(names), folder.missing_of(names)
+    else:
+        wanted, missing = 0, []
+        for path in paths:
+            if path is not None:
+                wanted += 1
+                if not os.path.isfile(path):
+                    missing.append(os.path.basename(path))
     if missing and not folder.is_dir():
         there = f"{folder} is not a folder" if folder.exists() else f"There is no folder {folder}"
         raise FilesMissing(f"{there} of {what}.")
@@ -277,7 +291,7 @@ def _name_of(categories: Sequence[Category], n_images: int, name: str, split: st
 
 
 def _how_to_fetch(root: Path) -> str:
-    if root.name == "coco":
+    if root.name == "coco" and not isinstance(root, Address):
         return f"`panbench data coco --root {root}` fetches COCO."
     if root.name in _MADE:
         return f"`panbench data {root.name} FOLDER --root {root}` makes it of its owners' files."

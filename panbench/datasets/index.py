@@ -26,13 +26,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import Address
 from panbench.base.errors import BadArgument, BadDataset, PanbenchError
 from panbench.base.files import atomic_write, cache_dir, sha256_of
 from panbench.base.locks import Lock
 from panbench.base.text import listed
-from panbench.panoptic.coco import read_set_columns
+from panbench.panoptic.coco import png_folder, read_set_columns
 from panbench.panoptic.fingerprint import fingerprint_of_files, fingerprint_of_rows
 from panbench.panoptic.parts import readable
+from panbench.panoptic.sources import common_folder, folders_of
 from panbench.panoptic.types import (
     Annotation,
     AnnotationColumns,
@@ -46,7 +48,16 @@ from panbench.panoptic.types import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DatasetIndex", "IndexRows", "build_index", "fresh_index", "index_paths", "open_index", "share_of"]
+__all__ = [
+    "DatasetIndex",
+    "IndexRows",
+    "build_index",
+    "fresh_index",
+    "index_of",
+    "index_paths",
+    "open_index",
+    "share_of",
+]
 
 VERSION = 1
 _KEY = b"panbench.rows"
@@ -185,6 +196,8 @@ class DatasetIndex:
         import pyarrow.parquet
 
         self.path = path
+        self.prefixes: Sequence[str] = ()
+        """What comes before the names of id PNGs of each JSON, where their folders differ."""
         self._lock = threading.Lock()
         try:
             self._file = pyarrow.parquet.ParquetFile(readable(path), pre_buffer=False)
@@ -203,7 +216,7 @@ class DatasetIndex:
         return self.facts.n_images
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (DatasetIndex, (self.path,))
+        return (_reopened, (self.path, self.prefixes))
 
     @property
     def fingerprint(self) -> str:
@@ -261,12 +274,12 @@ class DatasetIndex:
     def rows(self, start: int = 0, stop: int | None = None, *, boxes: bool = True) -> IndexRows:
         """Some rows, by ascending image id; no other row group is read. boxes: also the `bbox` of segments."""
         wanted = [name for name in self._leaves if boxes or ".bbox" not in name]
-        return _rows_of(self._table(start, len(self) if stop is None else stop, wanted), boxes)
+        return _rows_of(self._table(start, len(self) if stop is None else stop, wanted), boxes, self.prefixes)
 
     def names(self, start: int, stop: int) -> Iterator[tuple[str, str | None]]:
         """The file name of the image and of the id PNG of some rows."""
-        table = self._table(start, stop, ["file_name", "png"])
-        return zip(table.column("file_name").to_pylist(), table.column("png").to_pylist(), strict=True)
+        table = self._table(start, stop, ["source", "file_name", "png"])
+        return zip(table.column("file_name").to_pylist(), _png_names(table, self.prefixes), strict=True)
 
     def annotated(self) -> npt.NDArray[np.bool_]:
         """Which rows have an annotation."""
@@ -362,6 +375,9 @@ def fresh_index(sources: Sequence[Path], *, predictions: bool = False, make: boo
     make: make it where there is none and the JSONs are so large that it pays, unless they cannot be indexed; one of
         several processes that ask at once makes it, and the others wait
     """
+    if any(isinstance(source, Address) for source in sources):
+        # An index is found by the size and time of files, which stores do not keep.
+        return None
     found = _find(sources, predictions)
     if found is not None or not make or not _pays(sources):
         return found
@@ -380,6 +396,25 @@ def fresh_index(sources: Sequence[Path], *, predictions: bool = False, make: boo
             lock.release()
         return None
     return None
+
+
+def index_of(
+    sources: Sequence[Path], folder: Path | None, *, predictions: bool = False
+) -> tuple[DatasetIndex, Path] | None:
+    """The index of what is to be read, and the folder of its id PNGs; None where the one JSON is to be parsed.
+
+    folder: the folder that was named; by default each JSON has its own
+    Several JSONs are always indexed, which raises what `build_index` does. A large one is, if it can be.
+    """
+    index = fresh_index(sources, predictions=predictions, make=True)
+    if index is None and len(sources) == 1:
+        return None
+    if index is None:
+        index = open_index(build_index(sources, predictions=predictions))
+    common, index.prefixes = common_folder(
+        folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+    )
+    return index, common
 
 
 def build_index(sources: Sequence[Path], *, predictions: bool = False, to: Path | None = None) -> Path:
@@ -610,7 +645,21 @@ def _write(place: Path, table: "pa.Table", facts: Facts) -> None:
         )
 
 
-def _rows_of(table: "pa.Table", boxes: bool) -> IndexRows:
+def _reopened(path: Path, prefixes: Sequence[str]) -> DatasetIndex:
+    index = DatasetIndex(path)
+    index.prefixes = prefixes
+    return index
+
+
+def _png_names(table: "pa.Table", prefixes: Sequence[str]) -> list[str | None]:
+    names: list[str | None] = table.column("png").to_pylist()
+    if not any(prefixes):
+        return names
+    sources = table.column("source").to_pylist()
+    return [None if name is None else prefixes[source] + name for name, source in zip(names, sources, strict=True)]
+
+
+def _rows_of(table: "pa.Table", boxes: bool, prefixes: Sequence[str]) -> IndexRows:
     """The columns of a table that was read of an index."""
     import pyarrow as pa
 
@@ -636,7 +685,7 @@ def _rows_of(table: "pa.Table", boxes: bool) -> IndexRows:
         file_name=table.column("file_name").to_pylist(),
         height=table.column("height").to_numpy(),
         width=table.column("width").to_numpy(),
-        png=table.column("png").to_pylist(),
+        png=_png_names(table, prefixes),
         first=first,
         id=numbers("id", np.int32),
         category_id=numbers("category_id", np.int32),

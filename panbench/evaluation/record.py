@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from panbench.base import provenance
+from panbench.base.addresses import Address
 from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
@@ -19,6 +20,7 @@ from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.evaluation.prediction_names import png_name
 from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
+from panbench.panoptic.sources import absolute_text
 from panbench.runs import (
     CANDIDATES,
     PREDICTIONS,
@@ -64,7 +66,7 @@ def first_record(
             name=dataset.name,
             split=dataset.split,
             gt=str(dataset.gt),
-            gt_dir=None if dataset.gt_dir is None else str(dataset.gt_dir.absolute()),
+            gt_dir=None if dataset.gt_dir is None else absolute_text(dataset.gt_dir),
             images=str(dataset.images),
             fingerprint=dataset.fingerprint,
             rows=dataset.rows,
@@ -170,7 +172,8 @@ def changed_files(run: Run, dataset: Dataset) -> list[str]:
     changed = []
     for scene in in_any_order(dataset.scenes):
         place = place_of.get(scene.image.id)
-        if place is None:
+        # What lies in a store is not fetched again to go on: `runs verify` does that.
+        if place is None or isinstance(scene.gt_path or scene.image_path, Address):
             continue
         for path, digest in ((scene.image_path, stored.image[place]), (scene.gt_path, stored.truth[place])):
             now = digest_of(path) if digest.any() else b""
@@ -257,7 +260,7 @@ def close_run(
         memory=MemoryRecord(
             host_peak_bytes=max(host_memory, default=None), device_peak_bytes=max(device_memory, default=None)
         ),
-        ranks=len(reports),
+        ranks=sum(report.processes for report in reports),
     )
 
 

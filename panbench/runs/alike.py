@@ -162,7 +162,7 @@ _OF_RUNS: Mapping[str, Callable[[Run, Run], str | None]] = {
 def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str] = ()) -> list[str]:
     """A phrase for each setting in which two runs differ: "precision was 'fp32' and is 'bf16'".
 
-    apart_from: names of arguments that may differ
+    apart_from: names of settings that may differ
     """
     before, after = settings_of(one, apart_from), settings_of(other, apart_from)
     return [
@@ -175,8 +175,7 @@ def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str]
 def settings_of(info: RunInfo, apart_from: Collection[str] = ()) -> dict[str, Any]:
     """All that makes a run's numbers, whatever its images, by name."""
     model = info.model
-    arguments = {name: value for name, value in info.arguments.items() if name not in apart_from}
-    return {
+    found = {
         "kind": info.kind,
         "model": model and model.name,
         "weights": model and model.weights_sha256,
@@ -186,8 +185,9 @@ def settings_of(info: RunInfo, apart_from: Collection[str] = ()) -> dict[str, An
         "predictions": info.predictions and info.predictions.sha256,
         "categories": [plain(category) for category in info.categories],
         "category_map": plain(info.category_map),
-        **{name: plain(value) for name, value in arguments.items()},
+        **{name: plain(value) for name, value in info.arguments.items()},
     }
+    return {name: value for name, value in found.items() if name not in apart_from}
 
 
 def _short(value: Any) -> str:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadArgument
 from panbench.base.files import sha256_of
-from panbench.datasets.index import DatasetIndex, fresh_index, share_of
+from panbench.datasets.index import DatasetIndex, index_of, share_of
 from panbench.panoptic.coco import png_folder, read_annotation_columns
 from panbench.panoptic.fingerprint import fingerprint_of_columns
+from panbench.panoptic.sources import absolute_text, folders_of, joined_text, sources_of
 from panbench.panoptic.types import AnnotationColumns
 
 __all__ = ["Side", "read_sides", "shard_of"]
@@ -22,11 +23,14 @@ __all__ = ["Side", "read_sides", "shard_of"]
 class Side:
     """The ground truth or the predictions. `columns` has at least the images that are scored.
 
+    sources: the JSON or JSONs; folders: the folder of id PNGs of each
     index: where the columns were read of one; the columns are then by ascending image id
     """
 
     columns: AnnotationColumns
     predictions: bool
+    sources: Sequence[Path]
+    folders: Sequence[Path]
     index: DatasetIndex | None = None
 
     @property
@@ -45,7 +49,17 @@ class Side:
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of the JSON."""
-        return sha256_of(self.columns.path) if self.index is None else self.index.fingerprint
+        return sha256_of(self.sources[0]) if self.index is None else self.index.fingerprint
+
+    @property
+    def json(self) -> str:
+        """The absolute path of the JSON, or what stands for several."""
+        return absolute_text(self.columns.path)
+
+    @property
+    def folder(self) -> str:
+        """The absolute path of the folder of id PNGs, or what stands for several."""
+        return joined_text(folder.absolute() for folder in self.folders)
 
     @property
     def rows(self) -> str:
@@ -80,25 +94,31 @@ def read_sides(
 ) -> tuple[Side, Side]:
     """Ground truth and predictions. Raises BadDataset, and BadArgument for a shard that there is not.
 
+    Each may be several JSONs (panoptic/sources.py).
     Large JSONs are indexed, so that the next process, and the next shard, need not parse them (datasets/index.py).
     """
-    gt_index = fresh_index([gt_json], make=True)
-    pred_index = fresh_index([pred_json], predictions=True, make=True)
-    if gt_index is None:
-        gt = Side(read_annotation_columns(gt_json, gt_dir), predictions=False)
-    else:
-        part = range(len(gt_index))
-        if shard is not None and gt_index.facts.n_annotations == len(gt_index):
-            part = _share(len(gt_index), shard)
-        folder = png_folder(gt_json) if gt_dir is None else gt_dir
-        gt = Side(gt_index.columns(folder, gt_json, part.start, part.stop), predictions=False, index=gt_index)
-    if pred_index is None:
-        return gt, Side(read_annotation_columns(pred_json, pred_dir, predictions=True), predictions=True)
-    ids = gt.columns.image_ids
-    rows = range(len(pred_index)) if shard is None or not ids else pred_index.between(min(ids), max(ids))
-    folder = png_folder(pred_json) if pred_dir is None else pred_dir
-    columns = pred_index.columns(folder, pred_json, rows.start, rows.stop)
-    return gt, Side(columns, predictions=True, index=pred_index)
+    gt = _read(gt_json, gt_dir, False, shard, None)
+    return gt, _read(pred_json, pred_dir, True, shard, gt.columns.image_ids)
+
+
+def _read(
+    path: Path, folder: Path | None, predictions: bool, shard: tuple[int, int] | None, only: Sequence[int] | None
+) -> Side:
+    """A side of its index, or of its JSON. only: of a shard, the images of the other side"""
+    sources = sources_of(path)
+    folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+    found = index_of(sources, folder, predictions=predictions)
+    if found is None:
+        columns = read_annotation_columns(sources[0], folder, predictions=predictions)
+        return Side(columns, predictions, sources, folders)
+    index, common = found
+    part = range(len(index))
+    if shard is not None and only:
+        part = index.between(min(only), max(only))
+    elif shard is not None and only is None and index.facts.n_annotations == len(index):
+        part = _share(len(index), shard)
+    named = sources[0] if len(sources) == 1 else path
+    return Side(index.columns(common, named, part.start, part.stop), predictions, sources, folders, index)
 
 
 def shard_of(side: Side, shard: tuple[int, int] | None) -> npt.NDArray[np.int64]:
