@@ -106,7 +106,8 @@ def write_indexes(folder: Path, images: int) -> tuple[Path, Path]:
 
 def evaluation(gt: Path, pred: Path, pngs: Path) -> None:
     """What the first rank of 64 does before its first forward pass."""
-    import pyarrow.parquet  # noqa: F401 - parts are written with it, whatever the dataset is read from
+    import pandas  # noqa: F401 - `eval` imports both, whatever the dataset is read from
+    import pyarrow.parquet  # noqa: F401
 
     from panbench.datasets.coco import open_json
     from panbench.datasets.scenes import order_sha256
