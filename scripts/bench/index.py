@@ -14,6 +14,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -161,7 +162,9 @@ def worker(name: str, gt: Path, pred: Path, pngs: Path, by_index: bool, answer: 
         index.fresh_index = lambda *_, **__: None
     {"eval": evaluation, "score": scoring, "index": indexing}[name](gt, pred, pngs)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    answer.send((used.ru_utime + used.ru_stime, used.ru_maxrss * 1024))
+    # Not ru_maxrss: a process that was forked starts with its parent's peak, which here has generated the columns.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    answer.send((used.ru_utime + used.ru_stime, int(peak) * 1024))
 
 
 def measured(name: str, gt: Path, pred: Path, pngs: Path, by_index: bool) -> tuple[float, float]:
