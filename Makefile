@@ -10,14 +10,15 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 # True of a Python that panbench runs on and that can make a virtual environment.
 FITS := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 
-.PHONY: help install demo quick test benchmarks docs lint format wheels
+.PHONY: help install demo quick test engines benchmarks docs lint format wheels
 
 help:
 	@echo "make install   make .venv with the command .venv/bin/panbench"
 	@echo "make demo      run three small models on generated scenes and compare them (2 to 3 minutes on 2 cores)"
 	@echo "make quick     lint, types, and the tests that need neither a model nor a browser: while you write"
 	@echo "make test      lint, types and tests (make test ARGS='-k pq' runs some tests only)"
-	@echo "make benchmarks   CPU-time benchmarks that need no GPU, into results/benchmarks and docs/benchmarks.md"
+	@echo "make engines   the tests that start clusters and object stores on this machine (an environment of its own, on top of .venv)"
+	@echo "make benchmarks   benchmarks that need no GPU, into results/benchmarks and the tables of docs (ONLY=score,metrics: some)"
 	@echo "make docs      the documentation as a site, in build/site (an environment of its own, 200 MB)"
 	@echo "make lint      lint and types only"
 	@echo "make format    format the code"
@@ -91,16 +92,33 @@ quick: $(VENV)/.dev
 	if [ $$status -ne 0 ]; then echo "make quick: not all checks passed, see above" >&2; fi; \
 	exit $$status
 
+# In an environment of its own on top of .venv: what object stores need holds other packages at older versions than constraints.txt.
+ENGINES := .venv-engines
+
+$(ENGINES)/.installed: pyproject.toml $(VENV)/.dev
+	$(BIN)/python -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip --disable-pip-version-check install 'ray>=2.40' s3fs 'moto[server,s3]'
+	$(ENGINES)/bin/python -c 'import pathlib, sysconfig; \
+	    (pathlib.Path(sysconfig.get_path("purelib")) / "below.pth").write_text(next(map(str, pathlib.Path("$(VENV)").absolute().glob("lib/*/site-packages"))))'
+	@touch $@
+
+engines: $(ENGINES)/.installed
+	$(ENGINES)/bin/python -m pytest -n 0 -m "ray or s3" $(ARGS) tests/studies/on_ray tests/datasets/test_object_store.py
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Measures CPU time of both sides in turn, so a busy machine widens the range more than it moves the ratio.
-BENCHMARKS := kept_hashes rules
+# Those that need no GPU and nothing outside of the repository. They measure CPU time of both sides in turn, so a busy machine
+# widens the range more than it moves the ratio. make benchmarks ONLY=score,metrics runs some.
+BENCHMARKS := score score_memory patch metrics bootstrap report data_check fetch fuse rules kept_hashes memory \
+	start serve serve_lists against_transformers
+COMMA := ,
+ONLY := $(BENCHMARKS)
 
 benchmarks: $(VENV)/.dev
-	@for name in $(BENCHMARKS); do $(BIN)/python scripts/bench/$$name.py --write || exit 1; done
+	@for name in $(subst $(COMMA), ,$(ONLY)); do echo "$$name" >&2; $(BIN)/python scripts/bench/$$name.py --write || exit 1; done
 	$(BIN)/python scripts/make/benchmark_tables.py
 
 format: $(VENV)/.dev

@@ -267,8 +267,7 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     """
     if name.strip().startswith("hf:"):
         _refuse_folder_as_repository(name.strip().removeprefix("hf:"))
-        spec = spec_from_repository(name)
-        return dataclasses.replace(spec, trained_on=_data_of(spec, load_catalog() if catalog is None else catalog))
+        return _as_in_catalog(spec_from_repository(name), load_catalog() if catalog is None else catalog)
     if _names_a_folder(name.strip()):
         return spec_from_folder(name.strip())
     if is_place(name.strip()):
@@ -303,11 +302,14 @@ def _refuse_folder_as_repository(address: str) -> None:
         )
 
 
-def _data_of(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> str | None:
-    """The data that a repository's model was trained on, where the catalog has a model of the same repository."""
+def _as_in_catalog(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+    """A repository's model with the training data, labels, sizes and rule of the catalog's model of that repository."""
     name = spec.settings["repository"]
-    known = (other for other in catalog.values() if (found := repository_of(other)) and found.name == name)
-    return next((other.trained_on for other in known), None)
+    for other in catalog.values():
+        if (found := repository_of(other)) and found.name == name:
+            settings = {**other.settings, **spec.settings}
+            return dataclasses.replace(spec, trained_on=other.trained_on, settings=settings)
+    return spec
 
 
 def _of_the_hub(name: str, catalog: Mapping[str, ModelSpec]) -> str:

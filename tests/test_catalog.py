@@ -21,6 +21,7 @@ from panbench.catalog import (
     weights_path,
     with_weights,
 )
+from panbench.published import published_results
 
 ZOO = [
     "panoptic-fpn-r50-1x",
@@ -69,6 +70,22 @@ HUB = [
     "eomt-dinov3-l-640",
     "eomt-dinov3-l-1280",
 ]
+OTHER_SETS = [
+    "mask2former-cityscapes-t",
+    "mask2former-cityscapes-s",
+    "mask2former-cityscapes-b",
+    "mask2former-cityscapes-l",
+    "mask2former-ade20k-l",
+    "mask2former-mapillary-l",
+    "oneformer-cityscapes-l",
+    "oneformer-ade20k-t",
+    "oneformer-ade20k-l",
+    "eomt-ade20k-l-640",
+    "eomt-ade20k-g-640",
+    "eomt-ade20k-l-1280",
+    "eomt-ade20k-g-1280",
+]
+HUB += OTHER_SETS
 TINY = ["panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny", "oneformer-tiny", "eomt-tiny"]
 
 ENTRY = {
@@ -390,6 +407,30 @@ def test_a_folder_without_its_dot_is_answered_with_the_dot(tmp_path, monkeypatch
 def test_a_repository_that_the_catalog_knows_has_its_data():
     assert find_model("hf:facebook/mask2former-swin-tiny-coco-panoptic").trained_on == "coco"
     assert find_model("hf:owner/name").trained_on is None
+
+
+def test_a_repository_that_the_catalog_knows_has_its_labels_sizes_and_rule():
+    known = find_model("mask2former-mapillary-l").settings
+    spec = find_model("hf:facebook/mask2former-swin-large-mapillary-vistas-panoptic@v1")
+    assert {"labels", "sizes", "rule"} < set(known)
+    assert dict(spec.settings) == {**known, "revision": "v1"}
+
+
+@pytest.mark.parametrize("name", OTHER_SETS)
+def test_the_models_of_other_sets_say_where_everything_is_from(name: str) -> None:
+    spec = find_model(name)
+    assert spec.trained_on == name.split("-")[1] == spec.settings["labels"]
+    assert spec.license
+    assert spec.license_source
+    if name != "oneformer-ade20k-t":
+        assert spec.published is not None
+        assert (spec.published.dataset, spec.published.split) == (spec.trained_on, "val")
+        claims = [
+            result.PQ
+            for result in published_results()
+            if (result.title, result.dataset) == (spec.system, spec.trained_on)
+        ]
+        assert claims == [spec.published.PQ]
 
 
 def test_an_address_of_the_hub_and_a_folder_are_models(tmp_path, monkeypatch):

@@ -156,8 +156,8 @@ def index(
 ) -> None:
     """Index a large panoptic JSON, so that every worker reads its own share alone.
 
-    The index lies beside the JSON, or in the cache folder where that cannot be written. It is never used for a JSON
-    that changed since.
+    `eval` and `score` use it, and make it themselves for JSONs from 20 MB on. It lies beside the JSON, or in the cache
+    folder where that cannot be written, and is never used for a JSON that changed since.
     """
     from panbench.datasets.check import find_json
     from panbench.datasets.index import build_index, fresh_index, open_index

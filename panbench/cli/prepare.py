@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -70,14 +70,18 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     specs, data = _with_data(request, specs)
     if request.name is not None:
         specs = [renamed(specs[0], request.name)]
-    if options.category_map is None and data == "coco":
+
+    def check(categories: "Sequence[Category]") -> None:
+        if options.category_map is None:
+            _refuse_other_categories(request, specs, categories)
+
+    if data == "coco":
         # Before a download is offered that is of no use.
-        _refuse_other_categories(request, specs, shipped_categories("coco"))
-    dataset, download = _opened(request, specs, data)
+        check(shipped_categories("coco"))
+    dataset, download = _opened(request, specs, data, check)
     for study in studies:
         study.check(dataset)
-    if options.category_map is None:
-        _refuse_other_categories(request, specs, dataset.categories)
+    check(dataset.categories)
 
     specs = [with_categories(spec, dataset.categories) for spec in specs]
 
@@ -91,7 +95,9 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         rules=[] if rules == ["paper"] else rules,
         keep=not (request.overwrite or request.resume or console.is_further_rank()),
     )
-    options = replace(options, save_predictions=_keeps_predictions(request, dataset, folders))
+    options = replace(
+        options, save_predictions=_keeps_predictions(request, dataset, folders, options.spread is not None)
+    )
     precision, compiled = split_precision(request.precision)
     opening = Opening(
         weights=weights_named(request.checkpoint),
@@ -108,7 +114,7 @@ _MOST_KEPT_UNASKED = 10_000
 """Predictions of so many images at most are kept without being asked for: 0.1 GB, at COCO's 10 kB a PNG."""
 
 
-def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence[Path]) -> bool:
+def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence[Path], is_spread: bool) -> bool:
     """Whether predictions are kept: as asked, on resuming as before, else of what is small and no part of a whole."""
     from panbench.evaluation.prediction_names import shared_name
     from panbench.runs import load_run
@@ -119,7 +125,7 @@ def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence
         for folder in folders:
             if (folder / "run.json").exists():
                 return bool(load_run(folder).info.arguments.get("save_predictions"))
-    is_part = request.image_ids is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_part = is_spread or request.image_ids is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1
     few = 0 < len(dataset.scenes) <= _MOST_KEPT_UNASKED
     return few and dataset.has_ground_truth and not is_part and shared_name(dataset) is None
 
@@ -171,8 +177,16 @@ def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[Model
     return specs, chosen
 
 
-def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) -> tuple[Dataset, bool]:
-    """The dataset, and whether missing files may be downloaded."""
+def _opened(
+    request: EvalRequest,
+    specs: Sequence[ModelSpec],
+    data: str | None,
+    check: "Callable[[Sequence[Category]], None]",
+) -> tuple[Dataset, bool]:
+    """The dataset, and whether missing files may be downloaded.
+
+    check: refuses categories that the models do not have
+    """
     ids = None if request.image_ids is None else _image_ids(request.image_ids)
     split = split_of(request.data)
 
@@ -192,6 +206,7 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
                 image_ids=ids,
                 exif=request.exif.choice,
                 download=download,
+                share=_part_of_this_rank(),
                 reporter=bars,
             )
 
@@ -202,12 +217,20 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
     if missing.data is None and not (data or "").startswith("shapes"):
         # Faults of one's own data are reported before a question about downloads.
         dataset = opened(request.download)
+        check(dataset.categories)
     download = may_download(missing, request.download)
     if download and "RANK" in os.environ:
         from panbench.evaluation.evaluate import open_dataset_once
 
         return open_dataset_once(lambda: opened(download)), download
     return dataset or opened(download), download
+
+
+def _part_of_this_rank() -> tuple[int, int] | None:
+    """Which part of the files a rank of torchrun looks for; None outside of torchrun."""
+    if "RANK" not in os.environ:
+        return None
+    return int(os.environ["RANK"]) + 1, int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _refuse_other_categories(

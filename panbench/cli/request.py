@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
@@ -191,8 +192,10 @@ def leave_out_others(
 ) -> tuple[list[ModelSpec], list[ModelSpec]]:
     """The models to run and those to leave out, where `all` or a pattern chose models of other training data.
 
-    names: of `--model`; data: of `--data`. A model that was named itself is never left out.
+    names: of `--model`; data: of `--data`, a name or a folder of that name. A model that was named itself is never left
+        out.
     """
+    data = Path(data).name
     wanted = split_names(names)
     if not any(map(is_pattern, wanted)) or not any(spec.trained_on == data for spec in specs):
         return list(specs), []

@@ -22,8 +22,8 @@ app = family()
 class ScoreRequest:
     """What `panbench score` is asked for: a field an option, but for those of studies."""
 
-    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")]
-    pred: Annotated[Path, option("The predictions: COCO panoptic JSON.", metavar="FILE.json")]
+    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON, or 'gt-*.json'.", metavar="FILE.json")]
+    pred: Annotated[Path, option("The predictions: COCO panoptic JSON, or 'pred-*.json'.", metavar="FILE.json")]
     gt_dir: Annotated[Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")] = (
         None
     )
@@ -62,7 +62,11 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.scoring.folder import as_json as scores_of
     from panbench.scoring.folder import score_folder
+    from panbench.scoring.spread import spread_counting
 
+    spread = next((found for study in studies if (found := study.spread()) is not None), None)
+    if spread is not None and request.shard is not None:
+        raise BadArgument("--engine shares the images out itself. Leave --shard out.")
     scoring = Scoring(request.gt, request.pred, request.gt_dir, request.pred_dir)
     for study in studies:
         study.check(scoring)
@@ -83,6 +87,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             shard=_shard(request.shard),
             reporter=bars,
             images=request.images,
+            count=None if spread is None else spread_counting(spread),
         )
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
     if request.as_json:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from panbench.base.addresses import is_address, path_at
 from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.files import cache_dir
 from panbench.base.places import Register
@@ -13,6 +14,7 @@ from panbench.base.text import kind_of
 from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
 from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_paths, fetch_coco
+from panbench.datasets.index import fresh_index
 from panbench.panoptic.coco import read_panoptic_json
 from panbench.panoptic.types import Exif
 
@@ -36,6 +38,7 @@ def open_dataset(
     image_ids: Sequence[int] | None = None,
     exif: Exif = "apply",
     download: bool = False,
+    share: tuple[int, int] | None = None,
     reporter: Reporter = SILENT,
 ) -> Dataset:
     """The dataset named by the arguments of `panbench eval`.
@@ -46,13 +49,16 @@ def open_dataset(
     exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
-    reporter: gets progress while `shapes` is generated and while files are downloaded
+    share: (i, n) for the i-th of n workers that open it: of a large set each looks for the files of its part alone
+    reporter: hears of images drawn while `shapes` is generated, and of what is downloaded
     Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
     if gt is not None or images is not None:
         if gt is None or images is None:
             raise BadArgument("--images and --gt go together: a folder of images and its COCO panoptic JSON.")
-        return open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids).with_exif(exif)
+        gt, images, gt_dir = path_at(gt), path_at(images), None if gt_dir is None else path_at(gt_dir)
+        opened = open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids, share=share)
+        return opened.with_exif(exif)
     name = str(data)
     if name == "shapes" or name.startswith("shapes:"):
         size = _shapes_size(name)
@@ -66,7 +72,9 @@ def open_dataset(
         return _of_others(name, DATASETS[name](split=split, limit=limit, image_ids=image_ids)).with_exif(exif)
     folder = _folder(name)
     try:
-        return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
+        # Whoever may download what is missing has to look for all of it.
+        looked_at = None if download else share
+        return open_folder(folder, split=split, limit=limit, image_ids=image_ids, share=looked_at).with_exif(exif)
     except FilesMissing as error:
         missing = missing_files(name, split=split, limit=limit, image_ids=image_ids)
         if missing is None:
@@ -86,6 +94,8 @@ def missing_files(
     Arguments as of `open_dataset`. Only COCO's own files are downloaded: a folder that holds another dataset under such
     a name is left alone.
     """
+    if is_address(data):
+        return None
     folder, split_of_coco = _folder(str(data)), split.removesuffix("2017")
     if not folder.name.lower().startswith("coco") or split_of_coco not in N_IMAGES:
         return None
@@ -120,7 +130,7 @@ def _of_others(name: str, found: object) -> Dataset:
 
 
 def _folder(name: str) -> Path:
-    return Path("data") / name if name in _IN_DATA and not Path(name).is_dir() else Path(name)
+    return Path("data") / name if name in _IN_DATA and not Path(name).is_dir() else path_at(name)
 
 
 def _first(limit: int | None, image_ids: Sequence[int] | None) -> int | None:
@@ -133,7 +143,9 @@ def _is_own_set(folder: Path, split: str) -> bool:
     gt = coco_paths(folder, split)[0]
     if not gt.is_file():
         return (folder / "annotations" / f"panoptic_{split}.json").is_file()
-    return len(read_panoptic_json(gt, images_suffice=True).images) != N_IMAGES[split]
+    index = fresh_index([gt])
+    listed = read_panoptic_json(gt, images_suffice=True).images if index is None else index
+    return len(listed) != N_IMAGES[split]
 
 
 def _shapes_size(name: str) -> tuple[int, int]:

@@ -26,13 +26,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import Address
 from panbench.base.errors import BadArgument, BadDataset, PanbenchError
 from panbench.base.files import atomic_write, cache_dir, sha256_of
 from panbench.base.locks import Lock
 from panbench.base.text import listed
-from panbench.panoptic.coco import read_set_columns
+from panbench.panoptic.coco import png_folder, read_set_columns
 from panbench.panoptic.fingerprint import fingerprint_of_files, fingerprint_of_rows
 from panbench.panoptic.parts import readable
+from panbench.panoptic.sources import common_folder, folders_of
 from panbench.panoptic.types import (
     Annotation,
     AnnotationColumns,
@@ -46,7 +48,16 @@ from panbench.panoptic.types import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DatasetIndex", "IndexRows", "build_index", "fresh_index", "index_paths", "open_index", "share_of"]
+__all__ = [
+    "DatasetIndex",
+    "IndexRows",
+    "build_index",
+    "fresh_index",
+    "index_of",
+    "index_paths",
+    "open_index",
+    "share_of",
+]
 
 VERSION = 1
 _KEY = b"panbench.rows"
@@ -62,7 +73,7 @@ _PATIENCE = 1800.0
 """Seconds that a worker waits while another one makes the index that both need."""
 
 _RACY_NS = 2_000_000_000
-"""A file that was written less than this before it was indexed may change again without another time."""
+"""A file that was written less than this before it had been read may have changed again without another time."""
 
 _MOST_GROUPS = 10
 
@@ -83,7 +94,7 @@ class Facts:
     """What an index says of its rows, in the schema's metadata.
 
     rows: the fingerprint of the rows; ids_sha256: of all image ids, ascending; in_order: whether that is the order of
-    the JSONs; order_sha256: of the ids in that order, as runs record it. made_ns: when reading began
+    the JSONs; order_sha256: of the ids in that order, as runs record it. made_ns: when the JSONs had been read
     same_png, same_photograph: as of AnnotationColumns, the first few
     """
 
@@ -142,34 +153,38 @@ class IndexRows:
     area: npt.NDArray[np.int64]
     iscrowd: npt.NDArray[np.bool_]
     score: npt.NDArray[np.float64]
-    bbox: list[Any] | None
+    boxes: npt.NDArray[np.float64]
+    """(N, 4), NaN where a segment has none or they were not asked for."""
 
     def __len__(self) -> int:
         return len(self.image_id)
 
     def images(self) -> Iterator[tuple[ImageInfo, Annotation | None]]:
         """Each image with its annotation, None where it has none."""
-        first = self.first.tolist()
-        for row, image_id in enumerate(self.image_id.tolist()):
-            image = ImageInfo(image_id, self.file_name[row], int(self.height[row]), int(self.width[row]))
-            name = self.png[row]
-            if name is None:
-                yield image, None
-                continue
-            segments = tuple(map(self._segment, range(first[row], first[row + 1])))
-            yield image, Annotation(image_id, name, segments)
+        return map(self.image, range(len(self)))
 
-    def _segment(self, row: int) -> Segment:
-        bbox = None if self.bbox is None else self.bbox[row]
-        score = float(self.score[row])
-        return Segment(
-            id=int(self.id[row]),
-            category_id=int(self.category_id[row]),
-            area=int(self.area[row]),
-            iscrowd=bool(self.iscrowd[row]),
-            bbox=None if bbox is None else tuple(bbox),
-            score=None if np.isnan(score) else score,
+    def image(self, row: int) -> tuple[ImageInfo, Annotation | None]:
+        """An image, by its place among these rows, with its annotation."""
+        image_id = int(self.image_id[row])
+        image = ImageInfo(image_id, self.file_name[row], int(self.height[row]), int(self.width[row]))
+        name = self.png[row]
+        if name is None:
+            return image, None
+        segments = slice(*self.first[row : row + 2].tolist())
+        columns = (self.id, self.category_id, self.area, self.iscrowd, self.boxes, self.score)
+        found = zip(*(column[segments].tolist() for column in columns), strict=True)
+        return image, Annotation(
+            image_id,
+            name,
+            tuple(
+                Segment(id, category_id, area, iscrowd, None if bbox[0] != bbox[0] else tuple(bbox), _known(score))
+                for id, category_id, area, iscrowd, bbox, score in found
+            ),
         )
+
+
+def _known(score: float) -> float | None:
+    return None if score != score else score
 
 
 class DatasetIndex:
@@ -181,6 +196,8 @@ class DatasetIndex:
         import pyarrow.parquet
 
         self.path = path
+        self.prefixes: Sequence[str] = ()
+        """What comes before the names of id PNGs of each JSON, where their folders differ."""
         self._lock = threading.Lock()
         try:
             self._file = pyarrow.parquet.ParquetFile(readable(path), pre_buffer=False)
@@ -199,7 +216,7 @@ class DatasetIndex:
         return self.facts.n_images
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (DatasetIndex, (self.path,))
+        return (_reopened, (self.path, self.prefixes))
 
     @property
     def fingerprint(self) -> str:
@@ -212,24 +229,32 @@ class DatasetIndex:
         starts = self._starts.tolist()
         return [range(start, stop) for start, stop in itertools.pairwise(starts)]
 
+    @property
+    def row_starts(self) -> npt.NDArray[np.int64]:
+        """The first row of each row group, and the number of rows."""
+        return self._starts
+
     def is_of(self, sources: Sequence[Path]) -> bool:
         """Whether the files are still what the index was made of.
 
-        Size, time of change and time of inode change are compared; where one differs, or the file was written within
-        two seconds of the index, its SHA-256 decides.
+        Size, time of change and time of inode change are compared; where one differs, or the file was written less than
+        two seconds before it had been read, its SHA-256 decides.
         """
         known = self.facts.sources
         return len(known) == len(sources) and all(
             _unchanged(path, source, self.facts.made_ns) for path, source in zip(sources, known, strict=True)
         )
 
-    def ids(self) -> npt.NDArray[np.int64]:
-        """The ids of all images, ascending: 8 bytes an image."""
-        return self._numbers("image_id").astype(np.int64, copy=False)
+    def ids(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.int64]:
+        """The ids of some rows, ascending: 8 bytes an image."""
+        table = self._table(start, len(self) if stop is None else stop, ["image_id"])
+        found: npt.NDArray[np.int64] = table.column("image_id").to_numpy()
+        return found
 
     def places(self) -> npt.NDArray[np.int64]:
         """Where each row is in the order of the JSONs."""
-        return self._numbers("place").astype(np.int64, copy=False)
+        found: npt.NDArray[np.int64] = self._table(0, len(self), ["place"]).column("place").to_numpy()
+        return found
 
     def sizes(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.int64]:
         """(N, 2) height and width of some rows."""
@@ -249,7 +274,17 @@ class DatasetIndex:
     def rows(self, start: int = 0, stop: int | None = None, *, boxes: bool = True) -> IndexRows:
         """Some rows, by ascending image id; no other row group is read. boxes: also the `bbox` of segments."""
         wanted = [name for name in self._leaves if boxes or ".bbox" not in name]
-        return _rows_of(self._table(start, len(self) if stop is None else stop, wanted), boxes)
+        return _rows_of(self._table(start, len(self) if stop is None else stop, wanted), boxes, self.prefixes)
+
+    def names(self, start: int, stop: int) -> Iterator[tuple[str, str | None]]:
+        """The file name of the image and of the id PNG of some rows."""
+        table = self._table(start, stop, ["source", "file_name", "png"])
+        return zip(table.column("file_name").to_pylist(), _png_names(table, self.prefixes), strict=True)
+
+    def annotated(self) -> npt.NDArray[np.bool_]:
+        """Which rows have an annotation."""
+        found: npt.NDArray[np.bool_] = self._table(0, len(self), ["png"]).column("png").is_valid().to_numpy()
+        return found
 
     def columns(self, folder: Path, path: Path, start: int = 0, stop: int | None = None) -> AnnotationColumns:
         """Some rows as `read_annotation_columns` gives them, but by ascending image id.
@@ -279,10 +314,6 @@ class DatasetIndex:
     def _leaves(self) -> list[str]:
         schema = self._file.schema
         return [schema.column(number).path for number in range(len(schema))]
-
-    def _numbers(self, name: str) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = self._table(0, len(self), [name]).column(name).to_numpy()
-        return found
 
     def _first_row(self, image_id: int) -> int:
         """The first row with this id or a higher one."""
@@ -324,7 +355,8 @@ def share_of(count: int, number: int, of: int) -> range:
 def index_paths(sources: Sequence[Path], *, predictions: bool = False) -> list[Path]:
     """The paths where the index of some JSONs may be: beside the one JSON, and in the cache folder."""
     ending = "panbench-predictions.parquet" if predictions else "panbench-rows.parquet"
-    places = [sources[0].with_suffix(f".{ending}")] if len(sources) == 1 else []
+    beside = len(sources) == 1 and not (sources[0].parent / "run.json").exists()  # a run's folder holds its own files
+    places = [sources[0].with_suffix(f".{ending}")] if beside else []
     with contextlib.suppress(PanbenchError):
         names = b"\0".join(os.fsencode(source.absolute()) for source in sources)
         name = hashlib.sha256(names).hexdigest()[:16]
@@ -343,6 +375,9 @@ def fresh_index(sources: Sequence[Path], *, predictions: bool = False, make: boo
     make: make it where there is none and the JSONs are so large that it pays, unless they cannot be indexed; one of
         several processes that ask at once makes it, and the others wait
     """
+    if any(isinstance(source, Address) for source in sources):
+        # An index is found by the size and time of files, which stores do not keep.
+        return None
     found = _find(sources, predictions)
     if found is not None or not make or not _pays(sources):
         return found
@@ -363,6 +398,25 @@ def fresh_index(sources: Sequence[Path], *, predictions: bool = False, make: boo
     return None
 
 
+def index_of(
+    sources: Sequence[Path], folder: Path | None, *, predictions: bool = False
+) -> tuple[DatasetIndex, Path] | None:
+    """The index of what is to be read, and the folder of its id PNGs; None where the one JSON is to be parsed.
+
+    folder: the folder that was named; by default each JSON has its own
+    Several JSONs are always indexed, which raises what `build_index` does. A large one is, if it can be.
+    """
+    index = fresh_index(sources, predictions=predictions, make=True)
+    if index is None and len(sources) == 1:
+        return None
+    if index is None:
+        index = open_index(build_index(sources, predictions=predictions))
+    common, index.prefixes = common_folder(
+        folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+    )
+    return index, common
+
+
 def build_index(sources: Sequence[Path], *, predictions: bool = False, to: Path | None = None) -> Path:
     """Reads panoptic JSONs and writes their index, atomically; its path.
 
@@ -370,7 +424,6 @@ def build_index(sources: Sequence[Path], *, predictions: bool = False, to: Path 
     to: where to write it; by default beside the one JSON, or in the cache folder where that cannot be written
     Raises BadDataset for JSONs that cannot be read, have different categories or share images, and OSError.
     """
-    made_ns = time.time_ns()
     stats = [_stat(path) for path in sources]
     read = [read_set_columns(path, predictions=predictions) for path in sources]
     columns, of_source = _joined(read, sources)
@@ -379,6 +432,7 @@ def build_index(sources: Sequence[Path], *, predictions: bool = False, to: Path 
         Source(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, digest)
         for path, stat, digest in zip(sources, stats, digests, strict=True)
     )
+    made_ns = time.time_ns()
     if [_times(_stat(path)) for path in sources] != [_times(stat) for stat in stats]:
         raise BadDataset(f"{listed(sources)} changed while it was indexed. Index it again.")
     table, facts = _tabulated(columns, of_source, known, predictions, made_ns)
@@ -591,7 +645,21 @@ def _write(place: Path, table: "pa.Table", facts: Facts) -> None:
         )
 
 
-def _rows_of(table: "pa.Table", boxes: bool) -> IndexRows:
+def _reopened(path: Path, prefixes: Sequence[str]) -> DatasetIndex:
+    index = DatasetIndex(path)
+    index.prefixes = prefixes
+    return index
+
+
+def _png_names(table: "pa.Table", prefixes: Sequence[str]) -> list[str | None]:
+    names: list[str | None] = table.column("png").to_pylist()
+    if not any(prefixes):
+        return names
+    sources = table.column("source").to_pylist()
+    return [None if name is None else prefixes[source] + name for name, source in zip(names, sources, strict=True)]
+
+
+def _rows_of(table: "pa.Table", boxes: bool, prefixes: Sequence[str]) -> IndexRows:
     """The columns of a table that was read of an index."""
     import pyarrow as pa
 
@@ -606,18 +674,23 @@ def _rows_of(table: "pa.Table", boxes: bool) -> IndexRows:
         found = segments.field(name)
         return found.to_numpy(zero_copy_only=False).astype(kind, copy=False)
 
+    box = np.full((len(segments), 4), np.nan)
+    if boxes:
+        lists_of_four = segments.field("bbox")
+        has_box = np.diff(lists_of_four.offsets.to_numpy()) == 4
+        box[has_box] = lists_of_four.flatten().to_numpy().reshape(-1, 4)
     return IndexRows(
         image_id=table.column("image_id").to_numpy(),
         source=table.column("source").to_numpy(),
         file_name=table.column("file_name").to_pylist(),
         height=table.column("height").to_numpy(),
         width=table.column("width").to_numpy(),
-        png=table.column("png").to_pylist(),
+        png=_png_names(table, prefixes),
         first=first,
         id=numbers("id", np.int32),
         category_id=numbers("category_id", np.int32),
         area=numbers("area", np.int64),
         iscrowd=numbers("iscrowd", np.bool_),
         score=numbers("score", np.float64),
-        bbox=segments.field("bbox").to_pylist() if boxes else None,
+        boxes=box,
     )

@@ -4,7 +4,7 @@ sitting.py owns the run folders, loop.py runs the threads, record.py says what r
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.evaluation.distributed import Ranks, join_ranks
 from panbench.evaluation.listeners import Listener
-from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, worker_threads
+from panbench.evaluation.loop import Loop, Target, best_batch_size, worker_threads
 from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, Joined, with_all_studies
+from panbench.evaluation.plan import BatchPlan
 from panbench.evaluation.prediction_names import shared_name
 from panbench.evaluation.record import first_record, resume_settings
+from panbench.evaluation.shown import as_shown
 from panbench.evaluation.sitting import Sitting
+from panbench.evaluation.spread import Job, RemoteModel, SpreadLoop, refuse_unspreadable
 from panbench.models.keeping import CandidateKeeper
 from panbench.models.model import Model, way_of_running
 from panbench.models.opening import open_model
@@ -30,7 +33,6 @@ from panbench.models.predict import CategoryIds, category_ids, labels_as_categor
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
-from panbench.panoptic.types import Scene
 from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunInfo, RunWriter
 
 __all__ = [
@@ -66,13 +68,6 @@ def evaluate(
     return run
 
 
-def as_shown(model: Model, options: EvaluateOptions) -> Model:
-    """The model, wrapped as the chosen studies ask, for example in test-time augmentation."""
-    for study in options.studies:
-        model = study.wrapped(model)
-    return model
-
-
 def run_further(
     model: Model, dataset: Dataset, folders: Mapping[Rule, Path], options: EvaluateOptions, reporter: Reporter = SILENT
 ) -> None:
@@ -102,6 +97,7 @@ def evaluate_rules(
         reporter.notice(sentence)
     evaluation = Evaluation(model, dataset, _category_of(ids, mapping), options, ranks.rank, reporter)
     joined = [study.join(evaluation) for study in with_all_studies(options.studies)]
+    refuse_unspreadable(options, ["metrics of the network before fusion" for each in joined if each.listen is not None])
     settings = {rule: resume_settings(model, dataset, mapping, options, rule, joined) for rule in folders}
     sitting = Sitting(folders, settings, model, dataset, options, ranks, reporter)
     if not sitting.unfinished:
@@ -109,21 +105,27 @@ def evaluate_rules(
     batch_size = _batch_size(sitting.batch_size, model, dataset, ranks, reporter)
 
     def new_record(rule: Rule) -> RunInfo:
-        return first_record(
-            model, dataset, {**settings[rule], "batch_size": batch_size}, options.command, mapping, rule
-        )
+        arguments = {**settings[rule], "batch_size": batch_size}
+        record = first_record(model, dataset, arguments, options.command, mapping, rule)
+        return model.recorded(record) if isinstance(model, RemoteModel) else record
 
     with sitting.writing(new_record) as writers:
         listeners = _listeners(evaluation, joined, writers)
         done = frozenset.intersection(*(writer.done for writer in writers), *(each.done for each in listeners))
-        plan = _left_to_do(plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size], done)
+        targets = _targets(sitting.unfinished, writers, options.save_predictions)
+        plan = BatchPlan(dataset.scenes, batch_size, model)
+        if isinstance(model, RemoteModel):
+            plan = plan.without(done)
+            sitting.run(_spread_loop(model, ids, mapping, targets, dataset, options, reporter), plan)
+            return sitting.runs()
+        plan = plan.share(ranks.rank, ranks.size).without(done)
         loop = Loop(
             model,
             ids,
             mapping,
-            targets=_targets(sitting.unfinished, writers, options.save_predictions),
+            targets=targets,
             rank=ranks.rank,
-            expected=len(dataset.scenes) if ranks.size == 1 else len(done) + sum(map(len, plan)),
+            expected=len(dataset.scenes) if ranks.size == 1 else len(done) + plan.images,
             skip_bad_images=options.skip_bad_images,
             workers=worker_threads(options.workers, ranks.size),
             reporter=reporter,
@@ -131,6 +133,23 @@ def evaluate_rules(
         )
         sitting.run(loop, plan)
     return sitting.runs()
+
+
+def _spread_loop(
+    model: RemoteModel,
+    ids: CategoryIds,
+    mapping: CategoryMap | None,
+    targets: Sequence[Target],
+    dataset: Dataset,
+    options: EvaluateOptions,
+    reporter: Reporter,
+) -> SpreadLoop:
+    """The loop of an engine's workers."""
+    assert options.spread is not None
+    folders = tuple(None if target.folder is None else target.folder.absolute() for target in targets)
+    rules = tuple(target.rule for target in targets)
+    job = Job(rules, folders, ids, mapping, options.skip_bad_images, options.workers)
+    return SpreadLoop(model, job, targets, len(dataset.scenes), reporter, options.spread)
 
 
 def _category_of(ids: CategoryIds, mapping: CategoryMap | None) -> Mapping[int, int]:
@@ -143,6 +162,8 @@ def _category_of(ids: CategoryIds, mapping: CategoryMap | None) -> Mapping[int, 
 def _batch_size(asked: int | str | None, model: Model, dataset: Dataset, ranks: Ranks, reporter: Reporter) -> int:
     if asked is None:
         asked = 1 if model.device.type == "cpu" else "auto"
+    if asked == "auto" and isinstance(model, RemoteModel):
+        asked = model.best_batch_size(dataset, reporter)
     if asked == "auto":
         asked = ranks.broadcast(best_batch_size(model, dataset, reporter) if ranks.is_first else None)
     return int(asked)
@@ -158,11 +179,6 @@ def _targets(rules: Iterable[Rule], writers: Sequence[RunWriter], keep_maps: boo
         Target(writer, rule, writer.path / PREDICTIONS if keep_maps else None)
         for writer, rule in zip(writers, rules, strict=True)
     ]
-
-
-def _left_to_do(batches: Iterable[Sequence[Scene]], done: Set[int]) -> list[list[Scene]]:
-    left = ([scene for scene in batch if scene.image.id not in done] for batch in batches)
-    return [batch for batch in left if batch]
 
 
 def _usable(model: Model, dataset: Dataset, rules: Iterable[Rule], options: EvaluateOptions) -> Dataset:

@@ -9,9 +9,10 @@ from panbench.base.errors import BadDataset, BadRun, PanbenchError, Terminated
 from panbench.base.reporter import Reporter
 from panbench.base.text import in_sentence, listed
 from panbench.datasets import Dataset
+from panbench.datasets.scenes import in_any_order
 from panbench.evaluation.distributed import Ranks
 from panbench.evaluation.listeners import Listener
-from panbench.evaluation.loop import Loop
+from panbench.evaluation.loop import AnyLoop
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.prediction_names import png_name
 from panbench.evaluation.record import (
@@ -62,7 +63,7 @@ class Sitting:
         self._model, self._dataset = model, dataset
         self._ranks, self._reporter = ranks, reporter
         self._writers: list[RunWriter] = []
-        self._loop: Loop | None = None
+        self._loop: AnyLoop | None = None
         self._earlier = self._find_earlier()
         complete = {rule for rule, run in self._earlier.items() if self._is_complete(rule, run)}
         self.unfinished = {rule: out for rule, out in self.folders.items() if rule not in complete}
@@ -116,7 +117,7 @@ class Sitting:
     def _unreadable(self, run: Run) -> int | None:
         """How many images a finished run had to skip; None when one can be read by now, so that it is scored."""
         held = frozenset(run.images.tolist())
-        lacking = [scene for scene in self._dataset.scenes if scene.image.id not in held]
+        lacking = [scene for scene in in_any_order(self._dataset.scenes) if scene.image.id not in held]
         for scene in lacking:
             with contextlib.suppress(BadDataset):
                 self._model.load(scene)
@@ -162,7 +163,7 @@ class Sitting:
         for sentence in (sentence for writer in self._writers for sentence in writer.notices):
             self._reporter.notice(sentence)
 
-    def run(self, loop: Loop, plan: Sequence[Sequence[Scene]]) -> None:
+    def run(self, loop: AnyLoop, plan: Sequence[Sequence[Scene]]) -> None:
         """Evaluates the plan and closes the runs as done; inside `writing`."""
         self._loop = loop
         loop.run(plan)
@@ -171,7 +172,7 @@ class Sitting:
             return
         for target, writer in enumerate(self._writers):
             if self._options.save_predictions:
-                names = {scene.image.id: png_name(scene) for scene in self._dataset.scenes}
+                names = {scene.image.id: png_name(scene) for scene in in_any_order(self._dataset.scenes)}
                 write_predictions_json(Run(writer.info, writer.path), names)
             close_run(writer, self._dataset, reports, target, self._reporter, "done", None)
         self._pass_on(loop.listeners)

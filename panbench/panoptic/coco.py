@@ -5,6 +5,7 @@ In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.o
 
 import difflib
 import hashlib
+import io
 import json
 import math
 import os
@@ -12,16 +13,18 @@ import re
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import Address, path_at
 from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
+from panbench.panoptic.sources import common_folder, folders_of, sources_of
 from panbench.panoptic.types import (
     MAX_ID,
     Annotation,
@@ -38,6 +41,7 @@ from panbench.panoptic.types import (
 
 __all__ = [
     "ids_to_rgb",
+    "png_folder",
     "read_annotation_columns",
     "read_id_png",
     "read_ids",
@@ -90,7 +94,7 @@ def read_id_png(
     """
     where = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
-        content = Path(path).read_bytes()
+        content = path_at(path).read_bytes()
     except FileNotFoundError:
         raise error(f"{where} was not found. Check the folder of id PNGs.") from None
     except OSError as problem:
@@ -141,16 +145,22 @@ def read_panoptic_json(
 
     folder: where the id PNGs lie; by default the JSON's path without `.json`, as panopticapi has it
     images_suffice: accept a JSON without the key `annotations`, such as a list of test images
-    Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
+    Several JSONs (sources.py) make one set. Raises BadDataset, naming the file, the record and the field, when a JSON
+    is not COCO panoptic.
     """
-    reader = _Reader(Path(path))
+    if len(sources := sources_of(path)) > 1:
+        folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+        read = [read_panoptic_json(*pair, images_suffice=images_suffice) for pair in zip(sources, folders, strict=True)]
+        return _as_one(read, Path(path))
+    path = sources[0]
+    reader = _Reader(path_at(path))
     optional = ("annotations",) if images_suffice else ()
     document = reader.document(("images", "annotations", "categories"), optional)
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
     _check_listed(path, [image_id for image_id in annotations if image_id not in images])
-    return PanopticSet(categories, images, annotations, _folder_of(path, folder), Path(path))
+    return PanopticSet(categories, images, annotations, _folder_of(path, folder), path_at(path))
 
 
 def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> PanopticSet:
@@ -159,18 +169,50 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     A segment needs `id` and `category_id`; `score` is kept where given; areas are counted from the PNG later and are 0
     here. Categories are not checked here; the scorer does. Otherwise as `read_panoptic_json`.
     """
-    reader = _Reader(Path(path))
+    if len(sources := sources_of(path)) > 1:
+        folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+        read = [read_predictions_json(*pair) for pair in zip(sources, folders, strict=True)]
+        return _as_one(read, Path(path))
+    path = sources[0]
+    reader = _Reader(path_at(path))
     document = reader.document(("annotations",))
     annotations = reader.annotations(document["annotations"], None, counted=True)
-    return PanopticSet((), {}, annotations, _folder_of(path, folder), Path(path))
+    return PanopticSet((), {}, annotations, _folder_of(path, folder), path_at(path))
 
 
 def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
     """The id PNG of each image as a panoptic JSON names it; its segments are not looked at. Raises BadDataset."""
-    reader = _Reader(Path(path))
+    if len(sources := sources_of(path)) > 1:
+        _, below = common_folder([png_folder(source) for source in sources])
+        pairs = zip(sources, below, strict=True)
+        return {image: begin + name for one, begin in pairs for image, name in read_png_names(one).items()}
+    path = sources[0]
+    reader = _Reader(path_at(path))
     records = enumerate(reader.document(("annotations",))["annotations"])
     places = ((f"annotations[{index}]", record) for index, record in records)
     return {reader.integer(record, "image_id", where): reader.file_name(record, where) for where, record in places}
+
+
+def _as_one(read: Sequence[PanopticSet], path: Path) -> PanopticSet:
+    """Several sets as one. Raises BadDataset where their categories differ or they share images."""
+    folder, below = common_folder([one.folder for one in read])
+    annotations: dict[int, Annotation] = {}
+    for one, begin in zip(read, below, strict=True):
+        if one.categories != read[0].categories:
+            raise BadDataset(
+                f"{read[0].path} and {one.path} have different categories, so they are no parts of one set."
+            )
+        if both := sorted(annotations.keys() & one.annotations.keys()):
+            raise BadDataset(
+                f"{one.path} shares {len(both):,} images with other parts ({listed(both)}). Each image may be in one "
+                "of them only."
+            )
+        annotations |= {
+            image_id: replace(annotation, file_name=begin + annotation.file_name)
+            for image_id, annotation in one.annotations.items()
+        }
+    images = {image_id: image for one in read for image_id, image in one.images.items()}
+    return PanopticSet(read[0].categories, images, annotations, folder, path)
 
 
 def read_annotation_columns(
@@ -181,7 +223,9 @@ def read_annotation_columns(
     As for panopticapi, `images` may be absent. Otherwise the same rules apply, with the same
     messages.
     """
-    reader = _Reader(Path(path))
+    if len(sources_of(path)) > 1:
+        raise BadDataset(f"{path} stands for several JSONs, and one is needed here. Join them, or score without AP.")
+    reader = _Reader(path_at(path))
     rows = _Rows()
     categories: tuple[Category, ...] = ()
     photographs, names = array("q"), array("q")
@@ -200,7 +244,7 @@ def read_annotation_columns(
         else:
             categories = reader.categories(list(records))
     columns = replace(
-        rows.columns(categories, _folder_of(path, folder), Path(path)),
+        rows.columns(categories, _folder_of(path, folder), path_at(path)),
         own_categories=own_categories,
         same_photograph=sharing(photographs, np.array(names, np.int64)),
     )
@@ -214,7 +258,7 @@ def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False)
 
     Raises BadDataset, naming the file, the record and the field.
     """
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     rows = _Rows(with_boxes=True)
     images = _ImageRows()
     categories: tuple[Category, ...] = ()
@@ -232,7 +276,7 @@ def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False)
         else:
             categories = reader.categories(list(records))
     annotations = replace(
-        rows.columns(categories, _folder_of(path, None), Path(path)),
+        rows.columns(categories, _folder_of(path, None), path_at(path)),
         own_categories=own_categories,
         same_photograph=sharing(list(images.places), np.fromiter(map(hash, images.names), np.int64, len(images.names))),
     )
@@ -435,9 +479,14 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
     return record
 
 
-def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
+def png_folder(path: str | os.PathLike[str]) -> Path:
+    """Where the id PNGs of a JSON lie unless a folder is named."""
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
-    return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
+    return path_at(re.sub(r"\.jsonl?$", "", os.fspath(path)).replace(".json", ""))
+
+
+def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
+    return png_folder(path) if folder is None else path_at(folder)
 
 
 # Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.
@@ -503,7 +552,11 @@ class _Reader:
 
         So the objects of a large JSON are never all in memory. Exhaust each iterator before asking for the next.
         besides: keys that need not be there, and need not be lists: what else they are is passed over
+        Of JSON lines (`.jsonl`) the same lists are made; see `_walk_lines`.
         """
+        if self.path.suffix == ".jsonl":
+            yield from self._walk_lines(keys, optional, besides)
+            return
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
         start = _skip(text, 0)
@@ -534,6 +587,40 @@ class _Reader:
         if missing:
             raise self.refuse(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
 
+    def _walk_lines(
+        self, keys: tuple[str, ...], optional: tuple[str, ...], besides: tuple[str, ...]
+    ) -> Iterator[tuple[str, Iterable[Any]]]:
+        """The lists of JSON lines: one line with `categories`, and one an image.
+
+        A line of an image has `image_id`, `segments_info` where it is annotated, `png` (the name of its id PNG), and of
+        ground truth `file_name`, `height` and `width`. Without `png` the file name with `.png` is taken.
+        """
+        text, wanted = self.text(), (*keys, *besides)
+        if "categories" in wanted:
+            described = [line["categories"] for line in self._lines(text, '"categories"') if "categories" in line]
+            if not described and "categories" in keys and "categories" not in optional:
+                raise self.refuse('has no line {"categories": [...]}.')
+            if len(described) > 1 or not all(isinstance(listing, list) for listing in described):
+                raise self.refuse("must have one line with `categories`, a list.")
+            yield "categories", described[0] if described else []
+        if "images" in wanted:
+            of_images = (line for line in self._lines(text, '"height"') if "height" in line)
+            yield "images", ({**line, "id": line.get("image_id")} for line in of_images)
+        of_annotations = (line for line in self._lines(text, '"segments_info"') if "segments_info" in line)
+        yield "annotations", ({**line, **_png_of(line)} for line in of_annotations)
+
+    def _lines(self, text: str, word: str) -> Iterator[dict[str, Any]]:
+        """The objects of the lines that have a word."""
+        for number, line in enumerate(io.StringIO(text), start=1):
+            if word in line:
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as problem:
+                    raise self.refuse(f"line {number} is not JSON ({problem}).") from None
+                if not isinstance(record, dict):
+                    raise self.refuse(f"line {number} must be an object, not {type(record).__name__}.")
+                yield record
+
     def text(self) -> str:
         try:
             return self.path.read_bytes().decode("utf-8-sig")
@@ -555,6 +642,8 @@ class _Reader:
 
     def _file_instead(self) -> str:
         """What was meant by a path that does not exist, as far as the files in its folder show."""
+        if isinstance(self.path, Address):
+            return "Give the address of a COCO panoptic JSON."
         slashed = Path(str(self.path).replace("\\", "/"))
         if slashed != self.path and slashed.exists():
             return f"Did you mean {slashed}, with / between folders?"
@@ -716,6 +805,14 @@ class _Reader:
         if type(score) not in (int, float) or not math.isfinite(score):
             raise self.refuse(f"{where}.score must be a finite number, not {score!r}.")
         return float(score)
+
+
+def _png_of(line: Mapping[str, Any]) -> dict[str, str]:
+    """The name of the id PNG of a line; nothing where it names none, so that the refusal says so."""
+    if isinstance(line.get("png"), str):
+        return {"file_name": line["png"]}
+    name = line.get("file_name")
+    return {"file_name": str(PurePosixPath(name).with_suffix(".png"))} if isinstance(name, str) and name else {}
 
 
 def _color(value: Any) -> tuple[int, int, int] | None:

@@ -127,7 +127,9 @@ class DatasetRecord:
     images: str | None = None
     """the folder of the images; null for a scored folder unless `--images` named one"""
     fingerprint: str | None = None
-    """the SHA-256 of the JSON: runs with another one are not compared"""
+    """the SHA-256 of the JSON: runs that share neither it nor `rows` are not compared"""
+    rows: str | None = None
+    """the fingerprint of its images, segments and categories, whatever file they came from; null in older runs"""
     n_images: Count | None = None
     """how many images the JSON lists"""
     has_ground_truth: bool = True
@@ -158,6 +160,8 @@ class PredictionsRecord:
     """the folder of their id PNGs"""
     sha256: str
     """the SHA-256 of the JSON"""
+    rows: str | None = None
+    """the fingerprint of its segments, whatever file they came from; null in older runs"""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,16 +10,17 @@ import os
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from panbench.base import provenance
+from panbench.base.addresses import Address, path_at
 from panbench.base.computing import STAGES
 from panbench.base.errors import (
     BadArgument,
@@ -29,7 +30,6 @@ from panbench.base.errors import (
     PredictionMismatch,
     refuse_overwrite_and_resume,
 )
-from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.base.threads import available_cores
@@ -37,7 +37,6 @@ from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic import pixels
 from panbench.panoptic.boundary import boundary_pairs
-from panbench.panoptic.coco import read_annotation_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, IdRuns, check_pixels, count_run_pairs, decode_id_runs
 from panbench.panoptic.native import native, why_missing
 from panbench.panoptic.overlap import (
@@ -51,6 +50,7 @@ from panbench.panoptic.overlap import (
     tabulate,
     take,
 )
+from panbench.panoptic.sources import name_of
 from panbench.panoptic.types import AnnotationColumns
 from panbench.runs import (
     DatasetRecord,
@@ -70,6 +70,7 @@ from panbench.runs import (
 from panbench.runs.alike import differing_settings
 from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, key_of, own_key
+from panbench.scoring.sides import Side, read_sides, shard_of
 
 __all__ = ["as_json", "score_folder"]
 
@@ -110,9 +111,11 @@ def score_folder(
     index: bool = True,
     reporter: Reporter = SILENT,
     images: str | os.PathLike[str] | None = None,
+    count: "Counting | None" = None,
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
+    gt_json, pred_json: a JSON each, or several parts of one, as a pattern (`gt-*.json`)
     gt_dir, pred_dir: the folders of PNGs; by default the JSON's path without `.json`
     out: the run folder to write; None gives a run in memory
     threads: None for one per core that this process may use
@@ -125,7 +128,8 @@ def score_folder(
     shard: (i, n) scores the i-th of n parts of the images, by id, from 1; `runs merge` joins the runs
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     images: the folder of photographs, which scoring does not read; the run remembers it for pictures
-    reporter: gets images scored, notices of ground truth whose PNGs and JSON disagree, and other oddities
+    count: what looks at the PNGs in place of threads of this process, such as `scoring.spread.spread_counting`
+    reporter: hears of images scored, of ground truth whose PNGs and JSON disagree, and of what else looks odd
     Images are written to `out` in blocks of PART_IMAGES, so memory grows with the two JSONs alone, and a run that is
     killed loses a block.
     Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming the first images. Blocks
@@ -136,22 +140,25 @@ def score_folder(
         raise BadArgument(f"The number of threads must be at least 1, not {threads}.")
     if resume and out is None:
         raise BadArgument("--resume goes on with a stored run. Name its folder with --out.")
+    if count is not None and out is None:
+        raise BadArgument("--engine keeps what its workers send in a run. Name its folder with --out.")
     refuse_overwrite_and_resume(overwrite, resume)
     resumed = resume and out is not None and unfinished_run(out) is not None
     if out is not None and not resumed:
         check_room(out, overwrite)
     if slower := why_missing():
         reporter.notice(slower)
-    if images is not None and not Path(images).is_dir():
+    if images is not None and not path_at(images).is_dir():
         raise BadDataset(
             f"There is no folder {images} with the images. Give the folder of photographs, or leave it out."
         )
-    gt = read_annotation_columns(gt_json, gt_dir)
-    pred = read_annotation_columns(pred_json, pred_dir, predictions=True)
+    gt_folder, pred_folder = (None if folder is None else path_at(folder) for folder in (gt_dir, pred_dir))
+    gt_side, pred_side = read_sides(path_at(gt_json), path_at(pred_json), gt_folder, pred_folder, shard)
+    gt, pred = gt_side.columns, pred_side.columns
     for side, columns, option in (("ground-truth", gt, "--gt-dir"), ("predicted", pred, "--pred-dir")):
         if not columns.folder.is_dir():
             raise BadDataset(f"There is no folder {columns.folder} with the {side} id PNGs. Give theirs with {option}.")
-    plan = _Plan.of(gt, pred, shard)
+    plan = _Plan.of(gt_side, pred_side, shard)
     misfits = plan.faults(ignore_extra, allow_missing)
     clock.stop("load")
 
@@ -163,20 +170,21 @@ def score_folder(
         **({} if shard is None else {"shard": f"{shard[0]}/{shard[1]}"}),
     }
     info = _info(plan, out, arguments, images)
-    store = _Store(out, info, overwrite, _goes_on(out, info) if out is not None and resumed else None)
+    writer = _goes_on(out, info) if out is not None and resumed else None
+    store = _Store(out, info, overwrite, writer, in_order=count is None)
     wrong, gt_wrong, mismatches = list[_Fault](), list[_Fault](), Mismatches.of(OverlapTable.empty())
     for sentence in plan.oddities():
         reporter.notice(sentence)
     try:
         rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
-        for counted in _count_images(plan, rows, threads or available_cores(), boundary, max_pixels, index, reporter):
-            table = counted.table(plan)
-            found = Mismatches.of(table)
+        settings = CountSettings(threads or available_cores(), boundary, max_pixels, index)
+        for block in (count or _count_images)(plan, rows, settings, reporter):
+            found = Mismatches.of(block.table)
             mismatches += found
-            wrong += counted.prediction_faults
-            gt_wrong += counted.gt_faults
-            if not (found or counted.prediction_faults or counted.gt_faults or misfits):
-                store.keep(table, FileHashes.of(counted.files, predictions=counted.predictions))
+            wrong += block.prediction_faults
+            gt_wrong += block.gt_faults
+            if not (found or block.prediction_faults or block.gt_faults or misfits):
+                store.keep(block.table, block.files)
         # The likely cause comes first: what follows from it can be hundreds of lines.
         found_in_pngs = _told(wrong, "predicted", pred) + mismatches.sentences()
         faults = plan.likely_cause(mismatches) + misfits + found_in_pngs
@@ -205,26 +213,67 @@ def as_json(run: Run) -> dict[str, Any]:
     return {**summarise(table), "per_category": per_category}
 
 
+class _Paired:
+    """The annotations of both sides, and which belong to each other: `pred_row[i]` is that of the ground truth's row i,
+    -1 if there is none."""
+
+    if TYPE_CHECKING:
+        # A field of a dataclass would take a property for its default.
+        @property
+        def gt(self) -> AnnotationColumns:
+            """The ground truth."""
+
+        @property
+        def pred(self) -> AnnotationColumns:
+            """The predictions."""
+
+    pred_row: list[int]
+
+    def segments(self, side: str, images: Sequence[int]) -> Segments:
+        """The segments of one side for some images, in the order of the JSON."""
+        columns = self.gt if side == "gt" else self.pred
+        chosen = np.flatnonzero(np.isin(np.array(columns.image_ids, np.int64), np.array(images, np.int64)))
+        count = np.diff(columns.first)[chosen]
+        image_id = np.repeat(np.array(columns.image_ids, np.int64)[chosen], count)
+        # The rows first[i], first[i] + 1, … of each chosen image i.
+        start = np.repeat(columns.first[chosen] - np.cumsum(count) + count, count)
+        rows = start + np.arange(len(image_id))
+        return Segments(
+            image_id=image_id,
+            is_gt=np.full(len(image_id), side == "gt"),
+            id=columns.id[rows],
+            category_id=columns.category_id[rows],
+            area=columns.area[rows],
+            iscrowd=columns.iscrowd[rows] & (side == "gt"),
+            score=columns.score[rows] if side == "pred" else np.full(len(image_id), np.nan, np.float32),
+        )
+
+
 @dataclass(frozen=True)
-class _Plan:
+class _Plan(_Paired):
     """Which prediction belongs to which image: `pred_row[i]` is its row among the predictions, -1 if there is none.
 
     rows: the images to score, as rows of the ground truth, in order of image ids
     """
 
-    gt: AnnotationColumns
-    pred: AnnotationColumns
+    gt_side: Side
+    pred_side: Side
     pred_row: list[int]
     rows: list[int]
 
     @staticmethod
-    def of(gt: AnnotationColumns, pred: AnnotationColumns, shard: tuple[int, int] | None = None) -> "_Plan":
-        place = {image_id: row for row, image_id in enumerate(pred.image_ids)}
-        # By image id: the parts of a run then follow each other, and so do shards.
-        rows = np.argsort(np.array(gt.image_ids, np.int64), kind="stable")
-        if shard is not None:
-            rows = _share(rows, *shard)
-        return _Plan(gt, pred, [place.get(image_id, -1) for image_id in gt.image_ids], rows.tolist())
+    def of(gt: Side, pred: Side, shard: tuple[int, int] | None = None) -> "_Plan":
+        place = {image_id: row for row, image_id in enumerate(pred.columns.image_ids)}
+        pred_row = [place.get(image_id, -1) for image_id in gt.columns.image_ids]
+        return _Plan(gt, pred, pred_row, shard_of(gt, shard).tolist())
+
+    @property
+    def gt(self) -> AnnotationColumns:
+        return self.gt_side.columns
+
+    @property
+    def pred(self) -> AnnotationColumns:
+        return self.pred_side.columns
 
     def missing(self) -> list[int]:
         """The images without a prediction."""
@@ -232,8 +281,11 @@ class _Plan:
 
     def extra(self) -> list[int]:
         """The images that were predicted but are not in the ground truth."""
-        known = set(self.gt.image_ids)
-        return [image_id for image_id in self.pred.image_ids if image_id not in known]
+        if self.gt_side.has_images_of(self.pred_side):
+            return []
+        predicted = self.pred_side.ids
+        found: list[int] = predicted[~np.isin(predicted, self.gt_side.ids)].tolist()
+        return found
 
     def faults(self, ignore_extra: bool, allow_missing: bool) -> list[str]:
         """A sentence for each way in which the two JSONs do not fit, naming the first images."""
@@ -241,7 +293,7 @@ class _Plan:
         missing, extra = self.missing(), self.extra()
         if extra and not (allow_missing and ignore_extra):
             faults += self._other_set(extra)
-            if len(extra) == len(self.pred.image_ids):
+            if len(extra) == self.pred_side.n_images:
                 return faults
         if missing and len(missing) == len(self.rows) and not allow_missing:
             return [f"{self.pred.path} has no prediction for any of the {_images(missing)} of {self.gt.path}."]
@@ -267,7 +319,7 @@ class _Plan:
 
     def _other_set(self, extra: Sequence[int]) -> list[str]:
         """The likely cause where the ground truth and the predictions have few images or none in common."""
-        truth, predicted = self.gt.image_ids, self.pred.image_ids
+        truth, predicted = self.gt_side.ids.tolist(), self.pred_side.ids.tolist()
         shared = len(predicted) - len(extra)
         if 2 * shared >= min(len(truth), len(predicted)):
             return []
@@ -324,8 +376,8 @@ class _Plan:
         found = [
             f"{columns.path}: images {listed(images)} name one {what}. {so}"
             for columns, groups, what, so in (
-                (gt, gt.same_png, "id PNG", "Each image needs its own."),
-                (pred, pred.same_png, "id PNG", "Each image needs its own prediction."),
+                (gt, self.gt_side.same_png, "id PNG", "Each image needs its own."),
+                (pred, self.pred_side.same_png, "id PNG", "Each image needs its own prediction."),
                 (gt, gt.same_photograph, "photograph", "It counts as often."),
             )
             for images in groups[:_MOST_TOLD]
@@ -341,7 +393,7 @@ class _Plan:
                 f"{pred.path} says otherwise than {gt.path} what its category ids mean: {listed(different, 3)}. Scores "
                 "follow the ground truth: check that the predictions' ids are the dataset's."
             )
-        if np.isfinite(gt.score).any() and not np.isfinite(pred.score).any():
+        if self.gt_side.has_scores and not self.pred_side.has_scores:
             found.append(
                 f"The ground truth {gt.path} has scores, as predictions do, and {pred.path} has none: are the two "
                 "swapped?"
@@ -360,47 +412,25 @@ class _Plan:
                 found.append(f"{category.id} ({name!r}) is {here} in the ground truth, {there} in the predictions")
         return found
 
-    def segments(self, side: str, images: Sequence[int]) -> Segments:
-        """The segments of one side for some images, in the order of the JSON."""
-        columns = self.gt if side == "gt" else self.pred
-        chosen = np.flatnonzero(np.isin(np.array(columns.image_ids, np.int64), np.array(images, np.int64)))
-        count = np.diff(columns.first)[chosen]
-        image_id = np.repeat(np.array(columns.image_ids, np.int64)[chosen], count)
-        # The rows first[i], first[i] + 1, … of each chosen image i.
-        start = np.repeat(columns.first[chosen] - np.cumsum(count) + count, count)
-        rows = start + np.arange(len(image_id))
-        return Segments(
-            image_id=image_id,
-            is_gt=np.full(len(image_id), side == "gt"),
-            id=columns.id[rows],
-            category_id=columns.category_id[rows],
-            area=columns.area[rows],
-            iscrowd=columns.iscrowd[rows] & (side == "gt"),
-            score=columns.score[rows] if side == "pred" else np.full(len(image_id), np.nan, np.float32),
-        )
-
 
 def _images(image_ids: Sequence[int]) -> str:
     return f"{len(image_ids):,} image{'s' * (len(image_ids) != 1)}"
-
-
-def _share(rows: npt.NDArray[np.int64], number: int, shards: int) -> npt.NDArray[np.int64]:
-    if not 1 <= number <= shards:
-        raise BadArgument(f"There is no shard {number} of {shards}. Shards are numbered from 1 to {shards}.")
-    share = np.array_split(rows, shards)[number - 1]
-    if not len(share):
-        raise BadArgument(f"Shard {number} of {shards} has no image: there are {len(rows)}. Use fewer shards.")
-    return share
 
 
 class _Store:
     """Stores the tables of blocks: in a run folder, created with the first block, or in memory."""
 
     def __init__(
-        self, out: str | os.PathLike[str] | None, info: RunInfo, overwrite: bool, writer: RunWriter | None
+        self,
+        out: str | os.PathLike[str] | None,
+        info: RunInfo,
+        overwrite: bool,
+        writer: RunWriter | None,
+        in_order: bool = True,
     ) -> None:
+        """in_order: whether blocks come in order of image ids; sums over others would end in other digits"""
         self._out, self._info, self._overwrite, self._writer = out, info, overwrite, writer
-        self._resumed = writer is not None
+        self._sums_hold = writer is None and in_order
         self.done: frozenset[int] = writer.done if writer else frozenset()
         self._tables: list[OverlapTable] = []
         self._sums, self.faults = CategorySums(info.categories), GroundTruthFaults()
@@ -430,7 +460,7 @@ class _Store:
             return Run(replace(info, **clock.seconds(n)), table=concat(self._tables))
         writer = self._written(self._out)
         # What an earlier sitting wrote was not added up here.
-        stored = Run(writer.info, writer.path) if self._resumed else None
+        stored = None if self._sums_hold else Run(writer.info, writer.path)
         summary = SummaryRecord.of(summarise(self._sums.table()) if stored is None else stored.summary())
         faults = self.faults if stored is None else stored.ground_truth_faults()
         clock.stop("write")
@@ -498,6 +528,30 @@ def _told(faults: Sequence[_Fault], side: str, columns: AnnotationColumns) -> li
     return told
 
 
+@dataclass(frozen=True)
+class CountSettings:
+    """How PNGs are looked at. index: by the index of decoded ground truth, which is kept beside its JSON"""
+
+    threads: int
+    boundary: bool
+    max_pixels: int
+    index: bool
+
+
+@dataclass(frozen=True)
+class CountedBlock:
+    """What was found in the PNGs of some images: rows and hashes of those that could be decoded, faults of others."""
+
+    table: OverlapTable
+    files: FileHashes
+    gt_faults: "Sequence[_Fault]"
+    prediction_faults: "Sequence[_Fault]"
+
+
+Counting = Callable[["_Plan", Sequence[int], CountSettings, Reporter], Iterator[CountedBlock]]
+"""Looks at the images of some rows of the ground truth, and returns what was found in blocks, in any order."""
+
+
 @dataclass
 class _Counted:
     """The result of one pass over the PNGs: counted pairs of each image, and a sentence for each unusable PNG."""
@@ -521,15 +575,17 @@ class _Counted:
         if answer.boundary is not None:
             self.boundary.append((image_id, answer.boundary))
 
-    def table(self, plan: _Plan) -> OverlapTable:
-        """The rows of all images that could be decoded."""
+    def block(self, plan: "_Paired") -> CountedBlock:
+        """The rows of all images that could be decoded, and the faults."""
         images = [image_id for image_id, _ in self.pairs]
-        return tabulate(
+        table = tabulate(
             _joined(self.pairs),
             plan.segments("gt", images),
             plan.segments("pred", images),
             _joined(self.boundary) if self.boundary else None,
         ).in_order_of_images()
+        files = FileHashes.of(self.files, predictions=self.predictions)
+        return CountedBlock(table, files, self.gt_faults, self.prediction_faults)
 
 
 _Counts = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]
@@ -552,7 +608,7 @@ class _Answer:
 class _Counter:
     """Looks at one image: decodes both PNGs and counts which segments share pixels."""
 
-    plan: _Plan
+    plan: "_Paired"
     boundary: bool
     max_pixels: int
     index: GtIndex | None
@@ -609,26 +665,27 @@ def _unpacked(packed: bytes) -> IdRuns | None:
 def _count_images(
     plan: _Plan,
     rows: Sequence[int],
-    threads: int,
-    boundary: bool,
-    max_pixels: int,
-    index: bool,
+    settings: CountSettings,
     reporter: Reporter,
-) -> Iterator[_Counted]:
+) -> Iterator[CountedBlock]:
     """Looks at the images of some rows of the ground truth, and returns what was found in blocks of PART_IMAGES."""
     native()  # loaded here, once, before the threads start
-    keeper = _IndexKeeper.of(plan.gt.path, reporter) if index and len(plan.gt) >= _FEWEST_IMAGES_INDEXED else None
+    keeper = (
+        _IndexKeeper.of(plan.gt.path, reporter)
+        if settings.index and plan.gt_side.n_images >= _FEWEST_IMAGES_INDEXED
+        else None
+    )
     # An index is written of all images: of some it would be without those that are not looked at.
-    written = keeper if len(rows) == len(plan.gt) else None
-    counter = _Counter(plan, boundary, max_pixels, keeper.index if keeper else None)
+    written = keeper if len(rows) == plan.gt_side.n_images else None
+    counter = _Counter(plan, settings.boundary, settings.max_pixels, keeper.index if keeper else None)
     images, before = len(plan.rows), len(plan.rows) - len(rows)
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(settings.threads)
     counted = _Counted()
     with contextlib.ExitStack() as ending:
         if written:
             ending.callback(written.discard)
         # Compiled code decodes id PNGs without OpenCV, which takes a tenth of a second to load.
-        if boundary or native() is None:
+        if settings.boundary or native() is None:
             ending.enter_context(pixels.one_thread())
         ending.callback(pool.shutdown, cancel_futures=True)
         for done, (row, answer) in enumerate(zip(rows, _in_order(pool, counter, rows), strict=True), start=1):
@@ -638,12 +695,12 @@ def _count_images(
             if done % _IMAGES_A_TASK == 0 or done == len(rows):
                 reporter.progress("Scoring", before + done, images)
             if done % PART_IMAGES == 0:
-                yield counted
+                yield counted.block(plan)
                 counted = _Counted()
         if written:
             written.finish()
         if len(rows) % PART_IMAGES:
-            yield counted
+            yield counted.block(plan)
 
 
 def _in_order(pool: ThreadPoolExecutor, counter: _Counter, rows: Sequence[int]) -> Iterator[_Answer]:
@@ -741,17 +798,21 @@ def _info(
     missing = plan.missing()
     return RunInfo(
         kind="score",
-        name=pred.path.stem if out is None else Path(out).absolute().name,
+        name=name_of(pred.path) if out is None else Path(out).absolute().name,
         dataset=DatasetRecord(
-            name=gt.path.stem,
-            gt=str(gt.path.absolute()),
-            gt_dir=str(gt.folder.absolute()),
-            images=None if images is None else str(Path(images).absolute()),
-            fingerprint=sha256_of(gt.path),
-            n_images=len(gt),
+            name=name_of(gt.path),
+            gt=plan.gt_side.json,
+            gt_dir=plan.gt_side.folder,
+            images=None if images is None else str(path_at(images).absolute()),
+            fingerprint=plan.gt_side.fingerprint,
+            rows=plan.gt_side.rows,
+            n_images=plan.gt_side.n_images,
         ),
         predictions=PredictionsRecord(
-            json=str(pred.path.absolute()), folder=str(pred.folder.absolute()), sha256=sha256_of(pred.path)
+            json=plan.pred_side.json,
+            folder=plan.pred_side.folder,
+            sha256=plan.pred_side.fingerprint,
+            rows=plan.pred_side.rows,
         ),
         categories=tuple(gt.categories),
         arguments=arguments,
@@ -777,6 +838,8 @@ def _joined(counts: list[tuple[int, _Counts]]) -> Pairs:
 
 def _content(path: Path) -> bytes:
     try:
+        if isinstance(path, Address):
+            return path.read_bytes()
         with open(path, "rb", buffering=0) as handle:
             return handle.read()
     except FileNotFoundError:

@@ -226,7 +226,7 @@ def _against_mmdet(day: Day, precision: str) -> dict[str, Any]:
             str(target),
         ]
         command += ["--images", str(day.images), "--size", f"{day.size[0]}x{day.size[1]}", "--device", str(day.device)]
-        command += ["--weights", day.weights, "--plant", str(PLANTED), "--repeats", "1", "--precision", precision]
+        command += ["--checkpoint", day.weights, "--plant", str(PLANTED), "--rounds", "1", "--precision", precision]
         command += ["--batch-size", str(day.batches[-2])]
         if problem := _problem_of(command, 150):
             rows.append({"model": name, "status": problem, "good": False})

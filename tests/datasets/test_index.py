@@ -259,6 +259,7 @@ def _make(path: str, answer) -> None:
     answer.put(fresh_index([Path(path)], make=True).facts.made_ns)
 
 
+@pytest.mark.slow
 def test_two_that_ask_at_once_get_one_index(tmp_path):
     path = written(tmp_path / "gt.json", IDS)
     context = multiprocessing.get_context("spawn")

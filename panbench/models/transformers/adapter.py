@@ -31,7 +31,7 @@ from panbench.models.attention import Attention
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
 from panbench.models.feeding import constant
-from panbench.models.labels import is_unnamed, known_things
+from panbench.models.labels import is_unnamed, known_things, labels_of, spelt_as
 from panbench.models.model import LoadedImage
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.attention import looks_of
@@ -75,7 +75,7 @@ class TransformersAdapter(Adapter):
         )
         self.kind = family_of(self.stated, spec.title)
         self.family = self.kind.name
-        self.rule = parse_rule(self.kind.rule)
+        self.rule = parse_rule(settings.get("rule", self.kind.rule))
         self.config_text = json.dumps(self.stated, sort_keys=True)
         sizes = dict(settings.get("sizes", {}))
         stated: dict[str, Any] = {}
@@ -202,6 +202,7 @@ class TransformersAdapter(Adapter):
                 f"names the label {max(beyond, key=abs)}. Give each label there the name that it was trained with, "
                 'from 0 on and without gaps; "N/A" stands for one that is not used.'
             )
+        names = self._names_of_training(names)
         named = [label for label in sorted(names) if not is_unnamed(names[label])]
         if not named:
             raise BadModel(
@@ -215,6 +216,31 @@ class TransformersAdapter(Adapter):
         self._named = named
         self._label_of = np.full(max(names) + 2, NO_LABEL, np.int64)
         self._label_of[named] = np.arange(len(named))
+
+    def _names_of_training(self, names: dict[int, str]) -> dict[int, str]:
+        """The names of the set that `labels` of the config says, in its order; else those of id2label. Raises BadModel.
+
+        The order is that of the training code. Names in id2label have to agree with it, however they are spelt.
+        """
+        trained: str | None = self.spec.settings.get("labels")
+        labels = labels_of(trained)
+        if trained is None or labels is None:
+            return names
+        if self.config.num_labels != len(labels[0]):
+            raise BadModel(
+                f"{self.spec.title} has {self.config.num_labels} classes (config.json), but {trained} has "
+                f"{len(labels[0])}. Take the model's own repository."
+            )
+        categories = shipped_categories(trained)
+        by_name = {category.name: label for label, category in enumerate(categories)}
+        for label, stated in names.items():
+            meant = spelt_as(stated, categories)
+            if meant is not None and by_name[meant.name] != label:
+                raise BadModel(
+                    f"{self.spec.title}: label {label} is {stated!r} in its config.json, but {labels[0][label]!r} in "
+                    f"the order of {trained}'s categories. Take the model's own repository."
+                )
+        return dict(enumerate(labels[0]))
 
     def _things(self) -> tuple[bool, ...]:
         stated = self.spec.settings.get("things")

@@ -5,8 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from panbench.base.addresses import path_at
 from panbench.base.errors import BadDataset
 from panbench.panoptic.coco import PanopticSet, read_panoptic_json
+from panbench.panoptic.sources import exists
 from panbench.runs import Run
 
 __all__ = ["DataFiles", "path_of"]
@@ -25,16 +27,16 @@ class DataFiles:
         dataset = run.info.dataset
         self._run = run.name
         self._turned = run.info.arguments.get("exif") != "ignore"
-        self._images = images or path_of(dataset.images)
-        self._gt = gt or path_of(dataset.gt)
-        self._gt_dir = gt_dir or (path_of(dataset.gt_dir) if gt is None else None)
+        self._images = path_of(images or dataset.images)
+        self._gt = path_of(gt or dataset.gt)
+        self._gt_dir = path_of(gt_dir or (dataset.gt_dir if gt is None else None))
 
     @cached_property
     def panoptic(self) -> PanopticSet:
         """The ground truth's JSON. Raises BadDataset when it is not found."""
         if self._gt is None:
             raise BadDataset(f"{self._run} does not say where its ground truth is. Give it with --gt.")
-        if not self._gt.is_file():
+        if not exists(self._gt):
             raise BadDataset(
                 f"The ground truth of {self._run} was not found at {self._gt}. Say where it is now with --gt."
             )
@@ -56,4 +58,4 @@ class DataFiles:
 
 def path_of(value: Any) -> Path | None:
     """A path that a record holds; None where it holds none."""
-    return Path(value) if isinstance(value, (str, os.PathLike)) and str(value) else None
+    return path_at(value) if isinstance(value, (str, os.PathLike)) and str(value) else None

@@ -12,7 +12,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.report.answers.stored import DAMAGED, StoredRun, run_places, stored_run
 from panbench.report.pages.live.selection import Selection
 from panbench.report.pages.live.watch import Watch
-from panbench.runs import load_run
+from panbench.runs import DatasetRecord, load_run
 from panbench.runs.layout import CANDIDATES, PREDICTIONS, written
 from panbench.runs.lock import may_be_written
 from panbench.runs.replacing import replaced_home
@@ -38,7 +38,8 @@ class Listed:
 
     name: str
     run: StoredRun
-    fingerprint: str | None
+    data: DatasetRecord | None
+    """None for a run that cannot be read."""
     expected: int | None = None
     is_written: bool = False
 
@@ -189,7 +190,7 @@ def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
         return Listed(name, replace(run, path=name), None)
     info = load_run(path).info
     expected = None if info.status == "done" else info.images.expected
-    return Listed(name, replace(run, path=name), info.dataset.fingerprint, expected)
+    return Listed(name, replace(run, path=name), info.dataset, expected)
 
 
 def _as_now(listed: Listed, path: Path) -> Listed:
