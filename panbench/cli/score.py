@@ -64,7 +64,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
     from panbench.scoring.folder import score_folder
     from panbench.scoring.spread import spread_counting
 
-    spread = next((found for study in studies if (found := study.spread()) is not None), None)
+    spread = next((way for study in studies if (way := study.spread()) is not None), None)
     if spread is not None and request.shard is not None:
         raise BadArgument("--engine shares the images out itself. Leave --shard out.")
     scoring = Scoring(request.gt, request.pred, request.gt_dir, request.pred_dir)

@@ -71,7 +71,9 @@ def faults(mimic: Mimic) -> list[Row]:
                 fetch_coco(folder, host=mimic.at(server.url), sleep=lambda _: None)
                 outcome = "all files whole"
             except PanbenchError as error:
-                outcome = f"refused: {error}".replace(server.url, "http://…").replace(folder, "…")
+                # The first sentence, without what is alike in every row.
+                said = re.sub(r"^Could not download \S+ to \S+: ", "", str(error).partition(". ")[0])
+                outcome = f"refused: {said}".replace(server.url, "http://…").replace(folder, "…")
             for path in Path(folder).rglob("*"):
                 if path.is_file() and ".panbench" not in path.parts:
                     assert path.read_bytes() == expected[path.relative_to(folder).as_posix()], path

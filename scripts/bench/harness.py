@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "benchmarks"
 sys.path.insert(0, str(ROOT))
 Row = dict[str, str]
-Found, Side = TypeVar("Found"), TypeVar("Side")
+Found = TypeVar("Found")
+Side = TypeVar("Side")
 
 
 def arguments(about: str | None, **defaults: Any) -> argparse.Namespace:

@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -28,7 +29,9 @@ sys.path.insert(0, str(ROOT))
 WORKERS = 64
 NAMES = 100
 SEGMENTS = 8
-CATEGORIES = [{"id": 1 + number, "name": f"kind {number}", "isthing": number % 2} for number in range(133)]
+CATEGORIES: list[dict[str, Any]] = [
+    {"id": 1 + number, "name": f"kind {number}", "isthing": number % 2} for number in range(133)
+]
 
 
 def write_set(folder: Path, images: int) -> tuple[Path, Path]:
@@ -116,13 +119,13 @@ def evaluation(gt: Path, pred: Path, pngs: Path) -> None:
     from panbench.models.model import Model
 
     class Bare(Model):
-        def describe(self) -> None:
+        def describe(self) -> Any:
             pass
 
-        def load(self, scene: object) -> None:
+        def load(self, scene: object) -> Any:
             pass
 
-        def candidates(self, batch: object) -> None:
+        def candidates(self, batch: object) -> Any:
             pass
 
     dataset = open_json(gt, pngs, gt_dir=pngs, share=(1, WORKERS))
