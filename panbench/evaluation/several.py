@@ -211,7 +211,7 @@ def evaluate_models(
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
     from panbench.evaluation.distributed import join_ranks
-    from panbench.evaluation.evaluate import as_shown, evaluate_rules, open_model_once, run_further
+    from panbench.evaluation.evaluate import as_shown, evaluate_rules, open_model_once, run_further, with_those_beside
 
     is_first = join_ranks().is_first
     of_each = len(rules) or 1
@@ -241,7 +241,7 @@ def evaluate_models(
                 model = model.as_its_processor()
             model = as_shown(model, options)
             clean = dict(zip(chosen, own, strict=True))
-            runs = evaluate_rules(model, dataset, clean, options, watching)
+            runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, watching)
             for watcher in watchers:
                 watcher.finished(runs[0])
             run_further(model, dataset, clean, options, reporter)
