@@ -66,6 +66,9 @@ BROUGHT = (
 )
 """What a machine made for PyTorch has mostly not: the wheels that gpu_wheels.py brings unless told otherwise."""
 
+OF_THE_MACHINE = ("torch", "torchvision", "triton")
+"""They belong together and to the machine's CUDA: no wheel from elsewhere is brought for them."""
+
 
 def look(distribution: str, module: str) -> dict[str, str | None]:
     """The row of a distribution: its version, and why its module cannot be imported or is too old."""
@@ -107,7 +110,7 @@ def preflight() -> dict[str, object]:
     asked = [{**look(name, module), "without": without} for name, (module, without) in ASKED.items()]
     for row in needed:
         row["good"] = row["problem"] is None
-    lacking = [str(row["needs"]) for row in (*needed, *asked) if row["problem"] is not None]
+    lacking = [str(row["needs"]) for row in (*needed, *asked) if row["problem"] and row["needs"] not in OF_THE_MACHINE]
     library = [path.name for path in (ROOT / "panbench" / "panoptic").glob("_idmap.*") if path.suffix != ".c"]
     return {
         "rows": [*needed, *asked],

@@ -82,7 +82,10 @@ def main() -> None:
     done = subprocess.run(command_of(pinned(options.names or BROUGHT), options.python, options.out))
     if done.returncode:
         raise SystemExit("pip could not bring them all; what it said stands above.")
-    bring_library(options.out)
+    try:
+        bring_library(options.out)
+    except SystemExit as problem:
+        print(f"The compiled library is left out, and id maps will take longer. {problem}", file=sys.stderr)
     files = sorted(options.out.iterdir())
     for path in files:
         print(f"{path.stat().st_size / 1e6:8.2f} MB  {path.name}")
