@@ -172,8 +172,9 @@ def _altered(model: HostedModel, wrap: Callable[[Part, int], None] | None, layer
     decoder = decoder_of(other)
     if layer is not None:
         decoder.cut(layer)
-    for key, part in enumerate(decoder.parts) if wrap is not None else ():
-        wrap(part, key)
+    if wrap is not None:
+        for key, part in enumerate(decoder.parts):
+            wrap(part, key)
     return other
 
 

@@ -180,6 +180,6 @@ class TradeoffOptions(StudyOptions):
 def no_layers(title: str) -> BadArgument:
     """The error for a model without a decoder of layers."""
     return BadArgument(
-        f"{title} has no decoder of layers, so --layers has nothing to score. Mask2Former, MaskFormer, DETR, OneFormer, "
-        "EoMT, Panoptic SegFormer and Mask DINO have one."
+        f"{title} has no decoder of layers, so --layers has nothing to score. Mask2Former, MaskFormer, DETR, "
+        "OneFormer, EoMT, Panoptic SegFormer and Mask DINO have one."
     )
