@@ -24,8 +24,7 @@ from panbench.models.host import HostedModel
 from panbench.models.model import LoadedImage, Model, Wrapped
 from panbench.models.rules import Fused, Rule, SettledMap
 from panbench.runs import ModelRecord
-from panbench.studies.tradeoffs.options import no_layers
-from panbench.studies.tradeoffs.places import LAYERS
+from panbench.studies.tradeoffs.places import LAYERS, no_layers
 
 __all__ = ["LayeredCandidates", "LayeredModel", "OfLayer", "cut_after", "layered", "runs_by_layer"]
 

@@ -12,6 +12,7 @@ from panbench.base.studies import Option
 from panbench.base.text import listed
 from panbench.catalog import WITHOUT_QUERIES
 from panbench.evaluation.options import EvaluateOptions, Evaluation, Joined, StudyOptions
+from panbench.studies.tradeoffs.places import no_layers
 
 if TYPE_CHECKING:
     from panbench.base.reporter import Reporter
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from panbench.models.model import Model
     from panbench.models.rules import Rule
 
-__all__ = ["ALL", "TradeoffOptions", "no_layers"]
+__all__ = ["ALL", "TradeoffOptions"]
 
 ALL = "all"
 _MOST_LAYERS = 12
@@ -175,11 +176,3 @@ class TradeoffOptions(StudyOptions):
             raise BadArgument(f"--corrupt and {mine} each make further runs. Leave one out.")
         if self.layers is not None and given.get("metrics") not in (None, "pq"):
             raise BadArgument("--metrics ap and miou read the last layer alone. Leave --metrics or --layers out.")
-
-
-def no_layers(title: str) -> BadArgument:
-    """The error for a model without a decoder of layers."""
-    return BadArgument(
-        f"{title} has no decoder of layers, so --layers has nothing to score. Mask2Former, MaskFormer, DETR, "
-        "OneFormer, EoMT, Panoptic SegFormer and Mask DINO have one."
-    )
