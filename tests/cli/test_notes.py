@@ -41,7 +41,6 @@ LINES: dict[str, Sequence[str]] = {
     "metrics": ("{run}", "{other}"),
     "errors": ("{run}", "{other}"),
     "robustness": ("{run}",),
-    "tradeoffs": ("{run}",),
     "relabel": ("{gt}", "{gt}", "--runs", "{pred}"),
     "report": ("{run}", "--out", "{new}.html"),
     "show attention": (

@@ -39,7 +39,7 @@ class TradeoffOptions(StudyOptions):
         str | None,
         Option(
             "Also score what the heads answer after these decoder layers, from the same forward pass: all, or 1,3,6. "
-            "`panbench tradeoffs` reads the runs.",
+            "`panbench compare --tradeoffs` reads the runs.",
             "LAYERS",
             (ALL,),
         ),
@@ -159,7 +159,7 @@ class TradeoffOptions(StudyOptions):
         if self.layers is None and self.size is None:
             return ()
         homes = [run for run in runs if "@layer" not in run.name]
-        return (f"PQ against time: `panbench tradeoffs {shlex.join(map(str, homes))}`",)
+        return (f"PQ against time: `panbench compare --tradeoffs {shlex.join(map(str, homes))}`",)
 
     def _refuse_others(self, options: EvaluateOptions) -> None:
         """Raises BadArgument for options of other studies that do not go with these; by name, as they are given."""

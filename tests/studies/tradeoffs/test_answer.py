@@ -1,4 +1,4 @@
-"""`panbench tradeoffs` and the page's section: steps beside a run, their times, and runs that do not belong."""
+"""`compare --tradeoffs` and the section of the page: steps beside a run, their times, and runs that do not belong."""
 
 import json
 import shutil
