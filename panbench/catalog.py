@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base import hub
-from panbench.base.errors import BadArgument, BadModel
+from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, Way
 from panbench.base.extras import EXTRA_OF, require_models
 from panbench.base.files import cache_dir
 from panbench.base.places import Register, is_place
@@ -266,8 +266,8 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     one of the Hugging Face hub, `./folder` one that transformers saved.
     """
     if name.strip().startswith("hf:"):
-        spec = spec_from_repository(name)
-        return dataclasses.replace(spec, trained_on=_data_of(spec, load_catalog() if catalog is None else catalog))
+        _refuse_folder_as_repository(name.strip().removeprefix("hf:"))
+        return _as_in_catalog(spec_from_repository(name), load_catalog() if catalog is None else catalog)
     if _names_a_folder(name.strip()):
         return spec_from_folder(name.strip())
     if is_place(name.strip()):
@@ -292,11 +292,24 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
     raise BadModel(f"There is no model {name!r}.{hint} `panbench models` lists all {len(catalog)}.")
 
 
-def _data_of(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> str | None:
-    """The data that a repository's model was trained on, where the catalog has a model of the same repository."""
+def _refuse_folder_as_repository(address: str) -> None:
+    """Raises BadModel for a folder behind `hf:`. `owner/name` is a repository, even if such a folder exists."""
+    is_path = address.startswith(("./", "../", "/", "~")) or address in (".", "..")
+    if is_path or (address.count("/") != 1 and Path(address).is_dir()):
+        folder = address if is_path else f"./{address}"
+        raise BadModel(
+            f"hf: stands before a repository of the Hugging Face hub; a folder needs no hf:. Write --model {folder}."
+        )
+
+
+def _as_in_catalog(spec: ModelSpec, catalog: Mapping[str, ModelSpec]) -> ModelSpec:
+    """A repository's model with the training data, labels, sizes and rule of the catalog's model of that repository."""
     name = spec.settings["repository"]
-    known = (other for other in catalog.values() if (found := repository_of(other)) and found.name == name)
-    return next((other.trained_on for other in known), None)
+    for other in catalog.values():
+        if (found := repository_of(other)) and found.name == name:
+            settings = {**other.settings, **spec.settings}
+            return dataclasses.replace(spec, trained_on=other.trained_on, settings=settings)
+    return spec
 
 
 def _of_the_hub(name: str, catalog: Mapping[str, ModelSpec]) -> str:
@@ -575,6 +588,23 @@ def check_checkpoint(checkpoint: str | os.PathLike[str] | None) -> None:
         )
 
 
+OTHER_WEIGHTS = (
+    Way("give a file with --checkpoint FILE", "--checkpoint"),
+    Way("run the model untrained with --checkpoint random", "--checkpoint"),
+)
+"""What to do where a model's weights are not there."""
+
+
+def refuse_folder_without_weights(spec: ModelSpec) -> None:
+    """Raises BadCheckpoint for a folder of transformers' that has a config.json and no weights."""
+    if "folder" in spec.settings and spec.weights is None:
+        raise BadCheckpoint(
+            f"{spec.settings['folder']} has no weights: neither {' nor '.join(hub.WEIGHTS_NAMES)}. Save them there "
+            "(save_pretrained), or copy them from where config.json is from.",
+            ways=OTHER_WEIGHTS,
+        )
+
+
 def weights_named(checkpoint: str | os.PathLike[str] | None) -> str:
     """The argument `weights` of `open_model` where `choose_models` was given this `--checkpoint`: auto or random."""
     return "auto" if random_seed(checkpoint) is None else RANDOM
@@ -611,7 +641,7 @@ def _read_entry(path: Path) -> dict[str, Any] | None:
     except (OSError, UnicodeDecodeError) as error:
         raise BadModel(f"{path} cannot be read as a config file: {error}.") from error
     try:
-        module = _parse(text)
+        module = parse_config(text)
     except (SyntaxError, ValueError) as error:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
         raise BadModel(f"{path} is not a Python config file ({where}).") from error
@@ -630,7 +660,8 @@ def _read_entry(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _parse(text: str) -> ast.Module:
+def parse_config(text: str) -> ast.Module:
+    """The syntax tree of a config file in Python. Raises SyntaxError or ValueError."""
     try:
         return ast.parse(text)
     except SyntaxError:

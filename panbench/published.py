@@ -106,16 +106,19 @@ def choose(
     return [result for result in within if result in chosen]
 
 
-def filtered(words: str) -> list[PublishedResult]:
+def filtered(words: str, data: str | None = None) -> list[PublishedResult]:
     """The results that words name, in the order of the file: of a model, a backbone, a dataset and a split.
 
-    "Mask DINO val2017" are those of Mask DINO on val2017; commas part several models. Raises BadArgument as `choose`.
+    "Mask DINO val2017" are those of Mask DINO on val2017; commas part several models. data: only of this dataset.
+    Raises BadArgument as `choose`, and for a dataset of which there is no result.
     """
     places: dict[str, set[str]] = {"dataset": set(), "split": set()}
     for result in published_results():
         places["dataset"].add(result.dataset)
         places["split"].add(result.split)
-    within: dict[str, str | None] = {}
+    if data is not None and data not in places["dataset"]:
+        raise BadArgument(f"Nothing is published here on {data!r}, but on {listed(sorted(places['dataset']))}.")
+    within: dict[str, str | None] = {} if data is None else {"dataset": data}
     names = []
     for part in words.split(","):
         left = []

@@ -1,7 +1,10 @@
 """A browser for tests of pages: Debian's chromium, headless, driven by Playwright. Tests are skipped without one."""
 
+import contextlib
 import os
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,7 @@ class Opened:
         touch: bool = False,
         hash: str = "",
         forced: bool = False,
+        ready: str = "html[data-ready] #chart-causes svg",
     ) -> None:
         # Without animations: a headless browser draws few frames, and a smooth scroll may stop on its way.
         self.context = browser.new_context(
@@ -62,7 +66,7 @@ class Opened:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto((path if isinstance(path, str) else path.as_uri()) + hash)
         # Not wait_for_function: it polls by eval, which the page's content security policy forbids.
-        self.page.locator("html[data-ready] #chart-causes svg").first.wait_for(state="attached")
+        self.page.locator(ready).first.wait_for(state="attached")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,25 @@ def open_report(browser, report) -> Iterator:
         assert one.complaints == []
         assert [url for url in one.requests if not url.startswith(("file:", "data:"))] == []
         one.context.close()
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """The address of a server of the runs in a folder, while the context is open."""
+    uvicorn = pytest.importorskip("uvicorn", reason="the extra is not installed")
+    from panbench.report.pages.live.library import Library
+    from panbench.report.pages.live.server import application
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application(Library(folder)), log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
 
 
 def wait_in_page(page, condition: str) -> None:

@@ -55,8 +55,10 @@ import importlib.abc, importlib.machinery, json, sys
 class Installed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     # As if installed, for who only looks, and an error for who loads.
     def find_spec(self, name, path=None, target=None):
-        known = name.partition(".")[0] in ("torch", "torchvision", "mmdet", "mmengine", "mmcv")
-        return importlib.machinery.ModuleSpec(name, self) if known else None
+        if name.partition(".")[0] not in ("torch", "torchvision", "mmdet", "mmengine", "mmcv"):
+            return None
+        real = importlib.machinery.PathFinder.find_spec(name, path)
+        return importlib.machinery.ModuleSpec(name, self, origin=real and real.origin)
 
     def exec_module(self, module):
         raise ModuleNotFoundError(f"{module.__name__} is loaded", name=module.__name__)

@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import tempfile
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["Lock", "is_present", "owner_of", "way_out"]
+__all__ = ["Holder", "Lock", "holder_of", "is_present", "owner_of", "way_out"]
 
 # What a system answers where the file system has no locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
@@ -79,13 +80,62 @@ class Lock:
             held.release(force=True)
 
 
-def owner_of(path: Path) -> str:
-    """Who holds a lock file, in words: "process 12 on host a since …"."""
+@dataclass(frozen=True)
+class Holder:
+    """The process that a lock file names as its holder, which may have ended since. `since`: when it took the lock."""
+
+    pid: int
+    host: str
+    since: datetime
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known to have ended: it was of this machine and no longer runs, or another has its number.
+
+        Only looked up: nothing is locked, so that a writer that begins now is not refused. Of another machine, and
+        on Windows, nobody can tell.
+        """
+        if self.host != platform.node() or sys.platform == "win32":
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False  # somebody else's process
+        began = _began(self.pid)
+        return began is not None and began > self.since.timestamp() + _CLOCK_SECONDS
+
+
+# The record has whole seconds, and the clock of the kernel's records may be set while it runs.
+_CLOCK_SECONDS = 5
+
+
+def _began(pid: int) -> float | None:
+    """When a process of this machine began, in seconds since 1970; None where the system does not say (Linux does)."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[19])
+        boot = next(line for line in Path("/proc/stat").read_text("utf-8").splitlines() if line.startswith("btime "))
+        return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Who holds a lock file, as its record says; None where there is no record."""
     try:
         record = json.loads(_owner_file(path).read_text("utf-8"))
-        return f"process {int(record['pid'])} on {record['host']} since {record['since']}"
+        return Holder(int(record["pid"]), str(record["host"]), datetime.fromisoformat(record["since"]))
     except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def owner_of(path: Path) -> str:
+    """Who holds a lock file, in words: "process 12 on host a since …"."""
+    holder = holder_of(path)
+    if holder is None:
         return "another process"
+    return f"process {holder.pid} on {holder.host} since {holder.since.isoformat(timespec='seconds')}"
 
 
 def way_out(path: Path) -> str:

@@ -3,8 +3,8 @@
 Each command parses its arguments, calls one function and prints what it returns. Results go to stdout, status and
 progress to stderr. A command is imported when it is called; the lines of `--help` are declared here, and by studies in
 their records. Exit codes: 0 done, 1 a model failed or a fault of ours, 2 bad input (one sentence says what), 130
-interrupted. Imports of other rooms are made inside the commands: `--help`, completion and every command that needs no
-model start without torch.
+interrupted, 141 the reader of a pipe has gone. Imports of other rooms are made inside the commands: `--help`,
+completion and every command that needs no model start without torch.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from panbench.base.places import load
 from panbench.base.studies import broken_studies, find_studies
 from panbench.cli import console
 from panbench.cli.command import HELP_OPTIONS, OPTIONS, Commands, flag
+from panbench.cli.pipes import flushed, quiet_when_closed
 from panbench.cli.signals import interrupted_by_signals
 from panbench.cli.words import usage_sentence
 
@@ -146,7 +147,7 @@ class _Program(Commands):
 
     def make_context(self, info_name: Any, args: list[str], *more: Any, **extra: Any) -> Any:
         """The context of the whole line; what its options get wrong is a sentence."""
-        with _usage_explained():
+        with quiet_when_closed(), _usage_explained():
             return super().make_context(info_name, args, *more, **extra)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -165,6 +166,10 @@ class _Program(Commands):
         return super().parse_args(ctx, [word for word in args if word not in _ANYWHERE])  # type: ignore[arg-type]
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        with quiet_when_closed():
+            return self._invoked(ctx)
+
+    def _invoked(self, ctx: typer.Context) -> Any:
         if not (ctx.meta.get("debug") or ctx.meta.get("verbose")):
             # What our libraries warn their own developers of says nothing to who runs panbench.
             warnings.filterwarnings("ignore", module=r"(torch|mmdet|mmengine|mmcv)\b")
@@ -236,7 +241,8 @@ def main() -> None:
     if console.is_further_rank():
         # Of the processes that torchrun started, the first speaks for all; errors are each one's own.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    app()
+    with flushed():
+        app()
 
 
 # What a folder or a disk refuses, wherever it is met: the path says where, and the user can mend it.

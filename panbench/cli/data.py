@@ -141,6 +141,51 @@ def check(
         raise typer.Exit(1)
 
 
+@command(
+    data_app,
+    "index",
+    "panbench data index data/coco --split train",
+    "panbench data index predictions.json --predictions",
+)
+def index(
+    paths: Annotated[list[Path], typer.Argument(help="A panoptic JSON, several parts of one, or a folder.")],
+    split: Annotated[str, typer.Option(help="The split, where PATH is a folder.")] = "val",
+    predictions: Annotated[bool, typer.Option("--predictions", help="The JSON is one of predictions.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write it here, not beside the JSON.", metavar="FILE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Index a large panoptic JSON, so that every worker reads its own share alone.
+
+    `eval` and `score` use it, and make it themselves for JSONs from 20 MB on. It lies beside the JSON, or in the cache
+    folder where that cannot be written, and is never used for a JSON that changed since.
+    """
+    from panbench.datasets.check import find_json
+    from panbench.datasets.index import build_index, fresh_index, open_index
+
+    sources = [find_json(path, split) for path in paths]
+    found = fresh_index(sources, predictions=predictions) if out is None else None
+    if found is None:
+        with console.Bars(transient=True) as bars:
+            bars.status(f"Indexing {sources[0]}")
+            found = open_index(build_index(sources, predictions=predictions, to=out))
+    facts = found.facts
+    if as_json:
+        console.show_json(
+            {
+                "path": str(found.path),
+                "images": facts.n_images,
+                "segments": facts.n_segments,
+                "fingerprint": found.fingerprint,
+                "rows": facts.rows,
+            }
+        )
+        return
+    size = decimal(found.path.stat().st_size)
+    _print(f"{found.path}: {facts.n_images:,} images, {facts.n_segments:,} segments, {size}.")
+    _print(f"SHA-256 of the JSON: {found.fingerprint}")
+    _print(f"Fingerprint of the rows: {facts.rows}")
+
+
 @command(data_app, "cityscapes", "panbench data cityscapes cityscapes/")
 def cityscapes(
     source: Annotated[Path, typer.Argument(help="The folder that holds gtFine and leftImg8bit.")],
@@ -169,9 +214,19 @@ def ade20k(
     _converted(convert_ade20k, source, root or Path("data/ade20k"), split.value, images, overwrite)
 
 
-@command(data_app, "mapillary", "panbench data mapillary mapillary/")
+class Release(str, Enum):
+    """Releases of Mapillary Vistas that have a panoptic JSON."""
+
+    v1_2 = "v1.2"
+    v2_0 = "v2.0"
+
+
+@command(data_app, "mapillary", "panbench data mapillary mapillary/ --release v1.2")
 def mapillary(
     source: Annotated[Path, typer.Argument(help="The unpacked dataset, with training and validation.")],
+    release: Annotated[
+        Release | None, typer.Option(help="v1.2 (65 categories, as the models) or v2.0. Default: the newest there.")
+    ] = None,
     root: _Root = None,
     split: _SplitOption = Split.val,
     images: _ImagesOption = Images.link,
@@ -180,7 +235,23 @@ def mapillary(
     """Make a panoptic set of Mapillary Vistas (fetch it from mapillary.com/dataset/vistas)."""
     from panbench.datasets.mapillary import convert_mapillary
 
-    _converted(convert_mapillary, source, root or Path("data/mapillary"), split.value, images, overwrite)
+    chosen = None if release is None else release.value
+    arguments = (source, root or Path("data/mapillary"), split.value)
+    _converted(convert_mapillary, *arguments, images, overwrite, release=chosen)
+
+
+@command(data_app, "kitti-step", "panbench data kitti-step kitti/")
+def kitti_step(
+    source: Annotated[Path, typer.Argument(help="The folder that holds panoptic_maps and training/image_02.")],
+    root: _Root = None,
+    split: _SplitOption = Split.val,
+    images: _ImagesOption = Images.link,
+    overwrite: _Overwrite = False,
+) -> None:
+    """Make a panoptic set of KITTI-STEP's frames (fetch it from cvlibs.net/datasets/kitti)."""
+    from panbench.datasets.kitti_step import convert_kitti_step
+
+    _converted(convert_kitti_step, source, root or Path("data/kitti-step"), split.value, images, overwrite)
 
 
 @command(data_app, "coconut", "panbench data coconut relabeled_coco_val.json --gt-dir relabeled_coco_val/")
@@ -215,7 +286,7 @@ def convert(
     source: Annotated[Path, typer.Argument(help="A folder (two-channel, arrays) or a JSON (the others).")],
     out: Annotated[Path, typer.Option(help="The new set's root; for detection the JSON to write.")],
     categories: Annotated[
-        str | None, typer.Option(help="coco, ade20k, cityscapes, or a JSON with id, name and isthing.")
+        str | None, typer.Option(help="coco, ade20k, cityscapes, mapillary, or a JSON with id, name and isthing.")
     ] = None,
     semantic: Annotated[
         Path | None, typer.Option(help="instances: semantic PNGs, pixel value = category id. Without: things only.")
@@ -259,7 +330,9 @@ def convert(
             _print("A set of things only: what no instance covers is void. With --semantic PNGs it has stuff, too.")
         return
     if categories is None:
-        raise BadArgument(f"`data convert {format.value}` needs --categories: coco, ade20k, cityscapes or a JSON.")
+        raise BadArgument(
+            f"`data convert {format.value}` needs --categories: {', '.join(converters.SHIPPED)} or a JSON."
+        )
     known = _categories(categories)
     function = converters.convert_two_channel if format is Format.two_channel else converters.convert_arrays
     _converted(function, source, known, out, split, images, overwrite, images_from=images_from)
@@ -282,9 +355,9 @@ def _converted(function: Callable[..., "Converted"], *arguments: Any, **options:
 
 
 def _categories(name: str) -> "tuple[Category, ...]":
-    from panbench.datasets.convert import read_categories, shipped_categories
+    from panbench.datasets.convert import SHIPPED, read_categories, shipped_categories
 
-    return shipped_categories(name) if name in ("coco", "ade20k", "cityscapes") else read_categories(Path(name))
+    return shipped_categories(name) if name in SHIPPED else read_categories(Path(name))
 
 
 def _print_check(report: "CheckReport", everything: bool) -> None:

@@ -57,7 +57,9 @@ class EvalRequest:
     images: Annotated[
         Path | None, option("A folder of images, with --gt; without --gt the model is only timed.", _DATA, "DIR")
     ] = None
-    gt: Annotated[Path | None, option("A panoptic JSON, with --images.", _DATA, "FILE.json")] = None
+    gt: Annotated[
+        Path | None, option("A panoptic JSON, with --images; 'gt-*.json' for several.", _DATA, "FILE.json")
+    ] = None
     gt_dir: Annotated[Path | None, option("The id PNGs of --gt, when not beside it.", _DATA, "DIR")] = None
     limit: Annotated[int | None, option("Only the first N images.", _DATA, "N", min=1)] = None
     image_ids: Annotated[str | None, option("Only these: 139,285 or @FILE with one id per line.", _DATA, "IDS")] = None

@@ -13,6 +13,7 @@ app = family()
     "models",
     "panbench models",
     "panbench models --filter 'swin-l mit'",
+    "panbench models --data ade20k",
     "panbench models --download mask2former-r50",
     "panbench models --published --filter 'Mask DINO val2017'",
 )
@@ -20,6 +21,9 @@ def models(
     filter: Annotated[
         str | None,
         option("Only rows with these words, of a name, family, licence …; or `published only`.", None, "WORDS"),
+    ] = None,
+    data: Annotated[
+        str | None, option("Only models trained on this set (coco, ade20k …), or results on it.", None, "NAME")
     ] = None,
     published: Annotated[
         bool,
@@ -39,7 +43,7 @@ def models(
         ),
     ] = None,
 ) -> None:
-    """List the models: family, source, licence, parameters, published PQ; and systems that are only published."""
+    """List the models: data, source, licence, parameters, published PQ; and systems that are only published."""
     from panbench.catalog import load_catalog, resolve_models
 
     if download:
@@ -51,12 +55,12 @@ def models(
             console.wrote([path])
         return
     if published:
-        _show_published(filter or "", as_json)
+        _show_published(filter or "", data, as_json)
         return
     with console.working("Reading the list"):
         from panbench.report.answers.models import list_models
 
-        listing = list_models(list(load_catalog().values()), filter or "")
+        listing = list_models(list(load_catalog().values()), filter or "", data)
     if as_json:
         console.show_json(listing.records())
     else:
@@ -65,13 +69,13 @@ def models(
             console.show("")
 
 
-def _show_published(words: str, as_json: bool) -> None:
+def _show_published(words: str, data: str | None, as_json: bool) -> None:
     """Prints published results, to set runs against (`compare --published NAME`)."""
     with console.working("Reading the list"):
         from panbench.published import filtered
         from panbench.report.answers.published import published_grid, published_records
 
-    found = filtered(words)
+    found = filtered(words, data)
     if as_json:
         console.show_json(published_records(found))
     else:

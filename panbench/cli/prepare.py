@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,7 +29,8 @@ from panbench.cli.request import default_data, leave_out_others, missing_for
 from panbench.datasets import Dataset, open_dataset, split_of, without_split
 from panbench.datasets.convert import shipped_categories
 from panbench.evaluation.options import EvaluateOptions, StudyOptions
-from panbench.models.labels import labels_of, match_categories
+from panbench.models.labels import labels_of, match_categories, refuse_other_names
+from panbench.models.unopened import stated_names
 
 if TYPE_CHECKING:
     from panbench.evaluation.several import Opening
@@ -71,14 +72,18 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         study.check_models(specs)
     if request.name is not None:
         specs = [renamed(specs[0], request.name)]
-    if options.category_map is None and data == "coco":
+
+    def check(categories: "Sequence[Category]") -> None:
+        if options.category_map is None:
+            _refuse_other_categories(request, specs, categories)
+
+    if data == "coco":
         # Before a download is offered that is of no use.
-        _refuse_other_categories(request, specs, shipped_categories("coco"))
-    dataset, download = _opened(request, specs, data)
+        check(shipped_categories("coco"))
+    dataset, download = _opened(request, specs, data, check)
     for study in studies:
         study.check(dataset)
-    if options.category_map is None:
-        _refuse_other_categories(request, specs, dataset.categories)
+    check(dataset.categories)
 
     specs = [with_categories(spec, dataset.categories) for spec in specs]
 
@@ -172,8 +177,16 @@ def _with_data(request: EvalRequest, specs: list[ModelSpec]) -> tuple[list[Model
     return specs, chosen
 
 
-def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) -> tuple[Dataset, bool]:
-    """The dataset, and whether missing files may be downloaded."""
+def _opened(
+    request: EvalRequest,
+    specs: Sequence[ModelSpec],
+    data: str | None,
+    check: "Callable[[Sequence[Category]], None]",
+) -> tuple[Dataset, bool]:
+    """The dataset, and whether missing files may be downloaded.
+
+    check: refuses categories that the models do not have
+    """
     ids = None if request.image_ids is None else _image_ids(request.image_ids)
     split = split_of(request.data)
 
@@ -193,6 +206,7 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
                 image_ids=ids,
                 exif=request.exif.choice,
                 download=download,
+                share=_part_of_this_rank(),
                 reporter=bars,
             )
 
@@ -203,6 +217,7 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
     if missing.data is None and not (data or "").startswith("shapes"):
         # Faults of one's own data are reported before a question about downloads.
         dataset = opened(request.download)
+        check(dataset.categories)
     download = may_download(missing, request.download)
     if download and "RANK" in os.environ:
         from panbench.evaluation.evaluate import open_dataset_once
@@ -211,19 +226,29 @@ def _opened(request: EvalRequest, specs: Sequence[ModelSpec], data: str | None) 
     return dataset or opened(download), download
 
 
+def _part_of_this_rank() -> tuple[int, int] | None:
+    """Which part of the files a rank of torchrun looks for; None outside of torchrun."""
+    if "RANK" not in os.environ:
+        return None
+    return int(os.environ["RANK"]) + 1, int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _refuse_other_categories(
     request: EvalRequest, specs: Sequence[ModelSpec], categories: "Sequence[Category]"
 ) -> None:
-    """Raises BadModel for models of the list whose categories are not the dataset's; others say theirs when opened."""
-    other_weights = request.checkpoint is not None and random_seed(request.checkpoint) is None
-    if other_weights or request.things or not categories:
+    """Raises BadModel for models whose categories are known before they are opened, and are not the dataset's."""
+    if not categories:
         return
+    other_weights = request.checkpoint is not None and random_seed(request.checkpoint) is None
     misfits = []
     for spec in specs:
-        labels = labels_of(spec.trained_on) if is_shipped(spec) else None
+        labels = labels_of(spec.trained_on) if is_shipped(spec) and not (other_weights or request.things) else None
+        names = stated_names(spec)
         try:
             if labels is not None:
                 match_categories(spec.title, *labels, categories)
+            elif names is not None:
+                refuse_other_names(spec.title, names, categories)
         except BadModel as error:
             misfits.append(str(error))
     if misfits:

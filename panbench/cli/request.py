@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
@@ -21,6 +22,7 @@ from panbench.catalog import (
     weights_here,
 )
 from panbench.datasets import CocoMissing, missing_files
+from panbench.models.unopened import refuse_unopenable
 
 __all__ = [
     "Missing",
@@ -146,8 +148,9 @@ def missing_for(
 ) -> Missing:
     """What a command needs and could download. data: the argument of `open_dataset`; None where COCO plays no part.
 
-    Raises BadModel where a model lacks a package, for then its weights are of no use here.
+    Raises BadModel where a model lacks a package, for then its weights are of no use here, and where no model can run.
     """
+    refuse_unopenable(specs, weights)
     absent = [spec for spec in specs if weights == "auto" and _can_be_fetched(spec) and weights_here(spec) is None]
     for spec in absent:
         if spec.adapter == TRANSFORMERS and importlib.util.find_spec("transformers") is None:
@@ -189,8 +192,10 @@ def leave_out_others(
 ) -> tuple[list[ModelSpec], list[ModelSpec]]:
     """The models to run and those to leave out, where `all` or a pattern chose models of other training data.
 
-    names: of `--model`; data: of `--data`. A model that was named itself is never left out.
+    names: of `--model`; data: of `--data`, a name or a folder of that name. A model that was named itself is never left
+        out.
     """
+    data = Path(data).name
     wanted = split_names(names)
     if not any(map(is_pattern, wanted)) or not any(spec.trained_on == data for spec in specs):
         return list(specs), []

@@ -22,8 +22,8 @@ app = family()
 class ScoreRequest:
     """What `panbench score` is asked for: a field an option, but for those of studies."""
 
-    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON.", metavar="FILE.json")]
-    pred: Annotated[Path, option("The predictions: COCO panoptic JSON.", metavar="FILE.json")]
+    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON, or 'gt-*.json'.", metavar="FILE.json")]
+    pred: Annotated[Path, option("The predictions: COCO panoptic JSON, or 'pred-*.json'.", metavar="FILE.json")]
     gt_dir: Annotated[Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")] = (
         None
     )

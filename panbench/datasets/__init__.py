@@ -13,10 +13,14 @@ from panbench.base.text import kind_of
 from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
 from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_paths, fetch_coco
+from panbench.datasets.index import fresh_index
 from panbench.panoptic.coco import read_panoptic_json
 from panbench.panoptic.types import Exif
 
 __all__ = ["DATASETS", "CocoMissing", "Dataset", "missing_files", "open_dataset", "split_of", "without_split"]
+
+_IN_DATA = frozenset(("coco", "cityscapes", "ade20k", "mapillary", "kitti-step"))
+"""Sets that `panbench data` writes to data/NAME: NAME alone means that folder."""
 
 DATASETS = Register("panbench.datasets", {})
 """Datasets of other packages by the name that --data takes: functions (split=, limit=, image_ids=) → Dataset."""
@@ -33,23 +37,26 @@ def open_dataset(
     image_ids: Sequence[int] | None = None,
     exif: Exif = "apply",
     download: bool = False,
+    share: tuple[int, int] | None = None,
     reporter: Reporter = SILENT,
 ) -> Dataset:
     """The dataset named by the arguments of `panbench eval`.
 
-    data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco), or a
-        folder in mmdet's layout, or a name in DATASETS; not used when `gt` and `images` give a JSON and a folder of
-        images
+    data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco; so too
+        cityscapes, ade20k, mapillary, kitti-step), a folder in mmdet's layout, or a name in DATASETS; not used when
+        `gt` and `images` give a JSON and a folder of images
     exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
+    share: (i, n) for the i-th of n workers that open it: of a large set each looks for the files of its part alone
     reporter: hears of images drawn while `shapes` is generated, and of what is downloaded
     Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
     if gt is not None or images is not None:
         if gt is None or images is None:
             raise BadArgument("--images and --gt go together: a folder of images and its COCO panoptic JSON.")
-        return open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids).with_exif(exif)
+        opened = open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids, share=share)
+        return opened.with_exif(exif)
     name = str(data)
     if name == "shapes" or name.startswith("shapes:"):
         size = _shapes_size(name)
@@ -63,7 +70,9 @@ def open_dataset(
         return _of_others(name, DATASETS[name](split=split, limit=limit, image_ids=image_ids)).with_exif(exif)
     folder = _folder(name)
     try:
-        return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
+        # Whoever may download what is missing has to look for all of it.
+        looked_at = None if download else share
+        return open_folder(folder, split=split, limit=limit, image_ids=image_ids, share=looked_at).with_exif(exif)
     except FilesMissing as error:
         missing = missing_files(name, split=split, limit=limit, image_ids=image_ids)
         if missing is None:
@@ -117,7 +126,7 @@ def _of_others(name: str, found: object) -> Dataset:
 
 
 def _folder(name: str) -> Path:
-    return Path("data/coco") if name == "coco" and not Path(name).is_dir() else Path(name)
+    return Path("data") / name if name in _IN_DATA and not Path(name).is_dir() else Path(name)
 
 
 def _first(limit: int | None, image_ids: Sequence[int] | None) -> int | None:
@@ -130,7 +139,9 @@ def _is_own_set(folder: Path, split: str) -> bool:
     gt = coco_paths(folder, split)[0]
     if not gt.is_file():
         return (folder / "annotations" / f"panoptic_{split}.json").is_file()
-    return len(read_panoptic_json(gt, images_suffice=True).images) != N_IMAGES[split]
+    index = fresh_index([gt])
+    listed = read_panoptic_json(gt, images_suffice=True).images if index is None else index
+    return len(listed) != N_IMAGES[split]
 
 
 def _shapes_size(name: str) -> tuple[int, int]:

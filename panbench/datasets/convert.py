@@ -30,7 +30,7 @@ from PIL import Image
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.reporter import Counting
-from panbench.base.text import listed
+from panbench.base.text import in_sentence, listed
 from panbench.base.threads import default_threads
 from panbench.datasets.check import measure_segments
 from panbench.datasets.instances import OUTSIDE_PIXELS, instance_mask, read_json
@@ -516,12 +516,16 @@ def _category_id(value: Any) -> int:
     return found
 
 
+SHIPPED = ("coco", "ade20k", "cityscapes", "mapillary")
+"""The sets whose lists of categories travel with the package; Mapillary's is that of Vistas v1.2."""
+
+
 def shipped_categories(name: str) -> tuple[Category, ...]:
-    """The categories of `coco` (133), `ade20k` (150) or `cityscapes` (19), which travel with the package."""
+    """The categories of a set of SHIPPED: 133 of `coco`, 150 of `ade20k`, 19 of `cityscapes`, 65 of `mapillary`."""
     try:
         text = resources.files("panbench.datasets").joinpath(f"{name}_categories.json").read_text("utf-8")
     except FileNotFoundError:
-        raise BadArgument(f"Unknown categories {name!r}; panbench ships coco, ade20k and cityscapes.") from None
+        raise BadArgument(f"Unknown categories {name!r}; panbench ships {in_sentence(SHIPPED)}.") from None
     return read_categories(json.loads(text))
 
 

@@ -27,28 +27,44 @@ from panbench.datasets.instances import read_json
 from panbench.panoptic.types import Category
 
 SPLITS = {"val": "validation", "train": "training"}
-_JSONS = ("v2.0/panoptic/panoptic_2020.json", "panoptic/panoptic_2018.json", "v1.2/panoptic/panoptic_2018.json")
+_JSONS = {
+    "v2.0": ("v2.0/panoptic/panoptic_2020.json",),
+    "v1.2": ("panoptic/panoptic_2018.json", "v1.2/panoptic/panoptic_2018.json"),
+}
+RELEASES = tuple(_JSONS)
+"""Releases with a panoptic JSON: v1.2 has 65 categories, v2.0 other ones. Models that are published are of v1.2."""
 
 
 def convert_mapillary(
-    source: str | os.PathLike[str], root: str | os.PathLike[str] = "data/mapillary", split: str = "val", **options: Any
+    source: str | os.PathLike[str],
+    root: str | os.PathLike[str] = "data/mapillary",
+    split: str = "val",
+    *,
+    release: str | None = None,
+    **options: Any,
 ) -> Converted:
-    """Mapillary Vistas' `split` as a panoptic set under `root`; the newest version where there are several.
+    """Mapillary Vistas' `split` as a panoptic set under `root`.
 
+    release: one of RELEASES; None takes the newest that is there
     Images are numbered in the order of the JSON (or of their names). options: as `convert.write_set`
     """
     if split not in SPLITS:
         raise BadArgument(f"Mapillary Vistas has the splits {' and '.join(SPLITS)}, not {split!r}.")
+    if release is not None and release not in RELEASES:
+        raise BadArgument(f"Mapillary Vistas has the releases {' and '.join(RELEASES)}, not {release!r}.")
     folder = Path(source) / SPLITS[split]
     if not folder.is_dir():
         raise BadDataset(f"{folder} was not found. Unpack Mapillary Vistas in {source}.")
     pictures = None if options.get("images") == "none" else folder / "images"
-    for name in _JSONS:
+    names = [name for key in RELEASES if release in (None, key) for name in _JSONS[key]]
+    for name in names:
         if (folder / name).is_file():
             return convert_panoptic(folder / name, (folder / name).parent, root, split, images_from=pictures, **options)
+    if release is not None:
+        raise BadDataset(f"{folder} has no {' or '.join(names)}. Unpack release {release} there.")
     if (folder / "instances").is_dir() and (Path(source) / "config.json").is_file():
         return _convert_instances(Path(source), folder, pictures, root, split, options)
-    raise BadDataset(f"{folder} has no {' or '.join(_JSONS[:2])}, and no instances beside a config.json.")
+    raise BadDataset(f"{folder} has no {' or '.join(names[:2])}, and no instances beside a config.json.")
 
 
 def _convert_instances(

@@ -4,7 +4,7 @@ sitting.py owns the run folders, loop.py runs the threads, record.py says what r
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +18,9 @@ from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
 from panbench.evaluation.distributed import Ranks, join_ranks
 from panbench.evaluation.listeners import Listener
-from panbench.evaluation.loop import Loop, Target, best_batch_size, plan_batches, worker_threads
+from panbench.evaluation.loop import Loop, Target, best_batch_size, worker_threads
 from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, Joined, with_all_studies
+from panbench.evaluation.plan import BatchPlan
 from panbench.evaluation.prediction_names import shared_name
 from panbench.evaluation.record import first_record, resume_settings
 from panbench.evaluation.sitting import Sitting
@@ -30,7 +31,6 @@ from panbench.models.predict import CategoryIds, category_ids, labels_as_categor
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
-from panbench.panoptic.types import Scene
 from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunInfo, RunWriter
 
 __all__ = [
@@ -123,14 +123,14 @@ def evaluate_rules(
     with sitting.writing(new_record) as writers:
         listeners = _listeners(evaluation, joined, writers)
         done = frozenset.intersection(*(writer.done for writer in writers), *(each.done for each in listeners))
-        plan = _left_to_do(plan_batches(dataset.scenes, batch_size, model)[ranks.rank :: ranks.size], done)
+        plan = BatchPlan(dataset.scenes, batch_size, model).share(ranks.rank, ranks.size).without(done)
         loop = Loop(
             model,
             ids,
             mapping,
             targets=_targets(sitting.unfinished, writers, options.save_predictions),
             rank=ranks.rank,
-            expected=len(dataset.scenes) if ranks.size == 1 else len(done) + sum(map(len, plan)),
+            expected=len(dataset.scenes) if ranks.size == 1 else len(done) + plan.images,
             skip_bad_images=options.skip_bad_images,
             workers=worker_threads(options.workers, ranks.size),
             reporter=reporter,
@@ -165,11 +165,6 @@ def _targets(rules: Iterable[Rule], writers: Sequence[RunWriter], keep_maps: boo
         Target(writer, rule, writer.path / PREDICTIONS if keep_maps else None)
         for writer, rule in zip(writers, rules, strict=True)
     ]
-
-
-def _left_to_do(batches: Iterable[Sequence[Scene]], done: Set[int]) -> list[list[Scene]]:
-    left = ([scene for scene in batch if scene.image.id not in done] for batch in batches)
-    return [batch for batch in left if batch]
 
 
 def _usable(model: Model, dataset: Dataset, rules: Iterable[Rule], options: EvaluateOptions) -> Dataset:

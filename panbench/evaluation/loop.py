@@ -11,7 +11,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
+from panbench.evaluation.plan import PLAN_IMAGES, BatchPlan, plan_batches
 from panbench.evaluation.prediction_names import png_name
 from panbench.models.candidates import NonFiniteOutput, Output, check_classes
 from panbench.models.devices import memory_errors
@@ -88,20 +89,9 @@ class _Scored:
     """These id PNGs."""
 
 
-def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list[list[Scene]]:
-    """The scenes in batches of at most `batch_size`, each of images that have one size in the network, zeros included.
-
-    Sizes come in order of first appearance. The plan depends on nothing else, so a resumed run and a run on more
-    machines have the same batches.
-    """
-    by_size: dict[Hashable, list[Scene]] = {}
-    for scene in scenes:
-        # Alone in its batch, no image needs to know.
-        alike = model.batch_key(scene.image) if batch_size > 1 else (scene.image.height, scene.image.width)
-        by_size.setdefault(alike, []).append(scene)
-    return [
-        group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
-    ]
+def images_of(plan: Sequence[Sequence[Scene]]) -> int:
+    """How many images a plan has; scenes are not read for it."""
+    return plan.images if isinstance(plan, BatchPlan) else sum(map(len, plan))
 
 
 def lanes_of(model: Model, threads: int) -> int:
@@ -134,7 +124,7 @@ def best_batch_size(model: Model, dataset: Dataset, reporter: Reporter) -> int:
     Each size is timed several times after it was warm, and its best time counts: what disturbs only makes it longer.
     """
     # The images of the batches that most images will be in.
-    fullest = max(plan_batches(dataset.scenes, 64, model), key=len)
+    fullest = max(plan_batches(dataset.scenes[:PLAN_IMAGES], 64, model), key=len)
     loaded = [model.load(scene) for scene in fullest[:_TRIED_IMAGES]]
     best, best_rate, size = 1, 0.0, 1
     while size <= len(fullest):
@@ -260,7 +250,7 @@ class Loop:
         threads = torch.get_num_threads()
         lanes = lanes_of(self.model, threads)
         self._lanes = lanes
-        images = sum(map(len, plan))
+        images = images_of(plan)
         self._before_rate = batches_before_rate(len(plan), images, lanes=lanes, workers=self.workers)
         torch.set_num_threads(max(1, threads // lanes))
         # On CUDA one thread feeds the device, and what comes after the device runs in `scorers`.

@@ -13,11 +13,13 @@ from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
+from panbench.datasets.scenes import in_any_order, order_sha256, scenes_by_id
 from panbench.evaluation.loop import Report
 from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.evaluation.prediction_names import png_name
 from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
+from panbench.panoptic.sources import absolute_text
 from panbench.runs import (
     CANDIDATES,
     PREDICTIONS,
@@ -63,9 +65,10 @@ def first_record(
             name=dataset.name,
             split=dataset.split,
             gt=str(dataset.gt),
-            gt_dir=None if dataset.gt_dir is None else str(dataset.gt_dir.absolute()),
+            gt_dir=None if dataset.gt_dir is None else absolute_text(dataset.gt_dir),
             images=str(dataset.images),
             fingerprint=dataset.fingerprint,
+            rows=dataset.rows,
             n_images=dataset.n_images,
             has_ground_truth=dataset.has_ground_truth,
         ),
@@ -110,13 +113,12 @@ def resume_settings(
 
     joined: what studies add, with settings of their own
     """
-    chosen = json.dumps([scene.image.id for scene in dataset.scenes]).encode()
     described, running = model.describe(), way_of_running(model)
     return {
         "config_sha256": described.config_sha256,
         "weights_sha256": described.weights_sha256,
         "dataset_fingerprint": dataset.fingerprint,
-        "images_sha256": hashlib.sha256(chosen).hexdigest(),
+        "images_sha256": order_sha256(dataset.scenes),
         "device": model.device.type,
         "exif": dataset.exif,
         **_map_settings(mapping),
@@ -168,7 +170,7 @@ def changed_files(run: Run, dataset: Dataset) -> list[str]:
     stored = run.files
     place_of = {image_id: place for place, image_id in enumerate(stored.image_id.tolist())}
     changed = []
-    for scene in dataset.scenes:
+    for scene in in_any_order(dataset.scenes):
         place = place_of.get(scene.image.id)
         if place is None:
             continue
@@ -185,7 +187,7 @@ def changed_predictions(run: Run, dataset: Dataset) -> list[str]:
     if run.path is None or not digests:
         return []
     folder = run.path / PREDICTIONS
-    paths = ((folder / png_name(scene), digests.get(scene.image.id)) for scene in dataset.scenes)
+    paths = ((folder / png_name(scene), digests.get(scene.image.id)) for scene in in_any_order(dataset.scenes))
     return [str(path) for path, digest in paths if digest is not None and digest_of(path) != digest]
 
 
@@ -263,7 +265,8 @@ def close_run(
 
 def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
     """A sentence each on photographs with an EXIF orientation, and on JPEGs with bytes too many."""
-    paths = {scene.image.id: scene.image_path for scene in dataset.scenes}
+    named = [*files.oriented[:1].tolist(), *files.extraneous[:1].tolist()]
+    paths = {image_id: scene.image_path for image_id, scene in scenes_by_id(dataset.scenes, named).items()}
     sentences = []
     if len(files.oriented):
         what = (

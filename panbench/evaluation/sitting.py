@@ -9,6 +9,7 @@ from panbench.base.errors import BadDataset, BadRun, PanbenchError, Terminated
 from panbench.base.reporter import Reporter
 from panbench.base.text import in_sentence, listed
 from panbench.datasets import Dataset
+from panbench.datasets.scenes import in_any_order
 from panbench.evaluation.distributed import Ranks
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop
@@ -116,7 +117,7 @@ class Sitting:
     def _unreadable(self, run: Run) -> int | None:
         """How many images a finished run had to skip; None when one can be read by now, so that it is scored."""
         held = frozenset(run.images.tolist())
-        lacking = [scene for scene in self._dataset.scenes if scene.image.id not in held]
+        lacking = [scene for scene in in_any_order(self._dataset.scenes) if scene.image.id not in held]
         for scene in lacking:
             with contextlib.suppress(BadDataset):
                 self._model.load(scene)
@@ -171,7 +172,7 @@ class Sitting:
             return
         for target, writer in enumerate(self._writers):
             if self._options.save_predictions:
-                names = {scene.image.id: png_name(scene) for scene in self._dataset.scenes}
+                names = {scene.image.id: png_name(scene) for scene in in_any_order(self._dataset.scenes)}
                 write_predictions_json(Run(writer.info, writer.path), names)
             close_run(writer, self._dataset, reports, target, self._reporter, "done", None)
         self._pass_on(loop.listeners)

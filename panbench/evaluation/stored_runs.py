@@ -24,6 +24,7 @@ from panbench.models.model import LoadedImage, Model
 from panbench.models.predict import labels_as_categories
 from panbench.models.rules import Rule, parse_rule
 from panbench.models.stored import StoredOutputs
+from panbench.panoptic.sources import exists
 from panbench.panoptic.types import Exif, Scene
 from panbench.runs import ModelRecord, Run
 
@@ -114,7 +115,7 @@ class StoredModel(Model):
 def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
     """The images of a run with their ground truth; the photographs may be gone. Raises BadRun, BadDataset."""
     record = run.info.dataset
-    if record.gt is None or not Path(record.gt).is_file():
+    if record.gt is None or not exists(record.gt):
         raise BadRun(f"{run.name}: its ground truth {record.gt} was not found. Put it back, or evaluate again.")
     dataset = open_json(
         Path(record.gt),

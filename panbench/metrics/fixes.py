@@ -50,17 +50,21 @@ MOST_CELLS = 25
 _OF_PREDICTION = tuple(cause.name in ("merged", "duplicate", "hallucinated") for cause in CAUSES)
 
 
-def priced_errors(errors: pd.DataFrame, matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
+def priced_errors(
+    errors: pd.DataFrame, matched: Matched, categories: Sequence[Category], totals: tuple[Float, Float] | None = None
+) -> pd.DataFrame:
     """Each error with what mending it alone would win, the dearest first.
 
     errors: from `assign_causes` of `matched`
+    totals: Σ IoU and TP + (FP + FN)/2 of each category, of all images that PQ is of where `matched` has only some
     Columns: image_id, cause, category_id, size (one of SIZES), gt_ids, pred_ids (tuples of the segments that belong to
     it; of a merged or split one, all of them), iou (of an imperfect mask; NaN else), gain. Ties are broken by image and
     by the order of the segments.
     """
     found = _Changes.of(errors, matched, categories)
     count, rows = len(found.cell), errors.iloc[found.wrong]
-    gain = _Now.of(found.base, len(categories)).gains(found.number, found.delta, count)
+    now = _Now.of(found.base, len(categories)) if totals is None else _Now(*totals)
+    gain = now.gains(found.number, found.delta, count)
     cause, place, size = _parts_of(found.cell, len(categories))
     sides = {f"{name}s": _members(rows[name].to_numpy(np.int64), found.number, count) for name in ("gt_id", "pred_id")}
     first = rows.iloc[found.first]

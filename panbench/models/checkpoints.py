@@ -17,18 +17,22 @@ from torch import Tensor, nn
 
 from panbench.base import hub
 from panbench.base.download import download, what_is_wrong
-from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, BadModel, DownloadFailed, Unreachable, Way
+from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, BadModel, DownloadFailed, Unreachable
 from panbench.base.files import hash_in_name, sha256_of
 from panbench.base.reporter import SILENT, Counting, Reporter, counter
 from panbench.base.secrets import without_secrets
 from panbench.base.text import licence_in_words
-from panbench.catalog import ModelSpec, delta_of, load_catalog, repository_of, weights_path
+from panbench.catalog import (
+    OTHER_WEIGHTS,
+    ModelSpec,
+    delta_of,
+    load_catalog,
+    refuse_folder_without_weights,
+    repository_of,
+    weights_path,
+)
 from panbench.models.checkpoint_forms import bare_names, followed, part_of, refuse_bare_pickle, shards_of, shown
 
-_WAYS_OUT = (
-    Way("give a file with --checkpoint FILE", "--checkpoint"),
-    Way("run the model untrained with --checkpoint random", "--checkpoint"),
-)
 # torch's list of names that a checkpoint may use is global to the process.
 _lock = threading.Lock()
 
@@ -79,17 +83,12 @@ def fetch_weights(
     if repository is not None and spec.weights is None:
         return _fetch_from_hub(spec, repository, offline, reporter)
     path = weights_path(spec)
-    if path is None and "folder" in spec.settings:
-        raise BadCheckpoint(
-            f"{spec.settings['folder']} has no weights: neither {' nor '.join(hub.WEIGHTS_NAMES)}. Save them there "
-            "(save_pretrained), or copy them from where config.json is from.",
-            ways=_WAYS_OUT,
-        )
+    refuse_folder_without_weights(spec)
     if path is None or spec.weights is None:
-        raise BadCheckpoint(f"The config of {spec.title} names no weights.", ways=_WAYS_OUT)
+        raise BadCheckpoint(f"The config of {spec.title} names no weights.", ways=OTHER_WEIGHTS)
     if "://" not in spec.weights:
         if not path.is_file():
-            raise BadCheckpoint(f"There is no weights file {path} for {spec.title}.", ways=_WAYS_OUT)
+            raise BadCheckpoint(f"There is no weights file {path} for {spec.title}.", ways=OTHER_WEIGHTS)
         return path
     sha256 = hash_in_name(path.name)
     if offline:
@@ -98,7 +97,7 @@ def fetch_weights(
             raise BadCheckpoint(
                 f"The weights of {spec.title} are not at {path}: {problem}. {_how_to_fetch(spec)}, or put "
                 f"{without_secrets(spec.weights)} there.",
-                ways=_WAYS_OUT,
+                ways=OTHER_WEIGHTS,
             )
         return path
     if spec.license is not None and not path.is_file():
@@ -107,7 +106,7 @@ def fetch_weights(
         return download(spec.weights, path, sha256=sha256, progress=_counted(spec, reporter))
     except DownloadFailed as error:
         without = (WITHOUT_DOWNLOAD,) if isinstance(error, Unreachable) else ()
-        raise error.with_ways(*_WAYS_OUT, *without) from error
+        raise error.with_ways(*OTHER_WEIGHTS, *without) from error
 
 
 def refuse_differences(spec: ModelSpec) -> None:
@@ -137,7 +136,7 @@ def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, offline: bool, 
         raise BadCheckpoint(
             f"The files of {spec.title} ({repository}) are not on this machine. {_how_to_fetch(spec)}; they come from "
             f"{repository.page}.",
-            ways=_WAYS_OUT,
+            ways=OTHER_WEIGHTS,
         )
     if folder is None:
         listing = hub.list_files(repository)

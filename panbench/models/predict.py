@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 
 from panbench.base.errors import BadDataset, BadModel
-from panbench.datasets.convert import shipped_categories
-from panbench.datasets.shapes import CATEGORIES as SHAPES
-from panbench.models.labels import match_categories
+from panbench.models.labels import known_labels, match_categories
 from panbench.models.model import Model
 from panbench.models.rules import Rule, SettledMap, fuse
 from panbench.panoptic.types import Category, Exif, ImageInfo, PanopticPrediction, Scene, Segment
@@ -24,8 +22,6 @@ __all__ = [
     "scene_of",
     "segment",
 ]
-
-KNOWN_SETS = ("coco", "cityscapes", "ade20k")
 
 CategoryIds = Sequence[int] | Mapping[int, int]
 """The dataset's category id of each label."""
@@ -77,17 +73,12 @@ def labels_as_categories(model: Model) -> list[Category]:
 def model_categories(model: Model) -> tuple[Category, ...]:
     """A category for each label of the model, in their order.
 
-    Where the names are those of COCO, Cityscapes, ADE20K or shapes, ids and colours are that set's; else ids count
-    from 1. Raises BadModel for a model that names no categories.
+    Where the names are those of a set that panbench knows (`labels.known_labels`), ids, colours and spelling are that
+    set's; else ids count from 1. Raises BadModel for a model that names no categories.
     """
     own = labels_as_categories(model)
-    shapes = tuple(
-        Category(c["id"], c["name"], bool(c["isthing"]), c["supercategory"], tuple(c["color"])) for c in SHAPES
-    )
-    for known in (*(shipped_categories(name) for name in KNOWN_SETS), shapes):
-        by_name = {category.name: category for category in known}
-        if len(by_name) == len(known) == len(own) and set(by_name) == set(model.class_names):
-            return tuple(by_name[name] for name in model.class_names)
+    if (known := known_labels(model.class_names)) is not None:
+        return known
     return tuple(Category(category.id + 1, category.name, category.isthing) for category in own)
 
 

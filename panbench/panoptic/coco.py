@@ -5,14 +5,15 @@ In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.o
 
 import difflib
 import hashlib
+import io
 import json
 import math
 import os
 import re
 from array import array
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,26 +23,31 @@ from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
+from panbench.panoptic.sources import common_folder, folders_of, sources_of
 from panbench.panoptic.types import (
     MAX_ID,
     Annotation,
     AnnotationColumns,
     Category,
     IdMap,
+    ImageColumns,
     ImageInfo,
     PanopticSet,
     Segment,
+    SetColumns,
     sharing,
 )
 
 __all__ = [
     "ids_to_rgb",
+    "png_folder",
     "read_annotation_columns",
     "read_id_png",
     "read_ids",
     "read_panoptic_json",
     "read_png_names",
     "read_predictions_json",
+    "read_set_columns",
     "rgb_to_ids",
     "write_id_png",
     "write_panoptic_json",
@@ -138,20 +144,21 @@ def read_panoptic_json(
 
     folder: where the id PNGs lie; by default the JSON's path without `.json`, as panopticapi has it
     images_suffice: accept a JSON without the key `annotations`, such as a list of test images
-    Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
+    Several JSONs (sources.py) make one set. Raises BadDataset, naming the file, the record and the field, when a JSON
+    is not COCO panoptic.
     """
+    if len(sources := sources_of(path)) > 1:
+        folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+        read = [read_panoptic_json(*pair, images_suffice=images_suffice) for pair in zip(sources, folders, strict=True)]
+        return _as_one(read, Path(path))
+    path = sources[0]
     reader = _Reader(Path(path))
     optional = ("annotations",) if images_suffice else ()
     document = reader.document(("images", "annotations", "categories"), optional)
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
-    unknown_ids = [image_id for image_id in annotations if image_id not in images]
-    if unknown_ids:
-        raise BadDataset(
-            f"{path}: annotations name image ids that `images` does not list: {listed(unknown_ids)}. "
-            "Add the images or drop the annotations."
-        )
+    _check_listed(path, [image_id for image_id in annotations if image_id not in images])
     return PanopticSet(categories, images, annotations, _folder_of(path, folder), Path(path))
 
 
@@ -161,6 +168,11 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     A segment needs `id` and `category_id`; `score` is kept where given; areas are counted from the PNG later and are 0
     here. Categories are not checked here; the scorer does. Otherwise as `read_panoptic_json`.
     """
+    if len(sources := sources_of(path)) > 1:
+        folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
+        read = [read_predictions_json(*pair) for pair in zip(sources, folders, strict=True)]
+        return _as_one(read, Path(path))
+    path = sources[0]
     reader = _Reader(Path(path))
     document = reader.document(("annotations",))
     annotations = reader.annotations(document["annotations"], None, counted=True)
@@ -169,10 +181,37 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
 
 def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
     """The id PNG of each image as a panoptic JSON names it; its segments are not looked at. Raises BadDataset."""
+    if len(sources := sources_of(path)) > 1:
+        _, below = common_folder([png_folder(source) for source in sources])
+        pairs = zip(sources, below, strict=True)
+        return {image: begin + name for one, begin in pairs for image, name in read_png_names(one).items()}
+    path = sources[0]
     reader = _Reader(Path(path))
     records = enumerate(reader.document(("annotations",))["annotations"])
     places = ((f"annotations[{index}]", record) for index, record in records)
     return {reader.integer(record, "image_id", where): reader.file_name(record, where) for where, record in places}
+
+
+def _as_one(read: Sequence[PanopticSet], path: Path) -> PanopticSet:
+    """Several sets as one. Raises BadDataset where their categories differ or they share images."""
+    folder, below = common_folder([one.folder for one in read])
+    annotations: dict[int, Annotation] = {}
+    for one, begin in zip(read, below, strict=True):
+        if one.categories != read[0].categories:
+            raise BadDataset(
+                f"{read[0].path} and {one.path} have different categories, so they are no parts of one set."
+            )
+        if both := sorted(annotations.keys() & one.annotations.keys()):
+            raise BadDataset(
+                f"{one.path} shares {len(both):,} images with other parts ({listed(both)}). Each image may be in one "
+                "of them only."
+            )
+        annotations |= {
+            image_id: replace(annotation, file_name=begin + annotation.file_name)
+            for image_id, annotation in one.annotations.items()
+        }
+    images = {image_id: image for one in read for image_id, image in one.images.items()}
+    return PanopticSet(read[0].categories, images, annotations, folder, path)
 
 
 def read_annotation_columns(
@@ -183,6 +222,8 @@ def read_annotation_columns(
     As for panopticapi, `images` may be absent. Otherwise the same rules apply, with the same
     messages.
     """
+    if len(sources_of(path)) > 1:
+        raise BadDataset(f"{path} stands for several JSONs, and one is needed here. Join them, or score without AP.")
     reader = _Reader(Path(path))
     rows = _Rows()
     categories: tuple[Category, ...] = ()
@@ -209,6 +250,39 @@ def read_annotation_columns(
     if not predictions:
         _check_category_ids(reader, columns)
     return columns
+
+
+def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False) -> SetColumns:
+    """Reads all of a panoptic JSON (or one of predictions) as columns; refuses what `read_panoptic_json` refuses.
+
+    Raises BadDataset, naming the file, the record and the field.
+    """
+    reader = _Reader(Path(path))
+    rows = _Rows(with_boxes=True)
+    images = _ImageRows()
+    categories: tuple[Category, ...] = ()
+    own_categories: dict[int, tuple[str, bool | None]] = {}
+    keys = ("annotations",) if predictions else ("images", "annotations", "categories")
+    optional = () if predictions else ("annotations",)
+    for key, records in reader.walk(keys, optional, besides=("categories",)):
+        if key == "annotations":
+            for index, record in enumerate(records):
+                rows.add(reader, record, index, predictions)
+        elif key == "images":
+            images.read(reader, records)
+        elif predictions:
+            own_categories = _own_categories(records)
+        else:
+            categories = reader.categories(list(records))
+    annotations = replace(
+        rows.columns(categories, _folder_of(path, None), Path(path)),
+        own_categories=own_categories,
+        same_photograph=sharing(list(images.places), np.fromiter(map(hash, images.names), np.int64, len(images.names))),
+    )
+    if not predictions:
+        _check_category_ids(reader, annotations)
+        _check_listed(path, [image_id for image_id in annotations.image_ids if image_id not in images.places])
+    return SetColumns(annotations, images.columns(), np.array(rows.boxes).reshape(-1, 4), np.array(rows.score))
 
 
 def _photographs(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
@@ -260,6 +334,14 @@ def write_panoptic_json(path: str | os.PathLike[str], panoptic_set: PanopticSet)
     )
 
 
+def _check_listed(path: str | os.PathLike[str], unknown_ids: Sequence[int]) -> None:
+    if unknown_ids:
+        raise BadDataset(
+            f"{path}: annotations name image ids that `images` does not list: {listed(unknown_ids)}. "
+            "Add the images or drop the annotations."
+        )
+
+
 def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
     known = np.array([category.id for category in columns.categories], np.int32)
     unknown = np.flatnonzero(~np.isin(columns.category_id, known))
@@ -271,14 +353,18 @@ def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
 
 
 class _Rows:
-    """The columns of AnnotationColumns while they grow."""
+    """The columns of AnnotationColumns while they grow.
 
-    def __init__(self) -> None:
+    with_boxes: also keep `bbox`, four numbers a segment, NaN where it has none; scores then keep all digits
+    """
+
+    def __init__(self, with_boxes: bool = False) -> None:
+        self.boxes: array[float] | None = array("d") if with_boxes else None
         self.image_ids: dict[int, None] = {}
         self.file_names: list[str] = []
         self.first = array("q", [0])
         self.id, self.category_id, self.area = array("i"), array("i"), array("q")
-        self.iscrowd, self.score = array("b"), array("f")
+        self.iscrowd, self.score = array("b"), array("d" if with_boxes else "f")
 
     def add(self, reader: "_Reader", record: Any, index: int, counted: bool) -> None:
         """Appends one record of `annotations`.
@@ -312,7 +398,7 @@ class _Rows:
             plain = False
         if plain:
             crowds = array("b", [value == 1 for value in iscrowd])
-            score = array("f", [math.nan]) * len(ids)
+            score = array(self.score.typecode, [math.nan]) * len(ids)
         else:
             annotation = reader.annotation(record, index, self.image_ids, counted)
             image_id, name, listing = annotation.image_id, annotation.file_name, annotation.segments
@@ -320,7 +406,12 @@ class _Rows:
             category_ids = array("i", [segment.category_id for segment in listing])
             area = array("q", [segment.area for segment in listing])
             crowds = array("b", [segment.iscrowd for segment in listing])
-            score = array("f", [math.nan if segment.score is None else segment.score for segment in listing])
+            score = array(
+                self.score.typecode, [math.nan if segment.score is None else segment.score for segment in listing]
+            )
+        if self.boxes is not None:
+            for segment in record["segments_info"]:
+                self.boxes.extend(_box(segment.get("bbox")) or _NO_BOX)
         self.image_ids[image_id] = None
         self.file_names.append(name)
         self.id.extend(ids)
@@ -346,6 +437,33 @@ class _Rows:
         )
 
 
+class _ImageRows:
+    """The columns of ImageColumns while they grow, checked as `_Reader.images` checks them."""
+
+    def __init__(self) -> None:
+        self.places: dict[int, int] = {}
+        self.names: list[str] = []
+        self.heights, self.widths = array("q"), array("q")
+
+    def read(self, reader: "_Reader", records: Iterable[Any]) -> None:
+        """Takes all records of `images`."""
+        for index, record in enumerate(records):
+            image = reader.image(record, f"images[{index}]")
+            if self.places.setdefault(image.id, index) != index:
+                raise reader.refuse(f"images[{index}] repeats image id {image.id}.")
+            self.names.append(image.file_name)
+            self.heights.append(image.height)
+            self.widths.append(image.width)
+
+    def columns(self) -> ImageColumns:
+        return ImageColumns(
+            np.fromiter(self.places, np.int64, len(self.places)),
+            self.names,
+            np.array(self.heights, np.int64),
+            np.array(self.widths, np.int64),
+        )
+
+
 def _segment_record(segment: Segment) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": segment.id,
@@ -360,13 +478,20 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
     return record
 
 
-def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
+def png_folder(path: str | os.PathLike[str]) -> Path:
+    """Where the id PNGs of a JSON lie unless a folder is named."""
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
-    return Path(os.fspath(path).replace(".json", "")) if folder is None else Path(folder)
+    return Path(re.sub(r"\.jsonl?$", "", os.fspath(path)).replace(".json", ""))
+
+
+def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
+    return png_folder(path) if folder is None else Path(folder)
 
 
 # Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.
 _MAX_CATEGORY_ID = 2**31 - 1
+
+_NO_BOX = (math.nan,) * 4
 
 _SCAN = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -426,7 +551,11 @@ class _Reader:
 
         So the objects of a large JSON are never all in memory. Exhaust each iterator before asking for the next.
         besides: keys that need not be there, and need not be lists: what else they are is passed over
+        Of JSON lines (`.jsonl`) the same lists are made; see `_walk_lines`.
         """
+        if self.path.suffix == ".jsonl":
+            yield from self._walk_lines(keys, optional, besides)
+            return
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
         start = _skip(text, 0)
@@ -456,6 +585,40 @@ class _Reader:
             raise self.not_json(problem) from None
         if missing:
             raise self.refuse(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
+
+    def _walk_lines(
+        self, keys: tuple[str, ...], optional: tuple[str, ...], besides: tuple[str, ...]
+    ) -> Iterator[tuple[str, Iterable[Any]]]:
+        """The lists of JSON lines: one line with `categories`, and one an image.
+
+        A line of an image has `image_id`, `segments_info` where it is annotated, `png` (the name of its id PNG), and of
+        ground truth `file_name`, `height` and `width`. Without `png` the file name with `.png` is taken.
+        """
+        text, wanted = self.text(), (*keys, *besides)
+        if "categories" in wanted:
+            described = [line["categories"] for line in self._lines(text, '"categories"') if "categories" in line]
+            if not described and "categories" in keys and "categories" not in optional:
+                raise self.refuse('has no line {"categories": [...]}.')
+            if len(described) > 1 or not all(isinstance(listing, list) for listing in described):
+                raise self.refuse("must have one line with `categories`, a list.")
+            yield "categories", described[0] if described else []
+        if "images" in wanted:
+            of_images = (line for line in self._lines(text, '"height"') if "height" in line)
+            yield "images", ({**line, "id": line.get("image_id")} for line in of_images)
+        of_annotations = (line for line in self._lines(text, '"segments_info"') if "segments_info" in line)
+        yield "annotations", ({**line, **_png_of(line)} for line in of_annotations)
+
+    def _lines(self, text: str, word: str) -> Iterator[dict[str, Any]]:
+        """The objects of the lines that have a word."""
+        for number, line in enumerate(io.StringIO(text), start=1):
+            if word in line:
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError) as problem:
+                    raise self.refuse(f"line {number} is not JSON ({problem}).") from None
+                if not isinstance(record, dict):
+                    raise self.refuse(f"line {number} must be an object, not {type(record).__name__}.")
+                yield record
 
     def text(self) -> str:
         try:
@@ -521,16 +684,19 @@ class _Reader:
         found: dict[int, ImageInfo] = {}
         for index, record in enumerate(records):
             where = f"images[{index}]"
-            image = ImageInfo(
-                id=self.integer(record, "id", where),
-                file_name=self.file_name(record, where),
-                height=self.integer(record, "height", where, low=1),
-                width=self.integer(record, "width", where, low=1),
-            )
+            image = self.image(record, where)
             if image.id in found:
                 raise self.refuse(f"{where} repeats image id {image.id}.")
             found[image.id] = image
         return found
+
+    def image(self, record: Any, where: str) -> ImageInfo:
+        return ImageInfo(
+            id=self.integer(record, "id", where),
+            file_name=self.file_name(record, where),
+            height=self.integer(record, "height", where, low=1),
+            width=self.integer(record, "width", where, low=1),
+        )
 
     def annotations(self, records: list[Any], category_ids: set[int] | None, counted: bool) -> dict[int, Annotation]:
         """Annotations by image id. `counted`: areas are counted from the PNG later, so `area` is not read."""
@@ -636,6 +802,14 @@ class _Reader:
         if type(score) not in (int, float) or not math.isfinite(score):
             raise self.refuse(f"{where}.score must be a finite number, not {score!r}.")
         return float(score)
+
+
+def _png_of(line: Mapping[str, Any]) -> dict[str, str]:
+    """The name of the id PNG of a line; nothing where it names none, so that the refusal says so."""
+    if isinstance(line.get("png"), str):
+        return {"file_name": line["png"]}
+    name = line.get("file_name")
+    return {"file_name": str(PurePosixPath(name).with_suffix(".png"))} if isinstance(name, str) and name else {}
 
 
 def _color(value: Any) -> tuple[int, int, int] | None:

@@ -20,11 +20,13 @@ __all__ = [
     "Category",
     "Exif",
     "IdMap",
+    "ImageColumns",
     "ImageInfo",
     "PanopticPrediction",
     "PanopticSet",
     "Scene",
     "Segment",
+    "SetColumns",
     "in_groups",
     "sharing",
 ]
@@ -159,6 +161,29 @@ class AnnotationColumns:
     def same_png(self) -> tuple[tuple[int, ...], ...]:
         """The images that share an id PNG, as tuples of image ids."""
         return sharing(self.image_ids, np.fromiter(map(hash, self.file_names), np.int64, len(self)))
+
+
+@dataclass(frozen=True)
+class ImageColumns:
+    """The images that a panoptic JSON lists as columns: ids, heights and widths are int64."""
+
+    id: npt.NDArray[np.int64]
+    file_name: list[str]
+    height: npt.NDArray[np.int64]
+    width: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SetColumns:
+    """All of a panoptic JSON as columns. Predictions have no images.
+
+    boxes: (N, 4) float64, the `bbox` of each segment, NaN where it has none; scores: (N,) float64, NaN where unknown
+    """
+
+    annotations: AnnotationColumns
+    images: ImageColumns
+    boxes: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

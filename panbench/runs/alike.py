@@ -1,5 +1,6 @@
 """May these runs stand beside each other? What they must share, each fact with the sentence on runs that do not."""
 
+import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ __all__ = [
     "detection_library",
     "differing",
     "differing_settings",
+    "ground_truths",
+    "same_ground_truth",
     "settings_of",
     "unlike",
 ]
@@ -23,11 +26,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Fact:
-    """What runs may have to share. of: its value in run.json; sentence: on two runs, {} and {}, that differ in it."""
+    """What runs may have to share. of: its value in run.json; sentence: on two runs, {} and {}, that differ in it.
+
+    same: whether two values are the same
+    """
 
     name: str
     of: Callable[[RunInfo], Any]
     sentence: str = ""
+    same: Callable[[Any, Any], bool] = operator.eq
 
 
 def arithmetic(info: RunInfo) -> str | None:
@@ -45,6 +52,11 @@ def detection_library(info: RunInfo) -> str | None:
     )
 
 
+def same_ground_truth(one: DatasetRecord, other: DatasetRecord) -> bool:
+    """Whether two runs had the same ground truth: the same JSON, or the same rows from whatever files."""
+    return one.fingerprint == other.fingerprint or (one.rows is not None and one.rows == other.rows)
+
+
 _ON_MMDET = ("mmdet", "panbench.models.mmdet.", "panbench.models.panoptic_segformer.", "panbench.models.mask_dino.")
 """Adapters of networks that mmdet's modules run; the first is the name that runs of schema 1 have."""
 
@@ -59,7 +71,6 @@ _SENTENCES: Mapping[str, tuple[Callable[[RunInfo], Any], str]] = {
 
 
 _OTHERS: Mapping[str, Callable[[RunInfo], Any]] = {
-    "ground truth": lambda info: info.dataset.fingerprint,
     "kind": lambda info: info.kind,
     "family": lambda info: info.model and (info.model.family, info.model.adapter),
     "config": lambda info: info.model and (info.model.config_sha256, info.model.params),
@@ -68,6 +79,7 @@ _OTHERS: Mapping[str, Callable[[RunInfo], Any]] = {
     "precision": arithmetic,
 }
 FACTS: Mapping[str, Fact] = {
+    "ground truth": Fact("ground truth", lambda info: info.dataset, same=same_ground_truth),
     **{name: Fact(name, of, sentence) for name, (of, sentence) in _SENTENCES.items()},
     **{name: Fact(name, of) for name, of in _OTHERS.items()},
 }
@@ -76,7 +88,22 @@ FACTS: Mapping[str, Fact] = {
 
 def differing(one: RunInfo, other: RunInfo, facts: Sequence[Fact]) -> list[str]:
     """The names of the facts in which two runs differ."""
-    return [fact.name for fact in facts if fact.of(one) != fact.of(other)]
+    return [fact.name for fact in facts if not fact.same(fact.of(one), fact.of(other))]
+
+
+def ground_truths(datasets: Sequence[DatasetRecord]) -> list[int]:
+    """A number for each dataset; those of the same ground truth, also by way of others, have the same one."""
+    names: dict[str, int] = {}
+    found: list[int] = []
+    for number, dataset in enumerate(datasets):
+        keys = [f"json {dataset.fingerprint}", *([] if dataset.rows is None else [f"rows {dataset.rows}"])]
+        known = {names[key] for key in keys if key in names}
+        found.append(min(known, default=number))
+        # A run may show that two groups are one: it has the JSON of one and the rows of the other.
+        joined = dict.fromkeys(known, found[-1])
+        found = [joined.get(group, group) for group in found]
+        names = {key: joined.get(group, group) for key, group in names.items()} | dict.fromkeys(keys, found[-1])
+    return found
 
 
 def unlike(runs: Sequence[Run], *facts: str) -> str | None:
@@ -102,7 +129,7 @@ def _reason(fact: str, first: Run, other: Run) -> str | None:
 
 def _ground_truth(first: Run, other: Run) -> str | None:
     left, right = first.info.dataset, other.info.dataset
-    if left.fingerprint == right.fingerprint:
+    if same_ground_truth(left, right):
         return None
     names = [_name_of(left), _name_of(right)]
     if names[0] != names[1]:
@@ -135,7 +162,7 @@ _OF_RUNS: Mapping[str, Callable[[Run, Run], str | None]] = {
 def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str] = ()) -> list[str]:
     """A phrase for each setting in which two runs differ: "precision was 'fp32' and is 'bf16'".
 
-    apart_from: names of arguments that may differ
+    apart_from: names of settings that may differ
     """
     before, after = settings_of(one, apart_from), settings_of(other, apart_from)
     return [
@@ -148,8 +175,7 @@ def differing_settings(one: RunInfo, other: RunInfo, apart_from: Collection[str]
 def settings_of(info: RunInfo, apart_from: Collection[str] = ()) -> dict[str, Any]:
     """All that makes a run's numbers, whatever its images, by name."""
     model = info.model
-    arguments = {name: value for name, value in info.arguments.items() if name not in apart_from}
-    return {
+    found = {
         "kind": info.kind,
         "model": model and model.name,
         "weights": model and model.weights_sha256,
@@ -159,8 +185,9 @@ def settings_of(info: RunInfo, apart_from: Collection[str] = ()) -> dict[str, An
         "predictions": info.predictions and info.predictions.sha256,
         "categories": [plain(category) for category in info.categories],
         "category_map": plain(info.category_map),
-        **{name: plain(value) for name, value in arguments.items()},
+        **{name: plain(value) for name, value in info.arguments.items()},
     }
+    return {name: value for name, value in found.items() if name not in apart_from}
 
 
 def _short(value: Any) -> str:

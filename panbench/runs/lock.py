@@ -4,12 +4,13 @@
 takes it.
 """
 
+from datetime import datetime
 from pathlib import Path
 
 from panbench.base import locks
 from panbench.base.errors import BadRun
 
-__all__ = ["RunLock", "is_locked", "lock_path", "owner_of"]
+__all__ = ["RunLock", "is_locked", "lock_path", "may_be_written", "owner_of", "written_since"]
 
 
 def lock_path(folder: Path) -> Path:
@@ -52,6 +53,23 @@ class RunLock:
 def owner_of(folder: Path) -> str:
     """Who has locked a run folder, in words: "process 12 on host a since …"."""
     return locks.owner_of(lock_path(folder))
+
+
+def may_be_written(folder: Path) -> bool:
+    """Whether somebody may be writing the run folder right now, as far as reading alone tells; `is_locked` is sure.
+
+    For those who look on: they must not hold the lock for a moment, as a writer that begins then would be refused.
+    """
+    if not locks.is_present(lock_path(folder)):
+        return False
+    holder = locks.holder_of(lock_path(folder))
+    return holder is None or not holder.has_ended
+
+
+def written_since(folder: Path) -> datetime | None:
+    """When whoever writes the run folder began; None where nobody does or no record says."""
+    holder = locks.holder_of(lock_path(folder))
+    return None if holder is None else holder.since
 
 
 def is_locked(folder: Path) -> bool:

@@ -8,6 +8,8 @@ from pathlib import Path
 from panbench.base.errors import BadRun
 from panbench.base.files import sha256_of
 from panbench.panoptic.coco import read_predictions_json
+from panbench.panoptic.fingerprint import fingerprint_of_files
+from panbench.panoptic.sources import exists, sources_of
 from panbench.panoptic.types import PanopticSet
 from panbench.runs.folder import Run
 from panbench.runs.layout import PREDICTIONS, PREDICTIONS_JSON
@@ -45,7 +47,7 @@ def predictions_place(run: Run) -> tuple[Path, Path] | None:
     if run.path is not None and (run.path / PREDICTIONS_JSON).is_file():
         return run.path / PREDICTIONS_JSON, run.path / PREDICTIONS
     scored = run.info.predictions
-    if scored is not None and scored.json and Path(scored.json).is_file():
+    if scored is not None and scored.json and exists(scored.json):
         return Path(scored.json), Path(scored.folder)
     return None
 
@@ -61,7 +63,7 @@ def check_predictions_json(run: Run, path: Path) -> bool:
     scored = run.info.predictions
     if scored is None or Path(scored.json).name != path.name:
         return False
-    if sha256_of(path) != scored.sha256:
+    if fingerprint_of_files(map(sha256_of, sources_of(path))) != scored.sha256:
         raise BadRun(
             f"{path} is not what {run.name} was made from (its SHA-256 differs). Restore it, or score it again."
         )

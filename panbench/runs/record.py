@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import json
 import math
+import shlex
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -126,7 +127,9 @@ class DatasetRecord:
     images: str | None = None
     """the folder of the images; null for a scored folder unless `--images` named one"""
     fingerprint: str | None = None
-    """the SHA-256 of the JSON: runs with another one are not compared"""
+    """the SHA-256 of the JSON: runs that share neither it nor `rows` are not compared"""
+    rows: str | None = None
+    """the fingerprint of its images, segments and categories, whatever file they came from; null in older runs"""
     n_images: Count | None = None
     """how many images the JSON lists"""
     has_ground_truth: bool = True
@@ -157,6 +160,8 @@ class PredictionsRecord:
     """the folder of their id PNGs"""
     sha256: str
     """the SHA-256 of the JSON"""
+    rows: str | None = None
+    """the fingerprint of its segments, whatever file they came from; null in older runs"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -382,7 +387,7 @@ def read_info(folder: Path) -> RunInfo:
     except FileNotFoundError:
         raise BadRun(f"{folder} is not a run: {_what_else(folder)}.") from None
     except NotADirectoryError:
-        raise BadRun(f"{folder} is a file, not the folder of a run.") from None
+        raise BadRun(f"{folder} is a file, not the folder of a run.{_of_predictions(folder)}") from None
     except OSError as problem:
         raise BadRun(f"{path} cannot be read: {problem.strerror or problem}.") from None
     except RecursionError:
@@ -408,6 +413,13 @@ def _what_else(folder: Path) -> str:
         return "its run.json is lost, without which its parts cannot be read. Restore the file, or make the run again"
     runs = sorted(path.parent.name for path in folder.glob("*/run.json"))
     return f"it holds no run.json, but folders of runs: {listed(runs, most=5)}" if runs else "it holds no run.json"
+
+
+def _of_predictions(file: Path) -> str:
+    """How a JSON, which may be predictions, becomes a run."""
+    if file.suffix.lower() != ".json":
+        return ""
+    return f" `panbench score --gt FILE.json --pred {shlex.quote(str(file))} --out DIR` makes a run of predictions."
 
 
 def _beside(folder: Path) -> str:

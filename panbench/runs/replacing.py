@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shlex
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,7 +196,13 @@ def _identity(folder: Path) -> str | None:
 
 def run_bytes(path: Path) -> int:
     """How many bytes the files of a run folder take."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    size = 0
+    for file in path.rglob("*"):
+        # While a run is written, temporary files come and go.
+        with contextlib.suppress(FileNotFoundError):
+            state = file.stat()
+            size += state.st_size if stat.S_ISREG(state.st_mode) else 0
+    return size
 
 
 def _clear_away(home: Path) -> bool:

@@ -29,7 +29,6 @@ from panbench.base.errors import (
     PredictionMismatch,
     refuse_overwrite_and_resume,
 )
-from panbench.base.files import sha256_of
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.base.threads import available_cores
@@ -37,7 +36,6 @@ from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic import pixels
 from panbench.panoptic.boundary import boundary_pairs
-from panbench.panoptic.coco import read_annotation_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, IdRuns, check_pixels, count_run_pairs, decode_id_runs
 from panbench.panoptic.native import native, why_missing
 from panbench.panoptic.overlap import (
@@ -51,6 +49,7 @@ from panbench.panoptic.overlap import (
     tabulate,
     take,
 )
+from panbench.panoptic.sources import name_of
 from panbench.panoptic.types import AnnotationColumns
 from panbench.runs import (
     DatasetRecord,
@@ -70,6 +69,7 @@ from panbench.runs import (
 from panbench.runs.alike import differing_settings
 from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, key_of, own_key
+from panbench.scoring.sides import Side, read_sides, shard_of
 
 __all__ = ["as_json", "score_folder"]
 
@@ -113,6 +113,7 @@ def score_folder(
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
+    gt_json, pred_json: a JSON each, or several parts of one, as a pattern (`gt-*.json`)
     gt_dir, pred_dir: the folders of PNGs; by default the JSON's path without `.json`
     out: the run folder to write; None gives a run in memory
     threads: None for one per core that this process may use
@@ -146,12 +147,13 @@ def score_folder(
         raise BadDataset(
             f"There is no folder {images} with the images. Give the folder of photographs, or leave it out."
         )
-    gt = read_annotation_columns(gt_json, gt_dir)
-    pred = read_annotation_columns(pred_json, pred_dir, predictions=True)
+    gt_folder, pred_folder = (None if folder is None else Path(folder) for folder in (gt_dir, pred_dir))
+    gt_side, pred_side = read_sides(Path(gt_json), Path(pred_json), gt_folder, pred_folder, shard)
+    gt, pred = gt_side.columns, pred_side.columns
     for side, columns, option in (("ground-truth", gt, "--gt-dir"), ("predicted", pred, "--pred-dir")):
         if not columns.folder.is_dir():
             raise BadDataset(f"There is no folder {columns.folder} with the {side} id PNGs. Give theirs with {option}.")
-    plan = _Plan.of(gt, pred, shard)
+    plan = _Plan.of(gt_side, pred_side, shard)
     misfits = plan.faults(ignore_extra, allow_missing)
     clock.stop("load")
 
@@ -212,19 +214,24 @@ class _Plan:
     rows: the images to score, as rows of the ground truth, in order of image ids
     """
 
-    gt: AnnotationColumns
-    pred: AnnotationColumns
+    gt_side: Side
+    pred_side: Side
     pred_row: list[int]
     rows: list[int]
 
     @staticmethod
-    def of(gt: AnnotationColumns, pred: AnnotationColumns, shard: tuple[int, int] | None = None) -> "_Plan":
-        place = {image_id: row for row, image_id in enumerate(pred.image_ids)}
-        # By image id: the parts of a run then follow each other, and so do shards.
-        rows = np.argsort(np.array(gt.image_ids, np.int64), kind="stable")
-        if shard is not None:
-            rows = _share(rows, *shard)
-        return _Plan(gt, pred, [place.get(image_id, -1) for image_id in gt.image_ids], rows.tolist())
+    def of(gt: Side, pred: Side, shard: tuple[int, int] | None = None) -> "_Plan":
+        place = {image_id: row for row, image_id in enumerate(pred.columns.image_ids)}
+        pred_row = [place.get(image_id, -1) for image_id in gt.columns.image_ids]
+        return _Plan(gt, pred, pred_row, shard_of(gt, shard).tolist())
+
+    @property
+    def gt(self) -> AnnotationColumns:
+        return self.gt_side.columns
+
+    @property
+    def pred(self) -> AnnotationColumns:
+        return self.pred_side.columns
 
     def missing(self) -> list[int]:
         """The images without a prediction."""
@@ -232,8 +239,11 @@ class _Plan:
 
     def extra(self) -> list[int]:
         """The images that were predicted but are not in the ground truth."""
-        known = set(self.gt.image_ids)
-        return [image_id for image_id in self.pred.image_ids if image_id not in known]
+        if self.gt_side.has_images_of(self.pred_side):
+            return []
+        predicted = self.pred_side.ids
+        found: list[int] = predicted[~np.isin(predicted, self.gt_side.ids)].tolist()
+        return found
 
     def faults(self, ignore_extra: bool, allow_missing: bool) -> list[str]:
         """A sentence for each way in which the two JSONs do not fit, naming the first images."""
@@ -241,7 +251,7 @@ class _Plan:
         missing, extra = self.missing(), self.extra()
         if extra and not (allow_missing and ignore_extra):
             faults += self._other_set(extra)
-            if len(extra) == len(self.pred.image_ids):
+            if len(extra) == self.pred_side.n_images:
                 return faults
         if missing and len(missing) == len(self.rows) and not allow_missing:
             return [f"{self.pred.path} has no prediction for any of the {_images(missing)} of {self.gt.path}."]
@@ -267,7 +277,7 @@ class _Plan:
 
     def _other_set(self, extra: Sequence[int]) -> list[str]:
         """The likely cause where the ground truth and the predictions have few images or none in common."""
-        truth, predicted = self.gt.image_ids, self.pred.image_ids
+        truth, predicted = self.gt_side.ids.tolist(), self.pred_side.ids.tolist()
         shared = len(predicted) - len(extra)
         if 2 * shared >= min(len(truth), len(predicted)):
             return []
@@ -324,8 +334,8 @@ class _Plan:
         found = [
             f"{columns.path}: images {listed(images)} name one {what}. {so}"
             for columns, groups, what, so in (
-                (gt, gt.same_png, "id PNG", "Each image needs its own."),
-                (pred, pred.same_png, "id PNG", "Each image needs its own prediction."),
+                (gt, self.gt_side.same_png, "id PNG", "Each image needs its own."),
+                (pred, self.pred_side.same_png, "id PNG", "Each image needs its own prediction."),
                 (gt, gt.same_photograph, "photograph", "It counts as often."),
             )
             for images in groups[:_MOST_TOLD]
@@ -341,7 +351,7 @@ class _Plan:
                 f"{pred.path} says otherwise than {gt.path} what its category ids mean: {listed(different, 3)}. Scores "
                 "follow the ground truth: check that the predictions' ids are the dataset's."
             )
-        if np.isfinite(gt.score).any() and not np.isfinite(pred.score).any():
+        if self.gt_side.has_scores and not self.pred_side.has_scores:
             found.append(
                 f"The ground truth {gt.path} has scores, as predictions do, and {pred.path} has none: are the two "
                 "swapped?"
@@ -382,15 +392,6 @@ class _Plan:
 
 def _images(image_ids: Sequence[int]) -> str:
     return f"{len(image_ids):,} image{'s' * (len(image_ids) != 1)}"
-
-
-def _share(rows: npt.NDArray[np.int64], number: int, shards: int) -> npt.NDArray[np.int64]:
-    if not 1 <= number <= shards:
-        raise BadArgument(f"There is no shard {number} of {shards}. Shards are numbered from 1 to {shards}.")
-    share = np.array_split(rows, shards)[number - 1]
-    if not len(share):
-        raise BadArgument(f"Shard {number} of {shards} has no image: there are {len(rows)}. Use fewer shards.")
-    return share
 
 
 class _Store:
@@ -617,9 +618,11 @@ def _count_images(
 ) -> Iterator[_Counted]:
     """Looks at the images of some rows of the ground truth, and returns what was found in blocks of PART_IMAGES."""
     native()  # loaded here, once, before the threads start
-    keeper = _IndexKeeper.of(plan.gt.path, reporter) if index and len(plan.gt) >= _FEWEST_IMAGES_INDEXED else None
+    keeper = (
+        _IndexKeeper.of(plan.gt.path, reporter) if index and plan.gt_side.n_images >= _FEWEST_IMAGES_INDEXED else None
+    )
     # An index is written of all images: of some it would be without those that are not looked at.
-    written = keeper if len(rows) == len(plan.gt) else None
+    written = keeper if len(rows) == plan.gt_side.n_images else None
     counter = _Counter(plan, boundary, max_pixels, keeper.index if keeper else None)
     images, before = len(plan.rows), len(plan.rows) - len(rows)
     pool = ThreadPoolExecutor(threads)
@@ -741,17 +744,21 @@ def _info(
     missing = plan.missing()
     return RunInfo(
         kind="score",
-        name=pred.path.stem if out is None else Path(out).absolute().name,
+        name=name_of(pred.path) if out is None else Path(out).absolute().name,
         dataset=DatasetRecord(
-            name=gt.path.stem,
-            gt=str(gt.path.absolute()),
-            gt_dir=str(gt.folder.absolute()),
+            name=name_of(gt.path),
+            gt=plan.gt_side.json,
+            gt_dir=plan.gt_side.folder,
             images=None if images is None else str(Path(images).absolute()),
-            fingerprint=sha256_of(gt.path),
-            n_images=len(gt),
+            fingerprint=plan.gt_side.fingerprint,
+            rows=plan.gt_side.rows,
+            n_images=plan.gt_side.n_images,
         ),
         predictions=PredictionsRecord(
-            json=str(pred.path.absolute()), folder=str(pred.folder.absolute()), sha256=sha256_of(pred.path)
+            json=plan.pred_side.json,
+            folder=plan.pred_side.folder,
+            sha256=plan.pred_side.fingerprint,
+            rows=plan.pred_side.rows,
         ),
         categories=tuple(gt.categories),
         arguments=arguments,

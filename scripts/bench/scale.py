@@ -159,14 +159,17 @@ def main() -> None:
         answers = {}
         for engine in options.engines.split(","):
             command = [sys.executable, __file__, "--ask", engine, "--folder", str(folder)]
-            timed = subprocess.run(["/usr/bin/env", "time", "-f", "%M", *command], capture_output=True, text=True)
+            timed = subprocess.run(["/usr/bin/env", "time", "-f", "%U %S %M", *command], capture_output=True, text=True)
             if timed.returncode:
                 print(f"{engine:>8}: failed: {timed.stderr.strip().splitlines()[-2:]}")
                 continue
             found = json.loads(timed.stdout)
             answers[engine] = found["pq"]
-            memory = int(timed.stderr.strip().splitlines()[-1]) / 1e6
-            print(f"{engine:>8}: PQ of {len(found['pq'])} categories in {found['seconds']:.1f} s, peak {memory:.2f} GB")
+            user, system, memory = map(float, timed.stderr.strip().splitlines()[-1].split())
+            print(
+                f"{engine:>8}: PQ of {len(found['pq'])} categories in {found['seconds']:.1f} s, "
+                f"peak {memory / 1e6:.2f} GB; {user + system:.1f} CPU s with the start of Python"
+            )
         if len(answers) == 2:
             first, second = answers.values()
             worst = max(abs(first[key] - second[key]) for key in second)

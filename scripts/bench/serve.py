@@ -11,6 +11,7 @@ server is ended. The runs are made by scripts/make/coco_like.py.
 import argparse
 import asyncio
 import collections
+import multiprocessing
 import os
 import random
 import re
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,6 +75,20 @@ def peak_memory(pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
+def watch(port: int, seconds: float) -> tuple[list[float], int]:
+    """Asks for the list of runs every second: seconds of each answer, and how often none came within 10 s."""
+    answers: list[float] = []
+    failed, end = 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        began = time.monotonic()
+        if asyncio.run(get(port, "/", 10.0)) == "200":
+            answers.append(time.monotonic() - began)
+        else:
+            failed += 1
+        time.sleep(1.0)
+    return answers, failed
+
+
 async def load(port: int, names: list[str], wishes: argparse.Namespace) -> Found:
     """Clients until the time is up, and the list of runs every second."""
     found, rng = Found(), random.Random(wishes.seed)
@@ -88,17 +104,11 @@ async def load(port: int, names: list[str], wishes: argparse.Namespace) -> Found
                 # A client that is refused tries again, as Retry-After says or a person would.
                 await asyncio.sleep(min(5.0, wishes.patience))
 
-    async def watch() -> None:
-        while time.monotonic() < end:
-            began = time.monotonic()
-            status = await get(port, "/", 10.0)
-            if status == "200":
-                found.index.append(time.monotonic() - began)
-            else:
-                found.index_failed += 1
-            await asyncio.sleep(1.0)
-
-    await asyncio.gather(watch(), *(client() for _ in range(wishes.connections)))
+    # In a process of its own, which the load's own work does not keep waiting.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other:
+        watched = other.submit(watch, port, wishes.seconds)
+        await asyncio.gather(*(client() for _ in range(wishes.connections)))
+        found.index, found.index_failed = await asyncio.wrap_future(watched)
     began = time.monotonic()
     while found.again is None and time.monotonic() - began < wishes.after:
         if await get(port, f"/compare?run={names[0]}", 5.0) == "200":

@@ -10,10 +10,12 @@ the files below `root` and keeps what a disk may then hold, by the rules of POSI
 - `one file is late`: all as it is but one file, which has zeros for what was not synced.
 """
 
+import contextlib
 import hashlib
 import os
 import pickle
 import random
+import stat
 import sys
 import tempfile
 import threading
@@ -105,12 +107,12 @@ class _Disk:
         self._known: dict[tuple[int, bool], _File | _Folder] = {}
         self._found: dict[str, Left] = {}
         self._busy = threading.RLock()
-        self._inside = self._stopped = False
+        self._looking = threading.local()
+        self._stopped = False
         self._fsync = os.fsync
         self._tree = self._walk()
-        for path in sorted(root.rglob("*")):
-            self._sync(path)
-        self._sync(root)
+        for one in self._known.values():
+            _sync(one)
 
     def watch(self) -> None:
         """From here on each change below the folder is looked at. Only in a process that ends soon: hooks stay."""
@@ -123,7 +125,7 @@ class _Disk:
         return list(self._found.values())
 
     def _changed(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._stopped or event not in _CHANGES or self._inside:
+        if self._stopped or event not in _CHANGES or self._inside():
             return
         if event == "open" and not _writes(*arguments[1:3]):
             return
@@ -134,35 +136,38 @@ class _Disk:
     def _synced(self, descriptor: int) -> None:
         self.look("fsync")
         self._fsync(descriptor)
-        with self._busy:
-            self._inside = True
-            try:
-                self._tree = self._walk()
-                inode = os.fstat(descriptor).st_ino
-                for path in (self._root, *self._root.rglob("*")):
-                    if path.stat().st_ino == inode:
-                        self._sync(path)
-                        break
-            finally:
-                self._inside = False
+        with self._alone():
+            self._tree = self._walk()
+            what = os.fstat(descriptor)
+            if one := self._known.get((what.st_ino, stat.S_ISDIR(what.st_mode))):
+                _sync(one)
         self.look("what comes after fsync")
+
+    def _inside(self) -> bool:
+        return getattr(self._looking, "inside", False)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Other threads wait before their next change; what this one opens is no change."""
+        with self._busy:
+            self._looking.inside = True
+            try:
+                yield
+            finally:
+                self._looking.inside = False
 
     def look(self, before: str, last: bool = False) -> None:
         """Keeps what a power cut right now may leave. last: when the work has ended."""
-        with self._busy:
-            self._inside = True
-            try:
-                self._tree = self._walk()
-                for names, content in self._outcomes():
-                    # Names as they are, as they were synced, or the one in some folders and the other in others.
-                    share = {"synced": 1.0, "mixed": 0.5}.get(names, 0.0)
-                    found = list(_inside(self._tree, partial(self._drawn, share)))
-                    files = {path: content(one) for path, one in found if isinstance(one, _File)}
-                    folders = tuple(path for path, one in found if isinstance(one, _Folder))
-                    key = hashlib.sha256(pickle.dumps((sorted(files.items()), sorted(folders), last))).hexdigest()
-                    self._found.setdefault(key, Left(before, names, files, folders, last))
-            finally:
-                self._inside = False
+        with self._alone():
+            self._tree = self._walk()
+            for names, content in self._outcomes():
+                # Names as they are, as they were synced, or the one in some folders and the other in others.
+                share = {"synced": 1.0, "mixed": 0.5}.get(names, 0.0)
+                found = list(_inside(self._tree, partial(self._drawn, share)))
+                files = {path: content(one) for path, one in found if isinstance(one, _File)}
+                folders = tuple(path for path, one in found if isinstance(one, _Folder))
+                key = hashlib.sha256(pickle.dumps((sorted(files.items()), sorted(folders), last))).hexdigest()
+                self._found.setdefault(key, Left(before, names, files, folders, last))
 
     def _outcomes(self) -> Iterator[tuple[str, Callable[[_File], bytes]]]:
         """How a disk may treat folders, and what it may hold of each file."""
@@ -177,31 +182,36 @@ class _Disk:
         return self._rng.random() < share
 
     def _walk(self) -> _Folder:
-        """The tree as it is; a file or folder keeps its object for as long as its inode is there."""
-        known: dict[tuple[int, bool], _File | _Folder] = {}
+        """The tree as it is. A change that another thread had announced may happen meanwhile: then once more."""
+        while True:
+            known: dict[tuple[int, bool], _File | _Folder] = {}
+            try:
+                tree = self._seen(self._root, known)
+            except FileNotFoundError:
+                continue
+            assert isinstance(tree, _Folder)
+            self._known = known
+            return tree
 
-        def look(path: Path) -> "_File | _Folder":
-            stat = path.stat()
-            key = (stat.st_ino, path.is_dir())
-            one = self._known.get(key) or known.get(key) or (_Folder() if key[1] else _File())
-            known[key] = one
-            if isinstance(one, _Folder):
-                one.now = {entry.name: look(entry) for entry in sorted(path.iterdir()) if not entry.is_symlink()}
-            else:
-                one.now = path.read_bytes()
-            return one
-
-        tree = look(self._root)
-        assert isinstance(tree, _Folder)
-        self._known = known
-        return tree
-
-    def _sync(self, path: Path) -> None:
-        one = self._known.get((path.stat().st_ino, path.is_dir()))
+    def _seen(self, path: Path, known: dict[tuple[int, bool], _File | _Folder]) -> _File | _Folder:
+        """What is at a path; a file or folder keeps its object for as long as its inode is there."""
+        key = (path.stat().st_ino, path.is_dir())
+        one = self._known.get(key) or known.get(key) or (_Folder() if key[1] else _File())
+        known[key] = one
         if isinstance(one, _Folder):
-            one.synced = dict(one.now)
-        elif one is not None:
-            one.synced = one.now
+            one.now = {
+                entry.name: self._seen(entry, known) for entry in sorted(path.iterdir()) if not entry.is_symlink()
+            }
+        else:
+            one.now = path.read_bytes()
+        return one
+
+
+def _sync(one: _File | _Folder) -> None:
+    if isinstance(one, _Folder):
+        one.synced = dict(one.now)
+    else:
+        one.synced = one.now
 
 
 def _all_but(late: _File, one: _File) -> bytes:

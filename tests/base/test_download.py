@@ -280,6 +280,7 @@ def test_foreign_bytes_in_the_part_are_caught_by_the_hash(server, tmp_path, paus
     assert fetch(server, tmp_path, pauses, sha256=SHA256).read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="patches a system call of POSIX")
 @pytest.mark.parametrize("locks", ["the system's", "none"])
 def test_two_processes_share_one_download(server, tmp_path, locks):

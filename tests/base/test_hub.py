@@ -442,6 +442,7 @@ def test_whatever_a_hub_answers_is_one_sentence(server: Hub) -> None:
     assert unlike == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", ["nested without an end", "a redirect to nowhere", "an error that is no JSON"])
 def test_a_lie_of_the_hub_ends_a_command_with_exit_code_2(server: Hub, lie: str) -> None:
     server.lie = LIES[lie]

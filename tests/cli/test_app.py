@@ -129,7 +129,15 @@ def test_models_lists_every_model_and_json_is_alone_on_stdout():
     table = panbench("models").stdout
     assert all(name in table for name in load_catalog())
     found = json.loads(panbench("models", "--filter", "CC-BY-NC swin-l", "--json").stdout)
-    assert [model["name"] for model in found] == ["maskformer-hf-swin-l", "mask2former-hf-swin-l"]
+    of_other_sets = [f"mask2former-{data}-l" for data in ("ade20k", "cityscapes")]
+    assert [model["name"] for model in found] == [
+        *("maskformer-hf-swin-l", *of_other_sets, "mask2former-hf-swin-l", "mask2former-mapillary-l")
+    ]
+    of_ade20k = json.loads(panbench("models", "--data", "ade20k", "--json").stdout)
+    runnable = [model["name"] for model in of_ade20k if model["runnable"]]
+    assert runnable == [name for name, spec in load_catalog().items() if spec.trained_on == "ade20k"]
+    assert len(runnable) == 7
+    assert panbench("models", "--data", "nowhere").exit_code == 2
     nothing = panbench("models", "--filter", "no such model")
     assert (nothing.exit_code, "No model fits --filter 'no such model'" in nothing.stderr) == (2, True)
 

@@ -149,6 +149,7 @@ def test_instances_without_stuff_say_that_the_set_has_things_only(tmp_path):
         (["cityscapes", "x"], "gtFine"),
         (["ade20k", "x"], "ADE20K"),
         (["mapillary", "x"], "Mapillary"),
+        (["kitti-step", "x"], "kitti-step.tar.gz"),
         (["coconut", "x.json"], "--gt-dir"),
     ],
 )

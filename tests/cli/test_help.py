@@ -54,7 +54,7 @@ WITHOUT_RESULTS = {
         "data cityscapes",
         "data ade20k",
     ),
-    *("data mapillary", "data coconut", "data convert"),
+    *("data mapillary", "data kitti-step", "data coconut", "data convert"),
 }
 """Commands that write files or serve pages: they print paths and counts, no results."""
 

@@ -1,12 +1,18 @@
 """Bad arguments are refused before PyTorch is loaded, by a process that cannot load it."""
 
+import json
 from pathlib import Path
 
-from support import refuses_without_torch
+import pytest
+from support import panbench, refuses_without_torch
 
+from panbench.base.errors import BadModel
 from panbench.datasets import shapes
+from panbench.models.mmdet.families import FAMILIES
+from panbench.models.mmdet.stated import DETECTORS, refuse_other_detector
 
 TINY = ("--model", "mask2former-tiny")
+EOMT = {"model_type": "eomt", "architectures": ["EomtForUniversalSegmentation"]}
 
 
 def test_names_that_there_are_not_are_refused_without_pytorch(tmp_path):
@@ -45,3 +51,86 @@ def test_categories_and_networks_that_cannot_fit_are_refused_without_pytorch(tmp
         ],
     )
     assert not Path(tmp_path / "results").exists()
+
+
+MASK_RCNN = """_base_ = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
+"""
+
+
+def test_what_the_files_of_a_model_say_is_refused_without_pytorch(tmp_path):
+    shapes.generate(tmp_path / "set", count=1, size=(64, 96))
+    for folder, settings in (
+        ("bare", EOMT),
+        ("cats", EOMT | {"id2label": {"0": "cat", "1": "N/A"}}),
+        ("words", {"model_type": "bert"}),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "cats" / "model.safetensors").touch()
+    (tmp_path / "instances.py").write_text(MASK_RCNN)
+    (photo,) = (tmp_path / "set" / "val").iterdir()
+    no_weights = "bare has no weights: neither model.safetensors nor"
+    refuses_without_torch(
+        tmp_path,
+        [
+            (["eval", "--model", "./bare", "--data", "set"], no_weights),
+            (["predict", str(photo), "--model", "./bare"], no_weights),
+            (["eval", "--model", "./cats", "--data", "set"], "the model has 1, of them not in the dataset cat; "),
+            (["eval", "--model", "./words", "--data", "set"], "words is a bert, which has no masks"),
+            (["eval", "--config", "instances.py", "--data", "set"], "a model of type MaskRCNN cannot be run"),
+            (["bench", "--config", "instances.py"], "a model of type MaskRCNN cannot be run"),
+        ],
+    )
+    assert not Path(tmp_path / "results").exists()
+
+
+def test_a_config_that_must_be_run_to_be_understood_is_not_refused_unread(tmp_path):
+    base = tmp_path / "base.py"
+    base.write_text(MASK_RCNN)
+    with pytest.raises(BadModel, match="type MaskRCNN cannot be run"):
+        refuse_other_detector(base)
+    for name, text in (
+        ("own_class", 'custom_imports = dict(imports=["mine"])\n' + MASK_RCNN),
+        ("computed", "_base_ = './base.py'\nmodel = dict(type='Mine')\n"),
+        ("panoptic", "_base_ = './base.py'\nmodel = dict(_delete_=True, type='Mask2Former')\n"),
+        ("no_base", "_base_ = './absent.py'\n"),
+        ("formula", "_base_ = 'mmdet::' + 'mask_rcnn/x.py'\n"),
+        ("circle", "_base_ = './circle.py'\n"),
+    ):
+        (tmp_path / f"{name}.py").write_text(text)
+        refuse_other_detector(tmp_path / f"{name}.py")
+
+
+def test_the_detectors_that_are_known_unread_are_those_that_run():
+    assert {family.detector for family in FAMILIES} == set(DETECTORS)
+
+
+def test_a_folder_of_images_that_does_not_exist_is_named(tmp_path):
+    gt = shapes.generate(tmp_path / "set", count=1, size=(64, 96))
+    for images, sentence in (
+        ("nowhere", "There is no folder nowhere of images."),
+        (str(gt), "is not a folder of images."),
+    ):
+        refused = panbench("eval", *TINY, "--images", images, "--gt", gt, cwd=tmp_path)
+        assert (refused.exit_code, sentence in refused.stderr) == (2, True), refused.stderr
+
+
+def test_predictions_in_place_of_a_run_lead_to_score(tmp_path):
+    (tmp_path / "a.json").write_text("{}")
+    for line in (["gate", "a.json", "--baseline", "b"], ["compare", "a.json"], ["errors", "a.json"]):
+        refused = panbench(*line, cwd=tmp_path)
+        assert refused.exit_code == 2
+        assert "`panbench score --gt FILE.json --pred a.json --out DIR` makes a run of predictions." in refused.stderr
+
+
+def test_a_folder_behind_hf_needs_no_hf(tmp_path):
+    (tmp_path / "mine").mkdir()
+    for address, folder in (
+        ("hf:./mine", "./mine"),
+        ("hf:./none", "./none"),
+        ("hf:mine", "./mine"),
+        ("hf:/none", "/none"),
+    ):
+        refused = panbench("eval", "--model", address, "--data", "shapes:64x96", cwd=tmp_path)
+        assert refused.exit_code == 2
+        assert f"a folder needs no hf:. Write --model {folder}." in refused.stderr

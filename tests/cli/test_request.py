@@ -11,7 +11,7 @@ import pytest
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadModel
-from panbench.catalog import find_model
+from panbench.catalog import find_model, resolve_models
 from panbench.cli.eval_request import EvalRequest
 from panbench.cli.prepare import _keeps_predictions
 from panbench.cli.request import Missing, ask_once, default_data, leave_out_others, missing_for
@@ -29,6 +29,14 @@ def never(words: str) -> str:
 def test_the_default_data_of_models_is_what_they_were_trained_on():
     assert default_data([R50, FPN]) == "coco"
     assert default_data([TINY]) == "shapes"
+
+
+@pytest.mark.parametrize("data", ["ade20k", "data/ade20k", "/somewhere/ade20k/"])
+def test_all_models_of_a_set_are_those_trained_on_it(data):
+    names = ["mask2former-*"]
+    kept, others = leave_out_others(resolve_models(names), names, data)
+    assert [spec.name for spec in kept] == ["mask2former-ade20k-l"]
+    assert {"mask2former-r50", "mask2former-cityscapes-l"} <= {spec.name for spec in others}
 
 
 def test_models_of_different_data_are_refused_by_name():

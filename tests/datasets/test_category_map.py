@@ -105,7 +105,7 @@ def test_a_map_that_is_not_there_names_the_shipped_ones(tmp_path):
 
 
 def test_shipped_maps_fit_their_sets():
-    assert shipped_maps() == ("coco_to_cityscapes",)
+    assert shipped_maps() == ("cityscapes_to_kitti_step", "coco_to_cityscapes")
     found = read_category_map("coco_to_cityscapes", shipped_categories("coco"), shipped_categories("cityscapes"))
     assert found.unmapped_target == ("pole", "rider")
     assert len(found.ids) == 23

@@ -501,16 +501,34 @@ def test_images_are_linked_or_copied_and_the_originals_stay(tmp_path, photos, ho
 # Categories.
 
 
-@pytest.mark.parametrize(("name", "things", "stuff"), [("coco", 80, 53), ("ade20k", 100, 50), ("cityscapes", 8, 11)])
+@pytest.mark.parametrize(
+    ("name", "things", "stuff"), [("coco", 80, 53), ("ade20k", 100, 50), ("cityscapes", 8, 11), ("mapillary", 37, 28)]
+)
 def test_shipped_categories_have_the_published_numbers_of_things_and_stuff(name, things, stuff):
     categories = shipped_categories(name)
     assert [category.isthing for category in categories].count(True) == things
     assert [category.isthing for category in categories].count(False) == stuff
     assert len({category.id for category in categories}) == things + stuff
+    assert len({category.name for category in categories}) == things + stuff
+
+
+def test_ade20ks_stuff_is_that_of_the_configs_of_eomt():
+    """stuff_classes in configs/dinov2/ade20k/panoptic/eomt_large_640.yaml of tue-mps/eomt 7bd19dd."""
+    stuff = (0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60, 61, 63, 68)
+    stuff += (77, 79, 84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131, 140, 141, 145)
+    assert tuple(category.id for category in shipped_categories("ade20k") if not category.isthing) == stuff
+
+
+def test_mapillarys_categories_count_from_1_as_in_its_panoptic_json():
+    categories = shipped_categories("mapillary")
+    assert [category.id for category in categories] == list(range(1, 66))
+    by_name = {category.name: category.id for category in categories}
+    # Numbers less one are the labels of models: a public user of the checkpoint finds Street Light at 44, Pole at 45.
+    assert (by_name["Bird"], by_name["Street Light"], by_name["Pole"], by_name["Ego Vehicle"]) == (1, 45, 46, 65)
 
 
 def test_unknown_shipped_categories_are_refused():
-    with pytest.raises(BadArgument, match="coco, ade20k and cityscapes"):
+    with pytest.raises(BadArgument, match="coco, ade20k, cityscapes and mapillary"):
         shipped_categories("nonsense")
 
 

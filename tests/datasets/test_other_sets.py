@@ -1,4 +1,4 @@
-"""Cityscapes, ADE20K, Mapillary Vistas and COCONut, on mimics of their documented layouts."""
+"""Cityscapes, ADE20K, Mapillary Vistas, KITTI-STEP and COCONut, on mimics of their documented layouts."""
 
 import json
 import shutil
@@ -11,12 +11,15 @@ from PIL import Image
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets import open_dataset
 from panbench.datasets.ade20k import convert_ade20k
+from panbench.datasets.category_map import map_prediction, read_category_map
 from panbench.datasets.check import check_set
 from panbench.datasets.cityscapes import convert_cityscapes
 from panbench.datasets.coconut import convert_coconut
-from panbench.datasets.convert import Converted
+from panbench.datasets.convert import Converted, shipped_categories
+from panbench.datasets.kitti_step import convert_kitti_step, kitti_step_categories
 from panbench.datasets.mapillary import convert_mapillary
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png
+from panbench.panoptic.types import PanopticPrediction, Segment
 
 CITYSCAPES = Path(__file__).parents[1] / "reference" / "cityscapes"
 
@@ -85,6 +88,20 @@ def test_values_that_are_no_cityscapes_label_are_refused(cityscapes, tmp_path):
     save(np.full((24, 32), 34_001, np.uint16), path)
     with pytest.raises(BadDataset, match="34001"):
         convert_cityscapes(cityscapes, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "elsewhere"])
+def test_a_part_of_cityscapes_has_not_the_name_that_publications_report_on(cityscapes, tmp_path, name):
+    found = convert_cityscapes(cityscapes, tmp_path / name)
+    assert open_dataset(found.root).name == ("cityscapes-subset" if name == "cityscapes" else name)
+
+
+def test_the_name_of_a_set_alone_means_its_folder_in_data(cityscapes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path / "cityscapes raw")
+    with pytest.raises(BadDataset, match=r"There is no dataset data/cityscapes.*panbench data cityscapes FOLDER"):
+        open_dataset("cityscapes")
+    convert_cityscapes(cityscapes)
+    assert len(open_dataset("cityscapes").scenes) == 2
 
 
 # ADE20K.
@@ -165,6 +182,23 @@ def test_mapillarys_own_panoptic_set_gets_numbers_for_ids(tmp_path, place):
     assert is_clean_and_opens(found)
 
 
+def test_the_release_of_mapillary_that_is_asked_for_is_taken(tmp_path):
+    raw = mapillary(tmp_path / "raw", "v2.0/panoptic/panoptic_2020.json")
+    with pytest.raises(BadDataset, match=r"Unpack release v1\.2 there"):
+        convert_mapillary(raw, tmp_path / "none", release="v1.2")
+    mapillary(raw, "v1.2/panoptic/panoptic_2018.json")
+    older = raw / "validation" / "v1.2" / "panoptic" / "panoptic_2018.json"
+    older.write_text(older.read_text().replace('"Sky"', '"Sky of 1.2"'))
+    names = {
+        release: [category.name for category in read_panoptic_json(found.json).categories]
+        for release in (None, "v1.2", "v2.0")
+        if (found := convert_mapillary(raw, tmp_path / f"out {release}", release=release))
+    }
+    assert names == {None: ["Sky", "Car"], "v1.2": ["Sky of 1.2", "Car"], "v2.0": ["Sky", "Car"]}
+    with pytest.raises(BadArgument, match=r"releases v2\.0 and v1\.2, not 'v3'"):
+        convert_mapillary(raw, tmp_path / "other", release="v3")
+
+
 def test_mapillary_v1_1_is_made_from_instances(tmp_path):
     root = tmp_path / "raw"
     save(np.array([[0, 0, 257], [256, 258, 512]], np.uint16), root / "training" / "instances" / "x.png")
@@ -187,6 +221,85 @@ def test_mapillary_without_panoptic_parts_says_so(tmp_path):
     (tmp_path / "validation").mkdir()
     with pytest.raises(BadDataset, match="panoptic_2018"):
         convert_mapillary(tmp_path, tmp_path / "out")
+
+
+# KITTI-STEP.
+
+
+def kitti_step(root: Path, images: str = "training/image_02") -> Path:
+    """Two frames of sequence 2: cars 1 and 300 on a road, a group of persons, a truck, and void at the end."""
+    road, person, car, truck, void = (0, 0, 0), (11, 0, 0), (13, 0, 1), (14, 0, 0), (255, 0, 0)
+    second_car = (13, 300 // 256, 300 % 256)
+    first = np.array([[road, road, car, car], [road, second_car, car, void]], np.uint8)
+    second = np.array([[person, person, (11, 0, 7), road], [truck, truck, road, road]], np.uint8)
+    for frame, pixels in enumerate((first, second)):
+        save(pixels, root / "panoptic_maps" / "val" / "0002" / f"{frame:06}.png")
+        photo(root / images / "0002" / f"{frame:06}.png", 2, 4)
+    return root
+
+
+@pytest.mark.parametrize("images", ["training/image_02", "images/val"])
+def test_kitti_steps_frames_become_a_set_that_can_be_scored(tmp_path, images):
+    found = convert_kitti_step(kitti_step(tmp_path / "raw", images), tmp_path / "out")
+    road, person, car, truck, void = 0, 11, 13, 14, -1
+    assert categories_at(found, 1) == [[road, road, car, car], [road, car, car, void]]
+    assert categories_at(found, 2) == [[person, person, person, road], [truck, truck, road, road]]
+    panoptic = read_panoptic_json(found.json)
+    assert [image.file_name for image in panoptic.images.values()] == ["0002_000000.png", "0002_000001.png"]
+    areas = sorted((one.category_id, one.area) for one in panoptic.annotations[1].segments)
+    assert areas == [(road, 3), (car, 1), (car, 3)]
+    assert is_clean_and_opens(found)
+
+
+def test_thing_pixels_of_kitti_step_without_an_instance_are_a_crowd(tmp_path):
+    panoptic = read_panoptic_json(convert_kitti_step(kitti_step(tmp_path / "raw"), tmp_path / "out").json)
+    crowds = {(one.category_id, one.area): one.iscrowd for one in panoptic.annotations[2].segments}
+    assert crowds == {(11, 2): True, (11, 1): False, (0, 3): False, (14, 2): False}
+
+
+def test_kitti_step_has_cityscapes_names_and_two_things():
+    categories = kitti_step_categories()
+    assert [category.id for category in categories] == list(range(19))
+    assert [category.name for category in categories] == [each.name for each in shipped_categories("cityscapes")]
+    assert [category.name for category in categories if category.isthing] == ["person", "car"]
+
+
+def test_a_model_of_cityscapes_is_scored_on_kitti_step_by_the_map_that_ships():
+    model, dataset = shipped_categories("cityscapes"), kitti_step_categories()
+    to_step = read_category_map("cityscapes_to_kitti_step", model, dataset)
+    assert (len(to_step.ids), to_step.unmapped_source, to_step.unmapped_target) == (19, (), ())
+    car, truck = (next(each.id for each in model if each.name == name) for name in ("car", "truck"))
+    ids = np.array([[1, 2, 3, 4]], np.int32)
+    segments = tuple(Segment(number, car if number < 3 else truck, 1, score=0.9) for number in range(1, 5))
+    mapped = map_prediction(PanopticPrediction(1, ids, segments), to_step)
+    # Two cars stay two; two trucks are one segment of stuff.
+    assert sorted((one.category_id, one.area) for one in mapped.segments) == [(13, 1), (13, 1), (14, 2)]
+
+
+def test_kitti_step_without_its_parts_says_which(tmp_path):
+    root = kitti_step(tmp_path / "raw")
+    with pytest.raises(BadArgument, match="train, not for 'test'"):
+        convert_kitti_step(root, tmp_path / "out", "test")
+    with pytest.raises(BadDataset, match="panoptic_maps/train"):
+        convert_kitti_step(root, tmp_path / "out", "train")
+    (root / "training" / "image_02" / "0002" / "000001.png").unlink()
+    with pytest.raises(BadDataset, match=r"000001\.png was not found"):
+        convert_kitti_step(root, tmp_path / "out")
+    shutil.rmtree(root / "training")
+    with pytest.raises(BadDataset, match=r"data_tracking_image_2\.zip"):
+        convert_kitti_step(root, tmp_path / "out")
+    assert convert_kitti_step(root, tmp_path / "out", images="none").n_images == 2
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [(np.full((2, 4, 3), 19, np.uint8), "labels 19 are neither"), (np.zeros((2, 4), np.uint8), "not an RGB PNG")],
+)
+def test_maps_that_are_not_kitti_steps_are_refused(tmp_path, pixels, words):
+    root = kitti_step(tmp_path / "raw")
+    save(pixels, root / "panoptic_maps" / "val" / "0002" / "000000.png")
+    with pytest.raises(BadDataset, match=words):
+        convert_kitti_step(root, tmp_path / "out")
 
 
 # COCONut.

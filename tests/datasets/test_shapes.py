@@ -112,6 +112,7 @@ def test_an_interrupted_generation_is_taken_up_again(tmp_path):
     assert len(read_panoptic_json(generate(tmp_path, count=4, size=(64, 64))).images) == 4
 
 
+@pytest.mark.slow
 def test_shapes_is_opened_by_name_at_any_size(tmp_path, monkeypatch):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
     dataset = open_dataset("shapes:48x64", limit=2)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from panbench.datasets import shapes
+from panbench.datasets.index import build_index
 from panbench.runs import Run, load_run
 
 REPO = Path(__file__).resolve().parents[2]
@@ -63,6 +64,17 @@ def test_results_do_not_depend_on_the_number_of_ranks(ranks: int, folder: Path, 
     assert run.info.ranks == ranks
     assert {part.name.split("-")[0] for part in (run.path / "parts").iterdir()} == {f"{r:04d}" for r in range(ranks)}
     assert output.count("| All") == 1, "one rank speaks for all"
+
+
+def test_ranks_on_an_index_make_the_run_on_the_json(folder: Path, alone: Run):
+    index = build_index([folder / "set" / "annotations" / "panoptic_val.json"])
+    try:
+        run, _ = finished(3, folder, folder / "indexed")
+    finally:
+        index.unlink()
+    assert tables(run) == tables(alone)
+    assert run.info.summary == alone.info.summary
+    assert run.info.dataset == alone.info.dataset
 
 
 def test_a_rank_that_dies_loses_nothing_and_the_rerun_may_have_other_ranks(folder: Path, alone: Run):

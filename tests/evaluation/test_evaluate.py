@@ -26,8 +26,9 @@ from panbench.catalog import ModelSpec, find_model
 from panbench.cli.signals import interrupted_by_signals
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.loop import _threads_of_one, lanes_of, plan_batches
+from panbench.evaluation.loop import _threads_of_one, lanes_of
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.plan import plan_batches
 from panbench.evaluation.several import run_models
 from panbench.models.host import HostedModel
 from panbench.models.mmdet import adapter

@@ -181,6 +181,7 @@ def test_a_perfect_run_has_nothing_to_fix():
     assert cells(tables).empty
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(seed=SEEDS)
 def test_without_an_image_the_gain_is_that_of_the_others(random_scenes, seed):

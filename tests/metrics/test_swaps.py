@@ -56,6 +56,7 @@ def p_of(sums, pairs, permutations, seed=0, **options):
     return swap_p_values(runs_of(sums), pairs, observed, permutations, np.random.SeedSequence(seed), **options)
 
 
+@pytest.mark.slow
 def test_p_is_that_of_swaps_drawn_one_by_one():
     rng = np.random.default_rng(3)
     sums, pairs = drawn(rng, 3, 60), [(0, 1), (2, 1)]

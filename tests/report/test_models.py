@@ -35,7 +35,9 @@ def test_every_published_system_has_a_row_that_says_whether_it_runs() -> None:
 def test_the_licence_of_all_weights_has_a_source() -> None:
     assert [spec.name for spec in SPECS if not (spec.license and spec.license_source)] == []
     forbidding = {spec.name for spec in SPECS if "NC" in str(spec.license)}
-    assert forbidding == {f"{family}-hf-swin-{size}" for family in ("maskformer", "mask2former") for size in "tsbl"}
+    of_coco = {f"{family}-hf-swin-{size}" for family in ("maskformer", "mask2former") for size in "tsbl"}
+    of_streets = {f"mask2former-cityscapes-{size}" for size in "tsbl"} | {"mask2former-mapillary-l"}
+    assert forbidding == of_coco | of_streets | {"mask2former-ade20k-l"}
 
 
 def test_the_listing_fits_80_columns_and_names_all_sources() -> None:
@@ -46,14 +48,14 @@ def test_the_listing_fits_80_columns_and_names_all_sources() -> None:
         assert f"[{number}] {source}" in text
     (row,) = [line for line in text.splitlines() if line.startswith("eomt-dinov2-l-640 ")]
     number = 1 + listing.sources.index("tue-mps/eomt 7bd19dd, model_zoo/dinov2.md")
-    assert row.split() == ["eomt-dinov2-l-640", "eomt", "hub", "MIT", "–", "56.0", str(number), "no"]
+    assert row.split() == ["eomt-dinov2-l-640", "coco", "hub", "MIT", "–", "56.0", str(number), "no"]
     assert "not for commercial use" in text
 
 
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        ("swin-l MIT", ["oneformer-swin-l"]),
+        ("swin-l MIT", ["oneformer-ade20k-l", "oneformer-cityscapes-l", "oneformer-swin-l"]),
         ("non-commercial maskformer swin-t", ["maskformer-hf-swin-t"]),
         ("ours eomt", ["eomt-tiny"]),
         ("shapes mask2former", ["mask2former-tiny"]),
@@ -62,6 +64,18 @@ def test_the_listing_fits_80_columns_and_names_all_sources() -> None:
 )
 def test_a_filter_keeps_the_rows_that_have_all_its_words(words: str, names: list[str]) -> None:
     assert [row["name"] or row["title"] for row in list_models(SPECS, words).records()] == names
+
+
+def test_the_models_and_claims_of_one_set_are_listed_by_its_name() -> None:
+    listing = list_models(SPECS, data="mapillary")
+    assert [spec.name for spec in listing.specs] == ["mask2former-mapillary-l"]
+    only = {result.title for result in listing.published_only}
+    assert only == {"Mask2Former R50", "OneFormer Swin-L", "OneFormer ConvNeXt-L", "OneFormer DiNAT-L"}
+    assert {result.dataset for result in listing.published_only} == {"mapillary"}
+    ade20k = [spec.name for spec in list_models(SPECS, "eomt 1280", data="ade20k").specs]
+    assert ade20k == ["eomt-ade20k-g-1280", "eomt-ade20k-l-1280"]
+    with pytest.raises(BadArgument, match=r"--data 'kitti'\. There are some on ade20k, cityscapes, coco, mapillary"):
+        list_models(SPECS, data="kitti")
 
 
 def test_a_filter_that_fits_nothing_is_refused() -> None:

@@ -33,7 +33,7 @@ def coco_run(tmp_path_factory):
 
 def test_every_row_has_a_pq_a_source_and_sane_numbers():
     results = published_results()
-    assert len(results) == 105
+    assert len(results) == 126
     for result in results:
         assert result.source
         assert 0.35 < result.PQ < 0.71, result
@@ -56,7 +56,7 @@ def test_a_model_a_backbone_or_both_choose():
     assert {result.title for result in choose(["mask2former swin-l"])} == {"Mask2Former Swin-L"}
     both = choose(["mask2former R50", "MaskFormer R50"])
     assert {result.title for result in both} == {"Mask2Former R50", "MaskFormer R50"}
-    assert len(choose([])) == len(choose(["all"])) == 105
+    assert len(choose([])) == len(choose(["all"])) == 126
     assert {result.split for result in choose(["R50"], **ON_VAL)} == {"val2017"}
 
 
@@ -113,7 +113,8 @@ def test_what_nobody_published_is_refused_with_what_there_is():
     with pytest.raises(BadArgument, match=r"Nothing is published here of 'YOLO': the models are DETR, EoMT"):
         choose(["YOLO"])
     with pytest.raises(
-        BadArgument, match=r"What is published of 'R50' is on cityscapes val, coco test-dev, coco val2017, not on"
+        BadArgument,
+        match=r"What is published of 'R50' is on ade20k val, cityscapes val, coco test-dev, coco val2017, mapil",
     ):
         choose(["R50"], dataset="coco", split="train2017")
 
@@ -149,7 +150,8 @@ def test_claims_on_another_split_or_dataset_are_refused(coco_run, tmp_path):
     score_folder(folder / "gt.json", folder / "pred.json", out=tmp_path / "other", index=False)
     refused = panbench("compare", tmp_path / "other", "--published", "R50")
     assert refused.exit_code == 2
-    assert "What is published of 'R50' is on cityscapes val, coco test-dev, coco val2017, not on gt." in refused.output
+    others = "ade20k val, cityscapes val, coco test-dev, coco val2017, mapillary val"
+    assert f"What is published of 'R50' is on {others}, not on gt." in refused.output
     mixed = panbench("compare", coco_run, tmp_path / "other", "--mixed", "--published", "R50")
     assert mixed.exit_code == 2
     assert "--published needs runs of one dataset and split" in mixed.output
@@ -165,6 +167,16 @@ def test_the_list_filters_and_says_that_nothing_was_measured():
     assert {record["backbone"] for record in records} == {"R50"}
     assert all(0 < record["PQ"] < 1 for record in records)
     assert panbench("models", "--published", "--filter", "YOLO").exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [("--data", "cityscapes"), ("--filter", "cityscapes")])
+def test_results_on_one_set_are_listed_by_its_name(arguments):
+    records = json.loads(panbench("models", "--published", "--json", *arguments).stdout)
+    assert {record["dataset"] for record in records} == {"cityscapes"}
+    claims = {(record["model"], record["backbone"]): record["PQ"] for record in records}
+    assert claims[("Mask2Former", "Swin-L")] == 0.666
+    wrong = panbench("models", "--published", "--data", "kitti")
+    assert (wrong.exit_code, "Nothing is published here on 'kitti', but on ade20k, city" in wrong.stderr) == (2, True)
 
 
 def test_columns_that_no_result_fills_are_left_out():

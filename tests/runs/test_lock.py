@@ -105,6 +105,7 @@ def locks(request, monkeypatch) -> str:
     return str(request.param)
 
 
+@pytest.mark.slow
 def test_of_processes_that_race_for_a_folder_one_is_inside_at_a_time(tmp_path, locks):
     with children(4, tmp_path / "a", locks) as racing:
         for child in racing:
@@ -115,6 +116,7 @@ def test_of_processes_that_race_for_a_folder_one_is_inside_at_a_time(tmp_path, l
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_of_processes_that_race_for_a_killed_owners_lock_one_gets_it(tmp_path, locks):
     with children(4, tmp_path / "a", locks) as racing:
         for _ in range(6):

@@ -73,6 +73,7 @@ def test_a_run_that_has_ended_is_done_after_a_power_cut(results, tmp_path):
     assert all(run and is_whole(run, 1, 2) for run in runs)
 
 
+@pytest.mark.slow
 def test_of_a_run_and_the_one_that_replaces_it_one_is_whole(results, tmp_path):
     finished(results / "run", 1, 2, 3)
 

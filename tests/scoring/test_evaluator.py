@@ -326,6 +326,7 @@ class TestArguments:
             evaluator.compute()
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed():
     code = "import sys; from panbench.scoring.evaluator import Evaluator; print('torch' in sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

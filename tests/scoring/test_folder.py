@@ -588,6 +588,7 @@ def test_whatever_predictions_have_as_images_and_categories_is_not_needed(tmp_pa
     assert not recorder.notices
 
 
+@pytest.mark.slow
 def test_scoring_loads_no_torch():
     program = f"""
 import sys

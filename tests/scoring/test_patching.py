@@ -142,6 +142,7 @@ class _Tensor(np.ndarray):
         return np.asarray(self)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [None, "out"])
 def test_mmdets_metric_gives_the_same_numbers(prefix, tmp_path):
     mmdet_metric()

@@ -30,9 +30,10 @@ from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate, refuse_unfit
-from panbench.evaluation.loop import images_for_rate, plan_batches, worker_threads
+from panbench.evaluation.loop import images_for_rate, worker_threads
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.options import EvaluateOptions
+from panbench.evaluation.plan import plan_batches
 from panbench.evaluation.several import rules_of
 from panbench.evaluation.tools.photographs import photograph_dataset
 from panbench.models.devices import choose_device, memory_errors

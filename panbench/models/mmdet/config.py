@@ -23,6 +23,7 @@ from panbench.models.external import raise_as_theirs
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.custom import custom_packages, imported_packages
 from panbench.models.mmdet.families import FAMILIES, Family, family_of_class, family_of_detector
+from panbench.models.mmdet.stated import cannot_run
 
 # mmengine's reading of configs and its default scope are global to the process.
 _lock = threading.RLock()
@@ -58,11 +59,7 @@ def load_config(source: ModelSpec | str | Path) -> Config:
     if not isinstance(model, dict) or "type" not in model:
         raise BadModel(f"{path} has no `model` with a `type`, so there is nothing to build.")
     if _family_of_type(model["type"], config) is None:
-        *others, last = (family.detector for family in FAMILIES)
-        raise BadModel(
-            f"{path}: a model of type {_type_name(model['type'])} cannot be run; panbench runs "
-            f"{', '.join(others)} and {last}."
-        )
+        raise cannot_run(path, _type_name(model["type"]))
     return config
 
 

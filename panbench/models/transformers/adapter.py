@@ -32,21 +32,20 @@ from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes,
 from panbench.models.checkpoints import refuse_differences
 from panbench.models.decoders import Decoder
 from panbench.models.feeding import constant
-from panbench.models.labels import known_things
+from panbench.models.labels import is_unnamed, known_things, labels_of, spelt_as
 from panbench.models.model import LoadedImage
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.attention import looks_of
 from panbench.models.transformers.decoders import decoder_of
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
 from panbench.models.transformers.processor import Processor
-from panbench.models.transformers.settings import network_settings
+from panbench.models.transformers.settings import network_settings, read_json
 from panbench.models.transformers.speedups import speed_up
 
 __all__ = ["TransformersAdapter"]
 
 _TASK = (49406, 518, 10549, 533, 1072, 24755, 49407)
 """OneFormer's prompt, "the task is panoptic", in CLIP's tokens; zeros fill it up."""
-_UNNAMED = re.compile(r"|N/A|LABEL_\d+")
 _LABELS_ARE_COCO_IDS = ("facebook/detr-resnet-101-panoptic",)
 """Repositories whose config.json names no label (LABEL_0 … LABEL_249) and whose labels are category ids of COCO."""
 _TIMM_RESNETS = {
@@ -78,7 +77,7 @@ class TransformersAdapter(Adapter):
         )
         self.kind = family_of(self.stated, spec.title)
         self.family = self.kind.name
-        self.rule = parse_rule(self.kind.rule)
+        self.rule = parse_rule(settings.get("rule", self.kind.rule))
         self.config_text = json.dumps(self.stated, sort_keys=True)
         sizes = dict(settings.get("sizes", {}))
         stated: dict[str, Any] = {}
@@ -196,9 +195,7 @@ class TransformersAdapter(Adapter):
     def _read_labels(self) -> None:
         """Names and things of the labels; labels without a name are never given (DETR's numbers have gaps)."""
         names = {int(label): str(name) for label, name in (self.config.id2label or {}).items()}
-        if self.spec.settings.get("repository") in _LABELS_ARE_COCO_IDS and all(
-            map(_UNNAMED.fullmatch, names.values())
-        ):
+        if self.spec.settings.get("repository") in _LABELS_ARE_COCO_IDS and all(map(is_unnamed, names.values())):
             names |= {category.id: category.name for category in shipped_categories("coco") if category.id in names}
         classes = self.config.num_labels
         if beyond := [label for label in names if not 0 <= label < classes]:
@@ -207,7 +204,8 @@ class TransformersAdapter(Adapter):
                 f"names the label {max(beyond, key=abs)}. Give each label there the name that it was trained with, "
                 'from 0 on and without gaps; "N/A" stands for one that is not used.'
             )
-        named = [label for label in sorted(names) if not _UNNAMED.fullmatch(names[label])]
+        names = self._names_of_training(names)
+        named = [label for label in sorted(names) if not is_unnamed(names[label])]
         if not named:
             raise BadModel(
                 f"{self.spec.title} names none of its {len(names)} labels (id2label of config.json), so they cannot be "
@@ -220,6 +218,31 @@ class TransformersAdapter(Adapter):
         self._named = named
         self._label_of = np.full(max(names) + 2, NO_LABEL, np.int64)
         self._label_of[named] = np.arange(len(named))
+
+    def _names_of_training(self, names: dict[int, str]) -> dict[int, str]:
+        """The names of the set that `labels` of the config says, in its order; else those of id2label. Raises BadModel.
+
+        The order is that of the training code. Names in id2label have to agree with it, however they are spelt.
+        """
+        trained: str | None = self.spec.settings.get("labels")
+        labels = labels_of(trained)
+        if trained is None or labels is None:
+            return names
+        if self.config.num_labels != len(labels[0]):
+            raise BadModel(
+                f"{self.spec.title} has {self.config.num_labels} classes (config.json), but {trained} has "
+                f"{len(labels[0])}. Take the model's own repository."
+            )
+        categories = shipped_categories(trained)
+        by_name = {category.name: label for label, category in enumerate(categories)}
+        for label, stated in names.items():
+            meant = spelt_as(stated, categories)
+            if meant is not None and by_name[meant.name] != label:
+                raise BadModel(
+                    f"{self.spec.title}: label {label} is {stated!r} in its config.json, but {labels[0][label]!r} in "
+                    f"the order of {trained}'s categories. Take the model's own repository."
+                )
+        return dict(enumerate(labels[0]))
 
     def _things(self) -> tuple[bool, ...]:
         stated = self.spec.settings.get("things")
@@ -359,19 +382,6 @@ class TransformersAdapter(Adapter):
 _CLASS_HEADS = ("class_predictor.bias", "decoder.class_embed.bias", "class_labels_classifier.bias")
 _NOT_PARAMETERS = ("relative_position_index", "position_ids", "num_batches_tracked", "criterion.empty_weight")
 """Buffers that earlier versions saved and that are computed."""
-
-
-def read_json(path: Path, title: str) -> dict[str, Any]:
-    """The dict in a JSON file. Raises BadModel."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise BadModel(f"{title}: there is no {path}.") from None
-    except (OSError, ValueError) as error:
-        raise BadModel(f"{title}: {path} cannot be read as JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise BadModel(f"{title}: {path} is not a JSON object.")
-    return found
 
 
 def _folder_of(spec: ModelSpec) -> Path | None:

@@ -5,12 +5,14 @@ A config.json comes from whoever made the repository. Beside the network it can 
 """
 
 import inspect
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from panbench.base.errors import BadModel
 
-__all__ = ["network_settings"]
+__all__ = ["network_settings", "read_json"]
 
 # What earlier versions wrote, and the classes still take.
 _EARLIER = frozenset(
@@ -40,4 +42,17 @@ def network_settings(stated: Mapping[str, Any], transformers: Any, title: str) -
         if name in known:
             is_part = name.endswith("_config") and isinstance(value, dict)
             found[name] = network_settings(value, transformers, title) if is_part else value
+    return found
+
+
+def read_json(path: Path, title: str) -> dict[str, Any]:
+    """The dict in a JSON file. Raises BadModel."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BadModel(f"{title}: there is no {path}.") from None
+    except (OSError, ValueError) as error:
+        raise BadModel(f"{title}: {path} cannot be read as JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise BadModel(f"{title}: {path} is not a JSON object.")
     return found

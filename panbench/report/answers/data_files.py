@@ -7,6 +7,7 @@ from typing import Any
 
 from panbench.base.errors import BadDataset
 from panbench.panoptic.coco import PanopticSet, read_panoptic_json
+from panbench.panoptic.sources import exists
 from panbench.runs import Run
 
 __all__ = ["DataFiles", "path_of"]
@@ -34,7 +35,7 @@ class DataFiles:
         """The ground truth's JSON. Raises BadDataset when it is not found."""
         if self._gt is None:
             raise BadDataset(f"{self._run} does not say where its ground truth is. Give it with --gt.")
-        if not self._gt.is_file():
+        if not exists(self._gt):
             raise BadDataset(
                 f"The ground truth of {self._run} was not found at {self._gt}. Say where it is now with --gt."
             )

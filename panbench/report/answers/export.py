@@ -23,6 +23,7 @@ from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import FN, FP, TP
 from panbench.metrics.pq import pq_table, summarise
 from panbench.panoptic.coco import read_ids, read_panoptic_json
+from panbench.panoptic.sources import exists
 from panbench.panoptic.types import GROUPS, PanopticSet
 from panbench.report.answers.grid import percent
 from panbench.report.answers.tables import comparison_row
@@ -131,7 +132,7 @@ def _coco_results(run: Run, out: Path) -> list[Path]:
 
 def _fiftyone(run: Run, out: Path) -> list[Path]:
     dataset = run.info.dataset
-    if not dataset.gt or not Path(dataset.gt).is_file():
+    if not dataset.gt or not exists(dataset.gt):
         raise BadRun(f"{run.name}: its ground truth {dataset.gt} is not here, and an export to FiftyOne shows it.")
     truth = read_panoptic_json(dataset.gt, dataset.gt_dir)
     told = segments_with_verdicts(run)

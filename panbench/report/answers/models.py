@@ -44,7 +44,7 @@ class Listing:
             notes.append("CC-BY-NC: the weights are not for commercial use.")
         if self.specs:
             notes.append("From: mmdet's zoo; the Hugging Face hub; git, a release on GitHub; ours, with panbench.")
-            notes.append("`--json` has input sizes and backbones, and where each licence stands.")
+            notes.append("`--json` has families, backbones, input sizes, and where each licence stands.")
         return [*shown, "\n".join(notes)] if notes else shown
 
     def _published_grid(self) -> Grid:
@@ -70,17 +70,26 @@ class Listing:
         ]
 
 
-def list_models(specs: Sequence[ModelSpec], words: str = "") -> Listing:
+def list_models(specs: Sequence[ModelSpec], words: str = "", data: str | None = None) -> Listing:
     """The rows in which each of some words occurs, capitals aside: in name, family, backbone, licence, origin, …
 
     specs: all models that can be named. "published only" finds the systems that none of them is.
+    data: only models that were trained on this set, and systems with a result on it
     Raises BadArgument when no row is left.
     """
     wanted = words.casefold().split()
+    if data is not None:
+        sets = {spec.trained_on for spec in specs} - {None} | {result.dataset for result in published_results()}
+        if data not in sets:
+            there = in_sentence(sorted(map(str, sets)))
+            raise BadArgument(f"No model and no published result is on --data {data!r}. There are some on {there}.")
+        specs = [spec for spec in specs if spec.trained_on == data]
     kept = tuple(spec for spec in specs if _holds(_words_of(spec), wanted))
     runnable = {spec.system for spec in specs}
     best: dict[str, PublishedResult] = {}
     for result in published_results():
+        if data not in (None, result.dataset):
+            continue
         if result.title in runnable or (
             result.superseded
             and any(other.title == result.title and not other.superseded for other in published_results())
@@ -97,14 +106,14 @@ def list_models(specs: Sequence[ModelSpec], words: str = "") -> Listing:
 
 
 def models_text(specs: Sequence[ModelSpec], sources: Sequence[str] = ()) -> RenderableType:
-    """The models as a table for a terminal: published PQ in percent, and whether the weights are on this machine.
+    """The models as a table for a terminal: training data, published PQ on it, and whether the weights are here.
 
     sources: where the PQ are published; each row has the number of its own, from 1
     """
     rows = tuple(
         (
             spec.name,
-            spec.family or ABSENT,
+            spec.trained_on or ABSENT,
             origin(spec),
             _short_licence(spec.license),
             count(spec.params),
@@ -117,8 +126,8 @@ def models_text(specs: Sequence[ModelSpec], sources: Sequence[str] = ()) -> Rend
         for spec in specs
     )
     on = sorted({f"{spec.published.dataset} {spec.published.split}" for spec in specs if spec.published})
-    published = f"PQ as published on {' and '.join(on)}. " if on else ""
-    columns = ("Model", "Family", "From", "Licence", "params", "PQ", "Src", "Here")
+    published = f"PQ as published on {on[0] if len(on) == 1 else 'the val of its data'}. " if on else ""
+    columns = ("Model", "Data", "From", "Licence", "params", "PQ", "Src", "Here")
     notes = (f"{published}Here: the weights are on this machine.", *_lacking(specs))
     return as_text(Grid(columns, rows, words=4, notes=notes))
 

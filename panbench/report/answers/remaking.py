@@ -1,11 +1,11 @@
-"""The command that makes a run again with its predictions, for runs that kept none."""
+"""Commands that make a run again with its predictions, where it kept none, or go on with one that was stopped."""
 
 import shlex
 from pathlib import Path
 
 from panbench.runs import Run
 
-__all__ = ["command_with_predictions"]
+__all__ = ["command_with_predictions", "resuming_command"]
 
 _CHANGED = ("--save-predictions", "--no-save-predictions", "--overwrite", "--resume")
 
@@ -28,6 +28,15 @@ def command_with_predictions(run: Run) -> str | None:
         elif place + 1 < len(words):
             words[place + 1] = _today(words[place + 1], run)
     return shlex.join([*words, "--save-predictions", "--overwrite"])
+
+
+def resuming_command(run: Run) -> str | None:
+    """The command line that goes on with a run that was stopped; None if the run does not know how it was made.
+
+    It is the recorded one, to be run in the same folder. Only `eval` goes on with a run.
+    """
+    words = [word for word in run.info.command if word not in ("--overwrite", "--resume")]
+    return shlex.join([*words, "--resume"]) if run.info.kind == "eval" and "eval" in words[:3] else None
 
 
 def _today(out: str, run: Run) -> str:

@@ -49,7 +49,7 @@ from panbench.runs import (
     looks_like_run,
     read_runs,
 )
-from panbench.runs.alike import arithmetic, detection_library, unlike
+from panbench.runs.alike import arithmetic, detection_library, ground_truths, unlike
 from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
@@ -572,12 +572,12 @@ def _check_alike(runs: Sequence[Run]) -> None:
 
 def _check_groups(runs: Sequence[Run]) -> None:
     """Raises BadRun that sorts more than two runs into those that can be compared with each other."""
-    groups: dict[tuple[str | None, bytes], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.info.dataset.fingerprint, run.images.tobytes()), []).append(run)
+    groups: dict[tuple[int, bytes], list[Run]] = {}
+    for run, truth in zip(runs, ground_truths([run.info.dataset for run in runs]), strict=True):
+        groups.setdefault((truth, run.images.tobytes()), []).append(run)
     if len(runs) < 3 or len(groups) < 2:
         return
-    one_truth = len({fingerprint for fingerprint, _ in groups}) == 1
+    one_truth = len({truth for truth, _ in groups}) == 1
     name_of = {id(run): name for run, name in zip(runs, distinct_names(runs), strict=True)}
     told, seen = [], set[str]()
     for group in sorted(groups.values(), key=len, reverse=True):

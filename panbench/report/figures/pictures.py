@@ -26,6 +26,7 @@ from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png, read_png_names
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.photo import decode_photo
+from panbench.panoptic.sources import exists
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
 from panbench.report.answers.data_files import DataFiles, path_of
 from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
@@ -227,7 +228,7 @@ class RunPictures:
         inside = self.run.path / "predictions.json" if self.run.path else None
         scored = path_of(self.run.info.predictions and self.run.info.predictions.json)
         for path in (inside, scored):
-            if path is not None and path.is_file():
+            if path is not None and exists(path):
                 check_predictions_json(self.run, path)
                 return read_png_names(path)
         return {}

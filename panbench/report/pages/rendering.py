@@ -9,17 +9,19 @@ pieces that several pages share.
 import base64
 import functools
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from panbench.base.text import for_file
 from panbench.report.answers.grid import percent
 from panbench.report.figures.colors import CAUSES_DARK, CAUSES_LIGHT, DARK, LIGHT
 
-__all__ = ["FOOTER", "Markup", "render", "whole_page"]
+__all__ = ["FOOTER", "Markup", "json_in_html", "render", "scripts_of", "whole_page"]
 
 FOOTER = "Written by panbench. This file needs no network and sends nothing."
 """The last line of a page that is a file."""
@@ -58,6 +60,25 @@ def whole_page(
     policy = _policy(style=style, script=script, asks=asks, forms=forms)
     whole = {"subtitle": None, **facts, "title": title, "style": Markup(style), "script": script and Markup(script)}
     return str(render(template, policy=policy, **whole))
+
+
+def json_in_html(data: Mapping[str, Any] | Sequence[Any]) -> str:
+    """JSON that cannot end the script element it stands in, whatever its strings hold."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return for_file(text)
+
+
+def scripts_of(folder: str, names: Sequence[str]) -> str:
+    """Some scripts as one; `folder` is a package and a folder beside its code: "panbench.report.pages.page:assets"."""
+    return "\n".join(_script(folder, name) for name in names)
+
+
+@functools.cache
+def _script(folder: str, name: str) -> str:
+    package, _, inside = folder.partition(":")
+    return resources.files(package).joinpath(inside, name).read_text("utf-8")
 
 
 @functools.cache

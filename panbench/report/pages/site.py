@@ -28,6 +28,7 @@ from panbench.report.answers.tables import ComparisonRow, count, labels, rate
 from panbench.report.pages.page.document import write_report
 from panbench.report.pages.rendering import FOOTER, whole_page
 from panbench.runs import Run
+from panbench.runs.alike import ground_truths
 
 __all__ = ["write_site"]
 
@@ -96,8 +97,9 @@ def write_site(
 def _of_one_data(runs: Sequence[Run]) -> list[list[int]]:
     """The runs, by their places, that share ground truth and images; the largest group first."""
     groups: dict[tuple[object, ...], list[int]] = {}
+    truths = ground_truths([run.info.dataset for run in runs])
     for index, run in enumerate(runs):
-        groups.setdefault((run.info.dataset.fingerprint, hash(tuple(run.image_ids()))), []).append(index)
+        groups.setdefault((truths[index], hash(tuple(run.image_ids()))), []).append(index)
     return sorted(groups.values(), key=lambda members: -len(members))
 
 

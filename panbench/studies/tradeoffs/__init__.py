@@ -1,6 +1,6 @@
 """PQ against time: what a decoder layer and a larger image are worth."""
 
-from panbench.base.studies import Study, StudyCommand
+from panbench.base.studies import Study
 
 __all__ = ["STUDY"]
 
@@ -9,14 +9,9 @@ STUDY = Study(
     "PQ against time: what a decoder layer and a larger image are worth.",
     # After the views of ensembles, which want the network itself.
     order=60,
-    options={"eval": "panbench.studies.tradeoffs.options:TradeoffOptions"},
-    commands=(
-        StudyCommand(
-            "tradeoffs",
-            "Print PQ against time, by decoder layer or by image size.",
-            "panbench.studies.tradeoffs.command:app",
-            "Ask",
-        ),
-    ),
+    options={
+        "eval": "panbench.studies.tradeoffs.options:TradeoffOptions",
+        "compare": "panbench.studies.tradeoffs.compared:ComparedSteps",
+    },
     section="panbench.studies.tradeoffs.section:tradeoffs_section",
 )

@@ -267,9 +267,10 @@ def _how_timed(one: Tradeoff) -> str:
         return f"No times: `panbench eval --{'layers' if one.kind is LAYERS else 'size'} … --resume` measures them."
     images = max((len(spent) for spent in one.timed["milliseconds"].values()), default=0)
     what = "the network cut after each layer" if one.kind is LAYERS else "the network at each size"
+    spent = "Times: CPU time" if one.timed.get("clock") == "CPU" else "Times:"
     return (
-        f"Times: of {what}, without reading and fusion; the median of {images} images, one at a time, on "
-        f"{one.timed.get('device')} with {one.timed.get('threads')} threads, in {one.timed.get('precision')}."
+        f"{spent} of {what}, without reading and fusion; the median of {images} images, one at a time, on "
+        f"{one.timed.get('device')} ({one.timed.get('threads')} threads), in {one.timed.get('precision')}."
     )
 
 
@@ -290,7 +291,7 @@ def tradeoff_record(found: Sequence[Tradeoff]) -> list[dict[str, Any]]:
             "images": len(one.run.images),
             "timed_on": None
             if one.timed is None
-            else {name: one.timed.get(name) for name in ("device", "threads", "precision")},
+            else {name: one.timed.get(name) for name in ("device", "threads", "precision", "clock")},
             "steps": [
                 {
                     one.kind.word: int(step.number) if one.kind is LAYERS else step.number,

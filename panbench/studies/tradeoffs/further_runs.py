@@ -22,7 +22,7 @@ from panbench.studies.tradeoffs.scaled_model import ScaledModel
 if TYPE_CHECKING:
     from panbench.models.rules import Rule
 
-__all__ = ["TIMED_IMAGES", "evaluate_sizes", "time_layers"]
+__all__ = ["TIMED_IMAGES", "evaluate_sizes", "milliseconds", "time_layers", "time_sizes"]
 
 TIMED_IMAGES = 10
 """Each step is timed on so many images, one at a time, in turns with the others."""
@@ -41,34 +41,51 @@ def evaluate_sizes(
     folders: of the runs at size 1, by rule; each further run resumes by itself
     """
     options = replace(options, save_predictions=False, keep_candidates=False)
-    models = {f"{factor:g}": ScaledModel(model, factor) for factor in factors}
-    for step, scaled in models.items():
-        beside = {rule: SIZES.folder(home, step) for rule, home in folders.items()}
-        evaluate_rules(scaled, dataset, beside, options, reporter)
-    _time(SIZES, {**models, "1": model}, dataset, list(folders.values()), reporter)
+    for factor in factors:
+        beside = {rule: SIZES.folder(home, f"{factor:g}") for rule, home in folders.items()}
+        evaluate_rules(ScaledModel(model, factor), dataset, beside, options, reporter)
+    time_sizes(model, dataset, folders, factors, reporter)
 
 
-def time_layers(model: Model, dataset: Dataset, folders: "Mapping[Rule, Path]", reporter: Reporter = SILENT) -> None:
-    """Times the network cut after each layer that has a run, and the whole one."""
+def time_layers(
+    model: Model, dataset: Dataset, folders: "Mapping[Rule, Path]", reporter: Reporter = SILENT, *, cpu: bool = False
+) -> None:
+    """Times the network cut after each layer that has a run, and the whole one; cpu: in CPU time of all threads."""
     of = layered(model)
     models: dict[str, Model] = {str(layer): cut_after(of.network, layer) for layer in of.earlier}
-    _time(LAYERS, {**models, str(of.count): of.network}, dataset, list(folders.values()), reporter)
+    _time(LAYERS, {**models, str(of.count): of.network}, dataset, list(folders.values()), reporter, cpu=cpu)
 
 
-def _time(kind: Kind, models: Mapping[str, Model], dataset: Dataset, homes: Sequence[Path], reporter: Reporter) -> None:
+def time_sizes(
+    model: Model,
+    dataset: Dataset,
+    folders: "Mapping[Rule, Path]",
+    factors: Sequence[float],
+    reporter: Reporter = SILENT,
+    *,
+    cpu: bool = False,
+) -> None:
+    """Times the network at each size, and at its own; cpu: in CPU time of all threads."""
+    models = {f"{factor:g}": ScaledModel(model, factor) for factor in factors}
+    _time(SIZES, {**models, "1": model}, dataset, list(folders.values()), reporter, cpu=cpu)
+
+
+def _time(
+    kind: Kind, models: Mapping[str, Model], dataset: Dataset, homes: Sequence[Path], reporter: Reporter, *, cpu: bool
+) -> None:
     """Writes the milliseconds that each model takes for an image beside each run of `homes`."""
     if not join_ranks().is_first:
         return
-    first = next(iter(models.values()))
     reporter.status(f"Timing {kind.plural}")
-    spent = milliseconds(models, dataset)
-    described = first.describe()
+    spent = milliseconds(models, dataset, time.process_time if cpu else time.perf_counter)
+    first = next(iter(models.values()))
     record = {
         "schema": 1,
-        "weights_sha256": described.weights_sha256,
+        "weights_sha256": first.describe().weights_sha256,
         "device": first.device.type,
         "threads": torch.get_num_threads(),
         "precision": first.precision,
+        "clock": "CPU" if cpu else "wall",
         "milliseconds": spent,
     }
     for home in homes:

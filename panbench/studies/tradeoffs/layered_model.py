@@ -24,8 +24,7 @@ from panbench.models.host import HostedModel
 from panbench.models.model import LoadedImage, Model, Wrapped
 from panbench.models.rules import Fused, Rule, SettledMap
 from panbench.runs import ModelRecord
-from panbench.studies.tradeoffs.options import no_layers
-from panbench.studies.tradeoffs.places import LAYERS
+from panbench.studies.tradeoffs.places import LAYERS, no_layers
 
 __all__ = ["LayeredCandidates", "LayeredModel", "OfLayer", "cut_after", "layered", "runs_by_layer"]
 
@@ -172,8 +171,9 @@ def _altered(model: HostedModel, wrap: Callable[[Part, int], None] | None, layer
     decoder = decoder_of(other)
     if layer is not None:
         decoder.cut(layer)
-    for key, part in enumerate(decoder.parts) if wrap is not None else ():
-        wrap(part, key)
+    if wrap is not None:
+        for key, part in enumerate(decoder.parts):
+            wrap(part, key)
     return other
 
 

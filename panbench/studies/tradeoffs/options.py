@@ -12,6 +12,7 @@ from panbench.base.studies import Option
 from panbench.base.text import listed
 from panbench.catalog import WITHOUT_QUERIES
 from panbench.evaluation.options import EvaluateOptions, Evaluation, Joined, StudyOptions
+from panbench.studies.tradeoffs.places import no_layers
 
 if TYPE_CHECKING:
     from panbench.base.reporter import Reporter
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from panbench.models.model import Model
     from panbench.models.rules import Rule
 
-__all__ = ["ALL", "TradeoffOptions", "no_layers"]
+__all__ = ["ALL", "TradeoffOptions"]
 
 ALL = "all"
 _MOST_LAYERS = 12
@@ -38,7 +39,7 @@ class TradeoffOptions(StudyOptions):
         str | None,
         Option(
             "Also score what the heads answer after these decoder layers, from the same forward pass: all, or 1,3,6. "
-            "`panbench tradeoffs` reads the runs.",
+            "`panbench compare --tradeoffs` reads the runs.",
             "LAYERS",
             (ALL,),
         ),
@@ -158,7 +159,7 @@ class TradeoffOptions(StudyOptions):
         if self.layers is None and self.size is None:
             return ()
         homes = [run for run in runs if "@layer" not in run.name]
-        return (f"PQ against time: `panbench tradeoffs {shlex.join(map(str, homes))}`",)
+        return (f"PQ against time: `panbench compare --tradeoffs {shlex.join(map(str, homes))}`",)
 
     def _refuse_others(self, options: EvaluateOptions) -> None:
         """Raises BadArgument for options of other studies that do not go with these; by name, as they are given."""
@@ -175,11 +176,3 @@ class TradeoffOptions(StudyOptions):
             raise BadArgument(f"--corrupt and {mine} each make further runs. Leave one out.")
         if self.layers is not None and given.get("metrics") not in (None, "pq"):
             raise BadArgument("--metrics ap and miou read the last layer alone. Leave --metrics or --layers out.")
-
-
-def no_layers(title: str) -> BadArgument:
-    """The error for a model without a decoder of layers."""
-    return BadArgument(
-        f"{title} has no decoder of layers, so --layers has nothing to score. Mask2Former, MaskFormer, DETR, OneFormer, "
-        "EoMT, Panoptic SegFormer and Mask DINO have one."
-    )

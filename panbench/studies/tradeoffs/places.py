@@ -1,11 +1,13 @@
-"""What a run's further runs are called: `mask2former-tiny@layer3`, `mask2former-tiny@size0.5`; and where they lie."""
+"""What a run's further runs are called and where they lie: `mask2former-tiny@layer3`, `mask2former-tiny@size0.5`."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LAYERS", "SIZES", "Kind", "home_of"]
+from panbench.base.errors import BadArgument
+
+__all__ = ["LAYERS", "SIZES", "Kind", "home_of", "no_layers"]
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,11 @@ def home_of(home: Path) -> Path:
 
 LAYERS = Kind("layer", "layers")
 SIZES = Kind("size", "sizes")
+
+
+def no_layers(title: str) -> BadArgument:
+    """The error for a model without a decoder of layers."""
+    return BadArgument(
+        f"{title} has no decoder of layers, so --layers has nothing to score. Mask2Former, MaskFormer, DETR, "
+        "OneFormer, EoMT, Panoptic SegFormer and Mask DINO have one."
+    )

@@ -47,7 +47,7 @@ def tradeoffs_section(members: Sequence[Compared]) -> Section:
             rows.append((label, index, cells))
     intro = (
         "PQ of each model when its network ends after an earlier decoder layer, or sees smaller images, by the time "
-        "for an image, as a share of the longest. `panbench tradeoffs RUN` tests the differences."
+        "for an image, as a share of the longest. `panbench compare --tradeoffs RUN` tests the differences."
     )
     curves = Curves("PQ by time", "time, share of the longest", "PQ", series) if series else None
     facts = {"heads": ("Model", "step", "PQ", "ms/image", "speed"), "rows": rows, "notes": notes}

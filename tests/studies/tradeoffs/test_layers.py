@@ -217,10 +217,10 @@ def test_compare_and_tradeoffs_read_the_runs_of_the_command(tmp_path):
     made = panbench("eval", "--model", "mask2former-tiny", "--data", "shapes:96x128", "--limit", 10, "--layers", "1,2",
                     "--out", out)  # fmt: skip
     assert made.exit_code == 0, made.stderr
-    assert f"panbench tradeoffs {out}`" in " ".join(made.stderr.split())
+    assert f"panbench compare --tradeoffs {out}`" in " ".join(made.stderr.split())
     table = panbench("compare", out, f"{out}@layer1", f"{out}@layer2")
     assert "Mask2Former tiny@layer1" in table.stdout
-    found = json.loads(panbench("tradeoffs", out, "--json").stdout)
+    found = json.loads(panbench("compare", "--tradeoffs", out, "--json").stdout)
     (layers,) = found
     assert [step["layer"] for step in layers["steps"]] == [1, 2, 3]
     expected = [load_run(folder).summary()["All"]["PQ"] for folder in (f"{out}@layer1", f"{out}@layer2", out)]

@@ -56,5 +56,5 @@ def test_tradeoffs_read_the_sizes_of_a_run(tmp_path):
     made = panbench("eval", "--model", "panoptic-fpn-tiny", "--data", "shapes:96x128", "--limit", 10, "--size", "0.5,1",
                     "--out", out)  # fmt: skip
     assert made.exit_code == 0, made.stderr
-    (found,) = json.loads(panbench("tradeoffs", out, "--json").stdout)
+    (found,) = json.loads(panbench("compare", "--tradeoffs", out, "--json").stdout)
     assert [step["size"] for step in found["steps"]] == [0.5, 1]

@@ -11,10 +11,16 @@ from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import SILENT, Reporter
 from panbench.report.answers.stored import DAMAGED, StoredRun, run_places, stored_run
 from panbench.report.pages.live.selection import Selection
-from panbench.runs import load_run
+from panbench.report.pages.live.watch import Watch
+from panbench.runs import DatasetRecord, load_run
 from panbench.runs.layout import CANDIDATES, PREDICTIONS, written
+from panbench.runs.lock import may_be_written
+from panbench.runs.replacing import replaced_home
 
 __all__ = ["Asked", "Library", "Listed"]
+
+WATCHED = 8
+"""Runs being written that are followed at a time; the one that was asked for longest ago is read anew."""
 
 KEPT = 4
 """Selections whose tables stay in memory: going back to a comparison that was just seen takes no time. More would not
@@ -25,11 +31,17 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class Listed:
-    """A run in the folder. `name` is its path below the folder, with /, and the only way to ask for it."""
+    """A run in the folder. `name` is its path below the folder, with /, and the only way to ask for it.
+
+    expected: how many images it is to have, of a run that is not done; is_written: whether somebody may be writing it
+    """
 
     name: str
     run: StoredRun
-    fingerprint: str | None
+    data: DatasetRecord | None
+    """None for a run that cannot be read."""
+    expected: int | None = None
+    is_written: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class Library:
         self._lock = threading.Lock()
         self._listed: dict[str, tuple[Stamp, Listed]] = {}
         self._selections: OrderedDict[Asked, Selection] = OrderedDict()
+        self._watches: OrderedDict[str, Watch] = OrderedDict()
 
     def runs(self) -> list[Listed]:
         """The runs, oldest first; those that cannot be read say why."""
@@ -76,7 +89,7 @@ class Library:
                 stamp = _stamp(path)
                 if name not in self._listed or self._listed[name][0] != stamp:
                     self._listed[name] = stamp, _listed(name, path, self._leading_out(path))
-            found = [self._listed[name][1] for name in places]
+            found = [_as_now(self._listed[name][1], path) for name, path in places.items()]
         return sorted(found, key=lambda listed: (listed.run.started or "", listed.name))
 
     def asked(self, names: Sequence[str], *, common_images: bool = False) -> Asked:
@@ -125,6 +138,26 @@ class Library:
         asked = self.asked(names, common_images=common_images)
         return self.kept(asked) or self.compare(asked, reporter)
 
+    def watch(self, name: str) -> Watch:
+        """The run of this name, to be followed while it is written; after it took the place of another, that place.
+
+        Raises BadArgument for a name that is not listed, BadRun for a run that leads out of the folder.
+        """
+        places = self._places()
+        home = replaced_home(Path(name))
+        if name not in places and home is not None and home.as_posix() in places:
+            name = home.as_posix()
+        if name not in places:
+            raise BadArgument(f"There is no run {name!r} in {self.folder}.")
+        if (link := self._leading_out(places[name])) is not None:
+            raise BadRun(f"{name}: {_not_served(link)}")
+        with self._lock:
+            found = self._watches.pop(name, None) or Watch(name, places[name], self.folder, self._moved)
+            self._watches[name] = found
+            while len(self._watches) > WATCHED:
+                self._watches.popitem(last=False)
+        return found
+
     def _leading_out(self, run: Path) -> Path | None:
         """A file or folder of a run that is a link to something outside of the served folder."""
         root = self.folder.resolve()
@@ -153,8 +186,18 @@ def _listed(name: str, path: Path, leading_out: Path | None) -> Listed:
     if leading_out is not None:
         return Listed(name, StoredRun(name, status=DAMAGED, problem=_not_served(leading_out)), None)
     run = stored_run(path)
-    fingerprint = None if run.status == DAMAGED else load_run(path).info.dataset.fingerprint
-    return Listed(name, replace(run, path=name), fingerprint)
+    if run.status == DAMAGED:
+        return Listed(name, replace(run, path=name), None)
+    info = load_run(path).info
+    expected = None if info.status == "done" else info.images.expected
+    return Listed(name, replace(run, path=name), info.dataset, expected)
+
+
+def _as_now(listed: Listed, path: Path) -> Listed:
+    """The run with whether it is written, which its own files do not tell."""
+    if listed.run.status != "running":
+        return listed
+    return replace(listed, is_written=may_be_written(replaced_home(path) or path))
 
 
 def _stamp(path: Path) -> Stamp:

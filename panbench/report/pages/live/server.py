@@ -2,6 +2,8 @@
 
 /                               the runs of the folder, by the data that they are of
 /compare?run=NAME&run=NAME      the report's page of these runs, with all their images
+/live?run=NAME                  a run while it is written; leads to its report once it is done
+/api/live?run=NAME              how far that run is, JSON, with an ETag: 304 where nothing is new
 /api/find?run=NAME…             the images that a query (selection.Query) finds: ids and a page of examples, JSON
 /api/example?run=NAME…&image=   one example, JSON
 
@@ -20,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from panbench import __version__
@@ -28,8 +30,10 @@ from panbench.base.errors import BadArgument, PanbenchError
 from panbench.report.pages.live.access import TokenRequired
 from panbench.report.pages.live.library import Asked, Library, Listed
 from panbench.report.pages.live.selection import Query, Selection
-from panbench.report.pages.live.sharing import Busy, Shared
+from panbench.report.pages.live.sharing import Busy, Shared, Stop
+from panbench.report.pages.live.watch import Looked, Watch
 from panbench.report.pages.rendering import whole_page
+from panbench.runs.alike import ground_truths
 
 __all__ = ["HOSTS", "application"]
 
@@ -55,6 +59,7 @@ class _Desk:
         self._looking = Shared(threads=1, most=MOST_WAITING)
         self._comparing = Shared(threads=1, most=MOST_COMPARISONS)
         self._answering = Shared(threads=1, most=MOST_WAITING)
+        self._watching = Shared(threads=1, most=MOST_WAITING)
 
     async def index(self, warning: str = "") -> bytes:
         return await self._looking.result(("index", warning), lambda stop: _index(self._library, warning).encode())
@@ -77,6 +82,13 @@ class _Desk:
         return await self._answering.result(
             ("example", asked, image_id), lambda stop: _json(selection.example(image_id))
         )
+
+    async def watched(self, name: str) -> tuple[Watch, Looked]:
+        def look(stop: Stop) -> tuple[Watch, Looked]:
+            watch = self._library.watch(name)
+            return watch, watch.look(stop)
+
+        return await self._watching.result(("live", name), look)
 
     async def _selection(self, names: Sequence[str], common_images: bool) -> tuple[Asked, Selection]:
         library = self._library
@@ -105,6 +117,19 @@ def application(library: Library, token: str | None = None) -> Starlette:
             return _html((await desk.index("No run is chosen: tick at least one.")).decode(), 400)
         return await _unless_left(request, desk.page(*_asked_for(request)), "text/html")
 
+    async def live(request: Request) -> Response:
+        watch, looked = await desk.watched(request.query_params.get("run", ""))
+        if looked.is_done:
+            return RedirectResponse(looked.record["report"], 303, _HEADERS)
+        return _html(watch.page(looked))
+
+    async def how_far(request: Request) -> Response:
+        _, looked = await desk.watched(request.query_params.get("run", ""))
+        headers = {**_HEADERS, "ETag": looked.tag}
+        if request.headers.get("If-None-Match") == looked.tag:
+            return Response(status_code=304, headers=headers)
+        return Response(looked.content, media_type="application/json", headers=headers)
+
     async def find(request: Request) -> Response:
         query = Query.read(request.query_params)
         return await _unless_left(request, desk.answer(*_asked_for(request), query), "application/json")
@@ -120,6 +145,8 @@ def application(library: Library, token: str | None = None) -> Starlette:
         routes=[
             Route("/", index),
             Route("/compare", compare),
+            Route("/live", live),
+            Route("/api/live", how_far),
             Route("/api/find", find),
             Route("/api/example", example),
         ],
@@ -198,17 +225,19 @@ def _index(library: Library, warning: str = "") -> str:
     if not listed:
         sentence = f"There are no runs in {library.folder}. `panbench eval` writes its runs there."
         return _page("sentence.html", "No runs", sentence=sentence, warning=False, back=False)
-    groups: dict[str, list[Listed]] = {}
-    for one in listed:
-        groups.setdefault(one.fingerprint or "", []).append(one)
+    unreadable = [one for one in listed if one.data is None or one.data.fingerprint is None]
+    shown = [(one, one.data) for one in listed if one.data is not None and one.data.fingerprint is not None]
+    groups: dict[int, list[Listed]] = {}
+    for (one, _), truth in zip(shown, ground_truths([data for _, data in shown]), strict=True):
+        groups.setdefault(truth, []).append(one)
     number = f"{len(listed)} run{'s' * (len(listed) != 1)}"
     return _page(
         "index.html",
         f"{number} in {library.folder}",
         forms=True,
         warning=warning,
-        groups=[_group(members) for fingerprint, members in groups.items() if fingerprint],
-        unreadable=[(one.name, one.run.problem or "cannot be read") for one in groups.get("", [])],
+        groups=[_group(members) for members in groups.values()],
+        unreadable=[(one.name, one.run.problem or "cannot be read") for one in unreadable],
     )
 
 

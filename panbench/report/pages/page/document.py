@@ -6,13 +6,10 @@ escape every string, the scripts only ever set text, and a content security poli
 script but ours.
 """
 
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +35,7 @@ from panbench.report.pages.page.numbers import chart_numbers
 from panbench.report.pages.page.overview import overview, title_of
 from panbench.report.pages.page.provenance import provenance
 from panbench.report.pages.page.wall import Wall, fix_numbers, make_wall
-from panbench.report.pages.rendering import FOOTER, Markup, whole_page
+from panbench.report.pages.rendering import FOOTER, Markup, json_in_html, scripts_of, whole_page
 from panbench.runs import Run
 
 __all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_one_page", "write_report"]
@@ -155,7 +152,7 @@ def report_page(
         "wall": wall.numbers,
         "command": shlex.join(command or _command(runs, common_images, published, moved)),
     }
-    bare = len(_json(data).encode()) + 200_000
+    bare = len(json_in_html(data).encode()) + 200_000
     gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
     shown = {
         "leads": leads_to(kinds, [image["id"] for image in gallery.images]),
@@ -226,7 +223,7 @@ def _page(
         subtitle=f"{row.images:,} images · {len(members[0].categories)} categories · "
         f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC · panbench {__version__}",
         footer="Served by panbench on this machine, to this machine only." if "live" in data else FOOTER,
-        script="\n".join(map(_script, SCRIPTS)),
+        script=scripts_of(f"{__package__}:assets", SCRIPTS),
         asks=gallery.live,
         home=home,
         several=len(members) > 1,
@@ -238,20 +235,7 @@ def _page(
         cost=cost_of(members),
         provenance=provenance(members),
         # Escaped as JSON in a script element is; as text it would not be JSON.
-        data=Markup(_json(data)),
+        data=Markup(json_in_html(data)),
         # Apart from the numbers: the scripts parse them once the first answer has been painted.
-        pictures=Markup(_json(list(gallery.images))),
+        pictures=Markup(json_in_html(list(gallery.images))),
     )
-
-
-def _json(data: Mapping[str, Any] | Sequence[Any]) -> str:
-    """JSON that cannot end the script element it stands in, whatever its strings hold."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&\u2028\u2029":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return for_file(text)
-
-
-@cache
-def _script(name: str) -> str:
-    return resources.files(__package__).joinpath("assets", name).read_text("utf-8")

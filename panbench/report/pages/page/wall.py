@@ -21,11 +21,20 @@ from panbench.metrics.image_slices import ImageSlices
 from panbench.panoptic import pixels
 from panbench.report.answers.fixes import FIRST
 from panbench.report.answers.views import Compared
-from panbench.report.figures.crops import Crop, Cutter, Polygon, PricedError, errors_of
+from panbench.report.figures.crops import SIDE, Crop, Cutter, Polygon, PricedError, errors_of
 from panbench.report.figures.pictures import Photo, Pictures, RunPictures
 from panbench.report.pages.page.shortened import shortened
 
-__all__ = ["OF_A_ROW", "Wall", "errors_to_show", "fix_numbers", "make_wall"]
+__all__ = [
+    "OF_A_ROW",
+    "Wall",
+    "crop_record",
+    "error_record",
+    "errors_to_show",
+    "fix_numbers",
+    "image_record",
+    "make_wall",
+]
 
 MOST = 240
 """So many crops a page has at most, of all models together."""
@@ -127,7 +136,12 @@ def make_wall(
     crops, faults = Cutter(sources, pictures).cut(chosen)
     categories = {category.id: place for place, category in enumerate(members[0].categories)}
     shown = tuple(
-        {"model": index, **_record(crop, categories), "slices": _slices_of(crop.error.image_id, slices)}
+        {
+            "model": index,
+            **error_record(crop.error, categories),
+            **crop_record(crop),
+            "slices": _slices_of(crop.error.image_id, slices),
+        }
         for (index, _), crop in zip(chosen, crops, strict=True)
         if crop is not None
     )
@@ -166,8 +180,8 @@ def _slices_of(image_id: int, slices: Sequence[ImageSlices]) -> list[int]:
     return [place for place, images in enumerate(all_slices) if image_id in images]
 
 
-def _record(crop: Crop, categories: Mapping[int, int]) -> dict[str, Any]:
-    error = crop.error
+def error_record(error: PricedError, categories: Mapping[int, int]) -> dict[str, Any]:
+    """What an error is, for the scripts. categories: the place of each by its id."""
     return {
         "image": error.image_id,
         "cause": [cause.name for cause in CAUSES].index(error.cause),
@@ -175,14 +189,31 @@ def _record(crop: Crop, categories: Mapping[int, int]) -> dict[str, Any]:
         "size": SIZES.index(error.size),
         "gain": float(f"{error.gain:.4g}"),
         "iou": None if error.iou != error.iou else round(error.iou, 4),
+    }
+
+
+def crop_record(crop: Crop) -> dict[str, Any]:
+    """The picture of an error, and what other models have there, for the scripts."""
+    return {
         "box": [round(one / of, 4) for one, of in zip(crop.box, 2 * crop.shape[::-1], strict=True)],
-        "width": crop.photo.shape[1],
-        "height": crop.photo.shape[0],
-        "photo": _photo(crop.photo),
+        **_picture(crop.photo),
         "truth": _path(crop.truth),
         "predicted": _path(crop.predicted),
         "beside": [None if answer is None else [answer.words, _path(answer.outlines)] for answer in crop.answers],
     }
+
+
+def image_record(pictures: Pictures, image_id: int) -> dict[str, Any]:
+    """An image without outlines in the place of a crop, for the scripts. Raises BadDataset."""
+    photo = pictures.photo(image_id)
+    height, width = photo.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    small = pixels.shrink(photo, (max(1, round(width * scale)), max(1, round(height * scale))))
+    return {**_picture(small), "truth": "", "predicted": "", "beside": []}
+
+
+def _picture(photo: Photo) -> dict[str, Any]:
+    return {"width": photo.shape[1], "height": photo.shape[0], "photo": _photo(photo)}
 
 
 def _photo(photo: Photo) -> str:
