@@ -10,13 +10,14 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 # True of a Python that panbench runs on and that can make a virtual environment.
 FITS := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 
-.PHONY: help install demo quick test benchmarks docs lint format wheels
+.PHONY: help install demo quick test engines benchmarks docs lint format wheels
 
 help:
 	@echo "make install   make .venv with the command .venv/bin/panbench"
 	@echo "make demo      run three small models on generated scenes and compare them (2 to 3 minutes on 2 cores)"
 	@echo "make quick     lint, types, and the tests that need neither a model nor a browser: while you write"
 	@echo "make test      lint, types and tests (make test ARGS='-k pq' runs some tests only)"
+	@echo "make engines   the tests that start clusters and object stores on this machine (an environment of its own, on top of .venv)"
 	@echo "make benchmarks   CPU-time benchmarks that need no GPU, into results/benchmarks and docs/benchmarks.md"
 	@echo "make docs      the documentation as a site, in build/site (an environment of its own, 200 MB)"
 	@echo "make lint      lint and types only"
@@ -90,6 +91,19 @@ quick: $(VENV)/.dev
 	wait $$types || status=1; \
 	if [ $$status -ne 0 ]; then echo "make quick: not all checks passed, see above" >&2; fi; \
 	exit $$status
+
+# In an environment of its own on top of .venv: what object stores need holds other packages at older versions than constraints.txt.
+ENGINES := .venv-engines
+
+$(ENGINES)/.installed: pyproject.toml $(VENV)/.dev
+	$(BIN)/python -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip --disable-pip-version-check install 'ray>=2.40' s3fs 'moto[server,s3]'
+	$(ENGINES)/bin/python -c 'import pathlib, sysconfig; \
+	    (pathlib.Path(sysconfig.get_path("purelib")) / "below.pth").write_text(next(map(str, pathlib.Path("$(VENV)").absolute().glob("lib/*/site-packages"))))'
+	@touch $@
+
+engines: $(ENGINES)/.installed
+	$(ENGINES)/bin/python -m pytest -n 0 -m "ray or s3" $(ARGS) tests/studies/on_ray tests/datasets/test_object_store.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

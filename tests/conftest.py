@@ -31,8 +31,17 @@ def pytest_configure() -> None:
         module.compile_in_place()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+LANES = ("ray", "s3")
+"""Marks of tests that run only when they are asked for by `-m`: each has a lane of its own (make engines)."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with slow tests come first: begun last, one of them would keep a single core busy at the end."""
+    asked = config.getoption("markexpr") or ""
+    for lane in (lane for lane in LANES if lane not in asked):
+        for item in items:
+            if item.get_closest_marker(lane):
+                item.add_marker(pytest.mark.skip(reason=f"a lane of its own: pytest -m {lane}"))
     slow = {item.path for item in items if any(item.get_closest_marker(name) for name in ("slow", "smoke"))}
     items.sort(key=lambda item: item.path not in slow)
 

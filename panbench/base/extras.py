@@ -21,6 +21,8 @@ EXTRA_OF = {
     **dict.fromkeys(("transformers", "huggingface_hub"), "transformers"),
     **dict.fromkeys(("starlette", "uvicorn"), "serve"),
     "torchmetrics": "torchmetrics",
+    "ray": "ray",
+    **dict.fromkeys(("fsspec", "s3fs", "gcsfs"), "cloud"),
 }
 """The extra that brings a package, by the package's name in `import`."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
+from panbench.base.addresses import is_address, path_at
 from panbench.base.errors import BadArgument, OutOfSpace
 from panbench.base.text import for_file
 
@@ -104,6 +105,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
+    if is_address(path):
+        return hashlib.sha256(path_at(path).read_bytes()).hexdigest()
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         while block := handle.read(1 << 20):

@@ -71,6 +71,8 @@ class Study:
         what its rows are, in words
     plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind
     definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
+    engines: what `--engine` of "eval" and "score" can name: a class whose objects are a `panbench.base.engines.Engine`,
+        made from an address or None
     formerly: what its commands were called in earlier versions, and what to type now: {"submit": "export coco-server"}
     """
 
@@ -84,6 +86,7 @@ class Study:
     tables: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, str] = field(default_factory=dict)
     definitions: str = ""
+    engines: Mapping[str, str] = field(default_factory=dict)
     formerly: Mapping[str, str] = field(default_factory=dict)
 
 

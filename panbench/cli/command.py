@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from panbench.base.addresses import refuse_address
 from panbench.base.computing import DEVICES, check_device_name
 from panbench.base.errors import PanbenchError
 from panbench.cli import console
@@ -74,6 +75,8 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         ctx.meta[OPTIONS] = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
+        if isinstance(out := ctx.params.get("out"), str | Path):
+            refuse_address(out, "--out")
         return super().invoke(ctx)
 
 
@@ -297,6 +300,8 @@ Runs = Annotated[
     list[Path],
     typer.Argument(metavar="RUN", help="Run folders, or folders of runs.", autocompletion=run_folders),
 ]
+
+
 AsJson = Annotated[bool, flag("--json", "Print everything as JSON, fractions 0-1.")]
 Raw = Annotated[
     bool, flag("--raw", "CSV: do not put a ' before names that begin with =, +, - or @ (it keeps them text).")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from panbench.base.addresses import is_address, path_at
 from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.files import cache_dir
 from panbench.base.places import Register
@@ -55,6 +56,7 @@ def open_dataset(
     if gt is not None or images is not None:
         if gt is None or images is None:
             raise BadArgument("--images and --gt go together: a folder of images and its COCO panoptic JSON.")
+        gt, images, gt_dir = path_at(gt), path_at(images), None if gt_dir is None else path_at(gt_dir)
         opened = open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids, share=share)
         return opened.with_exif(exif)
     name = str(data)
@@ -92,6 +94,8 @@ def missing_files(
     Arguments as of `open_dataset`. Only COCO's own files are downloaded: a folder that holds another dataset under such
     a name is left alone.
     """
+    if is_address(data):
+        return None
     folder, split_of_coco = _folder(str(data)), split.removesuffix("2017")
     if not folder.name.lower().startswith("coco") or split_of_coco not in N_IMAGES:
         return None
@@ -126,7 +130,7 @@ def _of_others(name: str, found: object) -> Dataset:
 
 
 def _folder(name: str) -> Path:
-    return Path("data") / name if name in _IN_DATA and not Path(name).is_dir() else Path(name)
+    return Path("data") / name if name in _IN_DATA and not Path(name).is_dir() else path_at(name)
 
 
 def _first(limit: int | None, image_ids: Sequence[int] | None) -> int | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from panbench.base.addresses import Address
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
@@ -262,12 +263,16 @@ def _select(
 
 
 def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None]) -> None:
-    wanted, missing = 0, []
-    for path in paths:
-        if path is not None:
-            wanted += 1
-            if not os.path.isfile(path):
-                missing.append(os.path.basename(path))
+    if isinstance(folder, Address):
+        names = [os.fspath(path)[len(str(folder)) + 1 :] for path in paths if path is not None]
+        wanted, missing = len(names), folder.missing_of(names)
+    else:
+        wanted, missing = 0, []
+        for path in paths:
+            if path is not None:
+                wanted += 1
+                if not os.path.isfile(path):
+                    missing.append(os.path.basename(path))
     if missing and not folder.is_dir():
         there = f"{folder} is not a folder" if folder.exists() else f"There is no folder {folder}"
         raise FilesMissing(f"{there} of {what}.")
@@ -286,7 +291,7 @@ def _name_of(categories: Sequence[Category], n_images: int, name: str, split: st
 
 
 def _how_to_fetch(root: Path) -> str:
-    if root.name == "coco":
+    if root.name == "coco" and not isinstance(root, Address):
         return f"`panbench data coco --root {root}` fetches COCO."
     if root.name in _MADE:
         return f"`panbench data {root.name} FOLDER --root {root}` makes it of its owners' files."

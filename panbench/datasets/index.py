@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import Address
 from panbench.base.errors import BadArgument, BadDataset, PanbenchError
 from panbench.base.files import atomic_write, cache_dir, sha256_of
 from panbench.base.locks import Lock
@@ -374,6 +375,9 @@ def fresh_index(sources: Sequence[Path], *, predictions: bool = False, make: boo
     make: make it where there is none and the JSONs are so large that it pays, unless they cannot be indexed; one of
         several processes that ask at once makes it, and the others wait
     """
+    if any(isinstance(source, Address) for source in sources):
+        # An index is found by the size and time of files, which stores do not keep.
+        return None
     found = _find(sources, predictions)
     if found is not None or not make or not _pays(sources):
         return found

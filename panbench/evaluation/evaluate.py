@@ -23,7 +23,9 @@ from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, J
 from panbench.evaluation.plan import BatchPlan
 from panbench.evaluation.prediction_names import shared_name
 from panbench.evaluation.record import first_record, resume_settings
+from panbench.evaluation.shown import as_shown
 from panbench.evaluation.sitting import Sitting
+from panbench.evaluation.spread import Job, RemoteModel, SpreadLoop, refuse_unspreadable
 from panbench.models.keeping import CandidateKeeper
 from panbench.models.model import Model, way_of_running
 from panbench.models.opening import open_model
@@ -67,13 +69,6 @@ def evaluate(
     return run
 
 
-def as_shown(model: Model, options: EvaluateOptions) -> Model:
-    """The model as the studies of the options want it: behind views of an image, say."""
-    for study in options.studies:
-        model = study.wrapped(model)
-    return model
-
-
 def with_those_beside(model: Model, folders: Mapping[Rule, Path], options: EvaluateOptions) -> dict[Rule, Path]:
     """The folders with those of further runs that studies make in the same pass, after them. model: `as_shown`."""
     further = [study.beside(model, folders, options) for study in options.studies]
@@ -109,6 +104,7 @@ def evaluate_rules(
         reporter.notice(sentence)
     evaluation = Evaluation(model, dataset, _category_of(ids, mapping), options, ranks.rank, reporter)
     joined = [study.join(evaluation) for study in with_all_studies(options.studies)]
+    refuse_unspreadable(options, ["metrics of the network before fusion" for each in joined if each.listen is not None])
     settings = {rule: resume_settings(model, dataset, mapping, options, rule, joined) for rule in folders}
     sitting = Sitting(folders, settings, model, dataset, options, ranks, reporter)
     if not sitting.unfinished:
@@ -116,19 +112,25 @@ def evaluate_rules(
     batch_size = _batch_size(sitting.batch_size, model, dataset, ranks, reporter)
 
     def new_record(rule: Rule) -> RunInfo:
-        return first_record(
-            model, dataset, {**settings[rule], "batch_size": batch_size}, options.command, mapping, rule
-        )
+        arguments = {**settings[rule], "batch_size": batch_size}
+        record = first_record(model, dataset, arguments, options.command, mapping, rule)
+        return model.recorded(record) if isinstance(model, RemoteModel) else record
 
     with sitting.writing(new_record) as writers:
         listeners = _listeners(evaluation, joined, writers)
         done = frozenset.intersection(*(writer.done for writer in writers), *(each.done for each in listeners))
-        plan = BatchPlan(dataset.scenes, batch_size, model).share(ranks.rank, ranks.size).without(done)
+        targets = _targets(sitting.unfinished, writers, options.save_predictions)
+        plan = BatchPlan(dataset.scenes, batch_size, model)
+        if isinstance(model, RemoteModel):
+            plan = plan.without(done)
+            sitting.run(_spread_loop(model, ids, mapping, targets, dataset, options, reporter), plan)
+            return sitting.runs()
+        plan = plan.share(ranks.rank, ranks.size).without(done)
         loop = Loop(
             model,
             ids,
             mapping,
-            targets=_targets(sitting.unfinished, writers, options.save_predictions),
+            targets=targets,
             rank=ranks.rank,
             expected=len(dataset.scenes) if ranks.size == 1 else len(done) + plan.images,
             skip_bad_images=options.skip_bad_images,
@@ -138,6 +140,23 @@ def evaluate_rules(
         )
         sitting.run(loop, plan)
     return sitting.runs()
+
+
+def _spread_loop(
+    model: RemoteModel,
+    ids: CategoryIds,
+    mapping: CategoryMap | None,
+    targets: Sequence[Target],
+    dataset: Dataset,
+    options: EvaluateOptions,
+    reporter: Reporter,
+) -> SpreadLoop:
+    """The loop of an engine's workers."""
+    assert options.spread is not None
+    folders = tuple(None if target.folder is None else target.folder.absolute() for target in targets)
+    rules = tuple(target.rule for target in targets)
+    job = Job(rules, folders, ids, mapping, options.skip_bad_images, options.workers)
+    return SpreadLoop(model, job, targets, len(dataset.scenes), reporter, options.spread)
 
 
 def _category_of(ids: CategoryIds, mapping: CategoryMap | None) -> Mapping[int, int]:
@@ -150,6 +169,8 @@ def _category_of(ids: CategoryIds, mapping: CategoryMap | None) -> Mapping[int, 
 def _batch_size(asked: int | str | None, model: Model, dataset: Dataset, ranks: Ranks, reporter: Reporter) -> int:
     if asked is None:
         asked = 1 if model.device.type == "cpu" else "auto"
+    if asked == "auto" and isinstance(model, RemoteModel):
+        asked = model.best_batch_size(dataset, reporter)
     if asked == "auto":
         asked = ranks.broadcast(best_batch_size(model, dataset, reporter) if ranks.is_first else None)
     return int(asked)

@@ -11,9 +11,10 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -40,7 +41,7 @@ from panbench.models.rules import Fused, Rule, fuse
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, Scene, Segment
-from panbench.runs import FileHashes, RunWriter, digest_of, photograph_code
+from panbench.runs import FileHashes, digest_of, photograph_code
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
@@ -64,11 +65,32 @@ def block_is_full(images: int, since: float) -> bool:
     return images >= BLOCK_IMAGES or time.monotonic() - since >= BLOCK_SECONDS
 
 
+class PartWriter(Protocol):
+    """What the loop needs of a run's writer (`RunWriter`)."""
+
+    done: frozenset[int]
+    """The images that the run has already."""
+
+    def write_part(
+        self, table: OverlapTable, rank: int = 0, files: FileHashes | None = None, beside: Iterable[Path] = ()
+    ) -> Path:
+        """Writes the rows of a block of images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockRows:
+    """What a block of images adds to one run: rows, hashes of the files that were read, id PNGs that were written."""
+
+    table: OverlapTable
+    files: FileHashes
+    written: tuple[Path, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """A run that the loop writes: its writer, its fusion rule, and the folder for id maps (None: none are kept)."""
 
-    writer: RunWriter
+    writer: PartWriter
     rule: Rule
     folder: Path | None = None
 
@@ -185,6 +207,18 @@ def _threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
     finally:
         torch.set_num_threads(before)
     return pool
+
+
+class AnyLoop(Protocol):
+    """What a sitting runs: `Loop`, or what does the same elsewhere."""
+
+    listeners: Sequence[Listener]
+
+    def run(self, plan: Sequence[Sequence[Scene]]) -> None:
+        """Evaluates the batches into the runs; raises what ends it, after the finished ones are written."""
+
+    def report(self) -> "Report":
+        """What was done so far."""
 
 
 @dataclasses.dataclass
@@ -328,7 +362,7 @@ class Loop:
 
     def _load(self, scene: Scene) -> tuple[LoadedImage, float]:
         began = time.perf_counter()
-        self._image_digests[scene.image.id] = digest_of(scene.image_path)
+        self._image_digests[scene.image.id] = digest_of(scene.image_path, is_read_next=True)
         try:
             return self.model.load(scene), time.perf_counter() - began
         except BadDataset as error:
@@ -415,6 +449,8 @@ class Loop:
         marks.wait()
         scene = image.scene
         clocks: list[Clock] = []
+        # Before it is read: of an address, both take one request.
+        truth_digest = digest_of(scene.gt_path, is_read_next=scene.annotation is not None)
         truth: tuple[npt.NDArray[np.int32], Sequence[Segment]] | None = None
         tables: list[OverlapTable | None] = []
         predictions: list[bytes] = []
@@ -437,7 +473,7 @@ class Loop:
                 predictions[-1] = write_id_png(paths[-1], prediction.ids, durable=True)
             written = time.perf_counter()
             clocks.append({"fusion": settled - began, "overlap": counted - settled, "write": written - counted})
-        files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), digest_of(scene.gt_path))
+        files = (scene.image.id, self._image_digests.pop(scene.image.id, b""), truth_digest)
         facts = image.facts
         code = 0 if facts is None else photograph_code(facts.orientation, facts.extraneous)
         self._image_done(marks)
@@ -465,22 +501,39 @@ class Loop:
 
     def _write_block(self) -> None:
         if self._block:
-            for place, (target, own) in enumerate(zip(self.targets, self.target_seconds, strict=True)):
-                began = time.perf_counter()
-                scored = [(table, image) for image in self._block if (table := image.tables[place]) is not None]
-                if scored:
-                    images = [image for _, image in scored]
-                    files = FileHashes.of(
-                        [image.files for image in images],
-                        [image.photograph for image in images],
-                        [image.predictions[place] for image in images],
-                    )
-                    beside = [path for image in images for path in image.written]
-                    target.writer.write_part(concat([table for table, _ in scored]), self.rank, files, beside)
-                with self._clock:
-                    own["write"] += time.perf_counter() - began
+            self._store([self._rows(place) for place in range(len(self.targets))])
             self._block = []
         self._block_since = time.monotonic()
+
+    def _rows(self, place: int) -> "BlockRows | None":
+        """What the open block has for one target; None where the target has its images already."""
+        began = time.perf_counter()
+        scored = [(table, image) for image in self._block if (table := image.tables[place]) is not None]
+        if not scored:
+            return None
+        images = [image for _, image in scored]
+        files = FileHashes.of(
+            [image.files for image in images],
+            [image.photograph for image in images],
+            [image.predictions[place] for image in images],
+        )
+        rows = BlockRows(
+            concat([table for table, _ in scored]), files, tuple(path for image in images for path in image.written)
+        )
+        self._add_to_write(place, time.perf_counter() - began)
+        return rows
+
+    def _store(self, block: "Sequence[BlockRows | None]") -> None:
+        """Writes a block, of which each target has its rows."""
+        for place, (target, rows) in enumerate(zip(self.targets, block, strict=True)):
+            began = time.perf_counter()
+            if rows is not None:
+                target.writer.write_part(rows.table, self.rank, rows.files, rows.written)
+            self._add_to_write(place, time.perf_counter() - began)
+
+    def _add_to_write(self, place: int, seconds: float) -> None:
+        with self._clock:
+            self.target_seconds[place]["write"] += seconds
 
 
 def _ground_truth(scene: Scene, shape: tuple[int, ...]) -> tuple[npt.NDArray[np.int32], Sequence[Segment]]:
@@ -536,6 +589,7 @@ class Report:
     """What a rank did: clocks of each target, images scored, images left out and why, peaks of memory in bytes.
 
     rate: None when the rank had too few batches to measure one
+    processes: how many there were, where an engine's workers report as one
     """
 
     seconds: Sequence[Clock]
@@ -544,3 +598,4 @@ class Report:
     skipped: dict[int, str]
     host_memory: int | None
     device_memory: int | None
+    processes: int = 1

@@ -46,6 +46,11 @@ class BatchPlan(Sequence[list[Scene]]):
             plan._every = (rank, of)
         return plan
 
+    @property
+    def is_read_by_share(self) -> bool:
+        """Whether a share reads its own rows alone: the set is indexed."""
+        return isinstance(self._scenes, IndexedScenes)
+
     def without(self, done: Set[int]) -> "BatchPlan":
         """The same batches without some images; batches of which nothing is left are dropped."""
         plan = self._copy()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from panbench.base import provenance
+from panbench.base.addresses import Address
 from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
@@ -172,7 +173,8 @@ def changed_files(run: Run, dataset: Dataset) -> list[str]:
     changed = []
     for scene in in_any_order(dataset.scenes):
         place = place_of.get(scene.image.id)
-        if place is None:
+        # What lies in a store is not fetched again to go on: `runs verify` does that.
+        if place is None or isinstance(scene.gt_path or scene.image_path, Address):
             continue
         for path, digest in ((scene.image_path, stored.image[place]), (scene.gt_path, stored.truth[place])):
             now = digest_of(path) if digest.any() else b""
@@ -259,7 +261,7 @@ def close_run(
         memory=MemoryRecord(
             host_peak_bytes=max(host_memory, default=None), device_peak_bytes=max(device_memory, default=None)
         ),
-        ranks=len(reports),
+        ranks=sum(report.processes for report in reports),
     )
 
 

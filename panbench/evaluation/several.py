@@ -2,19 +2,21 @@
 
 import re
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base import provenance
 from panbench.base.download import require_space
+from panbench.base.engines import Spread
 from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.scenes import pixels_of
+from panbench.evaluation.opening import Opening
 from panbench.evaluation.options import EvaluateOptions, Watcher
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
@@ -28,7 +30,6 @@ __all__ = [
     "Outcome",
     "check_models",
     "evaluate_models",
-    "rules_of",
     "run_folders",
     "run_models",
     "slug",
@@ -38,18 +39,6 @@ __all__ = [
 # What a run takes on disk, generously: rows of a COCO image in the parts, and pixels in a byte of an id PNG.
 _BYTES_AN_IMAGE = 4_000
 _PIXELS_A_BYTE = 8
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How each model is opened: the arguments of `open_model`."""
-
-    weights: str = "auto"
-    device: str = "auto"
-    precision: str = "fp32"
-    seed: int = 0
-    compiled: bool = False
-    download: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,10 +109,17 @@ def check_models(
     models, those that cannot be built or loaded are returned with their error, so that the others can run.
     """
     from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_unfit, refuse_without_purpose
+    from panbench.evaluation.shown import rules_of
+    from panbench.evaluation.spread import needs_of, refuse_unspreadable
     from panbench.models.devices import check_precision, choose_device
     from panbench.models.rules import PAPER, parse_rule
 
-    check_precision(opening.precision, choose_device(opening.device))
+    refuse_unspreadable(options)
+    if options.spread is None:
+        check_precision(opening.precision, choose_device(opening.device))
+    else:
+        # The devices of the workers are looked at there.
+        needs_of(opening.device)
     for rule in rules:
         # What `paper` stands for is known once the model is open.
         if rule.partition(":")[0].strip() != PAPER:
@@ -173,6 +169,8 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
 
     from panbench.models.devices import choose_device
 
+    if options.spread is not None:
+        return _what_is_spread(specs, dataset, opening, options.spread)
     device = choose_device(opening.device)
     threads = torch.get_num_threads()
     place = f"{provenance.cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
@@ -182,15 +180,24 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
         place = "Metal (mps)"
     batch = options.batch_size or (1 if device.type == "cpu" else "auto")
     compiled = ", compiled" if opening.compiled else ""
+    return (
+        f"{_models_and_images(specs, dataset)}: {place}; PyTorch {torch.__version__}, {opening.precision}{compiled}, "
+        f"batch size {batch}."
+    )
+
+
+def _what_is_spread(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, spread: Spread) -> str:
+    tasks = "tasks" if spread.tasks is None else f"{spread.tasks:,} task{'s' * (spread.tasks != 1)}"
+    return f"{_models_and_images(specs, dataset)}: {tasks} over {spread.engine.name}, {opening.precision}."
+
+
+def _models_and_images(specs: Sequence[ModelSpec], dataset: Dataset) -> str:
     models = specs[0].title if len(specs) == 1 else f"{len(specs)} models"
     number = len(dataset.scenes)
     what = f"image{'s' * (number != 1)} of {' '.join(filter(None, (dataset.name, dataset.split)))}"
     if not dataset.categories:
         what = f"photograph{'s' * (number != 1)} of {dataset.name}"
-    return (
-        f"{models} on {number:,} {what}: {place}; PyTorch "
-        f"{torch.__version__}, {opening.precision}{compiled}, batch size {batch}."
-    )
+    return f"{models} on {number:,} {what}"
 
 
 def evaluate_models(
@@ -212,7 +219,7 @@ def evaluate_models(
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
     from panbench.evaluation.distributed import join_ranks
-    from panbench.evaluation.evaluate import as_shown, evaluate_rules, open_model_once, run_further, with_those_beside
+    from panbench.evaluation.evaluate import evaluate_rules, run_further, with_those_beside
 
     is_first = join_ranks().is_first
     of_each = len(rules) or 1
@@ -226,21 +233,7 @@ def evaluate_models(
                 if (watch := study.watched(own[0], watching)) is not None:
                     watching = stack.enter_context(watch)
                     watchers.append(watching)
-            model = open_model_once(
-                spec,
-                weights=opening.weights,
-                device=opening.device,
-                precision=opening.precision,
-                seed=opening.seed,
-                compiled=opening.compiled,
-                download=opening.download,
-                reporter=watching,
-            )
-            chosen = rules_of(model, rules)
-            if all(rule.name == "transformers" for rule in chosen):
-                # What people get who call its image processor: its size belongs to it as much as its thresholds.
-                model = model.as_its_processor()
-            model = as_shown(model, options)
+            chosen, model = stack.enter_context(_asked_model(spec, opening, rules, options, watching))
             clean = dict(zip(chosen, own, strict=True))
             runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, watching)
             for watcher in watchers:
@@ -251,19 +244,23 @@ def evaluate_models(
     return _in_turn(specs, run, finished)
 
 
-def rules_of(model: "Model", names: Sequence[str]) -> "list[Rule]":
-    """The rules that `--rule` names, for this model; its own where none is named. Raises BadArgument."""
-    from panbench.models.rules import parse_rule
+@contextmanager
+def _asked_model(
+    spec: ModelSpec, opening: Opening, rules: Sequence[str], options: EvaluateOptions, reporter: Reporter
+) -> "Iterator[tuple[Sequence[Rule], Model]]":
+    """The rules that are asked for, and the model as it is shown; with an engine, as its workers have opened it."""
+    from panbench.evaluation.evaluate import open_model_once
+    from panbench.evaluation.shown import as_asked
+    from panbench.evaluation.spread import needs_of, remote_model, worker_maker
 
-    if not names:
-        return [model.rule]
-    found: dict[Rule, str] = {}
-    for name in names:
-        rule = parse_rule(name, model.rule, model.stated_rules)
-        if rule in found:
-            raise BadArgument(f"--rule {found[rule]} and {name} are the same rule of {model.spec.title}. Name it once.")
-        found[rule] = name
-    return list(found)
+    if options.spread is None:
+        yield as_asked(open_model_once(spec, **asdict(opening), reporter=reporter), rules, options)
+        return
+    make_worker = worker_maker(spec, opening, rules, options)
+    with options.spread.engine.session(make_worker, needs_of(opening.device), reporter) as session:
+        reporter.status(f"Opening {spec.title} on the workers")
+        model = remote_model(session)
+        yield model.facts.chosen, model
 
 
 def run_models(

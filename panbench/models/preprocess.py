@@ -68,7 +68,7 @@ class Resize:
 def read_photograph(scene: Scene) -> tuple[npt.NDArray[np.uint8], PhotoFacts]:
     """(H, W, 3) red, green, blue of a scene's image, and its facts. BadDataset: damaged, or not of the stated size."""
     image = scene.image
-    bgr, facts = read_photo(str(scene.image_path), (image.height, image.width), image_id=image.id, exif=scene.exif)
+    bgr, facts = read_photo(scene.image_path or "", (image.height, image.width), image_id=image.id, exif=scene.exif)
     return np.ascontiguousarray(bgr[..., ::-1]), facts
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import Address, path_at
 from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
@@ -93,7 +94,7 @@ def read_id_png(
     """
     where = f"{path}" if image_id is None else f"{path} (image {image_id})"
     try:
-        content = Path(path).read_bytes()
+        content = path_at(path).read_bytes()
     except FileNotFoundError:
         raise error(f"{where} was not found. Check the folder of id PNGs.") from None
     except OSError as problem:
@@ -152,14 +153,14 @@ def read_panoptic_json(
         read = [read_panoptic_json(*pair, images_suffice=images_suffice) for pair in zip(sources, folders, strict=True)]
         return _as_one(read, Path(path))
     path = sources[0]
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     optional = ("annotations",) if images_suffice else ()
     document = reader.document(("images", "annotations", "categories"), optional)
     categories = reader.categories(document["categories"])
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
     _check_listed(path, [image_id for image_id in annotations if image_id not in images])
-    return PanopticSet(categories, images, annotations, _folder_of(path, folder), Path(path))
+    return PanopticSet(categories, images, annotations, _folder_of(path, folder), path_at(path))
 
 
 def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> PanopticSet:
@@ -173,10 +174,10 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
         read = [read_predictions_json(*pair) for pair in zip(sources, folders, strict=True)]
         return _as_one(read, Path(path))
     path = sources[0]
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     document = reader.document(("annotations",))
     annotations = reader.annotations(document["annotations"], None, counted=True)
-    return PanopticSet((), {}, annotations, _folder_of(path, folder), Path(path))
+    return PanopticSet((), {}, annotations, _folder_of(path, folder), path_at(path))
 
 
 def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
@@ -186,7 +187,7 @@ def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
         pairs = zip(sources, below, strict=True)
         return {image: begin + name for one, begin in pairs for image, name in read_png_names(one).items()}
     path = sources[0]
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     records = enumerate(reader.document(("annotations",))["annotations"])
     places = ((f"annotations[{index}]", record) for index, record in records)
     return {reader.integer(record, "image_id", where): reader.file_name(record, where) for where, record in places}
@@ -224,7 +225,7 @@ def read_annotation_columns(
     """
     if len(sources_of(path)) > 1:
         raise BadDataset(f"{path} stands for several JSONs, and one is needed here. Join them, or score without AP.")
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     rows = _Rows()
     categories: tuple[Category, ...] = ()
     photographs, names = array("q"), array("q")
@@ -243,7 +244,7 @@ def read_annotation_columns(
         else:
             categories = reader.categories(list(records))
     columns = replace(
-        rows.columns(categories, _folder_of(path, folder), Path(path)),
+        rows.columns(categories, _folder_of(path, folder), path_at(path)),
         own_categories=own_categories,
         same_photograph=sharing(photographs, np.array(names, np.int64)),
     )
@@ -257,7 +258,7 @@ def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False)
 
     Raises BadDataset, naming the file, the record and the field.
     """
-    reader = _Reader(Path(path))
+    reader = _Reader(path_at(path))
     rows = _Rows(with_boxes=True)
     images = _ImageRows()
     categories: tuple[Category, ...] = ()
@@ -275,7 +276,7 @@ def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False)
         else:
             categories = reader.categories(list(records))
     annotations = replace(
-        rows.columns(categories, _folder_of(path, None), Path(path)),
+        rows.columns(categories, _folder_of(path, None), path_at(path)),
         own_categories=own_categories,
         same_photograph=sharing(list(images.places), np.fromiter(map(hash, images.names), np.int64, len(images.names))),
     )
@@ -481,11 +482,11 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
 def png_folder(path: str | os.PathLike[str]) -> Path:
     """Where the id PNGs of a JSON lie unless a folder is named."""
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
-    return Path(re.sub(r"\.jsonl?$", "", os.fspath(path)).replace(".json", ""))
+    return path_at(re.sub(r"\.jsonl?$", "", os.fspath(path)).replace(".json", ""))
 
 
 def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
-    return png_folder(path) if folder is None else Path(folder)
+    return png_folder(path) if folder is None else path_at(folder)
 
 
 # Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.
@@ -641,6 +642,8 @@ class _Reader:
 
     def _file_instead(self) -> str:
         """What was meant by a path that does not exist, as far as the files in its folder show."""
+        if isinstance(self.path, Address):
+            return "Give the address of a COCO panoptic JSON."
         slashed = Path(str(self.path).replace("\\", "/"))
         if slashed != self.path and slashed.exists():
             return f"Did you mean {slashed}, with / between folders?"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from panbench.base.addresses import path_at
 from panbench.base.errors import BadDataset
 from panbench.panoptic import pixels
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
@@ -106,7 +107,7 @@ def _where(path: str | Path, image_id: int | None) -> str:
 
 def _content(path: str | Path, where: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return path_at(path).read_bytes()
     except FileNotFoundError:
         raise BadDataset(f"{where} was not found.") from None
     except OSError as problem:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from panbench.base.addresses import is_address, path_at
+
 __all__ = ["absolute_text", "common_folder", "exists", "folders_of", "joined_text", "name_of", "sources_of"]
 
 _PLUS = " + "
@@ -22,6 +24,8 @@ def sources_of(path: str | os.PathLike[str]) -> list[Path]:
     A pattern that fits no file stands for itself: whoever reads it says that it was not found.
     """
     text = os.fspath(path)
+    if is_address(text):
+        return [path_at(path)]
     if os.path.lexists(text) or not (_PLUS in text or _WILDCARD.search(text)):
         return [Path(path)]
     found: list[Path] = []
@@ -37,7 +41,7 @@ def folders_of(folder: str | os.PathLike[str] | None, count: int) -> list[Path] 
         return None
     text = os.fspath(folder)
     pieces = text.split(_PLUS)
-    return [Path(piece) for piece in pieces] if len(pieces) == count else [Path(text)] * count
+    return [path_at(piece) for piece in pieces] if len(pieces) == count else [path_at(folder)] * count
 
 
 def joined_text(paths: Iterable[str | os.PathLike[str]]) -> str:
@@ -48,8 +52,8 @@ def joined_text(paths: Iterable[str | os.PathLike[str]]) -> str:
 def absolute_text(path: str | os.PathLike[str]) -> str:
     """A path, a pattern or several paths, made absolute: what a run records."""
     text = os.fspath(path)
-    pieces = [text] if os.path.lexists(text) else text.split(_PLUS)
-    return joined_text(Path(piece).absolute() for piece in pieces)
+    pieces = [text] if os.path.lexists(text) or is_address(text) else text.split(_PLUS)
+    return joined_text(path_at(piece).absolute() for piece in pieces)
 
 
 def exists(path: str | os.PathLike[str]) -> bool:

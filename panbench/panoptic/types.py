@@ -4,7 +4,7 @@ An id map is an (H, W) int32 array: each pixel holds the id of its segment, 0 is
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -156,6 +156,23 @@ class AnnotationColumns:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def only(self, places: Sequence[int]) -> "AnnotationColumns":
+        """Those of some images, by their places in `image_ids`, in this order."""
+        chosen = np.asarray(places, np.int64)
+        count = np.diff(self.first)[chosen]
+        first = np.concatenate([[0], np.cumsum(count)])
+        # The rows first[i], first[i] + 1, … of each chosen image i.
+        rows = np.repeat(self.first[chosen] - first[:-1], count) + np.arange(first[-1])
+        segments = {name: getattr(self, name)[rows] for name in ("id", "category_id", "area", "iscrowd", "score")}
+        return replace(
+            self,
+            image_ids=[self.image_ids[place] for place in places],
+            file_names=[self.file_names[place] for place in places],
+            first=first.astype(np.int64),
+            same_photograph=(),
+            **segments,
+        )
 
     @property
     def same_png(self) -> tuple[tuple[int, ...], ...]:

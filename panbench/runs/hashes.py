@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.addresses import Address
+
 __all__ = ["NO_HASHES", "FileHashes", "digest_of", "photograph_code"]
 
 # One image in a part's metadata: its id, the digest of the image, the digest of its ground-truth PNG; zeros for none.
@@ -155,10 +157,18 @@ def photograph_code(orientation: int, extraneous: bool) -> int:
     return orientation | (_EXTRANEOUS if extraneous else 0)
 
 
-def digest_of(path: Path | None) -> Digest:
-    """The SHA-256 of a file's bytes; empty when there is no file to read."""
+def digest_of(path: Path | None, *, is_read_next: bool = False) -> Digest:
+    """The SHA-256 of a file's bytes; empty when there is no file to read.
+
+    is_read_next: the caller reads the file at once; of an address, the hash and that reading are then one request
+    """
     if path is None:
         return b""
+    if isinstance(path, Address):
+        try:
+            return hashlib.sha256(path.read_and_keep() if is_read_next else path.read_bytes()).digest()
+        except OSError:
+            return b""
     try:
         with open(path, "rb") as handle:
             digest = hashlib.sha256()

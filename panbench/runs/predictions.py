@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from panbench.base.addresses import path_at
 from panbench.base.errors import BadRun
 from panbench.base.files import sha256_of
 from panbench.panoptic.coco import read_predictions_json
@@ -48,7 +49,7 @@ def predictions_place(run: Run) -> tuple[Path, Path] | None:
         return run.path / PREDICTIONS_JSON, run.path / PREDICTIONS
     scored = run.info.predictions
     if scored is not None and scored.json and exists(scored.json):
-        return Path(scored.json), Path(scored.folder)
+        return path_at(scored.json), path_at(scored.folder)
     return None
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from panbench.base.addresses import path_at
 from panbench.base.errors import BadRun
 from panbench.base.studies import named
 from panbench.panoptic.parts import PART, metadata_of
@@ -136,7 +137,7 @@ class _OwnFiles:
         """The id PNGs that predictions.json lists; of a run that is not done, those that its images would have."""
         names = set(_values(self.path / PREDICTIONS_JSON, ("annotations",)))
         if self.info is not None and (self.info.status != "done" or not names) and self.info.dataset.gt:
-            images = _values(Path(self.info.dataset.gt), ("images", "annotations"))
+            images = _values(path_at(self.info.dataset.gt), ("images", "annotations"))
             names |= {PurePosixPath(name).with_suffix(".png").as_posix() for name in images if PurePosixPath(name).name}
         return names
 

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from panbench.base.addresses import refuse_address
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.base.files import make_folders, sync_folder, write_json
 from panbench.base.text import for_file
@@ -313,6 +314,7 @@ def unfinished_run(path: str | os.PathLike[str]) -> Run | None:
 
 def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     """Raises BadRun when a run cannot be written to `path`: it holds another run (unless `overwrite`) or else."""
+    refuse_address(path, "--out")
     path = Path(path)
     if os.path.exists(path) and not os.path.isdir(path):
         raise BadRun(f"{path} is a file; give a folder for the run.")

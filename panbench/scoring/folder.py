@@ -10,16 +10,17 @@ import os
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from panbench.base import provenance
+from panbench.base.addresses import Address, path_at
 from panbench.base.computing import STAGES
 from panbench.base.errors import (
     BadArgument,
@@ -110,6 +111,7 @@ def score_folder(
     index: bool = True,
     reporter: Reporter = SILENT,
     images: str | os.PathLike[str] | None = None,
+    count: "Counting | None" = None,
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
@@ -126,6 +128,7 @@ def score_folder(
     shard: (i, n) scores the i-th of n parts of the images, by id, from 1; `runs merge` joins the runs
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     images: the folder of photographs, which scoring does not read; the run remembers it for pictures
+    count: what looks at the PNGs in place of threads of this process, such as `scoring.spread.spread_counting`
     reporter: hears of images scored, of ground truth whose PNGs and JSON disagree, and of what else looks odd
     Images are written to `out` in blocks of PART_IMAGES, so memory grows with the two JSONs alone, and a run that is
     killed loses a block.
@@ -137,18 +140,20 @@ def score_folder(
         raise BadArgument(f"The number of threads must be at least 1, not {threads}.")
     if resume and out is None:
         raise BadArgument("--resume goes on with a stored run. Name its folder with --out.")
+    if count is not None and out is None:
+        raise BadArgument("--engine keeps what its workers send in a run. Name its folder with --out.")
     refuse_overwrite_and_resume(overwrite, resume)
     resumed = resume and out is not None and unfinished_run(out) is not None
     if out is not None and not resumed:
         check_room(out, overwrite)
     if slower := why_missing():
         reporter.notice(slower)
-    if images is not None and not Path(images).is_dir():
+    if images is not None and not path_at(images).is_dir():
         raise BadDataset(
             f"There is no folder {images} with the images. Give the folder of photographs, or leave it out."
         )
-    gt_folder, pred_folder = (None if folder is None else Path(folder) for folder in (gt_dir, pred_dir))
-    gt_side, pred_side = read_sides(Path(gt_json), Path(pred_json), gt_folder, pred_folder, shard)
+    gt_folder, pred_folder = (None if folder is None else path_at(folder) for folder in (gt_dir, pred_dir))
+    gt_side, pred_side = read_sides(path_at(gt_json), path_at(pred_json), gt_folder, pred_folder, shard)
     gt, pred = gt_side.columns, pred_side.columns
     for side, columns, option in (("ground-truth", gt, "--gt-dir"), ("predicted", pred, "--pred-dir")):
         if not columns.folder.is_dir():
@@ -165,20 +170,21 @@ def score_folder(
         **({} if shard is None else {"shard": f"{shard[0]}/{shard[1]}"}),
     }
     info = _info(plan, out, arguments, images)
-    store = _Store(out, info, overwrite, _goes_on(out, info) if out is not None and resumed else None)
+    writer = _goes_on(out, info) if out is not None and resumed else None
+    store = _Store(out, info, overwrite, writer, in_order=count is None)
     wrong, gt_wrong, mismatches = list[_Fault](), list[_Fault](), Mismatches.of(OverlapTable.empty())
     for sentence in plan.oddities():
         reporter.notice(sentence)
     try:
         rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
-        for counted in _count_images(plan, rows, threads or available_cores(), boundary, max_pixels, index, reporter):
-            table = counted.table(plan)
-            found = Mismatches.of(table)
+        settings = CountSettings(threads or available_cores(), boundary, max_pixels, index)
+        for block in (count or _count_images)(plan, rows, settings, reporter):
+            found = Mismatches.of(block.table)
             mismatches += found
-            wrong += counted.prediction_faults
-            gt_wrong += counted.gt_faults
-            if not (found or counted.prediction_faults or counted.gt_faults or misfits):
-                store.keep(table, FileHashes.of(counted.files, predictions=counted.predictions))
+            wrong += block.prediction_faults
+            gt_wrong += block.gt_faults
+            if not (found or block.prediction_faults or block.gt_faults or misfits):
+                store.keep(block.table, block.files)
         # The likely cause comes first: what follows from it can be hundreds of lines.
         found_in_pngs = _told(wrong, "predicted", pred) + mismatches.sentences()
         faults = plan.likely_cause(mismatches) + misfits + found_in_pngs
@@ -207,8 +213,44 @@ def as_json(run: Run) -> dict[str, Any]:
     return {**summarise(table), "per_category": per_category}
 
 
+class _Paired:
+    """The annotations of both sides, and which belong to each other: `pred_row[i]` is that of the ground truth's row i,
+    -1 if there is none."""
+
+    if TYPE_CHECKING:
+        # A field of a dataclass would take a property for its default.
+        @property
+        def gt(self) -> AnnotationColumns:
+            """The ground truth."""
+
+        @property
+        def pred(self) -> AnnotationColumns:
+            """The predictions."""
+
+    pred_row: list[int]
+
+    def segments(self, side: str, images: Sequence[int]) -> Segments:
+        """The segments of one side for some images, in the order of the JSON."""
+        columns = self.gt if side == "gt" else self.pred
+        chosen = np.flatnonzero(np.isin(np.array(columns.image_ids, np.int64), np.array(images, np.int64)))
+        count = np.diff(columns.first)[chosen]
+        image_id = np.repeat(np.array(columns.image_ids, np.int64)[chosen], count)
+        # The rows first[i], first[i] + 1, … of each chosen image i.
+        start = np.repeat(columns.first[chosen] - np.cumsum(count) + count, count)
+        rows = start + np.arange(len(image_id))
+        return Segments(
+            image_id=image_id,
+            is_gt=np.full(len(image_id), side == "gt"),
+            id=columns.id[rows],
+            category_id=columns.category_id[rows],
+            area=columns.area[rows],
+            iscrowd=columns.iscrowd[rows] & (side == "gt"),
+            score=columns.score[rows] if side == "pred" else np.full(len(image_id), np.nan, np.float32),
+        )
+
+
 @dataclass(frozen=True)
-class _Plan:
+class _Plan(_Paired):
     """Which prediction belongs to which image: `pred_row[i]` is its row among the predictions, -1 if there is none.
 
     rows: the images to score, as rows of the ground truth, in order of image ids
@@ -370,25 +412,6 @@ class _Plan:
                 found.append(f"{category.id} ({name!r}) is {here} in the ground truth, {there} in the predictions")
         return found
 
-    def segments(self, side: str, images: Sequence[int]) -> Segments:
-        """The segments of one side for some images, in the order of the JSON."""
-        columns = self.gt if side == "gt" else self.pred
-        chosen = np.flatnonzero(np.isin(np.array(columns.image_ids, np.int64), np.array(images, np.int64)))
-        count = np.diff(columns.first)[chosen]
-        image_id = np.repeat(np.array(columns.image_ids, np.int64)[chosen], count)
-        # The rows first[i], first[i] + 1, … of each chosen image i.
-        start = np.repeat(columns.first[chosen] - np.cumsum(count) + count, count)
-        rows = start + np.arange(len(image_id))
-        return Segments(
-            image_id=image_id,
-            is_gt=np.full(len(image_id), side == "gt"),
-            id=columns.id[rows],
-            category_id=columns.category_id[rows],
-            area=columns.area[rows],
-            iscrowd=columns.iscrowd[rows] & (side == "gt"),
-            score=columns.score[rows] if side == "pred" else np.full(len(image_id), np.nan, np.float32),
-        )
-
 
 def _images(image_ids: Sequence[int]) -> str:
     return f"{len(image_ids):,} image{'s' * (len(image_ids) != 1)}"
@@ -398,10 +421,16 @@ class _Store:
     """Stores the tables of blocks: in a run folder, created with the first block, or in memory."""
 
     def __init__(
-        self, out: str | os.PathLike[str] | None, info: RunInfo, overwrite: bool, writer: RunWriter | None
+        self,
+        out: str | os.PathLike[str] | None,
+        info: RunInfo,
+        overwrite: bool,
+        writer: RunWriter | None,
+        in_order: bool = True,
     ) -> None:
+        """in_order: whether blocks come in order of image ids; sums over others would end in other digits"""
         self._out, self._info, self._overwrite, self._writer = out, info, overwrite, writer
-        self._resumed = writer is not None
+        self._sums_hold = writer is None and in_order
         self.done: frozenset[int] = writer.done if writer else frozenset()
         self._tables: list[OverlapTable] = []
         self._sums, self.faults = CategorySums(info.categories), GroundTruthFaults()
@@ -431,7 +460,7 @@ class _Store:
             return Run(replace(info, **clock.seconds(n)), table=concat(self._tables))
         writer = self._written(self._out)
         # What an earlier sitting wrote was not added up here.
-        stored = Run(writer.info, writer.path) if self._resumed else None
+        stored = None if self._sums_hold else Run(writer.info, writer.path)
         summary = SummaryRecord.of(summarise(self._sums.table()) if stored is None else stored.summary())
         faults = self.faults if stored is None else stored.ground_truth_faults()
         clock.stop("write")
@@ -499,6 +528,30 @@ def _told(faults: Sequence[_Fault], side: str, columns: AnnotationColumns) -> li
     return told
 
 
+@dataclass(frozen=True)
+class CountSettings:
+    """How PNGs are looked at. index: by the index of decoded ground truth, which is kept beside its JSON"""
+
+    threads: int
+    boundary: bool
+    max_pixels: int
+    index: bool
+
+
+@dataclass(frozen=True)
+class CountedBlock:
+    """What was found in the PNGs of some images: rows and hashes of those that could be decoded, faults of others."""
+
+    table: OverlapTable
+    files: FileHashes
+    gt_faults: "Sequence[_Fault]"
+    prediction_faults: "Sequence[_Fault]"
+
+
+Counting = Callable[["_Plan", Sequence[int], CountSettings, Reporter], Iterator[CountedBlock]]
+"""Looks at the images of some rows of the ground truth, and returns what was found in blocks, in any order."""
+
+
 @dataclass
 class _Counted:
     """The result of one pass over the PNGs: counted pairs of each image, and a sentence for each unusable PNG."""
@@ -522,15 +575,17 @@ class _Counted:
         if answer.boundary is not None:
             self.boundary.append((image_id, answer.boundary))
 
-    def table(self, plan: _Plan) -> OverlapTable:
-        """The rows of all images that could be decoded."""
+    def block(self, plan: "_Paired") -> CountedBlock:
+        """The rows of all images that could be decoded, and the faults."""
         images = [image_id for image_id, _ in self.pairs]
-        return tabulate(
+        table = tabulate(
             _joined(self.pairs),
             plan.segments("gt", images),
             plan.segments("pred", images),
             _joined(self.boundary) if self.boundary else None,
         ).in_order_of_images()
+        files = FileHashes.of(self.files, predictions=self.predictions)
+        return CountedBlock(table, files, self.gt_faults, self.prediction_faults)
 
 
 _Counts = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int64]]
@@ -553,7 +608,7 @@ class _Answer:
 class _Counter:
     """Looks at one image: decodes both PNGs and counts which segments share pixels."""
 
-    plan: _Plan
+    plan: "_Paired"
     boundary: bool
     max_pixels: int
     index: GtIndex | None
@@ -610,28 +665,27 @@ def _unpacked(packed: bytes) -> IdRuns | None:
 def _count_images(
     plan: _Plan,
     rows: Sequence[int],
-    threads: int,
-    boundary: bool,
-    max_pixels: int,
-    index: bool,
+    settings: CountSettings,
     reporter: Reporter,
-) -> Iterator[_Counted]:
+) -> Iterator[CountedBlock]:
     """Looks at the images of some rows of the ground truth, and returns what was found in blocks of PART_IMAGES."""
     native()  # loaded here, once, before the threads start
     keeper = (
-        _IndexKeeper.of(plan.gt.path, reporter) if index and plan.gt_side.n_images >= _FEWEST_IMAGES_INDEXED else None
+        _IndexKeeper.of(plan.gt.path, reporter)
+        if settings.index and plan.gt_side.n_images >= _FEWEST_IMAGES_INDEXED
+        else None
     )
     # An index is written of all images: of some it would be without those that are not looked at.
     written = keeper if len(rows) == plan.gt_side.n_images else None
-    counter = _Counter(plan, boundary, max_pixels, keeper.index if keeper else None)
+    counter = _Counter(plan, settings.boundary, settings.max_pixels, keeper.index if keeper else None)
     images, before = len(plan.rows), len(plan.rows) - len(rows)
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(settings.threads)
     counted = _Counted()
     with contextlib.ExitStack() as ending:
         if written:
             ending.callback(written.discard)
         # Compiled code decodes id PNGs without OpenCV, which takes a tenth of a second to load.
-        if boundary or native() is None:
+        if settings.boundary or native() is None:
             ending.enter_context(pixels.one_thread())
         ending.callback(pool.shutdown, cancel_futures=True)
         for done, (row, answer) in enumerate(zip(rows, _in_order(pool, counter, rows), strict=True), start=1):
@@ -641,12 +695,12 @@ def _count_images(
             if done % _IMAGES_A_TASK == 0 or done == len(rows):
                 reporter.progress("Scoring", before + done, images)
             if done % PART_IMAGES == 0:
-                yield counted
+                yield counted.block(plan)
                 counted = _Counted()
         if written:
             written.finish()
         if len(rows) % PART_IMAGES:
-            yield counted
+            yield counted.block(plan)
 
 
 def _in_order(pool: ThreadPoolExecutor, counter: _Counter, rows: Sequence[int]) -> Iterator[_Answer]:
@@ -749,7 +803,7 @@ def _info(
             name=name_of(gt.path),
             gt=plan.gt_side.json,
             gt_dir=plan.gt_side.folder,
-            images=None if images is None else str(Path(images).absolute()),
+            images=None if images is None else str(path_at(images).absolute()),
             fingerprint=plan.gt_side.fingerprint,
             rows=plan.gt_side.rows,
             n_images=plan.gt_side.n_images,
@@ -784,6 +838,8 @@ def _joined(counts: list[tuple[int, _Counts]]) -> Pairs:
 
 def _content(path: Path) -> bytes:
     try:
+        if isinstance(path, Address):
+            return path.read_bytes()
         with open(path, "rb", buffering=0) as handle:
             return handle.read()
     except FileNotFoundError:

@@ -13,7 +13,8 @@ from panbench.cli.command import rule_names
 from panbench.datasets import Dataset, open_dataset, shapes
 from panbench.evaluation.evaluate import evaluate, evaluate_rules, open_model_once
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.several import rules_of, run_folders
+from panbench.evaluation.several import run_folders
+from panbench.evaluation.shown import rules_of
 from panbench.models.model import Model
 from panbench.models.rules import PAPER, RULES
 from panbench.report.answers.tables import ComparisonRow, labels

@@ -34,7 +34,7 @@ from panbench.evaluation.loop import images_for_rate, worker_threads
 from panbench.evaluation.memory import forget_peaks, free_memory, host_peak
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.plan import plan_batches
-from panbench.evaluation.several import rules_of
+from panbench.evaluation.shown import rules_of
 from panbench.evaluation.tools.photographs import photograph_dataset
 from panbench.models.devices import choose_device, memory_errors
 from panbench.models.model import Model

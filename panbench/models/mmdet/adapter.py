@@ -7,6 +7,7 @@ mmdet's modules.
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from panbench.base.addresses import is_address
 from panbench.base.errors import BadDataset, BadModel, ModelFailed
 from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter, Placed
@@ -45,7 +47,7 @@ from panbench.models.mmdet.inputs import (
 from panbench.models.mmdet.speedups import speed_up
 from panbench.models.model import LoadedImage
 from panbench.models.preprocess import decode, refuse_other_size
-from panbench.panoptic.photo import inspect_photo
+from panbench.panoptic.photo import inspect_photo, read_photo
 from panbench.panoptic.types import Exif, Scene
 
 
@@ -106,6 +108,10 @@ class MmdetAdapter(Adapter):
         # mmdet's own loader decodes a damaged JPEG without an error, and an absurd size before it is compared.
         size = (image.height, image.width)
         exif: Exif = scene.exif if "apply" in self._pipelines else "ignore"
+        if scene.image_path is not None and is_address(scene.image_path):
+            # mmdet's loader reads files; these are the pixels that it would have.
+            bgr, facts = read_photo(scene.image_path, size, image_id=image.id, exif=exif)
+            return replace(self.read_pixels(scene, np.ascontiguousarray(bgr[..., ::-1])), facts=facts)
         facts = inspect_photo(str(scene.image_path), size, image_id=image.id, exif=exif)
         if exif != scene.exif and facts.orientation != 1:
             raise BadModel(

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from panbench.base.addresses import path_at
 from panbench.base.errors import BadDataset
 from panbench.panoptic.coco import PanopticSet, read_panoptic_json
 from panbench.panoptic.sources import exists
@@ -26,9 +27,9 @@ class DataFiles:
         dataset = run.info.dataset
         self._run = run.name
         self._turned = run.info.arguments.get("exif") != "ignore"
-        self._images = images or path_of(dataset.images)
-        self._gt = gt or path_of(dataset.gt)
-        self._gt_dir = gt_dir or (path_of(dataset.gt_dir) if gt is None else None)
+        self._images = path_of(images or dataset.images)
+        self._gt = path_of(gt or dataset.gt)
+        self._gt_dir = path_of(gt_dir or (dataset.gt_dir if gt is None else None))
 
     @cached_property
     def panoptic(self) -> PanopticSet:
@@ -57,4 +58,4 @@ class DataFiles:
 
 def path_of(value: Any) -> Path | None:
     """A path that a record holds; None where it holds none."""
-    return Path(value) if isinstance(value, (str, os.PathLike)) and str(value) else None
+    return path_at(value) if isinstance(value, (str, os.PathLike)) and str(value) else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from panbench.base.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
+    from panbench.base.engines import Spread
     from panbench.report.answers.comparison import Standing
     from panbench.report.answers.grid import Grid
     from panbench.report.answers.measures import Measured
@@ -41,6 +42,10 @@ class ScoreOptions:
 
     def check(self, scoring: Scoring) -> None:
         """Raises PanbenchError, before anything is scored, for files that the options do not fit."""
+
+    def spread(self) -> "Spread | None":
+        """The engine whose workers look at the PNGs, where the options name one."""
+        return None
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
         """Tables below that of PQ, and keys of `--json`; None where the options ask for nothing."""

@@ -127,6 +127,7 @@ class TradeoffOptions(StudyOptions):
         """A run for each earlier layer, beside the run of the last. Raises BadRun for one that exists."""
         if self.layers is None:
             return {}
+        self._refuse_others(options)
         from panbench.studies.tradeoffs.layered_model import runs_by_layer
 
         return runs_by_layer(model, folders, options)
@@ -170,6 +171,8 @@ class TradeoffOptions(StudyOptions):
             if study is not self:
                 given |= {field.name: getattr(study, field.name) for field in fields(study)}  # type: ignore[arg-type]
         mine = "--size" if self.layers is None else "--layers"
+        if options.spread is not None:
+            raise BadArgument(f"{mine} is not spread over an engine's workers: leave --engine or {mine} out.")
         if given.get("tta"):
             raise BadArgument(f"--tta shows a network several views, and {mine} is about one pass. Leave one out.")
         if given.get("corrupt"):
