@@ -18,7 +18,7 @@ help:
 	@echo "make quick     lint, types, and the tests that need neither a model nor a browser: while you write"
 	@echo "make test      lint, types and tests (make test ARGS='-k pq' runs some tests only)"
 	@echo "make engines   the tests that start clusters and object stores on this machine (an environment of its own, on top of .venv)"
-	@echo "make benchmarks   CPU-time benchmarks that need no GPU, into results/benchmarks and docs/benchmarks.md"
+	@echo "make benchmarks   benchmarks that need no GPU, into results/benchmarks and the tables of docs (ONLY=score,metrics: some)"
 	@echo "make docs      the documentation as a site, in build/site (an environment of its own, 200 MB)"
 	@echo "make lint      lint and types only"
 	@echo "make format    format the code"
@@ -110,11 +110,15 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Measures CPU time of both sides in turn, so a busy machine widens the range more than it moves the ratio.
-BENCHMARKS := kept_hashes rules
+# Those that need no GPU and nothing outside of the repository. They measure CPU time of both sides in turn, so a busy machine
+# widens the range more than it moves the ratio. make benchmarks ONLY=score,metrics runs some.
+BENCHMARKS := score score_memory patch metrics bootstrap report data_check fetch fuse rules kept_hashes memory \
+	start serve serve_lists against_transformers
+COMMA := ,
+ONLY := $(BENCHMARKS)
 
 benchmarks: $(VENV)/.dev
-	@for name in $(BENCHMARKS); do $(BIN)/python scripts/bench/$$name.py --write || exit 1; done
+	@for name in $(subst $(COMMA), ,$(ONLY)); do echo "$$name" >&2; $(BIN)/python scripts/bench/$$name.py --write || exit 1; done
 	$(BIN)/python scripts/make/benchmark_tables.py
 
 format: $(VENV)/.dev

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.make.benchmark_tables import PAGE, documented
+from scripts.bench import child
+from scripts.bench.harness import compared
+from scripts.make.benchmark_tables import MARKED, RESULTS, documented, pages
 from scripts.make.set_repository import declared, naming_files, set_repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,14 +68,60 @@ def test_every_script_that_a_file_names_exists():
     ]
 
 
+BENCH = ROOT / "scripts" / "bench"
+# Two drive a browser, two are what the others share, the rest is not on the harness yet.
+APART = {"report_actions", "report_questions", "harness", "child", "__init__", "index", "engines", "local_files"}
+MADE = re.search(r"^BENCHMARKS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)[1]
+
+
+def csvs_of(program: str) -> set[str]:
+    """The tables that a benchmark writes."""
+    source = (BENCH / f"{program}.py").read_text("utf-8")
+    return {name for name, write in re.findall(r'finish\("([^"]+)", .*?, ([\w=.]+)', source) if write != "write=False"}
+
+
 def test_tables_of_benchmarks_are_those_of_the_files_that_runs_wrote():
-    page = PAGE.read_text("utf-8")
-    assert page.count("<!-- benchmark: ") == len(list((ROOT / "results" / "benchmarks").glob("*.csv"))) > 0
-    assert documented(page) == page, "run scripts/make/benchmark_tables.py"
+    marked = [name for text in pages().values() for _, name, _ in MARKED.findall(text)]
+    assert sorted(marked) == sorted(path.stem for path in RESULTS.glob("*.csv"))
+    for path, text in pages().items():
+        assert documented(text) == text, f"{path.name}: run scripts/make/benchmark_tables.py"
+
+
+def test_each_benchmark_of_make_has_its_table_in_the_documents():
+    programs = MADE.replace("\\\n", " ").split()
+    marked = {name for text in pages().values() for _, name, _ in MARKED.findall(text)}
+    assert len(programs) >= 10
+    assert {program: csvs_of(program) - marked for program in programs} == {program: set() for program in programs}
+    assert all(csvs_of(program) for program in programs)
+
+
+def test_every_benchmark_stands_on_the_harness():
+    apart = {
+        path.stem
+        for path in BENCH.glob("*.py")
+        if not re.search(
+            r"^from scripts.bench.harness import .*\barguments\b.*\bfinish\b", path.read_text(), re.MULTILINE
+        )
+    }
+    assert apart <= APART
 
 
 def test_a_number_typed_into_a_table_of_a_benchmark_is_put_back():
-    page = PAGE.read_text("utf-8")
+    (page,) = (text for text in pages().values() if "<!-- benchmark: rules -->" in text)
     typed = page.replace("| mask2former |", "| mask2former | 1")
     assert typed != page
     assert documented(typed) == page
+
+
+def test_ratios_of_rounds_are_told_by_their_median_and_range():
+    assert compared([2.0, 9.0, 8.0], [1.0, 3.0, 2.0]) == {"ratio": "3.00", "from–to": "2.00–4.00"}
+
+
+def test_work_in_a_process_of_its_own_is_measured_without_its_preparation():
+    spent = child.in_child(child.panbench, "--version")
+    assert (spent.cpu > 0, spent.clock > 0, spent.megabytes > 10, spent.answer) == (True, True, True, None)
+
+
+def test_a_command_that_fails_ends_its_benchmark_with_what_it_said():
+    with pytest.raises(SystemExit, match="There is no command"):
+        child.in_child(child.panbench, "no-such-command")

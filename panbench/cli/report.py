@@ -269,6 +269,12 @@ def errors(
     cause: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this cause: missed, merged …")] = None,
     category: Annotated[str | None, typer.Option(metavar="NAME", help="Only of this category.")] = None,
     size: Annotated[str | None, typer.Option(metavar="SIZE", help="Only small, medium or large ones.")] = None,
+    slice: Annotated[
+        str | None, typer.Option("--slice", metavar="NAME", help="Only in images of this slice of --slices.")
+    ] = None,
+    slices: Annotated[
+        Path | None, typer.Option("--slices", metavar="FILE", help="Sets of images, JSON or CSV (docs/ci.md).")
+    ] = None,
     most: Annotated[int, typer.Option("--most", metavar="N", min=1, max=200, help="How many.")] = 12,
     columns: Annotated[int, typer.Option(min=1, metavar="N", help="Crops in a row.")] = 4,
     width: _Width = 7.0,
@@ -278,10 +284,13 @@ def errors(
     gt_dir: _GtDir = None,
 ) -> None:
     """Cut a run's dearest errors out of their images, by the PQ that mending each would win."""
+    from panbench.report.answers.own_slices import images_of_slice, slices_for
     from panbench.report.answers.views import compared
     from panbench.report.figures.crops import errors_figure
     from panbench.report.figures.pictures import Pictures
 
+    if (slice is None) != (slices is None):
+        raise BadArgument("--slice NAME and --slices FILE belong together: the file says which images the slice has.")
     loaded = _load([run, *([against] if against else [])])
     members, _ = compared(loaded)
     figure = errors_figure(
@@ -290,6 +299,7 @@ def errors(
         cause=cause,
         category=category,
         size=size,
+        images=None if slice is None else images_of_slice(slices_for(slices, loaded), slice),
         most=most,
         columns=columns,
         width=width,

@@ -1,6 +1,7 @@
 """mmdet's own test loop and panbench's on the same images, weights and device, in turn, and the ratio of their times.
 
-    python scripts/bench/against_mmdet.py --model mask2former-tiny --images 40 --size 480x640
+    python scripts/bench/against_mmdet.py
+    python scripts/bench/against_mmdet.py --model mask2former-tiny --images 40 --rounds 3
     python scripts/bench/against_mmdet.py --model mask2former-r50 --weights random --plant 15 --images 10 \
         --size 800x1088
 
@@ -8,7 +9,8 @@ mmdet's side is mmengine's Runner.test with the model's config as it is (two loa
 CocoPanopticMetric); ours is panbench.evaluation.evaluate. Each side lives in a process of its own with the same ops
 (panbench.models.mmdet.operators.install; on the CPU mmdet has mmcv's own deformable attention, compiled or not, unless
 --same-attention gives it ours), holds its model, runs once to warm up, and then both run the same images in turn. Times
-are of whole loops, from the first image that is read to the PQ; building models and loading weights are outside.
+are of whole loops, from the first image that is read to the PQ; building models and loading weights are outside. CPU
+time is that of each side's process, without mmdet's loader processes, in its favour.
 
 CocoPanopticMetric needs panopticapi: pip install --no-deps panopticapi-lite==0.2.0
 """
@@ -28,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import torch
 
 from panbench.base import provenance
@@ -45,6 +49,7 @@ from panbench.models.host import HostedModel
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.config import build_model, family_of, load_config
 from panbench.models.opening import open_model
+from scripts.bench.harness import Row, arguments, compared, finish, turns
 
 
 @dataclass(frozen=True)
@@ -64,142 +69,87 @@ class Task:
 
 
 def main() -> None:
-    """Prints both sides and their ratio; writes them as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--size", default="480x640", help="HEIGHTxWIDTH of the generated images")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--weights", default="auto", help="auto, random, or a file")
-    parser.add_argument(
-        "--plant", type=int, default=0, metavar="N", help="make both sides answer with N segments an image"
+    """Prints a row for each side; writes more as JSON if asked to."""
+    options = arguments(
+        __doc__,
+        model="mask2former-tiny",
+        images=4,
+        size="480x640",
+        device="auto",
+        checkpoint="auto",
+        plant=0,
+        rounds=2,
+        threads=0,
+        batch_size=1,
+        precision="fp32",
+        same_attention=False,
+        json=Path,
     )
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=0, help="of torch in each side; 0 leaves torch's default")
-    parser.add_argument("--batch-size", type=int, default=1, help="ours; mmdet's stays 1, its config's")
-    parser.add_argument("--precision", default="fp32", help="ours; mmdet has its TF32, but no autocast")
-    parser.add_argument(
-        "--same-attention", action="store_true", help="give mmdet our deformable attention for the CPU as well"
-    )
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
     try:
-        compare(arguments)
+        compare(options)
     except PanbenchError as error:
         sys.exit(f"Error: {error}")
 
 
-def compare(arguments: argparse.Namespace) -> None:
+def compare(options: argparse.Namespace) -> None:
     """Runs both sides in turn and tells the result."""
-    height, _, width = arguments.size.partition("x")
-    spec = find_model(arguments.model)
+    height, _, width = options.size.partition("x")
     with tempfile.TemporaryDirectory(prefix="bench_vs_mmdet.") as folder:
         weights = Path(folder) / "weights.pth"
-        names, isthing = store_weights(arguments.model, arguments.weights, weights)
-        dataset = generated_dataset(
-            names, isthing, size=(int(height), int(width)), count=arguments.images, progress=None
-        )
+        names, isthing = store_weights(options.model, options.checkpoint, weights)
+        dataset = generated_dataset(names, isthing, size=(int(height), int(width)), count=options.images, progress=None)
         task = Task(
-            model=arguments.model,
+            model=options.model,
             weights=weights,
             dataset=dataset,
-            device=str(choose_device(arguments.device)),
-            plant=arguments.plant,
-            threads=arguments.threads,
-            batch_size=arguments.batch_size,
-            precision=arguments.precision,
-            same_attention=arguments.same_attention,
+            device=str(choose_device(options.device)),
+            plant=options.plant,
+            threads=options.threads,
+            batch_size=options.batch_size,
+            precision=options.precision,
+            same_attention=options.same_attention,
             folder=Path(folder),
         )
-        seconds: dict[str, list[float]] = {"mmdet": [], "panbench": []}
-        cpu_seconds: dict[str, list[float]] = {"mmdet": [], "panbench": []}
-        last: dict[str, dict[str, Any]] = {}
         with side("mmdet", mmdet_side, task) as run_mmdet, side("panbench", panbench_side, task) as run_panbench:
-            runs = {"mmdet": run_mmdet, "panbench": run_panbench}
-            for repeat in range(arguments.repeats + 1):
-                # The first round warms up; then the side that goes first changes, as machines drift.
-                for name in sorted(runs, reverse=bool(repeat % 2)):
-                    last[name] = runs[name]()
-                    if repeat:
-                        seconds[name].append(last[name]["seconds"])
-                        cpu_seconds[name].append(last[name]["cpu_seconds"])
-                    spent = f"{last[name]['seconds']:8.2f} s, of processor {last[name]['cpu_seconds']:.2f} s"
-                    print(f"round {repeat} {name:>8} {spent}", file=sys.stderr)
-    report(arguments, spec.title, seconds, cpu_seconds, last)
+            sides = {"mmdet": run_mmdet, "panbench": run_panbench}
+            turns(sides, 1)
+            found = turns(sides, options.rounds)
+    report(options, found)
 
 
-def report(
-    arguments: argparse.Namespace,
-    title: str,
-    seconds: dict[str, list[float]],
-    cpu_seconds: dict[str, list[float]],
-    last: dict[str, dict[str, Any]],
-) -> None:
-    """Prints the table and writes the JSON."""
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratio = medians["mmdet"] / medians["panbench"]
-    cpu_ratio = statistics.median(cpu_seconds["mmdet"]) / statistics.median(cpu_seconds["panbench"])
-    print(
-        f"{title}, {arguments.images} images of {arguments.size}, {last['panbench']['device']}, "
-        f"weights: {arguments.weights}"
+def report(options: argparse.Namespace, found: dict[str, list[dict[str, Any]]]) -> None:
+    """Prints the table, and what it does not hold; writes the JSON."""
+    seconds, cpu = (
+        {name: [run[what] for run in runs] for name, runs in found.items()} for what in ("seconds", "cpu_seconds")
     )
-    print(
-        f"torch {torch.__version__}, threads: mmdet {last['mmdet']['threads']}, panbench {last['panbench']['threads']}"
-    )
-    print(f"TF32 on both sides: {tf32_in_words(last['mmdet'], arguments.precision)}")
-    if arguments.plant:
-        print(f"Planted: {arguments.plant} segments an image replace the heads' last answers, on both sides alike.")
-    if arguments.same_attention:
-        print("mmdet runs on panbench's deformable attention too.")
-    for name, median in medians.items():
-        side_info = last[name]
-        print(
-            f"  {name:>8} {1000 * median / arguments.images:9.1f} ms an image "
-            f"(rounds: {', '.join(f'{1000 * value / arguments.images:.1f}' for value in seconds[name])})  "
-            f"PQ {100 * side_info['PQ']:.6f}  peak memory {side_info['peak_bytes'] / 1e6:.0f} MB"
-        )
-    stages = last["panbench"]["stages"]
-    in_words = ", ".join(f"{stage} {1000 * spent / arguments.images:.1f}" for stage, spent in stages.items())
-    print(
-        f"  panbench's stages, ms an image (they overlap): {in_words}; "
-        f"segments an image {last['panbench']['segments']:.1f}"
-    )
-    difference = last["panbench"]["PQ"] - last["mmdet"]["PQ"]
-    same = abs(difference) < 1e-9
-    print("  both have the same PQ" if same else f"  PQ differs by {100 * difference:+.6f}")
-    print(
-        f"  ratio {ratio:.2f} (mmdet's seconds / panbench's); of processor seconds {cpu_ratio:.2f} (mmdet's loader "
-        "processes left out), which says more on a busy machine"
-    )
-    if arguments.json:
-        write_json(
-            arguments.json,
-            {
-                "ratio": ratio,
-                "cpu_ratio": cpu_ratio,
-                "cpu_seconds": cpu_seconds,
-                "model": arguments.model,
-                "images": arguments.images,
-                "size": arguments.size,
-                "weights": arguments.weights,
-                "planted": arguments.plant,
-                "same_attention": arguments.same_attention,
-                "batch_size": {"mmdet": 1, "panbench": arguments.batch_size},
-                "precision": {"mmdet": "fp32", "panbench": arguments.precision},
-                "tf32": {name: side_info["tf32"] for name, side_info in last.items()},
-                "seconds": seconds,
-                "seconds_median": medians,
-                "PQ": {name: side_info["PQ"] for name, side_info in last.items()},
-                "segments_per_image": last["panbench"]["segments"],
-                "stages": stages,
-                "peak_bytes": {name: side_info["peak_bytes"] for name, side_info in last.items()},
-                "threads": {name: side_info["threads"] for name, side_info in last.items()},
-                "device": last["panbench"]["device"],
-                "versions": provenance.versions(),
-                "git_commit": provenance.git_commit(),
-                "command": sys.argv,
-            },
-        )
+    ours, theirs = found["panbench"][-1], found["mmdet"][-1]
+    stages = ", ".join(f"{stage} {1000 * spent / options.images:.1f}" for stage, spent in ours["stages"].items())
+    print(f"torch {torch.__version__} on {ours['device']}, threads: {theirs['threads']} and {ours['threads']}")
+    print(f"TF32 on both sides: {tf32_in_words(theirs, options.precision)}")
+    print(f"panbench's stages, ms an image (they overlap): {stages}; segments an image {ours['segments']:.1f}")
+    title = f"{find_model(options.model).title} ({options.checkpoint}), {options.images} images of {options.size}"
+    rows: list[Row] = [
+        {
+            title: name + (f", {options.precision}" if name == "panbench" else ", fp32"),
+            "CPU ms an image": f"{1e3 * min(cpu[name]) / options.images:.0f}",
+            "× mmdet by the clock": compared(seconds["mmdet"], seconds[name])["ratio"],
+            **compared(cpu["mmdet"], cpu[name], "× mmdet in CPU"),
+            "peak MB": f"{runs[-1]['peak_bytes'] / 1e6:.0f}",
+            "PQ": f"{100 * runs[-1]['PQ']:.6f}",
+        }
+        for name, runs in found.items()
+    ]
+    finish("against_mmdet", rows, options.write)
+    if options.json:
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        given = {name: str(value) for name, value in vars(options).items()}
+        known = {
+            "seconds_median": medians,
+            "ratio": medians["mmdet"] / medians["panbench"],
+            "tf32": {"mmdet": theirs["tf32"], "panbench": ours["tf32"]},
+        }
+        known |= {"rounds": found, "options": given, "versions": provenance.versions()}
+        write_json(options.json, {**known, "git_commit": provenance.git_commit(), "command": sys.argv})
 
 
 def tf32_in_words(side_info: dict[str, Any], precision: str) -> str:

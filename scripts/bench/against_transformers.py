@@ -1,17 +1,16 @@
 """Times panbench against transformers' own way, image by image, in one run: before, in and after the forward pass.
 
-    python scripts/bench/against_transformers.py                      # Mask2Former Swin-T, random weights, 800 pixels
-    python scripts/bench/against_transformers.py --tiny --images 20   # a tiny one, 160 pixels
+    python scripts/bench/against_transformers.py                     # a tiny Mask2Former, random weights, 160 pixels
+    python scripts/bench/against_transformers.py --swin --images 8   # Mask2Former Swin-T, 800 pixels
 
 Both sides run the same module on the same images, one at a time, turn about. transformers: its image processor,
 `model(**inputs)`, `post_process_panoptic_segmentation` at threshold 0.8 with stuff fused. The processor is the one on
 Pillow and NumPy: that on torchvision needs a torchvision built for the installed torch, which the registry does not
 have for CPU builds. panbench: load, candidates, fuse and settle of the paper's rule. After the forward pass, outside of
 both clocks, the network's answer is replaced by a scene of `--segments` segments, so that post-processing has the work
-of a trained model. Printed are medians in milliseconds an image, and transformers / panbench, on an idle machine.
+of a trained model. Printed are medians of CPU milliseconds an image on one thread, and transformers / panbench.
 """
 
-import argparse
 import importlib
 import json
 import math
@@ -23,20 +22,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import cv2
 import numpy as np
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from panbench.catalog import find_model  # noqa: E402
-from panbench.datasets import shapes  # noqa: E402
-from panbench.models.host import HostedModel  # noqa: E402
-from panbench.models.labels import coco_labels  # noqa: E402
-from panbench.models.opening import open_model  # noqa: E402
-from panbench.models.predict import scene_of  # noqa: E402
-from panbench.models.rules import fuse  # noqa: E402
+from panbench.catalog import find_model
+from panbench.datasets import shapes
+from panbench.models.host import HostedModel
+from panbench.models.labels import coco_labels
+from panbench.models.opening import open_model
+from panbench.models.predict import scene_of
+from panbench.models.rules import fuse
+from scripts.bench.harness import arguments, compared, finish
 
 Answer = TypeVar("Answer")
 
@@ -96,14 +95,16 @@ def plant(outputs: Any, segments: int, stuff: int) -> Any:
 
 def timed(seconds: list[float], work: Callable[[], Answer]) -> Answer:
     """What `work` returns; how long it took is added to `seconds`."""
-    began = time.perf_counter()
+    began = time.process_time()
     answer = work()
-    seconds.append(time.perf_counter() - began)
+    seconds.append(time.process_time() - began)
     return answer
 
 
-def measure(images: int, tiny: bool, size: tuple[int, int], segments: int) -> tuple[dict[str, dict[str, float]], str]:
-    """Median milliseconds of each stage and side, and a line on what both saw and found."""
+def measure(
+    images: int, tiny: bool, size: tuple[int, int], segments: int
+) -> tuple[dict[str, dict[str, list[float]]], str]:
+    """CPU seconds of each side, stage and image, and a line on what both saw and found."""
     from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
     short, long = (160, 267) if tiny else (800, 1333)
@@ -150,7 +151,7 @@ def measure(images: int, tiny: bool, size: tuple[int, int], segments: int) -> tu
             def ours(path: Path = path) -> None:
                 side = stages["panbench"]
                 loaded = timed(side["before"], lambda: model.load(scene_of(path, 1, *size)))
-                began = time.perf_counter()
+                began = time.process_time()
                 forward: list[float] = []
                 planting: list[float] = []
                 plain = module.forward
@@ -169,36 +170,42 @@ def measure(images: int, tiny: bool, size: tuple[int, int], segments: int) -> tu
                 _, found = model.rule.settle(fused)
                 side["forward"].append(forward[0])
                 # Normalising, padding and scoring happen around the module: all but its own time is counted here.
-                side["after"].append(time.perf_counter() - began - forward[0] - planting[0])
+                side["after"].append(time.process_time() - began - forward[0] - planting[0])
                 seen["panbench"] += f", {len(found)} segments"
 
             for way in (theirs, ours) if index % 2 else (ours, theirs):
                 way()
-    medians = {
-        side: {stage: 1000 * statistics.median(seconds[1:]) for stage, seconds in of_side.items()}
-        for side, of_side in stages.items()
-    }
-    return medians, "; ".join(f"{side}: input {what}" for side, what in seen.items())
+    counted = {side: {stage: each[1:] for stage, each in of_side.items()} for side, of_side in stages.items()}
+    return counted, "; ".join(f"{side}: input {what}" for side, what in seen.items())
 
 
 def main() -> None:
-    """Reads the arguments, measures and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--tiny", action="store_true", help="a tiny network at 160 pixels instead of Swin-T at 800")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--segments", type=int, default=12)
-    options = parser.parse_args()
+    """Measures and prints a row for each stage."""
+    options = arguments(__doc__, images=10, swin=False, threads=1, segments=12)
     torch.set_num_threads(options.threads)
-    found, seen = measure(options.images, options.tiny, (480, 640), options.segments)
-    rows = {stage: (found["transformers"][stage], found["panbench"][stage]) for stage in found["panbench"]}
-    rows["all but forward"] = tuple(  # type: ignore[assignment]
-        found[side]["before"] + found[side]["after"] for side in ("transformers", "panbench")
-    )
-    print("| stage | transformers, ms | panbench, ms | ratio |\n| --- | ---: | ---: | ---: |")
-    for stage, (theirs, ours) in rows.items():
-        print(f"| {stage} | {theirs:.1f} | {ours:.1f} | {theirs / ours:.2f} |")
+    found, seen = measure(options.images, not options.swin, (480, 640), options.segments)
     print(f"{options.images} images of 480×640, {options.threads} threads, torch {torch.__version__}; {seen}")
+    stages = ("before", "forward", "after")
+    parts = {
+        "before the forward pass": stages[:1],
+        "forward pass": stages[1:2],
+        "after it": stages[2:],
+        "all but the forward pass": (stages[0], stages[2]),
+    }
+    rows = []
+    for part, of_part in parts.items():
+        each = {
+            name: [sum(one) for one in zip(*(side[stage] for stage in of_part), strict=True)]
+            for name, side in found.items()
+        }
+        rows.append(
+            {
+                f"{'Swin-T' if options.swin else 'tiny'}, {options.images} images": part,
+                **{f"{name}, CPU ms": f"{1e3 * statistics.median(seconds):.1f}" for name, seconds in each.items()},
+                **compared(each["transformers"], each["panbench"]),
+            }
+        )
+    finish("against_transformers", rows, options.write)
 
 
 if __name__ == "__main__":

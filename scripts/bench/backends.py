@@ -1,22 +1,25 @@
-"""Ways to run the convolutions of Panoptic FPN R50 on this CPU: milliseconds, GFLOP/s, and how far the answer moves.
+"""Ways to run the convolutions of Panoptic FPN R50 on this CPU: CPU time, GFLOP/s, and how far the answer moves.
 
     python scripts/bench/backends.py
-    python scripts/bench/backends.py --with compile,openvino,onnxruntime
+    python scripts/bench/backends.py --with compile openvino onnxruntime --height 800 --width 1088 --rounds 3
 
-What runs is backbone, FPN and semantic head on one random image of 800×1088, with random weights: most of what a CPU
-spends its time on. Every way has the same weights, input and threads, and runs after one round to warm up; the best of
-a few rounds counts. The last line is the machine's own rate, of one large convolution in the same process.
+What runs is backbone, FPN and semantic head on one random image, with random weights: most of what a CPU spends its
+time on. Every way has the same weights, input and threads (one: threads that wait spin, and CPU time would count it);
+they take turns after one round to warm up. The last rows are the machine's own rate, of one large convolution.
 
 `compile` needs a C++ compiler; the other two: pip install openvino; pip install onnx onnxscript onnxruntime
 """
 
-import argparse
 import copy
 import itertools
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +29,7 @@ from panbench.catalog import find_model
 from panbench.models.devices import keep_as_autocast_has_them
 from panbench.models.host import HostedModel
 from panbench.models.opening import open_model
+from scripts.bench.harness import Row, arguments, compared, cpu_seconds, finish, in_turn
 
 Way = Callable[[Tensor], Sequence[Tensor]]
 
@@ -47,69 +51,74 @@ class Convolutions(nn.Module):
 
 def main() -> None:
     """Prints a row for each way."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--with", dest="others", default="", help=f"also try some of {', '.join(OTHERS)}")
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    others = [word for word in arguments.others.split(",") if word]
+    options = arguments(__doc__, height=320, width=416, threads=1, rounds=2, **{"with": ("",)})
+    others = [word for word in getattr(options, "with") if word]
     if unknown := set(others) - set(OTHERS):
-        parser.error(f"--with knows {', '.join(OTHERS)}, not {', '.join(sorted(unknown))}")
+        raise SystemExit(f"--with knows {', '.join(OTHERS)}, not {', '.join(sorted(unknown))}")
     warnings.filterwarnings("ignore")
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     model = open_model(find_model("panoptic-fpn-r50-1x"), weights="random", device="cpu")
     assert isinstance(model, HostedModel)
     net = Convolutions(model.module).eval()
-    pixels = torch.randn(1, 3, 800, 1088)
+    pixels = torch.randn(1, 3, options.height, options.width)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         expected = net(pixels)
     giga = counter.get_total_flops() / 1e9
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {giga:.0f} GFLOP (a multiply-add is two)")
-    for name, build in (*own_ways(net), *itertools.chain.from_iterable(FURTHER[name](net, pixels) for name in others)):
-        measure(name, build, pixels, expected, giga, arguments.rounds)
-    print(
-        f"the machine's own rate: {rate(torch.float32):.0f} GFLOP/s in float32, {rate(torch.bfloat16):.0f} in bfloat16"
-    )
+    print(f"torch {torch.__version__}, {options.threads} threads, {giga:.0f} GFLOP (a multiply-add is two)")
+    ways = [*own_ways(net, pixels), *itertools.chain.from_iterable(FURTHER[name](net, pixels) for name in others)]
+    rows = measure(dict(ways), pixels, expected, giga, options.rounds)
+    for kind in (torch.float32, torch.bfloat16):
+        name = f"the machine's own rate, {str(kind).removeprefix('torch.')}"
+        rows.append({**dict.fromkeys(rows[0], "–"), next(iter(rows[0])): name, "GFLOP per CPU s": f"{rate(kind):.0f}"})
+    finish("backends", rows, options.write and not others)
 
 
 def measure(
-    name: str, build: Callable[[], Way], pixels: Tensor, expected: Sequence[Tensor], giga: float, rounds: int
-) -> None:
-    """Prints one row; a way that this machine does not have says why."""
-    try:
-        way = build()
-        began = time.perf_counter()
-        with torch.no_grad():
-            found = way(pixels)
-        first = time.perf_counter() - began
-        best = float("inf")
-        for _ in range(rounds):
-            began = time.perf_counter()
+    ways: dict[str, Callable[[], Way]], pixels: Tensor, expected: Sequence[Tensor], giga: float, rounds: int
+) -> list[Row]:
+    """A row for each way, in turn; one that this machine does not have says why on the terminal."""
+    work: dict[str, Way] = {}
+    first, worst = {}, {}
+    for name, build in ways.items():
+        began = time.process_time()
+        try:
             with torch.no_grad():
+                way = build()
                 found = way(pixels)
-            best = min(best, time.perf_counter() - began)
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        print(f"{name:44s} failed: {type(error).__name__}: {reason[:120]}", flush=True)
-        return
-    pairs = zip(found, expected, strict=True)
-    worst = max(float((ours.float() - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
-    print(
-        f"{name:44s} {1000 * best:7.0f} ms {giga / best:6.0f} GFLOP/s  worst {worst:.1e}  first {first:5.1f} s",
-        flush=True,
-    )
+        except Exception as error:
+            print(f"{name} failed: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:120]}")
+            continue
+        work[name], first[name] = way, time.process_time() - began
+        pairs = zip(found, expected, strict=True)
+        worst[name] = max(float((ours.float() - theirs).abs().max() / theirs.abs().max()) for ours, theirs in pairs)
+    with torch.no_grad():
+        spent = in_turn({name: lambda way=way: way(pixels) for name, way in work.items()}, rounds)  # type: ignore[misc]
+    one, *_ = spent
+    return [
+        {
+            f"{pixels.shape[-2]}×{pixels.shape[-1]}, {giga:.0f} GFLOP, {torch.get_num_threads()} threads": name,
+            "CPU ms": f"{1e3 * min(seconds):.0f}",
+            "GFLOP per CPU s": f"{giga / min(seconds):.0f}",
+            **compared(spent[one], seconds, "× the first"),
+            "worst": f"{worst[name]:.0e}",
+            "first round, CPU s": f"{first[name]:.1f}",
+        }
+        for name, seconds in spent.items()
+    ]
 
 
-def own_ways(net: nn.Module) -> list[tuple[str, Callable[[], Way]]]:
+def own_ways(net: nn.Module, pixels: Tensor) -> list[tuple[str, Callable[[], Way]]]:
     """PyTorch without further programs."""
 
     def contiguous() -> Way:
         return copy.deepcopy(net).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
     def frozen() -> Way:
-        traced = torch.jit.trace(net, torch.randn(1, 3, 800, 1088), strict=False, check_trace=False)
+        traced = torch.jit.trace(net, torch.randn_like(pixels), strict=False, check_trace=False)
         module = torch.jit.optimize_for_inference(torch.jit.freeze(traced))
         with torch.no_grad():
-            module(torch.randn(1, 3, 800, 1088))
+            module(torch.randn_like(pixels))
         return module  # type: ignore[no-any-return]
 
     def throughout() -> Way:
@@ -159,7 +168,6 @@ def onnx_ways(net: nn.Module, pixels: Tensor) -> list[tuple[str, Callable[[], Wa
 
     def build() -> Way:
         import tempfile
-        from pathlib import Path
 
         import onnxruntime  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
@@ -201,16 +209,14 @@ def halved(net: nn.Module) -> nn.Module:
 
 
 def rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a 3×3 convolution of 256 channels on 100×136, channels-last, best of ten."""
+    """GFLOP per CPU second of a 3×3 convolution of 256 channels on 100×136, channels-last, the best of five."""
     convolution = nn.Conv2d(256, 256, 3, padding=1, dtype=dtype)
     convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     pixels = torch.randn(1, 256, 100, 136).to(dtype=dtype, memory_format=torch.channels_last)
     best = float("inf")
     with torch.no_grad():
-        for _ in range(10):
-            began = time.perf_counter()
-            convolution(pixels)
-            best = min(best, time.perf_counter() - began)
+        for _ in range(5):
+            best = min(best, cpu_seconds(lambda: convolution(pixels)))
     return 2 * 9 * 256 * 256 * 100 * 136 / best / 1e9
 
 

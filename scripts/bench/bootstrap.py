@@ -1,17 +1,16 @@
-"""Times intervals and comparisons on runs of COCO's shape and prints seconds and peak memory.
+"""CPU seconds of intervals and comparisons on runs of COCO's shape.
 
-    python scripts/bench/bootstrap.py [--images 5000] [--categories 133] [--models 3] [--resamples 10000] [--repeat 3]
+    python scripts/bench/bootstrap.py [--images 5000] [--categories 133] [--models 3] [--resamples 10000] [--rounds 2]
 
 The runs are made up: how often a category occurs falls off as in COCO (some 7 categories an image, the rarest in a few
 images), each model finds its own share of the objects. Set OPENBLAS_NUM_THREADS to see the effect of numpy's own
 threads.
 """
 
-import argparse
-import os
-import resource
 import sys
-import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from panbench.metrics.samples import Sample, Stack
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.uncertainty import percentiles, resampled, weigh
 from panbench.panoptic.types import Category
+from scripts.bench.harness import arguments, compared, finish, in_turn
 
 
 def made_up_runs(images: int, categories: int, models: int, seed: int = 0) -> dict[str, ImageStatistics]:
@@ -50,46 +50,36 @@ def made_up_runs(images: int, categories: int, models: int, seed: int = 0) -> di
 
 
 def main() -> None:
-    """Prints one line a measurement."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("images", 5000), ("categories", 133), ("models", 3), ("resamples", 10_000), ("repeat", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    arguments = parser.parse_args()
-    runs = made_up_runs(arguments.images, arguments.categories, arguments.models)
+    """Prints a row for each kind of work."""
+    options = arguments(__doc__, images=5000, categories=133, models=3, resamples=10_000, rounds=2)
+    runs = made_up_runs(options.images, options.categories, options.models)
     one = next(iter(runs.values()))
-    rows = sum(len(run.table) for run in runs.values())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{arguments.images} images, {arguments.categories} categories, {arguments.models} models; {rows} rows")
-    print(f"{arguments.resamples} resamples; {cores} cores; numpy {np.__version__}; Python {sys.version.split()[0]}")
 
     def by_percentiles() -> None:
         stack = Stack.of([Sample.of(one)])
-        percentiles(resampled(stack, arguments.resamples, 0), 0.95)
+        percentiles(resampled(stack, options.resamples, 0), 0.95)
 
-    work = {
-        "intervals of one model": lambda: intervals(one),
-        "the same by percentiles": by_percentiles,
-        "compare, no tests": lambda: weigh(runs, resamples=arguments.resamples, permutations=1),
-        "compare, with permutation tests": lambda: weigh(
-            runs, resamples=arguments.resamples, permutations=arguments.resamples
-        ),
-    }
-    spent = {}
-    for label, call in work.items():
-        seconds, busy = [], []
-        for _ in range(arguments.repeat):
-            start, start_busy = time.perf_counter(), time.process_time()
-            call()
-            seconds.append(time.perf_counter() - start)
-            busy.append(time.process_time() - start_busy)
-        spent[label] = min(busy)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-        print(
-            f"{label:32s} best {min(seconds):5.2f} s, worst {max(seconds):5.2f} s; "
-            f"CPU {min(busy):5.2f} s; peak {peak:5.0f} MB so far"
-        )
-    ratio = spent["the same by percentiles"] / spent["intervals of one model"]
-    print(f"CPU of percentiles over that of the jackknife: {ratio:.1f}")
+    jackknife = "intervals of one model, by the jackknife"
+    spent = in_turn(
+        {
+            jackknife: lambda: intervals(one),
+            "the same by percentiles": by_percentiles,
+            "compare, no tests": lambda: weigh(runs, resamples=options.resamples, permutations=1),
+            "compare, with permutation tests": lambda: weigh(
+                runs, resamples=options.resamples, permutations=options.resamples
+            ),
+        },
+        options.rounds,
+    )
+    rows = [
+        {
+            f"{options.images:,} images, {options.models} models, {options.resamples:,} resamples": name,
+            "CPU s": f"{min(seconds):.2f}",
+            **compared(seconds, spent[jackknife], "ratio to the jackknife", digits=1),
+        }
+        for name, seconds in spent.items()
+    ]
+    finish("bootstrap", rows, options.write)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""How long `panbench data check` takes on 5,000 generated images of COCO's size: python scripts/bench/data_check.py.
+"""How long `panbench data check` takes on generated images of COCO's size: python scripts/bench/data_check.py.
 
 250 different scenes (480×640, about 11 segments, JPEGs of about 160 kB) stand under 20 names each, so the disk's cache
 is warm; the time is that of reading, decoding and counting.
 """
 
-import argparse
 import json
 import os
-import platform
+import sys
 import tempfile
-import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from panbench.datasets.check import check_set, measure_segments
 from panbench.datasets.fetch import panoptic_categories
 from panbench.panoptic.coco import write_id_png
+from scripts.bench.harness import arguments, finish, in_turn
 
 
 def write_scenes(root: Path, n_images: int, n_different: int) -> None:
@@ -63,24 +64,23 @@ def write_scenes(root: Path, n_images: int, n_different: int) -> None:
 
 
 def main() -> None:
-    """Generates the set, checks it and prints the times."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    """Generates the set, checks it and prints a row."""
+    options = arguments(__doc__, images=500, rounds=2)
     with tempfile.TemporaryDirectory() as folder:
-        write_scenes(Path(folder), arguments.images, min(arguments.images, 250))
-        jpeg = (Path(folder) / "val2017" / f"{0:012}.jpg").stat().st_size
-        png = (Path(folder) / "annotations" / "panoptic_val2017" / f"{0:012}.png").stat().st_size
-        print(f"{platform.machine()}, {os.cpu_count()} cores; JPEG {jpeg:,} bytes, PNG {png:,} bytes")
-        for _ in range(arguments.repeats):
-            start, cpu = time.perf_counter(), time.process_time()
-            report = check_set(folder)
-            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-            print(
-                f"{report.n_images:,} images, {report.n_segments:,} segments, {len(report.findings)} findings: "
-                f"{seconds:.1f} s, of which {cpu:.1f} s of CPU ({1000 * cpu / report.n_images:.1f} ms an image)"
-            )
+        write_scenes(Path(folder), options.images, min(options.images, 250))
+        report = check_set(folder)
+        seconds = in_turn({"check": lambda: check_set(folder)}, options.rounds)["check"]
+        sizes = [next(Path(folder).glob(f"**/{0:012}.{kind}")).stat().st_size for kind in ("jpg", "png")]
+    row = {
+        "images": f"{report.n_images:,}",
+        "segments": f"{report.n_segments:,}",
+        "findings": str(len(report.findings)),
+        "kB a JPEG": f"{sizes[0] / 1e3:.0f}",
+        "kB a PNG": f"{sizes[1] / 1e3:.1f}",
+        "CPU s": f"{min(seconds):.2f}",
+        "CPU ms an image": f"{1e3 * min(seconds) / report.n_images:.2f}",
+    }
+    finish("data_check", [row], options.write)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """What `panbench data coco` fetches, against the naive way, and how it takes faults: python scripts/bench/fetch.py.
 
-COCO's host cannot be reached from everywhere, so a mimic of it is served on 127.0.0.1: as many validation and training
-images as COCO has, archives of a tenth of COCO's sizes. Naive is what a notebook does: both archives whole. Bytes are
-those of answers' bodies; no times are given, for no network is involved.
+COCO's host cannot be reached from everywhere, so a mimic of it is served on 127.0.0.1: a tenth of the validation and
+training images that COCO has by default, with photographs of a tenth of COCO's sizes. Naive is what a notebook does:
+both archives whole. Bytes are those of answers' bodies; no times are given, for no network is involved.
 """
 
-import argparse
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from panbench.base.errors import PanbenchError
 from panbench.datasets.fetch import fetch_coco
+from scripts.bench.harness import Row, arguments, finish
 from scripts.make.coco_mimic import Fault, FaultServer, Mimic, build_mimic
 
 ANNOTATIONS = "/annotations/panoptic_annotations_trainval2017.zip"
@@ -37,32 +38,29 @@ FAULTS: dict[str, tuple[list[Fault | None], Fault | None]] = {
 }
 
 
-def traffic(mimic: Mimic) -> None:
-    """Prints bytes and requests for a few calls."""
-    naive = len(mimic.files[ANNOTATIONS]) + len(mimic.files[VAL])
-    print(f"| {'call':<28} | {'bytes':>12} | {'of naive':>8} | requests |")
-    print(f"| {'-' * 28} | {'-' * 11}: | {'-' * 7}: | -------: |")
-    print(f"| {'naive: both archives':<28} | {naive:>12,} | {1:>8.1%} | {2:>8} |")
+def traffic(mimic: Mimic) -> dict[str, tuple[int, int]]:
+    """Bytes and requests of a few calls."""
+    found = {"naive: both archives whole": (len(mimic.files[ANNOTATIONS]) + len(mimic.files[VAL]), 2)}
     with FaultServer(mimic.files) as server, tempfile.TemporaryDirectory() as folder:
         calls: tuple[tuple[str, int | None, str], ...] = (
-            ("--limit 50", 50, "a"),
-            ("then --limit 100", 100, "a"),
+            ("`--limit 50`", 50, "a"),
+            ("then `--limit 100`", 100, "a"),
             ("then all of val", None, "a"),
-            ("all of val from nothing", None, "b"),
-            ("again", None, "b"),
+            ("all of val, from nothing", None, "b"),
+            ("the same call again", None, "b"),
         )
         for name, limit, root in calls:
             server.sent = 0
             server.log.clear()
             fetch_coco(Path(folder) / root, limit=limit, host=mimic.at(server.url))
-            print(f"| {name:<28} | {server.sent:>12,} | {server.sent / naive:>8.1%} | {len(server.log):>8} |")
+            found[name] = server.sent, len(server.log)
+    return found
 
 
-def faults(mimic: Mimic) -> None:
-    """Prints what becomes of each fault, at the archive of images."""
+def faults(mimic: Mimic) -> list[Row]:
+    """What becomes of each fault, at the archive of images; nothing wrong may stand under its final name."""
     expected = {name: content for name, content in mimic.expected.items() if "val2017" in name}
-    print(f"| {'fault':<33} | requests | outcome |")
-    print(f"| {'-' * 33} | -------: | ------- |")
+    rows = []
     for name, (queue, always) in FAULTS.items():
         with FaultServer(mimic.files) as server, tempfile.TemporaryDirectory() as folder:
             server.files["/elsewhere"] = mimic.files[VAL]
@@ -78,29 +76,28 @@ def faults(mimic: Mimic) -> None:
                 if path.is_file() and ".panbench" not in path.parts:
                     assert path.read_bytes() == expected[path.relative_to(folder).as_posix()], path
             requests = sum(path in (VAL, "/elsewhere") for path, _, _ in server.log)
-        print(f"| {name:<33} | {requests:>8} | {outcome} |")
+        rows.append({"fault": name, "requests": str(requests), "outcome": re.sub("[0-9a-f]{16}", "…", outcome)})
+    return rows
 
 
 def main() -> None:
     """Prints both tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--train", type=int, default=118_287)
-    arguments = parser.parse_args()
+    options = arguments(__doc__, images=500, train=11_828)
+    found = {}
     for stored in (True, False):
-        print(f"\nThe zip in the annotations' zip is {'stored' if stored else 'deflated'}:\n")
-        traffic(
-            build_mimic(
-                arguments.images,
-                arguments.train,
-                inner_stored=stored,
-                jpeg_bytes=16_312,
-                png_bytes=600,
-                size=(24, 32),
-            )
-        )
-    print("\nFaults at val2017.zip; nothing wrong stood under its final name after any of them:\n")
-    faults(build_mimic())
+        sizes = {"jpeg_bytes": 16_312, "png_bytes": 600}
+        mimic = build_mimic(options.images, options.train, inner_stored=stored, size=(24, 32), **sizes)
+        found["inner zip stored" if stored else "inner zip deflated"] = traffic(mimic)
+    kinds = list(found)
+    rows = []
+    for name in found[kinds[0]]:
+        row = {f"{options.images:,} + {options.train:,} images": name}
+        for kind in kinds:
+            (naive, _), (sent, requests) = next(iter(found[kind].values())), found[kind][name]
+            row |= {kind: f"{100 * sent / naive:.1f} %" if sent else "0 bytes", f"requests, {kind[10:]}": str(requests)}
+        rows.append(row)
+    finish("fetch", rows, options.write)
+    finish("fetch_faults", faults(build_mimic()), options.write)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,29 @@
 #!/usr/bin/env python3
-"""Times fusing from stored candidates against inference, on the same images, in one run.
+"""Fusing from stored candidates against inference, on the same images, in turn, by CPU time.
 
-    scripts/bench/fuse.py --model mask2former-r50 --images 4
-    scripts/bench/fuse.py --model panoptic-fpn-r50-1x --images 4
-    scripts/bench/fuse.py --model mask2former-tiny --weights auto --images 20
+    scripts/bench/fuse.py
+    scripts/bench/fuse.py --model mask2former-r50 --checkpoint random --images 4
+    scripts/bench/fuse.py --model panoptic-fpn-r50-1x --checkpoint random --images 4
 
 Both sides end in overlap tables; inference reads and resizes the images, fusing reads what `--keep-candidates` stored.
 An untrained network finds nothing, so after its forward pass its answer is replaced: 18 segments with ragged borders,
-whose masks have a bit of noise in every cell as a network's have (else they would compress to nothing). Prints seconds
-an image of both sides, the ratio, bytes an image stored, and the pixels in which the maps differ. Run it on an idle
-machine; with 4 images of COCO's size it takes two minutes on 2 cores.
+whose masks have a bit of noise in every cell as a network's have (else they would compress to nothing). Beside the
+times stand the bytes an image stored, and the pixels in which the maps differ.
 """
 
-import argparse
-import dataclasses
-import platform
+import itertools
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from panbench.base import provenance
 from panbench.catalog import find_model
-from panbench.datasets import Dataset
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
@@ -41,6 +35,7 @@ from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png
 from panbench.runs import Run
 from panbench.studies.fusing.runs import fuse_run
+from scripts.bench.harness import arguments, compared, finish, in_turn
 from scripts.bench.rules import planted_candidates, planted_instances
 
 
@@ -74,49 +69,36 @@ def planted_like(output: Output, seed: int) -> Output:
 
 
 def main() -> None:
-    """Runs both sides and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mask2former-r50")
-    parser.add_argument("--weights", default="random", help="random, auto or a path; random ones get planted segments")
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--size", default="480x640")
-    given = parser.parse_args()
-    height, width = (int(side) for side in given.size.split("x"))
-    spec = find_model(given.model)
-    opened = open_model(spec, weights=given.weights, device="cpu")
+    """Runs both sides and prints a row."""
+    options = arguments(__doc__, model="mask2former-tiny", checkpoint="auto", images=4, size="480x640", rounds=3)
+    height, width = (int(side) for side in options.size.split("x"))
+    opened = open_model(find_model(options.model), weights=options.checkpoint, device="cpu")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        dataset = generated_dataset(opened.class_names, opened.isthing, size=(height, width), count=given.images)
+        folder, number = Path(scratch), itertools.count()
+        dataset = generated_dataset(opened.class_names, opened.isthing, size=(height, width), count=options.images)
         model: Any = opened
-        if given.weights == "random":
+        if options.checkpoint == "random":
             model = PlantedModel(opened, [scene.image.id for scene in dataset.scenes])
-        # The first image compiles and touches what later ones find ready.
-        evaluate(model, _first(dataset, 1), folder / "warm-up")
-        inference = seconds(lambda: evaluate(model, dataset, folder / "plain")) / given.images
-        options = EvaluateOptions(keep_candidates=True, save_predictions=True)
-        kept = evaluate(model, dataset, folder / "kept", options)
+        keep = EvaluateOptions(keep_candidates=True, save_predictions=True)
+        kept = evaluate(model, dataset, folder / "kept", keep)
         rule = StoredModel(kept).paper
         (again,) = fuse_run(kept, [rule], folder / "maps", options=EvaluateOptions(save_predictions=True))
-        places = [folder / f"fused-{number}" for number in range(3)]
-        fusing = min(seconds(lambda: fuse_run(kept, [rule], place)) for place in places) / given.images  # noqa: B023
-        size = StoredOutputs(folder / "kept" / "candidates").size / given.images
-        print(f"{spec.title}, {given.images} images of {given.size}, {np.mean(segments(kept)):.1f} segments an image")
-        print(f"{provenance.cpu_name()}, {torch.get_num_threads()} threads, Python {platform.python_version()}")
-        print(f"inference        {1000 * inference:9.1f} ms an image")
-        print(f"fusing again     {1000 * fusing:9.1f} ms an image   {inference / fusing:.1f} times as fast")
-        print(f"stored           {size / 1e6:9.3f} MB an image")
-        print(f"pixels differing {differing(kept, again):9d}")
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """How long some work takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _first(dataset: Dataset, count: int) -> Dataset:
-    return dataclasses.replace(dataset, scenes=dataset.scenes[:count])
+        spent = in_turn(
+            {
+                "inference": lambda: evaluate(model, dataset, folder / f"plain-{next(number)}"),
+                "fusing": lambda: fuse_run(kept, [rule], folder / f"fused-{next(number)}"),
+            },
+            options.rounds,
+        )
+        row = {
+            f"{options.images} images of {options.size}": options.model,
+            "segments an image": f"{np.mean(segments(kept)):.1f}",
+            **{f"{side}, CPU ms an image": f"{1e3 * min(spent[side]) / options.images:.1f}" for side in spent},
+            **compared(spent["inference"], spent["fusing"]),
+            "MB an image": f"{StoredOutputs(folder / 'kept' / 'candidates').size / options.images / 1e6:.3f}",
+            "pixels that differ": str(differing(kept, again)),
+        }
+    finish("fuse", [row], options.write)
 
 
 def _shape(values: torch.Tensor) -> tuple[int, int]:

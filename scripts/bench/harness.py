@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import functools
 import os
 import platform
 import statistics
@@ -9,22 +10,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from panbench.base import provenance
-from panbench.base.files import atomic_write
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "results" / "benchmarks"
+sys.path.insert(0, str(ROOT))
+Row = dict[str, str]
+Found, Side = TypeVar("Found"), TypeVar("Side")
 
 
-def arguments(about: str | None, **numbers: int) -> argparse.Namespace:
-    """The command line: an option for each number, and `--write`, which keeps the table in results/benchmarks."""
+def arguments(about: str | None, **defaults: Any) -> argparse.Namespace:
+    """The command line: an option of each default's type (a tuple: several; a type: none by default), and `--write`."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, number in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=number, help=f"default: {number}")
-    parser.add_argument("--write", action="store_true", help="write results/benchmarks/NAME.csv")
+    for name, default in {**defaults, "write": False}.items():
+        one = default[0] if isinstance(default, tuple) else default
+        how: dict[str, Any] = {"type": one if isinstance(one, type) else type(one), "help": f"default: {default}"}
+        how = {"action": "store_true"} if one is False else {**how, "nargs": "+"} if one is not default else how
+        parser.add_argument(f"--{name.replace('_', '-')}", default=None if isinstance(one, type) else default, **how)
     return parser.parse_args()
 
 
@@ -32,47 +34,51 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     """User and system time of one call, of all threads and of processes that it has ended."""
     own, ended = time.process_time(), os.times()
     work()
-    after = os.times()
-    return time.process_time() - own + sum(after[2:4]) - sum(ended[2:4])
+    return time.process_time() - own + sum(os.times()[2:4]) - sum(ended[2:4])
+
+
+def turns(sides: Mapping[Side, Callable[[], Found]], rounds: int) -> dict[Side, list[Found]]:
+    """What each side returned in each round. Sides take turns, so other work on the machine meets them alike."""
+    each = [{side: work() for side, work in sides.items()} for _ in range(rounds)]
+    return {side: [found[side] for found in each] for side in sides}
 
 
 def in_turn(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each side in each round. Sides take turns, so other work on the machine meets them alike."""
-    for work in sides.values():
-        work()
-    spent: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(rounds):
-        for side, work in sides.items():
-            spent[side].append(cpu_seconds(work))
-    return spent
+    """CPU seconds of each side in each round, after one that is not counted."""
+    turns(sides, 1)
+    return turns({side: functools.partial(cpu_seconds, work) for side, work in sides.items()}, rounds)
 
 
-def ratios(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
-    """Median, lowest and highest of the rounds' ratios."""
-    each = [one / other for one, other in zip(slow, fast, strict=True)]
-    return statistics.median(each), min(each), max(each)
+def compared(slow: Sequence[float], fast: Sequence[float], name: str = "ratio", digits: int = 2) -> Row:
+    """Two cells: median of the rounds' ratios, and the lowest and the highest."""
+    each = [one / max(other, 1e-9) for one, other in zip(slow, fast, strict=True)]
+    return {name: f"{statistics.median(each):.{digits}f}", "from–to": f"{min(each):.{digits}f}–{max(each):.{digits}f}"}
 
 
 def machine() -> str:
     """The machine, its load and what ran there, in one line."""
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    commit = provenance.git_commit() or "unknown"
-    cpu = f"{provenance.cpu_name()}, {os.cpu_count()} cores{load}, Python {platform.python_version()}"
-    return f"{time.strftime('%Y-%m-%d')}, {cpu}, commit {commit[:9]}"
+    from panbench.base import provenance  # not at the top: a child may measure another checkout's
+
+    cpu = f"{provenance.cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    commit = (provenance.git_commit() or "unknown")[:9]
+    return f"{time.strftime('%Y-%m-%d')}, {cpu}, Python {platform.python_version()}, commit {commit}"
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """The rows as a table, without the column `machine`; the first column holds names, the others numbers."""
+    """The rows as a table, without the column `machine`; the first column and columns of text are aligned left."""
     columns = [name for name in rows[0] if name != "machine"]
-    lines = [" | ".join(columns), " | ".join(["---", *["---:"] * (len(columns) - 1)])]
-    return "\n".join(f"| {line} |" for line in [*lines, *(" | ".join(row[name] for name in columns) for row in rows)])
+    rule = ["---", *("---:" if all(len(row[name]) < 25 for row in rows) else "---" for name in columns[1:])]
+    lines = [columns, rule, *([row[name] for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def finish(name: str, rows: Sequence[Mapping[str, str]], write: bool) -> None:
-    """Prints the table and the machine; writes both to results/benchmarks/NAME.csv if asked to."""
+def finish(name: str, rows: Sequence[Mapping[str, str]], write: bool, absent: Sequence[str] = ()) -> None:
+    """Prints the table and the machine; if `write`, fills results/benchmarks/NAME.csv, unless a side is absent."""
+    from panbench.base.files import atomic_write
+
     where = machine()
-    print(f"{where}\n\n{markdown(rows)}")
-    if write:
+    print(f"\n{name}: {where}\n\n{markdown(rows)}", *(f"\n{peer}: not installed, so no CSV" for peer in absent))
+    if write and not absent:
         with atomic_write(RESULTS / f"{name}.csv", "w") as handle:
             writer = csv.DictWriter(handle, [*rows[0], "machine"], lineterminator="\n")
             writer.writeheader()

@@ -14,6 +14,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import resource
 import sys
 import tempfile
@@ -106,7 +107,8 @@ def write_indexes(folder: Path, images: int) -> tuple[Path, Path]:
 
 def evaluation(gt: Path, pred: Path, pngs: Path) -> None:
     """What the first rank of 64 does before its first forward pass."""
-    import pyarrow.parquet  # noqa: F401 - parts are written with it, whatever the dataset is read from
+    import pandas  # noqa: F401 - `eval` imports both, whatever the dataset is read from
+    import pyarrow.parquet  # noqa: F401
 
     from panbench.datasets.coco import open_json
     from panbench.datasets.scenes import order_sha256
@@ -160,7 +162,9 @@ def worker(name: str, gt: Path, pred: Path, pngs: Path, by_index: bool, answer: 
         index.fresh_index = lambda *_, **__: None
     {"eval": evaluation, "score": scoring, "index": indexing}[name](gt, pred, pngs)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    answer.send((used.ru_utime + used.ru_stime, used.ru_maxrss * 1024))
+    # Not ru_maxrss: a process that was forked starts with its parent's peak, which here has generated the columns.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    answer.send((used.ru_utime + used.ru_stime, int(peak) * 1024))
 
 
 def measured(name: str, gt: Path, pred: Path, pngs: Path, by_index: bool) -> tuple[float, float]:

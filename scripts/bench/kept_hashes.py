@@ -1,6 +1,6 @@
 """What it costs to record and check the hashes of predictions and candidates.
 
-    python scripts/bench/kept_hashes.py [--images 100] [--rounds 9] [--write]
+    python scripts/bench/kept_hashes.py [--images 50] [--rounds 5] [--write]
 
 Both sides in one process, by turns, as processor time (user and system), so that other work on the machine counts for
 little: writing and reading id PNGs of COCO's size, reading kept candidates as `panbench fuse` does, and what `--resume`
@@ -24,9 +24,7 @@ from panbench.models.stored import StoredOutputs, block_of, encode
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.idmap import encode_id_png
 from panbench.runs import digest_of, write_recorded
-from scripts.bench.harness import arguments, finish, in_turn, ratios
-
-Row = dict[str, str]
+from scripts.bench.harness import Row, arguments, compared, finish, in_turn
 
 
 def id_map(seed: int) -> np.ndarray:
@@ -61,19 +59,17 @@ def candidates(seed: int) -> Candidates:
 def row(name: str, count: int, plain: Callable[[], object], checked: Callable[[], object], rounds: int) -> Row:
     """Milliseconds an image of both sides, and the median of the ratios of each round."""
     spent = in_turn({"without": plain, "with": checked}, rounds)
-    middle, lowest, highest = ratios(spent["with"], spent["without"])
     return {
         "work": name,
         "without, ms": f"{1e3 * min(spent['without']) / count:.3f}",
         "with, ms": f"{1e3 * min(spent['with']) / count:.3f}",
-        "ratio": f"{middle:.3f}",
-        "from–to": f"{lowest:.3f}–{highest:.3f}",
+        **compared(spent["with"], spent["without"], digits=3),
     }
 
 
 def main() -> None:
     """Prints the table."""
-    options = arguments(__doc__, images=100, rounds=9)
+    options = arguments(__doc__, images=50, rounds=5)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         run, rule = Path(folder), parse_rule("mask2former")

@@ -1,7 +1,7 @@
 """What libraries cost a process that starts, and run.json read by panbench's decoder, by pydantic and by msgspec.
 
     pip install pydantic msgspec
-    python scripts/bench/libraries.py --repeats 7
+    python scripts/bench/libraries.py --rounds 7
 
 Printed are CPU milliseconds (user and system) that a process spends after it imported what reading a run imports
 anyway, each the lowest of several processes, in turn: on importing each library; and on importing, building the decoder
@@ -10,23 +10,22 @@ record, and of the wrong values that tests/runs/test_record.py knows, how many e
 errors name the field and quote the value.
 """
 
-import argparse
 import copy
+import functools
 import importlib
+import importlib.util
 import json
-import subprocess
 import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from panbench.base import provenance
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.bench.child import in_child
+from scripts.bench.harness import ROOT, Row, arguments, cpu_seconds, finish, turns
 
 
 def ours() -> Callable[[bytes], Any]:
@@ -60,71 +59,61 @@ DECODERS = {"panbench": ours, "pydantic": by_pydantic, "msgspec": by_msgspec}
 IMPORTS = ("filelock", "huggingface_hub.file_download", "huggingface_hub.hf_api", "pydantic", "msgspec")
 
 
+def importing(name: str) -> Callable[[], None]:
+    """Imports a library after the records."""
+    importlib.import_module("panbench.runs.record")
+
+    def run() -> None:
+        importlib.import_module(name)
+
+    return run
+
+
+def decoding(name: str, content: str) -> Callable[[], None]:
+    """Imports and builds a decoder and reads a record, after the records were imported."""
+    importlib.import_module("panbench.runs.record")
+
+    def run() -> None:
+        DECODERS[name]()(content.encode())
+
+    return run
+
+
 def main() -> None:
-    """Prints two Markdown tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        child(*arguments.child)
-        return
+    """Prints two tables."""
+    options = arguments(__doc__, rounds=5)
+    absent = [name for name in ("pydantic", "msgspec") if importlib.util.find_spec(name) is None]
     sys.path.insert(0, str(ROOT / "tests" / "runs"))
     test_record = importlib.import_module("test_record")
-
     content = json.dumps(test_record.FULL.to_json()).encode()
-    spent = measured(content, arguments.repeats)
-    print(f"{provenance.cpu_name()}, Python {sys.version.split()[0]}; CPU time, the lowest of {arguments.repeats}")
-    print("\n| import | ms |\n| --- | ---: |")
-    for name in IMPORTS:
-        print(f"| {name} {version(name.partition('.')[0])} | {min(spent[name]) * 1000:.0f} |")
-    print("\n| decoder | first record, ms | each further, µs | wrong values refused | field named | value quoted |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
-    for name, make in DECODERS.items():
-        decode = make()
-        judged = [judge(decode, test_record.FULL.to_json(), *wrong) for wrong in test_record.WRONG]
-        counts = " | ".join(str(sum(column)) for column in zip(*judged, strict=True))
-        first = min(spent[f"{name} decodes"]) * 1000
-        print(f"| {name} | {first:.0f} | {each(decode, content) * 1e6:.0f} | {counts} |")
-        passed = {field for (_, _, field), (refused, *_) in zip(test_record.WRONG, judged, strict=True) if not refused}
-        if passed:
-            print(f"{name} takes wrong values of {', '.join(sorted(passed))}", file=sys.stderr)
-    print(f"\nof {len(test_record.WRONG)} wrong values")
+    sides = {name: functools.partial(in_child, importing, name) for name in IMPORTS if name not in absent}
+    decoders = [name for name in DECODERS if name not in absent]
+    sides |= {f"{name} decodes": functools.partial(in_child, decoding, name, content.decode()) for name in decoders}
+    spent = {name: 1e3 * min(one.cpu for one in runs) for name, runs in turns(sides, options.rounds).items()}
+    imports = [
+        {"import": f"{name} {version(name.partition('.')[0])}", "CPU ms": f"{spent[name]:.0f}"}
+        for name in IMPORTS
+        if name in spent
+    ]
+    finish("libraries_imports", imports, options.write, absent)
+    rows = [row(name, spent[f"{name} decodes"], content, test_record) for name in decoders]
+    finish("libraries", rows, options.write, absent)
 
 
-def measured(content: bytes, repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of processes by what they do, in turn, after one of each that is not counted."""
-    spent: dict[str, list[float]] = {name: [] for name in (*IMPORTS, *(f"{name} decodes" for name in DECODERS))}
-    with tempfile.NamedTemporaryFile(suffix=".json") as record:
-        record.write(content)
-        record.flush()
-        for repeat in range(repeats + 1):
-            for name, found in spent.items():
-                command = [sys.executable, __file__, "--child", name, record.name]
-                seconds = float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-                if repeat:
-                    found.append(seconds)
-    return spent
-
-
-def child(name: str, record: str) -> None:
-    """One process: imports the records, does what `name` says, and prints the CPU seconds of that."""
-    importlib.import_module("panbench.runs.record")
-    began = time.process_time()
-    decoder, _, _ = name.partition(" decodes")
-    if decoder in DECODERS and decoder != name:
-        DECODERS[decoder]()(Path(record).read_bytes())
-    else:
-        importlib.import_module(name)
-    print(time.process_time() - began)
-
-
-def each(decode: Callable[[bytes], Any], content: bytes, times: int = 300) -> float:
-    """CPU seconds of reading one record again."""
-    began = time.process_time()
-    for _ in range(times):
-        decode(content)
-    return (time.process_time() - began) / times
+def row(name: str, first: float, content: bytes, known: Any) -> Row:
+    """A decoder's milliseconds, and its judgement of the wrong values that a test knows."""
+    decode = DECODERS[name]()
+    judged = [judge(decode, known.FULL.to_json(), *wrong) for wrong in known.WRONG]
+    passed = {field for (_, _, field), (refused, *_) in zip(known.WRONG, judged, strict=True) if not refused}
+    if passed:
+        print(f"{name} takes wrong values of {', '.join(sorted(passed))}", file=sys.stderr)
+    heads = (f"of {len(known.WRONG)} wrong values refused", "field named", "value quoted")
+    return {
+        "decoder": name,
+        "first record, CPU ms": f"{first:.0f}",
+        "each further, µs": f"{1e6 * cpu_seconds(lambda: [decode(content) for _ in range(300)]) / 300:.0f}",
+        **{head: str(sum(column)) for head, column in zip(heads, zip(*judged, strict=True), strict=True)},
+    }
 
 
 def judge(

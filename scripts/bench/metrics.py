@@ -1,18 +1,17 @@
-"""Counts the matchings of `panbench metrics`, `errors` and `compare`, and times them, before and after a change.
+"""Counts the matchings of `panbench metrics`, `errors` and `compare`, and times them, also before and after a change.
 
-    python scripts/bench/metrics.py [--images 5000] [--before PATH] [--repeat 3]
+    python scripts/bench/metrics.py [--images 5000] [--before PATH] [--rounds 2]
 
 PATH is another checkout of panbench (`git worktree add PATH COMMIT`). Both read the same generated runs of COCO's shape
 (about 10 segments of 133 categories a side and image), each in processes of its own, in turn. A matching joins all
-overlaps of a run with the segments of both sides. CPU seconds are those of all threads, the least of the repeats,
-without the import of packages; in brackets what the resampling of intervals and tests takes of them.
+overlaps of a run with the segments of both sides. CPU seconds are those of all threads, the least of the rounds,
+without the import of packages; beside them what the resampling of intervals and tests takes of them.
 """
 
-import argparse
+import functools
+import importlib
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.bench.child import in_child
+from scripts.bench.harness import ROOT, Row, arguments, compared, finish, turns
+
 COMMANDS = ("metrics", "errors", "compare")
 
 
@@ -28,7 +31,6 @@ def write_runs(folder: Path, images: int) -> list[Path]:
     """Two runs, as any version of panbench reads them: run.json of schema 1 and one part."""
     import pyarrow.parquet
 
-    sys.path.insert(0, str(ROOT))
     from scripts.bench.scale import repeated, seed_tables
 
     runs = []
@@ -56,8 +58,8 @@ def write_runs(folder: Path, images: int) -> list[Path]:
     return runs
 
 
-def measure(command: str, runs: list[Path]) -> dict[str, float]:
-    """Matchings and CPU seconds of a command on the panbench that is on the path."""
+def counting(command: str, *runs: str) -> Callable[[], dict[str, float]]:
+    """A command on the panbench that is on the path; it returns its matchings and the CPU seconds of resampling."""
     import panbench.metrics.uncertainty as uncertainty
     from panbench.report.answers import comparison, findings
     from panbench.runs import load_run
@@ -89,57 +91,42 @@ def measure(command: str, runs: list[Path]) -> dict[str, float]:
     setattr(uncertainty, resample, timed(getattr(uncertainty, resample)))
     uncertainty._swap_p_values = timed(uncertainty._swap_p_values)
     work: dict[str, Callable[[], Any]] = {
-        "metrics": lambda: findings.metric_findings(load_run(runs[0])),
-        "errors": lambda: findings.error_findings(load_run(runs[0])),
-        "compare": lambda: comparison.standing([load_run(run) for run in runs], by="size"),
+        "metrics": lambda: findings.metric_findings(load_run(Path(runs[0]))),
+        "errors": lambda: findings.error_findings(load_run(Path(runs[0]))),
+        "compare": lambda: comparison.standing([load_run(Path(run)) for run in runs], by="size"),
     }
-    began = time.process_time()
-    work[command]()
-    return {"seconds": time.process_time() - began, **counts}
+
+    def run() -> dict[str, float]:
+        work[command]()
+        return counts
+
+    return run
 
 
 def main() -> None:
-    """Reads the arguments, writes the runs, measures each checkout in turn and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--before", type=Path, metavar="PATH", help="a checkout of panbench to set against this one")
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.measure:
-        command, *runs = options.measure
-        print(json.dumps(measure(command, [Path(run) for run in runs])))
-        return
-    checkouts = {"before": options.before.resolve()} if options.before else {}
-    checkouts["now"] = ROOT
+    """Writes the runs, measures each checkout in turn and prints a row for each command."""
+    options = arguments(__doc__, images=5000, rounds=2, before=Path)
+    checkouts = {**({"before": options.before.resolve()} if options.before else {}), "now": ROOT}
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         runs = write_runs(Path(scratch), options.images)
-        best: dict[tuple[str, str], dict[str, float]] = {}
-        for _ in range(options.repeat):
-            for command in COMMANDS:
-                for name, path in checkouts.items():
-                    child = [sys.executable, __file__, "--measure", command, *map(str, runs)]
-                    environment = {**os.environ, "PYTHONPATH": str(path)}
-                    ran = subprocess.run(child, env=environment, capture_output=True, text=True)
-                    if ran.returncode:
-                        raise SystemExit(f"{name} ({path}): {ran.stderr.strip()}")
-                    found = json.loads(ran.stdout)
-                    known = best.setdefault((command, name), found)
-                    if found["seconds"] < known["seconds"]:
-                        best[command, name] = found
-    print(f"{options.images:,} images; load of the machine at the end: {os.getloadavg()[0]:.1f}")
-    for command in COMMANDS:
-        line = f"{command:>8}:"
-        for name in checkouts:
-            found = best[command, name]
-            line += (
-                f"  {name} {found['matchings']:.0f} matchings, {found['seconds']:.2f} s CPU "
-                f"(resampling {found['resampling']:.2f})"
-            )
-        if options.before:
-            before, now = best[command, "before"], best[command, "now"]
-            line += f"  ratio {before['seconds'] / now['seconds']:.2f}"
-        print(line)
+        for command in COMMANDS:
+            sides = {
+                name: functools.partial(in_child, counting, command, *runs, checkout=path)
+                for name, path in checkouts.items()
+            }
+            found = turns(sides, options.rounds)
+            row: Row = {f"{options.images:,} images": f"`{command}`"}
+            for name, each in found.items():
+                best = min(each, key=lambda one: one.cpu)
+                of = f", {name}" if options.before else ""
+                row[f"matchings{of}"] = f"{best.answer['matchings']:.0f}"
+                row[f"CPU s{of}"] = f"{best.cpu:.2f}"
+                row[f"of it resampling{of}"] = f"{best.answer['resampling']:.2f}"
+            if options.before:
+                row |= compared([one.cpu for one in found["before"]], [one.cpu for one in found["now"]])
+            rows.append(row)
+    finish("metrics", rows, options.write and not options.before)
 
 
 if __name__ == "__main__":

@@ -8,43 +8,46 @@ was" keeps whole position maps (Mask2Former) and anchors (Panoptic FPN) of 32 si
 are random.
 """
 
-import argparse
 import gc
-import multiprocessing
 import os
 import random
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import numpy as np
+
+from scripts.bench.child import in_child
+from scripts.bench.harness import arguments, finish
 
 SIDES = ("as it was", "as it is")
 _WARM = 4
 
 
 def main() -> None:
-    """Prints a line for each side."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mask2former-r50")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--short", type=int, default=800, help="shorter side of the network's input, of 32 pixels each")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves torch's default")
-    arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
+    """Prints a row for each side."""
+    options = arguments(__doc__, model="mask2former-tiny", images=20, short=320, threads=0)
+    rows = []
     for side in SIDES:
-        with context.Pool(1) as pool:
-            task = (side, arguments.model, arguments.images, arguments.short, arguments.threads)
-            before, after, sizes, seconds = pool.apply(grown, task)
-        print(
-            f"{side}: {before / 1e6:,.0f} MB after the largest, {(after - before) / 1e6:+,.0f} MB after "
-            f"{arguments.images:,} images of {sizes} sizes ({seconds:.0f} s of CPU)",
-            flush=True,
+        given = (side, options.model, options.images, options.short, options.threads)
+        before, after, sizes, seconds = in_child(grown, *given).answer
+        rows.append(
+            {
+                f"{options.model}, {options.images:,} images of {sizes} sizes, shorter side {options.short}": side,
+                "MB after the largest": f"{before / 1e6:,.0f}",
+                "MB more after all": f"{(after - before) / 1e6:+,.0f}",
+                "CPU s": f"{seconds:.0f}",
+            }
         )
+    finish("mixed_sizes", rows, options.write)
 
 
-def grown(side: str, name: str, images: int, short: int, threads: int) -> tuple[int, int, int, float]:
-    """Resident bytes before and after the images, how many sizes they have, and the CPU seconds of all."""
+def grown(side: str, name: str, images: int, short: int, threads: int) -> Callable[[], tuple[int, int, int, float]]:
+    """Work that returns resident bytes before and after the images, how many sizes they have, and its CPU seconds."""
     import torch
 
     from panbench.catalog import find_model
@@ -65,15 +68,18 @@ def grown(side: str, name: str, images: int, short: int, threads: int) -> tuple[
         rgb = np.zeros((*size, 3), np.uint8)
         model.candidates([model.load_pixels(scene_of(Path("none.png"), 1, *size), rgb)])
 
-    for _ in range(_WARM):
-        run((short, longer[-1]))
-    gc.collect()
-    before = resident()
-    order = random.Random(0)
-    for number in range(images):
-        run(chosen[number] if number < len(chosen) else order.choice(chosen))
-    gc.collect()
-    return before, resident(), len(chosen), time.process_time()
+    def all_images() -> tuple[int, int, int, float]:
+        for _ in range(_WARM):
+            run((short, longer[-1]))
+        gc.collect()
+        before = resident()
+        order = random.Random(0)
+        for number in range(images):
+            run(chosen[number] if number < len(chosen) else order.choice(chosen))
+        gc.collect()
+        return before, resident(), len(chosen), time.process_time()
+
+    return all_images
 
 
 def keep_as_before() -> None:

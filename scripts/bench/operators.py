@@ -1,19 +1,16 @@
 """Time, memory and agreement of panbench's operators, beside torchvision's and mmcv's C++ where they can be had.
 
-    python scripts/bench/operators.py [--device cpu|cuda] [--rounds N]
+    python scripts/bench/operators.py [--device cpu|cuda] [--rounds 3]
     python scripts/bench/operators.py --build-kernels    # needs g++ and a minute or two
 
 mmcv-lite ships the C++ of mmcv's CPU kernels without building it; --build-kernels compiles its nms.cpp and
-roi_align.cpp as they are, in a temporary folder. The sides of a row take turns, and the best time of each is printed,
+roi_align.cpp as they are, in a temporary folder. The sides of a case take turns, and the best time of each is printed,
 with how many times ours that is and the largest difference from panbench's answer. On the CPU the time is that of one
-thread at work (so that other programs on the machine do not count), on CUDA that of the clock.
+thread at work, on CUDA that of the clock. A CSV is written on the CPU with both compiled kernels only.
 """
 
-import argparse
 import functools
 import importlib
-import platform
-import resource
 import subprocess
 import sys
 import sysconfig
@@ -23,10 +20,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import torch
 from torch import Tensor
 
 from panbench.models.mmdet import operators
+from scripts.bench.child import peak as host_peak
+from scripts.bench.harness import Row, arguments, compared, finish, turns
 
 BINDINGS = """
 #include <torch/extension.h>
@@ -50,24 +51,24 @@ CHANNELS, HEIGHT, WIDTH = 256, 200, 336
 
 
 def main() -> None:
-    """Prints a line a case."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build-kernels", action="store_true", help="compile mmcv's two CPU kernels to compare with")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    """Prints a row a case and side."""
+    options = arguments(__doc__, build_kernels=False, device="cpu", rounds=3)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    device = torch.device(arguments.device)
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    print(f"mmcv's operators: {operators.install()}; torch {torch.__version__} on {on}")
-    kernels = build_kernels() if arguments.build_kernels and device.type == "cpu" else None
+    device = torch.device(options.device)
+    on = f" on {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ""
+    print(f"mmcv's operators: {operators.install()}; torch {torch.__version__}{on}")
+    kernels = build_kernels() if options.build_kernels and device.type == "cpu" else None
     torchvision = load_torchvision()
     with torch.no_grad():
         measure_memory(device)
-        bench_roi_align(device, arguments.rounds, kernels, torchvision)
-        bench_nms(device, arguments.rounds, kernels, torchvision)
-        bench_attention(device, arguments.rounds)
+        rows = [
+            *bench_roi_align(device, options.rounds, kernels, torchvision),
+            *bench_nms(device, options.rounds, kernels, torchvision),
+            *bench_attention(device, options.rounds),
+        ]
+    absent = [] if kernels else ["mmcv's C++ (--build-kernels)"]
+    finish("operators", rows, options.write and device.type == "cpu", absent)
 
 
 def measure_memory(device: torch.device) -> None:
@@ -83,9 +84,10 @@ def measure_memory(device: torch.device) -> None:
     )
 
 
-def bench_roi_align(device: torch.device, rounds: int, kernels: Any, torchvision: Any) -> None:
+def bench_roi_align(device: torch.device, rounds: int, kernels: Any, torchvision: Any) -> list[Row]:
     """RoIAlign of 1000 boxes on one map, their sizes spread evenly over octaves."""
     features = torch.randn(1, CHANNELS, HEIGHT, WIDTH, device=device)
+    rows = []
     for size in (7, 14):
         for smallest, largest in ((8, 56), (16, 112), (32, 400)):
             rois = random_rois(1000, smallest, largest, device)
@@ -96,11 +98,13 @@ def bench_roi_align(device: torch.device, rounds: int, kernels: Any, torchvision
                 )
             if kernels:
                 sides["mmcv C++"] = functools.partial(mmcv_roi_align, kernels.roi_align, features, rois, size)
-            report(f"roi_align of 1000 boxes, {smallest}–{largest} px, {size}×{size}", sides, rounds, device)
+            rows += report(f"roi_align of 1000 boxes, {smallest}–{largest} px, {size}×{size}", sides, rounds, device)
+    return rows
 
 
-def bench_nms(device: torch.device, rounds: int, kernels: Any, torchvision: Any) -> None:
+def bench_nms(device: torch.device, rounds: int, kernels: Any, torchvision: Any) -> list[Row]:
     """nms of boxes strewn evenly, and of boxes crowded around 60 objects on five levels, as proposals are."""
+    rows = []
     for count in (1000, 2000, 6000):
         objects = random_rois(60, 16, 400, device)[:, 1:]
         near = objects[torch.randint(60, (count,), device=device)]
@@ -114,10 +118,11 @@ def bench_nms(device: torch.device, rounds: int, kernels: Any, torchvision: Any)
                 sides["torchvision"] = functools.partial(torchvision.nms, boxes, scores, 0.7)
             if kernels:
                 sides["mmcv C++"] = functools.partial(kernels.nms, boxes, scores, 0.7, 0)
-            report(f"nms of {count} {kind} boxes at 0.7", sides, rounds, device)
+            rows += report(f"nms of {count} {kind} boxes at 0.7", sides, rounds, device)
+    return rows
 
 
-def bench_attention(device: torch.device, rounds: int) -> None:
+def bench_attention(device: torch.device, rounds: int) -> list[Row]:
     """Deformable attention of Mask2Former's pixel decoder on an 800×1344 image."""
     attend = importlib.import_module("mmcv.ops.multi_scale_deform_attn").multi_scale_deformable_attn_pytorch
     shapes = torch.tensor([[25, 42], [50, 84], [100, 168]], device=device)
@@ -131,31 +136,36 @@ def bench_attention(device: torch.device, rounds: int) -> None:
         "panbench": functools.partial(operators.deformable_attention, *inputs),
         "mmcv's PyTorch": functools.partial(attend, *inputs),
     }
-    report(f"deformable attention of {keys} queries", sides, rounds, device)
+    return report(f"deformable attention of {keys} queries", sides, rounds, device)
 
 
-def report(case: str, sides: Mapping[str, Callable[[], Tensor]], rounds: int, device: torch.device) -> None:
-    """Runs the sides in turn and prints the best time of each, and how far the others' answers are from ours."""
+def report(case: str, sides: Mapping[str, Callable[[], Tensor]], rounds: int, device: torch.device) -> list[Row]:
+    """Runs the sides in turn: a row for each, with its time and how far its answer is from ours."""
+
+    def seconds(side: Callable[[], Tensor]) -> float:
+        begin = now(device)
+        side()
+        return now(device) - begin
+
     answers = {name: side() for name, side in sides.items()}
-    best = dict.fromkeys(sides, float("inf"))
-    for _ in range(rounds):
-        for name, side in sides.items():
-            begin = now(device)
-            side()
-            best[name] = min(best[name], now(device) - begin)
-    ours = answers["panbench"]
-    columns = [f"panbench {1e3 * best['panbench']:.1f} ms"]
-    for name in list(sides)[1:]:
-        ratio = best[name] / best["panbench"]
-        columns.append(f"{name} {1e3 * best[name]:.1f} ms ({ratio:.1f}×, {difference(ours, answers[name])})")
-    print(f"{case}: {', '.join(columns)}", flush=True)
+    spent = turns({name: functools.partial(seconds, side) for name, side in sides.items()}, rounds)
+    return [
+        {
+            "case": case if name == "panbench" else "…",
+            "side": name,
+            "ms": f"{1e3 * min(spent[name]):.1f}",
+            **compared(spent[name], spent["panbench"], "× panbench's"),
+            "difference": "" if name == "panbench" else difference(answers["panbench"], answers[name]),
+        }
+        for name in sides
+    ]
 
 
 def difference(ours: Tensor, theirs: Tensor) -> str:
     """How far two answers are apart, in a word or a number."""
     if not ours.is_floating_point():
         return "same boxes" if torch.equal(ours.sort().values, theirs.sort().values) else "OTHER BOXES"
-    return f"differs by {(ours - theirs).abs().max().item():.1e}"
+    return f"{(ours - theirs).abs().max().item():.1e}"
 
 
 def mmcv_roi_align(forward: Callable[..., None], features: Tensor, rois: Tensor, size: int) -> Tensor:
@@ -179,8 +189,7 @@ def peak(device: torch.device) -> int:
     """The most memory held so far, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return int(host_peak() * 1e6)
 
 
 def now(device: torch.device) -> float:

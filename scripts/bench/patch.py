@@ -2,43 +2,32 @@
 
     python scripts/bench/patch.py --images 200
 
-Prints the seconds of CPU (user and system, of child processes too) and of the clock of both sides, their ratios, and
-the largest difference between the dictionaries. Each side runs in a process of its own, in turns.
+Prints the CPU seconds (of child processes too) and the ratios of CPU time and of the clock, and the largest difference
+between the dictionaries. Each side runs in a process of its own, in turns.
 """
 
-import argparse
-import contextlib
-import io
-import json
-import resource
-import statistics
-import subprocess
+import functools
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.bench.child import in_child
+from scripts.bench.harness import arguments, compared, finish, turns
 
 
-def measure(folder: Path, patched: bool) -> dict[str, object]:
-    """Scores the folder once; the seconds and the result."""
+def scoring(folder: str, patched: bool) -> Callable[[], Any]:
+    """Scores the folder once."""
     import panopticapi.evaluation
 
     import panbench
 
     if patched:
         panbench.patch_panopticapi()
-
-    def cpu() -> float:
-        uses = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        return sum(use.ru_utime + use.ru_stime for use in uses)
-
-    clock, used = time.perf_counter(), cpu()
-    with contextlib.redirect_stdout(io.StringIO()):
-        result = panopticapi.evaluation.pq_compute(str(folder / "gt.json"), str(folder / "pred.json"))
-    return {"clock": time.perf_counter() - clock, "cpu": cpu() - used, "result": result}
+    return lambda: panopticapi.evaluation.pq_compute(f"{folder}/gt.json", f"{folder}/pred.json")
 
 
 def make(folder: Path, images: int, size: tuple[int, int]) -> None:
@@ -85,32 +74,30 @@ def largest_difference(theirs: Any, ours: Any) -> float:
 
 
 def main() -> None:
-    """Measures both sides in turns and prints."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, default=200, help="how many scenes")
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 640), help="height and width")
-    parser.add_argument("--repeats", type=int, default=3, help="how often each side runs")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        print(json.dumps(measure(Path(options.child[0]), options.child[1] == "ours")))
-        return
-    with tempfile.TemporaryDirectory(prefix="panbench-") as place:
-        folder = Path(place)
-        make(folder, options.images, tuple(options.size))
-        found: dict[str, list[dict[str, object]]] = {"theirs": [], "ours": []}
-        for _ in range(options.repeats):
-            for side, runs in found.items():
-                command = [sys.executable, __file__, "--child", str(folder), side]
-                finished = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-                runs.append(json.loads(finished.stdout))
-    apart = largest_difference(found["theirs"][0]["result"], found["ours"][0]["result"])
-    print(
-        f"{options.images} images of {options.size[0]}×{options.size[1]}; largest difference of a number: {apart:.1g}"
-    )
-    for what, words in (("cpu", "CPU seconds"), ("clock", "seconds of the clock")):
-        theirs, ours = (statistics.median(float(str(run[what])) for run in found[side]) for side in ("theirs", "ours"))
-        print(f"{words}: panopticapi {theirs:.2f}, patched {ours:.2f}: {theirs / ours:.1f} times as fast")
+    """Measures both sides in turns and prints a row for each."""
+    options = arguments(__doc__, images=60, height=480, width=640, rounds=2)
+    with tempfile.TemporaryDirectory() as place:
+        make(Path(place), options.images, (options.height, options.width))
+        sides = {"panopticapi": False, "with `patch_panopticapi()`": True}
+        work = {name: functools.partial(in_child, scoring, place, patched) for name, patched in sides.items()}
+        found = turns(work, options.rounds)
+    theirs, _ = found.values()
+    rows = []
+    for name, runs in found.items():
+        apart = largest_difference(theirs[0].answer, runs[0].answer)
+        if apart > 1e-9:
+            raise SystemExit(f"{name}: a number differs by {apart:.1e}")
+        clock = compared([one.clock for one in theirs], [one.clock for one in runs])
+        rows.append(
+            {
+                f"{options.images:,} images of {options.height}×{options.width}": name,
+                "CPU s": f"{min(one.cpu for one in runs):.2f}",
+                "× by the clock": clock["ratio"],
+                **compared([one.cpu for one in theirs], [one.cpu for one in runs], "× in CPU"),
+                "largest difference of a number": f"{apart:.0e}",
+            }
+        )
+    finish("patch", rows, options.write)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """CPU milliseconds an image of each fusion rule, and its ratio to mask2former's, on planted outputs of COCO's size.
 
-scripts/bench/rules.py [--rounds 7] [--write]
+scripts/bench/rules.py [--rounds 5] [--write]
 
 100 queries, 133 classes, masks of 200×272 for an image of 480×640 that is resized to 800×1067: what Mask2Former R50
 gives for COCO's most common size. Fusion and the host's part (`settle`) are timed together.
@@ -24,7 +24,7 @@ from panbench.models.candidates import NO_LABEL, Candidates, Frame, Instances, O
 from panbench.models.rules import RULES, fuse
 from panbench.models.rules.base import Rule
 from panbench.models.synthetic import tiles
-from scripts.bench.harness import arguments, finish, in_turn, ratios
+from scripts.bench.harness import arguments, compared, finish, in_turn
 
 FRAME = Frame((800, 1088), (800, 1067), (480, 640))
 ISTHING = (True,) * 80 + (False,) * 53
@@ -101,7 +101,7 @@ def one_image(rule: Rule, output: Output) -> int:
 
 def main() -> None:
     """Prints a line a rule."""
-    options = arguments(__doc__, rounds=7)
+    options = arguments(__doc__, rounds=5)
     torch.set_num_threads(1)  # threads that wait for work spin, and CPU time would count it
     outputs: dict[type, Output] = {type(output): output for output in (planted_candidates(), planted_instances())}
     work = {
@@ -113,13 +113,11 @@ def main() -> None:
     spent = in_turn(work, options.rounds)
     rows = []
     for name in sorted(work, key=lambda name: min(spent[name])):
-        middle, lowest, highest = ratios(spent[name], spent["mask2former"])
         rows.append(
             {
                 "rule": name,
                 "CPU ms an image": f"{1e3 * min(spent[name]):.0f}",
-                "ratio to mask2former": f"{middle:.2f}",
-                "from–to": f"{lowest:.2f}–{highest:.2f}",
+                **compared(spent[name], spent["mask2former"], "ratio to mask2former"),
                 "segments": str(found[name]),
             }
         )

@@ -1,29 +1,28 @@
 """How far one folder of parts goes: storage, merging and asking, on generated parts of up to a million images.
 
-    python scripts/bench/scale.py --images 1000000 [--folder DIR] [--engines pandas,duckdb]
+    python scripts/bench/scale.py --images 1000000 [--folder DIR]
 
 The rows of 200 generated COCO-shaped images are repeated under new image ids until there are enough, in parts of 10,000
-images. Then PQ of all categories is computed from the parts: by panbench (pandas and NumPy, all rows in memory) and by
-DuckDB (SQL, streaming), in turn in processes of their own, with wall time and peak memory; both answers must agree.
-DuckDB: pip install duckdb.
+images. Then PQ of all categories is computed from the parts, by panbench and by DuckDB (SQL), in processes of their
+own, with CPU seconds and peak memory; both answers must agree. DuckDB: pip install duckdb.
 """
 
-import argparse
-import json
-import subprocess
+import importlib.util
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from panbench.panoptic.overlap import OverlapTable, concat, overlap_table, take  # noqa: E402
-from panbench.panoptic.types import Category, Segment  # noqa: E402
-from panbench.runs import ImagesRecord, RunInfo, RunWriter, load_run  # noqa: E402
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table, take
+from panbench.panoptic.types import Category, Segment
+from panbench.runs import ImagesRecord, RunInfo, RunWriter, load_run
+from scripts.bench.child import in_child
+from scripts.bench.harness import arguments, finish
 
 IMAGES_A_PART = 10_000
 PQ_IN_SQL = """
@@ -125,57 +124,52 @@ def _renumbered(block: OverlapTable, first: int, most: int) -> OverlapTable:
     return OverlapTable(moved(block.segments), moved(block.overlaps))
 
 
-def ask(engine: str, folder: Path) -> None:
-    """Prints {"seconds", "pq": {category: PQ}} as JSON, from the parts below `folder`."""
-    began = time.perf_counter()
-    if engine == "pandas":
-        table = load_run(folder).pq()
-        answer = {int(row.category_id): float(row.PQ) for row in table.reset_index().itertuples()}
-    else:
-        import duckdb
+def by_panbench(folder: str) -> Callable[[], dict[int, float]]:
+    """PQ of each category by panbench, from the parts of a run."""
 
+    def run() -> dict[int, float]:
+        return {int(row.category_id): float(row.PQ) for row in load_run(Path(folder)).pq().reset_index().itertuples()}
+
+    return run
+
+
+def by_duckdb(folder: str) -> Callable[[], dict[int, float]]:
+    """PQ of each category by DuckDB, from the same parts."""
+    import duckdb
+
+    def run() -> dict[int, float]:
         duckdb.execute("set preserve_insertion_order = false")
-        rows = duckdb.execute(PQ_IN_SQL.format(parts=folder / "parts" / "*.parquet")).fetchall()
-        answer = {int(category): float(pq) for category, pq in rows}
-    print(json.dumps({"seconds": time.perf_counter() - began, "pq": answer}))
+        rows = duckdb.execute(PQ_IN_SQL.format(parts=Path(folder) / "parts" / "*.parquet")).fetchall()
+        return {int(category): float(pq) for category, pq in rows}
+
+    return run
 
 
 def main() -> None:
-    """Reads the arguments, writes the parts, asks each engine in a process of its own and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, help="where the parts go; a temporary folder by default")
-    parser.add_argument("--engines", default="pandas,duckdb")
-    parser.add_argument("--ask", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.ask:
-        ask(options.ask, options.folder)
-        return
+    """Writes the parts, asks each engine in a process of its own and prints a row for each."""
+    options = arguments(__doc__, images=50_000, folder=Path)
+    engines = {"panbench": by_panbench, "duckdb": by_duckdb}
+    absent = [name for name in ("duckdb",) if importlib.util.find_spec(name) is None]
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.folder or Path(scratch)) / "run"
         seconds, size = write_parts(folder, options.images)
         print(f"parts: {options.images:,} images, {size / options.images:.0f} bytes an image, {size / 1e9:.2f} GB,")
         print(f"       written in {seconds:.0f} s ({options.images / seconds:,.0f} images/s)")
-        answers = {}
-        for engine in options.engines.split(","):
-            command = [sys.executable, __file__, "--ask", engine, "--folder", str(folder)]
-            timed = subprocess.run(["/usr/bin/env", "time", "-f", "%U %S %M", *command], capture_output=True, text=True)
-            if timed.returncode:
-                print(f"{engine:>8}: failed: {timed.stderr.strip().splitlines()[-2:]}")
-                continue
-            found = json.loads(timed.stdout)
-            answers[engine] = found["pq"]
-            user, system, memory = map(float, timed.stderr.strip().splitlines()[-1].split())
-            print(
-                f"{engine:>8}: PQ of {len(found['pq'])} categories in {found['seconds']:.1f} s, "
-                f"peak {memory / 1e6:.2f} GB; {user + system:.1f} CPU s with the start of Python"
-            )
-        if len(answers) == 2:
-            first, second = answers.values()
-            worst = max(abs(first[key] - second[key]) for key in second)
-            print(f"largest difference between the two: {worst:.1e}")
-            if worst > 1e-9:
-                raise SystemExit(1)
+        spent = {name: in_child(engine, folder) for name, engine in engines.items() if name not in absent}
+    ours = spent["panbench"].answer
+    rows = [
+        {
+            f"PQ of {len(ours)} categories, {options.images:,} images": name,
+            "bytes an image": f"{size / options.images:.0f}",
+            "CPU s": f"{one.cpu:.1f}",
+            "peak GB": f"{one.megabytes / 1e3:.2f}",
+            "largest difference": f"{max(abs(ours[key] - pq) for key, pq in one.answer.items()):.0e}",
+        }
+        for name, one in spent.items()
+    ]
+    finish("scale", rows, options.write, absent)
+    if any(float(row["largest difference"]) > 1e-9 for row in rows):
+        raise SystemExit("The answers differ.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Times `panbench score` against panopticapi and hotcoco, side by side, on generated COCO-shaped pairs of id PNGs.
+"""`panbench score` against panopticapi and hotcoco, side by side, on generated COCO-shaped pairs of id PNGs.
 
-    python scripts/bench/score.py                     # 500 and 5,000 images, the table of docs/benchmarks.md
-    python scripts/bench/score.py --images 500 --repeat 5
+    python scripts/bench/score.py                     # 100 images, the table of docs/benchmarks.md
+    python scripts/bench/score.py --images 5000 --rounds 5
     python scripts/bench/score.py --images 500 --fallback   # only panopticapi and panbench without its compiled library
 
-Needs, beside panbench: pip install hotcoco==1.3.0, pip install --no-deps panopticapi-lite==0.2.0. A tool that is not
-installed is left out. Each measurement is a process of its own; the tools take turns, so a disturbed minute hits all.
-Seconds are of the scoring call, imports excluded, files in the page cache. All tools must find the same PQ.
+Needs, beside panbench: pip install --no-deps panopticapi-lite==0.2.0. hotcoco is measured where it is installed (pip
+install hotcoco==1.3.0), in the terminal alone. Each measurement is a process of its own; the tools take turns, so a
+disturbed minute hits all. Times are of the scoring call, imports excluded, files in the page cache. All tools must find
+the same PQ.
 
 The pairs: 640×480 and 480×640, things and stuff with curved and with ragged edges, occlusion, crowds, void; predictions
 are the ground truth bent by some pixels, with missed, merged, invented and misnamed segments. Pillow writes the PNGs
@@ -14,29 +15,27 @@ with its defaults, as it does for panopticapi and detectron2; sizes and filters 
 pairs are distinct; larger sets repeat them under new names and ids.
 """
 
-import argparse
-import contextlib
+import functools
 import importlib
 import importlib.util
-import io
 import json
 import multiprocessing
-import os
-import platform
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from scripts.bench.child import Spent, in_child
+from scripts.bench.harness import Row, arguments, compared, finish, turns
 
 DISTINCT = 500
 N_THINGS, N_CATEGORIES = 80, 133
@@ -116,10 +115,7 @@ def make_pair(arguments: tuple[int, str]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def make_set(folder: Path, images: int) -> None:
-    """Makes gt.json, pred.json and their PNGs for so many images, unless they are there."""
-    if (folder / "made").exists():
-        return
-    shutil.rmtree(folder, ignore_errors=True)
+    """Makes gt.json, pred.json and their PNGs for so many images."""
     for side in ("gt", "pred"):
         (folder / side).mkdir(parents=True)
     with multiprocessing.Pool() as pool:
@@ -140,134 +136,78 @@ def make_set(folder: Path, images: int) -> None:
     ground_truth = {"images": listing["images"], "annotations": listing["gt"], "categories": categories}
     (folder / "gt.json").write_text(json.dumps(ground_truth))
     (folder / "pred.json").write_text(json.dumps({"annotations": listing["pred"]}))
-    (folder / "made").touch()
 
 
-def score_with_panopticapi(folder: Path) -> float:
-    """PQ by the official tool, which starts one process a core."""
-    from panopticapi.evaluation import pq_compute
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        return float(pq_compute(str(folder / "gt.json"), str(folder / "pred.json"))["All"]["pq"])
+def by_rival(module: str, folder: str) -> Callable[[], float]:
+    """PQ by panopticapi, which starts one process a core, or by hotcoco, which uses all cores."""
+    pq_compute = importlib.import_module(module).pq_compute
+    return lambda: float(pq_compute(f"{folder}/gt.json", f"{folder}/pred.json")["All"]["pq"])
 
 
-def score_with_hotcoco(folder: Path) -> float:
-    """PQ by hotcoco, which uses all cores."""
-    from hotcoco.panoptic import pq_compute
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        return float(pq_compute(str(folder / "gt.json"), str(folder / "pred.json"))["All"]["pq"])
-
-
-def score_with_panbench(folder: Path, *, index: bool = True) -> float:
+def by_panbench(index: bool, folder: str) -> Callable[[], float]:
     """PQ by panbench."""
+    from panbench.panoptic.native import native
     from panbench.scoring.folder import score_folder
 
-    run = score_folder(folder / "gt.json", folder / "pred.json", index=index)
-    return float(run.summary()["All"]["PQ"] or 0.0)
+    native()  # loading the library is in nobody's time, as imports are not
+    run = functools.partial(score_folder, Path(folder) / "gt.json", Path(folder) / "pred.json", index=index)
+    return lambda: float(run().summary()["All"]["PQ"] or 0.0)
 
 
-def score_without_index(folder: Path) -> float:
-    """PQ by panbench that neither reads nor writes an index."""
-    return score_with_panbench(folder, index=False)
-
-
-# What is measured: name, function, whether an index of the ground truth is there before, environment.
-CONTENDERS: dict[str, tuple[Callable[[Path], float], bool, dict[str, str]]] = {
-    "panopticapi": (score_with_panopticapi, False, {}),
-    "hotcoco": (score_with_hotcoco, False, {}),
-    "panbench, cold": (score_with_panbench, False, {}),
-    "panbench, GT indexed": (score_with_panbench, True, {}),
-    "panbench, no index at all": (score_without_index, False, {}),
-    "panbench, no compiled library, cold": (score_with_panbench, False, {"PANBENCH_NATIVE": "0"}),
-    "panbench, no compiled library, GT indexed": (score_with_panbench, True, {"PANBENCH_NATIVE": "0"}),
+# What is measured: function, its first argument, whether an index of the ground truth is there before, environment.
+CONTENDERS: dict[str, tuple[Callable[..., Callable[[], float]], str | bool, bool, dict[str, str]]] = {
+    "panopticapi": (by_rival, "panopticapi.evaluation", False, {}),
+    "hotcoco": (by_rival, "hotcoco.panoptic", False, {}),
+    "panbench, cold": (by_panbench, True, False, {}),
+    "panbench, ground truth indexed": (by_panbench, True, True, {}),
+    "panbench, `index=False`": (by_panbench, False, False, {}),
+    "panbench without its compiled library, cold": (by_panbench, True, False, {"PANBENCH_NATIVE": "0"}),
+    "panbench without its compiled library, indexed": (by_panbench, True, True, {"PANBENCH_NATIVE": "0"}),
 }
 
 
-def measure_here(name: str, folder: Path) -> None:
-    """Runs one contender in this process and prints what it took, as JSON."""
-    # Imports, and loading the library, are no part of the time of any of them.
-    if name.startswith("panbench"):
-        import panbench.scoring.folder  # noqa: F401
-        from panbench.panoptic.native import native
-
-        native()
-    else:
-        importlib.import_module({"panopticapi": "panopticapi.evaluation", "hotcoco": "hotcoco.panoptic"}[name])
-    began, cpu = time.perf_counter(), _cpu_seconds()
-    pq = CONTENDERS[name][0](folder)
-    wall, cpu = time.perf_counter() - began, _cpu_seconds() - cpu
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps({"wall": wall, "cpu": cpu, "peak": peak * (1 if sys.platform == "darwin" else 1024), "PQ": pq}))
-
-
-def measure(name: str, folder: Path) -> dict[str, float]:
-    """Runs one contender in a process of its own: wall and CPU seconds, peak bytes of its largest process, PQ."""
-    _, indexed, environment = CONTENDERS[name]
+def measure(name: str, folder: Path) -> Spent:
+    """What one contender takes, in a process of its own."""
+    way, how, indexed, environment = CONTENDERS[name]
     index = folder / "gt.panbench-index"
     if not indexed:
         index.unlink(missing_ok=True)
     elif not index.exists():
-        score_with_panbench(folder)
-    command = [sys.executable, __file__, "--measure", name, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def compare(folder: Path, images: int, names: list[str], repeat: int) -> None:
-    """Prints the table of one set."""
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for turn in range(repeat):
-        for name in names:
-            print(f"{images} images, turn {turn + 1} of {repeat}: {name}", file=sys.stderr)
-            taken[name].append(measure(name, folder))
-    best = {name: {key: min(one[key] for one in runs) for key in runs[0]} for name, runs in taken.items()}
-    scores = [one["PQ"] for runs in taken.values() for one in runs]
-    print(f"\n{images} images, best of {repeat} turns, all PQ equal to {max(scores) - min(scores):.1e}\n")
-    rivals = [name for name in ("panopticapi", "hotcoco") if name in best]
-    heads = ["", "wall s", "CPU s", "images/s", "peak MB", *(f"wall × {rival}" for rival in rivals)]
-    heads += [f"CPU × {rival}" for rival in rivals]
-    print("| " + " | ".join(heads) + " |")
-    print("| --- " + "| ---: " * (len(heads) - 1) + "|")
-    for name, one in best.items():
-        cells = [name, f"{one['wall']:.2f}", f"{one['cpu']:.2f}", f"{images / one['wall']:.0f}"]
-        cells.append(f"{one['peak'] / 1e6:.0f}")
-        cells += [f"{best[rival][key] / one[key]:.2f}" for key in ("wall", "cpu") for rival in rivals]
-        print("| " + " | ".join(cells) + " |")
+        by_panbench(True, str(folder))()
+    return in_child(way, how, folder, environment=environment)
 
 
 def main() -> None:
-    """Parses the arguments, makes the sets and prints a table for each."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--images", type=int, nargs="+", default=[500, 5000], help="sizes of the sets")
-    parser.add_argument("--repeat", type=int, default=3, help="turns; the best of each tool counts")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "panbench-bench-score")
-    parser.add_argument("--fallback", action="store_true", help="only panopticapi and panbench without its library")
-    parser.add_argument("--measure", choices=CONTENDERS, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        measure_here(arguments.measure, arguments.folder)
-        return
-    absent = {name for name in ("panopticapi", "hotcoco") if importlib.util.find_spec(name) is None}
-    for name in absent:
-        print(f"{name} is not installed and is left out.", file=sys.stderr)
-    names = [name for name in CONTENDERS if name not in absent]
-    if arguments.fallback:
-        names = [name for name in names if name == "panopticapi" or name.startswith("panbench, no compiled library")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    print(f"{platform.processor() or platform.machine()}, {cores} cores, Python {platform.python_version()}")
-    for images in arguments.images:
-        folder = arguments.folder / str(images)
-        make_set(folder, images)
-        compare(folder, images, names, arguments.repeat)
+    """Makes the set, scores it by each tool in turn and prints a row for each."""
+    options = arguments(__doc__, images=100, rounds=2, fallback=False)
+    names = [name for name in CONTENDERS if name != "hotcoco" or importlib.util.find_spec("hotcoco")]
+    if options.fallback:
+        names = [name for name in names if name == "panopticapi" or "without" in name]
+    with tempfile.TemporaryDirectory() as scratch:
+        make_set(Path(scratch), options.images)
+        found = turns({name: functools.partial(measure, name, Path(scratch)) for name in names}, options.rounds)
+    scores = [one.answer for runs in found.values() for one in runs]
+    if max(scores) - min(scores) > 1e-9:
+        raise SystemExit(f"The tools find different PQ: {scores}")
 
+    def row(name: str, rival: str) -> Row:
+        (clock, cpu), (clock_of_rival, cpu_of_rival) = (
+            ([one.clock for one in found[each]], [one.cpu for one in found[each]]) for each in (name, rival)
+        )
+        return {
+            f"{options.images:,} images": name,
+            "CPU s": f"{min(cpu):.2f}",
+            "peak MB": f"{max(one.megabytes for one in found[name]):.0f}",
+            "× by the clock": next(iter(compared(clock_of_rival, clock).values())),
+            **compared(cpu_of_rival, cpu, "× in CPU"),
+        }
 
-def _cpu_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    if "hotcoco" in names:
+        finish("against hotcoco", [row(name, "hotcoco") for name in names], write=False)
+    else:
+        print("hotcoco: not installed, so not measured")
+    rows = [row(name, "panopticapi") for name in names if name != "hotcoco"]
+    finish("score", rows, options.write and not options.fallback)
 
 
 def _smooth(rng: np.random.Generator, height: int, width: int, nodes: int, how: int = cv2.INTER_CUBIC) -> Array:

@@ -1,28 +1,25 @@
 """Whether the memory of `panbench score` grows with the number of images: peaks of few pairs of PNGs and of many.
 
-    python scripts/bench/score_memory.py --images 1000,10000,100000
+    python scripts/bench/score_memory.py --images 1000 10000 100000
 
 The images share 100 generated pairs of PNGs, under ids of their own in the two JSONs. Each number of images is scored
 in a process of its own, into a run folder; printed is the most memory that it held (resident set), beside that of a
 process that only reads the two JSONs.
 """
 
-import argparse
 import json
-import multiprocessing
-import os
-import resource
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from panbench.panoptic.coco import write_id_png  # noqa: E402
+from panbench.panoptic.coco import write_id_png
+from scripts.bench.child import in_child
+from scripts.bench.harness import arguments, finish
 
 PAIRS = 100
 SIZE = (120, 160)
@@ -76,49 +73,51 @@ def write_jsons(folder: Path, images: int, segments: tuple[list[list[dict]], lis
             )
 
 
-def score(folder: Path, images: int, bare: bool, answer: "multiprocessing.connection.Connection") -> None:
-    """Scores that many images in this process; sends seconds and the peak in bytes."""
-    from panbench.panoptic.coco import read_annotation_columns
+def scoring(folder: str, images: int) -> Callable[[], None]:
+    """Scoring of that many images, into a run folder."""
     from panbench.scoring.folder import score_folder
 
-    began = time.perf_counter()
-    gt, pred = (folder / f"{side}-{images}.json" for side in ("gt", "pred"))
-    if bare:
-        kept = [
-            read_annotation_columns(gt, folder / "gt"),
-            read_annotation_columns(pred, folder / "pred", predictions=True),
-        ]
-        assert kept
-    else:
-        score_folder(gt, pred, folder / "gt", folder / "pred", folder / f"run-{images}", index=False)
-    answer.send((time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    gt, pred = (Path(folder) / f"{side}-{images}.json" for side in ("gt", "pred"))
+
+    def run() -> None:
+        score_folder(gt, pred, gt.parent / "gt", gt.parent / "pred", gt.parent / f"run-{images}", index=False)
+
+    return run
+
+
+def reading(folder: str, images: int) -> Callable[[], None]:
+    """Reading of both JSONs alone, which are held at once, with the same packages imported."""
+    import panbench.scoring.folder  # noqa: F401
+    from panbench.panoptic.coco import read_annotation_columns
+
+    gt, pred = (Path(folder) / f"{side}-{images}.json" for side in ("gt", "pred"))
+
+    def run() -> None:
+        kept = [read_annotation_columns(gt, gt.parent / "gt")]
+        kept.append(read_annotation_columns(pred, gt.parent / "pred", predictions=True))
+        assert all(kept)
+
+    return run
 
 
 def main() -> None:
-    """Prints a line for each number of images."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default="1000,10000,100000", help="numbers of images, comma-separated")
-    given = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    print(f"load {os.getloadavg()[0]:.1f}")
+    """Prints a row for each number of images."""
+    options = arguments(__doc__, images=(1000, 10_000))
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        segments = write_pairs(folder)
-        for images in map(int, given.images.split(",")):
-            write_jsons(folder, images, segments)
-            peaks = []
-            for bare in (True, False):
-                here, there = context.Pipe()
-                process = context.Process(target=score, args=(folder, images, bare, there))
-                process.start()
-                seconds, peak = here.recv()
-                process.join()
-                peaks.append(peak)
-            print(
-                f"{images:>9,} images: {seconds:7.1f} s, peak {peaks[1] / 1e6:6.0f} MB; reading both JSONs alone "
-                f"{peaks[0] / 1e6:6.0f} MB",
-                flush=True,
+        segments = write_pairs(Path(scratch))
+        for images in options.images:
+            write_jsons(Path(scratch), images, segments)
+            read, scored = (in_child(work, scratch, images) for work in (reading, scoring))
+            rows.append(
+                {
+                    "pairs": f"{images:,}",
+                    "`panbench score`, peak MB": f"{scored.megabytes:.0f}",
+                    "reading both JSONs alone, peak MB": f"{read.megabytes:.0f}",
+                    "CPU s of scoring": f"{scored.cpu:.1f}",
+                }
             )
+    finish("score_memory", rows, options.write)
 
 
 if __name__ == "__main__":

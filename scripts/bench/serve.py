@@ -1,6 +1,6 @@
-"""Puts load on `panbench serve` and prints what became of it, with this checkout and with another one.
+"""What becomes of `panbench serve` under load, with this checkout and with another one.
 
-    python scripts/bench/serve.py --seconds 60 --connections 200 --against ../panbench-before
+    python scripts/bench/serve.py --seconds 60 --connections 200 --images 1000 [--before ../panbench-before]
 
 Clients ask for comparisons of random subsets of the runs in random order, wait `--patience` seconds and leave, as a
 browser does whose tab is closed, until the time is up. Meanwhile the list of runs is asked for every second. After it,
@@ -26,8 +26,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from panbench.scoring.folder import score_folder
-from scripts.make.coco_like import MODELS, write_set
+from scripts.bench.harness import ROOT, Row, arguments, finish
+from scripts.bench.report import make_runs
 
 MOST_CONNECTIONS, MOST_SECONDS = 500, 300
 
@@ -138,39 +138,34 @@ def serve(checkout: Path, folder: Path, wishes: argparse.Namespace) -> Found:
     return found
 
 
-def show(title: str, found: Found, wishes: argparse.Namespace) -> None:
-    """A line for each figure."""
+def row(title: str, found: Found, wishes: argparse.Namespace) -> Row:
+    """What the clients saw, in a row."""
     index = sorted(found.index)
-    print(f"{title}: {wishes.connections} connections, {wishes.seconds:g} s, each leaves after {wishes.patience:g} s")
-    print("  answers: " + ", ".join(f"{status} {count}" for status, count in sorted(found.statuses.items())))
-    if index:
-        print(f"  list of runs: {len(index)} answers, median {index[len(index) // 2]:.3f} s, slowest {index[-1]:.3f} s")
-    print(f"  list of runs: {found.index_failed} without an answer in 10 s")
-    after = f"{found.again:.1f} s" if found.again is not None else f"not in {wishes.after:g} s"
-    print(f"  a comparison is shown again after the load: {after}")
-    print(f"  memory at its peak: {found.memory / 1e6:,.0f} MB", flush=True)
+    others = sum(count for status, count in found.statuses.items() if status not in ("200", "503", "left"))
+    return {
+        f"{wishes.connections} connections, {wishes.seconds:g} s": title,
+        "answered": str(found.statuses["200"]),
+        "refused (503)": str(found.statuses["503"]),
+        f"left after {wishes.patience:g} s": str(found.statuses["left"]),
+        "otherwise": str(others),
+        "list of runs, median s": f"{index[len(index) // 2]:.3f}" if index else "–",
+        "slowest": f"{index[-1]:.3f}" if index else "–",
+        "without an answer in 10 s": str(found.index_failed),
+        "a comparison again after, s": "–" if found.again is None else f"{found.again:.1f}",
+        "peak MB": f"{found.memory / 1e6:,.0f}",
+    }
 
 
 def main() -> None:
-    """Reads the arguments, makes the runs, and loads one or two servers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--connections", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--patience", type=float, default=10.0)
-    parser.add_argument("--after", type=float, default=180.0)
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--against", type=Path, help="another checkout of panbench, loaded first")
-    wishes = parser.parse_args()
+    """Makes the runs, and loads one or two servers."""
+    wishes = arguments(__doc__, connections=50, seconds=8.0, patience=10.0, after=60.0, images=60, seed=0, before=Path)
     wishes.connections = min(wishes.connections, MOST_CONNECTIONS)
     wishes.seconds, wishes.after = min(wishes.seconds, MOST_SECONDS), min(wishes.after, MOST_SECONDS)
+    checkouts = {**({"before": wishes.before.resolve()} if wishes.before else {}), "now": ROOT}
     with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        write_set(folder, wishes.images, min(wishes.images, 100))
-        for model in MODELS:
-            score_folder(folder / "gt.json", folder / f"{model}.json", out=folder / "results" / model)
-        for checkout in filter(None, (wishes.against, Path(__file__).resolve().parents[2])):
-            show(str(checkout.resolve().name), serve(checkout.resolve(), folder / "results", wishes), wishes)
+        folder = make_runs(Path(made), wishes.images)[0].parent
+        rows = [row(title, serve(checkout, folder, wishes), wishes) for title, checkout in checkouts.items()]
+    finish("serve", rows, wishes.write and not wishes.before)
 
 
 if __name__ == "__main__":

@@ -1,73 +1,73 @@
-"""Measures the answers of `panbench serve` to a filter, here and in another checkout: CPU seconds and bytes.
+"""The answers of `panbench serve` to a filter, here and in another checkout: CPU seconds and bytes.
 
-    python scripts/bench/serve_lists.py DIR/results [--against ../panbench-before] [--images 24]
+    python scripts/bench/serve_lists.py [--runs DIR/results] [--before ../panbench-before] [--images 24] [--scenes 40]
 
-DIR/results are runs of scripts/make/coco_like.py (five models, 480×640 pixels) whose predictions were scored where
-they lie. Each checkout answers in a process of its own: the comparison is made first, then the list that a page opens
-with, a filter that finds other images, the same again, and one whole image. CPU seconds are those of the process (user
-and system), so other work on the machine counts little; bytes are those of the JSON.
+The runs are those of five models on a set of scripts/make/coco_like.py (480×640 pixels), scored where the predictions
+lie, or those in DIR/results. Each checkout answers in a process of its own: the comparison is made first, then the list
+that a page opens with, a filter that finds other images, the same again, and one whole image. CPU seconds are those of
+the process (user and system); bytes are those of the JSON.
 """
 
-import argparse
 import json
-import os
-import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-ASK = """
-import json, resource, sys
-from panbench.report.pages.live.library import Library
-from panbench.report.pages.live.selection import Query
-library = Library(sys.argv[1])
-selection = library.selection([one.name for one in library.runs()])
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-def cpu():
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-def measured(ask):
-    before = cpu()
-    text = json.dumps(ask(), separators=(",", ":"))
-    return [cpu() - before, len(text)]
-
-limit = int(sys.argv[2])
-first = selection.find(Query())[:limit]
-# A page of the filter's answer of which no image was on the first list.
-wanted = Query(verdict="FN", order="best")
-offset = next(at for at in range(10**6) if not set(selection.find(wanted)[at : at + limit]) & set(first))
-wanted = Query(verdict="FN", order="best", limit=limit, offset=offset)
-found = [measured(lambda query=query: selection.answer(query)) for query in (Query(limit=limit), wanted, wanted)]
-found.append(measured(lambda: selection.example(selection.image_ids[-1])))
-print(json.dumps(found))
-"""
+from scripts.bench.child import in_child
+from scripts.bench.harness import arguments, cpu_seconds, finish
+from scripts.bench.report import make_runs
 
 
-def answers(checkout: Path, runs: Path, images: int) -> list[list[float]]:
-    """Of each question of a checkout CPU seconds and bytes."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    words = [sys.executable, "-c", ASK, str(runs.resolve()), str(images)]
-    ran = subprocess.run(words, cwd=checkout, env=environment, capture_output=True, text=True, check=True)
-    found: list[list[float]] = json.loads(ran.stdout)
-    return found
+def questions(runs: str, limit: int) -> Callable[[], list[tuple[float, int]]]:
+    """Asks everything in turn; of each question CPU seconds and bytes."""
+    from panbench.report.pages.live.library import Library
+    from panbench.report.pages.live.selection import Query
+
+    library = Library(runs)
+    selection = library.selection([one.name for one in library.runs()])
+
+    def measured(ask: Callable[[], Any]) -> tuple[float, int]:
+        texts: list[str] = []
+        seconds = cpu_seconds(lambda: texts.append(json.dumps(ask(), separators=(",", ":"))))
+        return seconds, len(texts[0])
+
+    def run() -> list[tuple[float, int]]:
+        first = selection.find(Query())[:limit]
+        # A page of the filter's answer of which no image was on the first list, where there is one.
+        found = selection.find(Query(verdict="FN", order="best"))
+        others = (at for at in range(len(found) - limit + 1) if not set(found[at : at + limit]) & set(first))
+        wanted = Query(verdict="FN", order="best", limit=limit, offset=next(others, 0))
+        asked = [Query(limit=limit), wanted, wanted]
+        answers = [measured(lambda query=query: selection.answer(query)) for query in asked]  # type: ignore[misc]
+        return [*answers, measured(lambda: selection.example(selection.image_ids[-1]))]
+
+    return run
 
 
 def main() -> None:
-    """Runs the script."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--against", type=Path, help="another checkout, measured on the same runs")
-    parser.add_argument("--images", type=int, default=24, help="images of a list (default: 24, as the page asks)")
-    chosen = parser.parse_args()
-    here = answers(Path(__file__).resolve().parents[2], chosen.runs, chosen.images)
-    there = answers(chosen.against.resolve(), chosen.runs, chosen.images) if chosen.against else None
+    """Prints a row for each question."""
+    options = arguments(__doc__, runs=Path, before=Path, images=24, scenes=40)
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = options.runs or make_runs(Path(scratch), options.scenes)[0].parent
+        here = in_child(questions, runs.resolve(), options.images).answer
+        before = (
+            in_child(questions, runs.resolve(), options.images, checkout=options.before) if options.before else None
+        )
+    rows = []
     for place, name in enumerate(("the first list", "a filter", "the same again", "one whole image")):
         seconds, size = here[place]
-        line = f"{name}: {seconds:.2f} s CPU, {size / 1e3:,.0f} kB"
-        if there:
-            line += f"; before {there[place][0]:.2f} s, {there[place][1] / 1e3:,.0f} kB"
-            line += f" ({there[place][0] / max(seconds, 1e-3):.1f} × the CPU, {there[place][1] / size:.1f} × the bytes)"
-        print(line)
+        row = {"question": name, "CPU s": f"{seconds:.3f}", "kB": f"{size / 1e3:,.0f}"}
+        if before:
+            row |= {
+                "CPU s, before": f"{before.answer[place][0]:.3f}",
+                "kB, before": f"{before.answer[place][1] / 1e3:,.0f}",
+            }
+        rows.append(row)
+    finish("serve_lists", rows, options.write and not options.before and not options.runs)
 
 
 if __name__ == "__main__":

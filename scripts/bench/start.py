@@ -1,6 +1,6 @@
-"""How long a command takes to its first output and to its first image, in this checkout and in an older one.
+"""How long a command takes to its first output and to its first image, in this checkout, and in an older one.
 
-    python scripts/bench/start.py --before ../panbench-before --repeats 5
+    python scripts/bench/start.py [--rounds 1] [--before ../panbench-before]
 
 `--before` is a checkout of another commit (`git worktree add ../panbench-before COMMIT`). Commands run on a terminal of
 80 columns, one checkout after the other in turn, after one run of each that is not counted. Printed are medians, in
@@ -8,7 +8,7 @@ seconds: to the first byte that can be seen, on stdout or stderr; to the first i
 the end.
 """
 
-import argparse
+import functools
 import os
 import pty
 import re
@@ -20,13 +20,15 @@ import sys
 import tempfile
 import termios
 import time
+from collections.abc import Callable
 from fcntl import ioctl
 from pathlib import Path
 
-from panbench.base import provenance
-from panbench.base.files import write_json
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-ROOT = Path(__file__).resolve().parents[2]
+from scripts.bench.harness import ROOT, Row, arguments, finish, turns
+
+Times = tuple[float, float | None, float]
 LIMIT = 20
 COMMANDS = {
     "--help": ["--help"],
@@ -42,42 +44,32 @@ IMAGE = re.compile(rf"(?<![\d/])[1-9]\d*/{LIMIT}(?!\d)".encode())
 
 
 def main() -> None:
-    """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--before", type=Path, help="a checkout of the commit to compare with")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    checkouts = {"before": arguments.before.resolve(), "now": ROOT} if arguments.before else {"now": ROOT}
-    times: dict[str, dict[str, list[tuple[float, float | None, float]]]] = {}
+    """Prints a row for each command."""
+    options = arguments(__doc__, before=Path, rounds=1)
+    checkouts = {**({"before": options.before.resolve()} if options.before else {}), "now": ROOT}
     with tempfile.TemporaryDirectory(prefix="panbench-start.") as scratch:
-        for repeat in range(arguments.repeats + 1):
+        sides: dict[tuple[str, str], Callable[[], Times]] = {}
+        # `eval` comes first, so that `compare` has its run.
+        for shown, command in reversed(COMMANDS.items()):
             for name, checkout in checkouts.items():
-                out = Path(scratch) / name
-                # `eval` comes first, so that `compare` has its run.
-                for shown, command in reversed(COMMANDS.items()):
-                    words = [word.format(run=out, out=out) for word in command]
-                    measured = timed([sys.executable, "-m", "panbench", *words], checkout)
-                    if repeat:
-                        times.setdefault(shown, {}).setdefault(name, []).append(measured)
-    medians = {
-        shown: {name: [_median(column) for column in zip(*runs, strict=True)] for name, runs in by_checkout.items()}
-        for shown, by_checkout in reversed(times.items())
-    }
-    print(f"{provenance.cpu_name()}, {os.cpu_count()} cores, Python {sys.version.split()[0]}; seconds, medians of")
-    print(f"{arguments.repeats}; load {' '.join(f'{load:.2f}' for load in os.getloadavg())}.\n")
-    what = ("first output", "first image", "end")
-    print("| command | " + " | ".join(f"{part}, {name}" for part in what for name in checkouts) + " |")
-    print("| --- |" + " ---: |" * (len(what) * len(checkouts)))
-    for shown, by_checkout in medians.items():
-        cells = [_cell(by_checkout[name][place]) for place in range(len(what)) for name in checkouts]
-        print(f"| `{shown}` | " + " | ".join(cells) + " |")
-    if arguments.json:
-        record = {"times": times, "versions": provenance.versions(), "git_commit": provenance.git_commit()}
-        write_json(arguments.json, record)
+                words = [word.format(run=Path(scratch) / name, out=Path(scratch) / name) for word in command]
+                sides[shown, name] = functools.partial(timed, [sys.executable, "-m", "panbench", *words], checkout)
+        turns(sides, 1)
+        found = turns(sides, options.rounds)
+    finish("start", [row(shown, found, list(checkouts)) for shown in COMMANDS], options.write and not options.before)
 
 
-def timed(command: list[str], checkout: Path) -> tuple[float, float | None, float]:
+def row(shown: str, found: dict[tuple[str, str], list[Times]], checkouts: list[str]) -> Row:
+    """A command's medians: first output, first image, end."""
+    cells = {"command": f"`{shown}`"}
+    for part, what in enumerate(("first output, s", "first image, s", "end, s")):
+        for name in checkouts:
+            middle = _median(tuple(times[part] for times in found[shown, name]))
+            cells[f"{what}, {name}" if len(checkouts) > 1 else what] = "–" if middle is None else f"{middle:.2f}"
+    return cells
+
+
+def timed(command: list[str], checkout: Path) -> Times:
     """Seconds to the first output, to the first image (None without a bar), and to the end of a command."""
     master, terminal = pty.openpty()
     ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -113,10 +105,6 @@ def timed(command: list[str], checkout: Path) -> tuple[float, float | None, floa
 def _median(column: tuple[float | None, ...]) -> float | None:
     values = [value for value in column if value is not None]
     return statistics.median(values) if values else None
-
-
-def _cell(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 if __name__ == "__main__":

@@ -363,7 +363,7 @@ def _ratio(day: Day, name: str, precision: str) -> dict[str, Any]:
     program = Path(__file__).resolve().parents[1] / "bench" / "against_mmdet.py"
     command = [sys.executable, str(program), "--model", name, "--json", str(target)]
     command += ["--images", str(day.images), "--size", f"{day.size[0]}x{day.size[1]}", "--device", str(day.device)]
-    command += ["--weights", day.weights, "--plant", str(PLANTED), "--repeats", "1", "--precision", precision]
+    command += ["--checkpoint", day.weights, "--plant", str(PLANTED), "--rounds", "1", "--precision", precision]
     command += ["--batch-size", str(day.batches[-2])]
     if problem := _problem_of(command, 200):
         return {"model": name, "precision": precision, "status": problem, "good": False}

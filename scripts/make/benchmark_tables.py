@@ -1,4 +1,4 @@
-"""Writes the tables of docs/benchmarks.md from results/benchmarks/*.csv, between their marks.
+"""Writes the tables of benchmarks in the documents from results/benchmarks/*.csv, between their marks.
 
 python scripts/make/benchmark_tables.py
 """
@@ -13,12 +13,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from panbench.base.files import atomic_write
 from scripts.bench.harness import RESULTS, ROOT, markdown
 
-PAGE = ROOT / "docs" / "benchmarks.md"
 MARKED = re.compile(r"(<!-- benchmark: (\w+) -->\n).*?(<!-- /benchmark -->)", re.DOTALL)
 
 
+def pages() -> dict[Path, str]:
+    """The documents that have a marked table, with their text."""
+    found = {path: path.read_text("utf-8") for path in sorted((ROOT / "docs").rglob("*.md"))}
+    return {path: text for path, text in found.items() if MARKED.search(text)}
+
+
 def documented(page: str) -> str:
-    """The text of the page with each marked table as its CSV has it."""
+    """The text of a page with each marked table as its CSV has it."""
 
     def table(match: re.Match[str]) -> str:
         with (RESULTS / f"{match[2]}.csv").open(encoding="utf-8", newline="") as handle:
@@ -29,5 +34,6 @@ def documented(page: str) -> str:
 
 
 if __name__ == "__main__":
-    with atomic_write(PAGE, "w") as handle:
-        handle.write(documented(PAGE.read_text("utf-8")))
+    for path, text in pages().items():
+        with atomic_write(path, "w") as handle:
+            handle.write(documented(text))

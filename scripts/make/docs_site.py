@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "build" / "demo.html"
 _LINK = re.compile(r"(\]\()([^)\s:]+)(#[^)\s]*)?(\))")
 
 
@@ -19,6 +20,8 @@ def on_files(files: Any, config: Any) -> Any:
 
     for name, content in generated_pages(config["repo_url"]).items():
         files.append(File.generated(config, name, content=content))
+    if DEMO.is_file():
+        files.append(File.generated(config, "report/demo.html", abs_src_path=str(DEMO)))
     return files
 
 
@@ -38,6 +41,7 @@ def generated_pages(repository: str) -> dict[str, str]:
         "commands.md": commands_page(),
         "python.md": python_page(),
         "first_use.md": first_use_page(),
+        "demo.md": demo_page(),
         "examples.md": examples_page(),
     }
 
@@ -68,6 +72,17 @@ def first_use_page() -> str:
         "# The first ten minutes\n\nThis build of the site was made without the transcripts of three first visits. "
         "`python scripts/make/first_use.py --work DIR` makes them before `make docs`.\n"
     )
+
+
+def demo_page() -> str:
+    """Where the site has the report of `make demo` that scripts/make/report_docs.py has written into build/."""
+    made = "make demo && .venv/bin/python scripts/make/report_docs.py"
+    leads = (
+        f"[Open the report](report/demo.html): one file, as `{made}` makes it."
+        if DEMO.is_file()
+        else f"This build of the site was made without it. `{made}` makes it before `make docs`."
+    )
+    return f"# The demo's report\n\nThree small models on the generated scenes of `make demo`. {leads}\n"
 
 
 def outward(markdown: str, folder: Path, repository: str) -> str:

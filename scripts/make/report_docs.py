@@ -1,4 +1,4 @@
-"""Remakes docs/report/demo.html from the runs of `make demo` and, with --pictures, all pictures of docs/report.md.
+"""Makes build/demo.html, which the documents' site shows, of the demo's runs; with --pictures also docs/report.md's.
 
     make demo && .venv/bin/python scripts/make/report_docs.py --pictures
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "build" / "demo.html"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
@@ -107,12 +108,12 @@ def main() -> None:
     """Parses the command line and writes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=Path, default=ROOT / "results" / "demo", help="the runs of `make demo`")
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder to write to")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder of the pictures")
     parser.add_argument("--pictures", action="store_true", help="also take the screenshots")
     arguments = parser.parse_args()
     collected = Collected()
     page = write_report(
-        find_runs([arguments.runs]), arguments.docs / "report" / "demo.html", title="Three small models on shapes val",
+        find_runs([arguments.runs]), DEMO, title="Three small models on shapes val",
         reporter=collected, command=["panbench", "report", "results/demo"],
     )  # fmt: skip
     print(*collected.notices, sep="\n")

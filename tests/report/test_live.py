@@ -19,6 +19,7 @@ pytest.importorskip("starlette", reason="the extra is not installed")
 from starlette.testclient import TestClient
 
 from panbench.report.pages.live import thumbnails
+from panbench.report.pages.live.errors import ErrorQuery
 from panbench.report.pages.live.library import Library
 from panbench.report.pages.live.selection import Query
 from panbench.report.pages.live.server import application
@@ -153,6 +154,96 @@ class TestQueries:
         assert Query.read({}) == Query()
         with pytest.raises(BadArgument):
             Query.read({"differ": "much"})
+
+
+def errors_asked(client, query: str = "") -> dict:
+    answer = client.get(f"/api/errors?{BOTH}&limit=96&{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+class TestErrors:
+    """The wall of errors: of all images, cut out when they are asked for."""
+
+    @pytest.fixture
+    def runs(self, shared_runs) -> Path:
+        return shared_runs[0].path.parent
+
+    @pytest.fixture
+    def client(self, shared_client):
+        return shared_client
+
+    @pytest.mark.parametrize(
+        ("query", "fits"),
+        [("", lambda row: True), ("cause=missed", lambda row: row.cause == "missed"),
+         ("category=1", lambda row: row.category_id == 2), ("size=large", lambda row: False),
+         ("size=small&cause=missed", lambda row: row.cause == "missed")],
+    )  # fmt: skip
+    def test_they_are_those_of_the_table_the_dearest_first(self, runs, client, query, fits):
+        selection = Library(runs).selection(["run-a", "run-b"])
+        for model, member in enumerate(selection.members):
+            rows = list(member.priced.itertuples())
+            wanted = [(row.image_id, round(row.gain, 6)) for row in rows if fits(row)]
+            found = errors_asked(client, f"model={model}&{query}")
+            assert [(one["image"], round(one["gain"], 6)) for one in found["errors"]] == [
+                (image, pytest.approx(gain, rel=1e-3)) for image, gain in wanted
+            ]
+            assert (found["total"], found["all"], found["faults"]) == (len(wanted), len(rows), [])
+
+    def test_each_is_cut_out_with_what_the_model_beside_has_there(self, client):
+        alone = errors_asked(client, "model=1&cause=missed")["errors"][0]
+        assert alone["photo"].startswith("data:image/")
+        assert alone["truth"]
+        assert alone["beside"] == [None, None]
+        beside = errors_asked(client, "model=1&cause=missed&beside=0")["errors"][0]
+        assert beside["beside"][0][0] == "found, IoU 1.00"
+        assert beside["beside"][1] is None
+
+    def test_a_slice_has_the_errors_of_its_images(self, client):
+        page = client.get(f"/compare?{BOTH}").text
+        packed = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+        name = json.loads(packed.group(1))["live"]["slices"][0][0]
+        images = set(found(client, urlencode({"slice": name})))
+        shown = errors_asked(client, "model=1&" + urlencode({"slice": name}))
+        assert {one["image"] for one in shown["errors"]} <= images
+        assert shown["total"] > 0
+
+    @pytest.mark.parametrize("words", ["model=7", "beside=7", "category=99", "cause=luck", "size=tiny", "slice=a:b",
+                                       "model=x", "limit=1000", "offset=-1"])  # fmt: skip
+    def test_what_is_not_there_is_said_in_one_sentence(self, client, words):
+        answer = client.get(f"/api/errors?{BOTH}&{words}")
+        assert answer.status_code == 400
+        assert re.fullmatch(r"[^\n]+\.", answer.json()["error"])
+
+    def test_what_was_cut_out_is_not_cut_out_again(self, runs, monkeypatch):
+        client = asking(runs)
+        first = errors_asked(client, "model=1")
+
+        def read(*_):
+            raise AssertionError("a picture was read again")
+
+        monkeypatch.setattr("panbench.report.figures.pictures.Pictures.photo", read)
+        assert errors_asked(client, "model=1") == first
+        # Other words, the same errors.
+        assert errors_asked(client, "model=1&cause=missed")["total"] < first["total"]
+
+    def test_only_so_many_crops_are_kept(self, runs, monkeypatch):
+        monkeypatch.setattr("panbench.report.pages.live.errors.KEPT", 2)
+        selection = Library(runs).selection(["run-a", "run-b"])
+        answer = selection.errors(ErrorQuery(model=1))
+        assert len(answer["errors"]) == answer["total"] > 2
+        assert len(selection._errors._kept) == 2
+
+    def test_a_picture_that_is_a_link_costs_its_errors_and_a_sentence(self, make_runs, tmp_path):
+        folder = tmp_path / "results"
+        for run in make_runs(images=4):
+            shutil.move(run.path, folder / run.path.name)
+        picture = folder / "run-b" / "predictions" / "photo 1 <i>.png"
+        picture.rename(tmp_path / "outside.png")
+        picture.symlink_to(tmp_path / "outside.png")
+        shown = errors_asked(asking(folder), "model=1")
+        assert 8 not in {one["image"] for one in shown["errors"]}
+        assert ["is a link that leads out of the folder" in fault for fault in shown["faults"]] == [True]
 
 
 class TestServer:

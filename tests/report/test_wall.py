@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from report_runs import data_of
+from support import panbench
 
 from panbench.base.errors import BadArgument
+from panbench.metrics.image_slices import ImageSlices
 from panbench.report.answers import views
+from panbench.report.answers.own_slices import images_of_slice
 from panbench.report.figures.crops import Cutter, errors_figure, errors_of
 from panbench.report.figures.pictures import Pictures, RunPictures
 from panbench.report.pages.page import wall
@@ -141,3 +144,31 @@ def test_show_errors_draws_the_dearest_and_beside_each_what_another_run_has(memb
 def test_a_word_that_show_errors_does_not_know_is_named_with_those_that_it_does(members, word, sentence):
     with pytest.raises(BadArgument, match=sentence):
         errors_figure(members, Pictures(members[0].run), **word)
+
+
+def test_show_errors_of_a_slice_shows_those_of_its_images(members, tmp_path):
+    chosen = images_of_slice([ImageSlices("light", {"night": frozenset({8, 10}), "day": frozenset({7})})], "night")
+    figure = errors_figure(members[1:], Pictures(members[0].run), images=chosen, most=50)
+    notes = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert {int(note.rsplit(" ", 1)[1]) for note in notes} == {8, 10}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("dusk", "There is no slice 'dusk'"), ("a", "may be light: a, site: a. Give one of these")]
+)
+def test_a_slice_is_named_as_on_the_page_or_alone_where_that_is_enough(name, sentence):
+    slices = [
+        ImageSlices("light", {"a": frozenset({7}), "b": frozenset({8})}),
+        ImageSlices("site", {"a": frozenset({9})}),
+    ]
+    assert images_of_slice(slices, "site: a") == {9}
+    assert images_of_slice(slices, "b") == {8}
+    with pytest.raises(BadArgument, match=sentence):
+        images_of_slice(slices, name)
+
+
+def test_a_slice_and_its_file_belong_together(shared_runs):
+    for words in (["--slice", "night"], ["--slices", "light.json"]):
+        answer = panbench("show", "errors", shared_runs[0].path, *words)
+        assert answer.exit_code == 2
+        assert "--slice NAME and --slices FILE belong together" in answer.stderr

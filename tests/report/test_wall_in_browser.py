@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from browsing import wait_in_page
+from browsing import Opened, serving, wait_in_page
 from PIL import Image
 
 MISSED = (194, 24, 122)
@@ -76,3 +76,31 @@ def test_the_twelve_dearest_are_printed(open_report):
     shown = [tiles.nth(place).is_visible() for place in range(tiles.count())]
     assert sum(shown) == min(12, len(shown))
     assert not page.locator("#wall select").first.is_visible()
+
+
+def test_a_served_page_has_the_wall_of_all_images_and_crops_of_what_to_fix_first(browser, shared_runs):
+    with serving(shared_runs[0].path.parent) as address:
+        opened = Opened(browser, f"{address}/compare?run=run-a&run=run-b")
+        page = opened.page
+        page.locator("#wall").scroll_into_view_if_needed()
+        tiles = page.locator("#wall .tiles li")
+        tiles.first.wait_for()
+        choose(page, "Errors of", "second")
+        choose(page, "Cause", "missed")
+        wait_in_page(page, "document.querySelector('#wall [role=status]').textContent.startsWith('4 of ')")
+        assert all("missed ball, small" in text for text in tiles.all_inner_texts())
+        assert all("first <b>model</b>: found, IoU 1.00" in text for text in tiles.all_inner_texts())
+        choose(page, "Size", "large")
+        wait_in_page(page, "document.querySelectorAll('#wall .tiles li').length === 0")
+        choose(page, "Size", "any")
+        tiles.first.wait_for()
+        image = tiles.nth(1).locator("button").get_attribute("data-image")
+        tiles.nth(1).locator("button").click()
+        wait_in_page(page, f"document.getElementById('viewer').dataset.image === '{image}'")
+        assert page.locator("#viewer .corner.right").inner_text() == "second"
+        page.locator("#fix-first").scroll_into_view_if_needed()
+        page.locator("#fix-first .fixes li .tile").first.wait_for()
+        page.close()
+        assert opened.complaints == []
+        assert [url for url in opened.requests if not url.startswith((address, "data:"))] == []
+        opened.context.close()

@@ -15,10 +15,11 @@ from types import MappingProxyType
 from typing import Any
 
 from panbench.base.errors import BadArgument
+from panbench.base.text import listed
 from panbench.metrics.image_slices import ImageSlices
 from panbench.runs import Run
 
-__all__ = ["read_slices", "slices_for"]
+__all__ = ["images_of_slice", "read_slices", "slices_for"]
 
 MOST_SLICES = 100
 """A column of more values is an id or a measurement, not a way to slice."""
@@ -36,6 +37,20 @@ def slices_for(path: str | os.PathLike[str] | None, runs: Iterable[Run]) -> list
     for slices in found:
         slices.check(known)
     return found
+
+
+def images_of_slice(slices: Iterable[ImageSlices], name: str) -> frozenset[int]:
+    """The images of a slice, called "night" or, as pages write it, "light: night".
+
+    Raises BadArgument for a slice that there is not, and for a name that several have.
+    """
+    known = {f"{own.name}: {one}": frozenset(images) for own in slices for one, images in own.images.items()}
+    fitting = [full for full in known if full == name] or [full for full in known if full.partition(": ")[2] == name]
+    if len(fitting) == 1:
+        return known[fitting[0]]
+    if fitting:
+        raise BadArgument(f"--slice {name} may be {listed(fitting, 5)}. Give one of these.")
+    raise BadArgument(f"There is no slice {name!r}. Choose from {listed(list(known), 20)}.")
 
 
 def read_slices(path: str | os.PathLike[str]) -> list[ImageSlices]:

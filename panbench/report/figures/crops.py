@@ -6,7 +6,7 @@ sharp at any size and tell what is true from what is predicted by their line.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Answer", "Crop", "Cutter", "PricedError", "crops_figure", "draw_crop", "errors_figure", "errors_of"]
+__all__ = [
+    "Answer",
+    "Crop",
+    "Cutter",
+    "PricedError",
+    "crops_figure",
+    "draw_crop",
+    "errors_figure",
+    "errors_of",
+    "fitting_errors",
+]
 
 SIDE = 192
 """The longest side of a crop's photograph in pixels: what is shown at 150 on a screen of any density."""
@@ -308,16 +318,18 @@ def errors_figure(
     cause: str | None = None,
     category: str | None = None,
     size: str | None = None,
+    images: Collection[int] | None = None,
     most: int = 12,
     columns: int = 4,
     width: float = 7.0,
 ) -> Figure:
     """The dearest errors of the first run, cut out; of two runs, beside each what the second has there.
 
-    cause, category, size: only such errors. Raises BadArgument for a word that there is not and where no error fits,
-    BadRun without stored predictions, and BadDataset where no picture can be read.
+    cause, category, size: only such errors; images: only in these. Raises BadArgument for a word that there is not and
+    where no error fits, BadRun without stored predictions, and BadDataset where no picture can be read.
     """
-    chosen = list(islice(errors_of(_fitting(members[0], cause, category, size)), most))
+    table = fitting_errors(members[0], cause, category, size, images)
+    chosen = list(islice(errors_of(table), most))
     if not chosen:
         raise BadArgument(f"{members[0].label} has no such error.")
     sources = [RunPictures(member.run, member.label) for member in members]
@@ -340,7 +352,15 @@ def errors_figure(
     return crops_figure(cut, titles, against=other, against_label=label, columns=columns, width=width)
 
 
-def _fitting(member: Compared, cause: str | None, category: str | None, size: str | None) -> pd.DataFrame:
+def fitting_errors(
+    member: Compared,
+    cause: str | None = None,
+    category: str | None = None,
+    size: str | None = None,
+    images: Collection[int] | None = None,
+) -> pd.DataFrame:
+    """The rows of `priced_errors` of a run, the dearest first: only of a cause, category (its name) and size, and in
+    some images. Raises BadArgument for a word that there is not."""
     table = member.priced
     kinds = {
         "cause": (cause, [one.name for one in CAUSES], "cause"),
@@ -354,4 +374,4 @@ def _fitting(member: Compared, cause: str | None, category: str | None, size: st
             raise BadArgument(f"There is no {kind} {word!r}. Choose from {listed(known, 20)}.")
         ids = [one.id for one in member.categories if one.name == word]
         table = table[table[column].isin(ids if column == "category_id" else [word])]
-    return table
+    return table if images is None else table[table["image_id"].isin(list(images))]

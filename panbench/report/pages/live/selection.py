@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from panbench.metrics.errors import CAUSES
 from panbench.metrics.slices import SLICINGS, image_statistics
 from panbench.report.answers import views
 from panbench.report.figures.pictures import Pictures
+from panbench.report.pages.live.errors import ErrorQuery, Errors
 from panbench.report.pages.live.thumbnails import Thumbnails
+from panbench.report.pages.live.words import check_bounds, values_of
 from panbench.report.pages.page.document import PHOTO_SIZES, live_page
 from panbench.report.pages.page.gallery import Examples
 from panbench.report.pages.page.leads import find_leads, taken_pixels
@@ -32,8 +34,6 @@ ORDERS = {
     "best": "best PQ",
     "id": "image id",
 }
-MOST = 96
-"""Images of one answer, at most."""
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,12 @@ class Query:
     @classmethod
     def read(cls, words: Mapping[str, str]) -> "Query":
         """The query that the words of an address ask for. Raises BadArgument naming what is not understood."""
-        values: dict[str, Any] = {}
-        for field in fields(cls):
-            word = words.get(field.name, "")
-            if word == "":
-                continue
-            kind = str if isinstance(field.default, str) else float if field.name in ("low", "high", "differ") else int
-            try:
-                values[field.name] = kind(word)
-            except ValueError:
-                raise BadArgument(f"{field.name}={word!r} is not a number.") from None
-            if kind is float and not np.isfinite(values[field.name]):
-                raise BadArgument(f"{field.name}={word!r} is not a number.")
-        query = cls(**values)
+        query = cls(**values_of(cls, words))
         if query.order not in ORDERS:
             raise BadArgument(f"There is no order {query.order!r}. Choose one of {', '.join(ORDERS)}.")
         if query.verdict and query.verdict not in VERDICTS:
             raise BadArgument(f"There is no verdict {query.verdict!r}. Choose one of {', '.join(VERDICTS)}.")
-        if query.offset < 0 or not 0 <= query.limit <= MOST:
-            raise BadArgument(f"offset is at least 0, and limit is 0 to {MOST}.")
+        check_bounds(query.offset, query.limit)
         return query
 
 
@@ -111,6 +98,7 @@ class Selection:
         self._pq = pq[[member.label for member in self.members]]
         self._examples = Examples(self.members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
         self._thumbnails = Thumbnails(self._examples, self._refuse_links)
+        self._errors = Errors(self._examples, self._refuse_links)
         # One image is read at a time: files on disk and tables that are made when first asked for.
         self._lock = threading.Lock()
         self._root = None if root is None else root.resolve()
@@ -181,6 +169,12 @@ class Selection:
                 examples, faults = [], list(self._examples.missing) if shown else []
         return {"total": len(found), "images": shown, "examples": examples, "faults": list(dict.fromkeys(faults))}
 
+    def errors(self, query: ErrorQuery, reporter: Reporter = SILENT) -> dict[str, Any]:
+        """A page of the errors that a query asks for, cut out of their images: total, all, errors, faults."""
+        with self._lock:
+            images = self._of_slice(query.slice) if query.slice else None
+            return self._errors.answer(query, images, reporter)
+
     def _models_shown(self, images: Sequence[int], wanted: int | None) -> dict[int, int]:
         """Of each image the place of the model whose answer its thumbnail shows; only those with pictures count."""
         pictured = [place for place, source in enumerate(self._examples.sources) if source is not None]
@@ -238,10 +232,7 @@ class Selection:
         if not rows.all():
             conditions.append(table["image_id"].to_numpy()[rows])
         if query.slice:
-            name, _, title = query.slice.partition(":")
-            if title not in self._slices.get(name, {}):
-                raise BadArgument(f"There is no slice {query.slice!r}.")
-            conditions.append(self._slices[name][title])
+            conditions.append(self._of_slice(query.slice))
         if query.taken:
             conditions.append(self._taken_images(query.taken))
         if query.only:
@@ -268,6 +259,12 @@ class Selection:
                 )
             )
         return pd.concat(tables, ignore_index=True)
+
+    def _of_slice(self, slice: str) -> Any:
+        name, _, title = slice.partition(":")
+        if title not in self._slices.get(name, {}):
+            raise BadArgument(f"There is no slice {slice!r}.")
+        return self._slices[name][title]
 
     @cached_property
     def _slices(self) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@
 /live?run=NAME                  a run while it is written; leads to its report once it is done
 /api/live?run=NAME              how far that run is, JSON, with an ETag: 304 where nothing is new
 /api/find?run=NAME…             the images that a query (selection.Query) finds: ids and a page of examples, JSON
+/api/errors?run=NAME…           errors of one of them (errors.ErrorQuery), cut out of their images, JSON
 /api/example?run=NAME…&image=   one example, JSON
 
 It only answers requests that name this machine as their host, so that no page of the web can ask through the browser
@@ -28,6 +29,7 @@ from starlette.routing import Route
 from panbench import __version__
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.report.pages.live.access import TokenRequired
+from panbench.report.pages.live.errors import ErrorQuery
 from panbench.report.pages.live.library import Asked, Library, Listed
 from panbench.report.pages.live.selection import Query, Selection
 from panbench.report.pages.live.sharing import Busy, Shared, Stop
@@ -75,6 +77,12 @@ class _Desk:
         asked, selection = await self._selection(names, common_images)
         return await self._answering.result(
             ("find", asked, query), lambda stop: _json(selection.answer(query, reporter=stop))
+        )
+
+    async def errors(self, names: Sequence[str], common_images: bool, query: ErrorQuery) -> bytes:
+        asked, selection = await self._selection(names, common_images)
+        return await self._answering.result(
+            ("errors", asked, query), lambda stop: _json(selection.errors(query, reporter=stop))
         )
 
     async def example(self, names: Sequence[str], common_images: bool, image_id: int) -> bytes:
@@ -134,6 +142,10 @@ def application(library: Library, token: str | None = None) -> Starlette:
         query = Query.read(request.query_params)
         return await _unless_left(request, desk.answer(*_asked_for(request), query), "application/json")
 
+    async def errors(request: Request) -> Response:
+        query = ErrorQuery.read(request.query_params)
+        return await _unless_left(request, desk.errors(*_asked_for(request), query), "application/json")
+
     async def example(request: Request) -> Response:
         image_id = _image(request)
         return await _unless_left(request, desk.example(*_asked_for(request), image_id), "application/json")
@@ -148,6 +160,7 @@ def application(library: Library, token: str | None = None) -> Starlette:
             Route("/live", live),
             Route("/api/live", how_far),
             Route("/api/find", find),
+            Route("/api/errors", errors),
             Route("/api/example", example),
         ],
         middleware=middleware,

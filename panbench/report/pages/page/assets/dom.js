@@ -36,7 +36,8 @@ function fixed(value, digits) {
 const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : minus(fixed(100 * value, digits)));
 const signed = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value >= 0.5 * 10 ** -digits ? "+" : "") + percent(value, digits).replace(/^−(0(\.0*)?)$/, "$1"));
 const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-const whole = (value) => value.toLocaleString("en");
+const inThousands = new Intl.NumberFormat("en"); // made once: toLocaleString makes one for each number
+const whole = (value) => inThousands.format(value);
 const modelColor = (model) => `var(--m${data.models[model].color})`;
 const categoryName = (position) => (position < 0 ? "void" : data.categories[position].name);
 

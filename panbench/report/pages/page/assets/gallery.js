@@ -2,9 +2,12 @@
 
 const PAGE = 24; // examples of a server that are listed at once
 
+/** Calls a function when the page is at rest; Safari has no word for it. */
+const whenIdle = (work) => (window.requestIdleCallback ? requestIdleCallback(work, { timeout: 2000 }) : setTimeout(work, 200));
+
 function createGallery(container) {
   const source = data.live ? servedImages() : packedImages();
-  const { images, scores, withPictures, mapOf } = source;
+  const { images, scores, withPictures, mapOf, photoOf } = source;
   const nothing = { category: null, cause: null, verdict: null, model: null, slice: null, low: null, high: null, differ: null, taken: null, only: null };
   const state = { ...nothing, order: source.orders[0][0], lead: null, image: -1, offset: 0 };
   let found = [], total = 0, asked = 0, works = 0, opened = 0;
@@ -142,7 +145,7 @@ function createGallery(container) {
     return `${categoryName(true_)} taken for ${categoryName(predicted)}`;
   }
 
-  const viewer = createViewer({ images, scores, withPictures, mapOf, onstep: async (by) => {
+  const viewer = createViewer({ images, scores, withPictures, mapOf, photoOf, onstep: async (by) => {
     if (!found.length) return;
     const at = found.indexOf(state.image) + by;
     if (source.live && total > PAGE && (at < 0 || at >= found.length)) {
@@ -172,6 +175,21 @@ function createGallery(container) {
       else button.removeAttribute("aria-current");
     }
     viewer.show(index);
+    prepareNeighbours();
+  }
+
+  /** While nothing else is to do, decodes the images before and after the one that is shown, one at a time. */
+  function prepareNeighbours() {
+    const turn = opened, at = found.indexOf(state.image);
+    if (at < 0) return;
+    const waiting = [1, -1].map((by) => images[found[(at + by + found.length) % found.length]]).filter((image) => !image.part);
+    const next = () => whenIdle(() => {
+      const image = turn === opened ? waiting.shift() : null;
+      if (!image) return;
+      viewer.prepare(image);
+      next();
+    });
+    next();
   }
 
   /** Shows an image and goes to it; the address remembers it, so that Back leads to where the reader was. */

@@ -1,12 +1,27 @@
 // Where the examples come from: those packed into this file, or, from `panbench serve`, all images of the runs.
 
+const MAPS = 64; // decoded index maps that are kept, 600 kB each at the size that pages have
+const PHOTOS = 8; // decoded photographs
+
+/** A function whose last `most` results are kept, those that were asked for last. */
+function keeping(most, make) {
+  const kept = new Map();
+  return (key, ...rest) => {
+    const found = kept.has(key) ? kept.get(key) : make(key, ...rest);
+    kept.delete(key);
+    kept.set(key, found);
+    if (kept.size > most) kept.delete(kept.keys().next().value);
+    return found;
+  };
+}
+
 /** What both kinds share: records with their numbers, scores and decoded maps. `ask.find` gives {found, total}. */
 function imageStore(records) {
   const images = [];
   const placeOf = new Map();
   const row = new Map(data.images.ids.map((id, index) => [id, index]));
   const scores = [];
-  const maps = new WeakMap();
+  const mapOfLayer = keeping(MAPS, (layer, size) => decodeRuns(layer.runs, size));
   const add = (image) => {
     const place = placeOf.get(image.id);
     if (place === undefined) {
@@ -19,11 +34,13 @@ function imageStore(records) {
   records.forEach(add);
   return {
     images, scores, placeOf, add, row,
-    mapOf: (image, number) => {
-      const layer = image.layers[number];
-      if (!maps.has(layer)) maps.set(layer, decodeRuns(layer.runs, image.width * image.height));
-      return maps.get(layer);
-    },
+    mapOf: (image, number) => mapOfLayer(image.layers[number], image.width * image.height),
+    /** The photograph of an image; `complete` tells whether it can be drawn at once. */
+    photoOf: keeping(PHOTOS, (image) => {
+      const photo = new Image();
+      photo.src = image.photo;
+      return photo;
+    }),
   };
 }
 

@@ -13,7 +13,8 @@
 
 /** The index map of a layer (0 = no segment) from its runs: pairs of value and length in base 128. */
 function decodeRuns(text, size) {
-  const bytes = Uint8Array.from(atob(text), (sign) => sign.charCodeAt(0));
+  const signs = atob(text), bytes = new Uint8Array(signs.length);
+  for (let place = 0; place < bytes.length; place++) bytes[place] = signs.charCodeAt(place);
   const map = new Uint16Array(size);
   let at = 0, place = 0;
   const next = () => {
@@ -74,16 +75,32 @@ function compose(image, number, mapOf, photo, width, height, { view = wholeView(
   return canvas;
 }
 
+const drawnPhotos = new Map();
+
+/** The photograph as a canvas shows it, grey or not: the panes of an image share what is drawn once. */
 function drawPhoto(context, image, photo, view, grey) {
+  const { width, height } = context.canvas;
+  const key = [image.id, photo.naturalWidth, view.x, view.y, view.width, view.height, width, height, grey].join();
+  if (!drawnPhotos.has(key)) {
+    const canvas = el("canvas", { width, height });
+    scalePhoto(canvas.getContext("2d"), image, photo, view, grey);
+    drawnPhotos.set(key, canvas);
+    if (drawnPhotos.size > 4) drawnPhotos.delete(drawnPhotos.keys().next().value);
+  }
+  context.drawImage(drawnPhotos.get(key), 0, 0);
+}
+
+function scalePhoto(context, image, photo, view, grey) {
   const { width, height } = context.canvas;
   const [across, down] = [photo.naturalWidth / image.width, photo.naturalHeight / image.height];
   context.imageSmoothingQuality = "high";
   context.drawImage(photo, view.x * across, view.y * down, view.width * across, view.height * down, 0, 0, width, height);
   if (!grey) return;
-  // The photograph's own colours would be taken for verdicts.
-  const plain = context.getImageData(0, 0, width, height), seen = plain.data;
-  for (let at = 0; at < seen.length; at += 4) seen[at] = seen[at + 1] = seen[at + 2] = 0.3 * seen[at] + 0.59 * seen[at + 1] + 0.11 * seen[at + 2];
-  context.putImageData(plain, 0, 0);
+  // The photograph's own colours would be taken for verdicts; what is left has their luminosity.
+  context.globalCompositeOperation = "saturation";
+  context.fillStyle = "#000";
+  context.fillRect(0, 0, width, height);
+  context.globalCompositeOperation = "source-over";
 }
 
 /** hatch: 1 and 2 are stripes that rise and fall, 3 is dots, 0 is even. */
@@ -109,26 +126,34 @@ function sampled(image, map, view, width, height) {
   return found;
 }
 
+/** A colour as one number, as pixels of an ImageData lie in memory (every browser's machine has the low byte first). */
+const pixelOf = ([red, green, blue], alpha) => ((Math.round(alpha) << 24) | (Math.round(blue) << 16) | (Math.round(green) << 8) | Math.round(red)) >>> 0;
+
 /** Paints the segments of a map by their looks; void is dark; those that are lit stand out. */
-function paintSegments({ data: pixels, width, height }, map, looks, { voided, outlined, lit }) {
-  const thick = Math.max(1, Math.round(width / 700)), stripe = Math.max(6, Math.round(width / 70));
+function paintSegments({ data, width, height }, map, looks, { voided, outlined, lit }) {
+  const pixels = new Uint32Array(data.buffer);
+  const thick = Math.max(1, Math.round(width / 700)), stripe = Math.max(6, Math.round(width / 70)), dark = stripe * 0.36;
+  // By value, 0 first: the pixel, the pixel of a stripe, and the kind of stripes.
+  const plain = new Uint32Array(1 + looks.length), striped = new Uint32Array(1 + looks.length), hatch = new Uint8Array(1 + looks.length);
+  plain[0] = pixelOf([0, 0, 0], voided);
+  looks.forEach((look, index) => {
+    const alpha = lit.size && !lit.has(index) ? look.alpha * 0.45 : look.alpha;
+    plain[index + 1] = pixelOf(look.color, alpha);
+    striped[index + 1] = pixelOf(look.color.map((part) => part * 0.35), alpha);
+    hatch[index + 1] = look.hatch;
+  });
   const strongOf = (value) => value > 0 && lit.has(value - 1);
+  const line = pixelOf([255, 255, 255], 255), strongLine = pixelOf([255, 255, 0], 255);
   for (let y = 0, here = 0; y < height; y++) {
     for (let x = 0; x < width; x++, here++) {
-      const value = map[here], at = 4 * here;
-      if (value) {
-        const look = looks[value - 1];
-        const turn = look.hatch === 1 ? (x + y) % stripe : look.hatch === 2 ? (x - y + stripe * height) % stripe : look.hatch === 3 ? ((x % stripe) + (y % stripe)) * 0.7 : stripe;
-        const shade = turn < stripe * 0.36 ? 0.35 : 1;
-        for (let part = 0; part < 3; part++) pixels[at + part] = look.color[part] * shade;
-        pixels[at + 3] = lit.size && !strongOf(value) ? look.alpha * 0.45 : look.alpha;
-      } else {
-        pixels[at + 3] = voided;
-      }
+      const value = map[here], kind = hatch[value];
+      const turn = kind === 0 ? stripe : kind === 1 ? (x + y) % stripe : kind === 2 ? (x - y + stripe * height) % stripe : ((x % stripe) + (y % stripe)) * 0.7;
+      pixels[here] = turn < dark ? striped[value] : plain[value];
+      if (!outlined) continue;
       const left = x ? map[here - 1] : value, above = y ? map[here - width] : value;
-      if (!outlined || (left === value && above === value)) continue;
+      if (left === value && above === value) continue;
       const strong = lit.size > 0 && [value, left, above].some(strongOf);
-      stamp(pixels, width, x, y, strong ? 2 * thick : thick, strong ? [255, 255, 0] : [255, 255, 255]);
+      stamp(pixels, width, x, y, strong ? 2 * thick : thick, strong ? strongLine : line);
     }
   }
 }
@@ -139,19 +164,20 @@ const MISSED_FAINT = 1, MISSED = 2, MISSED_LIT = 3;
  * Paints what a model missed over its answer: a broken outline, and thin stripes that fall, each within an edge.
  * kinds: of each value of the truth's map how it is drawn, 0 for what was not missed.
  */
-function paintMissed({ data: pixels, width, height }, truth, kinds) {
+function paintMissed({ data, width, height }, truth, kinds) {
+  const pixels = new Uint32Array(data.buffer);
   const color = colorNamed("--missed");
   const edge = color[1] < 90 ? [255, 255, 255] : [0, 0, 0]; // the dark page has a light one
   const stripe = Math.max(9, Math.round(width / 55)), thick = Math.max(2, Math.round(width / 300)), dash = 4 * thick;
+  const [cores, edges] = [color, edge].map((one) => Uint32Array.from([0, 110, 235, 235], (alpha) => pixelOf(one, alpha)));
+  const dashes = pixelOf(color, 255), gaps = [0, 0, 0, 0].map((_, kind) => pixelOf(kind === MISSED_LIT ? [255, 255, 0] : edge, 255));
   for (let y = 0, here = 0; y < height; y++) {
     for (let x = 0; x < width; x++, here++) {
       const kind = kinds[truth[here]];
       if (!kind) continue;
-      const turn = (x - y + stripe * height) % stripe, at = 4 * here;
+      const turn = (x - y + stripe * height) % stripe;
       if (turn >= stripe * 0.36) continue;
-      const core = turn >= stripe * 0.1 && turn < stripe * 0.26;
-      for (let part = 0; part < 3; part++) pixels[at + part] = core ? color[part] : edge[part];
-      pixels[at + 3] = kind === MISSED_FAINT ? 110 : 235;
+      pixels[here] = (turn >= stripe * 0.1 && turn < stripe * 0.26 ? cores : edges)[kind];
     }
   }
   for (let y = 0, here = 0; y < height; y++) {
@@ -160,22 +186,15 @@ function paintMissed({ data: pixels, width, height }, truth, kinds) {
       if (left === value && above === value) continue;
       const kind = Math.max(kinds[value], kinds[left], kinds[above]);
       if (!kind) continue;
-      const gap = kind === MISSED_LIT ? [255, 255, 0] : edge;
-      stamp(pixels, width, x + (thick >> 1), y + (thick >> 1), kind === MISSED_LIT ? thick + 1 : thick, (x + 2 * y) % (2 * dash) < dash ? color : gap);
+      stamp(pixels, width, x + (thick >> 1), y + (thick >> 1), kind === MISSED_LIT ? thick + 1 : thick, (x + 2 * y) % (2 * dash) < dash ? dashes : gaps[kind]);
     }
   }
 }
 
 /** A square of `size` pixels whose last corner is at (x, y). */
-function stamp(pixels, width, x, y, size, [red, green, blue]) {
-  const rows = pixels.length / 4 / width;
+function stamp(pixels, width, x, y, size, pixel) {
+  const rows = pixels.length / width, right = Math.min(x, width - 1);
   for (let dy = Math.max(0, y - size + 1); dy <= Math.min(y, rows - 1); dy++) {
-    for (let dx = Math.max(0, x - size + 1); dx <= Math.min(x, width - 1); dx++) {
-      const at = 4 * (dy * width + dx);
-      pixels[at] = red;
-      pixels[at + 1] = green;
-      pixels[at + 2] = blue;
-      pixels[at + 3] = 255;
-    }
+    for (let at = dy * width + Math.max(0, x - size + 1); at <= dy * width + right; at++) pixels[at] = pixel;
   }
 }

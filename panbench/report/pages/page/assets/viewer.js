@@ -6,7 +6,7 @@ const PRINTED = 6;
 /** Columns for `count` printed panes: up to eight beside each other, more in rows of one length as far as may be. */
 const printedColumns = (count) => Math.ceil(count / Math.ceil(count / 8));
 
-function createViewer({ images, scores, withPictures, mapOf, onstep }) {
+function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) {
   const several = withPictures.length > 1;
   const state = {
     image: 0, left: TRUTH, right: 1 + withPictures[0], mode: "divider", color: "category", opacity: 0.55, outlined: true,
@@ -121,10 +121,14 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   }
 
   function zoomed() {
+    sayZoom();
+    repaint();
+  }
+
+  function sayZoom() {
     zoomSaid.textContent = `${state.zoom.toFixed(1).replace(".0", "")}×`;
     node.classList.toggle("zoomed-in", state.zoom > 1);
     node.dataset.zoom = state.zoom.toFixed(2);
-    repaint();
   }
 
   /** Zooms by a factor; the point at [u, v] of the canvas (fractions) stays where it is. */
@@ -300,11 +304,19 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
         (side === "left" ? leftBox : rightBox).set(state[side]);
       }
     }
-    const next = new Image();
+    const next = photoOf(image);
     const turn = ++drawn;
-    next.onload = () => { if (turn === drawn) { photo = next; render(); } };
-    next.src = image.photo;
+    const draw = () => { if (turn === drawn) { photo = next; render(); } };
+    if (next.complete && next.naturalWidth) draw();
+    else next.addEventListener("load", draw, { once: true });
     node.dataset.image = image.id;
+  }
+
+  /** Decodes what showing an image as things are now needs, so that it takes less time then. */
+  function prepare(image) {
+    photoOf(image).decode().catch(() => {}); // a photograph that cannot be decoded is not drawn
+    const shown = state.mode === "side" ? held(image) : [state.left, state.right];
+    for (const number of new Set([TRUTH, ...shown])) if (image.layers[number]) mapOf(image, number);
   }
 
   function render() {
@@ -318,7 +330,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
     else renderSide(images[state.image]);
     renderLists(images[state.image]);
     markLines();
-    zoomed();
+    sayZoom();
   }
 
   function renderDivider(image) {
@@ -516,6 +528,7 @@ function createViewer({ images, scores, withPictures, mapOf, onstep }) {
   return {
     node,
     show,
+    prepare,
     speakOf,
     spokenModel: () => state.spoken?.model ?? null,
     focus: () => {

@@ -8,6 +8,50 @@ const causeName = (place) => data.causes.names[place];
 const errorName = ({ cause, category, size }) => `${causeName(cause)} ${categoryName(category)}, ${sizeNames()[size]}`;
 const wins = (gain, digits = 2) => `+${percent(gain, digits)}`;
 
+/**
+ * Where errors come from: those packed into this file, or, from `panbench serve`, all of the runs. `find` gives a page of
+ * what fits, { errors, total, all, faults }: at once from the file, as a promise from the server.
+ */
+const errorSource = () => (data.live ? servedErrors() : packedErrors());
+
+function packedErrors() {
+  const present = (key) => [...new Set(data.wall.errors.map((error) => error[key]))].sort((a, b) => a - b);
+  const fits = (wanted) => (error) => ["model", "cause", "category", "size"].every((key) => wanted[key] === null || error[key] === wanted[key])
+    && (wanted.slice === null || error.slices.includes(wanted.slice));
+  return {
+    live: false,
+    held: present("model"),
+    causes: present("cause"), categories: present("category"), sizes: present("size"),
+    slices: data.wall.slices.map((name, place) => [place, name]),
+    find: (wanted, offset, limit) => {
+      const found = data.wall.errors.filter(fits(wanted));
+      const all = data.wall.errors.filter((error) => error.model === wanted.model).length;
+      return { errors: found.slice(offset, offset + limit), total: found.length, all, faults: [] };
+    },
+  };
+}
+
+function servedErrors() {
+  const { api, pictures, causes, categories, slices } = data.live;
+  return {
+    live: true,
+    held: data.models.map((_, model) => model).filter((model) => pictures[model]),
+    causes: causes.map((name) => data.causes.names.indexOf(name)), categories, sizes: sizeNames().map((_, place) => place), slices,
+    find: async ({ model, beside, cause, category, size, slice }, offset, limit) => {
+      const words = { model, beside, cause: cause === null ? null : causeName(cause), category, size: size === null ? null : sizeNames()[size], slice, offset, limit };
+      const asked = Object.entries(words).filter(([, value]) => value !== null && value !== undefined);
+      try {
+        const answer = await fetch(`/api/errors?${api}&${new URLSearchParams(asked)}`);
+        const said = await answer.json();
+        if (!answer.ok) throw new Error(said.error);
+        return said;
+      } catch (problem) {
+        return { errors: [], total: 0, all: 0, faults: [`The server did not answer: ${problem.message}`] };
+      }
+    },
+  };
+}
+
 /** The outlines of a crop over its photograph: the truth's line is broken, a prediction's is not. */
 function cropPicture(error, outlines, label) {
   const line = (kind, d) => (d ? svg("path", { class: kind, d }) : null);
@@ -55,36 +99,50 @@ function modelChoice(label, held, chosen, onchoose) {
 function fixView(container, gallery) {
   const held = data.models.map((_, model) => model).filter((model) => data.fixes[model].length);
   if (!held.length) return container.append(el("p", { class: "note" }, "There is no error to fix."));
+  const source = errorSource();
   const list = el("ol", { class: "fixes" });
   const said = el("p", { class: "note", role: "status" });
   const open = errorOpener(gallery, said);
+  // A server is asked for the errors of a row when the row comes near.
+  const near = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      waiting.get(target)();
+    }
+  }, { rootMargin: "300px" });
+  const waiting = new WeakMap();
   const show = (model) => {
-    const own = data.wall.errors.filter((error) => error.model === model);
     list.replaceChildren(...data.fixes[model].map((row) => {
-      const crops = own.filter((error) => ["cause", "category", "size"].every((key) => error[key] === row[key])).slice(0, 6);
       const interval = row.low === null ? "" : `[${percent(row.low, 2)}, ${percent(row.high, 2)}]`;
       const errors = row.errors === 1 ? "1 error" : `${whole(row.errors)} errors in ${whole(row.images)} ${row.images === 1 ? "image" : "images"}`;
-      return el("li", {},
-        el("h3", {}, el("span", { class: "won" }, wins(row.gain), interval ? el("small", { class: "quiet" }, ` ${interval}`) : null), ` ${errorName(row)} `, el("small", { class: "quiet" }, errors)),
-        crops.length ? rove(el("ul", { class: "tiles small" }, crops.map((error) => errorTile(error, open)))) : null);
+      const item = el("li", {},
+        el("h3", {}, el("span", { class: "won" }, wins(row.gain), interval ? el("small", { class: "quiet" }, ` ${interval}`) : null), ` ${errorName(row)} `, el("small", { class: "quiet" }, errors)));
+      const put = ({ errors: crops }) => { if (crops.length) item.append(rove(el("ul", { class: "tiles small" }, crops.map((error) => errorTile(error, open))))); };
+      const wanted = { model, beside: null, cause: row.cause, category: row.category, size: row.size, slice: null };
+      if (!source.live) put(source.find(wanted, 0, 6));
+      else if (source.held.includes(model)) {
+        waiting.set(item, () => source.find(wanted, 0, 6).then(put));
+        near.observe(item);
+      }
+      return item;
     }));
   };
-  container.append(...[el("div", { class: "bar" }, modelChoice("Fix first in", held, held[0], show)), data.wall.errors.length ? cropLegend() : null, said, list].filter(Boolean));
+  container.append(...[el("div", { class: "bar" }, modelChoice("Fix first in", held, held[0], show)), source.held.length ? cropLegend() : null, said, list].filter(Boolean));
   show(held[0]);
 }
 
-/** The wall: errors of a model, the dearest first, by cause, category, size and slice, beside what another model has. */
 function errorWall(container, gallery) {
-  const held = data.models.map((_, model) => model).filter((model) => data.wall.errors.some((error) => error.model === model));
-  const state = { model: held[0], beside: held[1] ?? null, cause: null, category: null, size: null, slice: null, shown: WALL_PAGE };
+  const source = errorSource(), { held } = source;
+  const state = { model: held[0], beside: held[1] ?? null, cause: null, category: null, size: null, slice: null };
   const tiles = rove(el("ul", { class: "tiles" }));
   const said = el("p", { class: "note", role: "status", "aria-live": "polite" });
+  const faults = el("div");
   const opened = el("p", { class: "note", role: "status" });
   const open = errorOpener(gallery, opened);
-  const more = el("button", { type: "button", onclick: () => { state.shown += WALL_PAGE; list(); } }, "More errors");
-  const change = (name) => (value) => { state[name] = value; state.shown = WALL_PAGE; list(); };
+  const more = el("button", { type: "button", onclick: () => list(tiles.children.length) }, "More errors");
+  const change = (name) => (value) => { state[name] = value; list(); };
   const any = (options) => [[null, "any"], ...options];
-  const present = (key) => [...new Set(data.wall.errors.map((error) => error[key]))].sort((a, b) => a - b);
   const besideBox = held.length > 1 ? select("Beside", [[null, "no other"], ...held.map((model) => [model, data.models[model].label])], state.beside, change("beside")) : null;
   const boxes = [
     modelChoice("Errors of", held, state.model, (model) => {
@@ -92,24 +150,52 @@ function errorWall(container, gallery) {
       change("model")(model);
     }),
     besideBox?.node,
-    select("Cause", any(present("cause").map((place) => [place, causeName(place)])), null, change("cause")).node,
-    select("Category", any(present("category").map((place) => [place, categoryName(place)]).sort((a, b) => a[1].localeCompare(b[1]))), null, change("category")).node,
-    select("Size", any(present("size").map((place) => [place, sizeNames()[place]])), null, change("size")).node,
-    data.wall.slices.length ? select("Slice", any(data.wall.slices.map((name, place) => [place, name])), null, change("slice")).node : null,
+    select("Cause", any(source.causes.map((place) => [place, causeName(place)])), null, change("cause")).node,
+    select("Category", any(source.categories.map((place) => [place, categoryName(place)]).sort((a, b) => a[1].localeCompare(b[1]))), null, change("category")).node,
+    select("Size", any(source.sizes.map((place) => [place, sizeNames()[place]])), null, change("size")).node,
+    source.slices.length ? select("Slice", any(source.slices), null, change("slice")).node : null,
   ];
+  let turn = 0;
 
-  function list() {
-    const own = data.wall.errors.filter((error) => error.model === state.model);
-    const fits = own.filter((error) => ["cause", "category", "size"].every((key) => state[key] === null || error[key] === state[key])
-      && (state.slice === null || error.slices.includes(state.slice)));
-    const shown = fits.slice(0, state.shown);
-    tiles.replaceChildren(...shown.map((error) => errorTile(error, open, state.beside === state.model ? null : state.beside)));
-    more.hidden = shown.length === fits.length;
-    const kept = `${whole(own.length)} of ${whole(data.wall.totals[state.model])} errors of ${data.models[state.model].label} are kept in this page`;
-    said.replaceChildren(...(fits.length
-      ? [`${kept}${fits.length < own.length ? `; ${whole(fits.length)} of them match` : ""}. Dearest first.`]
-      : [`${kept}; none of them matches. For others: `, command(`panbench show errors ${data.models[state.model].run}`)]));
+  /** Lists what fits, or, from an `offset` on, what follows the errors that are listed. */
+  function list(offset = 0) {
+    const now = ++turn, beside = state.beside === state.model ? null : state.beside;
+    const put = (found) => { if (now === turn) show(found, offset, beside); };
+    const found = source.find({ ...state, beside }, offset, WALL_PAGE);
+    if (!source.live) return put(found);
+    // Says that the server is at work, once that has taken a fifth of a second.
+    const sign = setTimeout(() => { if (now === turn) said.textContent = "Looking…"; }, 200);
+    container.setAttribute("aria-busy", "true");
+    found.then((answer) => {
+      clearTimeout(sign);
+      if (now === turn) container.removeAttribute("aria-busy");
+      put(answer);
+    });
   }
-  container.append(el("div", { class: "bar" }, boxes.filter(Boolean)), cropLegend(), said, opened, tiles, more);
-  list();
+
+  function show({ errors, total, all, faults: problems }, offset, beside) {
+    const listed = errors.map((error) => errorTile(error, open, beside));
+    if (offset) tiles.append(...listed);
+    else tiles.replaceChildren(...listed);
+    more.hidden = offset + errors.length + problems.length >= total || !errors.length;
+    faults.replaceChildren(...problems.map((problem) => el("p", { class: "note" }, problem)));
+    said.replaceChildren(...(source.live ? sayServed(total, all) : sayPacked(total, all)));
+  }
+
+  const sayServed = (total, all) => [total < all ? `${whole(total)} of ${whole(all)} errors of ${data.models[state.model].label} match.` : `${whole(all)} errors of ${data.models[state.model].label}.`, total ? " Dearest first." : ""];
+
+  function sayPacked(total, all) {
+    const kept = `${whole(all)} of ${whole(data.wall.totals[state.model])} errors of ${data.models[state.model].label} are kept in this page`;
+    if (total) return [`${kept}${total < all ? `; ${whole(total)} of them match` : ""}. Dearest first.`];
+    return [`${kept}; none of them matches. For others: `, command(`panbench show errors ${data.models[state.model].run}`)];
+  }
+
+  container.append(el("div", { class: "bar" }, boxes.filter(Boolean)), cropLegend(), said, faults, opened, tiles, more);
+  if (!source.live) return list();
+  // A server is asked once the wall comes near.
+  new IntersectionObserver((entries, own) => {
+    if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
+    own.disconnect();
+    list();
+  }, { rootMargin: "600px" }).observe(container);
 }

@@ -1,0 +1,68 @@
+"""The viewer paints once, keeps little, and has the next image ready before it is asked for."""
+
+from pathlib import Path
+
+from browsing import wait_in_page
+
+from panbench.report.pages.page import document
+
+ASSETS = Path(document.__file__).parent / "assets"
+NEXT = "[...document.querySelectorAll('#viewer button')].find((one) => one.textContent === 'Next →')"
+
+
+def test_each_pane_is_painted_once(open_report):
+    page = open_report()
+    wait_in_page(page, "document.querySelector('#viewer canvas')")
+    painted = page.evaluate(
+        """() => {
+            let painted = 0;
+            const real = CanvasRenderingContext2D.prototype.putImageData;
+            CanvasRenderingContext2D.prototype.putImageData = function (...words) {
+                painted++;
+                return real.apply(this, words);
+            };
+            [...document.querySelectorAll('#viewer button')].find((one) => one.textContent === 'Side by side').click();
+            CanvasRenderingContext2D.prototype.putImageData = real;
+            return painted;
+        }"""
+    )
+    # The truth and two models; the photograph alone has nothing over it.
+    assert painted == 3
+
+
+def test_the_next_image_was_decoded_before_it_is_asked_for(open_report):
+    page = open_report()
+    wait_in_page(page, "document.querySelector('#viewer canvas')")
+    # Two turns of rest: an image each. What is decoded ahead is done then.
+    rest = "await new Promise((done) => requestIdleCallback(done));"
+    page.evaluate(f"async () => {{ {4 * rest} }}")
+    shown = page.evaluate(
+        f"""async () => {{
+            let decoded = 0;
+            const real = window.atob, before = document.querySelector('#viewer canvas');
+            window.atob = (text) => {{ decoded++; return real(text); }};
+            {NEXT}.click();
+            // Only what is ready: no photograph loads, no timer ends meanwhile.
+            for (let turn = 0; turn < 50; turn++) await null;
+            window.atob = real;
+            return [document.querySelector('#viewer canvas') !== before, decoded];
+        }}"""
+    )
+    assert shown == [True, 0]
+
+
+def test_what_was_decoded_is_kept_up_to_a_bound_and_the_oldest_goes(open_report):
+    page = open_report()
+    source = (ASSETS / "images.js").read_text("utf-8")
+    function = source[source.index("function keeping") : source.index("/** What both kinds share")]
+    made = page.evaluate(
+        f"""() => {{
+            {function}
+            const made = [];
+            const of = keeping(2, (key) => {{ made.push(key); return key; }});
+            for (const key of ["a", "b", "a", "c", "a", "b"]) of(key);
+            return made;
+        }}"""
+    )
+    # "b" was asked for longest ago when "c" came.
+    assert made == ["a", "b", "c", "b"]
