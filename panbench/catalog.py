@@ -495,7 +495,7 @@ def with_things(spec: ModelSpec, file: str | os.PathLike[str]) -> ModelSpec:
 
 
 def with_categories(spec: ModelSpec, categories: "Iterable[Category]") -> ModelSpec:
-    """The same model, told which categories of its dataset are things: transformers' files do not say it.
+    """The same model with the things among its dataset's categories, which transformers' files do not state.
 
     The adapter uses it where neither --things nor the names themselves say which of the model's labels are things.
     """
@@ -583,9 +583,7 @@ def check_checkpoint(checkpoint: str | os.PathLike[str] | None) -> None:
     if checkpoint is None or random_seed(checkpoint) is not None:
         return
     if not Path(checkpoint).expanduser().exists():
-        raise BadArgument(
-            f"--checkpoint {checkpoint}: there is no such file. Give a path, or random for untrained weights."
-        )
+        raise BadArgument(f"--checkpoint {checkpoint}: no such file. Give a path, or random for untrained weights.")
 
 
 OTHER_WEIGHTS = (

@@ -3,12 +3,14 @@
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scripts.bench import child
 from scripts.bench.harness import compared
 from scripts.make.benchmark_tables import MARKED, RESULTS, documented, pages
+from scripts.make.report_docs import _whole
 from scripts.make.set_repository import declared, naming_files, set_repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +113,15 @@ def test_a_number_typed_into_a_table_of_a_benchmark_is_put_back():
     typed = page.replace("| mask2former |", "| mask2former | 1")
     assert typed != page
     assert documented(typed) == page
+
+
+def test_a_page_too_tall_for_webp_is_cut_off_below():
+    taken = {}
+    page = SimpleNamespace(
+        evaluate=lambda words: [400, 20_000], screenshot=lambda **settings: taken.update(settings) or b"PNG"
+    )
+    assert _whole(page) == b"PNG"
+    assert taken == {"full_page": True, "clip": {"x": 0, "y": 0, "width": 400, "height": 16_383}}
 
 
 def test_ratios_of_rounds_are_told_by_their_median_and_range():

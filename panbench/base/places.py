@@ -36,7 +36,7 @@ def load(place: str, *, here: bool = False) -> Any:
 
     here: also look in the current folder, after all others: for places that the user names. Never for our own and for
         those of entry points: a folder that is called like a library which is not installed must not stand in for it.
-    Raises BrokenPlace when there is no such module or name. A library that the module needs and that is not installed
+    Raises BrokenPlace for an unknown module or name. A library that the module needs and that is not installed
     raises ModuleNotFoundError: the command line says how to install it.
     """
     module, colon, name = place.partition(":")

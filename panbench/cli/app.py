@@ -192,7 +192,7 @@ class _Program(Commands):
 
 @contextlib.contextmanager
 def _usage_explained() -> Iterator[None]:
-    """Turns what Click says of a wrong command line into one sentence and exit code 2."""
+    """Turns Click's usage errors into one sentence and exit code 2."""
     try:
         yield
     except Exception as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class UnknownCommand(PanbenchError):
-    """The command line names a command that there is not."""
+    """The command line names an unknown command."""
 
 
 # The key under which the context has the options of the command that runs.
@@ -57,7 +57,7 @@ def _show_as_word(argument: Any) -> None:
 
 
 def _word_for(option: Any) -> str:
-    """What stands for the value of an option that names no word of its own."""
+    """The metavar of an option that has none of its own."""
     if getattr(option, "is_bool_flag", False) or getattr(option, "count", False):
         return ""
     kind = option.type_descriptor
@@ -68,7 +68,7 @@ def _word_for(option: Any) -> str:
 
 
 class Command(TyperCommand):
-    """A command whose help shows flags as flags, and whose errors name no option that it lacks."""
+    """A command whose help shows flags as flags; its errors suggest only options that it has."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _as_everywhere(super().get_params(ctx))
@@ -81,7 +81,7 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """A group of commands whose help shows flags as flags, and that answers a word that is no command."""
+    """A group of commands whose help shows flags as flags; it answers unknown words with a suggestion."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         return _as_everywhere(super().get_params(ctx))
@@ -178,7 +178,7 @@ def find_runs(paths: Sequence[Path]) -> "list[StoredRun]":
 
 
 def note_damage(runs: "Sequence[StoredRun]") -> None:
-    """Says on stderr which parts of runs are missing or changed: what was made of such runs lacks their images."""
+    """Reports on stderr which parts of runs are missing or changed: results of such runs lack their images."""
     for run in runs:
         if run.faults:
             console.note(f"{run.name} is damaged: {' '.join(run.faults)}")
@@ -276,7 +276,7 @@ def rule_names(incomplete: str) -> list[str]:
 
 
 def check_rules(text: str | None) -> str | None:
-    """The value of --rule. Raises BadArgument for a rule that there is not."""
+    """The value of --rule. Raises BadArgument for an unknown rule."""
     from panbench.catalog import split_rules
 
     if text is not None:

@@ -112,7 +112,7 @@ class CompareRequest:
 
     @property
     def more(self) -> tuple[str, ...]:
-        """The options that were given and ask for more than a table of PQ with intervals."""
+        """The given options that ask for more than a table of PQ with intervals."""
         asked = {
             "--by": self.by,
             "--slices": self.slices,

@@ -104,7 +104,7 @@ _working = False
 
 @contextlib.contextmanager
 def working(words: str) -> Iterator[None]:
-    """Says on a terminal what goes on until the block is done, or something else is said.
+    """Shows a status on a terminal until the block is done, or something else is shown.
 
     For work of a second that cannot be counted, imports of large packages among it; `Bars` takes long to import itself.
     """
@@ -301,7 +301,7 @@ _WORD = re.compile(r"(?:`[^`\n]*`|[^\s`]|`)+")
 
 
 def _in_lines(text: str, console: Console) -> str:
-    """On a terminal, `text` with its lines broken between words; elsewhere, as in a log, as it is."""
+    """On a terminal, `text` with lines broken between words; elsewhere, as in a log, unchanged."""
     if not console.is_terminal:
         return text
     lines = []
@@ -330,7 +330,7 @@ class _PlainText(RenderHook):
 
 
 class _Plain:
-    """A renderable whose text is plain and without secrets."""
+    """A renderable with plain text and without secrets."""
 
     def __init__(self, content: ConsoleRenderable, redact: Callable[[str], str]) -> None:
         self._content, self._redact = content, redact

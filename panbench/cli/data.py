@@ -49,7 +49,7 @@ class Images(str, Enum):
 
 
 class Format(str, Enum):
-    """What `data convert` reads; `detection` is the way back."""
+    """The formats that `data convert` reads; `detection` is the reverse."""
 
     instances = "instances"
     two_channel = "two-channel"
@@ -342,13 +342,13 @@ def convert(
 
 
 def _converted(function: Callable[..., "Converted"], *arguments: Any, **options: Any) -> None:
-    """Calls a converter, whose last two positional arguments here are the options of images and overwriting."""
+    """Calls a converter; the last two positional arguments are its options for images and overwriting."""
     *positional, images, overwrite = arguments
     with console.Bars(transient=True) as bars:
         made = function(
             *positional, images=images.value, overwrite=overwrite, progress=counter(bars, "Converting"), **options
         )
-    _print(f"{made.root}: {made.n_images:,} images, {made.n_segments:,} segments.")
+    _print(f"{made.root}: {_counted(made.n_images, 'image')}, {_counted(made.n_segments, 'segment')}.")
     for words, count in made.left_out.items():
         _print(f"Left out: {count:,} {words}.")
     console.say(f"Next: `panbench data check {made.json}`")

@@ -119,7 +119,7 @@ def _show_all(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
 
 
 def _say_next(work: "Prepared", outcomes: "Sequence[Outcome]") -> None:
-    """Says what to do with the runs."""
+    """Prints what to do next with the runs."""
     stored = [Path(outcome.run.path) for outcome in outcomes if outcome.run is not None and outcome.run.path]
     if not stored:
         return

@@ -1,4 +1,4 @@
-"""Commands whose options are the fields of a frozen dataclass, and of the dataclasses that studies add."""
+"""Makes a command's options from the fields of a frozen dataclass, and of those that studies add."""
 
 import dataclasses
 import inspect

@@ -158,7 +158,7 @@ def _refuse_contradictions(request: EvalRequest) -> None:
 
 
 def _refuse_for_several(request: EvalRequest, specs: Sequence[ModelSpec]) -> None:
-    """Raises BadArgument for options of one model where there are several."""
+    """Raises BadArgument for options that fit one model only, when there are several."""
     if request.name is not None and len(specs) > 1:
         raise BadArgument(f"--name names one model, not {len(specs)}. Name one --model, or leave --name out.")
 

@@ -544,7 +544,7 @@ def _layers(
     view: View,
     missed: bool,
 ) -> "tuple[Photo, list[Layer]]":
-    """The photograph of an image, and the layers of runs, or of the ground truth where TRUTH stands for a run."""
+    """The photograph of an image, and the layers of runs; TRUTH in place of a run is the ground truth."""
     from panbench.report.figures.pictures import Pictures, RunPictures, viewed
     from panbench.runs.alike import unlike
 

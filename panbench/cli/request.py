@@ -39,7 +39,7 @@ _UNKNOWN = "an unknown amount"
 
 
 def default_data(specs: Sequence[ModelSpec]) -> str:
-    """The dataset that all models were trained on. Raises BadArgument where they say none, or different ones."""
+    """The dataset that all models were trained on. Raises BadArgument if it is unknown or not the same for all."""
     silent = [spec.name for spec in specs if spec.trained_on is None]
     if silent:
         raise BadArgument(
@@ -131,7 +131,7 @@ class Missing:
         return f" ({'; '.join(parts)})"
 
     def looked_up(self) -> "Missing":
-        """The same with what the hub says of models that the catalog does not know. Raises BadModel, DownloadFailed."""
+        """The same, with what the hub states on models outside the catalog. Raises BadModel, DownloadFailed."""
         unknown = [spec for spec in self.weights if spec.config is None and repository_of(spec) is not None]
         found = {spec: hub.look_up(repository) for spec in unknown if (repository := repository_of(spec)) is not None}
         return replace(self, stated=found) if found else self

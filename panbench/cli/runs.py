@@ -16,7 +16,7 @@ from panbench.cli.words import is_meant
 
 
 class _Runs(Commands):
-    """A group whose command `list` need not be named: `panbench runs results` lists, `panbench runs rm` does not."""
+    """A group with `list` as its default: `panbench runs results` lists, `panbench runs rm` does not."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or not (args[0] in (*self.commands, "-h", "--help") or is_meant("runs", args[0], self.commands)):

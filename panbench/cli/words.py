@@ -1,4 +1,4 @@
-"""What is answered to a word or an option that there is not: its new name, what was meant, or where to look."""
+"""Answers unknown words and options: with the new name, a guess, or where to look."""
 
 import difflib
 import re
@@ -56,13 +56,13 @@ _OPTIONS: Mapping[str, Mapping[str, str]] = {
 
 
 def is_meant(group: str, word: str, names: Iterable[str]) -> bool:
-    """Whether a word behind a group of commands is meant as one of them, and is no folder."""
+    """Whether a word after a group of commands is meant as one of them, and is not a folder."""
     known = word in _MEANT.get(group, {}) or bool(difflib.get_close_matches(word, list(names), n=1, cutoff=0.7))
     return known and not Path(word).exists()
 
 
 def unknown_word(word: str, path: str, commands: Mapping[str, Sequence[str]]) -> str:
-    """The sentences on a word that is no command.
+    """The answer to a word that is not a command.
 
     path: the group that it stands behind, as `panbench data`; commands: those of the group, each with the commands in
         it where it is a group itself

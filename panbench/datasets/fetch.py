@@ -223,7 +223,7 @@ def fetch_coco(
     instances: also instances_<split>2017.json, the ground truth of AP in papers (`eval --ap-gt`)
     keep_archives: leave the archives that had to be fetched whole in <root>/archives
     archives_from: a folder of archives fetched before; they are verified, read in place and left there
-    reporter: hears of bytes downloaded, of files verified, and notices
+    reporter: gets bytes downloaded, files verified, and notices
     host: where COCO comes from; by default its own host
     Raises DownloadFailed, OutOfSpace (before anything is fetched, where that can be known) and BadArgument.
     After an interruption the same call resumes; no file has wrong content under its final name.

@@ -59,7 +59,7 @@ def evaluate(
 
     dataset: one without ground truth needs `options.save_predictions` or `unscored`; nothing of it is scored; one
         without categories (photographs) has the model's
-    reporter: hears of images scored (the task is the model's title) and, in sentences, of what was skipped or chosen
+    reporter: gets progress (the task is the model's title), and notices of what was skipped or chosen
     Raises PanbenchError for bad input; what was written until then stays, and `options.resume` goes on from it.
     """
     model = as_shown(model, options)
@@ -245,7 +245,7 @@ def _keeper(evaluation: Evaluation, writers: Sequence[RunWriter]) -> CandidateKe
 def fit_categories(
     model: Model, dataset: Dataset, category_map: str | os.PathLike[str] | CategoryMap | None
 ) -> tuple[CategoryIds, CategoryMap | None]:
-    """The dataset's category of each label, and the map by which they are told, where one is asked for.
+    """The dataset category for each model label, and the category map if one was given.
 
     With a map, labels stand for themselves until it has turned them into the dataset's categories.
     Raises BadModel or BadArgument when model, map and dataset do not fit.

@@ -134,7 +134,7 @@ def worker_threads(asked: int | None, ranks: int = 1) -> int:
 
 
 def images_for_rate(model: Model, batch_size: int, workers: int) -> int:
-    """The fewest images, of one size, of which the loop measures a rate."""
+    """The fewest images of one size from which the loop measures a rate."""
     lanes = lanes_of(model, torch.get_num_threads())
     before = batches_before_rate(lanes, lanes * batch_size, lanes=lanes, workers=workers)
     return (before + lanes) * batch_size

@@ -33,7 +33,7 @@ def forget_peaks(device: torch.device) -> None:
 
 
 def host_peak() -> int | None:
-    """Bytes at the peak since `forget_peaks`, else of the process; None where the system does not say."""
+    """Peak memory in bytes since `forget_peaks`, else of the process; None if the system does not report it."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -14,7 +14,7 @@ def png_name(scene: Scene) -> str:
 
 
 def shared_name(dataset: Dataset) -> tuple[int, int, str] | None:
-    """The ids of the first two images whose predictions would be one PNG, as of 1.jpg and 1.png, and its name."""
+    """The ids of the first two images that would share a predicted PNG (1.jpg and 1.png), and its name."""
     taken: dict[str, int] = {}
     for scene in dataset.scenes:
         name = png_name(scene)

@@ -1,4 +1,4 @@
-"""What run.json says of an evaluation: before its first image, when it is resumed, and when it is closed."""
+"""The record of an evaluation in run.json: before the first image, on resuming, and at the end."""
 
 import hashlib
 import json
@@ -134,7 +134,7 @@ def resume_settings(
 
 
 def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
-    """The category map as a resumed run must have it: its name, and a hash of which label becomes which category."""
+    """What a resumed run's category map must equal: its name, and a hash of the mapping."""
     if mapping is None:
         return {"category_map": None, "category_map_sha256": None}
     pairs = json.dumps(sorted(mapping.ids.items())).encode()
@@ -167,7 +167,7 @@ def refuse_other_settings(run: Run, settings: Mapping[str, Any], batch_size: int
 
 
 def changed_files(run: Run, dataset: Dataset) -> list[str]:
-    """The images and id PNGs of a stored run that are no longer what it read; absent files are not counted."""
+    """The images and id PNGs that changed since a stored run read them; absent files do not count."""
     stored = run.files
     place_of = {image_id: place for place, image_id in enumerate(stored.image_id.tolist())}
     changed = []
@@ -184,7 +184,7 @@ def changed_files(run: Run, dataset: Dataset) -> list[str]:
 
 
 def changed_predictions(run: Run, dataset: Dataset) -> list[str]:
-    """The id PNGs of a stored run that are no longer what it wrote, or are missing, of the images that it scored."""
+    """The predicted PNGs of a stored run's scored images that changed or are missing."""
     digests = run.files.predictions()
     if run.path is None or not digests:
         return []
@@ -194,7 +194,7 @@ def changed_predictions(run: Run, dataset: Dataset) -> list[str]:
 
 
 def changed_candidates(run: Run) -> list[str]:
-    """The files of candidates that are no longer what a stored run wrote; absent files are not counted."""
+    """The files of candidates that changed since a stored run wrote them; absent files do not count."""
     if run.path is None:
         return []
     here = {f"{CANDIDATES}/{path.name}" for path in (run.path / CANDIDATES).glob("[0-9]*.arrow")}

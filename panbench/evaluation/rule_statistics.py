@@ -40,7 +40,7 @@ IMAGES_A_BLOCK = 50
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder in which finished blocks of images are kept, so that the work goes on where a kill ended it.
+    """A folder of finished blocks of images, so that killed work can be resumed.
 
     of: what the statistics are of, in words that differ when they would: the run, the data
     """
@@ -69,7 +69,7 @@ class Readable(Protocol):
     """What holds the answers of a network, or of several, by image."""
 
     def read(self, image_id: int) -> Candidates | Instances:
-        """What was said of an image."""
+        """The stored output for an image."""
         ...
 
 
@@ -198,7 +198,7 @@ def map_table(
 
 
 def truth_of(scene: Scene) -> tuple[IdMap, Sequence[Segment]]:
-    """The id map and the segments of the ground truth. Raises BadArgument where there is none."""
+    """The id map and the segments of the ground truth. Raises BadArgument without ground truth."""
     if scene.gt_path is None or scene.annotation is None:
         raise BadArgument(f"Image {scene.image.id} has no ground truth: there is nothing to tune on.")
     shape = (scene.image.height, scene.image.width)

@@ -164,7 +164,7 @@ def check_models(
 
 
 def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, options: EvaluateOptions) -> str:
-    """One line that says what is about to run: images, device, threads, PyTorch, precision, batch."""
+    """One line on the run to come: images, device, threads, PyTorch, precision, batch."""
     import torch
 
     from panbench.models.devices import choose_device

@@ -126,7 +126,7 @@ class Sitting:
 
     @property
     def batch_size(self) -> int | str | None:
-        """The batch size of the runs that are resumed, else the one that the options ask for."""
+        """The batch size of the runs to resume, else that of the options."""
         recorded = [run.info.batch_size for run in self._earlier.values() if run.info.batch_size]
         return recorded[-1] if recorded else self._options.batch_size
 

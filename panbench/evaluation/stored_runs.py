@@ -32,7 +32,7 @@ __all__ = ["StoredModel", "as_evaluated", "dataset_of"]
 
 
 class StoredModel(Model):
-    """What a run's network said, as a `Model`."""
+    """A run's stored network outputs, as a `Model`."""
 
     def __init__(self, run: Run) -> None:
         """Fuses by the rule of the run's own maps; see `by`.
@@ -96,7 +96,7 @@ class StoredModel(Model):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What tells a run from stored candidates from one with the network."""
+        """Settings that distinguish a run from stored candidates from one with the network."""
         return {"candidates": str(self.stored.folder.absolute())}
 
     def describe(self) -> ModelRecord:
@@ -108,12 +108,12 @@ class StoredModel(Model):
         return LoadedImage(scene, torch.zeros(3, scene.image.height, scene.image.width, dtype=torch.uint8), None)
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[Candidates | Instances]:
-        """What the network said of each image."""
+        """The network's stored outputs for each image."""
         return [self.stored.read(image.scene.image.id, self.device) for image in batch]
 
 
 def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
-    """The images of a run with their ground truth; the photographs may be gone. Raises BadRun, BadDataset."""
+    """The images of a run with their ground truth; photographs may be missing. Raises BadRun, BadDataset."""
     record = run.info.dataset
     if record.gt is None or not exists(record.gt):
         raise BadRun(f"{run.name}: its ground truth {record.gt} was not found. Put it back, or evaluate again.")

@@ -13,10 +13,10 @@ from panbench.metrics.samples import FEWEST_IMAGES
 __all__ = ["coverage_note", "interval_notes", "measured_coverage"]
 
 FULL_IMAGES = 200
-"""On fewer images the coverage that was measured is always told."""
+"""On fewer images the measured coverage is always printed."""
 
 LEAST = 0.92
-"""On more images it is told where it is lower."""
+"""On more images it is printed if it is lower."""
 
 
 @cache

@@ -202,7 +202,7 @@ def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: i
 class ErrorFold:
     """`lost_pq` and `worst_images` of images that come block by block; a `Fold`.
 
-    It keeps 18 bytes for each image, category and cause: which images are worst can only be told once PQ is known.
+    It keeps 18 bytes for each image, category and cause: the worst images are only known once PQ is.
     """
 
     def __init__(self, categories: Sequence[Category]) -> None:

@@ -251,7 +251,7 @@ def _left_out(entries: Entries, totals: Float, scores: Float, unmatched: Bool, h
 def _means(sums: dict[str, Float]) -> Float:
     """(3, …) PQ, SQ and RQ of groups; NaN where they hold no category."""
     held = np.where(sums["held"] > 0.5, sums["held"], np.nan)
-    # As many matched categories as there are and are to be hoped for, each with the mean SQ of those that there are.
+    # The matched categories and those still expected, each with the mean SQ of the matched ones.
     matched = ratio(sums["sq"], np.round(sums["matched"]))
     return np.stack([sums["pq"] / held, matched * (sums["matched"] + sums["hoped"]) / held, sums["rq"] / held])
 

@@ -117,7 +117,7 @@ class Adapter:
         return self.resize.padded(*self.resize.size_of(height, width))
 
     def candidates(self, module: Any, pixels: Tensor, frames: Sequence[Frame]) -> Sequence[Output]:
-        """What the network says of each image: Candidates, Instances or a FinishedMap.
+        """The network's output for each image: Candidates, Instances or a FinishedMap.
 
         pixels: (B, 3, H, W) float32 on the device, normalised and padded
         """
@@ -177,7 +177,7 @@ class Adapter:
             return attended_queries(model, found, **wishes)
 
     def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
-        """What each query of one image looked at in each layer; pixels: (1, 3, H, W). BadModel where there are none."""
+        """What each query attends to in each layer; pixels: (1, 3, H, W). Raises BadModel without queries."""
         raise BadModel(
             f"{self.spec.title} shows no attention: panbench does not know where its queries look. Models of "
             "MaskFormer, Mask2Former, OneFormer, EoMT, DETR, Panoptic SegFormer and Mask DINO show theirs."

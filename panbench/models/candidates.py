@@ -133,7 +133,7 @@ class NonFiniteOutput(Exception):
 
 
 def check_classes(outputs: Sequence[Output], class_names: Sequence[str], title: str) -> None:
-    """Raises BadModel when outputs are of other classes than the model names; says nothing of one that names none.
+    """Raises BadModel when the outputs' classes are not those that the model names; a model without names passes.
 
     Else a class output with too few columns would be scored without a word, as labels are only places in a list.
     """
@@ -230,7 +230,7 @@ def pixel_boxes(fractions: Tensor, height: float, width: float) -> Tensor:
 
 
 def scores_of_pairs(labels: Tensor, scores: Tensor, isthing: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """`class_scores` and `class_weights` of candidates that stand for one class each, as Panoptic SegFormer's do.
+    """`class_scores` and `class_weights` of candidates with one class each, such as Panoptic SegFormer's.
 
     labels, scores: (K,) on the device. Stuff is no instance and must not take a thing's place among the best: its class
     scores are 0, its weights are not.

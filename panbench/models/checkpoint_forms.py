@@ -1,4 +1,4 @@
-"""The forms in which training programs write weights, and the state dict in each.
+"""Finds the state dict in the checkpoint formats that training programs write.
 
 mmengine and mmcv write {"state_dict", "meta"}, detectron2 and the authors of DETR {"model", "iteration", …}, DeepSpeed
 {"module", …}, transformers one file of tensors or shards with an index; a wrapper puts `module.` before every name.

@@ -219,7 +219,7 @@ def _refuse_changed(path: Path, sha256: str) -> None:
 
 
 def apply_checkpoint(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copies a checkpoint's weights into a model; every parameter is set, or BadCheckpoint says which are not.
+    """Copies a checkpoint's weights into a model; sets every parameter, or raises BadCheckpoint with the missing ones.
 
     Loaded through `model.load_state_dict`, so mmdet's conversions of older names run. Tolerated are a missing
     `num_batches_tracked` (BatchNorm counts batches for training only) and the second copy of the weights that mmdet 2.x
@@ -278,7 +278,7 @@ _BOMB_BYTES = 64 << 20
 
 
 class _Inert:
-    """Stands for any object that is of no use here; made and filled without running anything of the file's."""
+    """Replaces any object that is not needed here; built and filled without running the file's code."""
 
     def __new__(cls, *_: object, **__: object) -> "_Inert":
         return super().__new__(cls)
@@ -334,7 +334,7 @@ def _verify_checksums(path: Path) -> None:
                 "Download or copy it again."
             )
         for record in archive.infolist():
-            # torch can be told to write no checksums; then they are 0.
+            # torch can be set to write no checksums; then they are 0.
             if record.CRC:
                 with archive.open(record) as content:
                     while content.read(1 << 20):

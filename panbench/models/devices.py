@@ -36,7 +36,7 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def says_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is short: libraries under PyTorch say it in a RuntimeError of their own."""
+    """Whether an error means out of memory: libraries below PyTorch raise their own RuntimeError for it."""
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
     )
@@ -44,7 +44,7 @@ def says_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turns what says that memory is short into torch.OutOfMemoryError, which a smaller batch may answer."""
+    """Turns any out-of-memory error into torch.OutOfMemoryError, so that callers can try a smaller batch."""
     try:
         yield
     except RuntimeError as error:
@@ -114,7 +114,7 @@ def _set(backend: Any, kinds: tuple[str, ...], allowed: bool) -> Callable[[], No
 
 
 def _read(older: Any, newer: list[str]) -> bool:
-    """`allow_tf32`; where it cannot be read, because the newer way has said otherwise, what it must have been."""
+    """`allow_tf32`; inferred where the newer setting makes it unreadable."""
     try:
         return cast(bool, older.allow_tf32)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""Models that panbench does not bring: what their code raises or wrongly returns is said to be theirs.
+"""Models of other packages: their exceptions and wrong results are reported as theirs.
 
 One sentence names the module, the image and the line, and the exit code is 1: neither the user's input nor panbench is
 at fault. `--debug` shows the traceback.
@@ -57,7 +57,7 @@ def is_external(name: str) -> bool:
 
 
 def guarded(name: str, scenes: Sequence[Scene] = ()) -> contextlib.AbstractContextManager[None]:
-    """`external_code` for another package's code; nothing for panbench's own, whose errors are ours."""
+    """`external_code` for another package's code; does nothing for panbench's own."""
     return external_code(name, scenes) if is_external(name) else contextlib.nullcontext()
 
 
@@ -80,7 +80,7 @@ def external_code(name: str, scenes: Sequence[Scene] = ()) -> Iterator[None]:
 
 @contextlib.contextmanager
 def code_of(packages: Collection[str], scenes: Sequence[Scene] = ()) -> Iterator[None]:
-    """Turns an error in which code of some packages took part into ModelFailed; others pass.
+    """Turns an error raised in the code of these packages into ModelFailed; others pass.
 
     For a user's classes that a library builds and calls: the library may wrap what they raise, so causes count, too.
     """
@@ -142,10 +142,10 @@ def _check_each(name: str, outputs: Any, scenes: Sequence[Scene]) -> None:
 
 
 class External(Wrapped):
-    """A model that another package's function returned: what it raises is its own, and what it returns is checked."""
+    """Wraps a model of another package: checks its results, and reports its exceptions as its own."""
 
     def __init__(self, spec: ModelSpec, inner: Model) -> None:
-        """Raises ModelFailed for members that are not what `Model` says."""
+        """Raises ModelFailed for members that differ from `Model`."""
         super().__init__(inner)
         self._name = spec.adapter
         with answers_of(inner.inner if isinstance(inner, Wrapped) else inner):

@@ -33,7 +33,7 @@ def constant(values: tuple[Any, ...], device: torch.device) -> torch.Tensor:
 
 
 def to_host(values: torch.Tensor) -> torch.Tensor:
-    """Values of the device on the host: the one way to wait for it, allowed where CUDA is told to refuse all others."""
+    """Copies device values to the host: the only synchronisation allowed where CUDA is set to refuse others."""
     global copies
     copies += 1
     if values.device.type != "cuda":

@@ -72,7 +72,7 @@ class FunctionModel(Model):
         self._label_of = {category.id: label for label, category in enumerate(categories)} or None
 
     def describe(self) -> ModelRecord:
-        """What run.json says of the model: that it is a function, and which."""
+        """The model's entry in run.json: that it is a function, and which."""
         return ModelRecord(name=self.spec.name, title=self.spec.title, adapter=self.spec.adapter)
 
     def load(self, scene: Scene) -> LoadedImage:

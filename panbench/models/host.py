@@ -68,7 +68,7 @@ class HostedModel(Model):
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """What run.json says of the programs that this model runs with."""
+        """The versions of the programs that this model runs with, for run.json."""
         return self.adapter.versions
 
     @property
@@ -94,7 +94,7 @@ class HostedModel(Model):
         return model
 
     def describe(self) -> ModelRecord:
-        """What run.json says of the model: what it is, its weights and their hash, its parameters."""
+        """The model's entry in run.json: name, weights and their hash, parameters."""
         spec, checkpoint = self.spec, self.checkpoint
         # What is published was measured with the published weights.
         return ModelRecord(
@@ -123,17 +123,17 @@ class HostedModel(Model):
             return self.adapter.read_pixels(scene, rgb)
 
     def _guarded(self, scenes: Sequence[Scene]) -> contextlib.AbstractContextManager[None]:
-        """What code that panbench does not bring raises is its own: all of an adapter, or a config's own classes."""
+        """Reports exceptions of foreign code as its own: those of an adapter, or of a config's own classes."""
         name = self.spec.adapter
         return guarded(name, scenes) if is_external(name) else code_of(self.adapter.packages, scenes)
 
     def batch_key(self, image: ImageInfo) -> Hashable:
-        """Images of which this is equal may share a batch: the size of the network's input for them."""
+        """The size of the network's input for an image; images of equal size may share a batch."""
         return self.adapter.padded_size(image.height, image.width) or (image.height, image.width, "as it is")
 
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
-        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
+        """The model's output for each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
         with self._guarded([image.scene for image in batch]), self.numerics():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)

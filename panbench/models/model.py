@@ -79,7 +79,7 @@ class Model(ABC):
 
     @property
     def stated_rules(self) -> Mapping[str, Rule]:
-        """Rules by name whose default thresholds the model's files state otherwise."""
+        """Rules by name, with default thresholds from the model's files."""
         return {}
 
     def as_its_processor(self) -> "Model":
@@ -88,7 +88,7 @@ class Model(ABC):
 
     @abstractmethod
     def describe(self) -> ModelRecord:
-        """What run.json says of the model."""
+        """The model's entry in run.json."""
 
     @abstractmethod
     def load(self, scene: Scene) -> LoadedImage:
@@ -110,7 +110,7 @@ class Model(ABC):
         return image.height, image.width
 
     def attend(self, scene: Scene, **wishes: Any) -> Any:
-        """What queries looked at in an image, as panoptic.attention's records. Raises BadModel where there are none."""
+        """What queries attend to in an image, as panoptic.attention's records. Raises BadModel without queries."""
         raise BadModel(f"{self.spec.title} shows no attention: panbench does not know where its queries look.")
 
     def plant_segments(self, count: int) -> Callable[[], None]:
@@ -122,7 +122,7 @@ class Model(ABC):
 
 
 class Wrapped(Model):
-    """Another model, every member of which is that model's own until a subclass says otherwise."""
+    """Wraps a model and forwards every member; subclasses override some."""
 
     def __init__(self, inner: Model) -> None:
         self.inner = inner

@@ -64,7 +64,7 @@ def open_model(
     device: auto, cpu, cuda, cuda:N or mps
     speedups: False keeps the network as its library has it, with the attention weights and masks of every decoder layer
     compiled: the backbone is compiled by torch.compile when it first runs, which takes a minute and needs a compiler
-    download: fetch weights that are a URL and not here, else the error says how; reporter: hears of steps and bytes
+    download: fetch weights that are a URL and not here, else the error says how; reporter: gets steps and bytes
     On a CPU the process keeps the memory that it frees (`base.heap`).
     Raises BadModel, BadCheckpoint, BadArgument, DownloadFailed.
     """

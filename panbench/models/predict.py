@@ -61,7 +61,7 @@ def category_ids(model: Model, categories: Sequence[Category]) -> CategoryIds:
 
 
 def labels_as_categories(model: Model) -> list[Category]:
-    """The model's labels as categories whose ids are the labels. Raises BadModel for a model that names none."""
+    """The model's labels as categories, with the labels as ids. Raises BadModel for a model without names."""
     if not model.class_names:
         raise BadModel(f"{model.spec.title} does not name its categories. Give its function `categories`.")
     return [

@@ -81,7 +81,7 @@ def decode(path: str) -> npt.NDArray[np.uint8] | None:
 
 
 def refuse_other_size(scene: Scene, found: tuple[int, int]) -> None:
-    """Raises BadDataset when an image's (height, width) is not what its dataset says."""
+    """Raises BadDataset when an image's (height, width) differs from its dataset's."""
     image = scene.image
     if found != (image.height, image.width):
         raise BadDataset(

@@ -73,7 +73,7 @@ class Encoded:
 
 
 def encode(output: Output, rule: Rule, *, exact: bool = True, low_gate: float = LOW_GATE) -> Encoded:
-    """The stored form of what a model says of one image.
+    """The stored form of a model's output for one image.
 
     rule: the model's own; the map it makes of the stored form is that of `output`, unless `exact` is False
     exact: bfloat16 with exact values where the map needs them; False is half precision (fp16) throughout
@@ -153,7 +153,7 @@ def decode(header: dict[str, Any], payload: bytes, device: torch.device | str = 
 
 
 def _row_crc32(image_id: int, header: str, payload: bytes) -> int:
-    """The checksum of all that a row says."""
+    """The checksum of a row's content."""
     return zlib.crc32(payload, zlib.crc32(f"{image_id}\n{header}\n".encode()))
 
 
@@ -214,7 +214,7 @@ class StoredOutputs:
                     raise BadRun(f"{path} holds candidates of another run than the other files beside it.")
                 self.about = about
                 for row in range(reader.num_record_batches):
-                    # Arrow follows the offsets of a damaged file out of its memory unless it is told to look first.
+                    # Arrow follows the offsets of a damaged file out of its memory unless it is asked to check first.
                     batch = reader.get_batch(row)
                     batch.validate()
                     (image_id,) = batch.column("image_id").to_pylist()
@@ -238,7 +238,7 @@ class StoredOutputs:
         return sum(path.stat().st_size for path in {path for path, _ in self._place.values()})
 
     def read(self, image_id: int, device: torch.device | str = "cpu") -> Candidates | Instances:
-        """What the network said of an image. Raises BadRun when it is not stored or damaged."""
+        """The stored output of the network for an image. Raises BadRun when it is missing or damaged."""
         if image_id not in self._place:
             raise BadRun(f"{self.folder} holds no candidates of image {image_id}.")
         path, row = self._place[image_id]
@@ -269,7 +269,7 @@ class StoredOutputs:
 
 
 def _about(schema: pa.Schema, path: Path) -> dict[str, Any]:
-    """What a block says of the run it is of. Raises BadRun for a foreign block or one of another version."""
+    """The metadata of a block's run. Raises BadRun for a foreign block or one of another version."""
     said = (schema.metadata or {}).get(_ABOUT, b"null")
     about = json.loads(said)
     version = about.pop("version", None) if isinstance(about, dict) else None

@@ -39,7 +39,7 @@ def labels_in_turn(isthing: tuple[bool, ...], count: int) -> list[int]:
 
 
 def replace_output(output: Output, count: int) -> Output:
-    """What a model said of one image, replaced by `count` segments in tiles; of the same sizes, on the same device."""
+    """A model's output for one image, replaced by `count` tiled segments of the same sizes, on the same device."""
     if isinstance(output, Candidates):
         planted = min(count, len(output.labels))
         labels, gate = np.full(len(output.labels), -1), np.zeros(len(output.labels), np.float32)

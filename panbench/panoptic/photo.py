@@ -44,7 +44,7 @@ class PhotoFacts:
     """Facts from a photograph's file.
 
     shape: (height, width) of its pixels as they are decoded; None where only OpenCV knows the format
-    orientation: EXIF's, 1 to 8; 1 is upright. OpenCV turns the pixels of all others unless it is told to ignore it
+    orientation: EXIF's, 1 to 8; 1 is upright. OpenCV turns the pixels of all others unless it is set to ignore it
     extraneous: whether a JPEG is padded with bytes that belong to no part of it; harmless
     """
 

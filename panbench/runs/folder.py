@@ -39,7 +39,7 @@ class Run:
     """A finished or unfinished run: its run.json, and the overlap tables of its images.
 
     Parts are read when a table is first asked for. `notices` names what could not be read and was left out.
-    reporter: hears how far `fold` is with a run of many images; set it before asking
+    reporter: gets the progress of `fold` over many images; set it before asking
     """
 
     def __init__(self, info: RunInfo, path: Path | None = None, table: OverlapTable | None = None) -> None:

@@ -13,10 +13,13 @@ import sys
 import tempfile
 import time
 import venv
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 12
+MOST_MB = 600
+"""Of 1,000,000 bytes, without the bytecode that pip compiles (`--no-compile` leaves that to the first import)."""
 HEAVY = ("torch", "mmdet", "mmengine", "mmcv", "cv2", "transformers")
 MAKE_SET = """
 import json, pathlib
@@ -64,7 +67,7 @@ def main() -> None:
 
 
 def install(folder: Path) -> Path:
-    """Installs the core into an environment of its own, and says how long it took and how large it is."""
+    """Installs the core into an environment of its own; prints its time and size."""
     began = time.monotonic()
     venv.create(folder / "env", with_pip=True)
     bin_folder = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
@@ -73,13 +76,33 @@ def install(folder: Path) -> Path:
     subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), str(ROOT)], check=True)
     seconds = time.monotonic() - began
     packages = Path(output([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
-    files = [path for path in packages.rglob("*") if path.is_file() and path.relative_to(packages).parts[0] != "pip"]
-    size = sum(path.stat().st_size for path in files)
-    print(f"light install: {seconds:.0f} s, {size / 2**20:.0f} MiB of packages without pip", flush=True)
+    print(f"light install: {seconds:.0f} s", flush=True)
+    weigh(packages)
     here = output([str(python), "-c", f"import importlib.util as u; print([n for n in {HEAVY} if u.find_spec(n)])"])
     if here.strip() != "[]":
         sys.exit(f"the light install has {here}")
     return python
+
+
+def weigh(packages: Path) -> None:
+    """Prints what the packages weigh without pip, and fails where they are more than MOST_MB."""
+    weights: Counter[str] = Counter()
+    compiled = 0
+    for path in packages.rglob("*"):
+        part = path.relative_to(packages).parts[0]
+        if not path.is_file() or part.startswith(("pip", "setuptools")):
+            continue
+        size = path.stat().st_size
+        if path.suffix == ".pyc":
+            compiled += size
+        else:
+            # numpy.libs and scipy.libs are NumPy's and SciPy's.
+            weights[part.removesuffix(".libs")] += size
+    total = sum(weights.values()) / 1e6
+    heaviest = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in weights.most_common(6))
+    print(f"packages: {total:.0f} MB ({heaviest}), and {compiled / 1e6:.0f} MB of bytecode", flush=True)
+    if total > MOST_MB:
+        sys.exit(f"the light install has {total:.0f} MB of packages, more than {MOST_MB}")
 
 
 def output(command: list[str]) -> str:

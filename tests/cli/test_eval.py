@@ -188,7 +188,7 @@ def test_a_file_of_weights_that_is_not_there_is_refused_at_once(command, tmp_pat
     result = panbench(*command, "--model", "mask2former-tiny", "--checkpoint", tmp_path / "my.pth")
     assert result.exit_code == 2
     assert result.stderr == (
-        f"Error: --checkpoint {tmp_path}/my.pth: there is no such file. Give a path, or random for untrained weights.\n"
+        f"Error: --checkpoint {tmp_path}/my.pth: no such file. Give a path, or random for untrained weights.\n"
     )
     result = panbench(*command, "--model", "mask2former-tiny", "--checkpoint", "random:seven")
     assert (result.exit_code, "the seed 'seven' is not a whole number" in result.stderr) == (2, True)

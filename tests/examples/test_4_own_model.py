@@ -1,6 +1,8 @@
-"""A model of your own: a function from an image to an id map and its segments, in any framework."""
+"""A model of your own: a function from an image to an id map and its segments, in any framework; or one config file."""
 
 from support import panbench
+
+from panbench.catalog import configs_folder
 
 MODULE = """
 import numpy as np
@@ -20,3 +22,22 @@ def test_a_function_is_a_model(tmp_path, monkeypatch):
     evaluated = panbench(*line, cwd=tmp_path)
     assert evaluated.exit_code == 0, evaluated.output
     assert "Stuff" in evaluated.stdout
+
+
+CONFIG = """
+_base_ = "{shipped}/mask2former-tiny.py"
+panbench = dict(
+    title="Mine", family="mask2former", backbone="R18/16", params=1_083_842, input_size="as is",
+    weights="{shipped}/weights/mask2former-tiny.safetensors", trained_on="shapes", published=None,
+)
+"""
+
+
+def test_a_config_file_is_a_model(tmp_path):
+    (tmp_path / "mine.py").write_text(CONFIG.format(shipped=configs_folder()))
+    own = {"PANBENCH_CONFIGS": str(tmp_path)}
+    assert "\nmine " in panbench("models", **own).stdout
+    line = ("eval", "--model", "mine", "--data", "shapes:64x96", "--limit", 2, "--out", "run")
+    evaluated = panbench(*line, cwd=tmp_path, **own)
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "| Mine " in evaluated.stdout

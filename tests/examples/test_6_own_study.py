@@ -1,5 +1,6 @@
-"""A study of your own: a package that adds a command, without a change to panbench."""
+"""A study of your own: a package that adds a command, a metric and a section of the page; panbench stays unchanged."""
 
+import json
 import os
 import sys
 
@@ -10,16 +11,42 @@ from pathlib import Path
 from panbench.base.studies import Study, StudyCommand
 from panbench.cli import console
 from panbench.cli.command import family
+from panbench.report.answers.measures import Measure, Measured
+from panbench.report.pages.page.section import Section
 from panbench.runs import load_run
 
 COUNT = StudyCommand("count", "Print how many images a run has.", "counting:app")
-STUDY = Study("counting", "Counts images.", commands=(COUNT,))
+STUDY = Study(
+    "counting", "Counts images.", commands=(COUNT,),
+    section="counting:section", measures={"metrics": "counting:LARGEST"},
+)
 
 app = family()
 
 @app.command("count")
 def count(run: Path) -> None:
     console.write(f"{len(load_run(run).image_ids())} images\\n")
+
+class LargestFold:                            # a metric: it sees a block of images at a time
+    pixels = 0
+
+    def look(self, matched):
+        return int(matched.segments.area[matched.segments.is_gt].max(initial=0))
+
+    def add(self, part):
+        self.pixels = max(self.pixels, part)
+
+def largest(question):
+    return LargestFold()
+
+def found(question):
+    pixels = question.folded(largest).pixels
+    return Measured((("largest segment", str(pixels), "", ""),), record={"largest": pixels})
+
+LARGEST = Measure(found, (largest,))
+
+def section(members):
+    return Section("Counting", "How many images a model has.", f"{len(members[0].run.image_ids())} images")
 """
 ENTRY_POINTS = """
 [panbench.studies]
@@ -27,7 +54,7 @@ counting = counting:STUDY
 """
 
 
-def test_a_study_adds_a_command(tmp_path):
+def test_a_study_adds_a_command_a_metric_and_a_section(tmp_path):
     (tmp_path / "counting.py").write_text(MODULE)
     # What pip writes for `[project.entry-points."panbench.studies"]` of the package's pyproject.toml:
     (tmp_path / "counting-1.0.dist-info").mkdir()
@@ -42,3 +69,8 @@ def test_a_study_adds_a_command(tmp_path):
     assert panbench_program(*score, "--out", tmp_path / "run", env=environment).returncode == 0
     counted = panbench_program("count", tmp_path / "run", env=environment)
     assert counted.stdout.endswith(" images\n"), counted.stderr
+
+    measured = panbench_program("metrics", tmp_path / "run", "--json", env=environment)
+    assert json.loads(measured.stdout)["largest"] > 0, measured.stderr
+    assert panbench_program("report", tmp_path / "run", "--out", tmp_path / "r.html", env=environment).returncode == 0
+    assert counted.stdout.strip() in (tmp_path / "r.html").read_text("utf-8").partition('id="counting"')[2]

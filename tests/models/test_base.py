@@ -38,7 +38,7 @@ from panbench.panoptic.types import Category, ImageInfo, Scene
 from panbench.runs import load_run
 
 TOY = '''
-"""A toy: three queries, of the red, green and blue pixels; the fourth says that there is nothing."""
+"""A toy: three queries, for red, green and blue pixels; the fourth class means "nothing"."""
 
 import torch
 from torch import nn

@@ -114,7 +114,7 @@ class Row:
 
     @property
     def why_no_rate(self) -> str | None:
-        """A sentence for a setting that ran without a rate; None where there is one, and where it did not run."""
+        """A sentence for a setting that ran but gave no rate; otherwise None."""
         if self.status != "ok" or self.images_per_second is not None:
             return None
         return (
@@ -174,7 +174,7 @@ def benchmark(
     rules: fusion rules as `--rule` names them, each measured by itself; () is each model's own
     weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
     download: fetch weights that are not here
-    warm_up: batches before the clock runs; reporter: hears of settings measured, and of those that cannot run
+    warm_up: batches before the clock runs; reporter: gets progress, and notices of settings that cannot run
     measured: called with each row as soon as it is measured
     Raises BadArgument, BadCheckpoint for weights that are not here. What a single setting cannot do is said in its row.
     """

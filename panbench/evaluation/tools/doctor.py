@@ -29,7 +29,7 @@ EXTRAS = ("torchvision", "torchaudio", "transformers", "torchmetrics", "tensorbo
 
 @dataclass
 class Diagnosis:
-    """What was found: `record` has sections of name → value, `problems` sentences that say what to do."""
+    """What was found: `record` has sections of name → value, `problems` has sentences with remedies."""
 
     record: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -90,14 +90,14 @@ def _torch(problems: list[str]) -> dict[str, Any]:
 
 
 def unused_gpu() -> str | None:
-    """Why a GPU of this machine goes unused, in a sentence; None where there is none, or one is used."""
+    """A sentence on why this machine's GPU is not used; None without a GPU, or if one is used."""
     import torch
 
     return None if torch.cuda.is_available() else why_no_cuda(torch.version.cuda)
 
 
 def why_no_cuda(cuda_build: str | None) -> str | None:
-    """Why a GPU of this machine goes unused, in a sentence; None where there is no sign of one.
+    """A sentence on why this machine's GPU is not used; None without a sign of a GPU.
 
     cuda_build: `torch.version.cuda`
     """

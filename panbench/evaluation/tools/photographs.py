@@ -304,7 +304,7 @@ def _spec_of(described: ModelRecord) -> ModelSpec:
 def photograph_dataset(
     images: Sequence[Path], categories: tuple[Category, ...], *, limit: int | None = None, exif: Exif = "apply"
 ) -> Dataset:
-    """Photographs as a dataset without ground truth: files, or folders whose images are taken.
+    """Photographs as a dataset without ground truth, from files or folders.
 
     exif: whether they are turned as their EXIF orientation says. Raises BadDataset when there is none, or one cannot be
     read.

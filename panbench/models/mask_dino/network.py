@@ -54,7 +54,7 @@ class Layout(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch of n images.
+    """The network's output for a batch of n images.
 
     class_logits: (n, queries, classes), for sigmoids; mask_logits: (n, queries, h, w) at stride 4 of the padded image
     boxes: (n, queries, 4) cx, cy, w, h as fractions of the padded image

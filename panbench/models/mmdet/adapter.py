@@ -162,7 +162,7 @@ class MmdetAdapter(Adapter):
         return self.kind.decoder(module)
 
     def plant_segments(self, module: nn.Module, count: int) -> Callable[[], None]:
-        """Replaces what mmdet's heads say last, on whichever side the module runs."""
+        """Replaces the final output of mmdet's heads, on the device or the host."""
         return self.kind.plant(module, count)
 
 

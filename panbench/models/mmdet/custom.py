@@ -11,7 +11,7 @@ _KNOWN = frozenset({"mmdet", "mmengine", "mmcv", "torch", "torchvision", "panben
 
 
 def custom_packages(config: Config) -> frozenset[str]:
-    """The packages of classes that neither mmdet and what it stands on nor panbench brings."""
+    """The packages of a config's own classes: neither mmdet's, nor its dependencies', nor panbench's."""
     from mmdet import registry
 
     modules = set(_stated_modules(config.get("custom_imports")))

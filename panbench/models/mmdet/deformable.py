@@ -18,7 +18,7 @@ __all__ = ["Levels", "attend", "encode", "keep_in_float32", "levels_of", "sample
 
 
 class Levels(NamedTuple):
-    """Feature maps that stand one after another in a row of tokens.
+    """Feature maps concatenated into one row of tokens.
 
     sizes: (height, width) of each, on the host; shapes: the same as (levels, 2) int64 on the device; starts: (levels,)
     int64 on the device, the first token of each
@@ -59,7 +59,7 @@ def encode(
 
 
 def keep_in_float32(*modules: nn.Module) -> None:
-    """Makes small modules compute in float32 under autocast, in place: those whose outputs are coordinates.
+    """Makes small modules that output coordinates compute in float32 under autocast, in place.
 
     bfloat16 has 256 steps from 0.5 to 1: at 1,333 pixels a coordinate would be off by up to two, and by as much again
     in every layer that refines it.

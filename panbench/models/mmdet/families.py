@@ -1,4 +1,4 @@
-"""mmdet's panoptic families: which detector each is, how its heads are read, and by which rule its paper fuses.
+"""mmdet's panoptic families: the detector, how its heads are read, and the fusion rule of its paper.
 
 The one registry of them: config.py, speedups.py, attention.py and adapter.py ask it. A further detector of mmdet is a
 class here, a line in FAMILIES, and a line in `panbench.catalog.FAMILIES`.
@@ -50,7 +50,7 @@ class Family:
         frames: Sequence[Frame],
         isthing: tuple[bool, ...],
     ) -> list[Output]:
-        """What the model says of each image of a batch, on the device. Raises NonFiniteOutput."""
+        """The model's output for each image of a batch, on the device. Raises NonFiniteOutput."""
         raise NotImplementedError
 
     def speed_up(self, module: Any, device: torch.device) -> None:
@@ -149,7 +149,7 @@ class PanopticFPN(Family):
                 extractor.forward = types.MethodType(detection.pool_levels, extractor)
 
     def plant(self, module: Any, count: int) -> Callable[[], None]:
-        """Plants `count` instances; the stuff between them stays as the model says."""
+        """Plants `count` instances; the stuff between them stays the model's."""
         return synthetic.plant_instances(module, count)
 
 

@@ -114,7 +114,7 @@ def without_file(pipeline: Any, record: Mapping[str, Any], rgb: npt.NDArray[np.u
 
 
 def padded_size_of(pipeline: Any, config: Config, height: int, width: int) -> tuple[int, int] | None:
-    """The (height, width) that an image of this size has in the network; None where the pipeline does not tell.
+    """The (height, width) of the network's input for an image of this size; None if the pipeline does not fix it.
 
     The pipeline runs on an empty image, without its first step, which reads the file.
     """

@@ -59,7 +59,7 @@ class BadBoxes(PanbenchError):
 
 
 def install() -> str:
-    """Makes `import mmcv.ops` work; returns whose operators it uses: "compiled", "torchvision" or "pytorch".
+    """Makes `import mmcv.ops` work; returns which operators it uses: "compiled", "torchvision" or "pytorch".
 
     Call it before mmcv.ops or mmdet.models is imported, in every process (a spawned worker starts without it); calling
     again changes nothing. mmcv's own compiled operators are used wherever they load; `why_not_compiled()` tells of
@@ -697,7 +697,7 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """As `deformable_attention`. Memory is bounded by blocks of queries, so `im2col_step` has nothing to say."""
+    """As `deformable_attention`. Blocks of queries bound the memory, so `im2col_step` is ignored."""
     return deformable_attention(value, value_spatial_shapes, sampling_locations, attention_weights)
 
 

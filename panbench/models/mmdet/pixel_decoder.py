@@ -103,7 +103,7 @@ def decode(decoder: Any, features: Sequence[Tensor]) -> tuple[Tensor, list[Tenso
 
 
 def feed_forward(part: Any, x: Tensor, identity: Tensor | None = None) -> Tensor:
-    """As mmcv's FFN, (B, keys, C) in and out; on a CPU some keys at a time, whose hidden values stay in the cache."""
+    """As mmcv's FFN, (B, keys, C) in and out; on a CPU in blocks of keys, so that hidden values stay in the cache."""
     whole = type(part).forward
     if feeding.is_fed(x.device) or x.shape[1] <= KEYS_AT_ONCE:
         return cast(Tensor, whole(part, x, identity))
@@ -113,7 +113,7 @@ def feed_forward(part: Any, x: Tensor, identity: Tensor | None = None) -> Tensor
 
 
 def geometry_of(decoder: Any, features: Sequence[Tensor]) -> Geometry:
-    """The geometry of the levels, coarsest first; computed once for each size, of which the last few are kept."""
+    """The geometry of the levels, coarsest first; cached for the last few sizes."""
     levels = deformable.levels_of(features)
     kept: OrderedDict[Any, Geometry] = decoder.geometries
     name = (levels.sizes, features[0].device, decoder.level_encoding.weight.data_ptr())

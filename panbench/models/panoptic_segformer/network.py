@@ -50,7 +50,7 @@ class Layout(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch of n images, before the best (query, class) pairs are chosen.
+    """The network's output for a batch of n images, before the best (query, class) pairs are chosen.
 
     thing_logits: (n, queries, things); boxes: (n, queries, 4) cx, cy, w, h as fractions of the resized image
     memory: (n, Σ h·w, width) of the three finer levels; queries: (n, queries, width)
@@ -284,7 +284,7 @@ class PanopticSegFormer(DeformableDETR):
     def _padding(
         self, features: Sequence[Tensor], padded: tuple[int, int], resized: Sequence[tuple[int, int]]
     ) -> list[Tensor | None]:
-        """(n, h, w) bool of each level, true where there is padding; None where no image has any."""
+        """(n, h, w) bool for each level, true on padding; None if no image has any."""
         if all(tuple(size) == tuple(padded) for size in resized):
             return [None for _ in features]
         outside = features[0].new_ones((1, len(resized), *padded))

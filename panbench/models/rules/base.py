@@ -96,7 +96,7 @@ class Rule:
 
     @property
     def least_gate(self) -> float:
-        """Candidates whose gate is below this do not change the map: what is kept of a network goes by it."""
+        """Candidates with a lower gate do not change the map, so they need not be stored."""
         return float(getattr(self, "score", 0.0))
 
     @property
@@ -115,7 +115,7 @@ class Rule:
         return self.name if RULES.places.get(self.name) == place else place
 
     def record(self) -> dict[str, Any]:
-        """What run.json says of it: the name and all thresholds."""
+        """The rule's entry in run.json: the name and all thresholds."""
         return {"name": self.called, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:
@@ -144,7 +144,7 @@ def choice(*names: str) -> Any:
 
 
 def code_type(count: int) -> torch.dtype:
-    """The smallest type whose values name `count` candidates and nothing."""
+    """The smallest integer type with a code for each of `count` candidates and one for none."""
     return torch.uint8 if count < NOTHING else torch.int16
 
 

@@ -1,4 +1,4 @@
-"""Rules in which masks compete: each pixel goes to the candidate of largest weight × mask probability.
+"""Rules with competing masks: each pixel goes to the candidate with the largest weight × mask probability.
 
 [Cheng et al. 2021, sec. 3.4; Cheng et al. 2022]. What is spared, with the same map: candidates that a threshold drops
 are dropped before their masks are upsampled, and the device is not waited for.
@@ -29,7 +29,7 @@ from panbench.models.rules.resize import ELEMENTS_AT_ONCE, upsampled_blocks
 
 
 def above(candidates: Candidates, score: float) -> npt.NDArray[np.int64]:
-    """The candidates that have a label and whose gate is above a threshold, in their order."""
+    """The candidates with a label and a gate above a threshold, in their order."""
     # Compared in float32, as the papers' code does it: there 0.8 is 0.800000012, and a gate of just that is not above.
     return np.flatnonzero((candidates.labels >= 0) & (candidates.gate > np.float32(score)))
 
@@ -47,7 +47,7 @@ def probabilities_of(values: Tensor, candidates: Candidates) -> Tensor:
 def compete(
     candidates: Candidates, rows: npt.NDArray[np.int64], *, mask: float, certain: bool, weighted: bool = True
 ) -> FusedMap:
-    """The map in which each pixel goes to the candidate among `rows` of largest weight × mask probability.
+    """The map that gives each pixel to the candidate among `rows` with the largest weight × mask probability.
 
     mask: the probability from which on a pixel counts as wanted by a candidate
     certain: pixels that their winner does not want are left to nobody
@@ -98,7 +98,7 @@ def compete(
 def _one_pass(
     probabilities: Tensor, sure: Tensor, start: int, best: Tensor | None, winner: Tensor, sure_of_winner: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Best, winner and its certainty after one more block of candidates, whose first has the code `start`."""
+    """Best, winner and its certainty after one more block of candidates; the first one has the code `start`."""
     highest, place = probabilities.max(dim=0)  # of equals the first
     sure_here = sure.gather(0, place[None])[0]
     codes = (place + start).to(winner.dtype)
@@ -163,7 +163,7 @@ class MaskFormer(Rule):
 
 @dataclass(frozen=True)
 class Mask2Former(MaskFormer):
-    """Mask2Former's rule: MaskFormer's, and pixels of which the winner is not sure are void."""
+    """Mask2Former's rule: MaskFormer's, and pixels with an uncertain winner become void."""
 
     name: ClassVar[str] = "mask2former"
     summary: ClassVar[str] = (

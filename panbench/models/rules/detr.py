@@ -48,7 +48,7 @@ class DETR(Rule):
     """A query that wins no more pixels of the final map than this is dropped."""
 
     def fuse(self, output: Candidates) -> FusedMap:
-        """The competition, repeated without the losers; the device is waited for once a round, of which few are."""
+        """Repeats the competition without the losers; waits for the device once per round (there are few)."""
         (fused,) = self.fuse_batch([output])
         return fused
 

@@ -1,4 +1,4 @@
-"""The rule of models that fuse by themselves: their map is taken as it is."""
+"""The rule for models that return a finished map: it is used unchanged."""
 
 from dataclasses import dataclass
 from typing import ClassVar

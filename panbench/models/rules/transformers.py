@@ -1,4 +1,4 @@
-"""What Hugging Face's `transformers` makes of a model's output, as it is upstream, faults included.
+"""The post-processing of Hugging Face's `transformers`, exactly as upstream, faults included.
 
 [transformers 5.23.0, image_processing_pil_mask2former.py and image_processing_pil_maskformer.py,
 `post_process_panoptic_segmentation`; issues 23461, 39382, 44901]. For measuring what it costs, not for use.

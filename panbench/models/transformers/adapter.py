@@ -129,7 +129,7 @@ class TransformersAdapter(Adapter):
         return cast(nn.Module, renamed).state_dict()
 
     def _refuse_other_number_of_classes(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Raises BadCheckpoint where config.json names more or fewer labels than the weights tell apart."""
+        """Raises BadCheckpoint if config.json names more or fewer labels than the weights have classes."""
         for name, value in state_dict.items():
             # The last row stands for "nothing".
             if name.endswith(_CLASS_HEADS) and value.ndim and len(value) - 1 != (stated := self.config.num_labels):

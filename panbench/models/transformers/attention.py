@@ -100,7 +100,7 @@ def _detr(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[Look]]:
 
 
 def _of_whole_map(heard: Mapping[Any, Sequence[Call]], count: int, size: Size, masks: Tensor) -> list[Look]:
-    """Layers that see the whole map, and of which only the last leads to masks."""
+    """Layers that attend to the whole map; only the last one leads to masks."""
     looks = []
     for number in range(count):
         weights = heard[number][-1].output[1][0].mean(dim=0)

@@ -1,4 +1,4 @@
-"""What a repository's preprocessor_config.json says: sizes of the input, its mean and std, and thresholds of fusing.
+"""Reads a repository's preprocessor_config.json: sizes, mean and std of the input, and thresholds of fusion.
 
 panbench resizes as the family's paper does. The image processor's own size and thresholds are those of the rule
 `transformers`, which measures what people get who call it.

@@ -1,1 +1,1 @@
-"""Tables and records: what the numbers of runs say, for people and for programs."""
+"""Tables and records made from runs, for people and for programs."""

@@ -103,7 +103,7 @@ class Standing:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The verdict, where there is one."""
+        """The verdict, if there is one."""
         return () if self.verdict is None else (self.verdict.text(),)
 
     def markdown(self) -> str:
@@ -167,7 +167,7 @@ def standing(
     by: a key of SLICINGS for a table of PQ by slice; per_category: a table of PQ by category, sorted by the difference
     slices: sets of images, for a table of PQ by slice each
     baseline: the run that all others are compared with; default: each with each, or with the first beyond five runs
-    reporter: hears of reading and of resampling
+    reporter: gets the progress of reading and resampling
     Raises BadRun for runs that cannot be compared, BadArgument for a slicing or a baseline that is not there.
     """
     for run in runs:
@@ -349,7 +349,7 @@ def _ranking(comparison: Comparison) -> list[str]:
 def _difference_grids(
     rows: Sequence[ComparisonRow], keys: Sequence[str], comparison: Comparison, digits: int
 ) -> tuple[list[Grid], tuple[str, ...]]:
-    """The differences of the pairs, in lines or matrices; and where no pair differs, sentences that say so instead."""
+    """The differences of all pairs, as lines or matrices, or sentences if no pair differs."""
     own = dict(zip(keys, labels(rows), strict=True))
     order = _ranking(comparison)
     # Letters, where they stand for names, are in the order of the ranks.
@@ -512,7 +512,7 @@ def corrected_p(value: float, at_floor: bool) -> str:
 
 
 def p_in_words(value: float, at_floor: bool) -> str:
-    """`corrected_p` as "p = 0.012" or "p < 0.001"; "" where there is none."""
+    """`corrected_p` as "p = 0.012" or "p < 0.001"; "" if there is none."""
     p = corrected_p(value, at_floor)
     return "" if p == ABSENT else f"p < {p[1:]}" if p.startswith("<") else f"p = {p}"
 

@@ -49,7 +49,7 @@ class DataFiles:
         return self.panoptic.images[image_id].file_name
 
     def path(self, image_id: int) -> Path:
-        """Where the photograph should lie. Raises BadDataset when nobody says in which folder."""
+        """The expected path of the photograph. Raises BadDataset when its folder is unknown."""
         name = self.file_name(image_id)
         if self._images is None:
             raise BadDataset(f"{self._run} does not say where its images are. Give their folder with --images.")

@@ -17,7 +17,7 @@ from panbench.runs.definitions import current_definitions, definitions_in_words,
 __all__ = ["departures"]
 
 _ONE_VIEW = "scales=1"
-# Recorded in `arguments` and either told below or without influence on PQ.
+# Recorded in `arguments` and either reported below or without influence on PQ.
 _KNOWN = frozenset(
     "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta "
     "corruption candidates category_map category_map_sha256 skip_bad_images save_predictions metrics ap_gt "

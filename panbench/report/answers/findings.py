@@ -1,4 +1,4 @@
-"""What one stored run tells: `panbench metrics` (how good, by every measure) and `panbench errors` (why not better)."""
+"""Answers about one stored run: `panbench metrics` (every measure) and `panbench errors` (why PQ is lost)."""
 
 import json
 import shlex
@@ -50,7 +50,7 @@ def metric_findings(
     """Every measure of a run: PQ with intervals, PQ†, weighted PQ, thresholds, slices, and mIoU and its kin.
 
     by: keys of SLICINGS; per_category: also a table with a line a category (the record always has it)
-    slices: sets of images, for a table of PQ by slice each; reporter: hears of reading and of resampling
+    slices: sets of images, for a table of PQ by slice each; reporter: gets the progress of reading and resampling
     Raises BadRun for a run without images, BadArgument for an unknown slicing.
     """
     unknown = [name for name in by if name not in SLICINGS]
@@ -94,7 +94,7 @@ def error_findings(
 
     images: how many of the worst images to name for each cause
     per_category: also the costliest causes of each category (the record always has all)
-    slices: sets of images, for a table of what each cause costs in each slice; reporter: hears of reading
+    slices: sets of images, for a table of what each cause costs in each slice; reporter: gets the progress of reading
     Raises BadRun for a run without images.
     """
     run.reporter = reporter

@@ -41,7 +41,7 @@ def fix_grid(cells: pd.DataFrame) -> Grid:
 
 
 def fix_record(cells: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of `cells_to_fix` for a record: fractions, None where there is no interval."""
+    """The rows of `cells_to_fix` for a record: fractions, None without an interval."""
     return as_records(cells)
 
 

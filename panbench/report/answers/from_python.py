@@ -1,4 +1,4 @@
-"""`panbench.compare`: runs by path or as they are, in a list or alone."""
+"""`panbench.compare`: takes runs or their paths, one or several."""
 
 import os
 from collections.abc import Iterable, Sequence

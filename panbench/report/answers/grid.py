@@ -85,7 +85,7 @@ def as_text(grid: Grid) -> RenderableType:
 
 
 def as_texts(grids: Sequence[Grid]) -> list[RenderableType]:
-    """As `as_text`, of tables that are shown together: what letters stand for is said once."""
+    """As `as_text`, for tables shown together: letters are explained once."""
     explained: set[tuple[str, ...]] = set()
     return [_Text(grid, explained) for grid in grids]
 
@@ -274,7 +274,7 @@ def _lettered(grid: Grid) -> Grid:
 
 
 def _key(names: Sequence[str]) -> tuple[str, ...]:
-    """What each letter stands for, a sentence each."""
+    """A sentence for each letter: what it stands for."""
     return tuple(f"{letter(index)}: {name}" for index, name in enumerate(names) if names.index(name) == index)
 
 
@@ -415,7 +415,7 @@ def _latex_marks(*numbers: int) -> str:
 
 
 def _parted(cell: str) -> tuple[str, str]:
-    """A number and, as LaTeX, what follows it and says how sure it is: ± and half a width, or both ends."""
+    """A number and, as LaTeX, its uncertainty: ± and half a width, or both ends."""
     number, sign, half = cell.partition(" ± ")
     if sign:
         return number, rf"$\pm$ {_latex(half)}"

@@ -1,4 +1,4 @@
-"""The measures of `panbench metrics`: what each adds up over a run's images, and what it says of them.
+"""The measures of `panbench metrics`: what each sums over a run's images, and the answer made of it.
 
 A measure is a value: the folds that it needs of a run, and a function from what they found to lines of the table
 "Measure", tables of its own, and keys of the record. The core's are in MEASURES; studies add theirs
@@ -73,7 +73,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one measure says of a run.
+    """The answer of one measure.
 
     rows: lines of the table "Measure": a name, then All, Things and Stuff in percent, "" where there is no such number
     notes: sentences below that table; grids: tables of its own; record: keys of the JSON, fractions 0–1
@@ -87,7 +87,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure: what it needs of a run's images, and what it says of them.
+    """One measure: the folds that it needs, and the function that makes its answer.
 
     found: makes the answer of a question whose folds hold all images
     folds: functions that make the folds it needs, or None where the run or the question has no use for one; measures
@@ -99,7 +99,7 @@ class Measure:
 
 
 def measured(question: Question, measures: Sequence[Measure]) -> list[Measured]:
-    """What each measure says, in their order, after one look at the run."""
+    """The answers of the measures, in their order, from one pass over the run."""
     question.look(measures)
     return [measure.found(question) for measure in measures]
 

@@ -186,7 +186,7 @@ def _published_record(result: PublishedResult) -> dict[str, Any]:
 
 
 def _words_of(spec: ModelSpec) -> str:
-    """All by which a model can be found."""
+    """The text in which a model is searched for."""
     repository = repository_of(spec)
     words = [spec.name, *spec.aliases, spec.title, spec.family, spec.backbone, spec.trained_on, origin(spec)]
     licence = licence_in_words(spec.license or "")
@@ -200,5 +200,5 @@ def _holds(text: str, words: Sequence[str]) -> bool:
 
 
 def _short_licence(licence: str | None) -> str:
-    """Without its version: CC-BY-NC says what matters in a narrow table; `--json` has all of it."""
+    """A licence without its version, for a narrow table; `--json` has all of it."""
     return ABSENT if licence is None else re.sub(r"-[\d.]+$", "", licence)

@@ -48,7 +48,7 @@ class ScoreOptions:
         return None
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
-        """Tables below that of PQ, and keys of `--json`; None where the options ask for nothing."""
+        """Tables below that of PQ, and keys of `--json`; None if no option asks for any."""
         return None
 
 
@@ -78,7 +78,7 @@ class Answer(Protocol):
         ...
 
     def csv(self, *, raw: bool = False) -> str:
-        """As CSV. raw: names that a spreadsheet would run as a formula are left as they are."""
+        """As CSV. raw: leaves names unescaped that a spreadsheet would run as a formula."""
         ...
 
     def json(self) -> str:

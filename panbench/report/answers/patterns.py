@@ -11,7 +11,7 @@ __all__ = ["folders_named", "is_pattern", "spelled_out"]
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a run's name stands for several: it has a wildcard, and is no file or folder itself."""
+    """Whether a name is a pattern for several runs: it has a wildcard, and is not a file or folder itself."""
     return glob.has_magic(str(path)) and not path.exists()
 
 
@@ -31,7 +31,7 @@ def folders_named(argument: Path) -> list[Path]:
 
 
 def spelled_out(arguments: Sequence[Path]) -> list[Path]:
-    """The folders that arguments name, each once, where a pattern is among them; else the arguments as they are.
+    """The folders that arguments with a pattern name, each once; without a pattern the arguments unchanged.
 
     Raises BadRun for a pattern that no run fits.
     """

@@ -65,7 +65,7 @@ def published_row(result: PublishedResult) -> ComparisonRow:
 
 
 def published_grid(results: Sequence[PublishedResult]) -> Grid:
-    """The results as a table with numbered sources, a column for everything that one of them says."""
+    """The results as a table with numbered sources and a column for each value that any of them has."""
     said = [f"{result.source}; {result.note}" if result.note else result.source for result in results]
     sources = list(dict.fromkeys(said))
     columns: dict[str, Callable[[PublishedResult], str]] = {
@@ -104,5 +104,5 @@ def published_grid(results: Sequence[PublishedResult]) -> Grid:
 
 
 def published_records(results: Sequence[PublishedResult]) -> list[dict[str, Any]]:
-    """The results as `panbench models --published --json` lists them: fractions, None where the source says nothing."""
+    """The results for `panbench models --published --json`: fractions, None if the source has no value."""
     return [{"title": result.title, **dataclasses.asdict(result)} for result in results]

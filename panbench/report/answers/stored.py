@@ -42,7 +42,7 @@ VERIFIED, UNVERIFIED, DAMAGED = "verified", "unverified", "damaged"
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run in a folder, or why what lies there cannot be read. Fractions 0–1; None where there is none."""
+    """A run in a folder, or why it cannot be read. Fractions 0–1; None without a value."""
 
     path: str
     model: str | None = None
@@ -57,7 +57,7 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found when a run was compared with what it says of itself.
+    """The result of checking a run against its own record.
 
     state: verified; unverified (of schema 1, which did not list its parts); or damaged: something differs
     checked: sentences on what is as it was; problems: on what is not
@@ -145,7 +145,7 @@ def refuse_inputs(target: Path, runs: Sequence[Run]) -> None:
 
 
 def _resolved(path: str | Path) -> Path:
-    """A path without links; as it is where it cannot be one, as a foreign run.json may name it."""
+    """A path with links resolved; unchanged if it is not a valid path, as a foreign run.json may have."""
     try:
         return Path(path).resolve()
     except (OSError, ValueError, RuntimeError):

@@ -231,7 +231,7 @@ def comparison_rows(runs: Sequence[Run], *, common_images: bool = False, mixed: 
 
 
 def distinct_names(runs: Sequence[Run]) -> list[str]:
-    """The runs' names; of runs that share one, the end of each path that tells it from the others."""
+    """The runs' names; for runs with the same name, the end of the path that distinguishes them."""
     names = [run.name for run in runs]
     for name in {name for name in names if names.count(name) > 1}:
         alike = [place for place, other in enumerate(names) if other == name]
@@ -451,7 +451,7 @@ def speed_text(title: str, info: RunInfo) -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of numbers. `key` gives what to order rows by, as far as it is printed, where one can be best."""
+    """A column of numbers. `key` gives the printed value to rank rows by, if one can be best."""
 
     name: str
     cell: Callable[[ComparisonRow], str]
@@ -585,7 +585,7 @@ def _check_groups(runs: Sequence[Run]) -> None:
         where = f"{data.name or 'unknown data'} {data.split or ''}".strip()
         names = in_sentence([name_of[id(run)] for run in group])
         held = f"{len(group[0].images):,} images of {where}"
-        # Groups that look alike differ in what is not told: which images, or what the ground truth says of them.
+        # Groups that look alike differ in what is not printed: which images, or what the ground truth says of them.
         other = "" if held not in seen else " (others)" if one_truth else f" ({data.gt})"
         seen.add(held)
         told.append(f"{names} {'has' if len(group) == 1 else 'have'} {held}{other}")
@@ -615,7 +615,7 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
         if library is not None and len({other for other in libraries if other is not None}) > 1:
             notes.append(f"run by {library}")
         if rule is not None and len({str(other) for other in rules if other is not None}) > 1:
-            # A model's own rule needs no word, but beside the same one with other thresholds. Those are told where the
+            # A model's own rule needs no word, but beside the same one with other thresholds. Those are shown where the
             # name does not tell two rules apart.
             alike = {str(other) for other in rules if other is not None and other.name == rule.name}
             if len(alike) > 1 or rule.default is not True:
@@ -710,7 +710,7 @@ def labels(rows: Sequence[ComparisonRow]) -> list[str]:
 
 
 def _rule_among(rule: str, rules: Sequence[str]) -> str:
-    """What tells a rule from the others: its name, and the thresholds that differ between rules of that name."""
+    """A short name that distinguishes a rule: its name, and thresholds that differ between rules of that name."""
     name, _, thresholds = rule.partition(":")
     namesakes = [other.partition(":")[2].split(",") for other in rules if other.partition(":")[0] == name]
     if len(namesakes) == 1:

@@ -43,7 +43,7 @@ _LESS = {
 
 @dataclass(frozen=True)
 class Clause:
-    """One statement. `kind` says what is claimed:
+    """One statement. `kind` is the kind of claim:
 
     level       no significant difference of `metric` in `group` between a and b
     better      a is significantly better than b in `metric` of `group`
@@ -83,7 +83,7 @@ class Verdict:
 
 
 def verdict(comparison: Comparison, names: Mapping[str, str], lost: Lost) -> Verdict | None:
-    """What the tests of a comparison say, in words; None when no run has a PQ.
+    """The result of a comparison's tests in words; None when no run has a PQ.
 
     names: what to call each run of the comparison; lost: asked for the two best runs only
     The first sentence orders the runs, the second says on which kinds of category the two best differ, the third why.
@@ -186,7 +186,7 @@ def _alone(facts: _Facts, run: str) -> list[list[Clause]]:
 
 
 def _ranking(facts: _Facts, order: Sequence[str]) -> list[list[Clause]]:
-    """How the best stands to each other, or, where each was compared with one run only, how they stand to that one."""
+    """How the best compares with each other run; with a baseline, how each run compares with it."""
     best, *others = order
     tests = {other: facts.test(best, other) for other in others}
     if any(test is None for test in tests.values()):

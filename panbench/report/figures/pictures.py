@@ -111,7 +111,7 @@ class Layer:
         return Layer(title, ids, tuple(LayerSegment(s.id, s.category_id, s.area, s.score, s.iscrowd) for s in segments))
 
     def with_missed(self, truth: "Layer") -> "Layer":
-        """The same answer with what it missed of a truth whose segments have their verdicts in this model."""
+        """The same layer with the segments that it missed, from a truth with this model's verdicts."""
         missed = tuple(segment for segment in truth.segments if segment.verdict == "FN")
         return replace(self, missed=missed, truth=truth.ids if missed else None)
 
@@ -160,7 +160,7 @@ class Pictures(DataFiles):
     """The photographs and the ground truth that a run was scored on, read."""
 
     def photo(self, image_id: int) -> Photo:
-        """The (H, W, 3) uint8 RGB photograph, at the size that the JSON says. Raises BadDataset naming the file."""
+        """The (H, W, 3) uint8 RGB photograph, at the size in the JSON. Raises BadDataset naming the file."""
         path = self.path(image_id)
         info = self.panoptic.images[image_id]
         photo = read_photo(path, turned=self._turned)
@@ -502,7 +502,7 @@ def outlines(ids: IdMap) -> list[tuple[tuple[float, float], tuple[float, float]]
 
 
 def paint(layer: Layer, colors: Mapping[int, Rgb]) -> npt.NDArray[np.uint8]:
-    """(H, W, 4) uint8: the colour of each pixel's segment, transparent where there is none."""
+    """(H, W, 4) uint8: the colour of each pixel's segment, transparent without one."""
     table = np.zeros((len(layer.segments) + 1, 4), np.uint8)
     for position, segment in enumerate(layer.segments):
         table[position + 1] = (*colors[segment.id], 255)
@@ -510,7 +510,7 @@ def paint(layer: Layer, colors: Mapping[int, Rgb]) -> npt.NDArray[np.uint8]:
 
 
 def blend(photo: Photo, painted: npt.NDArray[np.uint8], opacity: float) -> Photo:
-    """The photograph under the colours of `paint`; where there is no segment it is dark grey, so that void shows."""
+    """The photograph under the colours of `paint`; dark grey without a segment, so that void is visible."""
     share = (painted[..., 3:] > 0) * opacity
     void = painted[..., 3:] == 0
     grey = photo.mean(axis=2, keepdims=True) * 0.55
@@ -531,7 +531,7 @@ def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64],
 
 
 def _numbered(layer: Layer, given: IdMap | None = None) -> npt.NDArray[np.int64]:
-    """Of each id given, of the layer's pixels by default: 1 + the position of its segment, 0 where there is none."""
+    """For each id (default: the layer's pixels) 1 + the position of its segment, 0 without one."""
     wanted = layer.ids if given is None else given
     ids = np.array([segment.id for segment in layer.segments], np.int64)
     if not len(ids):
@@ -556,7 +556,7 @@ def _partners(a: Layer, b: Layer) -> dict[int, int]:
 
 
 class Judged(NamedTuple):
-    """A segment of an image as `segment_verdicts` has it, and the cause of the error; "" where there is none."""
+    """A row of `segment_verdicts`, and the cause of the error, "" if it is not an error."""
 
     image_id: int
     side: str
@@ -729,7 +729,7 @@ def _show_missed(axes: "Axes", layer: Layer) -> None:
 
 
 def _varied(base: Rgb, nth: int) -> Rgb:
-    """`base` for the first; lighter and darker in turns for the next, so that neighbours stand apart."""
+    """`base` for the first; alternately lighter and darker for the next, so that neighbours differ."""
     if nth == 0:
         return base
     hue, light, full = colorsys.rgb_to_hls(*(part / 255 for part in base))

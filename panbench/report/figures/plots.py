@@ -186,7 +186,7 @@ def _or(names: Iterable[str]) -> str:
 
 
 def _with_claims(kind: str, table: pd.DataFrame, published: Sequence[PublishedResult]) -> pd.DataFrame:
-    """A table of runs with rows of claims that state what the plot shows; `claimed` tells them apart."""
+    """A table of runs, with rows of published claims that have the plot's values; `claimed` marks them."""
     rows = [
         {"run": f"{result.title} (claimed)", "PQ": result.PQ, kind: getattr(result, kind), "source": result.source}
         for result in published
@@ -330,7 +330,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class _Spot:
-    """Where a name stands beside its point: offset in points, and how the text is aligned to it."""
+    """The place of a name beside its point: offset in points, and alignment of the text."""
 
     dx: float
     dy: float
@@ -402,7 +402,7 @@ def _draw_categories(axes: "Axes", table: pd.DataFrame, look: Look) -> None:
 
 
 def _shown_categories(members: Sequence[Compared]) -> pd.DataFrame:
-    """The categories of lowest PQ or, of several runs, those in which the runs differ most: at most MOST_BARS."""
+    """The categories with the lowest PQ or, for several runs, the largest differences: at most MOST_BARS."""
     table = views.per_category(members).dropna(subset="PQ")
     scores = table.groupby("name")["PQ"]
     weight = scores.max() - scores.min() if len(members) > 1 else -scores.mean()

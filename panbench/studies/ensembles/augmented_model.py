@@ -1,4 +1,4 @@
-"""Test-time augmentation: a model that sees each image mirrored and at several scales, and averages what it says."""
+"""Test-time augmentation: runs a model on mirrored and rescaled images, and averages the outputs."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -38,7 +38,7 @@ class AugmentedModel(Wrapped):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What a run must share to be gone on with, besides the model: the views."""
+        """What must be equal to resume a run, besides the model: the views."""
         return {**way_of_running(self.inner), "tta": str(self.views)}
 
     def describe(self) -> ModelRecord:

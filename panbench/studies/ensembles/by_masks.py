@@ -1,4 +1,4 @@
-"""An ensemble by masks: what the networks of several runs said of each image, averaged and fused by one rule.
+"""An ensemble by masks: averages the stored network outputs of several runs and fuses them by one rule.
 
     run, shares = average_runs([load_run("results/a"), load_run("results/b")], "results/ab")
 
@@ -95,13 +95,13 @@ def why_not_averaged(runs: Sequence[Run]) -> str | None:
 
 
 class StoredEnsemble(Wrapped):
-    """What the networks of several runs said, averaged: masks of matching queries, or boxes and semantics.
+    """Averages the outputs of several networks: masks of matching queries, or boxes and semantics.
 
     Labels and rule are those of the first run; the others' labels are brought to them by name.
     """
 
     def __init__(self, runs: Sequence[Run], title: str | None = None) -> None:
-        """Until `share_of` says how much each counts in an image, all count alike.
+        """All runs count alike until `share_of` sets their weights.
 
         Raises BadRun when runs kept no candidates, or differ in data, categories or images; BadArgument when they kept
         answers of different kinds.
@@ -150,14 +150,14 @@ class StoredEnsemble(Wrapped):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Whose candidates were averaged, and with which weights."""
+        """The runs whose candidates were averaged, with their weights."""
         return {
             "candidates": "; ".join(str(member.stored.folder.absolute()) for member in self.members),
             **shares_record(self.shares),
         }
 
     def candidates(self, batch: Sequence[LoadedImage]) -> list[Candidates | Instances]:
-        """The average of what the networks said of each image."""
+        """The averaged outputs of the networks for each image."""
         return [self.read(image.scene.image.id, self.share_of.get(image.scene.image.id)) for image in batch]
 
     def read(self, image_id: int, shares: Shares | None) -> Candidates | Instances:
@@ -225,7 +225,7 @@ def _tuned(
 
 
 def _scaled(weights: tuple[float, ...]) -> tuple[float, ...]:
-    """Weights of which the largest is 1."""
+    """Weights scaled so that the largest is 1."""
     return tuple(weight / max(weights) for weight in weights)
 
 

@@ -99,7 +99,7 @@ def _flipped(maps: Tensor, frame: Frame) -> Tensor:
 
 
 def _sampled(maps: Tensor, y: Tensor | None, x: Tensor | None) -> Tensor:
-    """(K, rows, columns): maps (K, h, w) read bilinearly at coordinates in cells; None keeps an axis as it is."""
+    """(K, rows, columns): maps (K, h, w) read bilinearly at coordinates in cells; None keeps an axis."""
     height, width = maps.shape[-2:]
     y = torch.arange(height, device=maps.device, dtype=torch.float32) + 0.5 if y is None else y
     x = torch.arange(width, device=maps.device, dtype=torch.float32) + 0.5 if x is None else x
@@ -207,7 +207,7 @@ def _merge_candidates(outputs: Sequence[Candidates], shares: Float) -> Candidate
 def _averaged(
     values: Sequence[Tensor | None], kept: Sequence[npt.NDArray[np.int64]], strengths: Tensor
 ) -> Tensor | None:
-    """(clusters, classes): what the members of each cluster say of the classes; None where one of them says nothing."""
+    """(clusters, classes): class scores of each cluster's members; None if one of them has none."""
     known = [each for each in values if each is not None]
     if len(known) < len(values):
         return None

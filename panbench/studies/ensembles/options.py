@@ -15,7 +15,7 @@ __all__ = ["ViewOptions"]
 
 @dataclass(frozen=True)
 class ViewOptions(StudyOptions):
-    """The views of each image that a model is shown, to average what it says of them."""
+    """The views of each image that a model sees; their outputs are averaged."""
 
     panel: ClassVar[str] = "Views"
 

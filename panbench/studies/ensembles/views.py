@@ -10,7 +10,7 @@ __all__ = ["Views", "parse_views"]
 
 @dataclass(frozen=True)
 class Views:
-    """The views of an image: each scale, and mirrored too where `flip`. The first is the image as it is."""
+    """The views of an image: each scale and, with `flip`, mirrored. The first is the image itself."""
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False

@@ -1,4 +1,4 @@
-"""Fusing again: rules, thresholds and an oracle on what a network said."""
+"""Fusing again: rules, thresholds and an oracle on stored network outputs."""
 
 from panbench.base.studies import Study, StudyCommand
 

@@ -52,7 +52,7 @@ class Arrays:
     values: dict[str, npt.NDArray[Any]]
 
     def get(self, name: str, *shape: int | None) -> npt.NDArray[Any]:
-        """An array of this shape; None stands for any length. Raises BadArgument when it is missing or another."""
+        """An array of this shape; None allows any length. Raises BadArgument if it is missing or has another shape."""
         if name not in self.values:
             raise BadArgument(f"{self.path} has no array {name!r}. It has {listed(self.values, 12) or 'none'}.")
         value = self.values[name]
@@ -179,7 +179,7 @@ def write_predictions(arrays: Arrays, folder: Path, maps: Sequence[SettledMap]) 
 
 
 def _outputs(arrays: Arrays, rule: Rule) -> Iterator[Output]:
-    """What the arrays say of each image, scored as the rule's paper scores it."""
+    """The candidates of each image in the arrays, scored as in the rule's paper."""
     if rule.takes is Instances:
         yield from _instances(arrays)
     elif rule.takes is not Candidates:
@@ -321,7 +321,7 @@ def _masks(
 
 
 def _as_masks(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """float32 of logits as they are, and of bytes as code / 64."""
+    """float32 of logits, and of bytes as code / 64."""
     return values.astype(np.float32) / np.float32(64) if values.dtype == np.uint8 else values.astype(np.float32)
 
 

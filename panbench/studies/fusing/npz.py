@@ -71,7 +71,7 @@ def _check(members: list[zipfile.ZipInfo]) -> None:
 
 
 def _name(member: zipfile.ZipInfo) -> str:
-    # `filename` ends before a NUL; what was stored is told by `orig_filename`.
+    # `filename` ends before a NUL; `orig_filename` has the whole name.
     return member.orig_filename.removesuffix(".npy")
 
 
@@ -113,7 +113,7 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine; where the system does not say, what 64-bit machines at least have."""
+    """This machine's memory in bytes; if the system does not report it, the least that 64-bit machines have."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

@@ -32,7 +32,7 @@ def fuse_run(
     options: EvaluateOptions | None = None,
     reporter: Reporter = SILENT,
 ) -> list[Run]:
-    """The runs that other rules make of what a run's network said, each in a folder of its own if there are several.
+    """The runs that other rules make from a run's candidates, each in a folder of its own if there are several.
 
     options: overwrite, resume, save_predictions, workers and command count
     Raises BadArgument for a rule that does not fit what was stored or wants candidates that were not kept.

@@ -14,7 +14,7 @@ __all__ = ["fusion_section"]
 
 
 def fusion_section(members: Sequence[Compared]) -> Section:
-    """What the fusion rule costs at least, of runs whose oracle was stored."""
+    """The least that the fusion rule costs, for runs with a stored oracle."""
     title, rows, bars, lacking = "What fusion costs", [], [], []
     for index, member in enumerate(members):
         try:

@@ -45,7 +45,7 @@ class Check:
     """One number of a gate. Points of percent; `difference` is run − baseline, low and high its 95 % interval.
 
     p: of swapping the two runs' answers image by image, two-sided
-    where: "all images" or the slice; detectable: the smallest drop that would have been told from none on these images
+    where: "all images" or the slice; detectable: the smallest drop that these images could have shown
     value, baseline, difference and the rest are None where a run has no such number (or too few images for an interval)
     """
 
@@ -74,7 +74,7 @@ class Check:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What a gate found. `outcome` is the worst of its checks; `sentence` says it.
+    """The result of a gate. `outcome` is the worst of its checks, `sentence` the same in words.
 
     notes: sentences on incomplete runs, and on images that were left out
     """
@@ -93,7 +93,7 @@ class GateResult:
         return next(outcome for outcome in order if outcome in outcomes)
 
     def exit_code(self, strict: bool) -> int:
-        """0 not worse, 3 worse; cannot tell is 0, or 4 when `strict`."""
+        """0: not worse; 3: worse; cannot tell: 0, or 4 when `strict`."""
         if self.outcome == "worse":
             return WORSE
         return CANNOT_TELL if strict and self.outcome == "cannot tell" else 0
@@ -162,7 +162,7 @@ class GateResult:
         return f"### {sign} {self.metric}: {self.outcome}\n\n{said}\n\n{as_markdown(self.grid())}"
 
     def junit(self, strict: bool = False) -> str:
-        """JUnit XML, a test case a check; what cannot be told is skipped, or fails when `strict`."""
+        """JUnit XML with a test case for each check; "cannot tell" is skipped, or fails when `strict`."""
         failed = [
             check for check in self.checks if check.outcome == "worse" or (strict and check.outcome != "not worse")
         ]
@@ -313,7 +313,7 @@ def checks(
     drawn: tuple[int, int] = (10_000, 10_000),
     seed: int = 0,
 ) -> list[Check]:
-    """A check of each group (or slice), named as it is shown; `sides` are the baseline's and the run's statistics.
+    """A check for each group (or slice), with its shown name; `sides` are the baseline's and the run's statistics.
 
     drawn: how many resamples and how many swaps
     """

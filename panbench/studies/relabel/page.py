@@ -136,7 +136,7 @@ def _layer(panoptic: PanopticSet, image_id: int) -> Layer:
 
 
 def _photo(found: Relabelling, images: Path | None, image_id: int, shape: tuple[int, ...]) -> Photo | None:
-    """The photograph at the truth's size; None where there is no folder, file or fitting picture."""
+    """The photograph at the truth's size; None without a folder, a file or a picture that fits."""
     named = next((truth.images[image_id] for truth in found.truths if image_id in truth.images), None)
     if images is None or named is None:
         return None

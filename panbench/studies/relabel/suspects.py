@@ -2,7 +2,7 @@
 
 A *consensus* is one segment of each of more than half of the models, all of one category, each two with IoU > 0.5 of
 their masks: independent answers that say the same. Where the truth says something else, either the models err alike or
-the label is wrong. Which of the two cannot be told from the answers, so the list is to be looked at; its order is
+the label is wrong. The answers alone cannot decide which, so a person has to look at the list; its order is
 
     score = share · (agreement − IoU) · trust
 
@@ -40,7 +40,7 @@ NEAR = 0.1
 
 @dataclass(frozen=True)
 class Kind:
-    """What seems to be wrong with a label; `description` is shown to users as it is."""
+    """What seems to be wrong with a label; users see `description` unchanged."""
 
     name: str
     description: str
@@ -158,7 +158,7 @@ class _Consensus:
 
 
 def _look_up(pairs: tuple[Int, Int, Float], width: int, one: Int, other: Int) -> Float:
-    """The IoU of each (one, other) that is among the pairs, 0 of others; -1 is no row."""
+    """The IoU of each (one, other) among the pairs, else 0; -1 stands for no row."""
     keys = pairs[0] * (width + 1) + pairs[1]
     order = np.argsort(keys)
     wanted = np.where((one < 0) | (other < 0), -1, one * (width + 1) + other)

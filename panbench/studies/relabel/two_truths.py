@@ -1,7 +1,7 @@
 """The same predictions on two ground truths: does another labelling change which model is better, beyond chance?
 
-Resamples are the same images on both truths and for all runs, so what is told of a change is told apart from which
-images were labelled. [as metrics/uncertainty.py]
+Resamples are the same images on both truths and for all runs, so a change is separated from the choice of images.
+[as metrics/uncertainty.py]
 """
 
 from collections.abc import Mapping

@@ -105,7 +105,7 @@ class Reproduction:
 
     @property
     def digits(self) -> int:
-        """The decimals at which every difference reads as it is judged: 0.0501 is not shown as an allowed 0.05."""
+        """Enough decimals to show why a difference fails: 0.0501 is not shown as an allowed 0.05."""
         for digits in range(2, 9):
             if all(self._allowed(off) == self._allowed(round(off, digits)) for off in self._differences):
                 return digits

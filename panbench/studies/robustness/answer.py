@@ -113,7 +113,7 @@ class Robustness:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether mPC may stand beside published ones: of all of the paper's corruptions, none of them another one."""
+        """Whether mPC is comparable with published ones: all of the paper's corruptions, each as published."""
         return self.is_complete and not any(not CORRUPTIONS[name].is_extra for name in self.deviations)
 
     @property
@@ -131,7 +131,7 @@ class Robustness:
 
     @property
     def of_what(self) -> str:
-        """What mPC is the mean of, in words."""
+        """The corruptions that mPC averages, in words."""
         kinds = sum(not CORRUPTIONS[name].is_extra for name in self.kinds)
         severities = {
             tuple(sorted(each.severity for each in self.by_corruption if each.name == name)) for name in self.kinds
@@ -270,7 +270,7 @@ def robustness_grids(found: Sequence[Robustness], digits: int = 1) -> list[Grid]
 
 
 def robustness_record(found: Sequence[Robustness]) -> dict[str, Any]:
-    """What `robustness --json` prints: fractions 0–1, None where there is none."""
+    """The record of `robustness --json`: fractions 0–1, None without a value."""
     table = robustness_table(found)
     return {
         "resamples": RESAMPLES,

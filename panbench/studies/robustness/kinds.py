@@ -237,7 +237,7 @@ def _blurred(image: Float, sigma: float) -> Float:
 
 
 def _each_from_a_neighbour(image: Pixels, reach: int, random: Random) -> Pixels:
-    """Each pixel, from the bottom right to the top left, replaced by what then stands at a random neighbour.
+    """Replaces each pixel, from the bottom right to the top left, by the current value of a random neighbour.
 
     Both were to change places in the paper, but assigning NumPy's views copies one onto the other, and that is what the
     published numbers were made with. A neighbour that was visited before shows its new colour: so a colour comes down

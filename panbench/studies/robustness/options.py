@@ -42,7 +42,7 @@ class CorruptionOptions(StudyOptions):
 
     @functools.cached_property
     def corruptions(self) -> "Sequence[Corruption]":
-        """The corruptions, in the order in which they are named."""
+        """The corruptions, in the order given."""
         if self.corrupt is None:
             return ()
         # NumPy, OpenCV and SciPy come with it; `panbench eval --help` needs none of them.

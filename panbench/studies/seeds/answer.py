@@ -44,7 +44,7 @@ __all__ = ["Named", "SeedStanding", "named_by", "seed_standing", "why_not_seeds"
 
 @dataclass(frozen=True)
 class Named:
-    """What the arguments of `compare` stand for, where some are patterns.
+    """What the arguments of `compare` stand for, if some are patterns.
 
     models: the seeds of each model by its name; empty unless every pattern names seeds and one of them several
     folders: all that the arguments name, patterns spelled out
@@ -130,13 +130,13 @@ _COUNTED = re.compile(r"(?P<head>.*?)(?:[@_. -]*seed[-_]?|@)\d+")
 
 
 def _name_without_seed(name: str) -> str | None:
-    """What stands before the word and number that count a seed; None for a name that counts none."""
+    """The name before the word and number of a seed; None for a name without a seed."""
     counted = _COUNTED.fullmatch(name)
     return counted["head"] if counted else None
 
 
 def _name_of(pattern: Path, seed: Run) -> str:
-    """What stands before the wildcard, without the word that counts seeds; where nothing does, the model's name."""
+    """The pattern before the wildcard, without the word for seeds; if that is empty, the model's name."""
     head = pattern.name
     for sign in "*?[":
         head = head.split(sign)[0]
@@ -230,7 +230,7 @@ class SeedStanding:
         return json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def csv(self, *, raw: bool = False) -> str:
-        """A line a model and group; raw: leave names as they are that a spreadsheet would run."""
+        """A line for each model and group; raw: leaves names unescaped that a spreadsheet would run as a formula."""
         table = self.found.models if raw else self.found.models.map(for_spreadsheet)
         return table.to_csv(index=False, lineterminator="\n")
 

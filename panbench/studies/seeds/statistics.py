@@ -139,7 +139,7 @@ def compare_seeds(
 
 @dataclass(frozen=True)
 class _Model:
-    """A model's seeds: (groups,) unless it says otherwise.
+    """A model's seeds: arrays are (groups,) unless stated otherwise.
 
     by_images: (groups, resamples) how far the mean of the seeds is from its value when images are drawn
     by_seeds: the same when seeds are drawn from them, beyond that
@@ -211,7 +211,7 @@ class _Difference:
         return _Difference(model.value - less.value, of_images, of_seeds, freedom, drawn)
 
     def interval(self, level: float, images: Int) -> tuple[Float, Float]:
-        """(low, high), the percentiles of the resamples, stretched for what few seeds do not tell of their spread.
+        """(low, high), the percentiles of the resamples, widened because few seeds underestimate their spread.
 
         images: (groups,) how many hold each group
         """

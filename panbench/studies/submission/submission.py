@@ -32,7 +32,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Submission:
-    """What was written: the zip, the names in it, and counts. `bytes` is the zip's size."""
+    """The written zip, the names in it, and counts. `bytes` is the zip's size."""
 
     path: Path
     json_name: str

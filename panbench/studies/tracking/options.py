@@ -26,7 +26,7 @@ class LogOptions(StudyOptions):
     ] = None
 
     def __post_init__(self) -> None:
-        """Raises BadArgument for an unknown tracker, or one whose package is not installed."""
+        """Raises BadArgument for an unknown tracker, or one without its package."""
         if self.log:
             from panbench.studies.tracking.trackers import check_trackers
 

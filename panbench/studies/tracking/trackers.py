@@ -54,7 +54,7 @@ class Tracker(Protocol):
 
 
 class _Worker:
-    """A thread in which all calls of one tracker are made, so that one that never returns can be left behind."""
+    """A thread for all calls of one tracker, so that a call that never returns can be abandoned."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
@@ -86,7 +86,7 @@ class _Worker:
 
 
 class Trackers:
-    """The trackers of one evaluation: a Reporter that hands everything on, and logs images as they are scored.
+    """The trackers of one evaluation: a Reporter that forwards everything, and logs images as they are scored.
 
     A tracker that fails, ends the program or does not return in time is dropped with a notice, and the evaluation goes
     on without it.
@@ -198,7 +198,7 @@ def _in_short(error: BaseException) -> str:
 
 
 def check_trackers(kinds: Sequence[str]) -> None:
-    """Raises BadArgument for a kind that is not in TRACKERS, or whose library is not installed."""
+    """Raises BadArgument for a kind that is not in TRACKERS or lacks its library."""
     for kind in kinds:
         if kind not in TRACKERS:
             raise BadArgument(f"There is no tracker {kind!r} for --log. Choose from {', '.join(TRACKERS)}.")

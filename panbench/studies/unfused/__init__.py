@@ -1,4 +1,4 @@
-"""What a network says before fusion: AP_pan of masks and boxes, and mIoU_pan."""
+"""Metrics of a network's outputs before fusion: AP_pan of masks and boxes, and mIoU_pan."""
 
 from panbench.base.studies import Study
 

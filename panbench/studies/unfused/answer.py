@@ -1,4 +1,4 @@
-"""AP_pan, box AP_pan and mIoU_pan of stored runs: what networks say before fusion, for `metrics` and `compare`."""
+"""AP_pan, box AP_pan and mIoU_pan of stored runs, measured before fusion, for `metrics` and `compare`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +63,7 @@ SHOWN = {"AP": "AP_pan", "AP_box": "box AP_pan"}
 
 @dataclass(frozen=True)
 class UnfusedScores:
-    """What was measured before fusion: value, low and high of each metric by name; None where there is none.
+    """Values measured before fusion: value, low and high of each metric by name; None without a value.
 
     has_ap, has_boxes, has_miou: whether the run has the rows; truth: what AP was measured against, in words
     boxes: where the boxes of the detections are from, in words
@@ -111,7 +111,7 @@ def unfused_scores(run: Run) -> UnfusedScores:
 
 
 def measured_before_fusion(table: UnfusedTable, categories: Sequence[Category]) -> dict[str, float | None]:
-    """The metrics of which there are rows by name: AP … APl, those of boxes with `_box` behind, and mIoU_pan."""
+    """The metrics with rows, by name: AP … APl, the same of boxes with the suffix `_box`, and mIoU_pan."""
     found: dict[str, float | None] = {}
     if (masks := table.average_precision(categories)) is not None:
         found |= masks.as_record()

@@ -76,7 +76,7 @@ class MapScores(ScoreOptions):
 
 @dataclass(frozen=True)
 class ComparedMetrics(CompareOptions):
-    """Which metrics before fusion stand below the comparison."""
+    """The metrics before fusion to show below the comparison."""
 
     panel: ClassVar[str] = "Before fusion"
 

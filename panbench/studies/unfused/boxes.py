@@ -50,7 +50,7 @@ def tight_box(mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
 
 
 def listed_box(listed: object, mask: npt.NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """A true instance's box: the JSON's `bbox` (x, y, width, height) as it stands, else the tight one of its mask."""
+    """A true instance's box: the JSON's `bbox` (x, y, width, height), else the tight box of its mask."""
     if isinstance(listed, (list, tuple)) and len(listed) == 4 and all(type(side) in (int, float) for side in listed):
         x, y, width, height = map(float, listed)
         if np.isfinite([x, y, width, height]).all() and width >= 0 and height >= 0:

@@ -134,7 +134,7 @@ def instance_ap(table: InstanceTable, category_ids: Sequence[int], counts: dict[
 
 
 def resampled_ap(table: InstanceTable, category_ids: Sequence[int], images: Int64, counts: Int64) -> Float:
-    """(6, resamples): AP, AP50, AP75, APs, APm, APl of each resample of the images; NaN where there is none.
+    """(6, resamples): AP, AP50, AP75, APs, APm, APl of each resample of the images; NaN without instances.
 
     images: ascending, with every image of the table; counts: (resamples, images) how often each is taken.
     Equal to `instance_ap(table, category_ids, counts)` of each resample, to rounding. Matches do not depend on the
@@ -294,7 +294,7 @@ def _places(chosen: Int64, n: int) -> Int64:
 
 
 def _rows(images: Int64, ids: Int32, of_images: Int64, of_ids: Int32) -> Int64:
-    """For each (image, id) the row where it stands in the other two columns, which hold every one of them once."""
+    """For each (image, id) its row in the other two columns, which hold each of them once."""
     names = np.unique(of_images)
     # An image's place and an id side by side in one integer, so that a pair is found by one binary search.
     keys = np.searchsorted(names, of_images).astype(np.int64) << 32 | of_ids.astype(np.int64)
@@ -321,7 +321,7 @@ def _first_of_each(categories: Int32, images: Int64, most: int) -> Bool:
 
 
 def _average_precision(category: _Category, low: float, high: float, counts: dict[int, int] | None) -> Float:
-    """AP at each IoU threshold for true instances of one range of sizes; NaN where there is none."""
+    """AP at each IoU threshold for true instances in one range of sizes; NaN without any."""
     times = _times(category.image, counts)
     ignored = category.gt_iscrowd | (category.gt_area < low) | (category.gt_area > high)
     wanted = float(_times(category.gt_image, counts)[~ignored].sum())

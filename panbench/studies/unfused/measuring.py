@@ -1,4 +1,4 @@
-"""Counts, in the same pass as PQ, what a network says before fusion: the rows of AP_pan and mIoU_pan.
+"""Measures a network's outputs before fusion in the same pass as PQ: makes the rows of AP_pan and mIoU_pan.
 
 A listener of the loop: it takes the instances and the semantic map from each output (on the device), and threads of its
 own read the ground truth, count shared pixels and hand blocks of rows to the runs. Memory does not depend on the number
@@ -35,7 +35,7 @@ __all__ = ["Measurer"]
 
 
 class Measurer(Listener):
-    """Makes rows of what a network says of each image, in threads of its own, and writes them block by block."""
+    """Makes rows of the network's outputs for each image, in threads of its own, and writes them in blocks."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Measurer(Listener):
 
     @property
     def done(self) -> frozenset[int]:
-        """The images whose rows all runs have."""
+        """The images that have rows in all runs."""
         return self._done
 
     def hear(self, scene: Scene, output: Output) -> None:

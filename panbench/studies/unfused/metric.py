@@ -1,4 +1,4 @@
-"""AP_pan, box AP_pan and mIoU_pan: what a network says before fusion, as rows of pixels, and their intervals.
+"""AP_pan, box AP_pan and mIoU_pan before fusion, from rows of pixels, with intervals.
 
 AP_pan is the mask AP of the instances that a panoptic model predicts (they may overlap), box AP_pan that of their
 boxes, mIoU_pan the mIoU of its semantic sum Σ class × mask; the mIoU of metrics/semantic.py is that of the fused map.
@@ -50,7 +50,7 @@ _COLUMNS = tuple(field.name for field in fields(InstanceTable) if field.name != 
 
 @dataclass(frozen=True)
 class CategoryPixels:
-    """Pixels of the semantic map by image and category: one row each where there is any; void is left out.
+    """Pixels of the semantic map by image and category: one row for each that occurs; void is left out.
 
     gt_pixels: of the category in the ground truth; pred_pixels: predicted, on labelled pixels; pixels: both
     """
@@ -100,7 +100,7 @@ class UnfusedTable:
         return instance_ap(of_boxes(self.instances, self.instances.boxes), thing_ids(categories))
 
     def without_boxes(self) -> "UnfusedTable":
-        """The same rows, for a run whose other rows have none."""
+        """The same rows, for a run without any in its other rows."""
         return self if self.instances is None else replace(self, instances=replace(self.instances, boxes=None))
 
     def semantic_iou(self, categories: Sequence[Category]) -> "SemanticIoU | None":
@@ -162,7 +162,7 @@ def draw_counts(n_images: int, resamples: int = RESAMPLES, seed: int = 0) -> Int
 def resampled_unfused(
     table: UnfusedTable, images: Int64, counts: Int64, categories: Sequence[Category]
 ) -> dict[str, Float]:
-    """The metrics of each resample by name, (resamples,) float64, NaN where there is none.
+    """The metrics of each resample by name, (resamples,) float64, NaN without a value.
 
     images: ascending, the columns of `counts`; the table's rows of other images are passed over
     """

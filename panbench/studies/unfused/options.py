@@ -1,4 +1,4 @@
-"""`panbench eval --metrics`: what a network says before fusion is measured in the pass of PQ."""
+"""`panbench eval --metrics`: measures a network's outputs before fusion in the pass of PQ."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -115,7 +115,7 @@ def _settings(metrics: str | None, truth: "InstanceSet | None") -> Mapping[str, 
 
 
 def _refuse_unmeasured(model: "Model", dataset: "Dataset") -> None:
-    """Raises BadArgument for a model whose outputs have nothing to measure before fusion."""
+    """Raises BadArgument for a model without outputs to measure before fusion."""
     from panbench.models.candidates import Candidates, FinishedMap, NonFiniteOutput
 
     if model.rule.takes is FinishedMap:

@@ -1,4 +1,4 @@
-"""What a network says of an image before fusion: overlapping instances and the semantic sum, for AP_pan and mIoU_pan.
+"""A network's outputs for an image before fusion: overlapping instances and the semantic sum, for AP_pan and mIoU_pan.
 
 Instances are the pairs of candidate and class with the highest class scores (the config's max_per_image, 100), those
 of things among them, ranked by class score × mask score, the mean probability within the mask; the semantic map is the

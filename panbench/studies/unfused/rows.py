@@ -61,7 +61,7 @@ def write_unfused(writer: RunWriter, table: UnfusedTable, rank: int = 0) -> Path
 
 
 def images_measured(run: Run) -> frozenset[int]:
-    """The images of which a run has rows."""
+    """The images with rows in a run."""
     rows = run.side_tables.get(NAME)
     return frozenset() if rows is None else frozenset(rows.images.tolist())
 

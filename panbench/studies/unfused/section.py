@@ -1,4 +1,4 @@
-"""The section of the page on what networks say before fusion."""
+"""The section of the page on metrics before fusion."""
 
 from collections.abc import Sequence
 
