@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,7 +105,7 @@ def _too_old(distribution: str, version: str | None) -> str | None:
     return None if fits else f"{version} is here, and {wanted} is wanted"
 
 
-def preflight() -> dict[str, object]:
+def preflight() -> dict[str, Any]:
     """All rows, what is lacking, and the command that brings it."""
     needed = [{**look(*pair), "good": True} for pair in NEEDED.items()]
     asked = [{**look(name, module), "without": without} for name, (module, without) in ASKED.items()]
@@ -122,14 +123,14 @@ def preflight() -> dict[str, object]:
     }
 
 
-def sentences(found: dict[str, object]) -> list[str]:
+def sentences(found: dict[str, Any]) -> list[str]:
     """What the preflight says."""
     said = []
-    for row in found["rows"]:  # type: ignore[attr-defined]
+    for row in found["rows"]:
         if row["problem"] is not None:
             said.append(f"{row['needs']}: {row['problem']}" + (f" ({row['without']})" if "without" in row else ""))
     if found["lacking"]:
-        names = " ".join(found["lacking"])  # type: ignore[arg-type]
+        names = " ".join(found["lacking"])
         version = ".".join(str(found["python"]).split(".")[:2])
         said.append(f"Bring the wheels: python3 scripts/make/gpu_wheels.py build/gpu-wheels --python {version} {names}")
     if found["library"] is None:
