@@ -107,8 +107,10 @@ def _too_old(distribution: str, version: str | None) -> str | None:
 
 def preflight() -> dict[str, Any]:
     """All rows, what is lacking, and the command that brings it."""
-    needed = [{**look(*pair), "good": True} for pair in NEEDED.items()]
-    asked = [{**look(name, module), "without": without} for name, (module, without) in ASKED.items()]
+    needed: list[dict[str, Any]] = [{**look(*pair), "good": True} for pair in NEEDED.items()]
+    asked: list[dict[str, Any]] = [
+        {**look(name, module), "without": without} for name, (module, without) in ASKED.items()
+    ]
     for row in needed:
         row["good"] = row["problem"] is None
     lacking = [str(row["needs"]) for row in (*needed, *asked) if row["problem"] and row["needs"] not in OF_THE_MACHINE]
