@@ -68,6 +68,8 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
     rules = [] if request.rule is None else split_rules(request.rule)
     options = _options(request, studies)
     specs, data = _with_data(request, specs)
+    for study in studies:
+        study.check_models(specs)
     if request.name is not None:
         specs = [renamed(specs[0], request.name)]
 

@@ -44,6 +44,7 @@ __all__ = [
     "open_model_once",
     "refuse_without_purpose",
     "run_further",
+    "with_those_beside",
 ]
 
 
@@ -63,9 +64,15 @@ def evaluate(
     """
     model = as_shown(model, options)
     folders = {model.rule: Path(out)}
-    (run,) = evaluate_rules(model, dataset, folders, options, reporter)
+    run, *_ = evaluate_rules(model, dataset, with_those_beside(model, folders, options), options, reporter)
     run_further(model, dataset, folders, options, reporter)
     return run
+
+
+def with_those_beside(model: Model, folders: Mapping[Rule, Path], options: EvaluateOptions) -> dict[Rule, Path]:
+    """The folders with those of further runs that studies make in the same pass, after them. model: `as_shown`."""
+    further = [study.beside(model, folders, options) for study in options.studies]
+    return {**folders, **{rule: folder for each in further for rule, folder in each.items()}}
 
 
 def run_further(

@@ -12,6 +12,7 @@ from panbench.base.reporter import Reporter
 from panbench.base.studies import added
 
 if TYPE_CHECKING:
+    from panbench.catalog import ModelSpec
     from panbench.datasets import Dataset
     from panbench.datasets.category_map import CategoryMap
     from panbench.evaluation.listeners import Listener
@@ -82,6 +83,9 @@ class StudyOptions:
         """The options of the core with what this study asks of them, on the command line."""
         return options
 
+    def check_models(self, specs: "Sequence[ModelSpec]") -> None:
+        """Raises BadArgument for models that the study cannot run; called before torch is loaded."""
+
     def check(self, dataset: "Dataset") -> None:
         """Raises BadArgument when the options do not fit the dataset; called before torch is loaded."""
 
@@ -92,6 +96,15 @@ class StudyOptions:
     def wrapped(self, model: "Model") -> "Model":
         """The model to evaluate in place of `model`, such as one that sees several views of each image."""
         return model
+
+    def beside(
+        self, model: "Model", folders: "Mapping[Rule, Path]", options: "EvaluateOptions"
+    ) -> "Mapping[Rule, Path]":
+        """Further runs of the same pass: their folders, by rules of the study's own that read the model's outputs.
+
+        model: as `wrapped` by all studies; folders: of the runs that are asked for, by rule; options: theirs
+        """
+        return {}
 
     def join(self, evaluation: Evaluation) -> Joined:
         """What is added to one pass. Raises BadArgument, before anything is written, for a model that does not fit."""

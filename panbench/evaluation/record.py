@@ -54,14 +54,14 @@ def first_record(
     rule: Rule,
 ) -> RunInfo:
     """What is known of a run before its first image."""
-    device, described, running = model.device, model.describe(), way_of_running(model)
+    device, described, running = model.device, rule.describe(model.describe()), way_of_running(model)
     if mapping is not None:
         # What is published was measured in the model's own categories.
         described = replace(described, published=None)
     return RunInfo(
         model=described,
         # Fusing again gives a stored model another rule; `paper` is then its own.
-        rule=replace(RuleRecord.of(rule.record()), default=rule == model.paper),
+        rule=replace(RuleRecord.of(rule.record()), default=rule.record() == model.paper.record()),
         dataset=DatasetRecord(
             name=dataset.name,
             split=dataset.split,
@@ -124,6 +124,7 @@ def resume_settings(
         "exif": dataset.exif,
         **_map_settings(mapping),
         **running,
+        **rule.settings,
         "definitions": definitions_in_words(current_definitions(described, running)),
         "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,

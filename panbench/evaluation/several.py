@@ -219,7 +219,7 @@ def evaluate_models(
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
     from panbench.evaluation.distributed import join_ranks
-    from panbench.evaluation.evaluate import evaluate_rules, run_further
+    from panbench.evaluation.evaluate import evaluate_rules, run_further, with_those_beside
 
     is_first = join_ranks().is_first
     of_each = len(rules) or 1
@@ -235,7 +235,7 @@ def evaluate_models(
                     watchers.append(watching)
             chosen, model = stack.enter_context(_asked_model(spec, opening, rules, options, watching))
             clean = dict(zip(chosen, own, strict=True))
-            runs = evaluate_rules(model, dataset, clean, options, watching)
+            runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, watching)
             for watcher in watchers:
                 watcher.finished(runs[0])
             run_further(model, dataset, clean, options, reporter)

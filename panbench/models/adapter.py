@@ -16,6 +16,7 @@ from panbench.catalog import ModelSpec
 from panbench.models.attention import Attention, attended_queries
 from panbench.models.candidates import Frame, Output
 from panbench.models.checkpoints import Checkpoint
+from panbench.models.decoders import Decoder
 from panbench.models.feeding import constant
 from panbench.models.model import LoadedImage
 from panbench.models.preprocess import Resize, normalised, on_device, read_photograph, sizes_of
@@ -181,6 +182,10 @@ class Adapter:
             f"{self.spec.title} shows no attention: panbench does not know where its queries look. Models of "
             "MaskFormer, Mask2Former, OneFormer, EoMT, DETR, Panoptic SegFormer and Mask DINO show theirs."
         )
+
+    def decoder(self, module: Any) -> Decoder | None:
+        """The layers of the network's decoder, after each of which its heads can answer; None where it has none."""
+        return None
 
     def plant_segments(self, module: nn.Module, count: int) -> Callable[[], None] | None:
         """Makes the heads answer with `count` segments, for timing untrained models; returns what undoes it.

@@ -1,21 +1,25 @@
-"""The stages of gpu_day.sh: what only a GPU can answer, each into OUT/STAGE.json; `report` makes OUT/REPORT.md.
+"""The stages of gpu_day.sh: what only a GPU can answer, the dearest question first, each into OUT/STAGE.json.
 
-python scripts/check/gpu_day.py list
+python scripts/check/gpu_day.py plan --out OUT [--rehearse]      # each stage that is left, and its seconds as estimated
 python scripts/check/gpu_day.py parity --out OUT [--rehearse]
+python scripts/check/gpu_day.py report --out OUT [--rehearse]    # OUT/REPORT.md, and all of it in OUT.tar.gz
+
+A stage writes each row when it is measured (OUT/STAGE.rows.json), and goes on from there when it is run again.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +34,7 @@ from panbench.catalog import find_model
 from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
-from panbench.evaluation.tools.benchmark import benchmark, share_that_differs
+from panbench.evaluation.tools.benchmark import Row, benchmark, share_that_differs
 from panbench.models import feeding
 from panbench.models.mmdet import operators
 from panbench.models.opening import open_model, resolve_weights
@@ -62,69 +66,177 @@ class Day:
         self.size = (96, 128) if rehearsal else (480, 640)
         self.batches = (1, 2) if rehearsal else (1, 4, 16, 32)
         self.images = 4 if rehearsal else 64
+        self.precisions = ("fp32", "bf16") if rehearsal else ("fp32", "tf32", "bf16", "fp16")
 
-    def models(self) -> list[str]:
-        """The tiny models whose weights and libraries are here."""
+    def models(self, rows: "Rows") -> list[str]:
+        """The tiny models that open here; of each other one, why it does not is a row of the stage."""
         found = []
         for name in TINY:
-            with contextlib.suppress(Exception):
+            try:
                 resolve_weights(find_model(name), "auto", needed=True)
                 open_model(find_model(name), device="cpu")
-                found.append(name)
+            except Exception as error:  # whatever keeps a family from opening is what the day is to tell
+                if not rows.known(model=name):
+                    rows.add({"model": name, "error": _in_a_line(error), "good": False})
+                continue
+            found.append(name)
         return found
 
 
-def circumstances(day: Day) -> dict[str, Any]:
+class Rows:
+    """The rows of a stage, each in OUT/STAGE.rows.json as soon as it is added; those of an earlier call are there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.all: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Stores one more row."""
+        self.all.append(row)
+        write_json(self._path, self.all)
+
+    def begin_anew(self) -> None:
+        """Forgets the rows of an earlier call, for a stage whose rows belong together."""
+        self.all = []
+
+    def known(self, **facts: Any) -> bool:
+        """Whether a row has all of these."""
+        return any(all(row.get(name) == value for name, value in facts.items()) for row in self.all)
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def probe(day: Day, rows: Rows) -> None:
+    """How long the dearest model takes to open, and for an image on either side: the others are estimated from it."""
+    # The first to be opened also imports.
+    on_cpu = _planted(day, torch.device("cpu"))
+    began = time.monotonic()
+    model = _planted(day, day.device)
+    opened = time.monotonic() - began
+    batch = day.batches[min(1, len(day.batches) - 1)]
+    rows.add(
+        {
+            "model": day.large[0],
+            "s to open": opened,
+            "s/image": _seconds_an_image(day, model, batch),
+            "s/image, CPU": _seconds_an_image(day, on_cpu, 1),
+            "batch": batch,
+        }
+    )
+
+
+def _planted(day: Day, device: torch.device, **settings: Any) -> Any:
+    model = open_model(find_model(day.large[0]), weights=day.weights, device=device, **settings)
+    model.plant_segments(PLANTED)
+    return model
+
+
+def _seconds_an_image(day: Day, model: Any, batch: int) -> float:
+    """The second pass over a batch, after one to warm up."""
+    dataset = generated_dataset(model.class_names, model.isthing, size=day.size, count=batch)
+    loaded = [model.load(scene) for scene in dataset.scenes]
+    spent = []
+    for _ in range(2):
+        began = time.monotonic()
+        fused = fuse(model.candidates(loaded), model.rule)
+        _synchronise(model.device)
+        [model.rule.settle(each) for each in fused]
+        spent.append((time.monotonic() - began) / batch)
+    return spent[-1]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def question(day: Day, rows: Rows) -> None:
+    """The dearest question, of Mask2Former R50: parity with the CPU, images/s, ratio to mmdet's loop, waits."""
+    name = day.large[0]
+    if not rows.known(asked="parity"):
+        rows.add({"asked": "parity", **_parity_of_large(day)})
+    if not rows.known(asked="waits"):
+        rows.add({"asked": "waits", **_waits_of(_planted(day, day.device), day, strict=True)})
+    batch = day.batches[-2]
+    left = [each for each in ("fp32", "bf16") if not rows.known(asked="speed", precision=each, batch=batch)]
+    if left:
+        _measure(day, name, batch, left, lambda row: rows.add({"asked": "speed", **row}))
+    if not rows.known(asked="ratio to mmdet"):
+        rows.add({"asked": "ratio to mmdet", **_ratio(day, name, "fp32")})
+
+
+def _parity_of_large(day: Day) -> dict[str, Any]:
+    """Maps of two images on the device and on the CPU, from the same random weights."""
+    here, there = _planted(day, torch.device("cpu")), _planted(day, day.device, precision="ieee")
+    dataset = generated_dataset(here.class_names, here.isthing, size=day.size, count=2)
+    ids = category_ids(here, dataset.categories)
+    shares = [share_that_differs(*(_map_of(model, scene, ids) for model in (here, there))) for scene in dataset.scenes]
+    return {"model": day.large[0], "pixels that differ": float(np.mean(shares)), "good": float(np.mean(shares)) <= 1e-3}
+
+
+def _map_of(model: Any, scene: Any, ids: Any) -> Any:
+    (fused,) = fuse(model.candidates([model.load(scene)]), model.rule)
+    _synchronise(model.device)
+    return prediction_of(scene.image.id, model.rule.settle(fused), ids)
+
+
+def circumstances(day: Day, rows: Rows) -> dict[str, Any]:
     """What the day is run on."""
     cuda = day.device.type == "cuda"
-    programs = {}
-    for program in ("triton", "torchvision", "transformers"):
-        with contextlib.suppress(Exception):
-            programs[program] = __import__(program).__version__
     properties = torch.cuda.get_device_properties(day.device) if cuda else None
-    smi = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit", "--format=csv,noheader"]
     return {
         "device": str(properties) if cuda else provenance.cpu_name(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
-        "smi": subprocess.run(smi, capture_output=True, text=True).stdout.strip() if cuda else None,
+        "smi": _smi() if cuda else None,
         "cores": os.cpu_count(),
         "operators": operators.install(),
-        "versions": {**provenance.versions(), **programs},
+        "versions": {
+            **provenance.versions(),
+            **{name: _version(name) for name in ("triton", "torchvision", "transformers")},
+        },
         "git_commit": provenance.git_commit(),
     }
 
 
-def parity(day: Day) -> dict[str, Any]:
+def _smi() -> str:
+    """What nvidia-smi says of the device, or why it says nothing."""
+    line = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.sm,clocks.mem,power.limit", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return _in_a_line(error)
+    return (done.stdout or done.stderr).strip()
+
+
+def _version(name: str) -> str:
+    """The version of a package, or why it does not import."""
+    try:
+        return str(__import__(name).__version__)
+    except Exception as error:  # whatever a package raises is its answer
+        return _in_a_line(error)
+
+
+def parity(day: Day, rows: Rows) -> None:
     """Every tiny model on the device against the CPU: pixels and PQ, alone and in batches."""
-    rows = []
-    for name in day.models():
+    for name in day.models(rows):
+        if rows.known(model=name, batch=8):
+            continue
         spec = find_model(name)
         here, there = open_model(spec, device="cpu"), open_model(spec, device=day.device, precision="ieee")
         dataset = generated_dataset(here.class_names, here.isthing, size=day.size, count=day.images)
-        ids = category_ids(here, dataset.categories)
-
-        def maps(model: Any, batch_size: int, dataset: Any = dataset, ids: Any = ids) -> list[Any]:
-            found = []
-            for start in range(0, len(dataset.scenes), batch_size):
-                scenes = dataset.scenes[start : start + batch_size]
-                fused = fuse(model.candidates([model.load(scene) for scene in scenes]), model.rule)
-                if model.device.type == "cuda":
-                    torch.cuda.synchronize()
-                found += [
-                    prediction_of(s.image.id, model.rule.settle(f), ids) for s, f in zip(scenes, fused, strict=True)
-                ]
-            return found
-
-        expected = maps(here, 1)
+        expected = _maps(here, dataset, 1)
+        own = evaluate(here, dataset, day.out / "runs" / f"{name}-cpu", EvaluateOptions(overwrite=True))
         for batch_size in (1, 8):
-            differ = [share_that_differs(*pair) for pair in zip(expected, maps(there, batch_size), strict=True)]
-            run = evaluate(
-                there, dataset, day.out / "runs" / name, EvaluateOptions(batch_size=batch_size, overwrite=True)
-            )
-            own = evaluate(here, dataset, day.out / "runs" / f"{name}-cpu", EvaluateOptions(overwrite=True))
+            differ = [
+                share_that_differs(*pair) for pair in zip(expected, _maps(there, dataset, batch_size), strict=True)
+            ]
+            options = EvaluateOptions(batch_size=batch_size, overwrite=True)
+            run = evaluate(there, dataset, day.out / "runs" / name, options)
             both = [100 * (each.summary()["All"]["PQ"] or 0.0) for each in (run, own)]
-            rows.append(
+            rows.add(
                 {
                     "model": name,
                     "batch": batch_size,
@@ -134,78 +246,110 @@ def parity(day: Day) -> dict[str, Any]:
                     "good": abs(both[0] - both[1]) <= 0.01,
                 }
             )
-    return {"rows": rows}
 
 
-def waits(day: Day) -> dict[str, Any]:
+def _maps(model: Any, dataset: Any, batch_size: int) -> list[Any]:
+    """The model's maps of all images, so many at a time."""
+    ids, found = category_ids(model, dataset.categories), []
+    for start in range(0, len(dataset.scenes), batch_size):
+        scenes = dataset.scenes[start : start + batch_size]
+        fused = fuse(model.candidates([model.load(scene) for scene in scenes]), model.rule)
+        _synchronise(model.device)
+        found += [prediction_of(s.image.id, model.rule.settle(f), ids) for s, f in zip(scenes, fused, strict=True)]
+    return found
+
+
+def waits(day: Day, rows: Rows) -> None:
     """How often a batch waits for the device: `feeding.to_host`, and what PyTorch tells of beside it."""
-    rows = []
-    for name in (*day.models(), *tiny_networks.SPECS):
-        model: Any
-        if untrained := name in tiny_networks.SPECS:
-            model = tiny_networks.open_tiny(name, day.device)
-            model.plant_segments(3)
-        else:
-            model = open_model(find_model(name), device=day.device)
-        dataset = generated_dataset(model.class_names, model.isthing, size=day.size, count=4)
-        loaded = [model.load(scene) for scene in dataset.scenes]
-        fuse(model.candidates(loaded), model.rule)
-        before, error = feeding.copies, None
-        with warnings.catch_warnings(record=True) as heard:
-            warnings.simplefilter("always")
-            if day.device.type == "cuda":
-                # Two of transformers' families have a copy of their own that waits: it is counted.
-                torch.cuda.set_sync_debug_mode("warn" if untrained else "error")
-            try:
-                fuse(model.candidates(loaded), model.rule)
-            except RuntimeError as problem:
-                error = " ".join(str(problem).split())[:300]
-            finally:
-                if day.device.type == "cuda":
-                    torch.cuda.set_sync_debug_mode("default")
-        others = sum("synchronizing" in str(each.message) for each in heard)
-        count = feeding.copies - before + others
-        rows.append({"model": name, "waits": count, "error": error, "good": error is None and count <= MOST_WAITS})
-    return {"rows": rows}
-
-
-def speed(day: Day) -> dict[str, Any]:
-    """panbench bench of the large models: precisions × batch sizes, until the time is up."""
-    rows = []
-    precisions = ("fp32", "bf16") if day.rehearsal else ("fp32", "tf32", "bf16", "fp16")
-    deadline = time.monotonic() + 400
-    for batch, precision, name in itertools.product(reversed(day.batches), precisions, day.large):
-        if time.monotonic() > deadline:
-            rows.append({"model": name, "precision": precision, "batch": batch, "status": "no time left"})
+    for name in (*day.models(rows), *tiny_networks.SPECS):
+        if rows.known(model=name):
             continue
-        report = benchmark(
-            [find_model(name)],
-            size=day.size,
-            # The rate leaves out what is begun at once: the first batch, and an image for each of up to 8 threads.
-            count=max(day.images, 6 * batch + 8),
-            device=str(day.device),
-            precisions=[precision],
-            batch_sizes=[batch],
-            weights=day.weights,
-            plant=PLANTED,
-            warm_up=2,
-        )
-        row = report.rows[-1]
-        rows.append(
-            {
-                "model": name,
-                "precision": row.precision,
-                "batch": row.batch_size,
-                "status": row.status,
-                "images": row.images,
-                "images/s": row.images_per_second,
-                "whole loop, s": row.loop_seconds,
-                "ms, median": row.latency_p50,
-                "device MB": None if row.device_peak_bytes is None else row.device_peak_bytes / 1e6,
-                "good": row.status != "ok" or _is_fast_enough(name, row.images_per_second),
-            }
-        )
-    return {"rows": rows}
+        untrained = name in tiny_networks.SPECS
+        try:
+            model = (
+                tiny_networks.open_tiny(name, day.device)
+                if untrained
+                else open_model(find_model(name), device=day.device)
+            )
+        except Exception as error:  # a family that cannot be opened is a row
+            rows.add({"model": name, "error": _in_a_line(error), "good": False})
+            continue
+        if untrained:
+            model.plant_segments(3)
+        # Two of transformers' families have a copy of their own that waits: it is counted.
+        rows.add({"model": name, **_waits_of(model, day, strict=not untrained)})
+
+
+def _waits_of(model: Any, day: Day, *, strict: bool) -> dict[str, Any]:
+    """The waits of a batch of four. strict: one that PyTorch tells of ends it."""
+    dataset = generated_dataset(model.class_names, model.isthing, size=day.size, count=4)
+    loaded = [model.load(scene) for scene in dataset.scenes]
+    fuse(model.candidates(loaded), model.rule)
+    before, error = feeding.copies, None
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        if day.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error" if strict else "warn")
+        try:
+            fuse(model.candidates(loaded), model.rule)
+        except RuntimeError as problem:
+            error = " ".join(str(problem).split())[:300]
+        finally:
+            if day.device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+    count = feeding.copies - before + sum("synchronizing" in str(each.message) for each in heard)
+    return {"waits": count, "error": error, "good": error is None and count <= MOST_WAITS}
+
+
+def speed(day: Day, rows: Rows) -> None:
+    """panbench bench of the large models: precisions × batch sizes, the largest batches first."""
+    for row in Rows(day.out / "question.rows.json").all:
+        settings = {key: row.get(key) for key in ("model", "precision", "batch")}
+        if row.get("asked") == "speed" and not rows.known(**settings):
+            rows.add({key: value for key, value in row.items() if key != "asked"})
+    for batch, name in itertools.product(reversed(day.batches), day.large):
+        left = [each for each in day.precisions if not rows.known(model=name, precision=each, batch=batch)]
+        if left:
+            _measure(day, name, batch, left, rows.add)
+
+
+def _measure(day: Day, name: str, batch: int, precisions: Sequence[str], add: Callable[[dict[str, Any]], None]) -> None:
+    """The settings of one model at one batch size: fp32 once for all, as the others are held against its maps."""
+
+    def measured(row: Row) -> None:
+        # fp32 is measured though only others are left: it is no row twice.
+        if row.precision in precisions:
+            add(_speed_row(name, row))
+
+    benchmark(
+        [find_model(name)],
+        size=day.size,
+        # The rate leaves out what is begun at once: the first batch, and an image for each of up to 8 threads.
+        count=max(day.images, 6 * batch + 8),
+        device=str(day.device),
+        precisions=precisions,
+        batch_sizes=[batch],
+        weights=day.weights,
+        plant=PLANTED,
+        warm_up=2,
+        measured=measured,
+    )
+
+
+def _speed_row(name: str, row: Row) -> dict[str, Any]:
+    return {
+        "model": name,
+        "precision": row.precision,
+        "batch": row.batch_size,
+        "status": row.status,
+        "images": row.images,
+        "images/s": row.images_per_second,
+        "whole loop, s": row.loop_seconds,
+        "ms, median": row.latency_p50,
+        "device MB": None if row.device_peak_bytes is None else row.device_peak_bytes / 1e6,
+        "pixels that differ": row.pixels_differ,
+        "good": row.status != "ok" or _is_fast_enough(name, row.images_per_second),
+    }
 
 
 def _is_fast_enough(name: str, rate: float | None) -> bool:
@@ -213,36 +357,25 @@ def _is_fast_enough(name: str, rate: float | None) -> bool:
     return rate is not None and (name != LARGE[0] or rate >= GOAL_RATE)
 
 
-def _against_mmdet(day: Day, precision: str) -> dict[str, Any]:
-    rows = []
-    for name in day.large:
-        target = day.out / f"vs-{name}-{precision}.json"
-        command = [
-            sys.executable,
-            str(Path(__file__).resolve().parents[1] / "bench" / "against_mmdet.py"),
-            "--model",
-            name,
-            "--json",
-            str(target),
-        ]
-        command += ["--images", str(day.images), "--size", f"{day.size[0]}x{day.size[1]}", "--device", str(day.device)]
-        command += ["--checkpoint", day.weights, "--plant", str(PLANTED), "--rounds", "1", "--precision", precision]
-        command += ["--batch-size", str(day.batches[-2])]
-        if problem := _problem_of(command, 150):
-            rows.append({"model": name, "status": problem, "good": False})
-            continue
-        found = json.loads(target.read_text())
-        rows.append(
-            {
-                "model": name,
-                "precision": precision,
-                "ratio": found["ratio"],
-                "tf32": found["tf32"],
-                **{f"{side} ms": 1000 * value / day.images for side, value in found["seconds_median"].items()},
-                "good": name != LARGE[0] or found["ratio"] >= GOAL_RATIO,
-            }
-        )
-    return {"rows": rows}
+def _ratio(day: Day, name: str, precision: str) -> dict[str, Any]:
+    """mmdet's own loop and ours on the same images, by scripts/bench/against_mmdet.py."""
+    target = day.out / f"vs-{name}-{precision}.json"
+    program = Path(__file__).resolve().parents[1] / "bench" / "against_mmdet.py"
+    command = [sys.executable, str(program), "--model", name, "--json", str(target)]
+    command += ["--images", str(day.images), "--size", f"{day.size[0]}x{day.size[1]}", "--device", str(day.device)]
+    command += ["--checkpoint", day.weights, "--plant", str(PLANTED), "--rounds", "1", "--precision", precision]
+    command += ["--batch-size", str(day.batches[-2])]
+    if problem := _problem_of(command, 200):
+        return {"model": name, "precision": precision, "status": problem, "good": False}
+    found = json.loads(target.read_text())
+    return {
+        "model": name,
+        "precision": precision,
+        "ratio": found["ratio"],
+        "tf32": found["tf32"],
+        **{f"{side} ms": 1000 * value / day.images for side, value in found["seconds_median"].items()},
+        "good": name != LARGE[0] or found["ratio"] >= GOAL_RATIO,
+    }
 
 
 def _problem_of(command: Sequence[str], seconds: float) -> str | None:
@@ -261,77 +394,76 @@ def _problem_of(command: Sequence[str], seconds: float) -> str | None:
     return (said or printed or f"exit {process.returncode}")[-300:] if process.returncode else None
 
 
-def mmdet_fp32(day: Day) -> dict[str, Any]:
-    """Against mmdet's own loop, with equal flags."""
-    return _against_mmdet(day, "fp32")
+def mmdet(day: Day, rows: Rows) -> None:
+    """Against mmdet's own loop: equal flags, then ours in bf16 against its fp32."""
+    for precision, name in itertools.product(("fp32", "bf16"), day.large):
+        if not rows.known(model=name, precision=precision):
+            rows.add(_ratio(day, name, precision))
 
 
-def mmdet_bf16(day: Day) -> dict[str, Any]:
-    """bf16 against mmdet's loop in fp32."""
-    return _against_mmdet(day, "bf16")
-
-
-def kernels(day: Day) -> dict[str, Any]:
+def kernels(day: Day, rows: Rows) -> None:
     """With and without torchvision's kernels, and with Triton's: the time of a batch, and whether maps are equal."""
-    rows: list[dict[str, Any]] = []
-    batch_size = day.batches[-2]
+    rows.begin_anew()
     loads: Any = operators._torchvision_loads
     for name in (day.large[0], day.large[-1]):
         expected: list[Any] | None = None
         for kind in ("pytorch", "torchvision", "triton"):
             if kind == "torchvision" and not loads():
-                rows.append({"model": name, "kernels": kind, "status": "torchvision is not here"})
+                rows.add({"model": name, "kernels": kind, "status": "torchvision is not here"})
                 continue
             operators._torchvision_loads = loads if kind == "torchvision" else (lambda: False)  # type: ignore[assignment]
             os.environ["PANBENCH_TRITON"] = str(int(kind == "triton"))
             try:
-                model: Any = open_model(find_model(name), weights=day.weights, device=day.device)
-                model.plant_segments(PLANTED)
-                dataset = generated_dataset(model.class_names, model.isthing, size=day.size, count=batch_size)
-                loaded = [model.load(scene) for scene in dataset.scenes]
-                spent = []
-                for _ in range(2 if day.rehearsal else 12):
-                    began = time.perf_counter()
-                    fused = fuse(model.candidates(loaded), model.rule)
-                    if day.device.type == "cuda":
-                        torch.cuda.synchronize()
-                    spent.append(1000 * (time.perf_counter() - began))
-                ids = [model.rule.settle(each)[0] for each in fused]
-                expected = ids if expected is None else expected
-                differ = float(np.mean([np.mean(a != b) for a, b in zip(expected, ids, strict=True)]))
-                row: dict[str, Any] = {
-                    "ms a batch": statistics.median(spent[1:]),
-                    "pixels that differ": differ,
-                    "good": differ <= 1e-4,
-                }
-                rows.append({"model": name, "kernels": kind, "batch": batch_size, **row})
+                spent, ids = _batches(day, name)
+            except Exception as error:  # a kernel that does not compile is a row
+                rows.add({"model": name, "kernels": kind, "status": _in_a_line(error), "good": False})
+                continue
             finally:
                 operators._torchvision_loads = loads
                 os.environ.pop("PANBENCH_TRITON")
-    return {"rows": rows}
+            expected = ids if expected is None else expected
+            differ = float(np.mean([np.mean(a != b) for a, b in zip(expected, ids, strict=True)]))
+            row = {"ms a batch": statistics.median(spent[1:]), "pixels that differ": differ, "good": differ <= 1e-4}
+            rows.add({"model": name, "kernels": kind, "batch": day.batches[-2], **row})
 
 
-def host(day: Day) -> dict[str, Any]:
+def _batches(day: Day, name: str) -> tuple[list[float], list[Any]]:
+    """The milliseconds of each pass over a batch, and its maps."""
+    model: Any = open_model(find_model(name), weights=day.weights, device=day.device)
+    model.plant_segments(PLANTED)
+    dataset = generated_dataset(model.class_names, model.isthing, size=day.size, count=day.batches[-2])
+    loaded = [model.load(scene) for scene in dataset.scenes]
+    spent: list[float] = []
+    fused: Sequence[Any] = ()
+    for _ in range(2 if day.rehearsal else 12):
+        began = time.perf_counter()
+        fused = fuse(model.candidates(loaded), model.rule)
+        _synchronise(day.device)
+        spent.append(1000 * (time.perf_counter() - began))
+    return spent, [model.rule.settle(each)[0] for each in fused]
+
+
+def host(day: Day, rows: Rows) -> None:
     """How many images a second the host decodes, resizes and packs, by threads: what the device can be fed."""
     model: Any = open_model(find_model(day.large[0]), weights=day.weights, device="cpu")
     dataset = generated_dataset(model.class_names, model.isthing, size=day.size, count=day.images)
-    rows = []
+    rows.begin_anew()
     torch.set_num_threads(1)
     threads = sorted({1, 2, 4, 8, os.cpu_count() or 1})
     for count in threads:
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(model.load, dataset.scenes[:4]))
             began = time.perf_counter()
-            loaded = list(pool.map(model.load, dataset.scenes * 2))
+            loaded = list(pool.map(model.load, [*dataset.scenes, *dataset.scenes]))
             rate = len(loaded) / (time.perf_counter() - began)
-        rows.append({"threads": count, "images/s": rate, "good": count < threads[-1] or rate >= GOAL_RATE})
-    return {"rows": rows}
+        rows.add({"threads": count, "images/s": rate, "good": count < threads[-1] or rate >= GOAL_RATE})
 
 
-def ranks(day: Day) -> dict[str, Any]:
+def ranks(day: Day, rows: Rows) -> None:
     """Two ranks on one device: the same PQ as one."""
+    rows.begin_anew()
     name = "mask2former-tiny"
-    rows: list[dict[str, Any]] = []
+    first: float | None = None
     for count in (1, 2):
         target = day.out / "runs" / f"ranks-{count}"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
@@ -340,41 +472,107 @@ def ranks(day: Day) -> dict[str, Any]:
         command += ["--batch-size", "2"]
         problem = _problem_of(command, 195)
         summary = None if problem else json.loads((target / "run.json").read_text())["summary"]["All"]["PQ"]
-        rows.append({"ranks": count, "PQ": summary, "status": problem or "ok"})
-    good = rows[0]["PQ"] is not None and rows[1]["PQ"] is not None and abs(rows[0]["PQ"] - rows[1]["PQ"]) <= 1e-4
-    return {"rows": [{**row, "good": good} for row in rows]}
+        first = summary if count == 1 else first
+        good = summary is not None and first is not None and abs(summary - first) <= 1e-4
+        rows.add({"ranks": count, "PQ": summary, "status": problem or "ok", "good": good})
 
 
-STAGES: dict[str, Callable[[Day], dict[str, Any]]] = {
-    "circumstances": circumstances,
-    "parity": parity,
-    "waits": waits,
-    "speed": speed,
-    "mmdet-fp32": mmdet_fp32,
-    "mmdet-bf16": mmdet_bf16,
-    "kernels": kernels,
-    "host": host,
-    "ranks": ranks,
+@dataclass(frozen=True)
+class Stage:
+    """A stage and its work, from which its time is estimated: models opened, and images on the device and on the CPU.
+
+    Times of mmdet's loop are taken as five times ours, which is the goal's ratio; `more`: seconds beyond.
+    """
+
+    run: Callable[[Day, Rows], dict[str, Any] | None]
+    work: Callable[[Day], tuple[float, float, float]] = lambda day: (0, 0, 0)
+    more: float = 15.0
+
+
+def _images(day: Day, batch: int) -> float:
+    """Images on the device of one setting of `bench`: warm, one by one, and in the loop."""
+    return 2.2 * max(day.images, 6 * batch + 8)
+
+
+STAGES: dict[str, Stage] = {
+    "probe": Stage(probe, more=30),
+    "question": Stage(question, lambda day: (8, 3 * _images(day, day.batches[-2]) + 12 * day.images, 3), 40),
+    "circumstances": Stage(circumstances),
+    "waits": Stage(waits, lambda day: (15, 60, 0)),
+    # The tiny models take a small part of the dearest one's time.
+    "parity": Stage(parity, lambda day: (10, 2 * day.images, 3 * day.images)),
+    "mmdet": Stage(mmdet, lambda day: (4 * len(day.large), 24 * len(day.large) * day.images, 0), 60),
+    "kernels": Stage(kernels, lambda day: (6, 6 * 13 * day.batches[-2], 0)),
+    "host": Stage(host, lambda day: (1, 0, 0), 20),
+    "ranks": Stage(ranks, lambda day: (3, 4 * day.images, 0), 40),
+    "speed": Stage(
+        speed,
+        lambda day: (
+            len(day.precisions) * len(day.large) * len(day.batches),
+            sum(_images(day, batch) for batch in day.batches) * len(day.precisions) * len(day.large),
+            0,
+        ),
+    ),
 }
+"""In the order in which they are run."""
+
+
+def plan(day: Day) -> list[tuple[str, int]]:
+    """Each stage that is left with its estimated seconds; without a probe's times, a minute more than its start."""
+    left = [name for name in STAGES if not (day.out / f"{name}.json").exists()]
+    path = day.out / "probe.json"
+    if not path.exists():
+        return [(name, int(STAGES[name].more) + 60) for name in left]
+    (found,) = json.loads(path.read_text("utf-8"))["rows"]
+    return [(name, _estimate(STAGES[name], day, found)) for name in left]
+
+
+def _estimate(stage: Stage, day: Day, found: dict[str, Any]) -> int:
+    opened, here, on_cpu = stage.work(day)
+    spent = opened * found["s to open"] + here * found["s/image"] + on_cpu * found["s/image, CPU"]
+    return int(stage.more + spent)
 
 
 def report(day: Day) -> bool:
     """Writes REPORT.md of the stages that are done; returns whether all are, and reach their goals."""
-    lines = [f"# A day on {'a CPU, rehearsed at toy size' if day.rehearsal else 'a GPU'}", ""]
+    where = "a CPU, rehearsed at toy size: no number here is of a GPU" if day.rehearsal else "a GPU"
+    lines = [f"# A day on {where}", "", *_preflight(day)]
     good = True
     for name, stage in STAGES.items():
-        lines += [f"## {name}", "", (stage.__doc__ or "").splitlines()[0], ""]
-        path = day.out / f"{name}.json"
-        if not path.exists():
+        lines += [f"## {name}", "", (stage.run.__doc__ or "").splitlines()[0], ""]
+        path, begun = day.out / f"{name}.json", day.out / f"{name}.rows.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+        else:
             good = False
-            lines += [f"Not done; {name}.log says why.", ""]
-            continue
-        lines += list(_section(found := json.loads(path.read_text())))
+            found = {"rows": json.loads(begun.read_text())} if begun.exists() else {}
+            lines += ["Not finished: the same command goes on from here." if begun.exists() else "Not done.", ""]
+        lines += list(_section(found))
         good &= all(row.get("good", True) for row in found.get("rows", ()))
     with atomic_write(day.out / "REPORT.md", "w") as handle:
         handle.write("\n".join(lines))
+    pack(day.out)
     print((day.out / "REPORT.md").read_text())
     return good
+
+
+def _preflight(day: Day) -> list[str]:
+    path = day.out / "preflight.json"
+    if not path.exists():
+        return []
+    lacking = [row for row in json.loads(path.read_text("utf-8"))["rows"] if row["problem"]]
+    said = [f"- {row['needs']}: {row['problem']}" for row in lacking] or ["All imports work."]
+    return ["## preflight", "", *said, ""]
+
+
+def pack(out: Path) -> Path:
+    """OUT.tar.gz: the report, the rows and the logs, in one file that unpacks over OUT; runs and caches stay behind."""
+    target = out.with_name(out.name + ".tar.gz")
+    with atomic_write(target) as handle, tarfile.open(fileobj=handle, mode="w:gz") as archive:
+        for path in sorted(out.iterdir()):
+            if path.is_file():
+                archive.add(path, f"{out.name}/{path.name}")
+    return target
 
 
 def _section(found: dict[str, Any]) -> Iterator[str]:
@@ -387,7 +585,8 @@ def _section(found: dict[str, Any]) -> Iterator[str]:
         yield "|" + " --- |" * len(heads)
         for row in rows:
             yield "| " + " | ".join(_cell(row.get(head)) for head in heads) + " |"
-    yield from ("", f"{found['seconds']:.0f} s", "")
+    if "seconds" in found:
+        yield from ("", f"{found['seconds']:.0f} s", "")
 
 
 def _cell(value: Any) -> str:
@@ -399,25 +598,30 @@ def _cell(value: Any) -> str:
 
 
 def main() -> None:
-    """Runs a stage, lists them, or writes the report."""
+    """Runs a stage, lists what is left, or writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["list", "report", *STAGES])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("stage", choices=["plan", "report", *STAGES])
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rehearse", action="store_true", help="toy size, on a CPU")
     options = parser.parse_args()
-    if options.stage == "list":
-        print("\n".join(STAGES))
-        return
-    if options.out is None:
-        parser.error("--out is needed")
     if not options.rehearse and not torch.cuda.is_available():
         sys.exit("Error: no CUDA device is found. Add --rehearse to run the stages at toy size on the CPU.")
+    options.out.mkdir(parents=True, exist_ok=True)
     day = Day(options.out, options.rehearse)
+    if options.stage == "plan":
+        print("\n".join(f"{name} {seconds}" for name, seconds in plan(day)))
+        return
     if options.stage == "report":
         sys.exit(0 if report(day) or options.rehearse else 1)
-    began = time.monotonic()
-    found = STAGES[options.stage](day)
-    write_json(day.out / f"{options.stage}.json", {**found, "seconds": time.monotonic() - began})
+    run_stage(day, options.stage)
+
+
+def run_stage(day: Day, name: str) -> None:
+    """Runs a stage to its end; its JSON is there only then."""
+    rows, began = Rows(day.out / f"{name}.rows.json"), time.monotonic()
+    facts = STAGES[name].run(day, rows)
+    found = facts if facts is not None else {"rows": rows.all}
+    write_json(day.out / f"{name}.json", {**found, "seconds": time.monotonic() - began})
 
 
 if __name__ == "__main__":

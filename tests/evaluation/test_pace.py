@@ -277,7 +277,9 @@ def test_the_gpu_day_tells_the_rate_of_every_batch_size(enter, monkeypatch, tmp_
     monkeypatch.setattr(bench, "REFERENCE_IMAGE", (32, 32))
     day = gpu_day.Day(tmp_path, rehearsal=True)
     day.size, day.large, day.weights = (32, 32), (gpu_day.LARGE[0],), "random"
-    rows = gpu_day.speed(day)["rows"]
+    stored = gpu_day.Rows(tmp_path / "speed.rows.json")
+    gpu_day.speed(day, stored)
+    rows = stored.all
     assert [row["status"] for row in rows] == ["ok"] * 4
     assert [row["images/s"] for row in rows] == pytest.approx([lanes] * 4)
     assert [row["good"] for row in rows] == [False] * 4, "the goal is 83"

@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,7 @@ def benchmark(
     download: bool = False,
     command: Sequence[str] = (),
     reporter: Reporter = SILENT,
+    measured: Callable[[Row], None] | None = None,
 ) -> Report:
     """Measures every precision at every batch size for every model on `count` generated images of `size`.
 
@@ -174,6 +175,7 @@ def benchmark(
     weights: "auto", "random" or a path; plant: how many segments an image the heads are made to answer with, 0 for none
     download: fetch weights that are not here
     warm_up: batches before the clock runs; reporter: gets progress, and notices of settings that cannot run
+    measured: called with each row as soon as it is measured
     Raises BadArgument, BadCheckpoint for weights that are not here. What a single setting cannot do is said in its row.
     """
     if count < 1 or warm_up < 0 or plant < 0 or not batch_sizes or min(batch_sizes) < 1:
@@ -197,6 +199,8 @@ def benchmark(
             if problem := row.status if row.status != "ok" else row.why_no_rate:
                 reporter.notice(f"{spec.name}, {precision}, batch size {batch_size}: {problem}")
             rows.append(row)
+            if measured is not None:
+                measured(row)
             reporter.progress("Measuring", len(rows), len(cases) * len(ordered), "settings")
         versions.update(context.versions)
     return Report(

@@ -11,6 +11,7 @@ from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
 from panbench.models.candidates import MASK_DINO_TEMPERATURE, Candidates, Frame, pixel_boxes, sigmoid_candidates
+from panbench.models.decoders import Decoder, Part, without_last
 from panbench.models.labels import coco_labels
 from panbench.models.mask_dino.network import SIZE_DIVISOR, Layout, MaskDINO, rename
 from panbench.models.mmdet import deformable
@@ -56,6 +57,13 @@ class MaskDINOAdapter(Adapter):
             dataclasses.replace(each, boxes=pixel_boxes(boxes, *_padded_in_original_pixels(each.frame)))
             for each, boxes in zip(found, outputs.boxes, strict=True)
         ]
+
+    def decoder(self, module: Any) -> Decoder:
+        """The decoder's layers, which share their heads."""
+        head, layers = module.head, module.head.decoder
+        count = len(layers)
+        parts = [Part(module.backbone), Part(head, "encode"), Part(head, "propose"), *map(Part, layers)]
+        return Decoder(count, lambda kept: without_last(layers, count - kept), parts)
 
     def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
         """The points that the decoder's deformable cross-attention samples, scattered to its finest map."""

@@ -22,6 +22,7 @@ from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter, Placed
 from panbench.models.candidates import Output
 from panbench.models.checkpoints import Checkpoint
+from panbench.models.decoders import Decoder
 from panbench.models.external import code_of
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.attention import attend
@@ -155,6 +156,10 @@ class MmdetAdapter(Adapter):
     def attend(self, model: Placed, scene: Scene, **wishes: Any) -> Any:
         """What queries looked at, read off the decoder's cross-attention. Raises BadModel for Panoptic FPN."""
         return attend(model, scene, **wishes)
+
+    def decoder(self, module: nn.Module) -> Decoder | None:
+        """The transformer decoder of MaskFormer and Mask2Former; None for Panoptic FPN."""
+        return self.kind.decoder(module)
 
     def plant_segments(self, module: nn.Module, count: int) -> Callable[[], None]:
         """Replaces the final output of mmdet's heads, on the device or the host."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from panbench.models import feeding
 from panbench.models.candidates import NO_LABEL, Frame, Instances, Output, softmax_candidates
+from panbench.models.decoders import Decoder, Part, without_last
 from panbench.models.mmdet import detection, operators, pixel_decoder, speedups, synthetic
 from panbench.models.rules import Rule
 from panbench.models.rules.compete import Mask2Former as Mask2FormerRule
@@ -58,6 +59,10 @@ class Family:
     def plant(self, module: Any, count: int) -> Callable[[], None]:
         """Makes the heads answer with `count` segments; what it returns undoes it."""
         raise NotImplementedError
+
+    def decoder(self, module: Any) -> Decoder | None:
+        """The layers after each of which the heads can answer; None where there are none."""
+        return None
 
 
 class PanopticFPN(Family):
@@ -186,6 +191,20 @@ class MaskFormer(Family):
     def plant(self, module: Any, count: int) -> Callable[[], None]:
         """Plants `count` queries."""
         return synthetic.plant_queries(module, count)
+
+    def decoder(self, module: Any) -> Decoder:
+        """The transformer decoder's layers; class and mask heads are the same after each."""
+        head = module.panoptic_head
+        layers = head.transformer_decoder.layers
+        count = len(layers)
+
+        def cut(kept: int) -> None:
+            without_last(layers, count - kept)
+            # Mask2Former's head, where it is mmdet's own, counts by itself.
+            head.num_transformer_decoder_layers = kept
+
+        necks = [module.neck] if module.with_neck else []
+        return Decoder(count, cut, [Part(each) for each in (module.backbone, *necks, head.pixel_decoder, *layers)])
 
 
 class Mask2Former(MaskFormer):

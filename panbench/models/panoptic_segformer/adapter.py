@@ -12,6 +12,7 @@ from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
 from panbench.models.candidates import Candidates, Frame, pixel_boxes, scores_of_pairs
+from panbench.models.decoders import Decoder, Part, without_last
 from panbench.models.feeding import to_host
 from panbench.models.labels import coco_labels
 from panbench.models.mmdet import deformable
@@ -74,6 +75,16 @@ class PanopticSegFormerAdapter(Adapter):
                 )
             )
         return found
+
+    def decoder(self, module: Any) -> Decoder:
+        """The decoder that finds things: class and box branches after each layer are its own, mask heads all layers'.
+
+        Stuff has queries that no layer changes.
+        """
+        layers = module.decoder.layers
+        count = len(layers)
+        parts = (module.backbone, module.neck, *module.encoder.layers, *layers, module.stuff_mask_head)
+        return Decoder(count, lambda kept: without_last(layers, count - kept), [Part(each) for each in parts])
 
     def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
         """What the queries of things sample in the decoder; those of stuff have none, only their mask head."""

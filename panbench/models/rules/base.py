@@ -1,7 +1,7 @@
 """What all fusion rules share: their form, the map on its way from the device to the host, and numbering segments."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from panbench.catalog import RULES
 from panbench.models.candidates import Candidates, FinishedMap, Instances, LabelledSegment, NonFiniteOutput
+from panbench.runs import ModelRecord
 
 NOTHING = 255
 """The code of a pixel that belongs to no candidate, where codes are bytes; where they are int16 it is -1."""
@@ -97,6 +98,15 @@ class Rule:
     def least_gate(self) -> float:
         """Candidates with a lower gate do not change the map, so they need not be stored."""
         return float(getattr(self, "score", 0.0))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What else a run of it must share to be resumed, for run.json's `arguments`."""
+        return {}
+
+    def describe(self, model: ModelRecord) -> ModelRecord:
+        """What run.json says of the model; a rule that fuses something else than its last answer says so here."""
+        return model
 
     @property
     def called(self) -> str:

@@ -30,11 +30,13 @@ from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes, softmax_candidates
 from panbench.models.checkpoints import refuse_differences
+from panbench.models.decoders import Decoder
 from panbench.models.feeding import constant
 from panbench.models.labels import is_unnamed, known_things, labels_of, spelt_as
 from panbench.models.model import LoadedImage
 from panbench.models.rules import parse_rule
 from panbench.models.transformers.attention import looks_of
+from panbench.models.transformers.decoders import decoder_of
 from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, family_of
 from panbench.models.transformers.processor import Processor
 from panbench.models.transformers.settings import network_settings, read_json
@@ -354,6 +356,10 @@ class TransformersAdapter(Adapter):
         if self._named == list(range(len(self._named))):
             return scores[:, : len(self._named)]
         return scores.index_select(1, constant(tuple(self._named), scores.device))
+
+    def decoder(self, module: Any) -> Decoder:
+        """The family's decoder; of EoMT, the last blocks, in which the queries take part."""
+        return decoder_of(self.kind.name, module)
 
     def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
         """The cross-attention of the family's decoder; of EoMT, how its queries attend to the patches."""

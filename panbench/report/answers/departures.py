@@ -81,7 +81,8 @@ def _of_weights(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
 def _clears_published(arguments: Mapping[str, Any], info: RunInfo) -> bool:
     """Whether something else than other weights explains that the record has no published number."""
     views = arguments.get("tta") not in (None, _ONE_VIEW)
-    return views or bool(arguments.get("corruption")) or info.category_map is not None
+    altered = any(arguments.get(name) for name in ("corruption", "layer", "size"))
+    return views or altered or info.category_map is not None
 
 
 def _digest_of(spec: ModelSpec) -> str | None:

@@ -1,0 +1,17 @@
+"""PQ against time: what a decoder layer and a larger image are worth."""
+
+from panbench.base.studies import Study
+
+__all__ = ["STUDY"]
+
+STUDY = Study(
+    "tradeoffs",
+    "PQ against time: what a decoder layer and a larger image are worth.",
+    # After the views of ensembles, which want the network itself.
+    order=60,
+    options={
+        "eval": "panbench.studies.tradeoffs.options:TradeoffOptions",
+        "compare": "panbench.studies.tradeoffs.compared:ComparedSteps",
+    },
+    section="panbench.studies.tradeoffs.section:tradeoffs_section",
+)
