@@ -50,7 +50,7 @@ def open_dataset(
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
     share: (i, n) for the i-th of n workers that open it: of a large set each looks for the files of its part alone
-    reporter: hears of images drawn while `shapes` is generated, and of what is downloaded
+    reporter: receives progress of images drawn while `shapes` is generated, and of what is downloaded
     Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
     if gt is not None or images is not None:

@@ -100,14 +100,14 @@ def attended_queries(
 @contextmanager
 def calls_of(modules: Mapping[Any, nn.Module]) -> "Iterator[dict[Any, list[Call]]]":
     """The calls of some modules while it is entered, in order, by the module's key; nothing of them changes."""
-    heard: dict[Any, list[Call]] = {key: [] for key in modules}
+    calls: dict[Any, list[Call]] = {key: [] for key in modules}
 
     def listen(key: Any) -> Any:
-        return lambda _, positional, named, output: heard[key].append(Call(positional, named, output))
+        return lambda _, positional, named, output: calls[key].append(Call(positional, named, output))
 
     hooks = [module.register_forward_hook(listen(key), with_kwargs=True) for key, module in modules.items()]
     try:
-        yield heard
+        yield calls
     finally:
         for hook in hooks:
             hook.remove()

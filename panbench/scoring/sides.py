@@ -92,7 +92,7 @@ def read_sides(
     pred_dir: Path | None = None,
     shard: tuple[int, int] | None = None,
 ) -> tuple[Side, Side]:
-    """Ground truth and predictions. Raises BadDataset, and BadArgument for a shard that there is not.
+    """Ground truth and predictions. Raises BadDataset, and BadArgument for an unknown shard.
 
     Each may be several JSONs (panoptic/sources.py).
     Large JSONs are indexed, so that the next process, and the next shard, need not parse them (datasets/index.py).
@@ -122,7 +122,7 @@ def _read(
 
 
 def shard_of(side: Side, shard: tuple[int, int] | None) -> npt.NDArray[np.int64]:
-    """The rows of the columns to score, in order of image ids. Raises BadArgument for a shard that there is not."""
+    """The rows of the columns to score, in order of image ids. Raises BadArgument for an unknown shard."""
     # By image id: the parts of a run then follow each other, and so do shards.
     rows = np.argsort(np.array(side.columns.image_ids, np.int64), kind="stable")
     if shard is None or len(side.columns) < side.n_images:

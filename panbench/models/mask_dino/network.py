@@ -137,13 +137,13 @@ class MaskDINOHead(nn.Module):
         layers = dict(enumerate(self.decoder))
         parts = {number: cast(Any, layer).cross_attn for number, layer in layers.items()}
         points = {("points", number): part for number, part in parts.items()}
-        with calls_of({**layers, **points, "pixels": self.mask_features}) as heard:
+        with calls_of({**layers, **points, "pixels": self.mask_features}) as calls:
             outputs = forward()
         looks = []
         for number, part in parts.items():
-            query = self.decoder_norm(self.decoder_norm(heard[number][-1].output))
-            masks = self.predict(query, heard["pixels"][-1].output, outputs.boxes).mask_logits
-            looks.append(Look(deformable.sampled_attention(part, heard["points", number][-1]), None, masks[0]))
+            query = self.decoder_norm(self.decoder_norm(calls[number][-1].output))
+            masks = self.predict(query, calls["pixels"][-1].output, outputs.boxes).mask_logits
+            looks.append(Look(deformable.sampled_attention(part, calls["points", number][-1]), None, masks[0]))
         return outputs, looks
 
     def forward(self, features: Sequence[Tensor]) -> Outputs:

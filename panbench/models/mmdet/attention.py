@@ -35,16 +35,16 @@ def attend(model: Placed, scene: Scene, **wishes: Any) -> tuple[AttendedQuery, .
     decoder = list(head.transformer_decoder.layers)
     inputs, samples = preprocessed(module, [image])
     parts = {number: layer.cross_attn.attn for number, layer in enumerate(decoder)}
-    with calls_of({**parts, "pixels": head.pixel_decoder}) as heard, model.numerics():
+    with calls_of({**parts, "pixels": head.pixel_decoder}) as calls, model.numerics():
         classes, masks = head(module.extract_feat(inputs), samples)
     scores, labels = classes[-1][0].float().softmax(dim=-1).max(dim=-1)
     labels = torch.where(labels == classes[-1].shape[-1] - 1, NO_LABEL, labels)
-    if any(heard[number][-1].output[1] is None for number in parts):
+    if any(calls[number][-1].output[1] is None for number in parts):
         raise BadModel("The model's attention keeps no weights. Load it with `load_model(…, speedups=False)`.")
     # Mask2Former predicts once before the first layer; MaskFormer only after each.
     first = len(masks) - len(decoder)
-    sizes = _sizes_of(heard["pixels"][-1])
-    layers = [_look(heard[number][-1], number, sizes, masks[first + number][0]) for number in parts]
+    sizes = _sizes_of(calls["pixels"][-1])
+    layers = [_look(calls[number][-1], number, sizes, masks[first + number][0]) for number in parts]
     return attended_queries(model, Attention(scores, labels, layers, frame_of(samples[0].metainfo)), **wishes)
 
 

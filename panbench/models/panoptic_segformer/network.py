@@ -298,12 +298,12 @@ class PanopticSegFormer(DeformableDETR):
         Only the last layer leads to masks: those of the mask head.
         """
         parts = {number: layer.cross_attn for number, layer in enumerate(cast(Any, self.decoder).layers)}
-        with calls_of(parts) as heard:
+        with calls_of(parts) as calls:
             outputs = forward()
         masks, _ = self.things_mask_head(outputs.queries[:1], outputs.memory[:1], outputs.levels)
         last = len(parts) - 1
         looks = [
-            Look(deformable.sampled_attention(part, heard[number][-1]), None, masks[0] if number == last else None)
+            Look(deformable.sampled_attention(part, calls[number][-1]), None, masks[0] if number == last else None)
             for number, part in parts.items()
         ]
         return outputs, looks

@@ -46,30 +46,30 @@ def _mask2former(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[Loo
     transformer = module.model.transformer_module
     layers = list(transformer.decoder.layers)
     attentions = {number: layer.cross_attn for number, layer in enumerate(layers)}
-    with calls_of({**attentions, "maps": transformer, "masks": transformer.decoder.mask_predictor}) as heard:
+    with calls_of({**attentions, "maps": transformer, "masks": transformer.decoder.mask_predictor}) as calls:
         outputs = forward()
-    sizes = _sizes_of(heard["maps"][-1])
+    sizes = _sizes_of(calls["maps"][-1])
     # The first masks are predicted before the first layer.
-    masks = [call.output[0][0] for call in heard["masks"][1:]]
-    return outputs, _of_multihead(heard, sizes, masks)
+    masks = [call.output[0][0] for call in calls["masks"][1:]]
+    return outputs, _of_multihead(calls, sizes, masks)
 
 
 def _oneformer(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[Look]]:
     transformer = module.model.transformer_module
     decoder = transformer.decoder
     attentions = {number: layer.cross_attn.multihead_attn for number, layer in enumerate(decoder.layers)}
-    with calls_of({**attentions, "maps": transformer, "masks": decoder.mask_embed}) as heard:
+    with calls_of({**attentions, "maps": transformer, "masks": decoder.mask_embed}) as calls:
         outputs = forward()
-    features = heard["maps"][-1].named["mask_features"]
-    masks = [torch.einsum("qc,chw->qhw", call.output[0], features[0]) for call in heard["masks"][1:]]
-    return outputs, _of_multihead(heard, _sizes_of(heard["maps"][-1]), masks)
+    features = calls["maps"][-1].named["mask_features"]
+    masks = [torch.einsum("qc,chw->qhw", call.output[0], features[0]) for call in calls["masks"][1:]]
+    return outputs, _of_multihead(calls, _sizes_of(calls["maps"][-1]), masks)
 
 
-def _of_multihead(heard: Mapping[Any, Sequence[Call]], sizes: Sequence[Size], masks: Sequence[Tensor]) -> list[Look]:
+def _of_multihead(calls: Mapping[Any, Sequence[Call]], sizes: Sequence[Size], masks: Sequence[Tensor]) -> list[Look]:
     """Layers of PyTorch's multi-head attention, each on the next of the feature maps, from the coarsest."""
     looks = []
     for number, after in enumerate(masks):
-        call, size = heard[number][-1], sizes[number % len(sizes)]
+        call, size = calls[number][-1], sizes[number % len(sizes)]
         weights = call.output[1][0]
         blocked = blocked_by(call.named.get("attn_mask"), len(weights))
         looks.append(Look(weights.reshape(-1, *size), None if blocked is None else blocked.reshape(-1, *size), after))
@@ -84,26 +84,26 @@ def _sizes_of(transformer: Call) -> list[Size]:
 def _maskformer(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[Look]]:
     transformer = module.model.transformer_module
     attentions = {number: layer.encoder_attn for number, layer in enumerate(transformer.decoder.layers)}
-    with calls_of({**attentions, "maps": transformer}) as heard:
+    with calls_of({**attentions, "maps": transformer}) as calls:
         outputs = forward()
-    size = heard["maps"][-1].positional[0].shape[-2:]
-    return outputs, _of_whole_map(heard, len(attentions), size, outputs.masks_queries_logits[0])
+    size = calls["maps"][-1].positional[0].shape[-2:]
+    return outputs, _of_whole_map(calls, len(attentions), size, outputs.masks_queries_logits[0])
 
 
 def _detr(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[Look]]:
     network = module.detr.model
     attentions = {number: layer.encoder_attn for number, layer in enumerate(network.decoder.layers)}
-    with calls_of({**attentions, "maps": network.input_projection}) as heard:
+    with calls_of({**attentions, "maps": network.input_projection}) as calls:
         outputs = forward()
-    size = heard["maps"][-1].output.shape[-2:]
-    return outputs, _of_whole_map(heard, len(attentions), size, outputs.pred_masks[0])
+    size = calls["maps"][-1].output.shape[-2:]
+    return outputs, _of_whole_map(calls, len(attentions), size, outputs.pred_masks[0])
 
 
-def _of_whole_map(heard: Mapping[Any, Sequence[Call]], count: int, size: Size, masks: Tensor) -> list[Look]:
+def _of_whole_map(calls: Mapping[Any, Sequence[Call]], count: int, size: Size, masks: Tensor) -> list[Look]:
     """Layers that attend to the whole map; only the last one leads to masks."""
     looks = []
     for number in range(count):
-        weights = heard[number][-1].output[1][0].mean(dim=0)
+        weights = calls[number][-1].output[1][0].mean(dim=0)
         looks.append(Look(weights.reshape(-1, *size), None, masks if number == count - 1 else None))
     return looks
 
@@ -112,12 +112,12 @@ def _eomt(module: Any, forward: Callable[[], Any]) -> tuple[Any, list[Look]]:
     config = module.config
     blocks = list(module.layers)[len(module.layers) - config.num_blocks :]
     attentions = {number: block.attention for number, block in enumerate(blocks)}
-    with calls_of({**attentions, **{("block", number): block for number, block in enumerate(blocks)}}) as heard:
+    with calls_of({**attentions, **{("block", number): block for number, block in enumerate(blocks)}}) as calls:
         outputs = forward()
     queries, first = config.num_queries, config.num_queries + module.embeddings.num_prefix_tokens
     looks = []
     for number in attentions:
-        call, after = heard[number][-1], heard["block", number][-1].output
+        call, after = calls[number][-1], calls["block", number][-1].output
         weights = call.output[1][0].mean(dim=0)[:queries, first:].reshape(-1, *module.grid_size)
         mask = call.named.get("attention_mask")
         blocked = blocked_by(None if mask is None else mask[:, :, :queries, first:], queries)

@@ -42,7 +42,7 @@ def slices_for(path: str | os.PathLike[str] | None, runs: Iterable[Run]) -> list
 def images_of_slice(slices: Iterable[ImageSlices], name: str) -> frozenset[int]:
     """The images of a slice, called "night" or, as pages write it, "light: night".
 
-    Raises BadArgument for a slice that there is not, and for a name that several have.
+    Raises BadArgument for an unknown slice, and for a name that several have.
     """
     known = {f"{own.name}: {one}": frozenset(images) for own in slices for one, images in own.images.items()}
     fitting = [full for full in known if full == name] or [full for full in known if full.partition(": ")[2] == name]

@@ -325,7 +325,7 @@ def errors_figure(
 ) -> Figure:
     """The dearest errors of the first run, cut out; of two runs, beside each what the second has there.
 
-    cause, category, size: only such errors; images: only in these. Raises BadArgument for a word that there is not and
+    cause, category, size: only such errors; images: only in these. Raises BadArgument for an unknown cause, category or size and
     where no error fits, BadRun without stored predictions, and BadDataset where no picture can be read.
     """
     table = fitting_errors(members[0], cause, category, size, images)
@@ -360,7 +360,7 @@ def fitting_errors(
     images: Collection[int] | None = None,
 ) -> pd.DataFrame:
     """The rows of `priced_errors` of a run, the dearest first: only of a cause, category (its name) and size, and in
-    some images. Raises BadArgument for a word that there is not."""
+    some images. Raises BadArgument for an unknown cause, category or size."""
     table = member.priced
     kinds = {
         "cause": (cause, [one.name for one in CAUSES], "cause"),

@@ -35,7 +35,7 @@ class SpreadEvaluation(StudyOptions):
     tasks: Tasks = None
 
     def settled(self, options: EvaluateOptions) -> EvaluateOptions:
-        """With the engine. Raises BadArgument for one that there is not."""
+        """With the engine. Raises BadArgument for an unknown one."""
         spread = spread_of(self.engine, self.tasks)
         return options if spread is None else replace(options, spread=spread)
 
@@ -50,5 +50,5 @@ class SpreadScoring(ScoreOptions):
     tasks: Tasks = None
 
     def spread(self) -> "Spread | None":
-        """The engine, if one is asked for. Raises BadArgument for one that there is not."""
+        """The engine, if one is asked for. Raises BadArgument for an unknown one."""
         return spread_of(self.engine, self.tasks)

@@ -66,7 +66,7 @@ class Errors:
     ) -> dict[str, Any]:
         """A page of what a query finds, the dearest first: total, all (errors of the model), errors, faults.
 
-        images: only errors in these. Raises BadArgument for a model, a category or a word that there is not.
+        images: only errors in these. Raises BadArgument for an unknown model, category or cause.
         """
         members = self._examples.members
         for place in (query.model, query.beside):

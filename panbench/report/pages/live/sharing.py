@@ -118,7 +118,7 @@ class Shared:
             job, _ = self._queue.popitem(last=False)
             self._running.add(job)
             loop = job.future.get_loop()
-            # A daemon: a server that is told to end does not wait for a comparison.
+            # A daemon: a server that stops does not wait for a comparison.
             threading.Thread(target=self._run, args=(job, loop), name="panbench serve", daemon=True).start()
 
     def _run(self, job: _Job, loop: asyncio.AbstractEventLoop) -> None:

@@ -37,6 +37,6 @@ def values_of(query: type, words: Mapping[str, str]) -> dict[str, Any]:
 
 
 def check_bounds(offset: int, limit: int) -> None:
-    """Raises BadArgument for a page of an answer that there is not."""
+    """Raises BadArgument for an unknown page of an answer."""
     if offset < 0 or not 0 <= limit <= MOST:
         raise BadArgument(f"offset is at least 0, and limit is 0 to {MOST}.")

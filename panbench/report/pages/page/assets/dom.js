@@ -264,7 +264,7 @@ function select(label, options, chosen, onchoose) {
   };
 }
 
-/** A labelled number from 0 to `most`, or nothing; told and set as a fraction of `most`. */
+/** A labelled number from 0 to `most`, or nothing; announced and set as a fraction of `most`. */
 function amount(label, most, onchoose, unit = "") {
   const id = `select-${++selects}`;
   const box = el("input", { id, type: "number", min: 0, max: most, step: most / 20, size: 5, onchange: () => onchoose(box.value === "" ? null : Number(box.value) / most) });

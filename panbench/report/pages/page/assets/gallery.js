@@ -237,7 +237,7 @@ function createGallery(container) {
     return open(image);
   }
 
-  /** As the address says; whether it names an image that there is. */
+  /** Restores the state of the address; returns whether its image exists. */
   async function restore(wanted) {
     state.lead = wanted.lead && data.leads[wanted.lead] ? { key: wanted.lead, title: "Chosen images" } : null;
     if (source.live) {
