@@ -129,7 +129,7 @@ def score_folder(
     index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     images: the folder of photographs, which scoring does not read; the run remembers it for pictures
     count: what looks at the PNGs in place of threads of this process, such as `scoring.spread.spread_counting`
-    reporter: receives progress of images scored, of ground truth whose PNGs and JSON disagree, and of what else looks odd
+    reporter: receives the progress, ground truth whose PNGs and JSON disagree, and what else looks odd
     Images are written to `out` in blocks of PART_IMAGES, so memory grows with the two JSONs alone, and a run that is
     killed loses a block.
     Raises BadDataset or PredictionMismatch with a sentence for each kind of fault, naming the first images. Blocks

@@ -325,8 +325,8 @@ def errors_figure(
 ) -> Figure:
     """The dearest errors of the first run, cut out; of two runs, beside each what the second has there.
 
-    cause, category, size: only such errors; images: only in these. Raises BadArgument for an unknown cause, category or size and
-    where no error fits, BadRun without stored predictions, and BadDataset where no picture can be read.
+    cause, category, size: only such errors; images: only in these. Raises BadArgument for an unknown word and where no
+    error fits, BadRun without stored predictions, and BadDataset where no picture can be read.
     """
     table = fitting_errors(members[0], cause, category, size, images)
     chosen = list(islice(errors_of(table), most))

@@ -1,7 +1,7 @@
 """The state of a run that is being written, as its page shows it and asks for it again and again.
 
-Only reading: no lock is taken, no name changed. Whether the run is still being written is read from run.json and by the record
-beside its lock file; a run that says "running" and whose process has ended is shown as stopped.
+Only reading: no lock is taken, no name changed. run.json and the record beside its lock file show whether the run is
+still being written; a run that says "running" and whose process has ended is shown as stopped.
 """
 
 from __future__ import annotations
