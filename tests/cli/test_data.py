@@ -134,7 +134,7 @@ def test_instances_without_stuff_say_that_the_set_has_things_only(tmp_path):
     (tmp_path / "instances.json").write_text(json.dumps(document))
     made = run("convert", "instances", tmp_path / "instances.json", "--out", tmp_path / "set")
     assert made.exit_code == 0, made.output
-    assert "1 images, 1 segments" in made.stdout
+    assert "1 image, 1 segment." in made.stdout
     assert "A set of things only: what no instance covers is void." in made.stdout
 
 

@@ -223,13 +223,15 @@ def test_weights_in_shards_are_fetched_whole_and_fetched_again_where_one_is_gone
     assert "--download" in refused("--model", ADDRESS)
 
 
-def test_a_dataset_without_one_of_the_labels_says_nothing_of_things(hub: Repository) -> None:
+def test_a_folder_of_other_labels_than_the_datasets_is_refused_with_both_lists(hub: Repository) -> None:
     names = {str(label): f"kind {label}" for label in range(9)}
     config = json.loads(Path("saved/config.json").read_text())
     Path("saved/config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
     result = panbench("eval", "--model", "./saved", "--data", "shapes", "--limit", "2", "--device", "cpu")
     assert result.exit_code == 2
-    assert "does not say which of its 9 categories are things" in result.stderr
+    assert "the model has 9, of them not in the dataset kind 0, kind 1" in result.stderr
+    assert "the dataset has 9, of them not in the model ball, box" in result.stderr
+    assert "--category-map" in result.stderr
 
 
 def test_models_stars_those_whose_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
