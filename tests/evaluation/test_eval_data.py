@@ -167,9 +167,19 @@ def test_weights_that_are_not_here_are_fetched_only_when_told(published, scenes,
 
 def test_the_command_line_names_the_command_for_weights_of_the_catalog(monkeypatch, scenes, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
-    result = panbench("eval", "--model", "mask2former-r50", "--data", scenes, "--out", tmp_path / "run")
+    photo = next((scenes / "val").iterdir())
+    result = panbench("predict", photo, "--model", "mask2former-r50", "--out", tmp_path / "out")
     assert result.exit_code == 2
     assert "(about 176 MB) with `panbench models --download mask2former-r50`" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_download_is_offered_for_a_model_of_other_categories(monkeypatch, scenes, tmp_path):
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    result = panbench("eval", "--model", "mask2former-r50", "--data", scenes, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "Mask2Former R50 and the dataset have different categories" in result.stderr
+    assert "--download" not in result.stderr
     assert not (tmp_path / "run").exists()
 
 
