@@ -43,6 +43,23 @@ def test_what_is_no_address_is_refused(tmp_path):
         set_repository("https://github.com/x/y")
 
 
+def test_documents_install_from_the_clone_or_an_address_as_long_as_no_index_has_panbench():
+    files = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("notebooks/*.ipynb"),
+        *ROOT.glob(".github/**/*.yml"),
+    ]
+    from_an_index = re.compile(
+        r"""pip install (?:-\S+ )*['"]?panbench(?:\[[a-z0-9,]+\])?(?! @)(?:['"`\s]|$)""", re.MULTILINE
+    )
+    assert from_an_index.search("pip install 'panbench[cloud]'")
+    assert from_an_index.search("pip install panbench\n")
+    assert not from_an_index.search("pip install 'panbench @ git+https://host/panbench'")
+    found = {f"{file.name}: {line}" for file in files for line in from_an_index.findall(file.read_text("utf-8"))}
+    assert not found
+
+
 def test_the_readme_of_scripts_has_a_line_for_each_program():
     scripts = ROOT / "scripts"
     programs = {path for path in scripts.rglob("*.*") if path.suffix in (".py", ".sh") and path.name != "__init__.py"}
