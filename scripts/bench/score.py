@@ -1,8 +1,8 @@
 """`panbench score` against panopticapi and hotcoco, side by side, on generated COCO-shaped pairs of id PNGs.
 
-    python scripts/bench/score.py                     # 100 images, the table of docs/benchmarks.md
+    python scripts/bench/score.py                     # 500 images, the table of docs/benchmarks.md
     python scripts/bench/score.py --images 5000 --rounds 5
-    python scripts/bench/score.py --images 500 --fallback   # only panopticapi and panbench without its compiled library
+    python scripts/bench/score.py --fallback   # only panopticapi and panbench without its compiled library
 
 Needs, beside panbench: pip install --no-deps panopticapi-lite==0.2.0. hotcoco is measured where it is installed (pip
 install hotcoco==1.3.0), in the terminal alone. Each measurement is a process of its own; the tools take turns, so a
@@ -179,7 +179,7 @@ def measure(name: str, folder: Path) -> Spent:
 
 def main() -> None:
     """Makes the set, scores it by each tool in turn and prints a row for each."""
-    options = arguments(__doc__, images=100, rounds=2, fallback=False)
+    options = arguments(__doc__, images=500, rounds=2, fallback=False)
     names = [name for name in CONTENDERS if name != "hotcoco" or importlib.util.find_spec("hotcoco")]
     if options.fallback:
         names = [name for name in names if name == "panopticapi" or "without" in name]
