@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from panbench.base.addresses import Address
-from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.files import sha256_of
 from panbench.base.text import listed
 from panbench.datasets.index import DatasetIndex, index_of, share_of
@@ -101,15 +101,18 @@ def open_folder(
         for listing, images in listings:
             gt = annotations / listing
             if gt.is_file():
-                return open_json(
-                    gt,
-                    root / images,
-                    name=root.resolve().name,
-                    split=name,
-                    limit=limit,
-                    image_ids=image_ids,
-                    share=share,
-                )
+                try:
+                    return open_json(
+                        gt,
+                        root / images,
+                        name=root.resolve().name,
+                        split=name,
+                        limit=limit,
+                        image_ids=image_ids,
+                        share=share,
+                    )
+                except FilesMissing as error:
+                    raise error.without("--gt-dir") from None  # the layout names the folder
     found = sorted(path.stem.removeprefix("panoptic_") for path in annotations.glob("panoptic_*.json"))
     there = f"It has the splits {', '.join(found)}." if found else _how_to_fetch(root)
     raise FilesMissing(f"{root} has no annotations/panoptic_{split}.json. {there}")
@@ -154,7 +157,7 @@ def open_json(
     scenes = _select(panoptic, images, limit, image_ids)
     if images_needed:
         _refuse_missing("images", images, (scene.image_path for scene in scenes))
-    _refuse_missing("ground-truth PNGs", panoptic.folder, (scene.gt_path for scene in scenes))
+    _refuse_missing("ground-truth PNGs", panoptic.folder, (scene.gt_path for scene in scenes), _NAMED)
     return Dataset(
         name=_name_of(panoptic.categories, len(panoptic.images), name or gt.stem.removeprefix("panoptic_"), split),
         split=split,
@@ -193,7 +196,7 @@ def _open_index(
     if images_needed:
         _refuse_missing("images", images, (image for image, _ in scenes.paths(looked_at)))
     if folder is not None:
-        _refuse_missing("ground-truth PNGs", folder, (png for _, png in scenes.paths(looked_at)))
+        _refuse_missing("ground-truth PNGs", folder, (png for _, png in scenes.paths(looked_at)), _NAMED)
     return Dataset(
         name=_name_of(facts.categories, facts.n_images, name, split),
         split=split,
@@ -262,7 +265,10 @@ def _select(
     return scenes
 
 
-def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None]) -> None:
+_NAMED = Way("name the folder of the PNGs with --gt-dir", "--gt-dir")
+
+
+def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None], *ways: Way) -> None:
     if isinstance(folder, Address):
         names = [os.fspath(path)[len(str(folder)) + 1 :] for path in paths if path is not None]
         wanted, missing = len(names), folder.missing_of(names)
@@ -275,9 +281,11 @@ def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None])
                     missing.append(os.path.basename(path))
     if missing and not folder.is_dir():
         there = f"{folder} is not a folder" if folder.exists() else f"There is no folder {folder}"
-        raise FilesMissing(f"{there} of {what}.")
+        raise FilesMissing(f"{there} of {what}.", ways=ways)
     if missing:
-        raise FilesMissing(f"{len(missing)} of {wanted} {what} are missing in {folder}: {listed(missing, most=3)}.")
+        raise FilesMissing(
+            f"{len(missing)} of {wanted} {what} are missing in {folder}: {listed(missing, most=3)}.", ways=ways
+        )
 
 
 def _name_of(categories: Sequence[Category], n_images: int, name: str, split: str) -> str:

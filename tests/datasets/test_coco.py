@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,17 @@ def test_missing_files_are_counted_and_named(folder):
     with pytest.raises(BadDataset, match=r"2 of 3 images are missing .*000000000001.png, 000000000003.png"):
         open_dataset(folder)
     assert ids_of(open_dataset(folder, image_ids=[2])) == [2]
+
+
+def test_a_json_without_its_pngs_names_the_option_for_their_folder(folder, tmp_path):
+    gt = shutil.copy(folder / "annotations" / "panoptic_val2017.json", tmp_path / "mine.json")
+    with pytest.raises(BadDataset, match=r"no folder .*mine of ground-truth PNGs\. Name the folder .* with --gt-dir"):
+        open_dataset(None, images=folder / "val2017", gt=Path(gt))
+    for png in (folder / "annotations" / "panoptic_val2017").iterdir():
+        png.unlink()
+    with pytest.raises(BadDataset) as caught:
+        open_dataset(folder)
+    assert "--gt-dir" not in str(caught.value)
 
 
 def test_a_folder_that_is_not_there_says_how_to_get_one(tmp_path):
