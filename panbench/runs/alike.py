@@ -21,6 +21,7 @@ __all__ = [
     "same_ground_truth",
     "settings_of",
     "unlike",
+    "views",
 ]
 
 
@@ -50,6 +51,14 @@ def detection_library(info: RunInfo) -> str | None:
     return next(
         (f"{name} {info.versions[name]}" for name in ("onedl-mmdetection", "mmdet") if name in info.versions), None
     )
+
+
+def views(info: RunInfo) -> dict[str, str]:
+    """How a run showed its images to the network, where not whole and once: views under `tta`, tiles under `tiles`."""
+    plainly = {"tta": "scales=1", "tiles": "1x1"}
+    return {
+        name: str(value) for name, whole in plainly.items() if (value := info.arguments.get(name)) not in (None, whole)
+    }
 
 
 def same_ground_truth(one: DatasetRecord, other: DatasetRecord) -> bool:

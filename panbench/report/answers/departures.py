@@ -12,14 +12,14 @@ from panbench.base.computing import REDUCED
 from panbench.base.files import hash_in_name, sha256_of
 from panbench.catalog import ModelSpec, weights_here
 from panbench.runs import RunInfo
+from panbench.runs.alike import views
 from panbench.runs.definitions import current_definitions, definitions_in_words, stored_definitions
 
 __all__ = ["departures"]
 
-_ONE_VIEW = "scales=1"
 # Recorded in `arguments` and either reported below or without influence on PQ.
 _KNOWN = frozenset(
-    "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta "
+    "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta tiles "
     "corruption candidates category_map category_map_sha256 skip_bad_images save_predictions metrics ap_gt "
     "ap_gt_sha256 batch_size definitions processor_size processor_size_used".split()
 )
@@ -33,8 +33,11 @@ def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
         yield f"Categories were mapped by {info.category_map.name}: those without a counterpart score 0."
     if corruption := arguments.get("corruption"):
         yield f"The images were corrupted ({corruption})."
-    if (views := arguments.get("tta")) not in (None, _ONE_VIEW):
-        yield f"Test-time augmentation was on ({views}): the claim is of one view of each image."
+    shown = views(info)
+    if "tta" in shown:
+        yield f"Test-time augmentation was on ({shown['tta']}): the claim is of one view of each image."
+    if "tiles" in shown:
+        yield f"Images were shown in tiles ({shown['tiles']}): the claim is of whole images."
     if info.rule is not None and info.rule.default is False:
         yield f"The fusion rule was {info.rule}, which is not the model's own."
     if arguments.get("processor_size_used"):
@@ -80,9 +83,8 @@ def _of_weights(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
 
 def _clears_published(arguments: Mapping[str, Any], info: RunInfo) -> bool:
     """Whether something else than other weights explains that the record has no published number."""
-    views = arguments.get("tta") not in (None, _ONE_VIEW)
     altered = any(arguments.get(name) for name in ("corruption", "layer", "size"))
-    return views or altered or info.category_map is not None
+    return bool(views(info)) or altered or info.category_map is not None
 
 
 def _digest_of(spec: ModelSpec) -> str | None:

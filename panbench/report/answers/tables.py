@@ -49,7 +49,7 @@ from panbench.runs import (
     looks_like_run,
     read_runs,
 )
-from panbench.runs.alike import arithmetic, detection_library, ground_truths, unlike
+from panbench.runs.alike import arithmetic, detection_library, ground_truths, unlike, views
 from panbench.runs.definitions import definitions_in_words, differing_definitions, stored_definitions
 
 if TYPE_CHECKING:
@@ -602,11 +602,12 @@ def _check_groups(runs: Sequence[Run]) -> None:
 
 
 def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows with notes on what the runs differ in besides the model: fusion rule, precision, mmdet, EXIF, files."""
+    """The rows with notes on what the runs differ in besides the model: rule, views, precision, mmdet, EXIF."""
     rules = [run.info.rule for run in runs]
     precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
     libraries = [detection_library(run.info) for run in runs]
     turnings = {run.info.arguments.get("exif", "apply") for run in runs if run.info.kind == "eval"}
+    shown = {tuple(views(run.info).values()) for run in runs if run.info.kind == "eval"}
     hashed = any(len(run.files) for run in runs)
     is_defined_alike = differing_definitions(runs) is None
     told = []
@@ -620,6 +621,9 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             alike = {str(other) for other in rules if other is not None and other.name == rule.name}
             if len(alike) > 1 or rule.default is not True:
                 notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
+        if len(shown) > 1:
+            ways = {"tta": "the mean of several views of each image", "tiles": "each image in tiles"}
+            notes.extend(f"{ways[name]} ({value})" for name, value in views(run.info).items())
         notes.extend(_of_processor(run.info))
         if len(precisions) > 1 and run.info.precision is not None:
             notes.append(f"in {run.info.precision}")

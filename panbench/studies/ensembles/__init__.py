@@ -1,4 +1,4 @@
-"""Ensembles of runs by votes or masks, and averaged views of an image."""
+"""Ensembles of runs by votes or masks; averaged views of an image, and tiles."""
 
 from panbench.base.studies import Study, StudyCommand
 
@@ -6,7 +6,7 @@ __all__ = ["STUDY"]
 
 STUDY = Study(
     "ensembles",
-    "Ensembles of runs by votes or masks, and averaged views of an image.",
+    "Ensembles of runs by votes or masks; averaged views of an image, and tiles.",
     order=60,
     options={"eval": "panbench.studies.ensembles.options:ViewOptions"},
     commands=(

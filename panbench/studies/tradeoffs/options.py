@@ -175,6 +175,8 @@ class TradeoffOptions(StudyOptions):
             raise BadArgument(f"{mine} is not spread over an engine's workers: leave --engine or {mine} out.")
         if given.get("tta"):
             raise BadArgument(f"--tta shows a network several views, and {mine} is about one pass. Leave one out.")
+        if given.get("tiles"):
+            raise BadArgument(f"--tiles shows a network parts of images, and {mine} whole ones. Leave one out.")
         if given.get("corrupt"):
             raise BadArgument(f"--corrupt and {mine} each make further runs. Leave one out.")
         if self.layers is not None and given.get("metrics") not in (None, "pq"):
