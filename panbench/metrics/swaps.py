@@ -85,11 +85,15 @@ def swap_p_values(
         start, stop = np.searchsorted(chosen, [block << bits, (block + 1) << bits])
         sums = transform.after(besides[block], chosen[start:stop] - (block << bits))
         counts = np.zeros(observed.shape, np.int64)
-        for first in range(0, int(stop - start), COLUMNS):
-            some = sums[..., first : first + COLUMNS]
+        room = _Room.of(sums.shape[2], min(COLUMNS, sums.shape[3]))
+        large = np.zeros((len(scored), *room.apart.shape), np.uint8)
+        for first in range(0, sums.shape[3], COLUMNS):
+            # All pairs of some columns in turn: those stay in the cache.
+            some = np.ascontiguousarray(sums[..., first : first + COLUMNS])
             for place, pair in enumerate(scored):
-                # Where one side is left without the category there is no difference: that counts as at least as large.
-                counts[place] += (~(pair.differences(some) < as_large[place])).sum(axis=-1)
+                pair.count(some, as_large[place], room, counts[place], large[place])
+        if runs.cells:
+            counts[:, :, len(runs.members) :] = large.sum(axis=-1)
         return int(stop - start), counts
 
     total = np.ones(observed.shape, np.int64)
@@ -148,10 +152,27 @@ class _Transform:
 
 
 @dataclass(frozen=True)
+class _Room:
+    """Memory that is used again for each pair and each COLUMNS of a block: fresh pages cost more than the arithmetic.
+
+    All are (3, cells, COLUMNS).
+    """
+
+    apart: Float
+    of_a: Float
+    of_b: Float
+
+    @staticmethod
+    def of(cells: int, columns: int) -> "_Room":
+        return _Room(*(np.empty((3, cells, columns)) for _ in range(3)))
+
+
+@dataclass(frozen=True)
 class _Pair:
     """Two runs, and what both add up to, half for each.
 
-    whole: (3, cells, 1) half of the sums of both; odd: cells that a swap can leave one of the runs without, if any
+    whole: (3, cells, 1) half of the sums of both; held: (groups, 1) how many cells of a group no swap takes from a run
+    odd: the places of cells that a swap can leave one of the runs without
     """
 
     runs: tuple[int, int]
@@ -159,7 +180,7 @@ class _Pair:
     with_cells: bool
     whole: Float
     held: Float
-    odd: bool
+    odd: Int
 
     @staticmethod
     def of(runs: Swappable, a: int, b: int) -> "_Pair":
@@ -169,43 +190,44 @@ class _Pair:
         # Units that hold a cell in both runs leave it to both, however they are swapped.
         in_both = np.minimum(of_a[2], of_b[2]) if isinstance(of_a[2], np.ndarray) else of_a[2].minimum(of_b[2])
         always = np.asarray(in_both.sum(axis=1)) > 0
-        held = always[:, None].astype(np.float64)
-        odd = bool((~always & (whole[2] > 0)).any())
-        return _Pair((a, b), runs.members, runs.cells, whole[..., None], held, odd)
+        held = runs.members @ always[:, None].astype(np.float64)
+        return _Pair((a, b), runs.members, runs.cells, whole[..., None], held, np.flatnonzero(~always & (whole[2] > 0)))
 
-    def differences(self, sums: Float) -> Float:
-        """(3, scopes, columns) by how much PQ, SQ and RQ differ after the swaps; NaN where one has none."""
+    def count(self, sums: Float, as_large: Float, room: _Room, groups: Int, cells: npt.NDArray[np.uint8]) -> None:
+        """Counts the swaps after which PQ, SQ and RQ differ by at least so much, or have no difference.
+
+        sums: (3, runs, cells, swaps) of `_Transform`; as_large: (3, scopes, 1); groups: (3, scopes), to whose first are
+        added those of groups; cells: (3, cells, swaps or more), to which 1 is added for each swap that does
+        """
         a, b = self.runs
-        apart = sums[:, b] - sums[:, a]
-        (cells_of_a, groups_of_a, held_of_a), (cells_of_b, groups_of_b, held_of_b) = (
-            self._scores(values) for values in (self.whole - apart, self.whole + apart)
-        )
-        groups = len(self.members)
-        out = np.empty((3, groups + (apart.shape[1] if self.with_cells else 0), apart.shape[2]))
-        np.subtract(groups_of_b, groups_of_a, out=out[:, :groups])
-        if self.with_cells:
-            np.subtract(cells_of_b, cells_of_a, out=out[:, groups:])
-            if self.odd:
-                out[:, groups:][:, (held_of_a == 0) | (held_of_b == 0)] = np.nan
-        np.abs(out, out=out)
-        return out
+        n, swaps = len(self.members), sums.shape[-1]
+        apart, of_a, of_b = (one[..., :swaps] for one in (room.apart, room.of_a, room.of_b))
+        np.subtract(sums[:, b], sums[:, a], out=apart)
+        groups_of_a, lost_a = self._scores(np.subtract(self.whole, apart, out=of_a))
+        groups_of_b, lost_b = self._scores(np.add(self.whole, apart, out=of_b))
+        groups[:, :n] += (~(np.abs(groups_of_b - groups_of_a) < as_large[:, :n])).sum(axis=-1)
+        if not self.with_cells:
+            return
+        np.abs(np.subtract(of_b, of_a, out=apart), out=apart)
+        if len(self.odd):
+            # Where one side is left without the category there is no difference: that counts as at least as large.
+            apart[:, self.odd] = np.where(lost_a | lost_b, np.inf, apart[:, self.odd])
+        cells[..., :swaps] += (apart >= as_large[:, n:]).view(np.uint8)
 
-    def _scores(self, sums: Float) -> tuple[Float, Float, Float]:
-        """(3, cells, columns) PQ, SQ and RQ of cells, 0 where there is none; of groups, NaN where there is none; and 1
-        where there is one."""
+    def _scores(self, sums: Float) -> tuple[Float, npt.NDArray[np.bool_]]:
+        """Turns (3, cells, columns) sums into PQ, SQ and RQ of cells, 0 where there is none; (3, groups, columns) those
+        of groups, NaN where there is none; and (odd, columns) which odd cells there are not."""
         iou_sum, hits, whole = sums
-        held = self.held
-        if self.odd:
-            held = (whole > 0).astype(np.float64)
+        lost = whole[self.odd] <= 0
+        n = self.held + self.members[:, self.odd] @ ~lost if len(self.odd) else self.held
         # Where a sum is 0 so is what is divided by it, but for rounding; the least that it can be else is ½, or 1.
-        cells = np.empty(sums.shape)
-        whole = np.maximum(whole, 0.5)
-        np.divide(iou_sum, whole, out=cells[0])
-        np.divide(iou_sum, np.maximum(hits, 1.0), out=cells[1])
-        np.divide(hits, whole, out=cells[2])
-        n = self.members @ held
-        groups = np.matmul(self.members, cells) / np.where(n > 0, n, np.nan)
-        return cells, groups, held
+        np.maximum(whole, 0.5, out=whole)
+        rq = hits / whole
+        pq = iou_sum / whole
+        np.divide(iou_sum, np.maximum(hits, 1.0, out=hits), out=sums[1])
+        sums[0], sums[2] = pq, rq
+        groups = np.matmul(self.members, sums) / np.where(n > 0, n, np.nan)
+        return groups, lost
 
 
 def _odd_ones(numbers: Int) -> Int:

@@ -91,6 +91,13 @@ def as_rgba(bgr: Pixels, out: Pixels) -> None:
     out[..., 3] = 255
 
 
+def rgb_of(bgr: Pixels) -> Pixels:
+    """(H, W, 3) blue, green, red as red, green, blue, contiguous."""
+    if (cv2 := opencv()) is not None:
+        return cast(Pixels, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    return np.ascontiguousarray(bgr[..., ::-1])
+
+
 def dilate(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.bool_]:
     """Which pixels of (H, W) have a marked one in the square of `side` pixels (odd) around them."""
     marked = mask.view(np.uint8)
@@ -115,7 +122,8 @@ def nearest(pixels: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]
         np.minimum(np.arange(new) * (old / new), old - 1).astype(np.intp)
         for new, old in zip((height, width), pixels.shape[:2], strict=True)
     )
-    return pixels[rows[:, None], columns]
+    # Rows first: each is copied at once.
+    return np.take(np.take(pixels, rows, axis=0), columns, axis=1)
 
 
 def encode_jpeg(rgb: Pixels, quality: int) -> bytes:

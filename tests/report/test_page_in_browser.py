@@ -302,7 +302,7 @@ def test_printing_is_light_and_complete(open_report, tmp_path):
 # Of each line of marks: where they are, as fractions of its width, by colour; and what it says in numbers.
 MARKS = """lines => lines.map(line => {
     const box = line.getBoundingClientRect();
-    const at = [...line.querySelectorAll('.dot path')].map(mark => {
+    const at = [...line.querySelectorAll('path.dot')].map(mark => {
         const own = mark.getBoundingClientRect();
         return [mark.getAttribute('fill'), (own.left + own.width / 2 - box.left) / box.width];
     });

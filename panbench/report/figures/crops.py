@@ -153,13 +153,13 @@ class _Shown:
     def crop(self, run: int, error: PricedError) -> Crop:
         own = self.layers[run]
         assert own is not None
-        truth, predicted = np.isin(self.ids, error.gt_ids), np.isin(own.ids, error.pred_ids)
-        box = _box_around(truth | predicted)
+        region = _covered(self.ids, error.gt_ids) if error.gt_ids else _covered(own.ids, error.pred_ids)
+        both = region | _covered(own.ids, error.pred_ids) if error.gt_ids and error.pred_ids else region
+        box = _box_around(both)
         x, y, width, height = box
         part = np.s_[y : y + height, x : x + width]
         scale = min(1.0, SIDE / max(width, height))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        region = truth if error.gt_ids else predicted
         return Crop(
             error=error,
             box=box,
@@ -179,7 +179,7 @@ class _Shown:
         layer, truth = self.layers[run], self.truths[run]
         if layer is None or truth is None:
             return None
-        there = _lying_in(layer, region)
+        there = _lying_in(layer, region, part)
         objects = [truth[one] for one in error.gt_ids if one in truth]
         ids = {segment.id for segment in there} | {one.matched_id for one in objects if one.matched_id}
         words = _of_objects(objects) if objects else _of_nothing(there, error)
@@ -203,10 +203,19 @@ def _of_nothing(there: Sequence[LayerSegment], error: PricedError) -> str:
     return "false, too" if same else "no such error"
 
 
-def _lying_in(layer: Layer, region: Mask) -> list[LayerSegment]:
-    """The segments of which more than half lies in a region, or that have more than half of it."""
-    inside = dict(zip(*(one.tolist() for one in np.unique(layer.ids[region], return_counts=True)), strict=True))
-    total = int(region.sum())
+def _covered(ids: IdMap, wanted: Sequence[int]) -> Mask:
+    """Where a map has one of some ids."""
+    mask: Mask = ids == wanted[0]
+    for one in wanted[1:]:
+        mask |= ids == one
+    return mask
+
+
+def _lying_in(layer: Layer, region: Mask, part: tuple[slice, slice]) -> list[LayerSegment]:
+    """The segments of which more than half lies in a region, or that have more than half of it. part: what holds it."""
+    there = layer.ids[part][region[part]]
+    inside = dict(zip(*(one.tolist() for one in np.unique(there, return_counts=True)), strict=True))
+    total = len(there)
     return [one for one in layer.segments if 2 * inside.get(one.id, 0) > min(one.area, total)]
 
 

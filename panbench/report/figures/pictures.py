@@ -320,7 +320,7 @@ def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
         ) from None
     # An absurd size, or lost data, is refused before anything is decoded.
     photo, _ = decode_photo(content, str(Path(path)), exif="apply" if turned else "ignore")
-    return np.ascontiguousarray(photo[..., ::-1]).astype(np.uint8, copy=False)
+    return pixels.rgb_of(photo)
 
 
 def segment_colors(layer: Layer, categories: Sequence[Category]) -> dict[int, Rgb]:

@@ -214,7 +214,10 @@ function lanesOf(known, most) {
   });
 }
 
-/** Marks of all models on one line from 0 to `most`: [value or null, …]; `text` is what it says. */
+/**
+ * Marks of all models on one line from 0 to `most`: [value or null, …]; `text` is what it says. There are hundreds of
+ * them: the lines of the grid are a background, and a mark is one element.
+ */
 function dots(values, text, most = 1) {
   const known = values.map((value, model) => [value, model]).filter(([value]) => value !== null);
   const places = lanesOf(known, most);
@@ -222,11 +225,10 @@ function dots(values, text, most = 1) {
   const at = (value) => `${(2 + (96 * Math.min(value, most)) / most).toFixed(2)}%`;
   const line = known.length > 1 ? [Math.min(...known.map(([value]) => value)), Math.max(...known.map(([value]) => value))] : null;
   const picture = svg("svg", { class: "dots", height, role: "img", "aria-label": text.replaceAll("\n", ", ") },
-    [0, 0.25, 0.5, 0.75, 1].map((part) => svg("line", { class: "gridline", x1: at(part * most), x2: at(part * most), y1: 0, y2: height })),
     line && svg("line", { class: "range", x1: at(line[0]), x2: at(line[1]), y1: 11, y2: 11 }),
     // The best model is drawn last, on top.
-    known.map(([value, model], index) => svg("svg", { x: at(value), y: 11 + LANE * places[index].lane, class: "dot" },
-      marker(model, { transform: `translate(${places[index].shift})` }))).reverse());
+    known.map(([value, model], index) => marker(model, { class: "dot",
+      style: { transform: `translate(calc(${at(value)} + ${places[index].shift}px), ${11 + LANE * places[index].lane}px)` } })).reverse());
   return explain(picture, text);
 }
 

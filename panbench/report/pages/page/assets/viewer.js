@@ -215,8 +215,8 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     return { css, width, height: Math.max(1, Math.round((width * image.height) / image.width)) };
   }
 
-  function composed(image, number, width, height) {
-    return compose(image, number, mapOf, photo, width, height, { view: viewOf(image), style: state, judge: judge(image), lit: state.lit.length ? state.lit : state.places.flat(), two: two() });
+  function composed(image, number, width, height, columns) {
+    return compose(image, number, mapOf, photo, width, height, { columns, view: viewOf(image), style: state, judge: judge(image), lit: state.lit.length ? state.lit : state.places.flat(), two: two() });
   }
 
   // ---- the places that a lead speaks of -------------------------------------------------------------------------
@@ -339,12 +339,17 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     const handle = el("div", { class: "divider", role: "slider", tabindex: 0, "aria-label": "Divider", "aria-valuemin": 0, "aria-valuemax": 100, "aria-orientation": "horizontal" });
     const left = el("span", { class: "corner left" }, nameOf(state.left)), right = el("span", { class: "corner right" }, nameOf(state.right));
     const box = el("div", { class: "stage", style: { width: `${css}px` } }, canvas, left, right, handle);
-    let parts = [];
+    // Of each side what is painted of it, and its columns: at first those that are seen, all once the divider is moved.
+    let parts = [null, null];
 
     function paint() {
       const context = canvas.getContext("2d"), cut = Math.round(state.cut * width);
-      context.drawImage(parts[1], 0, 0);
-      if (cut > 0) context.drawImage(parts[0], 0, 0, cut, height, 0, 0, cut, height);
+      [[state.left, 0, cut], [state.right, cut, width]].forEach(([number, from, to], side) => {
+        if (from === to) return;
+        const columns = parts[side] ? [0, width] : [from, to];
+        if (!parts[side] || parts[side].from > from || parts[side].to < to) parts[side] = { from: columns[0], to: columns[1], picture: composed(image, number, width, height, columns) };
+        context.drawImage(parts[side].picture, from, 0, to - from, height, from, 0, to - from, height);
+      });
       handle.style.left = `${100 * state.cut}%`;
       handle.setAttribute("aria-valuenow", Math.round(100 * state.cut));
       handle.setAttribute("aria-valuetext", `${Math.round(100 * state.cut)} percent ${nameOf(state.left)}`);
@@ -369,7 +374,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
       paint();
     });
     repaint = () => {
-      parts = [state.left, state.right].map((number) => composed(image, number, width, height));
+      parts = [null, null];
       paint();
     };
     hover(canvas, image, (part) => (part < state.cut ? state.left : state.right), false);
@@ -387,8 +392,8 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   }
 
   function renderSide(image) {
-    const numbers = held(image);
-    const columns = columnsFor(numbers.length, stage.clientWidth);
+    const numbers = held(image), all = stage.clientWidth;
+    const columns = columnsFor(numbers.length, all);
     const grid = el("div", { class: "panes", style: { "grid-template-columns": `repeat(${columns}, minmax(0, 1fr))` } });
     stage.replaceChildren(grid);
     const panes = numbers.map((number) => {
@@ -397,7 +402,8 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
       grid.append(pane);
       return pane;
     });
-    const room = panes[0].clientWidth;
+    // As report.css divides it: asking a pane would lay out the page once more.
+    const room = Math.floor((all - 12 * (columns - 1)) / columns);
     const painters = numbers.map((number, place) => {
       const { css, width, height } = sizeFor(image, room, 520);
       const canvas = el("canvas", { width, height, role: "img", "aria-label": `${nameOf(number)}; plus and minus zoom, arrow keys move` });
