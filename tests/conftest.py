@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ settings.load_profile("panbench")
 for name in ("FORCE_COLOR", "NO_COLOR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
     os.environ.pop(name, None)
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Images of containers set it. `make install` leaves compiling to the first import, so each of the hundreds of processes
+# here would compile PyTorch, mmdet and the tests again: two thirds of the CPU time of a small `panbench eval`.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # PyTorch's threads wait for work by spinning: with tests on every core that is a quarter to two thirds of all CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
