@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import pytest
 from little_runs import finished
+from support import panbench_program
 
 from panbench.base import places, studies
 
@@ -32,15 +34,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`panbench …` where the study is installed."""
-    paths = os.pathsep.join([str(home / "site"), str(ROOT)])
-    command = [sys.executable, "-m", "panbench", *words]
-    return subprocess.run(command, cwd=home, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+    """`panbench …` where the study is installed, as a fork (tests/forking.py)."""
+    return forking.panbench(*words, cwd=home, env=environment(home))
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(home / "site"), str(ROOT)])}
 
 
 def test_its_command_is_in_help_and_answers(home):
-    assert "edges" in asked(home, "--help").stdout
-    answered = asked(home, "edges", "run")
+    # From nothing, as a user starts it.
+    assert "edges" in panbench_program("--help", cwd=home, env=environment(home)).stdout
+    answered = panbench_program("edges", "run", cwd=home, env=environment(home))
     assert (answered.returncode, answered.stderr) == (0, "")
     assert answered.stdout.endswith("segments\n")
 

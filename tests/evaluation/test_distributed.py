@@ -1,13 +1,18 @@
-"""Several processes on one run, as torchrun starts them: gloo on this CPU."""
+"""Several processes on one run, as torchrun starts them: gloo on this CPU.
 
-import contextlib
+One test starts everything from nothing. In the others torchrun's own agent runs in a fork (tests/forking.py) and forks
+the ranks, which find PyTorch and mmdet imported; they meet, exchange and end as ranks that were started do.
+"""
+
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import forking
 import pytest
 
 from panbench.datasets import shapes
@@ -25,26 +30,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def start(ranks: int, folder: Path, out: Path, *more: str) -> subprocess.Popen:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [*launcher, "-m", "panbench", "eval", "--model", "mask2former-tiny", "--data", str(folder / "set")]
-    # One thread each whatever the number of ranks: the number of threads changes the order of sums within the model.
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    return subprocess.Popen(
-        [*command, "--out", str(out), "--batch-size", "2", *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
+# One thread each whatever the number of ranks: the number of threads changes the order of sums within the model.
+ENVIRONMENT = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def command(folder: Path, out: Path, *more: str) -> list[str]:
+    data = ["--data", str(folder / "set"), "--out", str(out), "--batch-size", "2"]
+    return ["eval", "--model", "mask2former-tiny", *data, *more]
 
 
 def finished(ranks: int, folder: Path, out: Path, *more: str) -> tuple[Run, str]:
-    process = start(ranks, folder, out, *more)
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    return load_run(out), output
+    line = ["panbench", *command(folder, out, *more)]
+    done = forking.run(forking.torchrun(ranks, line), env={**os.environ, **ENVIRONMENT}, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return load_run(out), done.stdout
 
 
 def tables(run: Run) -> tuple[str, str]:
@@ -77,21 +76,39 @@ def test_ranks_on_an_index_make_the_run_on_the_json(folder: Path, alone: Run):
     assert run.info.dataset == alone.info.dataset
 
 
+def test_torchrun_starts_ranks_from_nothing(folder: Path, alone: Run):
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "panbench",
+    ]
+    line = [*torchrun, *command(folder, folder / "torchrun")]
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, timeout=600)
+    assert done.returncode == 0, done.stderr
+    run = load_run(folder / "torchrun")
+    assert tables(run) == tables(alone)
+    assert run.info.ranks == 2
+
+
 def test_a_rank_that_dies_loses_nothing_and_the_rerun_may_have_other_ranks(folder: Path, alone: Run):
     out = folder / "broken"
-    process = start(2, folder, out)
-    try:
-        while not (out / "run.json").exists():
-            assert process.poll() is None, process.communicate()[1]
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.02)
-        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-        os.kill(int(ranks.stdout.split()[-1]), signal.SIGKILL)
-        process.communicate(timeout=300)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode != 0
+    line = forking.torchrun(2, ["panbench", *command(folder, out)])
+    with tempfile.TemporaryFile() as words:
+        agent = forking.start(line, stdout=words.fileno(), stderr=words.fileno(), env={**os.environ, **ENVIRONMENT})
+        try:
+            while not (out / "run.json").exists():
+                assert agent.poll() is None, forking.text_of(words)
+            ranks = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True, check=True)
+            os.kill(int(ranks.stdout.split()[-1]), signal.SIGKILL)
+            assert agent.wait(300) != 0
+        finally:
+            agent.send_signal(signal.SIGTERM)  # the agent ends its ranks
+        assert "SIGKILL" in forking.text_of(words), "the run ended before the rank could be killed"
     assert json.loads((out / "run.json").read_text())["status"] != "done"
     run, _ = finished(1, folder, out, "--resume")
     assert run.info.status == "done"

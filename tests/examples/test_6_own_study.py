@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from support import panbench_program
+from forking import panbench
 
 MODULE = """
 from pathlib import Path
@@ -64,13 +64,13 @@ def test_a_study_adds_a_command_a_metric_and_a_section(tmp_path):
     (tmp_path / "counting-1.0.dist-info" / "entry_points.txt").write_text(ENTRY_POINTS)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
 
-    assert "how many images" in panbench_program("--help", env=environment).stdout
+    assert "how many images" in panbench("--help", env=environment).stdout
     score = ("score", "--gt", "tests/reference/pq_edges/gt.json", "--pred", "tests/reference/pq_edges/pred.json")
-    assert panbench_program(*score, "--out", tmp_path / "run", env=environment).returncode == 0
-    counted = panbench_program("count", tmp_path / "run", env=environment)
+    assert panbench(*score, "--out", tmp_path / "run", env=environment).returncode == 0
+    counted = panbench("count", tmp_path / "run", env=environment)
     assert counted.stdout.endswith(" images\n"), counted.stderr
 
-    measured = panbench_program("metrics", tmp_path / "run", "--json", env=environment)
+    measured = panbench("metrics", tmp_path / "run", "--json", env=environment)
     assert json.loads(measured.stdout)["largest"] > 0, measured.stderr
-    assert panbench_program("report", tmp_path / "run", "--out", tmp_path / "r.html", env=environment).returncode == 0
+    assert panbench("report", tmp_path / "run", "--out", tmp_path / "r.html", env=environment).returncode == 0
     assert counted.stdout.strip() in (tmp_path / "r.html").read_text("utf-8").partition('id="counting"')[2]

@@ -14,6 +14,7 @@ from panbench.base.extras import install_line
 
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
 
+import forking
 import numpy as np
 import torch
 
@@ -93,16 +94,9 @@ def test_the_numbers_are_panopticapis_to_the_last_bit():
 
 @pytest.mark.slow
 def test_two_processes_have_the_numbers_of_one():
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    finished = subprocess.run(
-        [*launcher, "--no-python", sys.executable, "-c", ON_TWO],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
+    finished = forking.run(forking.torchrun(2, ["-c", ON_TWO]), env=environment)
     assert finished.returncode == 0, finished.stderr
     (all_images, of_one_rank), together, alone = json.loads(finished.stdout.strip().splitlines()[-1])
     assert all_images == expected()
