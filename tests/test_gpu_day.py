@@ -1,5 +1,6 @@
 """scripts/gpu_day: stages that are done are reported and not run again, and what misses its goal fails the day."""
 
+import importlib.metadata
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 from scripts.check import gpu_day, gpu_needs
 from scripts.make import gpu_wheels
@@ -253,12 +255,46 @@ def test_the_preflight_imports_all_that_panbench_depends_on():
     assert {re.match(r"[\w.-]+", each)[0].lower() for each in wanted} <= set(gpu_needs.NEEDED)
 
 
+def test_what_the_wheels_need_in_their_turn_is_looked_for_too():
+    lacking = set()
+    for name in gpu_needs.BROUGHT:
+        for line in importlib.metadata.requires(name) or ():
+            wanted = Requirement(line)
+            # Of setup.py's lines panopticapi-lite's are for tools beside what is used here.
+            if name != "panopticapi-lite" and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+                lacking.add(wanted.name.lower())
+    # Windows alone, and Python 3.10, have more.
+    assert lacking - {"opencv-python-headless"} <= {*gpu_needs.NEEDED, *gpu_needs.ASKED}
+
+
+def test_a_version_is_that_of_the_machines_python():
+    (old,), (new,) = (gpu_wheels.pinned(["contourpy"], python) for python in ("3.10", "3.12"))
+    assert old != new
+
+
+def test_what_stops_a_stage_is_a_row_until_it_is_tried_again(tmp_path: Path, monkeypatch):
+    def fails(day, rows):
+        """Fails."""
+        rows.add({"model": "a", "good": True})
+        raise ModuleNotFoundError("No module named 'six'")
+
+    day, stage = gpu_day.Day(tmp_path, rehearsal=True), gpu_day.STAGES["waits"]
+    monkeypatch.setitem(gpu_day.STAGES, "waits", gpu_day.Stage(fails))
+    with pytest.raises(ModuleNotFoundError):
+        gpu_day.run_stage(day, "waits")
+    assert not gpu_day.report(day)
+    assert "ModuleNotFoundError: No module named 'six'" in (tmp_path / "REPORT.md").read_text()
+    monkeypatch.setitem(gpu_day.STAGES, "waits", gpu_day.Stage(lambda day, rows: None, stage.work))
+    gpu_day.run_stage(day, "waits")
+    assert json.loads((tmp_path / "waits.json").read_text())["rows"] == [{"model": "a", "good": True}]
+
+
 def test_the_wheels_to_bring_are_pinned_and_for_the_machines_python(tmp_path: Path):
-    assert "mmdet==3.3.0" in gpu_wheels.pinned(gpu_needs.BROUGHT)
+    assert "mmdet==3.3.0" in gpu_wheels.pinned(gpu_needs.BROUGHT, "3.12")
     line = gpu_wheels.command_of(["mmdet==3.3.0"], "3.12", tmp_path)
     assert line[line.index("--python-version") + 1] == "3.12"
     assert "--no-deps" in line
     assert gpu_wheels._is_x86_64_linux(b"\x7fELF" + bytes(14) + b"\x3e\x00")
     assert not gpu_wheels._is_x86_64_linux(b"\xcf\xfa\xed\xfe" + bytes(16))
     with pytest.raises(SystemExit, match=r"constraints.txt has no version of nothing"):
-        gpu_wheels.pinned(["nothing"])
+        gpu_wheels.pinned(["nothing"], "3.12")

@@ -52,6 +52,9 @@ PATIENCE = 40.0
 
 MOST_WAITS = 2
 
+STOPPED = "stopped by"
+"""The column of a row that says which error ended a stage."""
+
 
 class Day:
     """Where the results go, and how large everything is."""
@@ -617,9 +620,14 @@ def main() -> None:
 
 
 def run_stage(day: Day, name: str) -> None:
-    """Runs a stage to its end; its JSON is there only then."""
+    """Runs a stage to its end; its JSON is there only then. What stops it is a row, and the next call tries again."""
     rows, began = Rows(day.out / f"{name}.rows.json"), time.monotonic()
-    facts = STAGES[name].run(day, rows)
+    rows.all = [row for row in rows.all if STOPPED not in row]
+    try:
+        facts = STAGES[name].run(day, rows)
+    except Exception as error:
+        rows.add({STOPPED: _in_a_line(error), "good": False})
+        raise
     found = facts if facts is not None else {"rows": rows.all}
     write_json(day.out / f"{name}.json", {**found, "seconds": time.monotonic() - began})
 

@@ -31,8 +31,13 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 export PYTHONPATH="$here:$out/site${PYTHONPATH:+:$PYTHONPATH}" PANBENCH_CACHE="$out/cache" PYTHONUNBUFFERED=1
 if [ -n "$wheels" ]; then
-    [ -d "$out/site" ] || "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \
-        --target "$out/site" "$wheels"/*.whl || { echo "The wheels of $wheels cannot be installed." >&2; exit 2; }
+    # Other wheels than last time: what was lacking was brought.
+    if [ "$(cat "$out/site.wheels" 2>/dev/null)" != "$(cd "$wheels" && ls -- *.whl)" ]; then
+        rm -rf "$out/site"
+        "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \
+            --target "$out/site" "$wheels"/*.whl || { echo "The wheels of $wheels cannot be installed." >&2; exit 2; }
+        (cd "$wheels" && ls -- *.whl) >"$out/site.wheels"
+    fi
     [ -e "$here/panbench/panoptic/_idmap.so" ] || cp "$wheels/_idmap.so" "$here/panbench/panoptic/" 2>/dev/null
 fi
 "$python" "$here/scripts/check/gpu_needs.py" --out "$out" || { echo "The day cannot begin without them." >&2; exit 2; }

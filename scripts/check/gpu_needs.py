@@ -45,16 +45,33 @@ NEEDED = {
     "termcolor": "termcolor",
     "platformdirs": "platformdirs",
     "terminaltables": "terminaltables",
+    "six": "six",
     "shapely": "shapely",
     "tqdm": "tqdm",
     "pyyaml": "yaml",
     "packaging": "packaging",
 }
-"""Distributions and the module of each: what panbench and mmdet import. Without one of them nothing runs."""
+"""Distributions and the module of each: what panbench and mmdet import, and what those need. Without one of them
+nothing runs."""
 
+_OF_TRANSFORMERS = {
+    "transformers": "transformers",
+    "huggingface-hub": "huggingface_hub",
+    "tokenizers": "tokenizers",
+    "regex": "regex",
+    "hf-xet": "hf_xet",
+    "httpx2": "httpx2",
+    "httpcore2": "httpcore2",
+    "truststore": "truststore",
+    "anyio": "anyio",
+    "h11": "h11",
+    "idna": "idna",
+    "click": "click",
+    "fsspec": "fsspec",
+    "typing-extensions": "typing_extensions",
+}
 ASKED = {
-    "transformers": ("transformers", "OneFormer and EoMT are left out"),
-    "huggingface-hub": ("huggingface_hub", "OneFormer and EoMT are left out"),
+    **{name: (module, "OneFormer and EoMT are left out") for name, module in _OF_TRANSFORMERS.items()},
     "panopticapi-lite": ("panopticapi", "mmdet's own loop cannot score, so there is no ratio to it"),
     "torchvision": ("torchvision", "its kernels are not measured"),
     "triton": ("triton", "its kernels are not measured"),
@@ -62,8 +79,29 @@ ASKED = {
 """Distributions without which a part of the day is left out: the module, and which part."""
 
 BROUGHT = (
-    *("mmdet", "mmengine", "mmcv-lite", "addict", "yapf", "platformdirs", "termcolor", "terminaltables", "shapely"),
-    *("pycocotools", "simplejpeg", "deflate", "panopticapi-lite", "transformers"),
+    *(
+        "mmdet",
+        "mmengine",
+        "mmcv-lite",
+        "addict",
+        "yapf",
+        "platformdirs",
+        "termcolor",
+        "terminaltables",
+        "shapely",
+        "six",
+    ),
+    *(
+        "pycocotools",
+        "simplejpeg",
+        "deflate",
+        "panopticapi-lite",
+        "transformers",
+        "huggingface-hub",
+        "tokenizers",
+        "regex",
+    ),
+    *("hf-xet", "httpx2", "httpcore2", "truststore"),
 )
 """What a machine made for PyTorch has mostly not: the wheels that gpu_wheels.py brings unless told otherwise."""
 

@@ -18,6 +18,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from packaging.markers import Marker
+
 from scripts.check.gpu_needs import ASKED, BROUGHT, NEEDED
 from scripts.make.wheels import build
 
@@ -27,10 +29,15 @@ PINNED_HERE = {"panopticapi-lite": "0.2.0"}
 """Versions of what is no dependency of panbench."""
 
 
-def pinned(names: Sequence[str]) -> list[str]:
-    """`name==version` of each, as constraints.txt has them. Raises SystemExit for a name without a version."""
+def pinned(names: Sequence[str], python: str) -> list[str]:
+    """`name==version` of each, as constraints.txt has them for that Python. Raises SystemExit for one without."""
     text = (ROOT / "constraints.txt").read_text("utf-8")
-    versions = {name.lower(): version for name, version in re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", text, re.MULTILINE)}
+    machine = {"python_full_version": f"{python}.0", "python_version": python, "sys_platform": "linux"}
+    versions = {
+        name.lower(): version
+        for name, version, marker in re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)(?: ; (.+))?$", text, re.MULTILINE)
+        if not marker or Marker(marker).evaluate(machine)
+    }
     versions |= PINNED_HERE
     unknown = [name for name in names if name.lower() not in versions]
     if unknown:
@@ -79,7 +86,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for old in options.out.glob("*.whl"):
         old.unlink()  # two versions of one stop the installation
-    done = subprocess.run(command_of(pinned(options.names or BROUGHT), options.python, options.out))
+    done = subprocess.run(command_of(pinned(options.names or BROUGHT, options.python), options.python, options.out))
     if done.returncode:
         raise SystemExit("pip could not bring them all; what it said stands above.")
     try:
