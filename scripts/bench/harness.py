@@ -73,14 +73,21 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def finish(name: str, rows: Sequence[Mapping[str, str]], write: bool, absent: Sequence[str] = ()) -> None:
-    """Prints the table and the machine; if `write`, fills results/benchmarks/NAME.csv, unless a side is absent."""
+def finish(
+    name: str, rows: Sequence[Mapping[str, str]], write: bool, absent: Sequence[str] = (), quiet: bool = False
+) -> None:
+    """Prints the table and the machine; if `write`, fills results/benchmarks/NAME.csv, unless a side is absent.
+
+    Rows that took long have the machine as it was then, under `machine`. quiet: the table comes later
+    """
     from panbench.base.files import atomic_write
 
     where = machine()
-    print(f"\n{name}: {where}\n\n{markdown(rows)}", *(f"\n{peer}: not installed, so no CSV" for peer in absent))
+    if not quiet:
+        print(f"\n{name}: {where}\n\n{markdown(rows)}", *(f"\n{peer}: not installed, so no CSV" for peer in absent))
     if write and not absent:
         with atomic_write(RESULTS / f"{name}.csv", "w") as handle:
-            writer = csv.DictWriter(handle, [*rows[0], "machine"], lineterminator="\n")
+            heads = [column for column in rows[0] if column != "machine"]
+            writer = csv.DictWriter(handle, [*heads, "machine"], lineterminator="\n")
             writer.writeheader()
-            writer.writerows({**row, "machine": where} for row in rows)
+            writer.writerows({"machine": where, **row} for row in rows)
