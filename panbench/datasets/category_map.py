@@ -151,6 +151,13 @@ def shipped_maps() -> tuple[str, ...]:
     return tuple(sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json")))
 
 
+def shipped_pairs(name: str) -> Mapping[str, str | None]:
+    """The target's name of each source name in a map that ships with the package; None for what becomes void."""
+    _, document = _document(name)
+    pairs: Mapping[str, str | None] = document["categories"]
+    return pairs
+
+
 def _finished(
     name: str, ids: dict[int, int], dropped: Iterable[str], model: Sequence[Category], dataset: Sequence[Category]
 ) -> CategoryMap:

@@ -6,6 +6,7 @@ from functools import cache
 
 from panbench.base.errors import BadModel
 from panbench.base.text import listed
+from panbench.datasets.category_map import shipped_maps, shipped_pairs
 from panbench.datasets.convert import SHIPPED, read_categories, shipped_categories
 from panbench.datasets.shapes import CATEGORIES as SHAPES
 from panbench.panoptic.types import Category
@@ -130,7 +131,10 @@ def match_categories(
     names, by_name = _spelt_alike(class_names, categories)
     swapped = [name for name, thing in zip(names, isthing, strict=True) if by_name[name].isthing != thing]
     if swapped:
-        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}.")
+        raise BadModel(
+            f"{title} and the dataset disagree on which categories are things: {_some(swapped)}. "
+            f"{_by_a_map(class_names, categories)} Segments of a category that is stuff there become one."
+        )
     return tuple(by_name[name].id for name in names)
 
 
@@ -155,8 +159,18 @@ def refuse_other_names(title: str, class_names: Sequence[str], categories: Seque
             f"{title} and the dataset have different categories: "
             f"the model has {len(class_names)}, of them not in the dataset {_some(lacking)}; "
             f"the dataset has {len(categories)}, of them not in the model {_some(unknown)}. "
-            "`panbench eval --category-map FILE` evaluates through a list of which is which (docs/data.md)."
+            f"{_by_a_map(class_names, categories)}"
         )
+
+
+def _by_a_map(class_names: Sequence[str], categories: Sequence[Category]) -> str:
+    """How to evaluate all the same: through the shipped category map that fits, or one to write."""
+    theirs = {category.name for category in categories}
+    for name in shipped_maps():
+        pairs = shipped_pairs(name)
+        if set(pairs) == set(class_names) and set(pairs.values()) - {None} <= theirs:
+            return f"`panbench eval --category-map {name}` evaluates through a list of which is which (docs/data.md)."
+    return "`panbench eval --category-map FILE` evaluates through a list of which is which (docs/data.md)."
 
 
 def _some(names: Sequence[str]) -> str:

@@ -101,7 +101,7 @@ BROUGHT = (
         "tokenizers",
         "regex",
     ),
-    *("hf-xet", "httpx2", "httpcore2", "truststore"),
+    *("hf-xet", "httpx2", "httpcore2", "truststore", "click"),
 )
 """What a machine made for PyTorch has mostly not: the wheels that gpu_wheels.py brings unless told otherwise."""
 

@@ -113,3 +113,19 @@ def test_a_rank_that_dies_loses_nothing_and_the_rerun_may_have_other_ranks(folde
     run, _ = finished(1, folder, out, "--resume")
     assert run.info.status == "done"
     assert tables(run) == tables(alone)
+
+
+def test_ranks_score_earlier_layers_as_one_process_does(folder: Path):
+    """`--layers` makes its runs in the same pass: each rank writes parts of all of them, and one rank the times."""
+    for ranks in (1, 2):
+        finished(ranks, folder, folder / f"layers-{ranks}", "--layers", "1,3")
+    one, two = (load_run(folder / f"layers-{ranks}@layer1") for ranks in (1, 2))
+    assert tables(two) == tables(one)
+    assert tables(load_run(folder / "layers-2")) == tables(load_run(folder / "layers-1"))
+    times = json.loads((folder / "layers-2@layers.json").read_text())["milliseconds"]
+    assert [len(each) for each in times.values()] == [10, 10]
+
+
+def test_ranks_put_tiles_together_as_one_process_does(folder: Path):
+    one, two = (finished(ranks, folder, folder / f"tiles-{ranks}", "--tiles", "1x2")[0] for ranks in (1, 2))
+    assert tables(two) == tables(one)

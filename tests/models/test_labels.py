@@ -1,0 +1,23 @@
+"""Models and datasets of other categories are refused with the way to evaluate all the same."""
+
+import pytest
+
+from panbench.base.errors import BadModel
+from panbench.datasets.convert import shipped_categories
+from panbench.datasets.kitti_step import kitti_step_categories
+from panbench.models.labels import match_categories
+
+
+def test_a_cityscapes_model_on_kitti_step_is_sent_to_the_shipped_category_map():
+    own = shipped_categories("cityscapes")
+    names, isthing = [category.name for category in own], [category.isthing for category in own]
+    with pytest.raises(BadModel) as refused:
+        match_categories("Mask2Former", names, isthing, kitti_step_categories())
+    said = str(refused.value)
+    assert "disagree on which categories are things: rider, truck, bus, train, motorcycle, bicycle." in said
+    assert "`panbench eval --category-map cityscapes_to_kitti_step`" in said
+
+
+def test_categories_that_no_shipped_map_fits_need_a_file():
+    with pytest.raises(BadModel, match="`panbench eval --category-map FILE` evaluates through a list"):
+        match_categories("Mask2Former", ["ball"], [True], kitti_step_categories())
