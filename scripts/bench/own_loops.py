@@ -226,7 +226,9 @@ def transformers_side(task: Task) -> Callable[[], dict[str, Any]]:
     module, kind = model.module, model.adapter.kind  # type: ignore[attr-defined]
     own = importlib.import_module(f"transformers.models.{kind.name}.image_processing_pil_{kind.name}")
     name = {"eomt": "EomtImageProcessorPil", "detr": "DetrImageProcessorPil"}[kind.name]
-    processor: Any = getattr(own, name)()
+    # As EoMT's panoptic checkpoints have it in preprocessor_config.json; DETR's is the default.
+    side_of = dict.fromkeys(("shortest_edge", "longest_edge"), model.adapter.short)  # type: ignore[attr-defined]
+    processor: Any = getattr(own, name)(**({"size": side_of, "do_pad": True} if kind.name == "eomt" else {}))
     stuff = {label for label, thing in enumerate(model.isthing) if not thing}
     more: dict[str, Any] = {"stuff_classes": sorted(stuff)} if kind.name == "eomt" else {"label_ids_to_fuse": stuff}
 
