@@ -1,23 +1,23 @@
 """Files that are read from an object store: `s3://bucket/coco/val2017` as a path, by fsspec. Local paths stay `Path`.
 
-`path_at(text)` makes one or the other. An `Address` has what panbench asks of a path that it reads: `/`, `name`,
-`read_bytes`, `is_file` and a few more. A request that fails is repeated a few times; what then remains is an OSError,
-as of a file. Stores take credentials, regions and endpoints from the environment, as their own tools do.
+`path_at(text)` makes one or the other, and a path into a container (packed.py). An `Address` has what panbench asks of
+a path that it reads: `/`, `name`, `read_bytes`, `is_file` and a few more. A request that fails is repeated a few times;
+what then remains is an OSError, as of a file. Stores take credentials, regions and endpoints from the environment, as
+their own tools do.
 """
 
-import contextlib
 import errno
 import functools
 import os
 import re
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
+from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadArgument
+from panbench.base.packed import Packed, leads_into
 
 __all__ = ["Address", "is_address", "path_at", "refuse_address"]
 
@@ -32,8 +32,6 @@ WAITS = (0.2, 0.5, 1.0, 2.0)
 _TIMEOUT = 60
 """Seconds for a request, and for each wait for its next bytes."""
 
-_MOST_KEPT = 64
-
 _ONE_BY_ONE = 20
 
 
@@ -43,16 +41,16 @@ def is_address(text: "str | os.PathLike[str]") -> bool:
 
 
 def path_at(text: "str | os.PathLike[str]") -> Path:
-    """The path of a local file, or the `Address` of one elsewhere, which is read like a path.
+    """The path of a local file, or the `Address` of an object, or a `Packed` path into a container; all are read alike.
 
     Raises BadArgument for an address with a user name or password, which every record would repeat.
     """
-    if isinstance(text, Path | Address) and not (isinstance(text, Path) and is_address(text)):
+    if isinstance(text, Elsewhere):
         return cast(Path, text)
     name = os.fspath(text)
     found = _FORM.match(name)
     if found is None:
-        return Path(name)
+        return Packed(name) if leads_into(name) else text if isinstance(text, Path) else Path(name)
     if found[1] == "file":
         return Path("/" + name[found.end() :])
     rest = name[found.end() :]
@@ -74,7 +72,7 @@ def refuse_address(path: "str | os.PathLike[str] | None", option: str) -> None:
         )
 
 
-class Address(PurePosixPath):
+class Address(Elsewhere, PurePosixPath):
     """A file or folder of an object store, read like a `Path`. Use `path_at`."""
 
     def __str__(self) -> str:
@@ -97,15 +95,9 @@ class Address(PurePosixPath):
         """Itself."""
         return self
 
-    def read_bytes(self) -> bytes:
+    def fetch_bytes(self) -> bytes:
         """The content. Raises FileNotFoundError, and OSError once the store has refused it several times."""
-        content = _kept.take(str(self))
-        return self._asked("cat_file") if content is None else content
-
-    def read_and_keep(self) -> bytes:
-        """The content, which the next `read_bytes` returns without another request."""
         content: bytes = self._asked("cat_file")
-        _kept.put(str(self), content)
         return content
 
     def read_text(self, encoding: str = "utf-8") -> str:
@@ -215,25 +207,3 @@ def _opened(address: str) -> tuple[Any, str]:
     """The file system of an address, and its path there."""
     system = _system(address.partition(":")[0], os.getpid())
     return system, system._strip_protocol(address)
-
-
-class _Kept:
-    """The contents of a few objects that were read to be hashed and are about to be read again."""
-
-    def __init__(self) -> None:
-        self._contents: OrderedDict[str, bytes] = OrderedDict()
-        self._guard = threading.Lock()
-
-    def put(self, name: str, content: bytes) -> None:
-        with self._guard:
-            self._contents[name] = content
-            while len(self._contents) > _MOST_KEPT:
-                self._contents.popitem(last=False)
-
-    def take(self, name: str) -> bytes | None:
-        with self._guard, contextlib.suppress(KeyError):
-            return self._contents.pop(name)
-        return None
-
-
-_kept = _Kept()

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
-from panbench.base.addresses import is_address, path_at
+from panbench.base.addresses import path_at
+from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadArgument, OutOfSpace
 from panbench.base.text import for_file
 
@@ -105,8 +106,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
-    if is_address(path):
-        return hashlib.sha256(path_at(path).read_bytes()).hexdigest()
+    path = path_at(path)
+    if isinstance(path, Elsewhere):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     digest = hashlib.sha256()
     with open(path, "rb") as handle:
         while block := handle.read(1 << 20):

@@ -154,15 +154,16 @@ def index(
     out: Annotated[Path | None, typer.Option(help="Write it here, not beside the JSON.", metavar="FILE")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Index a large panoptic JSON, so that every worker reads its own share alone.
+    """Index a large panoptic JSON, or shards, so that every worker reads its own share alone.
 
     `eval` and `score` use it, and make it themselves for JSONs from 20 MB on. It lies beside the JSON, or in the cache
     folder where that cannot be written, and is never used for a JSON that changed since.
     """
-    from panbench.datasets.check import find_json
+    from panbench.datasets.check import found_json
     from panbench.datasets.index import build_index, fresh_index, open_index
+    from panbench.panoptic.sources import sources_of
 
-    sources = [find_json(path, split) for path in paths]
+    sources = [source for path in paths for source in sources_of(found_json(path, split))]
     found = fresh_index(sources, predictions=predictions) if out is None else None
     if found is None:
         with console.Bars(transient=True) as bars:

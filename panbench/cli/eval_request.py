@@ -47,8 +47,8 @@ class EvalRequest:
     data: Annotated[
         str | None,
         option(
-            "coco (data/coco), shapes (generated), or a folder in COCO's layout; with another split than val as "
-            "coco:test-dev. Default: what the model was trained on.",
+            "coco (data/coco), shapes (generated), a folder in COCO's layout (zips are read in place), or shards "
+            "('val-*.tar', .parquet); another split than val as coco:test-dev. Default: what the model was trained on.",
             _DATA,
             "NAME|DIR[:SPLIT]",
             autocompletion=data_names,

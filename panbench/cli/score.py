@@ -22,8 +22,10 @@ app = family()
 class ScoreRequest:
     """What `panbench score` is asked for: a field an option, but for those of studies."""
 
-    gt: Annotated[Path, option("The ground truth: COCO panoptic JSON, or 'gt-*.json'.", metavar="FILE.json")]
-    pred: Annotated[Path, option("The predictions: COCO panoptic JSON, or 'pred-*.json'.", metavar="FILE.json")]
+    gt: Annotated[
+        Path, option("The ground truth: COCO panoptic JSON, 'gt-*.json', or shards (.tar, .parquet).", metavar="FILE")
+    ]
+    pred: Annotated[Path, option("The predictions: COCO panoptic JSON, 'pred-*.json', or shards.", metavar="FILE")]
     gt_dir: Annotated[Path | None, option("The id PNGs of --gt. Default: its path without .json.", metavar="DIR")] = (
         None
     )

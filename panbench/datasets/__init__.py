@@ -16,6 +16,7 @@ from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
 from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_paths, fetch_coco
 from panbench.datasets.index import fresh_index
 from panbench.panoptic.coco import read_panoptic_json
+from panbench.panoptic.shards import is_shard
 from panbench.panoptic.types import Exif
 
 __all__ = ["DATASETS", "CocoMissing", "Dataset", "missing_files", "open_dataset", "split_of", "without_split"]
@@ -44,8 +45,8 @@ def open_dataset(
     """The dataset named by the arguments of `panbench eval`.
 
     data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco; so too
-        cityscapes, ade20k, mapillary, kitti-step), a folder in mmdet's layout, or a name in DATASETS; not used when
-        `gt` and `images` give a JSON and a folder of images
+        cityscapes, ade20k, mapillary, kitti-step), a folder in mmdet's layout or of shards, shards (`val-*.tar`), or a
+        name in DATASETS; not used when `gt` and `images` give a JSON and a folder of images
     exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
@@ -70,6 +71,8 @@ def open_dataset(
         ).with_exif(exif)
     if name in DATASETS:
         return _of_others(name, DATASETS[name](split=split, limit=limit, image_ids=image_ids)).with_exif(exif)
+    if is_shard(name):
+        return open_json(Path(name), Path(), limit=limit, image_ids=image_ids, share=share).with_exif(exif)
     folder = _folder(name)
     try:
         # Whoever may download what is missing has to look for all of it.

@@ -1,20 +1,25 @@
 """Datasets in COCO's panoptic format on disk: mmdet's folder layout, or any folder of images beside a JSON."""
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from panbench.base.addresses import Address
+from panbench.base.addresses import Address, path_at
+from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadArgument, BadDataset, Way
 from panbench.base.files import sha256_of
+from panbench.base.packed import SHARDS, Packed
 from panbench.base.text import listed
 from panbench.datasets.index import DatasetIndex, index_of, share_of
 from panbench.datasets.scenes import IndexedScenes, Rows
 from panbench.panoptic.coco import png_folder, read_panoptic_json
 from panbench.panoptic.fingerprint import fingerprint_of_set
+from panbench.panoptic.shards import is_shard, shard_folder
 from panbench.panoptic.sources import folders_of, joined_text, name_of, sources_of
 from panbench.panoptic.types import Category, Exif, PanopticSet, Scene
 
@@ -86,6 +91,8 @@ def open_folder(
 ) -> Dataset:
     """The dataset below `root` in mmdet's layout: `annotations/panoptic_<split>.json` and the folder `<split>`.
 
+    Both may lie in zips, and a folder may hold shards in their place: `<split>-000.tar`, `data/<split>-….parquet`.
+
     split: `val` also finds `val2017`; `test-dev` finds COCO's list of test images
         (`panoptic_image_info_test-dev2017.json`, and the folder `test2017`)
     share: as of `open_json`
@@ -94,28 +101,71 @@ def open_folder(
     if not root.is_dir():
         raise FilesMissing(f"There is no dataset {root}. {_how_to_fetch(root)}")
     annotations = root / "annotations"
+    chosen: dict[str, Any] = {"limit": limit, "image_ids": image_ids, "share": share}
     for name in (split, f"{split}2017"):
         listings = [(f"panoptic_{name}.json", name)]
         if name == "test-dev2017":
             listings.append((f"panoptic_image_info_{name}.json", "test2017"))
         for listing, images in listings:
-            gt = annotations / listing
-            if gt.is_file():
+            if (places := places_below(root, listing, images)) is not None:
+                gt, folder, gt_dir = places
                 try:
-                    return open_json(
-                        gt,
-                        root / images,
-                        name=root.resolve().name,
-                        split=name,
-                        limit=limit,
-                        image_ids=image_ids,
-                        share=share,
-                    )
+                    return open_json(gt, folder, gt_dir=gt_dir, name=root.resolve().name, split=name, **chosen)
                 except FilesMissing as error:
                     raise error.without("--gt-dir") from None  # the layout names the folder
+    if shards := shards_of(root, split):
+        named = root if root.name != "data" else root.parent
+        return open_json(shards, root, name=named.resolve().name, split=split, **chosen)
     found = sorted(path.stem.removeprefix("panoptic_") for path in annotations.glob("panoptic_*.json"))
     there = f"It has the splits {', '.join(found)}." if found else _how_to_fetch(root)
     raise FilesMissing(f"{root} has no annotations/panoptic_{split}.json. {there}")
+
+
+def places_below(root: Path, listing: str, images: str) -> tuple[Path, Path, Path | None] | None:
+    """The JSON, the folder of images and that of id PNGs (None: beside the JSON) in mmdet's layout; None: not there.
+
+    What is not there as a folder is looked for in zips below `root`, as COCO's and EoMT's are downloaded, and read in
+    place. A zip holds what its folder would: `annotations/panoptic_val2017.json`, `val2017/`; the id PNGs are in a
+    folder or in a zip beside the JSON. Raises BadDataset for a damaged zip.
+    """
+    gt, folder = root / "annotations" / listing, root / images
+    pngs = listing.removesuffix(".json")
+    if isinstance(root, Address) or (gt.is_file() and folder.is_dir() and (root / "annotations" / pngs).is_dir()):
+        return (gt, folder, None) if gt.is_file() else None
+    zips = [path for folder in (root, root / "annotations") for path in sorted(folder.glob("*.zip"))]
+    # The directory of a zip of all training images takes a second to read: those that are named like the split first.
+    zips.sort(key=lambda path: images not in path.stem)
+    places = [root, *map(Packed, zips)]
+    try:
+        gt = next((path for place in places if (path := place / "annotations" / listing).is_file()), gt)
+        if not gt.is_file():
+            return None
+        folder = next((path for place in places if (path := place / images).is_dir()), folder)
+        of_pngs = [Packed(place / "annotations") / name for place in places for name in (pngs, f"{pngs}.zip/{pngs}")]
+        return gt, folder, next((path for path in of_pngs if path.is_dir() and path.parent != gt.parent), None)
+    except OSError as problem:
+        raise BadDataset(f"{problem.filename} cannot be read: {problem.strerror or problem}.") from None
+
+
+_OTHER_NAMES = {"val": ("validation",)}
+"""What the shards of a split are called elsewhere, as on the Hugging Face hub."""
+
+
+def shards_of(root: Path, split: str) -> Path | None:
+    """The shards of a split in a folder, or in its folder `data`, as a pattern of them all; None where there are none.
+
+    They are called `val-000.tar`, `val.parquet` or `validation-00000-of-00002.parquet`.
+    """
+    if isinstance(root, Address):
+        return None
+    for folder in (root, root / "data"):
+        for name in (split, *_OTHER_NAMES.get(split, ())):
+            for ending in SHARDS:
+                fits = re.compile(rf"{re.escape(name)}([-_.]?\d+(-of-\d+)?)?{re.escape(ending)}")
+                found = sorted(path for path in folder.glob(f"{name}*{ending}") if fits.fullmatch(path.name))
+                if found:
+                    return Path(joined_text(found))
+    return None
 
 
 def open_json(
@@ -132,7 +182,8 @@ def open_json(
 ) -> Dataset:
     """The dataset of one COCO panoptic JSON, a folder of images and a folder of id PNGs (default: the JSON's name).
 
-    gt: a JSON, or several parts of one (sources.py): a pattern such as gt-*.json
+    gt: a JSON, or several parts of one (sources.py): a pattern such as gt-*.json; shards (shards.py) have their images
+        and id PNGs in them, and `images` and `gt_dir` are not used
     images_needed: False opens it also where the images are not on this machine
     share: (i, n) looks for the files of the i-th of n parts of the images alone, from 1, where the JSON is indexed: n
         workers find all between them
@@ -142,7 +193,9 @@ def open_json(
     found (all are counted).
     """
     sources = sources_of(gt)
-    gt = sources[0] if len(sources) == 1 else gt
+    gt, images = sources[0] if len(sources) == 1 else gt, path_at(images)
+    if any(map(is_shard, sources)):
+        images, gt_dir = _below_shards(sources), None
     indexed = index_of(sources, gt_dir)
     if indexed is not None:
         named = name or name_of(gt).removeprefix("panoptic_")
@@ -170,6 +223,17 @@ def open_json(
         gt_dir=panoptic.folder if panoptic.annotations else None,
         rows=fingerprint_of_set(panoptic),
     )
+
+
+def _below_shards(sources: Sequence[Path]) -> Path:
+    """The folder below which the photographs of shards are named. Raises BadDataset where it is not one."""
+    folders = {shard_folder(source) for source in sources if is_shard(source)}
+    if len(folders) > 1 or not all(map(is_shard, sources)):
+        raise BadDataset(
+            f"{joined_text(sources)}: the shards of a set that a model sees must lie in one folder, and no JSONs among "
+            "them. Move them, or link them into one."
+        )
+    return folders.pop()
 
 
 def _open_index(
@@ -269,7 +333,7 @@ _NAMED = Way("name the folder of the PNGs with --gt-dir", "--gt-dir")
 
 
 def _refuse_missing(what: str, folder: Path, paths: Iterable[Path | str | None], *ways: Way) -> None:
-    if isinstance(folder, Address):
+    if isinstance(folder, Elsewhere):
         names = [os.fspath(path)[len(str(folder)) + 1 :] for path in paths if path is not None]
         wanted, missing = len(names), folder.missing_of(names)
     else:

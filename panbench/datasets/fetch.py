@@ -36,7 +36,7 @@ from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.reporter import SILENT, Reporter, Unit
 from panbench.base.secrets import without_secrets
 from panbench.base.text import in_sentence
-from panbench.datasets.zips import ByteSource, Member, Slice, ZipArchive, crc_of
+from panbench.base.zips import ByteSource, Member, Slice, ZipArchive, crc_of
 
 SPLITS = ("val", "train", "test-dev")
 

@@ -24,6 +24,7 @@ from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
+from panbench.panoptic.shards import CATEGORIES, is_shard, shard_categories, shard_folder, shard_lines
 from panbench.panoptic.sources import common_folder, folders_of, sources_of
 from panbench.panoptic.types import (
     MAX_ID,
@@ -480,7 +481,9 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
 
 
 def png_folder(path: str | os.PathLike[str]) -> Path:
-    """Where the id PNGs of a JSON lie unless a folder is named."""
+    """Where the id PNGs of a JSON lie unless a folder is named; those of a shard are named below the shard's folder."""
+    if is_shard(path):
+        return shard_folder(path_at(path))
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
     return path_at(re.sub(r"\.jsonl?$", "", os.fspath(path)).replace(".json", ""))
 
@@ -552,10 +555,13 @@ class _Reader:
 
         So the objects of a large JSON are never all in memory. Exhaust each iterator before asking for the next.
         besides: keys that need not be there, and need not be lists: what else they are is passed over
-        Of JSON lines (`.jsonl`) the same lists are made; see `_walk_lines`.
+        Of JSON lines (`.jsonl`) and of shards the same lists are made; see `_walk_lines` and `_walk_shard`.
         """
         if self.path.suffix == ".jsonl":
             yield from self._walk_lines(keys, optional, besides)
+            return
+        if is_shard(self.path):
+            yield from self._walk_shard(keys, optional, besides)
             return
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
@@ -608,6 +614,24 @@ class _Reader:
             yield "images", ({**line, "id": line.get("image_id")} for line in of_images)
         of_annotations = (line for line in self._lines(text, '"segments_info"') if "segments_info" in line)
         yield "annotations", ({**line, **_png_of(line)} for line in of_annotations)
+
+    def _walk_shard(
+        self, keys: tuple[str, ...], optional: tuple[str, ...], besides: tuple[str, ...]
+    ) -> Iterator[tuple[str, Iterable[Any]]]:
+        """The same lists of a tar file or a Parquet file (shards.py)."""
+        wanted = (*keys, *besides)
+        if "categories" in wanted:
+            described = shard_categories(self.path)
+            if described is None and "categories" in keys and "categories" not in optional:
+                raise self.refuse(
+                    f"there is no {CATEGORIES} beside it or in the folder above: a list of "
+                    '{"id": 1, "name": "person", "isthing": 1}.'
+                )
+            yield "categories", described or []
+        lines = list(shard_lines(self.path))
+        if "images" in wanted:
+            yield "images", ({**line, "id": line["image_id"]} for line in lines)
+        yield "annotations", ({**line, **_png_of(line)} for line in lines)
 
     def _lines(self, text: str, word: str) -> Iterator[dict[str, Any]]:
         """The objects of the lines that have a word."""

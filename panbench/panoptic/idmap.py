@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from panbench.panoptic import pixels
 from panbench.panoptic.native import native
+from panbench.panoptic.run_lengths import MARK, ids_of_run_lengths, size_of_run_lengths
 from panbench.panoptic.types import MAX_ID
 
 deflate: Any = None
@@ -172,11 +173,13 @@ def read_header(content: bytes) -> PngHeader:
 def decode_id_png(
     content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> npt.NDArray[np.int32]:
-    """The (H, W) int32 id map in the bytes of a PNG; alpha is ignored.
+    """The (H, W) int32 id map in the bytes of a PNG, alpha is ignored, or in run lengths (run_lengths.py).
 
     shape: (H, W) that it must have, None for any; max_pixels: a larger one is refused before it is decoded
     Raises ValueError saying what is wrong: not a PNG, truncated, damaged, not 8-bit RGB, too large, wrong shape.
     """
+    if content.startswith(MARK):
+        return _of_run_lengths(content, shape, max_pixels)
     header, filtered = _inflated(content, shape, max_pixels)
     runs = _compiled_runs(header, filtered)
     if runs is not None:
@@ -188,6 +191,8 @@ def decode_id_runs(
     content: bytes, shape: tuple[int, int] | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> IdRuns:
     """The runs of the id map in the bytes of a PNG; otherwise as `decode_id_png`."""
+    if content.startswith(MARK):
+        return IdRuns.of_map(_of_run_lengths(content, shape, max_pixels))
     header, filtered = _inflated(content, shape, max_pixels)
     runs = _compiled_runs(header, filtered)
     if runs is not None:
@@ -195,6 +200,12 @@ def decode_id_runs(
     pixels = _pixels(content, header, filtered).ravel()
     ends = _run_ends(pixels)
     return IdRuns((header.height, header.width), ends, (pixels[ends - 1] & np.uint32(MAX_ID)).astype(np.int32))
+
+
+def _of_run_lengths(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> Int32:
+    size, segments = size_of_run_lengths(content)
+    _check_size(size, shape, max_pixels)
+    return ids_of_run_lengths(size, segments)
 
 
 def _inflated(content: bytes, shape: tuple[int, int] | None, max_pixels: int) -> tuple[PngHeader, bytes | bytearray]:
@@ -307,11 +318,13 @@ def _check_header(header: PngHeader, shape: tuple[int, int] | None, max_pixels: 
             f"is {article} {header.bit_depth}-bit {kind} PNG; id maps are 8-bit RGB, id = R + 256 G + 65536 B. "
             "Write it as RGB."
         )
-    check_pixels((header.height, header.width), max_pixels)
-    if shape is not None and (header.height, header.width) != tuple(shape):
-        raise ValueError(
-            f"is {header.height}×{header.width} where {shape[0]}×{shape[1]} (height × width) was expected."
-        )
+    _check_size((header.height, header.width), shape, max_pixels)
+
+
+def _check_size(size: tuple[int, int], shape: tuple[int, int] | None, max_pixels: int) -> None:
+    check_pixels(size, max_pixels)
+    if shape is not None and size != tuple(shape):
+        raise ValueError(f"is {size[0]}×{size[1]} where {shape[0]}×{shape[1]} (height × width) was expected.")
 
 
 def check_pixels(shape: tuple[int, int], max_pixels: int) -> None:

@@ -345,11 +345,22 @@ def _look(path: Path) -> tuple[int, Int, bool]:
     with pyarrow.parquet.ParquetFile(readable(path)) as file:
         check_columns(file.schema_arrow)
         ids = file.read(columns=["image_id"], use_threads=False).column("image_id").to_numpy()
-        kinds = file.read(columns=["kind"], use_threads=False).column("kind").unique().cast("string").to_pylist()
+        has_boundary = _has_boundary(file)
     # The rows of an image stand together, so most are like the one above: what is left is sorted in no time.
     new = np.ones(len(ids), np.bool_)
     new[1:] = ids[1:] != ids[:-1]
-    return len(ids), np.unique(ids[new]), BOUNDARY in kinds
+    return len(ids), np.unique(ids[new]), has_boundary
+
+
+def _has_boundary(file: Any) -> bool:
+    """Whether a part has boundary overlaps: `boundary` is the first kind by name, so the footer's statistics tell."""
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    kind = file.schema_arrow.names.index("kind")
+    lowest = [group.column(kind).statistics for group in groups if group.num_rows]
+    if all(found is not None and found.has_min_max for found in lowest):
+        return any(found.min == BOUNDARY for found in lowest)
+    kinds = file.read(columns=["kind"], use_threads=False).column("kind").unique().cast("string").to_pylist()
+    return BOUNDARY in kinds
 
 
 def _strangers(folder: Path) -> list[str]:

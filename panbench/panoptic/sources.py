@@ -1,4 +1,4 @@
-"""A ground truth in several JSONs, one a shard: a pattern (`gt-*.json`), or paths joined by ` + `.
+"""A ground truth in several files, JSONs or shards: a pattern (`gt-*.json`), or paths joined by ` + `.
 
 Wherever a run or a command names a JSON, it may name several in this way. A file of that very name comes first.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from panbench.base.addresses import is_address, path_at
+from panbench.base.packed import Packed
 
 __all__ = ["absolute_text", "common_folder", "exists", "folders_of", "joined_text", "name_of", "sources_of"]
 
@@ -27,11 +28,11 @@ def sources_of(path: str | os.PathLike[str]) -> list[Path]:
     if is_address(text):
         return [path_at(path)]
     if os.path.lexists(text) or not (_PLUS in text or _WILDCARD.search(text)):
-        return [Path(path)]
+        return [path_at(path)]
     found: list[Path] = []
     for piece in text.split(_PLUS):
         fitting = sorted(glob.glob(piece)) if _WILDCARD.search(piece) and not os.path.lexists(piece) else []
-        found += map(Path, fitting or [piece])
+        found += map(path_at, fitting or [piece])
     return list(dict.fromkeys(found))
 
 
@@ -68,7 +69,9 @@ def common_folder(folders: Sequence[Path]) -> tuple[Path, list[str]]:
     absolute = [os.path.abspath(folder) for folder in folders]
     common = os.path.commonpath(absolute)
     below = [os.path.relpath(folder, common).replace(os.sep, "/") for folder in absolute]
-    return Path(common), ["" if name == "." else f"{name}/" for name in below]
+    # Where one leads into a container, all are read as such.
+    kind = Packed if any(isinstance(folder, Packed) for folder in folders) else Path
+    return kind(common), ["" if name == "." else f"{name}/" for name in below]
 
 
 def name_of(path: str | os.PathLike[str]) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.addresses import Address
+from panbench.base.addresses import path_at
+from panbench.base.elsewhere import Elsewhere
 
 __all__ = ["NO_HASHES", "FileHashes", "digest_of", "photograph_code"]
 
@@ -160,11 +161,12 @@ def photograph_code(orientation: int, extraneous: bool) -> int:
 def digest_of(path: Path | None, *, is_read_next: bool = False) -> Digest:
     """The SHA-256 of a file's bytes; empty when there is no file to read.
 
-    is_read_next: the caller reads the file at once; of an address, the hash and that reading are then one request
+    is_read_next: the caller reads the file at once; of what is not a file of its own, both are then one request
     """
     if path is None:
         return b""
-    if isinstance(path, Address):
+    path = path_at(path)
+    if isinstance(path, Elsewhere):
         try:
             return hashlib.sha256(path.read_and_keep() if is_read_next else path.read_bytes()).digest()
         except OSError:

@@ -14,12 +14,8 @@ from panbench.base.engines import Needs, Spread, TaskQueue, cut
 from panbench.base.reporter import Reporter
 from panbench.panoptic import pixels
 from panbench.panoptic.types import AnnotationColumns
-from panbench.scoring.folder import CountedBlock, Counting, CountSettings
-from panbench.scoring.folder import _Counted as Counted
-from panbench.scoring.folder import _Counter as Counter
-from panbench.scoring.folder import _in_order as in_order
-from panbench.scoring.folder import _Paired as Paired
-from panbench.scoring.folder import _Plan as Plan
+from panbench.scoring.counting import Counted, CountedBlock, Counter, Counting, CountSettings, in_order
+from panbench.scoring.pairing import Paired, Plan
 
 __all__ = ["ScoreTask", "ScoreWorker", "spread_counting"]
 

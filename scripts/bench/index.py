@@ -140,10 +140,11 @@ def scoring(gt: Path, pred: Path, pngs: Path) -> None:
     import pyarrow.parquet  # noqa: F401 - parts are written with it, whatever the sides are read from
 
     from panbench.scoring import folder
+    from panbench.scoring.pairing import Plan
     from panbench.scoring.sides import read_sides
 
     shard = (1, 10 if gt.name == "gt-10.json" else WORKERS)
-    plan = folder._Plan.of(*read_sides(gt, pred, pngs, pngs, shard), shard)
+    plan = Plan.of(*read_sides(gt, pred, pngs, pngs, shard), shard)
     assert not plan.faults(False, False)
     plan.oddities()
     assert folder._info(plan, None, {}, None).dataset.rows

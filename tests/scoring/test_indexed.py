@@ -14,7 +14,7 @@ from panbench.panoptic.idmap import encode_id_png
 from panbench.runs.alike import ground_truths, same_ground_truth
 from panbench.runs.merge import merge_runs
 from panbench.runs.record import DatasetRecord
-from panbench.scoring import folder as scoring
+from panbench.scoring import counting as scoring
 from panbench.scoring import sides
 from panbench.scoring.folder import score_folder
 

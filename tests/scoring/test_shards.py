@@ -13,7 +13,7 @@ from panbench.panoptic.idmap import encode_id_png
 from panbench.panoptic.parts import part_files
 from panbench.runs import load_run
 from panbench.runs.merge import merge_runs, settings_hash
-from panbench.scoring import folder as scoring
+from panbench.scoring import counting as scoring
 from panbench.scoring.folder import score_folder
 
 CATEGORIES = [{"id": 1, "name": "person", "isthing": 1}, {"id": 92, "name": "sky", "isthing": 0}]
@@ -71,7 +71,7 @@ def test_blocks_give_the_run_of_one_go(data, monkeypatch):
 @pytest.mark.parametrize("stopped", [KeyboardInterrupt, RuntimeError])
 def test_a_stopped_run_goes_on_with_what_it_lacks(data, stopped, monkeypatch):
     whole = score(data)
-    count, looked = scoring._Counter.count, []
+    count, looked = scoring.Counter.count, []
 
     def stops(counter, row):
         looked.append(row)
@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_with_what_it_lacks(data, stopped, monkeypatch):
             raise stopped("enough")
         return count(counter, row)
 
-    monkeypatch.setattr(scoring._Counter, "count", stops)
+    monkeypatch.setattr(scoring.Counter, "count", stops)
     monkeypatch.setattr(scoring, "_TASKS_AHEAD", 0)
     monkeypatch.setattr(scoring, "_IMAGES_A_TASK", 1)
     with pytest.raises(stopped):
@@ -88,7 +88,7 @@ def test_a_stopped_run_goes_on_with_what_it_lacks(data, stopped, monkeypatch):
     assert kept.info.status == ("interrupted" if stopped is KeyboardInterrupt else "failed")
     assert len(kept.images) == 12, "three blocks of four"
     looked.clear()
-    monkeypatch.setattr(scoring._Counter, "count", lambda counter, row: looked.append(row) or count(counter, row))
+    monkeypatch.setattr(scoring.Counter, "count", lambda counter, row: looked.append(row) or count(counter, row))
     resumed = score(data, "run", resume=True)
     assert len(looked) == IMAGES - 12
     assert resumed.info.status == "done"

@@ -16,7 +16,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from panbench.base.addresses import is_address
+from panbench.base.addresses import path_at
+from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadDataset, BadModel, ModelFailed
 from panbench.catalog import ModelSpec
 from panbench.models.adapter import Adapter, Placed
@@ -108,7 +109,7 @@ class MmdetAdapter(Adapter):
         # mmdet's own loader decodes a damaged JPEG without an error, and an absurd size before it is compared.
         size = (image.height, image.width)
         exif: Exif = scene.exif if "apply" in self._pipelines else "ignore"
-        if scene.image_path is not None and is_address(scene.image_path):
+        if scene.image_path is not None and isinstance(path_at(scene.image_path), Elsewhere):
             # mmdet's loader reads files; these are the pixels that it would have.
             bgr, facts = read_photo(scene.image_path, size, image_id=image.id, exif=exif)
             return replace(self.read_pixels(scene, np.ascontiguousarray(bgr[..., ::-1])), facts=facts)

@@ -53,7 +53,7 @@ class DataFiles:
         name = self.file_name(image_id)
         if self._images is None:
             raise BadDataset(f"{self._run} does not say where its images are. Give their folder with --images.")
-        return self._images / name
+        return path_at(self._images / name)
 
 
 def path_of(value: Any) -> Path | None:

@@ -5,6 +5,7 @@ are matplotlib's: colours are pixels, outlines and names are vectors, so SVG and
 """
 
 import colorsys
+import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from panbench.base.addresses import path_at
+from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.files import atomic_write, leaves_folder
 from panbench.base.text import listed
@@ -180,7 +183,7 @@ class Pictures(DataFiles):
         """
         path, info = self.path(image_id), self.panoptic.images[image_id]
         try:
-            with Image.open(path) as image:
+            with Image.open(io.BytesIO(path.read_bytes()) if isinstance(path, Elsewhere) else path) as image:
                 plain = image.format == "JPEG" and image.mode == "RGB"
                 upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
                 if plain and upright and image.size == (info.width, info.height):
@@ -313,13 +316,13 @@ def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: S
 def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
     """An image file as (H, W, 3) uint8 RGB. `turned`: as its EXIF says. Raises BadDataset when it does not decode."""
     try:
-        content = Path(path).read_bytes()
+        content = path_at(path).read_bytes()
     except OSError as problem:
         raise BadDataset(
             f"{path} cannot be read: {problem.strerror or problem}. If the images have moved, say where with --images."
         ) from None
     # An absurd size, or lost data, is refused before anything is decoded.
-    photo, _ = decode_photo(content, str(Path(path)), exif="apply" if turned else "ignore")
+    photo, _ = decode_photo(content, str(path_at(path)), exif="apply" if turned else "ignore")
     return pixels.rgb_of(photo)
 
 

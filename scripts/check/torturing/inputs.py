@@ -72,7 +72,7 @@ def changed_photograph(scene: Scene, rng: random.Random, out: Path) -> str:
 
 def changed_zip(scene: Scene, rng: random.Random, out: Path) -> str:
     """An archive is damaged: members come out as they were, or are refused."""
-    from panbench.datasets.zips import ZipArchive
+    from panbench.base.zips import ZipArchive
 
     members = {f"set/{number}.bin": rng.randbytes(rng.randrange(1, 2000)) for number in range(5)}
     handle = io.BytesIO()

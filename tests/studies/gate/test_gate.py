@@ -259,7 +259,7 @@ def test_names_that_xml_cannot_hold_are_spelled_out(runs, tmp_path):
 @pytest.fixture
 def in_parts(tmp_path, monkeypatch):
     """Two runs of equal predictions on 40 images, each in two parts of 20."""
-    monkeypatch.setattr("panbench.scoring.folder.PART_IMAGES", 20)
+    monkeypatch.setattr("panbench.scoring.counting.PART_IMAGES", 20)
     for name in ("good", "new"):
         scored(tmp_path, name, GT, [GOOD] * N)
     return tmp_path

@@ -128,8 +128,10 @@ def test_workers_that_are_killed_at_random_cost_nothing(seed, cluster, data, alo
     chance, engine, killed = random.Random(seed), Watched(cluster.address), []
 
     def kill(call: int) -> None:
-        if len(killed) < 4 and chance.random() < 0.4:
-            killed.append(chance.choice(engine.processes()))
+        # The engine still lists a worker that was killed a moment ago.
+        alive = [process for process in engine.processes() if process not in killed]
+        if alive and len(killed) < 4 and chance.random() < 0.4:
+            killed.append(chance.choice(alive))
             os.kill(killed[-1], signal.SIGKILL)
 
     reporter = Meddling(kill)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from panbench.base.errors import DownloadFailed
-from panbench.datasets.zips import DamagedArchive, Slice, ZipArchive, crc_of
+from panbench.base.zips import DamagedArchive, Slice, ZipArchive, crc_of
 
 
 class Bytes:
