@@ -32,10 +32,7 @@ def open_live(browser, growing, monkeypatch):
 
         yield open_
         for one in opened:
-            one.page.close()
-            assert one.complaints == []
-            assert [url for url in one.requests if not url.startswith((address, "data:"))] == []
-            one.context.close()
+            one.close(address)
 
 
 def counted(page, images: int) -> None:
