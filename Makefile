@@ -27,10 +27,19 @@ help:
 install: $(VENV)/.installed
 	@:
 
+# The checksum of what an install depends on. The file changes only when the sum does: neither a checkout, which makes files newer,
+# nor a setting of the linter starts pip again.
+$(VENV)/.needs: FORCE
+	@mkdir -p $(VENV); \
+	{ sed '/^\[tool\.ruff\]/,$$d' pyproject.toml; cat constraints.txt hatch_build.py panbench/panoptic/idmap.c; } | cksum >$@.new; \
+	if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+FORCE:
+
 # --no-compile: pip would compile all 12,000 modules, three times the work of installing them; Python compiles those that are
 # imported, a third, when they first are.
 # The stamps are written last, so an interrupted install is taken up again; a finished one needs neither pip nor a network.
-$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py panbench/panoptic/idmap.c
+$(VENV)/.installed: $(VENV)/.needs
 	@if ! $(BIN)/python $(FITS) >/dev/null 2>&1 || ! $(BIN)/python -c 'import pip' >/dev/null 2>&1; then \
 	    chosen=; \
 	    if [ -n "$(PYTHON)" ]; then \
@@ -54,7 +63,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py panbench/panop
 # panopticapi-lite is the reference that PQ is held against; its dependencies are an older numpy and what we do not need.
 $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
-	$(PIP) install --constraint constraints.txt --no-deps panopticapi-lite
+	$(PIP) install --no-compile --constraint constraints.txt --no-deps panopticapi-lite
 	@touch $@
 
 DEMO_MODELS := panoptic-fpn-tiny,maskformer-tiny,mask2former-tiny
@@ -95,7 +104,7 @@ quick: $(VENV)/.dev
 # In an environment of its own on top of .venv: what object stores need holds other packages at older versions than constraints.txt.
 ENGINES := .venv-engines
 
-$(ENGINES)/.installed: pyproject.toml $(VENV)/.dev
+$(ENGINES)/.installed: $(VENV)/.dev
 	$(BIN)/python -m venv $(ENGINES)
 	$(ENGINES)/bin/python -m pip --disable-pip-version-check install 'ray>=2.40' s3fs 'moto[server,s3]'
 	$(ENGINES)/bin/python -c 'import pathlib, sysconfig; \
@@ -128,7 +137,7 @@ format: $(VENV)/.dev
 # The documentation, strictly: a broken link or a page that none leads to fails. Light: the commands' reference needs no model.
 DOCS := .venv-docs
 
-$(DOCS)/.installed: pyproject.toml constraints.txt $(VENV)/.installed
+$(DOCS)/.installed: $(VENV)/.installed
 	$(BIN)/python -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip --disable-pip-version-check install --constraint constraints.txt --editable '.[docs]'
 	@touch $@
@@ -139,7 +148,7 @@ docs: $(DOCS)/.installed
 # In an environment of their own: the cross compiler has 440 MB unpacked, and nothing else needs it.
 WHEELS := .venv-wheels
 
-$(WHEELS)/.installed: constraints.txt $(VENV)/.installed
+$(WHEELS)/.installed: $(VENV)/.installed
 	$(BIN)/python -m venv $(WHEELS)
 	$(WHEELS)/bin/python -m pip --disable-pip-version-check install --constraint constraints.txt hatchling ziglang
 	@touch $@

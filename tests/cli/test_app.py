@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import functools
 import io
@@ -557,6 +558,8 @@ def test_ctrl_c_keeps_what_was_scored_and_says_how_to_go_on(tmp_path):
     while not (tmp_path / "run" / "parts").is_dir():
         assert running.poll() is None, running.communicate()[1]
         assert time.monotonic() < deadline
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(timeout=0.02)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130

@@ -740,11 +740,16 @@ def twelve_report(shared_runs, tmp_path_factory) -> Path:
 
 def test_marks_at_one_value_do_not_hide_each_other(open_report, twelve_report):
     page = open_report(path=twelve_report)
-    for row in page.locator("#category-scores tbody svg.dots").all():
-        boxes = [mark.bounding_box() for mark in row.locator("path").all()]
-        centres = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes]
+    rows = page.locator("#category-scores tbody svg.dots").evaluate_all(
+        """rows => rows.map(row => [...row.querySelectorAll("path")].map(mark => {
+            const box = mark.getBoundingClientRect();
+            return [box.x + box.width / 2, box.y + box.height / 2];
+        }))"""
+    )
+    assert rows
+    for centres in rows:
         apart = [max(abs(a[0] - b[0]), abs(a[1] - b[1])) for at, a in enumerate(centres) for b in centres[:at]]
-        assert len(boxes) == 12
+        assert len(centres) == 12
         assert min(apart) > 5
 
 
