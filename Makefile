@@ -62,7 +62,7 @@ $(VENV)/.installed: $(VENV)/.needs
 
 # panopticapi-lite is the reference that PQ is held against; its dependencies are an older numpy and what we do not need.
 $(VENV)/.dev: $(VENV)/.installed
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --no-compile --constraint constraints.txt --no-deps panopticapi-lite
 	@touch $@
 
