@@ -248,6 +248,7 @@ def test_what_arrived_before_an_interruption_is_not_fetched_again(server, tmp_pa
     assert start >= 150_000
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_download_resumes_at_the_byte(server, tmp_path, pauses):
     server.faults["/file.bin"] = [Fault(drop_after=150_000)]

@@ -12,18 +12,14 @@ from typing import Any
 
 import cv2
 import pytest
-import torch
-from safetensors.torch import load_file, save
 from support import panbench
 
+import panbench as panbench_package
 from panbench.base import hub as of_the_hub
 from panbench.base.extras import install_line
 from panbench.datasets import shapes
-from panbench.evaluation.from_python import evaluate
-from panbench.models.checkpoints import load_checkpoint
 from panbench.runs import load_run
 from tests.base.test_hub import COMMIT, Hub, _send
-from tests.models.transformers.test_adapter import BUILDERS, saved
 
 ADDRESS = "hf:owner/name"
 
@@ -59,6 +55,8 @@ class Repository(Hub):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repository]:
+    from tests.models.transformers.test_adapter import BUILDERS, saved
+
     server = Repository(saved(BUILDERS["eomt"](), tmp_path / "saved"))
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
@@ -129,6 +127,8 @@ def test_weights_that_were_cut_off_or_exchanged_are_refused(hub: Repository) -> 
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(hub: Repository) -> None:
+    import torch
+
     class Malice:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(Path("harmed").resolve()),)
@@ -189,11 +189,13 @@ def test_a_dataset_that_lists_isthing_says_which_labels_are_things(hub: Reposito
     assert [category.isthing for category in load_run("run").categories] == [
         bool(category["isthing"]) for category in stated["categories"]
     ]
-    assert evaluate("./saved", "mine", "again").pq().equals(load_run("run").pq())
+    assert panbench_package.evaluate("./saved", "mine", "again").pq().equals(load_run("run").pq())
 
 
-def in_shards(hub: Repository) -> tuple[dict[str, torch.Tensor], list[str]]:
+def in_shards(hub: Repository) -> tuple[dict[str, Any], list[str]]:
     """Shares the repository's weights out among two files; its whole state dict and their names."""
+    from safetensors.torch import load_file, save
+
     state = load_file("saved/model.safetensors")
     del hub.content["model.safetensors"]
     files = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
@@ -206,6 +208,10 @@ def in_shards(hub: Repository) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 
 def test_weights_in_shards_are_fetched_whole_and_fetched_again_where_one_is_gone(hub: Repository) -> None:
+    import torch
+
+    from panbench.models.checkpoints import load_checkpoint
+
     whole, files = in_shards(hub)
     seen: list[tuple[int, int | None]] = []
     folder = of_the_hub.fetch(of_the_hub.parse(ADDRESS), progress=lambda done, total: seen.append((done, total)))

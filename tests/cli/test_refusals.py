@@ -8,7 +8,6 @@ from support import panbench, refuses_without_torch
 
 from panbench.base.errors import BadModel
 from panbench.datasets import shapes
-from panbench.models.mmdet.families import FAMILIES
 from panbench.models.mmdet.stated import DETECTORS, refuse_other_detector
 
 TINY = ("--model", "mask2former-tiny")
@@ -102,6 +101,8 @@ def test_a_config_that_must_be_run_to_be_understood_is_not_refused_unread(tmp_pa
 
 
 def test_the_detectors_that_are_known_unread_are_those_that_run():
+    from panbench.models.mmdet.families import FAMILIES
+
     assert {family.detector for family in FAMILIES} == set(DETECTORS)
 
 

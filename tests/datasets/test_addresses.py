@@ -9,9 +9,7 @@ from panbench.base import addresses
 from panbench.base.errors import BadDataset, PredictionMismatch
 from panbench.catalog import find_model
 from panbench.datasets import missing_files, open_dataset, shapes
-from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models.opening import open_model
 from panbench.runs import Run, load_run
 from panbench.scoring.folder import score_folder
 
@@ -76,7 +74,11 @@ def test_an_object_that_vanished_is_named_with_its_image_and_resume_goes_on(scen
     assert digits(score(scenes, tmp_path / "run", resume=True)) == digits(score(SCENES, tmp_path / "here"))
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_a_store_is_that_of_its_files(memory, tmp_path):
+    from panbench.evaluation.evaluate import evaluate
+    from panbench.models.opening import open_model
+
     shapes.generate(tmp_path / "coco", count=3, size=(64, 96))
     memory.put(str(tmp_path / "coco"), "/bucket/coco", recursive=True)
     model = open_model(find_model("mask2former-tiny"), device="cpu")

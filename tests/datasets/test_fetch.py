@@ -292,6 +292,7 @@ def test_faults_that_pass_cost_no_file(server, mimic, tmp_path, fault, path):
         assert on_disk(tmp_path / str(skip)) == expected_of(mimic)
 
 
+@pytest.mark.slow
 def test_a_byte_flipped_on_its_way_is_caught_in_every_place(server, mimic, tmp_path):
     for number, path in enumerate([ANNOTATIONS, VAL] * 12):
         length = len(mimic.files[path])
@@ -349,6 +350,7 @@ def test_an_archive_of_another_size_is_not_coco(server, mimic, tmp_path):
         fetch(server, mimic, tmp_path)
 
 
+@pytest.mark.slow
 def test_interrupted_anywhere_the_next_call_goes_on(server, mimic, tmp_path):
     steps = 0
 

@@ -15,9 +15,7 @@ from panbench.base import addresses
 from panbench.base.errors import BadDataset, PredictionMismatch
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
-from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models.opening import open_model
 from panbench.runs import Run, load_run
 from panbench.scoring.folder import score_folder
 
@@ -172,6 +170,9 @@ def test_a_store_that_does_not_answer_is_not_waited_for_for_ever(store, here, tm
 
 
 def test_an_object_that_vanishes_between_listing_and_reading_is_named_and_resume_goes_on(store, tmp_path):
+    from panbench.evaluation.evaluate import evaluate
+    from panbench.models.opening import open_model
+
     shapes.generate(tmp_path / "coco", count=4, size=(64, 96))
     for file in (tmp_path / "coco").rglob("*"):
         if file.is_file():

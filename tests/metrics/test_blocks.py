@@ -46,6 +46,7 @@ def answers(path):
     )
 
 
+@pytest.mark.slow
 def test_metrics_errors_and_compare_are_those_of_the_whole(path, in_blocks, monkeypatch):
     matchings, match = [], Matched.of
 

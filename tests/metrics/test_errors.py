@@ -304,6 +304,7 @@ def test_other_ids_change_nothing(random_scenes, seed):
     pd.testing.assert_frame_equal(before, after, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seed=SEEDS)
 def test_an_image_alone_has_the_causes_it_has_among_others(random_scenes, seed):

@@ -90,6 +90,7 @@ def test_the_bias_of_a_rare_category_is_corrected():
     assert jackknife.corrections[0, 0] == pytest.approx([0, (bus - 1 / 1.5) / 2, 0], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_intervals_of_rare_categories_hold_the_populations_scores():
     """Percentiles of a bootstrap hold PQ of such images in fewer than six of ten data sets of 200."""
     answers = coco_like(images=3000).answers(np.random.default_rng(1), better=0.5)

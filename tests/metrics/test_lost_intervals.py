@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from panbench.metrics.errors import CAUSES, lost_influence, lost_pq
 from panbench.metrics.jackknife import freedom
@@ -74,6 +75,7 @@ def test_a_model_does_not_differ_from_itself_and_few_images_say_nothing():
     assert np.isnan(lost_difference(np.zeros(len(CAUSES)), influence, influence)).all()
 
 
+@pytest.mark.slow
 def test_chance_alone_is_rarely_sure_of_a_difference():
     """Two models that err alike: of 40 pairs about one in twenty differs for sure in what is missed."""
     images, sure = np.arange(40), 0

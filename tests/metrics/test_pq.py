@@ -230,6 +230,7 @@ def pq_by_us(scenes: list) -> dict[int, tuple[float, int, int, int]]:
     return {line.Index: (line.iou_sum, line.TP, line.FP, line.FN) for line in counts.itertuples()}
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=SLOW_MACHINE)
 @given(st.lists(scene(), min_size=40, max_size=40))
 def test_random_scenes_score_as_panopticapi_scores_them(tmp_path_factory, scenes):

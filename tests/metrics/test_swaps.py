@@ -101,6 +101,7 @@ def test_p_does_not_depend_on_threads_nor_on_how_sums_are_kept():
     assert (expected != p_of(sums, pairs, 3000, seed=1)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("images", "permutations"), [(6, 199), (40, 199), (40, 1999)])
 def test_runs_that_are_interchangeable_differ_significantly_no_oftener_than_the_level(images, permutations):
     rng = np.random.default_rng(images + permutations)

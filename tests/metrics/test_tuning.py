@@ -57,6 +57,7 @@ def test_a_setting_that_is_better_everywhere_is_worth_what_it_promises():
     assert row["difference"] == pytest.approx(0.2)
 
 
+@pytest.mark.slow
 def test_choosing_among_noise_flatters():
     random = np.random.default_rng(0)
     settings = {f"s{number}": statistics(random.uniform(0.51, 1, 30).tolist()) for number in range(40)}
