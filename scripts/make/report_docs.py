@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ("panoptic-fpn-tiny", "maskformer-tiny", "mask2former-tiny")
-"""The three of the page; where transformers is installed, `make demo` runs two more."""
+"""The models of `make demo`."""
 TALLEST = 16_383
 DEMO = ROOT / "build" / "demo.html"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
