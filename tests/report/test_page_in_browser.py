@@ -753,6 +753,74 @@ def test_marks_at_one_value_do_not_hide_each_other(open_report, twelve_report):
         assert min(apart) > 5
 
 
+def test_names_of_twelve_models_cover_no_other_name_in_the_charts_of_cost(open_report, twelve_report):
+    page = open_report(path=twelve_report)
+    for chart in ("#chart-speed", "#chart-params"):
+        if not page.locator(f"{chart} svg[role=img]").count():
+            continue
+        found = page.locator(f"{chart} svg[role=img] g > text").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
+        )
+        boxes = [tuple(box) for box in found]
+        for place, a in enumerate(boxes):
+            for b in boxes[:place]:
+                assert not (a[0] < b[2] and b[0] < a[2] and a[1] + 3 < b[3] and b[1] + 3 < a[3])
+        # What has no room for its name is named by its marker.
+        assert len(boxes) == 12 or page.locator(f"{chart} .legend li").count() == 12
+
+
+def test_pictures_side_by_side_stand_at_one_height(open_report):
+    page = open_report(width=1024)
+    page.get_by_role("button", name="Side by side").click()
+    page.get_by_role("button", name="Verdicts").click()
+    # Heads of one and of two lines.
+    page.locator(".pane .counts").first.evaluate("node => { node.textContent = 'many words '.repeat(20); }")
+    rows = {}
+    for pane in page.locator(".pane").all():
+        box, picture = pane.bounding_box(), pane.locator("canvas").bounding_box()
+        rows.setdefault(round(box["y"] + box["height"]), set()).add(round(picture["y"] + picture["height"]))
+    assert all(len(ends) == 1 for ends in rows.values())
+    first = page.locator(".panes").bounding_box()
+    beside = [one for one in page.locator(".pane canvas").all() if one.bounding_box()["y"] < first["y"] + 500]
+    assert len({round(one.bounding_box()["y"]) for one in beside[:2]}) == 1
+
+
+def test_a_hyphen_of_a_models_name_stays_one_before_what_to_fix_first(open_report, twelve_report):
+    words = open_report(path=twelve_report).locator("#fix-words").inner_text()
+    assert re.search(r"run-of-some-name-\d+,", words)
+
+
+LINES = """all => all.map(one => {
+    const text = document.createRange();
+    text.selectNodeContents(one);
+    return text.getClientRects().length;
+})"""
+
+
+def test_numbers_of_twelve_models_are_not_cut_on_paper(open_report, twelve_report):
+    page = open_report(path=twelve_report, width=702)
+    page.emulate_media(media="print")
+    lines = page.locator("#cause-table td.number > div > :first-child").evaluate_all(LINES)
+    assert len(lines) > 24
+    assert set(lines) == {1}
+
+
+def test_the_divider_moved_to_an_end_shows_all_of_one_layer(open_report):
+    page = open_report()
+    canvas, handle = page.locator("#viewer .stage canvas"), page.locator("#viewer .divider")
+    canvas.wait_for()
+    handle.focus()
+    moved = []
+    for key in ("End", "Home"):
+        page.keyboard.press(key)
+        moved.append(canvas.evaluate("canvas => canvas.toDataURL()"))
+        # Painted anew, with the divider where it is.
+        page.get_by_role("button", name="Fit").click()
+        assert canvas.evaluate("canvas => canvas.toDataURL()") == moved[-1]
+        handle.focus()
+    assert moved[0] != moved[1]
+
+
 def test_the_names_of_causes_are_read_beside_twelve_models(open_report, twelve_report):
     page = open_report(path=twelve_report, width=1440)
     first = page.locator("#cause-table tbody th").first

@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -104,9 +105,12 @@ def _source(template: str) -> str | None:
         return None
 
 
-def _minus(number: str) -> str:
-    """A number as it is set: with a minus instead of a hyphen."""
-    return number.replace("-", "−")
+_BEFORE_DIGITS = re.compile(r"(?<![^\s\[(])-(?=[\d.])")
+
+
+def _minus(text: str) -> str:
+    """A number, or words with numbers, as it is set: with a minus before digits; a hyphen in a name stays one."""
+    return _BEFORE_DIGITS.sub("\u2212", text)
 
 
 @functools.cache

@@ -46,7 +46,7 @@ OF_A_ROW = 6
 """So many crops stand with each row of what to fix first."""
 
 ROWS = 6
-"""So many rows have crops, as far as there is room."""
+"""So many rows have crops, as far as there is room; all that are listed where few models leave room for them."""
 
 DEAREST = 12
 """So many of a model's dearest errors are kept whatever they are: those that are printed."""
@@ -81,9 +81,10 @@ class Wall:
 def errors_to_show(member: Compared, most: int) -> list[PricedError]:
     """At most `most` errors of a run, the dearest first: of what to fix first, the dearest, and of each cause."""
     errors = member.priced
+    listed = FIRST if most >= MOST_OF_A_MODEL else ROWS
     rows = [
         errors_of(errors[of_cell(errors, row.cause, row.category_id, row.size)].head(OF_A_ROW))
-        for row in member.to_fix.head(ROWS).itertuples(index=False)
+        for row in member.to_fix.head(listed).itertuples(index=False)
     ]
     of_causes = [errors_of(errors[errors["cause"] == cause.name].head(most)) for cause in CAUSES]
     # Half of the rows, then what is printed, then the other half: with little room each has its share.

@@ -121,7 +121,8 @@ function intervalChart(container) {
         const y = 18 + index * row;
         return explain(svg("g", {},
           svg("rect", { x: 0, y: y - row / 2, width, height: row, fill: "transparent" }),
-          label(model.label, 0, y + 4, names - 14),
+          marker(index, { transform: `translate(7 ${y})` }),
+          label(model.label, 18, y + 4, names - 32),
           low[index] === null ? null : svg("line", { x1: at(low[index]), x2: at(high[index]), y1: y, y2: y, stroke: modelColor(index), "stroke-width": 2.5 }),
           PQ[index] === null ? null : marker(index, { transform: `translate(${at(PQ[index])} ${y})` }),
         ), `${model.label}\nPQ ${percent(PQ[index], 2)}, 95 % interval ${percent(low[index], 2)} – ${percent(high[index], 2)}`);
@@ -129,17 +130,21 @@ function intervalChart(container) {
   }, "PQ with 95 % intervals");
 }
 
-/** Text that is cut, with an ellipsis, to about `room` pixels; whole on hover. */
+/** Text of which, with an ellipsis, about `room` pixels are left; whole on hover. Names of runs differ at their ends. */
 function label(text, x, y, room, properties = {}) {
-  const most = Math.max(4, Math.floor(room / 6.6));
-  const shown = text.length > most ? text.slice(0, most - 1) + "…" : text;
+  const most = Math.max(4, Math.floor(room / 6.6)), end = Math.floor((most - 1) / 2);
+  const shown = text.length > most ? `${text.slice(0, most - 1 - end)}…${text.slice(text.length - end)}` : text;
   return svg("text", { x, y, ...properties }, shown, shown === text ? null : svg("title", {}, text));
 }
 
-/** For each point a place for its name, beside, above or below it, that covers no other name or marker if it can. */
+/**
+ * For each point a place for its name, beside, above or below it, that covers no other marker or line if it can, and no
+ * other name: where every place does, the point has none, and a legend names its marker.
+ */
 function labelSpots(points, width) {
-  const taken = points.flatMap(({ x, y, span }) => [[x - 9, y - 9, x + 9, y + 9], ...(span ? [[span[0], y - 2, span[1], y + 2]] : [])]);
-  const spots = new Map();
+  const taken = points.flatMap(({ x, y, span, height }) => [[x - 9, y - 9, x + 9, y + 9],
+    ...(span ? [[span[0], y - 2, span[1], y + 2]] : []), ...(height ? [[x - 2, height[0], x + 2, height[1]]] : [])]);
+  const spots = new Map(), names = [];
   for (const { index, x, y, text } of [...points].sort((a, b) => a.y - b.y)) {
     const long = Math.min(text.length * 6.6, width * 0.5);
     const choices = [
@@ -147,13 +152,17 @@ function labelSpots(points, width) {
       { at: [x - 12, y + 4], anchor: "end", box: [x - 12 - long, y - 8, x - 10, y + 8] },
       { at: [x, y - 14], anchor: "middle", box: [x - long / 2, y - 26, x + long / 2, y - 10] },
       { at: [x, y + 24], anchor: "middle", box: [x - long / 2, y + 10, x + long / 2, y + 28] },
+      // Beside the point's own lines, in each quarter.
+      ...[["start", 1], ["end", -1]].flatMap(([anchor, side]) => [-9, 18].map((down) => ({
+        at: [x + 6 * side, y + down], anchor,
+        box: [Math.min(x + 4 * side, x + (6 + long) * side), y + down - 11, Math.max(x + 4 * side, x + (6 + long) * side), y + down + 3],
+      }))),
     ];
-    const cost = ({ box }) => {
-      const outside = box[0] < 0 || box[2] > width ? 10 : 0;
-      return outside + taken.filter((other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3]).length;
-    };
+    const covers = (box) => (other) => box[0] < other[2] && other[0] < box[2] && box[1] < other[3] && other[1] < box[3];
+    const cost = ({ box }) => (box[0] < 0 || box[2] > width ? 10 : 0) + taken.filter(covers(box)).length + 100 * names.filter(covers(box)).length;
     const best = choices.reduce((a, b) => (cost(b) < cost(a) ? b : a));
-    taken.push(best.box);
+    if (cost(best) >= 100) continue;
+    names.push(best.box);
     spots.set(index, best);
   }
   return spots;
@@ -167,13 +176,15 @@ function costChart(container, values, title, spans = null) {
   const { PQ, low, high } = data.overview;
   const shown = data.models.map((_, index) => index).filter((index) => values[index] && PQ[index] !== null && (!spans || spans[index]));
   if (!shown.length) return container.remove();
+  const key = legend(shown);
   chart(container, (width) => {
     const height = 300, left = 44, right = width - 12, bottom = height - 44;
     const [from, to] = scoreRange(shown.flatMap((index) => [PQ[index], low[index], high[index]]));
     const numbersHere = shown.flatMap((index) => [values[index], ...(spans ? spans[index] : [])]);
     const least = Math.min(...numbersHere), most = Math.max(...numbersHere);
     const x = logarithmic(least / 1.35, most * 1.35, left, right), y = linear(from, to, bottom, 22);
-    const spots = labelSpots(shown.map((index) => ({ index, x: x(values[index]), y: y(PQ[index]), text: data.models[index].label, span: spans && spans[index].map(x) })), width);
+    const spots = labelSpots(shown.map((index) => ({ index, x: x(values[index]), y: y(PQ[index]), text: data.models[index].label, span: spans && spans[index].map(x), height: low[index] === null ? null : [y(high[index]), y(low[index])] })), width);
+    key.hidden = spots.size === shown.length;
     return frame(width, height, `PQ against ${title}; the numbers are in the comparison table`,
       ...xAxis(x, bottom, 22, logTicks(least / 1.35, most * 1.35), roundShort, title, right),
       ...yAxis(y, left, right, ticks(from, to), (value) => percent(value, to - from < 0.05 ? 1 : 0), "PQ"),
@@ -184,10 +195,11 @@ function costChart(container, values, title, spans = null) {
           low[index] === null ? null : svg("line", { x1: at[0], x2: at[0], y1: y(low[index]), y2: y(high[index]), stroke: modelColor(index), "stroke-width": 2 }),
           spans ? svg("line", { class: "span", x1: x(spans[index][0]), x2: x(spans[index][1]), y1: at[1], y2: at[1], stroke: modelColor(index), "stroke-width": 2 }) : null,
           marker(index, { d: markerPath(index, 6.5), transform: `translate(${at})` }),
-          label(name, ...spots.get(index).at, width * 0.5, { "text-anchor": spots.get(index).anchor }),
+          spots.has(index) ? label(name, ...spots.get(index).at, width * 0.5, { "text-anchor": spots.get(index).anchor }) : null,
         ), `${name}\nPQ ${percent(PQ[index], 2)}\n${title} ${short(values[index])}${spans ? ` (${spans[index].map(short).join(" – ")} over the run)` : ""}`);
       }));
   }, `PQ against ${title}`);
+  container.append(key);
 }
 
 const causeColor = (cause) => `var(--c${cause % 9})`;

@@ -120,7 +120,11 @@ function fixView(container, gallery) {
         el("h3", {}, el("span", { class: "won" }, wins(row.gain), interval ? el("small", { class: "quiet" }, ` ${interval}`) : null), ` ${errorName(row)} `, el("small", { class: "quiet" }, errors)));
       const put = ({ errors: crops }) => { if (crops.length) item.append(rove(el("ul", { class: "tiles small" }, crops.map((error) => errorTile(error, open))))); };
       const wanted = { model, beside: null, cause: row.cause, category: row.category, size: row.size, slice: null };
-      if (!source.live) put(source.find(wanted, 0, 6));
+      if (!source.live) {
+        const kept = source.find(wanted, 0, 6);
+        put(kept);
+        if (source.held.includes(model) && !kept.errors.length) item.append(el("p", { class: "note" }, "None of them is among the crops that this file has room for."));
+      }
       else if (source.held.includes(model)) {
         waiting.set(item, () => source.find(wanted, 0, 6).then(put));
         near.observe(item);
