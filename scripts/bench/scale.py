@@ -1,10 +1,12 @@
 """How far one folder of parts goes: storage, merging and asking, on generated parts of up to a million images.
 
     python scripts/bench/scale.py --images 1000000 [--folder DIR]
+    python scripts/bench/scale.py --images 10000000 --folder DIR      # 0.9 GB, kept: a second call asks alone
 
 The rows of 200 generated COCO-shaped images are repeated under new image ids until there are enough, in parts of 10,000
-images. Then PQ of all categories is computed from the parts, by panbench and by DuckDB (SQL), in processes of their
-own, with CPU seconds and peak memory; both answers must agree. DuckDB: pip install duckdb.
+images; of a folder that holds them already they are taken as they are. Then PQ of all categories is computed from the
+parts, by panbench and by DuckDB (SQL), in processes of their own, with seconds of the clock (for an idle machine),
+CPU seconds and peak memory; both answers must agree. DuckDB: pip install duckdb.
 """
 
 import importlib.util
@@ -152,15 +154,21 @@ def main() -> None:
     absent = [name for name in ("duckdb",) if importlib.util.find_spec(name) is None]
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.folder or Path(scratch)) / "run"
-        seconds, size = write_parts(folder, options.images)
-        print(f"parts: {options.images:,} images, {size / options.images:.0f} bytes an image, {size / 1e9:.2f} GB,")
-        print(f"       written in {seconds:.0f} s ({options.images / seconds:,.0f} images/s)")
+        if (folder / "run.json").exists():
+            if load_run(folder).info.images.expected != options.images:
+                raise SystemExit(f"{folder} has another number of images. Give another --folder.")
+            size = sum(path.stat().st_size for path in (folder / "parts").iterdir())
+        else:
+            seconds, size = write_parts(folder, options.images)
+            print(f"written in {seconds:.0f} s ({options.images / seconds:,.0f} images/s)")
+        print(f"parts: {options.images:,} images, {size / options.images:.0f} bytes an image, {size / 1e9:.2f} GB")
         spent = {name: in_child(engine, folder) for name, engine in engines.items() if name not in absent}
     ours = spent["panbench"].answer
     rows = [
         {
             f"PQ of {len(ours)} categories, {options.images:,} images": name,
             "bytes an image": f"{size / options.images:.0f}",
+            "s by the clock": f"{one.clock:.1f}",
             "CPU s": f"{one.cpu:.1f}",
             "peak GB": f"{one.megabytes / 1e3:.2f}",
             "largest difference": f"{max(abs(ours[key] - pq) for key, pq in one.answer.items()):.0e}",
