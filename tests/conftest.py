@@ -17,9 +17,11 @@ for name in ("FORCE_COLOR", "NO_COLOR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
     os.environ.pop(name, None)
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Images of containers set it. `make install` leaves compiling to the first import, so each of the hundreds of processes
-# here would compile PyTorch, mmdet and the tests again: two thirds of the CPU time of a small `panbench eval`.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
+# here would compile PyTorch, mmdet and the tests again: half of the CPU time of a small `panbench eval`. Sources that
+# scripts/check/mutants.py changes within a second would be taken for those that were compiled.
+if "PANBENCH_MUTANT" not in os.environ:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 # PyTorch's threads wait for work by spinning: with tests on every core that is a quarter to two thirds of all CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
