@@ -45,6 +45,7 @@ def test_pq_and_errors_appear_and_change_while_the_run_is_written_and_its_report
     assert page.get_by_text("No image is scored yet.").is_visible()
     growing.score(*range(7, 19))
     counted(page, 12)
+    assert all(page.locator("#scores thead th").all_inner_texts())
     cells = page.locator("#scores tbody tr").first.locator("th, td").all_inner_texts()
     assert cells[0] == "All"
     first = float(cells[1])

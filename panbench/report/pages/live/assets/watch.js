@@ -41,7 +41,7 @@ function sayState() {
 
 function sayScores() {
   table.replaceChildren(now.scores.length
-    ? tableOf("Scores so far", ["", "PQ so far", "95 % interval", "SQ", "RQ"], now.scores.map(([name, PQ, low, high, SQ, RQ]) =>
+    ? tableOf("Scores so far", ["Categories", "PQ so far", "95 % interval", "SQ", "RQ"], now.scores.map(([name, PQ, low, high, SQ, RQ]) =>
       [name, el("strong", {}, percent(PQ)), interval(low, high), percent(SQ), percent(RQ)]))
     : el("p", { class: "note" }, "No image is scored yet."));
   notes.replaceChildren(...now.notes.map((sentence) => el("p", { class: "note" }, sentence)));
