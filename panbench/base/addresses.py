@@ -141,7 +141,7 @@ class Address(Elsewhere, PurePosixPath):
         return [name for name in names if name not in there]
 
     def _asked(self, method: str, pattern: str = "", **options: Any) -> Any:
-        """What a method of the file system answers to this path, tried again as often as there are WAITS."""
+        """Calls a method of the file system on this path, with one retry for each entry of WAITS."""
 
         def ask() -> Any:
             system, path = _opened(str(self))

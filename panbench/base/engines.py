@@ -51,7 +51,7 @@ class Task(Protocol):
     """A piece of work. `str()` of it names its images, for messages; it is pickled on its way to a worker."""
 
     def rest(self, answer: Any) -> "Task | None":
-        """What is left of the task after an answer of its worker; None when nothing is."""
+        """The remaining task after an answer of its worker; None when it is finished."""
 
 
 class Worker(Protocol):
@@ -75,7 +75,7 @@ class Session(Protocol):
     """How many there can be at once, as the machines are now."""
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What a method of one of the workers returns. Raises what it raises, and EngineFailed."""
+        """Calls a method on one of the workers. Raises what the method raises, and EngineFailed."""
 
     def run(self, queue: "TaskQueue") -> Generator[Any, None, None]:
         """The answers to all tasks in the order in which they come. Raises what a worker raises, and EngineFailed."""
@@ -142,7 +142,7 @@ def cut(items: Sequence[Any], pieces: int) -> list[Sequence[Any]]:
 
 @dataclass
 class _Open:
-    """What is left of a task, and how many workers were lost on it since its last answer."""
+    """The remaining part of a task, and how many workers died on it since its last answer."""
 
     left: Task
     losses: int = 0

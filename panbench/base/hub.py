@@ -60,7 +60,7 @@ class Repository:
     revision: str = DEFAULT_REVISION
 
     def __str__(self) -> str:
-        """As `--model` takes it."""
+        """The address in the form that `--model` takes."""
         return f"hf:{self.name}" + ("" if self.revision == DEFAULT_REVISION else f"@{self.revision}")
 
     @property

@@ -14,7 +14,7 @@ def available_cores() -> int:
 
 
 def default_threads(processes: int = 1, besides: int = 0) -> int:
-    """As many threads as cores for each of some processes, at least 1 and at most 8.
+    """The cores divided by the number of processes, at least 1 and at most 8.
 
     besides: further threads, for work that waits for the disk
     """

@@ -185,7 +185,7 @@ def note_damage(runs: "Sequence[StoredRun]") -> None:
 
 
 def may_download_weights(specs: Sequence["ModelSpec"], checkpoint: Path | None, download: bool) -> bool:
-    """As `may_download`, of the weights of some models."""
+    """Like `may_download`, for the weights of some models."""
     # Imported here: it brings NumPy and OpenCV, and `--help` comes without them.
     from panbench.catalog import check_checkpoint, weights_named
     from panbench.cli.request import missing_for
@@ -248,7 +248,7 @@ class Orientation(str, Enum):
 
     @property
     def choice(self) -> Literal["apply", "ignore"]:
-        """As the library takes it."""
+        """The value in the form that the library takes."""
         return "apply" if self is Orientation.apply else "ignore"
 
 

@@ -1,4 +1,4 @@
-"""What a command is asked to run, and what this machine lacks for it: all that is known before PyTorch is loaded."""
+"""What a command should run and what this machine lacks for it: everything known before PyTorch is loaded."""
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence

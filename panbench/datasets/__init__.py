@@ -126,7 +126,7 @@ def split_of(data: str | None) -> str:
 
 
 def _of_others(name: str, found: object) -> Dataset:
-    """What a dataset of another package gave. Raises BadDataset when it is not a dataset."""
+    """Checks what a dataset function of another package returned. Raises BadDataset when it is not a dataset."""
     if not isinstance(found, Dataset):
         raise BadDataset(f"The dataset {name} ({DATASETS.places[name]}) returned {kind_of(found)}, not a Dataset.")
     return found

@@ -79,7 +79,7 @@ class PartWriter(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class BlockRows:
-    """What a block of images adds to one run: rows, hashes of the files that were read, id PNGs that were written."""
+    """One block's contribution to one run: rows, hashes of the files read, id PNGs written."""
 
     table: OverlapTable
     files: FileHashes
@@ -571,7 +571,7 @@ class _Marks:
             self._events[-1].synchronize()
 
     def seconds(self) -> list[float]:
-        """Of each stage, once the device is past the last mark."""
+        """Seconds of each stage, read once the device has passed the last mark."""
         if self._events:
             return [first.elapsed_time(second) / 1000 for first, second in itertools.pairwise(self._events)]
         return [second - first for first, second in itertools.pairwise(self._times)]

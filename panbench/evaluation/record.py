@@ -53,7 +53,7 @@ def first_record(
     mapping: CategoryMap | None,
     rule: Rule,
 ) -> RunInfo:
-    """What is known of a run before its first image."""
+    """The record of a run before its first image."""
     device, described, running = model.device, rule.describe(model.describe()), way_of_running(model)
     if mapping is not None:
         # What is published was measured in the model's own categories.

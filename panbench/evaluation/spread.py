@@ -67,7 +67,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Job:
-    """What all tasks of an evaluation share. folders: of id maps, for each rule; None where none are kept."""
+    """Settings common to all tasks of an evaluation. folders: for the id maps of each rule; None to keep none."""
 
     rules: tuple[Rule, ...]
     folders: tuple[Path | None, ...]

@@ -99,7 +99,7 @@ class DeviationFold:
             self._of_images[group] = (added, n + len(values))
 
     def record(self) -> dict[str, Mapping[str, float | None]]:
-        """By the name of each deviation: All, Things and Stuff, fractions 0–1, None where nothing is averaged."""
+        """Deviation name → values of All, Things and Stuff, fractions 0–1; None where nothing is averaged."""
         own, void, loose = (self._sums[name] for name in ("own", "void", "loose"))
         return {
             "SQ_of_matched": self._means(own.scores()["SQ"], own.TP > 0),

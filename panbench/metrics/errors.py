@@ -242,7 +242,7 @@ def _worst(blocks: Sequence[pd.DataFrame], counts: _Counts, images: int) -> pd.D
 
 
 def _costliest(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.DataFrame:
-    """Of a block of images, `_Atoms.by_image`, those where each cause costs most."""
+    """The images of a block in which each cause costs most (`_Atoms.by_image`)."""
     label = sums["category"].to_numpy(np.int64)
     missed, wrong = sums["FN"].to_numpy(np.int64), sums["FP"].to_numpy(np.int64)
     iou_sum = counts.iou_sum[label] + sums["iou_gained"].to_numpy()
@@ -358,11 +358,11 @@ class _OpenErrors:
 
     @property
     def same_category(self) -> Bool:
-        """Of each pair, whether both sides have one category."""
+        """Whether both sides of each pair have the same category."""
         return self.category[self.pairs.gt] == self.category[self.pairs.pred]
 
     def one_to_one(self, pairs: _Pairs) -> _Pairs:
-        """Of some pairs, those that remain when the best pair is taken again and again, each segment at most once."""
+        """Greedy matching: the pairs kept when the best is taken repeatedly, each segment at most once."""
         order = np.lexsort((pairs.pred, pairs.gt, -pairs.pixels, -pairs.iou))
         return pairs[one_to_one(pairs.gt, pairs.pred, order)]
 
@@ -646,7 +646,7 @@ def _subsets() -> Float:
 
 
 def _slopes(counts: _Counts) -> dict[str, tuple[Float, Float]]:
-    """Of each verdict (lost, causes, categories): what one more error of a cause adds to `lost`, and what IoU adds."""
+    """Slopes for each verdict (lost, causes, categories): how `lost` changes per error of a cause, and per IoU."""
     fixed = _subsets()
     values = counts.pq_of_each_subset()
     whole = counts.hits + fixed @ counts.missed + (counts.mistakes - fixed @ (counts.wrong + counts.missed)) / 2

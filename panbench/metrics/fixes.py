@@ -286,7 +286,7 @@ def _parts_of(cell: Int, categories: int) -> tuple[Int, Int, Int]:
 
 
 def _areas(rows: pd.DataFrame, matched: Matched) -> Int:
-    """Of each error's row the area of its true object; of a prediction that no object belongs to, its own."""
+    """Area of the true object for each row of errors; of the prediction itself where it belongs to no object."""
     segments, image = matched.segments, rows["image_id"].to_numpy(np.int64)
     areas = []
     for name, side in (("gt_id", segments.is_gt), ("pred_id", ~segments.is_gt)):

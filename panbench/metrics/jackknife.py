@@ -120,7 +120,7 @@ class Jackknife:
 
     @staticmethod
     def of(stack: Stack, run: int) -> Jackknife:
-        """Of one run of a stack, in one pass over what its units add."""
+        """Makes it for one run of a stack, in one pass over its units' sums."""
         return _Tally.of(stack, run, stack.entries(run)).jackknife()
 
     @staticmethod
@@ -228,7 +228,7 @@ class _Tally:
 
 
 def _left_out(entries: Entries, totals: Float, scores: Float, unmatched: Bool, hope: Float) -> dict[str, Float]:
-    """By the names of `_Tally.change`: what leaving out the unit of each entry changes in the entry's cell.
+    """Name of `_Tally.change` → how leaving out an entry's unit changes that entry's cell.
 
     totals: (3, cells) Σ IoU, TP and TP + (FP + FN)/2 of all units
     """

@@ -118,7 +118,7 @@ class Matched:
 
     @staticmethod
     def from_frames(segments: pd.DataFrame, overlaps: pd.DataFrame, boundary: pd.DataFrame | None = None) -> Matched:
-        """Of the DataFrames that `Run.segments`, `Run.overlaps` and `Run.boundary` give, or of rows chosen from them.
+        """Makes it from the DataFrames of `Run.segments`, `Run.overlaps` and `Run.boundary`, or from rows of them.
 
         segments: one row a segment (image_id, side, id, category_id, area, iscrowd)
         overlaps: one row a pair of ids that share pixels (image_id, gt_id, pred_id, pixels)
@@ -224,7 +224,7 @@ class Fold(Protocol[Part]):
     """A metric over blocks of images: `look` at each block, in threads; `add` its result, in order."""
 
     def look(self, matched: Matched) -> Part:
-        """What a block of images adds. Changes nothing, so blocks can be looked at in any order and at once."""
+        """The contribution of a block of images. Pure, so blocks can be processed in any order and concurrently."""
 
     def add(self, part: Part) -> None:
         """Adds what `look` found. Blocks come in order of image ids: sums then run over the same terms in the same
@@ -282,7 +282,7 @@ class FaultFold:
 
 
 def one_to_one(first: Int, second: Int, order: Int) -> Int:
-    """Of pairs (first, second), those that remain when each row of either is taken once, pairs in this order."""
+    """The pairs (first, second) kept when each row of either side is used once, in the given order."""
     taken: tuple[set[int], set[int]] = set(), set()
     chosen = []
     for pair, one, other in zip(order.tolist(), first[order].tolist(), second[order].tolist(), strict=True):
@@ -338,7 +338,7 @@ def _among(values: Int, wanted: Int) -> Bool:
 
 
 def _bounds(values: Int, wanted: Int) -> tuple[Int, Int]:
-    """Of ascending values, where each of the wanted ones begins and ends."""
+    """Start and end of each wanted value in an ascending array."""
     return np.searchsorted(values, wanted, "left"), np.searchsorted(values, wanted, "right")
 
 

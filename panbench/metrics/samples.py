@@ -60,7 +60,7 @@ class Sample:
 
     @staticmethod
     def of(statistics: ImageStatistics) -> Sample:
-        """Of the statistics of a run, on all of its images; of more than EXACT_IMAGES in UNITS groups."""
+        """Makes it from a run's statistics on all images; more than EXACT_IMAGES are put into UNITS groups."""
         image_ids, n = statistics.image_ids, len(statistics.categories)
         cell = statistics.slice.astype(np.int64) * n + positions(statistics.category_id, statistics.categories)
         image = np.searchsorted(image_ids, statistics.image_id)
@@ -166,7 +166,7 @@ class Stack:
 
     @staticmethod
     def of(samples: Sequence[Sample]) -> Stack:
-        """Of runs with the same image_ids, categories and slices."""
+        """Makes it from runs with the same image_ids, categories and slices."""
         first = samples[0]
         n_cells = first.held.shape[0]
         # Slices times categories are many cells and most are empty; categories are kept whole, as each has a PQ of its

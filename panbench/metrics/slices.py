@@ -168,7 +168,7 @@ class SliceFold:
         return self.tally(image_statistics(matched, self.categories, self.by))
 
     def tally(self, statistics: ImageStatistics) -> tuple[Counts, Float, Int]:
-        """Of each row the cell (slice · categories + category) and Σ IoU; of each cell the TP, FP and FN."""
+        """Cell (slice · categories + category) and Σ IoU of each row, and TP, FP and FN of each cell."""
         n_cells = self._counts.shape[1]
         place = positions(statistics.category_id, self.categories)
         cell = statistics.slice.astype(np.int64) * len(self.categories) + place

@@ -32,7 +32,7 @@ DEFAULT_QUERIES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """What all queries of one image looked at in one decoder layer.
+    """Where all queries of one image attended in one decoder layer.
 
     weights: (queries, h, w) of the padded input's extent
     blocked: (queries, h, w) bool, where looking was forbidden; None where it never was
@@ -46,7 +46,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """What all queries of one image looked at, and found.
+    """Where all queries of one image attended, and what they found.
 
     scores, labels: (queries,) at the last layer; the label is the model's, or NO_LABEL
     layers: from the first on; the last one has masks

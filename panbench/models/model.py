@@ -1,4 +1,4 @@
-"""What a model is to the rest of panbench.
+"""The model interface that the rest of panbench uses.
 
     model = open_model(find_model("mask2former-tiny"))
     outputs = model.candidates([model.load(scene)])      # Candidates, Instances or a FinishedMap, one an image
@@ -95,7 +95,7 @@ class Model(ABC):
         """Reads and resizes one image; safe to call from several threads. Raises BadDataset naming the file."""
 
     def load_pixels(self, scene: Scene, rgb: npt.NDArray[np.uint8]) -> LoadedImage:
-        """As `load`, with these (H, W, 3) pixels in place of the scene's image file.
+        """Like `load`, with these (H, W, 3) pixels instead of the scene's image file.
 
         Raises BadModel where the model can read files only.
         """

@@ -369,7 +369,7 @@ class Mismatches:
 
     @staticmethod
     def of(table: OverlapTable) -> Mismatches:
-        """Those of a table."""
+        """Finds the faults of a table."""
         is_pred, in_pred = ~table.segments.is_gt, table.overlaps.pred_id != VOID
         images, ids = table.segments.image_id[is_pred], table.segments.id[is_pred]
         pair_images, pair_ids = table.overlaps.image_id[in_pred], table.overlaps.pred_id[in_pred]

@@ -75,7 +75,7 @@ def common_folder(folders: Sequence[Path]) -> tuple[Path, list[str]]:
 
 
 def name_of(path: str | os.PathLike[str]) -> str:
-    """What a dataset is called after its JSON; after several what their names begin with."""
+    """The dataset's name: its JSON's, or the common beginning of several."""
     stems = [Path(piece).stem for piece in os.fspath(path).split(_PLUS)]
     if len(stems) == 1 and not _WILDCARD.search(stems[0]):
         return stems[0]

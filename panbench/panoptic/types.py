@@ -158,7 +158,7 @@ class AnnotationColumns:
         return len(self.image_ids)
 
     def only(self, places: Sequence[int]) -> "AnnotationColumns":
-        """Those of some images, by their places in `image_ids`, in this order."""
+        """Selects images by their positions in `image_ids`, in the given order."""
         chosen = np.asarray(places, np.int64)
         count = np.diff(self.first)[chosen]
         first = np.concatenate([[0], np.cumsum(count)])

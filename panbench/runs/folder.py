@@ -216,7 +216,7 @@ class Run:
         return _frame(self.table.overlaps)
 
     def boundary(self) -> "pd.DataFrame | None":
-        """As `overlaps`, of the pixels near boundaries; None when the run was made without them."""
+        """Like `overlaps`, for the pixels near boundaries; None when the run was made without them."""
         return None if self.table.boundary is None else _frame(self.table.boundary)
 
     @cached_property

@@ -64,7 +64,7 @@ class FileHashes:
         photographs: Sequence[int] | None = None,
         predictions: Sequence[Digest] | None = None,
     ) -> "FileHashes":
-        """From (image id, digest of the image, digest of the ground-truth PNG), and what else is known of each.
+        """Makes it from (image id, digest of the image, digest of the ground-truth PNG) and further digests of each.
 
         photographs: a `photograph_code` for each; predictions: the digest of its predicted id PNG
         """
@@ -93,7 +93,7 @@ class FileHashes:
         return FileHashes(ids[first], *(column(name) for name in _COLUMNS))
 
     def only(self, images: npt.NDArray[np.int64]) -> "FileHashes":
-        """Those of some images."""
+        """Selects some images."""
         kept = np.isin(self.image_id, images)
         return FileHashes(self.image_id[kept], *(getattr(self, name)[kept] for name in _COLUMNS))
 

@@ -37,7 +37,7 @@ class Membership:
     """Admits the parts of one run, and remembers the hash of each that it has looked at."""
 
     def __init__(self, folder: Path, info: RunInfo, listed: Sequence[PartRecord]) -> None:
-        """Of the `parts/` of a run, or of a side table. listed: what run.json lists of the folder."""
+        """Reads the `parts/` of a run or of a side table. listed: the files that run.json lists for the folder."""
         self.folder = folder
         self._info = info
         self._listed = {record.name: record for record in listed}

@@ -214,7 +214,7 @@ def _extra_by_json(infos: Sequence[RunInfo]) -> Mapping[str | None, int]:
 
 
 def _seconds(infos: Sequence[RunInfo]) -> SecondsRecord:
-    """Those of all shards together, as if one machine had done one after the other."""
+    """Seconds of all shards, as if one machine had run them one after the other."""
     sums: Counter[str] = Counter()
     for info in infos:
         sums.update({field.name: getattr(info.seconds, field.name) or 0 for field in fields(SecondsRecord)})

@@ -270,7 +270,7 @@ def share_that_differs(first: PanopticPrediction, second: PanopticPrediction) ->
 
 
 class _Context:
-    """What the settings of one model share: images, FLOPs and the maps of the first setting."""
+    """Values shared by all settings of one model: images, FLOPs and the maps of the first setting."""
 
     def __init__(
         self,

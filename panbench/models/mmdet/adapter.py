@@ -96,7 +96,7 @@ class MmdetAdapter(Adapter):
         return other
 
     def padded_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """As the pipeline resizes and the preprocessor pads."""
+        """The input size (h, w) after the pipeline's resize and the preprocessor's padding."""
         if (height, width) not in self._padded:
             # They differ in how they read the file alone.
             pipeline = next(iter(self._pipelines.values()))

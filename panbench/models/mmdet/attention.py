@@ -22,7 +22,7 @@ __all__ = ["attend"]
 
 @torch.inference_mode()
 def attend(model: Placed, scene: Scene, **wishes: Any) -> tuple[AttendedQuery, ...]:
-    """What some queries of a model looked at in a photograph; wishes are those of `models.attention.attended_queries`.
+    """Where chosen queries of a model attended in a photograph; wishes as in `models.attention.attended_queries`.
 
     model: loaded without speed-ups, which drop the weights and all masks but the last layer's
     Raises BadModel for a model without queries, BadArgument for queries, layers or categories that are not there.

@@ -39,7 +39,7 @@ def levels_of(maps: Sequence[Tensor]) -> Levels:
 def encode(
     encoder: Any, tokens: Tensor, positions: Tensor, levels: Levels, valid_ratios: Tensor, padding: Tensor | None = None
 ) -> Tensor:
-    """As mmdet's DeformableDetrTransformerEncoder: (n, Σ h·w, channels) from as many tokens.
+    """Equal to mmdet's DeformableDetrTransformerEncoder: tokens (n, Σ h·w, channels) in and out.
 
     positions: (n, Σ h·w, channels); valid_ratios: (n, levels, 2), the share of width and height that is not padding;
     padding: (n, Σ h·w) bool, true where tokens are padding
@@ -93,7 +93,7 @@ def attend(
     level_start_index: Any = None,
     **_: Any,
 ) -> Tensor:
-    """As mmcv's MultiScaleDeformableAttention at inference, with batches first; it asks the device for nothing."""
+    """Equal to mmcv's MultiScaleDeformableAttention at inference, batch first, without host synchronisation."""
     value = query if value is None else value
     identity = query if identity is None else identity
     query = query if query_pos is None else query + query_pos

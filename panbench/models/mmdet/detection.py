@@ -279,7 +279,7 @@ def _rois(boxes: Tensor, host: Tensor, counts: Sequence[int], flat: bool = False
 
 
 def pool_levels(extractor: Any, features: Sequence[Tensor], rois: Tensor, roi_scale_factor: Any = None) -> Tensor:
-    """As SingleRoIExtractor's forward: RoIAlign of each RoI on the level that its size decides, waiting for nothing."""
+    """Equal to SingleRoIExtractor.forward: RoIAlign of each RoI on the level of its size, without synchronisation."""
     host = getattr(rois, "on_host", None)
     if host is None or roi_scale_factor is not None:
         return type(extractor).forward(extractor, features, rois, roi_scale_factor)  # type: ignore[no-any-return]

@@ -509,7 +509,7 @@ def _pool_windows(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling
 
 
 def _windows(maps: Tensor, rois: Tensor, axes: tuple[_Axis, _Axis]) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    """Of each RoI its number, the window (h, w, C) that it covers of `maps` (N, H, W, C), a view, and the weights of
+    """Yields each RoI's number, its window (h, w, C) of `maps` (N, H, W, C), a view, and the weights of
     the window's rows (height, h) and columns (width, w) in the bins.
     """
     along_y, along_x = axes
@@ -569,7 +569,7 @@ def _bins(
 def _bins_of_known(
     rois: Tensor, on_host: Tensor, input_shape: torch.Size, pooling: _Pooling, budget: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """As `_bins`; which RoIs make a block, and how large it is, follows from the RoIs on the host."""
+    """Like `_bins`, with blocks and their sizes computed from the RoIs on the host."""
     images, _, map_height, map_width = input_shape
     of_host = _axes(on_host, images, map_height, map_width, pooling)
     along_y, along_x = _axes(rois, images, map_height, map_width, pooling, known=True)
@@ -697,7 +697,7 @@ def ms_deform_attn_forward(
     attention_weights: Tensor,
     im2col_step: int,
 ) -> Tensor:
-    """As `deformable_attention`. Blocks of queries bound the memory, so `im2col_step` is ignored."""
+    """Like `deformable_attention`. Blocks of queries bound the memory, so `im2col_step` is ignored."""
     return deformable_attention(value, value_spatial_shapes, sampling_locations, attention_weights)
 
 

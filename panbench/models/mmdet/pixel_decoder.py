@@ -27,7 +27,7 @@ KEYS_AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the sizes of the levels, coarsest first, decide; all tensors on the device.
+    """Tensors that depend only on the level sizes, coarsest first; all on the device.
 
     references: (1, keys, levels, 2), x and y from 0 to 1
     rows, columns: of each level (h, channels / 2) and (w, channels / 2), its sine positions and embedding: the first
@@ -69,7 +69,7 @@ def speed_up(decoder: Any) -> None:
 
 
 def decode(decoder: Any, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """As mmdet's forward: the mask features (B, C, h, w) and the levels' own, coarsest first, (B, C, h, w) each."""
+    """Equal to mmdet's forward: mask features (B, C, h, w) and each level's, coarsest first, (B, C, h, w)."""
     last = decoder.num_input_levels - 1
     chosen = [features[last - place] for place in range(decoder.num_encoder_levels)]
     projected = [convolution(level) for convolution, level in zip(decoder.input_convs, chosen, strict=True)]
@@ -103,7 +103,7 @@ def decode(decoder: Any, features: Sequence[Tensor]) -> tuple[Tensor, list[Tenso
 
 
 def feed_forward(part: Any, x: Tensor, identity: Tensor | None = None) -> Tensor:
-    """As mmcv's FFN, (B, keys, C) in and out; on a CPU in blocks of keys, so that hidden values stay in the cache."""
+    """Equal to mmcv's FFN, (B, keys, C) in and out; on a CPU in blocks of keys, so hidden values stay in the cache."""
     whole = type(part).forward
     if feeding.is_fed(x.device) or x.shape[1] <= KEYS_AT_ONCE:
         return cast(Tensor, whole(part, x, identity))

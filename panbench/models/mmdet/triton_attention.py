@@ -38,7 +38,7 @@ def attend(
     *,
     fallback: Callable[..., Tensor],
 ) -> Tensor | None:
-    """As operators.deformable_attention; None where the kernel cannot be had.
+    """Like operators.deformable_attention; None where the kernel is unavailable.
 
     starts: (levels,) int64, the first key of each level; fallback: the function that its first answers are held to
     """

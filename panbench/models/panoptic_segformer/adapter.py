@@ -87,7 +87,7 @@ class PanopticSegFormerAdapter(Adapter):
         return Decoder(count, lambda kept: without_last(layers, count - kept), [Part(each) for each in parts])
 
     def look(self, module: Any, pixels: Tensor, frame: Frame) -> Attention:
-        """What the queries of things sample in the decoder; those of stuff have none, only their mask head."""
+        """Sampling points of the thing queries in the decoder; stuff queries have only a mask head."""
         outputs, layers = module.look(lambda: module(pixels, [frame.resized]))
         scores, labels = outputs.thing_logits[0].float().sigmoid().max(dim=-1)
         # Masks are no logits: half of their range is where merging counts a pixel in.

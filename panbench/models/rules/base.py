@@ -110,7 +110,7 @@ class Rule:
 
     @property
     def called(self) -> str:
-        """As `--rule` finds it: by its name where that is registered, else by its place."""
+        """The name that `--rule` takes: the registered name, else module:Class."""
         place = f"{type(self).__module__}:{type(self).__qualname__}"
         return self.name if RULES.places.get(self.name) == place else place
 
@@ -119,7 +119,7 @@ class Rule:
         return {"name": self.called, **dataclasses.asdict(self)}
 
     def __str__(self) -> str:
-        """As `--rule` takes it, with what differs from the rule's defaults."""
+        """The rule in the form that `--rule` takes, with every value that differs from its defaults."""
         changed = [
             f"{field.name}={str(value).lower() if isinstance(value, bool) else value}"
             for field in dataclasses.fields(self)

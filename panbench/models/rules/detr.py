@@ -53,7 +53,7 @@ class DETR(Rule):
         return fused
 
     def fuse_batch(self, outputs: Sequence[Candidates]) -> list[FusedMap]:
-        """As `fuse`; the images go through their rounds together, so that a round is one wait for all."""
+        """Like `fuse` for several images at once: each round synchronises once for all."""
         competitions = [self._compete(output) for output in outputs]
         fused: dict[int, FusedMap] = {}
         answers: dict[int, list[int] | None] = dict.fromkeys(range(len(outputs)))

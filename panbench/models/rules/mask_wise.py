@@ -48,7 +48,7 @@ class MaskWise(Rule):
         return fused
 
     def fuse_batch(self, outputs: Sequence[Candidates]) -> Iterable[FusedMap]:
-        """As `fuse`; the scores of all images come to the host in one copy."""
+        """Like `fuse` for several images at once: all scores are copied to the host together."""
         rows = [self._hopeful(output) for output in outputs]
         scores = [self._scores(output, some) for output, some in zip(outputs, rows, strict=True)]
         counts = [len(some) for some in rows]

@@ -82,7 +82,7 @@ class PanopticFPN(Rule):
             below |= part
 
     def _paint_whole(self, codes: Tensor, first: int, kept: Instances) -> None:
-        """As `_paint_windows` on the whole image in few operations: five an instance, and some for each block."""
+        """Like `_paint_windows`, on the whole image with few operations: five per instance, and some per block."""
         free = torch.ones(kept.frame.original, dtype=torch.bool, device=codes.device)
         pasted = paste_masks(kept, self.mask)
         block = max(1, resize.ELEMENTS_AT_ONCE // free.numel())

@@ -64,7 +64,7 @@ def upsampled_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]
 
 
 def resized_blocks(maps: Tensor, frame: Frame) -> Iterator[tuple[int, Tensor]]:
-    """As `upsampled_blocks`, at the size that the image was resized to."""
+    """Like `upsampled_blocks`, at the size that the image was resized to."""
     block = max(1, _elements(maps.device) // (frame.padded[0] * frame.padded[1]))
     for start in range(0, len(maps), block):
         yield start, to_resized(maps[start : start + block].float(), frame)

@@ -327,7 +327,7 @@ class TransformersAdapter(Adapter):
         return pixels, Frame(padded, size, original)
 
     def padded_size(self, height: int, width: int) -> tuple[int, int] | None:
-        """As `prepare` pads; EoMT's squares, padded before they are normalised, are all of one size."""
+        """The padded size of `prepare`; EoMT's squares, padded before normalisation, all have one size."""
         if self.kind.square:
             return cast(int, self.short), cast(int, self.short)
         size = self._size_of((height, width))

@@ -32,7 +32,7 @@ def speed_up(module: nn.Module) -> None:
 
 
 def _attend(attention: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
-    """As Mask2Former's and OneFormer's deformable attention: what is seen, and the weights."""
+    """Equal to the deformable attention of Mask2Former and OneFormer: sampled values and weights."""
     sizes, memory = given.get("spatial_shapes_list"), given.get("encoder_hidden_states")
     if sizes is None or memory is None:
         return type(attention).forward(attention, hidden_states, attention_mask, **given)
@@ -61,7 +61,7 @@ def _layer(
     query_embeddings: Tensor | None = None,
     output_attentions: bool | None = False,
 ) -> tuple[Any, ...]:
-    """As OneFormer's decoder layer; queries that would see nothing see everything, without looking for them."""
+    """Equal to OneFormer's decoder layer; fully masked queries attend everywhere, without a search for them."""
     level = index % layer.num_feature_levels
     output, seen = layer.cross_attn(
         output,

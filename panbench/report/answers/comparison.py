@@ -398,7 +398,7 @@ def _rank_note(rows: Sequence[ComparisonRow]) -> tuple[str, ...]:
 def _matrices(
     order: Sequence[str], names: Mapping[str, str], pairs: pd.DataFrame, comparison: Comparison, digits: int
 ) -> list[Grid]:
-    """Of each kind of category the difference of every two runs, row less column, the best run first."""
+    """One matrix per kind of category: differences of each pair of runs, row − column, best run first."""
     found = {(pair.group, pair.a, pair.b): pair for pair in pairs.itertuples()}
 
     def cell(group: str, row: str, column: str) -> str:

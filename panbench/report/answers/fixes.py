@@ -46,7 +46,7 @@ def fix_record(cells: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def fix_words(cause: str, name: str, size: str) -> str:
-    """What a cell is called: "missed person, small"."""
+    """A cell in words: "missed person, small"."""
     return f"{cause} {name}, {size}"
 
 

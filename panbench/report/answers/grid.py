@@ -85,7 +85,7 @@ def as_text(grid: Grid) -> RenderableType:
 
 
 def as_texts(grids: Sequence[Grid]) -> list[RenderableType]:
-    """As `as_text`, for tables shown together: letters are explained once."""
+    """Like `as_text`, for tables shown together: each letter is explained once."""
     explained: set[tuple[str, ...]] = set()
     return [_Text(grid, explained) for grid in grids]
 
@@ -284,7 +284,7 @@ def letter(index: int) -> str:
 
 
 def as_markdown(grid: Grid) -> str:
-    """As GitHub renders it, aligned for those who read the source."""
+    """A GitHub table, also aligned in the source."""
     rows = []
     for row, cells in enumerate(grid.shown):
         shown = [markdown_text(cell) if column < grid.words else _number(cell) for column, cell in enumerate(cells)]
@@ -354,7 +354,7 @@ def percent(fraction: float | None, digits: int = 2) -> str:
 
 
 def signed(fraction: float | None, digits: int = 2) -> str:
-    """As `percent`, with + or -; 0 has no sign."""
+    """Like `percent`, with + or -; 0 has no sign."""
     if fraction is None or fraction != fraction:
         return ABSENT
     text = f"{100 * fraction:+.{digits}f}"

@@ -182,7 +182,7 @@ def find_runs(paths: Sequence[str | os.PathLike[str]], reporter: Reporter = SILE
 
 
 def look_for_runs(paths: Sequence[str | os.PathLike[str]]) -> FoundRuns:
-    """As `find_runs`, with what was left out as values."""
+    """Like `find_runs`, and also returns what was left out."""
     given = spelled_out([Path(path) for path in paths])
     several = [path for path in given if not path.is_file() or path.name == "run.json"] if len(given) > 1 else given
     runs: list[Run] = []

@@ -319,7 +319,7 @@ def _groups(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
 
 
 def _why(facts: _Facts, winner: str, loser: str, group: str) -> list[list[Clause]]:
-    """Of a group: to which causes the better run loses less, and whether its masks are finer."""
+    """Explains one group: the causes to which the better run loses less, and whether its masks are finer."""
     own, other = facts.lost(winner, group), facts.lost(loser, group)
     less = {cause: other[cause] - own[cause] for cause in own if cause != IMPERFECT_MASK.name and cause in other}
     total = sum(gap for gap in less.values() if gap > 0)

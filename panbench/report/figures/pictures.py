@@ -521,7 +521,7 @@ def blend(photo: Photo, painted: npt.NDArray[np.uint8], opacity: float) -> Photo
 
 
 def runs_of(layer: Layer, size: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of the layer at another size (width, height): its runs of pixels in row order, and the length of each.
+    """Run-length encoding of the layer at another size (width, height): values in row order, and lengths.
 
     A run's value is 1 + the position in `segments` of its segment, 0 where there is none.
     """

@@ -104,7 +104,7 @@ def _of_one_data(runs: Sequence[Run]) -> list[list[int]]:
 
 
 def _comparisons(tables: Sequence[Sequence[_Entry]]) -> list[_Comparison | None]:
-    """Of each table the page that compares its best runs; None where fewer than two of them hold images."""
+    """The page that compares the best runs of each table; None where fewer than two hold images."""
     found: list[_Comparison | None] = []
     names: list[str] = []
     for entries in tables:

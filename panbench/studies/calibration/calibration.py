@@ -32,7 +32,7 @@ _Z = 1.959963984540054  # of a 95 % interval
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the scores of a run's predictions are worth.
+    """How well the scores of a run's predictions match how often they are right.
 
     curve: group ("All", "Things", "Stuff"), low, high (edges of the bin), segments, score (their mean), precision,
         precision_low, precision_high (Wilson's 95 % interval); a bin without segments has none of them (NaN)
@@ -96,7 +96,7 @@ def _edges() -> Float:
 
 
 def _binned(score: Float, right: Bool) -> tuple[npt.NDArray[np.int64], Float, Float, Float]:
-    """Of each bin the number of segments, of right ones, the mean score, and the share of right ones; NaN if empty."""
+    """Segments, right segments, mean score and share of right ones in each bin; NaN if empty."""
     # The bin above each edge, 1 in the last one. Scores are stored as float32, in which 0.7 lies below 0.7 of float64:
     # edges are rounded as they are, or a score of exactly 0.7 falls one bin low.
     edges = _edges().astype(np.float32)

@@ -74,7 +74,7 @@ def _segments(found: Calibration, group: str) -> int:
 
 
 def _points(label: str, curve: pd.DataFrame) -> list[tuple[list[float], str]]:
-    """Of each bin that holds segments (score, right, low, high), and the words that explain it."""
+    """Points (score, right, low, high) of each bin that holds segments, and their explanation."""
     points = []
     for _, row in curve[curve["segments"] > 0].iterrows():
         score, right, low, high = (

@@ -132,7 +132,7 @@ def ensemble(
 
 
 def _way(by: str, members: "list[Run]", bars: console.Bars) -> str:
-    """By masks or by votes; prints what `auto` chose, and why."""
+    """Chooses masks or votes; prints what `auto` chose, and why."""
     if by != "auto":
         return by
     kept = [run.path is not None and any((run.path / "candidates").glob("*.arrow")) for run in members]

@@ -29,7 +29,7 @@ Float = npt.NDArray[np.float64]
 def merge_outputs(
     outputs: Sequence[Output], weights: Sequence[float] | None = None, stuff_weights: Sequence[float] | None = None
 ) -> Output:
-    """One answer from those of several views or models to the same image.
+    """Merges the outputs of several views or models for one image into one output.
 
     outputs: all Candidates or all Instances, with the same labels and the same original size
     weights: how much each counts; None for all alike

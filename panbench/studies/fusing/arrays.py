@@ -326,7 +326,7 @@ def _as_masks(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def _temperature(arrays: Arrays) -> float | None:
-    """What sigmoid scores are sharpened by: Mask DINO's, or the file's own; None for 0, which leaves them alone."""
+    """Temperature that sharpens sigmoid scores: Mask DINO's or the file's own; None (0) leaves them unchanged."""
     if "temperature" not in arrays:
         return MASK_DINO_TEMPERATURE
     value = arrays.get("temperature")

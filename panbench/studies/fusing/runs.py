@@ -20,7 +20,7 @@ _NO_OTHERS = ("oneformer", "eomt", "transformers")
 
 
 def folder_of_rule(out: Path, rule: Rule, several: bool) -> Path:
-    """Where the run of a rule goes: `out`, or of several rules a folder each in it."""
+    """The run folder of a rule: `out`, or a folder in it where there are several rules."""
     return out / re.sub(r"[^\w.=-]+", "-", str(rule)) if several else out
 
 

@@ -25,7 +25,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a method of the worker gave."""
+    """The result of a worker's method."""
 
     value: Any
 
@@ -54,7 +54,7 @@ class Actor:
         return Place(socket.gethostname(), os.getpid(), __version__)
 
     def ask(self, method: str, *arguments: Any) -> "Answer | Failure":
-        """What a method of the worker returns or raises."""
+        """Calls a method of the worker; returns or raises what it does."""
         return _caught(lambda: getattr(self._opened(), method)(*arguments))
 
     def run(self, task: Any) -> "Iterator[Answer | Failure]":

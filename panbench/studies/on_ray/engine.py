@@ -146,7 +146,7 @@ class RaySession:
         return _Resources(1, 0, max(1, cpus))
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What a method of a worker returns, of another one where a worker is lost. Raises what it raises."""
+        """Calls a method of a worker, or of another one if that is lost. Raises what the method raises."""
         for _ in range(3):
             if not self._hired:
                 self._hire(1)

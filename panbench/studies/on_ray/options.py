@@ -35,7 +35,7 @@ class SpreadEvaluation(StudyOptions):
     tasks: Tasks = None
 
     def settled(self, options: EvaluateOptions) -> EvaluateOptions:
-        """With the engine. Raises BadArgument for an unknown one."""
+        """The options with their engine. Raises BadArgument for an unknown one."""
         spread = spread_of(self.engine, self.tasks)
         return options if spread is None else replace(options, spread=spread)
 

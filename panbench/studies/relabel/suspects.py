@@ -185,7 +185,7 @@ def _alike(one: Matched, other: Matched, pairs: Pairs) -> tuple[Int, Int, Float]
 
 
 def _against_truth(matched: Sequence[Matched], members: Int) -> pd.DataFrame:
-    """Of each consensus and true segment (no crowd) that all or some members meet: mean IoU, and mean shares.
+    """Mean IoU and mean shares of each pair of consensus and true segment (no crowd) that any member meets.
 
     Columns: consensus, gt (row among the segments of the truth), iou, inside (of the members' pixels), covered (of the
     segment's). IoU is PQ's: pixels on void do not count.
@@ -227,7 +227,7 @@ def _contradicted(matched: Sequence[Matched], consensus: _Consensus) -> pd.DataF
     n = len(consensus.image)
 
     def best(table: pd.DataFrame, column: str) -> tuple[Int, Float]:
-        """Of each consensus the true segment that is highest in a column, -1 for none, and how high."""
+        """The true segment with the highest value of a column for each consensus (-1: none), and that value."""
         top = table.sort_values(column, ascending=False, kind="stable").drop_duplicates("consensus")
         which, value = np.full(n, -1, np.int64), np.zeros(n)
         which[top["consensus"]], value[top["consensus"]] = top["gt"], top[column]

@@ -167,7 +167,7 @@ def _measured() -> dict[str, Claim]:
 
 
 def claim_for(spec: ModelSpec) -> Claim:
-    """What is claimed of a catalogued model. Raises BadModel when neither a measurement nor a publication is known."""
+    """The published or measured claim for a catalogued model. Raises BadModel when there is neither."""
     if spec.name in _measured():
         return _measured()[spec.name]
     if spec.published is None:

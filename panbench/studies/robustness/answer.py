@@ -104,7 +104,7 @@ class Robustness:
 
     @property
     def deviations(self) -> dict[str, str]:
-        """By what the corruptions that mPC averages differ from the published ones: a clause each."""
+        """How the corruptions that mPC averages differ from the published ones: a clause each."""
         if self.version != VERSION:
             return dict.fromkeys(
                 self.kinds, f"is of version {self.version} of panbench's definitions; today's is {VERSION}"

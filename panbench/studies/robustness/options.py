@@ -52,7 +52,7 @@ class CorruptionOptions(StudyOptions):
 
     @property
     def further_runs(self) -> int:
-        """One a corruption."""
+        """A run for each corruption."""
         return len(self.corruptions)
 
     def check(self, dataset: "Dataset") -> None:

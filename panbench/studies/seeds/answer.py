@@ -44,7 +44,7 @@ __all__ = ["Named", "SeedStanding", "named_by", "seed_standing", "why_not_seeds"
 
 @dataclass(frozen=True)
 class Named:
-    """What the arguments of `compare` stand for, if some are patterns.
+    """The runs that the arguments of `compare` name, with patterns expanded.
 
     models: the seeds of each model by its name; empty unless every pattern names seeds and one of them several
     folders: all that the arguments name, patterns spelled out

@@ -45,7 +45,7 @@ MOST_SEEDS = 1000
 
 @dataclass(frozen=True)
 class SeedComparison:
-    """What is known of some models by their seeds: PQ of All, Things and Stuff, fractions 0–1.
+    """Results of some models over their seeds: PQ of All, Things and Stuff, fractions 0–1.
 
     models: one row a model and group: model, group, seeds, PQ (mean of the seeds), spread (their standard deviation,
         NaN of one seed), lowest, highest (of the seeds), low, high (interval over seeds and images; of one seed over
@@ -196,7 +196,7 @@ class _Difference:
 
     @staticmethod
     def of(model: _Model, less: _Model) -> "_Difference":
-        """Of `model` − `less`."""
+        """Makes it for the difference `model` − `less`."""
         shown = np.asarray(model.by_images - less.by_images)
         parts = [one.spread**2 / one.seeds for one in (model, less)]
         single = model.single / model.seeds + less.single / less.seeds

@@ -41,7 +41,7 @@ _Result = TypeVar("_Result")
 
 
 class Tracker(Protocol):
-    """What panbench needs of an experiment tracker."""
+    """The interface of an experiment tracker."""
 
     def config(self, values: Mapping[str, Any]) -> None:
         """Stores what was run; called once."""
@@ -108,7 +108,7 @@ class Trackers:
         self._last_update = -EVERY_SECONDS
 
     def add(self, make: Callable[[], Tracker], seconds: float = OPEN_SECONDS) -> None:
-        """One more tracker, made in the thread that it will run in. Raises what `make` raises, NotInTime."""
+        """Adds a tracker, made in the thread in which it will run. Raises what `make` raises, and NotInTime."""
         worker = _Worker()
         try:
             self._workers.append((worker.call(make, seconds), worker))

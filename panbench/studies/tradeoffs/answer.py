@@ -193,7 +193,7 @@ def _pq(sample: Sample) -> tuple[float | None, float | None, float | None]:
 
 
 def _tests(samples: Mapping[str, Sample], own: str, reporter: Reporter) -> dict[str, dict[str, Any]]:
-    """Of each step but the run itself what it loses, as fields of `Step`."""
+    """The loss of each step but the run itself, as fields of `Step`."""
     table = weigh(samples, baseline=own, resamples=_RESAMPLES, reporter=reporter).differences
     of_all = table[(table["group"] == "All") & (table["metric"] == "PQ")]
     return {

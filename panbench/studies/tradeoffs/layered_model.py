@@ -123,7 +123,7 @@ class OfLayer(Rule):
         return self.rule.fuse_batch([output.earlier[self.layer] for output in outputs])
 
     def settle(self, fused: Any) -> SettledMap:
-        """As the rule settles it."""
+        """Delegates to the rule."""
         return self.rule.settle(fused)
 
 
@@ -178,7 +178,7 @@ def _altered(model: HostedModel, wrap: Callable[[Part, int], None] | None, layer
 
 
 class _Calls(threading.local):
-    """What the parts of the whole network gave in one pass, call by call, for the copies; of each thread its own."""
+    """Outputs of the whole network's parts in one pass, call by call, reused by the copies; one per thread."""
 
     def __init__(self) -> None:
         self._values: dict[int, list[Any]] = {}

@@ -89,7 +89,7 @@ class TradeoffOptions(StudyOptions):
 
     @property
     def further_runs(self) -> int:
-        """One a layer but the last, which is the run itself; one a size but 1."""
+        """A run for each layer but the last, which is the run itself, and for each size but 1."""
         return len(self.factors) + (_MOST_LAYERS if self.chosen is None else len(self.chosen))
 
     def settled(self, options: EvaluateOptions) -> EvaluateOptions:
@@ -133,7 +133,7 @@ class TradeoffOptions(StudyOptions):
         return runs_by_layer(model, folders, options)
 
     def join(self, evaluation: Evaluation) -> Joined:
-        """Nothing is added. Raises BadArgument for other studies' options that contradict."""
+        """Adds nothing. Raises BadArgument when options of other studies contradict."""
         self._refuse_others(evaluation.options)
         return Joined()
 

@@ -339,7 +339,7 @@ def table_of(run: Run) -> UnfusedTable | None:
 
 
 def _boxes_of(table: UnfusedTable) -> str | None:
-    """Where the boxes of a run's detections are from, in words; None where none were recorded."""
+    """The source of a run's detection boxes in words; None where none were recorded."""
     if table.instances is None or table.instances.boxes is None:
         return None
     return source_in_words(table.instances.boxes)

@@ -59,7 +59,7 @@ def listed_box(listed: object, mask: npt.NDArray[np.bool_]) -> tuple[float, floa
 
 
 def source_in_words(boxes: Boxes) -> str:
-    """Where the boxes of the detections are from."""
+    """The source of the detection boxes."""
     predicted = int(boxes.predicted.sum())
     if predicted == len(boxes.predicted) > 0:
         return "the boxes of the model's own box head"

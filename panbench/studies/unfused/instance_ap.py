@@ -287,7 +287,7 @@ def _prepare(table: InstanceTable) -> _Prepared:
 
 
 def _places(chosen: Int64, n: int) -> Int64:
-    """Of n rows the place of each among the chosen ones, −1 where it is not."""
+    """Position of each of n rows among the chosen ones, −1 where it is not chosen."""
     places = np.full(n, -1)
     places[chosen] = np.arange(len(chosen))
     return places

@@ -89,7 +89,7 @@ class Measurer(Listener):
                 self._collect()
 
     def measure(self, output: Output) -> Unfused:
-        """What is counted of an output, on the host. Raises BadArgument for a finished map."""
+        """The statistics of an output, on the host. Raises BadArgument for a finished map."""
         if isinstance(output, FinishedMap):
             raise BadArgument("The model gives finished id maps: there is nothing before fusion to measure.")
         return unfused(output, self.things, instances=self.ap, semantic=self.miou)

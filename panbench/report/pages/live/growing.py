@@ -158,7 +158,7 @@ class _Seen:
         self._arrays: list[Int] = []
 
     def new(self, ids: Int) -> Int:
-        """Those of some ids that were not added yet."""
+        """The ids that were not added yet."""
         for known in self._arrays:
             place = np.minimum(np.searchsorted(known, ids), len(known) - 1)
             ids = ids[known[place] != ids]

@@ -176,7 +176,7 @@ class Selection:
             return self._errors.answer(query, images, reporter)
 
     def _models_shown(self, images: Sequence[int], wanted: int | None) -> dict[int, int]:
-        """Of each image the place of the model whose answer its thumbnail shows; only those with pictures count."""
+        """Index of the model that each image's thumbnail shows, among those with pictures."""
         pictured = [place for place, source in enumerate(self._examples.sources) if source is not None]
         if wanted in pictured:
             return dict.fromkeys(images, wanted)
@@ -268,7 +268,7 @@ class Selection:
 
     @cached_property
     def _slices(self) -> dict[str, dict[str, Any]]:
-        """Of each slicing, of each of its slices, the images with an error in it."""
+        """Slicing → slice → images with an error in it."""
         found: dict[str, dict[str, Any]] = {}
         for name in SLICINGS:
             for member in self.members:

@@ -20,7 +20,7 @@ _Result = TypeVar("_Result")
 
 
 class Busy(Exception):
-    """So much is waiting already that another computation is refused; try again after `seconds`."""
+    """Too many computations are waiting; try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"This server is busy. Try again in {seconds} seconds.")
@@ -51,7 +51,7 @@ class Stop(Silent):
         self.check()
 
     def status(self, words: str) -> None:
-        """So is each new step."""
+        """Replaces the status line at each new step."""
         self.check()
 
 

@@ -142,7 +142,7 @@ def _largest_of_each(wide: pd.DataFrame) -> pd.DataFrame:
 
 
 def _differing(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
-    """Of each pair the images that it lists, pairs in turns."""
+    """Images listed for each pair, pairs in turns."""
     pairs = list(combinations([member.label for member in members], 2))
     gaps = [(pq[a] - pq[b]).abs().sort_values(ascending=False, kind="stable") for a, b in pairs]
     for place in range(pairs_listed(len(members))):
@@ -153,7 +153,7 @@ def _differing(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
 
 
 def _only(members: Sequence[Compared]) -> Iterator[Lead]:
-    """Of each two models the images in which most is found by the first alone."""
+    """For each ordered pair of models, the images in which the first alone finds most."""
     for a, b, alone in images_only_one_finds(members):
         if len(alone):
             reason = f"found by {members[a].label} and not by {members[b].label}"
@@ -190,7 +190,7 @@ def _to_fix(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _slices(members: Sequence[Compared]) -> Iterator[Lead]:
-    """Of each slice the images with most errors in it."""
+    """For each slice, the images with most errors in it."""
     for name, slicing in SLICINGS.items():
         statistics = [member.sliced[name] for member in members]
         image, place, errors = (
@@ -209,7 +209,7 @@ def _slices(members: Sequence[Compared]) -> Iterator[Lead]:
 
 
 def _own_slices(per_image: pd.DataFrame, slices: Sequence[ImageSlices]) -> Iterator[Lead]:
-    """Of each of the user's slices the images with most errors."""
+    """For each of the user's slices, the images with most errors."""
     if slices:
         errors = (per_image["FP"] + per_image["FN"]).groupby(per_image["image_id"]).sum()
         worst = errors.sort_values(ascending=False, kind="stable").index
@@ -220,7 +220,7 @@ def _own_slices(per_image: pd.DataFrame, slices: Sequence[ImageSlices]) -> Itera
 
 
 def _confusions(members: Sequence[Compared]) -> Iterator[Lead]:
-    """Of each pair of categories that the page lists, the images with most such pixels."""
+    """For each listed pair of categories, the images with most confused pixels."""
     position = {category.name: index for index, category in enumerate(members[0].categories)}
     table = pd.concat([taken_pixels(member) for member in members])
     listed = pd.concat([confused_pairs(members), mistaken_pairs(members)])[["true", "predicted"]]
@@ -254,7 +254,7 @@ def taken_pixels(member: Compared) -> pd.DataFrame:
 
 
 def _categories(members: Sequence[Compared]) -> Iterator[Lead]:
-    """Of each category the images with most errors in it, else any that holds it; the worst category first."""
+    """For each category, the images with most errors in it, else any that holds it; worst category first."""
     counts = []
     for member in members:
         errors = member.explained.errors

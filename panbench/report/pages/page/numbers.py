@@ -107,7 +107,7 @@ class PairTest:
     images: int
 
     def record(self) -> list[Any]:
-        """As the scripts take it."""
+        """The record in the form that the page's scripts take."""
         return [*_numbers((self.difference, self.low, self.high, self.p)), self.significant]
 
 
@@ -162,7 +162,7 @@ def pair_tests(members: Sequence[Compared], standing: Standing) -> Iterator[dict
 
 
 def _cause_intervals(members: Sequence[Compared], lost: pd.DataFrame) -> dict[str, list[list[float | None]]]:
-    """Of each pair "a,b" and cause [low, high] of what it takes more of a than of b."""
+    """Interval [low, high] of how much more a cause takes from a than from b, by pair "a,b" and cause."""
     of_run = [lost.loc[lost["run"] == member.label, "lost"].to_numpy() for member in members]
     found = {}
     for a, b in combinations(range(len(members)), 2):
@@ -172,7 +172,7 @@ def _cause_intervals(members: Sequence[Compared], lost: pd.DataFrame) -> dict[st
 
 
 def _bounds(slicing: Slicing) -> dict[str, list[float | None]]:
-    """Of each slice the values that it holds, from the first up to below the second; None where it has no bound."""
+    """Value range of each slice: first bound inclusive, second exclusive; None where there is no bound."""
     edges = [None, *slicing.edges, None]
     return {name: list(edges[place : place + 2]) for place, name in enumerate(slicing.names)}
 

@@ -36,7 +36,7 @@ def only_numbers(members: Sequence[Compared]) -> list[list[int]]:
 
 
 def images_only_one_finds(members: Sequence[Compared]) -> Iterator[tuple[int, int, pd.Series]]:
-    """Of each two models a, b: how many true segments a finds and b does not in each image, the most first."""
+    """For each ordered pair (a, b): true segments per image that a finds and b does not, most first."""
     if not 1 < len(members) <= MOST_MODELS:
         return
     table = found_by(members)

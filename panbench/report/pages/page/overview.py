@@ -26,7 +26,7 @@ _SCORES = {group: f"PQ{suffix}" for group, suffix in GROUPS.items()}
 
 
 def title_of(members: Sequence[Compared]) -> str:
-    """What the page is of: the models by name, or their number, and the data."""
+    """The page's title: the models by name, or their number, and the data."""
     row, info = members[0].row, members[0].run.info
     name = row.dataset or "their data"
     # Predictions are scored against a file, which has no other name.
@@ -56,7 +56,7 @@ def overview(members: Sequence[Compared], standing: Standing) -> Markup:
 
 
 def _scores(members: Sequence[Compared], standing: Standing) -> list[dict[str, Any]]:
-    """Of each row its rank and the range that it may have, its label, and its cells; claims stand below the runs."""
+    """Rank with its range, label and cells of each row; published claims follow the runs."""
     grid = comparison_grid(standing.rows)
     found = []
     for index, (row, cells) in enumerate(zip(standing.rows, grid.rows, strict=True)):
@@ -77,7 +77,7 @@ def _scores(members: Sequence[Compared], standing: Standing) -> list[dict[str, A
 
 
 def _differences(members: Sequence[Compared], standing: Standing) -> dict[str, Any]:
-    """Of each pair the difference in PQ, on things and on stuff: rows of two or against a baseline, else matrices."""
+    """Differences in PQ, PQ_th and PQ_st: rows for two runs or against a baseline, else matrices."""
     tests = {(pair.a, pair.b): pair for pair in tested_pairs(members, standing)}
     count = len(members)
     comparison = standing.comparison

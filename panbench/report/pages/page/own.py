@@ -47,7 +47,7 @@ def own_section(members: Sequence[Compared], slices: Sequence[ImageSlices]) -> S
 
 
 def _rows(members: Sequence[Compared], slices: ImageSlices, comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """Of each slice its images, of each model PQ and its interval, and the difference of the two best models."""
+    """Images, each model's PQ with interval, and the difference of the two best models, for each slice."""
     keys = _keys(members)
     of_run = comparison.runs[comparison.runs["metric"] == "PQ"].set_index(["run", "name"])
     apart = comparison.differences

@@ -1,4 +1,4 @@
-"""What a section of the page consists of, whether the core or a study writes it."""
+"""The parts of a section of the page, written by the core or by a study."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Curves:
     zoom: bool = False
 
     def record(self) -> dict[str, Any]:
-        """As the page's scripts take it."""
+        """The record in the form that the page's scripts take."""
         series = [
             {"model": model, "points": [[*numbers, words] for numbers, words in points]}
             for model, points in self.series
@@ -50,7 +50,7 @@ class Bars:
     rows: Sequence[tuple[int, Sequence[float], str]]
 
     def record(self) -> dict[str, Any]:
-        """As the page's scripts take it."""
+        """The record in the form that the page's scripts take."""
         return {
             **vars(self),
             "rows": [{"model": model, "sizes": sizes} for model, sizes, _ in self.rows],

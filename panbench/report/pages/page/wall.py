@@ -152,7 +152,7 @@ def make_wall(
 
 
 def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
-    """Of each model the rows of what to fix first, for the scripts."""
+    """Rows of "fix first" for each model, for the page's scripts."""
     causes = [cause.name for cause in CAUSES]
     position = {category.id: place for place, category in enumerate(members[0].categories)}
     return [
