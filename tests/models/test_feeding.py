@@ -315,7 +315,7 @@ def test_the_triton_kernel_is_held_to_the_fallback():
         "assert found is not None\n"
     )
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PANBENCH_TRITON": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(REPO), str(Path(__file__).parent)])
+    environment["PYTHONPATH"] = os.pathsep.join([str(REPO), str(REPO / "tests"), str(Path(__file__).parent)])
     done = subprocess.run([sys.executable, "-W", "error::UserWarning:panbench", "-c", script], env=environment)
     assert done.returncode == 0
 

@@ -94,7 +94,7 @@ def test_the_numbers_are_panopticapis_to_the_last_bit():
 
 @pytest.mark.slow
 def test_two_processes_have_the_numbers_of_one():
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     finished = forking.run(forking.torchrun(2, ["-c", ON_TWO]), env=environment)
     assert finished.returncode == 0, finished.stderr
