@@ -34,7 +34,7 @@ from panbench.report.answers import export
         ("eval --annotations x.json", "Use --gt FILE.json, with --images DIR."),
         ("validate data/coco", "Did you mean `panbench data check` for a dataset"),
         ("eval --limit 0", "greater than or equal to 1"),
-        ("score --pred p.json", "The shortest form is `panbench score --gt FILE.json --pred FILE.json`."),
+        ("score --pred p.json", "The shortest form is `panbench score --gt FILE --pred FILE`."),
         ("gate new old", "The shortest form is `panbench gate RUN --baseline RUN`."),
         ("show diff a", "The shortest form is `panbench show diff A B --image ID`."),
         ("--nonsense", "`panbench --help` shows what it takes."),

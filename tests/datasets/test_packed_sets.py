@@ -86,6 +86,7 @@ def limited(root, drawn):
     return open_dataset(root, image_ids=[scene.image.id for scene in open_folder(drawn, limit=8).scenes])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_scores_shards_as_it_scores_the_folder(kind, drawn, model, plain, tmp_path):
     root = sharded(kind, drawn, tmp_path / "set")
@@ -104,6 +105,7 @@ def test_a_model_scores_shards_as_it_scores_the_folder(kind, drawn, model, plain
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg") > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner_stored", [True, False])
 def test_a_model_scores_the_downloaded_zips_as_it_scores_the_folder(inner_stored, drawn, model, plain, tmp_path):
     """As COCO's: a zip of images, and one of JSONs and zips of PNGs."""

@@ -21,7 +21,7 @@ from panbench.panoptic import native
 from panbench.panoptic.idmap import IdRuns, encode_id_png
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.runs import RunInfo, RunWriter, SummaryRecord, load_run
-from panbench.scoring import folder as score
+from panbench.scoring import counting
 from panbench.scoring.folder import as_json, score_folder
 from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, own_key, sha_of
 
@@ -456,9 +456,9 @@ class TestIndex:
         first = many.score()
         assert len(GtIndex.open(many.path / "gt.panbench-index", own_key())) == 80
         decoded = []
-        real = score.decode_id_runs
+        real = counting.decode_id_runs
         monkeypatch.setattr(
-            score, "decode_id_runs", lambda content, **limits: decoded.append(1) or real(content, **limits)
+            counting, "decode_id_runs", lambda content, **limits: decoded.append(1) or real(content, **limits)
         )
         second = many.score()
         assert len(decoded) == 80  # the predictions
