@@ -61,7 +61,8 @@ $(VENV)/.installed: $(VENV)/.needs
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[models]'
 	@if [ -n "$$PYTHONDONTWRITEBYTECODE" ]; then \
 	    echo "Compiling what models need, since PYTHONDONTWRITEBYTECODE is set"; \
-	    env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import mmdet.models, mmdet.datasets, panbench.cli.app, panbench.evaluation.evaluate'; \
+	    env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import panbench.evaluation.evaluate; from panbench.catalog import find_model; \
+	        from panbench.models.opening import open_model; open_model(find_model("mask2former-tiny"), weights="random")'; \
 	fi
 	@touch $@
 
