@@ -14,7 +14,7 @@ FITS := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_inf
 
 help:
 	@echo "make install   make .venv with the command .venv/bin/panbench"
-	@echo "make demo      run three small models on generated scenes and compare them (2 to 3 minutes on 2 cores)"
+	@echo "make demo      run three small models on generated scenes and compare them (1 to 3 minutes on 2 cores)"
 	@echo "make quick     lint, types, and the tests that need neither a model nor a browser: while you write"
 	@echo "make test      lint, types and tests (make test ARGS='-k pq' runs some tests only)"
 	@echo "make engines   the tests that start clusters and object stores on this machine (an environment of its own, on top of .venv)"
