@@ -44,7 +44,8 @@ fi
 
 # `timeout` leads a group of its own, which Ctrl-C does not reach: it is stopped here, and no further stage begins.
 running=
-trap '[ -z "$running" ] || kill "$running" 2>/dev/null; echo "stopped; the same command goes on"; exit 130' INT TERM
+# It has ended when the day says so: else it could still write the file by which the next call takes it for done.
+trap '[ -z "$running" ] || { kill "$running" 2>/dev/null; wait "$running"; }; echo "stopped; the same command goes on"; exit 130' INT TERM
 run_stage() {  # NAME ESTIMATE: runs a stage if it fits into what is left of the call
     local left=$((limit - SECONDS)) began=$SECONDS code
     if [ "$2" -gt "$left" ]; then
