@@ -1,9 +1,10 @@
 """Programs of their own at a fraction of the price: forks of a process that has the libraries loaded.
 
 `python -m panbench eval …` imports PyTorch and mmdet for five seconds before it does anything. Here one process imports
-those libraries, and of panbench only the operators that mmdet needs, and starts no thread. For each request it forks:
-the child takes the folder, the environment, the standard streams and the arguments, and runs the module as `python -m`
-does. It is a process of its own: it can be killed, and its exit code and all that it prints are its own.
+those libraries, and of panbench only the operators that mmdet needs; its only other thread is one of pyarrow's memory.
+For each request it forks: the child takes the folder, the environment, the standard streams and the arguments, and runs
+the module as `python -m` does. It is a process of its own: it can be killed, and its exit code and all that it prints
+are its own.
 
 What forks cannot show: how a program starts from nothing, which libraries it imports, and variables that a library
 reads while it is imported. Tests of these start the true program (`support.panbench_program`). On other systems than

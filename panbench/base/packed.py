@@ -9,13 +9,15 @@ import importlib
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base.elsewhere import Elsewhere
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     LocalPath = Path
 else:
     LocalPath = type(Path())
@@ -92,7 +94,7 @@ class Packed(Elsewhere, LocalPath):
         """Whether there is such a file or folder."""
         return self.is_file() or self.is_dir()
 
-    def glob(self, pattern: str, **options: Any) -> Iterator["Packed"]:  # type: ignore[override]
+    def glob(self, pattern: str, **options: Any) -> "Generator[Self, None, None]":
         """The files of this folder whose names fit; within a container, names with `*` alone."""
         where = _parted(str(self))
         if where is None:
@@ -102,7 +104,7 @@ class Packed(Elsewhere, LocalPath):
         names = (name for name in _opened(where[0]).below(where[1]) if fits.fullmatch(name))
         yield from (self / name for name in sorted(names))
 
-    def iterdir(self) -> "Iterator[Packed]":  # type: ignore[override]
+    def iterdir(self) -> "Generator[Self, None, None]":
         """What lies in this folder; within a container its files."""
         yield from super().iterdir() if _parted(str(self)) is None else self.glob("*")
 

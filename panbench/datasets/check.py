@@ -196,9 +196,8 @@ def check_set(
 def _found(path: Path, split: str) -> tuple[Path, Path | None, Path | None]:
     """The JSON or shard, the folder of images, and that of id PNGs where it is not the JSON's own."""
     if path.is_dir():
-        for name in (split, f"{split}2017"):
-            if (places := places_below(path, f"panoptic_{name}.json", name)) is not None:
-                return places
+        if (places := _in_layout(path, split)) is not None:
+            return places
         shards = shards_of(path, split)
         if shards is not None and len(sources_of(shards)) > 1:
             several = listed(sources_of(shards), 3)
@@ -227,10 +226,14 @@ def found_json(path: Path, split: str = "val") -> Path:
     """The JSON or shards for a path: a file, a pattern, or a folder in mmdet's layout, with zips, or of shards."""
     if not path.is_dir():
         return path if len(sources_of(path)) > 1 else find_json(path_at(path), split)
-    for name in (split, f"{split}2017"):
-        if (places := places_below(path, f"panoptic_{name}.json", name)) is not None:
-            return places[0]
-    return shards_of(path, split) or find_json(path, split)
+    places = _in_layout(path, split)
+    return places[0] if places is not None else shards_of(path, split) or find_json(path, split)
+
+
+def _in_layout(folder: Path, split: str) -> tuple[Path, Path, Path | None] | None:
+    """What `places_below` finds of a split in a folder, under its own name or COCO's."""
+    tried = (places_below(folder, f"panoptic_{name}.json", name) for name in (split, f"{split}2017"))
+    return next((places for places in tried if places is not None), None)
 
 
 def measure_segments(

@@ -257,11 +257,14 @@ def side(name: str, build: Callable[[Task], Callable[[], dict[str, Any]]], task:
     theirs.close()
 
     def run() -> dict[str, Any]:
-        ours.send("run")
         try:
+            ours.send("run")
             answer = ours.recv()
-        except EOFError:
-            sys.exit(f"{name}'s side ended early; see {log_of(task, name)}")
+        except (EOFError, BrokenPipeError):
+            # The log lies in a folder that is removed with the benchmark.
+            last = log_of(task, name).read_text("utf-8", "replace").strip().rpartition("\n")[2] or "(empty)"
+            process.join()
+            sys.exit(f"the process of {name!r} ended early, with exit code {process.exitcode}; its log ends: {last}")
         if isinstance(answer, str):
             sys.exit(f"{name}'s side failed:\n{answer}")
         return answer  # type: ignore[no-any-return]

@@ -44,6 +44,7 @@ from panbench.models.opening import open_model
 from panbench.models.predict import category_ids, prediction_of
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import fuse
+from panbench.models.transformers.adapter import TransformersAdapter
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.overlap import overlap_table
 from scripts.bench.against_mmdet import Task, mmdet_side, side, store_weights
@@ -223,11 +224,13 @@ def plain_side(task: Task) -> Callable[[], dict[str, Any]]:
 def transformers_side(task: Task) -> Callable[[], dict[str, Any]]:
     """transformers' image processor, network and post-processing, of one image after the other."""
     model = opened(task, speedups=False)
-    module, kind = model.module, model.adapter.kind  # type: ignore[attr-defined]
+    module, adapter = model.module, model.adapter
+    assert isinstance(adapter, TransformersAdapter)
+    kind = adapter.kind
     own = importlib.import_module(f"transformers.models.{kind.name}.image_processing_pil_{kind.name}")
     name = {"eomt": "EomtImageProcessorPil", "detr": "DetrImageProcessorPil"}[kind.name]
     # As EoMT's panoptic checkpoints have it in preprocessor_config.json; DETR's is the default.
-    side_of = dict.fromkeys(("shortest_edge", "longest_edge"), model.adapter.short)  # type: ignore[attr-defined]
+    side_of = dict.fromkeys(("shortest_edge", "longest_edge"), adapter.short)
     processor: Any = getattr(own, name)(**({"size": side_of, "do_pad": True} if kind.name == "eomt" else {}))
     stuff = {label for label, thing in enumerate(model.isthing) if not thing}
     more: dict[str, Any] = {"stuff_classes": sorted(stuff)} if kind.name == "eomt" else {"label_ids_to_fuse": stuff}
