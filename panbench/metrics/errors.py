@@ -32,7 +32,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.metrics.matched import FN, FP, TP, Matched, one_to_one, positions
-from panbench.metrics.pq import match_segments, panoptic_quality
+from panbench.metrics.pq import panoptic_quality
 from panbench.panoptic.types import VOID, Category, in_groups
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "ErrorFold",
     "ErrorReport",
     "assign_causes",
+    "codes",
     "explain",
     "lost_influence",
     "lost_pq",
@@ -51,6 +52,9 @@ __all__ = [
 Bool = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
+
+VERDICT_NAMES = ("TP", "FP", "FN")
+IS_TP, IS_FP, IS_FN = range(3)
 
 NEAR = 0.1
 """Above this IoU a prediction of the right category is an object's bad mask, not a hallucination; TIDE's threshold."""
@@ -106,22 +110,31 @@ def assign_causes(matched: Matched, categories: Sequence[Category]) -> pd.DataFr
     claimed = np.flatnonzero(cause >= 0)
     is_miss = errors.is_gt[claimed]
     own, other = errors.id[claimed], np.where(partner[claimed] < 0, VOID, errors.id[partner[claimed]])
-    names = np.array([kind.name for kind in CAUSES])
-    lost = pd.DataFrame(
-        {
-            "image_id": errors.image[claimed],
-            "category_id": errors.category[claimed],
-            "verdict": np.where(is_miss, "FN", "FP"),
-            "cause": names[cause[claimed]],
-            "gt_id": np.where(is_miss, own, other),
-            "pred_id": np.where(is_miss, other, own),
-            "iou": iou_once_fixed[claimed],
-        }
-    )
-    matches = match_segments(matched).iloc[matched.hits()].assign(verdict="TP", cause=IMPERFECT_MASK.name)
-    # An empty frame would have a say in the types of the columns.
-    found = pd.concat([part for part in (matches[lost.columns], lost) if len(part)] or [lost], ignore_index=True)
-    return found.sort_values("image_id", kind="stable", ignore_index=True)
+    hits = matched.hits()
+    pair = matched.pair[hits]
+    verdict = np.concatenate([np.zeros(len(hits), np.int8), np.where(is_miss, IS_FN, IS_FP).astype(np.int8)])
+    columns = {
+        "image_id": (matched.overlaps.image_id[pair], errors.image[claimed]),
+        "category_id": (matched.segments.category_id[matched.gt[hits]].astype(np.int64), errors.category[claimed]),
+        "verdict": (verdict,),
+        "cause": (np.full(len(hits), len(CAUSES) - 1, np.int8), cause[claimed].astype(np.int8)),
+        "gt_id": (matched.overlaps.gt_id[pair].astype(np.int64), np.where(is_miss, own, other)),
+        "pred_id": (matched.overlaps.pred_id[pair].astype(np.int64), np.where(is_miss, other, own)),
+        "iou": (matched.iou[hits], iou_once_fixed[claimed]),
+    }
+    order = np.argsort(np.concatenate(columns["image_id"]), kind="stable")
+    found: dict[str, Any] = {name: np.concatenate(parts)[order] for name, parts in columns.items()}
+    for name, words in (("verdict", VERDICT_NAMES), ("cause", [kind.name for kind in CAUSES])):
+        found[name] = pd.Categorical.from_codes(found[name], words)
+    return pd.DataFrame(found)
+
+
+def codes(column: pd.Series[Any], words: Sequence[str]) -> Int:
+    """The position of each value in `words`; a look at each text is what takes time."""
+    known = column.dtype
+    if isinstance(known, pd.CategoricalDtype) and list(known.categories) == list(words):
+        return np.asarray(column.cat.codes, np.int64)
+    return pd.Index(words).get_indexer(column.astype(object)).astype(np.int64)
 
 
 def lost_pq(errors: pd.DataFrame, categories: Sequence[Category]) -> pd.DataFrame:
@@ -539,14 +552,14 @@ class _Atoms:
 
     @staticmethod
     def of(errors: pd.DataFrame, categories: Sequence[Category]) -> _Atoms:
-        verdict = errors["verdict"].to_numpy()
+        verdict = codes(errors["verdict"], VERDICT_NAMES)
         return _Atoms(
             image_id=errors["image_id"].to_numpy(np.int64),
             category=positions(errors["category_id"].to_numpy(np.int64), categories),
-            cause=pd.Index([cause.name for cause in CAUSES]).get_indexer(errors["cause"]).astype(np.int64),
-            wrong=verdict == "FP",
-            missed=verdict == "FN",
-            found=verdict == "TP",
+            cause=codes(errors["cause"], [cause.name for cause in CAUSES]),
+            wrong=verdict == IS_FP,
+            missed=verdict == IS_FN,
+            found=verdict == IS_TP,
             iou=errors["iou"].to_numpy(np.float64),
         )
 

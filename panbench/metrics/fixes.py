@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.errors import BadArgument
-from panbench.metrics.errors import CAUSES, ErrorFold, assign_causes
+from panbench.metrics.errors import CAUSES, IS_FN, IS_TP, VERDICT_NAMES, ErrorFold, assign_causes, codes
 from panbench.metrics.jackknife import Jackknife
 from panbench.metrics.matched import Matched, numbered, positions
 from panbench.metrics.pq import ratio
@@ -71,9 +73,9 @@ def priced_errors(
     table = pd.DataFrame(
         {
             "image_id": first["image_id"].to_numpy(np.int64),
-            "cause": np.array([one.name for one in CAUSES], object)[cause],
+            "cause": pd.Categorical.from_codes(cause, [one.name for one in CAUSES]),
             "category_id": np.array([one.id for one in categories], np.int64)[place],
-            "size": np.array(SIZES, object)[size],
+            "size": pd.Categorical.from_codes(size, SIZES),
             **sides,
             "iou": np.where(first["verdict"] == "TP", first["iou"], np.nan),
             "gain": gain,
@@ -174,6 +176,10 @@ class _Sums:
         """TP + (FP + FN)/2, PQ's divisor."""
         return self.hits + self.mistakes / 2
 
+    def take(self, rows: Int) -> _Sums:
+        """Some of the rows."""
+        return _Sums(self.image[rows], self.category[rows], self.iou[rows], self.hits[rows], self.mistakes[rows])
+
     def grouped(self, *keys: Int) -> tuple[_Sums, list[Int]]:
         """Rows with the same keys added up, in the order of the keys, and the keys; the first two are image and
         category."""
@@ -256,13 +262,14 @@ class _Changes:
     def of(errors: pd.DataFrame, matched: Matched, categories: Sequence[Category]) -> _Changes:
         image, iou = errors["image_id"].to_numpy(np.int64), errors["iou"].to_numpy(np.float64)
         category = positions(errors["category_id"].to_numpy(np.int64), categories)
-        found, missed = (errors["verdict"].to_numpy() == verdict for verdict in ("TP", "FN"))
+        verdict = codes(errors["verdict"], VERDICT_NAMES)
+        found, missed = verdict == IS_TP, verdict == IS_FN
         base = _Sums(image, category, np.where(found, iou, 0.0), found.astype(np.int64), (~found).astype(np.int64))
         wrong = np.flatnonzero(~(found & (iou == 1)))
         rows, found, missed = errors.iloc[wrong], found[wrong], missed[wrong]
         regained = np.select([missed, found], [iou[wrong], 1 - iou[wrong]], 0.0)
         delta = _Sums(image[wrong], category[wrong], regained, missed.astype(np.int64), -(~found).astype(np.int64))
-        cause = pd.Index([one.name for one in CAUSES]).get_indexer(rows["cause"]).astype(np.int64)
+        cause = codes(rows["cause"], [one.name for one in CAUSES])
         anchor = np.where(np.array(_OF_PREDICTION)[cause], rows["pred_id"].to_numpy(), rows["gt_id"].to_numpy())
         number = numbered([delta.image, cause, anchor.astype(np.int64)])[1]
         area = _areas(rows, matched)
@@ -298,11 +305,13 @@ def _areas(rows: pd.DataFrame, matched: Matched) -> Int:
 
 def _members(ids: Int, number: Int, count: int) -> list[tuple[int, ...]]:
     """The ids, each once, of the rows that have each number; VOID is none."""
-    found: list[dict[int, None]] = [{} for _ in range(count)]
-    for one, own in zip(ids.tolist(), number.tolist(), strict=True):
-        if one != VOID:
-            found[own][one] = None
-    return [tuple(own) for own in found]
+    known = np.flatnonzero(ids != VOID)
+    (owner, member), group = numbered([number[known], ids[known]])
+    first = np.full(len(owner), len(ids), np.int64)
+    np.minimum.at(first, group, known)
+    order = np.lexsort((first, owner))
+    members, edges = member[order].tolist(), np.cumsum([0, *np.bincount(owner, minlength=count)]).tolist()
+    return [tuple(members[start:stop]) for start, stop in pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -365,26 +374,35 @@ class _CellSums:
 
     def _without_each(self, place: int) -> tuple[Float, Float]:
         """The gain of one cell without each unit, and what each category adds to the correction for bias."""
-        own = self.place == place
+        own = np.flatnonzero(self.place == place)
+        delta = self.delta.take(own)
         categories, held = len(self.now.whole), max(self.now.held, 1)
-        unit, category = self.base.image, self.base.category
-        # What the cell changes, of each category and of each unit and category, 0 mostly.
-        touched = np.unique(self.delta.category[own])
-        rows = np.flatnonzero(np.isin(category, touched))
-        key, mine = unit * categories + category, self.delta.image[own] * categories + self.delta.category[own]
-        iou, whole = np.zeros(len(key)), np.zeros(len(key))
-        at = np.searchsorted(key, mine)
-        iou[at], whole[at] = self.delta.iou[own], self.delta.whole[own]
+        # What the cell changes, of each category that it touches and of each unit and category, 0 mostly.
+        is_touched = np.zeros(categories, np.bool_)
+        is_touched[delta.category] = True
+        rows = np.flatnonzero(is_touched[self.base.category])
+        base = self.base.take(rows)
+        unit, category = base.image, base.category
+        iou, whole = np.zeros(len(rows)), np.zeros(len(rows))
+        at = np.searchsorted(unit * categories + category, delta.image * categories + delta.category)
+        iou[at], whole[at] = delta.iou, delta.whole
         total_iou, total = (np.bincount(category, one, categories) for one in (iou, whole))
         gained = _pq(self.now.iou + total_iou, self.now.whole + total) - _pq(self.now.iou, self.now.whole)
         # Without a unit: a category that only this unit holds is not in the mean any more.
-        left_iou, left = self.now.iou[category] - self.base.iou, self.now.whole[category] - self.base.whole
-        gone = left <= 0.25
-        after = _pq((left_iou + total_iou[category] - iou)[rows], (left + total[category] - whole)[rows])
-        change = np.zeros(len(key))
-        change[rows] = np.where(gone[rows], 0.0, after - _pq(left_iou[rows], left[rows])) - gained[category[rows]]
+        left_iou, left = self.now.iou[category] - base.iou, self.now.whole[category] - base.whole
+        after = _pq(left_iou + total_iou[category] - iou, left + total[category] - whole)
+        change = np.where(left <= 0.25, 0.0, after - _pq(left_iou, left)) - gained[category]
         without = gained.sum() + np.bincount(unit, change, self.units)
-        left_out = without / np.maximum(held - np.bincount(unit, gone, self.units), 1)
+        gone_of_unit, gone_of_category = self._gone
+        left_out = without / np.maximum(held - gone_of_unit, 1)
         mean = gained.sum() / held
-        bias = np.bincount(category, change, categories) + np.bincount(category, gone, categories) * mean
+        bias = np.bincount(category, change, categories) + gone_of_category * mean
         return left_out, -bias * (1 - 1 / self.units) / held
+
+    @cached_property
+    def _gone(self) -> tuple[Float, Float]:
+        """How many categories each unit alone holds, and how many units hold each category alone."""
+        unit, category, categories = self.base.image, self.base.category, len(self.now.whole)
+        gone = (self.now.whole[category] - self.base.whole <= 0.25).astype(np.float64)
+        of_unit, of_category = np.bincount(unit, gone, self.units), np.bincount(category, gone, categories)
+        return of_unit.astype(np.float64), of_category.astype(np.float64)

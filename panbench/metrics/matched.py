@@ -10,6 +10,7 @@ segment.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -419,11 +420,28 @@ def _boundary_iou(boundary: Pairs, pairs: Pairs) -> Float:
 def numbered(keys: Sequence[Int] | Sequence[Int32]) -> tuple[list[Int], Int]:
     """The distinct rows of some columns in ascending order, and for each row the number of its like."""
     n = len(keys[0])
-    order = np.lexsort(keys[::-1])
+    joined = _joined(keys)
+    order = np.lexsort(keys[::-1]) if joined is None else np.argsort(joined)
     new = np.zeros(n, np.bool_)
     new[:1] = True
-    for key in keys:
-        new[1:] |= key[order][1:] != key[order][:-1]
+    for key in keys if joined is None else [joined]:
+        ordered = key[order]
+        new[1:] |= ordered[1:] != ordered[:-1]
     group = np.empty(n, np.int64)
     group[order] = np.cumsum(new) - 1
-    return [key[order][new].astype(np.int64) for key in keys], group
+    first = order[new]
+    return [key[first].astype(np.int64) for key in keys], group
+
+
+def _joined(keys: Sequence[Int] | Sequence[Int32]) -> Int | None:
+    """One number for each row, in the order of the rows; None where it would not fit into 63 bits."""
+    if not len(keys[0]):
+        return None
+    lowest, highest = [int(key.min()) for key in keys], [int(key.max()) for key in keys]
+    if math.prod(high - low + 1 for low, high in zip(lowest, highest, strict=True)) >= 1 << 63:
+        return None
+    # Sorting one column takes a fraction of the time that sorting by several takes.
+    joined = np.zeros(len(keys[0]), np.int64)
+    for place, (low, high) in enumerate(zip(lowest, highest, strict=True)):
+        joined = joined * (high - low + 1) + (keys[place].astype(np.int64) - low)
+    return joined

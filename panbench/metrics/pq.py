@@ -3,7 +3,7 @@
 metrics/matched.py has the rules of matching. Means run over the categories that have a TP, FP or FN.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = [
     "CategorySums",
     "Sums",
     "match_segments",
+    "means_of_groups",
     "panoptic_quality",
     "per_image_statistics",
     "pq_table",
@@ -224,13 +225,17 @@ def summarise(table: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
     n counts the categories that have a TP, FP or FN; the others are left out. With none, PQ, SQ and RQ are None.
     """
     counted = (table["TP"] + table["FP"] + table["FN"]).to_numpy() > 0
-    isthing = table["isthing"].to_numpy(dtype=bool)
+    scores = {name: table[name].to_numpy(dtype=float) for name in ("PQ", "SQ", "RQ")}
+    return means_of_groups(scores, counted, table["isthing"].to_numpy(dtype=bool))
+
+
+def means_of_groups(
+    scores: Mapping[str, Float], counted: npt.NDArray[np.bool_], isthing: npt.NDArray[np.bool_]
+) -> dict[str, dict[str, float | int | None]]:
+    """`summarise` of scores by category; counted: which of them the means are of."""
     members = {group: counted & own for group, own in in_groups(isthing).items()}
     return {
-        group: {
-            **{name: mean_of(table[name].to_numpy(dtype=float)[rows]) for name in ("PQ", "SQ", "RQ")},
-            "n": int(rows.sum()),
-        }
+        group: {**{name: mean_of(values[rows]) for name, values in scores.items()}, "n": int(rows.sum())}
         for group, rows in members.items()
     }
 

@@ -20,7 +20,7 @@ import pandas as pd
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 from panbench.metrics.matched import FN, FP, Matched, numbered, positions
-from panbench.metrics.pq import CategorySums, Counts, Sums, image_sums, pq_table, summarise
+from panbench.metrics.pq import CategorySums, Counts, Sums, image_sums, means_of_groups, pq_table, summarise
 from panbench.panoptic.overlap import OverlapTable, sums_by_row
 from panbench.panoptic.types import Category
 
@@ -42,6 +42,10 @@ Float = npt.NDArray[np.float64]
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """0.50, 0.55 … 0.95. Below 0.5 a segment could match twice, and PQ would depend on which match is taken."""
+
+
+MOST_AT_ONCE = 5_000_000
+"""So many terms of sums are grouped in one go."""
 
 
 @dataclass(frozen=True)
@@ -188,17 +192,17 @@ class SliceFold:
         cell = np.concatenate([cells for cells, _ in self._terms])
         terms = np.concatenate([iou_sums for _, iou_sums in self._terms])
         iou_sum = np.zeros(self._counts.shape[1])
-        # Slice after slice: grouping takes several times the memory of what is grouped.
-        for start in range(0, len(iou_sum), n):
-            own_terms = (cell >= start) & (cell < start + n)
+        # Of many terms slice after slice: grouping takes several times the memory of what is grouped.
+        for start in range(0, len(iou_sum), n if len(terms) > MOST_AT_ONCE else len(iou_sum)):
+            own_terms = slice(None) if len(terms) <= MOST_AT_ONCE else (cell >= start) & (cell < start + n)
             found = pd.Series(terms[own_terms]).groupby(cell[own_terms]).sum()
             iou_sum[found.index.to_numpy(np.int64)] = found.to_numpy()
-        isthing = [category.isthing for category in self.categories]
+        isthing = np.array([category.isthing for category in self.categories], np.bool_)
         rows = []
         for place, name in enumerate(self.slices or ("All",)):
             own = slice(place * n, (place + 1) * n)
             sums = Sums(iou_sum[own], *self._counts[:, own])
-            summary = summarise(pd.DataFrame({"isthing": isthing, **sums.scores(), **sums.columns()}))
+            summary = means_of_groups(sums.scores(), sums.counted, isthing)
             rows.append(
                 {
                     "slice": name,

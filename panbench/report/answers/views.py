@@ -231,14 +231,12 @@ def confusion(members: Sequence[Compared]) -> pd.DataFrame:
     """
     tables = []
     for member in members:
-        names = {category.id: category.name for category in member.categories}
-        counts = member.confused
-        of_truth = counts.sum(axis=1).replace(0, 1)
-        long = counts.stack().rename("pixels").reset_index()
-        long["share"] = long["pixels"] / long["category_id"].map(of_truth)
-        long["true"] = long["category_id"].map(names)
-        long["predicted"] = [names.get(column, "void") for column in long["predicted"]]
-        tables.append(long[long["pixels"] > 0].assign(run=member.label))
+        names = np.array([*(category.name for category in member.categories), "void"], object)
+        counts = member.confused.to_numpy()
+        true, predicted = np.nonzero(counts)
+        pixels = counts[true, predicted]
+        columns = {"true": names[true], "predicted": names[predicted], "pixels": pixels}
+        tables.append(pd.DataFrame({"run": member.label, **columns, "share": pixels / counts.sum(axis=1)[true]}))
     return pd.concat(tables, ignore_index=True)[["run", "true", "predicted", "pixels", "share"]]
 
 

@@ -6,16 +6,17 @@ first. `choose` takes few images that keep as many promises as possible.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, zip_longest
+from itertools import combinations, pairwise, zip_longest
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from panbench.metrics.errors import CAUSES, IMPERFECT_MASK
+from panbench.metrics.errors import CAUSES, IMPERFECT_MASK, IS_TP, VERDICT_NAMES, codes
 from panbench.metrics.fixes import of_cell
 from panbench.metrics.image_slices import ImageSlices
+from panbench.metrics.matched import numbered, positions
 from panbench.metrics.slices import SLICINGS
-from panbench.panoptic.types import VOID
 from panbench.report.answers import views
 from panbench.report.answers.fixes import fix_words
 from panbench.report.answers.views import Compared
@@ -32,6 +33,8 @@ __all__ = [
     "pairs_listed",
     "taken_pixels",
 ]
+
+Int = npt.NDArray[np.int64]
 
 MOST_CONFUSED = 25
 CANDIDATES = 12
@@ -121,11 +124,21 @@ def leads_to(kinds: Iterable[Sequence[Lead]], images: Iterable[int]) -> dict[str
 
 def confused_pairs(members: Sequence[Compared]) -> pd.DataFrame:
     """What each run confuses most: true, predicted, and under each run's label the share of the true pixels."""
-    table = views.confusion(members)
-    wrong = table[table["true"] != table["predicted"]]
-    wide = wrong.pivot_table(index=["true", "predicted"], columns="run", values="share", fill_value=0.0, sort=False)
-    wide = wide.reindex(columns=[member.label for member in members], fill_value=0.0)
-    return _largest_of_each(wide)
+    categories = members[0].categories
+    shares = []
+    for member in members:
+        pixels = member.confused.to_numpy()
+        share = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
+        np.fill_diagonal(share, 0.0)
+        shares.append(share.ravel())
+    # In the order in which runs and their tables have them, as equal shares are listed in it.
+    pairs = np.array(list(dict.fromkeys(pair for share in shares for pair in np.flatnonzero(share).tolist())), np.int64)
+    names = [*(category.name for category in categories), "void"]
+    true, predicted = np.divmod(pairs, len(names))
+    index = pd.MultiIndex.from_arrays([[names[one] for one in side.tolist()] for side in (true, predicted)])
+    index.names = ["true", "predicted"]
+    columns = {member.label: share[pairs] for member, share in zip(members, shares, strict=True)}
+    return _largest_of_each(pd.DataFrame(columns, index))
 
 
 def mistaken_pairs(members: Sequence[Compared]) -> pd.DataFrame:
@@ -200,12 +213,20 @@ def _slices(members: Sequence[Compared]) -> Iterator[Lead]:
                 strict=True,
             )
         )
-        for number, title in enumerate(statistics[0].slices):
-            images, row = np.unique(image[place == number], return_inverse=True)
-            in_image = np.bincount(row, errors[place == number], len(images))
-            worst = images[np.argsort(-in_image, kind="stable")[:CANDIDATES]]
-            if len(worst):
-                yield Lead(f"slice:{name}:{title}", f"{slicing.title}: {title}", _ints(worst))
+        for number, worst in _most(place, image, errors, CANDIDATES).items():
+            title = statistics[0].slices[number]
+            yield Lead(f"slice:{name}:{title}", f"{slicing.title}: {title}", worst)
+
+
+def _most(kind: Int, image: Int, number: Int, most: int) -> dict[int, tuple[int, ...]]:
+    """Of each kind, ascending, at most so many images: those with the largest sums of `number`, then by id."""
+    (kinds, images), row = numbered([kind, image])
+    sums = np.bincount(row, number, len(kinds))
+    order = np.lexsort((images, -sums, kinds))
+    starts = np.flatnonzero(np.append(True, kinds[1:] != kinds[:-1])) if len(kinds) else np.zeros(0, np.int64)
+    return {
+        int(kinds[start]): _ints(images[order[start:stop]][:most]) for start, stop in pairwise([*starts, len(kinds)])
+    }
 
 
 def _own_slices(per_image: pd.DataFrame, slices: Sequence[ImageSlices]) -> Iterator[Lead]:
@@ -222,51 +243,60 @@ def _own_slices(per_image: pd.DataFrame, slices: Sequence[ImageSlices]) -> Itera
 def _confusions(members: Sequence[Compared]) -> Iterator[Lead]:
     """For each listed pair of categories, the images with most confused pixels."""
     position = {category.name: index for index, category in enumerate(members[0].categories)}
-    table = pd.concat([taken_pixels(member) for member in members])
     listed = pd.concat([confused_pairs(members), mistaken_pairs(members)])[["true", "predicted"]]
-    pairs = list(listed.itertuples(index=False, name=None))
-    rows = table.groupby(["true", "predicted"], sort=False).indices
-    for true, predicted in dict.fromkeys(pairs):
-        own = table.iloc[rows.get((true, predicted), [])]
-        images = own.groupby("image_id")["pixels"].sum().sort_values(ascending=False, kind="stable")
-        if len(images):
-            key = f"taken:{position[true]}:{position.get(predicted, -1)}"
-            yield Lead(key, f"{true} taken for {predicted}", _ints(images.index)[:CANDIDATES])
+    pairs = {
+        (position[true], position.get(predicted, len(position))): f"{true} taken for {predicted}"
+        for true, predicted in listed.itertuples(index=False, name=None)
+    }
+    columns = len(position) + 1
+    wanted = np.zeros(len(position) * columns, np.bool_)
+    wanted[[true * columns + predicted for true, predicted in pairs]] = True
+    found = []
+    for member in members:
+        image, true, predicted, pixels = taken(member)
+        pair = true * columns + predicted
+        rows = wanted[pair]
+        found.append((pair[rows], image[rows], pixels[rows]))
+    pair, image, pixels = (np.concatenate(column) for column in zip(*found, strict=True))
+    images = _most(pair, image, pixels, CANDIDATES)
+    for (one, other), reason in pairs.items():
+        if own := images.get(one * columns + other):
+            yield Lead(f"taken:{one}:{other if other < len(position) else -1}", reason, own)
+
+
+def taken(member: Compared) -> tuple[Int, Int, Int, Int]:
+    """Columns image id, true and predicted category (places; past the last for none), pixels: a row an overlap of two
+    categories."""
+    matched = member.matched
+    # Row -1 is a pixel that no segment has.
+    place = np.append(positions(matched.segments.category_id, member.categories), len(member.categories))
+    true, predicted = place[matched.gt_row], place[matched.pred_row]
+    rows = np.flatnonzero((matched.gt_row >= 0) & (true != predicted))
+    return matched.overlaps.image_id[rows], true[rows], predicted[rows], matched.overlaps.pixels[rows]
 
 
 def taken_pixels(member: Compared) -> pd.DataFrame:
     """image_id, true, predicted (names; "void" for none), pixels, one row an overlap of two categories."""
-    names = {category.id: category.name for category in member.categories}
-    matched = member.matched
-    met = matched.gt_row >= 0
-    true = matched.segments.category_id[matched.gt_row[met]]
-    # Row -1 is a pixel that no prediction has.
-    predicted = np.where(matched.pred_row[met] < 0, VOID, matched.segments.category_id[matched.pred_row[met]])
-    table = pd.DataFrame(
-        {
-            "image_id": matched.overlaps.image_id[met],
-            "true": pd.Series(true).map(names),
-            "predicted": pd.Series(predicted).map(names).fillna("void"),
-            "pixels": matched.overlaps.pixels[met],
-        }
-    )
-    return table[table["true"] != table["predicted"]]
+    image, true, predicted, pixels = taken(member)
+    names = np.array([*(category.name for category in member.categories), "void"], object)
+    return pd.DataFrame({"image_id": image, "true": names[true], "predicted": names[predicted], "pixels": pixels})
 
 
 def _categories(members: Sequence[Compared]) -> Iterator[Lead]:
     """For each category, the images with most errors in it, else any that holds it; worst category first."""
-    counts = []
+    columns = []
     for member in members:
         errors = member.explained.errors
-        counts.append(errors.assign(wrong=errors["verdict"] != "TP")[["image_id", "category_id", "wrong"]])
-    table = pd.concat(counts)
-    of_image = table.groupby(["category_id", "image_id"])["wrong"].sum()
-    worst = of_image.groupby(level=0).sum().sort_values(ascending=False, kind="stable")
+        wrong = codes(errors["verdict"], VERDICT_NAMES) != IS_TP
+        columns.append((errors["category_id"].to_numpy(np.int64), errors["image_id"].to_numpy(np.int64), wrong))
+    category_id, image, wrong = (np.concatenate(column) for column in zip(*columns, strict=True))
+    images = _most(category_id, image, wrong, 4 * CANDIDATES)
+    ids, row = np.unique(category_id, return_inverse=True)
+    worst = ids[np.argsort(-np.bincount(row, wrong, len(ids)), kind="stable")]
     categories = {category.id: (place, category.name) for place, category in enumerate(members[0].categories)}
-    for category_id in worst.index:
-        place, name = categories[category_id]
-        images = of_image.loc[category_id].sort_values(ascending=False, kind="stable")
-        yield Lead(f"category:{place}", name, _ints(images.index)[: 4 * CANDIDATES])
+    for number in worst.tolist():
+        place, name = categories[number]
+        yield Lead(f"category:{place}", name, images[number])
 
 
 def _ints(values: Iterable[float]) -> tuple[int, ...]:

@@ -56,11 +56,11 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
         "perCategory": [
             {
                 "category": place,
-                "segments": int(own["segments"].iloc[0]),
-                "scores": [_numbers(score) for score in own[["PQ", "SQ", "RQ"]].to_numpy()],
-                "counts": own[["TP", "FP", "FN"]].to_numpy().tolist(),
+                "segments": segments,
+                "scores": [_numbers(score) for score in scores],
+                "counts": counts,
             }
-            for place, own in enumerate(_of_categories(per_category, [category.id for category in categories]))
+            for place, (segments, scores, counts) in enumerate(_of_categories(per_category, len(categories)))
         ],
         "causes": {
             "names": [cause.name for cause in CAUSES],
@@ -177,9 +177,13 @@ def _bounds(slicing: Slicing) -> dict[str, list[float | None]]:
     return {name: list(edges[place : place + 2]) for place, name in enumerate(slicing.names)}
 
 
-def _of_categories(per_category: pd.DataFrame, ids: Sequence[int]) -> Iterable[pd.DataFrame]:
-    groups = dict(list(per_category.groupby("category_id", sort=False)))
-    return (groups[category_id] for category_id in ids)
+def _of_categories(per_category: pd.DataFrame, categories: int) -> Iterable[tuple[int, Any, Any]]:
+    """Of each category its true segments, and a row for each run: PQ, SQ and RQ, and TP, FP and FN."""
+    scores, counts = (
+        per_category[names].to_numpy().reshape(-1, categories, 3).swapaxes(0, 1)
+        for names in (["PQ", "SQ", "RQ"], ["TP", "FP", "FN"])
+    )
+    return zip(per_category["segments"].tolist()[:categories], scores, counts.tolist(), strict=True)
 
 
 def _confusion(

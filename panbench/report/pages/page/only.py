@@ -4,11 +4,16 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from panbench.metrics.errors import IS_FP, IS_TP, VERDICT_NAMES, codes
+from panbench.metrics.matched import numbered
 from panbench.report.answers.views import Compared
 
 __all__ = ["found_by", "images_only_one_finds", "only_numbers"]
+
+Int = npt.NDArray[np.int64]
 
 MOST_MODELS = 50
 """The scripts' numbers hold so many bits exactly."""
@@ -16,31 +21,42 @@ MOST_MODELS = 50
 
 def found_by(members: Sequence[Compared]) -> pd.DataFrame:
     """image_id, gt_id, models: of each true segment (no crowd) the models that found it, the k-th as bit k."""
-    tables = []
-    for place, member in enumerate(members):
-        errors = member.explained.errors
-        true = errors[errors["verdict"].isin(["TP", "FN"])]
-        bit = np.where(true["verdict"] == "TP", 1 << place, 0)
-        tables.append(pd.DataFrame({"image_id": true["image_id"], "gt_id": true["gt_id"], "models": bit}))
-    return pd.concat(tables).groupby(["image_id", "gt_id"], as_index=False)["models"].sum()
+    image_id, gt_id, models = _found_by(members)
+    return pd.DataFrame({"image_id": image_id, "gt_id": gt_id, "models": models})
 
 
 def only_numbers(members: Sequence[Compared]) -> list[list[int]]:
     """For the scripts: [image id, models, true segments that just these found], none where all or no model did."""
     if not 1 < len(members) <= MOST_MODELS:
         return []
-    table = found_by(members)
-    some = table[(table["models"] > 0) & (table["models"] < (1 << len(members)) - 1)]
-    counts = some.groupby(["image_id", "models"]).size()
-    return [[int(image), int(models), int(count)] for (image, models), count in counts.items()]
+    image_id, _, models = _found_by(members)
+    some = (models > 0) & (models < (1 << len(members)) - 1)
+    (image, which), row = numbered([image_id[some], models[some]])
+    return [list(found) for found in zip(image.tolist(), which.tolist(), np.bincount(row).tolist(), strict=True)]
 
 
 def images_only_one_finds(members: Sequence[Compared]) -> Iterator[tuple[int, int, pd.Series]]:
     """For each ordered pair (a, b): true segments per image that a finds and b does not, most first."""
     if not 1 < len(members) <= MOST_MODELS:
         return
-    table = found_by(members)
-    models = table["models"].to_numpy()
+    image_id, _, models = _found_by(members)
     for a, b in permutations(range(len(members)), 2):
-        alone = table[(models & 1 << a > 0) & (models & 1 << b == 0)]
-        yield a, b, alone.groupby("image_id").size().sort_values(ascending=False, kind="stable")
+        alone = image_id[(models & 1 << a > 0) & (models & 1 << b == 0)]
+        images, counts = np.unique(alone, return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        yield a, b, pd.Series(counts[order], pd.Index(images[order], name="image_id"))
+
+
+def _found_by(members: Sequence[Compared]) -> tuple[Int, Int, Int]:
+    """The columns of `found_by`, in order of images and segments."""
+    images, segments, bits = [], [], []
+    for place, member in enumerate(members):
+        errors = member.explained.errors
+        verdict = codes(errors["verdict"], VERDICT_NAMES)
+        true = verdict != IS_FP
+        images.append(errors["image_id"].to_numpy(np.int64)[true])
+        segments.append(errors["gt_id"].to_numpy(np.int64)[true])
+        bits.append(np.where(verdict[true] == IS_TP, 1 << place, 0))
+    (image_id, gt_id), row = numbered([np.concatenate(images), np.concatenate(segments)])
+    # Sums below 2^50 are exact in the float64 of bincount.
+    return image_id, gt_id, np.bincount(row, np.concatenate(bits), len(image_id)).astype(np.int64)

@@ -1,6 +1,6 @@
 """Fractions for the page's scripts: as few digits as read the same as all of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 __all__ = ["shortened"]
 
@@ -10,14 +10,14 @@ def shortened(values: Iterable[float]) -> list[float]:
 
     The scripts round once more: 0.80949 as 0.8095 would read 81.0 in a chart and 80.9 in a sentence.
     """
-    exact = [float(value) for value in values]
-    return [next(short for short in _shorter(value) if _reads(short) == _reads(value)) for value in exact]
+    return [_shortest(float(value)) for value in values]
 
 
-def _shorter(value: float) -> Iterator[float]:
-    yield from (round(value, digits) for digits in (4, 6, 8, 10, 12))
-    yield value
+def _shortest(value: float) -> float:
+    reads = _reads(value)
+    return next((short for digits in (4, 6, 8, 10, 12) if _reads(short := round(value, digits)) == reads), value)
 
 
-def _reads(value: float) -> list[str]:
-    return [f"{100 * value:.{digits}f}" for digits in range(3)]
+def _reads(value: float) -> str:
+    percent = 100 * value
+    return f"{percent:.0f} {percent:.1f} {percent:.2f}"
