@@ -135,7 +135,11 @@ def owner_of(path: Path) -> str:
     holder = holder_of(path)
     if holder is None:
         return "another process"
-    return f"process {holder.pid} on {holder.host} since {holder.since.isoformat(timespec='seconds')}"
+    return f"process {holder.pid} on {holder.host} since {_in_utc(holder.since)}"
+
+
+def _in_utc(moment: datetime) -> str:
+    return f"{moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def way_out(path: Path) -> str:

@@ -156,7 +156,7 @@ class TestWithoutLocksOfTheSystem:
         with pytest.raises(BadRun) as refused:
             RunLock.acquire(tmp_path / "a")
         assert str(refused.value) == (
-            f"{tmp_path / 'a'} is being written by process 12 on another-machine since 2026-11-22T10:00:00+00:00. Wait "
+            f"{tmp_path / 'a'} is being written by process 12 on another-machine since 2026-11-22 10:00:00 UTC. Wait "
             f"for it, or give another --out. The file system has no locks: if that process has ended, delete {marker}."
         )
         marker.unlink()

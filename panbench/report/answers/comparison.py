@@ -54,7 +54,7 @@ from panbench.report.answers.tables import (
 from panbench.report.answers.verdict import Lost, Verdict, verdict
 from panbench.runs import Run
 
-__all__ = ["Standing", "corrected_p", "p_in_words", "standing"]
+__all__ = ["Standing", "corrected_p", "p_in_words", "rank_note", "standing"]
 
 MOST_PAIRS = 5
 """Up to so many runs each is compared with each other; beyond, only with the first, unless a baseline is named."""
@@ -195,7 +195,7 @@ def standing(
         if intervals:
             rows = [_with_standing(row, key, comparison) for row, key in zip(rows, keys, strict=True)]
             differences, alike = _difference_grids(rows, keys, comparison, digits)
-            notes = (*interval_notes(comparison.images), *_rank_note(rows), *alike)
+            notes = (*interval_notes(comparison.images), *rank_note(rows), *alike)
             grids.extend((_ranks_grid(rows, keys, comparison, digits, notes), *differences))
             words = verdict(comparison, dict(zip(keys, labels(rows), strict=True)), _lost(runs, keys))
         if per_category:
@@ -389,10 +389,11 @@ def _pair_line(pair: Any, names: Mapping[str, str], digits: int) -> tuple[str, .
     )
 
 
-def _rank_note(rows: Sequence[ComparisonRow]) -> tuple[str, ...]:
+def rank_note(rows: Sequence[ComparisonRow]) -> tuple[str, ...]:
+    """What the range of a rank means, as a sentence, where at least two of the runs hold images."""
     if sum(row.images is not None and row.images > 0 for row in rows) < 2:
         return ()
-    return ("Ranks: from one more than the runs that are significantly better to all but those significantly worse.",)
+    return ("A range of ranks: after every run that is significantly better, before every one that is worse.",)
 
 
 def _matrices(

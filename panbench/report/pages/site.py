@@ -22,7 +22,7 @@ from panbench.base.files import write_json, write_text
 from panbench.base.reporter import SILENT, NoticesOnly, Reporter
 from panbench.base.text import capitalised
 from panbench.metrics.coverage import interval_notes
-from panbench.report.answers.comparison import standing
+from panbench.report.answers.comparison import rank_note, standing
 from panbench.report.answers.grid import ABSENT, percent
 from panbench.report.answers.tables import ComparisonRow, count, labels, rate
 from panbench.report.pages.page.document import write_report
@@ -177,6 +177,7 @@ def _table(entries: Sequence[_Entry], comparison: _Comparison | None) -> dict[st
     notes = [f"{capitalised(note)}." for note in dict.fromkeys(n for entry in entries for n in entry.row.notes)]
     if any(entry.row.PQ_low is not None for entry in entries):
         notes.extend(interval_notes(row.images or 0))
+        notes.extend(rank_note([entry.row for entry in entries]))
     lines = list(map(_line, entries))
     held = sum(entry.page is not None for entry in entries)
     together = comparison and {
@@ -203,7 +204,7 @@ def _line(entry: _Entry) -> dict[str, Any]:
         "page": entry.page,
         "numbers": (
             percent(row.PQ),
-            f"{percent(row.PQ_low, 1)} – {percent(row.PQ_high, 1)}" if known else ABSENT,
+            f"{percent(row.PQ_low)} – {percent(row.PQ_high)}" if known else ABSENT,
             *(percent(value) for value in (row.SQ, row.RQ, row.PQ_th, row.PQ_st)),
             count(row.params),
             rate(row.images_per_second),

@@ -246,7 +246,7 @@ def _index(library: Library, warning: str = "") -> str:
     number = f"{len(listed)} run{'s' * (len(listed) != 1)}"
     return _page(
         "index.html",
-        f"{number} in {library.folder}",
+        f"{number} in {library.folder if library.folder.name else library.folder.resolve()}",
         forms=True,
         warning=warning,
         groups=[_group(members) for members in groups.values()],

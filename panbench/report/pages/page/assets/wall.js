@@ -179,6 +179,8 @@ function errorWall(container, gallery) {
 
   function show({ errors, total, all, faults: problems }, offset, beside) {
     const listed = errors.map((error) => errorTile(error, open, beside));
+    // One crop can be read on half of a telephone; two beside each other need its width.
+    tiles.classList.toggle("single", beside === null);
     if (offset) tiles.append(...listed);
     else tiles.replaceChildren(...listed);
     more.hidden = offset + errors.length + problems.length >= total || !errors.length;
