@@ -172,7 +172,9 @@ class MaskDINOHead(nn.Module):
         parts = tokens.split([source.shape[-2] * source.shape[-1] for source in sources], dim=1)
         levels = [part.transpose(1, 2).reshape(source.shape) for part, source in zip(parts, sources, strict=True)]
         lateral = self.lateral(features[0].float())
-        finest = F.interpolate(levels[0], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        # PyTorch does not know a view of tokens as channels-last: it would turn the resized map around, twice.
+        finest = levels[0].clone(memory_format=_layout_of(lateral))
+        finest = F.interpolate(finest, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         return levels, self.mask_features(self.smooth(lateral + finest))
 
     def propose(self, memory: _Memory) -> tuple[Tensor, Tensor]:
@@ -183,10 +185,10 @@ class MaskDINOHead(nn.Module):
         inside = ((boxes > 0.01) & (boxes < 0.99)).all(dim=-1, keepdim=True)
         unsquashed = torch.log(boxes / (1 - boxes)).masked_fill(~inside, float("inf"))
         tokens = self.enc_output_norm(self.enc_output(memory.tokens.masked_fill(~inside, 0.0)))
-        best = self.class_embed(tokens).amax(dim=-1).topk(self.layout.queries, dim=1).indices[..., None]
-        query = tokens.gather(1, best.expand(-1, -1, tokens.shape[-1]))
+        best = self.class_embed(tokens).amax(dim=-1).topk(self.layout.queries, dim=1).indices
+        query = tokens.gather(1, best[..., None].expand(-1, -1, tokens.shape[-1]))
         # A position near the border has no box of its own (infinity), as upstream has it; sigmoid makes it 1.
-        return query, (self.box_embed(tokens) + unsquashed).gather(1, best.expand(-1, -1, 4))
+        return query, self.box_embed(query) + unsquashed[best]
 
     def decode(self, query: Tensor, reference: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
         """The last layer's queries, normalised, and their (n, queries, 4) boxes, of boxes before a sigmoid."""
@@ -213,6 +215,12 @@ class MaskDINOHead(nn.Module):
         """Classes and masks of normalised queries."""
         masks = torch.einsum("bqc,bchw->bqhw", self.mask_embed(query), mask_features)
         return Outputs(self.class_embed(query), masks, boxes)
+
+
+def _layout_of(maps: Tensor) -> torch.memory_format:
+    """Whether feature maps (n, channels, h, w) are stored channels-last."""
+    last = maps.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def _memory_of(levels: Sequence[Tensor]) -> _Memory:

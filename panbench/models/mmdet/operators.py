@@ -12,7 +12,7 @@ import importlib.machinery
 import importlib.metadata
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "BadBoxes",
     "MissingOperator",
     "deformable_attention",
+    "deformable_attention_around",
     "install",
     "ms_deform_attn_backward",
     "ms_deform_attn_forward",
@@ -714,26 +715,68 @@ def deformable_attention(
     1; attention_weights: (batch, queries, heads, levels, points). Computed in float32 at least, returned in
     `value`'s type.
     """
+    locations = sampling_locations.flatten(0, 1)
+
+    def places(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = locations[rows].to(size.dtype).movedim(-1, 0).contiguous()
+        return x * size[:, None, 0] - 0.5, y * size[:, None, 1] - 0.5
+
+    return _sum_samples(value, value_spatial_shapes, places, attention_weights)
+
+
+def deformable_attention_around(
+    value: Tensor, value_spatial_shapes: Tensor, references: Tensor, offsets: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """`deformable_attention` at `offsets` from `references`, as `deformable.places_of` adds them, block by block.
+
+    In one go, they are some of the largest tensors of an encoder, and go through memory three times. references: (batch
+    or 1, queries, levels, 2) points or (…, 4) boxes; offsets: (batch, queries, heads, levels, points, 2).
+    """
+    batch, queries, _heads, _levels, points, _ = offsets.shape
+    around = references.expand(batch, -1, -1, -1).reshape(batch * queries, *references.shape[2:])
+    steps = offsets.flatten(0, 1)
+
+    def places(rows: slice, size: Tensor) -> tuple[Tensor, Tensor]:
+        centre = (around[rows, :, :2].to(size.dtype) * size - 0.5)[:, None, :, None]
+        step = steps[rows].to(size.dtype)
+        if around.shape[-1] == 4:
+            step = step * (around[rows, :, 2:].to(size.dtype) * size * (0.5 / points))[:, None, :, None]
+        return step[..., 0] + centre[..., 0], step[..., 1] + centre[..., 1]
+
+    return _sum_samples(value, value_spatial_shapes, places, attention_weights)
+
+
+def _sum_samples(
+    value: Tensor,
+    value_spatial_shapes: Tensor,
+    places: Callable[[slice, Tensor], tuple[Tensor, Tensor]],
+    attention_weights: Tensor,
+) -> Tensor:
+    """Deformable attention at x and y in cells of each level: `places` of some rows of batch × queries.
+
+    places: from rows and (levels, 2) width and height, (rows, heads, levels, points) each, cell 0's centre at 0
+    """
     batch, keys, heads, channels = value.shape
-    _, queries, _, levels, points, _ = sampling_locations.shape
+    _, queries, _, levels, points = attention_weights.shape
     dtype = _precise(value.dtype)
     with torch.no_grad(), torch.autocast(value.device.type, enabled=False):
         # One table for the whole batch: few large gathers, where a loop over images would launch many.
         table = value.to(dtype).reshape(batch * keys * heads, channels)
         shapes = torch.as_tensor(value_spatial_shapes, device=value.device).int()
         height, width = shapes[:, :1], shapes[:, 1:]
+        size = shapes.flip(1).to(dtype)
         level_start = (height * width).cumsum(0, dtype=torch.int32) - height * width
         head = torch.arange(heads, dtype=torch.int32, device=value.device)[:, None, None, None, None]
-        locations, shares = sampling_locations.flatten(0, 1), attention_weights.flatten(0, 1)
+        shares = attention_weights.flatten(0, 1)
         output = table.new_empty((batch * queries, heads * channels))
         at_once = _SAMPLES_AT_ONCE.get(value.device.type, _SAMPLES_AT_ONCE["cpu"])
         at_once = max(1, at_once // (heads * levels * points))
         index = torch.int32 if len(table) < 1 << 31 else torch.int64
         for begin in range(0, len(output), at_once):
             block = slice(begin, begin + at_once)
-            places = locations[block].to(dtype).movedim(-1, 0).contiguous()
-            x, weight_x = _straddle(places[0] * width - 0.5, width)
-            y, weight_y = _straddle(places[1] * height - 0.5, height)
+            x, y = places(block, size)
+            x, weight_x = _straddle(x, width)
+            y, weight_y = _straddle(y, height)
             weight_y *= shares[block, :, None].to(dtype)
             cells = (y * width + level_start)[:, :, :, None] + x[:, :, None]
             cells = cells.to(index).mul_(heads).add_(head)

@@ -7,6 +7,7 @@ docs/inference_speed.md has what each step gains; tests/models/mmdet/test_speedu
 
 import functools
 import itertools
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from panbench.models.mmdet import deformable, pixel_decoder
 
 
 def speed_up(module: nn.Module, device: torch.device, of_family: Callable[[Any, torch.device], None]) -> nn.Module:
@@ -30,6 +33,18 @@ def speed_up(module: nn.Module, device: torch.device, of_family: Callable[[Any, 
         # oneDNN and cuDNN's tensor cores work on channels-last images; of others they make a copy around convolutions.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
+
+
+def speed_up_parts(module: nn.Module, device: torch.device) -> nn.Module:
+    """The same network, made of mmdet's parts by another head than mmdet's, changed in place to answer faster.
+
+    Batch-norm is folded, attention fused and deformable attention gathered, feed-forward parts run in blocks of keys.
+    """
+    deformable.speed_up(module)
+    for part in module.modules():
+        if type(part).__name__ == "FFN":
+            part.forward = types.MethodType(pixel_decoder.feed_forward, part)  # type: ignore[method-assign]
+    return speed_up(module, device, lambda _module, _device: None)
 
 
 def fold_batch_norm(module: nn.Module) -> int:

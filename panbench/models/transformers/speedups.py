@@ -1,23 +1,26 @@
-"""What makes transformers' networks ask the device for nothing while they run; same answers but for rounding.
+"""What makes transformers' networks faster, and wait for the device nowhere; same answers but for rounding.
 
 Each asks in its own way: Mask2Former and OneFormer copy the sizes of their levels in every layer, OneFormer looks for
-queries that see nothing, EoMT reads a number of each block, DETR asks whether anything is padding. A module that is not
-as this file knows it, of another version of transformers, is left alone.
+queries that see nothing, EoMT reads a number of each block, DETR asks whether anything is padding. DETR's mask head
+runs in blocks of queries (mask_head.py), ResNets without their batch-norm. A module that is not as this file knows it,
+of another version of transformers, is left alone.
 """
 
 import types
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from panbench.models.feeding import constant
 from panbench.models.mmdet.deformable import sample
+from panbench.models.transformers.mask_head import mask_logits
 
 __all__ = ["speed_up"]
 
 
-def speed_up(module: nn.Module) -> None:
-    """Changes a network of transformers in place; it can no longer be trained."""
+def speed_up(module: nn.Module, device: torch.device) -> None:
+    """Changes a network of transformers in place; it can no longer be trained. device: where it runs."""
     for part in module.modules():
         kind = type(part).__name__
         if kind.endswith("PixelDecoderEncoderMultiscaleDeformableAttention"):
@@ -26,9 +29,33 @@ def speed_up(module: nn.Module) -> None:
             part.forward = types.MethodType(_layer, part)  # type: ignore[method-assign]
         elif kind in ("DetrEncoder", "DetrDecoder"):
             part.register_forward_pre_hook(_without_padding, with_kwargs=True)
+        elif kind == "DetrMaskHeadSmallConv":
+            part.forward = types.MethodType(mask_logits, part)  # type: ignore[method-assign]
+        elif kind in ("ResNetConvLayer", "ResNetShortCut"):
+            _fold_batch_norm(part)
         if "attn_mask_probs" in part._buffers and kind.startswith("Eomt"):
             # Looked at in Python, a number for each of the last blocks.
             part.attn_mask_probs = part.attn_mask_probs.cpu()
+    if device.type in ("cpu", "cuda"):
+        # oneDNN and cuDNN's tensor cores work on channels-last images; of others they make a copy around convolutions.
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _fold_batch_norm(layer: Any) -> None:
+    """Multiplies the batch-norm of a ResNet's layer into its convolution, in place; DETR's has fixed statistics."""
+    convolution, norm = layer.convolution, layer.normalization
+    epsilon = _EPSILON_OF_FROZEN if type(norm).__name__ == "DetrFrozenBatchNorm2d" else getattr(norm, "eps", None)
+    if type(convolution) is not nn.Conv2d or epsilon is None or norm.running_var is None:
+        return
+    scale = norm.weight * (norm.running_var + epsilon).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    bias = shift if convolution.bias is None else shift + convolution.bias * scale
+    weight = convolution.weight * scale[:, None, None, None]
+    convolution.weight, convolution.bias = (nn.Parameter(each.detach(), requires_grad=False) for each in (weight, bias))
+    layer.normalization = nn.Identity()
+
+
+_EPSILON_OF_FROZEN = 1e-5
 
 
 def _attend(attention: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **given: Any) -> Any:
