@@ -109,6 +109,11 @@ def points(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
+def name_of(run: dict[str, Any]) -> str:
+    """A run as the page calls it."""
+    return str(run["title"] or run["run"])
+
+
 def numbers_in(text: str) -> list[float]:
     """All numbers of a text, with the page's minus."""
     return [float(one) for one in re.findall(r"-?\d+(?:\.\d+)?", text.replace("−", "-"))]
@@ -133,7 +138,7 @@ def which(page: "Page", truth: Truth) -> None:
     watch.stop(
         "Which is better",
         text,
-        the_two_best_are_named=a["run"] in text and b["run"] in text,
+        the_two_best_are_named=name_of(a) in text and name_of(b) in text,
         with_their_PQ=points(a["PQ"]) in text and points(b["PQ"]) in text,
         sure_or_not=("are level" in text.split(";")[0]) != test["significant"],
     )
@@ -167,12 +172,10 @@ def why(page: "Page", truth: Truth) -> None:
     _until(lambda: _on_screen(page.locator("#verdict")))
     text = page.locator("#verdict > span").inner_text()
     a, b = truth.runs[:2]
-    sides = [(points(a[key]), points(b[key])) for key in ("PQ_th", "PQ_st")]
-    watch.stop(
-        "Why",
-        text,
-        things_and_stuff_of_both=all(one in text for pair in sides for one in pair),
-    )
+    # Where the sides decide differently, the page gives the difference; else PQ of both runs.
+    sides = [({f"+{points(abs(a[key] - b[key]))}"}, {points(a[key]), points(b[key])}) for key in ("PQ_th", "PQ_st")]
+    said = all(any(all(one in text for one in form) for form in forms) for forms in sides)
+    watch.stop("Why", text, things_and_stuff_of_both=said)
 
 
 def show(page: "Page", truth: Truth) -> None:
@@ -192,7 +195,7 @@ def show(page: "Page", truth: Truth) -> None:
         "Show me the error",
         f"{page.locator('.chip').inner_text()} image {image}; {said}",
         one_of_the_images_where_it_costs_most=image in worst,
-        the_right_model=run["run"] in page.locator("#viewer .corner.right").inner_text(),
+        the_right_model=name_of(run) in page.locator("#viewer .corner.right").inner_text(),
         lit=page.locator("#viewer .lists tr.lit").count() > 0,
     )
 
@@ -226,9 +229,19 @@ def fix(page: "Page", truth: Truth) -> None:
 
 
 def network(page: "Page", truth: Truth) -> None:
-    """Network or fusion? Of runs without candidates nobody can tell; the page then says what would."""
+    """Network or fusion? Of runs without an oracle's answer nobody can tell; the page then says what would."""
     watch = Stopwatch()
-    watch.click(page.locator("nav a[href='#left-out'], nav a[href='#oracle']").first)
+    if page.locator("#fusing").count():
+        watch.click(page.locator("nav a[href='#fusing']"))
+        _until(lambda: _on_screen(page.locator("#fusing")))
+        text = page.locator("#fusing").inner_text()
+        best = truth.runs[0]
+        oracle = truth.errors(0)["oracle"]
+        fused, reachable = best["PQ"], oracle["all"]["PQ"]
+        said = f"PQ {points(fused)}; at least {points(reachable - fused)} lost by scores and fusion, at most"
+        watch.stop("Network or fusion", said if said in text else text, what_each_takes=said in text)
+        return
+    watch.click(page.locator("nav a[href='#left-out']"))
     section = page.locator("#left-out li", has_text="fuse").first
     _until(lambda: _on_screen(section))
     text = section.inner_text()
