@@ -22,9 +22,9 @@ from panbench.report.figures.colors import LIGHT, MARKERS
 from panbench.report.figures.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
 from panbench.report.figures.plots import draw_plot
 from panbench.report.pages.page.document import report_page, write_report
-from panbench.report.pages.page.gallery import run_lengths
 from panbench.report.pages.page.leads import choose, find_leads, leads_to
 from panbench.report.pages.page.overview import overview
+from panbench.report.pages.page.packing import run_lengths
 from panbench.report.pages.page.shortened import shortened
 from panbench.runs import RunWriter, load_run
 

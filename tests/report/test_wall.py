@@ -7,18 +7,19 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from report_runs import data_of
+from report_runs import data_of, text_of
 from support import panbench
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.image_slices import ImageSlices
 from panbench.report.answers import views
 from panbench.report.answers.own_slices import images_of_slice
-from panbench.report.figures.crops import Cutter, errors_figure, errors_of
+from panbench.report.figures.crops import errors_figure, errors_of
+from panbench.report.figures.cutting import Cutter
 from panbench.report.figures.pictures import Pictures, RunPictures
 from panbench.report.pages.page import wall
 from panbench.report.pages.page.document import report_page
-from panbench.report.pages.page.wall import errors_to_show, make_wall
+from panbench.report.pages.page.wall import errors_to_show
 
 # `report_runs`: in each of four images the second model misses a ball (rows 18 to 23, columns 25 to 30); in every
 # second one it takes the cat for a ball.
@@ -96,12 +97,12 @@ def test_a_page_of_many_models_keeps_fewer_errors_of_each(members):
     assert few[0][1:4] == (first["cause"], first["category_id"], first["size"])
 
 
-def test_crops_of_all_models_together_are_bounded(members, monkeypatch):
+def test_crops_of_all_models_together_are_bounded(shared_runs, monkeypatch):
     monkeypatch.setattr(wall, "MOST", 4)
     monkeypatch.setattr(wall, "LEAST_OF_A_MODEL", 1)
-    found = make_wall(members, Pictures(members[0].run))
-    assert len(found.errors) <= 4
-    assert found.totals[1] > 2
+    found = data_of(report_page(shared_runs))["wall"]
+    assert 0 < len(found["errors"]) <= 4
+    assert found["totals"][1] > 2
 
 
 def test_runs_without_predictions_have_no_wall_but_what_to_fix_first(make_runs):
@@ -116,9 +117,10 @@ def test_runs_without_predictions_have_no_wall_but_what_to_fix_first(make_runs):
 def test_an_image_that_cannot_be_read_costs_its_errors_and_a_sentence(make_runs, tmp_path):
     runs = make_runs()
     (tmp_path / "photos" / "photo 1 <i>.jpg").unlink()
-    found = make_wall(views.compared(runs)[0], Pictures(runs[0]))
-    assert {one["image"] for one in found.errors} == {7, 9, 10}
-    assert "photo 1 <i>.jpg" in found.missing[0]
+    page = report_page(runs)
+    assert {one["image"] for one in data_of(page)["wall"]["errors"]} == {7, 9, 10}
+    assert "1 images of errors are left out; the first: " in text_of(page)
+    assert "photo 1 &lt;i&gt;.jpg" in page
 
 
 def test_what_to_fix_first_stands_in_words_under_the_verdict(members, shared_runs):

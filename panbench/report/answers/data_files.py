@@ -25,6 +25,7 @@ class DataFiles:
         self, run: Run, *, images: Path | None = None, gt: Path | None = None, gt_dir: Path | None = None
     ) -> None:
         dataset = run.info.dataset
+        self.moved = images, gt, gt_dir
         self._run = run.name
         self._turned = run.info.arguments.get("exif") != "ignore"
         self._images = path_of(images or dataset.images)

@@ -4,7 +4,7 @@ Values are fractions 0–1, NaN where a value does not exist. The column `run` h
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,7 @@ from panbench.panoptic.overlap import find_rows, take
 from panbench.panoptic.types import Category
 from panbench.published import gflops_of
 from panbench.report.answers.comparison import Standing, standing
-from panbench.report.answers.tables import ComparisonRow, labels, shared_images
+from panbench.report.answers.tables import ComparisonRow, comparison_rows, labels, shared_images
 from panbench.runs import Run
 
 __all__ = [
@@ -32,12 +32,14 @@ __all__ = [
     "causes",
     "compared",
     "confusion",
+    "members_of",
     "mistaken_objects",
     "overview",
     "per_category",
     "per_image",
     "slices",
     "thresholds",
+    "weighed",
 ]
 
 INCOMPLETE = "incomplete"
@@ -59,6 +61,12 @@ class Compared:
     def categories(self) -> tuple[Category, ...]:
         """The categories of the ground truth."""
         return self.run.categories
+
+    def with_row(self, row: ComparisonRow) -> "Compared":
+        """The same run with another row; what was computed once stays."""
+        other = replace(self, row=row)
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name not in other.__dict__})
+        return other
 
     @cached_property
     def explained(self) -> ErrorReport:
@@ -98,16 +106,28 @@ def compared(
 
     Raises BadRun when they are of different datasets or images (with `common_images`: share none), or hold no image.
     """
+    members = members_of(runs, common_images=common_images)
     found = standing(runs, common_images=common_images, reporter=reporter)
+    return weighed(members, found), found
+
+
+def members_of(runs: Sequence[Run], *, common_images: bool = False) -> list[Compared]:
+    """The runs of `compared` without what takes resampling: their rows have no interval and no rank. Raises as it."""
+    rows = comparison_rows(runs, common_images=common_images)
     for run in runs:
         run.require_images("show")
     shared = shared_images(runs)
     members = []
-    for run, row, label in zip(runs, found.rows, _distinct(labels(found.rows)), strict=True):
+    for run, row, label in zip(runs, rows, _distinct(labels(rows)), strict=True):
         matched = run.matched if len(shared) == len(run.images) else run.matched.only(shared)
         whole = label if row.complete else f"{label} ({INCOMPLETE})"
         members.append(Compared(run, row, whole, matched))
-    return members, found
+    return members
+
+
+def weighed(members: Sequence[Compared], found: Standing) -> list[Compared]:
+    """The members with the rows of how they stand to each other, and with all that was computed of them."""
+    return [member.with_row(row) for member, row in zip(members, found.rows, strict=True)]
 
 
 def best_first(runs: Sequence[Run]) -> list[Run]:

@@ -13,7 +13,8 @@ from panbench.report.answers.comparison import Standing
 from panbench.report.answers.fixes import fix_sentence, fix_words
 from panbench.report.answers.grid import ABSENT, percent
 from panbench.report.answers.views import Compared, causes
-from panbench.report.figures.crops import Crop, Cutter, draw_crop, errors_of
+from panbench.report.figures.crops import draw_crop, errors_of
+from panbench.report.figures.cutting import Crop, Cutter
 from panbench.report.figures.pictures import Pictures, RunPictures
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ are matplotlib's: colours are pixels, outlines and names are vectors, so SVG and
 """
 
 import colorsys
+import contextlib
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +20,9 @@ from PIL import ExifTags, Image
 
 from panbench.base.addresses import path_at
 from panbench.base.elsewhere import Elsewhere
-from panbench.base.errors import BadArgument, BadDataset, BadRun
+from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder
 from panbench.base.text import listed
-from panbench.metrics.errors import assign_causes
-from panbench.metrics.matched import Matched
-from panbench.metrics.pq import segment_verdicts
 from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png, read_png_names
 from panbench.panoptic.overlap import overlap_table
@@ -163,7 +161,17 @@ class Pictures(DataFiles):
     """The photographs and the ground truth that a run was scored on, read."""
 
     def photo(self, image_id: int) -> Photo:
-        """The (H, W, 3) uint8 RGB photograph, at the size in the JSON. Raises BadDataset naming the file."""
+        """The (H, W, 3) uint8 RGB photograph, at the size in the JSON; the last one is kept.
+
+        Raises BadDataset naming the file.
+        """
+        if self._photo is None or self._photo[0] != image_id:
+            self._photo = image_id, self._read_photo(image_id)
+        return self._photo[1]
+
+    _photo: tuple[int, Photo] | None = None
+
+    def _read_photo(self, image_id: int) -> Photo:
         path = self.path(image_id)
         info = self.panoptic.images[image_id]
         photo = read_photo(path, turned=self._turned)
@@ -217,6 +225,7 @@ class RunPictures:
         self.run = run
         self.title = title or (run.info.model and run.info.model.title) or run.name
         self._judged: dict[int, list[Judged]] = {}
+        self._ids: tuple[int, IdMap] | None = None
 
     @cached_property
     def folder(self) -> Path | None:
@@ -240,9 +249,18 @@ class RunPictures:
     def _digests(self) -> dict[int, bytes]:
         return self.run.files.predictions()
 
+    def read_ahead(self) -> None:
+        """Reads what is needed besides the PNGs; what is wrong with it, `prediction` says."""
+        with contextlib.suppress(PanbenchError):
+            _ = self.folder, self._names, self._digests
+
     def judge(self, image_ids: Iterable[int]) -> None:
         """Judges some images at once, which takes far less time than one by one; `judged` then has them."""
         self._judged = self._verdicts(image_ids)
+
+    def take_judged(self, image_id: int, judged: "Sequence[Judged]") -> None:
+        """Takes what another process has judged of an image."""
+        self._judged = {image_id: list(judged)}
 
     def judged(self, image_id: int) -> "Sequence[Judged]":
         """The segments of both sides of an image."""
@@ -254,6 +272,10 @@ class RunPictures:
         return judged[image_id]
 
     def _verdicts(self, image_ids: Iterable[int]) -> "dict[int, list[Judged]]":
+        # Judging takes pandas, which a process that only packs pictures (pages/page/packing.py) does without.
+        from panbench.metrics.errors import assign_causes
+        from panbench.metrics.pq import segment_verdicts
+
         matched = self.run.matched.only(image_ids)
         errors = assign_causes(matched, self.run.categories)
         causes = {
@@ -289,14 +311,17 @@ class RunPictures:
 
         Raises BadRun when its PNG was not kept or is not found, BadDataset when the ground truth cannot be read.
         """
+        if self._ids is None or self._ids[0] != image_id:
+            self._ids = image_id, self._read_ids(image_id, pictures)
+        layer = self._layer(image_id, "pred", self.title, self._ids[1])
+        return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
+
+    def _read_ids(self, image_id: int, pictures: Pictures) -> IdMap:
         path = self.png_path(image_id, pictures)
         info = pictures.panoptic.images.get(image_id)
         assert info is not None
         digest = self._digests.get(image_id, b"")
-        size = (info.height, info.width)
-        ids = read_id_png(path, size, image_id=image_id, error=BadRun, digest=digest)
-        layer = self._layer(image_id, "pred", self.title, ids)
-        return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
+        return read_id_png(path, (info.height, info.width), image_id=image_id, error=BadRun, digest=digest)
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
         model = model_key(self.run) if side == "pred" else ""
@@ -305,6 +330,9 @@ class RunPictures:
 
 def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: Sequence[Category]) -> Layer:
     """`prediction` with verdicts, IoUs and causes against `truth`, for maps that are in no run."""
+    from panbench.metrics.matched import Matched
+    from panbench.metrics.pq import segment_verdicts
+
     gt = [Segment(s.id, s.category_id, s.area, s.iscrowd) for s in truth.segments]
     pred = [Segment(s.id, s.category_id, s.area, score=s.score) for s in prediction.segments]
     matched = Matched.of(overlap_table(image_id, truth.ids, gt, prediction.ids, pred))

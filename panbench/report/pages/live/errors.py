@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from panbench.base.errors import BadArgument, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
-from panbench.report.figures.crops import Cutter, PricedError, errors_of, fitting_errors
+from panbench.report.figures.crops import errors_of, fitting_errors
+from panbench.report.figures.cutting import Cutter, PricedError
 from panbench.report.pages.live.words import check_bounds, values_of
 from panbench.report.pages.page.gallery import Examples
-from panbench.report.pages.page.wall import crop_record, error_record
+from panbench.report.pages.page.packing import crop_record
+from panbench.report.pages.page.wall import error_record
 
 __all__ = ["KEPT", "ErrorQuery", "Errors"]
 

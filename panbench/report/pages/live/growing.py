@@ -26,7 +26,8 @@ from panbench.metrics.samples import EXACT_IMAGES, UNITS, SampleFold
 from panbench.metrics.slices import ImageStatistics, image_statistics
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import NotAdmitted, part_files, read_part
-from panbench.report.figures.crops import PricedError, errors_of
+from panbench.report.figures.crops import errors_of
+from panbench.report.figures.cutting import PricedError
 from panbench.runs import Run, RunInfo
 from panbench.runs.layout import PARTS
 from panbench.runs.membership import Membership

@@ -24,10 +24,11 @@ from panbench.metrics.errors import CAUSES
 from panbench.metrics.fixes import SIZES
 from panbench.panoptic.parts import part_files
 from panbench.report.answers.remaking import resuming_command
-from panbench.report.figures.crops import Cutter
+from panbench.report.figures.cutting import Cutter
 from panbench.report.figures.pictures import Pictures, RunPictures
 from panbench.report.pages.live.growing import Growing, NewError
-from panbench.report.pages.page.wall import crop_record, error_record, image_record
+from panbench.report.pages.page.packing import crop_record, image_record
+from panbench.report.pages.page.wall import error_record
 from panbench.report.pages.rendering import Markup, json_in_html, scripts_of, whole_page
 from panbench.runs import Run, RunInfo
 from panbench.runs.layout import PARTS

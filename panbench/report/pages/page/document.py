@@ -22,6 +22,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import for_file
 from panbench.report.answers import views
 from panbench.report.answers.comparison import Standing
+from panbench.report.answers.comparison import standing as standing_of
 from panbench.report.answers.own_slices import slices_for
 from panbench.report.answers.published import with_published
 from panbench.report.answers.views import Compared
@@ -29,12 +30,13 @@ from panbench.report.figures.one_page import one_page
 from panbench.report.figures.pictures import Pictures, save_figure
 from panbench.report.pages.page.added import Added, find_added
 from panbench.report.pages.page.cost import cost_of
-from panbench.report.pages.page.gallery import EXAMPLES, Gallery, make_gallery
+from panbench.report.pages.page.gallery import EXAMPLES, Examples, Gallery, PagePictures
 from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
 from panbench.report.pages.page.numbers import chart_numbers
 from panbench.report.pages.page.overview import overview, title_of
+from panbench.report.pages.page.packing import PackingQueue
 from panbench.report.pages.page.provenance import provenance
-from panbench.report.pages.page.wall import Wall, fix_numbers, make_wall
+from panbench.report.pages.page.wall import Wall, errors_of_page, fix_numbers, make_wall
 from panbench.report.pages.rendering import FOOTER, Markup, json_in_html, scripts_of, whole_page
 from panbench.runs import Run
 
@@ -42,6 +44,12 @@ __all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_one_pag
 
 LARGEST = 15_000_000
 """Bytes that a page may have: what mail takes. Photographs are made smaller until it fits."""
+
+FRAME = 200_000
+"""Bytes that a page has at most besides numbers and pictures."""
+
+OF_A_CROP, OF_AN_IMAGE = 5_000, 25
+"""Some bytes that a crop takes, and an image among the numbers of a model; the size of examples is guessed by it."""
 
 PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 """Longest side in pixels and JPEG quality of the photographs, tried in turn."""
@@ -129,31 +137,37 @@ def report_page(
         raise BadArgument(f"--examples must be at least 0, not {examples}.")
     reporter.status("Comparing runs")
     runs = views.best_first(runs)
-    members, standing = views.compared(runs, common_images=common_images, reporter=reporter)
+    members = views.members_of(runs, common_images=common_images)
     per_image = views.per_image(members)
     unknown_ids = sorted(set(image_ids) - set(per_image["image_id"]))
     if unknown_ids:
         raise BadArgument(f"--image {unknown_ids[0]}: the runs have no image with this id.")
-    if published:
-        standing = with_published(standing, published)
-    own = slices_for(slices, runs)
-    kinds = find_leads(members, per_image, own)
     most = EXAMPLES if examples is None else examples
-    chosen = choose(kinds, max(most, len(image_ids)), image_ids) if most or image_ids else {}
-    reporter.status("Drawing the page")
+    drawn = bool(most or image_ids)
+    own = slices_for(slices, runs)
     moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
-    more = find_added(members, own, claims=bool(published))
-    pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
-    wall = make_wall(members, pictures, own, reporter) if most or image_ids else Wall()
-    data = {
-        **chart_numbers(members, standing, per_image),
-        **more.numbers,
-        "fixes": fix_numbers(members),
-        "wall": wall.numbers,
-        "command": shlex.join(command or _command(runs, common_images, published, moved)),
-    }
-    bare = len(json_in_html(data).encode()) + 200_000
-    gallery = make_gallery(members, chosen, pictures, PHOTO_SIZES, LARGEST - bare, reporter)
+    examples_of = Examples(members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
+    with PackingQueue(examples_of.packer, len(members[0].matched.image_ids) if drawn else 0) as queue:
+        kinds = find_leads(members, per_image, own)
+        chosen = choose(kinds, max(most, len(image_ids)), image_ids) if drawn else {}
+        errors = errors_of_page(examples_of) if drawn else []
+        pictures = PagePictures(examples_of, queue, chosen, errors, PHOTO_SIZES)
+        pictures.begin()
+        more = find_added(members, own, claims=bool(published))
+        pictures.go_on(LARGEST - FRAME - OF_A_CROP * len(errors) - OF_AN_IMAGE * len(per_image))
+        standing = standing_of(runs, common_images=common_images, reporter=reporter)
+        members = views.weighed(members, standing)
+        if published:
+            standing = with_published(standing, published)
+        reporter.status("Drawing the page")
+        numbers = {**chart_numbers(members, standing, per_image), **more.numbers, "fixes": fix_numbers(members)}
+        wall = make_wall(examples_of, errors, queue, own, reporter) if drawn else Wall()
+        data = {
+            **numbers,
+            "wall": wall.numbers,
+            "command": shlex.join(command or _command(runs, common_images, published, moved)),
+        }
+        gallery = pictures.gallery(LARGEST - FRAME - len(json_in_html(data).encode()), reporter)
     shown = {
         "leads": leads_to(kinds, [image["id"] for image in gallery.images]),
         "pictured": [image["id"] for image in gallery.images],

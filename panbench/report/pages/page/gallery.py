@@ -1,24 +1,26 @@
 """The examples of the page: which images are worth a look and why, and their pictures packed for the scripts."""
 
-import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.reporter import SILENT, Reporter
-from panbench.panoptic import pixels
 from panbench.report.answers.remaking import command_with_predictions
 from panbench.report.answers.views import Compared
-from panbench.report.figures.pictures import Layer, Photo, Pictures, RunPictures, runs_of, segment_colors
+from panbench.report.figures.cutting import PricedError
+from panbench.report.figures.pictures import Pictures, RunPictures
+from panbench.report.pages.page.packing import Packer, PackingQueue, Wanted
 
-__all__ = ["EXAMPLES", "Examples", "Gallery", "make_gallery", "run_lengths"]
+__all__ = ["EXAMPLES", "Examples", "Gallery", "PagePictures"]
 
 EXAMPLES = 96
 """At most so many images are chosen; fewer where fewer show all that the page lists."""
+
+FEW = 16
+"""By so many images the size of all is judged first."""
+
+CHECKED = (4, FEW)
+"""After so many it is judged whether all have room."""
 
 
 @dataclass(frozen=True)
@@ -62,87 +64,92 @@ class Examples:
         elif without:
             missing.append("`panbench eval … --save-predictions` and `panbench score` make runs that have them.")
         self.missing = tuple(missing)
+        self.packer = Packer(self.sources, pictures, members[0].run)
 
     def example(
         self, image_id: int, reasons: Sequence[str], side: int, quality: int, only: int | None = None
     ) -> dict[str, Any]:
-        """The record of one image: photograph, the truth's and each run's layer, and what became of the truth.
-
-        side, quality: the photograph's longest side in pixels, and of its JPEG; only: the place of a run that is
-        shown alone, with null for the others. Raises BadDataset, BadRun.
-        """
-        self.pictures.file_name(image_id)
-        info = self.pictures.panoptic.images[image_id]
-        scale = min(1.0, side / max(info.height, info.width))
-        size = max(1, round(info.width * scale)), max(1, round(info.height * scale))
-        photo = self.pictures.photo(image_id) if only is None else self.pictures.small_photo(image_id, size)
-        categories = self.members[0].categories
-        position = {category.id: index for index, category in enumerate(categories)}
-        sources = [source if only in (None, place) else None for place, source in enumerate(self.sources)]
-        first = next(source for source in sources if source is not None)
-        truth = first.truth(image_id, self.pictures)
-        shown = [truth, *(source and source.prediction(image_id, self.pictures) for source in sources)]
-        layers = [layer and _layer_record(layer, position, segment_colors(layer, categories), size) for layer in shown]
-        # What became of a true segment differs from model to model.
-        answers = [None if source is None else _answers(source, image_id, truth) for source in sources]
-        return {
-            "id": image_id,
-            "file": self.pictures.file_name(image_id),
-            "why": list(reasons),
-            "width": size[0],
-            "height": size[1],
-            "pixels": photo.shape[0] * photo.shape[1],
-            "photo": _jpeg(photo, size, quality),
-            "layers": layers,
-            "answers": answers,
-        }
+        """As `Packer.example`."""
+        return self.packer.example(image_id, reasons, side, quality, only)
 
 
-def make_gallery(
-    members: Sequence[Compared],
-    chosen: Mapping[int, Sequence[str]],
-    pictures: Pictures,
-    sizes: Sequence[tuple[int, int]],
-    room: int,
-    reporter: Reporter = SILENT,
-) -> Gallery:
-    """The chosen images with ground truth and the predictions of every run that kept them.
+class PagePictures:
+    """The pictures of a page, given to a queue in good time: examples with ground truth and all predictions, and crops.
 
-    chosen: the reasons of each image; sizes: longest side and JPEG quality, of which the first is taken whose pictures
-    fit into `room` bytes, judged by the first few images
+    chosen: the reasons of each example; errors: (place of its run, error) of the crops
+    sizes: longest side and JPEG quality, of which the first is taken whose pictures have room, judged by the first few
     """
-    if not chosen:
-        return Gallery()
-    examples = Examples(members, pictures)
-    if not any(examples.sources):
-        return Gallery((), examples.missing, examples.commands)
-    for source in filter(None, examples.sources):
-        source.judge(chosen)
-    try:
-        pictures.panoptic  # noqa: B018  (says what is missing before any image is read)
-    except BadDataset as error:
-        return Gallery((), (str(error),))
-    missing: list[str] = []
-    records: list[dict[str, Any]] = []
-    faults: list[str] = []
-    at = 0
-    waiting = list(chosen)
-    while waiting:
-        reporter.progress("Packing examples", len(chosen) - len(waiting), len(chosen))
-        image_id = waiting.pop(0)
-        try:
-            records.append(examples.example(image_id, chosen[image_id], *sizes[at]))
-        except PanbenchError as error:
-            faults.append(str(error))
-        if len(records) in (4, 16) or not waiting:
-            weight = sum(map(_weight, records)) / max(len(records), 1)
-            if weight * len(chosen) > room and at + 1 < len(sizes):
-                at, records, faults, waiting = at + 1, [], [], list(chosen)
-    reporter.progress("Packing examples", len(chosen), len(chosen))
-    if faults:
-        missing.append(f"{len(faults)} of {len(chosen)} examples are left out; the first: {faults[0]}")
-    # Last the sentence that the commands follow.
-    return Gallery(tuple(records), (*missing, *examples.missing), examples.commands)
+
+    def __init__(
+        self,
+        examples: Examples,
+        queue: PackingQueue,
+        chosen: Mapping[int, Sequence[str]],
+        errors: Sequence[tuple[int, PricedError]],
+        sizes: Sequence[tuple[int, int]],
+    ) -> None:
+        self._examples, self._queue, self._chosen, self._sizes = examples, queue, chosen, tuple(sizes)
+        self._errors: dict[int, list[tuple[int, PricedError]]] = {}
+        for one in errors:
+            self._errors.setdefault(one[1].image_id, []).append(one)
+        self.exist = any(examples.sources) and bool(chosen or errors) and not queue.problem()
+
+    def begin(self) -> None:
+        """Gives what is wanted at any size: the first few of them, and images for crops alone."""
+        if self.exist:
+            self._queue.judge(dict.fromkeys([*self._chosen, *self._errors]))
+            self._give(list(self._chosen)[:FEW], self._sizes[0])
+            self._queue.give(Wanted(one, tuple(own)) for one, own in self._errors.items() if one not in self._chosen)
+
+    def go_on(self, room: int) -> None:
+        """Gives the other examples, at the size at which all of them seem to have room."""
+        if self.exist:
+            few = list(self._chosen)[:FEW]
+            for size in self._sizes:
+                self._give(few, size)
+                found = [self._queue.example(image, *size) for image in few]
+                if self._fit([record for record in found if not isinstance(record, str)], room):
+                    break
+            self._give(self._chosen, size)
+
+    def gallery(self, room: int, reporter: Reporter = SILENT) -> Gallery:
+        """The examples, in `room` bytes, of every run that kept predictions."""
+        examples, chosen = self._examples, list(self._chosen)
+        if not chosen:
+            return Gallery()
+        if not any(examples.sources):
+            return Gallery((), examples.missing, examples.commands)
+        if not self.exist:
+            return Gallery((), (self._queue.problem(),))
+        for place, size in enumerate(self._sizes):
+            records: list[dict[str, Any]] = []
+            faults: list[str] = []
+            for number, image in enumerate(chosen):
+                reporter.progress("Packing examples", number, len(chosen))
+                # Not all at once: the size may yet prove too large.
+                self._give(chosen[number : number + 1] if number < FEW else chosen, size)
+                found = self._queue.example(image, *size)
+                (faults if isinstance(found, str) else records).append(found)  # type: ignore[arg-type]
+                if len(records) in CHECKED and place + 1 < len(self._sizes) and not self._fit(records, room):
+                    break
+            else:
+                if place + 1 == len(self._sizes) or self._fit(records, room):
+                    break
+        reporter.progress("Packing examples", len(chosen), len(chosen))
+        missing = []
+        if faults:
+            missing.append(f"{len(faults)} of {len(chosen)} examples are left out; the first: {faults[0]}")
+        # Last the sentence that the commands follow.
+        return Gallery(tuple(records), (*missing, *examples.missing), examples.commands)
+
+    def _give(self, images: Iterable[int], size: tuple[int, int]) -> None:
+        self._queue.give(
+            Wanted(image, tuple(self._errors.get(image, ())), tuple(self._chosen[image]), *size) for image in images
+        )
+
+    def _fit(self, records: Sequence[Mapping[str, Any]], room: int) -> bool:
+        """Whether all examples have room if they weigh as much as some."""
+        return sum(map(_weight, records)) / max(len(records), 1) * len(self._chosen) <= room
 
 
 def _weight(record: Mapping[str, Any]) -> int:
@@ -150,52 +157,3 @@ def _weight(record: Mapping[str, Any]) -> int:
     return len(record["photo"]) + sum(
         len(layer["runs"]) + 110 * len(layer["segments"]) for layer in record["layers"] if layer
     )
-
-
-def _answers(source: RunPictures, image_id: int, truth: Layer) -> list[list[Any]]:
-    """For each segment of the ground truth, what one run made of it: [verdict, IoU, cause]."""
-    of_truth = {row.id: row for row in source.judged(image_id) if row.side == "gt"}
-    rows = (of_truth[segment.id] for segment in truth.segments)
-    return [[row.verdict, None if row.iou != row.iou else round(row.iou, 4), row.cause or None] for row in rows]
-
-
-def _layer_record(
-    layer: Layer, position: Mapping[int, int], colors: Mapping[int, tuple[int, int, int]], size: tuple[int, int]
-) -> dict[str, Any]:
-    return {
-        "runs": base64.b64encode(run_lengths(*runs_of(layer, size))).decode(),
-        "segments": [
-            {
-                "category": position.get(segment.category_id, -1),
-                "area": segment.area,
-                "score": None if segment.score is None else round(segment.score, 3),
-                "iou": None if segment.iou is None else round(segment.iou, 4),
-                "verdict": segment.verdict,
-                "cause": segment.cause,
-                "crowd": segment.iscrowd,
-                "color": "#{:02x}{:02x}{:02x}".format(*colors[segment.id]),
-            }
-            for segment in layer.segments
-        ],
-    }
-
-
-def run_lengths(values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> bytes:
-    """Runs as pairs (value, length), each number in base 128, low digits first.
-
-    The page decodes this itself: reading a PNG back from a canvas gives other values in browsers that resist
-    fingerprinting.
-    """
-    # What is not of a segment has the value 0 whatever its id was, so that neighbours may be one run.
-    first = np.concatenate([[True], values[1:] != values[:-1]])
-    numbers = np.stack([values[first], np.add.reduceat(lengths, np.flatnonzero(first))], axis=1).ravel()
-    digits = numbers[:, None] >> np.arange(0, 35, 7) & 127
-    count = 1 + (numbers[:, None] >= 1 << np.arange(7, 35, 7)).sum(axis=1)
-    place = np.arange(5)
-    digits |= np.where(place < count[:, None] - 1, 128, 0)
-    return digits[place < count[:, None]].astype(np.uint8).tobytes()
-
-
-def _jpeg(photo: Photo, size: tuple[int, int], quality: int) -> str:
-    content = pixels.encode_jpeg(pixels.shrink(photo, size), quality)
-    return "data:image/jpeg;base64," + base64.b64encode(content).decode()

@@ -4,37 +4,23 @@ A page cannot hold all errors. Of each model it keeps those of the rows that are
 the dearest of all, and of each cause; every crop is some kilobytes.
 """
 
-import base64
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from PIL import Image, features
-
-from panbench.base.errors import BadDataset
 from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.errors import CAUSES
 from panbench.metrics.fixes import SIZES, of_cell
 from panbench.metrics.image_slices import ImageSlices
-from panbench.panoptic import pixels
 from panbench.report.answers.fixes import FIRST
 from panbench.report.answers.views import Compared
-from panbench.report.figures.crops import SIDE, Crop, Cutter, Polygon, PricedError, errors_of
-from panbench.report.figures.pictures import Photo, Pictures, RunPictures
+from panbench.report.figures.crops import errors_of
+from panbench.report.figures.cutting import PricedError
+from panbench.report.pages.page.gallery import Examples
+from panbench.report.pages.page.packing import PackingQueue
 from panbench.report.pages.page.shortened import shortened
 
-__all__ = [
-    "OF_A_ROW",
-    "Wall",
-    "crop_record",
-    "error_record",
-    "errors_to_show",
-    "fix_numbers",
-    "image_record",
-    "make_wall",
-]
+__all__ = ["OF_A_ROW", "Wall", "error_record", "errors_of_page", "errors_to_show", "fix_numbers", "make_wall"]
 
 MOST = 240
 """So many crops a page has at most, of all models together."""
@@ -50,9 +36,6 @@ ROWS = 6
 
 DEAREST = 12
 """So many of a model's dearest errors are kept whatever they are: those that are printed."""
-
-QUALITY = 65
-"""Of the photographs."""
 
 
 @dataclass(frozen=True)
@@ -112,39 +95,40 @@ def _in_turn(first: Sequence[Iterable[PricedError]], then: Sequence[Iterator[Pri
                 yield following
 
 
+def errors_of_page(examples: Examples) -> list[tuple[int, PricedError]]:
+    """(place of its run, error) of all crops of a page, of every run that kept predictions."""
+    held = [index for index, source in enumerate(examples.sources) if source is not None]
+    most = min(max(MOST // max(len(held), 1), LEAST_OF_A_MODEL), MOST_OF_A_MODEL)
+    return [(index, one) for index in held for one in errors_to_show(examples.members[index], most)]
+
+
 def make_wall(
-    members: Sequence[Compared], pictures: Pictures, slices: Sequence[ImageSlices] = (), reporter: Reporter = SILENT
+    examples: Examples,
+    chosen: Sequence[tuple[int, PricedError]],
+    queue: PackingQueue,
+    slices: Sequence[ImageSlices] = (),
+    reporter: Reporter = SILENT,
 ) -> Wall:
-    """The crops of a page, of every run that kept predictions. slices: the user's own, which filter."""
-    found = [RunPictures(member.run, member.label) for member in members]
-    sources = [source if source.folder else None for source in found]
-    if not any(sources):
-        return Wall()
-    try:
-        pictures.panoptic  # noqa: B018  (says what is missing before any image is read)
-    except BadDataset:
+    """The crops of a page, which were given to `queue`. slices: the user's own, which filter."""
+    if not any(examples.sources) or queue.problem():
         # The examples say so, too.
         return Wall()
-    held = sum(source is not None for source in sources)
-    most = min(max(MOST // held, LEAST_OF_A_MODEL), MOST_OF_A_MODEL)
-    chosen = [
-        (index, one)
-        for index, (member, source) in enumerate(zip(members, sources, strict=True))
-        if source is not None
-        for one in errors_to_show(member, most)
-    ]
     reporter.status("Cutting out errors")
-    crops, faults = Cutter(sources, pictures).cut(chosen)
+    members = examples.members
     categories = {category.id: place for place, category in enumerate(members[0].categories)}
+    found = {image_id: queue.crops(image_id) for image_id in dict.fromkeys(error.image_id for _, error in chosen)}
+    faults = [crops for crops in found.values() if isinstance(crops, str)]
+    # In the order of each image's errors, as they were given.
+    waiting = {image_id: iter(crops) for image_id, crops in found.items() if not isinstance(crops, str)}
     shown = tuple(
         {
             "model": index,
-            **error_record(crop.error, categories),
-            **crop_record(crop),
-            "slices": _slices_of(crop.error.image_id, slices),
+            **error_record(error, categories),
+            **next(waiting[error.image_id]),
+            "slices": _slices_of(error.image_id, slices),
         }
-        for (index, _), crop in zip(chosen, crops, strict=True)
-        if crop is not None
+        for index, error in chosen
+        if error.image_id in waiting
     )
     missing = (f"{len(faults)} images of errors are left out; the first: {faults[0]}",) if faults else ()
     names = tuple(f"{own.name}: {name}" for own in slices for name in own.images)
@@ -191,49 +175,3 @@ def error_record(error: PricedError, categories: Mapping[int, int]) -> dict[str,
         "gain": float(f"{error.gain:.4g}"),
         "iou": None if error.iou != error.iou else round(error.iou, 4),
     }
-
-
-def crop_record(crop: Crop) -> dict[str, Any]:
-    """The picture of an error, and what other models have there, for the scripts."""
-    return {
-        "box": [round(one / of, 4) for one, of in zip(crop.box, 2 * crop.shape[::-1], strict=True)],
-        **_picture(crop.photo),
-        "truth": _path(crop.truth),
-        "predicted": _path(crop.predicted),
-        "beside": [None if answer is None else [answer.words, _path(answer.outlines)] for answer in crop.answers],
-    }
-
-
-def image_record(pictures: Pictures, image_id: int) -> dict[str, Any]:
-    """An image without outlines in the place of a crop, for the scripts. Raises BadDataset."""
-    photo = pictures.photo(image_id)
-    height, width = photo.shape[:2]
-    scale = min(1.0, SIDE / max(height, width))
-    small = pixels.shrink(photo, (max(1, round(width * scale)), max(1, round(height * scale))))
-    return {**_picture(small), "truth": "", "predicted": "", "beside": []}
-
-
-def _picture(photo: Photo) -> dict[str, Any]:
-    return {"width": photo.shape[1], "height": photo.shape[0], "photo": _photo(photo)}
-
-
-def _photo(photo: Photo) -> str:
-    """WebP, half as large as JPEG where a picture is small; JPEG where Pillow was built without it."""
-    if not features.check("webp"):
-        return f"data:image/jpeg;base64,{base64.b64encode(pixels.encode_jpeg(photo, QUALITY)).decode()}"
-    content = io.BytesIO()
-    Image.fromarray(photo).save(content, "WEBP", quality=QUALITY, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
-
-
-def _path(outlines: Sequence[Polygon]) -> str:
-    """Outlines as the path of an SVG, in half pixels of the crop: whole numbers are short."""
-    parts = []
-    for outline in outlines:
-        points = np.rint(2 * outline).astype(np.int64)
-        steps = np.diff(points, axis=0)
-        steps = steps[(steps != 0).any(axis=1)]
-        if len(steps) > 1:
-            words = " ".join(f"{x} {y}" for x, y in steps.tolist())
-            parts.append(f"M{points[0, 0]} {points[0, 1]}l{words}z".replace(" -", "-"))
-    return "".join(parts)

@@ -1,0 +1,332 @@
+"""Pictures as the page's scripts take them: photographs, layers as run lengths, and crops with outlines.
+
+Most of the time of a large page is spent here, on files and pixels, so a second process does it (`packed_elsewhere`)
+while this one computes the numbers. What is imported here it imports, too: no pandas, and no metric.
+"""
+
+import base64
+import contextlib
+import io
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, features
+
+from panbench.base.addresses import path_at
+from panbench.base.errors import BadDataset, PanbenchError
+from panbench.base.helper import Helper
+from panbench.panoptic import pixels
+from panbench.report.figures.cutting import SIDE, Crop, Cutter, Polygon, PricedError
+from panbench.report.figures.pictures import Judged, Layer, Photo, Pictures, RunPictures, runs_of, segment_colors
+from panbench.runs import Run
+
+__all__ = ["Packed", "Packer", "PackingQueue", "Wanted", "crop_record", "image_record", "opened_packer", "run_lengths"]
+
+PAYS_FROM = 200
+"""Images times models from which a second process takes less time than its start."""
+
+QUALITY = 65
+"""Of the photographs of crops."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a page wants of an image: crops of (place of a run, error), and, with reasons, the image as an example.
+
+    side, quality: the longest side of the example's photograph in pixels, and of its JPEG
+    """
+
+    image_id: int
+    errors: tuple[tuple[int, PricedError], ...] = ()
+    reasons: tuple[str, ...] | None = None
+    side: int = 0
+    quality: int = 0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Records for the page's JSON: crops in the order of the errors, an example; a sentence says why not.
+
+    None: not wanted
+    """
+
+    crops: list[dict[str, Any]] | str | None = None
+    example: dict[str, Any] | str | None = None
+
+
+_Key = tuple[int, int, int]
+"""Image, side and quality."""
+
+
+class Packer:
+    """Packs the pictures of some runs. sources: of each run its stored predictions, None where it kept none.
+
+    first: the run whose categories and data `pictures` are
+    """
+
+    def __init__(self, sources: Sequence[RunPictures | None], pictures: Pictures, first: Run) -> None:
+        self.sources, self.pictures, self.first = tuple(sources), pictures, first
+        self.categories = first.categories
+
+    def problem(self) -> str:
+        """Why there are no pictures at all, said before any image is read; "" where there are."""
+        try:
+            self.pictures.panoptic  # noqa: B018
+        except BadDataset as error:
+            return str(error)
+        return ""
+
+    def judged(self, image_id: int) -> list[Sequence[Judged] | None]:
+        """What each run made of the segments of an image, for `pack` in another process."""
+        return [None if source is None else source.judged(image_id) for source in self.sources]
+
+    def pack(self, wanted: Wanted, judged: Sequence[Sequence[Judged] | None] | None = None) -> Packed:
+        """What is wanted of an image, each file of it read once. judged: taken instead of judging here."""
+        for source, of_source in zip(self.sources, judged or (), strict=True) if judged else ():
+            if source is not None and of_source is not None:
+                source.take_judged(wanted.image_id, of_source)
+        crops = _or_why(lambda: self.crops(wanted.image_id, wanted.errors)) if wanted.errors else None
+        if wanted.reasons is None:
+            return Packed(crops)
+        reasons, side, quality = wanted.reasons, wanted.side, wanted.quality
+        return Packed(crops, _or_why(lambda: self.example(wanted.image_id, reasons, side, quality)))
+
+    def crops(self, image_id: int, errors: Sequence[tuple[int, PricedError]]) -> list[dict[str, Any]]:
+        """The record of each (place of its run, error) of an image. Raises BadDataset, BadRun."""
+        return [crop_record(crop) for crop in Cutter(self.sources, self.pictures).cut_image(image_id, errors)]
+
+    def example(
+        self, image_id: int, reasons: Sequence[str], side: int, quality: int, only: int | None = None
+    ) -> dict[str, Any]:
+        """The record of one image: photograph, the truth's and each run's layer, and what became of the truth.
+
+        side, quality: the photograph's longest side in pixels, and of its JPEG; only: the place of a run that is
+        shown alone, with null for the others. Raises BadDataset, BadRun.
+        """
+        self.pictures.file_name(image_id)
+        info = self.pictures.panoptic.images[image_id]
+        scale = min(1.0, side / max(info.height, info.width))
+        size = max(1, round(info.width * scale)), max(1, round(info.height * scale))
+        photo = self.pictures.photo(image_id) if only is None else self.pictures.small_photo(image_id, size)
+        position = {category.id: index for index, category in enumerate(self.categories)}
+        sources = [source if only in (None, place) else None for place, source in enumerate(self.sources)]
+        first = next(source for source in sources if source is not None)
+        truth = first.truth(image_id, self.pictures)
+        shown = [truth, *(source and source.prediction(image_id, self.pictures) for source in sources)]
+        layers = [
+            layer and _layer_record(layer, position, segment_colors(layer, self.categories), size) for layer in shown
+        ]
+        # What became of a true segment differs from model to model.
+        answers = [None if source is None else _answers(source, image_id, truth) for source in sources]
+        return {
+            "id": image_id,
+            "file": self.pictures.file_name(image_id),
+            "why": list(reasons),
+            "width": size[0],
+            "height": size[1],
+            "pixels": photo.shape[0] * photo.shape[1],
+            "photo": _jpeg(photo, size, quality),
+            "layers": layers,
+            "answers": answers,
+        }
+
+
+def _or_why(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except PanbenchError as problem:
+        return str(problem)
+
+
+class PackingQueue:
+    """Pictures that a second process packs ahead, or, where this would not pay, this one when they are asked for.
+
+    with PackingQueue(packer, images=5000) as queue:
+        queue.give([Wanted(139, errors, reasons, 640, 82)])
+        ...  # other work
+        queue.crops(139), queue.example(139, 640, 82)
+    """
+
+    def __init__(self, packer: Packer, images: int) -> None:
+        """images: how many the runs have; for few no process is started"""
+        self._packer = packer
+        self._waiting: dict[_Key, tuple[Wanted, Future[Packed] | None]] = {}
+        self._packed: dict[_Key, Packed] = {}
+        self._with_crops: dict[int, _Key] = {}
+        self._helper: Helper | None = None
+        held = sum(source is not None for source in packer.sources)
+        if images * held >= PAYS_FROM and Helper.can_start():
+            runs = [None if source is None else (source.run.unread(), source.title) for source in packer.sources]
+            moved = [None if path is None else str(path) for path in packer.pictures.moved]
+            with contextlib.suppress(OSError):
+                self._helper = Helper(f"{__name__}:opened_packer", runs, packer.first.unread(), moved)
+
+    def __enter__(self) -> "PackingQueue":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self._helper is not None:
+            self._helper.close()
+
+    def problem(self) -> str:
+        """As `Packer.problem`."""
+        if self._helper is not None:
+            with contextlib.suppress(Exception):  # it is the same here
+                return str(self._helper.ask("problem").result())
+        return self._packer.problem()
+
+    def judge(self, image_ids: Collection[int]) -> None:
+        """Judges the images that will be given, all at once, which takes far less time than one by one."""
+        for source in filter(None, self._packer.sources):
+            source.judge(image_ids)
+
+    def give(self, wanted: Iterable[Wanted]) -> None:
+        """Images to pack, in this order; what was given before is left out."""
+        for one in wanted:
+            key = one.image_id, one.side, one.quality
+            if key in self._waiting or key in self._packed:
+                continue
+            if one.errors and self._with_crops.setdefault(one.image_id, key) != key:
+                one = replace(one, errors=())
+            ahead = None
+            if self._helper is not None:
+                with contextlib.suppress(PanbenchError):  # said when it is packed here
+                    ahead = self._helper.ask("pack", one, self._packer.judged(one.image_id))
+            self._waiting[key] = one, ahead
+
+    def crops(self, image_id: int) -> list[dict[str, Any]] | str:
+        """The records of the errors that were given with an image, or why there are none."""
+        found = self._take(self._with_crops[image_id]).crops
+        assert found is not None
+        return found
+
+    def example(self, image_id: int, side: int, quality: int) -> dict[str, Any] | str:
+        """The record of an image that was given with a size, or why there is none."""
+        found = self._take((image_id, side, quality)).example
+        assert found is not None
+        return found
+
+    def _take(self, key: _Key) -> Packed:
+        if key not in self._packed:
+            one, ahead = self._waiting.pop(key)
+            self._packed[key] = self._result(one, ahead)
+        return self._packed[key]
+
+    def _result(self, one: Wanted, ahead: Future[Packed] | None) -> Packed:
+        if ahead is not None:
+            with contextlib.suppress(Exception):  # a process that was lost, or a fault that is the same here
+                return ahead.result()
+        return self._packer.pack(one)
+
+
+def opened_packer(runs: Sequence[tuple[Run, str] | None], first: Run, moved: Sequence[str | None]) -> Packer:
+    """A packer in a process of its own, all but images read.
+
+    runs: run and title of those with predictions; first: the run that names the data; moved: as `Pictures` takes it
+    """
+    images, gt, gt_dir = (None if path is None else path_at(path) for path in moved)
+    sources = [None if one is None else RunPictures(*one) for one in runs]
+    packer = Packer(sources, Pictures(first, images=images, gt=gt, gt_dir=gt_dir), first)
+    packer.problem()
+    for source in filter(None, sources):
+        source.read_ahead()
+    return packer
+
+
+def _answers(source: RunPictures, image_id: int, truth: Layer) -> list[list[Any]]:
+    """For each segment of the ground truth, what one run made of it: [verdict, IoU, cause]."""
+    of_truth = {row.id: row for row in source.judged(image_id) if row.side == "gt"}
+    rows = (of_truth[segment.id] for segment in truth.segments)
+    return [[row.verdict, None if row.iou != row.iou else round(row.iou, 4), row.cause or None] for row in rows]
+
+
+def _layer_record(
+    layer: Layer, position: Mapping[int, int], colors: Mapping[int, tuple[int, int, int]], size: tuple[int, int]
+) -> dict[str, Any]:
+    return {
+        "runs": base64.b64encode(run_lengths(*runs_of(layer, size))).decode(),
+        "segments": [
+            {
+                "category": position.get(segment.category_id, -1),
+                "area": segment.area,
+                "score": None if segment.score is None else round(segment.score, 3),
+                "iou": None if segment.iou is None else round(segment.iou, 4),
+                "verdict": segment.verdict,
+                "cause": segment.cause,
+                "crowd": segment.iscrowd,
+                "color": "#{:02x}{:02x}{:02x}".format(*colors[segment.id]),
+            }
+            for segment in layer.segments
+        ],
+    }
+
+
+def run_lengths(values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]) -> bytes:
+    """Runs as pairs (value, length), each number in base 128, low digits first.
+
+    The page decodes this itself: reading a PNG back from a canvas gives other values in browsers that resist
+    fingerprinting.
+    """
+    # What is not of a segment has the value 0 whatever its id was, so that neighbours may be one run.
+    first = np.concatenate([[True], values[1:] != values[:-1]])
+    numbers = np.stack([values[first], np.add.reduceat(lengths, np.flatnonzero(first))], axis=1).ravel()
+    digits = numbers[:, None] >> np.arange(0, 35, 7) & 127
+    count = 1 + (numbers[:, None] >= 1 << np.arange(7, 35, 7)).sum(axis=1)
+    place = np.arange(5)
+    digits |= np.where(place < count[:, None] - 1, 128, 0)
+    return digits[place < count[:, None]].astype(np.uint8).tobytes()
+
+
+def _jpeg(photo: Photo, size: tuple[int, int], quality: int) -> str:
+    content = pixels.encode_jpeg(pixels.shrink(photo, size), quality)
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
+
+
+def crop_record(crop: Crop) -> dict[str, Any]:
+    """The picture of an error, and what other models have there, for the scripts."""
+    return {
+        "box": [round(one / of, 4) for one, of in zip(crop.box, 2 * crop.shape[::-1], strict=True)],
+        **_picture(crop.photo),
+        "truth": _path(crop.truth),
+        "predicted": _path(crop.predicted),
+        "beside": [None if answer is None else [answer.words, _path(answer.outlines)] for answer in crop.answers],
+    }
+
+
+def image_record(pictures: Pictures, image_id: int) -> dict[str, Any]:
+    """An image without outlines in the place of a crop, for the scripts. Raises BadDataset."""
+    photo = pictures.photo(image_id)
+    height, width = photo.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    small = pixels.shrink(photo, (max(1, round(width * scale)), max(1, round(height * scale))))
+    return {**_picture(small), "truth": "", "predicted": "", "beside": []}
+
+
+def _picture(photo: Photo) -> dict[str, Any]:
+    return {"width": photo.shape[1], "height": photo.shape[0], "photo": _photo(photo)}
+
+
+def _photo(photo: Photo) -> str:
+    """WebP, half as large as JPEG where a picture is small; JPEG where Pillow was built without it."""
+    if not features.check("webp"):
+        return f"data:image/jpeg;base64,{base64.b64encode(pixels.encode_jpeg(photo, QUALITY)).decode()}"
+    content = io.BytesIO()
+    Image.fromarray(photo).save(content, "WEBP", quality=QUALITY, method=2)
+    return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _path(outlines: Sequence[Polygon]) -> str:
+    """Outlines as the path of an SVG, in half pixels of the crop: whole numbers are short."""
+    parts = []
+    for outline in outlines:
+        points = np.rint(2 * outline).astype(np.int64)
+        steps = np.diff(points, axis=0)
+        steps = steps[(steps != 0).any(axis=1)]
+        if len(steps) > 1:
+            words = " ".join(f"{x} {y}" for x, y in steps.tolist())
+            parts.append(f"M{points[0, 0]} {points[0, 1]}l{words}z".replace(" -", "-"))
+    return "".join(parts)
