@@ -6,11 +6,13 @@ that asks, so that eight loaders at once each hear of their own image. At an eig
 the time of decoding.
 """
 
+import contextlib
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,7 @@ from panbench.panoptic import pixels
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.panoptic.types import Exif
 
-__all__ = ["PhotoFacts", "decode_photo", "inspect_photo", "read_photo"]
+__all__ = ["PhotoFacts", "decode_photo", "decode_rgb", "inspect_photo", "read_photo"]
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -114,18 +116,50 @@ def _content(path: str | Path, where: str) -> bytes:
         raise BadDataset(f"{where} cannot be read: {problem.strerror or problem}.") from None
 
 
+def decode_rgb(
+    content: bytes, where: str, *, exif: Exif = "apply", max_pixels: int = DEFAULT_MAX_PIXELS
+) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) red, green, blue of a file's content: the pixels of `decode_photo`, and it raises as that.
+
+    An upright JPEG that is whole is read once: libjpeg's warnings come with its pixels.
+    """
+    facts, kind, mode = _header(content, where, None, exif, max_pixels)
+    if kind == "JPEG" and mode in ("RGB", "L") and (facts.orientation == 1 or exif == "ignore"):
+        with contextlib.suppress(ValueError):  # damaged, or padded: decode_photo tells
+            return cast(
+                "npt.NDArray[np.uint8]",
+                simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False, strict=True),
+            )
+    return pixels.rgb_of(decode_photo(content, where, exif=exif, max_pixels=max_pixels)[0])
+
+
 def _inspect(content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif, max_pixels: int) -> PhotoFacts:
+    facts, kind, mode = _header(content, where, shape, exif, max_pixels)
+    if kind not in ("JPEG", "MPO"):
+        return facts
+    colors = "CMYK" if mode == "CMYK" else "GRAY"
+    warning = _warning_of_libjpeg(content, colors)
+    extraneous = _EXTRANEOUS.match(warning) is not None and _is_padded(content, warning, colors)
+    if warning.startswith(_LOST) and not extraneous:
+        raise BadDataset(f"{where} is a damaged JPEG: data is lost ({warning}). Fetch it again.")
+    return replace(facts, extraneous=extraneous)
+
+
+def _header(
+    content: bytes, where: str, shape: tuple[int, int] | None, exif: Exif, max_pixels: int
+) -> tuple[PhotoFacts, str, str]:
+    """The facts in a photograph's header, its format and its mode, both "" where only OpenCV knows them."""
     if not content:
         raise BadDataset(f"{where} cannot be decoded as an image: the file is empty.")
     try:
         # Only the header is read here.
         with Image.open(io.BytesIO(content)) as image:
-            (width, height), kind, mode = image.size, image.format, image.mode
+            (width, height), kind, mode = image.size, image.format or "", image.mode
             orientation = int(image.getexif().get(_ORIENTATION, 1)) if "exif" in image.info or kind == "TIFF" else 1
     except Image.DecompressionBombError:
         raise BadDataset(f"{where} has more pixels than the limit of {max_pixels:,}.") from None
     except Exception:  # a format that Pillow does not know, or cannot parse: OpenCV has the last word
-        return PhotoFacts(None)
+        return PhotoFacts(None), "", ""
     if width * height > max_pixels:
         raise BadDataset(f"{where} has {height}×{width} pixels, more than the limit of {max_pixels:,}.")
     if kind == "TIFF" and exif == "ignore" and orientation != 1:
@@ -143,14 +177,7 @@ def _inspect(content: bytes, where: str, shape: tuple[int, int] | None, exif: Ex
             )
         width, height = height, width
     _refuse_other_shape((height, width), shape, where)
-    extraneous = False
-    if kind in ("JPEG", "MPO"):
-        colors = "CMYK" if mode == "CMYK" else "GRAY"
-        warning = _warning_of_libjpeg(content, colors)
-        extraneous = _EXTRANEOUS.match(warning) is not None and _is_padded(content, warning, colors)
-        if warning.startswith(_LOST) and not extraneous:
-            raise BadDataset(f"{where} is a damaged JPEG: data is lost ({warning}). Fetch it again.")
-    return PhotoFacts((height, width), orientation if 1 <= orientation <= 8 else 1, extraneous)
+    return PhotoFacts((height, width), orientation if 1 <= orientation <= 8 else 1), kind, mode
 
 
 def _warning_of_libjpeg(content: bytes, colors: str) -> str:

@@ -118,8 +118,11 @@ def test_closing_ends_the_process_whatever_it_does(helper):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_the_process_ends_when_its_parent_does(how):
+    # What starts in the background of a shell ignores Ctrl-C.
     script = f"""
+        import signal
         from panbench.base.helper import Helper
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with Helper({HERE!r}, 5) as helper:
             print(helper.ask("process").result(), flush=True)
             input()

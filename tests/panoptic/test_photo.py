@@ -13,7 +13,7 @@ from PIL import Image
 
 from panbench.base.errors import BadDataset
 from panbench.panoptic import photo
-from panbench.panoptic.photo import inspect_photo, read_photo
+from panbench.panoptic.photo import decode_photo, decode_rgb, inspect_photo, read_photo
 
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
@@ -42,6 +42,28 @@ def test_pixels_are_opencvs(tmp_path, progressive, mode):
     bgr, facts = read_photo(path, (48, 64))
     np.testing.assert_array_equal(bgr, cv2.imread(str(path), cv2.IMREAD_COLOR))
     assert facts == inspect_photo(path) == photo.PhotoFacts((48, 64))
+
+
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+@pytest.mark.parametrize("orientation", [None, 1, 6])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_photograph_for_a_picture_has_the_same_pixels(mode, progressive, orientation, exif):
+    content = jpeg(picture(), progressive=progressive, mode=mode, orientation=orientation)
+    bgr, _ = decode_photo(content, "a", exif=exif)
+    np.testing.assert_array_equal(decode_rgb(content, "a", exif=exif), bgr[..., ::-1])
+
+
+def test_a_photograph_for_a_picture_is_refused_or_padded_as_any_other():
+    content = jpeg(picture())
+    padded = content[:-2] + bytes(5) + content[-2:]
+    np.testing.assert_array_equal(decode_rgb(padded, "a"), decode_rgb(content, "a"))
+    for torn in (content[: len(content) * 2 // 3], b"", b"nothing"):
+        with pytest.raises(BadDataset) as refused:
+            decode_photo(torn, "a.jpg")
+        with pytest.raises(BadDataset) as refused_too:
+            decode_rgb(torn, "a.jpg")
+        assert str(refused_too.value) == str(refused.value)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp"])

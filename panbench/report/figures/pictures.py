@@ -8,7 +8,7 @@ import colorsys
 import contextlib
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from panbench.base.text import listed
 from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png, read_png_names
 from panbench.panoptic.overlap import overlap_table
-from panbench.panoptic.photo import decode_photo
+from panbench.panoptic.photo import decode_rgb
 from panbench.panoptic.sources import exists
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
 from panbench.report.answers.data_files import DataFiles, path_of
@@ -44,6 +44,7 @@ __all__ = [
     "Layer",
     "LayerSegment",
     "Pictures",
+    "PicturesReadOnce",
     "RunPictures",
     "compare_layers",
     "diff_figure",
@@ -161,17 +162,7 @@ class Pictures(DataFiles):
     """The photographs and the ground truth that a run was scored on, read."""
 
     def photo(self, image_id: int) -> Photo:
-        """The (H, W, 3) uint8 RGB photograph, at the size in the JSON; the last one is kept.
-
-        Raises BadDataset naming the file.
-        """
-        if self._photo is None or self._photo[0] != image_id:
-            self._photo = image_id, self._read_photo(image_id)
-        return self._photo[1]
-
-    _photo: tuple[int, Photo] | None = None
-
-    def _read_photo(self, image_id: int) -> Photo:
+        """The (H, W, 3) uint8 RGB photograph, at the size in the JSON. Raises BadDataset naming the file."""
         path = self.path(image_id)
         info = self.panoptic.images[image_id]
         photo = read_photo(path, turned=self._turned)
@@ -217,6 +208,36 @@ class Pictures(DataFiles):
         ids = read_id_png(self.panoptic.png_path(image_id), (info.height, info.width), image_id=image_id)
         return Layer.of("Ground truth", ids, self.panoptic.annotations[image_id].segments)
 
+    def predicted(self, image_id: int, path: Path, digest: bytes) -> IdMap:
+        """The id map of a prediction of an image, whose PNG has a SHA-256, b"" if unknown. Raises BadRun."""
+        info = self.panoptic.images.get(image_id)
+        assert info is not None
+        return read_id_png(path, (info.height, info.width), image_id=image_id, error=BadRun, digest=digest)
+
+
+class PicturesReadOnce(Pictures):
+    """The same, but of the last image what was read is kept: for several pictures of one image, one after another."""
+
+    def photo(self, image_id: int) -> Photo:
+        """As `Pictures.photo`."""
+        read = super().photo
+        return cast(Photo, self._once(image_id, "photo", lambda: read(image_id)))
+
+    def predicted(self, image_id: int, path: Path, digest: bytes) -> IdMap:
+        """As `Pictures.predicted`."""
+        read = super().predicted
+        return cast(IdMap, self._once(image_id, str(path), lambda: read(image_id, path, digest)))
+
+    _kept: tuple[int | None, dict[str, npt.NDArray[Any]]] = None, {}
+
+    def _once(self, image_id: int, name: str, read: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        if self._kept[0] != image_id:
+            self._kept = image_id, {}
+        kept = self._kept[1]
+        if name not in kept:
+            kept[name] = read()
+        return kept[name]
+
 
 class RunPictures:
     """The stored predictions of a run, as layers with verdicts, IoUs and causes from its tables."""
@@ -225,7 +246,6 @@ class RunPictures:
         self.run = run
         self.title = title or (run.info.model and run.info.model.title) or run.name
         self._judged: dict[int, list[Judged]] = {}
-        self._ids: tuple[int, IdMap] | None = None
 
     @cached_property
     def folder(self) -> Path | None:
@@ -311,17 +331,10 @@ class RunPictures:
 
         Raises BadRun when its PNG was not kept or is not found, BadDataset when the ground truth cannot be read.
         """
-        if self._ids is None or self._ids[0] != image_id:
-            self._ids = image_id, self._read_ids(image_id, pictures)
-        layer = self._layer(image_id, "pred", self.title, self._ids[1])
-        return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
-
-    def _read_ids(self, image_id: int, pictures: Pictures) -> IdMap:
         path = self.png_path(image_id, pictures)
-        info = pictures.panoptic.images.get(image_id)
-        assert info is not None
-        digest = self._digests.get(image_id, b"")
-        return read_id_png(path, (info.height, info.width), image_id=image_id, error=BadRun, digest=digest)
+        ids = pictures.predicted(image_id, path, self._digests.get(image_id, b""))
+        layer = self._layer(image_id, "pred", self.title, ids)
+        return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
         model = model_key(self.run) if side == "pred" else ""
@@ -350,8 +363,7 @@ def read_photo(path: str | os.PathLike[str], *, turned: bool = True) -> Photo:
             f"{path} cannot be read: {problem.strerror or problem}. If the images have moved, say where with --images."
         ) from None
     # An absurd size, or lost data, is refused before anything is decoded.
-    photo, _ = decode_photo(content, str(path_at(path)), exif="apply" if turned else "ignore")
-    return pixels.rgb_of(photo)
+    return decode_rgb(content, str(path_at(path)), exif="apply" if turned else "ignore")
 
 
 def segment_colors(layer: Layer, categories: Sequence[Category]) -> dict[int, Rgb]:

@@ -27,7 +27,7 @@ from panbench.report.answers.own_slices import slices_for
 from panbench.report.answers.published import with_published
 from panbench.report.answers.views import Compared
 from panbench.report.figures.one_page import one_page
-from panbench.report.figures.pictures import Pictures, save_figure
+from panbench.report.figures.pictures import Pictures, PicturesReadOnce, save_figure
 from panbench.report.pages.page.added import Added, find_added
 from panbench.report.pages.page.cost import cost_of
 from panbench.report.pages.page.gallery import EXAMPLES, Examples, Gallery, PagePictures
@@ -146,7 +146,7 @@ def report_page(
     drawn = bool(most or image_ids)
     own = slices_for(slices, runs)
     moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
-    examples_of = Examples(members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
+    examples_of = Examples(members, PicturesReadOnce(runs[0], images=images, gt=gt, gt_dir=gt_dir))
     with PackingQueue(examples_of.packer, len(members[0].matched.image_ids) if drawn else 0) as queue:
         kinds = find_leads(members, per_image, own)
         chosen = choose(kinds, max(most, len(image_ids)), image_ids) if drawn else {}

@@ -102,15 +102,12 @@ class PagePictures:
             self._queue.give(Wanted(one, tuple(own)) for one, own in self._errors.items() if one not in self._chosen)
 
     def go_on(self, room: int) -> None:
-        """Gives the other examples, at the size at which all of them seem to have room."""
+        """Gives the other examples, at the size at which all of them seem to have room; `gallery` has the last word."""
         if self.exist:
-            few = list(self._chosen)[:FEW]
-            for size in self._sizes:
-                self._give(few, size)
-                found = [self._queue.example(image, *size) for image in few]
-                if self._fit([record for record in found if not isinstance(record, str)], room):
-                    break
-            self._give(self._chosen, size)
+            found = [self._queue.example(image, *self._sizes[0]) for image in list(self._chosen)[:FEW]]
+            records = [record for record in found if not isinstance(record, str)]
+            guessed = (size for size in self._sizes if self._fit(records, room, size[0]))
+            self._give(self._chosen, next(guessed, self._sizes[-1]))
 
     def gallery(self, room: int, reporter: Reporter = SILENT) -> Gallery:
         """The examples, in `room` bytes, of every run that kept predictions."""
@@ -147,13 +144,16 @@ class PagePictures:
             Wanted(image, tuple(self._errors.get(image, ())), tuple(self._chosen[image]), *size) for image in images
         )
 
-    def _fit(self, records: Sequence[Mapping[str, Any]], room: int) -> bool:
-        """Whether all examples have room if they weigh as much as some."""
-        return sum(map(_weight, records)) / max(len(records), 1) * len(self._chosen) <= room
+    def _fit(self, records: Sequence[Mapping[str, Any]], room: int, side: int | None = None) -> bool:
+        """Whether all examples have room if they weigh as much as some; about so much with another longest side."""
+        weight = sum(_weight(record, side) for record in records) / max(len(records), 1)
+        return weight * len(self._chosen) <= room
 
 
-def _weight(record: Mapping[str, Any]) -> int:
-    """About how many bytes a record takes in the page."""
-    return len(record["photo"]) + sum(
-        len(layer["runs"]) + 110 * len(layer["segments"]) for layer in record["layers"] if layer
+def _weight(record: Mapping[str, Any], side: int | None = None) -> float:
+    """About how many bytes a record takes in the page. side: guessed for a smaller picture than the record's."""
+    scale = 1.0 if side is None else min(1.0, side / max(record["width"], record["height"]))
+    # Of each row of a smaller picture there are as many runs, but fewer rows.
+    return scale**2 * len(record["photo"]) + sum(
+        scale * len(layer["runs"]) + 110 * len(layer["segments"]) for layer in record["layers"] if layer
     )

@@ -21,7 +21,16 @@ from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.helper import Helper
 from panbench.panoptic import pixels
 from panbench.report.figures.cutting import SIDE, Crop, Cutter, Polygon, PricedError
-from panbench.report.figures.pictures import Judged, Layer, Photo, Pictures, RunPictures, runs_of, segment_colors
+from panbench.report.figures.pictures import (
+    Judged,
+    Layer,
+    Photo,
+    Pictures,
+    PicturesReadOnce,
+    RunPictures,
+    runs_of,
+    segment_colors,
+)
 from panbench.runs import Run
 
 __all__ = ["Packed", "Packer", "PackingQueue", "Wanted", "crop_record", "image_record", "opened_packer", "run_lengths"]
@@ -230,7 +239,7 @@ def opened_packer(runs: Sequence[tuple[Run, str] | None], first: Run, moved: Seq
     """
     images, gt, gt_dir = (None if path is None else path_at(path) for path in moved)
     sources = [None if one is None else RunPictures(*one) for one in runs]
-    packer = Packer(sources, Pictures(first, images=images, gt=gt, gt_dir=gt_dir), first)
+    packer = Packer(sources, PicturesReadOnce(first, images=images, gt=gt, gt_dir=gt_dir), first)
     packer.problem()
     for source in filter(None, sources):
         source.read_ahead()
