@@ -50,7 +50,7 @@ class Container(Protocol):
         """Whether any member lies in a folder."""
 
     def below(self, folder: str) -> Iterator[str]:
-        """The names of the members right in a folder, without it."""
+        """The names of the members below a folder, without it: `a.png`, `b/c.png`."""
 
     def read(self, name: str) -> bytes:
         """A member's content. Raises KeyError, and OSError with a reason."""
@@ -70,8 +70,7 @@ class _Named:
 
     def below(self, folder: str) -> Iterator[str]:
         begin = f"{folder}/" if folder else ""
-        rests = (name[len(begin) :] for name in self._places if name.startswith(begin))
-        return (rest for rest in rests if "/" not in rest)
+        return (name[len(begin) :] for name in self._places if name.startswith(begin))
 
     @functools.cached_property
     def _folders(self) -> frozenset[str]:

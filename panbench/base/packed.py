@@ -95,12 +95,12 @@ class Packed(Elsewhere, LocalPath):
         return self.is_file() or self.is_dir()
 
     def glob(self, pattern: str, **options: Any) -> "Generator[Self, None, None]":
-        """The files of this folder whose names fit; within a container, names with `*` alone."""
+        """The files of this folder whose names fit; within a container, with `*` alone (`*/*.png`)."""
         where = _parted(str(self))
         if where is None:
             yield from super().glob(pattern, **options)
             return
-        fits = re.compile(".*".join(map(re.escape, pattern.split("*"))))
+        fits = re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
         names = (name for name in _opened(where[0]).below(where[1]) if fits.fullmatch(name))
         yield from (self / name for name in sorted(names))
 

@@ -189,7 +189,7 @@ def index(
 
 @command(data_app, "cityscapes", "panbench data cityscapes cityscapes/")
 def cityscapes(
-    source: Annotated[Path, typer.Argument(help="The folder that holds gtFine and leftImg8bit.")],
+    source: Annotated[Path, typer.Argument(help="The folder that holds gtFine and leftImg8bit, or their zips.")],
     root: _Root = None,
     split: _SplitOption = Split.val,
     images: _ImagesOption = Images.link,
@@ -203,7 +203,7 @@ def cityscapes(
 
 @command(data_app, "ade20k", "panbench data ade20k ADEChallengeData2016/")
 def ade20k(
-    source: Annotated[Path, typer.Argument(help="ADEChallengeData2016 with annotations_instance in it.")],
+    source: Annotated[Path, typer.Argument(help="The folder of ADE20K's archives, or ADEChallengeData2016.")],
     root: _Root = None,
     split: _SplitOption = Split.val,
     images: _ImagesOption = Images.link,

@@ -1,6 +1,7 @@
 """ADE20K panoptic (150 categories, 100 of them things) from its semantic and instance annotations.
 
-Source: ADEChallengeData2016.zip and annotations_instance.tar (sceneparsing.csail.mit.edu), unpacked together. Semantic
+Source: ADEChallengeData2016.zip and annotations_instance.tar (sceneparsing.csail.mit.edu), unpacked together or as they
+are; also the annotations_instance.zip that EoMT's instructions make of the second (github.com/tue-mps/eomt). Semantic
 PNGs hold 1…150, 0 = void; instance PNGs hold the thing's number 1…100 in red and the instance in green. Category ids
 are 0…149 as in Mask2Former's and mmdet's panoptic sets.
 """
@@ -15,6 +16,7 @@ from panbench.base.errors import BadArgument, BadDataset
 from panbench.datasets.convert import (
     Converted,
     LabelledImage,
+    folder_of,
     fresh_id,
     read_label_png,
     segments_of_labels,
@@ -23,6 +25,12 @@ from panbench.datasets.convert import (
 )
 
 SPLITS = {"val": "validation", "train": "training"}
+_TOP = "ADEChallengeData2016"
+_ARCHIVES = {
+    "images": (f"{_TOP}.zip",),
+    "annotations": (f"{_TOP}.zip",),
+    "annotations_instance": ("annotations_instance.zip", "annotations_instance.tar"),
+}
 
 
 def convert_ade20k(
@@ -34,18 +42,20 @@ def convert_ade20k(
     are void. Areas are counted after that, so they match the PNG; Mask2Former's script counts stuff before painting
     instances, so its areas are larger where the two overlap.
 
-    source: the folder ADEChallengeData2016, with images, annotations and annotations_instance
+    source: the folder ADEChallengeData2016, with images, annotations and annotations_instance; or the folder that holds
+        it, or the archives
     options: as `panbench.datasets.convert.write_set`
     """
     if split not in SPLITS:
         raise BadArgument(f"ADE20K has the splits {' and '.join(SPLITS)}, not {split!r}.")
-    source = Path(source)
-    if (source / "ADEChallengeData2016").is_dir():
-        source = source / "ADEChallengeData2016"
-    folders = {name: source / name / SPLITS[split] for name in ("images", "annotations", "annotations_instance")}
-    for name, folder in folders.items():
-        if not folder.is_dir() and not (name == "images" and options.get("images") == "none"):
-            raise BadDataset(f"{folder} was not found. Unpack ADE20K's {name} in {source}.")
+    found = {name: _folder(Path(source), name, split) for name in ("images", "annotations", "annotations_instance")}
+    for name, place in found.items():
+        if place is None and not (name == "images" and options.get("images") == "none"):
+            raise BadDataset(
+                f"{Path(source) / name / SPLITS[split]} was not found. Put {_ARCHIVES[name][-1]} into {source}, or "
+                "unpack it there."
+            )
+    folders = {name: place for name, place in found.items() if place is not None}
     files = sorted(folders["annotations"].glob("*.png"))
     if not files:
         raise BadDataset(f"{folders['annotations']} holds no PNGs.")
@@ -80,9 +90,19 @@ def convert_ade20k(
             segment_id = fresh_id(category, segments)
             segments[segment_id] = (category.id, False)
             ids[numbers == number] = segment_id
-        picture = folders["images"] / f"{path.stem}.jpg"
-        if folders["images"].is_dir() and not picture.is_file():
+        picture = folders["images"] / f"{path.stem}.jpg" if "images" in folders else None
+        if picture is not None and not picture.is_file():
             raise BadDataset(f"{picture} was not found.")
-        return LabelledImage(f"{path.stem}.jpg", ids, segments, picture if folders["images"].is_dir() else None)
+        return LabelledImage(f"{path.stem}.jpg", ids, segments, picture)
 
     return write_set(root, split, categories, files, read, **options)
+
+
+def _folder(source: Path, name: str, split: str) -> Path | None:
+    """A split's folder of images or annotations, in the source, in ADEChallengeData2016 below it, or in an archive."""
+    below = f"{name}/{SPLITS[split]}"
+    for folder in (below, f"{_TOP}/{below}"):
+        found = folder_of(source, folder, _ARCHIVES[name])
+        if found is not None:
+            return found
+    return None

@@ -1,8 +1,8 @@
 """Cityscapes gtFine to a panoptic set. Ids, crowds and categories are those of cityscapesscripts' createPanopticImgs.
 
-Source: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, unpacked in one folder (cityscapes-dataset.com, after
-registration). Read are gtFine/<split>/<city>/*_gtFine_instanceIds.png: a pixel is label id × 1000 + instance number, or
-the bare label id for a group of things (a crowd) and for stuff.
+Source: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, in one folder, unpacked or as they are
+(cityscapes-dataset.com, after registration). Read are gtFine/<split>/<city>/*_gtFine_instanceIds.png: a pixel is label
+id × 1000 + instance number, or the bare label id for a group of things (a crowd) and for stuff.
 """
 
 import os
@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from panbench.base.errors import BadArgument, BadDataset
-from panbench.datasets.convert import Converted, LabelledImage, read_label_png, shipped_categories, write_set
+from panbench.datasets.convert import (
+    Converted,
+    LabelledImage,
+    folder_of,
+    read_label_png,
+    shipped_categories,
+    write_set,
+)
 
 SPLITS = ("val", "train")
 _SUFFIX = "_gtFine_instanceIds.png"
@@ -24,19 +31,27 @@ def convert_cityscapes(
 ) -> Converted:
     """Cityscapes' `split` as a panoptic set under `root`: 19 categories with their labels' ids (7 road … 33 bicycle).
 
-    source: the folder that holds gtFine and leftImg8bit
+    source: the folder that holds gtFine and leftImg8bit, or their zips
     options: as `panbench.datasets.convert.write_set`
     Images are numbered in the order of their names; segment ids are the values of the pixels.
     """
     if split not in SPLITS:
         raise BadArgument(f"Cityscapes has ground truth for {' and '.join(SPLITS)}, not for {split!r}.")
     source = Path(source)
-    labels, pictures = source / "gtFine" / split, source / "leftImg8bit" / split
-    files = sorted(labels.glob(f"*/*{_SUFFIX}"))
+    labels, pictures = (
+        folder_of(source, f"{name}/{split}", [f"{name}_trainvaltest.zip"]) for name in ("gtFine", "leftImg8bit")
+    )
+    files = [] if labels is None else sorted(labels.glob(f"*/*{_SUFFIX}"))
     if not files:
-        raise BadDataset(f"{labels} holds no *{_SUFFIX}. Unpack gtFine_trainvaltest.zip in {source}.")
-    if options.get("images") != "none" and not pictures.is_dir():
-        raise BadDataset(f"{pictures} was not found. Unpack leftImg8bit_trainvaltest.zip in {source}.")
+        raise BadDataset(
+            f"{source / 'gtFine' / split} holds no *{_SUFFIX}. Put gtFine_trainvaltest.zip into {source}, or unpack it "
+            "there."
+        )
+    if options.get("images") != "none" and pictures is None:
+        raise BadDataset(
+            f"{source / 'leftImg8bit' / split} was not found. Put leftImg8bit_trainvaltest.zip into {source}, or "
+            "unpack it there."
+        )
     categories = shipped_categories("cityscapes")
     things = {category.id: category.isthing for category in categories}
 
@@ -52,9 +67,9 @@ def convert_cityscapes(
         # Labels that the evaluation ignores (ego vehicle, parking, …) become void.
         ids[~np.isin(ids, list(segments))] = 0
         stem = path.name.removesuffix(_SUFFIX)
-        picture = pictures / path.parent.name / f"{stem}_leftImg8bit.png"
-        if pictures.is_dir() and not picture.is_file():
+        picture = pictures and pictures / path.parent.name / f"{stem}_leftImg8bit.png"
+        if picture is not None and not picture.is_file():
             raise BadDataset(f"{picture} was not found.")
-        return LabelledImage(f"{stem}.png", ids, segments, picture if pictures.is_dir() else None)
+        return LabelledImage(f"{stem}.png", ids, segments, picture)
 
     return write_set(root, split, categories, files, read, **options)

@@ -27,8 +27,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.files import atomic_write, leaves_folder, write_json
+from panbench.base.packed import Packed
 from panbench.base.reporter import Counting
 from panbench.base.text import in_sentence, listed
 from panbench.base.threads import default_threads
@@ -95,8 +97,8 @@ def write_set(
 ) -> Converted:
     """Writes a panoptic set from what `read` returns for each source; sources are read and written in parallel.
 
-    images: `link` puts hard links (copies where the disk cannot) to the images beside the annotations, `copy` copies,
-        `none` leaves the images where they are
+    images: `link` puts hard links to the images beside the annotations (copies where the disk cannot, and of what lies
+        in an archive), `copy` copies, `none` leaves the images where they are
     overwrite: replace a set that already exists, with its PNGs and images of the same names
     reads: files and folders that `read` reads, besides sources that are paths
     The JSON is written last: an interrupted conversion leaves none, and the same call starts it over.
@@ -617,14 +619,21 @@ def _write_png(path: Path, ids: IdMap, overwrite: bool) -> None:
 
 def _place(source: Path, target: Path, *, copy: bool, overwrite: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    packed = source.read_bytes() if isinstance(source, Elsewhere) else None
     with contextlib.suppress(FileNotFoundError):
-        if target.samefile(source) or filecmp.cmp(source, target, shallow=False):
+        if target.read_bytes() == packed:
+            return
+        if packed is None and (target.samefile(source) or filecmp.cmp(source, target, shallow=False)):
             return
         if not overwrite:
             raise BadArgument(
                 f"{target} already exists and differs from {source}. Give another folder, or --overwrite."
             )
         target.unlink()
+    if packed is not None:
+        with atomic_write(target, durable=False) as handle:
+            handle.write(packed)
+        return
     if not copy:
         with contextlib.suppress(OSError):
             os.link(source, target)
@@ -633,10 +642,28 @@ def _place(source: Path, target: Path, *, copy: bool, overwrite: bool) -> None:
         shutil.copyfileobj(content, handle)
 
 
+def folder_of(source: Path, folder: str, archives: Sequence[str]) -> Path | None:
+    """A folder of a dataset as it was published: unpacked in `source`, or in one of its archives there; None without.
+
+    The paths of an archive's files lead through it (base/packed.py), so nothing is unpacked.
+    Raises BadDataset for a damaged archive.
+    """
+    if (source / folder).is_dir():
+        return source / folder
+    for archive in archives:
+        packed = Packed(source / archive, folder)
+        try:
+            if (source / archive).is_file() and packed.is_dir():
+                return packed
+        except OSError as error:
+            raise BadDataset(f"{source / archive}: {error.strerror or error}.") from error
+    return None
+
+
 def read_label_png(path: Path) -> npt.NDArray[Any]:
     """A PNG's pixels as stored: palette indices, 8 or 16 bits, or channels."""
     try:
-        with Image.open(path) as image:
+        with path.open("rb") as handle, Image.open(handle) as image:
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadDataset(f"{path} cannot be read as PNG ({error}).") from error

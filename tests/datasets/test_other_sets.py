@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,27 @@ def save(array: np.ndarray, path: Path) -> None:
 
 def photo(path: Path, height: int, width: int) -> None:
     save(np.zeros((height, width, 3), np.uint8), path)
+
+
+def pack(root: Path, folder: str, archive: Path, leave_out: str = "nothing") -> Path:
+    """A folder below `root` as a zip or tar whose names begin with the folder's; without subfolders of one name."""
+    archive.parent.mkdir(exist_ok=True)
+    files = [path for path in sorted((root / folder).rglob("*")) if path.is_file() and leave_out not in path.parts]
+    names = [path.relative_to(root).as_posix() for path in files]
+    if archive.suffix == ".tar":
+        with tarfile.open(archive, "w") as tar:
+            for path, name in zip(files, names, strict=True):
+                tar.add(path, name)
+    else:
+        with zipfile.ZipFile(archive, "w") as packed:
+            for path, name in zip(files, names, strict=True):
+                packed.write(path, name)
+    return archive
+
+
+def content(root: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path."""
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def categories_at(converted: Converted, image_id: int = 1) -> list[list[int]]:
@@ -81,6 +104,13 @@ def test_cityscapes_without_its_parts_says_which(cityscapes, tmp_path):
     with pytest.raises(BadDataset, match="leftImg8bit_trainvaltest"):
         convert_cityscapes(cityscapes, tmp_path / "out")
     assert convert_cityscapes(cityscapes, tmp_path / "out", images="none").n_images == 2
+
+
+def test_cityscapes_is_read_from_its_zips_as_they_are(cityscapes, tmp_path):
+    plain = convert_cityscapes(cityscapes, tmp_path / "plain")
+    for name in ("gtFine", "leftImg8bit"):
+        pack(cityscapes, name, tmp_path / "zips" / f"{name}_trainvaltest.zip")
+    assert content(convert_cityscapes(tmp_path / "zips", tmp_path / "packed").root) == content(plain.root)
 
 
 def test_values_that_are_no_cityscapes_label_are_refused(cityscapes, tmp_path):
@@ -138,6 +168,30 @@ def test_ade20k_without_a_part_says_which(ade20k, tmp_path, part):
     shutil.rmtree(ade20k / part)
     with pytest.raises(BadDataset, match=f"{part} in|{part}/|{part}."):
         convert_ade20k(ade20k, tmp_path / "out")
+
+
+@pytest.mark.parametrize("instances", ["zip", "tar"])
+@pytest.mark.parametrize("place", ["link", "copy"])
+def test_ade20k_is_read_from_its_archives_as_they_are(ade20k, tmp_path, instances, place):
+    plain = convert_ade20k(ade20k, tmp_path / "plain")
+    archives = tmp_path / "archives"
+    pack(ade20k.parent, "ADEChallengeData2016", archives / "ADEChallengeData2016.zip", leave_out="annotations_instance")
+    pack(ade20k, "annotations_instance", archives / f"annotations_instance.{instances}")
+    found = convert_ade20k(archives, tmp_path / "packed", images=place)
+    assert content(found.root) == content(plain.root)
+    assert is_clean_and_opens(found)
+    # The same conversion again, of a set whose JSON was not yet written, takes what is there.
+    found.json.unlink()
+    assert content(convert_ade20k(archives, found.root, images=place).root) == content(plain.root)
+
+
+def test_an_archive_of_ade20k_that_was_cut_short_is_refused(ade20k, tmp_path):
+    archives = tmp_path / "archives"
+    packed = pack(ade20k.parent, "ADEChallengeData2016", archives / "ADEChallengeData2016.zip")
+    packed.write_bytes(packed.read_bytes()[:-30])
+    with pytest.raises(BadDataset, match=r"ADEChallengeData2016\.zip"):
+        convert_ade20k(archives, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_ade20k_instance_without_a_category_is_refused(ade20k, tmp_path):
