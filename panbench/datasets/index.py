@@ -63,8 +63,8 @@ VERSION = 1
 _KEY = b"panbench.rows"
 
 ROW_GROUP_IMAGES = 1000
-MOST_ROW_GROUPS = 2000
-"""Beyond 2 million images, row groups grow instead: every worker reads the footer, which lists them all."""
+MOST_ROW_GROUPS = 500
+"""Beyond 500,000 images, row groups grow instead: every worker reads the footer, which lists them all."""
 
 PAYS_FROM_BYTES = 20_000_000
 """Of a JSON of so many bytes (some 20,000 images) an index is made unasked (scripts/bench/index.py)."""

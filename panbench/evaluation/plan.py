@@ -21,6 +21,9 @@ __all__ = ["PLAN_IMAGES", "BatchPlan", "batches_of_sizes", "plan_batches"]
 PLAN_IMAGES = 5000
 """Sets of more images are planned in blocks of so many: COCO's val2017 is one block."""
 
+IMAGES_AT_ONCE = 500
+"""So many scenes are in memory at a time. The row groups of a block are read again for each such part."""
+
 
 class BatchPlan(Sequence[list[Scene]]):
     """The batches of some or all scenes. Those of an indexed set are read block by block while they are iterated over.
@@ -78,9 +81,10 @@ class BatchPlan(Sequence[list[Scene]]):
 
     def __iter__(self) -> Iterator[list[Scene]]:
         for block, batches in self._of_blocks():
-            scenes = self._read(block, batches)
-            for batch in batches:
-                yield [scenes[place] for place in batch.tolist()]
+            for some in _of_images(batches, IMAGES_AT_ONCE):
+                scenes = self._read(block, some)
+                for batch in some:
+                    yield [scenes[place] for place in batch.tolist()]
 
     def _read(self, block: range, batches: Sequence[npt.NDArray[np.int64]]) -> dict[int, Scene]:
         """The scenes of a block that are in batches, by their places in it."""
@@ -134,6 +138,20 @@ class BatchPlan(Sequence[list[Scene]]):
         plan = object.__new__(BatchPlan)
         plan.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_counts"})
         return plan
+
+
+def _of_images(batches: Sequence[npt.NDArray[np.int64]], images: int) -> Iterator[list[npt.NDArray[np.int64]]]:
+    """The batches in their order, in lists of so many images, but of whole batches."""
+    some: list[npt.NDArray[np.int64]] = []
+    held = 0
+    for batch in batches:
+        some.append(batch)
+        held += len(batch)
+        if held >= images:
+            yield some
+            some, held = [], 0
+    if some:
+        yield some
 
 
 def plan_batches(scenes: Sequence[Scene], batch_size: int, model: Model) -> list[list[Scene]]:

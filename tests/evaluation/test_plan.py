@@ -30,9 +30,10 @@ class Padding:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """Row groups of four images and blocks of eight."""
+    """Row groups of four images and blocks of eight, of which three or four are in memory."""
     monkeypatch.setattr(indexing, "ROW_GROUP_IMAGES", 4)
     monkeypatch.setattr(planning, "PLAN_IMAGES", 8)
+    monkeypatch.setattr(planning, "IMAGES_AT_ONCE", 3)
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
 
 
