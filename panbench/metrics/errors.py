@@ -31,8 +31,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from panbench.metrics.matched import FN, FP, TP, Matched, one_to_one, positions
+from panbench.metrics.matched import FN, FP, TP, Matched, numbered, one_to_one, positions
 from panbench.metrics.pq import panoptic_quality
+from panbench.panoptic.overlap import find_rows
 from panbench.panoptic.types import VOID, Category, in_groups
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "explain",
     "lost_influence",
     "lost_pq",
+    "mistaken",
     "worst_images",
 ]
 
@@ -94,6 +96,14 @@ def assign_causes(matched: Matched, categories: Sequence[Category]) -> pd.DataFr
     Ties are broken by IoU, then by shared pixels, then by the order of the run's segments, never by ids.
     Raises BadDataset when a segment's category_id is not in `categories`.
     """
+    asked = "assign_causes", tuple(categories)
+    if asked not in matched.answers:
+        matched.answers[asked] = _assigned(matched, categories)
+    found: pd.DataFrame = matched.answers[asked]
+    return found
+
+
+def _assigned(matched: Matched, categories: Sequence[Category]) -> pd.DataFrame:
     errors = _OpenErrors.of(matched, categories)
     cause = np.full(len(errors.category), -1, np.int64)
     iou_once_fixed = np.full(len(cause), np.nan)
@@ -203,6 +213,23 @@ def lost_influence(errors: pd.DataFrame, categories: Sequence[Category], images:
     return np.stack(summed) / max(int(counts.present.sum()), 1)
 
 
+def mistaken(errors: pd.DataFrame, matched: Matched) -> pd.DataFrame:
+    """How many segments were found with the right mask and the wrong category: category_id, predicted, objects.
+
+    errors: from `assign_causes` of `matched`. Ordered by category_id and predicted, ids of categories.
+    """
+    kinds = codes(errors["cause"], [cause.name for cause in CAUSES])
+    rows = errors[(codes(errors["verdict"], VERDICT_NAMES) == IS_FN) & (kinds <= 1)]
+    predicted = np.flatnonzero(~matched.segments.is_gt)
+    segments = matched.segments
+    image, pred_id = rows["image_id"].to_numpy(np.int64), rows["pred_id"].to_numpy(np.int32)
+    row = find_rows(image, pred_id, segments.image_id[predicted], segments.id[predicted])
+    other = segments.category_id[predicted][row].astype(np.int64)
+    (true, taken), number = numbered([rows["category_id"].to_numpy(np.int64), other])
+    objects = np.bincount(number, minlength=len(true)).astype(np.int64)
+    return pd.DataFrame({"category_id": true, "predicted": taken, "objects": objects})
+
+
 def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: int = 10) -> pd.DataFrame:
     """For each cause the images where it costs most: cause, image_id, gain, FP, FN, TP; at most `images` a cause.
 
@@ -215,28 +242,31 @@ def worst_images(errors: pd.DataFrame, categories: Sequence[Category], images: i
 class ErrorFold:
     """`lost_pq` and `worst_images` of images that come block by block; a `Fold`.
 
-    It keeps 18 bytes for each image, category and cause: the worst images are only known once PQ is.
+    It keeps 18 bytes for each image, category and cause: the worst images are only known once PQ is. of_images: False
+    keeps none, for those who ask for `lost` alone
     """
 
-    def __init__(self, categories: Sequence[Category]) -> None:
+    def __init__(self, categories: Sequence[Category], of_images: bool = True) -> None:
         self.categories = tuple(categories)
+        self._of_images = of_images
         self._counts = _Counts.zeros(len(self.categories))
         self._blocks: list[pd.DataFrame] = []
 
-    def look(self, matched: Matched) -> tuple[_Atoms, pd.DataFrame]:
+    def look(self, matched: Matched) -> tuple[_Atoms, pd.DataFrame | None]:
         """The errors of a block, with their causes."""
         return self.tally(assign_causes(matched, self.categories))
 
-    def tally(self, errors: pd.DataFrame) -> tuple[_Atoms, pd.DataFrame]:
+    def tally(self, errors: pd.DataFrame) -> tuple[_Atoms, pd.DataFrame | None]:
         """`look` of a block whose errors have their causes already."""
         atoms = _Atoms.of(errors, self.categories)
-        return atoms, atoms.by_image()
+        return atoms, atoms.by_image() if self._of_images else None
 
-    def add(self, part: tuple[_Atoms, pd.DataFrame]) -> None:
+    def add(self, part: tuple[_Atoms, pd.DataFrame | None]) -> None:
         """Counts the errors of a block."""
         atoms, by_image = part
         self._counts = self._counts.and_also(atoms)
-        self._blocks.append(by_image)
+        if by_image is not None:
+            self._blocks.append(by_image)
 
     def lost(self) -> pd.DataFrame:
         """`lost_pq` of all that was added."""
@@ -304,9 +334,11 @@ class _Pairs:
     pred: Int
     pixels: Int
     iou: Float
+    same_category: Bool
 
     def __getitem__(self, chosen: Bool | Int) -> _Pairs:
-        return _Pairs(self.gt[chosen], self.pred[chosen], self.pixels[chosen], self.iou[chosen])
+        sides, shared = (self.gt[chosen], self.pred[chosen]), (self.pixels[chosen], self.iou[chosen])
+        return _Pairs(*sides, *shared, self.same_category[chosen])
 
 
 @dataclass(frozen=True)
@@ -343,7 +375,7 @@ class _OpenErrors:
         known = (gt >= 0) & (pred >= 0) & ~np.append(segments.iscrowd, False)[gt]
         gt, pred, pixels = gt[known], pred[known], pixels[known]
         counted = segments.area - matched.on_void
-        order = np.lexsort((pred, gt))
+        order = np.argsort(gt * len(category) + pred)
         gt, pred, pixels = gt[order], pred[order], pixels[order]
         # Areas of a faulty JSON can fall short of the shared pixels: an IoU is 1 at most.
         union = np.maximum(counted[gt] + counted[pred] - pixels, pixels)
@@ -360,7 +392,7 @@ class _OpenErrors:
             missed=verdict == FN,
             wrong=verdict == FP,
             claimed=np.zeros(len(segments), np.bool_),
-            pairs=_Pairs(gt, pred, pixels, pixels / union),
+            pairs=_Pairs(gt, pred, pixels, pixels / union, category[gt] == category[pred]),
         )
 
     def without(self, claim: _Claim) -> _OpenErrors:
@@ -372,7 +404,7 @@ class _OpenErrors:
     @property
     def same_category(self) -> Bool:
         """Whether both sides of each pair have the same category."""
-        return self.category[self.pairs.gt] == self.category[self.pairs.pred]
+        return self.pairs.same_category
 
     def one_to_one(self, pairs: _Pairs) -> _Pairs:
         """Greedy matching: the pairs kept when the best is taken repeatedly, each segment at most once."""

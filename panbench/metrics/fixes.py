@@ -18,7 +18,7 @@ The interval of a gain is that of PQ (metrics/jackknife.py): gain of all images 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -112,14 +112,16 @@ def of_cell(errors: pd.DataFrame, cause: str, category_id: int, size: str) -> np
 class FixFold:
     """`cells_to_fix` of images that come block by block, and what `ErrorFold` has of the same errors; a `Fold`.
 
-    images: all that will come, ascending. It keeps some 50 bytes for each image, category and cell.
+    images: all that will come, ascending. It keeps some 50 bytes for each image, category and cell; of more than
+    EXACT_IMAGES 16 bytes, and sums. of_images: as of `ErrorFold`
     """
 
-    def __init__(self, categories: Sequence[Category], images: Int) -> None:
+    def __init__(self, categories: Sequence[Category], images: Int, of_images: bool = True) -> None:
         self.categories = tuple(categories)
         self.images = images
-        self.explained = ErrorFold(self.categories)
+        self.explained = ErrorFold(self.categories, of_images)
         self._parts: list[_Part] = []
+        self._grouped = _Grouped(len(self.categories), images) if len(images) > EXACT_IMAGES else None
 
     def look(self, matched: Matched) -> tuple[Any, _Part]:
         """The errors of a block, with their causes and what mending them changes."""
@@ -130,19 +132,39 @@ class FixFold:
         """Keeps what a block changes."""
         explained, changes = part
         self.explained.add(explained)
-        self._parts.append(changes)
+        if self._grouped is None:
+            self._parts.append(changes)
+        else:
+            self._grouped.add(changes)
 
     def cells(self, most: int = MOST_CELLS, level: float = 0.95) -> pd.DataFrame:
         """`cells_to_fix` of all that was added."""
-        return _cells(self._parts, self.categories, self.images, most, level)
+        return _listed(self._sums(most), self.categories, most, level)
+
+    def errors(self) -> int:
+        """How many errors were added."""
+        return self._sums(0).errors.sum().item() if self._grouped is None else self._grouped.errors
+
+    def now(self) -> tuple[Float, Float]:
+        """Σ IoU and TP + (FP + FN)/2 of each category, as `priced_errors` takes them."""
+        now = self._sums(0).now if self._grouped is None else self._grouped.now
+        return now.iou, now.whole
+
+    def _sums(self, most: int) -> _CellSums:
+        if self._grouped is None:
+            return _CellSums.of(self._parts, len(self.categories), self.images)
+        return self._grouped.sums(most)
 
 
 def _cells(
     parts: Sequence[_Part], categories: Sequence[Category], images: Int, most: int, level: float
 ) -> pd.DataFrame:
+    return _listed(_CellSums.of(parts, len(categories), images), categories, most, level)
+
+
+def _listed(sums: _CellSums, categories: Sequence[Category], most: int, level: float) -> pd.DataFrame:
     if not 0 < level < 1:
         raise BadArgument(f"level must lie between 0 and 1, not {level}.")
-    sums = _CellSums.of(parts, len(categories), images)
     chosen = sums.best(most)
     low, high = sums.intervals(chosen, level)
     cause, place, size = _parts_of(sums.cells[chosen], len(categories))
@@ -266,15 +288,17 @@ class _Changes:
         found, missed = verdict == IS_TP, verdict == IS_FN
         base = _Sums(image, category, np.where(found, iou, 0.0), found.astype(np.int64), (~found).astype(np.int64))
         wrong = np.flatnonzero(~(found & (iou == 1)))
-        rows, found, missed = errors.iloc[wrong], found[wrong], missed[wrong]
+        found, missed = found[wrong], missed[wrong]
         regained = np.select([missed, found], [iou[wrong], 1 - iou[wrong]], 0.0)
         delta = _Sums(image[wrong], category[wrong], regained, missed.astype(np.int64), -(~found).astype(np.int64))
-        cause = codes(rows["cause"], [one.name for one in CAUSES])
-        anchor = np.where(np.array(_OF_PREDICTION)[cause], rows["pred_id"].to_numpy(), rows["gt_id"].to_numpy())
-        number = numbered([delta.image, cause, anchor.astype(np.int64)])[1]
-        area = _areas(rows, matched)
+        cause = codes(errors["cause"], [one.name for one in CAUSES])[wrong]
+        gt_id, pred_id = (errors[name].to_numpy(np.int64)[wrong] for name in ("gt_id", "pred_id"))
+        anchor = np.where(np.array(_OF_PREDICTION)[cause], pred_id, gt_id)
+        number = numbered([delta.image, cause, anchor])[1]
+        area = _areas(delta.image, gt_id, pred_id, matched)
         # A true object stands for its error before a false positive does, and a large one before a small one.
-        order = np.lexsort((-area, ~(found | missed), number))
+        later = np.where(found | missed, 0, int(area.max(initial=0)) + 1) - area
+        order = _by(number, later)
         first = order[np.searchsorted(number[order], np.arange(int(number.max(initial=-1)) + 1))]
         size = SLICINGS["size"].place(area[first])
         cell = (cause[first] * len(categories) + delta.category[first]) * len(SIZES) + size
@@ -287,20 +311,27 @@ class _Changes:
         return _Part(base, delta, cell, (self.cell, self.delta.image[self.first]))
 
 
+def _by(first: Int, then: Int) -> Int:
+    """The order of rows by two columns, rows that are alike in both as they come."""
+    low, high = int(then.min(initial=0)), int(then.max(initial=0))
+    if (int(first.max(initial=0)) + 1) * (high - low + 1) >= 1 << 63:
+        return np.lexsort((then, first))
+    return np.argsort(first * (high - low + 1) + (then - low), kind="stable")
+
+
 def _parts_of(cell: Int, categories: int) -> tuple[Int, Int, Int]:
     """The positions of cause, category and size."""
     return cell // len(SIZES) // categories, cell // len(SIZES) % categories, cell % len(SIZES)
 
 
-def _areas(rows: pd.DataFrame, matched: Matched) -> Int:
+def _areas(image: Int, gt_id: Int, pred_id: Int, matched: Matched) -> Int:
     """Area of the true object for each row of errors; of the prediction itself where it belongs to no object."""
-    segments, image = matched.segments, rows["image_id"].to_numpy(np.int64)
-    areas = []
-    for name, side in (("gt_id", segments.is_gt), ("pred_id", ~segments.is_gt)):
+    segments, area = matched.segments, np.zeros(len(image), np.int64)
+    for side, ids, rows in ((segments.is_gt, gt_id, gt_id != VOID), (~segments.is_gt, pred_id, gt_id == VOID)):
         own = np.flatnonzero(side)
-        row = find_rows(image, rows[name].to_numpy(np.int32), segments.image_id[own], segments.id[own])
-        areas.append(np.where(row >= 0, np.append(segments.area[own], 0)[row], 0))
-    return np.where(rows["gt_id"].to_numpy() != VOID, *areas)
+        row = find_rows(image[rows], ids[rows].astype(np.int32), segments.image_id[own], segments.id[own])
+        area[rows] = np.where(row >= 0, np.append(segments.area[own], 0)[row], 0)
+    return area
 
 
 def _members(ids: Int, number: Int, count: int) -> list[tuple[int, ...]]:
@@ -406,3 +437,73 @@ class _CellSums:
         gone = (self.now.whole[category] - self.base.whole <= 0.25).astype(np.float64)
         of_unit, of_category = np.bincount(unit, gone, self.units), np.bincount(category, gone, categories)
         return of_unit.astype(np.float64), of_category.astype(np.float64)
+
+
+class _Grouped:
+    """`_CellSums` of images that come block by block, in little memory: units are groups of images.
+
+    What an image adds to a cell is kept, in 18 bytes, as which cells are listed is only known at the end. All else is
+    added up term by term in the order of `_CellSums.of`, so the numbers are the same.
+    """
+
+    def __init__(self, categories: int, images: Int) -> None:
+        self._images, self._categories = images, categories
+        self._base = [np.zeros(UNITS * categories) for _ in range(3)]
+        self._now = _Now(np.zeros(categories), np.zeros(categories))
+        self._errors, self._with_error = np.zeros((2, len(CAUSES) * categories * len(SIZES)), np.int64)
+        self._kept: list[tuple[npt.NDArray[Any], ...]] = []
+
+    def add(self, part: _Part) -> None:
+        """Adds what mending changes in a block of images."""
+        base, delta = part.base, part.delta
+        place = np.searchsorted(self._images, base.image) % UNITS * self._categories + base.category
+        for sums, values in zip(self._base, (base.iou, base.hits, base.mistakes), strict=True):
+            np.add.at(sums, place, values.astype(np.float64))
+        np.add.at(self._now.iou, base.category, base.iou)
+        np.add.at(self._now.whole, base.category, base.whole)
+        (held, _), number = numbered(part.errors)
+        self._errors += np.bincount(held[number], minlength=len(self._errors))
+        self._with_error += np.bincount(held, minlength=len(self._errors))
+        unit = np.searchsorted(self._images, delta.image) % UNITS
+        columns = (unit, delta.category, part.cell, delta.hits, delta.mistakes)
+        self._kept.append((*(column.astype(np.int16) for column in columns), delta.iou))
+
+    @property
+    def now(self) -> _Now:
+        """PQ's sums of each category."""
+        return self._now
+
+    @property
+    def errors(self) -> int:
+        """How many errors were added."""
+        return int(self._errors.sum())
+
+    def sums(self, most: int) -> _CellSums:
+        """The sums of all cells, with what changes unit by unit of the `most` best alone."""
+        n = self._categories
+        unit, category, cell, hits, mistakes, iou = (
+            np.concatenate([block[column] for block in self._kept]) for column in range(6)
+        )
+        key = cell.astype(np.int64) * n + category
+        added = [np.bincount(key, values, len(self._errors) * n) for values in (iou, hits + mistakes / 2)]
+        touched = np.flatnonzero(np.bincount(key, minlength=len(self._errors) * n))
+        del key
+        of = touched % n
+        after = _pq(self._now.iou[of] + added[0][touched], self._now.whole[of] + added[1][touched])
+        gained = after - _pq(self._now.iou[of], self._now.whole[of])
+        gain = np.bincount(touched // n, gained, len(self._errors)) / max(self._now.held, 1)
+        cells = np.flatnonzero(self._errors)
+        held = np.flatnonzero(self._base[1] + self._base[2])
+        hit, mistaken = (sums[held].astype(np.int64) for sums in self._base[1:])
+        base = _Sums(held // n, held % n, self._base[0][held], hit, mistaken)
+        none = np.zeros(0, np.int64)
+        nothing = _Sums(none, none, np.zeros(0), none, none)
+        found = (cells, gain[cells], self._errors[cells], self._with_error[cells], self._now, base)
+        known = _CellSums(*found, nothing, none, UNITS)
+        listed = np.zeros(len(self._errors), np.bool_)
+        listed[cells[known.best(most)]] = True
+        rows = np.flatnonzero(listed[cell])
+        whole = [column[rows].astype(np.int64) for column in (unit, category, hits, mistakes)]
+        own = _Sums(whole[0], whole[1], iou[rows], whole[2], whole[3])
+        changes, keys = own.grouped(own.image, own.category, np.searchsorted(cells, cell[rows].astype(np.int64)))
+        return replace(known, delta=changes, place=keys[2])

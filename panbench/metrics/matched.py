@@ -11,7 +11,7 @@ segment.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
@@ -140,6 +140,11 @@ class Matched:
     def image_ids(self) -> Int:
         """The ids of the images, ascending, each once; images without segments are among them."""
         return np.unique(self.overlaps.image_id)
+
+    @cached_property
+    def answers(self) -> dict[Hashable, Any]:
+        """What metrics found of these images and others ask for again, by what it is; nobody changes it."""
+        return {}
 
     @cached_property
     def verdict(self) -> Int8:

@@ -253,6 +253,14 @@ def per_image_statistics(matched: Matched, iou_threshold: float = 0.5) -> pd.Dat
 
 def image_sums(matched: Matched, iou_threshold: float = 0.5) -> tuple[Int, Int, Sums]:
     """The image_ids and category_ids that occur together, ascending, and the sums of each."""
+    asked = "image_sums", iou_threshold
+    if asked not in matched.answers:
+        matched.answers[asked] = _image_sums(matched, iou_threshold)
+    found: tuple[Int, Int, Sums] = matched.answers[asked]
+    return found
+
+
+def _image_sums(matched: Matched, iou_threshold: float) -> tuple[Int, Int, Sums]:
     hits = matched.hits(iou_threshold)
     verdict = matched.verdict if iou_threshold == 0.5 else matched.judge(iou_threshold)
     missed, wrong = np.flatnonzero(verdict == FN), np.flatnonzero(verdict == FP)

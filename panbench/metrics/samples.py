@@ -78,6 +78,16 @@ class Sample:
         return Sample(image_ids, stacked, held, statistics.categories, statistics.slices, statistics.by)
 
 
+@dataclass(frozen=True)
+class _Tallied:
+    """What a block adds to the groups of its images: columns place (cell · UNITS + group) and the three values of a
+    row, and image, cell and truth of what counts."""
+
+    place: Int
+    values: tuple[Float, Float, Float]
+    held: tuple[npt.NDArray[Any], ...]
+
+
 class SampleFold:
     """The `Sample` of images that come block by block; a `Fold`.
 
@@ -95,22 +105,30 @@ class SampleFold:
         self._sums = np.zeros((3 * self._n_cells, UNITS if self._grouped else 0))
         self._held: list[tuple[npt.NDArray[Any], ...]] = []
 
-    def look(self, matched: Matched) -> ImageStatistics:
-        """`image_statistics` of a block."""
-        return self._statistics.look(matched)
-
-    def add(self, part: ImageStatistics) -> None:
-        """Adds the rows of a block to the groups of their images."""
+    def look(self, matched: Matched) -> ImageStatistics | _Tallied:
+        """`image_statistics` of a block; of very many images, as rows that `add` takes as they are."""
+        found = self._statistics.look(matched)
         if not self._grouped:
+            return found
+        place = positions(found.category_id, self._statistics.categories)
+        cell = found.slice.astype(np.int64) * len(self._statistics.categories) + place
+        image = np.searchsorted(self.images, found.image_id)
+        sums, counted = found.sums, found.sums.counted
+        kind = np.int16 if self._n_cells < 1 << 15 else np.int32
+        held = (image[counted].astype(np.int32), cell[counted].astype(kind), _truth(sums)[counted])
+        # One number for each place: NumPy adds at pairs of numbers many times more slowly.
+        values = sums.iou_sum, sums.TP.astype(np.float64), sums.mistakes.astype(np.float64)
+        return _Tallied(cell * UNITS + image % UNITS, values, held)
+
+    def add(self, part: ImageStatistics | _Tallied) -> None:
+        """Adds the rows of a block to the groups of their images."""
+        if isinstance(part, ImageStatistics):
             self._statistics.add(part)
             return
-        cell, _, _ = self._cells.tally(part)
-        image = np.searchsorted(self.images, part.image_id)
-        cells = cell.astype(np.int64)
-        for row, values in enumerate((part.sums.iou_sum, part.sums.TP, part.sums.mistakes)):
-            np.add.at(self._sums, (row * self._n_cells + cells, image % UNITS), values)
-        counted = part.sums.counted
-        self._held.append((image[counted].astype(np.int32), cell[counted], _truth(part.sums)[counted]))
+        for row, values in enumerate(part.values):
+            own = self._sums[row * self._n_cells : (row + 1) * self._n_cells]
+            np.add.at(own.reshape(-1), part.place, values)
+        self._held.append(part.held)
 
     def result(self) -> Sample:
         """The sample of all that was added."""

@@ -169,6 +169,14 @@ class LargeParts:
                 read.append(partial(self._joined, tuple(waiting)))
             yield read
 
+    def of_images(self, images: Int) -> OverlapTable:
+        """The rows of some images, ascending; only the parts that hold one are read. Raises BadRun as `blocks`."""
+        tables = []
+        for part in self._parts:
+            if len(held := np.intersect1d(part.images, images, assume_unique=True)):
+                tables.append(_only(self._joined((part,)), held))
+        return concat(tables).in_order_of_images()
+
     def _joined(self, parts: Sequence[_Part]) -> OverlapTable:
         tables = []
         for part in parts:
@@ -402,6 +410,13 @@ def _without(table: OverlapTable, images: Int) -> OverlapTable:
 
     segments = take(table.segments, ~np.isin(table.segments.image_id, images))
     return OverlapTable(segments, rest(table.overlaps), None if table.boundary is None else rest(table.boundary))
+
+
+def _only(table: OverlapTable, images: Int) -> OverlapTable:
+    def some(columns: Any) -> Any:
+        return take(columns, np.isin(columns.image_id, images))
+
+    return OverlapTable(some(table.segments), some(table.overlaps), table.boundary and some(table.boundary))
 
 
 def _clusters(parts: Sequence[_Part]) -> Iterator[list[_Part]]:

@@ -5,7 +5,7 @@ from its parts. docs/design.md has the schema.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
@@ -229,6 +229,23 @@ class Run:
         from panbench.metrics.matched import Matched
 
         return Matched.of(self.table)
+
+    def matched_of(self, image_ids: "Iterable[int]") -> "Matched":
+        """The matches of some images; of a large run only the parts that hold them are read."""
+        from panbench.metrics.matched import Matched
+
+        if self._large is None or "matched" in vars(self):
+            return self.matched.only(image_ids)
+        wanted = np.unique(np.fromiter(image_ids, np.int64))
+        if self._kept is not None and not len(np.setdiff1d(wanted, self._kept.image_ids, assume_unique=True)):
+            return self._kept.only(wanted)
+        return Matched.of(self._large.of_images(wanted))
+
+    _kept: "Matched | None" = None
+
+    def keep(self, matched: "Matched") -> None:
+        """Keeps the matches of some images, so that `matched_of` reads no part for them."""
+        self._kept = matched
 
     def pq(self, iou_threshold: float = 0.5, boundary: bool = False) -> "pd.DataFrame":
         """PQ, SQ, RQ, TP, FP, FN of each category: `metrics.pq.pq_table` of this run; boundary PQ if asked for.

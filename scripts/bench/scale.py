@@ -106,7 +106,7 @@ def write_parts(folder: Path, images: int) -> tuple[float, int]:
         part = min(IMAGES_A_PART, images - done)
         writer.write_part(repeated([block], done, part))
         done += part
-    writer.update(status="done")
+    writer.finish("done")
     return time.perf_counter() - began, sum(path.stat().st_size for path in (folder / "parts").iterdir())
 
 

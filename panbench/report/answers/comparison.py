@@ -28,6 +28,7 @@ from panbench.metrics.samples import Sample, SampleFold
 from panbench.metrics.slices import SLICINGS, ImageStatistics, StatisticsFold
 from panbench.metrics.uncertainty import Comparison, weigh
 from panbench.panoptic.types import GROUPS
+from panbench.report.answers.folded import folded
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
@@ -43,6 +44,7 @@ from panbench.report.answers.grid import (
 from panbench.report.answers.records import as_records
 from panbench.report.answers.tables import (
     ComparisonRow,
+    comparable_images,
     comparison_grid,
     comparison_rows,
     labels,
@@ -172,6 +174,12 @@ def standing(
     """
     for run in runs:
         run.reporter = reporter
+    if intervals and not mixed and any(run.in_blocks for run in runs):
+        # One pass for all that follows: rows, intervals and the verdict.
+        images = comparable_images(runs, common_images=common_images)
+        for run in runs:
+            if run.in_blocks:
+                folded(run, images, reporter)
     rows = comparison_rows(runs, common_images=common_images, mixed=mixed)
     weighable = not mixed and any(row.images for row in rows)
     if (by or slices or per_category or baseline) and not weighable:
@@ -224,7 +232,9 @@ def _lost(runs: Sequence[Run], keys: Sequence[str]) -> Lost:
     @cache
     def table(key: str) -> pd.DataFrame:
         run = runs[keys.index(key)]
-        errors = ErrorFold(run.categories)
+        if run.in_blocks:
+            return folded(run, shared).lost
+        errors = ErrorFold(run.categories, of_images=False)
         run.fold(errors, images=shared)
         return errors.lost()
 
@@ -275,6 +285,8 @@ def _cut(run: Run, slices: ImageSlices) -> ImageStatistics:
 
 
 def _sample(run: Run, shared: npt.NDArray[np.int64], by: str | None) -> Sample:
+    if by is None and run.in_blocks:
+        return folded(run, shared).sample
     sample = SampleFold(run.categories, shared, by)
     run.fold(sample, images=shared)
     return sample.result()

@@ -10,6 +10,7 @@ from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.studies import named
 from panbench.base.text import listed, size_in_words
 from panbench.report.answers.data_files import DataFiles
+from panbench.report.answers.folded import known_summary
 from panbench.report.answers.grid import ABSENT, Grid, percent
 from panbench.report.answers.kept_files import kept_files
 from panbench.runs import (
@@ -200,7 +201,7 @@ def stored_run(path: Path) -> StoredRun:
             str(path),
             None if info.model is None else info.model.title or info.model.name,
             data,
-            run.summary()["All"]["PQ"] if len(run.images) else None,
+            known_summary(run)["All"]["PQ"] if len(run.images) else None,
             len(run.images),
             "incomplete" if incomplete else info.status,
             info.started,

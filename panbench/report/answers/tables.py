@@ -26,6 +26,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import capitalised, for_spreadsheet, in_sentence, listed
 from panbench.metrics.pq import CategorySums, summarise
 from panbench.panoptic.types import GROUPS
+from panbench.report.answers.folded import known_summary
 from panbench.report.answers.grid import (
     ABSENT,
     Grid,
@@ -279,7 +280,7 @@ def comparison_row(run: Run, images: npt.NDArray[np.int64] | None = None) -> Com
     if images is not None and narrowed:
         summary = _summary_on(run, images)
     elif len(held):
-        summary = run.summary()
+        summary = known_summary(run)
     whole = info.status == "done" and scored == info.images.expected and not info.images.missing and not run.faults
     selected = _is_subset(info)
     # Of a scored folder this would be the speed of scoring, beside the speeds of models.

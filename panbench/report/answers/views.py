@@ -3,7 +3,7 @@
 Values are fractions 0–1, NaN where a value does not exist. The column `run` holds the run's label, the same everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,16 +13,25 @@ import pandas as pd
 
 from panbench.base.reporter import SILENT, Reporter
 from panbench.catalog import load_catalog
-from panbench.metrics.errors import CAUSES, ErrorReport, explain, lost_influence
+from panbench.metrics.errors import CAUSES, ErrorReport, explain, lost_influence, mistaken
 from panbench.metrics.fixes import cells_to_fix, priced_errors
 from panbench.metrics.matched import Matched, positions
-from panbench.metrics.pq import panoptic_quality, per_image_statistics, pq_table
+from panbench.metrics.pq import CategorySums, panoptic_quality, per_image_statistics, pq_table
 from panbench.metrics.semantic import confusion as confused_pixels
-from panbench.metrics.slices import SLICINGS, ImageStatistics, image_statistics, pq_by, threshold_curve
-from panbench.panoptic.overlap import find_rows, take
+from panbench.metrics.slices import (
+    SLICINGS,
+    THRESHOLDS,
+    ImageStatistics,
+    curve_of,
+    image_statistics,
+    pq_by,
+    threshold_curve,
+)
+from panbench.panoptic.overlap import OverlapTable, concat
 from panbench.panoptic.types import Category
 from panbench.published import gflops_of
 from panbench.report.answers.comparison import Standing, standing
+from panbench.report.answers.folded import SAMPLED, Folded, folded, known_summary
 from panbench.report.answers.tables import ComparisonRow, comparison_rows, labels, shared_images
 from panbench.runs import Run
 
@@ -37,6 +46,7 @@ __all__ = [
     "overview",
     "per_category",
     "per_image",
+    "sampled",
     "slices",
     "thresholds",
     "weighed",
@@ -44,18 +54,23 @@ __all__ = [
 
 INCOMPLETE = "incomplete"
 
+WORST = 12
+"""So many images with the lowest PQ of all are shown beside a sample."""
+
 
 @dataclass(frozen=True)
 class Compared:
     """One of several runs, on the images that all of them hold. `label` names it in charts, and says if it is partial.
 
-    matched: the run's matches, narrowed to those images
+    matched: the run's matches, narrowed to those images; where they are too many, to a sample of them (`sample_of`)
+    folded: then the sums of all of them; None where `matched` has them all
     """
 
     run: Run
     row: ComparisonRow
     label: str
     matched: Matched
+    folded: Folded | None = None
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -70,33 +85,50 @@ class Compared:
 
     @cached_property
     def explained(self) -> ErrorReport:
-        """The causes of the run's errors; computed once."""
-        return explain(self.matched, self.categories, images=10)
+        """The causes of the run's errors, computed once; errors and worst images are those of `matched`."""
+        found = explain(self.matched, self.categories, images=10)
+        return found if self.folded is None else replace(found, lost=self.folded.lost)
 
     @cached_property
     def lost_influence(self) -> npt.NDArray[np.float64]:
-        """(causes, images): how far what each cause takes rests on each image; computed once."""
-        return lost_influence(self.explained.errors, self.categories, self.matched.image_ids)
+        """(causes, images): how far what each cause takes rests on each image; computed once.
+
+        Of a sample, scaled so that their squares add up to what those of all images would.
+        """
+        found = lost_influence(self.explained.errors, self.categories, self.matched.image_ids)
+        return found if self.folded is None else found * np.sqrt(found.shape[1] / self.row.images)
 
     @cached_property
     def priced(self) -> pd.DataFrame:
-        """Each error of the run with what mending it would win, the dearest first; computed once."""
-        return priced_errors(self.explained.errors, self.matched, self.categories)
+        """Each error of `matched` with what mending it would win of PQ of all images, the dearest first."""
+        now = None if self.folded is None else self.folded.now
+        return priced_errors(self.explained.errors, self.matched, self.categories, now)
+
+    @property
+    def errors(self) -> int:
+        """How many single errors the run has."""
+        return len(self.priced) if self.folded is None else self.folded.errors
 
     @cached_property
     def to_fix(self) -> pd.DataFrame:
         """What to fix first: causes by category and size, with what mending them would win; computed once."""
+        if self.folded is not None:
+            return self.folded.cells
         return cells_to_fix(self.explained.errors, self.matched, self.categories)
 
     @cached_property
     def sliced(self) -> dict[str, ImageStatistics]:
-        """The run's statistics by each of SLICINGS; computed once."""
+        """The statistics of `matched` by each of SLICINGS; computed once."""
         return {name: image_statistics(self.matched, self.categories, name) for name in SLICINGS}
 
     @cached_property
     def confused(self) -> pd.DataFrame:
         """How many pixels of each true category each category has, or "void"; computed once."""
-        return confused_pixels(self.matched, self.categories)
+        return confused_pixels(self.matched, self.categories) if self.folded is None else self.folded.pixels
+
+    def by_slice(self, by: str) -> pd.DataFrame:
+        """PQ of each slice: `pq_by`."""
+        return pq_by(self.sliced[by]) if self.folded is None else self.folded.slices[by]
 
 
 def compared(
@@ -106,22 +138,28 @@ def compared(
 
     Raises BadRun when they are of different datasets or images (with `common_images`: share none), or hold no image.
     """
-    members = members_of(runs, common_images=common_images)
+    members = members_of(runs, common_images=common_images, reporter=reporter)
     found = standing(runs, common_images=common_images, reporter=reporter)
     return weighed(members, found), found
 
 
-def members_of(runs: Sequence[Run], *, common_images: bool = False) -> list[Compared]:
+def members_of(runs: Sequence[Run], *, common_images: bool = False, reporter: Reporter = SILENT) -> list[Compared]:
     """The runs of `compared` without what takes resampling: their rows have no interval and no rank. Raises as it."""
     rows = comparison_rows(runs, common_images=common_images)
     for run in runs:
         run.require_images("show")
     shared = shared_images(runs)
     members = []
+    too_many = len(shared) > SAMPLED and any(run.in_blocks for run in runs)
     for run, row, label in zip(runs, rows, _distinct(labels(rows)), strict=True):
-        matched = run.matched if len(shared) == len(run.images) else run.matched.only(shared)
+        sums = folded(run, shared, reporter) if too_many else None
+        if sums is not None:
+            matched = Matched.of(sums.rows)
+            run.keep(matched)
+        else:
+            matched = run.matched if len(shared) == len(run.images) else run.matched_of(shared)
         whole = label if row.complete else f"{label} ({INCOMPLETE})"
-        members.append(Compared(run, row, whole, matched))
+        members.append(Compared(run, row, whole, matched, sums))
     return members
 
 
@@ -130,11 +168,26 @@ def weighed(members: Sequence[Compared], found: Standing) -> list[Compared]:
     return [member.with_row(row) for member, row in zip(members, found.rows, strict=True)]
 
 
-def best_first(runs: Sequence[Run]) -> list[Run]:
+def sampled(members: Sequence[Compared]) -> str:
+    """What of the members is shown of a sample of their images alone, in words; "" where it is none."""
+    if members[0].folded is None:
+        return ""
+    images, shown = members[0].row.images, len(members[0].matched.image_ids)
+    return (
+        "Scores, their intervals and tests, causes, what to fix first, confusions and PQ by slice are of all "
+        f"{images:,} images. Single images, errors and pictures are of a sample, {shown:,} images evenly spaced by id, "
+        f"and the {WORST} images with the lowest PQ of all. Intervals of differences between causes, and sections "
+        "further down that need single images, are of the sample, too."
+    )
+
+
+def best_first(runs: Sequence[Run], reporter: Reporter = SILENT) -> list[Run]:
     """The runs by PQ, the best first; equal ones as they were given, and last those without a PQ."""
 
     def key(run: Run) -> tuple[bool, float]:
-        pq = run.summary()["All"]["PQ"] if run.image_ids() else None
+        if run.in_blocks:
+            folded(run, reporter=reporter)
+        pq = known_summary(run)["All"]["PQ"] if len(run.images) else None
         return (pq is None, -(pq or 0.0))
 
     return sorted(runs, key=key)
@@ -175,12 +228,15 @@ def per_category(members: Sequence[Compared]) -> pd.DataFrame:
     """
     tables = []
     for member in members:
-        table = pq_table(member.matched, member.categories)
+        table = pq_table(member.matched, member.categories) if member.folded is None else member.folded.table.copy()
         counted = (table["TP"] + table["FP"] + table["FN"]) > 0
         table[["PQ", "SQ", "RQ"]] = table[["PQ", "SQ", "RQ"]].where(counted)
-        segments = member.matched.segments
-        true = positions(segments.category_id[segments.is_gt & ~segments.iscrowd], member.categories)
-        table["segments"] = np.bincount(true, minlength=len(table))
+        if member.folded is None:
+            segments = member.matched.segments
+            true = positions(segments.category_id[segments.is_gt & ~segments.iscrowd], member.categories)
+            table["segments"] = np.bincount(true, minlength=len(table))
+        else:
+            table["segments"] = member.folded.segments
         table.insert(0, "run", member.label)
         tables.append(table.drop(columns="iou_sum"))
     return pd.concat(tables, ignore_index=True)
@@ -205,7 +261,7 @@ def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
     """
     tables = []
     for member in members:
-        table = pq_by(member.sliced[by])
+        table = member.by_slice(by)
         tables.append(table.assign(run=member.label))
     table = pd.concat(tables, ignore_index=True)
     held = table.groupby("slice")["n"].transform("sum") > 0
@@ -216,32 +272,59 @@ def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
     """run, threshold, PQ, SQ, RQ of all categories when a match needs IoU > threshold."""
     tables = []
     for member in members:
-        curve = threshold_curve(member.matched, member.categories)
+        if member.folded is None:
+            curve = threshold_curve(member.matched, member.categories)
+        else:
+            sums = CategorySums(member.categories, THRESHOLDS)
+            member.run.fold(sums, images=member.folded.sample.image_ids)
+            curve = curve_of(sums)
         tables.append(curve[curve["group"] == "All"].assign(run=member.label))
     return pd.concat(tables, ignore_index=True)[["run", "threshold", "PQ", "SQ", "RQ"]]
 
 
-def per_image(members: Sequence[Compared]) -> pd.DataFrame:
+def per_image(members: Sequence[Compared], also: Iterable[int] = ()) -> pd.DataFrame:
     """run, image_id, PQ, TP, FP, FN of each image by itself; PQ is the mean over the categories that the image holds.
 
-    An image without TP, FP and FN has no PQ (NaN).
+    An image without TP, FP and FN has no PQ (NaN). Of a sample, its images, the WORST of all, and those of `also`.
     """
-    tables = []
+    further = np.setdiff1d([*_worst(members), *also], members[0].matched.image_ids)
+    of_members = []
     for member in members:
-        counts = per_image_statistics(member.matched)
-        iou_sum, TP, FP, FN = (counts[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
-        table = (
-            counts.assign(PQ=panoptic_quality(iou_sum, TP, FP + FN))
-            .groupby("image_id")
-            .agg({"PQ": "mean", "TP": "sum", "FP": "sum", "FN": "sum"})
-            .reindex(member.matched.image_ids)
-            .fillna({"TP": 0, "FP": 0, "FN": 0})
-            .astype({"TP": np.int64, "FP": np.int64, "FN": np.int64})
-            .rename_axis("image_id")
-            .reset_index()
-        )
-        tables.append(table.assign(run=member.label))
-    return pd.concat(tables, ignore_index=True)[["run", "image_id", "PQ", "TP", "FP", "FN"]]
+        blocks = [member.matched]
+        if member.folded is not None and len(further):
+            found = member.run.matched_of(further.tolist())
+            blocks.append(found)
+            # Their pictures are drawn next: with the sample, so that no part is read again.
+            tables = [member.folded.rows, OverlapTable(found.segments, found.overlaps, found.boundary)]
+            member.run.keep(Matched.of(concat(tables).in_order_of_images()))
+        scores = pd.concat([_of_images(matched) for matched in blocks], ignore_index=True)
+        of_members.append(scores.sort_values("image_id", kind="stable").assign(run=member.label))
+    return pd.concat(of_members, ignore_index=True)[["run", "image_id", "PQ", "TP", "FP", "FN"]]
+
+
+def _worst(members: Sequence[Compared]) -> list[int]:
+    """The WORST images of all by mean PQ, where `matched` has only a sample; else none."""
+    known = [member.folded for member in members if member.folded is not None]
+    if not known:
+        return []
+    mean = np.mean([one.scores for one in known], axis=0)
+    order = np.argsort(mean, kind="stable")[:WORST]
+    return [int(image) for image in known[0].sample.image_ids[order[~np.isnan(mean[order])]]]
+
+
+def _of_images(matched: Matched) -> pd.DataFrame:
+    counts = per_image_statistics(matched)
+    iou_sum, TP, FP, FN = (counts[name].to_numpy() for name in ("iou_sum", "TP", "FP", "FN"))
+    return (
+        counts.assign(PQ=panoptic_quality(iou_sum, TP, FP + FN))
+        .groupby("image_id")
+        .agg({"PQ": "mean", "TP": "sum", "FP": "sum", "FN": "sum"})
+        .reindex(matched.image_ids)
+        .fillna({"TP": 0, "FP": 0, "FN": 0})
+        .astype({"TP": np.int64, "FP": np.int64, "FN": np.int64})
+        .rename_axis("image_id")
+        .reset_index()
+    )
 
 
 def confusion(members: Sequence[Compared]) -> pd.DataFrame:
@@ -265,20 +348,14 @@ def mistaken_objects(members: Sequence[Compared]) -> pd.DataFrame:
     tables = []
     for member in members:
         names = {category.id: category.name for category in member.categories}
-        errors = member.explained.errors
-        wrong = errors[(errors["verdict"] == "FN") & errors["cause"].isin(["wrong category", "thing/stuff confusion"])]
-        segments = take(member.matched.segments, ~member.matched.segments.is_gt)
-        row = find_rows(
-            wrong["image_id"].to_numpy(), wrong["pred_id"].to_numpy(np.int32), segments.image_id, segments.id
-        )
-        wrong = wrong.assign(category_id_predicted=segments.category_id[row])
-        number = wrong.groupby(["category_id", "category_id_predicted"]).size().rename("objects").reset_index()
+        known = member.folded
+        number = mistaken(member.explained.errors, member.matched) if known is None else known.mistaken
         tables.append(
             pd.DataFrame(
                 {
                     "run": member.label,
                     "true": number["category_id"].map(names),
-                    "predicted": number["category_id_predicted"].map(names),
+                    "predicted": number["predicted"].map(names),
                     "objects": number["objects"],
                 }
             )

@@ -118,7 +118,8 @@ def _losses(figure: Figure, top: float, members: Sequence[Compared]) -> float:
 
 def _errors(figure: Figure, top: float, member: Compared, pictures: Pictures) -> None:
     crops, why = _dearest(member, pictures)
-    line = f"The dearest errors of {member.label}: + is the PQ that mending one would win, in points"
+    of_sample = "" if member.folded is None else f", of {len(member.matched.image_ids):,} images"
+    line = f"The dearest errors of {member.label}{of_sample}: + is the PQ that mending one would win, in points"
     top = _text(figure, top, [line], size=9, weight="bold")
     if not crops:
         _text(figure, top - 0.005, textwrap.wrap(why, WIDE), size=8, color=QUIET)

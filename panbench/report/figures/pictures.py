@@ -296,7 +296,7 @@ class RunPictures:
         from panbench.metrics.errors import assign_causes
         from panbench.metrics.pq import segment_verdicts
 
-        matched = self.run.matched.only(image_ids)
+        matched = self.run.matched_of(image_ids)
         errors = assign_causes(matched, self.run.categories)
         causes = {
             (row.image_id, side, row.gt_id if side == "gt" else row.pred_id): row.cause

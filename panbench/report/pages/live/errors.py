@@ -91,7 +91,7 @@ class Errors:
             if (key := _key(query, error)) in self._kept
         ]
         self._forget()
-        return {"total": len(table), "all": len(member.priced), "errors": records, "faults": faults}
+        return {"total": len(table), "all": member.errors, "errors": records, "faults": faults}
 
     def _cut(self, query: ErrorQuery, errors: Sequence[PricedError]) -> list[str]:
         """Keeps the crops of some errors; a sentence for each image that cannot be shown."""

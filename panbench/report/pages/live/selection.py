@@ -90,7 +90,7 @@ class Selection:
         """root: no picture of a run is read through a link that leads out of this folder"""
         reporter.status("Comparing runs")
         self.members, self.standing = views.compared(
-            views.best_first(runs), common_images=common_images, reporter=reporter
+            views.best_first(runs, reporter), common_images=common_images, reporter=reporter
         )
         reporter.status("Looking at single images")
         self.per_image = views.per_image(self.members)
@@ -186,7 +186,8 @@ class Selection:
 
     def example(self, image_id: int) -> dict[str, Any]:
         """The gallery's record of one image. Raises BadArgument for one that the runs lack, BadDataset, BadRun."""
-        if image_id not in self._pq.index:
+        of_all = self.members[0].folded
+        if image_id not in (self._pq.index if of_all is None else of_all.sample.image_ids):
             raise BadArgument(f"These runs have no image {image_id}.")
         with self._lock:
             if not any(self._examples.sources):

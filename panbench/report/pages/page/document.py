@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from panbench import __version__
@@ -97,7 +98,7 @@ def write_one_page(
     target = Path(out)
     if target.suffix.lower() != ".pdf":
         raise BadArgument(f"{target} does not end in .pdf: --pdf writes one page of PDF.")
-    runs = views.best_first(runs)
+    runs = views.best_first(runs, reporter)
     members, standing = views.compared(runs, common_images=common_images, reporter=reporter)
     reporter.status("Drawing the page")
     pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
@@ -136,12 +137,13 @@ def report_page(
     if examples is not None and examples < 0:
         raise BadArgument(f"--examples must be at least 0, not {examples}.")
     reporter.status("Comparing runs")
-    runs = views.best_first(runs)
-    members = views.members_of(runs, common_images=common_images)
-    per_image = views.per_image(members)
-    unknown_ids = sorted(set(image_ids) - set(per_image["image_id"]))
+    runs = views.best_first(runs, reporter)
+    members = views.members_of(runs, common_images=common_images, reporter=reporter)
+    held = members[0].matched.image_ids if members[0].folded is None else members[0].folded.sample.image_ids
+    unknown_ids = np.setdiff1d(np.array(image_ids, np.int64), held).tolist()
     if unknown_ids:
         raise BadArgument(f"--image {unknown_ids[0]}: the runs have no image with this id.")
+    per_image = views.per_image(members, image_ids)
     most = EXAMPLES if examples is None else examples
     drawn = bool(most or image_ids)
     own = slices_for(slices, runs)
@@ -242,6 +244,7 @@ def _page(
         home=home,
         several=len(members) > 1,
         categories=len(members[0].categories),
+        sampled=views.sampled(members),
         overview=overview(members, standing),
         gallery=gallery,
         wall=wall,

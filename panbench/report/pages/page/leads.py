@@ -197,7 +197,9 @@ def _to_fix(members: Sequence[Compared]) -> Iterator[Lead]:
                 row = rows.iloc[place]
                 own = errors[of_cell(errors, row["cause"], row["category_id"], row["size"])]
                 reason = f"to fix first: {fix_words(row['cause'], row['name'], row['size'])}"
-                yield Lead(f"fix:{index}:{place}", reason, _ints(own["image_id"].unique()[:CANDIDATES]))
+                # A sample of the images need not have one.
+                if len(own):
+                    yield Lead(f"fix:{index}:{place}", reason, _ints(own["image_id"].unique()[:CANDIDATES]))
             if place < len(errors):
                 yield Lead(f"fix:{index}:error:{place}", "a dear error", (int(errors["image_id"].iloc[place]),))
 

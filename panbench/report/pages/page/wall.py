@@ -132,7 +132,7 @@ def make_wall(
     )
     missing = (f"{len(faults)} images of errors are left out; the first: {faults[0]}",) if faults else ()
     names = tuple(f"{own.name}: {name}" for own in slices for name in own.images)
-    return Wall(shown, tuple(len(member.priced) for member in members), names, missing)
+    return Wall(shown, tuple(member.errors for member in members), names, missing)
 
 
 def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:

@@ -1,0 +1,236 @@
+"""A report of very many images: the numbers of all of them from one pass, the rest of a sample, and it says so."""
+
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawn_scenes import CATEGORIES, table_of_scenes
+
+from panbench.metrics import fixes, samples
+from panbench.metrics.fixes import FixFold
+from panbench.metrics.matched import Matched
+from panbench.panoptic import parts
+from panbench.panoptic.overlap import concat
+from panbench.report.answers import folded as module
+from panbench.report.answers import views
+from panbench.report.answers.folded import folded, known_summary, sample_of
+from panbench.report.pages.live.selection import Query, Selection
+from panbench.report.pages.page.document import report_page
+from panbench.runs import RunInfo, RunWriter, folder, load_run
+
+IMAGES = 60
+
+
+def write_run(where, worse=False):
+    """A run on drawn scenes; a worse one takes all segments of every third image for the first category."""
+    writer = RunWriter.create(where, RunInfo(kind="score", categories=CATEGORIES))
+    tables = table_of_scenes(7, images=IMAGES)
+    if worse:
+        tables = [mistaken(table) if number % 3 == 0 else table for number, table in enumerate(tables)]
+    for number in range(8):
+        writer.write_part(concat(tables[number::8]))
+    writer.finish("done")
+    return where
+
+
+def mistaken(table):
+    segments = table.segments
+    category_id = np.where(segments.is_gt, segments.category_id, CATEGORIES[0].id).astype(np.int32)
+    return replace(table, segments=replace(segments, category_id=category_id))
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """A run in parts that hold images in no order, and a cache folder of its own."""
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
+    return write_run(tmp_path / "run")
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Takes all runs for large: read some images a block, of which every sixth is shown."""
+    monkeypatch.setattr(folder, "ROWS_AT_ONCE", 0)
+    monkeypatch.setattr(parts.LargeParts.blocks.__wrapped__, "__defaults__", (60,))
+    monkeypatch.setattr(module, "SAMPLED", 10)
+    monkeypatch.setattr(views, "SAMPLED", 10)
+    monkeypatch.setattr(views, "WORST", 3)
+
+
+@pytest.fixture
+def grouped(monkeypatch):
+    """Deals images into groups, as those of very many are."""
+    for room in (fixes, samples):
+        monkeypatch.setattr(room, "EXACT_IMAGES", 20)
+        monkeypatch.setattr(room, "UNITS", 15)
+
+
+def numbers(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+OF_ALL = ("overview", "pairs", "perCategory", "confusion", "objects", "fixes")
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_numbers_are_those_of_all_images_to_the_last_bit(path, large, monkeypatch, request, groups):
+    if groups:
+        request.getfixturevalue("grouped")
+    other = write_run(path.parent / "other", worse=True)
+    page = report_page([load_run(path), load_run(other)])
+    found = numbers(page)
+    assert len(found["images"]["ids"]) <= 10 + 3
+    monkeypatch.setattr(folder, "ROWS_AT_ONCE", 10**9)
+    expected = numbers(report_page([load_run(path), load_run(other)]))
+    assert len(expected["images"]["ids"]) == IMAGES
+    assert [found[name] for name in OF_ALL] == [expected[name] for name in OF_ALL]
+    assert [found["causes"][name] for name in ("lost", "gain", "counts")] == [
+        expected["causes"][name] for name in ("lost", "gain", "counts")
+    ]
+    assert [(one["PQ"], one["truths"]) for one in found["slices"]] == [
+        (one["PQ"], one["truths"]) for one in expected["slices"]
+    ]
+
+
+def test_the_page_says_what_is_of_a_sample(path, large):
+    page = report_page([load_run(path)])
+    assert f"are of all {IMAGES} images" in page
+    assert "a sample, 10 images evenly spaced by id" in page
+
+
+def test_a_page_of_all_images_says_nothing_of_samples(path):
+    assert 'id="sampled"' not in report_page([load_run(path)])
+
+
+def test_the_worst_of_all_images_are_shown(path, large, monkeypatch):
+    (member,), _ = views.compared([load_run(path)])
+    asked = int(member.run.images[17])
+    shown = views.per_image([member], [asked])
+    monkeypatch.undo()
+    (whole,), _ = views.compared([load_run(path)])
+    of_all = views.per_image([whole])
+    worst = of_all.sort_values("PQ", kind="stable")["image_id"].tolist()[:3]
+    assert {*worst, asked} <= set(shown["image_id"])
+    same = of_all[of_all["image_id"].isin(shown["image_id"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(shown.reset_index(drop=True), same)
+
+
+def test_a_second_opening_reads_no_block(path, large, monkeypatch):
+    first = numbers(report_page([load_run(path)]))
+
+    def refused(*_):
+        raise AssertionError("a pass over all images")
+
+    monkeypatch.setattr(parts.LargeParts, "blocks", refused)
+    assert numbers(report_page([load_run(path)])) == first
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_what_is_kept_comes_back_to_the_last_bit(path, large, request, groups):
+    if groups:
+        request.getfixturevalue("grouped")
+    made, read = folded(load_run(path)), folded(load_run(path))
+    for name in ("table", "lost", "cells", "mistaken", "pixels"):
+        pd.testing.assert_frame_equal(getattr(made, name), getattr(read, name), check_exact=True)
+    for name, table in made.slices.items():
+        pd.testing.assert_frame_equal(table, read.slices[name], check_exact=True)
+    for name in ("segments", "scores"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(read, name))
+    assert isinstance(made.sample.sums, np.ndarray) == groups
+    for one, other in ((made.sample.sums, read.sample.sums), (made.sample.held, read.sample.held)):
+        assert abs(one - other).max() == 0
+    assert made.errors == read.errors
+    assert read.seconds == made.seconds, "it was read and not made again"
+
+
+def test_sums_of_parts_that_changed_are_not_used(path, large):
+    before = folded(load_run(path)).table
+    (part, *_) = sorted((path / "parts").iterdir())
+    part.unlink()
+    run = load_run(path)
+    assert len(run.images) < IMAGES
+    assert not folded(run).table.equals(before)
+    assert len(list((path.parent / "cache" / "folded").iterdir())) == 1, "those of a damaged run are not kept"
+
+
+def test_torn_sums_are_made_again(path, large):
+    before = folded(load_run(path))
+    (kept,) = (path.parent / "cache" / "folded").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-7])
+    pd.testing.assert_frame_equal(folded(load_run(path)).table, before.table)
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_no_answer(path, large, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "file"))
+    assert len(folded(load_run(path)).scores) == IMAGES
+
+
+def test_other_code_asks_for_another_file(path, large, monkeypatch):
+    folded(load_run(path))
+    monkeypatch.setattr(module, "_code", lambda: "other code")
+    folded(load_run(path))
+    assert len(list((path.parent / "cache" / "folded").iterdir())) == 2
+
+
+def test_the_summary_is_that_of_the_run(path, large):
+    run = load_run(path)
+    assert known_summary(run) == run.summary()
+    folded(run)
+    assert known_summary(load_run(path)) == run.summary()
+
+
+def test_some_images_of_a_large_run_are_read_alone(path, large, monkeypatch):
+    run = load_run(path)
+    wanted = run.images[[3, 4, 40]]
+    found = run.matched_of(wanted.tolist())
+    assert "matched" not in vars(run)
+    monkeypatch.undo()
+    expected = load_run(path).matched.only(wanted.tolist())
+    np.testing.assert_array_equal(found.image_ids, expected.image_ids)
+    np.testing.assert_array_equal(found.iou, expected.iou)
+    np.testing.assert_array_equal(found.verdict, expected.verdict)
+
+
+def test_cells_of_groups_are_those_of_all_rows(path, grouped):
+    run = load_run(path)
+    by_groups = FixFold(run.categories, run.images, of_images=False)
+    by_rows = FixFold(run.categories, run.images)
+    by_rows._grouped = None
+    for images in np.array_split(run.images, 7):
+        for fold in (by_groups, by_rows):
+            fold.add(fold.look(run.matched.only(images)))
+    pd.testing.assert_frame_equal(by_groups.cells(), by_rows.cells(), check_exact=True)
+    assert by_groups.errors() == by_rows.errors()
+    np.testing.assert_array_equal(by_groups.now(), by_rows.now())
+
+
+def test_a_served_selection_finds_images_of_the_sample_and_shows_any(path, large, monkeypatch):
+    selection = Selection([load_run(path)])
+    found = selection.find(Query())
+    run = load_run(path)
+    assert set(sample_of(run.images).tolist()) <= set(found)
+    assert len(found) <= 10 + 3
+    assert 'id="sampled"' in selection.page("/api", "/")
+    other = next(image for image in run.image_ids() if image not in found)
+    with pytest.raises(Exception, match="No run has stored predictions"):
+        selection.example(other)
+    with pytest.raises(Exception, match="have no image 999999"):
+        selection.example(999999)
+
+
+def test_a_matched_sample_costs_a_sample(path, large, monkeypatch):
+    """After the pass nothing is matched but the sample and the worst images."""
+    folded(load_run(path))
+    matched, of = [], Matched.of
+
+    def counted(table):
+        matched.append(len(table.image_ids))
+        return of(table)
+
+    monkeypatch.setattr(Matched, "of", staticmethod(counted))
+    report_page([load_run(path)])
+    # The sample, the worst, and both together.
+    assert sum(matched) <= 2 * (10 + 3)
