@@ -2,8 +2,8 @@
 
 Each asks in its own way: Mask2Former and OneFormer copy the sizes of their levels in every layer, OneFormer looks for
 queries that see nothing, EoMT reads a number of each block, DETR asks whether anything is padding. DETR's mask head
-runs in blocks of queries (mask_head.py), ResNets without their batch-norm. A module that is not as this file knows it,
-of another version of transformers, is left alone.
+runs in blocks of queries (mask_head.py), EoMT without what only training reads (eomt.py), ResNets without their
+batch-norm. A module that is not as this file knows it, of another version of transformers, is left alone.
 """
 
 import types
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from panbench.models.feeding import constant
 from panbench.models.mmdet.deformable import sample
+from panbench.models.transformers import eomt
 from panbench.models.transformers.mask_head import mask_logits
 
 __all__ = ["speed_up"]
@@ -33,6 +34,8 @@ def speed_up(module: nn.Module, device: torch.device) -> None:
             part.forward = types.MethodType(mask_logits, part)  # type: ignore[method-assign]
         elif kind in ("ResNetConvLayer", "ResNetShortCut"):
             _fold_batch_norm(part)
+        elif kind == "EomtForUniversalSegmentation":
+            eomt.speed_up(part)
         if "attn_mask_probs" in part._buffers and kind.startswith("Eomt"):
             # Looked at in Python, a number for each of the last blocks.
             part.attn_mask_probs = part.attn_mask_probs.cpu()

@@ -19,6 +19,7 @@ from panbench.models.rules import fuse, parse_rule
 from panbench.panoptic.types import ImageInfo, Scene
 from panbench.report.answers.tables import comparison_rows
 from panbench.runs import ModelRecord
+from panbench.studies.ensembles import stitching
 from panbench.studies.ensembles.augmented_model import AugmentedModel
 from panbench.studies.ensembles.options import ViewOptions
 from panbench.studies.ensembles.stitching import stitch
@@ -172,7 +173,9 @@ def test_probabilities_are_zero_beyond_the_tile():
     assert found.masks[0, 0, :16].tolist() == pytest.approx([0.9] * 16)
 
 
-def test_masks_of_a_padded_and_resized_tile_lie_where_the_tile_lies():
+@pytest.mark.parametrize(("bytes_", "cell"), [(512 << 20, 1), (1, 2)], ids=["pixels", "as fine as the tiles"])
+def test_masks_of_a_padded_and_resized_tile_lie_where_the_tile_lies(bytes_, cell, monkeypatch):
+    monkeypatch.setattr(stitching, "MOST_BYTES", bytes_)
     # The tile of 16×16 was shown as 32×32 in a padded square of 64: its masks' 16×16 cells are 8×8 cells of the image.
     masks = torch.full((1, 16, 16), 6.0)
     masks[0, :, 4:] = -6.0  # Left half of the tile.
@@ -180,8 +183,33 @@ def test_masks_of_a_padded_and_resized_tile_lie_where_the_tile_lies():
     tile = Candidates(np.zeros(1, np.int64), np.ones(1, np.float32), torch.ones(1), masks, frame, ISTHING)
     nothing = Candidates(np.full(1, NO_LABEL), np.ones(1, np.float32), torch.ones(1), masks, frame, ISTHING)
     found = stitch([nothing, tile], [Window(0, 0, 16, 16), Window(0, 16, 16, 16)], (16, 32))
-    assert found.masks.shape == (1, 8, 16)
-    assert (found.masks[0] > 0)[3].nonzero().flatten().tolist() == [8, 9, 10, 11]
+    assert found.masks.shape == (1, 16 // cell, 32 // cell)
+    assert (found.masks[0] > 0)[3].nonzero().flatten().tolist() == list(range(16 // cell, 24 // cell))
+
+
+def test_the_canvas_is_coarser_than_the_image_only_for_the_sake_of_memory(monkeypatch):
+    # Two maps, each twice, of 16×28 pixels: a sixteenth of that, and cells have 4×4 pixels.
+    monkeypatch.setattr(stitching, "MOST_BYTES", 2 * 8 * 16 * 28 // 16)
+    masks = torch.full((1, 2, 2), 6.0)
+    frame = Frame((16, 16), (16, 16), (16, 16))
+    coarse = [Candidates(np.zeros(1, np.int64), np.ones(1, np.float32), torch.ones(1), masks, frame, ISTHING)] * 2
+    assert stitch(coarse, HALVES, (16, 28)).masks.shape[1:] == (4, 7)
+
+
+@pytest.mark.parametrize("tiles", ["1x2,overlap=0.2", "2x2,overlap=0.3", "3x1,overlap=0"])
+def test_masks_that_were_cut_into_tiles_come_out_as_they_were(tiles):
+    """Tiles end anywhere between the cells of the whole image's masks: putting them together costs no edge."""
+    y, x = torch.meshgrid(torch.arange(46.0), torch.arange(61.0), indexing="ij")
+    whole = torch.stack([12 - torch.hypot(y - 20, (x - 31) / 2), 6 - torch.hypot(y - 38, x - 8)])
+    windows = parse_tiles(tiles).windows(46, 61)
+    parts = [of(whole[:, slice(*each.rows), slice(*each.columns)], 0.9) for each in windows]
+    for part in parts:
+        part.labels[:] = np.where((part.masks > 0).flatten(1).any(dim=1).numpy(), [CAR, SKY], NO_LABEL)
+    found = stitch(parts, windows, (46, 61))
+    assert sorted(found.labels) == sorted([CAR, SKY])
+    for label, mask in zip(found.labels, found.masks, strict=True):
+        before = whole[int(label != CAR)]
+        assert torch.equal((mask > 0)[before.abs() > 1e-3], (before > 0)[before.abs() > 1e-3])
 
 
 def boxed(boxes: list[list[float]], scores: list[float], size: tuple[int, int] = (16, 16)) -> Instances:
