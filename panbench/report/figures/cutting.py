@@ -225,9 +225,16 @@ def _outlines(ids: IdMap, wanted: Sequence[int], size: tuple[int, int]) -> tuple
     shown = ids if ids.shape == size[::-1] else pixels.nearest(ids, size)
     found = []
     for one in wanted:
-        mask = np.pad((shown == one).astype(np.float32), 1)
-        for line in contourpy.contour_generator(z=mask).lines(0.5):
-            outline = Path(np.asarray(line) - 0.5, closed=False)
+        mask = shown == one
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if not len(rows):
+            continue
+        # Only where the segment is, with a rim: contourpy's time is that of the pixels.
+        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        inside = np.zeros((bottom - top + 2, right - left + 2))
+        inside[1:-1, 1:-1] = mask[top:bottom, left:right]
+        for line in contourpy.contour_generator(z=inside).lines(0.5):
+            outline = Path(np.asarray(line) + (left - 0.5, top - 0.5), closed=False)
             outline.should_simplify, outline.simplify_threshold = True, SIMPLE
             points = outline.cleaned(simplify=True)
             # The last vertex only says that the path ends.

@@ -337,8 +337,13 @@ class RunPictures:
         return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
-        model = model_key(self.run) if side == "pred" else ""
-        return Layer(title, ids, _layer_segments(self.judged(image_id), side), model)
+        judged = self.judged(image_id)
+        if self._sides is None or self._sides[0] is not judged:
+            self._sides = judged, {one: _layer_segments(judged, one) for one in ("gt", "pred")}
+        return Layer(title, ids, self._sides[1][side], model_key(self.run) if side == "pred" else "")
+
+    _sides: "tuple[Sequence[Judged], dict[str, tuple[LayerSegment, ...]]] | None" = None
+    """The segments of the image that was looked at last: several pictures of it need them."""
 
 
 def compare_layers(image_id: int, truth: Layer, prediction: Layer, categories: Sequence[Category]) -> Layer:
