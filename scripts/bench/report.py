@@ -1,11 +1,14 @@
 """`panbench report`, `compare`, `metrics` and `errors` on five models of a set like COCO's val2017.
 
-    python scripts/bench/report.py [--images 5000] [--folder DIR] [--before PATH] [--make-only]
+    python scripts/bench/report.py [--images 5000] [--folder DIR] [--before PATH] [--make-only] [--rounds 3] [--write]
 
 The set is made by scripts/make/coco_like.py (at most 500 scenes under as many ids as are asked for; kept in DIR, if
-given) and scored by `panbench score`. PATH is another checkout of panbench (`git worktree add PATH COMMIT`); both read
-the same runs, each command in a process of its own, in turn. Seconds (CPU: of all threads) and the peak of memory are
-those of the whole command with its imports.
+given) and scored by `panbench score`, so `report` has photographs and predictions for its pictures. PATH is another
+checkout of panbench (`git worktree add PATH COMMIT`); both read the same runs, each command in a process of its own, in
+turn. Seconds (CPU: of all threads and processes) and the peak of memory are those of the whole command with its
+imports; of several rounds the least counts. Where PYTHONDONTWRITEBYTECODE is set, as in some containers, every process
+compiles the package again: unset it. With --write the rows go to results/benchmarks/report.csv, those of more than
+SMALL images to report_N.csv.
 """
 
 import functools
@@ -17,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.child import in_child, panbench
 from scripts.bench.harness import ROOT, arguments, compared, finish, turns
+
+SMALL = 100
 
 
 def make_runs(folder: Path, images: int) -> list[Path]:
@@ -47,10 +52,10 @@ def main() -> None:
             "`metrics` of one": ["metrics", runs[0]],
             "`errors` of one": ["errors", runs[0]],
         }
-        for name, words in commands.items():
+        for command, words in commands.items():
             sides = {side: functools.partial(in_child, panbench, *words, checkout=at) for side, at in checkouts.items()}
             found = turns(sides, options.rounds)
-            row = {f"{options.images:,} images": name}
+            row = {f"{options.images:,} images": command}
             for side, spent in found.items():
                 of = f", {side}" if options.before else ""
                 row[f"s{of}"] = f"{min(one.clock for one in spent):.1f}"
@@ -59,7 +64,9 @@ def main() -> None:
             if options.before:
                 row |= compared([one.cpu for one in found["before"]], [one.cpu for one in found["now"]])
             rows.append(row)
-    finish("report", rows, options.write and not options.before)
+    # A set of COCO's size has a table of its own beside the small one of `make benchmarks`.
+    name = "report" if options.images <= SMALL else f"report_{options.images}"
+    finish(name, rows, options.write and not options.before)
 
 
 if __name__ == "__main__":

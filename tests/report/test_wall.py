@@ -2,15 +2,20 @@
 
 import base64
 import io
+import math
 import re
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from report_runs import data_of, text_of
 from support import panbench
 
 from panbench.base.errors import BadArgument
+from panbench.metrics.errors import CAUSES
 from panbench.metrics.image_slices import ImageSlices
 from panbench.report.answers import views
 from panbench.report.answers.own_slices import images_of_slice
@@ -92,9 +97,30 @@ def test_a_page_of_many_models_keeps_fewer_errors_of_each(members):
     everything = errors_to_show(members[1], 1000)
     assert len(few) == 3
     assert len(everything) == len(members[1].priced)
-    # With little room what is to be fixed first comes first.
-    first = members[1].to_fix.iloc[0]
-    assert few[0][1:4] == (first["cause"], first["category_id"], first["size"])
+    # With little room what is to be fixed first comes first, and each row has its share.
+    rows = members[1].to_fix.head(3)
+    cells = set(zip(rows["cause"], rows["category_id"], rows["size"], strict=True))
+    assert {(one.cause, one.category_id, one.size) for one in few} == cells
+
+
+@pytest.mark.parametrize(("models", "least"), [(1, 6), (5, 6), (6, 5), (12, 1)])
+def test_each_row_of_what_to_fix_first_has_six_crops_and_its_share_where_many_models_share_the_room(models, least):
+    """Sixty cells of eight errors each; the dearest errors of all are those of cells that are not among the rows."""
+    cells = [(cause.name, category, "small") for cause in CAUSES[:6] for category in range(10)]
+    rows = [
+        {"image_id": 100 * place + number, "cause": cause, "category_id": category, "size": size, "gt_ids": (1,),
+         "pred_ids": (), "iou": math.nan, "gain": (place + 1) / (number + 1)}
+        for place, (cause, category, size) in enumerate(cells)
+        for number in range(8)
+    ]  # fmt: skip
+    priced = pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
+    to_fix = pd.DataFrame(cells[:10], columns=["cause", "category_id", "size"])
+    found = errors_to_show(SimpleNamespace(priced=priced, to_fix=to_fix), min(wall.MOST // models, 100))
+    assert len(found) == min(wall.MOST // models, 100)
+    counted = Counter((one.cause, one.category_id, one.size) for one in found)
+    assert all(least <= counted[cell] for cell in cells[:10])
+    # Those that are printed.
+    assert [one.image_id for one in found[:12]] == priced["image_id"][:12].tolist()
 
 
 def test_crops_of_all_models_together_are_bounded(shared_runs, monkeypatch):

@@ -233,8 +233,9 @@ def _outlines(ids: IdMap, wanted: Sequence[int], size: tuple[int, int]) -> tuple
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
         inside = np.zeros((bottom - top + 2, right - left + 2))
         inside[1:-1, 1:-1] = mask[top:bottom, left:right]
+        corner = np.array([left - 0.5, top - 0.5])
         for line in contourpy.contour_generator(z=inside).lines(0.5):
-            outline = Path(np.asarray(line) + (left - 0.5, top - 0.5), closed=False)
+            outline = Path(np.asarray(line) + corner, closed=False)
             outline.should_simplify, outline.simplify_threshold = True, SIMPLE
             points = outline.cleaned(simplify=True)
             # The last vertex only says that the path ends.

@@ -4,8 +4,9 @@ A page cannot hold all errors. Of each model it keeps those of the rows that are
 the dearest of all, and of each cause; every crop is some kilobytes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 from panbench.base.reporter import SILENT, Reporter
@@ -22,17 +23,14 @@ from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["OF_A_ROW", "Wall", "error_record", "errors_of_page", "errors_to_show", "fix_numbers", "make_wall"]
 
-MOST = 240
-"""So many crops a page has at most, of all models together."""
+MOST = 375
+"""So many crops a page has at most, of all models together: of five models each row of what to fix first has six."""
 
 LEAST_OF_A_MODEL, MOST_OF_A_MODEL = 24, 100
 """Of one model: fewer where there are many models."""
 
 OF_A_ROW = 6
 """So many crops stand with each row of what to fix first."""
-
-ROWS = 6
-"""So many rows have crops, as far as there is room; all that are listed where few models leave room for them."""
 
 DEAREST = 12
 """So many of a model's dearest errors are kept whatever they are: those that are printed."""
@@ -64,16 +62,15 @@ class Wall:
 def errors_to_show(member: Compared, most: int) -> list[PricedError]:
     """At most `most` errors of a run, the dearest first: of what to fix first, the dearest, and of each cause."""
     errors = member.priced
-    listed = FIRST if most >= MOST_OF_A_MODEL else ROWS
     rows = [
         errors_of(errors[of_cell(errors, row.cause, row.category_id, row.size)].head(OF_A_ROW))
-        for row in member.to_fix.head(listed).itertuples(index=False)
+        for row in member.to_fix.head(FIRST).itertuples(index=False)
     ]
     of_causes = [errors_of(errors[errors["cause"] == cause.name].head(most)) for cause in CAUSES]
-    # Half of the rows, then what is printed, then the other half: with little room each has its share.
-    turns = [*rows[: ROWS // 2], errors_of(errors.head(DEAREST)), *rows[ROWS // 2 :]]
+    # One of each row, what is printed, and the rows in turns: with little room each row has its share.
+    first = [one for row in rows for one in islice(row, 1)]
     chosen: dict[tuple[Any, ...], PricedError] = {}
-    for one in _in_turn(turns, of_causes):
+    for one in chain(first, errors_of(errors.head(DEAREST)), _in_turn(rows), _in_turn(of_causes)):
         if len(chosen) == most:
             break
         # Not the row itself: its IoU may be NaN, which no other NaN equals.
@@ -81,11 +78,9 @@ def errors_to_show(member: Compared, most: int) -> list[PricedError]:
     return sorted(chosen.values(), key=lambda one: -one.gain)
 
 
-def _in_turn(first: Sequence[Iterable[PricedError]], then: Sequence[Iterator[PricedError]]) -> Iterator[PricedError]:
-    """All of `first`, one after the other, then one of each of `then` in turns."""
-    for part in first:
-        yield from part
-    waiting = list(then)
+def _in_turn(parts: Sequence[Iterator[PricedError]]) -> Iterator[PricedError]:
+    """One of each part in turns."""
+    waiting = list(parts)
     while waiting:
         for part in list(waiting):
             following = next(part, None)
