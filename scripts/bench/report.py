@@ -7,8 +7,8 @@ given) and scored by `panbench score`, so `report` has photographs and predictio
 checkout of panbench (`git worktree add PATH COMMIT`); both read the same runs, each command in a process of its own, in
 turn. Seconds (CPU: of all threads and processes) and the peak of memory are those of the whole command with its
 imports; of several rounds the least counts. Where PYTHONDONTWRITEBYTECODE is set, as in some containers, every process
-compiles the package again: unset it. With --write the rows go to results/benchmarks/report.csv, those of more than
-SMALL images to report_N.csv.
+compiles the package again: unset it. With --write the rows go to results/benchmarks/report.csv, those of 5,000 images
+to report_5000.csv.
 """
 
 import functools
@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from scripts.bench.child import in_child, panbench
 from scripts.bench.harness import ROOT, arguments, compared, finish, turns
 
-SMALL = 100
+FULL = 5000
+"""As many images as COCO's val2017 has."""
 
 
 def make_runs(folder: Path, images: int) -> list[Path]:
@@ -65,8 +66,11 @@ def main() -> None:
                 row |= compared([one.cpu for one in found["before"]], [one.cpu for one in found["now"]])
             rows.append(row)
     # A set of COCO's size has a table of its own beside the small one of `make benchmarks`.
-    name = "report" if options.images <= SMALL else f"report_{options.images}"
-    finish(name, rows, options.write and not options.before)
+    write = options.write and not options.before
+    if options.images == FULL:
+        finish("report_5000", rows, write)
+    else:
+        finish("report", rows, write)
 
 
 if __name__ == "__main__":
