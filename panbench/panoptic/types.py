@@ -103,8 +103,8 @@ class PanopticSet:
     """
 
     categories: tuple[Category, ...]
-    images: dict[int, ImageInfo]
-    annotations: dict[int, Annotation]
+    images: Mapping[int, ImageInfo]
+    annotations: Mapping[int, Annotation]
     folder: Path
     path: Path
     digests: Mapping[int, bytes] = field(default_factory=dict, repr=False)

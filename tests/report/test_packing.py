@@ -6,6 +6,8 @@ import pytest
 from report_runs import data_of
 
 from panbench.base.helper import Helper
+from panbench.datasets.index import build_index
+from panbench.report.answers import data_files
 from panbench.report.pages.page import document, packing
 from panbench.report.pages.page.document import report_page
 
@@ -67,6 +69,16 @@ def test_a_missing_photograph_is_said_in_the_same_words(make_runs, tmp_path, ask
     assert "1 of 4 examples are left out; the first: " in page
     monkeypatch.setattr(Helper, "can_start", staticmethod(lambda: False))
     assert without_time(report_page(runs)) == without_time(page)
+
+
+def test_the_page_is_the_same_whether_the_ground_truth_has_an_index(make_runs, tmp_path, asked, monkeypatch):
+    runs = make_runs()
+    parsed = report_page(runs)
+    build_index([tmp_path / "gt.json"])
+    monkeypatch.setattr(data_files, "read_panoptic_json", None)
+    assert without_time(report_page(runs)) == without_time(parsed)
+    monkeypatch.setattr(Helper, "can_start", staticmethod(lambda: False))
+    assert without_time(report_page(runs)) == without_time(parsed)
 
 
 def test_a_ground_truth_that_has_moved_away_is_said_in_the_same_words(make_runs, tmp_path, asked):
