@@ -98,7 +98,7 @@ quick: $(VENV)/.dev
 	@status=0; \
 	{ $(BIN)/ruff check . && $(BIN)/ruff format --check .; } || status=1; \
 	$(BIN)/mypy & types=$$!; \
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow" --ignore tests/scoring/test_torchmetrics.py $(QUICK) $(ARGS) || status=1; \
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --light -m "not slow" --ignore tests/scoring/test_torchmetrics.py $(QUICK) $(ARGS) || status=1; \
 	wait $$types || status=1; \
 	if [ $$status -ne 0 ]; then echo "make quick: not all checks passed, see above" >&2; fi; \
 	exit $$status

@@ -38,6 +38,10 @@ def pytest_configure() -> None:
         module.compile_in_place()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--light", action="store_true", help="fail where collecting or a test loads PyTorch (make quick)")
+
+
 LANES = ("ray", "s3")
 """Marks of tests that run only when they are asked for by `-m`: each has a lane of its own (make engines)."""
 
@@ -51,6 +55,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=f"a lane of its own: pytest -m {lane}"))
     slow = {item.path for item in items if any(item.get_closest_marker(name) for name in ("slow", "smoke"))}
     items.sort(key=lambda item: item.path not in slow)
+    if config.getoption("light"):
+        refuse_torch("a test file, or what it imports,")
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    if item.config.getoption("light"):
+        refuse_torch(item.nodeid)
+
+
+def refuse_torch(who: str) -> None:
+    """With --light, what loads PyTorch fails: two seconds and 300 MB for each worker of tests that need no model."""
+    if "torch" in sys.modules:
+        raise pytest.UsageError(f"--light: {who} loads PyTorch; import it in the test, and mark the test slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

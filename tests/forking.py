@@ -195,9 +195,12 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from panbench.models.mmdet import operators
+        from panbench.base import program
+        from panbench.models.mmdet import lean, operators
 
+        program.begin()  # forks find imported what the program `panbench` imports
         operators.install()  # mmdet.models imports mmcv.ops
+        lean.import_mmdet()
         for name in LIBRARIES:
             importlib.import_module(name)
     gc.freeze()

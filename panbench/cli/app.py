@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperCommand
 
 from panbench import __version__
+from panbench.base import program
 from panbench.base.errors import PanbenchError
 from panbench.base.extras import EXTRA_OF, install_line
 from panbench.base.places import load
@@ -231,6 +232,7 @@ def _options(
 
 def main() -> None:
     """The program `panbench`."""
+    program.begin()
     # Python has None for a stream that the caller closed (`>&-`).
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115

@@ -17,6 +17,7 @@ import numpy as np
 
 from panbench.base.errors import BadArgument
 from panbench.base.text import listed
+from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import VOID, Category, PanopticPrediction, Segment
 
 
@@ -136,7 +137,7 @@ def map_prediction(prediction: PanopticPrediction, category_map: CategoryMap) ->
     values, inverse = np.unique(prediction.ids, return_inverse=True)
     lookup = np.array([new_id.get(int(value), VOID) for value in values], np.int32)
     ids = lookup[inverse].reshape(prediction.ids.shape)
-    areas = dict(zip(*(column.tolist() for column in np.unique(ids, return_counts=True)), strict=True))
+    areas = count_ids(ids)
     segments = tuple(
         Segment(segment.id, segment.category_id, areas[segment.id], score=segment.score)
         for segment in (kept[item.id] for item in prediction.segments if item.id in kept)

@@ -28,6 +28,7 @@ from panbench.models.model import REQUIRED, LoadedImage, Model, adopted
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import Rule
 from panbench.models.rules.given import Given
+from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import MAX_ID, Category, Scene
 from panbench.runs import ModelRecord
 
@@ -112,12 +113,11 @@ class FunctionModel(Model):
                 f"{where} returned an id map of shape {ids.shape} and type {ids.dtype}; it must be whole numbers of "
                 f"shape {rgb.shape[:2]}."
             )
-        found, areas = np.unique(ids, return_counts=True)
-        if outside := [segment_id for segment_id in found.tolist() if not 0 <= segment_id <= MAX_ID]:
+        area_of = count_ids(ids)
+        if outside := [segment_id for segment_id in area_of if not 0 <= segment_id <= MAX_ID]:
             raise BadModel(
                 f"{where} returned the id {outside[0]}; ids lie in 1…{MAX_ID}, as PNGs can hold them, and 0 is void."
             )
-        area_of = dict(zip(found.tolist(), areas.tolist(), strict=True))
         segments = tuple(self._segments(answer[1], area_of, where))
         if unnamed := sorted(set(area_of) - {0, *(segment.id for segment in segments)}):
             raise BadModel(f"{where} returned a map with the id {unnamed[0]} and no segment of that id.")

@@ -27,6 +27,7 @@ __all__ = [
     "DEFAULT_MAX_PIXELS",
     "IdRuns",
     "PngHeader",
+    "count_ids",
     "count_run_pairs",
     "decode_id_png",
     "decode_id_runs",
@@ -112,6 +113,12 @@ class IdRuns:
         if compiled := native():
             return compiled.spread_runs(self.ends, self.ids).reshape(self.shape)
         return np.repeat(self.ids, np.diff(self.ends, prepend=np.int32(0))).reshape(self.shape)
+
+
+def count_ids(ids: npt.NDArray[np.integer]) -> dict[int, int]:
+    """The pixels of each id of an array of any shape, by ascending id; VOID among them."""
+    found, pixels_of_each = np.unique(ids, return_counts=True)
+    return dict(zip(found.tolist(), pixels_of_each.tolist(), strict=True))
 
 
 def count_run_pairs(gt: IdRuns, pred: IdRuns) -> tuple[Int32, Int32, Int64]:

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from panbench.base.files import write_json
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
+from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import Annotation, PanopticSet, Segment
 from panbench.report.answers.grid import as_markdown
 from panbench.runs import load_run
@@ -81,7 +82,7 @@ def plant(truth: PanopticSet, out: Path, errors: int, seed: int) -> tuple[Path, 
 
 
 def _counted(annotation: Annotation, ids: Map) -> Annotation:
-    areas = dict(zip(*(column.tolist() for column in np.unique(ids, return_counts=True)), strict=True))
+    areas = count_ids(ids)
     kept = tuple(
         replace(segment, area=areas[segment.id], bbox=None) for segment in annotation.segments if segment.id in areas
     )

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from panbench.datasets.fetch import panoptic_categories
 from panbench.panoptic.coco import write_id_png, write_panoptic_json
+from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 
 HEIGHT, WIDTH = 480, 640
@@ -91,7 +92,7 @@ def draw_scene(rng: np.random.Generator, known: Sequence[Category]) -> tuple[IdM
     # Ids as COCO has them: 24 bits without an order.
     shuffled = rng.choice((1 << 24) - 1, len(kinds), replace=False).astype(np.int32) + 1
     ids = np.concatenate([[0], shuffled]).astype(np.int32)[ids]
-    areas = dict(zip(*(column.tolist() for column in np.unique(ids, return_counts=True)), strict=True))
+    areas = count_ids(ids)
     found = [
         Segment(int(shuffled[key - 1]), int(kind), areas[int(shuffled[key - 1])], iscrowd=key in crowds)
         for key, kind in kinds.items()
@@ -147,7 +148,7 @@ def answer(
         found[y : y + size, x : x + size] = key
         kind = int(rng.choice([c.id for c in known if c.isthing]))
         segments[key] = Segment(key, kind, 1, score=round(float(np.clip(rng.beta(4, 4), 0.05, 0.999)), 4))
-    areas = dict(zip(*(column.tolist() for column in np.unique(found, return_counts=True)), strict=True))
+    areas = count_ids(found)
     return found, [replace(s, area=areas[key]) for key, s in segments.items() if key in areas]
 
 

@@ -25,9 +25,6 @@ from panbench.base.packed import Packed
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
 from panbench.datasets.coco import open_folder
-from panbench.evaluation.evaluate import evaluate
-from panbench.evaluation.options import EvaluateOptions
-from panbench.models.opening import open_model
 from panbench.panoptic.idmap import decode_id_png, decode_id_runs
 from panbench.panoptic.run_lengths import ids_of_run_lengths
 from panbench.runs import digest_of
@@ -51,6 +48,8 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model():
+    from panbench.models.opening import open_model
+
     return open_model(find_model("panoptic-fpn-tiny"), device="cpu")
 
 
@@ -60,6 +59,9 @@ def plain(drawn, model, tmp_path_factory):
 
 
 def run_of(dataset, model, out):
+    from panbench.evaluation.evaluate import evaluate
+    from panbench.evaluation.options import EvaluateOptions
+
     return evaluate(model, dataset, out, EvaluateOptions(batch_size=1, save_predictions=True))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from panbench.panoptic import idmap, native
-from panbench.panoptic.idmap import IdRuns, count_run_pairs, decode_id_png, decode_id_runs, encode_id_png
+from panbench.panoptic.idmap import IdRuns, count_ids, count_run_pairs, decode_id_png, decode_id_runs, encode_id_png
 
 IDS = np.array([[0, 0, 5, 5], [5, 5, 5, 16777215]], np.int32)
 
@@ -318,3 +318,9 @@ class TestNative:
         monkeypatch.setenv("PANBENCH_NATIVE", "0")
         assert native.native() is None
         assert native.why_missing() is None
+
+
+def test_ids_are_counted_with_void_and_in_ascending_order():
+    found = count_ids(np.array([[7, 0, 7], [1 << 23, 7, 0]], np.int32))
+    assert list(found.items()) == [(0, 2), (7, 3), (1 << 23, 1)]
+    assert count_ids(np.zeros(0, np.int32)) == {}

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from panbench.base.errors import BadCheckpoint
 from panbench.models.attention import Look, calls_of
-from panbench.models.mmdet import deformable, operators
+from panbench.models.mmdet import deformable, lean, operators
 from panbench.models.mmdet.backbone_names import match_official_epsilons, rename_backbone
 
 operators.install()
+lean.import_mmdet()
 
 from mmdet.models.layers.positional_encoding import SinePositionalEncoding  # noqa: E402
 from mmdet.models.layers.transformer.deformable_detr_layers import (  # noqa: E402

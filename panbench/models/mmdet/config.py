@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from panbench.base.errors import BadModel
 from panbench.catalog import ModelSpec, spec_from_config
 from panbench.models.external import raise_as_theirs
-from panbench.models.mmdet import operators
+from panbench.models.mmdet import lean, operators
 from panbench.models.mmdet.custom import custom_packages, imported_packages
 from panbench.models.mmdet.families import FAMILIES, Family, family_of_class, family_of_detector
 from panbench.models.mmdet.stated import cannot_run
@@ -43,6 +43,7 @@ def load_config(source: ModelSpec | str | Path) -> Config:
         raise BadModel(f"{spec.title} has no config file, so there is nothing for mmdet to build.")
     # Configs in mmengine's import style name classes of mmdet, whose modules import mmcv's operators.
     operators.install()
+    lean.import_mmdet()
     with _lock, _without_pkg_resources():
         try:
             config = Config.fromfile(path)
@@ -89,7 +90,9 @@ def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module
     Raises BadModel when mmdet cannot build it.
     """
     operators.install()
+    lean.import_mmdet()
     description = copy.deepcopy(config.model)
+    lean.bring_language_models(description)
     _drop_pretrained(description)
     family = _family_of_type(description["type"], config)
     if family is not None:

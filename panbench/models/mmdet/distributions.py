@@ -6,7 +6,7 @@ import importlib.metadata
 import sys
 from collections.abc import Mapping
 
-__all__ = ["FORKS", "import_quietly", "refusal"]
+__all__ = ["FORKS", "import_quietly", "is_fork", "refusal"]
 
 FORKS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "onedl-mmdetection": {
@@ -39,9 +39,14 @@ def refusal() -> str | None:
     return None
 
 
+def is_fork() -> bool:
+    """Whether a fork of mmdet is installed."""
+    return any(_version(fork) is not None for fork in FORKS)
+
+
 def import_quietly() -> None:
     """Imports what a fork announces on standard output when it is imported, where panbench prints results alone."""
-    if any(_version(fork) is not None for fork in FORKS) and "mmdet.datasets" not in sys.modules:
+    if is_fork() and "mmdet.datasets" not in sys.modules:
         with contextlib.redirect_stdout(sys.stderr):
             importlib.import_module("mmdet.datasets")
 

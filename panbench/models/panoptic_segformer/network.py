@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panbench.models.attention import Look, calls_of
-from panbench.models.mmdet import deformable, operators
+from panbench.models.mmdet import deformable, lean, operators
 from panbench.models.mmdet.backbone_names import match_official_epsilons, rename_backbone
 
 operators.install()
+lean.import_mmdet()
 
 from mmdet.models.detectors.deformable_detr import DeformableDETR  # noqa: E402
 

@@ -165,7 +165,8 @@ def _selected(masks: _Masks, own: _Masks, gt_ids: IdMap, true: Sequence[Segment]
     parts, category = [own.covers[number] for number in kept.values()], [own.category[row] for row in kept.values()]
     free = ~np.any(parts, axis=0) if parts else np.ones(gt_ids.shape, np.bool_)
     missed = {place: row for place, row in masks.matches(true).items() if place not in kept}
-    for place in sorted(missed, key=lambda place: -masks.iou[missed[place], place]):
+    iou = {place: float(masks.iou[row, place]) for place, row in missed.items()}
+    for place in sorted(missed, key=lambda place: -iou[place]):
         part = masks.covers[missed[place]] & free
         if _with_iou(part[None], [0], gt_ids, true).iou[0, place] > 0.5:
             parts.append(part)

@@ -1,0 +1,93 @@
+"""What the program `panbench` imports of mmdet: all that evaluates, and what is missing can still be had."""
+
+import json
+
+import forking
+import pytest
+
+from panbench.base import program
+from panbench.models.mmdet import lean, operators
+
+pytestmark = pytest.mark.skipif(not forking.FORKS, reason="programs start from nothing here")
+HEAVY = ("transformers", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.optim", "matplotlib.pyplot")
+
+
+def answer_of_a_fork(program_text: str):
+    """What a fork prints, which found imported what the program `panbench` imports."""
+    finished = forking.run(["-c", program_text])
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout)
+
+
+def test_a_program_imports_nothing_for_training():
+    loaded = answer_of_a_fork("import json, sys; print(json.dumps(list(sys.modules)))")
+    assert {"mmdet.models", "mmengine.runner"} <= set(loaded)
+    assert not set(HEAVY) & set(loaded)
+
+
+_REGISTERED = """
+import json
+from mmdet.registry import MODELS, TASK_UTILS
+print(json.dumps({registry.name: sorted(registry.module_dict) for registry in (MODELS, TASK_UTILS)}))
+"""
+
+
+def test_every_part_of_a_model_is_registered_as_where_mmdet_is_imported_whole():
+    operators.install()
+    import mmdet.models  # noqa: F401  (whole: this process is pytest's)
+    from mmdet.registry import MODELS, TASK_UTILS
+
+    found = answer_of_a_fork(_REGISTERED)
+    for registry in (MODELS, TASK_UTILS):
+        theirs = {name for name, part in registry.module_dict.items() if part.__module__.startswith("mmdet.")}
+        assert len(theirs) > 20
+        assert theirs <= set(found[registry.name])
+
+
+_LATER = """
+import json
+import torch.distributed.optim
+from matplotlib import pyplot
+from torch.distributed.fsdp import FullyShardedDataParallel
+from mmdet.models.language_models import bert
+from panbench.models.mmdet import lean
+answers = [bert.AutoTokenizer is None]
+lean.bring_language_models({"type": "MaskFormer", "backbone": {"type": "ResNet"}})
+answers.append(bert.AutoTokenizer is None)
+lean.bring_language_models({"type": "X", "parts": [{"type": "mmdet.BertModel"}]})
+import transformers
+answers += [bert.AutoTokenizer is transformers.AutoTokenizer, bert.HFBertModel is transformers.BertModel]
+answers += [torch.distributed.optim.ZeroRedundancyOptimizer.__name__, FullyShardedDataParallel.__name__]
+answers += [callable(pyplot.plot)]
+import mmengine.model.wrappers.fully_sharded_distributed as wrappers
+answers.append(issubclass(wrappers.MMFullyShardedDataParallel, FullyShardedDataParallel))
+print(json.dumps(answers))
+"""
+
+
+def test_what_was_left_out_is_imported_whole_by_who_asks_for_it():
+    pytest.importorskip("transformers")
+    assert answer_of_a_fork(_LATER) == [
+        *(True, True, True, True),
+        *("ZeroRedundancyOptimizer", "FullyShardedDataParallel", True, True),
+    ]
+
+
+def test_what_stands_in_says_so_when_it_is_called():
+    text = (
+        "import mmdet.utils\n"
+        "try:\n    mmdet.utils.imshow_mot_errors()\n"
+        "except ImportError as error:\n    import json; print(json.dumps(str(error)))"
+    )
+    found = answer_of_a_fork(text)
+    assert found == "panbench imports mmdet without mmdet.utils.mot_error_visualize.imshow_mot_errors."
+
+
+def test_only_the_program_imports_it_so():
+    assert not program.is_ours()
+    operators.install()
+    lean.import_mmdet()
+    import mmdet.utils
+
+    assert mmdet.utils.imshow_mot_errors.__module__ == "mmdet.utils.mot_error_visualize"
+    assert not isinstance(mmdet.utils.imshow_mot_errors, type)
