@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         refuse_torch("a test file, or what it imports,")
 
 
-def pytest_runtest_teardown(item: pytest.Item) -> None:
-    if item.config.getoption("light"):
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    before = "torch" in sys.modules
+    answer = yield
+    if item.config.getoption("light") and not before:
         refuse_torch(item.nodeid)
+    return answer
 
 
 def refuse_torch(who: str) -> None:

@@ -116,6 +116,7 @@ def test_the_reference_has_every_command_and_its_options(pages):
         assert line in pages["commands.md"], line
 
 
+@pytest.mark.slow
 def test_the_python_reference_has_every_public_name(pages):
     for name in panbench.__all__:
         assert name.startswith("_") or f"heading: panbench.{name}," in pages["python.md"], name

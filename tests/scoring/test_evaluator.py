@@ -236,6 +236,7 @@ class TestArguments:
         evaluator.update(ids.astype(kind), segments, ids[:, ::-1][:, ::-1], segments)
         assert evaluator.compute()["All"]["PQ"] == 1
 
+    @pytest.mark.slow
     def test_maps_may_be_tensors(self):
         torch = pytest.importorskip("torch")
         evaluator = Evaluator([PERSON])

@@ -16,6 +16,10 @@ panopticapi = pytest.importorskip("panopticapi.evaluation", reason="panopticapi 
 REFERENCE = Path(__file__).parent.parent / "reference"
 
 
+# What is patched has mmdet's metric among it, which brings PyTorch.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch):
     """panopticapi adds up the sums of each core; on one it adds image by image, as panbench does."""
