@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from panbench.base.errors import PanbenchError
 from panbench.panoptic import pixels
+from panbench.panoptic.idmap import count_ids
 from panbench.panoptic.types import IdMap
 from panbench.report.figures.pictures import Layer, LayerSegment, Photo, Pictures, RunPictures
 
@@ -197,7 +198,7 @@ def _covered(ids: IdMap, wanted: Sequence[int]) -> Mask:
 def _lying_in(layer: Layer, region: Mask, part: tuple[slice, slice]) -> list[LayerSegment]:
     """The segments of which more than half lies in a region, or that have more than half of it. part: what holds it."""
     there = layer.ids[part][region[part]]
-    inside = dict(zip(*(one.tolist() for one in np.unique(there, return_counts=True)), strict=True))
+    inside = count_ids(there)
     total = len(there)
     return [one for one in layer.segments if 2 * inside.get(one.id, 0) > min(one.area, total)]
 
