@@ -444,8 +444,8 @@ def _by_size(matched: Matched, categories: Sequence[Category]) -> _Sliced:
 
 def _by_share(matched: Matched, categories: Sequence[Category]) -> _Sliced:
     slicing = SLICINGS["share"]
-    ids, overlaps = matched.image_ids, matched.overlaps
-    pixels = sums_by_row(np.searchsorted(ids, overlaps.image_id), overlaps.pixels, len(ids))
+    ids = matched.image_ids
+    pixels = sums_by_row(matched.image_of_overlap, matched.overlaps.pixels, len(ids))
     of_image = pixels[np.searchsorted(ids, matched.segments.image_id)]
     return slicing.names, *_sum_segments(matched, slicing.place(matched.segments.area / of_image))
 
