@@ -6,6 +6,7 @@ that happens: its standard input ends then.
 """
 
 import contextlib
+import gc
 import itertools
 import os
 import pickle
@@ -126,6 +127,8 @@ def serve() -> None:
     calls, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # What a library prints must not come between the answers.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # It lives for seconds, and what it makes is freed by its count of references.
+    gc.disable()
     made: Any = None
     with contextlib.suppress(EOFError, BrokenPipeError):
         for number in itertools.count():

@@ -26,8 +26,9 @@ from panbench.report.answers.tables import comparison_row, labels
 from panbench.runs import Run, list_runs
 from panbench.runs.alike import FACTS, differing
 from panbench.runs.definitions import differing_definitions, stored_definitions
-from panbench.studies.robustness.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupted_runs
+from panbench.studies.robustness.corruptions import CORRUPTIONS, SEVERITIES, Corruption
 from panbench.studies.robustness.definitions import VERSION
+from panbench.studies.robustness.folders import corrupted_runs
 
 __all__ = [
     "Robustness",

@@ -12,7 +12,8 @@ from panbench.evaluation.options import EvaluateOptions
 from panbench.models.model import Model
 from panbench.runs import Run
 from panbench.studies.robustness.corrupted_model import CorruptedModel
-from panbench.studies.robustness.corruptions import Corruption, corrupted_runs
+from panbench.studies.robustness.corruptions import Corruption
+from panbench.studies.robustness.folders import corrupted_runs
 
 if TYPE_CHECKING:
     from panbench.models.rules import Rule

@@ -10,7 +10,6 @@ import difflib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -26,7 +25,6 @@ __all__ = [
     "Corruption",
     "CorruptionKind",
     "corrupt",
-    "corrupted_runs",
     "parse_corruptions",
 ]
 
@@ -107,12 +105,6 @@ def parse_corruptions(text: str) -> list[Corruption]:
     if not found:
         raise BadArgument("--corrupt names no corruption. Write for example fog:2,jpeg:4, or all.")
     return list(dict.fromkeys(found))
-
-
-def corrupted_runs(home: Path) -> Path:
-    """The folder beside a clean run that holds its corrupted runs, each in a folder of its own: `fog-2`."""
-    place = home if home.name else home.absolute()
-    return place.with_name(f"{place.name}-corrupted")
 
 
 def _check(corruption: Corruption) -> None:

@@ -9,8 +9,7 @@ from panbench.report.answers.views import Compared
 from panbench.report.pages.page.section import Curves, Section
 from panbench.report.pages.page.shortened import shortened
 from panbench.report.pages.rendering import render
-from panbench.studies.robustness.answer import robustness, robustness_curves
-from panbench.studies.robustness.corruptions import corrupted_runs
+from panbench.studies.robustness.folders import corrupted_runs
 
 __all__ = ["corruptions_section"]
 
@@ -24,6 +23,9 @@ def corruptions_section(members: Sequence[Compared]) -> Section:
         if path is None or not corrupted_runs(path).is_dir():
             lacking.append(member.label)
             continue
+        # The corruptions themselves are imported only for runs that have some.
+        from panbench.studies.robustness.answer import robustness, robustness_curves
+
         try:
             (found,) = robustness([member.run])
         except BadRun as problem:

@@ -24,8 +24,9 @@ from panbench.studies.robustness.answer import (
     robustness_record,
 )
 from panbench.studies.robustness.corrupted_runs import evaluate_corrupted
-from panbench.studies.robustness.corruptions import CORRUPTIONS, Corruption, corrupted_runs, parse_corruptions
+from panbench.studies.robustness.corruptions import CORRUPTIONS, Corruption, parse_corruptions
 from panbench.studies.robustness.definitions import VERSION
+from panbench.studies.robustness.folders import corrupted_runs
 
 SETTINGS = "fog:2,gaussian_noise:1,gaussian_noise:5,saturate:5"
 
