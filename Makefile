@@ -61,7 +61,8 @@ $(VENV)/.installed: $(VENV)/.needs
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[models]'
 	@if [ -n "$$PYTHONDONTWRITEBYTECODE" ]; then \
 	    echo "Compiling what models need, since PYTHONDONTWRITEBYTECODE is set"; \
-	    env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import panbench.evaluation.evaluate; from panbench.catalog import find_model; \
+	    env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'from panbench.base import program; program.begin(); \
+	        import panbench.evaluation.evaluate; from panbench.catalog import find_model; \
 	        from panbench.models.opening import open_model; open_model(find_model("mask2former-tiny"), weights="random")'; \
 	fi
 	@touch $@
@@ -78,14 +79,16 @@ DEMO_MODELS ?= panoptic-fpn-tiny,maskformer-tiny,mask2former-tiny
 demo: install
 	$(BIN)/panbench eval --model $(DEMO_MODELS) --data shapes --out results/demo --overwrite
 
-# Every check runs, so that one look shows all that is wrong; pytest's closing line comes last. Files are shared out among the
+# mypy has one process and runs beside the tests. Every check runs, so that one look shows all that is wrong; pytest's closing line comes last. Files are shared out among the
 # cores, slow ones first (tests/conftest.py): tests of a file may share a browser or a server. make test WORKERS=0 runs all in
 # one process.
 WORKERS ?= auto
 test: $(VENV)/.dev
 	@status=0; \
-	$(MAKE) --no-print-directory lint || status=1; \
+	{ $(BIN)/ruff check . && $(BIN)/ruff format --check .; } || status=1; \
+	$(BIN)/mypy & types=$$!; \
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS) || status=1; \
+	wait $$types || status=1; \
 	if [ $$status -ne 0 ]; then echo "make test: not all checks passed, see above" >&2; fi; \
 	exit $$status
 
@@ -93,7 +96,6 @@ test: $(VENV)/.dev
 QUICK := $(addprefix tests/,base panoptic metrics runs scoring datasets cli/test_help.py cli/test_words.py cli/test_request.py \
 	report/test_grid.py report/test_colors.py report/test_verdict.py test_catalog.py test_headlines.py test_layering.py test_repository.py test_site.py)
 
-# mypy has one process and runs beside the tests.
 quick: $(VENV)/.dev
 	@status=0; \
 	{ $(BIN)/ruff check . && $(BIN)/ruff format --check .; } || status=1; \

@@ -7,9 +7,10 @@ import threading
 from dataclasses import replace
 
 import cv2
+import forking
 import numpy as np
 import pytest
-from support import panbench, panbench_program
+from support import panbench
 
 from panbench.cli import console
 from panbench.runs import RunInfo
@@ -67,8 +68,8 @@ def refusing():
 def test_no_error_of_the_hub_shows_a_token_or_a_password(token, endpoint, refusing, tmp_path):
     cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((8, 8, 3), np.uint8))
     settings = {**os.environ, "HF_TOKEN": token, "HF_ENDPOINT": endpoint.format(refusing)}
-    # A program of its own: a library that is imported already is not asked what it says of the settings.
-    done = panbench_program(
+    # A process that has not imported huggingface_hub (tests/models/mmdet/test_lean.py), which reads them when it is.
+    done = forking.panbench(
         *("predict", "photo.png", "--model", "hf:owner/name", "--download", "--debug"), cwd=tmp_path, env=settings
     )
     said = done.stderr + done.stdout

@@ -9,7 +9,14 @@ from panbench.base import program
 from panbench.models.mmdet import lean, operators
 
 pytestmark = pytest.mark.skipif(not forking.FORKS, reason="programs start from nothing here")
-HEAVY = ("transformers", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.optim", "matplotlib.pyplot")
+HEAVY = (
+    "transformers",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.distributed.optim",
+    "matplotlib.pyplot",
+    "huggingface_hub",
+)
 
 
 def answer_of_a_fork(program_text: str):
