@@ -36,7 +36,7 @@ from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.benchmark import Row, benchmark, share_that_differs
 from panbench.models import feeding
-from panbench.models.mmdet import operators
+from panbench.models.mmdet import operators, triton_attention
 from panbench.models.opening import open_model, resolve_weights
 from panbench.models.predict import category_ids, prediction_of
 from panbench.models.rules import fuse
@@ -416,6 +416,7 @@ def kernels(day: Day, rows: Rows) -> None:
                 continue
             operators._torchvision_loads = loads if kind == "torchvision" else (lambda: False)  # type: ignore[assignment]
             os.environ["PANBENCH_TRITON"] = str(int(kind == "triton"))
+            triton_attention.begin_anew()
             try:
                 spent, ids = _batches(day, name)
             except Exception as error:  # a kernel that does not compile is a row
@@ -424,6 +425,11 @@ def kernels(day: Day, rows: Rows) -> None:
             finally:
                 operators._torchvision_loads = loads
                 os.environ.pop("PANBENCH_TRITON")
+            if kind == "triton" and (why := triton_attention.why_not_used()) is not None:
+                # PyTorch's operators answered in its place: their time is not Triton's.
+                failed = {} if why.startswith(("ModuleNotFoundError", "nothing asked")) else {"good": False}
+                rows.add({"model": name, "kernels": kind, "status": f"not used: {why}", **failed})
+                continue
             expected = ids if expected is None else expected
             differ = float(np.mean([np.mean(a != b) for a, b in zip(expected, ids, strict=True)]))
             row = {"ms a batch": statistics.median(spent[1:]), "pixels that differ": differ, "good": differ <= 1e-4}

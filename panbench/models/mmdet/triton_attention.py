@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["attend", "is_wanted"]
+__all__ = ["attend", "begin_anew", "is_wanted", "why_not_used"]
 
 VARIABLE = "PANBENCH_TRITON"
 TOLERANCE = 1e-4
@@ -27,6 +27,19 @@ def is_wanted(device: torch.device) -> bool:
     if os.environ.get(VARIABLE) != "1" or _failed:
         return False
     return device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def begin_anew() -> None:
+    """Forgets what failed and what was compared: the kernel is tried and held to ours again."""
+    _failed.clear()
+    _checked.clear()
+
+
+def why_not_used() -> str | None:
+    """Why the kernel gave no answer since `begin_anew`: its failure, or that nothing asked it; None where it did."""
+    if _failed:
+        return _failed[-1]
+    return None if _checked else "nothing asked for it"
 
 
 def attend(
