@@ -51,7 +51,7 @@ def path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def large(monkeypatch):
-    """Takes all runs for large: read some images a block, of which every sixth is shown."""
+    """Takes all runs for large: read some images a block, of which ten are shown."""
     monkeypatch.setattr(folder, "ROWS_AT_ONCE", 0)
     monkeypatch.setattr(parts.LargeParts.blocks.__wrapped__, "__defaults__", (60,))
     monkeypatch.setattr(module, "SAMPLED", 10)
@@ -97,7 +97,7 @@ def test_numbers_are_those_of_all_images_to_the_last_bit(path, large, monkeypatc
 def test_the_page_says_what_is_of_a_sample(path, large):
     page = report_page([load_run(path)])
     assert f"are of all {IMAGES} images" in page
-    assert "a sample, 10 images evenly spaced by id" in page
+    assert "a sample, 10 images drawn at random" in page
 
 
 def test_a_page_of_all_images_says_nothing_of_samples(path):

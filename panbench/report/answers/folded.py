@@ -1,7 +1,7 @@
 """What answers need of a run with too many images to hold: sums of all of them from one pass, and a sample as rows.
 
 Scores, tests, causes and slices are quotients of sums over images, so a pass that adds them up block by block has them
-of all images. Single images and errors are shown of a sample: every k-th image by id, SAMPLED of them at most.
+of all images. Single images and errors are shown of a sample: SAMPLED of them, drawn at random.
 
 A pass over a million images takes half a minute, so its result is kept in the cache folder, under a name made of the
 SHA-256 of the run's parts, of its categories and of the code that adds up: whatever of these changes, another file is
@@ -109,8 +109,13 @@ def known_summary(run: Run) -> dict[str, dict[str, float | int | None]]:
 
 
 def sample_of(images: Int) -> Int:
-    """Every k-th image, SAMPLED at most."""
-    return images[:: max(-(-len(images) // SAMPLED), 1)]
+    """SAMPLED of the images, drawn at random, always the same of as many; all where there are no more.
+
+    Every k-th image would show one camera of six, or one frame of a loop.
+    """
+    if len(images) <= SAMPLED:
+        return images
+    return images[np.sort(np.random.default_rng(0).choice(len(images), SAMPLED, replace=False))]
 
 
 def _passed(run: Run, images: Int, reporter: Reporter, keep: bool) -> Folded:

@@ -175,7 +175,7 @@ def sampled(members: Sequence[Compared]) -> str:
     images, shown = members[0].row.images, len(members[0].matched.image_ids)
     return (
         "Scores, their intervals and tests, causes, what to fix first, confusions and PQ by slice are of all "
-        f"{images:,} images. Single images, errors and pictures are of a sample, {shown:,} images evenly spaced by id, "
+        f"{images:,} images. Single images, errors and pictures are of a sample, {shown:,} images drawn at random, "
         f"and the {WORST} images with the lowest PQ of all. Intervals of differences between causes, and sections "
         "further down that need single images, are of the sample, too."
     )
