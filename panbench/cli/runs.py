@@ -138,6 +138,7 @@ def merge(
     Shards are made by `score --shard I/N`, or by `eval --image-ids`. Their settings must be equal, and no image may
     be in two of them.
     """
+    from panbench.report.answers.folded import keep_sums
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.runs.merge import merge_runs
 
@@ -149,4 +150,6 @@ def merge(
     else:
         row = comparison_row(run)
         console.show(summary_text(row.title, run.summary(), row.notes))
+    with console.Bars(transient=True) as bars:
+        keep_sums(run, bars)
     console.say(f"Merged. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")

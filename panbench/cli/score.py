@@ -60,6 +60,7 @@ class ScoreRequest:
 def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOptions, ...]") -> None:
     """Score predictions of any framework: the same numbers as panopticapi."""
     from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
+    from panbench.report.answers.folded import keep_sums
     from panbench.report.answers.options import Scoring
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.scoring.folder import as_json as scores_of
@@ -104,6 +105,9 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
     if request.out is None:
         console.say("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can analyse it.")
     else:
+        if request.shard is None:
+            with console.Bars(transient=True) as bars:
+                keep_sums(run, bars)
         console.say(f"Stored. More: `panbench metrics {shlex.quote(str(request.out))}`, `errors`, `compare`")
 
 

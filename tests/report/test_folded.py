@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn_scenes import CATEGORIES, table_of_scenes
+from support import panbench
 
 from panbench.metrics import fixes, samples
 from panbench.metrics.fixes import FixFold
@@ -234,3 +235,21 @@ def test_a_matched_sample_costs_a_sample(path, large, monkeypatch):
     report_page([load_run(path)])
     # The sample, the worst, and both together.
     assert sum(matched) <= 2 * (10 + 3)
+
+
+def test_a_large_run_that_ends_keeps_its_sums_and_a_small_one_does_not(path, large, monkeypatch, tmp_path):
+    kept = tmp_path / "cache" / "folded"
+    shards = []
+    for number in range(2):
+        shard = RunWriter.create(tmp_path / f"shard-{number}", RunInfo(kind="score", categories=CATEGORIES))
+        shard.write_part(concat(table_of_scenes(7, images=IMAGES)[number::2]))
+        shard.finish("done")
+        shards.append(str(tmp_path / f"shard-{number}"))
+    assert panbench("runs", "merge", *shards, "--out", tmp_path / "all").exit_code == 0
+    assert len(list(kept.glob("*.sums"))) == 1
+    # What it keeps is what a page asks for: it need not read the images again.
+    monkeypatch.setattr(module, "_passed", None)
+    assert "are of all 60 images" in report_page([load_run(tmp_path / "all")])
+    monkeypatch.setattr(folder, "ROWS_AT_ONCE", 10**9)
+    assert panbench("runs", "merge", *shards, "--out", tmp_path / "small").exit_code == 0
+    assert len(list(kept.glob("*.sums"))) == 1

@@ -43,7 +43,7 @@ from panbench.panoptic.parts import part_files
 from panbench.panoptic.types import Category
 from panbench.runs import Run
 
-__all__ = ["SAMPLED", "Folded", "folded", "known_summary", "sample_of"]
+__all__ = ["SAMPLED", "Folded", "folded", "keep_sums", "known_summary", "sample_of"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -95,6 +95,12 @@ def folded(run: Run, images: Int | None = None, reporter: Reporter = SILENT) -> 
         whole = len(ids) == len(run.images)
         of_run[asked] = (whole and _kept(run)) or _passed(run, ids, reporter, keep=whole)
     return of_run[asked]
+
+
+def keep_sums(run: Run, reporter: Reporter = SILENT) -> None:
+    """Adds up a run that has just ended, if it is a large one: `report` and `serve` then open it in seconds."""
+    if run.in_blocks and _path(run) is not None:
+        folded(run, reporter=reporter)
 
 
 def known_summary(run: Run) -> dict[str, dict[str, float | int | None]]:
