@@ -52,8 +52,8 @@ def convert_ade20k(
     for name, place in found.items():
         if place is None and not (name == "images" and options.get("images") == "none"):
             raise BadDataset(
-                f"{Path(source) / name / SPLITS[split]} was not found. Put {_ARCHIVES[name][-1]} into {source}, or "
-                "unpack it there."
+                f"{Path(source) / name / SPLITS[split]} was not found. Put ADE20K's {_ARCHIVES[name][-1]} into "
+                f"{source}, or unpack it there."
             )
     folders = {name: place for name, place in found.items() if place is not None}
     files = sorted(folders["annotations"].glob("*.png"))

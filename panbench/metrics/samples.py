@@ -108,8 +108,9 @@ class SampleFold:
     def look(self, matched: Matched) -> ImageStatistics | _Tallied:
         """`image_statistics` of a block; of very many images, as rows that `add` takes as they are."""
         found = self._statistics.look(matched)
-        if not self._grouped:
-            return found
+        return self._tallied(found) if self._grouped else found
+
+    def _tallied(self, found: ImageStatistics) -> _Tallied:
         place = positions(found.category_id, self._statistics.categories)
         cell = found.slice.astype(np.int64) * len(self._statistics.categories) + place
         image = np.searchsorted(self.images, found.image_id)
@@ -121,7 +122,9 @@ class SampleFold:
         return _Tallied(cell * UNITS + image % UNITS, values, held)
 
     def add(self, part: ImageStatistics | _Tallied) -> None:
-        """Adds the rows of a block to the groups of their images."""
+        """Adds what `look` found in a block, or its `image_statistics`."""
+        if isinstance(part, ImageStatistics) and self._grouped:
+            part = self._tallied(part)
         if isinstance(part, ImageStatistics):
             self._statistics.add(part)
             return

@@ -241,8 +241,8 @@ MUTANTS = (
         "damaged_photograph_read",
         "a photograph that lost data is never scored where libjpeg notices it",
         "panbench/panoptic/photo.py",
-        "        if warning.startswith(_LOST) and not extraneous:",
-        "        if False:",
+        "    if warning.startswith(_LOST) and not extraneous:",
+        "    if False:",
         ("tests/panoptic/test_photo.py::test_no_flipped_bit_that_libjpeg_hears_of_changes_pixels_unsaid",),
     ),
     Mutant(
