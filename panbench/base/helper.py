@@ -112,7 +112,7 @@ class Helper:
                     if lost:
                         raise HelperLost
                     fine, found = pickle.load(self._process.stdout)
-                except Exception:
+                except Exception:  # of a stream that is cut short pickle raises nearly anything
                     lost, fine, found = True, False, HelperLost("a helping process ended early")
                 if fine:
                     answer.set_result(found)
@@ -147,5 +147,5 @@ def _pickled(found: tuple[bool, Any]) -> bytes:
     """The bytes of an answer; of an exception that cannot be pickled, those of its words."""
     try:
         return pickle.dumps(found, pickle.HIGHEST_PROTOCOL)
-    except Exception:
+    except Exception:  # whatever a foreign exception's own pickling raises
         return pickle.dumps((False, HelperLost(repr(found[1]))), pickle.HIGHEST_PROTOCOL)

@@ -278,7 +278,7 @@ def _packed(found: Folded) -> bytes:
         if (columns := getattr(found.rows, side)) is not None:
             arrays |= {f"rows.{side}.{field.name}": getattr(columns, field.name) for field in fields(columns)}
     content = io.BytesIO()
-    np.savez(content, **arrays)  # type: ignore[arg-type]
+    np.savez(content, allow_pickle=False, **arrays)
     raw = content.getvalue()
     packed = pa.compress(raw, codec="zstd", asbytes=True)
     return _HEAD + len(raw).to_bytes(8, "big") + hashlib.sha256(packed).digest() + packed

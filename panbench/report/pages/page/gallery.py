@@ -126,7 +126,10 @@ class PagePictures:
                 # Not all at once: the size may yet prove too large.
                 self._give(chosen[number : number + 1] if number < FEW else chosen, size)
                 found = self._queue.example(image, *size)
-                (faults if isinstance(found, str) else records).append(found)  # type: ignore[arg-type]
+                if isinstance(found, str):
+                    faults.append(found)
+                else:
+                    records.append(found)
                 if len(records) in CHECKED and place + 1 < len(self._sizes) and not self._fit(records, room):
                     break
             else:

@@ -84,7 +84,7 @@ class Packer:
     def problem(self) -> str:
         """Why there are no pictures at all, said before any image is read; "" where there are."""
         try:
-            self.pictures.panoptic  # noqa: B018
+            _ = self.pictures.panoptic
         except BadDataset as error:
             return str(error)
         return ""
