@@ -6,7 +6,6 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,54 +32,36 @@ def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
         running = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield running
-        _idle.clear()
+        for pages in _idle.values():
+            pages.clear()
         running.close()
 
 
 BLANK = "about:blank"
 
-_idle: dict["Window", list[Any]] = {}
-"""Blank pages that tests have left, by window: a page in an open tab takes 40 % of the CPU time of one in a new."""
+_idle: dict[bool, list[Any]] = {False: [], True: []}
+"""Blank pages that tests have left, without and with touch: an open tab takes half of the CPU time of a new one."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """The settings of a browser's window that are fixed once it is open."""
+def blank_page(browser: Any, touch: bool) -> Any:
+    """A page that shows nothing and remembers nothing; whether it can be touched is fixed once its window is open."""
+    return _idle[touch].pop() if _idle[touch] else browser.new_context(has_touch=touch).new_page()
 
-    width: int
-    scheme: str
-    touch: bool
-    forced: bool
 
-    def blank_page(self, browser: Any) -> Any:
-        """A page that shows nothing and remembers nothing, in a window of its own."""
-        if idle := _idle.get(self):
-            return idle.pop()
-        # Without animations: a headless browser draws few frames, and a smooth scroll may stop on its way.
-        return browser.new_context(
-            viewport={"width": self.width, "height": 900},
-            color_scheme=self.scheme,
-            has_touch=self.touch,
-            reduced_motion="reduce",
-            forced_colors="active" if self.forced else "none",
-        ).new_page()
-
-    def leave(self, page: Any) -> None:
-        """Undoes what a test did to a page and keeps it for the next; one that cannot be made blank again is closed."""
-        try:
-            page.evaluate("localStorage.clear()")
-            page.unroute_all()
-            page.goto(BLANK)
-            page.emulate_media(media="null", color_scheme=self.scheme, reduced_motion="reduce")
-            page.set_viewport_size({"width": self.width, "height": 900})
-            for key in ("Control", "Shift", "Alt", "Meta"):
-                page.keyboard.up(key)
-            page.mouse.move(-1, -1)
-            page.context.clear_permissions()
-        except Exception:  # the next test then opens a new one
-            page.context.close()
-        else:
-            _idle.setdefault(self, []).append(page)
+def leave(page: Any, touch: bool) -> None:
+    """Undoes what a test did to a page and keeps it for the next; one that cannot be made blank again is closed."""
+    try:
+        page.evaluate("localStorage.clear()")
+        page.unroute_all()
+        page.goto(BLANK)
+        for key in ("Control", "Shift", "Alt", "Meta"):
+            page.keyboard.up(key)
+        page.mouse.move(-1, -1)
+        page.context.clear_permissions()
+    except Exception:  # the next test then opens a new one
+        page.context.close()
+    else:
+        _idle[touch].append(page)
 
 
 class Opened:
@@ -95,10 +76,11 @@ class Opened:
         touch: bool = False,
         hash: str = "",
         forced: bool = False,
-        ready: str = "html[data-ready] #chart-causes svg",
+        ready: str = "html[data-ready]:not(:has(#viewer[aria-busy])) #chart-causes svg",
     ) -> None:
-        self.window = Window(width, scheme, touch, forced)
-        self.page = self.window.blank_page(browser)
+        self.touch = touch
+        self.page = blank_page(browser, touch)
+        self._set(width, scheme, "null", forced)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self._listeners = {
@@ -113,9 +95,24 @@ class Opened:
         # Not wait_for_function: it polls by eval, which the page's content security policy forbids.
         self.page.locator(ready).first.wait_for(state="attached")
 
+    def _set(self, width: int, scheme: str, media: str, forced: bool) -> None:
+        self.page.set_viewport_size({"width": width, "height": 900})
+        # Without animations: a headless browser draws few frames, and a smooth scroll may stop on its way.
+        self.page.emulate_media(
+            media=media,
+            color_scheme=scheme,
+            reduced_motion="reduce",
+            forced_colors="active" if forced else "none",
+        )
+
+    def show(self, width: int, scheme: str = "light", media: str = "null", forced: bool = False) -> None:
+        """Shows the open page in another width, scheme or medium; returns once its charts are drawn for it."""
+        self._set(width, scheme, media, forced)
+        redraw(self.page)
+
     def close(self, own: str) -> None:
         """Leaves the page; asserts that nothing was complained of, or fetched but what begins with `own`."""
-        self.window.leave(self.page)
+        leave(self.page, self.touch)
         for event, listener in self._listeners.items():
             self.page.remove_listener(event, listener)
         assert self.complaints == []
@@ -138,6 +135,29 @@ def open_report(browser, report) -> Iterator:
 
     yield open_
     for one in opened:
+        one.close("file:")
+
+
+@pytest.fixture(scope="module")
+def read_report(browser, report) -> Iterator:
+    """A function that shows the report of two runs, or another, to tests that only read: each is opened once a file.
+
+    A test says the width, the scheme and the medium that it needs, and leaves nothing but these changed.
+    """
+    opened: dict[Path, Opened] = {}
+
+    def show(path=None, width=1600, scheme="light", media="null", forced=False) -> Any:
+        place = path or report
+        if place in opened:
+            opened[place].show(width, scheme, media, forced)
+        else:
+            opened[place] = Opened(browser, place, width=width, scheme=scheme, forced=forced)
+            if media != "null":
+                opened[place].show(width, scheme, media, forced)
+        return opened[place].page
+
+    yield show
+    for one in opened.values():
         one.close("file:")
 
 
@@ -171,3 +191,13 @@ def wait_in_page(page, condition: str) -> None:
         }})"""
     )
     assert holds, condition
+
+
+def wait_for_picture(page) -> None:
+    """Returns once the viewer has painted the image that was asked for last: its photograph is decoded meanwhile."""
+    page.locator("#viewer:not([aria-busy]) canvas").first.wait_for(state="attached")
+
+
+def redraw(page) -> None:
+    """Returns once a page has drawn what depends on its width: in the second frame all of the first is done."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from browsing import wait_in_page
+from browsing import wait_for_picture, wait_in_page
 
 from panbench.report.pages.page import document
 
@@ -51,8 +51,8 @@ def test_the_next_image_was_decoded_before_it_is_asked_for(open_report):
     assert shown == [True, 0]
 
 
-def test_what_was_decoded_is_kept_up_to_a_bound_and_the_oldest_goes(open_report):
-    page = open_report()
+def test_what_was_decoded_is_kept_up_to_a_bound_and_the_oldest_goes(read_report):
+    page = read_report()
     source = (ASSETS / "images.js").read_text("utf-8")
     function = source[source.index("function keeping") : source.index("/** What both kinds share")]
     made = page.evaluate(
@@ -66,3 +66,28 @@ def test_what_was_decoded_is_kept_up_to_a_bound_and_the_oldest_goes(open_report)
     )
     # "b" was asked for longest ago when "c" came.
     assert made == ["a", "b", "c", "b"]
+
+
+def test_no_picture_is_painted_over_the_photograph_of_another(open_report):
+    page = open_report()
+    # Photographs from here on come when they are let in. The third image is no neighbour of the first, and not decoded.
+    panes = page.evaluate(
+        """async () => {
+            const Before = window.Image;
+            window.held = [];
+            window.Image = function () {
+                const image = new Before();
+                Object.defineProperty(image, 'src', { set: (src) => held.push(() => image.setAttribute('src', src)) });
+                return image;
+            };
+            document.querySelectorAll('.thumbs button')[2].click();
+            for (let turn = 0; turn < 50; turn++) await null;
+            [...document.querySelectorAll('#viewer button')].find((one) => one.textContent === 'Side by side').click();
+            return document.querySelectorAll('.pane canvas').length;
+        }"""
+    )
+    assert panes == 0
+    assert page.locator("#viewer").get_attribute("aria-busy") == "true"
+    page.evaluate("window.held.forEach((one) => one())")
+    wait_for_picture(page)
+    assert page.locator(".pane canvas").count() == 4

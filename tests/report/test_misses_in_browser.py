@@ -25,6 +25,11 @@ MISSED = f"""(canvas, part) => {{ {_READ}
     return count / (width * height);
 }}"""
 
+# Whether anything is painted on a canvas.
+PAINTED = f"""(canvas) => {{ {_READ}
+    return read(canvas, [0, 0, 1, 1])[2].some((value) => value);
+}}"""
+
 # In grey, how much pixels differ from those beside them along falling (\\) and along rising (/) lines.
 STRIPES = f"""(canvas, part) => {{ {_READ}
     const [width, height, data] = read(canvas, part);
@@ -112,7 +117,8 @@ def test_thumbnails_and_printed_figures_show_and_count_misses(open_report):
     thumb = page.locator(".thumbs button[data-image='7']")
     thumb.scroll_into_view_if_needed()
     assert "second: 1 missed" in thumb.inner_text()
-    wait_in_page(page, "document.querySelector(\".thumbs button[data-image='7'] canvas\").height === 184")
+    # A thumbnail has its size from the beginning, and is painted once it comes near and its photograph is decoded.
+    wait_in_page(page, f"({PAINTED})(document.querySelector(\".thumbs button[data-image='7'] canvas\"))")
     # The thumbnail is the image's middle band.
     assert thumb.locator("canvas").evaluate(MISSED, (25 / 40, 0.5, 6 / 40, 0.4)) > 0.02
     figures = page.locator("#figures figure")

@@ -13,7 +13,8 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     missed: true, judge: withPictures[0], cut: 0.5, lit: [], zoom: 1, center: [0.5, 0.5],
     spoken: null, places: [], place: 0,
   };
-  let photo = null, drawn = 0, repaint = () => {};
+  // waiting: for the photograph of the image; until it is there, the picture before stays as it is.
+  let photo = null, waiting = true, drawn = 0, repaint = () => {};
 
   const heading = el("h3", { id: "viewer-title" });
   const about = el("p", { class: "note" });
@@ -306,10 +307,18 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     }
     const next = photoOf(image);
     const turn = ++drawn;
-    const draw = () => { if (turn === drawn) { photo = next; render(); } };
-    if (next.complete && next.naturalWidth) draw();
-    else next.addEventListener("load", draw, { once: true });
+    const draw = () => {
+      if (turn !== drawn) return;
+      photo = next;
+      waiting = false;
+      node.removeAttribute("aria-busy");
+      render();
+    };
     node.dataset.image = image.id;
+    if (next.complete && next.naturalWidth) return draw();
+    waiting = true;
+    node.setAttribute("aria-busy", "true");
+    next.addEventListener("load", draw, { once: true });
   }
 
   /** Decodes what showing an image as things are now needs, so that it takes less time then. */
@@ -320,7 +329,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
   }
 
   function render() {
-    if (!photo) return;
+    if (waiting) return;
     hideTooltip();
     node.querySelector(".verdicts").hidden = state.color !== "verdict";
     onlyBox.hidden = state.mode === "side" || (state.left !== ONLY && state.right !== ONLY);
