@@ -11,7 +11,8 @@ by itself. docs/uncertainty.md has why p-values stay valid, docs/simulations.md
 the simulation.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -24,16 +25,20 @@ __all__ = ["Swappable", "swap_p_values"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
 Rows: TypeAlias = "scipy.sparse.csr_array | Float"
 
 BLOCK_BITS = 10
 """A block has 2^10 swaps. Transformed as a square of 32 × 32 it stays in a core's caches, and BLAS on that core."""
 
-COLUMNS = 128
-"""So many swaps are scored at once, in a core's caches."""
+AT_ONCE = 8192
+"""So many numbers of a kind are scored at once, cells times swaps, in a core's caches."""
 
 EQUAL = 1e-12
 """Equal differences that were added up in another order must count as equal."""
+
+_ORDER = [0, 2, 1]
+"""Here scores are PQ, RQ and SQ: the first two have one divisor."""
 
 
 @dataclass(frozen=True)
@@ -79,21 +84,34 @@ def swap_p_values(
     chosen = np.sort(rng.choice((blocks << bits) - 1, permutations, replace=False)) + 1
     transform = _Transform.of(runs, codes, bits)
     scored = [_Pair.of(runs, *pair) for pair in pairs]
-    as_large = np.abs(observed)[..., None] - EQUAL
+    as_large = (np.abs(observed)[..., None] - EQUAL)[:, _ORDER]
 
     def count(block: int) -> tuple[int, Int]:
         start, stop = np.searchsorted(chosen, [block << bits, (block + 1) << bits])
-        sums = transform.after(besides[block], chosen[start:stop] - (block << bits))
+        counted = np.zeros(1 << bits, np.bool_)
+        counted[chosen[start:stop] - (block << bits)] = True
         counts = np.zeros(observed.shape, np.int64)
-        room = _Room.of(sums.shape[2], min(COLUMNS, sums.shape[3]))
-        large = np.zeros((len(scored), *room.apart.shape), np.uint8)
-        for first in range(0, sums.shape[3], COLUMNS):
-            # All pairs of some columns in turn: those stay in the cache.
-            some = np.ascontiguousarray(sums[..., first : first + COLUMNS])
+        groups = len(runs.members)
+        room = _Room.of(transform.most, len(counted))
+        means = [_Means.of(pair, groups, len(counted)) for pair in scored]
+        # All pairs of some cells in turn: those stay in the cache.
+        for cells, sums in transform.after(besides[block]):
+            own = slice(groups + cells.start, groups + cells.stop)
             for place, pair in enumerate(scored):
-                pair.count(some, as_large[place], room, counts[place], large[place])
-        if runs.cells:
-            counts[:, :, len(runs.members) :] = large.sum(axis=-1)
+                apart, lost = pair.apart(sums, cells, runs.members, room, means[place])
+                if not runs.cells:
+                    continue
+                large = room.flags[:, : cells.stop - cells.start]
+                np.greater_equal(np.abs(apart, out=apart), as_large[place, :, own], out=large)
+                if lost is not None:
+                    # Where a run is left without the category there is no difference: that counts as at least as large.
+                    large |= lost
+                large &= counted
+                counts[place, _ORDER, own] = _ones(large)
+        for place, mean in enumerate(means):
+            # Nor is there one of a group that is left without any.
+            large = ~(np.abs(mean.apart()) < as_large[place, :, :groups])
+            counts[place, _ORDER, :groups] = (large & counted).sum(axis=-1)
         return int(stop - start), counts
 
     total = np.ones(observed.shape, np.int64)
@@ -105,66 +123,127 @@ def swap_p_values(
 
 
 @dataclass(frozen=True)
+class _Entries:
+    """What units add to the sums over some cells of all runs, halved: columns place (a cell's in a table (3, runs,
+    cells), times the number of codes, plus the unit's code), values and unit."""
+
+    place: Int
+    values: Float
+    unit: Int
+
+
+@dataclass(frozen=True)
 class _Transform:
     """Sums over the units that stay less those over the units that are swapped, halved, after all swaps of a block.
 
-    entries: for each of the three sums its places in a table (rows, codes), its values and their units; or, where it is
-        dense, (rows, units)
-    codes: (units,) of `bits` bits; shape: runs and cells of the rows
+    parts: some cells each, and what units add to them; where sums are dense, (3 · runs · cells, units), halved
+    codes: (units,) of `bits` bits
     """
 
-    entries: tuple[tuple[Int, Float, Int] | Float, ...]
-    shape: tuple[int, int]
+    parts: tuple[tuple[slice, _Entries | Float], ...]
+    n_runs: int
     codes: Int
     bits: int
 
+    @property
+    def most(self) -> int:
+        """How many cells a part has at most."""
+        return self.parts[0][0].stop
+
     @staticmethod
     def of(runs: Swappable, codes: Int, bits: int) -> "_Transform":
-        entries: list[tuple[Int, Float, Int] | Float] = []
-        for sums in runs.sums:
-            if isinstance(sums, np.ndarray):
-                entries.append(sums / 2)
-                continue
-            listed = sums.tocoo()
-            unit = listed.col.astype(np.int64)
-            entries.append(((listed.row.astype(np.int64) << bits) + codes[unit], listed.data / 2.0, unit))
-        rows, cells = runs.sums[0].shape[0], runs.members.shape[1]
-        return _Transform(tuple(entries), (rows // cells, cells), codes, bits)
+        cells = runs.members.shape[1]
+        n_runs = runs.sums[0].shape[0] // cells
+        at_once = max(AT_ONCE >> bits, 1)
+        spans = [slice(first, min(first + at_once, cells)) for first in range(0, cells, at_once)]
+        if isinstance(runs.sums[0], np.ndarray):
+            dense = [np.reshape(one, (n_runs, cells, -1)) for one in runs.sums]
+            halves = [np.stack([one[:, span] for one in dense]).reshape(-1, runs.n_units) / 2 for span in spans]
+            return _Transform(tuple(zip(spans, halves, strict=True)), n_runs, codes, bits)
+        listed = [one.tocoo() for one in runs.sums]
+        table, unit, values = (
+            np.concatenate(column)
+            for column in (
+                [place * n_runs * cells + one.row.astype(np.int64) for place, one in enumerate(listed)],
+                [one.col.astype(np.int64) for one in listed],
+                [one.data.astype(np.float64) / 2 for one in listed],
+            )
+        )
+        run, cell = np.divmod(table, cells)  # the run's place among those of all three sums
+        part = cell // at_once
+        order = np.argsort(part, kind="stable")
+        ends = np.searchsorted(part[order], np.arange(len(spans) + 1))
+        parts: list[tuple[slice, _Entries | Float]] = []
+        for span, first, last in zip(spans, ends, ends[1:], strict=False):
+            own = order[first:last]
+            row = run[own] * (span.stop - span.start) + cell[own] - span.start
+            parts.append((span, _Entries((row << bits) + codes[unit[own]], values[own], unit[own])))
+        return _Transform(tuple(parts), n_runs, codes, bits)
 
-    def after(self, swapped: npt.NDArray[np.int8], chosen: Int) -> Float:
-        """(3, runs, cells, chosen) sums, halved, when besides the chosen swaps of the group some units are swapped."""
+    def after(self, swapped: npt.NDArray[np.int8]) -> Iterator[tuple[slice, Float]]:
+        """Some cells in turn, with their (3, runs, cells, swaps) sums, halved, when besides the swaps of the group some
+        units are swapped. The sums are overwritten by the next."""
         sign = 1.0 - 2.0 * swapped
-        rows, codes = self.shape[0] * self.shape[1], 1 << self.bits
         left, right = _hadamard(1 << (self.bits // 2)), _hadamard(1 << (self.bits - self.bits // 2))
-        out = np.empty((len(self.entries), rows, len(chosen)))
-        for place, entries in enumerate(self.entries):
-            if isinstance(entries, tuple):
-                at, values, unit = entries
-                table = np.bincount(at, values * sign[unit], rows * codes)
+        codes, most = 1 << self.bits, 3 * self.n_runs * self.most
+        room = np.empty((2, most * codes))
+        for cells, entries in self.parts:
+            shape = 3, self.n_runs, cells.stop - cells.start
+            rows = math.prod(shape)
+            if isinstance(entries, _Entries):
+                table = np.bincount(entries.place, entries.values * sign[entries.unit], rows * codes)
             else:
                 dealt = scipy.sparse.csr_array((sign, (self.codes, np.arange(len(sign)))), shape=(codes, len(sign)))
                 table = np.ascontiguousarray((dealt @ entries.T).T)
-            squares = table.reshape(rows, len(left), len(right))
-            transformed = np.matmul(left, np.matmul(squares, right)).reshape(rows, codes)
-            # Every index is inside; without "clip" NumPy would write into a copy first.
-            np.take(transformed, chosen, axis=1, out=out[place], mode="clip")
-        return out.reshape(len(self.entries), *self.shape, len(chosen))
+            halfway, whole = (one[: rows * codes].reshape(rows, len(left), len(right)) for one in room)
+            # Square by square: BLAS would share one large product out among threads, which are all busy.
+            np.matmul(table.reshape(halfway.shape), right, out=halfway)
+            np.matmul(left, halfway, out=whole)
+            yield cells, whole.reshape(*shape, codes)
 
 
 @dataclass(frozen=True)
 class _Room:
-    """Memory that is used again for each pair and each COLUMNS of a block: fresh pages cost more than the arithmetic.
+    """Memory that is used again for each pair and all cells of a block: fresh pages cost more than the arithmetic.
 
-    All are (3, cells, COLUMNS).
+    of_a, of_b, apart, flags: (3, cells, swaps); one: (cells, swaps)
     """
 
-    apart: Float
     of_a: Float
     of_b: Float
+    apart: Float
+    one: Float
+    flags: Bool
 
     @staticmethod
-    def of(cells: int, columns: int) -> "_Room":
-        return _Room(*(np.empty((3, cells, columns)) for _ in range(3)))
+    def of(cells: int, swaps: int) -> "_Room":
+        of_a, of_b, apart = np.empty((3, 3, cells, swaps))
+        return _Room(of_a, of_b, apart, np.empty((cells, swaps)), np.empty((3, cells, swaps), np.bool_))
+
+
+@dataclass(frozen=True)
+class _Means:
+    """The means over groups of both runs of a pair, added up cell by cell.
+
+    sums: (1 or 2, 3, groups, swaps) what run b has more than run a; where a swap can change how many cells a group has,
+        what each of them has
+    n: how many cells a group has; (1, groups, 1), or (2, groups, swaps) of each run
+    """
+
+    sums: Float
+    n: Float
+
+    @staticmethod
+    def of(pair: "_Pair", groups: int, swaps: int) -> "_Means":
+        if not len(pair.odd):
+            return _Means(np.zeros((1, 3, groups, swaps)), pair.held[None])
+        return _Means(np.zeros((2, 3, groups, swaps)), np.tile(pair.held, (2, 1, swaps)))
+
+    def apart(self) -> Float:
+        """(3, groups, swaps) the differences of PQ, RQ and SQ; NaN where a run has no cell of the group."""
+        means = self.sums / np.where(self.n > 0, self.n, np.nan)[:, None]
+        found: Float = means[0] if len(means) == 1 else means[1] - means[0]
+        return found
 
 
 @dataclass(frozen=True)
@@ -172,15 +251,16 @@ class _Pair:
     """Two runs, and what both add up to, half for each.
 
     whole: (3, cells, 1) half of the sums of both; held: (groups, 1) how many cells of a group no swap takes from a run
-    odd: the places of cells that a swap can leave one of the runs without
+    odd: the places of cells that a swap can leave one of the runs without; zero: the same, and those that neither has
+    unmatched: of those that a swap can leave one of the runs without a TP of
     """
 
     runs: tuple[int, int]
-    members: Float
-    with_cells: bool
     whole: Float
     held: Float
     odd: Int
+    zero: Int
+    unmatched: Int
 
     @staticmethod
     def of(runs: Swappable, a: int, b: int) -> "_Pair":
@@ -188,46 +268,71 @@ class _Pair:
         of_a, of_b = ([one[run * cells : (run + 1) * cells] for one in runs.sums] for run in (a, b))
         whole = np.stack([(one.sum(axis=1) + other.sum(axis=1)) / 2 for one, other in zip(of_a, of_b, strict=True)])
         # Units that hold a cell in both runs leave it to both, however they are swapped.
-        in_both = np.minimum(of_a[2], of_b[2]) if isinstance(of_a[2], np.ndarray) else of_a[2].minimum(of_b[2])
-        always = np.asarray(in_both.sum(axis=1)) > 0
+        matched, always = (_in_both(of_a[place], of_b[place]) for place in (1, 2))
         held = runs.members @ always[:, None].astype(np.float64)
-        return _Pair((a, b), runs.members, runs.cells, whole[..., None], held, np.flatnonzero(~always & (whole[2] > 0)))
+        odd, zero, unmatched = (np.flatnonzero(own) for own in (~always & (whole[2] > 0), ~always, ~matched))
+        return _Pair((a, b), whole[..., None], held, odd, zero, unmatched)
 
-    def count(self, sums: Float, as_large: Float, room: _Room, groups: Int, cells: npt.NDArray[np.uint8]) -> None:
-        """Counts the swaps after which PQ, SQ and RQ differ by at least so much, or have no difference.
+    def apart(self, sums: Float, cells: slice, members: Float, room: _Room, means: _Means) -> tuple[Float, Bool | None]:
+        """(3, cells, swaps) differences of PQ, RQ and SQ of some cells, and (cells, swaps) where a run is left without
+        the cell; None where that cannot be. Groups that hold the cells are added to `means`.
 
-        sums: (3, runs, cells, swaps) of `_Transform`; as_large: (3, scopes, 1); groups: (3, scopes), to whose first are
-        added those of groups; cells: (3, cells, swaps or more), to which 1 is added for each swap that does
+        sums: (3, runs, cells, swaps) of `_Transform`
         """
         a, b = self.runs
-        n, swaps = len(self.members), sums.shape[-1]
-        apart, of_a, of_b = (one[..., :swaps] for one in (room.apart, room.of_a, room.of_b))
+        members = members[:, cells]
+        apart, of_a, of_b = (one[:, : sums.shape[2]] for one in (room.apart, room.of_a, room.of_b))
+        sq_of_a, whole = room.one[: sums.shape[2]], self.whole[:, cells]
         np.subtract(sums[:, b], sums[:, a], out=apart)
-        groups_of_a, lost_a = self._scores(np.subtract(self.whole, apart, out=of_a))
-        groups_of_b, lost_b = self._scores(np.add(self.whole, apart, out=of_b))
-        groups[:, :n] += (~(np.abs(groups_of_b - groups_of_a) < as_large[:, :n])).sum(axis=-1)
-        if not self.with_cells:
-            return
-        np.abs(np.subtract(of_b, of_a, out=apart), out=apart)
-        if len(self.odd):
-            # Where one side is left without the category there is no difference: that counts as at least as large.
-            apart[:, self.odd] = np.where(lost_a | lost_b, np.inf, apart[:, self.odd])
-        cells[..., :swaps] += (apart >= as_large[:, n:]).view(np.uint8)
-
-    def _scores(self, sums: Float) -> tuple[Float, npt.NDArray[np.bool_]]:
-        """Turns (3, cells, columns) sums into PQ, SQ and RQ of cells, 0 where there is none; (3, groups, columns) those
-        of groups, NaN where there is none; and (odd, columns) which odd cells there are not."""
-        iou_sum, hits, whole = sums
-        lost = whole[self.odd] <= 0
-        n = self.held + self.members[:, self.odd] @ ~lost if len(self.odd) else self.held
+        np.subtract(whole, apart, out=of_a)
+        np.add(whole, apart, out=of_b)
+        odd, zero, unmatched = (_within(cells, places) for places in (self.odd, self.zero, self.unmatched))
+        lost = [one[2, odd] <= 0 for one in (of_a, of_b)]
         # Where a sum is 0 so is what is divided by it, but for rounding; the least that it can be else is ½, or 1.
-        np.maximum(whole, 0.5, out=whole)
-        rq = hits / whole
-        pq = iou_sum / whole
-        np.divide(iou_sum, np.maximum(hits, 1.0, out=hits), out=sums[1])
-        sums[0], sums[2] = pq, rq
-        groups = np.matmul(self.members, sums) / np.where(n > 0, n, np.nan)
-        return groups, lost
+        for one, sq in ((of_a, sq_of_a), (of_b, apart[2])):
+            hits = one[1, unmatched]
+            one[1, unmatched] = np.maximum(hits, 1.0)
+            np.divide(one[0], one[1], out=sq)
+            one[1, unmatched] = hits
+            one[2, zero] = np.maximum(one[2, zero], 0.5)
+        for one in (of_a, of_b):
+            np.divide(one[:2], one[2], out=one[:2])
+        if len(means.sums) == 2:
+            for side, (one, sq) in enumerate(((of_a, sq_of_a), (of_b, apart[2]))):
+                means.sums[side, :2] += np.matmul(members, one[:2])
+                means.sums[side, 2] += members @ sq
+                means.n[side] += members[:, odd] @ ~lost[side]
+        np.subtract(apart[2], sq_of_a, out=apart[2])
+        np.subtract(of_b[:2], of_a[:2], out=apart[:2])
+        if len(means.sums) == 1:
+            means.sums[0] += np.matmul(members, apart)
+        if not len(odd):
+            return apart, None
+        either = np.zeros(apart.shape[1:], np.bool_)
+        either[odd] = lost[0] | lost[1]
+        return apart, either
+
+
+def _within(cells: slice, places: Int) -> Int:
+    """Those of some places, ascending, that lie among the cells, counted from the first of these."""
+    first, last = np.searchsorted(places, [cells.start, cells.stop])
+    return places[first:last] - cells.start
+
+
+def _in_both(of_a: Rows, of_b: Rows) -> Bool:
+    """(cells,) whether any unit adds to a cell in both runs."""
+    least = np.minimum(of_a, of_b) if isinstance(of_a, np.ndarray) else of_a.minimum(of_b)
+    return np.asarray(least.sum(axis=1)) > 0
+
+
+def _ones(flags: Bool) -> Int:
+    """How many of the last axis are set."""
+    columns = flags.shape[-1]
+    if columns % 8 or columns > 8 * 255:
+        return flags.sum(axis=-1)
+    # Eight flags are one number; no byte of the sum of so few of these overflows into the next.
+    eights = flags.view(np.uint64).sum(axis=-1, dtype=np.uint64)
+    return eights[..., None].view(np.uint8).sum(axis=-1, dtype=np.int64)
 
 
 def _odd_ones(numbers: Int) -> Int:
