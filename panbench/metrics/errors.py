@@ -698,31 +698,23 @@ def _slopes(counts: _Counts) -> dict[str, tuple[Float, Float]]:
     # A category of which nothing is left counts as 1, whatever else is done to it.
     share = np.divide(1.0, whole, out=np.zeros_like(whole), where=whole > 0.25)
     weight = _shapley(np.eye(len(fixed)))
-    exact, open_ = fixed[:, -1:], 1 - fixed
+    exact = fixed[:, -1:]
 
-    def slope(added: Float, divisor: Float) -> Float:
+    def slope(added: Float | float, divisor: Float | float) -> Float:
         return weight @ ((added - values * divisor) * share)
 
-    def of_each(added: Callable[[Float], Float], divisor: Callable[[Float, Float], Float]) -> Float:
-        each = [
-            slope(added(fixed[:, k : k + 1]), divisor(fixed[:, k : k + 1], open_[:, k : k + 1]))
-            for k in range(len(CAUSES))
-        ]
-        return np.stack(each, axis=1)
+    def of_each(slope_of: Callable[[Float], Float]) -> Float:
+        return np.stack([slope_of(fixed[:, k : k + 1]) for k in range(len(CAUSES))], axis=1)
 
-    none = np.zeros_like(exact)
+    def of_any(slope: Float) -> Float:
+        return np.repeat(slope[:, None], len(CAUSES), axis=1)
+
     return {
-        "TP": (
-            of_each(lambda own: exact, lambda own, rest: none + 1),
-            of_each(lambda own: 1 - exact, lambda own, rest: none),
-        ),
-        "FP": (
-            of_each(lambda own: none, lambda own, rest: rest / 2),
-            of_each(lambda own: none, lambda own, rest: none),
-        ),
+        "TP": (of_any(slope(exact, 1.0)), of_any(slope(1 - exact, 0.0))),
+        "FP": (of_each(lambda own: slope(0.0, (1 - own) / 2)), of_any(np.zeros((len(CAUSES), values.shape[1])))),
         "FN": (
-            of_each(lambda own: own * exact, lambda own, rest: own + rest / 2),
-            of_each(lambda own: own * (1 - exact), lambda own, rest: none),
+            of_each(lambda own: slope(own * exact, own + (1 - own) / 2)),
+            of_each(lambda own: slope(own * (1 - exact), 0.0)),
         ),
     }
 

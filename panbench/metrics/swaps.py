@@ -160,7 +160,7 @@ class _Transform:
             dense = [np.reshape(one, (n_runs, cells, -1)) for one in runs.sums]
             halves = [np.stack([one[:, span] for one in dense]).reshape(-1, runs.n_units) / 2 for span in spans]
             return _Transform(tuple(zip(spans, halves, strict=True)), n_runs, codes, bits)
-        listed = [one.tocoo() for one in runs.sums]
+        listed = [scipy.sparse.coo_array(one) for one in runs.sums]
         table, unit, values = (
             np.concatenate(column)
             for column in (
