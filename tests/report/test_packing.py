@@ -16,6 +16,15 @@ def without_time(page: str) -> str:
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", page)
 
 
+@pytest.fixture(scope="module")
+def packed_here(shared_runs) -> str:
+    """The page, without its time, that this process makes alone."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Helper, "can_start", staticmethod(lambda: False))
+        patched.setattr(Helper, "ask", None)
+        return without_time(report_page(shared_runs))
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """The methods that were called in second processes, which start for the smallest set."""
@@ -32,13 +41,10 @@ def asked(monkeypatch):
     return found
 
 
-def test_the_page_is_the_same_whoever_packs_its_pictures(shared_runs, asked, monkeypatch):
+def test_the_page_is_the_same_whoever_packs_its_pictures(shared_runs, packed_here, asked):
     packed_elsewhere = report_page(shared_runs)
     assert asked.count("pack") == 4
-    monkeypatch.setattr(Helper, "can_start", staticmethod(lambda: False))
-    asked.clear()
-    assert without_time(report_page(shared_runs)) == without_time(packed_elsewhere)
-    assert not asked
+    assert without_time(packed_elsewhere) == packed_here
 
 
 def test_no_second_process_is_started_for_a_few_images(shared_runs, asked, monkeypatch):
@@ -47,8 +53,7 @@ def test_no_second_process_is_started_for_a_few_images(shared_runs, asked, monke
     assert not asked
 
 
-def test_what_a_lost_process_has_not_packed_is_packed_here(shared_runs, asked, monkeypatch):
-    whole = report_page(shared_runs)
+def test_what_a_lost_process_has_not_packed_is_packed_here(shared_runs, packed_here, asked, monkeypatch):
     ask = Helper.ask
 
     def killed(self, method, *given):
@@ -57,7 +62,7 @@ def test_what_a_lost_process_has_not_packed_is_packed_here(shared_runs, asked, m
         return ask(self, method, *given)
 
     monkeypatch.setattr(Helper, "ask", killed)
-    assert without_time(report_page(shared_runs)) == without_time(whole)
+    assert without_time(report_page(shared_runs)) == packed_here
 
 
 def test_a_missing_photograph_is_said_in_the_same_words(make_runs, tmp_path, asked, monkeypatch):
@@ -73,10 +78,14 @@ def test_a_missing_photograph_is_said_in_the_same_words(make_runs, tmp_path, ask
 
 def test_the_page_is_the_same_whether_the_ground_truth_has_an_index(make_runs, tmp_path, asked, monkeypatch):
     runs = make_runs()
-    parsed = report_page(runs)
+    with monkeypatch.context() as patched:
+        patched.setattr(Helper, "can_start", staticmethod(lambda: False))
+        parsed = report_page(runs)
+    assert not asked
     build_index([tmp_path / "gt.json"])
     monkeypatch.setattr(data_files, "read_panoptic_json", None)
     assert without_time(report_page(runs)) == without_time(parsed)
+    assert "pack" in asked
     monkeypatch.setattr(Helper, "can_start", staticmethod(lambda: False))
     assert without_time(report_page(runs)) == without_time(parsed)
 

@@ -29,6 +29,12 @@ from panbench.report.pages.page.shortened import shortened
 from panbench.runs import RunWriter, load_run
 
 
+@pytest.fixture(scope="module")
+def page(report) -> str:
+    """The report of `shared_runs`."""
+    return report.read_text("utf-8")
+
+
 class Elements(HTMLParser):
     """Every start tag of a page, with its attributes."""
 
@@ -41,8 +47,7 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_everything_is_in_one_file_and_nothing_is_fetched(make_runs, tmp_path):
-    page = write_report(make_runs(), tmp_path / "report.html").read_text("utf-8")
+def test_everything_is_in_one_file_and_nothing_is_fetched(page):
     elements = Elements(page).found
     references = [
         value
@@ -57,8 +62,7 @@ def test_everything_is_in_one_file_and_nothing_is_fetched(make_runs, tmp_path):
     assert "default-src 'none'" in policy
 
 
-def test_names_with_html_in_them_stay_text(make_runs):
-    page = report_page(make_runs())
+def test_names_with_html_in_them_stay_text(page):
     # The name of the first category would open an image and end the script; it occurs only inside JSON strings.
     assert "<img" not in page.split("<script")[0]
     assert not any(name == "img" or "onerror" in attributes for name, attributes in Elements(page).found)
@@ -68,10 +72,9 @@ def test_names_with_html_in_them_stay_text(make_runs):
     assert "first <b>model" not in page
 
 
-def test_the_numbers_are_those_of_the_runs(make_runs):
-    runs = make_runs()
-    data = data_of(report_page(runs))
-    for place, run in enumerate(runs):
+def test_the_numbers_are_those_of_the_runs(shared_runs, page):
+    data = data_of(page)
+    for place, run in enumerate(shared_runs):
         assert data["overview"]["PQ"][place] == pytest.approx(run.summary()["All"]["PQ"], abs=5e-5)
         by_category = [row["scores"][place][0] for row in data["perCategory"]]
         assert by_category == pytest.approx(run.pq()["PQ"].tolist(), abs=5e-5)
@@ -80,7 +83,7 @@ def test_the_numbers_are_those_of_the_runs(make_runs):
 
 
 def test_each_tested_difference_lies_in_its_interval_and_is_that_of_the_scores(make_runs):
-    data = data_of(report_page(make_runs(images=12, predictions=False)))
+    data = data_of(report_page(make_runs(images=12, predictions=False), examples=0))
     (pair,) = data["pairs"]
     first, second = data["overview"]["PQ"][pair["a"]], data["overview"]["PQ"][pair["b"]]
     assert pair["groups"][0][0] == pytest.approx(first - second, abs=1e-4)
@@ -90,8 +93,8 @@ def test_each_tested_difference_lies_in_its_interval_and_is_that_of_the_scores(m
     assert any(low is not None and low < high for _, low, high, *_ in tested)
 
 
-def test_the_gallery_holds_image_truth_and_each_model(make_runs):
-    gallery = data_of(report_page(make_runs()))["gallery"]
+def test_the_gallery_holds_image_truth_and_each_model(page):
+    gallery = data_of(page)["gallery"]
     assert sorted(image["id"] for image in gallery) == [7, 8, 9, 10]
     image = next(image for image in gallery if image["id"] == 8)
     assert image["photo"].startswith("data:image/jpeg;base64,")
@@ -167,7 +170,7 @@ def test_a_p_that_swaps_could_not_reach_reads_as_in_compare(shared_runs):
 
 
 def test_an_incomplete_run_is_marked_everywhere_it_appears(make_runs):
-    page = report_page(make_runs(status="interrupted", expected=9))
+    page = report_page(make_runs(status="interrupted", expected=9), examples=0)
     assert all(model["label"].endswith("(incomplete)") for model in data_of(page)["models"])
     # Comparison, state and heads of the record.
     assert text_of(page).count("(incomplete)") >= 4
@@ -183,7 +186,7 @@ def test_runs_on_other_images_are_refused_with_the_difference_unless_common_imag
     fewer = writer.finish("done")
     with pytest.raises(BadRun, match="has 4 images and fewer 3, 3 of them in both"):
         report_page([first, fewer])
-    data = data_of(report_page([first, fewer], common_images=True))
+    data = data_of(report_page([first, fewer], common_images=True, examples=0))
     assert data["images"]["ids"] == [8, 9, 10]
     assert data["models"][0]["label"].startswith("first")
 
@@ -235,7 +238,7 @@ def test_the_worst_is_not_shown_again_where_an_image_keeps_several_promises(make
 
 def test_the_best_run_comes_first_whatever_the_order(make_runs):
     runs = make_runs()
-    assert [model["run"] for model in data_of(report_page(runs[::-1]))["models"]] == ["run-a", "run-b"]
+    assert [model["run"] for model in data_of(report_page(runs[::-1], examples=0))["models"]] == ["run-a", "run-b"]
 
 
 def test_packing_is_counted(make_runs):
@@ -333,8 +336,8 @@ def test_slices_of_the_user_have_numbers_and_lead_to_pictures(make_runs, tmp_pat
     assert "--slices FILE.csv" not in page
 
 
-def test_what_is_missing_is_listed_with_the_command_that_makes_it(make_runs):
-    missing = text_of(report_page(make_runs())).split("Left out")[-1]
+def test_what_is_missing_is_listed_with_the_command_that_makes_it(page):
+    missing = text_of(page).split("Left out")[-1]
     assert "panbench report … --slices" in missing
     assert "panbench report … --published NAME" in missing
 
@@ -343,7 +346,7 @@ def test_claims_of_papers_stand_below_the_runs_and_are_never_best(make_runs):
     runs = make_runs()
     for run in runs:
         run.info = replace(run.info, dataset=replace(run.info.dataset, name="coco", split="val"))
-    page = report_page(runs, published=["Mask2Former R50"])
+    page = report_page(runs, published=["Mask2Former R50"], examples=0)
     table = re.search(r'<table id="comparison">.*?</table>', page, re.DOTALL)[0]
     rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
     assert len(rows) == 6
@@ -357,10 +360,10 @@ def test_claims_of_papers_stand_below_the_runs_and_are_never_best(make_runs):
     assert "--published 'Mask2Former R50'" in data_of(page)["command"]
 
 
-def test_pages_pictures_and_plots_give_a_model_one_colour(make_runs):
+def test_pages_pictures_and_plots_give_a_model_one_colour(shared_runs, page):
     """Notebooks show what Python draws: plots and pictures."""
-    runs = make_runs()
-    models = {model["run"]: model for model in data_of(report_page(runs))["models"]}
+    runs = shared_runs
+    models = {model["run"]: model for model in data_of(page)["models"]}
     members, _ = compared(runs)
     plot = draw_plot("size", members)[0]
     lines = [line for axes in plot.axes for line in axes.lines]
@@ -373,7 +376,7 @@ def test_pages_pictures_and_plots_give_a_model_one_colour(make_runs):
     on_page = {(LIGHT[model["color"]].lower(), MARKERS[model["marker"]]) for model in models.values()}
     assert on_page == in_plot == in_picture
     # And the same when it is shown alone.
-    alone = data_of(report_page(runs[1:]))["models"][0]
+    alone = data_of(report_page(runs[1:], examples=0))["models"][0]
     assert (alone["color"], alone["marker"]) == (models["run-b"]["color"], models["run-b"]["marker"])
 
 

@@ -476,18 +476,6 @@ def test_print_has_the_verdict_on_one_page_then_tables_then_figures(open_report,
     assert page.pdf(path=tmp_path / "a.pdf", format="A4").startswith(b"%PDF")
 
 
-def test_five_models_print_on_one_page_and_none_is_cut_off(open_report, shared_runs, tmp_path):
-    runs = []
-    for number in range(5):
-        shutil.copytree(shared_runs[number % 2].path, tmp_path / f"a-model-of-some-name-{number}")
-        runs.append(load_run(tmp_path / f"a-model-of-some-name-{number}"))
-    page = open_report(write_report(runs, tmp_path / "five.html"), width=702)
-    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    page.emulate_media(media="print")
-    assert page.evaluate("document.getElementById('overview').getBoundingClientRect().bottom + scrollY") < 1017
-    assert page.evaluate("document.documentElement.scrollWidth") <= 702
-
-
 def test_two_fingers_zoom_the_viewer_and_one_moves_it(open_report):
     page = open_report(touch=True)
     viewer = page.locator("#viewer")

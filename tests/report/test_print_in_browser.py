@@ -3,11 +3,13 @@
 import ctypes
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from browsing import Opened
 
 from panbench.report.pages.page.document import write_report
 from panbench.runs import load_run
@@ -21,17 +23,41 @@ def copies_of(runs, number: int, folder: Path) -> list:
     return [load_run(place) for place in places]
 
 
-@pytest.fixture(params=[1, 2, 5, 12])
-def printed(request, open_report, shared_runs, tmp_path):
-    """The number of models, and the PDF of a page that was open in a wide window."""
-    runs = copies_of(shared_runs, request.param, tmp_path)
+@dataclass(frozen=True)
+class Printed:
+    """What became of a page that was open in a wide window on A4, whose text is 702 × 1017 CSS pixels."""
+
+    models: int
+    document: Any
+    tops: list[int]  # of the pictures of the first image, in CSS pixels
+    overview_ends: float  # how far down the first page, in CSS pixels
+    width: int
+
+
+@pytest.fixture(scope="module", params=[1, 2, 5, 12])
+def printed(request, browser, shared_runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("printed")
+    runs = copies_of(shared_runs, request.param, folder)
     for number, run in enumerate(runs[2:]):
         title = f"mask2former_swin_large_seed{number}_of_a_long_experiment"
         run.info = replace(run.info, model=replace(run.info.model, title=title))
-    (tmp_path / "light.json").write_text('{"day": [7, 8], "night": [9, 10]}', "utf-8")
-    page = open_report(write_report(runs, tmp_path / "report.html", slices=tmp_path / "light.json"), width=1440)
+    (folder / "light.json").write_text('{"day": [7, 8], "night": [9, 10]}', "utf-8")
+    opened = Opened(browser, write_report(runs, folder / "report.html", slices=folder / "light.json"), width=1440)
+    page = opened.page
     page.locator("#figures figure canvas").last.wait_for(state="attached")
-    return request.param, pdfium.PdfDocument(page.pdf(path=tmp_path / "report.pdf", format="A4"))
+    document = pdfium.PdfDocument(page.pdf(path=folder / "report.pdf", format="A4"))
+    # The same page as a window as wide as the paper, which can be measured.
+    opened.show(702, media="print")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    tops = page.locator("#figures figure").first.locator("canvas")
+    yield Printed(
+        request.param,
+        document,
+        tops.evaluate_all("nodes => nodes.map(node => Math.round(node.getBoundingClientRect().top))"),
+        page.evaluate("document.getElementById('overview').getBoundingClientRect().bottom + scrollY"),
+        page.evaluate("document.documentElement.scrollWidth"),
+    )
+    opened.close("file:")
 
 
 def sizes_of_text(page) -> list[float]:
@@ -53,26 +79,30 @@ def filled(page) -> float:
 
 
 def test_print_has_no_text_below_seven_points_and_no_page_half_empty_but_the_last(printed):
-    models, document = printed
-    sizes = [size for page in document for size in sizes_of_text(page)]
+    sizes = [size for page in printed.document for size in sizes_of_text(page)]
     assert len(sizes) > 2000
     assert min(sizes) >= 7
     # Running text is what the style sheet asks for: the page was not shrunk to fit something wide.
     assert max(sizes) == pytest.approx(19 * 0.75, abs=0.1)
-    assert min(filled(page) for page in list(document)[:-1]) >= 0.5, models
+    assert min(filled(page) for page in list(printed.document)[:-1]) >= 0.5, printed.models
 
 
-@pytest.mark.parametrize(("models", "columns"), [(1, [3]), (2, [4]), (5, [7])])
-def test_printed_pictures_of_an_image_stand_in_one_row(open_report, shared_runs, tmp_path, models, columns):
-    page = open_report(write_report(copies_of(shared_runs, models, tmp_path), tmp_path / "report.html"), width=702)
-    page.locator("#figures figure canvas").last.wait_for(state="attached")
+def test_printed_pictures_of_an_image_stand_in_one_row(printed):
+    columns = {1: [3], 2: [4], 5: [7], 12: [7, 7]}[printed.models]
+    assert [printed.tops.count(top) for top in dict.fromkeys(printed.tops)] == columns
+
+
+def test_what_is_printed_is_as_wide_as_the_paper_and_the_overview_of_two_models_ends_on_the_first_page(printed):
+    assert printed.width <= 702
+    assert printed.overview_ends < 1017 or printed.models > 2
+
+
+def test_five_models_print_on_one_page_and_none_is_cut_off(open_report, shared_runs, tmp_path):
+    page = open_report(write_report(copies_of(shared_runs, 5, tmp_path), tmp_path / "five.html", examples=0), width=702)
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
-    tops = (
-        page.locator("#figures figure")
-        .first.locator("canvas")
-        .evaluate_all("nodes => nodes.map(node => Math.round(node.getBoundingClientRect().top))")
-    )
-    assert [tops.count(top) for top in dict.fromkeys(tops)] == columns
+    assert page.evaluate("document.getElementById('overview').getBoundingClientRect().bottom + scrollY") < 1017
+    assert page.evaluate("document.documentElement.scrollWidth") <= 702
 
 
 def test_charts_are_drawn_for_paper_and_then_for_the_screen_again(open_report):

@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+from report_runs import runs_in
 
 from panbench.report.answers.grid import percent
 from panbench.report.answers.views import best_first, compared
@@ -12,9 +13,15 @@ from panbench.report.pages.page.document import write_report
 from panbench.runs import load_run
 
 
+@pytest.fixture(scope="module")
+def twelve_images(tmp_path_factory):
+    """Two runs on twelve images, to read."""
+    return runs_in(tmp_path_factory.mktemp("images"), images=12)
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 12])
-def test_each_clause_of_the_verdict_lights_the_row_that_carries_it(open_report, make_runs, tmp_path, number):
-    runs = make_runs(images=12)
+def test_each_clause_of_the_verdict_lights_the_row_that_carries_it(open_report, twelve_images, tmp_path, number):
+    runs = list(twelve_images)
     while len(runs) < number:
         runs.append(load_run(shutil.copytree(runs[len(runs) % 2].path, tmp_path / f"copy-{len(runs)}")))
     page = open_report(path=write_report(runs[:number], tmp_path / "report.html", examples=0))
@@ -32,8 +39,8 @@ def test_each_clause_of_the_verdict_lights_the_row_that_carries_it(open_report, 
         assert re.search(r"\d", lit.inner_text())
 
 
-def test_numbers_of_things_and_stuff_that_the_verdict_states_are_in_the_row_it_leads_to(make_runs, tmp_path):
-    runs = best_first(make_runs(images=12))
+def test_numbers_of_things_and_stuff_that_the_verdict_states_are_in_the_row_it_leads_to(twelve_images, tmp_path):
+    runs = best_first(twelve_images)
     _, standing = compared(runs)
     page = write_report(runs, tmp_path / "report.html", examples=0).read_text("utf-8")
     rows = dict(re.findall(r'<tr id="([^"]+)">(.*?)</tr>', page, re.DOTALL))

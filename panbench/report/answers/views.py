@@ -3,7 +3,7 @@
 Values are fractions 0–1, NaN where a value does not exist. The column `run` holds the run's label, the same everywhere.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from panbench.base.reporter import SILENT, Reporter
-from panbench.catalog import load_catalog
+from panbench.catalog import ModelSpec, load_catalog
 from panbench.metrics.errors import CAUSES, ErrorReport, explain, lost_influence, mistaken
 from panbench.metrics.fixes import cells_to_fix, priced_errors
 from panbench.metrics.matched import Matched, positions
@@ -195,6 +195,7 @@ def best_first(runs: Sequence[Run], reporter: Reporter = SILENT) -> list[Run]:
 
 def overview(members: Sequence[Compared]) -> pd.DataFrame:
     """run, PQ, low, high (95 % interval), params, gflops (published), images_per_second, device, precision, images."""
+    catalog = load_catalog()
     return pd.DataFrame(
         [
             {
@@ -203,7 +204,7 @@ def overview(members: Sequence[Compared]) -> pd.DataFrame:
                 "low": member.row.PQ_low,
                 "high": member.row.PQ_high,
                 "params": member.row.params,
-                "gflops": gflops_of(_system_of(member.run)),
+                "gflops": gflops_of(_system_of(member.run, catalog)),
                 "images_per_second": member.row.images_per_second,
                 "device": member.row.device,
                 "precision": member.row.precision,
@@ -214,10 +215,10 @@ def overview(members: Sequence[Compared]) -> pd.DataFrame:
     ).astype(dict.fromkeys(("PQ", "low", "high", "params", "gflops", "images_per_second"), float))
 
 
-def _system_of(run: Run) -> str:
+def _system_of(run: Run, catalog: Mapping[str, ModelSpec]) -> str:
     """Model and backbone as published results name them; the run's title where the catalogue does not say."""
     model = run.info.model
-    spec = None if model is None else load_catalog().get(model.name or "")
+    spec = None if model is None else catalog.get(model.name or "")
     return (spec and spec.system) or (model and model.title) or run.name
 
 
