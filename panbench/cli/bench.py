@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from panbench.base import program
 from panbench.base.computing import PRECISIONS, STAGES, check_precision_name
 from panbench.base.errors import BadArgument
 from panbench.catalog import choose_models, random_seed, split_rules, weights_named
@@ -102,7 +103,8 @@ def bench(
     specs = choose_models(model or [], config, checkpoint, things)
     download = may_download_weights(specs, checkpoint, download)
 
-    from panbench.evaluation.tools.benchmark import benchmark, write_report
+    with program.importing():
+        from panbench.evaluation.tools.benchmark import benchmark, write_report
 
     with console.Bars() as bars:
         report = benchmark(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from panbench.base import program
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.studies import named
 from panbench.catalog import (
@@ -492,7 +493,8 @@ def predict(
     rules = [None] if rule is None else split_rules(rule)
     download = may_download_weights(specs, checkpoint, download)
 
-    from panbench.evaluation.tools.photographs import segment_photographs, segment_side_by_side
+    with program.importing():
+        from panbench.evaluation.tools.photographs import segment_photographs, segment_side_by_side
 
     answers = [(spec, one) for spec in specs for one in rules]
     with console.Bars() as bars:

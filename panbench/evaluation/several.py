@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panbench.base import provenance
+from panbench.base import program, provenance
 from panbench.base.download import require_space
 from panbench.base.engines import Spread
 from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
@@ -108,11 +108,12 @@ def check_models(
     Raises what would stop any model: device, precision, no purpose, categories that do not fit, a full disk. Of several
     models, those that cannot be built or loaded are returned with their error, so that the others can run.
     """
-    from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_unfit, refuse_without_purpose
-    from panbench.evaluation.shown import rules_of
-    from panbench.evaluation.spread import needs_of, refuse_unspreadable
-    from panbench.models.devices import check_precision, choose_device
-    from panbench.models.rules import PAPER, parse_rule
+    with program.importing():
+        from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_unfit, refuse_without_purpose
+        from panbench.evaluation.shown import rules_of
+        from panbench.evaluation.spread import needs_of, refuse_unspreadable
+        from panbench.models.devices import check_precision, choose_device
+        from panbench.models.rules import PAPER, parse_rule
 
     refuse_unspreadable(options)
     if options.spread is None:

@@ -38,7 +38,7 @@ def import_mmdet() -> None:
     """
     if "mmdet.models" in sys.modules or not program.is_ours() or distributions.is_fork():
         return
-    with _without():
+    with program.importing(), _without():
         importlib.import_module("mmdet.models")
 
 
