@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import panbench_program
+import support
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -24,7 +24,7 @@ WIDTH = 0.01
 
 def panbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPO), "PANBENCH_CACHE": str(cwd / "cache"), "COLUMNS": "80"}
-    return panbench_program(*arguments, cwd=cwd, env=environment, timeout=900)
+    return support.panbench_program(*arguments, cwd=cwd, env=environment, timeout=900)
 
 
 @pytest.mark.smoke
@@ -37,8 +37,8 @@ def test_every_tiny_model_is_evaluated_and_compared(tmp_path: Path):
         assert f"| {title}" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
 
-    compared = panbench("compare", "all", "--format", "json", cwd=tmp_path)
-    assert compared.returncode == 0, compared.stderr
+    compared = support.panbench("compare", "all", "--format", "json", cwd=tmp_path)
+    assert compared.exit_code == 0, compared.stderr
     rows = {row["model"]: row for row in json.loads(compared.stdout)}
     assert set(rows) == set(BANDS)
     for name, row in rows.items():

@@ -9,12 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from support import serve
 
 from panbench.base import download as download_module
 from panbench.base.download import RangeReader, RangesUnsupported, download, mirrored, what_is_wrong
@@ -564,7 +564,7 @@ def test_a_body_of_no_stated_length_is_taken_only_where_something_checks_it(tmp_
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unframed)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    serve(server)
     address = f"http://127.0.0.1:{server.server_address[1]}/file.bin"
     try:
         with pytest.raises(DownloadFailed, match="does not say how long the file is"):

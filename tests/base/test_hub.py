@@ -3,7 +3,6 @@ import hashlib
 import http.server
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from huggingface_hub import constants, hf_hub_download
-from support import panbench
+from support import panbench, serve
 
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, DownloadFailed, PanbenchError
@@ -73,7 +72,7 @@ class Hub:
                 pass
 
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        serve(server)
         return server
 
     def _answer(self, request: Any) -> None:

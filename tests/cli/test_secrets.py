@@ -3,14 +3,13 @@
 import http.server
 import json
 import os
-import threading
 from dataclasses import replace
 
 import cv2
 import forking
 import numpy as np
 import pytest
-from support import panbench
+from support import panbench, serve
 
 from panbench.cli import console
 from panbench.runs import RunInfo
@@ -48,7 +47,7 @@ def refusing():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    serve(server)
     yield f"127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     server.server_close()

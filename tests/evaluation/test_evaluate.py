@@ -8,13 +8,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import forking
 import numpy as np
 import pytest
 import torch
@@ -513,10 +513,11 @@ def test_a_batch_size_below_one_is_refused(dataset, spec, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# Runs in processes of their own that announce each scored image, with parts after every batch. PyTorch is imported and
-# the model opened once; each line of stdin, a run folder and a pipe for its words, forks a process for one run.
+# Runs in processes of their own that announce each scored image, with parts after every batch. PyTorch is imported, the
+# model opened and a whole run made once; each line of a pipe, a run folder and a pipe for its words, forks a process
+# for one run.
 NURSERY = """
-import os, sys
+import gc, os, sys
 from pathlib import Path
 import torch
 from panbench.base.reporter import Silent
@@ -530,7 +531,10 @@ torch.set_num_threads(1)
 loop.BLOCK_IMAGES = 2
 model = open_model_once(find_model("mask2former-tiny"))
 dataset = open_dataset(sys.argv[1])
-for line in sys.stdin:
+# What the first run imports, the others find.
+evaluate(model, dataset, Path(sys.argv[2]), EvaluateOptions(batch_size=2))
+gc.freeze()
+for line in open(sys.argv[3]):
     out, words = line.split()
     child = os.fork()
     if not child:
@@ -548,32 +552,33 @@ for line in sys.stdin:
 class Nursery:
     """Starts runs that can be killed, one after the other."""
 
-    def __init__(self, dataset: Path, words: Path) -> None:
+    def __init__(self, dataset: Path, whole: Path, pipes: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(REPO), "PYTHONWARNINGS": "ignore"}
-        self.words = words
-        os.mkfifo(words)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY, str(dataset)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
+        self.words, asked = pipes / "words", pipes / "asked"
+        for pipe in (self.words, asked):
+            os.mkfifo(pipe)
+        # Opened for both, it does not wait for the other side.
+        self.asked = os.open(asked, os.O_RDWR)
+        answers, answered = os.pipe()
+        self.process = forking.start(
+            ["-c", NURSERY, str(dataset), str(whole), str(asked)], stdout=answered, stderr=answered, env=environment
         )
+        os.close(answered)
+        self.answers = os.fdopen(answers)
 
     def run(self, out: Path, kill: Callable[[Iterator[str], int], None] = lambda lines, pid: None) -> int:
         """The exit code of a run into `out`. `kill` is called with the lines that it prints and its process id."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{out} {self.words}\n")
-        self.process.stdin.flush()
-        child = int(self.process.stdout.readline())
+        os.write(self.asked, f"{out} {self.words}\n".encode())
+        child = int(self.answers.readline())
         with self.words.open() as lines:
             kill(lines, child)
             lines.read()
-        return int(self.process.stdout.readline())
+        return int(self.answers.readline())
 
     def close(self) -> None:
-        self.process.communicate()
+        os.close(self.asked)
+        self.answers.close()
+        self.process.wait()
 
 
 @pytest.mark.slow
@@ -598,9 +603,10 @@ def test_a_run_killed_at_twenty_moments_gives_the_same_tables(folder, tmp_path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
 
-    with contextlib.closing(Nursery(folder, tmp_path / "words")) as nursery:
-        assert nursery.run(tmp_path / "whole") == 0
+    with contextlib.closing(Nursery(folder, tmp_path / "whole", tmp_path)) as nursery:
+        assert nursery.run(tmp_path / "forked") == 0
         whole = load_run(tmp_path / "whole")
+        assert rows(load_run(tmp_path / "forked")) == rows(whole)
         out, kills, left = tmp_path / "run", 0, []
         while kills < 20:
             kills += nursery.run(out, kill) == -signal.SIGKILL

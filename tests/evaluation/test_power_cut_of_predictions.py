@@ -28,13 +28,17 @@ def one_segment(image):
 def test_a_run_goes_on_after_a_power_cut_with_the_predictions_that_its_parts_claim(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("panbench.evaluation.loop.BLOCK_IMAGES", 1)
     shapes.generate(tmp_path / "data", count=2, size=(32, 48))
-    dataset = open_dataset(tmp_path / "data")
+    dataset, spec = open_dataset(tmp_path / "data"), find_model("mask2former-tiny")
     results = tmp_path / "results"
     results.mkdir()
 
     def go(out: Path, resume: bool):
-        model = FunctionModel(find_model("mask2former-tiny"), one_segment)
-        return evaluate(model, dataset, out, EvaluateOptions(save_predictions=True, resume=resume, workers=1))
+        return evaluate(
+            FunctionModel(spec, one_segment),
+            dataset,
+            out,
+            EvaluateOptions(save_predictions=True, resume=resume, workers=1),
+        )
 
     claimed = 0
     for number, left in enumerate(cuts(results, lambda: go(results / "run", False))):

@@ -4,7 +4,6 @@ import hashlib
 import http.server
 import os
 import pickle
-import threading
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import save_checkpoint
 from safetensors.torch import save_file
+from support import serve
 from torch import Tensor, nn
 
 from panbench.base.download import download
@@ -404,8 +404,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(checkpoints, "download", functools.partial(download, tries=2, sleep=lambda _: None))
     with Server() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+        thread = serve(server)
         yield server
         server.shutdown()
         thread.join()

@@ -3,12 +3,14 @@
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.utils import counters
 
 from panbench.base.errors import BadArgument, BadDataset, BadModel
 from panbench.catalog import find_model, spec_from_config
@@ -240,11 +242,21 @@ def test_a_precision_that_cannot_be_had_is_refused(precision: str, sentence: str
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path):
+def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path, monkeypatch):
+    """Of the backbone one stage, which has every kind of layer of the others: a C++ compiler takes seconds for each."""
     spec = find_model("maskformer-tiny")
     (scene,) = scenes(tmp_path, 1, (96, 128))
     plain = predict(open_model(spec, device=CPU), scene, range(9))
+    compile_whole = torch.compile
+
+    def compile_stage(backbone: Any, **settings: Any) -> Any:
+        backbone.layer2 = compile_whole(backbone.layer2, **settings)
+        return backbone
+
+    monkeypatch.setattr(torch, "compile", compile_stage)
+    counters.clear()
     compiled = predict(open_model(spec, device=CPU, compiled=True), scene, range(9))
+    assert counters["stats"]["calls_captured"] > 10, "two blocks, with a convolution around the first"
     assert (plain.ids != compiled.ids).mean() <= 1e-3
     assert [s.category_id for s in plain.segments] == [s.category_id for s in compiled.segments]
 
