@@ -13,6 +13,7 @@ from rich.text import Text
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.reporter import Reporter
+from panbench.base.threads import one_thread_for_blas
 from panbench.cli import console
 from panbench.cli.command import (
     AsJson,
@@ -142,6 +143,7 @@ def compare(ctx: typer.Context, request: CompareRequest, studies: "tuple[Compare
     """
     if request.kind is Format.parquet and request.out is None and sys.stdout.isatty():
         raise BadArgument("Parquet is not for a terminal. Name a file with --out FILE.parquet, or redirect the output.")
+    one_thread_for_blas()
     with console.working("Reading runs"):
         from panbench.report.answers.comparison import standing
         from panbench.report.answers.own_slices import slices_for

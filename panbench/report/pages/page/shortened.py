@@ -14,6 +14,11 @@ def shortened(values: Iterable[float]) -> list[float]:
 
 
 def _shortest(value: float) -> float:
+    # Nearly always four digits do: unless they end where percents with one decimal or none are rounded, up or down.
+    if abs(value) < 1e6:
+        last = round(tens_of_thousands := 1e4 * value)
+        if last % 10 != 5 and last % 100 != 50 and abs(tens_of_thousands - last) < 0.499:
+            return round(value, 4)
     reads = _reads(value)
     return next((short for digits in (4, 6, 8, 10, 12) if _reads(short := round(value, digits)) == reads), value)
 
