@@ -202,7 +202,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     settings = next(cell for cell in notebook.cells if "TINY_IMAGES = 200" in cell.source)
     changes = {
-        "TINY_IMAGES = 200": "TINY_IMAGES = 12",
+        "TINY_IMAGES = 200": "TINY_IMAGES = 6",
         "COCO = False": "COCO = True",
         "COCO_IMAGES = 50": "COCO_IMAGES = 4",
         '"panoptic-fpn-r50-1x,maskformer-r50,mask2former-r50"': '"coco-tiny"',

@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import hashlib
 import importlib.util
+import sys
 import threading
 import traceback
 import warnings
@@ -10,14 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import mmengine
 import torch
+import yapf
 from mmengine.config import Config
 from mmengine.config import config as mmengine_config
 from mmengine.registry import DefaultScope
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from panbench.base.errors import BadModel
+from panbench.base.errors import BadArgument, BadModel
+from panbench.base.files import atomic_write, cache_dir
 from panbench.catalog import ModelSpec, spec_from_config
 from panbench.models.external import raise_as_theirs
 from panbench.models.mmdet import lean, operators
@@ -67,19 +72,58 @@ def load_config(source: ModelSpec | str | Path) -> Config:
 def config_text(config: Config) -> str:
     """The resolved config as Python, as mmengine formats it: runs record its SHA-256.
 
-    Formatting takes half of the time of opening a tiny model, so each config is formatted once a process.
+    Formatting takes up to a second, half of the time of opening a tiny model. So each config is formatted once a
+    process, and its text is kept in the cache folder for the next.
     """
     settings = repr(config._cfg_dict)
     if settings not in _texts:
-        try:
-            _texts[settings] = config.pretty_text
-        except SyntaxError as error:
-            # mmengine and its formatter take whatever stops them for bad syntax, Ctrl-C too.
-            stopped: BaseException | None = error
-            while stopped is not None and not isinstance(stopped, KeyboardInterrupt):
-                stopped = stopped.__context__
-            raise stopped or error from None
+        place = _place_of_text(settings)
+        text = _kept_text(place)
+        if text is None:
+            text = _formatted(config)
+            with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
+                if place is not None:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    with atomic_write(place) as file:
+                        file.write(_signed(text))
+        _texts[settings] = text
     return _texts[settings]
+
+
+def _formatted(config: Config) -> str:
+    try:
+        return str(config.pretty_text)
+    except SyntaxError as error:
+        # mmengine and its formatter take whatever stops them for bad syntax, Ctrl-C too.
+        stopped: BaseException | None = error
+        while stopped is not None and not isinstance(stopped, KeyboardInterrupt):
+            stopped = stopped.__context__
+        raise stopped or error from None
+
+
+def _place_of_text(settings: str) -> Path | None:
+    """Where the text of a config is kept, as these versions of mmengine and its formatter write it."""
+    made_by = f"{mmengine.__version__} {yapf.__version__} {sys.version_info[:2]}"
+    with contextlib.suppress(BadArgument):  # there is no folder for a cache
+        return cache_dir() / "configs" / f"{hashlib.sha256(f'{made_by} {settings}'.encode()).hexdigest()}.txt"
+    return None
+
+
+def _kept_text(place: Path | None) -> str | None:
+    """A text that was kept; None where there is none, or it is not what was written."""
+    if place is None:
+        return None
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        content = place.read_bytes()
+        text = content.partition(b"\n")[2].decode("utf-8")
+        return text if content == _signed(text) else None
+    return None
+
+
+def _signed(text: str) -> bytes:
+    """The SHA-256 of a text, a line end, and the text: no run may record the hash of a damaged one."""
+    content = text.encode("utf-8")
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
 
 def build_model(config: Config, device: str | torch.device = "cpu") -> nn.Module:

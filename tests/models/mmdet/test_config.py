@@ -51,6 +51,32 @@ def test_the_text_of_a_config_is_mmengines_and_is_formatted_once(monkeypatch: py
     assert config_text(load_config(CATALOG["mask2former-tiny"])) == config_text(first)
 
 
+def test_the_text_of_a_config_is_kept_for_the_next_process_unless_it_was_damaged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path))
+    config = load_config(CATALOG["mask2former-tiny"])
+    config.model.num_queries = 9
+    text = config.pretty_text
+
+    def of_another_process() -> str:
+        monkeypatch.setattr("panbench.models.mmdet.config._texts", {})
+        return config_text(config)
+
+    with monkeypatch.context() as patched:
+        assert of_another_process() == text
+        patched.setattr(Config, "pretty_text", property(lambda self: pytest.fail("formatted again")))
+        assert of_another_process() == text
+    (kept,) = tmp_path.glob("configs/*")
+    kept.write_bytes(kept.read_bytes().replace(b"num_queries=9", b"num_queries=8"))
+    assert of_another_process() == text
+    kept.write_bytes(b"\xff")
+    assert of_another_process() == text
+    # A file is in the place of the folder: nothing can be kept.
+    monkeypatch.setenv("PANBENCH_CACHE", str(kept))
+    assert of_another_process() == text
+
+
 def test_ctrl_c_while_a_config_is_formatted_is_no_bad_syntax(monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
