@@ -1,6 +1,7 @@
 """`panbench serve`: the pages and answers, asked as a browser asks, and the queries against a plain count."""
 
 import asyncio
+import functools
 import html
 import json
 import re
@@ -57,13 +58,16 @@ def found(client, query: str) -> list[int]:
     return answer.json()["images"]
 
 
-def segments_of(runs):
+@functools.lru_cache(maxsize=1)
+def segments_of(runs: Path) -> list[tuple]:
     """Every found, missed and false segment of both runs: (model, image, category's place, verdict, cause, iou)."""
     selection = Library(runs).selection(["run-a", "run-b"])
     places = {category.id: place for place, category in enumerate(selection.members[0].categories)}
-    for model, member in enumerate(selection.members):
-        for row in member.explained.errors.itertuples():
-            yield model, row.image_id, places[row.category_id], row.verdict, row.cause, row.iou
+    return [
+        (model, row.image_id, places[row.category_id], row.verdict, row.cause, row.iou)
+        for model, member in enumerate(selection.members)
+        for row in member.explained.errors.itertuples()
+    ]
 
 
 def images_where(runs, condition) -> list[int]:

@@ -44,8 +44,10 @@ def test_ranks_have_the_range_that_the_tests_leave_open(tmp_path):
 
 
 def test_a_site_is_replaced_and_what_is_gone_from_it_goes(shared_runs, tmp_path):
-    write_site(shared_runs, tmp_path / "site")
-    write_site(shared_runs[:1], tmp_path / "site")
+    write_site(shared_runs, tmp_path / "site", examples=0)
+    assert len(list((tmp_path / "site" / "runs").iterdir())) == 2
+    assert len(list((tmp_path / "site" / "compare").iterdir())) == 1
+    write_site(shared_runs[:1], tmp_path / "site", examples=0)
     assert [path.name for path in (tmp_path / "site" / "runs").iterdir()] == ["run-a.html"]
     assert not list((tmp_path / "site" / "compare").iterdir())
 
