@@ -3,8 +3,6 @@
 import pytest
 from browsing import wait_in_page
 
-from panbench.report.pages.page.document import write_report
-
 # The second model misses a ball in every image (ids 20 and 21 are balls), and takes the cat of images 8 and 10 for one.
 
 
@@ -113,8 +111,8 @@ def test_an_address_brings_back_model_segments_and_zoom(open_report):
     assert select.evaluate("node => node.options[node.selectedIndex].textContent") == "second"
 
 
-def test_thumbnails_of_a_lead_show_the_model_that_it_speaks_of(open_report, shared_runs, tmp_path):
-    page = open_report(write_report(shared_runs, tmp_path / "report.html"))
+def test_thumbnails_of_a_lead_show_the_model_that_it_speaks_of(open_report):
+    page = open_report()
     seen(page, "[data-lead^='cause:0:']")
     errors = page.locator(".thumbs .errors").all_inner_texts()
     assert errors

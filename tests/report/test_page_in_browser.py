@@ -250,8 +250,8 @@ def test_what_a_cause_takes_is_in_the_table_as_in_the_bar_though_it_has_no_error
     assert inexact["cause"] not in page.locator("p.note", has_text="No errors of these causes").inner_text()
 
 
-def test_an_image_without_a_picture_says_how_to_get_one(open_report, shared_runs, tmp_path):
-    page = open_report(path=write_report(shared_runs, tmp_path / "bare.html", examples=0))
+def test_an_image_without_a_picture_says_how_to_get_one(open_report, bare, tmp_path):
+    page = open_report(path=bare)
     page.locator("#image-view").get_by_role("button", name="Image 8").click()
     offered = page.locator("#image-view [role=status] code").inner_text()
     words = shlex.split(offered)
@@ -324,11 +324,31 @@ def test_models_share_one_axis_at_every_width(read_report):
                 assert at[f"var(--m{model['color']})"] == wanted, (width, media)
 
 
-def test_a_model_alone_keeps_its_colour(open_report, shared_runs, tmp_path):
+@pytest.fixture(scope="module")
+def alone(shared_runs, tmp_path_factory) -> list[Path]:
+    """Of each of the two runs a report without pictures."""
+    folder = tmp_path_factory.mktemp("alone")
+    return [write_report([run], folder / f"{run.name}.html", examples=0) for run in shared_runs]
+
+
+@pytest.fixture(scope="module")
+def bare(shared_runs, tmp_path_factory) -> Path:
+    """The report of the two runs without pictures."""
+    return write_report(shared_runs, tmp_path_factory.mktemp("bare") / "bare.html", examples=0)
+
+
+@pytest.fixture(scope="module")
+def three(shared_runs, tmp_path_factory) -> Path:
+    """The report of the first run, the second, and the first again, without pictures."""
+    runs = [*shared_runs, load_run(shared_runs[0].path)]
+    return write_report(runs, tmp_path_factory.mktemp("three") / "three.html", examples=0)
+
+
+def test_a_model_alone_keeps_its_colour(open_report, read_report, shared_runs, alone):
     of = "node => JSON.parse(node.textContent).models.map(model => [model.run, model.color, model.marker])"
-    both = open_report().locator("#data").evaluate(of)
-    for run in shared_runs:
-        page = open_report(path=write_report([run], tmp_path / f"{run.name}.html", examples=0))
+    both = read_report().locator("#data").evaluate(of)
+    for run, path in zip(shared_runs, alone, strict=True):
+        page = open_report(path)
         assert page.locator("#data").evaluate(of)[0] in both
         fill = page.locator("#comparison .marker path").get_attribute("fill")
         assert fill in {f"var(--m{color})" for name, color, _ in both if name == run.name}
@@ -562,14 +582,13 @@ def test_a_bin_of_a_curve_explains_itself(open_report, full_report):
     assert "95 % interval" in page.locator("#tooltip").inner_text()
 
 
-def test_a_page_of_one_model_says_null_nowhere(open_report, shared_runs, tmp_path):
-    page = open_report(write_report(shared_runs[:1], tmp_path / "one.html", examples=0))
+def test_a_page_of_one_model_says_null_nowhere(open_report, alone):
+    page = open_report(alone[0])
     assert "null" not in page.locator("main").inner_text()
 
 
-def test_tables_beside_each_other_begin_at_one_height(open_report, shared_runs, tmp_path):
-    three = [*shared_runs, load_run(shared_runs[0].path)]
-    page = open_report(write_report(three, tmp_path / "three.html", examples=0))
+def test_tables_beside_each_other_begin_at_one_height(open_report, three):
+    page = open_report(three)
     for tables in (".matrices > .scroll", "#slice-view .small-multiples > .scroll"):
         boxes = [box.bounding_box() for box in page.locator(tables).all()]
         rows = [[box["y"] for box in boxes if abs(box["y"] - other["y"]) < 40] for other in boxes]
@@ -615,9 +634,8 @@ def test_a_click_on_a_picture_leaves_the_wheel_to_the_page_and_escape_gives_it_b
     assert page.evaluate(zoom) == closer
 
 
-def test_confusions_are_the_largest_of_the_chosen_pair_with_n(open_report, shared_runs, tmp_path):
-    runs = [*shared_runs, load_run(shared_runs[0].path)]
-    page = open_report(write_report(runs, tmp_path / "three.html", examples=0))
+def test_confusions_are_the_largest_of_the_chosen_pair_with_n(open_report, three):
+    page = open_report(three)
     view = page.locator("#confusion-view")
     assert [text.strip() for text in view.locator("thead th").all_inner_texts()[-4:]] == ["A", "B", "A − B", "n"]
 
@@ -661,11 +679,11 @@ def test_a_difference_of_causes_is_bold_where_its_interval_excludes_zero(open_re
     assert "[" in missed.inner_text()
 
 
-def test_a_speed_without_its_range_has_no_mark(open_report, shared_runs, tmp_path):
-    runs = [load_run(run.path) for run in shared_runs]
-    page = open_report(write_report(runs, tmp_path / "none.html", examples=0))
+def test_a_speed_without_its_range_has_no_mark(open_report, shared_runs, bare, tmp_path):
+    page = open_report(bare)
     assert page.locator("#chart-speed").count() == 0
     assert "did not record how much it varied" in page.locator("#cost").inner_text()
+    runs = [load_run(run.path) for run in shared_runs]
     runs[0].info = replace(runs[0].info, images_per_second_low=0.8, images_per_second_high=1.3)
     page = open_report(write_report(runs, tmp_path / "one.html", examples=0))
     assert page.locator("#chart-speed line.span").count() == 1
