@@ -1,11 +1,11 @@
-"""Compiles panbench/panoptic/idmap.c while a wheel or an editable install is built; users need no compiler.
+"""Compiles the C files of panbench while a wheel or an editable install is built; users need no compiler.
 
     python hatch_build.py                   # compile for this machine, into the source tree
     PANBENCH_BUILD_TARGET=arm64-macos …     # while building a wheel: for another system, by zig's cross compiler
     PANBENCH_BUILD_TARGET=none …            # while building a wheel: without the library
 
 The compiler is the system's ($CC, cc, gcc or clang); where none works, `ziglang` from PyPI becomes a requirement of the
-build. The library is loaded through ctypes, so one wheel serves every version of Python.
+build. The libraries are loaded through ctypes, so one wheel serves every version of Python.
 """
 
 import hashlib
@@ -28,7 +28,10 @@ try:
 except ImportError:  # run as a program, outside of a build
     BuildHookInterface = object  # type: ignore[assignment, misc]
 
-SOURCE = Path(__file__).resolve().parent / "panbench" / "panoptic" / "idmap.c"
+_ROOT = Path(__file__).resolve().parent
+IDMAP = _ROOT / "panbench" / "panoptic" / "idmap.c"
+HEAP = _ROOT / "panbench" / "base" / "heap.c"
+"""Of Linux's C library, glibc, alone."""
 ZIGLANG = "ziglang>=0.13"
 
 _FLAGS = ("-O3", "-std=c99", "-shared", "-fvisibility=hidden")
@@ -54,30 +57,31 @@ TARGETS = {
 
 
 class IdmapBuildHook(BuildHookInterface):
-    """Adds the compiled library to wheels and puts it into the source tree of editable installs."""
+    """Adds the compiled libraries to wheels and puts them into the source tree of editable installs."""
 
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
-        """`ziglang`, where the system's compiler cannot compile idmap.c for the target."""
+        """`ziglang`, where the system's compiler cannot compile the C files for the target."""
         target = _chosen_target()
         if target == "none" or _zig() is not None:
             return []
         return [ZIGLANG] if target or not any(_compiles(command) for command in _system_compilers()) else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compiles the library and tells hatchling where it goes and what platform the wheel is for."""
+        """Compiles the libraries and tells hatchling where they go and what platform the wheel is for."""
         target = _chosen_target()
         if target == "none":
             return
         if version == "editable":
             compile_in_place()
-            library = in_place()
         else:
             self._scratch = tempfile.TemporaryDirectory()
-            library = Path(self._scratch.name) / ("_idmap" + _suffix(target))
-            compile_for(target, library)
-            build_data["force_include"][str(library)] = f"panbench/panoptic/{library.name}"
+            for source in sources(target):
+                library = Path(self._scratch.name) / library_of(source, target).name
+                compile_for(target, library, source)
+                place = library_of(source, target).relative_to(_ROOT).as_posix()
+                build_data["force_include"][str(library)] = place
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{TARGETS[target].tag if target else _this_platform()}"
 
@@ -88,40 +92,48 @@ class IdmapBuildHook(BuildHookInterface):
 
 
 def compile_in_place() -> None:
-    """Compiles the library for this machine into the source tree, unless one of this source is there."""
-    if not in_place().exists() or _fingerprint().to_bytes(8, "little") not in in_place().read_bytes():
-        compile_for("", in_place())
+    """Compiles the libraries for this machine into the source tree, unless those of this source are there."""
+    for source in sources():
+        library = library_of(source)
+        if not library.exists() or _fingerprint(source).to_bytes(8, "little") not in library.read_bytes():
+            compile_for("", library, source)
 
 
-def in_place() -> Path:
-    """The library's path in the source tree."""
-    return SOURCE.with_name("_idmap" + _suffix(""))
+def sources(target: str = "") -> tuple[Path, ...]:
+    """The C files that a target has a library of; "" is this machine."""
+    is_linux = target.endswith("-linux") if target else sys.platform.startswith("linux")
+    return (IDMAP, HEAP) if is_linux else (IDMAP,)
 
 
-def compile_for(target: str, library: Path) -> None:
-    """Compiles idmap.c to `library`, atomically; `target` is a key of TARGETS, or "" for this machine.
+def library_of(source: Path, target: str = "") -> Path:
+    """The library's path in the source tree: beside its source."""
+    return source.with_name(f"_{source.stem}{_suffix(target)}")
+
+
+def compile_for(target: str, library: Path, source: Path) -> None:
+    """Compiles a C file to `library`, atomically; `target` is a key of TARGETS, or "" for this machine.
 
     Raises RuntimeError, with the compiler's words, when no compiler can.
     """
     said = []
-    for command in _commands(target):
-        with tempfile.TemporaryDirectory(dir=library.parent, prefix=".idmap-") as scratch:
+    for command in _commands(target, source):
+        with tempfile.TemporaryDirectory(dir=library.parent, prefix=f".{source.stem}-") as scratch:
             made = Path(scratch) / library.name
-            done = _run([*command, "-o", str(made), str(SOURCE)])
+            done = _run([*command, "-o", str(made), str(source)])
             if done is not None and done.returncode == 0 and made.exists():
                 os.replace(made, library)
                 return
             said.append(f"{shlex.join(command)}: {done.stderr.strip()[-2000:] if done else 'did not run'}")
     raise RuntimeError(
-        f"{SOURCE.name} could not be compiled for {target or 'this machine'}. Install a C compiler or {ZIGLANG}, or set"
+        f"{source.name} could not be compiled for {target or 'this machine'}. Install a C compiler or {ZIGLANG}, or set"
         " PANBENCH_BUILD_TARGET=none to build without it (scoring is then slower).\n"
         + "\n".join(said or ["No compiler found."])
     )
 
 
-def _commands(target: str) -> Iterator[list[str]]:
+def _commands(target: str, source: Path) -> Iterator[list[str]]:
     """The compilers to try, with their flags."""
-    flags = [*_FLAGS, f"-DIDMAP_SOURCE={_fingerprint():#x}ULL"]
+    flags = [*_FLAGS, f"-D{source.stem.upper()}_SOURCE={_fingerprint(source):#x}ULL"]
     if not target:
         for command in _system_compilers():
             yield [*command, *flags, *_system_flags()]
@@ -156,7 +168,7 @@ def _zig() -> list[str] | None:
 def _compiles(command: list[str]) -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "idmap"
-        done = _run([*command, *_FLAGS, *_system_flags(), "-o", str(made), str(SOURCE)])
+        done = _run([*command, *_FLAGS, *_system_flags(), "-o", str(made), str(IDMAP)])
         return done is not None and done.returncode == 0 and made.exists()
 
 
@@ -169,9 +181,9 @@ def _run(command: list[str]) -> "subprocess.CompletedProcess[str] | None":
         return None
 
 
-def _fingerprint() -> int:
-    """What the library says it was made of; native.py refuses one of another source (see idmap_source in idmap.c)."""
-    return int.from_bytes(hashlib.sha256(SOURCE.read_bytes().replace(b"\r\n", b"\n")).digest()[:8], "little")
+def _fingerprint(source: Path) -> int:
+    """What the library says it was made of: base/compiled.py refuses one of another source (see idmap.c)."""
+    return int.from_bytes(hashlib.sha256(source.read_bytes().replace(b"\r\n", b"\n")).digest()[:8], "little")
 
 
 def _chosen_target() -> str:

@@ -6,8 +6,6 @@ ctypes, so other threads run meanwhile and one library serves every version of P
 """
 
 import ctypes
-import hashlib
-import os
 import sys
 import threading
 from pathlib import Path
@@ -15,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from panbench.base.compiled import is_switched_off, library_of, load_library
+
 __all__ = ["Native", "native", "why_missing"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 _SOURCE = Path(__file__).with_name("idmap.c")
-_LIBRARY = Path(__file__).with_name("_idmap" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so"))
+_LIBRARY = library_of(_SOURCE)
 
 _lock = threading.Lock()
 _loaded: "list[Native | str | None]" = []
@@ -131,24 +131,14 @@ class Native:
 
 def _load() -> "Native | str | None":
     """The compiled functions, the reason for their absence, or None if they are switched off."""
-    if os.environ.get("PANBENCH_NATIVE") == "0":
+    if is_switched_off():
         return None
     if sys.byteorder != "little":
         return "it is written for little-endian machines"
-    if not _LIBRARY.exists():
-        return f"{_LIBRARY} was not found"
+    loaded = load_library(_LIBRARY, _SOURCE)
+    if isinstance(loaded, str):
+        return loaded
     try:
-        library = ctypes.CDLL(str(_LIBRARY))
-        compiled = Native(library)
-        made_of = ctypes.c_uint64.in_dll(library, "idmap_source").value
-    except (OSError, AttributeError, ValueError) as error:
+        return Native(loaded)
+    except AttributeError as error:
         return f"{_LIBRARY} cannot be loaded ({error})"
-    # In a checkout the source may have changed since the library was compiled.
-    if made_of != _fingerprint(_SOURCE.read_bytes()):
-        return f"{_LIBRARY} was compiled from another version of {_SOURCE.name}"
-    return compiled
-
-
-def _fingerprint(source: bytes) -> int:
-    """The hash of the C source as hatch_build.py compiles it into the library; line endings do not matter."""
-    return int.from_bytes(hashlib.sha256(source.replace(b"\r\n", b"\n")).digest()[:8], "little")

@@ -1,11 +1,14 @@
-"""How far memory grows over images of many sizes: what is kept of each size, as it is and as it was.
+"""How far memory grows over images of many sizes, on a CPU: as it is and as it was.
 
-    python scripts/bench/mixed_sizes.py --model mask2former-r50 --images 1000 --short 800
+    python scripts/bench/mixed_sizes.py --model mask2former-r50 --images 1000 --short 800 --mixes even coco
 
 Each side runs in a process of its own. It first sees an image of the largest size until its memory stands still, then
-images of other sizes, each once and then drawn at random; printed is what its resident memory grew by meanwhile. "as it
-was" keeps whole position maps (Mask2Former) and anchors (Panoptic FPN) of 32 sizes, as panbench did. CPU only; weights
-are random.
+images of other sizes: by "even", each size once and then all alike often; by "coco", half of them 3:4 (three of four
+lying, one standing; about half of COCO's images are 640×480 or 480×640), the other half as by "even". Printed are the
+resident memory after the largest, how much more it was after the image that left most, and after all; its peak; and
+what was in use at the end (the rest is freed memory that the process keeps). "as it was" takes PyTorch's arrays from
+glibc's own posix_memalign, and keeps whole position maps (Mask2Former) and anchors (Panoptic FPN) of 32 sizes, as
+panbench did. Weights are random.
 """
 
 import gc
@@ -21,63 +24,92 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from scripts.bench.child import in_child
+from scripts.bench.child import in_child, peak
 from scripts.bench.harness import arguments, finish
 
 SIDES = ("as it was", "as it is")
+MIXES = ("even", "coco")
 _WARM = 4
 
 
 def main() -> None:
-    """Prints a row for each side."""
-    options = arguments(__doc__, model="mask2former-tiny", images=20, short=320, threads=0)
+    """Prints a row for each side and mix."""
+    options = arguments(__doc__, model="mask2former-tiny", images=20, short=320, threads=0, mixes=("even",))
+    if unknown := set(options.mixes) - set(MIXES):
+        raise SystemExit(f"--mixes {min(unknown)}: choose from {', '.join(MIXES)}")
     rows = []
-    for side in SIDES:
-        given = (side, options.model, options.images, options.short, options.threads)
-        before, after, sizes, seconds = in_child(grown, *given).answer
-        rows.append(
-            {
-                f"{options.model}, {options.images:,} images of {sizes} sizes, shorter side {options.short}": side,
-                "MB after the largest": f"{before / 1e6:,.0f}",
-                "MB more after all": f"{(after - before) / 1e6:+,.0f}",
-                "CPU s": f"{seconds:.0f}",
-            }
-        )
+    for mix in options.mixes:
+        for side in SIDES:
+            given = (side, mix, options.model, options.images, options.short, options.threads)
+            environment = {"PANBENCH_NATIVE": "0"} if side == SIDES[0] else {}
+            first, most, last, in_use, highest, sizes, seconds = in_child(grown, *given, environment=environment).answer
+            rows.append(
+                {
+                    f"{options.model}, {options.images:,} images, shorter side {options.short}": side,
+                    "mix": mix,
+                    "sizes": str(sizes),
+                    "MB after the largest": f"{first / 1e6:,.0f}",
+                    "MB more at most": f"{(most - first) / 1e6:+,.0f}",
+                    "MB more after all": f"{(last - first) / 1e6:+,.0f}",
+                    "peak MB": f"{highest:,.0f}",
+                    "MB in use": f"{in_use / 1e6:,.0f}",
+                    "CPU s an image": f"{seconds / options.images:.3f}",
+                }
+            )
     finish("mixed_sizes", rows, options.write)
 
 
-def grown(side: str, name: str, images: int, short: int, threads: int) -> Callable[[], tuple[int, int, int, float]]:
-    """Work that returns resident bytes before and after the images, how many sizes they have, and its CPU seconds."""
+def grown(side: str, mix: str, name: str, images: int, short: int, threads: int) -> Callable[[], tuple[float, ...]]:
+    """Work that returns bytes resident after the largest image, at most and at the end, in use; peak MB; sizes; CPU s.
+
+    The seconds are those of the images after the largest.
+    """
     import torch
 
+    from panbench.base.heap import give_back, reuse_aligned_blocks
     from panbench.catalog import find_model
     from panbench.models.opening import open_model
     from panbench.models.predict import scene_of
+    from panbench.models.rules import fuse
 
     if threads:
         torch.set_num_threads(threads)
+    model: Any = open_model(find_model(name), weights="random", device="cpu")
     if side == SIDES[0]:
         keep_as_before()
-    model: Any = open_model(find_model(name), weights="random", device="cpu")
+    elif not reuse_aligned_blocks():
+        raise SystemExit("heap.c is not compiled here (python hatch_build.py), or replaces nothing in this PyTorch.")
     # Of this shorter side, and not too long, images are not resized: their sizes are those of the network's input.
     model.adapter = model.adapter.scaled(short / 800)
     longer = range(short, short * 5 // 3 + 1, 32)
-    chosen = [*((short, side) for side in longer), *((side, short) for side in longer[1:])]
+    all_sizes = [*((short, side) for side in longer), *((side, short) for side in longer[1:])]
+    usual = short * 4 // 3
 
     def run(size: tuple[int, int]) -> None:
         rgb = np.zeros((*size, 3), np.uint8)
-        model.candidates([model.load_pixels(scene_of(Path("none.png"), 1, *size), rgb)])
+        for fused in fuse(model.candidates([model.load_pixels(scene_of(Path("none.png"), 1, *size), rgb)]), model.rule):
+            model.rule.settle(fused)
 
-    def all_images() -> tuple[int, int, int, float]:
+    def all_images() -> tuple[float, ...]:
         for _ in range(_WARM):
             run((short, longer[-1]))
         gc.collect()
-        before = resident()
-        order = random.Random(0)
-        for number in range(images):
-            run(chosen[number] if number < len(chosen) else order.choice(chosen))
+        first = most = resident()
+        draw, shown, began = random.Random(0), set(), time.process_time()
+        fresh = iter(all_sizes)
+        for _ in range(images):
+            if mix == "coco" and draw.random() < 0.5:
+                size = draw.choice([(short, usual)] * 3 + [(usual, short)])
+            else:
+                size = next(fresh, None) or draw.choice(all_sizes)
+            shown.add(size)
+            run(size)
+            most = max(most, resident())
+        seconds = time.process_time() - began
         gc.collect()
-        return before, resident(), len(chosen), time.process_time()
+        last, highest = resident(), peak()
+        give_back()
+        return first, most, last, resident(), highest, len(shown), seconds
 
     return all_images
 
