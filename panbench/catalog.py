@@ -6,9 +6,11 @@ an ordinary mmdet config (`_base_ = 'mmdet::…'`).
 """
 
 import ast
+import copy
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -638,6 +640,12 @@ def _read_entry(path: Path) -> dict[str, Any] | None:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadModel(f"{path} cannot be read as a config file: {error}.") from error
+    return copy.deepcopy(_entry_of(text, path))
+
+
+@functools.lru_cache(maxsize=256)
+def _entry_of(text: str, path: Path) -> dict[str, Any] | None:
+    """The `panbench` dict of a config file that reads `text`; a program may read the catalog many times."""
     try:
         module = parse_config(text)
     except (SyntaxError, ValueError) as error:

@@ -3,11 +3,13 @@
 import contextlib
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import scratch_folder
 from hypothesis import settings
 
 # Time is not what we test; in CI the same examples each time, elsewhere new ones.
@@ -23,6 +25,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if "PANBENCH_MUTANT" not in os.environ:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+# Thousands of small files wait for the disk otherwise, and nothing here cuts its power: tests of that record what was
+# written in which order. A closed file is an error all the same. Programs of their own wait for it.
+os.fsync = os.fstat
+_SCRATCH = scratch_folder.begin()
 # PyTorch's threads wait for work by spinning: with tests on every core that is a quarter to two thirds of all CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -41,6 +47,13 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--light", action="store_true", help="fail where collecting or a test loads PyTorch (make quick)")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """What the tests wrote is in memory: it stays only until somebody has looked at what failed."""
+    if _SCRATCH is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        shutil.rmtree(_SCRATCH, ignore_errors=True)
 
 
 LANES = ("ray", "s3")

@@ -203,6 +203,7 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
         lean.import_mmdet()
         for name in LIBRARIES:
             importlib.import_module(name)
+    os.fsync = os.fstat  # as in tests/conftest.py
     gc.freeze()
     while True:
         message, files, _, _ = socket.recv_fds(requests, 1, 5)

@@ -1,5 +1,6 @@
 """Provenance of a run: versions, commit, device, memory; all measured, nothing assumed."""
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -13,7 +14,15 @@ _PACKAGES = ("torch", "mmdet", "mmengine", "mmcv", "mmcv-lite", *FORKS, "numpy",
 
 
 def versions() -> dict[str, str]:
-    """Python's version and that of each package that can change a number, by name; absent packages are left out."""
+    """Python's version and that of each package that can change a number, by name; absent packages are left out.
+
+    As they were when this process first asked: what is installed later is not what it runs.
+    """
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -23,8 +32,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """The commit of the checkout that panbench runs from, with `+changes` when files differ; None outside of one."""
+    """The commit of the checkout that panbench runs from, with `+changes` when files differ; None outside of one.
+
+    As it was when this process first asked.
+    """
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None

@@ -1,0 +1,37 @@
+"""Temporary files of a session of tests in memory, where the system has room for them.
+
+A session makes and deletes tens of thousands of small files; on a disk half of its time may go into that. On Linux,
+/dev/shm is a folder in memory. It is used where it and the memory have room for far more than a session writes; in a
+container it often has 64 MB, and then everything lies where it lay. TMPDIR, if it is set, is obeyed.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+ROOM = 8 << 30
+"""Bytes that must be free of the folder and of the memory: several times what a session of all tests writes."""
+_PREFIX = "panbench-tests-"
+
+
+def begin() -> Path | None:
+    """Makes the folder of this session, takes away those of ended ones, and sets TMPDIR. None where files stay on disk."""
+    if "TMPDIR" in os.environ or not _has_room():
+        return None
+    for old in SHARED_MEMORY.glob(f"{_PREFIX}*"):
+        if not Path(f"/proc/{old.name.removeprefix(_PREFIX).partition('-')[0]}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    os.environ["TMPDIR"] = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=SHARED_MEMORY)
+    tempfile.tempdir = None  # asked for again
+    return Path(os.environ["TMPDIR"])
+
+
+def _has_room() -> bool:
+    with contextlib.suppress(OSError, StopIteration):
+        available = next(line for line in open("/proc/meminfo") if line.startswith("MemAvailable:"))
+        free = min(int(available.split()[1]) << 10, shutil.disk_usage(SHARED_MEMORY).free)
+        return free >= ROOM and os.access(SHARED_MEMORY, os.W_OK)
+    return False
