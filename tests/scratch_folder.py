@@ -18,7 +18,7 @@ _PREFIX = "panbench-tests-"
 
 
 def begin() -> Path | None:
-    """Makes the folder of this session, takes away those of ended ones, and sets TMPDIR. None where files stay on disk."""
+    """Makes the folder of this session, takes away those of ended ones, and sets TMPDIR; None: files stay on disk."""
     if "TMPDIR" in os.environ or not _has_room():
         return None
     for old in SHARED_MEMORY.glob(f"{_PREFIX}*"):
@@ -30,8 +30,8 @@ def begin() -> Path | None:
 
 
 def _has_room() -> bool:
-    with contextlib.suppress(OSError, StopIteration):
-        available = next(line for line in open("/proc/meminfo") if line.startswith("MemAvailable:"))
-        free = min(int(available.split()[1]) << 10, shutil.disk_usage(SHARED_MEMORY).free)
-        return free >= ROOM and os.access(SHARED_MEMORY, os.W_OK)
+    with contextlib.suppress(OSError):
+        sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        available = int(sizes["MemAvailable"].split()[0]) << 10
+        return min(available, shutil.disk_usage(SHARED_MEMORY).free) >= ROOM and os.access(SHARED_MEMORY, os.W_OK)
     return False
