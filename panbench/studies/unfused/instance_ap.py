@@ -167,6 +167,8 @@ def resampled_ap(table: InstanceTable, category_ids: Sequence[int], images: Int6
 
 
 _RESAMPLES_AT_ONCE = 100
+# Below so many rows, a look-up of each row among the points of recall is less work than of the points in each resample.
+_FEW_FOUND = 300
 
 
 def _resampled_precision(hit: Bool, passed_over: Bool, times: Float, wanted: Int64) -> Float:
@@ -191,6 +193,11 @@ def _resampled_precision(hit: Bool, passed_over: Bool, times: Float, wanted: Int
         precision = true / np.maximum(counted, np.spacing(1))
         envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
         recall = true / np.maximum(wanted, 1)
+        if len(found) < _FEW_FOUND:
+            # How many points of recall each row is the first to reach: all resamples at once.
+            reached = np.diff(np.searchsorted(RECALLS, recall, side="right"), axis=0, prepend=0)
+            result[place] = (envelope * reached).sum(axis=0) / len(RECALLS)
+            continue
         for column in range(times.shape[1]):
             at = np.searchsorted(recall[:, column], RECALLS, side="left")
             inside = at[at < len(found)]

@@ -271,8 +271,10 @@ def test_a_pair_without_its_rows_is_refused():
         instance_ap(broken, CATEGORIES)
 
 
+@pytest.mark.parametrize("few", [0, 300], ids=["a resample at a time", "all resamples at once"])
 @pytest.mark.parametrize("seed", range(4))
-def test_resamples_are_those_of_counting_again(seed):
+def test_resamples_are_those_of_counting_again(seed, few, monkeypatch):
+    monkeypatch.setattr("panbench.studies.unfused.instance_ap._FEW_FOUND", few)
     true, found = scenes(seed, images=6)
     table = table_of(true, found)
     images = np.arange(1, 7)
