@@ -33,7 +33,7 @@ from panbench.report.pages.page.added import Added, find_added
 from panbench.report.pages.page.cost import cost_of
 from panbench.report.pages.page.gallery import EXAMPLES, Examples, Gallery, PagePictures
 from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
-from panbench.report.pages.page.numbers import chart_numbers
+from panbench.report.pages.page.numbers import chart_numbers, counted_numbers
 from panbench.report.pages.page.overview import overview, title_of
 from panbench.report.pages.page.packing import PackingQueue
 from panbench.report.pages.page.provenance import provenance
@@ -155,14 +155,16 @@ def report_page(
         errors = errors_of_page(examples_of) if drawn else []
         pictures = PagePictures(examples_of, queue, chosen, errors, PHOTO_SIZES)
         pictures.begin()
+        # What one thread computes comes first: while another process packs pictures, it does not wait for a core.
         more = find_added(members, own, claims=bool(published))
+        counted = counted_numbers(members, per_image)
         pictures.go_on(LARGEST - FRAME - OF_A_CROP * len(errors) - OF_AN_IMAGE * len(per_image))
         standing = standing_of(runs, common_images=common_images, reporter=reporter)
         members = views.weighed(members, standing)
         if published:
             standing = with_published(standing, published)
         reporter.status("Drawing the page")
-        numbers = {**chart_numbers(members, standing, per_image), **more.numbers, "fixes": fix_numbers(members)}
+        numbers = {**chart_numbers(members, standing, counted), **more.numbers, "fixes": fix_numbers(members)}
         wall = make_wall(examples_of, errors, queue, own, reporter) if drawn else Wall()
         data = {
             **numbers,
@@ -197,7 +199,7 @@ def live_page(
     images = [image for kind in kinds for lead in kind for image in lead.images]
     more = find_added(members)
     data = {
-        **chart_numbers(members, standing, per_image),
+        **chart_numbers(members, standing, counted_numbers(members, per_image)),
         **more.numbers,
         "fixes": fix_numbers(members),
         "wall": Wall().numbers,

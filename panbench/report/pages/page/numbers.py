@@ -21,18 +21,15 @@ from panbench.report.pages.page.leads import confused_pairs, mistaken_pairs, pai
 from panbench.report.pages.page.only import only_numbers
 from panbench.report.pages.page.shortened import shortened
 
-__all__ = ["PairTest", "TestedPair", "chart_numbers", "tested_pairs"]
+__all__ = ["PairTest", "TestedPair", "chart_numbers", "counted_numbers", "tested_pairs"]
 
 
-def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd.DataFrame) -> dict[str, Any]:
-    """The numbers that the scripts draw: fractions that read as the unrounded ones do, null where there is none."""
-    categories = members[0].categories
-    position = {category.name: index for index, category in enumerate(categories)}
-    by_run = [member.label for member in members]
+def chart_numbers(members: Sequence[Compared], standing: Standing, counted: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that the scripts draw: fractions that read as the unrounded ones do, null where there is none.
+
+    members: with the rows of `standing`; counted: their `counted_numbers`
+    """
     overview = views.overview(members)
-    per_category = views.per_category(members)
-    lost = views.causes(members)
-    pq = per_image.pivot(index="image_id", columns="run", values="PQ")[by_run]
     return {
         "models": [
             {
@@ -46,13 +43,26 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd
         ],
         "categories": [
             {"name": category.name, "thing": category.isthing, "super": category.supercategory}
-            for category in categories
+            for category in members[0].categories
         ],
         "overview": {
             **{name: _numbers(overview[name]) for name in ("PQ", "low", "high", "params", "images_per_second")},
             "speeds": [speed_range(member) for member in members],
         },
         "pairs": list(pair_tests(members, standing)),
+        **counted,
+    }
+
+
+def counted_numbers(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, Any]:
+    """Those of `chart_numbers` for which the runs need not be weighed against each other."""
+    categories = members[0].categories
+    position = {category.name: index for index, category in enumerate(categories)}
+    by_run = [member.label for member in members]
+    per_category = views.per_category(members)
+    lost = views.causes(members)
+    pq = per_image.pivot(index="image_id", columns="run", values="PQ")[by_run]
+    return {
         "perCategory": [
             {
                 "category": place,
