@@ -88,7 +88,7 @@ def crops_figure(
 
 def errors_of(table: pd.DataFrame) -> Iterator[PricedError]:
     """The rows of `priced_errors`, in their order."""
-    return (PricedError(*row) for row in table[list(PricedError._fields)].itertuples(index=False))
+    return (PricedError(*row) for row in table[list(PricedError._fields)].itertuples(index=False, name=None))
 
 
 def errors_figure(
