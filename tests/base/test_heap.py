@@ -2,8 +2,10 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -153,6 +155,28 @@ def test_a_tensor_fits_where_a_freed_one_of_its_size_was() -> None:
 @compiled
 def test_nothing_is_replaced_without_compiled_code() -> None:
     assert ran(TENSORS, PANBENCH_NATIVE="0")[2] == 0
+
+
+CALLER = """
+#include <stdlib.h>
+int call(void) { void *block = NULL; int wrong = posix_memalign(&block, 64, 100000); free(block); return wrong; }
+"""
+
+
+@compiled
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler that takes the linker's options")
+@pytest.mark.parametrize(("linked", "replaced"), [(["-Wl,-z,lazy"], 1), (["-Wl,-z,now,-z,relro"], 0)])
+def test_a_table_that_is_read_only_stays_as_it_is(tmp_path: Path, linked: list[str], replaced: int) -> None:
+    (tmp_path / "caller.c").write_text(CALLER)
+    library = tmp_path / "libc10.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", *linked, "-o", library, tmp_path / "caller.c"], check=True)
+    program = f"""
+import ctypes
+from panbench.base import heap
+caller = ctypes.CDLL({str(library)!r})
+print(heap.reuse_aligned_blocks(), caller.call())
+"""
+    assert ran(program) == [replaced, 0]
 
 
 @compiled
