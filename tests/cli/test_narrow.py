@@ -67,7 +67,7 @@ def test_gate_by_size_fits_and_names_both_runs_in_its_title(runs):
 
 
 def test_runs_takes_a_line_a_run(runs, tmp_path):
-    text = panbench("runs", tmp_path, columns=80).stdout
+    text = panbench("runs", ".", columns=80, cwd=tmp_path).stdout
     assert fits(text)
     for name in LONG:
         assert len([line for line in text.splitlines() if line.startswith(name)]) == 1

@@ -41,7 +41,7 @@ def test_a_cause_opens_its_model_by_verdict_with_its_segments_lit_and_near(open_
     assert lit_rows(page) == ["ball missed"] * 2
     # The ball is 6 of 30 rows high, so that two and a half times as large it fills half of the picture.
     assert shown["zoom"] == pytest.approx(2.5, abs=0.01)
-    assert "judge=run-b" in page.url
+    wait_in_page(page, "location.hash.includes('judge=run-b')")
 
 
 def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_walks_to_the_next(open_report):

@@ -378,12 +378,12 @@ def test_everything_that_is_listed_leads_to_a_picture(open_report):
 def test_back_stays_in_the_page_and_an_address_opens_what_it_names(open_report):
     page = open_report()
     page.locator("#image-view").get_by_role("button", name="Image 10").click()
-    assert "image=10" in page.url
+    wait_in_page(page, "location.hash.includes('image=10')")
     page.get_by_role("button", name="Side by side").click()
     page.get_by_role("button", name="Verdicts").click()
     sent = page.url.split("#")[1]
     page.go_back()
-    assert "image=" not in page.url
+    wait_in_page(page, "!location.hash.includes('image=')")
     assert page.locator("#viewer").is_visible()
     other = open_report(hash=f"#{sent}")
     assert other.locator("#viewer").get_attribute("data-image") == "10"
@@ -939,7 +939,7 @@ class TestServed:
         page.locator("[data-lead^='cause:1:'][title$='to: missed']").click()
         wait_in_page(page, "!document.querySelector('.places').hidden")
         assert page.locator(".places [role=status]").inner_text() == "1 of 1: ball: missed, 36 pixels"
-        assert "right=run-b" in page.url
+        wait_in_page(page, "location.hash.includes('right=run-b')")
         assert float(page.locator("#viewer").get_attribute("data-zoom")) > 2
         shown = page.locator("#viewer").get_attribute("data-image")
         page.keyboard.press("n")
