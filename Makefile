@@ -81,10 +81,10 @@ DEMO_MODELS ?= panoptic-fpn-tiny,maskformer-tiny,mask2former-tiny
 demo: install
 	$(BIN)/panbench eval --model $(DEMO_MODELS) --data shapes --out results/demo --overwrite
 
-# mypy has one process and runs beside the tests. Every check runs, so that one look shows all that is wrong; pytest's closing line comes last. Files are shared out among the
-# cores, slow ones first (tests/conftest.py): tests of a file may share a browser or a server. make test WORKERS=0 runs all in
-# one process.
-WORKERS ?= auto
+# mypy has one process and runs beside the tests. Every check runs, so that one look shows all that is wrong; pytest's closing
+# line comes last. Files are shared out, slow ones first (tests/conftest.py), as tests of a file may share a browser or a server.
+# One worker more than there are cores: tests also wait. make test WORKERS=0 runs all in one process.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1)
 test: $(VENV)/.dev
 	@status=0; \
 	{ $(BIN)/ruff check . && $(BIN)/ruff format --check .; } || status=1; \

@@ -8,7 +8,7 @@ lying, one standing; about half of COCO's images are 640×480 or 480×640), the 
 resident memory after the largest, how much more it was after the image that left most, and after all; its peak; and
 what was in use at the end (the rest is freed memory that the process keeps). "as it was" takes PyTorch's arrays from
 glibc's own posix_memalign, and keeps whole position maps (Mask2Former) and anchors (Panoptic FPN) of 32 sizes, as
-panbench did. Weights are random.
+panbench did. Weights are random. With --write the rows go to results/benchmarks/mixed_sizes_MODEL.csv.
 """
 
 import gc
@@ -56,7 +56,7 @@ def main() -> None:
                     "CPU s an image": f"{seconds / options.images:.3f}",
                 }
             )
-    finish("mixed_sizes", rows, options.write)
+    finish(f"mixed_sizes_{options.model.replace('-', '_')}", rows, options.write)
 
 
 def grown(side: str, mix: str, name: str, images: int, short: int, threads: int) -> Callable[[], tuple[float, ...]]:

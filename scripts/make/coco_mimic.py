@@ -204,8 +204,10 @@ class FaultServer:
         self.faults: dict[str, list[Fault | None]] = defaultdict(list)
         self.always: dict[str, Fault] = {}
         self.log: list[tuple[str, str, int]] = []
-        self.sent = 0
+        self._sent = 0
+        self._answering = 0
         self._lock = threading.Lock()
+        self._answered = threading.Condition(self._lock)
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -213,7 +215,14 @@ class FaultServer:
             disable_nagle_algorithm = True
 
             def do_GET(self) -> None:
-                outer._answer(self)
+                with outer._lock:
+                    outer._answering += 1
+                try:
+                    outer._answer(self)
+                finally:
+                    with outer._lock:
+                        outer._answering -= 1
+                        outer._answered.notify_all()
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -228,6 +237,18 @@ class FaultServer:
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+
+    @property
+    def sent(self) -> int:
+        # A client has the last bytes before they are counted.
+        with self._lock:
+            self._answered.wait_for(lambda: not self._answering, timeout=10)
+            return self._sent
+
+    @sent.setter
+    def sent(self, count: int) -> None:
+        with self._lock:
+            self._sent = count
 
     def __enter__(self) -> "FaultServer":
         self._thread.start()
@@ -290,7 +311,7 @@ class FaultServer:
                 request.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if fault.chunked else block)
                 request.wfile.flush()
                 with self._lock:
-                    self.sent += len(block)
+                    self._sent += len(block)
             if fault.chunked and fault.drop_after is None:
                 request.wfile.write(b"0\r\n\r\n")
         except OSError:
