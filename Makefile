@@ -83,8 +83,8 @@ demo: install
 
 # mypy has one process and runs beside the tests. Every check runs, so that one look shows all that is wrong; pytest's closing
 # line comes last. Files are shared out, slow ones first (tests/conftest.py), as tests of a file may share a browser or a server.
-# One worker more than there are cores: tests also wait. make test WORKERS=0 runs all in one process.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1)
+# make test WORKERS=0 runs all in one process.
+WORKERS ?= auto
 test: $(VENV)/.dev
 	@status=0; \
 	{ $(BIN)/ruff check . && $(BIN)/ruff format --check .; } || status=1; \
