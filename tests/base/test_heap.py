@@ -147,8 +147,7 @@ print(freed, torch.empty(2_000_000).data_ptr(), heap.reuse_aligned_blocks())
 @compiled
 def test_a_tensor_fits_where_a_freed_one_of_its_size_was() -> None:
     freed, next_one, libraries = ran(TENSORS)
-    if not libraries:
-        pytest.skip("the calls of this PyTorch are fixed when it is loaded")
+    assert libraries == 2, "libc10 and libtorch_cpu; none if their calls are fixed when they are loaded (-z now)"
     assert next_one == freed
 
 
