@@ -212,3 +212,89 @@ def test_over_images_of_many_sizes_the_heap_is_hardly_larger_than_what_the_large
     heap_now, held = ran(SIZES)
     # With glibc 2.36's own aligned blocks it is four times as large.
     assert held <= heap_now < 1.25 * held
+
+
+@pytest.fixture
+def kept_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the process keeps by the account that FreedMemory reads, and each giving back added to it as 0."""
+    account = [0]
+    monkeypatch.setattr(heap, "freed_and_kept", lambda: account[-1])
+    monkeypatch.setattr(heap, "give_back", lambda: account.append(0))
+    return account
+
+
+def looked(freed: heap.FreedMemory, account: list[int], work: list[tuple[int, int]]) -> int:
+    """How often was given back in pieces of work, each of a size and with the MB that it leaves."""
+    before = freed.times
+    for size, left in work:
+        freed.before(size)
+        account[-1] = left * 1_000_000
+    freed.before(1)
+    return freed.times - before
+
+
+def test_freed_memory_is_given_back_where_smaller_work_left_more_than_the_largest(kept_bytes: list[int]) -> None:
+    freed = heap.FreedMemory()
+    assert looked(freed, kept_bytes, [(3, 200), (9, 500), (9, 510)]) == 0
+    # 32 MB above what the second of the largest left are allowed, whatever size is the next.
+    assert looked(freed, kept_bytes, [(8, 542), (4, 542)] * 5) == 0
+    assert looked(freed, kept_bytes, [(4, 543)]) == 1
+    assert kept_bytes == [543_000_000, 0]
+
+
+def test_what_the_largest_leaves_does_not_creep_up_with_each_of_them(kept_bytes: list[int]) -> None:
+    freed = heap.FreedMemory()
+    assert looked(freed, kept_bytes, [(9, 500 + 30 * number) for number in range(30)]) > 1
+
+
+def test_larger_work_than_all_before_may_leave_what_it_needs(kept_bytes: list[int]) -> None:
+    freed = heap.FreedMemory()
+    assert looked(freed, kept_bytes, [(size, 100 * size) for size in range(1, 30)]) == 0
+
+
+def test_where_giving_back_does_not_help_it_is_not_tried_each_time(kept_bytes: list[int]) -> None:
+    freed = heap.FreedMemory()
+    looked(freed, kept_bytes, [(9, 500)] * 10)
+    assert looked(freed, kept_bytes, [(4, 900)] * 90) == 10
+
+
+def test_nothing_is_given_back_where_the_c_library_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "freed_and_kept", lambda: None)
+    monkeypatch.setattr(heap, "give_back", lambda: pytest.fail("given back"))
+    freed = heap.FreedMemory()
+    for _ in range(30):
+        freed.before(5)
+    assert freed.times == 0
+
+
+GIVEN_BACK = """
+import numpy as np
+from panbench.base import heap
+
+heap.keep_freed_memory()
+if heap.freed_and_kept() is None:
+    print(-1, 0, 0)
+    raise SystemExit
+freed = heap.FreedMemory()
+for number in range(20):
+    freed.before(1 if number else 2)
+    np.ones(2_000_000)
+settled = heap.freed_and_kept()
+np.ones(40_000_000)
+held = np.ones(5_000_000)
+left = heap.freed_and_kept() - settled
+freed.before(1)
+assert held.sum() == 5_000_000
+print(freed.times, left, heap.freed_and_kept() - settled)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_memory_that_was_freed_goes_back_to_the_system_and_what_is_held_stays() -> None:
+    times, left, after = ran(GIVEN_BACK)
+    if times < 0:
+        pytest.skip("the C library has no mallinfo2")
+    # 320 MB were freed, of which 40 are in use again; 16 were kept before.
+    assert times == 1
+    assert 260e6 < left < 270e6
+    assert after < 1e6
