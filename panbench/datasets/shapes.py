@@ -122,8 +122,8 @@ class _Canvas:
     def paint(self, window: tuple[slice, slice], mask: BoolMap, color: FloatMap, category_id: int, crowd: bool) -> None:
         """Covers the window's pixels under `mask` with a new layer. `color`: (h, w, 3) of the window."""
         self.layers.append((category_id, crowd))
-        self.layer[window][mask] = len(self.layers)
-        self.color[window][mask] = color[mask]
+        np.copyto(self.layer[window], len(self.layers), where=mask)
+        np.copyto(self.color[window], color, where=mask[..., None])
 
     def window(self, x: float, y: float, radius: float) -> tuple[slice, slice]:
         """The pixels that a disc could touch, cut at the border."""
@@ -326,7 +326,10 @@ def _stuff_texture(canvas: _Canvas, dice: _Dice, kind: dict[str, Any]) -> FloatM
         pattern = np.where(mortar, 1.55, 1.0 + 0.2 * coarse)
     else:
         pattern = 1.0 + 0.18 * coarse + 0.1 * (canvas.ys / canvas.bottom)
-    return np.broadcast_to(pattern, canvas.layer.shape)[..., None] * base
+    color: FloatMap = np.empty((*canvas.layer.shape, 3))
+    for channel in range(3):  # numpy's inner loop is along x then, not along three colours
+        np.multiply(pattern, base[channel], out=color[..., channel])
+    return color
 
 
 def _triangle_wave(t: FloatMap) -> FloatMap:
@@ -347,9 +350,10 @@ def _value_noise(dice: _Dice, xs: FloatMap, ys: FloatMap, frequency: float) -> F
     lattice = dice.uniforms(int(iy.max()) + 2, int(ix.max()) + 2)
     tx, ty = fx - ix, fy - iy
     tx, ty = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty)
-    upper = lattice[iy, ix] * (1.0 - tx) + lattice[iy, ix + 1] * tx
-    lower = lattice[iy + 1, ix] * (1.0 - tx) + lattice[iy + 1, ix + 1] * tx
-    return upper * (1.0 - ty) + lower * ty
+    # First along x in the few rows of the lattice: the same products and sums as pixel by pixel, to the last bit.
+    rows = lattice[:, ix[0]] * (1.0 - tx) + lattice[:, ix[0] + 1] * tx
+    noise: FloatMap = rows[iy[:, 0]] * (1.0 - ty) + rows[iy[:, 0] + 1] * ty
+    return noise
 
 
 def generate(
