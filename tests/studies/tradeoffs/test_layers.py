@@ -59,7 +59,10 @@ FAMILIES = ("mask2former-tiny", "maskformer-tiny", *SPECS)
 
 def _opened(name: str, layers: int, folder: Path) -> HostedModel:
     spec = _of_mmdet(name, layers, folder) if name not in SPECS else _with_layers(SPECS[name], layers)
-    model = open_model(spec, weights="random", seed=7)
+    with pytest.MonkeyPatch.context() as patched:
+        # Formatting a config takes longer than building its network; runs record the text, and there is no run here.
+        patched.setattr("panbench.models.mmdet.adapter.config_text", lambda config: "")
+        model = open_model(spec, weights="random", seed=7)
     assert isinstance(model, HostedModel)
     model.adapter.resize = dataclasses.replace(model.adapter.resize, short=None)
     return model
@@ -76,6 +79,11 @@ def whole(request, tmp_path_factory):
     return request.param, _opened(request.param, LAYERS, tmp_path_factory.mktemp("config"))
 
 
+@pytest.fixture(scope="module")
+def layers(whole):
+    return LayeredModel(whole[1], None)
+
+
 def _are_equal(one: Candidates, other: Candidates) -> None:
     assert np.array_equal(one.labels, other.labels)
     assert np.array_equal(one.gate, other.gate)
@@ -86,9 +94,8 @@ def _are_equal(one: Candidates, other: Candidates) -> None:
     assert one.frame == other.frame
 
 
-def test_the_last_layer_answers_as_the_model_does_to_the_bit(whole, scenes):
+def test_the_last_layer_answers_as_the_model_does_to_the_bit(whole, layers, scenes):
     _, model = whole
-    layers = LayeredModel(model, None)
     assert (layers.count, layers.earlier) == (LAYERS, (1, 2))
     for scene in scenes:
         batch = [model.load(scene)]
@@ -97,9 +104,8 @@ def test_the_last_layer_answers_as_the_model_does_to_the_bit(whole, scenes):
         _are_equal(found, expected)
 
 
-def test_an_earlier_layer_answers_as_a_network_built_with_so_many_layers(whole, scenes, tmp_path):
+def test_an_earlier_layer_answers_as_a_network_built_with_so_many_layers(whole, layers, scenes, tmp_path):
     name, model = whole
-    layers = LayeredModel(model, None)
     batches = [[model.load(scene)] for scene in scenes]
     answers = [layers.candidates(batch)[0] for batch in batches]
     for layer in (1, 2):
