@@ -243,7 +243,13 @@ def test_a_precision_that_cannot_be_had_is_refused(precision: str, sentence: str
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path, monkeypatch):
-    """Of the backbone one stage, which has every kind of layer of the others: a C++ compiler takes seconds for each."""
+    """Of the backbone one stage, which has every kind of layer of the others: a C++ compiler takes seconds for each.
+
+    Inductor would compile six small programs to see which vectors this computer has, and headers for kernels to come:
+    half of the time. Here it takes vectors of AVX2 where the processor has them, and starts no pool of compilers.
+    """
+    from torch._inductor import config as inductor  # a second that collecting does without
+
     spec = find_model("maskformer-tiny")
     (scene,) = scenes(tmp_path, 1, (96, 128))
     plain = predict(open_model(spec, device=CPU), scene, range(9))
@@ -255,7 +261,9 @@ def test_a_compiled_backbone_gives_the_same_map(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", compile_stage)
     counters.clear()
-    compiled = predict(open_model(spec, device=CPU, compiled=True), scene, range(9))
+    settings = {"cpp.vec_isa_ok": True, "cpp.simdlen": 256, "cpp_cache_precompile_headers": False, "compile_threads": 1}
+    with inductor.patch(settings):
+        compiled = predict(open_model(spec, device=CPU, compiled=True), scene, range(9))
     assert counters["stats"]["calls_captured"] > 10, "two blocks, with a convolution around the first"
     assert (plain.ids != compiled.ids).mean() <= 1e-3
     assert [s.category_id for s in plain.segments] == [s.category_id for s in compiled.segments]
