@@ -317,8 +317,19 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     node.dataset.image = image.id;
     if (next.complete && next.naturalWidth) return draw();
     waiting = true;
+    if (next.complete) return sayUnreadable(image); // it failed before: no event would come
     node.setAttribute("aria-busy", "true");
     next.addEventListener("load", draw, { once: true });
+    next.addEventListener("error", () => { if (turn === drawn) sayUnreadable(image); }, { once: true });
+  }
+
+  /** Says that the photograph of an image cannot be shown, in place of the picture and the lists of the image before. */
+  function sayUnreadable(image) {
+    hideTooltip();
+    repaint = () => {};
+    node.removeAttribute("aria-busy");
+    stage.replaceChildren(el("p", { class: "note", role: "alert" }, `The photograph of image ${image.id} could not be loaded.`));
+    lists.replaceChildren();
   }
 
   /** Decodes what showing an image as things are now needs, so that it takes less time then. */
