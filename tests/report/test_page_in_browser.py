@@ -344,11 +344,11 @@ def three(shared_runs, tmp_path_factory) -> Path:
     return write_report(runs, tmp_path_factory.mktemp("three") / "three.html", examples=0)
 
 
-def test_a_model_alone_keeps_its_colour(open_report, read_report, shared_runs, alone):
+def test_a_model_alone_keeps_its_colour(read_report, shared_runs, alone):
     of = "node => JSON.parse(node.textContent).models.map(model => [model.run, model.color, model.marker])"
     both = read_report().locator("#data").evaluate(of)
     for run, path in zip(shared_runs, alone, strict=True):
-        page = open_report(path)
+        page = read_report(path)
         assert page.locator("#data").evaluate(of)[0] in both
         fill = page.locator("#comparison .marker path").get_attribute("fill")
         assert fill in {f"var(--m{color})" for name, color, _ in both if name == run.name}
@@ -582,8 +582,8 @@ def test_a_bin_of_a_curve_explains_itself(open_report, full_report):
     assert "95 % interval" in page.locator("#tooltip").inner_text()
 
 
-def test_a_page_of_one_model_says_null_nowhere(open_report, alone):
-    page = open_report(alone[0])
+def test_a_page_of_one_model_says_null_nowhere(read_report, alone):
+    page = read_report(alone[0])
     assert "null" not in page.locator("main").inner_text()
 
 
