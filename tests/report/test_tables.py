@@ -13,13 +13,13 @@ from support import panbench
 from panbench.base.errors import BadArgument, BadRun
 from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Category, Segment
+from panbench.report.answers.grid import count
 from panbench.report.answers.models import models_record, models_text
 from panbench.report.answers.tables import (
     ComparisonRow,
     comparison_row,
     comparison_rows,
     comparison_text,
-    count,
     failed_row,
     find_runs,
     rate,

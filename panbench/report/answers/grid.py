@@ -17,6 +17,7 @@ __all__ = [
     "as_markdown",
     "as_text",
     "as_texts",
+    "count",
     "letter",
     "markdown_text",
     "percent",
@@ -25,6 +26,7 @@ __all__ = [
     "sentence_text",
     "signed",
     "superscript",
+    "three_digits",
 ]
 
 ABSENT = "–"
@@ -425,3 +427,17 @@ def _parted(cell: str) -> tuple[str, str]:
 
 def _latex_number(text: str) -> str:
     return f"${text}$" if re.fullmatch(r"[+-][\d.]+", text) else _latex(text)
+
+
+def count(number: int | None) -> str:
+    """A number of parameters, short: 958k, 1.05M, 44.0M, 216M."""
+    if number is None:
+        return ABSENT
+    if number < 1_000_000:
+        return f"{number / 1000:.0f}k"
+    return f"{three_digits(number / 1e6)}M"
+
+
+def three_digits(value: float) -> str:
+    """A positive number below 1000 with its first three digits: 9.99, 99.9, 999."""
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -13,8 +13,7 @@ from panbench.base.extras import install_line
 from panbench.base.text import in_sentence, licence_in_words
 from panbench.catalog import ModelSpec, Published, address_of, extra_missing, origin, repository_of, weights_here
 from panbench.published import PublishedResult, published_results
-from panbench.report.answers.grid import ABSENT, Grid, as_text, percent
-from panbench.report.answers.tables import count
+from panbench.report.answers.grid import ABSENT, Grid, as_text, count, percent
 
 __all__ = ["Listing", "list_models", "models_record", "models_text"]
 

@@ -7,8 +7,8 @@ from typing import Any
 from panbench.base.errors import BadArgument
 from panbench.published import PublishedResult, choose
 from panbench.report.answers.comparison import Standing
-from panbench.report.answers.grid import ABSENT, Grid, percent
-from panbench.report.answers.tables import ComparisonRow, comparison_grid, count
+from panbench.report.answers.grid import ABSENT, Grid, count, percent
+from panbench.report.answers.tables import ComparisonRow, comparison_grid
 
 __all__ = ["claims_beside", "published_grid", "published_records", "published_row", "with_published"]
 

@@ -33,11 +33,13 @@ from panbench.report.answers.grid import (
     as_latex,
     as_markdown,
     as_text,
+    count,
     percent,
     pipe_table,
     plain,
     sentence_text,
     signed,
+    three_digits,
 )
 from panbench.report.answers.patterns import spelled_out
 from panbench.runs import (
@@ -424,18 +426,9 @@ def comparison_grid(rows: Sequence[ComparisonRow], digits: int = 2, *, with_inte
     )
 
 
-def count(number: int | None) -> str:
-    """A number of parameters, short: 958k, 1.05M, 44.0M, 216M."""
-    if number is None:
-        return ABSENT
-    if number < 1_000_000:
-        return f"{number / 1000:.0f}k"
-    return f"{_three_digits(number / 1e6)}M"
-
-
 def rate(per_second: float | None) -> str:
     """Images a second to three digits: 0.42, 12.3, 231."""
-    return ABSENT if per_second is None else _three_digits(per_second)
+    return ABSENT if per_second is None else three_digits(per_second)
 
 
 def speed_text(title: str, info: RunInfo) -> str:
@@ -722,10 +715,6 @@ def _rule_among(rule: str, rules: Sequence[str]) -> str:
         return name
     shared = set(namesakes[0]).intersection(*namesakes)
     return f"{name}:{','.join(part for part in thresholds.split(',') if part not in shared)}"
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def _number(value: int | None) -> str:

@@ -23,8 +23,8 @@ from panbench.base.reporter import SILENT, NoticesOnly, Reporter
 from panbench.base.text import capitalised
 from panbench.metrics.coverage import interval_notes
 from panbench.report.answers.comparison import rank_note, standing
-from panbench.report.answers.grid import ABSENT, percent
-from panbench.report.answers.tables import ComparisonRow, count, labels, rate
+from panbench.report.answers.grid import ABSENT, count, percent
+from panbench.report.answers.tables import ComparisonRow, labels, rate
 from panbench.report.pages.page.document import write_report
 from panbench.report.pages.rendering import FOOTER, whole_page
 from panbench.runs import Run
