@@ -23,7 +23,7 @@ WIDTH = 0.01
 
 
 def panbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "PANBENCH_CACHE": str(cwd / "cache"), "COLUMNS": "80"}
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "80"}
     return support.panbench_program(*arguments, cwd=cwd, env=environment, timeout=900)
 
 
