@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from panbench.base.errors import BadArgument, BadModel
-from panbench.base.heap import FreedMemory
 from panbench.models import synthetic
 from panbench.models.adapter import Adapter
 from panbench.models.candidates import Candidates, Instances, NonFiniteOutput, Output, check_classes
@@ -66,7 +65,6 @@ class HostedModel(Model):
             keep_as_autocast_has_them(self.module, AUTOCAST[precision])
         self._planted: int | None = None
         self._as_its_processor = False
-        self.freed_memory = FreedMemory() if device.type == "cpu" else None
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -136,8 +134,6 @@ class HostedModel(Model):
     @torch.inference_mode()
     def candidates(self, batch: Sequence[LoadedImage]) -> Sequence[Output]:
         """The model's output for each image of a batch, on the device. Raises NonFiniteOutput, BadModel."""
-        if self.freed_memory is not None and batch:
-            self.freed_memory.before(sum(image.inputs.numel() for image in batch))
         with self._guarded([image.scene for image in batch]), self.numerics():
             try:
                 outputs = self.adapter.run(self.module, batch, self.device)

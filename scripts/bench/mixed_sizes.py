@@ -6,8 +6,8 @@ Each side runs in a process of its own. It first sees an image of the largest si
 images of other sizes: by "even", each size once and then all alike often; by "coco", half of them 3:4 (three of four
 lying, one standing; about half of COCO's images are 640×480 or 480×640), the other half as by "even". Printed are the
 resident memory after the largest, how much more it was after the image that left most, and after all; its peak; and
-what was in use at the end (the rest is freed memory that the process keeps), and how often freed memory was given back.
-"as it was" takes PyTorch's arrays from glibc's own posix_memalign, gives nothing back, and keeps whole position maps
+what was in use at the end (the rest is freed memory that the process keeps).
+"as it was" takes PyTorch's arrays from glibc's own posix_memalign, and keeps whole position maps
 (Mask2Former) and anchors (Panoptic FPN) of 32 sizes, as panbench did. --sides "as it is" leaves it out. Weights are
 random. With --write the rows go to results/benchmarks/mixed_sizes_MODEL.csv; those of one side end in _IMAGES.csv.
 """
@@ -47,7 +47,7 @@ def main() -> None:
             given = (side, mix, options.model, options.images, options.short, options.threads)
             environment = {"PANBENCH_NATIVE": "0"} if side == SIDES[0] else {}
             answer = in_child(grown, *given, environment=environment).answer
-            first, most, last, in_use, highest, sizes, times, seconds = answer
+            first, most, last, in_use, highest, sizes, seconds = answer
             rows.append(
                 {
                     f"{options.model}, {options.images:,} images, shorter side {options.short}": side,
@@ -58,7 +58,6 @@ def main() -> None:
                     "MB more after all": f"{(last - first) / 1e6:+,.0f}",
                     "peak MB": f"{highest:,.0f}",
                     "MB in use": f"{in_use / 1e6:,.0f}",
-                    "given back": str(times),
                     "CPU s an image": f"{seconds / options.images:.3f}",
                 }
             )
@@ -69,7 +68,7 @@ def main() -> None:
 def grown(side: str, mix: str, name: str, images: int, short: int, threads: int) -> Callable[[], tuple[float, ...]]:
     """Work that returns bytes resident after the largest image, at most and at the end, in use; peak MB; sizes; CPU s.
 
-    Before the seconds, which are those of the images after the largest, stands how often freed memory was given back.
+    The seconds are those of the images after the largest.
     """
     import torch
 
@@ -84,7 +83,6 @@ def grown(side: str, mix: str, name: str, images: int, short: int, threads: int)
     model: Any = open_model(find_model(name), weights="random", device="cpu")
     if side == SIDES[0]:
         keep_as_before()
-        model.freed_memory = None
     elif not reuse_aligned_blocks():
         raise SystemExit("heap.c is not compiled here (python hatch_build.py), or replaces nothing in this PyTorch.")
     # Of this shorter side, and not too long, images are not resized: their sizes are those of the network's input.
@@ -117,8 +115,7 @@ def grown(side: str, mix: str, name: str, images: int, short: int, threads: int)
         gc.collect()
         last, highest = resident(), peak()
         give_back()
-        times = model.freed_memory.times if model.freed_memory else 0
-        return first, most, last, resident(), highest, len(shown), times, seconds
+        return first, most, last, resident(), highest, len(shown), seconds
 
     return all_images
 

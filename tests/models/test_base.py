@@ -121,17 +121,6 @@ def test_freed_memory_is_kept_for_a_model_on_a_cpu_alone(toy: Path, monkeypatch:
     assert calls == ["kept"]
 
 
-def test_a_model_on_a_cpu_looks_at_freed_memory_ahead_of_each_batch(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    monkeypatch.setattr("panbench.base.heap.FreedMemory.before", lambda self, size: sizes.append(size))
-    model = open_model(spec_from_config(toy), device="cpu")
-    image = model.load(painting(toy.parent))
-    model.candidates([image])
-    model.candidates([image, image])
-    assert sizes == [image.inputs.numel(), 2 * image.inputs.numel()]
-    assert open_model(spec_from_config(toy), device=torch.device("meta")).freed_memory is None
-
-
 def test_a_new_family_is_one_file_and_one_config(toy: Path) -> None:
     model = open_model(spec_from_config(toy), device="cpu")
     scene = painting(toy.parent)
