@@ -317,7 +317,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     node.dataset.image = image.id;
     if (next.complete && next.naturalWidth) return draw();
     waiting = true;
-    if (next.complete) return sayUnreadable(image); // it failed before: no event would come
+    if (next.complete && next.hasAttribute("src")) return sayUnreadable(image); // it failed before: no event would come
     node.setAttribute("aria-busy", "true");
     next.addEventListener("load", draw, { once: true });
     next.addEventListener("error", () => { if (turn === drawn) sayUnreadable(image); }, { once: true });
