@@ -59,7 +59,7 @@ $(VENV)/.installed: $(VENV)/.needs
 	    echo "Making $(VENV) with $$("$$chosen" --version)"; \
 	    "$$chosen" -m venv $(VENV); \
 	fi
-	@$(PIP) install --no-compile --quiet 'pip>=26' 2>/dev/null || true
+	@$(PIP) install --no-compile --quiet 'pip>=26' || echo "No newer pip could be had: installing with the one that is here"
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[models]'
 	@if [ -n "$$PYTHONDONTWRITEBYTECODE" ]; then \
 	    echo "Compiling what models need, since PYTHONDONTWRITEBYTECODE is set"; \

@@ -6,10 +6,10 @@ Each side runs in a process of its own. It first sees an image of the largest si
 images of other sizes: by "even", each size once and then all alike often; by "coco", half of them 3:4 (three of four
 lying, one standing; about half of COCO's images are 640×480 or 480×640), the other half as by "even". Printed are the
 resident memory after the largest, how much more it was after the image that left most, and after all; its peak; and
-what was in use at the end (the rest is freed memory that the process keeps).
-"as it was" takes PyTorch's arrays from glibc's own posix_memalign, and keeps whole position maps
-(Mask2Former) and anchors (Panoptic FPN) of 32 sizes, as panbench did. --sides "as it is" leaves it out. Weights are
-random. With --write the rows go to results/benchmarks/mixed_sizes_MODEL.csv; those of one side end in _IMAGES.csv.
+what was in use at the end (the rest is freed memory that the process keeps). "as it was" takes PyTorch's arrays from
+glibc's own posix_memalign, and keeps whole position maps (Mask2Former) and anchors (Panoptic FPN) of 32 sizes, as
+panbench did; --sides "as it is" leaves it out. Weights are random. With --write the rows go to
+results/benchmarks/mixed_sizes_MODEL.csv, those of one side alone to mixed_sizes_MODEL_IMAGES.csv.
 """
 
 import gc

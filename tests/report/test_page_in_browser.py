@@ -885,11 +885,6 @@ def serious_violations(page, place: str = "html") -> list[str]:
     ]
 
 
-def button_image(button) -> str:
-    """The id of the image that a thumbnail opens."""
-    return button.get_attribute("data-image")
-
-
 @pytest.fixture(scope="module")
 def served(shared_runs) -> Iterator[str]:
     """The address of a server of the two runs."""
@@ -1002,19 +997,20 @@ class TestServed:
         page.route("**/api/example*", broken)
         shown = page.locator("#viewer").get_attribute("data-image")
         buttons = page.locator(".thumbs li button").all()
-        other, last = [button for button in buttons if button_image(button) != shown][:2]
+        other, last = [button for button in buttons if button.get_attribute("data-image") != shown][:2]
+        sentence = f"The photograph of image {other.get_attribute('data-image')} could not be loaded."
         # The second time the photograph is known to be broken.
         for _ in range(2):
             other.click()
             said = page.locator("#viewer:not([aria-busy]) [role=alert]")
-            assert said.inner_text() == f"The photograph of image {button_image(other)} could not be loaded."
+            assert said.inner_text() == sentence
             # Nothing of the image before is left beside the name of this one.
             assert page.locator("#viewer canvas, #viewer .lists table").count() == 0
         page.get_by_role("button", name="Zoom in").click()
         page.unroute("**/api/example*")
         last.click()
         wait_for_picture(page)
-        assert page.locator("#viewer").get_attribute("data-image") == button_image(last)
+        assert page.locator("#viewer").get_attribute("data-image") == last.get_attribute("data-image")
         assert page.locator("#viewer [role=alert]").count() == 0
 
     def test_the_page_leads_back_to_the_list_of_runs(self, open_served):
