@@ -44,8 +44,18 @@ fi
 
 # `timeout` leads a group of its own, which Ctrl-C does not reach: it is stopped here, and no further stage begins.
 running=
-# It has ended when the day says so: else it could still write the file by which the next call takes it for done.
-trap '[ -z "$running" ] || { kill "$running" 2>/dev/null; wait "$running"; }; echo "stopped; the same command goes on"; exit 130' INT TERM
+# It has ended when the day says so: else it could still write the file by which the next call takes it for done. Asked is the
+# whole group, as `timeout` itself ends without its stage if it is asked in the moment in which it starts that.
+stop_stage() {
+    local waits=0
+    kill -- "$running" "-$running" 2>/dev/null
+    wait "$running"
+    while kill -0 -- "-$running" 2>/dev/null; do
+        [ $((waits += 1)) -lt 200 ] || kill -KILL -- "-$running"
+        sleep 0.1
+    done
+}
+trap '[ -z "$running" ] || stop_stage; echo "stopped; the same command goes on"; exit 130' INT TERM
 run_stage() {  # NAME ESTIMATE: runs a stage if it fits into what is left of the call
     local left=$((limit - SECONDS)) began=$SECONDS code
     if [ "$2" -gt "$left" ]; then
