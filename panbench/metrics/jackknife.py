@@ -32,7 +32,7 @@ from scipy.special import stdtrit
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.pq import ratio
-from panbench.metrics.samples import FEWEST_IMAGES, METRICS, Entries, Sample, Stack
+from panbench.metrics.samples import FEWEST_IMAGES, Entries, Sample, Stack, scope_table
 from panbench.metrics.slices import ImageStatistics
 
 __all__ = ["Estimate", "Jackknife", "freedom", "interval_rows", "intervals"]
@@ -66,22 +66,15 @@ def interval_rows(stack: Stack, run: int, level: float, *, groups_only: bool = F
     if len(scopes) > len(stack.members):
         of_cells = _of_cells(stack, run, level)
         low, high = (np.concatenate(sides, axis=1) for sides in zip((low, high), of_cells, strict=True))
-    images, exact, enough = stack.images_of([run]), stack.exact()[run], stack.enough([run])
-    return pd.DataFrame(
-        [
-            {
-                "group": group,
-                "category_id": category_id,
-                "name": name,
-                "metric": label,
-                "value": exact[metric, scope],
-                "low": low[metric, scope] if enough[scope] else np.nan,
-                "high": high[metric, scope] if enough[scope] else np.nan,
-                "images": images[scope],
-            }
-            for scope, (group, category_id, name) in enumerate(scopes)
-            for metric, label in enumerate(METRICS)
-        ]
+    exact, enough = stack.exact()[run, :, : len(scopes)], stack.enough([run])[: len(scopes)]
+    return scope_table(
+        scopes,
+        {
+            "value": exact,
+            "low": np.where(enough, low, np.nan),
+            "high": np.where(enough, high, np.nan),
+            "images": stack.images_of([run])[: len(scopes)],
+        },
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import scipy.sparse
 
 from panbench.base.errors import BadArgument
@@ -21,7 +22,7 @@ from panbench.metrics.slices import ImageStatistics, SliceFold, StatisticsFold
 from panbench.metrics.swaps import Swappable
 from panbench.panoptic.types import GROUPS, Category
 
-__all__ = ["FEWEST_IMAGES", "METRICS", "Sample", "SampleFold", "Stack", "sample_on", "shared_of"]
+__all__ = ["FEWEST_IMAGES", "METRICS", "Sample", "SampleFold", "Stack", "sample_on", "scope_table", "shared_of"]
 
 Float = npt.NDArray[np.float64]
 Int = npt.NDArray[np.int64]
@@ -318,6 +319,17 @@ def _scopes(statistics: Sample, kept: Int) -> tuple[tuple[tuple[str | None, int,
     groups: list[tuple[str | None, int, str]] = [(name, 0, name) for name in GROUPS]
     single: list[tuple[str | None, int, str]] = [(None, category.id, category.name) for category in categories]
     return (*groups, *single), np.stack([np.ones(len(kept)), isthing, ~isthing]).astype(np.float64)
+
+
+def scope_table(scopes: Sequence[tuple[str | None, int, str]], columns: Mapping[str, npt.NDArray[Any]]) -> pd.DataFrame:
+    """A row for each scope and metric: group, category_id, name and metric, then the columns.
+
+    columns: (3, scopes), or (scopes,) for what the metrics of a scope share
+    """
+    rows = [(*scope, metric) for scope in scopes for metric in METRICS]
+    keys = dict(zip(("group", "category_id", "name", "metric"), map(list, zip(*rows, strict=True)), strict=True))
+    shape = (len(METRICS), len(scopes))
+    return pd.DataFrame({**keys, **{name: np.broadcast_to(one, shape).T.ravel() for name, one in columns.items()}})
 
 
 def sample_on(run: ImageStatistics | Sample, shared: Int) -> Sample:

@@ -13,11 +13,13 @@ those images; the interval of a category's difference is over the resamples that
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +31,7 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import listed
 from panbench.base.threads import available_cores
 from panbench.metrics.jackknife import interval_rows
-from panbench.metrics.samples import METRICS, Sample, Stack, sample_on, shared_of
+from panbench.metrics.samples import Sample, Stack, sample_on, scope_table, shared_of
 from panbench.metrics.slices import ImageStatistics
 from panbench.metrics.swaps import swap_p_values
 
@@ -66,6 +68,20 @@ class Comparison:
     resamples: int
     permutations: int
     seed: int
+
+    @cached_property
+    def scores(self) -> Mapping[tuple[str, str, str], Any]:
+        """Rows of `runs` that are of groups, by run, group and metric. Selecting one in the table is much slower."""
+        return {(row.run, row.group, row.metric): row for row in _of_groups(self.runs)}
+
+    @cached_property
+    def tests(self) -> Mapping[tuple[str, str, str, str], Any]:
+        """Rows of `differences` that are of groups, by a, b, group and metric."""
+        return {(row.a, row.b, row.group, row.metric): row for row in _of_groups(self.differences)}
+
+
+def _of_groups(table: pd.DataFrame) -> Iterator[Any]:
+    return iter(table[table["group"].notna()].itertuples())
 
 
 def weigh(
@@ -269,36 +285,22 @@ def _at_places(values: Float, below: Int, above: Int) -> tuple[Float, Float]:
     return np.array([lower, right[places[0]]]), np.array([left[above[0]], upper])
 
 
-def _rows(stack: Stack) -> Iterator[tuple[int, int, dict[str, object]]]:
-    """Each scope and metric: their positions and the columns that name them."""
-    for scope, (group, category_id, name) in enumerate(stack.scopes):
-        for metric, label in enumerate(METRICS):
-            yield metric, scope, {"group": group, "category_id": category_id, "name": name, "metric": label}
-
-
 def _difference_rows(
     stack: Stack, names: Sequence[str], a: int, b: int, low: Float, high: Float, p: Float
 ) -> pd.DataFrame:
-    images, exact = stack.images_of([a, b]), stack.exact()
-    of_a, of_b = exact[a], exact[b]
-    enough = stack.enough([a, b])
-    return pd.DataFrame(
-        [
-            {
-                "a": names[a],
-                "b": names[b],
-                **scope_names,
-                "value_a": of_a[metric, scope],
-                "value_b": of_b[metric, scope],
-                "difference": of_b[metric, scope] - of_a[metric, scope],
-                "low": low[metric, scope] if enough[scope] else np.nan,
-                "high": high[metric, scope] if enough[scope] else np.nan,
-                "p": p[metric, scope],
-                "images": images[scope],
-            }
-            for metric, scope, scope_names in _rows(stack)
-        ]
-    )
+    exact, enough = stack.exact(), stack.enough([a, b])
+    return scope_table(
+        stack.scopes,
+        {
+            "value_a": exact[a],
+            "value_b": exact[b],
+            "difference": exact[b] - exact[a],
+            "low": np.where(enough, low, np.nan),
+            "high": np.where(enough, high, np.nan),
+            "p": p,
+            "images": stack.images_of([a, b]),
+        },
+    ).assign(a=names[a], b=names[b])
 
 
 def _no_differences() -> pd.DataFrame:
@@ -318,18 +320,23 @@ def swaps_needed(pairs: int, scopes: int, groups: int, level: float) -> int:
 
 def _with_ranks(table: pd.DataFrame, differences: pd.DataFrame, stack: Stack) -> pd.DataFrame:
     """Adds rank, rank_low and rank_high to the PQ rows of groups, NaN elsewhere; 1 is the highest PQ."""
-    ranks = pd.DataFrame(np.nan, table.index, ["rank", "rank_low", "rank_high"])
+    ranks = np.full((len(table), 3), np.nan)
     sure = differences[(differences["metric"] == "PQ") & differences["significant"].astype(bool)]
-    better = [sure["b"].where(sure["difference"] > 0, sure["a"]), sure["a"].where(sure["difference"] > 0, sure["b"])]
-    for group, _, _ in stack.scopes[: len(stack.members)]:
-        own = table[(table["group"] == group) & (table["metric"] == "PQ") & table["value"].notna()]
-        here = sure["group"] == group
-        for row in own.itertuples():
+    winners, losers = Counter[Any](), Counter[Any]()
+    for pair in sure[sure["group"].notna()].itertuples():
+        winner, loser = (pair.b, pair.a) if pair.difference > 0 else (pair.a, pair.b)
+        winners[pair.group, winner] += 1
+        losers[pair.group, loser] += 1
+    scored = np.flatnonzero((table["metric"] == "PQ") & table["value"].notna())
+    group, run, value = (table[name].to_numpy()[scored] for name in ("group", "run", "value"))
+    for name, _, _ in stack.scopes[: len(stack.members)]:
+        own = np.flatnonzero(group == name)
+        for row in own:
             # Equal runs whose sums were added up in another order must count as equal.
-            higher = int((own["value"] > row.value + 1e-12).sum())
-            behind, ahead = (int((here & (side == row.run)).sum()) for side in better)
-            ranks.loc[row.Index] = (1 + higher, 1 + ahead, len(own) - behind)
-    return table.assign(**ranks)
+            higher = np.count_nonzero(value[own] > value[row] + 1e-12)
+            behind, ahead = winners[name, run[row]], losers[name, run[row]]
+            ranks[scored[row]] = (1 + higher, 1 + ahead, len(own) - behind)
+    return table.assign(**dict(zip(("rank", "rank_low", "rank_high"), ranks.T, strict=True)))
 
 
 def _check(resamples: int, level: float) -> None:

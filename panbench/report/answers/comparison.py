@@ -293,15 +293,12 @@ def _sample(run: Run, shared: npt.NDArray[np.int64], by: str | None) -> Sample:
 
 
 def _with_standing(row: ComparisonRow, key: str, comparison: Comparison) -> ComparisonRow:
-    table = comparison.runs
-    own = table[(table["run"] == key) & (table["group"] == "All") & (table["metric"] == "PQ")]
-    if own.empty:
+    found = comparison.scores.get((key, "All", "PQ"))
+    if found is None:
         return row
-    found = own.iloc[0]
     versus = []
-    pairs = comparison.differences
-    for pair in pairs[(pairs["group"] == "All") & (pairs["metric"] == "PQ")].itertuples():
-        if key not in (pair.a, pair.b):
+    for (*runs, group, metric), pair in comparison.tests.items():
+        if key not in runs or (group, metric) != ("All", "PQ"):
             continue
         sign = 1 if key == pair.b else -1
         low, high = sorted((sign * pair.low, sign * pair.high))
@@ -318,11 +315,11 @@ def _with_standing(row: ComparisonRow, key: str, comparison: Comparison) -> Comp
         )
     return dataclasses.replace(
         row,
-        rank=_whole(found["rank"]),
-        rank_low=_whole(found["rank_low"]),
-        rank_high=_whole(found["rank_high"]),
-        PQ_low=_known(found["low"]),
-        PQ_high=_known(found["high"]),
+        rank=_whole(found.rank),
+        rank_low=_whole(found.rank_low),
+        rank_high=_whole(found.rank_high),
+        PQ_low=_known(found.low),
+        PQ_high=_known(found.high),
         versus=tuple(versus),
     )
 

@@ -7,6 +7,7 @@ against the tables. What the tests do not show is never stated as a difference.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import pandas as pd
@@ -89,7 +90,7 @@ def verdict(comparison: Comparison, names: Mapping[str, str], lost: Lost) -> Ver
     The first sentence orders the runs, the second says on which kinds of category the two best differ, the third why.
     """
     facts = _Facts(comparison, names, lost)
-    order = facts.order()
+    order = facts.order
     if not order:
         return None
     if len(order) == 1:
@@ -130,27 +131,28 @@ class _Facts:
     names: Mapping[str, str]
     lost: Lost
 
+    @cached_property
     def order(self) -> list[str]:
-        table = self.comparison.runs
-        table = table[(table["group"] == "All") & (table["metric"] == "PQ") & table["value"].notna()]
-        return list(table.sort_values("value", ascending=False, kind="stable")["run"])
+        """The runs that have a PQ, the best first; equal ones as the comparison has them."""
+        of_all = {
+            run: row.value
+            for (run, group, metric), row in self.comparison.scores.items()
+            if (group, metric) == ("All", "PQ") and row.value == row.value
+        }
+        return sorted(of_all, key=lambda run: -of_all[run])
 
     def value(self, run: str, group: str = "All", metric: str = "PQ") -> float:
-        table = self.comparison.runs
-        own = table[(table["run"] == run) & (table["group"] == group) & (table["metric"] == metric)]
-        return float(own["value"].iloc[0]) if len(own) else float("nan")
+        own = self.comparison.scores.get((run, group, metric))
+        return float("nan") if own is None else float(own.value)
 
     def test(self, a: str, b: str, group: str = "All", metric: str = "PQ") -> _Test | None:
         """None where the two were not compared, or one has no value."""
-        table = self.comparison.differences
-        table = table[(table["group"] == group) & (table["metric"] == metric)]
         for first, second, sign in ((b, a, 1), (a, b, -1)):
-            own = table[(table["a"] == first) & (table["b"] == second)]
-            if len(own) and not pd.isna(own["p_holm"].iloc[0]):
-                row = own.iloc[0]
+            row = self.comparison.tests.get((first, second, group, metric))
+            if row is not None and not pd.isna(row.p_holm):
                 values = (self.value(a, group, metric), self.value(b, group, metric))
-                difference, p = sign * float(row["difference"]), float(row["p_holm"])
-                return _Test(difference, p, bool(row["significant"]), values, float(row["p"]))
+                difference, p = sign * float(row.difference), float(row.p_holm)
+                return _Test(difference, p, bool(row.significant), values, float(row.p))
         return None
 
     def said(self, test: _Test) -> str:
@@ -161,17 +163,16 @@ class _Facts:
 
     def comparisons(self, metric: str = "PQ") -> int:
         """How many comparisons of a metric the p-values of groups are corrected for."""
-        table = self.comparison.differences
-        return int(table.loc[table["group"].notna() & (table["metric"] == metric), "p"].notna().sum())
+        own = [row for (*_, tested), row in self.comparison.tests.items() if tested == metric]
+        return sum(not pd.isna(row.p) for row in own)
 
 
 def _alone(facts: _Facts, run: str) -> list[list[Clause]]:
     name, pq = facts.names[run], facts.value(run)
-    table = facts.comparison.runs
-    own = table[(table["run"] == run) & (table["group"] == "All") & (table["metric"] == "PQ")].iloc[0]
+    own = facts.comparison.scores[run, "All", "PQ"]
     words = f"{name} has PQ {_pc(pq)}"
-    if not pd.isna(own["low"]):
-        words += f" ({100 * facts.comparison.level:g} % interval {_pc(own['low'])} to {_pc(own['high'])})"
+    if not pd.isna(own.low):
+        words += f" ({100 * facts.comparison.level:g} % interval {_pc(own.low)} to {_pc(own.high)})"
     parts = [(group, facts.value(run, group)) for group in ("Things", "Stuff")]
     known = [f"{_pc(value)} on {group.lower()}" for group, value in parts if value == value]
     words += f": {' and '.join(known)}." if len(known) == 2 else "."
@@ -243,7 +244,7 @@ def _better_than(facts: _Facts, top: Sequence[str], behind: Sequence[str], befor
         p = max(test.p for test in tests)
         sign = "p = " if len(tests) == 1 else "p ≤ "
         between = before if place == 0 else " and " if place == len(behind) - 1 else ", "
-        if len(facts.order()) == 2:
+        if len(facts.order) == 2:
             numbers = f"{_pc(tests[0].values[0])} against {_pc(tests[0].values[1])}"
         else:
             numbers = _pc(facts.value(run))
@@ -301,7 +302,7 @@ def _groups(facts: _Facts, a: str, b: str) -> list[list[Clause]]:
             by = signed(abs(test.difference), 1)
             before = " and on " if winner == last else f", {names[winner]} on "
             # With one winner the sentence must say of whom it is better, unless the first has named only the two.
-            than = f" than {names[loser]}" if len(winners) == 1 and len(facts.order()) > 2 else ""
+            than = f" than {names[loser]}" if len(winners) == 1 and len(facts.order) > 2 else ""
             before = before if parts else f"{names[winner]} is better{than} on "
             values = test.values if test.better else test.values[::-1]
             parts.append(Clause("better", f"{before}{where} ({by})", winner, loser, group, values=values, p=test.p))
