@@ -7,7 +7,7 @@ import csv
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 from panbench.base.errors import BadArgument
@@ -161,6 +161,7 @@ def _named(result: PublishedResult, words: str) -> bool:
     return all(f" {word} " in own for word in plain.split())
 
 
+@lru_cache(maxsize=1024)
 def _plain(text: str) -> str:
     return " ".join(re.sub(r"[^a-z0-9+.]+", " ", text.lower().replace("-", "")).split())
 

@@ -33,7 +33,7 @@ import pandas as pd
 
 from panbench.metrics.matched import FN, FP, TP, Matched, numbered, one_to_one, positions
 from panbench.metrics.pq import panoptic_quality
-from panbench.panoptic.overlap import find_rows
+from panbench.panoptic.overlap import find_rows, sums_by_row
 from panbench.panoptic.types import VOID, Category, in_groups
 
 __all__ = [
@@ -278,24 +278,40 @@ class ErrorFold:
 
 
 def _worst(blocks: Sequence[pd.DataFrame], counts: _Counts, images: int) -> pd.DataFrame:
-    tally = pd.concat([_costliest(sums, counts, images) for sums in blocks], ignore_index=True)
-    tally = tally.sort_values(["cause", "gain", "image_id"], ascending=[True, False, True])
-    tally = tally.groupby("cause").head(images).reset_index(drop=True)
+    tally = _first_of_causes(pd.concat([_costliest(sums, counts, images) for sums in blocks]), images)
     return tally.assign(cause=np.array([cause.name for cause in CAUSES])[tally["cause"].to_numpy(np.int64)])
 
 
 def _costliest(sums: pd.DataFrame, counts: _Counts, images: int) -> pd.DataFrame:
     """The images of a block in which each cause costs most (`_Atoms.by_image`)."""
-    label = sums["category"].to_numpy(np.int64)
-    missed, wrong = sums["FN"].to_numpy(np.int64), sums["FP"].to_numpy(np.int64)
+    label, cause, image, FP, FN, TP = (
+        sums[name].to_numpy(np.int64) for name in ("category", "cause", "image_id", "FP", "FN", "TP")
+    )
     iou_sum = counts.iou_sum[label] + sums["iou_gained"].to_numpy()
-    pq = panoptic_quality(iou_sum, counts.hits[label] + missed, counts.mistakes[label] - missed - wrong, empty=1.0)
+    pq = panoptic_quality(iou_sum, counts.hits[label] + FN, counts.mistakes[label] - FN - FP, empty=1.0)
     gain = (pq - counts.pq_of_each_subset()[0, label]) / max(int(counts.present.sum()), 1)
-    counted = sums[["FP", "FN", "TP"]].astype(np.int64)
-    tally = sums[["cause", "image_id"]].assign(gain=gain, **counted)
-    tally = tally.groupby(["cause", "image_id"], as_index=False)[["gain", "FP", "FN", "TP"]].sum()
-    tally = tally[tally["gain"] > 0].sort_values(["cause", "gain", "image_id"], ascending=[True, False, True])
-    return tally.groupby("cause").head(images)
+    (cause, image), row = numbered([cause, image])
+    tally = {
+        "cause": cause,
+        "image_id": image.astype(sums["image_id"].dtype),
+        "gain": _compensated_sums(gain, row),
+        **{name: sums_by_row(row, count, len(cause)) for name, count in (("FP", FP), ("FN", FN), ("TP", TP))},
+    }
+    costs = tally["gain"] > 0
+    return _first_of_causes(pd.DataFrame({name: column[costs] for name, column in tally.items()}), images)
+
+
+def _first_of_causes(tally: pd.DataFrame, images: int) -> pd.DataFrame:
+    """The rows with the greatest gain of each cause, then by image_id; at most so many of each."""
+    cause = tally["cause"].to_numpy()
+    order = np.lexsort((tally["image_id"].to_numpy(), -tally["gain"].to_numpy(), cause))
+    place = np.arange(len(order)) - np.searchsorted(cause[order], cause[order])
+    return tally.iloc[order[place < images]].reset_index(drop=True)
+
+
+def _compensated_sums(terms: Float, row: Int) -> Float:
+    """The sum of the terms of each row, every one of which has a term, compensated for rounding as pandas adds."""
+    return pd.Series(terms).groupby(row).sum().to_numpy(np.float64)
 
 
 @dataclass(frozen=True)
@@ -597,20 +613,14 @@ class _Atoms:
 
     def by_image(self) -> pd.DataFrame:
         """For each image, category and cause: FP, FN, TP (whose masks are not exact), iou_gained; in small types."""
-        each = pd.DataFrame(
-            {
-                "image_id": self.image_id,
-                "category": self.category,
-                "cause": self.cause,
-                "FP": self.wrong.astype(np.int64),
-                "FN": self.missed.astype(np.int64),
-                "TP": (self.found & (self.iou < 1)).astype(np.int64),
-                "iou_gained": np.select([self.missed, self.found], [self.iou, 1 - self.iou], 0.0),
-            }
-        )
-        sums = each.groupby(["image_id", "category", "cause"], as_index=False).sum()
+        keys, row = numbered([self.image_id, self.category, self.cause])
+        counts = {"FP": self.wrong, "FN": self.missed, "TP": self.found & (self.iou < 1)}
+        columns = dict(zip(("image_id", "category", "cause"), keys, strict=True))
+        columns |= {name: np.bincount(row[own], minlength=len(keys[0])) for name, own in counts.items()}
+        gained = np.select([self.missed, self.found], [self.iou, 1 - self.iou], 0.0)
         # Of a million images there are ten million rows.
-        return sums.assign(**{name: _small(sums[name].to_numpy()) for name in sums.columns if name != "iou_gained"})
+        small = {name: _small(column) for name, column in columns.items()}
+        return pd.DataFrame({**small, "iou_gained": _compensated_sums(gained, row)})
 
 
 def _small(values: npt.NDArray[np.int64]) -> npt.NDArray[np.signedinteger[Any]]:

@@ -48,6 +48,8 @@ SIZES = tuple(name.split(" ")[0] for name in SLICINGS["size"].names)
 MOST_CELLS = 25
 """So many cells are listed, with intervals: further ones are worth little and would make the list unreadable."""
 
+_NAMES = tuple(cause.name for cause in CAUSES)
+
 # An error of these causes is all that belongs to one prediction; of the others, all that belongs to one true object.
 _OF_PREDICTION = tuple(cause.name in ("merged", "duplicate", "hallucinated") for cause in CAUSES)
 
@@ -105,8 +107,9 @@ def cells_to_fix(
 
 def of_cell(errors: pd.DataFrame, cause: str, category_id: int, size: str) -> npt.NDArray[np.bool_]:
     """Which rows of `priced_errors` are of a cause, category and size."""
-    own = (errors["cause"] == cause) & (errors["category_id"] == category_id) & (errors["size"] == size)
-    return own.to_numpy(np.bool_)
+    of_cause = codes(errors["cause"], _NAMES) == _NAMES.index(cause)
+    of_size = codes(errors["size"], SIZES) == SIZES.index(size)
+    return of_cause & of_size & (errors["category_id"].to_numpy() == category_id)
 
 
 class FixFold:

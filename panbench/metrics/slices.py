@@ -203,16 +203,17 @@ class SliceFold:
             own = slice(place * n, (place + 1) * n)
             sums = Sums(iou_sum[own], *self._counts[:, own])
             summary = means_of_groups(sums.scores(), sums.counted, isthing)
-            rows.append(
-                {
-                    "slice": name,
-                    **summary["All"],
-                    "PQ_th": summary["Things"]["PQ"],
-                    "PQ_st": summary["Stuff"]["PQ"],
-                    **{count: int(getattr(sums, count).sum()) for count in ("TP", "FP", "FN")},
-                }
-            )
-        return pd.DataFrame(rows).astype(dict.fromkeys(["PQ", "SQ", "RQ", "PQ_th", "PQ_st"], float))
+            means = [*summary["All"].values(), summary["Things"]["PQ"], summary["Stuff"]["PQ"]]
+            rows.append((name, *means, *(int(counts.sum()) for counts in (sums.TP, sums.FP, sums.FN))))
+        columns = ("slice", "PQ", "SQ", "RQ", "n", "PQ_th", "PQ_st", "TP", "FP", "FN")
+        scores = {"PQ", "SQ", "RQ", "PQ_th", "PQ_st"}
+        # None, of a slice without a category, becomes NaN.
+        return pd.DataFrame(
+            {
+                name: np.array(column, np.float64) if name in scores else list(column)
+                for name, column in zip(columns, zip(*rows, strict=True), strict=True)
+            }
+        )
 
 
 class StatisticsFold:

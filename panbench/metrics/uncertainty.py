@@ -121,8 +121,9 @@ def weigh(
     if permutations is None:
         permutations = swaps_needed(len(pairs), len(stack.scopes), len(stack.members), level)
     progress = Progress(reporter, resamples + permutations)
-    table = _no_differences()
-    if pairs:
+    if not pairs:
+        table = _no_differences()
+    else:
         drawn = resampled(stack, resamples, seed, progress)
         bounds = [percentiles(drawn[b] - drawn[a], level, stack.images_of([a, b])) for a, b in pairs]
         del drawn
@@ -321,20 +322,20 @@ def swaps_needed(pairs: int, scopes: int, groups: int, level: float) -> int:
 def _with_ranks(table: pd.DataFrame, differences: pd.DataFrame, stack: Stack) -> pd.DataFrame:
     """Adds rank, rank_low and rank_high to the PQ rows of groups, NaN elsewhere; 1 is the highest PQ."""
     ranks = np.full((len(table), 3), np.nan)
-    sure = differences[(differences["metric"] == "PQ") & differences["significant"].astype(bool)]
     winners, losers = Counter[Any](), Counter[Any]()
-    for pair in sure[sure["group"].notna()].itertuples():
-        winner, loser = (pair.b, pair.a) if pair.difference > 0 else (pair.a, pair.b)
-        winners[pair.group, winner] += 1
-        losers[pair.group, loser] += 1
+    sure = differences[["group", "a", "b", "difference"]][(differences["metric"] == "PQ") & differences["significant"]]
+    for group, a, b, difference in sure.itertuples(index=False, name=None):
+        winner, loser = (b, a) if difference > 0 else (a, b)
+        winners[group, winner] += 1
+        losers[group, loser] += 1
     scored = np.flatnonzero((table["metric"] == "PQ") & table["value"].notna())
-    group, run, value = (table[name].to_numpy()[scored] for name in ("group", "run", "value"))
-    for name, _, _ in stack.scopes[: len(stack.members)]:
-        own = np.flatnonzero(group == name)
+    groups, runs, value = (table[name].to_numpy()[scored] for name in ("group", "run", "value"))
+    for group, _, _ in stack.scopes[: len(stack.members)]:
+        own = np.flatnonzero(groups == group)
         for row in own:
             # Equal runs whose sums were added up in another order must count as equal.
             higher = np.count_nonzero(value[own] > value[row] + 1e-12)
-            behind, ahead = winners[name, run[row]], losers[name, run[row]]
+            behind, ahead = winners[group, runs[row]], losers[group, runs[row]]
             ranks[scored[row]] = (1 + higher, 1 + ahead, len(own) - behind)
     return table.assign(**dict(zip(("rank", "rank_low", "rank_high"), ranks.T, strict=True)))
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panbench.metrics.errors import assign_causes, lost_pq
-from panbench.metrics.fixes import FixFold, cells_to_fix, priced_errors
+from panbench.metrics.fixes import FixFold, cells_to_fix, of_cell, priced_errors
 from panbench.metrics.jackknife import intervals
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.slices import image_statistics
@@ -152,6 +152,9 @@ def test_an_error_has_the_size_of_its_largest_object():
     # 960, 1,024 and 9,216 pixels: at 32² and 96² the next size begins.
     assert confused["size"].tolist() == ["small", "medium", "large"]
     assert confused["category_id"].tolist() == [CAR] * 3
+    for image, size in zip(confused["image_id"], ("small", "medium", "large"), strict=True):
+        own = fixes(tables)[lambda table, size=size: of_cell(table, "thing/stuff confusion", CAR, size)]
+        assert own["image_id"].tolist() == [image]
 
 
 def test_a_miss_in_a_rare_category_is_dearer_than_one_of_many():

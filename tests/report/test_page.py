@@ -16,11 +16,12 @@ from panbench.base.reporter import Collected, Silent
 from panbench.metrics.pq import pq_table, summarise
 from panbench.panoptic.overlap import OverlapTable, take
 from panbench.report.answers.comparison import corrected_p
-from panbench.report.answers.grid import percent
+from panbench.report.answers.grid import percent, signed
 from panbench.report.answers.views import compared, per_image
 from panbench.report.figures.colors import LIGHT, MARKERS
 from panbench.report.figures.pictures import Layer, LayerSegment, Pictures, RunPictures, runs_of, side_by_side_figure
 from panbench.report.figures.plots import draw_plot
+from panbench.report.pages.page.behind import behind_the_verdict
 from panbench.report.pages.page.document import report_page, write_report
 from panbench.report.pages.page.leads import choose, find_leads, leads_to
 from panbench.report.pages.page.overview import overview
@@ -167,6 +168,19 @@ def test_a_p_that_swaps_could_not_reach_reads_as_in_compare(shared_runs):
     assert behind.count(">&lt;0.004</td>") == 9
     assert "so p may be smaller still" in page
     assert "so p may be smaller still" not in overview(members, found)
+
+
+def test_what_is_behind_the_verdict_is_of_the_first_model_and_then_of_the_second(shared_runs):
+    for runs in (shared_runs, shared_runs[::-1]):
+        members, found = compared(runs)
+        groups = behind_the_verdict(members, found)
+        assert [group["group"] for group in groups] == ["All", "Things", "Stuff"]
+        for group in groups:
+            scores = [run.summary()[group["group"]] for run in runs]
+            for row, metric in zip(group["rows"], ("PQ", "SQ", "RQ"), strict=False):
+                a, b = (one[metric] for one in scores)
+                expected = (metric, percent(a, 1), percent(b, 1), signed(a - b, 1))
+                assert (row["name"], row["a"], row["b"], row["difference"]) == expected
 
 
 def test_an_incomplete_run_is_marked_everywhere_it_appears(make_runs):

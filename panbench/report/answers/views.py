@@ -41,6 +41,7 @@ __all__ = [
     "causes",
     "compared",
     "confusion",
+    "lost_to_causes",
     "members_of",
     "mistaken_objects",
     "overview",
@@ -238,21 +239,32 @@ def per_category(members: Sequence[Compared]) -> pd.DataFrame:
             table["segments"] = np.bincount(true, minlength=len(table))
         else:
             table["segments"] = member.folded.segments
-        table.insert(0, "run", member.label)
         tables.append(table.drop(columns="iou_sum"))
-    return pd.concat(tables, ignore_index=True)
+    return _of_runs(members, tables)
+
+
+def _of_runs(members: Sequence[Compared], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The table of each run, one below the other, with the column `run` before the others."""
+    table = pd.concat(tables, ignore_index=True)
+    runs = [member.label for member, own in zip(members, tables, strict=True) for _ in range(len(own))]
+    table.insert(0, "run", pd.Series(runs, table.index, str))
+    return table
 
 
 def causes(members: Sequence[Compared], group: str = "All") -> pd.DataFrame:
     """run, cause, lost (its part of 1 − PQ), gain (PQ gained were it fixed alone), FP, FN, TP; in CAUSES' order."""
-    tables = []
-    for member in members:
-        lost = member.explained.lost
-        table = lost.loc[lost["group"] == group, ["cause", "lost", "gain", "FP", "FN", "TP"]]
-        tables.append(table.assign(run=member.label))
-    table = pd.concat(tables, ignore_index=True)
+    columns = ["cause", "lost", "gain", "FP", "FN", "TP"]
+    of_runs = (member.explained.lost for member in members)
+    table = _of_runs(members, [lost.loc[lost["group"] == group, columns] for lost in of_runs])
     table["cause"] = pd.Categorical(table["cause"], [cause.name for cause in CAUSES])
-    return table[["run", "cause", "lost", "gain", "FP", "FN", "TP"]]
+    return table
+
+
+def lost_to_causes(member: Compared, group: str) -> dict[str, float]:
+    """What each cause takes of the run's PQ in a group; {} where the group holds nothing."""
+    lost = member.explained.lost
+    own = lost[lost["group"] == group]
+    return dict(zip(own["cause"], own["lost"].tolist(), strict=True))
 
 
 def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
@@ -260,13 +272,10 @@ def slices(members: Sequence[Compared], by: str = "size") -> pd.DataFrame:
 
     by: a key of metrics.slices.SLICINGS.
     """
-    tables = []
-    for member in members:
-        table = member.by_slice(by)
-        tables.append(table.assign(run=member.label))
-    table = pd.concat(tables, ignore_index=True)
-    held = table.groupby("slice")["n"].transform("sum") > 0
-    return table.loc[held, ["run", "slice", "PQ", "SQ", "RQ", "n", "TP", "FP", "FN"]].reset_index(drop=True)
+    table = _of_runs(members, [member.by_slice(by) for member in members])
+    held = set(table["slice"][table["n"] > 0])
+    columns = ["run", "slice", "PQ", "SQ", "RQ", "n", "TP", "FP", "FN"]
+    return table.loc[table["slice"].isin(held), columns].reset_index(drop=True)
 
 
 def thresholds(members: Sequence[Compared]) -> pd.DataFrame:
@@ -346,22 +355,14 @@ def confusion(members: Sequence[Compared]) -> pd.DataFrame:
 
 def mistaken_objects(members: Sequence[Compared]) -> pd.DataFrame:
     """run, true, predicted, objects: how many segments were found with the right mask and the wrong category."""
-    tables = []
-    for member in members:
-        names = {category.id: category.name for category in member.categories}
-        known = member.folded
-        number = mistaken(member.explained.errors, member.matched) if known is None else known.mistaken
-        tables.append(
-            pd.DataFrame(
-                {
-                    "run": member.label,
-                    "true": number["category_id"].map(names),
-                    "predicted": number["predicted"].map(names),
-                    "objects": number["objects"],
-                }
-            )
-        )
-    table = pd.concat(tables, ignore_index=True)
+    numbers = [
+        mistaken(member.explained.errors, member.matched) if member.folded is None else member.folded.mistaken
+        for member in members
+    ]
+    names = {category.id: category.name for category in members[0].categories}
+    table = _of_runs(members, numbers)
+    table.insert(1, "true", table.pop("category_id").map(names))
+    table["predicted"] = table["predicted"].map(names)
     return table.sort_values("objects", ascending=False, kind="stable", ignore_index=True)
 
 

@@ -1,7 +1,8 @@
 """Where the page carries what the verdict says: the place of each clause, and a table of what stood in no other."""
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -77,44 +78,45 @@ def behind_the_verdict(members: Sequence[Compared], standing: Standing) -> list[
     """
     if standing.comparison is None or len(members) < 2:
         return []
-    table = standing.comparison.differences
-    keys = list(standing.keys[:2])
-    tests = table[table["a"].isin(keys) & table["b"].isin(keys) & table["group"].notna() & table["difference"].notna()]
+    comparison, (first, second) = standing.comparison, standing.keys[:2]
     found = []
     for group in GROUPS:
-        own = tests[tests["group"] == group]
-        if len(own):
-            rows = [*_scores(own, keys, group), *_causes(members[:2], group)]
+        # The tests say b − a.
+        tests = [
+            (metric, test, forward)
+            for metric in _METRICS
+            for a, b, forward in ((second, first, True), (first, second, False))
+            if (test := comparison.tests.get((a, b, group, metric))) and not pd.isna(test.difference)
+        ]
+        if tests:
+            rows = [*_scores(tests, group), *_causes(members[:2], group)]
             found.append({"group": group, "rows": rows})
     return found
 
 
-def _scores(tests: pd.DataFrame, keys: Sequence[str], group: str) -> Iterator[dict[str, Any]]:
-    for metric in _METRICS:
-        for test in tests[tests["metric"] == metric].itertuples():
-            # The tests say b − a.
-            forward = test.b == keys[0]
-            a, b = (test.value_b, test.value_a) if forward else (test.value_a, test.value_b)
-            sign = 1 if forward else -1
-            low, high = sorted((sign * test.low, sign * test.high))
-            yield {
-                "id": _metric_id(group, metric),
-                "name": metric,
-                "a": percent(a, 1),
-                "b": percent(b, 1),
-                "difference": signed(sign * test.difference, 1),
-                "significant": bool(test.significant),
-                "interval": ABSENT if low != low else f"[{signed(low, 1)}, {signed(high, 1)}]",
-                "p": corrected_p(test.p_holm, bool(test.at_floor)),
-            }
+def _scores(tests: Iterable[tuple[str, Any, bool]], group: str) -> Iterator[dict[str, Any]]:
+    for metric, test, forward in tests:
+        a, b = (test.value_b, test.value_a) if forward else (test.value_a, test.value_b)
+        sign = 1 if forward else -1
+        low, high = sorted((sign * test.low, sign * test.high))
+        yield {
+            "id": _metric_id(group, metric),
+            "name": metric,
+            "a": percent(a, 1),
+            "b": percent(b, 1),
+            "difference": signed(sign * test.difference, 1),
+            "significant": bool(test.significant),
+            "interval": ABSENT if low != low else f"[{signed(low, 1)}, {signed(high, 1)}]",
+            "p": corrected_p(test.p_holm, bool(test.at_floor)),
+        }
 
 
 def _causes(members: Sequence[Compared], group: str) -> Iterator[dict[str, Any]]:
-    lost = views.causes(members, group).pivot(index="cause", columns="run", values="lost")
+    of_runs = [views.lost_to_causes(member, group) for member in members]
     for cause in _CAUSES:
-        if cause not in lost.index:
+        if not any(cause in lost for lost in of_runs):
             continue
-        a, b = (float(lost.loc[cause, member.label]) for member in members)
+        a, b = (lost.get(cause, math.nan) for lost in of_runs)
         if a or b:
             yield {
                 "id": _cause_id(group, cause),

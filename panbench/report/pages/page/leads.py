@@ -150,8 +150,8 @@ def mistaken_pairs(members: Sequence[Compared]) -> pd.DataFrame:
 
 def _largest_of_each(wide: pd.DataFrame) -> pd.DataFrame:
     """The rows that are among the MOST_CONFUSED largest of any column: each pair of runs finds its largest there."""
-    listed = dict.fromkeys(row for run in wide for row in wide[run].nlargest(MOST_CONFUSED).index)
-    return wide.loc[list(listed)].reset_index()
+    largest = np.argsort(-wide.to_numpy(), axis=0, kind="stable")[:MOST_CONFUSED]
+    return wide.iloc[list(dict.fromkeys(largest.T.ravel().tolist()))].reset_index()
 
 
 def _differing(members: Sequence[Compared], pq: pd.DataFrame) -> Iterator[Lead]:
@@ -178,12 +178,14 @@ def _causes(members: Sequence[Compared]) -> Iterator[Lead]:
     found = []
     for index, member in enumerate(members):
         worst = member.explained.worst
+        names, images, gains = (worst[name].to_numpy() for name in ("cause", "image_id", "gain"))
         for place, cause in enumerate(CAUSES):
-            own = worst[worst["cause"] == cause.name].sort_values("gain", ascending=False, kind="stable")
+            # The greatest gain is first.
+            own = np.flatnonzero(names == cause.name)
             if len(own):
                 reason = f"costly: {cause.name}"
-                lead = Lead(f"cause:{index}:{place}", reason, _ints(own["image_id"])[:CANDIDATES])
-                found.append((cause.name == IMPERFECT_MASK.name, -float(own["gain"].iloc[0]), lead))
+                lead = Lead(f"cause:{index}:{place}", reason, _ints(images[own])[:CANDIDATES])
+                found.append((cause.name == IMPERFECT_MASK.name, -float(gains[own[0]]), lead))
     for _, _, lead in sorted(found, key=lambda item: item[:2]):
         yield lead
 

@@ -6,11 +6,14 @@ the dearest of all, and of each cause; every crop is some kilobytes.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain, zip_longest
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from panbench.base.reporter import SILENT, Reporter
-from panbench.metrics.errors import CAUSES
+from panbench.metrics.errors import CAUSES, codes
 from panbench.metrics.fixes import SIZES, of_cell
 from panbench.metrics.image_slices import ImageSlices
 from panbench.report.answers.fixes import FIRST
@@ -22,6 +25,8 @@ from panbench.report.pages.page.packing import PackingQueue
 from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["OF_A_ROW", "Wall", "error_record", "errors_of_page", "errors_to_show", "fix_numbers", "make_wall"]
+
+Int = npt.NDArray[np.int64]
 
 MOST = 375
 """So many crops a page has at most, of all models together: of five models each row of what to fix first has six."""
@@ -62,32 +67,30 @@ class Wall:
 def errors_to_show(member: Compared, most: int) -> list[PricedError]:
     """At most `most` errors of a run, the dearest first: of what to fix first, the dearest, and of each cause."""
     errors = member.priced
-    rows = [
-        errors_of(errors[of_cell(errors, row.cause, row.category_id, row.size)].head(OF_A_ROW))
+    of_rows = [
+        np.flatnonzero(of_cell(errors, row.cause, row.category_id, row.size))[:OF_A_ROW]
         for row in member.to_fix.head(FIRST).itertuples(index=False)
     ]
-    of_causes = [errors_of(errors[errors["cause"] == cause.name].head(most)) for cause in CAUSES]
+    kinds = codes(errors["cause"], [cause.name for cause in CAUSES])
+    of_causes = [np.flatnonzero(kinds == place)[:most] for place in range(len(CAUSES))]
+    dearest = np.arange(min(DEAREST, len(errors)))
+    places = np.unique(np.concatenate([*of_rows, *of_causes, dearest]))
+    found = dict(zip(places.tolist(), errors_of(errors.iloc[places]), strict=True))
     # One of each row, what is printed, and the rows in turns: with little room each row has its share.
-    first = [one for row in rows for one in islice(row, 1)]
+    first = [row[0] for row in of_rows if len(row)]
     chosen: dict[tuple[Any, ...], PricedError] = {}
-    for one in chain(first, errors_of(errors.head(DEAREST)), _in_turn(rows), _in_turn(of_causes)):
+    for place in chain(first, dearest, _in_turn(of_rows), _in_turn(of_causes)):
         if len(chosen) == most:
             break
+        one = found[int(place)]
         # Not the row itself: its IoU may be NaN, which no other NaN equals.
         chosen.setdefault((one.image_id, one.cause, one.gt_ids, one.pred_ids), one)
     return sorted(chosen.values(), key=lambda one: -one.gain)
 
 
-def _in_turn(parts: Sequence[Iterator[PricedError]]) -> Iterator[PricedError]:
+def _in_turn(parts: Sequence[Int]) -> Iterator[int]:
     """One of each part in turns."""
-    waiting = list(parts)
-    while waiting:
-        for part in list(waiting):
-            following = next(part, None)
-            if following is None:
-                waiting.remove(part)
-            else:
-                yield following
+    return (place for turn in zip_longest(*parts) for place in turn if place is not None)
 
 
 def errors_of_page(examples: Examples) -> list[tuple[int, PricedError]]:
