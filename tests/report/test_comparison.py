@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.coverage import interval_notes, measured_coverage
-from panbench.panoptic.overlap import concat, overlap_table
+from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import Category, Segment
 from panbench.report.answers.comparison import corrected_p, standing
 from panbench.report.answers.findings import error_findings, metric_findings
@@ -20,8 +21,9 @@ SKY = Category(2, "sky", isthing=False, supercategory="outdoor")
 IMAGES = 20
 
 
-def run(name: str, balls: int, skies: int = IMAGES, images: int = IMAGES, model: str | None = None) -> Run:
-    """Images with a ball above sky; found are the balls of the first `balls` images, the skies of the first `skies`."""
+@cache
+def found_table(balls: int, skies: int, images: int) -> OverlapTable:
+    """The table of `run`; made once, as runs read it only."""
     gt = np.array([[1, 1, 1, 1], [2, 2, 2, 2]], np.int32)
     segments = [Segment(1, BALL.id, 4), Segment(2, SKY.id, 4)]
     tables = []
@@ -29,6 +31,11 @@ def run(name: str, balls: int, skies: int = IMAGES, images: int = IMAGES, model:
         found = [segment for segment, hits in zip(segments, (balls, skies), strict=True) if image_id <= hits]
         pred = np.where(np.isin(gt, [segment.id for segment in found]), gt, 0).astype(np.int32)
         tables.append(overlap_table(image_id, gt, segments, pred, found))
+    return concat(tables)
+
+
+def run(name: str, balls: int, skies: int = IMAGES, images: int = IMAGES, model: str | None = None) -> Run:
+    """Images with a ball above sky; found are the balls of the first `balls` images, the skies of the first `skies`."""
     info = {
         "name": name,
         "status": "done",
@@ -37,7 +44,7 @@ def run(name: str, balls: int, skies: int = IMAGES, images: int = IMAGES, model:
         "categories": [category_record(BALL), category_record(SKY)],
         "images": {"expected": images, "scored": images},
     }
-    return Run(RunInfo.from_json(info), table=concat(tables))
+    return Run(RunInfo.from_json(info), table=found_table(balls, skies, images))
 
 
 def test_runs_are_ranked_by_pq_with_an_interval_each():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -43,11 +44,17 @@ def mistaken(table):
     return replace(table, segments=replace(segments, category_id=category_id))
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The run of `path`, written once."""
+    return write_run(tmp_path_factory.mktemp("folded") / "run")
+
+
 @pytest.fixture
-def path(tmp_path, monkeypatch):
+def path(written, tmp_path, monkeypatch):
     """A run in parts that hold images in no order, and a cache folder of its own."""
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
-    return write_run(tmp_path / "run")
+    return shutil.copytree(written, tmp_path / "run")
 
 
 @pytest.fixture

@@ -221,17 +221,16 @@ def test_a_report_of_another_kind_or_onto_a_folder_is_refused(make_runs, tmp_pat
         write_report(runs, tmp_path / "site.html")
 
 
-def test_images_that_were_asked_for_come_first(make_runs):
-    runs = make_runs()
-    gallery = data_of(report_page(runs, examples=2, image_ids=[10]))["gallery"]
+def test_images_that_were_asked_for_come_first(shared_runs):
+    gallery = data_of(report_page(shared_runs, examples=2, image_ids=[10]))["gallery"]
     assert gallery[0]["id"] == 10
     assert len(gallery) == 2
     with pytest.raises(BadArgument, match="--image 99"):
-        report_page(runs, image_ids=[99])
+        report_page(shared_runs, image_ids=[99])
 
 
-def test_examples_are_the_worst_the_most_disputed_and_the_costliest_with_the_reason(make_runs):
-    members, _ = compared(make_runs())
+def test_examples_are_the_worst_the_most_disputed_and_the_costliest_with_the_reason(shared_runs):
+    members, _ = compared(shared_runs)
     chosen = choose(find_leads(members, per_image(members)), 3)
     reasons = list(chosen.values())
     assert "lowest PQ" in reasons[0]
@@ -239,8 +238,8 @@ def test_examples_are_the_worst_the_most_disputed_and_the_costliest_with_the_rea
     assert any("costly" in reason for found in reasons for reason in found)
 
 
-def test_the_worst_is_not_shown_again_where_an_image_keeps_several_promises(make_runs):
-    members, _ = compared(make_runs())
+def test_the_worst_is_not_shown_again_where_an_image_keeps_several_promises(shared_runs):
+    members, _ = compared(shared_runs)
     kinds = find_leads(members, per_image(members))
     chosen = choose(kinds, 96)
     assert len(chosen) <= 4
@@ -250,12 +249,12 @@ def test_the_worst_is_not_shown_again_where_an_image_keeps_several_promises(make
     assert all(ids and set(ids) <= set(chosen) for ids in kept.values())
 
 
-def test_the_best_run_comes_first_whatever_the_order(make_runs):
-    runs = make_runs()
-    assert [model["run"] for model in data_of(report_page(runs[::-1], examples=0))["models"]] == ["run-a", "run-b"]
+def test_the_best_run_comes_first_whatever_the_order(shared_runs):
+    models = data_of(report_page(shared_runs[::-1], examples=0))["models"]
+    assert [model["run"] for model in models] == ["run-a", "run-b"]
 
 
-def test_packing_is_counted(make_runs):
+def test_packing_is_counted(shared_runs):
     class Listening(Silent):
         def __init__(self):
             self.heard = []
@@ -264,7 +263,7 @@ def test_packing_is_counted(make_runs):
             self.heard.append((task, done, total))
 
     listener = Listening()
-    report_page(make_runs(), reporter=listener)
+    report_page(shared_runs, reporter=listener)
     packed = [news for news in listener.heard if news[0] == "Packing examples"]
     assert packed == [("Packing examples", done, 4) for done in range(5)]
     # Before that images are resampled and swapped, which takes longest where there are many.
@@ -274,8 +273,8 @@ def test_packing_is_counted(make_runs):
     assert resampled[-1][1] == resampled[-1][2] == 20_000
 
 
-def test_words_are_those_of_readers(make_runs):
-    page = report_page(make_runs(), image_ids=[8])
+def test_words_are_those_of_readers(shared_runs):
+    page = report_page(shared_runs, image_ids=[8])
     words = text_of(page)
     assert "`" not in words
     assert "2 runs" not in page

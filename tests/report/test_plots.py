@@ -45,7 +45,7 @@ def test_names_beside_a_plot_are_quoted_for_spreadsheets_or_left_raw(shared_runs
     info = replace(run.info, name="=1+1", model=replace(run.info.model, name="=1+1", title="=1+1"))
     shown, _ = compared([Run(info, table=run.table)])
     for raw, name in ((False, "'=1+1"), (True, "=1+1")):
-        _, data_path = write_plot("thresholds", shown, tmp_path / f"{raw}.pdf", data=True, raw=raw)
+        _, data_path = write_plot("thresholds", shown, tmp_path / f"{raw}.svg", data=True, raw=raw)
         assert set(pd.read_csv(data_path)["run"]) == {name}
 
 

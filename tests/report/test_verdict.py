@@ -45,19 +45,23 @@ def compared(models: dict[str, tuple[float, float, float]], images: int = 40, se
 
 def row_of(comparison, a: str, b: str, group: str, metric: str) -> tuple[float, float, bool]:
     """a − b, the corrected p-value and whether it is significant."""
-    table = comparison.differences
-    table = table[(table["group"] == group) & (table["metric"] == metric)]
+    found = rows_of(comparison.differences, ("a", "b", "group", "metric"), ("difference", "p_holm", "significant"))
     for first, second, sign in ((b, a, 1), (a, b, -1)):
-        own = table[(table["a"] == first) & (table["b"] == second)]
-        if len(own):
-            row = own.iloc[0]
-            return sign * row["difference"], row["p_holm"], bool(row["significant"])
+        if row := found.get((first, second, group, metric)):
+            difference, p, significant = row
+            return sign * difference, p, bool(significant)
     raise AssertionError(f"{a} and {b} were not compared")
 
 
 def value_of(comparison, run: str, group: str, metric: str) -> float:
-    table = comparison.runs.set_index(["run", "group", "metric"])["value"]
-    return float(table.loc[(run, group, metric)])
+    (value,) = rows_of(comparison.runs, ("run", "group", "metric"), ("value",))[run, group, metric]
+    return value
+
+
+def rows_of(table: pd.DataFrame, keys: tuple[str, ...], columns: tuple[str, ...]) -> dict[tuple, tuple]:
+    """Some columns of a table, by others."""
+    names, values = (zip(*(table[name].tolist() for name in own), strict=True) for own in (keys, columns))
+    return dict(zip(names, values, strict=True))
 
 
 def check(comparison, lost, clause) -> None:
