@@ -69,10 +69,16 @@ $(VENV)/.installed: $(VENV)/.needs
 	fi
 	@touch $@
 
+# Compiled on all cores: else each of the tests' workers compiles the same 120 MB of sources at the same time, when it imports them.
+NOT_IMPORTED := /(tests?|testing|_vendor|debugpy|pip|setuptools|pygments|transformers/models)/
+
 # panopticapi-lite is the reference that PQ is held against; its dependencies are an older numpy and what we do not need.
 $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --no-compile --constraint constraints.txt --no-deps panopticapi-lite
+	@echo "Compiling what tests import"
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -qq -j 0 -x '$(NOT_IMPORTED)' \
+	    "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 	@touch $@
 
 # The models of the page of docs, whichever extras are installed. Another list: make demo DEMO_MODELS=eomt-tiny,oneformer-tiny
