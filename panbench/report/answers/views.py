@@ -355,14 +355,14 @@ def confusion(members: Sequence[Compared]) -> pd.DataFrame:
 
 def mistaken_objects(members: Sequence[Compared]) -> pd.DataFrame:
     """run, true, predicted, objects: how many segments were found with the right mask and the wrong category."""
-    numbers = [
-        mistaken(member.explained.errors, member.matched) if member.folded is None else member.folded.mistaken
-        for member in members
-    ]
-    names = {category.id: category.name for category in members[0].categories}
-    table = _of_runs(members, numbers)
-    table.insert(1, "true", table.pop("category_id").map(names))
-    table["predicted"] = table["predicted"].map(names)
+    tables = []
+    for member in members:
+        known = member.folded
+        number = mistaken(member.explained.errors, member.matched) if known is None else known.mistaken
+        names = {category.id: category.name for category in member.categories}
+        true, predicted = number["category_id"].map(names), number["predicted"].map(names)
+        tables.append(pd.DataFrame({"true": true, "predicted": predicted, "objects": number["objects"]}))
+    table = _of_runs(members, tables)
     return table.sort_values("objects", ascending=False, kind="stable", ignore_index=True)
 
 
