@@ -29,6 +29,9 @@ EXPORT const uint64_t heap_source = HEAP_SOURCE;
 
 #include <elf.h>
 #include <link.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #ifdef __x86_64__
@@ -43,14 +46,109 @@ EXPORT const uint64_t heap_source = HEAP_SOURCE;
 #define HEADER 8
 /* Smaller blocks do not make a heap grow. */
 #define SMALLEST 4096
+/* Blocks from here on lie in the region. */
+#define LARGE ((size_t)1 << 20)
+#define MOST_BLOCKS 4096
 
-/* Like posix_memalign: blocks for `free`, 0 or an error number. */
+/* The region: addresses for large blocks alone. Each takes the lowest gap that it fits, so that once an image's arrays are
+   freed the next image begins with the same gaps, whatever sizes came before, and what stays (parameters that are loaded
+   late, kernels, positions) does not come to lie among them. Pages get memory when they are first written to. */
+typedef struct {
+    uintptr_t start, end;
+} Span;
+static uintptr_t region;
+/* Its bytes: 0 until it is reserved. */
+static size_t region_bytes;
+/* Blocks in use, by address. */
+static Span blocks[MOST_BLOCKS];
+static size_t count;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* A large block, or NULL where the region has no place for it. */
+static void *take(size_t size)
+{
+    uintptr_t start = region;
+    size_t length = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT, i = 0;
+    pthread_mutex_lock(&lock);
+    while (i < count && blocks[i].start - start < length)
+        start = blocks[i++].end;
+    if (count < MOST_BLOCKS && region_bytes - (start - region) >= length) {
+        memmove(blocks + i + 1, blocks + i, (count++ - i) * sizeof *blocks);
+        blocks[i] = (Span){start, start + length};
+    } else {
+        start = 0;
+    }
+    pthread_mutex_unlock(&lock);
+    return (void *)start;
+}
+
+static void release(uintptr_t block)
+{
+    size_t low = 0, high;
+    pthread_mutex_lock(&lock);
+    for (high = count; low < high;) {
+        size_t middle = (low + high) / 2;
+        if (blocks[middle].start < block)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    if (low == count || blocks[low].start != block)
+        abort(); /* as glibc does for what is no block */
+    memmove(blocks + low, blocks + low + 1, (--count - low) * sizeof *blocks);
+    pthread_mutex_unlock(&lock);
+}
+
+/* pthread_atfork, which in some versions of glibc is no part of the library itself: a process that is forked while another
+   thread holds the lock must find it open. */
+extern int __register_atfork(void (*before)(void), void (*parent)(void), void (*child)(void), void *library);
+static void lock_region(void) { pthread_mutex_lock(&lock); }
+static void unlock_region(void) { pthread_mutex_unlock(&lock); }
+
+/* Reserves as many addresses as the machine has memory. Without them, as where the user limits addresses (ulimit -v),
+   large blocks are made like others. */
+static void reserve(void)
+{
+    struct rlimit limit;
+    size_t bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    void *start;
+    if (region_bytes != 0 || getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY)
+        return;
+    start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED || __register_atfork(lock_region, unlock_region, unlock_region, NULL) != 0)
+        return;
+    region = (uintptr_t)start;
+    __atomic_store_n(&region_bytes, bytes, __ATOMIC_RELEASE);
+}
+
+/* Gives the memory between the region's blocks back to the system; the addresses stay reserved. */
+EXPORT void give_back_region(void)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = region;
+    pthread_mutex_lock(&lock);
+    for (size_t i = 0; i <= count; i++) {
+        uintptr_t first = (start + page - 1) / page * page;
+        uintptr_t end = (i < count ? blocks[i].start : region + region_bytes) / page * page;
+        if (first < end)
+            madvise((void *)first, end - first, MADV_DONTNEED);
+        if (i < count)
+            start = blocks[i].end;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* Like posix_memalign: blocks for free_block, 0 or an error number. */
 EXPORT int aligned_block(void **block, size_t alignment, size_t size)
 {
     if (alignment == ALIGNMENT && size >= SMALLEST && size < PTRDIFF_MAX) {
         /* Blocks whose length, header included, is a multiple of the alignment keep their successors aligned. */
         size_t length = (size + HEADER + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT - HEADER;
-        void *found = malloc(length);
+        void *found = size < LARGE ? NULL : take(size);
+        if (found != NULL) {
+            *block = found;
+            return 0;
+        }
+        found = malloc(length);
         if (found != NULL && (uintptr_t)found % ALIGNMENT == 0) {
             *block = found;
             return 0;
@@ -60,6 +158,17 @@ EXPORT int aligned_block(void **block, size_t alignment, size_t size)
         size = length;
     }
     return posix_memalign(block, alignment, size);
+}
+
+/* Like free, for blocks of the region and for glibc's. */
+EXPORT void free_block(void *block)
+{
+    /* Its bytes first: another thread may be reserving it. */
+    size_t bytes = __atomic_load_n(&region_bytes, __ATOMIC_ACQUIRE);
+    if ((uintptr_t)block - region < bytes)
+        release((uintptr_t)block);
+    else
+        free(block);
 }
 
 static int is_pytorch(const char *path)
@@ -75,18 +184,27 @@ static const void *address(const struct dl_phdr_info *object, ElfW(Addr) given)
     return (const void *)(given < object->dlpi_addr ? given + object->dlpi_addr : given);
 }
 
-/* Points the slots through which an object calls posix_memalign to aligned_block; those that are read-only stay. */
-static int replace_in(struct dl_phdr_info *object, size_t size, void *replaced)
+/* What was replaced, and where blocks of the region could not be freed. */
+typedef struct {
+    int libraries, without_free;
+} Replaced;
+
+/* Points the slots through which a library of PyTorch calls posix_memalign and free to aligned_block and free_block;
+   those that are read-only stay. */
+static int replace_in(struct dl_phdr_info *object, size_t size, void *given)
 {
+    Replaced *replaced = given;
     const ElfW(Dyn) *dynamic = NULL;
     ElfW(Addr) read_only = 0, read_only_end = 0, page = (ElfW(Addr))sysconf(_SC_PAGESIZE);
     const ElfW(Rela) *slots = NULL;
     const ElfW(Sym) *symbols = NULL;
     const char *names = NULL;
     size_t bytes = 0;
+    void **to_make = NULL, **to_free = NULL;
     (void)size;
     if (!is_pytorch(object->dlpi_name))
         return 0;
+    replaced->without_free++;
     for (int i = 0; i < object->dlpi_phnum; i++) {
         const ElfW(Phdr) *part = &object->dlpi_phdr[i];
         if (part->p_type == PT_DYNAMIC)
@@ -112,22 +230,34 @@ static int replace_in(struct dl_phdr_info *object, size_t size, void *replaced)
         return 0;
     for (size_t i = 0; i < bytes / sizeof *slots; i++) {
         ElfW(Addr) slot = object->dlpi_addr + slots[i].r_offset;
+        const char *name = names + symbols[ELF64_R_SYM(slots[i].r_info)].st_name;
         if (ELF64_R_TYPE(slots[i].r_info) != JUMP_SLOT || (slot >= read_only && slot < read_only_end))
             continue;
-        if (strcmp(names + symbols[ELF64_R_SYM(slots[i].r_info)].st_name, "posix_memalign") == 0) {
-            __atomic_store_n((void **)slot, (void *)aligned_block, __ATOMIC_RELEASE);
-            ++*(int *)replaced;
-        }
+        if (strcmp(name, "posix_memalign") == 0)
+            to_make = (void **)slot;
+        else if (strcmp(name, "free") == 0)
+            to_free = (void **)slot;
+    }
+    if (to_free != NULL) {
+        __atomic_store_n(to_free, (void *)free_block, __ATOMIC_RELEASE);
+        replaced->without_free--;
+    }
+    if (to_make != NULL) {
+        __atomic_store_n(to_make, (void *)aligned_block, __ATOMIC_RELEASE);
+        replaced->libraries++;
     }
     return 0;
 }
 
-/* How many of PyTorch's libraries call aligned_block from now on. */
+/* How many of PyTorch's libraries call aligned_block from now on. The region is for those whose blocks it can free:
+   one library frees what another made. */
 EXPORT int replace_in_pytorch(void)
 {
-    int replaced = 0;
+    Replaced replaced = {0, 0};
     dl_iterate_phdr(replace_in, &replaced);
-    return replaced;
+    if (replaced.libraries != 0 && replaced.without_free == 0)
+        reserve();
+    return replaced.libraries;
 }
 
 #else
@@ -136,5 +266,7 @@ EXPORT int replace_in_pytorch(void)
 {
     return 0;
 }
+
+EXPORT void give_back_region(void) {}
 
 #endif

@@ -40,16 +40,25 @@ def keep_freed_memory() -> bool:
 def reuse_aligned_blocks() -> int:
     """Makes PyTorch get its aligned blocks from heap.c; returns in how many of its libraries, which is 0 without glibc.
 
-    Also 0 where heap.c is not compiled, with PANBENCH_NATIVE=0, before PyTorch is imported, and for a PyTorch whose
-    libraries were linked so that their calls are fixed when they are loaded (-z now).
+    Blocks from a megabyte on then lie in a region of addresses of their own. Also 0 where heap.c is not compiled, with
+    PANBENCH_NATIVE=0, before PyTorch is imported, and for a PyTorch whose libraries were linked so that their calls are
+    fixed when they are loaded (-z now).
     """
-    if is_switched_off() or not sys.platform.startswith("linux"):
-        return 0
-    library = load_library(_LIBRARY, _SOURCE)
-    return 0 if isinstance(library, str) else int(library.replace_in_pytorch())
+    library = _library()
+    return int(library.replace_in_pytorch()) if library else 0
 
 
 def give_back() -> None:
     """Gives freed memory back to the system, which glibc keeps for later; does nothing with another C library."""
+    if library := _library():
+        library.give_back_region()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _library() -> ctypes.CDLL | None:
+    """heap.c's library, or None without it."""
+    if is_switched_off() or not sys.platform.startswith("linux"):
+        return None
+    library = load_library(_LIBRARY, _SOURCE)
+    return None if isinstance(library, str) else library
