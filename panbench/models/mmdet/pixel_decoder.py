@@ -18,8 +18,10 @@ from torch import Tensor
 from panbench.models import feeding
 from panbench.models.mmdet import deformable
 
-MOST_SIZES = 32
-"""Of so many sizes the geometry is kept, 0.4 MB each at 800×1088: sine positions as rows and columns, not as maps."""
+MOST_SIZES = 8
+"""Of so many sizes the geometry is kept, 0.4 MB each at 800×1088: sine positions as rows and columns, not as maps.
+
+Another one takes 3 ms (an R50's, one thread), of some 3 s for an image."""
 
 KEYS_AT_ONCE = 2048
 """Of an R50's hidden values so many keys have 8 MB; those of all 17,850 have 73 MB, new from the system each time."""
