@@ -31,7 +31,6 @@ EXPORT const uint64_t heap_source = HEAP_SOURCE;
 #include <link.h>
 #include <pthread.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #ifdef __x86_64__
@@ -49,54 +48,103 @@ EXPORT const uint64_t heap_source = HEAP_SOURCE;
 /* Blocks from here on lie in the region. */
 #define LARGE ((size_t)1 << 20)
 #define MOST_BLOCKS 4096
+/* What the region grows by: most models need one, and limits of addresses (ulimit -v) count it whole. */
+#define SPAN ((size_t)1 << 30)
+#define MOST_SPANS 512
 
-/* The region: addresses for large blocks alone. Each takes the lowest gap that it fits, so that once an image's arrays are
+/* The region: addresses for large blocks alone. Each takes the first gap that it fits, so that once an image's arrays are
    freed the next image begins with the same gaps, whatever sizes came before, and what stays (parameters that are loaded
    late, kernels, positions) does not come to lie among them. Pages get memory when they are first written to. */
 typedef struct {
     uintptr_t start, end;
 } Span;
-static uintptr_t region;
-/* Its bytes: 0 until it is reserved. */
-static size_t region_bytes;
-/* Blocks in use, by address. */
-static Span blocks[MOST_BLOCKS];
-static size_t count;
+/* What the region consists of, the oldest first, and its blocks in use, by address. */
+static Span spans[MOST_SPANS], blocks[MOST_BLOCKS];
+static size_t span_count, count;
+/* All spans lie between these. */
+static uintptr_t lowest = UINTPTR_MAX, highest;
+/* Whether PyTorch's libraries free through free_block. */
+static int is_used;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* A large block, or NULL where the region has no place for it. */
-static void *take(size_t size)
-{
-    uintptr_t start = region;
-    size_t length = (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT, i = 0;
-    pthread_mutex_lock(&lock);
-    while (i < count && blocks[i].start - start < length)
-        start = blocks[i++].end;
-    if (count < MOST_BLOCKS && region_bytes - (start - region) >= length) {
-        memmove(blocks + i + 1, blocks + i, (count++ - i) * sizeof *blocks);
-        blocks[i] = (Span){start, start + length};
-    } else {
-        start = 0;
-    }
-    pthread_mutex_unlock(&lock);
-    return (void *)start;
-}
+static size_t rounded(size_t size, size_t unit) { return (size + unit - 1) / unit * unit; }
 
-static void release(uintptr_t block)
+/* The number of blocks below an address. */
+static size_t below(uintptr_t address)
 {
-    size_t low = 0, high;
-    pthread_mutex_lock(&lock);
-    for (high = count; low < high;) {
+    size_t low = 0, high = count;
+    while (low < high) {
         size_t middle = (low + high) / 2;
-        if (blocks[middle].start < block)
+        if (blocks[middle].start < address)
             low = middle + 1;
         else
             high = middle;
     }
-    if (low == count || blocks[low].start != block)
-        abort(); /* as glibc does for what is no block */
-    memmove(blocks + low, blocks + low + 1, (--count - low) * sizeof *blocks);
+    return low;
+}
+
+/* Whether there are more addresses now, for a block of this length. Not, where the user limits them (ulimit -v). */
+static int grow(size_t length)
+{
+    size_t bytes = rounded(length, SPAN);
+    uintptr_t start;
+    void *found;
+    if (span_count == MOST_SPANS)
+        return 0;
+    found = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (found == MAP_FAILED)
+        return 0;
+    start = (uintptr_t)found;
+    spans[span_count++] = (Span){start, start + bytes};
+    if (start < lowest)
+        __atomic_store_n(&lowest, start, __ATOMIC_RELAXED);
+    if (start + bytes > highest)
+        __atomic_store_n(&highest, start + bytes, __ATOMIC_RELAXED);
+    return 1;
+}
+
+/* A block in the first gap of the region as it is, or NULL. */
+static void *place(size_t length)
+{
+    for (size_t s = 0; s < span_count && count < MOST_BLOCKS; s++) {
+        uintptr_t start = spans[s].start;
+        size_t i = below(start);
+        while (i < count && blocks[i].start < spans[s].end && blocks[i].start - start < length)
+            start = blocks[i++].end;
+        if ((i < count && blocks[i].start < spans[s].end) || spans[s].end - start >= length) {
+            memmove(blocks + i + 1, blocks + i, (count++ - i) * sizeof *blocks);
+            blocks[i] = (Span){start, start + length};
+            return (void *)start;
+        }
+    }
+    return NULL;
+}
+
+/* A large block, or NULL where the region has no place for it. */
+static void *take(size_t size)
+{
+    size_t length = rounded(size, ALIGNMENT);
+    void *found;
+    pthread_mutex_lock(&lock);
+    found = place(length);
+    if (found == NULL && count < MOST_BLOCKS && grow(length))
+        found = place(length);
     pthread_mutex_unlock(&lock);
+    return found;
+}
+
+/* Whether it was a block of the region, which it is no more. */
+static int release(uintptr_t block)
+{
+    size_t i;
+    int is_ours;
+    pthread_mutex_lock(&lock);
+    i = below(block);
+    is_ours = i < count && blocks[i].start == block;
+    if (is_ours)
+        memmove(blocks + i, blocks + i + 1, (--count - i) * sizeof *blocks);
+    pthread_mutex_unlock(&lock);
+    return is_ours;
 }
 
 /* pthread_atfork, which in some versions of glibc is no part of the library itself: a process that is forked while another
@@ -105,34 +153,27 @@ extern int __register_atfork(void (*before)(void), void (*parent)(void), void (*
 static void lock_region(void) { pthread_mutex_lock(&lock); }
 static void unlock_region(void) { pthread_mutex_unlock(&lock); }
 
-/* Reserves as many addresses as the machine has memory. Without them, as where the user limits addresses (ulimit -v),
-   large blocks are made like others. */
-static void reserve(void)
+static void use_region(void)
 {
-    struct rlimit limit;
-    size_t bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    void *start;
-    if (region_bytes != 0 || getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur != RLIM_INFINITY)
-        return;
-    start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (start == MAP_FAILED || __register_atfork(lock_region, unlock_region, unlock_region, NULL) != 0)
-        return;
-    region = (uintptr_t)start;
-    __atomic_store_n(&region_bytes, bytes, __ATOMIC_RELEASE);
+    if (!is_used && __register_atfork(lock_region, unlock_region, unlock_region, NULL) == 0)
+        __atomic_store_n(&is_used, 1, __ATOMIC_RELEASE);
 }
 
-/* Gives the memory between the region's blocks back to the system; the addresses stay reserved. */
+/* Gives the memory between the region's blocks back to the system; the addresses stay. */
 EXPORT void give_back_region(void)
 {
-    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), start = region;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     pthread_mutex_lock(&lock);
-    for (size_t i = 0; i <= count; i++) {
-        uintptr_t first = (start + page - 1) / page * page;
-        uintptr_t end = (i < count ? blocks[i].start : region + region_bytes) / page * page;
-        if (first < end)
-            madvise((void *)first, end - first, MADV_DONTNEED);
-        if (i < count)
-            start = blocks[i].end;
+    for (size_t s = 0; s < span_count; s++) {
+        uintptr_t start = spans[s].start;
+        for (size_t i = below(start);; start = blocks[i++].end) {
+            int is_last = i == count || blocks[i].start >= spans[s].end;
+            uintptr_t first = rounded(start, page), end = (is_last ? spans[s].end : blocks[i].start) / page * page;
+            if (first < end)
+                madvise((void *)first, end - first, MADV_DONTNEED);
+            if (is_last)
+                break;
+        }
     }
     pthread_mutex_unlock(&lock);
 }
@@ -143,7 +184,7 @@ EXPORT int aligned_block(void **block, size_t alignment, size_t size)
     if (alignment == ALIGNMENT && size >= SMALLEST && size < PTRDIFF_MAX) {
         /* Blocks whose length, header included, is a multiple of the alignment keep their successors aligned. */
         size_t length = (size + HEADER + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT - HEADER;
-        void *found = size < LARGE ? NULL : take(size);
+        void *found = size >= LARGE && __atomic_load_n(&is_used, __ATOMIC_ACQUIRE) ? take(size) : NULL;
         if (found != NULL) {
             *block = found;
             return 0;
@@ -163,11 +204,10 @@ EXPORT int aligned_block(void **block, size_t alignment, size_t size)
 /* Like free, for blocks of the region and for glibc's. */
 EXPORT void free_block(void *block)
 {
-    /* Its bytes first: another thread may be reserving it. */
-    size_t bytes = __atomic_load_n(&region_bytes, __ATOMIC_ACQUIRE);
-    if ((uintptr_t)block - region < bytes)
-        release((uintptr_t)block);
-    else
+    /* Whoever has a block of the region sees the bounds as they were when it was made, or wider. */
+    uintptr_t start = (uintptr_t)block;
+    if (start < __atomic_load_n(&lowest, __ATOMIC_RELAXED) || start >= __atomic_load_n(&highest, __ATOMIC_RELAXED) ||
+        !release(start))
         free(block);
 }
 
@@ -256,7 +296,7 @@ EXPORT int replace_in_pytorch(void)
     Replaced replaced = {0, 0};
     dl_iterate_phdr(replace_in, &replaced);
     if (replaced.libraries != 0 && replaced.without_free == 0)
-        reserve();
+        use_region();
     return replaced.libraries;
 }
 

@@ -111,7 +111,7 @@ print(second, block(size)[1])
 
 
 @compiled
-def test_large_blocks_take_the_lowest_gap_whatever_sizes_came_before() -> None:
+def test_large_blocks_take_the_first_gap_whatever_sizes_came_before() -> None:
     program = """
 def image(sizes):
     held = [block(size)[1] for size in sizes]
@@ -224,23 +224,24 @@ print(held, left, int(same))
 
 
 @compiled
-def test_where_addresses_are_limited_none_are_reserved() -> None:
-    """Else the limit would be reached by what nobody uses."""
-    program = (
-        """
+def test_where_addresses_are_limited_blocks_are_made_as_before() -> None:
+    """Also after a process has begun: tests and users limit what their children may take."""
+    program = """
 import resource
-resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+size = 120_000_000
+_, region = block(size)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+resource.setrlimit(resource.RLIMIT_AS, (used + 2 * size + (8 << 20), used + 2 * size + (8 << 20)))
+held = [block(size) for _ in range(11)]
+for wrong, start in held:
+    ctypes.memset(start, 1, 0 if wrong else 4096)
+outside = [start for wrong, start in held if not wrong and abs(start - region) > 1 << 30]
+for wrong, start in held:
+    free(start)
+print(len(outside), sum(wrong == 12 for wrong, _ in held), int(used < 2 << 30))
 """
-        + BLOCKS
-        + """
-reserved = sum(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmSize" in line)
-_, start = block(8_000_000)
-ctypes.memset(start, 1, 8_000_000)
-free(start)
-print(int(reserved < 2 << 20))
-"""
-    )
-    assert ran(program) == [1]
+    outside, refused, little = ran(BLOCKS + program)
+    assert (outside, refused, little) == (2, 2, 1), "seven more fit the region, two the rest, and two nothing"
 
 
 @compiled
