@@ -77,8 +77,9 @@ $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --no-compile --constraint constraints.txt --no-deps panopticapi-lite
 	@echo "Compiling what tests import"
-	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -qq -j 0 -x '$(NOT_IMPORTED)' \
-	    "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q -j 0 -x '$(NOT_IMPORTED)' \
+	    "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || \
+	    echo "Not all could be compiled, see above: Python compiles what is left when it is imported"
 	@touch $@
 
 # The models of the page of docs, whichever extras are installed. Another list: make demo DEMO_MODELS=eomt-tiny,oneformer-tiny
