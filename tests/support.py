@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import forking
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -104,14 +105,8 @@ json.dump(answers, sys.stdout)
 
 def refuses_without_torch(folder: Path, lines: Sequence[tuple[Sequence[str], str]]) -> None:
     """Asserts that each command line is refused in the sentence beside it by a process that cannot load PyTorch."""
-    finished = subprocess.run(
-        [sys.executable, "-c", _WITHOUT_TORCH],
-        input=json.dumps([line for line, _ in lines]),
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
-        timeout=300,
+    finished = forking.run(
+        ["-c", _WITHOUT_TORCH], input=json.dumps([line for line, _ in lines]), cwd=folder, level="light"
     )
     assert finished.returncode == 0, finished.stderr
     for (line, sentence), (code, words) in zip(lines, json.loads(finished.stdout), strict=True):

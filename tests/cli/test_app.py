@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import forking
 import numpy as np
 import pandas as pd
 import pytest
@@ -94,7 +95,7 @@ def test_quiet_leaves_out_hints_and_keeps_results_and_errors(tmp_path):
 def test_forced_colour_colours_a_pipe_and_animates_nothing_into_it(tmp_path):
     gt = predictions(tmp_path, "gt", True)
     environment = {**os.environ, "FORCE_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = panbench_program("score", "--gt", gt, "--pred", gt, env=environment)
+    done = forking.panbench("score", "--gt", gt, "--pred", gt, env=environment)
     assert done.returncode == 0, done.stderr
     assert "\x1b[" in done.stdout + done.stderr
     for movement in ("\x1b[?25l", "\x1b[2K", "\x1b[1A", "\r"):
@@ -429,7 +430,7 @@ def test_a_run_without_images_has_nothing_to_measure(tmp_path):
 
 def test_no_color_is_honoured_and_pipes_have_none(tmp_path):
     run = stored_run(tmp_path / "good")
-    assert "\x1b" not in panbench_program("compare", run).stdout
+    assert "\x1b" not in forking.panbench("compare", run).stdout
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):

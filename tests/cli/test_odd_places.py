@@ -3,18 +3,24 @@
 import csv
 import io
 import json
-import os
-import resource
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import pytest
 from support import panbench, panbench_program
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
+
+LIMITED = """
+import resource
+from panbench.cli.app import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+main()
+"""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of files are POSIX")
 
@@ -38,13 +44,7 @@ def scored(tmp_path_factory) -> Path:
 )
 def test_a_file_that_may_not_grow_is_named_in_a_sentence(scored, tmp_path, arguments):
     shutil.copytree(scored, tmp_path / "run")
-    most = 2_000
-    done = panbench_program(
-        *arguments,
-        cwd=tmp_path,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    done = forking.run(["-c", LIMITED, *arguments], cwd=tmp_path, level="panbench")
     assert done.returncode == 2, done.stderr
     assert "File too large" in done.stderr
     assert "fault of panbench" not in done.stderr
@@ -55,7 +55,7 @@ def test_control_characters_of_names_reach_no_csv(scored, tmp_path):
     shutil.copytree(scored, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "name": "a\x1b[2J\x9bb"}))
-    done = panbench_program("compare", "run", "--format", "csv", cwd=tmp_path)
+    done = forking.panbench("compare", "run", "--format", "csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "\x9b" not in done.stdout

@@ -5,12 +5,12 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import forking
 import pytest
 
 from panbench.base.errors import BadRun
@@ -70,15 +70,25 @@ for line in sys.stdin:
 class Child:
     """A process that takes and drops the lock of a folder as it is told."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process, self.pid = process, process.pid
+    def __init__(self, folder: Path, locks: str) -> None:
+        (read, words), (answers, written) = os.pipe(), os.pipe()
+        arguments = ["-c", CHILD, str(folder), locks]
+        self.process = forking.start(arguments, stdin=read, stdout=written, stderr=2, level="light")
+        os.close(read)
+        os.close(written)
+        self.pid = self.process.pid
+        self._words, self._answers = open(words, "w", buffering=1), open(answers)  # noqa: SIM115
 
     def tell(self, word: str) -> None:
-        self.process.stdin.write(f"{word}\n")
-        self.process.stdin.flush()
+        self._words.write(f"{word}\n")
 
     def answer(self) -> str:
-        return self.process.stdout.readline().strip()
+        return self._answers.readline().strip()
+
+    def close(self) -> None:
+        self._words.close()
+        self._answers.close()
+        self.process.wait()
 
     def asked(self, word: str) -> str:
         self.tell(word)
@@ -88,9 +98,7 @@ class Child:
 @contextmanager
 def children(count: int, folder: Path, locks: str) -> Iterator[list[Child]]:
     with ExitStack() as stack:
-        command = [sys.executable, "-c", CHILD, str(folder), locks]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        yield [Child(stack.enter_context(subprocess.Popen(command, **pipes))) for _ in range(count)]
+        yield [stack.enter_context(closing(Child(folder, locks))) for _ in range(count)]
 
 
 @pytest.fixture(params=["the system's", "none"])

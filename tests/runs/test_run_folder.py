@@ -7,11 +7,11 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forking
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
@@ -157,7 +157,7 @@ class TestKilled:
     def test_a_killed_writer_leaves_all_that_it_had_finished(self, tmp_path, at):
         program = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]}
 from test_run_folder import INFO, table
 from panbench.runs import RunWriter
 writer = RunWriter.create({str(tmp_path / "a")!r}, INFO)
@@ -166,8 +166,8 @@ writer.write_part(table(2))
 {at} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 writer.write_part(table(3))
 """
-        killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        killed = forking.run(["-c", program], level="light")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert len(list((tmp_path / "a" / "parts").iterdir())) == 3  # the third under a temporary name
         run = load_run(tmp_path / "a")
         assert (run.image_ids(), run.notices, run.info.status) == ((1, 2), (), "running")
@@ -351,7 +351,7 @@ class TestOverwriting:
         old = finished(tmp_path / "a", 1, 2)
         program = f"""
 import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]}
 from test_run_folder import INFO, table
 from panbench.runs import RunWriter
 writer = RunWriter.create({str(old)!r}, INFO, overwrite=True)
@@ -367,8 +367,8 @@ import pathlib
 pathlib.Path.unlink = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL) if left[0] == 0 else None
 writer.finish("done")
 """
-        killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+        killed = forking.run(["-c", program], level="light")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
         if calls == 1:
             with pytest.raises(BadRun, match=r"The new run is complete.*`panbench runs finish .*a` puts it in place"):
                 load_run(old)

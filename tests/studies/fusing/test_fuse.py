@@ -1,10 +1,9 @@
 """`panbench fuse --arrays`: raw arrays of any framework, fused by any rule, as arrays or in COCO's form."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
+import forking
 import numpy as np
 import pytest
 from support import panbench
@@ -294,7 +293,7 @@ for name in RULES:
     if name != "given":
         print(name, len(next(fuse_arrays(arrays, RULES[name]()))[1]))
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    result = forking.run(["-c", program], level="light")
     assert result.returncode == 0, result.stderr
     assert all(int(line.split()[1]) > 0 for line in result.stdout.splitlines())
     assert len(result.stdout.splitlines()) == 11
