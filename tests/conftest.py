@@ -1,6 +1,7 @@
 """What all tests share: nothing is written outside of pytest's own folder, and no setting of the machine leaks in."""
 
 import contextlib
+import gc
 import importlib.util
 import os
 import shutil
@@ -54,6 +55,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """What the tests wrote is in memory: it stays only until somebody has looked at what failed."""
     if _SCRATCH is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Without the garbage collector, which looks a dozen times at half a million objects of libraries that stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 LANES = ("ray", "s3")
