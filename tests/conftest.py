@@ -53,6 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """What the tests wrote is in memory: it stays only until somebody has looked at what failed."""
+    gc.freeze()  # pytest looks five times for what tests forgot
     if _SCRATCH is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         shutil.rmtree(_SCRATCH, ignore_errors=True)
 
