@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scratch_folder
@@ -32,6 +33,10 @@ os.fsync = os.fstat
 _SCRATCH = scratch_folder.begin()
 # PyTorch's threads wait for work by spinning: with tests on every core that is a quarter to two thirds of all CPU time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Each of several workers has a core of its own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 
 def pytest_configure() -> None:
@@ -73,16 +78,33 @@ LANES = ("ray", "s3")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files with slow tests come first: begun last, one of them would keep a single core busy at the end."""
+    """Those of the browser come first, then files with slow tests: begun last, they would keep one core busy alone."""
     asked = config.getoption("markexpr") or ""
     for lane in (lane for lane in LANES if lane not in asked):
         for item in items:
             if item.get_closest_marker(lane):
                 item.add_marker(pytest.mark.skip(reason=f"a lane of its own: pytest -m {lane}"))
     slow = {item.path for item in items if any(item.get_closest_marker(name) for name in ("slow", "smoke"))}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (not is_of_browser(item.path.name), item.path not in slow))
     if config.getoption("light"):
         refuse_torch("a test file, or what it imports,")
+
+
+def is_of_browser(file: str) -> bool:
+    return file.endswith("_in_browser.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hands out files, and all that need the browser to one worker: a browser takes four seconds to start."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "browser" if is_of_browser(file) else file
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -40,7 +40,7 @@ LEVELS = ("light", "models", "panbench")
 _OF_LIGHT = (
     "cv2", "scipy.ndimage", "scipy.sparse", "scipy.special", "scipy.stats", "pandas", "pyarrow.parquet", "PIL.Image",
     "simplejpeg", "pycocotools.mask", "typer._adapters", "typer.testing", "rich.console", "rich.progress", "httpx",
-    "huggingface_hub", "filelock", "jinja2", "concurrent.futures.process",
+    "filelock", "jinja2", "concurrent.futures.process",
 )  # fmt: skip
 _OF_MODELS = (
     "torch", "torch.distributed.run", "mmengine.config", "mmengine.runner", "mmdet.models", "mmdet.registry",
