@@ -92,8 +92,13 @@ def _secrets_of_environment() -> Iterator[tuple[str, str]]:
         address = _ADDRESS.fullmatch(value) if "@" in value else None
         if address is not None and (address[1] or name.upper().endswith("_PROXY")):
             yield from _in_address(value, *address.groups(default=""))
-        elif _SECRET_NAME.search(name) and not (os.path.isabs(value) and os.path.exists(value)):
+        elif _is_secret(name) and not (os.path.isabs(value) and os.path.exists(value)):
             yield from ((form, HIDDEN) for form in _spellings(value))
+
+
+@functools.cache
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _in_address(value: str, scheme: str, login: str, place: str) -> Iterator[tuple[str, str]]:

@@ -34,7 +34,7 @@ def run_of(metadata: Mapping[bytes, bytes]) -> str | None:
 
 
 class Membership:
-    """Admits the parts of one run, and remembers the hash of each that it has looked at."""
+    """Admits the parts of one run. It remembers the hash and the number of images of each that it has looked at."""
 
     def __init__(self, folder: Path, info: RunInfo, listed: Sequence[PartRecord]) -> None:
         """Reads the `parts/` of a run or of a side table. listed: the files that run.json lists for the folder."""
@@ -42,15 +42,19 @@ class Membership:
         self._info = info
         self._listed = {record.name: record for record in listed}
         self._sha256: dict[str, str] = {}
+        self._images: dict[str, int] = {}
 
-    def admit(self, part: Path) -> None:
-        """Raises NotAdmitted, with the end of a sentence, for a part that is not this run's or was changed."""
+    def admit(self, part: Path, found: Mapping[bytes, bytes] | None = None) -> None:
+        """Raises NotAdmitted, with the end of a sentence, for a part that is not this run's or was changed.
+
+        found: the part's metadata, if they were read already
+        """
         info, listed = self._info, self._listed.get(part.name)
         if listed is not None:
             if self.sha256(part) != listed.sha256:
                 raise NotAdmitted("is not what the run wrote (its SHA-256 differs from run.json's) and was left out")
         elif info.id is not None:
-            found = metadata_of(part)
+            found = metadata_of(part) if found is None else found
             if found.get(_RUN) != info.id.encode():
                 raise NotAdmitted("was written by another run and was left out")
             if found.get(_SETTINGS) != _settings_hash(info):
@@ -69,7 +73,7 @@ class Membership:
     def records(self) -> tuple[PartRecord, ...]:
         """The admitted parts as run.json lists them."""
         return tuple(
-            PartRecord(part.name, part.stat().st_size, self.sha256(part), len(images_of(part)))
+            PartRecord(part.name, part.stat().st_size, self.sha256(part), self._images[part.name])
             for part in self.admitted
         )
 
@@ -84,9 +88,10 @@ class Membership:
 
     def _is_admitted(self, part: Path) -> bool:
         try:
-            images_of(part)
-            FileHashes.from_bytes(metadata_of(part).get(_FILES, b""))
-            self.admit(part)
+            self._images[part.name] = len(images_of(part))
+            found = metadata_of(part)
+            FileHashes.from_bytes(found.get(_FILES, b""))
+            self.admit(part, found)
         except (NotAdmitted, ValueError, OSError):  # Arrow's errors are ValueErrors
             return False
         return True

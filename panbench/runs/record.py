@@ -371,8 +371,7 @@ class RunInfo:
         """
         try:
             found = _upgraded(content)
-            side_tables = _side_tables(found)
-            return dataclasses.replace(_record(cls, found, ""), side_tables=side_tables)
+            return _record(cls, found, "", side_tables=_side_tables(found))
         except _Wrong as wrong:
             raise BadRun(f"{wrong}.") from None
 
@@ -500,11 +499,10 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _record(cls: type[_Record], value: Any, where: str) -> _Record:
+def _record(cls: type[_Record], value: Any, where: str, **given: Any) -> _Record:
     """The dataclass that `plain` wrote down; keys that it does not have are passed over."""
     if not isinstance(value, dict):
         raise _Wrong(f"`{where}` must be an object, not {_shown(value)}")
-    given = {}
     for name, kind, required in _fields(typing.cast(typing.Hashable, cls)):
         place = f"{where}.{name}" if where else name
         if name in value:
@@ -531,9 +529,14 @@ def _fields(cls: typing.Any) -> tuple[tuple[str, Any, bool], ...]:
     )
 
 
+@cache
+def _form(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(kind), typing.get_args(kind)
+
+
 def _value(kind: Any, value: Any, where: str) -> Any:
     """`value` as the type `kind` has it; raises _Wrong."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    origin, arguments = _form(kind)
     if origin is Annotated:
         number = _whole(value, where)
         if number < arguments[1]:
