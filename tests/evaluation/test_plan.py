@@ -37,13 +37,21 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(params=["by id", "in disorder"])
-def folder(request, tmp_path: Path) -> Path:
-    """Fourteen scenes of two sizes in mmdet's layout; in the JSON by ascending id, or in disorder."""
-    parts = []
+@pytest.fixture(scope="module")
+def two_sizes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of scenes, 48/ and 64/."""
+    root = tmp_path_factory.mktemp("sizes")
     for size, count in (((48, 64), 9), ((64, 48), 5)):
-        shapes.generate(tmp_path / f"{size[0]}", count=count, size=size)
-        parts.append((f"{size[0]}", json.loads((tmp_path / f"{size[0]}/annotations/panoptic_val.json").read_text())))
+        shapes.generate(root / f"{size[0]}", count=count, size=size)
+    return root
+
+
+@pytest.fixture(params=["by id", "in disorder"])
+def folder(request, two_sizes: Path, tmp_path: Path) -> Path:
+    """Fourteen scenes of two sizes in mmdet's layout; in the JSON by ascending id, or in disorder."""
+    parts = [
+        (name, json.loads((two_sizes / name / "annotations/panoptic_val.json").read_text())) for name in ("48", "64")
+    ]
     root, n = tmp_path / "set", 14
     ids = random.Random(1).sample(range(100, 999), n)
     merged = {"images": [], "annotations": [], "categories": list(shapes.CATEGORIES)}
@@ -54,7 +62,7 @@ def folder(request, tmp_path: Path) -> Path:
             for kind in ("val", "annotations/panoptic_val"):
                 target = root / kind / f"{image_id}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes((tmp_path / name / kind / image["file_name"]).read_bytes())
+                target.write_bytes((two_sizes / name / kind / image["file_name"]).read_bytes())
             merged["images"].append({**image, "id": image_id, "file_name": f"{image_id}.png"})
             merged["annotations"].append({**annotation, "image_id": image_id, "file_name": f"{image_id}.png"})
     if request.param == "by id":

@@ -12,7 +12,7 @@ from support import Recorder, evaluated, panbench, refuses_without_torch
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.catalog import ModelSpec, find_model
-from panbench.datasets import open_dataset
+from panbench.datasets import open_dataset, shapes
 from panbench.models.candidates import Candidates
 from panbench.models.host import HostedModel
 from panbench.models.opening import open_model
@@ -71,7 +71,10 @@ def _opened(name: str, layers: int, folder: Path) -> HostedModel:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     # Two sizes: one padded, one whose sides no stride divides.
-    return (*open_dataset("shapes:64x96", limit=2).scenes, *open_dataset("shapes:75x101", limit=1).scenes)
+    sets = [tmp_path_factory.mktemp("scenes") for _ in range(2)]
+    for folder, count, size in zip(sets, (2, 1), ((64, 96), (75, 101)), strict=True):
+        shapes.generate(folder, count=count, size=size)
+    return tuple(scene for folder in sets for scene in open_dataset(folder).scenes)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
