@@ -225,7 +225,13 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
             "OMP_NUM_THREADS": "1",
             "MPLBACKEND": "agg",
         }
-        (folder / "work").mkdir()
+        for path in (folder / "work", folder / "cache"):
+            path.mkdir()
+        # The scenes and the texts of configs that other tests have made.
+        for name in ("shapes", "configs"):
+            kept = Path(os.environ["PANBENCH_CACHE"]) / name
+            if kept.is_dir():
+                (folder / "cache" / name).symlink_to(kept.resolve(), target_is_directory=True)
         resources = {"metadata": {"path": str(folder / "work")}}
         client = nbclient.NotebookClient(notebook, timeout=600, resources=resources)
         client.execute(env=environment)
