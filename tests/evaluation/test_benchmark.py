@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import importlib.metadata
 import json
 
 import numpy as np
@@ -206,7 +207,7 @@ def test_csv_and_json_hold_the_same_rows(report, tmp_path):
     stored = json.loads(record.read_text("utf-8"))
     assert stored["schema"] == bench.SCHEMA
     assert stored["command"] == ["panbench", "bench"]
-    assert stored["versions"]["torch"] == torch.__version__
+    assert stored["versions"]["torch"] == importlib.metadata.version("torch")
     assert stored["device"]["type"] == "cpu"
     with open(table, newline="", encoding="utf-8") as handle:
         lines = list(csv.DictReader(handle))
