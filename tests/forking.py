@@ -14,6 +14,7 @@ Linux, whose libraries do not all bear a fork, every program is started from not
 
 import atexit
 import contextlib
+import errno
 import functools
 import gc
 import importlib
@@ -117,7 +118,7 @@ def start(
     with theirs, open(os.devnull) as nothing:
         read = nothing.fileno() if stdin == subprocess.DEVNULL else stdin
         # Panbench looks for studies when it is imported.
-        brought = set(environment.get("PYTHONPATH", "").split(os.pathsep)) - {*sys.path, str(ROOT)}
+        brought = set(environment.get("PYTHONPATH", "").split(os.pathsep)) - {"", *sys.path, str(ROOT)}
         level = level or ("panbench" if "panbench" in arguments and not brought else "models")
         server().ask(level, request, [theirs.fileno(), read, stdout, stderr])
     return ForkedProgram(ours)
@@ -196,10 +197,15 @@ class Server:
         self.process: subprocess.Popen[bytes] | None = None
         while True:
             listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with listening, contextlib.suppress(OSError):  # another worker's has the name
-                listening.bind(name)
-                listening.listen()
-                self.process = _started(listening)
+            with listening:
+                try:
+                    listening.bind(name)
+                except OSError as problem:
+                    if problem.errno != errno.EADDRINUSE:  # another worker's has the name
+                        raise
+                else:
+                    listening.listen()
+                    self.process = _started(listening)
             self._requests = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
                 self._requests.connect(name)

@@ -77,7 +77,8 @@ class Child:
         os.close(read)
         os.close(written)
         self.pid = self.process.pid
-        self._words, self._answers = open(words, "w", buffering=1), open(answers)  # noqa: SIM115
+        self._words = os.fdopen(words, "w", buffering=1)
+        self._answers = os.fdopen(answers)
 
     def tell(self, word: str) -> None:
         self._words.write(f"{word}\n")
