@@ -126,14 +126,10 @@ def refuse_torch(who: str) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Downloads and generated scenes of the tests lie in a folder of their own, not in the user's cache.
 
-    Workers share the generated scenes and the texts of configs, which cost 4 s; two programs may write both at once.
+    Workers share what takes long to make.
     """
     folder = tmp_path_factory.mktemp("cache")
     if "PYTEST_XDIST_WORKER" in os.environ:
-        for name in ("shapes", "configs"):
-            shared = tmp_path_factory.getbasetemp().parent / "shared" / name
-            shared.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError):  # Windows links for administrators alone
-                (folder / name).symlink_to(shared, target_is_directory=True)
+        scratch_folder.own_cache(folder, beside=tmp_path_factory.getbasetemp().parent / "shared")
     os.environ["PANBENCH_CACHE"] = str(folder)
     return folder

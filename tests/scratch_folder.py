@@ -35,3 +35,15 @@ def _has_room() -> bool:
         available = int(sizes["MemAvailable"].split()[0]) << 10
         return min(available, shutil.disk_usage(SHARED_MEMORY).free) >= ROOM and os.access(SHARED_MEMORY, os.W_OK)
     return False
+
+
+def own_cache(folder: Path, beside: Path | None = None) -> str:
+    """Makes a folder for PANBENCH_CACHE that shares with another, or the session's, what takes a second or more to
+    make: generated scenes and the texts of configs. Two programs may write both at once."""
+    folder.mkdir(exist_ok=True)
+    kept = beside or Path(os.environ["PANBENCH_CACHE"])
+    for name in ("shapes", "configs"):
+        (kept / name).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # Windows links for administrators alone
+            (folder / name).symlink_to((kept / name).resolve(), target_is_directory=True)
+    return str(folder)

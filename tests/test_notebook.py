@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from scratch_folder import own_cache
 
 from panbench.datasets.fetch import panoptic_categories
 from panbench.runs import load_run
@@ -221,17 +222,11 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(folder / "site"), str(ROOT)]),
-            "PANBENCH_CACHE": str(folder / "cache"),
+            "PANBENCH_CACHE": own_cache(folder / "cache"),
             "OMP_NUM_THREADS": "1",
             "MPLBACKEND": "agg",
         }
-        for path in (folder / "work", folder / "cache"):
-            path.mkdir()
-        # The scenes and the texts of configs that other tests have made.
-        for name in ("shapes", "configs"):
-            kept = Path(os.environ["PANBENCH_CACHE"]) / name
-            if kept.is_dir():
-                (folder / "cache" / name).symlink_to(kept.resolve(), target_is_directory=True)
+        (folder / "work").mkdir()
         resources = {"metadata": {"path": str(folder / "work")}}
         client = nbclient.NotebookClient(notebook, timeout=600, resources=resources)
         client.execute(env=environment)

@@ -234,7 +234,8 @@ def test_a_folder_of_other_labels_than_the_datasets_is_refused_with_both_lists(h
     names = {str(label): f"kind {label}" for label in range(9)}
     config = json.loads(Path("saved/config.json").read_text())
     Path("saved/config.json").write_text(json.dumps({**config, "id2label": names, "label2id": {}}))
-    result = panbench("eval", "--model", "./saved", "--data", "shapes", "--limit", "2", "--device", "cpu")
+    shapes.generate(Path("scenes"), count=2)
+    result = panbench("eval", "--model", "./saved", "--data", "scenes", "--device", "cpu")
     assert result.exit_code == 2
     assert "the model has 9, of them not in the dataset kind 0, kind 1" in result.stderr
     assert "the dataset has 9, of them not in the model ball, box" in result.stderr

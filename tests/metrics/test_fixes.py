@@ -191,18 +191,20 @@ def test_without_an_image_the_gain_is_that_of_the_others(random_scenes, seed):
     tables = random_scenes(seed, images=14)
     errors = assign_causes(*tables)
     images = tables.matched.image_ids
+    without = []
+    for image in images:
+        chosen = np.setdiff1d(images, [image])
+        rows = errors[errors["image_id"].isin(chosen)]
+        without.append(cells_to_fix(rows, tables.matched.only(chosen), tables.categories, most=10_000))
     for cell in cells(tables, most=4).itertuples():
-        key = (cell.cause, cell.category_id, cell.size)
 
-        def gain(chosen, key=key):
-            rows = errors[errors["image_id"].isin(chosen)]
-            table = cells_to_fix(rows, tables.matched.only(chosen), tables.categories, most=10_000)
+        def gain(table, key=(cell.cause, cell.category_id, cell.size)):
             own = table[(table["cause"] == key[0]) & (table["category_id"] == key[1]) & (table["size"] == key[2])]
             return float(own["gain"].sum())
 
         # The jackknife by its formula, with the correction for bias as the centre.
         n = len(images)
-        each = np.array([gain(np.setdiff1d(images, [image])) for image in images])
+        each = np.array([gain(table) for table in without])
         centre = n * cell.gain - (n - 1) * each.mean()
         if cell.images >= 10 and 0 < cell.low and cell.high < 1:
             assert (cell.low + cell.high) / 2 == pytest.approx(centre, abs=1e-9)
