@@ -58,7 +58,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """What the tests wrote is in memory: it stays only until somebody has looked at what failed."""
-    gc.freeze()  # pytest looks five times for what tests forgot
     if _SCRATCH is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         shutil.rmtree(_SCRATCH, ignore_errors=True)
 
@@ -105,6 +104,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return "browser" if is_of_browser(file) else file
 
     return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol() -> None:
+    """The garbage collector looks only at what this test makes: in milliseconds, and not for a third of a second.
+
+    Commands collect after each model, and a process of tests has 500,000 objects of imported libraries. Garbage that a
+    test leaves in circles stays until the end.
+    """
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

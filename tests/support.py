@@ -1,16 +1,14 @@
 """What tests share that is no fixture: the command line, a model's run, and a reporter that remembers."""
 
 import asyncio
-import contextlib
 import functools
-import gc
 import json
 import os
 import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,28 +32,11 @@ def panbench(*arguments: object, columns: int = 400, cwd: Path | None = None, **
     before = Path.cwd()
     os.chdir(cwd or before)
     try:
-        with small_heap():
-            return CliRunner().invoke(
-                app, [str(argument) for argument in arguments], env={"COLUMNS": str(columns), **environment}
-            )
+        return CliRunner().invoke(
+            app, [str(argument) for argument in arguments], env={"COLUMNS": str(columns), **environment}
+        )
     finally:
         os.chdir(before)
-
-
-@contextlib.contextmanager
-def small_heap() -> Iterator[None]:
-    """The garbage collector looks only at objects made within, which takes milliseconds and not a third of a second.
-
-    Commands collect after each model, and a process of tests has 500,000 objects of imported libraries.
-    """
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def serve(server: socketserver.BaseServer) -> threading.Thread:
