@@ -12,7 +12,7 @@ from support import panbench
 
 from panbench.base.text import with_sign
 from panbench.datasets import shapes
-from panbench.panoptic.overlap import overlap_table
+from panbench.panoptic.overlap import concat, overlap_table
 from panbench.panoptic.types import Category, Segment
 from panbench.report.answers.grid import Grid, as_text, as_texts, sentence_text
 from panbench.runs import category_record
@@ -23,8 +23,8 @@ LONG = [f"coco-mask2former-swin-large-{number:02d}-of-the-night" for number in r
 BALL = Category(1, "ball", isthing=True)
 
 
-def stored_run(path: Path, images: int, hits: int) -> Path:
-    """A run of images of one ball each, of which the first `hits` are found."""
+def stored_run(path: Path, images: int, hits: int, parts: int = 1) -> Path:
+    """A run of images of one ball each, of which the first `hits` are found, in some parts."""
     info = {
         "kind": "eval",
         "model": {"name": path.name, "title": path.name.title(), "params": 1_000_000},
@@ -33,12 +33,11 @@ def stored_run(path: Path, images: int, hits: int) -> Path:
         "images": {"expected": images, "scored": images},
     }
     gt, ball = np.array([[1, 1, 0, 0]], np.int32), [Segment(1, BALL.id, 2)]
-    seen = ((number, number <= hits) for number in range(1, images + 1))
-    store(
-        path,
-        info,
-        (overlap_table(n, gt, ball, gt if hit else np.zeros_like(gt), ball if hit else []) for n, hit in seen),
-    )
+    tables = [
+        overlap_table(n, gt, ball, gt if hit else np.zeros_like(gt), ball if hit else [])
+        for n, hit in ((number, number <= hits) for number in range(1, images + 1))
+    ]
+    store(path, info, (concat(tables[part::parts]) for part in range(parts)))
     return path
 
 
@@ -52,10 +51,11 @@ def fits(text: str) -> bool:
     return max(map(len, text.splitlines())) <= 80
 
 
-@pytest.fixture
-def runs(tmp_path):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
     return [
-        stored_run(tmp_path / name, images=40, hits=hits) for name, hits in zip(LONG, (20, 10, 40, 5, 30), strict=True)
+        stored_run(folder / name, images=40, hits=hits) for name, hits in zip(LONG, (20, 10, 40, 5, 30), strict=True)
     ]
 
 
@@ -66,14 +66,15 @@ def test_gate_by_size_fits_and_names_both_runs_in_its_title(runs):
     assert "detectable" in result.stdout, "what does not fit stands in a further table"
 
 
-def test_runs_takes_a_line_a_run(runs, tmp_path):
-    text = panbench("runs", ".", columns=80, cwd=tmp_path).stdout
+def test_runs_takes_a_line_a_run(runs):
+    folder = runs[0].parent
+    text = panbench("runs", ".", columns=80, cwd=folder).stdout
     assert fits(text)
     for name in LONG:
         assert len([line for line in text.splitlines() if line.startswith(name)]) == 1
     assert "Left out on this narrow screen: model" in text
     assert "2026" not in text or "begun" in text
-    wide = panbench("runs", tmp_path, columns=160).stdout
+    wide = panbench("runs", folder, columns=160).stdout
     assert "model" in wide
     assert "Left out" not in wide
 
@@ -112,7 +113,7 @@ def test_the_tables_of_seeds_fit_with_whole_numbers_and_names(seeds):
 
 @pytest.mark.parametrize(("parts", "sentence"), [(1, "1 part is unchanged."), (2, "2 parts are unchanged.")])
 def test_a_run_of_one_part_has_one_part(tmp_path, parts, sentence):
-    run = stored_run(tmp_path / "run", images=parts, hits=1)
+    run = stored_run(tmp_path / "run", images=parts, hits=1, parts=parts)
     assert len(list((run / "parts").iterdir())) == parts
     text = panbench("runs", "verify", run, columns=80).stdout
     assert fits(text)
