@@ -14,7 +14,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
     spoken: null, places: [], place: 0,
   };
   // waiting: for the photograph of the image; until it is there, the picture before stays as it is.
-  let photo = null, waiting = true, drawn = 0, repaint = () => {};
+  let photo = null, waiting = true, drawn = 0, width = 0, repaint = () => {};
 
   const heading = el("h3", { id: "viewer-title" });
   const about = el("p", { class: "note" });
@@ -341,6 +341,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
 
   function render() {
     if (waiting) return;
+    width = stage.clientWidth; // all is drawn for it: the observer below need not draw it once more
     hideTooltip();
     node.querySelector(".verdicts").hidden = state.color !== "verdict";
     onlyBox.hidden = state.mode === "side" || (state.left !== ONLY && state.right !== ONLY);
@@ -543,13 +544,7 @@ function createViewer({ images, scores, withPictures, mapOf, photoOf, onstep }) 
       el("td", { class: "number wide" }, whole(segment.area)));
   }
 
-  let width = 0;
-  new ResizeObserver(() => {
-    if (stage.clientWidth !== width) {
-      width = stage.clientWidth;
-      render();
-    }
-  }).observe(stage);
+  new ResizeObserver(() => { if (stage.clientWidth !== width) render(); }).observe(stage);
 
   return {
     node,
