@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,20 @@ BLANK = "about:blank"
 Look = tuple[int, str, str, bool]
 """Width, colour scheme, medium and whether colours are forced."""
 
-_idle: dict[bool, list[tuple[Any, Look | None]]] = {False: [], True: []}
-"""Pages that tests have left, without and with touch: an open tab takes half of the CPU time of a new one. With how
-they look, where they still show a file: another file in its place takes a fifth less than one after a blank page."""
+_idle: dict[tuple[bool, bool], list[tuple[Any, Look | None]]] = defaultdict(list)
+"""Pages that tests have left, by whether they can be touched and whether they showed a file: an open tab takes half of
+the CPU time of a new one, and one that goes from a file to a server, or back, starts a process. With how they look,
+where they still show a file: another file in its place takes a fifth less than one after a blank page."""
 
 
-def left_page(browser: Any, touch: bool, look: Look | None) -> Any:
+def left_page(browser: Any, touch: bool, is_file: bool, look: Look | None) -> Any:
     """A page that remembers nothing, and shows nothing but a file that looks so: of another its charts would be drawn
     anew first. Whether it can be touched is fixed once its window is open."""
-    if not _idle[touch]:
+    idle = _idle[touch, is_file]
+    if not idle:
         return browser.new_context(has_touch=touch).new_page()
-    page, shown = _idle[touch].pop()
+    looks = [shown for _, shown in idle]
+    page, shown = idle.pop(looks.index(look) if look in looks else -1)
     if shown is not None and shown != look:
         page.goto(BLANK)
     return page
@@ -77,13 +81,29 @@ def leave(page: Any, touch: bool, look: Look) -> None:
     except Exception:  # the next test then opens a new one
         page.context.close()
     else:
-        _idle[touch].append((page, look if is_file else None))
+        _idle[touch, is_file].append((page, look if is_file else None))
 
 
 def let_go(page: Any) -> None:
     for key in ("Control", "Shift", "Alt", "Meta"):
         page.keyboard.up(key)
     page.mouse.move(-1, -1)
+
+
+READY = "html[data-ready]:not(:has(#viewer[aria-busy])) #chart-causes svg"
+
+
+def wait_until_ready(page: Any, ready: str = READY) -> None:
+    # Not wait_for_function: it polls by eval, which the page's content security policy forbids.
+    page.locator(ready).first.wait_for(state="attached")
+
+
+def open_anew(page: Any, address: str = "") -> None:
+    """Opens a page's address once more, as one who was sent it: nothing of the page before is left but the address."""
+    address = address or page.evaluate("location.href")
+    page.goto(BLANK)
+    page.goto(address)
+    wait_until_ready(page)
 
 
 class Opened:
@@ -98,11 +118,12 @@ class Opened:
         touch: bool = False,
         hash: str = "",
         forced: bool = False,
-        ready: str = "html[data-ready]:not(:has(#viewer[aria-busy])) #chart-causes svg",
+        ready: str = READY,
     ) -> None:
         self.touch = touch
         # With a hash, the same file would not be loaded anew.
-        self.page = left_page(browser, touch, None if hash else (width, scheme, "null", forced))
+        look = None if hash else (width, scheme, "null", forced)
+        self.page = left_page(browser, touch, not isinstance(path, str), look)
         self._set(width, scheme, "null", forced)
         self.complaints: list[str] = []
         self.requests: list[str] = []
@@ -115,8 +136,7 @@ class Opened:
         for event, listener in self._listeners.items():
             self.page.on(event, listener)
         self.page.goto((path if isinstance(path, str) else path.as_uri()) + hash)
-        # Not wait_for_function: it polls by eval, which the page's content security policy forbids.
-        self.page.locator(ready).first.wait_for(state="attached")
+        wait_until_ready(self.page, ready)
 
     def _set(self, width: int, scheme: str, media: str, forced: bool) -> None:
         self._look: Look = (width, scheme, media, forced)

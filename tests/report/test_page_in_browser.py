@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Opened, redraw, serving, wait_for_picture, wait_in_page
+from browsing import Opened, open_anew, redraw, serving, wait_for_picture, wait_in_page
 from little_runs import scored
 from support import panbench
 
@@ -381,15 +381,15 @@ def test_back_stays_in_the_page_and_an_address_opens_what_it_names(open_report):
     wait_in_page(page, "location.hash.includes('image=10')")
     page.get_by_role("button", name="Side by side").click()
     page.get_by_role("button", name="Verdicts").click()
-    sent = page.url.split("#")[1]
+    sent = page.url
     page.go_back()
     wait_in_page(page, "!location.hash.includes('image=')")
     assert page.locator("#viewer").is_visible()
-    other = open_report(hash=f"#{sent}")
-    assert other.locator("#viewer").get_attribute("data-image") == "10"
-    assert other.locator(".pane").count() == 4
-    assert other.get_by_role("button", name="Verdicts").get_attribute("aria-pressed") == "true"
-    wait_in_page(other, "document.getElementById('viewer').getBoundingClientRect().top < innerHeight")
+    open_anew(page, sent)
+    assert page.locator("#viewer").get_attribute("data-image") == "10"
+    assert page.locator(".pane").count() == 4
+    assert page.get_by_role("button", name="Verdicts").get_attribute("aria-pressed") == "true"
+    wait_in_page(page, "document.getElementById('viewer').getBoundingClientRect().top < innerHeight")
 
 
 def test_the_viewer_zooms_and_moves_by_keys_and_wheel_and_panes_point_at_one_place(same_report):
@@ -930,9 +930,9 @@ class TestServed:
         said = self.status(page)
         wait_in_page(page, "location.hash.includes('image=')")
         shown = page.locator("#viewer").get_attribute("data-image")
-        again = open_served(hash="#" + page.url.split("#")[1])
-        assert self.status(again) == said
-        wait_in_page(again, f"document.querySelector('#viewer').dataset.image === '{shown}'")
+        open_anew(page)
+        assert self.status(page) == said
+        wait_in_page(page, f"document.querySelector('#viewer').dataset.image === '{shown}'")
 
     def test_a_cause_opens_its_model_with_its_segments_lit_and_near(self, open_served):
         page = open_served()
@@ -944,8 +944,8 @@ class TestServed:
         shown = page.locator("#viewer").get_attribute("data-image")
         page.keyboard.press("n")
         wait_in_page(page, f"document.getElementById('viewer').dataset.image !== '{shown}'")
-        again = open_served(hash="#" + page.url.split("#")[1])
-        wait_in_page(again, "!document.querySelector('.places').hidden")
+        open_anew(page)
+        wait_in_page(page, "!document.querySelector('.places').hidden")
 
     def test_what_is_chosen_is_lit_as_what_a_lead_speaks_of(self, open_served):
         page = open_served()
