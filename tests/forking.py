@@ -155,8 +155,11 @@ def panbench(*arguments: object, **options: Any) -> subprocess.CompletedProcess[
 # What `python -m torch.distributed.run --standalone` does, but for its ranks: they are forks and find all imported.
 _LAUNCHER = """
 import runpy, sys
+from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+# The name of a caller, for a log that nobody reads: half a second, as inspect looks at all modules for each frame.
+dynamic_rendezvous.get_method_name = lambda depth=2: ""
 ranks, first, *rest = sys.argv[1:]
 
 def rank():
@@ -173,7 +176,7 @@ def rank():
 
 settings = LaunchConfig(
     min_nodes=1, max_nodes=1, nproc_per_node=int(ranks), run_id="ranks", rdzv_backend="c10d",
-    rdzv_endpoint="localhost:0", start_method="fork", max_restarts=0, monitor_interval=0.1,
+    rdzv_endpoint="localhost:0", start_method="fork", max_restarts=0, monitor_interval=0.02,
 )
 elastic_launch(settings, rank)()
 """

@@ -1,14 +1,14 @@
 """Several processes on one run, as torchrun starts them: gloo on this CPU.
 
-One test starts everything from nothing. In the others torchrun's own agent runs in a fork (tests/forking.py) and forks
+One test starts the ranks from nothing. In the others torchrun's own agent runs in a fork (tests/forking.py) and forks
 the ranks, which find PyTorch and mmdet imported; they meet, exchange and end as ranks that were started do.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -77,18 +77,10 @@ def test_ranks_on_an_index_make_the_run_on_the_json(folder: Path, alone: Run):
 
 
 def test_torchrun_starts_ranks_from_nothing(folder: Path, alone: Run):
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "panbench",
-    ]
+    # Torchrun itself is a fork, which starts the ranks as programs.
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "panbench"]
     line = [*torchrun, *command(folder, folder / "torchrun")]
-    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, timeout=600)
+    done = forking.run(line, env={**os.environ, **ENVIRONMENT}, timeout=600)
     assert done.returncode == 0, done.stderr
     run = load_run(folder / "torchrun")
     assert tables(run) == tables(alone)
@@ -102,7 +94,9 @@ def test_a_rank_that_dies_loses_nothing_and_the_rerun_may_have_other_ranks(folde
         agent = forking.start(line, stdout=words.fileno(), stderr=words.fileno(), env={**os.environ, **ENVIRONMENT})
         try:
             while not (out / "run.json").exists():
-                assert agent.poll() is None, forking.text_of(words)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    agent.wait(0.005)
+                assert agent.returncode is None, forking.text_of(words)
             ranks = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True, check=True)
             os.kill(int(ranks.stdout.split()[-1]), signal.SIGKILL)
             assert agent.wait(300) != 0
