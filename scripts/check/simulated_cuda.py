@@ -15,6 +15,7 @@ panbench does for CUDA alone (pinned memory, channels-last) it does not show. Wa
 import argparse
 import collections
 import contextlib
+import functools
 import importlib
 import json
 import sys
@@ -231,8 +232,9 @@ class _Event:
         return 0.0
 
 
+@functools.cache
 def install() -> None:
-    """Makes torch believe in the device, and modules move there."""
+    """Makes torch believe in the device, and modules move there. A second call does nothing."""
     torch._C._set_only_lift_cpu_tensors(True)  # type: ignore[attr-defined]
     if DEVICE.type == "cuda":
         _install_cuda()
