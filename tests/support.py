@@ -1,7 +1,9 @@
 """What tests share that is no fixture: the command line, a model's run, and a reporter that remembers."""
 
+import ast
 import asyncio
 import functools
+import gc
 import json
 import os
 import socketserver
@@ -37,6 +39,21 @@ def panbench(*arguments: object, columns: int = 400, cwd: Path | None = None, **
         )
     finally:
         os.chdir(before)
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file. Keep what you need of it: the trees of panbench are a million objects.
+
+    The garbage collector, which would look at them again and again while they are made, takes two thirds of the time.
+    """
+    text = path.read_text("utf-8")
+    ours = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(text)
+    finally:
+        if ours:
+            gc.enable()
 
 
 def serve(server: socketserver.BaseServer) -> threading.Thread:

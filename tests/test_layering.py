@@ -5,11 +5,11 @@ import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from little_runs import finished as finished_run
+from support import parsed
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "panbench"
@@ -42,16 +42,12 @@ def room_of(path: Path) -> str:
 
 
 @functools.cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"))
-
-
-@functools.cache
-def imported(path: Path) -> list[tuple[str, int, bool]]:
-    """What a module imports: dotted name, line, and whether only for types (under `if TYPE_CHECKING`)."""
-    found = []
+def imports_of(path: Path) -> list[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Each import of a module, and whether it is only for types (under `if TYPE_CHECKING`)."""
+    found: list[tuple[ast.Import | ast.ImportFrom, bool]] = []
 
     def visit(node: ast.AST, for_types: bool) -> None:
+        # Expressions, most of a tree, hold no statements.
         if isinstance(node, ast.expr):
             return
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -60,18 +56,26 @@ def imported(path: Path) -> list[tuple[str, int, bool]]:
             for child in node.orelse:
                 visit(child, for_types)
             return
-        if isinstance(node, ast.Import):
-            found.extend((alias.name, node.lineno, for_types) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: import by the full name, `from panbench…`"
-            names = (
-                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "panbench" else [node.module]
-            )
-            found.extend((name or "", node.lineno, for_types) for name in names)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found.append((node, for_types))
         for child in ast.iter_child_nodes(node):
             visit(child, for_types)
 
     visit(parsed(path), False)
+    return found
+
+
+@functools.cache
+def imported(path: Path) -> list[tuple[str, int, bool]]:
+    """What a module imports: dotted name, line, and whether only for types (under `if TYPE_CHECKING`)."""
+    found = []
+    for node, for_types in imports_of(path):
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, node.lineno, for_types) for alias in node.names)
+            continue
+        assert node.level == 0, f"{path}:{node.lineno}: import by the full name, `from panbench…`"
+        names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "panbench" else [node.module]
+        found.extend((name or "", node.lineno, for_types) for name in names)
     return found
 
 
@@ -111,18 +115,10 @@ def test_no_files_import_each_other_in_a_circle():
     assert circles(edges) == []
 
 
-def statements(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all statements below it. Expressions, most of a tree, hold none."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.expr):
-            yield from statements(child)
-
-
 def targets_of(path: Path, names: dict[str, Path]) -> set[str]:
     """The files of panbench that a file imports, also for types only."""
     found = set()
-    for node in statements(parsed(path)):
+    for node, _ in imports_of(path):
         if isinstance(node, ast.ImportFrom) and node.module:
             found |= {name if (name := f"{node.module}.{alias.name}") in names else node.module for alias in node.names}
     return {name for name in found if name in names and names[name].name != "__init__.py"}
