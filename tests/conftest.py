@@ -58,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """What the tests wrote is in memory: it stays only until somebody has looked at what failed."""
+    gc.freeze()  # pytest looks five times for what tests forgot
     if _SCRATCH is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         shutil.rmtree(_SCRATCH, ignore_errors=True)
 
@@ -106,14 +107,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol() -> None:
-    """The garbage collector looks only at what this test makes: in milliseconds, and not for a third of a second.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """The garbage collector looks only at what the test and its fixtures make: in milliseconds, not a third of a second.
 
-    Commands collect after each model, and a process of tests has 500,000 objects of imported libraries. Garbage that a
-    test leaves in circles stays until the end.
+    Commands collect after each model, and a process of tests has 500,000 objects of imported libraries. What a test
+    leaves in circles is collected at its end.
     """
     gc.freeze()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
