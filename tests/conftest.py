@@ -109,7 +109,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """The garbage collector looks only at what the test and its fixtures make: in milliseconds, not a third of a second.
+    """The garbage collector looks only at what the test and its fixtures make: in milliseconds.
 
     Commands collect after each model, and a process of tests has 500,000 objects of imported libraries. What a test
     leaves in circles is collected at its end.

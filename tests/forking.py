@@ -348,6 +348,7 @@ def become(request: dict[str, Any]) -> None:
     warnings._processoptions(sys.warnoptions)
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs in the background inherit that it is ignored
     first, *rest = request["arguments"]
     if first == "-c":
         sys.argv = ["-c", *rest[1:]]

@@ -545,25 +545,18 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_pa
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
 def test_ctrl_c_keeps_what_was_scored_and_says_how_to_go_on(tmp_path):
-    command = [sys.executable, "-m", "panbench", *EVAL[:-1], "200", "--out", str(tmp_path / "run")]
-    running = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        # Tests that run in the background inherit that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "parts").is_dir():
-        assert running.poll() is None, running.communicate()[1]
-        assert time.monotonic() < deadline
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            running.wait(timeout=0.02)
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
+    words = ["panbench", *EVAL[:-1], "200", "--out", str(tmp_path / "run")]
+    with (tmp_path / "said").open("w+b") as file, open(os.devnull, "wb") as nothing:
+        running = forking.start(words, stdout=nothing.fileno(), stderr=file.fileno(), cwd=tmp_path)
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "parts").is_dir():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(timeout=0.02)
+            assert running.poll() is None, forking.text_of(file)
+            assert time.monotonic() < deadline
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=60) == 130
+        said = forking.text_of(file)
     assert "--resume" in said
     assert "Traceback" not in said
     marked = panbench("compare", tmp_path / "run")
