@@ -1,6 +1,6 @@
 """Several processes on one run, as torchrun starts them: gloo on this CPU.
 
-One test starts the ranks from nothing. In the others torchrun's own agent runs in a fork (tests/forking.py) and forks
+One test starts everything from nothing. In the others torchrun's own agent runs in a fork (tests/forking.py) and forks
 the ranks, which find PyTorch and mmdet imported; they meet, exchange and end as ranks that were started do.
 """
 
@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -77,10 +78,18 @@ def test_ranks_on_an_index_make_the_run_on_the_json(folder: Path, alone: Run):
 
 
 def test_torchrun_starts_ranks_from_nothing(folder: Path, alone: Run):
-    # Torchrun itself is a fork, which starts the ranks as programs.
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "panbench"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "panbench",
+    ]
     line = [*torchrun, *command(folder, folder / "torchrun")]
-    done = forking.run(line, env={**os.environ, **ENVIRONMENT}, timeout=600)
+    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, timeout=600)
     assert done.returncode == 0, done.stderr
     run = load_run(folder / "torchrun")
     assert tables(run) == tables(alone)
