@@ -9,7 +9,7 @@ import pytest
 from support import panbench
 
 from panbench.datasets import shapes
-from panbench.report.answers.remaking import command_with_predictions
+from panbench.report.answers.remaking import command_with_predictions, resuming_command
 from panbench.report.pages.page.document import report_page
 from panbench.runs import load_run
 
@@ -34,6 +34,36 @@ def test_the_command_is_the_recorded_one_where_the_run_lies_now(tmp_path, record
     (folder / "run.json").write_text(json.dumps(record), "utf-8")
     expected = offered and "panbench " + offered.format(run=folder, runs=folder.parent)
     assert command_with_predictions(load_run(folder)) == expected
+
+
+@pytest.mark.parametrize(
+    "recorded",
+    [
+        ["eval", "touch PWNED; #", "--resume"],
+        ["touch", "panbench", "eval"],
+        ["panbench", "touch PWNED; #", "eval"],
+        ["panbench", "score", "eval"],
+        ["panbench", "eval", "-m", "a\nrm -r x\n"],
+        ["panbench", "-q"],
+    ],
+)
+def test_a_recorded_command_that_is_no_evaluation_is_not_offered(tmp_path, recorded):
+    record = {"schema": 2, "panbench": "0", "kind": "eval", "status": "interrupted", "command": recorded}
+    (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
+    run = load_run(tmp_path)
+    assert command_with_predictions(run) is None
+    assert resuming_command(run) is None
+
+
+def test_words_for_the_shell_are_quoted(tmp_path):
+    record = {
+        "schema": 2,
+        "panbench": "0",
+        "kind": "eval",
+        "command": ["panbench", "-q", "eval", "-m", "$(touch x); y"],
+    }
+    (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
+    assert resuming_command(load_run(tmp_path)) == "panbench eval -m '$(touch x); y' --resume"
 
 
 @pytest.mark.slow
