@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -38,6 +37,7 @@ from panbench.models.devices import memory_errors
 from panbench.models.model import LoadedImage, Model, way_of_running
 from panbench.models.predict import CategoryIds, prediction_of
 from panbench.models.rules import Fused, Rule, fuse
+from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, Scene, Segment
@@ -270,14 +270,13 @@ class Loop:
     def run(self, plan: Sequence[Sequence[Scene]]) -> None:
         """Evaluates the batches in order; raises what a stage raises, after the finished batches are written."""
         with contextlib.ExitStack() as stack:
+            stack.enter_context(pixels.one_thread())
             for listener in self.listeners:
                 stack.callback(listener.close)
             self._run(plan)
 
     def _run(self, plan: Sequence[Sequence[Scene]]) -> None:
         self.pace.start()
-        # Each of our threads works on an image of its own; OpenCV's threads on top would only contend.
-        cv2.setNumThreads(1)
         self._block_since = time.monotonic()
         forget_device_peak(self.model.device)
         loaders, scorers = _threads_of_one(self.workers, "load"), _threads_of_one(self.workers, "score")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,33 +81,33 @@ def open_model(
     with guarded(spec.adapter):
         made.check(spec)
     spec, path = resolve_weights(spec, weights, needed=made.needs_weights, download=download, reporter=reporter)
-    torch.manual_seed(seed)
-    reporter.status(f"Building {spec.title}")
-    with guarded(spec.adapter):
-        adapter = made(spec)
-        module = adapter.build()
-    with _answers(spec, made.build):
-        _check_module(spec, module)
-    checkpoint = None
-    if path is not None:
-        reporter.status(f"Reading the weights of {spec.title}")
-        checkpoint = load_checkpoint(path)
-        if checkpoint.part == AVERAGED:
-            reporter.notice(f"{path} holds weights under {AVERAGED!r} alone; these are loaded.")
+    with _seeded(seed):
+        reporter.status(f"Building {spec.title}")
         with guarded(spec.adapter):
-            renamed = adapter.rename(checkpoint.state_dict)
-        apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=renamed))
-    with guarded(spec.adapter):
-        model = HostedModel(
-            adapter,
-            module,
-            device=chosen,
-            precision=precision,
-            checkpoint=checkpoint,
-            seed=seed,
-            random_weights=weights == "random",
-            speedups=speedups,
-        )
+            adapter = made(spec)
+            module = adapter.build()
+        with _answers(spec, made.build):
+            _check_module(spec, module)
+        checkpoint = None
+        if path is not None:
+            reporter.status(f"Reading the weights of {spec.title}")
+            checkpoint = load_checkpoint(path)
+            if checkpoint.part == AVERAGED:
+                reporter.notice(f"{path} holds weights under {AVERAGED!r} alone; these are loaded.")
+            with guarded(spec.adapter):
+                renamed = adapter.rename(checkpoint.state_dict)
+            apply_checkpoint(module, dataclasses.replace(checkpoint, state_dict=renamed))
+        with guarded(spec.adapter):
+            model = HostedModel(
+                adapter,
+                module,
+                device=chosen,
+                precision=precision,
+                checkpoint=checkpoint,
+                seed=seed,
+                random_weights=weights == "random",
+                speedups=speedups,
+            )
     if compiled:
         backbone = getattr(model.module, "backbone", None)
         if not isinstance(backbone, nn.Module):
@@ -116,6 +117,14 @@ def open_model(
         cast(Any, model.module).backbone = torch.compile(backbone, dynamic=True)
         model.compiled = True
     return model
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's CPU generator, on which models are built, and give the caller's own state back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def resolve_weights(

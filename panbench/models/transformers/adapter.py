@@ -5,12 +5,13 @@ A model is a folder with config.json and weights, a repository of the hub, or a 
 image processor of transformers is called.
 """
 
+import contextlib
 import copy
 import dataclasses
 import importlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,6 +56,32 @@ _TIMM_RESNETS = {
 }
 
 
+def _import_transformers() -> Any:
+    endpoint()  # a bad address would end the import with a traceback that quotes it
+    try:
+        module = importlib.import_module("transformers")
+    except ImportError as error:
+        raise BadModel(
+            f"This model needs the package transformers ({error}). Install it with: {install_line('transformers')}"
+        ) from error
+    return module
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence transformers' notices and bars, which are for its own users: what matters here is checked and raised."""
+    logging = _import_transformers().logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 class TransformersAdapter(Adapter):
     """Mask2Former, MaskFormer, OneFormer, EoMT, EoMT-DINOv3 and DETR of transformers."""
 
@@ -67,6 +94,7 @@ class TransformersAdapter(Adapter):
         _import_transformers()
         refuse_differences(spec)
 
+    @_quiet()
     def __init__(self, spec: ModelSpec) -> None:
         """Reads config.json (or the config's `network`) and preprocessor_config.json. Raises BadModel."""
         super().__init__(spec)
@@ -102,10 +130,12 @@ class TransformersAdapter(Adapter):
 
     # ---- the network
 
+    @_quiet()
     def build(self) -> nn.Module:
         """The network with transformers' own initial weights."""
         return cast(nn.Module, self._network(self.config))
 
+    @_quiet()
     def rename(self, state_dict: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Parameters under this version's names; transformers knows those of its earlier ones. Raises BadCheckpoint."""
         self._refuse_other_number_of_classes(state_dict)
@@ -398,20 +428,6 @@ def _folder_of(spec: ModelSpec) -> Path | None:
             "once with --download and without --checkpoint."
         )
     return folder
-
-
-def _import_transformers() -> Any:
-    endpoint()  # a bad address would end the import with a traceback that quotes it
-    try:
-        module = importlib.import_module("transformers")
-    except ImportError as error:
-        raise BadModel(
-            f"This model needs the package transformers ({error}). Install it with: {install_line('transformers')}"
-        ) from error
-    # Its notices on import and loading are for its own users; what matters here is checked and raised.
-    module.logging.set_verbosity_error()
-    module.logging.disable_progress_bar()
-    return module
 
 
 def _without_timm(name: str) -> str:
