@@ -30,8 +30,6 @@ except ImportError:  # run as a program, outside of a build
 
 _ROOT = Path(__file__).resolve().parent
 IDMAP = _ROOT / "panbench" / "panoptic" / "idmap.c"
-HEAP = _ROOT / "panbench" / "base" / "heap.c"
-"""Of Linux's C library, glibc, alone."""
 ZIGLANG = "ziglang>=0.13"
 
 _FLAGS = ("-O3", "-std=c99", "-shared", "-fvisibility=hidden")
@@ -101,8 +99,7 @@ def compile_in_place() -> None:
 
 def sources(target: str = "") -> tuple[Path, ...]:
     """The C files that a target has a library of; "" is this machine."""
-    is_linux = target.endswith("-linux") if target else sys.platform.startswith("linux")
-    return (IDMAP, HEAP) if is_linux else (IDMAP,)
+    return (IDMAP,)
 
 
 def library_of(source: Path, target: str = "") -> Path:

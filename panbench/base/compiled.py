@@ -18,7 +18,7 @@ def is_switched_off() -> bool:
 
 
 def library_of(source: Path) -> Path:
-    """Where the library of a C file is on this system; heap.c's is _heap.so on Linux."""
+    """Where the library of a C file is on this system; idmap.c's is _idmap.so on Linux."""
     return source.with_name(f"_{source.stem}" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so"))
 
 

@@ -9,7 +9,6 @@ import typer
 
 from panbench.base import program
 from panbench.base.errors import BadArgument, BadRun
-from panbench.base.heap import keep_freed_memory
 from panbench.base.studies import named
 from panbench.base.threads import one_thread_for_blas
 from panbench.catalog import (
@@ -136,8 +135,6 @@ def report(
     if pdf and given:
         raise BadArgument(f"{given[0]} is of the HTML page; one page of PDF has no room for it. Leave it or --pdf out.")
     one_thread_for_blas()
-    if program.is_ours():
-        keep_freed_memory()  # it makes and frees large tables all the time
 
     from panbench.report.pages.page.document import write_one_page, write_report
 

@@ -1,13 +1,13 @@
 """Memory between settings and models: given back, and its peaks counted anew."""
 
 import contextlib
+import ctypes
 import gc
 from pathlib import Path
 
 import torch
 
 from panbench.base import provenance
-from panbench.base.heap import give_back
 
 
 def free_memory() -> None:
@@ -15,8 +15,9 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    # Without this the next peak would begin with it.
-    give_back()
+    # glibc keeps freed memory, and the next peak would begin with it.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def forget_device_peak(device: torch.device) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from panbench.base.errors import BadArgument, BadModel
-from panbench.base.heap import keep_freed_memory
 from panbench.base.places import BrokenPlace, load
 from panbench.base.reporter import SILENT, Reporter
 from panbench.base.text import kind_of
@@ -66,13 +65,10 @@ def open_model(
     speedups: False keeps the network as its library has it, with the attention weights and masks of every decoder layer
     compiled: the backbone is compiled by torch.compile when it first runs, which takes a minute and needs a compiler
     download: fetch weights that are a URL and not here, else the error says how; reporter: gets steps and bytes
-    On a CPU the process keeps the memory that it frees (`base.heap`).
     Raises BadModel, BadCheckpoint, BadArgument, DownloadFailed.
     """
     chosen = choose_device(device) if isinstance(device, str) else device
     check_precision(precision, chosen)
-    if chosen.type == "cpu":
-        keep_freed_memory()
     made = import_named(spec.adapter, spec)
     if not (isinstance(made, type) and issubclass(made, Adapter)):
         return open_factory(spec, made, precision=precision, weights=weights)

@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -253,9 +252,7 @@ def plain_side(task: Task) -> Callable[[], dict[str, Any]]:
 
 def transformers_side(task: Task) -> Callable[[], dict[str, Any]]:
     """transformers' image processor, network and post-processing, of one image after the other."""
-    # As transformers runs: panbench's way of keeping freed memory is panbench's (and leaves DETR's holes unused).
-    with mock.patch("panbench.models.opening.keep_freed_memory"):
-        model = opened(task, speedups=False)
+    model = opened(task, speedups=False)
     module, adapter = model.module, model.adapter
     assert isinstance(adapter, TransformersAdapter)
     kind = adapter.kind

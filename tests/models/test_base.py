@@ -112,15 +112,6 @@ def painting(folder: Path) -> Scene:
     return Scene(ImageInfo(7, "painting.png", 40, 60), folder / "painting.png")
 
 
-def test_freed_memory_is_kept_for_a_model_on_a_cpu_alone(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    monkeypatch.setattr("panbench.models.opening.keep_freed_memory", lambda: calls.append("kept"))
-    open_model(spec_from_config(toy), device=torch.device("meta"))
-    assert not calls
-    open_model(spec_from_config(toy), device="cpu")
-    assert calls == ["kept"]
-
-
 def test_a_new_family_is_one_file_and_one_config(toy: Path) -> None:
     model = open_model(spec_from_config(toy), device="cpu")
     scene = painting(toy.parent)
