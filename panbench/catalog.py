@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from panbench.base import hub
 from panbench.base.errors import BadArgument, BadCheckpoint, BadModel, Way
 from panbench.base.extras import EXTRA_OF, require_models
-from panbench.base.files import cache_dir
 from panbench.base.places import Register, is_place
 from panbench.base.text import listed
 
@@ -560,7 +559,7 @@ def with_weights(spec: ModelSpec, weights: str | os.PathLike[str]) -> ModelSpec:
     """
     given = os.fspath(weights)
     resolved = given if _is_url(given) else str(Path(given).expanduser().resolve())
-    if spec.weights is not None and _file_name(spec.weights) == _file_name(resolved):
+    if spec.weights is not None and file_name(spec.weights) == file_name(resolved):
         return dataclasses.replace(spec, weights=resolved)
     return dataclasses.replace(
         spec, weights=resolved, published=None, trained_on=None, license=None, license_source=None, system=None
@@ -608,24 +607,6 @@ def refuse_folder_without_weights(spec: ModelSpec) -> None:
 def weights_named(checkpoint: str | os.PathLike[str] | None) -> str:
     """The argument `weights` of `open_model` where `choose_models` was given this `--checkpoint`: auto or random."""
     return "auto" if random_seed(checkpoint) is None else RANDOM
-
-
-def weights_path(spec: ModelSpec) -> Path | None:
-    """Where the weights of a model are, or will be once downloaded; None for a model without weights.
-
-    Those of a repository lie in a folder named after a commit, so until they are downloaded it is None for them, too.
-    """
-    if spec.weights is None:
-        repository = repository_of(spec)
-        folder = None if repository is None else hub.here(repository)
-        return None if folder is None else hub.weights_in(folder)
-    return cache_dir() / "weights" / _file_name(spec.weights) if _is_url(spec.weights) else Path(spec.weights)
-
-
-def weights_here(spec: ModelSpec) -> Path | None:
-    """The file of a model's weights when it is on this machine, else None."""
-    path = weights_path(spec)
-    return path if path is not None and path.is_file() else None
 
 
 def _names_a_folder(name: str) -> bool:
@@ -780,7 +761,8 @@ def _is_url(text: str) -> bool:
     return "://" in text
 
 
-def _file_name(weights: str) -> str:
+def file_name(weights: str) -> str:
+    """The name of the file at the end of a path or URL."""
     return re.split(r"[/\\]", weights.split("?")[0] if _is_url(weights) else weights)[-1]
 
 

@@ -147,4 +147,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "PYTEST_XDIST_WORKER" in os.environ:
         scratch_folder.own_cache(folder, beside=tmp_path_factory.getbasetemp().parent / "shared")
     os.environ["PANBENCH_CACHE"] = str(folder)
+    # Weights that other programs downloaded on this machine are not for the tests.
+    for name in ("TORCH_HOME", "FVCORE_CACHE"):
+        os.environ[name] = str(folder / "of others")
     return folder

@@ -17,11 +17,10 @@ from panbench.catalog import (
     load_catalog,
     resolve_models,
     spec_from_config,
-    weights_here,
-    weights_path,
     with_weights,
 )
 from panbench.published import published_results
+from panbench.weights import weights_here, weights_path
 
 ZOO = [
     "panoptic-fpn-r50-1x",

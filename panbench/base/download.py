@@ -111,13 +111,17 @@ def download(
         if not 0 <= window[0] <= window[1]:
             raise BadArgument(f"The window {window} is not a range of bytes.")
         size = window[1] - window[0]
-    if what_is_wrong(target, sha256, size) is None:
+
+    def is_right() -> bool:
+        return what_is_wrong(target, sha256, size) is None and (check is None or check(target) is None)
+
+    if is_right():
         return target
     job = _Job(source, target, sha256, size, progress, connections, window, check, headers or {}, tries, sleep)
     try:
         make_folders(target.parent)
         with _Part.opened(target) as part:
-            if what_is_wrong(target, sha256, size) is not None:
+            if not is_right():
                 job.run(part)
             part.finished = True
     except OSError as error:

@@ -109,7 +109,10 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     path = path_at(path)
     if isinstance(path, Elsewhere):
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    digest = hashlib.sha256()
+    return _hashed(path, hashlib.sha256())
+
+
+def _hashed(path: Path, digest: "hashlib._Hash") -> str:
     with open(path, "rb") as handle:
         while block := handle.read(1 << 20):
             digest.update(block)
@@ -123,6 +126,17 @@ def hash_in_name(name: str) -> str | None:
         # Eight digits that read as a day are a date.
         return None
     return match[1]
+
+
+def md5_in_name(name: str) -> str | None:
+    """The first digits of a file's MD5 that end its name in detectron2's zoo, as in `model_final_94dc52.pkl`."""
+    match = re.fullmatch(r"model_final_([0-9a-f]{6})\.pkl", name)
+    return None if match is None else match[1]
+
+
+def md5_of(path: Path) -> str:
+    """MD5 of a file's bytes, as 32 hex digits: for the names that have one."""
+    return _hashed(path, hashlib.md5(usedforsecurity=False))
 
 
 def cache_dir() -> Path:

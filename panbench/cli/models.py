@@ -47,7 +47,7 @@ def models(
     from panbench.catalog import load_catalog, resolve_models
 
     if download:
-        from panbench.models.checkpoints import fetch_weights
+        from panbench.weights import fetch_weights
 
         for spec in resolve_models(download):
             with console.Bars() as bars:

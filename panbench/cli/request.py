@@ -19,10 +19,10 @@ from panbench.catalog import (
     repository_of,
     resolve_models,
     split_names,
-    weights_here,
 )
 from panbench.datasets import CocoMissing, missing_files
 from panbench.models.unopened import refuse_unopenable
+from panbench.weights import weights_here
 
 __all__ = [
     "Missing",

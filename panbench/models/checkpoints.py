@@ -1,4 +1,4 @@
-"""Weights: found or downloaded, loaded as data that can run nothing, and fitted to a model exactly or not at all."""
+"""Weights: loaded as data that can run nothing, and fitted to a model exactly or not at all."""
 
 import dataclasses
 import hashlib
@@ -15,22 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from panbench.base import hub
-from panbench.base.download import download, what_is_wrong
-from panbench.base.errors import WITHOUT_DOWNLOAD, BadCheckpoint, BadModel, DownloadFailed, Unreachable
-from panbench.base.files import hash_in_name, sha256_of
-from panbench.base.reporter import SILENT, Counting, Reporter, counter
-from panbench.base.secrets import without_secrets
-from panbench.base.text import licence_in_words
-from panbench.catalog import (
-    OTHER_WEIGHTS,
-    ModelSpec,
-    delta_of,
-    load_catalog,
-    refuse_folder_without_weights,
-    repository_of,
-    weights_path,
-)
+from panbench.base.errors import BadCheckpoint
+from panbench.base.files import sha256_of
 from panbench.models.checkpoint_forms import bare_names, followed, part_of, refuse_bare_pickle, shards_of, shown
 
 # torch's list of names that a checkpoint may use is global to the process.
@@ -63,102 +49,6 @@ class Checkpoint:
                 if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
                     return tuple(names)
         return None
-
-
-def fetch_weights(
-    spec: ModelSpec,
-    *,
-    offline: bool = False,
-    reporter: Reporter = SILENT,
-) -> Path:
-    """The file with a model's weights, downloaded into the cache when its config gives a URL.
-
-    A URL's file is verified against the hash at the end of its name, also when it was here already; a wrong one is
-    fetched anew.
-    offline: fetch nothing; the error says what would be fetched, how large it is, and by which command
-    reporter: gets the licence of the weights as a notice before they are downloaded, and the bytes that have arrived
-    Raises BadCheckpoint when there are no weights here and none may be fetched, DownloadFailed when fetching fails.
-    """
-    repository = repository_of(spec)
-    if repository is not None and spec.weights is None:
-        return _fetch_from_hub(spec, repository, offline, reporter)
-    path = weights_path(spec)
-    refuse_folder_without_weights(spec)
-    if path is None or spec.weights is None:
-        raise BadCheckpoint(f"The config of {spec.title} names no weights.", ways=OTHER_WEIGHTS)
-    if "://" not in spec.weights:
-        if not path.is_file():
-            raise BadCheckpoint(f"There is no weights file {path} for {spec.title}.", ways=OTHER_WEIGHTS)
-        return path
-    sha256 = hash_in_name(path.name)
-    if offline:
-        problem = what_is_wrong(path, sha256)
-        if problem is not None:
-            raise BadCheckpoint(
-                f"The weights of {spec.title} are not at {path}: {problem}. {_how_to_fetch(spec)}, or put "
-                f"{without_secrets(spec.weights)} there.",
-                ways=OTHER_WEIGHTS,
-            )
-        return path
-    if spec.license is not None and not path.is_file():
-        reporter.notice(f"Weights of {spec.title}: {_licence(spec)}.")
-    try:
-        return download(spec.weights, path, sha256=sha256, progress=_counted(spec, reporter))
-    except DownloadFailed as error:
-        without = (WITHOUT_DOWNLOAD,) if isinstance(error, Unreachable) else ()
-        raise error.with_ways(*OTHER_WEIGHTS, *without) from error
-
-
-def refuse_differences(spec: ModelSpec) -> None:
-    """Raises BadModel where a model's published weights are only differences to weights of another licence."""
-    gated = delta_of(spec)
-    if gated and spec.weights is None:
-        raise BadModel(
-            f"{spec.title}: its published weights are only the differences to those of DINOv3 ({gated}), whose own "
-            "licence has to be accepted there. Get both, add them up as the README of tue-mps/eomt describes, save "
-            "the sum with transformers' save_pretrained(FOLDER), and pass --model FOLDER."
-        )
-
-
-def _licence(spec: ModelSpec) -> str:
-    assert spec.license is not None
-    return licence_in_words(spec.license) + (f" ({spec.license_source})" if spec.license_source else "")
-
-
-def _counted(spec: ModelSpec, reporter: Reporter) -> Counting:
-    return counter(reporter, f"{spec.title}: weights", "bytes")
-
-
-def _fetch_from_hub(spec: ModelSpec, repository: hub.Repository, offline: bool, reporter: Reporter) -> Path:
-    refuse_differences(spec)
-    folder = hub.here(repository)
-    if folder is None and offline:
-        raise BadCheckpoint(
-            f"The files of {spec.title} ({repository}) are not on this machine. {_how_to_fetch(spec)}; they come from "
-            f"{repository.page}.",
-            ways=OTHER_WEIGHTS,
-        )
-    if folder is None:
-        listing = hub.list_files(repository)
-        parts = [] if spec.license is None else [_licence(spec)]
-        at_the_hub = "no licence is stated" if listing.license is None else licence_in_words(listing.license)
-        parts.append(f"at the hub {at_the_hub} ({repository.page})")
-        reporter.notice(f"Weights of {spec.title}: {'; '.join(parts)}.")
-        folder = hub.fetch(repository, listing=listing, progress=_counted(spec, reporter))
-    weights = hub.weights_in(folder)
-    assert weights is not None
-    return weights
-
-
-def _how_to_fetch(spec: ModelSpec) -> str:
-    # The model zoos' checkpoints hold float32 weights and little else.
-    size = "their size is unknown" if spec.params is None else f"about {spec.params * 4 / 1e6:,.0f} MB"
-    if spec.license is not None:
-        size += f", {licence_in_words(spec.license)}"
-    known = load_catalog().get(spec.name)
-    if known is None or known.weights != spec.weights:
-        return f"Fetch them ({size}) by adding --download"
-    return f"Fetch them ({size}) with `panbench models --download {spec.name}` or by adding --download"
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

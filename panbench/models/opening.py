@@ -17,12 +17,13 @@ from panbench.base.text import kind_of
 from panbench.catalog import ModelSpec, find_model, spec_from_config, with_weights
 from panbench.models.adapter import Adapter
 from panbench.models.checkpoint_forms import AVERAGED
-from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
+from panbench.models.checkpoints import apply_checkpoint, load_checkpoint
 from panbench.models.devices import check_precision, choose_device
 from panbench.models.external import answers_of, guarded, is_external
 from panbench.models.functions import open_factory
 from panbench.models.host import HostedModel
 from panbench.models.model import Model
+from panbench.weights import fetch_weights
 
 __all__ = ["import_named", "load_model", "open_model", "resolve_weights", "spec_of"]
 

@@ -43,12 +43,13 @@ from panbench.datasets.generated import generated_dataset
 from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.memory import host_peak
 from panbench.evaluation.options import EvaluateOptions
-from panbench.models.checkpoints import fetch_weights, load_checkpoint
+from panbench.models.checkpoints import load_checkpoint
 from panbench.models.devices import choose_device, tf32_as
 from panbench.models.host import HostedModel
 from panbench.models.mmdet import operators
 from panbench.models.mmdet.config import build_model, family_of, load_config
 from panbench.models.opening import open_model
+from panbench.weights import fetch_weights
 from scripts.bench.harness import Row, arguments, compared, finish, turns
 
 

@@ -11,9 +11,10 @@ import pytest
 from panbench.base.download import download
 from panbench.base.errors import BadArgument, DownloadFailed, OutOfSpace, Unreachable
 from panbench.base.reporter import Silent
-from panbench.catalog import find_model, weights_here
+from panbench.catalog import find_model
 from panbench.datasets import fetch as fetch_module
 from panbench.datasets.fetch import CocoFolder, coco_missing, fetch_coco, panoptic_categories
+from panbench.weights import weights_here
 from scripts.make.coco_mimic import Fault, FaultServer, Mimic, build_mimic
 
 ANNOTATIONS = "/annotations/panoptic_annotations_trainval2017.zip"

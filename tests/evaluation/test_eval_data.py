@@ -13,7 +13,7 @@ from support import Recorder, evaluated, panbench
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, BadRun
 from panbench.base.reporter import Silent, Unit
-from panbench.catalog import ModelSpec, find_model, weights_path
+from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset, fetch, open_dataset, shapes
 from panbench.evaluation import evaluate as evaluation
 from panbench.evaluation.distributed import Ranks
@@ -22,6 +22,7 @@ from panbench.evaluation.tools.photographs import segment_photographs
 from panbench.report.answers.tables import comparison_row
 from panbench.runs import CategoryMapRecord, load_run
 from panbench.scoring.folder import score_folder
+from panbench.weights import weights_path
 from scripts.make.coco_mimic import FaultServer, Mimic, build_mimic
 
 TINY = find_model("mask2former-tiny")

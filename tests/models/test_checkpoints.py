@@ -1,12 +1,10 @@
 import dataclasses
 import functools
 import hashlib
-import http.server
 import os
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,11 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import save_checkpoint
 from safetensors.torch import save_file
-from support import serve
 from torch import Tensor, nn
 
-from panbench.base.download import download
-from panbench.base.errors import BadCheckpoint, DownloadFailed
-from panbench.base.files import hash_in_name
-from panbench.base.reporter import Silent, Unit
-from panbench.catalog import ModelSpec, load_catalog, weights_path
-from panbench.models import checkpoints
-from panbench.models.checkpoints import Checkpoint, apply_checkpoint, fetch_weights, load_checkpoint
+from panbench.base.errors import BadCheckpoint
+from panbench.catalog import load_catalog
+from panbench.models.checkpoints import Checkpoint, apply_checkpoint, load_checkpoint
 from panbench.models.mmdet.config import build_model, load_config
 
 CATALOG = load_catalog()
@@ -357,157 +350,3 @@ def test_names_of_mmdet_2_that_mmdet_3_does_not_convert_are_recognized() -> None
 def test_weights_of_a_diverged_training_are_refused() -> None:
     state_dict = {"weight": torch.tensor([[float("nan")]]), "bias": torch.zeros(1)}
     assert "1 of its 2 parameters hold NaN or infinity (weight)" in misfit(nn.Linear(1, 1), state_dict)
-
-
-@pytest.mark.parametrize(
-    ("name", "digits"),
-    [
-        ("m_20230118_125535-54df384a.pth", "54df384a"),
-        ("resnet50-0676ba61.pth", "0676ba61"),
-        ("mine-20230118.pth", None),
-        ("mine-final.pth", None),
-        ("mine.pth", None),
-    ],
-)
-def test_the_hash_at_the_end_of_a_name_is_told_from_a_date(name: str, digits: str | None) -> None:
-    assert hash_in_name(name) == digits
-
-
-class Server(http.server.ThreadingHTTPServer):
-    """Serves `content` and counts requests."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.content: dict[str, bytes] = {}
-        self.requests = 0
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.requests += 1
-        content = self.server.content.get(self.path)
-        self.send_response(200 if content is not None else 404)
-        self.send_header("Content-Length", str(len(content or b"")))
-        self.end_headers()
-        self.wfile.write(content or b"")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(checkpoints, "download", functools.partial(download, tries=2, sleep=lambda _: None))
-    with Server() as server:
-        thread = serve(server)
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-def published(server: Server, content: bytes = b"weights", name: str | None = None) -> tuple[ModelSpec, Path]:
-    """A model whose weights the server has, and where they will be."""
-    name = name or f"model-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    server.content[f"/{name}"] = content
-    spec = dataclasses.replace(CATALOG["mask2former-r50"], weights=f"{server.url}/{name}")
-    path = weights_path(spec)
-    assert path is not None
-    return spec, path
-
-
-def test_weights_are_downloaded_once_and_verified(server: Server, tmp_path: Path) -> None:
-    spec, path = published(server)
-    seen: list[tuple[int, int | None]] = []
-
-    class Counted(Silent):
-        def progress(self, task: str, done: int, total: int | None, unit: Unit = "images") -> None:
-            seen.append((done, total))
-
-    assert fetch_weights(spec, reporter=Counted()) == path
-    assert path.parent == tmp_path / "cache" / "weights"
-    assert path.read_bytes() == b"weights"
-    assert seen[-1] == (7, 7)
-    before = server.requests
-    assert fetch_weights(spec) == path
-    assert server.requests == before
-
-
-def test_the_licence_is_told_before_the_download_and_not_again(server: Server) -> None:
-    spec, path = published(server)
-    spec = dataclasses.replace(spec, license="CC-BY-NC-4.0", license_source="its README.md")
-    told: list[tuple[str, bool]] = []
-
-    class Noted(Silent):
-        def notice(self, sentence: str) -> None:
-            told.append((sentence, path.exists()))
-
-    for _ in range(2):
-        fetch_weights(spec, reporter=Noted())
-    assert told == [(f"Weights of {spec.title}: CC-BY-NC-4.0, not for commercial use (its README.md).", False)]
-
-
-def test_weights_that_were_damaged_in_the_cache_are_fetched_anew(server: Server) -> None:
-    spec, path = published(server)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"wei")
-    assert fetch_weights(spec).read_bytes() == b"weights"
-
-
-def test_weights_with_another_hash_than_their_name_says_never_get_their_name(server: Server) -> None:
-    spec, path = published(server, b"other", "model-0123abcd.pth")
-    with pytest.raises(DownloadFailed, match="0123abcd"):
-        fetch_weights(spec)
-    assert list(path.parent.glob("*.pth")) == []
-
-
-def test_weights_that_the_server_does_not_have_name_url_target_and_ways_out(server: Server) -> None:
-    spec, path = published(server)
-    server.content.clear()
-    with pytest.raises(DownloadFailed) as caught:
-        fetch_weights(spec)
-    for words in (str(spec.weights), str(path), "404", "--checkpoint", "--checkpoint random"):
-        assert words in str(caught.value)
-    assert list(path.parent.glob("*.pth")) == []
-
-
-def test_a_server_that_is_not_there_names_url_target_and_ways_out(server: Server) -> None:
-    spec, path = published(server)
-    server.shutdown()
-    server.server_close()
-    with pytest.raises(DownloadFailed) as caught:
-        fetch_weights(spec)
-    for words in (str(spec.weights), str(path), "--checkpoint", "--checkpoint random"):
-        assert words in str(caught.value)
-
-
-def test_offline_weights_are_used_when_they_are_here_and_missed_in_words_when_not(server: Server) -> None:
-    spec, path = published(server)
-    with pytest.raises(BadCheckpoint) as caught:
-        fetch_weights(spec, offline=True)
-    for words in (str(spec.weights), str(path), "does not exist", "--checkpoint", "--checkpoint random"):
-        assert words in str(caught.value)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"wei")
-    with pytest.raises(BadCheckpoint, match="SHA-256"):
-        fetch_weights(spec, offline=True)
-    path.write_bytes(b"weights")
-    assert fetch_weights(spec, offline=True) == path
-    assert server.requests == 0
-
-
-def test_weights_given_as_a_path_are_used_where_they_are(tmp_path: Path) -> None:
-    spec = dataclasses.replace(CATALOG["mask2former-r50"], weights=str(tmp_path / "w.pth"))
-    with pytest.raises(BadCheckpoint, match=r"no weights file .*w\.pth for Mask2Former R50"):
-        fetch_weights(spec)
-    (tmp_path / "w.pth").touch()
-    assert fetch_weights(spec) == tmp_path / "w.pth"
-
-
-def test_a_model_without_weights_names_the_ways_out() -> None:
-    with pytest.raises(BadCheckpoint, match=r"Give a file with --checkpoint FILE, or .* --checkpoint random"):
-        fetch_weights(dataclasses.replace(CATALOG["mask2former-r50"], weights=None))

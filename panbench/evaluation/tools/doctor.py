@@ -18,8 +18,9 @@ from panbench.base.errors import PanbenchError
 from panbench.base.extras import install_line
 from panbench.base.files import cache_dir
 from panbench.base.secrets import redacted
-from panbench.catalog import configs_folder, load_catalog, user_configs_folder, weights_here
+from panbench.catalog import configs_folder, load_catalog, user_configs_folder
 from panbench.panoptic.native import native
+from panbench.weights import weights_here
 
 __all__ = ["Diagnosis", "diagnose", "unused_gpu"]
 

@@ -30,7 +30,6 @@ from panbench.datasets.convert import shipped_categories
 from panbench.models.adapter import Adapter
 from panbench.models.attention import Attention
 from panbench.models.candidates import NO_LABEL, Candidates, Frame, pixel_boxes, softmax_candidates
-from panbench.models.checkpoints import refuse_differences
 from panbench.models.decoders import Decoder
 from panbench.models.feeding import constant
 from panbench.models.labels import is_unnamed, known_things, labels_of, spelt_as
@@ -42,6 +41,7 @@ from panbench.models.transformers.families import IMAGENET_MEAN, IMAGENET_STD, f
 from panbench.models.transformers.processor import Processor
 from panbench.models.transformers.settings import network_settings, read_json
 from panbench.models.transformers.speedups import speed_up
+from panbench.weights import refuse_differences
 
 __all__ = ["TransformersAdapter"]
 

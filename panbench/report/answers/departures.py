@@ -10,10 +10,11 @@ from typing import Any
 
 from panbench.base.computing import REDUCED
 from panbench.base.files import hash_in_name, sha256_of
-from panbench.catalog import ModelSpec, weights_here
+from panbench.catalog import ModelSpec
 from panbench.runs import RunInfo
 from panbench.runs.alike import views
 from panbench.runs.definitions import current_definitions, definitions_in_words, stored_definitions
+from panbench.weights import weights_here
 
 __all__ = ["departures"]
 

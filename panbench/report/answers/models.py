@@ -11,9 +11,10 @@ from rich.console import RenderableType
 from panbench.base.errors import BadArgument
 from panbench.base.extras import install_line
 from panbench.base.text import in_sentence, licence_in_words
-from panbench.catalog import ModelSpec, Published, address_of, extra_missing, origin, repository_of, weights_here
+from panbench.catalog import ModelSpec, Published, address_of, extra_missing, origin, repository_of
 from panbench.published import PublishedResult, published_results
 from panbench.report.answers.grid import ABSENT, Grid, as_text, count, percent
+from panbench.weights import weights_here
 
 __all__ = ["Listing", "list_models", "models_record", "models_text"]
 

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from panbench.catalog import find_model
-from panbench.models.checkpoints import apply_checkpoint, fetch_weights, load_checkpoint
+from panbench.models.checkpoints import apply_checkpoint, load_checkpoint
 from panbench.models.mmdet import config as configs
 from panbench.models.mmdet import operators, pixel_decoder, speedups
+from panbench.weights import fetch_weights
 
 TINY = ("mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny")
 CPU = torch.device("cpu")
