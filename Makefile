@@ -10,7 +10,7 @@ CANDIDATES := python3.11 python3.12 python3.13 python3.10 python3 python
 # True of a Python that panbench runs on and that can make a virtual environment.
 FITS := -c 'import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))'
 
-.PHONY: help install demo quick test engines benchmarks docs lint format wheels
+.PHONY: help install demo quick test engines benchmarks docs lint format
 
 help:
 	@echo "make install   make .venv with the command .venv/bin/panbench"
@@ -22,7 +22,6 @@ help:
 	@echo "make docs      the documentation as a site, in build/site (an environment of its own, 200 MB)"
 	@echo "make lint      lint and types only"
 	@echo "make format    format the code"
-	@echo "make wheels    build the wheels of all systems and the sdist into dist/ (fetches a C cross compiler, 100 MB)"
 
 install: $(VENV)/.installed
 	@:
@@ -157,14 +156,3 @@ $(DOCS)/.installed: $(VENV)/.installed
 
 docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
-
-# In an environment of their own: the cross compiler has 440 MB unpacked, and nothing else needs it.
-WHEELS := .venv-wheels
-
-$(WHEELS)/.installed: $(VENV)/.installed
-	$(BIN)/python -m venv $(WHEELS)
-	$(WHEELS)/bin/python -m pip --disable-pip-version-check install --constraint constraints.txt hatchling ziglang
-	@touch $@
-
-wheels: $(WHEELS)/.installed
-	$(WHEELS)/bin/python scripts/make/wheels.py

@@ -48,7 +48,7 @@ def pytest_configure() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with contextlib.suppress(RuntimeError):
-        module.compile_in_place()
+        module.compile_to(module.LIBRARY)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,6 +6,8 @@ ctypes, so other threads run meanwhile and one library serves every version of P
 """
 
 import ctypes
+import hashlib
+import os
 import sys
 import threading
 from pathlib import Path
@@ -13,15 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.compiled import is_switched_off, library_of, load_library
-
 __all__ = ["Native", "native", "why_missing"]
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 _SOURCE = Path(__file__).with_name("idmap.c")
-_LIBRARY = library_of(_SOURCE)
+_LIBRARY = _SOURCE.with_name("_idmap" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so"))
 
 _lock = threading.Lock()
 _loaded: "list[Native | str | None]" = []
@@ -131,14 +131,20 @@ class Native:
 
 def _load() -> "Native | str | None":
     """The compiled functions, the reason for their absence, or None if they are switched off."""
-    if is_switched_off():
+    if os.environ.get("PANBENCH_NATIVE") == "0":
         return None
     if sys.byteorder != "little":
         return "it is written for little-endian machines"
-    loaded = load_library(_LIBRARY, _SOURCE)
-    if isinstance(loaded, str):
-        return loaded
+    if not _LIBRARY.exists():
+        return f"{_LIBRARY} was not found"
     try:
-        return Native(loaded)
-    except AttributeError as error:
+        library = ctypes.CDLL(str(_LIBRARY))
+        compiled_from = ctypes.c_uint64.in_dll(library, "idmap_source").value
+        functions = Native(library)
+    except (OSError, ValueError, AttributeError) as error:
         return f"{_LIBRARY} cannot be loaded ({error})"
+    # In a checkout the source may have changed since the library was compiled. Line endings do not matter.
+    source_hash = hashlib.sha256(_SOURCE.read_bytes().replace(b"\r\n", b"\n")).digest()[:8]
+    if compiled_from != int.from_bytes(source_hash, "little"):
+        return f"{_LIBRARY} was compiled from another version of {_SOURCE.name}"
+    return functions

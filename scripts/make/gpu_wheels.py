@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from packaging.markers import Marker
 
 from scripts.check.gpu_needs import ASKED, BROUGHT, NEEDED
-from scripts.make.wheels import build
 
 ROOT = Path(__file__).resolve().parents[2]
 GLIBC = (39, 36, 35, 34, 31, 28, 27, 24, 17)
@@ -54,17 +52,12 @@ def command_of(requirements: Sequence[str], python: str, out: Path) -> list[str]
 
 
 def bring_library(out: Path) -> Path:
-    """The compiled library for x86-64 Linux in the folder: this tree's where it is one, else cross-compiled."""
+    """Copies this tree's compiled library into the folder. Raises SystemExit where it is none for x86-64 Linux."""
     target = out / "_idmap.so"
     here = ROOT / "panbench" / "panoptic" / "_idmap.so"
-    if here.exists() and _is_x86_64_linux(here.read_bytes()[:20]):
-        shutil.copy2(here, target)
-        return target
-    wheel = build("x86_64-linux", out)
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [name for name in archive.namelist() if name.startswith("panbench/panoptic/_idmap.")]
-        target.write_bytes(archive.read(name))
-    wheel.unlink()
+    if not here.exists() or not _is_x86_64_linux(here.read_bytes()[:20]):
+        raise SystemExit(f"{here} is not a library for x86-64 Linux.")
+    shutil.copy2(here, target)
     return target
 
 
