@@ -16,8 +16,9 @@ from support import panbench, panbench_program
 REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
 
 LIMITED = """
-import resource
+import resource, sys
 from panbench.cli.app import main
+sys.dont_write_bytecode = True  # or the limit cuts what Python compiles
 resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
 main()
 """
