@@ -73,7 +73,6 @@ class Study:
     definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
     engines: what `--engine` of "eval" and "score" can name: a class whose objects are a `panbench.base.engines.Engine`,
         made from an address or None
-    formerly: what its commands were called in earlier versions, and what to type now: {"submit": "export coco-server"}
     """
 
     name: str
@@ -87,7 +86,6 @@ class Study:
     plots: Mapping[str, str] = field(default_factory=dict)
     definitions: str = ""
     engines: Mapping[str, str] = field(default_factory=dict)
-    formerly: Mapping[str, str] = field(default_factory=dict)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Answers unknown words and options: with the new name, a guess, or where to look."""
+"""Answers unknown words and options: with a guess, or where to look."""
 
 import difflib
 import re
@@ -6,12 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from panbench.base.studies import find_studies
-
 __all__ = ["is_meant", "unknown_word", "usage_sentence"]
-
-_RENAMED = {"verify": "runs verify RUN", "published": "models --published"}
-"""Commands under their names of earlier versions; studies have their own (`Study.formerly`)."""
 
 _MEANT: Mapping[str, Mapping[str, str]] = {
     "": {
@@ -36,24 +31,6 @@ _MEANT: Mapping[str, Mapping[str, str]] = {
 }
 """Words that people type for a command, by the group that they type them behind."""
 
-_WEIGHTS = "--checkpoint FILE, or --checkpoint random for untrained weights"
-_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "eval": {
-        "--weights": _WEIGHTS,
-        "--seed": "--checkpoint random:SEED",
-        "--split": "--data NAME:SPLIT, as in coco:test-dev",
-        "--compile": "--precision fp32+compile",
-        "--fp16": "--candidates-fp16 for what is stored, or --precision fp16 for computing",
-        "--annotations": "--gt FILE.json, with --images DIR",
-        "--dataset": "--data NAME",
-    },
-    "bench": {"--weights": _WEIGHTS},
-    "predict": {"--weights": _WEIGHTS},
-    "show attention": {"--weights": _WEIGHTS},
-    "score": {"--ap": "--metrics pq,ap", "--threads": "--workers", "--annotations": "--gt FILE.json"},
-}
-"""Options under their names of earlier versions or of other tools, by command."""
-
 
 def is_meant(group: str, word: str, names: Iterable[str]) -> bool:
     """Whether a word after a group of commands is meant as one of them, and is not a folder."""
@@ -68,9 +45,6 @@ def unknown_word(word: str, path: str, commands: Mapping[str, Sequence[str]]) ->
         it where it is a group itself
     """
     group = path.partition(" ")[2]
-    renamed = {**_RENAMED, **{old: new for study in find_studies() for old, new in study.formerly.items()}}
-    if not group and word in renamed:
-        return f"`panbench {word}` is called `panbench {renamed[word]}` now."
     return f"There is no command `{path} {word}`. {_hint(word, path, group, commands)}"
 
 
@@ -96,10 +70,6 @@ def usage_sentence(error: Any) -> str:
     if context is None:
         return message
     path = context.command_path
-    name = path.partition(" ")[2]
-    option = getattr(error, "option_name", None)
-    if option is not None and (now := _OPTIONS.get(name, {}).get(option)):
-        return f"`{path}` has no {option}. Use {now}."
     options = {each for param in context.command.get_params(context) for each in param.opts}
     if extra := re.match(r"Got unexpected extra argument\S* \((.*)\)", message):
         word = extra[1].split(" ")[0]

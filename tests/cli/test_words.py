@@ -1,4 +1,4 @@
-"""A word or an option that there is not is answered in a sentence: its new name, or what was meant."""
+"""An unknown word or option is answered in a sentence that says what was probably meant."""
 
 import pytest
 from support import panbench
@@ -10,9 +10,7 @@ from panbench.report.answers import export
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        ("verify results/a", "`panbench verify` is called `panbench runs verify RUN` now."),
-        ("submit results/a", "`panbench submit` is called `panbench export coco-server RUN` now."),
-        ("published R50", "`panbench published` is called `panbench models --published` now."),
+        ("verify results/a", "Did you mean `panbench runs verify`?"),
         ("list", "`panbench runs` lists stored runs, `panbench models` the models."),
         ("download", "`panbench models --download NAME` fetches weights"),
         ("plot causes", "Did you mean `panbench show plot`?"),
@@ -29,9 +27,7 @@ from panbench.report.answers import export
         ("eval mine.py", "Did you mean --config mine.py?"),
         ("eval shapes", "Did you mean --data shapes?"),
         ("eval --modell x", "Did you mean --model?"),
-        ("eval --weights random", "Use --checkpoint FILE, or --checkpoint random"),
-        ("eval --fp16", "Use --candidates-fp16"),
-        ("eval --annotations x.json", "Use --gt FILE.json, with --images DIR."),
+        ("eval --fp16", "No such option: --fp16. `panbench eval --help` shows what it takes."),
         ("validate data/coco", "Did you mean `panbench data check` for a dataset"),
         ("eval --limit 0", "greater than or equal to 1"),
         ("score --pred p.json", "The shortest form is `panbench score --gt FILE --pred FILE`."),

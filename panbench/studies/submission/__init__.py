@@ -9,5 +9,4 @@ STUDY = Study(
     "Predictions as COCO’s evaluation server takes them.",
     order=110,
     options={"export": "panbench.studies.submission.options:ServerOptions"},
-    formerly={"submit": "export coco-server RUN"},
 )
