@@ -56,7 +56,6 @@ TOLD_APART = (
 )
 
 COMMAND = "`panbench eval --metrics pq,ap,miou`"
-NO_BOXES = "Box AP_pan is not recorded: the run was made before boxes were. `panbench eval --overwrite` records them."
 SHOWN = {"AP": "AP_pan", "AP_box": "box AP_pan"}
 """How tables write the names of the record that do not read by themselves."""
 
@@ -65,7 +64,7 @@ SHOWN = {"AP": "AP_pan", "AP_box": "box AP_pan"}
 class UnfusedScores:
     """Values measured before fusion: value, low and high of each metric by name; None without a value.
 
-    has_ap, has_boxes, has_miou: whether the run has the rows; truth: what AP was measured against, in words
+    has_ap, has_miou: whether the run has the rows; truth: what AP was measured against, in words
     boxes: where the boxes of the detections are from, in words
     """
 
@@ -73,7 +72,6 @@ class UnfusedScores:
     low: dict[str, float | None]
     high: dict[str, float | None]
     has_ap: bool
-    has_boxes: bool
     has_miou: bool
     truth: str
     boxes: str | None = None
@@ -82,7 +80,7 @@ class UnfusedScores:
         """The keys that `metrics --json` holds: fractions, None where pycocotools has -1 or the run has no rows."""
         return {
             "AP_pan": {name: self.values[name] for name in AP_NAMES} if self.has_ap else None,
-            "AP_box_pan": {name: self.values[f"{name}_box"] for name in AP_NAMES} if self.has_boxes else None,
+            "AP_box_pan": {name: self.values[f"{name}_box"] for name in AP_NAMES} if self.has_ap else None,
             "AP_box_pan_of": self.boxes,
             "AP_pan_gt": self.truth if self.has_ap else None,
             "mIoU_pan": self.values[MIOU_NAME] if self.has_miou else None,
@@ -98,7 +96,7 @@ def unfused_scores(run: Run) -> UnfusedScores:
     values: dict[str, float | None] = dict.fromkeys((*AP_NAMES, *BOX_AP_NAMES, MIOU_NAME))
     low, high = dict(values), dict(values)
     if table is None:
-        return UnfusedScores(values, low, high, False, False, False, ap_truth(run))
+        return UnfusedScores(values, low, high, False, False, ap_truth(run))
     measured = measured_before_fusion(table, run.categories)
     values |= measured
     images = np.sort(table.image_id)
@@ -106,8 +104,7 @@ def unfused_scores(run: Run) -> UnfusedScores:
         drawn = resampled_unfused(table, images, draw_counts(len(images)), run.categories)
         for name, sample in drawn.items():
             low[name], high[name] = _interval(sample)
-    has = [name in measured for name in ("AP", "AP_box", MIOU_NAME)]
-    return UnfusedScores(values, low, high, has[0], has[1], has[2], ap_truth(run), _boxes_of(table))
+    return UnfusedScores(values, low, high, "AP" in measured, MIOU_NAME in measured, ap_truth(run), _boxes_of(table))
 
 
 def measured_before_fusion(table: UnfusedTable, categories: Sequence[Category]) -> dict[str, float | None]:
@@ -140,15 +137,13 @@ def unfused_grid(scores: UnfusedScores, miou: float | None) -> Grid:
     rows: list[tuple[str, ...]] = []
     if scores.has_ap:
         for name in AP_NAMES:
-            of_boxes = cells(f"{name}_box") if scores.has_boxes else (ABSENT, "")
-            rows.append(("AP_pan" if name == "AP" else f"AP_pan, {name}", *cells(name), *of_boxes))
+            rows.append(("AP_pan" if name == "AP" else f"AP_pan, {name}", *cells(name), *cells(f"{name}_box")))
     if scores.has_miou:
         rows.append((MIOU_NAME, *cells(MIOU_NAME), "", ""))
     rows.append(("mIoU of the fused map", percent(miou), "", "", ""))
     notes = [TOLD_APART, f"Intervals: {RESAMPLES:,} resamples of the images."]
     if scores.has_ap:
-        boxes = f"Box AP_pan: {scores.boxes}." if scores.has_boxes else NO_BOXES
-        notes = [f"AP_pan against {scores.truth}.", boxes, *notes]
+        notes = [f"AP_pan against {scores.truth}.", f"Box AP_pan: {scores.boxes}.", *notes]
     columns = ("Before fusion", "", "95 % interval", "of boxes", "95 % interval")
     # Without AP there is nothing of boxes.
     used = len(columns) if scores.has_ap else 3
@@ -228,8 +223,7 @@ def with_unfused(standing: Standing, runs: Sequence[Run], metrics: Sequence[str]
             + "; ".join(f"{run.name} {ap_truth(run)}" for run in runs)
             + ". Evaluate them alike."
         )
-    of_boxes = ("AP_box",) if any(_boxes_of(table) for table in tables) else ()
-    names = (*((*AP_NAMES, *of_boxes) if "ap" in metrics else ()), *((MIOU_NAME,) if "miou" in metrics else ()))
+    names = (*((*AP_NAMES, "AP_box") if "ap" in metrics else ()), *((MIOU_NAME,) if "miou" in metrics else ()))
     images = shared_images(runs)
     counts = draw_counts(len(images))
     categories = runs[0].categories
@@ -264,9 +258,9 @@ def _values_grid(
     runs, tables = of
     notes = [TOLD_APART]
     if "AP" in names:
-        sources: dict[str, list[str]] = {}
+        sources: dict[str | None, list[str]] = {}
         for title, table in zip(titles, tables, strict=True):
-            sources.setdefault(_boxes_of(table) or "not recorded (made before boxes were)", []).append(title)
+            sources.setdefault(_boxes_of(table), []).append(title)
         boxes = "; ".join(f"{in_sentence(of_source, 3)}: {source}" for source, of_source in sources.items())
         notes = [f"AP against {ap_truth(runs[0])}.", f"Box AP_pan: {boxes}.", *notes]
     return Grid(("Before fusion", *(SHOWN.get(name, name) for name in names)), rows, notes=tuple(notes))
@@ -339,7 +333,7 @@ def table_of(run: Run) -> UnfusedTable | None:
 
 
 def _boxes_of(table: UnfusedTable) -> str | None:
-    """The source of a run's detection boxes in words; None where none were recorded."""
+    """The source of a run's detection boxes in words; None without AP_pan."""
     if table.instances is None or table.instances.boxes is None:
         return None
     return source_in_words(table.instances.boxes)

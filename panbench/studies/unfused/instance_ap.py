@@ -58,7 +58,7 @@ class InstanceTable:
         lists (it decides the size), pixels what its mask covers (it decides IoU)
     pair_image, pair_det, pair_gt, pair_pixels: one row a detection and a true instance that share pixels, whatever
         their categories
-    boxes: None where they were not recorded
+    boxes: None in a table that `of_boxes` makes
 
     Areas and shared pixels are those of masks; in a table that `of_boxes` makes, those of boxes.
     """

@@ -29,7 +29,7 @@ from panbench.studies.unfused.boxes import listed_box
 from panbench.studies.unfused.instance_ap import Boxes, InstanceTable
 from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable, concat_unfused
 from panbench.studies.unfused.outputs import InstanceMasks, Unfused, unfused
-from panbench.studies.unfused.rows import images_measured, lacks_boxes, write_unfused
+from panbench.studies.unfused.rows import images_measured, write_unfused
 
 __all__ = ["Measurer"]
 
@@ -57,7 +57,6 @@ class Measurer(Listener):
         runs = [Run(writer.info, writer.path) for writer in writers]
         self._held = [images_measured(run) for run in runs]
         self._done = frozenset.intersection(*self._held)
-        self._without_boxes = [lacks_boxes(run) for run in runs]
         self._thing_ids = frozenset(category.id for category in dataset.categories if category.isthing)
         n_labels = 1 + max(ids, default=-1)
         self.category_of = np.array([ids.get(label, 0) for label in range(n_labels)], np.int32)
@@ -112,11 +111,11 @@ class Measurer(Listener):
     def _write(self) -> None:
         if self._block:
             table = concat_unfused(self._block)
-            for writer, held, without_boxes in zip(self._writers, self._held, self._without_boxes, strict=True):
+            for writer, held in zip(self._writers, self._held, strict=True):
                 new = np.array([image for image in table.image_id.tolist() if image not in held], np.int64)
                 own = table if len(new) == len(table.image_id) else table.only(new)
                 if len(new):
-                    write_unfused(writer, own.without_boxes() if without_boxes else own, self._rank)
+                    write_unfused(writer, own, self._rank)
             self._block = []
         self._since = time.monotonic()
 

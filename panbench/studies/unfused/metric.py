@@ -9,7 +9,7 @@ resample only weighs them anew. RESAMPLES bounds the cost: 1,000 in place of PQ'
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -98,10 +98,6 @@ class UnfusedTable:
         if self.instances is None or self.instances.boxes is None:
             return None
         return instance_ap(of_boxes(self.instances, self.instances.boxes), thing_ids(categories))
-
-    def without_boxes(self) -> "UnfusedTable":
-        """The same rows, for a run without any in its other rows."""
-        return self if self.instances is None else replace(self, instances=replace(self.instances, boxes=None))
 
     def semantic_iou(self, categories: Sequence[Category]) -> "SemanticIoU | None":
         """mIoU_pan; None without rows of the semantic map. Raises ValueError for a category that is not listed."""

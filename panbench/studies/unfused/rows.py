@@ -8,9 +8,8 @@
 | `pair` | a predicted and a true instance that share pixels | det_id, gt_id, pixels |
 | `category` | a category of the semantic map | category_id, gt_pixels, pred_pixels (where labelled), pixels (both) |
 
-det_id and gt_id count from 1 within an image. box_predicted: whether the box is the model's own, not the mask's. Runs
-that were begun before boxes were recorded have none of these five columns, and go on without. The schema's metadata
-says which metrics the rows were made for.
+det_id and gt_id count from 1 within an image. box_predicted: whether the box is the model's own, not the mask's. The
+schema's metadata says which metrics the rows were made for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from panbench.studies.unfused.metric import CategoryPixels, UnfusedTable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["NAME", "images_measured", "lacks_boxes", "read_unfused", "write_unfused"]
+__all__ = ["NAME", "images_measured", "read_unfused", "write_unfused"]
 
 NAME = "unfused"
 """The folder of the side table."""
@@ -66,12 +65,6 @@ def images_measured(run: Run) -> frozenset[int]:
     return frozenset() if rows is None else frozenset(rows.images.tolist())
 
 
-def lacks_boxes(run: Run) -> bool:
-    """Whether a run has rows that were made before boxes were recorded: what is added to them must be like them."""
-    rows = run.side_tables.get(NAME)
-    return rows is not None and rows.table is not None and _PREDICTED not in rows.table.schema.names
-
-
 def read_unfused(run: Run) -> UnfusedTable | None:
     """All rows of a run in order of image ids; None where it has none. Raises BadRun where some cannot be read."""
     rows = run.side_tables.get(NAME)
@@ -97,8 +90,7 @@ def _to_arrow(table: UnfusedTable) -> "pa.Table":
             blocks.append((kind, dict(zip(_COLUMNS[kind], of_kind, strict=True)) | _box_columns(table.instances, kind)))
     if table.pixels is not None:
         blocks.append(("category", {name: getattr(table.pixels, name) for name in _COLUMNS["category"]}))
-    # What has no instances has no box to record either, and its rows are as they always were.
-    schema = _schema(with_boxes=table.instances is not None and table.instances.boxes is not None)
+    schema = _schema()
     tables = []
     for kind, columns in blocks:
         n = len(columns["image_id"])
@@ -130,8 +122,7 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
     metrics = (arrow.schema.metadata or {}).get(_METRICS)
     if metrics is None:
         raise ValueError("it does not say which metrics it is for")
-    with_boxes = _PREDICTED in arrow.schema.names
-    if missing := [name for name in _schema(with_boxes).names if name not in arrow.schema.names]:
+    if missing := [name for name in _schema().names if name not in arrow.schema.names]:
         raise ValueError(f"it lacks the columns {', '.join(missing)}")
     kinds = arrow.column("kind").cast(pa.string())
 
@@ -147,20 +138,17 @@ def _from_arrow(arrow: "pa.Table") -> UnfusedTable:
         }
         named["det_score"] = named["det_score"].astype(np.float64)
         named["gt_iscrowd"] = named["gt_iscrowd"].astype(np.bool_)
-        boxes = None
-        if with_boxes:
-            det, gt = (np.stack(of_kind(kind, _CORNERS), axis=1).astype(np.float64) for kind in ("det", "gt"))
-            boxes = Boxes(det, gt, of_kind("det", (_PREDICTED,))[0].astype(np.bool_))
+        det, gt = (np.stack(of_kind(kind, _CORNERS), axis=1).astype(np.float64) for kind in ("det", "gt"))
+        boxes = Boxes(det, gt, of_kind("det", (_PREDICTED,))[0].astype(np.bool_))
         instances = InstanceTable(**named, boxes=boxes)
     if "miou" in wanted:
         pixels = CategoryPixels(*of_kind("category"))
     return UnfusedTable(np.sort(of_kind("image")[0]), instances, pixels)
 
 
-def _schema(with_boxes: bool) -> "pa.Schema":
+def _schema() -> "pa.Schema":
     import pyarrow as pa
 
-    boxes = {**dict.fromkeys(_CORNERS, pa.float64()), _PREDICTED: pa.bool_()} if with_boxes else {}
     return pa.schema(
         {
             "kind": pa.dictionary(pa.int8(), pa.string()),
@@ -174,6 +162,7 @@ def _schema(with_boxes: bool) -> "pa.Schema":
             "pred_pixels": pa.int64(),
             "pixels": pa.int64(),
             "iscrowd": pa.bool_(),
-            **boxes,
+            **dict.fromkeys(_CORNERS, pa.float64()),
+            _PREDICTED: pa.bool_(),
         }
     )

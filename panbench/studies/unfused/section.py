@@ -19,7 +19,7 @@ _HOW = "`panbench eval … --metrics pq,ap,miou` measures them in the pass of PQ
 
 def unfused_section(members: Sequence[Compared]) -> Section:
     """AP_pan, box AP_pan and mIoU_pan on the images shown, of runs that have the rows."""
-    title, rows, notes, lacking, boxless = "Before fusion", [], [TOLD_APART], [], []
+    title, rows, notes, lacking = "Before fusion", [], [TOLD_APART], []
     for index, member in enumerate(members):
         try:
             table = table_of(member.run)
@@ -38,12 +38,8 @@ def unfused_section(members: Sequence[Compared]) -> Section:
                 f"{member.label}: AP against {ap_truth(member.run)}; of boxes: "
                 f"{source_in_words(table.instances.boxes)}."
             )
-        elif table.instances is not None:
-            boxless.append(member.label)
     if not rows:
         return Section(title, missing=f"AP_pan, box AP_pan and mIoU_pan: {_HOW}")
-    if boxless:
-        notes.append(f"Box AP_pan was not recorded, as boxes were not yet: {', '.join(boxless)}.")
     if lacking:
         notes.append(f"Not measured: {', '.join(lacking)}. {_HOW}")
     intro = (

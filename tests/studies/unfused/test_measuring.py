@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute
-import pyarrow.parquet
 import pytest
 import torch
 from support import evaluated, panbench
@@ -27,7 +25,6 @@ from panbench.report.answers.findings import metric_findings
 from panbench.runs import Run, load_run
 from panbench.runs.merge import merge_runs
 from panbench.studies.ensembles.merging import flip
-from panbench.studies.unfused import measuring
 from panbench.studies.unfused.answer import unfused_scores, with_unfused
 from panbench.studies.unfused.boxes import tight_box
 from panbench.studies.unfused.options import UnfusedOptions, parse_metrics
@@ -274,34 +271,7 @@ def test_metrics_that_cannot_be_measured_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_was_begun_before_boxes_were_recorded_goes_on_without_and_says_so(dataset, tmp_path, monkeypatch):
-    out = tmp_path / "old"
-    model = find_model("mask2former-tiny")
-    write = measuring.write_unfused
-    with monkeypatch.context() as patched:
-        patched.setattr(measuring, "write_unfused", lambda to, table, rank: write(to, table.without_boxes(), rank))
-        evaluated(model, dataset, out, studies=MEASURED)
-    (file,) = (out / "unfused").glob("*.parquet")
-    assert "x1" not in pyarrow.parquet.read_schema(file).names
-    # Killed with half of its rows: the other half has none either, so that all are of one kind.
-    table = pyarrow.parquet.read_table(file)
-    file.unlink()
-    half = table.filter(pyarrow.compute.less_equal(table["image_id"], sorted(table["image_id"].to_pylist())[0]))
-    pyarrow.parquet.write_table(half, file, compression="zstd")
-    record = json.loads((out / "run.json").read_text())
-    for part in (out / "parts").glob("*.parquet"):
-        part.unlink()
-    (out / "run.json").write_text(json.dumps({**record, "status": "running", "parts": [], "unfused": None}))
-    old = evaluated(model, dataset, out, studies=MEASURED, resume=True)
-    assert (old.info.status, len(old.side_tables["unfused"].images)) == ("done", 12)
-    found = metric_findings(old)
-    assert found.record["AP_pan"]["AP"] is not None
-    assert (found.record["AP_box_pan"], found.record["AP_box_pan_of"]) == (None, None)
-    printed = " ".join(panbench("metrics", out).output.split())
-    assert "Box AP_pan is not recorded: the run was made before boxes were." in printed
-
-
-def test_a_comparison_says_whose_boxes_are_predicted_and_whose_are_not_recorded(whole, folder, tmp_path):
+def test_a_comparison_says_whose_boxes_are_predicted_and_whose_are_of_masks(whole, folder, tmp_path):
     boxes = evaluated(find_model("panoptic-fpn-tiny"), open_dataset(folder), tmp_path / "boxes", studies=MEASURED)
     assert unfused_scores(boxes).boxes == "the boxes of the model's own box head"
     told = with_unfused(standing([whole, boxes]), [whole, boxes], ("ap",))
