@@ -34,10 +34,7 @@ from panbench.runs import check_recorded, recorded
 
 __all__ = ["LOW_GATE", "VERSION", "Encoded", "StoredOutputs", "block_of", "decode", "encode", "write_block"]
 
-VERSION = 3
-# Version 1 had all masks in half precision, as `exact=False` still has them; version 2 had a checksum of the payload
-# alone. Both can be read.
-_OLDER = (1, 2)
+VERSION = 1
 LOW_GATE = 0.05
 """Candidates whose gate is not above this are not stored."""
 
@@ -115,8 +112,6 @@ def encode(output: Output, rule: Rule, *, exact: bool = True, low_gate: float = 
 
 def decode(header: dict[str, Any], payload: bytes, device: torch.device | str = "cpu") -> Candidates | Instances:
     """What `encode` was given, as it was stored. Raises ValueError when the two do not fit together."""
-    if header.get("crc32", zlib.crc32(payload)) != zlib.crc32(payload):  # of version 2
-        raise ValueError("its checksum differs")
     frame = _frame(header["frame"])
     arrays = _unpacked(header["arrays"], payload)
     stored = arrays["values"]
@@ -252,7 +247,7 @@ class StoredOutputs:
                 batch.validate(full=True)
                 found = {name: batch.column(name)[0].as_py() for name in batch.schema.names}
                 header, payload = found["header"], found["payload"]
-                if "crc32" in found and found["crc32"] != _row_crc32(image_id, header, payload):
+                if found["crc32"] != _row_crc32(image_id, header, payload):
                     raise ValueError("its checksum differs")
                 return decode(json.loads(header), payload, device)
         except (pa.ArrowException, ArithmeticError, AttributeError, LookupError, MemoryError, OSError) as problem:
@@ -273,14 +268,14 @@ def _about(schema: pa.Schema, path: Path) -> dict[str, Any]:
     said = (schema.metadata or {}).get(_ABOUT, b"null")
     about = json.loads(said)
     version = about.pop("version", None) if isinstance(about, dict) else None
-    if type(version) is not int or schema.names != (_SCHEMA.names[:3] if version in _OLDER else _SCHEMA.names):
+    if type(version) is not int or schema.names != _SCHEMA.names:
         raise BadRun(f"{path} was not written by panbench as candidates of a run, or is damaged.")
-    if version not in (*_OLDER, VERSION):
+    if version != VERSION:
         raise BadRun(
-            f"{path} holds candidates of version {version}; this panbench reads up to version {VERSION}. Make them "
-            "again with `panbench eval --keep-candidates`."
+            f"{path} holds candidates of version {version}; this panbench reads version {VERSION}. Make them again "
+            "with `panbench eval --keep-candidates`."
         )
-    if version not in _OLDER and schema.metadata.get(_ABOUT_CRC32) != str(zlib.crc32(said)).encode():
+    if schema.metadata.get(_ABOUT_CRC32) != str(zlib.crc32(said)).encode():
         raise ValueError("the checksum of what it says of its run differs")
     return dict(about)
 

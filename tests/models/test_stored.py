@@ -1,10 +1,8 @@
 import json
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
@@ -130,19 +128,6 @@ def test_masks_for_other_rules_are_exact_to_eight_bits():
     assert torch.allclose(stored(output, rule, exact=False).masks, output.masks[kept], rtol=2**-11, atol=1e-6)
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_files_of_older_versions_still_load(tmp_path, version):
-    """Version 1 had no checksum, version 2 one of the payload in the header; both had three columns."""
-    encoded = encode(queries(1), parse_rule("mask2former"), exact=version > 1)
-    header = encoded.header if version == 1 else {**encoded.header, "crc32": zlib.crc32(encoded.payload)}
-    columns = {"image_id": [1], "header": [json.dumps(header)], "payload": [encoded.payload]}
-    table = pa.table(columns).replace_schema_metadata({"panbench": json.dumps({"run": "abc", "version": version})})
-    with pa.ipc.new_file(str(tmp_path / "0000-000000.arrow"), table.schema) as writer:
-        writer.write_table(table)
-    read = StoredOutputs(tmp_path).read(1)
-    assert torch.equal(read.masks, decode(encoded.header, encoded.payload).masks)
-
-
 def test_no_flipped_bit_of_a_file_changes_what_is_read(tmp_path):
     """Each byte of the file has one bit flipped: what is read is as it was written, or the file is refused."""
     small = replace(queries(1, count=2), masks=queries(1, count=2).masks[:, :4, :4].contiguous())
@@ -265,7 +250,7 @@ def test_torn_and_foreign_blocks_are_refused(folder):
 
 def test_candidates_of_another_version_are_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as newer:
-        newer.setattr("panbench.models.stored.VERSION", 4)
+        newer.setattr("panbench.models.stored.VERSION", 2)
         write_block(tmp_path / "0000-000000.arrow", [(1, encode(queries(1), parse_rule("mask2former")))], {"run": "a"})
-    with pytest.raises(BadRun, match="version 4; this panbench reads up to version 3"):
+    with pytest.raises(BadRun, match="version 2; this panbench reads version 1"):
         StoredOutputs(tmp_path)
