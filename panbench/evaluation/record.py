@@ -39,10 +39,7 @@ from panbench.runs import (
     digest_of,
     recorded,
 )
-from panbench.runs.definitions import current_definitions, definitions_in_words, stored_definitions
-
-# What runs did that were made before there was the setting.
-_BEFORE = {"exif": "apply"}
+from panbench.runs.definitions import current_definitions, definitions_in_words
 
 
 def first_record(
@@ -143,21 +140,20 @@ def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
 
 def refuse_other_settings(run: Run, settings: Mapping[str, Any], batch_size: int | str | None) -> None:
     """Raises BadRun when a stored run was made with other settings than the ones it is to be resumed with."""
-    stored = {**_BEFORE, **run.info.arguments, "definitions": definitions_in_words(stored_definitions(run.info))}
+    stored = run.info.arguments
     asked = dict(settings)
     if isinstance(batch_size, int):
         asked["batch_size"] = batch_size
     differences = [
         f"{key} was {stored.get(key)!r} and is now {value!r}"
         for key, value in asked.items()
-        # Runs of schema 1 did not record every setting.
-        if stored.get(key) != value and (key in stored or run.info.schema > 1)
+        if stored.get(key) != value
     ]
     # What only some models have, such as views, or a study that is no longer installed.
     differences += [
         f"{key} was {value!r} and is now None"
         for key, value in stored.items()
-        if value not in (None, False, "") and key not in {*asked, *_BEFORE, "batch_size"} and run.info.schema > 1
+        if value not in (None, False, "") and key not in {*asked, "batch_size"}
     ]
     if differences:
         raise BadRun(

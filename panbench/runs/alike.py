@@ -66,8 +66,8 @@ def same_ground_truth(one: DatasetRecord, other: DatasetRecord) -> bool:
     return one.fingerprint == other.fingerprint or (one.rows is not None and one.rows == other.rows)
 
 
-_ON_MMDET = ("mmdet", "panbench.models.mmdet.", "panbench.models.panoptic_segformer.", "panbench.models.mask_dino.")
-"""Adapters of networks that mmdet's modules run; the first is the name that runs of schema 1 have."""
+_ON_MMDET = ("panbench.models.mmdet.", "panbench.models.panoptic_segformer.", "panbench.models.mask_dino.")
+"""Adapters of networks that mmdet's modules run."""
 
 _SENTENCES: Mapping[str, tuple[Callable[[RunInfo], Any], str]] = {
     "categories": (lambda info: info.categories, "{} and {} have different categories"),

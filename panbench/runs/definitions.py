@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Definition:
-    """Something that has a part in some runs' numbers, and its version today. Version 1 is what no run recorded.
+    """Something that has a part in some runs' numbers, and its version today.
 
     name: as run.json and sentences have it; applies: whether it has a part in a run, by its model and arguments
     """
@@ -40,7 +40,7 @@ class Definition:
 OF_THE_CORE: tuple[Definition, ...] = (
     Definition(
         "Panoptic SegFormer's masks",
-        2,  # brought to the original size in one step, as its authors do, where version 1 took two
+        1,
         lambda model, arguments: model is not None and model.family == "psf",
     ),
 )
@@ -53,10 +53,9 @@ def current_definitions(model: ModelRecord | None, arguments: Mapping[str, Setti
 
 
 def stored_definitions(info: RunInfo) -> dict[str, int]:
-    """The versions that a stored run was made by; 1 for what has a part in it and was not recorded."""
-    pairs = (pair.rpartition("=") for pair in str(info.arguments.get("definitions") or "").split("; ") if pair)
-    recorded = {name: int(version) if version.isdigit() else 1 for name, _, version in pairs}
-    return {**dict.fromkeys(current_definitions(info.model, info.arguments), 1), **recorded}
+    """The versions that a stored run was made by, by name."""
+    pairs = (pair.rpartition("=") for pair in str(info.arguments.get("definitions") or "").split("; "))
+    return {name: int(version) for name, _, version in pairs if version.isdigit()}
 
 
 def definitions_in_words(versions: Mapping[str, int]) -> str | None:

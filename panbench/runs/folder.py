@@ -89,7 +89,7 @@ class Run:
     def members(self) -> Membership:
         """Which files in parts/ are this run's."""
         assert self.path is not None
-        return Membership(self.path / "parts", self.info, self.info.parts or ())
+        return Membership(self.path / "parts", self.info, self.info.parts)
 
     @cached_property
     def side_tables(self) -> Mapping[str, SideTable]:
@@ -107,21 +107,12 @@ class Run:
         return self.members.missing() + (self._parts[1] if self._large is None else self._large.notices)
 
     @property
-    def is_verified(self) -> bool:
-        """Whether run.json lists the parts, so that changed ones are noticed; runs of schema 1 do not."""
-        return self.path is not None and self.info.parts is not None
-
-    @property
     def faults(self) -> tuple[str, ...]:
         """Why the tables are not those that the run wrote: one sentence for each part that is missing or changed."""
         if self.path is None or self._given_table is not None:
             return ()
-        if self.is_verified or self.info.status != "done":
-            listed = tuple(str(self.path / "parts" / record.name) for record in self.info.parts or ())
-            return tuple(notice for notice in self.notices if notice.startswith(listed) and "repeats" not in notice)
-        # Schema 1 has no list of parts, but it has counted their images.
-        held, written = len(self.images), self.info.images.scored
-        return () if held == written else (f"{self.path} holds {held:,} images of the {written:,} that were scored.",)
+        listed = tuple(str(self.path / "parts" / record.name) for record in self.info.parts)
+        return tuple(notice for notice in self.notices if notice.startswith(listed) and "repeats" not in notice)
 
     @property
     def shortfall(self) -> str | None:
@@ -278,7 +269,7 @@ class Run:
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
-    """The run in a folder (or of a run.json). Raises BadRun when there is none, it is foreign or of a newer schema."""
+    """The run in a folder (or of a run.json). Raises BadRun when there is none, it is foreign or of another schema."""
     folder = Path(path)
     if folder.name == "run.json" and not folder.is_dir():
         folder = folder.parent

@@ -17,13 +17,11 @@ from panbench.base.elsewhere import Elsewhere
 
 __all__ = ["NO_HASHES", "FileHashes", "digest_of", "photograph_code"]
 
-# One image in a part's metadata: its id, the digest of the image, the digest of its ground-truth PNG; zeros for none.
-_BYTES = np.dtype([("image_id", "<i8"), ("image", "u1", 32), ("truth", "u1", 32)])
-# With what its photograph's file says, where there is something to say; base64 has no colon.
-_LONGER = np.dtype([*_BYTES.descr, ("photograph", "u1")])
-# And with the digest of the id PNG that was predicted.
-_PREDICTED = np.dtype([*_LONGER.descr, ("prediction", "u1", 32)])
-_FORMS = {b"3:": _PREDICTED, b"2:": _LONGER, b"": _BYTES}
+# One image in a part's metadata: its id, the digests of the image and of its ground-truth PNG, what the photograph's
+# file says, and the digest of the predicted id PNG; zeros for none.
+_ROW = np.dtype(
+    [("image_id", "<i8"), ("image", "u1", 32), ("truth", "u1", 32), ("photograph", "u1"), ("prediction", "u1", 32)]
+)
 
 _ORIENTATION, _EXTRANEOUS = 15, 16
 
@@ -111,23 +109,19 @@ class FileHashes:
 
     def to_bytes(self) -> bytes:
         """ASCII for a part's metadata, which holds text only."""
-        mark = b"3:" if self.prediction.any() else b"2:" if (self.photograph > 1).any() else b""
-        rows = np.zeros(len(self), _FORMS[mark])
-        for name in rows.dtype.names or ():
+        rows = np.zeros(len(self), _ROW)
+        for name in _ROW.names or ():
             rows[name] = getattr(self, name)
-        return mark + base64.b64encode(rows.tobytes())
+        return base64.b64encode(rows.tobytes())
 
     @staticmethod
     def from_bytes(content: bytes) -> "FileHashes":
         """What `to_bytes` wrote. Raises ValueError."""
-        mark = next(mark for mark in _FORMS if content.startswith(mark))
         try:
-            rows = np.frombuffer(base64.b64decode(content[len(mark) :], validate=True), _FORMS[mark])
+            rows = np.frombuffer(base64.b64decode(content, validate=True), _ROW)
         except ValueError as problem:
             raise ValueError(f"has hashes of files that cannot be read ({problem})") from None
-        nothing = {"photograph": np.zeros(len(rows), np.uint8), "prediction": np.zeros((len(rows), 32), np.uint8)}
-        columns = (rows[name] if name in (rows.dtype.names or ()) else nothing[name] for name in _COLUMNS)
-        return FileHashes(rows["image_id"].astype(np.int64), *columns)
+        return FileHashes(rows["image_id"].astype(np.int64), *(rows[name] for name in _COLUMNS))
 
     def differing(self, other: "FileHashes") -> tuple[list[int], list[int]]:
         """The images whose image file differs, and those whose ground-truth PNG does, of those that both know."""

@@ -28,7 +28,7 @@ def without_run(metadata: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def run_of(metadata: Mapping[bytes, bytes]) -> str | None:
-    """The id of the run that a part says it is of; None for a part of schema 1, which says nothing."""
+    """The id of the run that a part says it is of; None for a file that says nothing."""
     found = metadata.get(_RUN)
     return None if found is None else found.decode(errors="replace")
 
@@ -53,9 +53,9 @@ class Membership:
         if listed is not None:
             if self.sha256(part) != listed.sha256:
                 raise NotAdmitted("is not what the run wrote (its SHA-256 differs from run.json's) and was left out")
-        elif info.id is not None:
+        else:
             found = metadata_of(part) if found is None else found
-            if found.get(_RUN) != info.id.encode():
+            if found.get(_RUN) != (info.id or "").encode():
                 raise NotAdmitted("was written by another run and was left out")
             if found.get(_SETTINGS) != _settings_hash(info):
                 raise NotAdmitted("was made with other settings and was left out")

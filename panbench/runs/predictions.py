@@ -60,7 +60,6 @@ def check_predictions_json(run: Run, path: Path) -> bool:
     """
     if run.path is not None and path == run.path / PREDICTIONS_JSON and check_recorded(run.path, PREDICTIONS_JSON):
         return True
-    # The ensembles of older versions named their own predictions as what they scored.
     scored = run.info.predictions
     if scored is None or Path(scored.json).name != path.name:
         return False

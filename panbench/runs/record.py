@@ -1,7 +1,7 @@
 """run.json as typed records: what was run, on what, with which result. It is read and written here and nowhere else.
 
 The text under each field is its documentation: `scripts/make/run_json.py` makes the table in docs/design.md of it.
-A value that does not exist is null, never 0 or NaN. Files of schema 1 load; what they did not record is null.
+A value that does not exist is null, never 0 or NaN.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ __all__ = [
     "read_info",
 ]
 
-SCHEMA = 2
+SCHEMA = 1
 
 Status = Literal["running", "done", "interrupted", "failed"]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
@@ -99,8 +99,8 @@ class RuleRecord:
     """the name of the rule"""
     thresholds: Mapping[str, Setting] = dataclasses.field(default_factory=dict)
     """all its thresholds by name"""
-    default: bool | None = None
-    """whether it is the model's own, with the thresholds of its config; null where that was not recorded"""
+    default: bool = False
+    """whether it is the model's own, with the thresholds of its config"""
 
     @classmethod
     def of(cls, record: Mapping[str, Setting]) -> "RuleRecord":
@@ -129,7 +129,7 @@ class DatasetRecord:
     fingerprint: str | None = None
     """the SHA-256 of the JSON: runs that share neither it nor `rows` are not compared"""
     rows: str | None = None
-    """the fingerprint of its images, segments and categories, whatever file they came from; null in older runs"""
+    """the fingerprint of its images, segments and categories, whatever file they came from"""
     n_images: Count | None = None
     """how many images the JSON lists"""
     has_ground_truth: bool = True
@@ -161,7 +161,7 @@ class PredictionsRecord:
     sha256: str
     """the SHA-256 of the JSON"""
     rows: str | None = None
-    """the fingerprint of its segments, whatever file they came from; null in older runs"""
+    """the fingerprint of its segments, whatever file they came from"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +282,7 @@ class RunInfo:
     panbench: str = ""
     """the version of panbench"""
     id: str | None = None
-    """a random number that each part repeats; null for runs of schema 1"""
+    """a random number that each part repeats"""
     kind: Literal["eval", "score"] = "eval"
     """eval: a model was run; score: a folder of predictions was scored"""
     name: str | None = None
@@ -294,7 +294,7 @@ class RunInfo:
     model: ModelRecord | None = None
     """the model; null for a scored folder"""
     rule: RuleRecord | None = None
-    """the fusion rule; null for a scored folder, and for runs of schema 1, which did not record it"""
+    """the fusion rule; null for a scored folder"""
     dataset: DatasetRecord = DatasetRecord()
     """the data"""
     category_map: CategoryMapRecord | None = None
@@ -312,7 +312,7 @@ class RunInfo:
     device: DeviceRecord = DeviceRecord()
     """the device"""
     precision: str | None = None
-    """the precision of the forward pass: fp32, ieee, tf32, bf16 or fp16 (docs/models.md); schema 1's fp32 is ieee"""
+    """the precision of the forward pass: fp32, ieee, tf32, bf16 or fp16 (docs/models.md)"""
     batch_size: Count | None = None
     """images a batch"""
     seed: int | None = None
@@ -335,8 +335,8 @@ class RunInfo:
     """how many processes evaluated it"""
     summary: SummaryRecord | None = None
     """the scores when the run was closed; null when it has no image"""
-    parts: tuple[PartRecord, ...] | None = None
-    """the parts when the run was last closed; null for runs of schema 1, which cannot be verified"""
+    parts: tuple[PartRecord, ...] = ()
+    """the parts when the run was last closed"""
     side_tables: Mapping[str, tuple[PartRecord, ...]] = dataclasses.field(default_factory=dict)
     """the files of a table that a study keeps beside the parts, under its folder's name (`unfused`), when the run was
     last closed; null without them"""
@@ -352,7 +352,7 @@ class RunInfo:
         object.__setattr__(self, "error", None if self.error is None else redact(self.error))
 
     def to_json(self) -> dict[str, Any]:
-        """The content of run.json, in this version's schema."""
+        """The content of run.json."""
         record: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = plain(getattr(self, field.name))
@@ -361,23 +361,23 @@ class RunInfo:
                 record |= {name: value.get(name) or None for name in dict.fromkeys([*named("tables"), *value])}
             else:
                 record[field.name] = value
-        return {**record, "schema": SCHEMA}
+        return record
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "RunInfo":
-        """The record that `to_json` wrote, of this schema or an older one; absent keys have their defaults.
+        """The record that `to_json` wrote; absent keys have their defaults.
 
         Raises BadRun with a sentence that names the field and begins with it.
         """
         try:
-            found = _upgraded(content)
+            found = dict(content)
             return _record(cls, found, "", side_tables=_side_tables(found))
         except _Wrong as wrong:
             raise BadRun(f"{wrong}.") from None
 
 
 def read_info(folder: Path) -> RunInfo:
-    """The record of the run in a folder. Raises BadRun when there is none, or it is damaged, foreign or too new."""
+    """The record of the run in a folder. Raises BadRun: missing, damaged, foreign, of another schema."""
     path = folder / "run.json"
     try:
         if not folder.exists():
@@ -395,10 +395,10 @@ def read_info(folder: Path) -> RunInfo:
         raise BadRun(f"{path} is damaged: {problem}.") from None
     if not isinstance(content, dict) or type(content.get("schema")) is not int or "panbench" not in content:
         raise BadRun(f"{path} is not the record of a panbench run: it has no `schema` and `panbench`.")
-    if content["schema"] > SCHEMA:
+    if content["schema"] != SCHEMA:
         raise BadRun(
             f"{path} has schema {content['schema']}, written by panbench {_shown(content['panbench'])}; this version "
-            f"reads up to {SCHEMA}. Update panbench."
+            f"reads schema {SCHEMA}. Use the version that wrote it, or make the run again."
         )
     try:
         return RunInfo.from_json(content)
@@ -443,30 +443,6 @@ class _Wrong(Exception):
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number that JSON has")
-
-
-def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a file of any schema as schema 2 has it."""
-    found = dict(content)
-    if found.get("schema", 1) >= 2:
-        return found
-    # Schema 1 wrote null for whatever was not known; here such a section or list is empty.
-    # Its fp32 turned TF32 off, which is called ieee now.
-    if found.get("precision") == "fp32":
-        found["precision"] = "ieee"
-    arguments = found.get("arguments")
-    if isinstance(arguments, dict) and arguments.get("precision") == "fp32":
-        arguments = found["arguments"] = {**arguments, "precision": "ieee"}
-    if isinstance(arguments, dict) and found.get("batch_size") is None:
-        found["batch_size"] = arguments.get("batch_size")
-    for field in dataclasses.fields(RunInfo):
-        if field.name in found and found[field.name] is None:
-            del found[field.name]
-    images = found.get("images")
-    if isinstance(images, dict):
-        # A skipped image that was repaired and scored later was counted twice.
-        found["images"] = {key: 0 if key == "missing" and value == -1 else value for key, value in images.items()}
-    return found
 
 
 def _side_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...]]:

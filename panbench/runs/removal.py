@@ -124,7 +124,7 @@ class _OwnFiles:
             # run.json goes last: without it, nothing that is left is the run's.
             if PART.fullmatch(str(name)) is None or self.info is None:
                 return False
-            if str(name) in listed or self.info.id is None:
+            if str(name) in listed:
                 return True
             # Not listed: written after the list was, or torn, unless it says that it is another run's.
             with contextlib.suppress(OSError, ValueError):

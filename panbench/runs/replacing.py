@@ -7,7 +7,6 @@ nothing is renamed or removed: RUN.old and RUN.new are names that users give to 
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import shlex
@@ -127,10 +126,7 @@ def finish_swap(home: Path) -> bool:
 
 
 def cut_short(home: Path) -> str | None:
-    """What to do when `home` is missing because its replacement was cut short; None when it was not.
-
-    RUN.old beside RUN.new counts, too: older versions of panbench wrote there, without a mark.
-    """
+    """What to do when `home` is missing because its replacement was cut short; None when it was not."""
     if os.path.lexists(home):
         return None
     new, old = replacement_of(home), old_of(home)
@@ -141,12 +137,6 @@ def cut_short(home: Path) -> str | None:
         )
     if os.path.isfile(old / RECORD):
         return f"{home} was not found. The run that was there is in {old}: {_move(old, home)} puts it back."
-    unmarked = [_sibling(home, suffix, hidden=False) for suffix in (".new", ".old")]
-    if all(map(_is_done, unmarked)):
-        return (
-            f"{home} was not found, but {unmarked[0]} and {unmarked[1]} were: an older panbench may have been stopped "
-            f"while it replaced the run. {_move(unmarked[0], home)} puts the new one in place."
-        )
     return None
 
 
@@ -187,10 +177,10 @@ def _mark_of(folder: Path) -> _Mark | None:
 
 
 def _identity(folder: Path) -> str | None:
-    """What tells the run in a folder from others: its id; of schema 1, which has none, its run.json's SHA-256."""
+    """What tells the run in a folder from others: its id; None where there is no run."""
     try:
-        return read_info(folder).id or hashlib.sha256((folder / RECORD).read_bytes()).hexdigest()
-    except (BadRun, OSError):
+        return read_info(folder).id
+    except BadRun:
         return None
 
 

@@ -26,7 +26,7 @@ from panbench.runs.layout import CORE_NAMES, MARK, PARTS, RECORD
 from panbench.runs.lock import RunLock
 from panbench.runs.manifest import forget_absent
 from panbench.runs.membership import part_metadata
-from panbench.runs.record import SCHEMA, STATUSES, RunInfo, SummaryRecord, read_info
+from panbench.runs.record import STATUSES, RunInfo, SummaryRecord, read_info
 from panbench.runs.removal import foreign_files, remove_run_files
 from panbench.runs.replacing import (
     beside,
@@ -73,7 +73,7 @@ class RunWriter:
     def create(cls, path: str | os.PathLike[str], info: RunInfo, overwrite: bool = False) -> "RunWriter":
         """Makes the folder and its run.json with status "running".
 
-        info: what is known by now; schema, id, panbench and status are filled in, name and started where absent
+        info: what is known by now; id, panbench and status are filled in, name and started where absent
         overwrite: replaces a run that is already there, once the new one is done
         Raises BadRun when the folder holds another run (unless `overwrite`) or anything else, or somebody writes it,
         and OutOfSpace when there is no room for both runs.
@@ -92,7 +92,6 @@ class RunWriter:
                 remove_run_files(place)
             content = replace(
                 info,
-                schema=SCHEMA,
                 id=secrets.token_hex(16),
                 panbench=__version__,
                 name=for_file(info.name or home.absolute().name),
@@ -124,7 +123,7 @@ class RunWriter:
     def resume(cls, path: str | os.PathLike[str]) -> "RunWriter":
         """Goes on with a run, or with the one that was to replace it: `done` holds the images in its readable parts.
 
-        `notices` names the parts that were left out. Raises BadRun when there is no run, it is of a newer schema, or
+        `notices` names the parts that were left out. Raises BadRun when there is no run, it is of another schema, or
         somebody writes it.
         """
         home = Path(path)
@@ -141,15 +140,8 @@ class RunWriter:
                 forget_absent(run.path)
             except OSError as problem:
                 raise BadRun(f"{home} cannot be written: {problem.strerror or problem}.") from None
-            # From here on the list is of what is there now; a run of schema 1 gets the identity that it never had.
-            writer.update(
-                schema=SCHEMA,
-                id=run.info.id or secrets.token_hex(16),
-                **_listed(run),
-                status="running",
-                error=None,
-                finished=None,
-            )
+            # From here on the list is of what is there now.
+            writer.update(**_listed(run), status="running", error=None, finished=None)
         except BaseException:
             lock.release()
             raise

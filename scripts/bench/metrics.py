@@ -10,12 +10,11 @@ without the import of packages; beside them what the resampling of intervals and
 
 import functools
 import importlib
-import importlib.util
-import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +27,23 @@ COMMANDS = ("metrics", "errors", "compare")
 
 
 def write_runs(folder: Path, images: int) -> list[Path]:
-    """Two runs, as any version of panbench reads them: run.json of schema 1 and one part."""
-    import pyarrow.parquet
-
+    """Two runs of one part each."""
+    from panbench.runs import DatasetRecord, ImagesRecord, RunInfo, RunWriter
     from scripts.bench.scale import repeated, seed_tables
 
     runs = []
     for seed in (0, 1):
         tables, categories = seed_tables(200, seed)
         run = folder / f"run-{seed}"
-        (run / "parts").mkdir(parents=True)
-        part = repeated(tables, 0, images)
-        pyarrow.parquet.write_table(part.to_arrow(), run / "parts" / "0000-000000.parquet")
-        record = {
-            "schema": 1,
-            "panbench": "0",
-            "kind": "score",
-            "name": run.name,
-            "status": "done",
-            "dataset": {"name": "made", "split": "val", "fingerprint": "made", "n_images": images},
-            "images": {"expected": images, "scored": images},
-            "categories": [
-                {"id": c.id, "name": c.name, "isthing": c.isthing, "supercategory": f"group {c.id % 12}", "color": None}
-                for c in categories
-            ],
-        }
-        (run / "run.json").write_text(json.dumps(record), "utf-8")
+        info = RunInfo(
+            kind="score",
+            dataset=DatasetRecord(name="made", split="val", fingerprint="made", n_images=images),
+            images=ImagesRecord(expected=images, scored=images),
+            categories=tuple(replace(c, supercategory=f"group {c.id % 12}", color=None) for c in categories),
+        )
+        writer = RunWriter.create(run, info)
+        writer.write_part(repeated(tables, 0, images))
+        writer.finish("done", summary=None)
         runs.append(run)
     return runs
 
@@ -64,9 +54,7 @@ def counting(command: str, *runs: str) -> Callable[[], dict[str, float]]:
     from panbench.report.answers import comparison, findings
     from panbench.runs import load_run
 
-    # Before there was metrics/matched.py, metrics/pq.py matched.
-    there = importlib.util.find_spec("panbench.metrics.matched")
-    matching: Any = importlib.import_module("panbench.metrics.matched" if there else "panbench.metrics.pq")
+    matching: Any = importlib.import_module("panbench.metrics.matched")
     counts = {"matchings": 0.0, "resampling": 0.0}
 
     def counted(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,9 +74,7 @@ def counting(command: str, *runs: str) -> Callable[[], dict[str, float]]:
         return resampled
 
     matching._rows = counted(matching._rows)
-    # The second name is that of checkouts from before.
-    resample = "resampled" if hasattr(uncertainty, "resampled") else "_resampled"
-    setattr(uncertainty, resample, timed(getattr(uncertainty, resample)))
+    uncertainty.resampled = timed(uncertainty.resampled)
     uncertainty._swap_p_values = timed(uncertainty._swap_p_values)
     work: dict[str, Callable[[], Any]] = {
         "metrics": lambda: findings.metric_findings(load_run(Path(runs[0]))),

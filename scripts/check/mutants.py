@@ -136,7 +136,7 @@ MUTANTS = (
         "foreign_part_read",
         "a part of another run is left out",
         "panbench/runs/membership.py",
-        "            if found.get(_RUN) != info.id.encode():",
+        '            if found.get(_RUN) != (info.id or "").encode():',
         "            if False:",
         (f"{RUNS}::TestTwoWriters::test_parts_of_another_run_are_refused_by_name",),
     ),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from panbench.cli.eval_request import EvalRequest
 from panbench.cli.prepare import _keeps_predictions
 from panbench.cli.request import Missing, ask_once, default_data, leave_out_others, missing_for
 from panbench.datasets import CocoMissing
+from panbench.runs import RunInfo, RunWriter
 
 R50, FPN, TINY = find_model("mask2former-r50"), find_model("panoptic-fpn-r50-1x"), find_model("mask2former-tiny")
 OWN = dataclasses.replace(TINY, name="mine", trained_on=None)
@@ -174,8 +174,6 @@ def test_what_is_shared_out_has_no_ground_truth_or_shares_names_keeps_prediction
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_run_that_is_resumed_keeps_predictions_if_it_did_before(tmp_path, kept):
-    reference = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1" / ("done" if kept else "interrupted")
-    assert json.loads((reference / "run.json").read_text("utf-8"))["arguments"]["save_predictions"] is kept
-    assert (
-        _keeps_predictions(EvalRequest(resume=True), dataset(), [tmp_path / "none", reference], is_spread=False) is kept
-    )
+    run = tmp_path / "run"
+    RunWriter.create(run, RunInfo(arguments={"save_predictions": kept})).finish("interrupted")
+    assert _keeps_predictions(EvalRequest(resume=True), dataset(), [tmp_path / "none", run], is_spread=False) is kept

@@ -13,11 +13,19 @@ from panbench.base.errors import BadRun
 from panbench.panoptic.coco import read_id_png, write_id_png, write_panoptic_json
 from panbench.panoptic.types import Annotation, Category, ImageInfo, PanopticSet, Segment
 from panbench.report.answers.tables import comparison_rows
-from panbench.runs import DeviceRecord, FileHashes, RuleRecord, RunWriter, load_run
+from panbench.runs import (
+    DatasetRecord,
+    DeviceRecord,
+    FileHashes,
+    ModelRecord,
+    RuleRecord,
+    RunInfo,
+    RunWriter,
+    load_run,
+)
 from panbench.scoring.folder import score_folder
 
 BALL = Category(1, "ball", isthing=True)
-SCHEMA_1 = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1"
 
 
 def panoptic_set(folder: Path, name: str, images: int = 3) -> Path:
@@ -206,11 +214,6 @@ def test_a_run_that_differs_is_not_verified(tmp_path, harm):
     assert any(sentence in problem for problem in found["problems"])
 
 
-def test_a_run_of_schema_1_is_unverified(tmp_path):
-    result = panbench("runs", "verify", SCHEMA_1 / "scored")
-    assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "scored: unverified")
-
-
 def test_runs_on_changed_ground_truth_are_not_compared(tmp_path):
     first = load_run(scored(tmp_path, "before"))
     write_id_png(tmp_path / "gt" / "2.png", np.array([[1, 1, 1, 0]], np.int32))
@@ -272,14 +275,15 @@ def test_the_config_that_a_run_names_is_never_run(tmp_path):
     """A run may come from anybody; what it names is not opened, let alone executed."""
     trap = tmp_path / "trap.py"
     trap.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    shutil.copytree(SCHEMA_1 / "done", tmp_path / "run")
-    content = json.loads((tmp_path / "run" / "run.json").read_text())
     gt = panoptic_set(tmp_path, "gt")
     (tmp_path / "photos").mkdir()
     write_id_png(tmp_path / "photos" / "1.jpg", np.zeros((1, 4), np.int32))
-    content["model"].update(name="theirs", config=str(trap), weights=str(gt))
-    content["dataset"].update(gt=str(gt), gt_dir=str(tmp_path / "gt"), images=str(tmp_path / "photos"))
-    (tmp_path / "run" / "run.json").write_text(json.dumps(content))
+    info = RunInfo(
+        model=ModelRecord(name="theirs", family="mask2former", config=str(trap), weights=str(gt)),
+        dataset=DatasetRecord(gt=str(gt), gt_dir=str(tmp_path / "gt"), images=str(tmp_path / "photos")),
+        categories=(BALL,),
+    )
+    RunWriter.create(tmp_path / "run", info).finish("done")
     result = panbench("show", "attention", "--run", tmp_path / "run", "--image", "1", "--out", tmp_path / "a.png")
     assert result.exit_code == 2
     assert "which panbench runs only when you name it: add --config FILE" in words(result.stderr)
@@ -356,7 +360,6 @@ class TestPredictions:
         assert (result.exit_code, "The predictions no longer exist." in result.stdout) == (0, True)
 
     def test_of_a_run_that_recorded_nothing_nothing_is_called_damaged(self, tmp_path, monkeypatch):
-        """As older versions wrote it: parts without the hashes of predictions, and no hashes/."""
         of = FileHashes.of
         monkeypatch.setattr(FileHashes, "of", staticmethod(lambda rows, *_, **__: of(rows)))
         run = scored(tmp_path)

@@ -98,7 +98,7 @@ def test_run_json_keeps_no_secret_of_command_line_and_error(monkeypatch):
     kept = json.dumps(info.to_json())
     assert "hunter2" not in kept
     assert TOKEN not in kept
-    # A run that an older version stored is shown without them, too.
+    # A run.json that somebody else wrote is shown without them, too.
     stored = {**info.to_json(), "error": "no http://anna:hunter2@proxy", "command": [f"--x={TOKEN}"]}
     read = RunInfo.from_json(stored)
     assert (read.error, read.command) == ("no http://***@proxy", ("--x=***",))

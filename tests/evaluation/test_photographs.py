@@ -129,17 +129,6 @@ def test_resume_counts_what_both_sittings_read_and_refuses_the_other_way(turned,
     assert (run.info.images.oriented, run.info.images.extraneous) == (8, 3)
 
 
-def test_a_run_from_before_the_setting_can_be_gone_on_with(upright, spec, tmp_path):
-    run = evaluated(spec, open_dataset(upright, limit=2), tmp_path / "run")
-    path = run.path / "run.json"
-    content = json.loads(path.read_text())
-    del content["arguments"]["exif"], content["images"]["oriented"], content["images"]["extraneous"]
-    path.write_text(json.dumps({**content, "status": "interrupted"}))
-    with pytest.raises(BadRun, match="exif was 'apply' and is now 'ignore'"):
-        evaluated(spec, open_dataset(upright, limit=2, exif="ignore"), tmp_path / "run", resume=True)
-    assert evaluated(spec, open_dataset(upright, limit=2), tmp_path / "run", resume=True).info.status == "done"
-
-
 def test_a_photograph_that_fits_only_as_it_is_stored_is_refused_with_the_way_out(spec, tmp_path):
     shapes.generate(tmp_path / "wide", count=1, size=(96, 128))
     (scene,) = open_dataset(tmp_path / "wide").scenes

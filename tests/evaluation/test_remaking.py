@@ -30,7 +30,7 @@ def test_the_command_is_the_recorded_one_where_the_run_lies_now(tmp_path, record
     folder.mkdir(parents=True)
     words = ["panbench", *recorded.split()] if recorded else []
     kind = "score" if "score" in words else "eval"
-    record = {"schema": 2, "panbench": "0", "kind": kind, "status": "done", "command": words}
+    record = {"schema": 1, "panbench": "0", "kind": kind, "status": "done", "command": words}
     (folder / "run.json").write_text(json.dumps(record), "utf-8")
     expected = offered and "panbench " + offered.format(run=folder, runs=folder.parent)
     assert command_with_predictions(load_run(folder)) == expected
@@ -48,7 +48,7 @@ def test_the_command_is_the_recorded_one_where_the_run_lies_now(tmp_path, record
     ],
 )
 def test_a_recorded_command_that_is_no_evaluation_is_not_offered(tmp_path, recorded):
-    record = {"schema": 2, "panbench": "0", "kind": "eval", "status": "interrupted", "command": recorded}
+    record = {"schema": 1, "panbench": "0", "kind": "eval", "status": "interrupted", "command": recorded}
     (tmp_path / "run.json").write_text(json.dumps(record), "utf-8")
     run = load_run(tmp_path)
     assert command_with_predictions(run) is None
@@ -57,7 +57,7 @@ def test_a_recorded_command_that_is_no_evaluation_is_not_offered(tmp_path, recor
 
 def test_words_for_the_shell_are_quoted(tmp_path):
     record = {
-        "schema": 2,
+        "schema": 1,
         "panbench": "0",
         "kind": "eval",
         "command": ["panbench", "-q", "eval", "-m", "$(touch x); y"],

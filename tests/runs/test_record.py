@@ -1,4 +1,4 @@
-"""run.json is read and written in one place: old files load, and what is not as it should be is named by its field."""
+"""run.json is read and written in one place: what is not as it should be is named by its field."""
 
 import copy
 import dataclasses
@@ -14,7 +14,6 @@ from panbench.cli.app import app
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.types import Category
 from panbench.runs import (
-    SCHEMA,
     CategoryMapRecord,
     DatasetRecord,
     ImagesRecord,
@@ -27,10 +26,8 @@ from panbench.runs import (
 )
 from scripts.make.run_json import DESIGN, documented, rows
 
-SCHEMA_1 = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1"
-
 FULL = RunInfo(
-    panbench="0.2.0",
+    panbench="0.1.0",
     name="a",
     model=ModelRecord(name="m", params=3),
     rule=RuleRecord("mask2former", {"score": 0.8, "overlap": 0.8, "drop": True}),
@@ -66,45 +63,6 @@ def test_docs_design_md_says_what_the_records_are():
 
 def test_every_field_is_documented():
     assert [path for path, _, meaning in rows(RunInfo) if not meaning] == []
-
-
-@pytest.mark.parametrize("name", ["done", "failed", "interrupted", "killed", "skipped", "mapped", "scored"])
-def test_a_run_of_schema_1_loads_and_says_all_that_it_knew(name):
-    raw = json.loads((SCHEMA_1 / name / "run.json").read_text("utf-8"))
-    run = load_run(SCHEMA_1 / name)
-    info = run.info
-    assert info.schema == 1
-    assert (info.kind, info.status, info.error, info.started) == (
-        raw["kind"],
-        raw["status"],
-        raw["error"],
-        raw["started"],
-    )
-    assert (info.model and info.model.title) == (raw["model"] and raw["model"]["title"])
-    assert info.dataset.fingerprint == raw["dataset"]["fingerprint"]
-    assert [category.name for category in run.categories] == [record["name"] for record in raw["categories"]]
-    assert info.batch_size == raw["arguments"].get("batch_size")
-    assert len(run.image_ids()) == info.images.scored == raw["images"]["scored"]
-    assert info.rule is None
-    if raw["summary"]:
-        assert run.summary() == raw["summary"]
-    # What is written back is schema 2, and the same run.
-    again = RunInfo.from_json(json.loads(json.dumps(info.to_json())))
-    assert again == dataclasses.replace(info, schema=SCHEMA)
-
-
-def test_a_run_of_schema_1_keeps_what_was_particular_to_it():
-    assert load_run(SCHEMA_1 / "skipped").info.images.skipped_ids.keys() == {3}
-    mapped = load_run(SCHEMA_1 / "mapped").info.category_map
-    assert (mapped.name, mapped.unmapped_dataset) == ("to_mine", ("wall",))
-    scored = load_run(SCHEMA_1 / "scored").info
-    assert (scored.model, Path(scored.predictions.json).name) == (None, "predictions.json")
-    assert load_run(SCHEMA_1 / "interrupted").info.error == "Interrupted from the keyboard."
-
-
-def test_the_strict_fp32_of_schema_1_is_called_ieee():
-    done = load_run(SCHEMA_1 / "done").info
-    assert (done.precision, done.arguments["precision"]) == ("ieee", "ieee")
 
 
 # (the way to a field, what stands there instead, the field as the sentence names it)
@@ -196,7 +154,7 @@ def test_nan_and_infinity_are_not_numbers_of_a_record(tmp_path, command, value):
         json.dumps(dataclasses.replace(FULL, images_per_second=value).to_json(), allow_nan=False)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"schema": 2', b'"run"', b"", b"null", b'{"schema": true}'])
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b'{"schema": 1', b'"run"', b"", b"null", b'{"schema": true}'])
 def test_what_is_no_record_at_all_is_refused(tmp_path, content):
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises(BadRun, match=r"run\.json is (damaged|not the record)"):

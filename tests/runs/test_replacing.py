@@ -91,15 +91,6 @@ class TestCutShort:
         with pytest.raises(BadRun, match=rf"The run that was there is in {old}: `mv {old} .*` puts it back"):
             load_run(tmp_path / "a")
 
-    def test_what_an_older_version_left_without_a_mark_is_named_and_left(self, tmp_path):
-        finished(tmp_path / "a.old", 1)
-        new = finished(tmp_path / "a.new", 2)
-        before = everything(tmp_path)
-        for ask in (load_run, unfinished_run):
-            with pytest.raises(BadRun, match=rf"an older panbench may have been stopped.*`mv {new} {tmp_path / 'a'}`"):
-                ask(tmp_path / "a")
-        assert everything(tmp_path) == before
-
 
 class TestMark:
     def test_a_replacement_of_a_run_that_is_gone_does_not_touch_its_successor(self, tmp_path):

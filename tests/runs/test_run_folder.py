@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -82,7 +81,7 @@ class TestWriting:
             [*named("tables")] if field.name == "side_tables" else [field.name] for field in dataclasses.fields(RunInfo)
         ]
         assert list(info) == [key for of_field in keys for key in of_field]
-        assert (info["schema"], info["panbench"], info["status"]) == (2, panbench.__version__, "done")
+        assert (info["schema"], info["panbench"], info["status"]) == (1, panbench.__version__, "done")
         assert info["model"] is None
         assert info["summary"]["All"] == {"PQ": (2 / 3 + 1) / 2, "SQ": (2 / 3 + 1) / 2, "RQ": 1.0, "n": 2}
 
@@ -249,20 +248,23 @@ class TestReading:
         ("content", "sentence"),
         [
             ("{", "is damaged"),
-            ('{"schema": 2, "panbench": "0.2.0", "seed": NaN}', "is damaged: NaN is not a number that JSON has"),
+            ('{"schema": 1, "panbench": "0.2.0", "seed": NaN}', "is damaged: NaN is not a number that JSON has"),
             ("[" * 100_000, "is damaged: it is nested too deeply"),
             ("[]", "not the record of a panbench run"),
             ('{"schema": "x", "panbench": "0"}', "not the record of a panbench run"),
             ('{"schema": 1}', "not the record of a panbench run"),
-            ('{"schema": 3, "panbench": "9.9"}', r'schema 3, written by panbench "9\.9"; this version reads up to 2'),
+            (
+                '{"schema": 2, "panbench": "9.9"}',
+                r'schema 2, written by panbench "9\.9"; this version reads schema 1\.',
+            ),
         ],
     )
-    def test_a_record_that_is_not_ours_or_newer_is_refused(self, tmp_path, content, sentence):
+    def test_a_record_that_is_not_ours_or_of_another_schema_is_refused(self, tmp_path, content, sentence):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(BadRun, match=sentence):
             load_run(tmp_path)
 
-    def test_a_record_of_schema_1_with_the_least_keys_stays_readable(self, tmp_path):
+    def test_a_record_with_the_least_keys_can_be_read(self, tmp_path):
         (tmp_path / "run.json").write_text(
             '{"schema": 1, "panbench": "0.1.0", "categories": [{"id": 1, "name": "a", "isthing": true}]}'
         )
@@ -467,26 +469,6 @@ class TestChanged:
         content["summary"]["All"]["PQ"] = 0.99
         (run / "run.json").write_text(json.dumps(content))
         assert comparison_row(load_run(run)).PQ == (2 / 3 + 1) / 2
-
-    def test_a_run_of_schema_1_is_unverified_and_not_incomplete(self):
-        run = load_run(Path(__file__).resolve().parents[1] / "reference" / "runs_schema1" / "done")
-        assert (run.is_verified, run.faults, comparison_row(run).complete) == (False, (), True)
-
-    def test_a_run_of_schema_1_that_lost_a_part_is_incomplete(self, tmp_path):
-        source = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1" / "done"
-        shutil.copytree(source, tmp_path / "a")
-        (tmp_path / "a" / "parts" / "0000-000000.parquet").unlink()
-        run = load_run(tmp_path / "a")
-        assert run.faults == (f"{tmp_path / 'a'} holds 0 images of the 3 that were scored.",)
-        assert not comparison_row(run).complete
-
-    def test_a_run_of_schema_1_goes_on_and_is_verified_from_then_on(self, tmp_path):
-        source = Path(__file__).resolve().parents[1] / "reference" / "runs_schema1" / "interrupted"
-        shutil.copytree(source, tmp_path / "a")
-        writer = RunWriter.resume(tmp_path / "a")
-        assert len(writer.done) == 34
-        run = writer.finish("done")
-        assert (run.info.schema, run.is_verified, len(run.image_ids()), run.faults) == (2, True, 34, ())
 
 
 class TestFullDisk:

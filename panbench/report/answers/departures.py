@@ -39,7 +39,7 @@ def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
         yield f"Test-time augmentation was on ({shown['tta']}): the claim is of one view of each image."
     if "tiles" in shown:
         yield f"Images were shown in tiles ({shown['tiles']}): the claim is of whole images."
-    if info.rule is not None and info.rule.default is False:
+    if info.rule is not None and not info.rule.default:
         yield f"The fusion rule was {info.rule}, which is not the model's own."
     if arguments.get("processor_size_used"):
         yield f"Images were stretched to {arguments['processor_size']}, as the model's own image processor does."

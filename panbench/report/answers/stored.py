@@ -38,7 +38,7 @@ __all__ = [
     "verify",
 ]
 
-VERIFIED, UNVERIFIED, DAMAGED = "verified", "unverified", "damaged"
+VERIFIED, DAMAGED = "verified", "damaged"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class StoredRun:
 class Verification:
     """The result of checking a run against its own record.
 
-    state: verified; unverified (of schema 1, which did not list its parts); or damaged: something differs
+    state: verified, or damaged: something differs
     checked: sentences on what is as it was; problems: on what is not
     """
 
@@ -161,8 +161,8 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
     checked, problems = [], list(run.notices)
     problems += [fault for fault in run.faults if fault not in problems]
     problems += [notice for rows in run.side_tables.values() for notice in rows.notices]
-    if run.is_verified and not problems:
-        n_parts = len(run.info.parts or ())
+    if not problems:
+        n_parts = len(run.info.parts)
         how = "part is unchanged" if n_parts == 1 else "parts are unchanged"
         checked.append(f"{n_parts:,} {how}.")
         for name, files in run.info.side_tables.items():
@@ -175,10 +175,7 @@ def verify(run: Run, progress: Callable[[int, int], None] | None = None) -> Veri
             problems.append(f"run.json says PQ {percent(stored)}, but the parts give {percent(found)}.")
     for sentence, is_problem in (*_changed_files(run, progress), *kept_files(run, progress)):
         (problems if is_problem else checked).append(sentence)
-    state = DAMAGED if problems else VERIFIED if run.is_verified else UNVERIFIED
-    if state == UNVERIFIED:
-        checked.append("run.json is of schema 1, which lists no parts, so changes cannot be detected.")
-    return Verification(run.name, state, tuple(checked), tuple(problems))
+    return Verification(run.name, DAMAGED if problems else VERIFIED, tuple(checked), tuple(problems))
 
 
 def run_places(folder: Path) -> Iterator[Path]:

@@ -602,7 +602,6 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
     libraries = [detection_library(run.info) for run in runs]
     turnings = {run.info.arguments.get("exif", "apply") for run in runs if run.info.kind == "eval"}
     shown = {tuple(views(run.info).values()) for run in runs if run.info.kind == "eval"}
-    hashed = any(len(run.files) for run in runs)
     is_defined_alike = differing_definitions(runs) is None
     told = []
     for run, row, rule, library in zip(runs, rows, rules, libraries, strict=True):
@@ -613,7 +612,7 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             # A model's own rule needs no word, but beside the same one with other thresholds. Those are shown where the
             # name does not tell two rules apart.
             alike = {str(other) for other in rules if other is not None and other.name == rule.name}
-            if len(alike) > 1 or rule.default is not True:
+            if len(alike) > 1 or not rule.default:
                 notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
         if len(shown) > 1:
             ways = {"tta": "the mean of several views of each image", "tiles": "each image in tiles"}
@@ -626,8 +625,6 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             notes.append("photographs as stored (--exif ignore)" if ignored else "photographs rotated by their EXIF")
         if not is_defined_alike and (versions := definitions_in_words(stored_definitions(run.info))):
             notes.append(f"panbench's definitions changed between the runs; here {versions}")
-        if hashed and run.path is not None and not run.is_verified:
-            notes.append("by an older panbench, which did not store what it read: compared by the ground truth's JSON")
         told.append(dataclasses.replace(row, notes=tuple(notes)))
     return told
 

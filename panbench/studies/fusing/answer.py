@@ -43,7 +43,7 @@ ORACLE_STEPS = {
     "order": "… with overlaps decided by the ground truth",
     "all": "… with all three: what the masks can achieve at least",
 }
-ORACLE_VERSION = 2
+ORACLE_VERSION = 1
 """Of what the steps mean; oracles of another version are made again."""
 _SCORES = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")
 
@@ -228,7 +228,7 @@ def read_oracle(run: Run) -> dict[str, ImageStatistics] | None:
     except (OSError, ValueError, KeyError) as problem:
         raise BadRun(f"{path} is damaged ({problem}). {again}") from None
     if stored != _stands_for(run) or not set(table["image_id"]) <= set(run.image_ids()):
-        raise BadRun(f"{path} is the oracle of another run, of other images, or of an older panbench. {again}")
+        raise BadRun(f"{path} is the oracle of another run, of other images, or of another panbench. {again}")
     return steps
 
 

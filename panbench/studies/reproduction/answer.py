@@ -234,9 +234,7 @@ def _suspects(info: RunInfo) -> Iterator[str]:
     """What can move PQ and what nobody has compared with the claim, likeliest first."""
     if info.images.gt_faults:
         yield "The ground truth's PNGs and JSON disagree (panbench data check says where): is it COCO's own?"
-    if info.rule is not None and info.rule.default is None:
-        yield f"The fusion rule is {info.rule}; the run does not record whether that is the model's own."
-    elif info.rule is not None and info.rule.thresholds:
+    if info.rule is not None and info.rule.thresholds:
         named = ", ".join(f"{name} {value}" for name, value in info.rule.thresholds.items())
         yield f"The fusion rule is {info.rule.name} ({named}): compare with that of the paper."
     names = [name for name in ("opencv-python", "torch", "mmdet", "transformers") if name in info.versions]

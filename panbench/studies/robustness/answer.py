@@ -328,7 +328,7 @@ def _of_run(run: Run, title: str) -> Robustness:
             raise BadRun(f"{other.path} does not say how its images were corrupted. Move it elsewhere.")
         _check_alike(run, other)
         values[Corruption(name, int(severity))] = _pq(other, images)
-    version = stored_definitions(beside[0].info)["corruptions"]
+    version = stored_definitions(beside[0].info).get("corruptions", 0)
     ordered = sorted(values, key=lambda each: (list(CORRUPTIONS).index(each.name), each.severity))
     notes = tuple(f"{title}: {note}" for note in comparison_row(run).notes)
     return Robustness(

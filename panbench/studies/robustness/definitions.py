@@ -7,8 +7,8 @@ from panbench.runs.definitions import Definition
 
 __all__ = ["DEFINITIONS", "DEVIATIONS", "VERSION"]
 
-VERSION = 2
-"""1: written from the paper of 2019. 2: equal to imagecorruptions 1.1.2 but for DEVIATIONS."""
+VERSION = 1
+"""Equal to imagecorruptions 1.1.2 but for DEVIATIONS."""
 
 DEFINITIONS = (Definition("corruptions", VERSION, lambda model, arguments: "corruption" in arguments),)
 

@@ -20,8 +20,8 @@ from panbench.models.predict import predict, scene_of
 from panbench.models.preprocess import Resize
 from panbench.models.rules import fuse, parse_rule
 from panbench.models.rules.resize import upsample
-from panbench.runs import ModelRecord, RunInfo
-from panbench.runs.definitions import current_definitions, stored_definitions
+from panbench.runs import ModelRecord
+from panbench.runs.definitions import current_definitions
 from scripts.make.tiny_networks import SEGFORMER
 
 RULE = parse_rule("mask-wise")
@@ -78,10 +78,9 @@ def test_one_step_leaves_padding_out() -> None:
     torch.testing.assert_close(found[0], expected.expand(64, 48), rtol=0, atol=1e-6)
 
 
-def test_runs_whose_masks_took_two_steps_are_told_from_those_of_one() -> None:
+def test_runs_record_the_version_of_how_masks_are_resized() -> None:
     record = ModelRecord(name="psf-r50-1x", family=find_model("psf-r50-1x").family)
-    assert current_definitions(record, {}) == {"Panoptic SegFormer's masks": 2}
-    assert stored_definitions(RunInfo(model=record)) == {"Panoptic SegFormer's masks": 1}
+    assert current_definitions(record, {}) == {"Panoptic SegFormer's masks": 1}
     assert current_definitions(ModelRecord(family="mask2former"), {}) == {}
 
 

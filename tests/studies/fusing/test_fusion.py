@@ -124,10 +124,10 @@ def test_the_oracle_of_a_run_that_was_replaced_goes_with_it(run):
         read_oracle(again)
 
 
-def test_the_oracle_of_an_older_panbench_is_refused(run, monkeypatch):
+def test_the_oracle_of_another_panbench_is_refused(run, monkeypatch):
     """Its steps meant something else."""
-    monkeypatch.setattr("panbench.studies.fusing.answer.ORACLE_VERSION", 1)
+    monkeypatch.setattr("panbench.studies.fusing.answer.ORACLE_VERSION", 2)
     write_oracle(run, dict.fromkeys(ORACLE_STEPS, image_statistics(run.matched, run.categories)))
     monkeypatch.undo()
-    with pytest.raises(BadRun, match=r"of an older panbench\. Make it again with `panbench fuse .* --oracle`"):
+    with pytest.raises(BadRun, match=r"of another panbench\. Make it again with `panbench fuse .* --oracle`"):
         read_oracle(run)

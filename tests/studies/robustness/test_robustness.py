@@ -106,12 +106,13 @@ def test_an_mpc_with_a_deviating_corruption_never_claims_the_published_definitio
 
 
 def older(folder: Path, copy: Path) -> Path:
-    """A copy of a clean run whose corrupted ones were made before versions of the definitions were recorded."""
+    """A copy of a clean run whose corrupted ones were made by an older version of the definitions."""
     shutil.copytree(folder, copy)
     shutil.copytree(corrupted_runs(folder), corrupted_runs(copy))
     for path in corrupted_runs(copy).glob("*/run.json"):
         content = json.loads(path.read_text("utf-8"))
-        assert content["arguments"].pop("definitions") == f"corruptions={VERSION}"
+        assert content["arguments"]["definitions"] == f"corruptions={VERSION}"
+        content["arguments"]["definitions"] = "corruptions=0"
         path.write_text(json.dumps(content), "utf-8")
     return copy
 
@@ -120,15 +121,15 @@ def test_runs_of_older_definitions_are_told_and_never_mixed_with_newer_ones(clea
     old = older(clean, tmp_path / "old")
     assert load_run(clean).info.arguments["definitions"] is None
     (alone,) = robustness([load_run(old)])
-    assert alone.version == 1
+    assert alone.version == 0
     assert not alone.is_comparable
-    assert "Corrupted by version 1 of panbench's definitions" in " ".join(robustness_grids([alone])[0].notes)
-    with pytest.raises(BadRun, match="version 1 of the definitions and tiny by version 2"):
+    assert "Corrupted by version 0 of panbench's definitions" in " ".join(robustness_grids([alone])[0].notes)
+    with pytest.raises(BadRun, match="version 0 of the definitions and tiny by version 1"):
         robustness([load_run(old), load_run(clean)])
     # One corrupted run of today beside three of before.
     shutil.rmtree(corrupted_runs(old) / "fog-2")
     shutil.copytree(corrupted_runs(clean) / "fog-2", corrupted_runs(old) / "fog-2")
-    with pytest.raises(BadRun, match="changed its definition of corruptions between the runs: version 1"):
+    with pytest.raises(BadRun, match="changed its definition of corruptions between the runs: version 0"):
         robustness([load_run(old)])
 
 
@@ -137,7 +138,7 @@ def test_runs_of_different_definitions_are_neither_resumed_nor_compared_without_
     settings = ("--model", "mask2former-tiny", "--data", scenes, "--out", old, "--corrupt", "fog:2")
     refused = panbench("eval", *settings, "--resume")
     assert refused.exit_code == 2, refused.output
-    assert "definitions was 'corruptions=1' and is now 'corruptions=2'" in " ".join(refused.stderr.split())
+    assert "definitions was 'corruptions=0' and is now 'corruptions=1'" in " ".join(refused.stderr.split())
     pair = corrupted_runs(old) / "fog-2", corrupted_runs(clean) / "fog-2"
     for command in (("compare", *pair), ("gate", pair[1], "--baseline", pair[0])):
         refused = panbench(*command)
@@ -145,8 +146,8 @@ def test_runs_of_different_definitions_are_neither_resumed_nor_compared_without_
         assert "panbench changed its definition of corruptions between the runs" in " ".join(refused.stderr.split())
     shown = panbench("compare", *pair, "--mixed", columns=160)
     assert shown.exit_code == 0, shown.output
+    assert "here corruptions=0" in shown.stdout
     assert "here corruptions=1" in shown.stdout
-    assert "here corruptions=2" in shown.stdout
     # Clean runs have no part in it.
     assert panbench("compare", clean, old).exit_code == 0
 

@@ -73,7 +73,7 @@ class Growing:
 
     def read(self, reporter: Reporter = SILENT) -> None:
         """Reads the parts that were not read yet. What `reporter` raises ends it between two parts."""
-        members = Membership(self.path / PARTS, self.info, self.info.parts or ())
+        members = Membership(self.path / PARTS, self.info, self.info.parts)
         waiting = [part for part in part_files(self.path / PARTS) if part.name not in self._read]
         for number, (part, when) in enumerate(_by_time(waiting)):
             reporter.progress(f"Reading {self.path.name}", number, len(waiting), "files")
