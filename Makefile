@@ -124,7 +124,7 @@ $(ENGINES)/.installed: $(VENV)/.dev
 	@touch $@
 
 engines: $(ENGINES)/.installed
-	$(ENGINES)/bin/python -m pytest -n 0 -m "ray or s3" $(ARGS) tests/studies/on_ray tests/datasets/test_object_store.py
+	$(ENGINES)/bin/python -m pytest -n 0 -m "ray or s3" $(ARGS) tests/datasets/test_object_store.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -71,4 +71,4 @@ def scored(
         write_side(folder, "gt", gt)
     drawn = pred if isinstance(pred, Mapping) else dict(zip(gt, pred, strict=True))
     written = write_side(folder, f"{name}-pred", drawn, scores)
-    return score_folder(truth, written, out=folder / name, index=False)
+    return score_folder(truth, written, out=folder / name)

@@ -96,7 +96,7 @@ def smoke(folder, baseline):
 def run(tmp_path):
     folder = ROOT / "tests" / "reference" / "pq_scenes"
     path = tmp_path / "results" / "smoke"
-    score_folder(folder / "gt.json", folder / "pred.json", out=path, index=False)
+    score_folder(folder / "gt.json", folder / "pred.json", out=path)
     return path
 
 

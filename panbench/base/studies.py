@@ -71,8 +71,6 @@ class Study:
         what its rows are, in words
     plots: kinds of `panbench show plot`: a `panbench.report.figures.plots.Plot` by the name of its kind
     definitions: versions of what it computes its own way: a tuple of `panbench.runs.definitions.Definition`
-    engines: what `--engine` of "eval" and "score" can name: a class whose objects are a `panbench.base.engines.Engine`,
-        made from an address or None
     """
 
     name: str
@@ -85,7 +83,6 @@ class Study:
     tables: Mapping[str, str] = field(default_factory=dict)
     plots: Mapping[str, str] = field(default_factory=dict)
     definitions: str = ""
-    engines: Mapping[str, str] = field(default_factory=dict)
 
 
 @functools.cache

@@ -48,7 +48,7 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
     for spec, error in failures.items():
         console.note(f"{spec.name} will fail, the other models run: {error}")
     console.say(what_runs(work.specs, work.dataset, work.opening, work.options))
-    if request.device == "auto" and work.options.spread is None and (reason := unused_gpu()) is not None:
+    if request.device == "auto" and (reason := unused_gpu()) is not None:
         console.note(reason)
     try:
         outcomes = evaluate_models(

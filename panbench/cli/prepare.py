@@ -97,9 +97,7 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         rules=[] if rules == ["paper"] else rules,
         keep=not (request.overwrite or request.resume or console.is_further_rank()),
     )
-    options = replace(
-        options, save_predictions=_keeps_predictions(request, dataset, folders, options.spread is not None)
-    )
+    options = replace(options, save_predictions=_keeps_predictions(request, dataset, folders))
     precision, compiled = split_precision(request.precision)
     opening = Opening(
         weights=weights_named(request.checkpoint),
@@ -116,7 +114,7 @@ _MOST_KEPT_UNASKED = 10_000
 """Predictions of so many images at most are kept without being asked for: 0.1 GB, at COCO's 10 kB a PNG."""
 
 
-def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence[Path], is_spread: bool) -> bool:
+def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence[Path]) -> bool:
     """Whether predictions are kept: as asked, on resuming as before, else of what is small and no part of a whole."""
     from panbench.evaluation.prediction_names import shared_name
     from panbench.runs import load_run
@@ -127,7 +125,7 @@ def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence
         for folder in folders:
             if (folder / "run.json").exists():
                 return bool(load_run(folder).info.arguments.get("save_predictions"))
-    is_part = is_spread or request.image_ids is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_part = request.image_ids is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1
     few = 0 < len(dataset.scenes) <= _MOST_KEPT_UNASKED
     return few and dataset.has_ground_truth and not is_part and shared_name(dataset) is None
 

@@ -65,11 +65,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.scoring.folder import as_json as scores_of
     from panbench.scoring.folder import score_folder
-    from panbench.scoring.spread import spread_counting
 
-    spread = next((way for study in studies if (way := study.spread()) is not None), None)
-    if spread is not None and request.shard is not None:
-        raise BadArgument("--engine shares the images out itself. Leave --shard out.")
     scoring = Scoring(request.gt, request.pred, request.gt_dir, request.pred_dir)
     for study in studies:
         study.check(scoring)
@@ -90,7 +86,6 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             shard=_shard(request.shard),
             reporter=bars,
             images=request.images,
-            count=None if spread is None else spread_counting(spread),
         )
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
         if request.shard is None:

@@ -25,7 +25,6 @@ from panbench.evaluation.prediction_names import shared_name
 from panbench.evaluation.record import first_record, resume_settings
 from panbench.evaluation.shown import as_shown
 from panbench.evaluation.sitting import Sitting
-from panbench.evaluation.spread import Job, RemoteModel, SpreadLoop, refuse_unspreadable
 from panbench.models.keeping import CandidateKeeper
 from panbench.models.model import Model, way_of_running
 from panbench.models.opening import open_model
@@ -104,7 +103,6 @@ def evaluate_rules(
         reporter.notice(sentence)
     evaluation = Evaluation(model, dataset, _category_of(ids, mapping), options, ranks.rank, reporter)
     joined = [study.join(evaluation) for study in with_all_studies(options.studies)]
-    refuse_unspreadable(options, ["metrics of the network before fusion" for each in joined if each.listen is not None])
     settings = {rule: resume_settings(model, dataset, mapping, options, rule, joined) for rule in folders}
     sitting = Sitting(folders, settings, model, dataset, options, ranks, reporter)
     if not sitting.unfinished:
@@ -113,18 +111,13 @@ def evaluate_rules(
 
     def new_record(rule: Rule) -> RunInfo:
         arguments = {**settings[rule], "batch_size": batch_size}
-        record = first_record(model, dataset, arguments, options.command, mapping, rule)
-        return model.recorded(record) if isinstance(model, RemoteModel) else record
+        return first_record(model, dataset, arguments, options.command, mapping, rule)
 
     with sitting.writing(new_record) as writers:
         listeners = _listeners(evaluation, joined, writers)
         done = frozenset.intersection(*(writer.done for writer in writers), *(each.done for each in listeners))
         targets = _targets(sitting.unfinished, writers, options.save_predictions)
         plan = BatchPlan(dataset.scenes, batch_size, model)
-        if isinstance(model, RemoteModel):
-            plan = plan.without(done)
-            sitting.run(_spread_loop(model, ids, mapping, targets, dataset, options, reporter), plan)
-            return sitting.runs()
         plan = plan.share(ranks.rank, ranks.size).without(done)
         loop = Loop(
             model,
@@ -142,23 +135,6 @@ def evaluate_rules(
     return sitting.runs()
 
 
-def _spread_loop(
-    model: RemoteModel,
-    ids: CategoryIds,
-    mapping: CategoryMap | None,
-    targets: Sequence[Target],
-    dataset: Dataset,
-    options: EvaluateOptions,
-    reporter: Reporter,
-) -> SpreadLoop:
-    """The loop of an engine's workers."""
-    assert options.spread is not None
-    folders = tuple(None if target.folder is None else target.folder.absolute() for target in targets)
-    rules = tuple(target.rule for target in targets)
-    job = Job(rules, folders, ids, mapping, options.skip_bad_images, options.workers)
-    return SpreadLoop(model, job, targets, len(dataset.scenes), reporter, options.spread)
-
-
 def _category_of(ids: CategoryIds, mapping: CategoryMap | None) -> Mapping[int, int]:
     """The dataset's category id of each of the model's labels that has one."""
     if mapping is not None:
@@ -169,8 +145,6 @@ def _category_of(ids: CategoryIds, mapping: CategoryMap | None) -> Mapping[int, 
 def _batch_size(asked: int | str | None, model: Model, dataset: Dataset, ranks: Ranks, reporter: Reporter) -> int:
     if asked is None:
         asked = 1 if model.device.type == "cpu" else "auto"
-    if asked == "auto" and isinstance(model, RemoteModel):
-        asked = model.best_batch_size(dataset, reporter)
     if asked == "auto":
         asked = ranks.broadcast(best_batch_size(model, dataset, reporter) if ranks.is_first else None)
     return int(asked)

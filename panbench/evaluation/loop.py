@@ -11,10 +11,9 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,7 @@ from panbench.panoptic import pixels
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, Scene, Segment
-from panbench.runs import FileHashes, digest_of, photograph_code
+from panbench.runs import FileHashes, RunWriter, digest_of, photograph_code
 
 BLOCK_IMAGES = 200
 BLOCK_SECONDS = 10.0
@@ -65,18 +64,6 @@ def block_is_full(images: int, since: float) -> bool:
     return images >= BLOCK_IMAGES or time.monotonic() - since >= BLOCK_SECONDS
 
 
-class PartWriter(Protocol):
-    """What the loop needs of a run's writer (`RunWriter`)."""
-
-    done: frozenset[int]
-    """The images that the run has already."""
-
-    def write_part(
-        self, table: OverlapTable, rank: int = 0, files: FileHashes | None = None, beside: Iterable[Path] = ()
-    ) -> Path:
-        """Writes the rows of a block of images."""
-
-
 @dataclasses.dataclass(frozen=True)
 class BlockRows:
     """One block's contribution to one run: rows, hashes of the files read, id PNGs written."""
@@ -90,7 +77,7 @@ class BlockRows:
 class Target:
     """A run that the loop writes: its writer, its fusion rule, and the folder for id maps (None: none are kept)."""
 
-    writer: PartWriter
+    writer: RunWriter
     rule: Rule
     folder: Path | None = None
 
@@ -207,18 +194,6 @@ def _threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
     finally:
         torch.set_num_threads(before)
     return pool
-
-
-class AnyLoop(Protocol):
-    """What a sitting runs: `Loop`, or what does the same elsewhere."""
-
-    listeners: Sequence[Listener]
-
-    def run(self, plan: Sequence[Sequence[Scene]]) -> None:
-        """Evaluates the batches into the runs; raises what ends it, after the finished ones are written."""
-
-    def report(self) -> "Report":
-        """What was done so far."""
 
 
 @dataclasses.dataclass
@@ -588,7 +563,6 @@ class Report:
     """What a rank did: clocks of each target, images scored, images left out and why, peaks of memory in bytes.
 
     rate: None when the rank had too few batches to measure one
-    processes: how many there were, where an engine's workers report as one
     """
 
     seconds: Sequence[Clock]
@@ -597,4 +571,3 @@ class Report:
     skipped: dict[int, str]
     host_memory: int | None
     device_memory: int | None
-    processes: int = 1

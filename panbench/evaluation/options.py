@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from panbench.base.engines import Spread
 from panbench.base.reporter import Reporter
 from panbench.base.studies import added
 
@@ -143,7 +142,6 @@ class EvaluateOptions:
     command: the command line, for run.json
     keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
     half_precision: store it in half precision throughout, also where that changes pixels of the map
-    spread: over which engine the work is spread; only `panbench eval` does (`several.evaluate_models`)
     studies: what studies add, as `panbench.studies.unfused.options.UnfusedOptions(metrics="pq,ap")`
     """
 
@@ -158,7 +156,6 @@ class EvaluateOptions:
     command: tuple[str, ...] = ()
     keep_candidates: bool = False
     half_precision: bool = False
-    spread: Spread | None = None
     studies: tuple[StudyOptions, ...] = ()
 
 

@@ -257,7 +257,7 @@ def close_run(
         memory=MemoryRecord(
             host_peak_bytes=max(host_memory, default=None), device_peak_bytes=max(device_memory, default=None)
         ),
-        ranks=sum(report.processes for report in reports),
+        ranks=len(reports),
     )
 
 

@@ -2,15 +2,14 @@
 
 import re
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panbench.base import program, provenance
 from panbench.base.download import require_space
-from panbench.base.engines import Spread
 from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
 from panbench.catalog import ModelSpec
@@ -111,16 +110,10 @@ def check_models(
     with program.importing():
         from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_unfit, refuse_without_purpose
         from panbench.evaluation.shown import rules_of
-        from panbench.evaluation.spread import needs_of, refuse_unspreadable
         from panbench.models.devices import check_precision, choose_device
         from panbench.models.rules import PAPER, parse_rule
 
-    refuse_unspreadable(options)
-    if options.spread is None:
-        check_precision(opening.precision, choose_device(opening.device))
-    else:
-        # The devices of the workers are looked at there.
-        needs_of(opening.device)
+    check_precision(opening.precision, choose_device(opening.device))
     for rule in rules:
         # What `paper` stands for is known once the model is open.
         if rule.partition(":")[0].strip() != PAPER:
@@ -170,8 +163,6 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
 
     from panbench.models.devices import choose_device
 
-    if options.spread is not None:
-        return _what_is_spread(specs, dataset, opening, options.spread)
     device = choose_device(opening.device)
     threads = torch.get_num_threads()
     place = f"{provenance.cpu_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
@@ -185,11 +176,6 @@ def what_runs(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, op
         f"{_models_and_images(specs, dataset)}: {place}; PyTorch {torch.__version__}, {opening.precision}{compiled}, "
         f"batch size {batch}."
     )
-
-
-def _what_is_spread(specs: Sequence[ModelSpec], dataset: Dataset, opening: Opening, spread: Spread) -> str:
-    tasks = "tasks" if spread.tasks is None else f"{spread.tasks:,} task{'s' * (spread.tasks != 1)}"
-    return f"{_models_and_images(specs, dataset)}: {tasks} over {spread.engine.name}, {opening.precision}."
 
 
 def _models_and_images(specs: Sequence[ModelSpec], dataset: Dataset) -> str:
@@ -234,7 +220,7 @@ def evaluate_models(
                 if (watch := study.watched(own[0], watching)) is not None:
                     watching = stack.enter_context(watch)
                     watchers.append(watching)
-            chosen, model = stack.enter_context(_asked_model(spec, opening, rules, options, watching))
+            chosen, model = _asked_model(spec, opening, rules, options, watching)
             clean = dict(zip(chosen, own, strict=True))
             runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, watching)
             for watcher in watchers:
@@ -245,23 +231,14 @@ def evaluate_models(
     return _in_turn(specs, run, finished)
 
 
-@contextmanager
 def _asked_model(
     spec: ModelSpec, opening: Opening, rules: Sequence[str], options: EvaluateOptions, reporter: Reporter
-) -> "Iterator[tuple[Sequence[Rule], Model]]":
-    """The rules that are asked for, and the model as it is shown; with an engine, as its workers have opened it."""
+) -> "tuple[Sequence[Rule], Model]":
+    """The rules that are asked for, and the model as it is shown."""
     from panbench.evaluation.evaluate import open_model_once
     from panbench.evaluation.shown import as_asked
-    from panbench.evaluation.spread import needs_of, remote_model, worker_maker
 
-    if options.spread is None:
-        yield as_asked(open_model_once(spec, **asdict(opening), reporter=reporter), rules, options)
-        return
-    make_worker = worker_maker(spec, opening, rules, options)
-    with options.spread.engine.session(make_worker, needs_of(opening.device), reporter) as session:
-        reporter.status(f"Opening {spec.title} on the workers")
-        model = remote_model(session)
-        yield model.facts.chosen, model
+    return as_asked(open_model_once(spec, **asdict(opening), reporter=reporter), rules, options)
 
 
 def run_models(

@@ -12,7 +12,7 @@ from panbench.datasets import Dataset
 from panbench.datasets.scenes import in_any_order
 from panbench.evaluation.distributed import Ranks
 from panbench.evaluation.listeners import Listener
-from panbench.evaluation.loop import AnyLoop
+from panbench.evaluation.loop import Loop
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.prediction_names import png_name
 from panbench.evaluation.record import (
@@ -63,7 +63,7 @@ class Sitting:
         self._model, self._dataset = model, dataset
         self._ranks, self._reporter = ranks, reporter
         self._writers: list[RunWriter] = []
-        self._loop: AnyLoop | None = None
+        self._loop: Loop | None = None
         self._earlier = self._find_earlier()
         complete = {rule for rule, run in self._earlier.items() if self._is_complete(rule, run)}
         self.unfinished = {rule: out for rule, out in self.folders.items() if rule not in complete}
@@ -163,7 +163,7 @@ class Sitting:
         for sentence in (sentence for writer in self._writers for sentence in writer.notices):
             self._reporter.notice(sentence)
 
-    def run(self, loop: AnyLoop, plan: Sequence[Sequence[Scene]]) -> None:
+    def run(self, loop: Loop, plan: Sequence[Sequence[Scene]]) -> None:
         """Evaluates the plan and closes the runs as done; inside `writing`."""
         self._loop = loop
         loop.run(plan)

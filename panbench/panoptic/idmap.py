@@ -52,7 +52,6 @@ _COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB
 _BYTES_PER_PIXEL = {2: 3, 6: 4}
 # The passes of an interlaced PNG: first column and row, and the steps from there.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_PACKED = struct.Struct("<III?")
 _INFLATE_ERRORS = (zlib.error,) if deflate is None else (zlib.error, deflate.DeflateError)
 
 
@@ -83,28 +82,6 @@ class IdRuns:
     def empty(shape: tuple[int, int]) -> "IdRuns":
         """The single run of a map that is all void."""
         return IdRuns(shape, np.array([shape[0] * shape[1]], np.int32), np.zeros(1, np.int32))
-
-    def to_bytes(self) -> bytes:
-        """The runs in about half the bytes of their PNG. `from_bytes` reads them, on any machine."""
-        lengths = np.diff(self.ends, prepend=np.int32(0))
-        long = int(lengths.max(initial=0)) > 0xFFFF
-        content = lengths.astype("<u4" if long else "<u2").tobytes() + self.ids.astype("<i4", copy=False).tobytes()
-        return _PACKED.pack(*self.shape, len(self), long) + _deflate(content)
-
-    @staticmethod
-    def from_bytes(packed: bytes) -> "IdRuns":
-        """The runs that `to_bytes` encoded. Raises ValueError if the bytes are damaged."""
-        try:
-            height, width, n, long = _PACKED.unpack_from(packed)
-        except struct.error:
-            raise ValueError("is damaged.") from None
-        ids_at = n * (4 if long else 2)
-        content = _inflate(packed[_PACKED.size :], ids_at + n * 4)
-        ends = np.cumsum(np.frombuffer(content, "<u4" if long else "<u2", n), dtype=np.int64)
-        if (int(ends[-1]) if n else 0) != height * width:
-            raise ValueError("is damaged.")
-        ids = np.frombuffer(content, "<i4", n, ids_at).astype(np.int32)
-        return IdRuns((height, width), ends.astype(np.int32), ids)
 
     def to_map(self) -> Int32:
         """The (H, W) int32 id map."""

@@ -1,10 +1,10 @@
-"""Looks at pairs of id PNGs: which segments share pixels, by threads of this process or by workers of an engine."""
+"""Looks at pairs of id PNGs: which segments share pixels, by threads of this process."""
 
 import contextlib
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,12 +17,11 @@ from panbench.base.reporter import Reporter
 from panbench.base.text import listed
 from panbench.panoptic import pixels
 from panbench.panoptic.boundary import boundary_pairs
-from panbench.panoptic.idmap import IdRuns, check_pixels, count_run_pairs, decode_id_runs
+from panbench.panoptic.idmap import IdRuns, count_run_pairs, decode_id_runs
 from panbench.panoptic.native import native
 from panbench.panoptic.overlap import OverlapTable, Pairs, tabulate
 from panbench.panoptic.types import AnnotationColumns
 from panbench.runs import FileHashes
-from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, key_of, own_key
 from panbench.scoring.pairing import MOST_TOLD, Paired, Plan
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "Counted",
     "CountedBlock",
     "Counter",
-    "Counting",
     "Fault",
     "count_images",
     "in_order",
@@ -45,9 +43,6 @@ _TASKS_AHEAD = 256
 
 PART_IMAGES = 1000
 """Images of a block: what a killed run loses at most, and what is held of the overlaps of a long one."""
-
-# For fewer images an index saves too little to leave a file beside the user's data.
-_FEWEST_IMAGES_INDEXED = 64
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,6 @@ class CountSettings:
     threads: int
     boundary: bool
     max_pixels: int
-    index: bool
 
 
 @dataclass(frozen=True)
@@ -104,10 +98,6 @@ class CountedBlock:
     files: FileHashes
     gt_faults: "Sequence[Fault]"
     prediction_faults: "Sequence[Fault]"
-
-
-Counting = Callable[["Plan", Sequence[int], CountSettings, Reporter], Iterator[CountedBlock]]
-"""Looks at the images of some rows of the ground truth, and returns what was found in blocks, in any order."""
 
 
 @dataclass
@@ -157,7 +147,6 @@ class Answer:
     boundary: _Counts | None = None
     sha: bytes = b""
     pred_sha: bytes = b""
-    packed: bytes | None = None
     gt_fault: "Fault | None" = None
     prediction_fault: "Fault | None" = None
 
@@ -169,17 +158,17 @@ class Counter:
     plan: "Paired"
     boundary: bool
     max_pixels: int
-    index: GtIndex | None
 
     def count(self, row: int) -> Answer:
         gt, pred = self.plan.gt, self.plan.pred
         image_id = gt.image_ids[row]
         gt_path = gt.folder / gt.file_names[row]
         try:
-            sha, packed, gt_runs = self.ground_truth(gt_path)
+            content = _content(gt_path)
+            sha, gt_runs = hashlib.sha256(content).digest(), decode_id_runs(content, max_pixels=self.max_pixels)
         except ValueError as problem:
             return Answer(gt_fault=Fault(gt_path, image_id, str(problem)))
-        answer = Answer(sha=sha, packed=packed)
+        answer = Answer(sha=sha)
         if self.plan.pred_row[row] < 0:
             pred_runs = IdRuns.empty(gt_runs.shape)
         else:
@@ -198,27 +187,6 @@ class Counter:
         boundary = boundary_pairs(gt_runs.to_map(), pred_runs.to_map()) if self.boundary else None
         return replace(answer, counts=count_run_pairs(gt_runs, pred_runs), boundary=boundary)
 
-    def ground_truth(self, path: Path) -> tuple[bytes, bytes | None, IdRuns]:
-        """The hash of a PNG, its packed runs if they are new to the index, and its runs."""
-        content = _content(path)
-        sha = hashlib.sha256(content).digest()
-        if self.index is None:
-            return sha, None, decode_id_runs(content, max_pixels=self.max_pixels)
-        packed = self.index.entry(key_of(sha))
-        known = None if packed is None else _unpacked(packed)
-        if known is not None:
-            check_pixels(known.shape, self.max_pixels)
-            return sha, None, known
-        runs = decode_id_runs(content, max_pixels=self.max_pixels)
-        return sha, runs.to_bytes(), runs
-
-
-def _unpacked(packed: bytes) -> IdRuns | None:
-    try:
-        return IdRuns.from_bytes(packed)
-    except ValueError:
-        return None
-
 
 def count_images(
     plan: Plan,
@@ -228,35 +196,22 @@ def count_images(
 ) -> Iterator[CountedBlock]:
     """Looks at the images of some rows of the ground truth, and returns what was found in blocks of PART_IMAGES."""
     native()  # loaded here, once, before the threads start
-    keeper = (
-        _IndexKeeper.of(plan.gt.path, reporter)
-        if settings.index and plan.gt_side.n_images >= _FEWEST_IMAGES_INDEXED
-        else None
-    )
-    # An index is written of all images: of some it would be without those that are not looked at.
-    written = keeper if len(rows) == plan.gt_side.n_images else None
-    counter = Counter(plan, settings.boundary, settings.max_pixels, keeper.index if keeper else None)
+    counter = Counter(plan, settings.boundary, settings.max_pixels)
     images, before = len(plan.rows), len(plan.rows) - len(rows)
     pool = ThreadPoolExecutor(settings.threads)
     counted = Counted()
     with contextlib.ExitStack() as ending:
-        if written:
-            ending.callback(written.discard)
         # Compiled code decodes id PNGs without OpenCV, which takes a tenth of a second to load.
         if settings.boundary or native() is None:
             ending.enter_context(pixels.one_thread())
         ending.callback(pool.shutdown, cancel_futures=True)
         for done, (row, answer) in enumerate(zip(rows, in_order(pool, counter, rows), strict=True), start=1):
-            if written and not answer.gt_fault:
-                written.keep(key_of(answer.sha), answer.packed)
             counted.add(plan.gt.image_ids[row], answer)
             if done % _IMAGES_A_TASK == 0 or done == len(rows):
                 reporter.progress("Scoring", before + done, images)
             if done % PART_IMAGES == 0:
                 yield counted.block(plan)
                 counted = Counted()
-        if written:
-            written.finish()
         if len(rows) % PART_IMAGES:
             yield counted.block(plan)
 
@@ -274,51 +229,6 @@ def in_order(pool: ThreadPoolExecutor, counter: Counter, rows: Sequence[int]) ->
             yield from waiting.popleft().result()
     while waiting:
         yield from waiting.popleft().result()
-
-
-class _IndexKeeper:
-    """Reads the index of a ground truth and rewrites it when images are missing from it."""
-
-    def __init__(self, places: list[Path], key: bytes, index: GtIndex) -> None:
-        self._places, self._key = places, key
-        self.index = index
-        self._old: list[bytes] = []
-        self._writer: IndexWriter | None = None
-
-    @staticmethod
-    def of(gt_json: Path, reporter: Reporter) -> "_IndexKeeper | None":
-        """The keeper of a ground truth's index; None where this user's key cannot be kept."""
-        key = own_key()
-        if key is None:
-            return None
-        found = {place: GtIndex.open(place, key) for place in index_paths(gt_json)}
-        for place, index in found.items():
-            if index.foreign:
-                reporter.notice(
-                    f"{place} was made by somebody else or on another machine and is not used: the PNGs are decoded. "
-                    "An index of your own is kept in the cache folder."
-                )
-        places = [place for place, index in found.items() if not index.foreign]
-        return _IndexKeeper(places, key, next((index for index in found.values() if len(index)), GtIndex.empty()))
-
-    def keep(self, sha: bytes, packed: bytes | None) -> None:
-        """Adds an image: `packed` is its entry, None when the index already has it."""
-        if packed is None and self._writer is None:
-            self._old.append(sha)
-            return
-        if self._writer is None:
-            self._writer = IndexWriter(self._places, self._key)
-            for old in self._old:
-                self._writer.add(old, self.index.entry(old) or b"")
-        self._writer.add(sha, packed if packed is not None else self.index.entry(sha) or b"")
-
-    def finish(self) -> None:
-        if self._writer is not None:
-            self._writer.finish()
-
-    def discard(self) -> None:
-        if self._writer is not None:
-            self._writer.discard()
 
 
 def _joined(counts: list[tuple[int, _Counts]]) -> Pairs:

@@ -52,7 +52,7 @@ from panbench.runs import (
     unfinished_run,
 )
 from panbench.runs.alike import differing_settings
-from panbench.scoring.counting import Counting, CountSettings, Fault, count_images, told_faults
+from panbench.scoring.counting import CountSettings, Fault, count_images, told_faults
 from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.pairing import Plan
 from panbench.scoring.sides import read_sides
@@ -75,10 +75,8 @@ def score_folder(
     overwrite: bool = False,
     resume: bool = False,
     shard: tuple[int, int] | None = None,
-    index: bool = True,
     reporter: Reporter = SILENT,
     images: str | os.PathLike[str] | None = None,
-    count: "Counting | None" = None,
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
@@ -93,9 +91,7 @@ def score_folder(
     overwrite: replace the run that exists at `out`
     resume: go on with the run at `out`, if there is one: only images that it lacks are scored
     shard: (i, n) scores the i-th of n parts of the images, by id, from 1; `runs merge` joins the runs
-    index: keep decoded ground truth in an index beside its JSON, and use it (gt_index.py)
     images: the folder of photographs, which scoring does not read; the run remembers it for pictures
-    count: what looks at the PNGs in place of threads of this process, such as `scoring.spread.spread_counting`
     reporter: receives the progress, ground truth whose PNGs and JSON disagree, and what else looks odd
     Images are written to `out` in blocks of PART_IMAGES, so memory grows with the two JSONs alone, and a run that is
     killed loses a block.
@@ -107,8 +103,6 @@ def score_folder(
         raise BadArgument(f"The number of threads must be at least 1, not {threads}.")
     if resume and out is None:
         raise BadArgument("--resume goes on with a stored run. Name its folder with --out.")
-    if count is not None and out is None:
-        raise BadArgument("--engine keeps what its workers send in a run. Name its folder with --out.")
     refuse_overwrite_and_resume(overwrite, resume)
     resumed = resume and out is not None and unfinished_run(out) is not None
     if out is not None and not resumed:
@@ -138,14 +132,14 @@ def score_folder(
     }
     info = _info(plan, out, arguments, images)
     writer = _goes_on(out, info) if out is not None and resumed else None
-    store = _Store(out, info, overwrite, writer, in_order=count is None)
+    store = _Store(out, info, overwrite, writer)
     wrong, gt_wrong, mismatches = list[Fault](), list[Fault](), Mismatches.of(OverlapTable.empty())
     for sentence in plan.oddities():
         reporter.notice(sentence)
     try:
         rows = [row for row in plan.rows if gt.image_ids[row] not in store.done]
-        settings = CountSettings(threads or available_cores(), boundary, max_pixels, index)
-        for block in (count or count_images)(plan, rows, settings, reporter):
+        settings = CountSettings(threads or available_cores(), boundary, max_pixels)
+        for block in count_images(plan, rows, settings, reporter):
             found = Mismatches.of(block.table)
             mismatches += found
             wrong += block.prediction_faults
@@ -189,11 +183,9 @@ class _Store:
         info: RunInfo,
         overwrite: bool,
         writer: RunWriter | None,
-        in_order: bool = True,
     ) -> None:
-        """in_order: whether blocks come in order of image ids; sums over others would end in other digits"""
         self._out, self._info, self._overwrite, self._writer = out, info, overwrite, writer
-        self._sums_hold = writer is None and in_order
+        self._sums_hold = writer is None
         self.done: frozenset[int] = writer.done if writer else frozenset()
         self._tables: list[OverlapTable] = []
         self._sums, self.faults = CategorySums(info.categories), GroundTruthFaults()

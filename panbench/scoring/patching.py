@@ -96,7 +96,7 @@ def _pq_compute(
     A group without a category that occurs has zeros and n = 0, where panopticapi divides by zero.
     """
     # panopticapi ignores predictions of images that the ground truth lacks.
-    run = score_folder(gt_json_file, pred_json_file, gt_folder, pred_folder, ignore_extra=True, index=False)
+    run = score_folder(gt_json_file, pred_json_file, gt_folder, pred_folder, ignore_extra=True)
     table = run.pq()
     results: dict[str, Any] = {}
     for group in GROUPS:

@@ -2,7 +2,7 @@
 
     python scripts/bench/local_files.py --before PATH_OF_ANOTHER_CHECKOUT --pairs 1000 --repeats 7
 
-Both sides score the same generated pairs, without an index of the ground truth, in turn; user and system time of the
+Both sides score the same generated pairs in turn; user and system time of the
 processes, so a busy machine widens the range more than it moves the ratio. Prints the medians, their ratio, and the
 range of the ratios of the rounds.
 """
@@ -21,7 +21,7 @@ from scripts.make.coco_like import MODELS, write_set
 ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = (
     "import sys; from panbench.scoring.folder import score_folder; "
-    "score_folder(sys.argv[1] + '/gt.json', sys.argv[1] + '/' + sys.argv[2] + '.json', index=False, threads=2)"
+    "score_folder(sys.argv[1] + '/gt.json', sys.argv[1] + '/' + sys.argv[2] + '.json', threads=2)"
 )
 
 

@@ -144,37 +144,29 @@ def by_rival(module: str, folder: str) -> Callable[[], float]:
     return lambda: float(pq_compute(f"{folder}/gt.json", f"{folder}/pred.json")["All"]["pq"])
 
 
-def by_panbench(index: bool, folder: str) -> Callable[[], float]:
+def by_panbench(folder: str) -> Callable[[], float]:
     """PQ by panbench."""
     from panbench.panoptic.native import native
     from panbench.scoring.folder import score_folder
 
     native()  # loading the library is in nobody's time, as imports are not
-    run = functools.partial(score_folder, Path(folder) / "gt.json", Path(folder) / "pred.json", index=index)
+    run = functools.partial(score_folder, Path(folder) / "gt.json", Path(folder) / "pred.json")
     return lambda: float(run().summary()["All"]["PQ"] or 0.0)
 
 
-# What is measured: function, its first argument, whether an index of the ground truth is there before, environment.
-CONTENDERS: dict[str, tuple[Callable[..., Callable[[], float]], str | bool, bool, dict[str, str]]] = {
-    "panopticapi": (by_rival, "panopticapi.evaluation", False, {}),
-    "hotcoco": (by_rival, "hotcoco.panoptic", False, {}),
-    "panbench, cold": (by_panbench, True, False, {}),
-    "panbench, ground truth indexed": (by_panbench, True, True, {}),
-    "panbench, `index=False`": (by_panbench, False, False, {}),
-    "panbench without its compiled library, cold": (by_panbench, True, False, {"PANBENCH_NATIVE": "0"}),
-    "panbench without its compiled library, indexed": (by_panbench, True, True, {"PANBENCH_NATIVE": "0"}),
+# What is measured: function, what it takes before the folder, environment. Cold: nothing is kept of an earlier scoring.
+CONTENDERS: dict[str, tuple[Callable[..., Callable[[], float]], tuple[str, ...], dict[str, str]]] = {
+    "panopticapi": (by_rival, ("panopticapi.evaluation",), {}),
+    "hotcoco": (by_rival, ("hotcoco.panoptic",), {}),
+    "panbench, cold": (by_panbench, (), {}),
+    "panbench without its compiled library, cold": (by_panbench, (), {"PANBENCH_NATIVE": "0"}),
 }
 
 
 def measure(name: str, folder: Path) -> Spent:
     """What one contender takes, in a process of its own."""
-    way, how, indexed, environment = CONTENDERS[name]
-    index = folder / "gt.panbench-index"
-    if not indexed:
-        index.unlink(missing_ok=True)
-    elif not index.exists():
-        by_panbench(True, str(folder))()
-    return in_child(way, how, folder, environment=environment)
+    way, how, environment = CONTENDERS[name]
+    return in_child(way, *how, folder, environment=environment)
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def scoring(folder: str, images: int) -> Callable[[], None]:
     gt, pred = (Path(folder) / f"{side}-{images}.json" for side in ("gt", "pred"))
 
     def run() -> None:
-        score_folder(gt, pred, gt.parent / "gt", gt.parent / "pred", gt.parent / f"run-{images}", index=False)
+        score_folder(gt, pred, gt.parent / "gt", gt.parent / "pred", gt.parent / f"run-{images}")
 
     return run
 

@@ -154,26 +154,25 @@ def dataset(images: int = 3, ground_truth: bool = True, suffix: str = ".jpg") ->
 
 
 def test_predictions_of_up_to_10_000_images_are_kept_unasked(tmp_path):
-    assert _keeps_predictions(EvalRequest(), dataset(3), [tmp_path], is_spread=False)
-    assert _keeps_predictions(EvalRequest(), dataset(10_000), [tmp_path], is_spread=False)
-    assert not _keeps_predictions(EvalRequest(), dataset(10_001), [tmp_path], is_spread=False)
-    assert _keeps_predictions(EvalRequest(save_predictions=True), dataset(10_001), [tmp_path], is_spread=False)
-    assert not _keeps_predictions(EvalRequest(save_predictions=False), dataset(3), [tmp_path], is_spread=False)
+    assert _keeps_predictions(EvalRequest(), dataset(3), [tmp_path])
+    assert _keeps_predictions(EvalRequest(), dataset(10_000), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(), dataset(10_001), [tmp_path])
+    assert _keeps_predictions(EvalRequest(save_predictions=True), dataset(10_001), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(save_predictions=False), dataset(3), [tmp_path])
 
 
 def test_what_is_shared_out_has_no_ground_truth_or_shares_names_keeps_predictions_only_when_asked(
     tmp_path, monkeypatch
 ):
-    assert not _keeps_predictions(EvalRequest(image_ids="1,2"), dataset(), [tmp_path], is_spread=False)
-    assert not _keeps_predictions(EvalRequest(), dataset(ground_truth=False), [tmp_path], is_spread=False)
-    assert not _keeps_predictions(EvalRequest(), dataset(suffix=".png"), [tmp_path], is_spread=False)
-    assert not _keeps_predictions(EvalRequest(), dataset(), [tmp_path], is_spread=True)
+    assert not _keeps_predictions(EvalRequest(image_ids="1,2"), dataset(), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(), dataset(ground_truth=False), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(), dataset(suffix=".png"), [tmp_path])
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not _keeps_predictions(EvalRequest(), dataset(), [tmp_path], is_spread=False)
+    assert not _keeps_predictions(EvalRequest(), dataset(), [tmp_path])
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_run_that_is_resumed_keeps_predictions_if_it_did_before(tmp_path, kept):
     run = tmp_path / "run"
     RunWriter.create(run, RunInfo(arguments={"save_predictions": kept})).finish("interrupted")
-    assert _keeps_predictions(EvalRequest(resume=True), dataset(), [tmp_path / "none", run], is_spread=False) is kept
+    assert _keeps_predictions(EvalRequest(resume=True), dataset(), [tmp_path / "none", run]) is kept

@@ -43,7 +43,7 @@ def panoptic_set(folder: Path, name: str, images: int = 3) -> Path:
 
 def scored(folder: Path, name: str = "a", images: int = 3) -> Path:
     gt, pred = panoptic_set(folder, "gt", images), panoptic_set(folder, "pred", images)
-    score_folder(gt, pred, out=folder / "results" / name, index=False)
+    score_folder(gt, pred, out=folder / "results" / name)
     return folder / "results" / name
 
 
@@ -217,7 +217,7 @@ def test_a_run_that_differs_is_not_verified(tmp_path, harm):
 def test_runs_on_changed_ground_truth_are_not_compared(tmp_path):
     first = load_run(scored(tmp_path, "before"))
     write_id_png(tmp_path / "gt" / "2.png", np.array([[1, 1, 1, 0]], np.int32))
-    score_folder(tmp_path / "gt.json", tmp_path / "pred.json", out=tmp_path / "results" / "after", index=False)
+    score_folder(tmp_path / "gt.json", tmp_path / "pred.json", out=tmp_path / "results" / "after")
     second = load_run(tmp_path / "results" / "after")
     assert first.info.dataset.fingerprint == second.info.dataset.fingerprint
     with pytest.raises(BadRun, match=r"before and after read different id PNGs of 1 images \(2\)"):
@@ -302,7 +302,7 @@ class TestPredictions:
         gt = panoptic_set(tmp_path, "gt")
         members = []
         for name in ("one", "two"):
-            score_folder(gt, panoptic_set(tmp_path, f"pred-{name}"), out=tmp_path / "results" / name, index=False)
+            score_folder(gt, panoptic_set(tmp_path, f"pred-{name}"), out=tmp_path / "results" / name)
             members.append(tmp_path / "results" / name)
         assert panbench("ensemble", *members, "--way", "votes", "--out", tmp_path / "results" / "vote").exit_code == 0
         return members[0], tmp_path / "results" / "vote"

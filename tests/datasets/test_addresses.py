@@ -34,7 +34,7 @@ def scenes(memory) -> str:
 
 
 def score(place: str | Path, out: Path, **options) -> Run:
-    score_folder(f"{place}/gt.json", f"{place}/pred.json", out=out, index=False, **options)
+    score_folder(f"{place}/gt.json", f"{place}/pred.json", out=out, **options)
     return load_run(out)
 
 

@@ -74,7 +74,7 @@ def test_a_segment_whose_json_says_that_it_has_no_area_divides_by_nothing(tmp_pa
     content = json.loads(gt.read_text())
     content["annotations"][0]["segments_info"][0]["area"] = 0
     gt.write_text(json.dumps(content))
-    run = score_folder(gt, pred, index=False)
+    run = score_folder(gt, pred)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = explain(run.matched, run.categories)

@@ -24,7 +24,7 @@ def coco_run(tmp_path_factory):
     """A scored run that calls itself COCO val2017."""
     folder = Path(__file__).resolve().parents[1] / "reference" / "pq_scenes"
     path = tmp_path_factory.mktemp("runs") / "mine"
-    score_folder(folder / "gt.json", folder / "pred.json", out=path, index=False)
+    score_folder(folder / "gt.json", folder / "pred.json", out=path)
     info = json.loads((path / "run.json").read_text())
     info["dataset"] |= {"name": "coco", "split": "val2017"}
     (path / "run.json").write_text(json.dumps(info))
@@ -147,7 +147,7 @@ def test_superseded_claims_are_listed_but_not_compared_with(coco_run):
 
 def test_claims_on_another_split_or_dataset_are_refused(coco_run, tmp_path):
     folder = Path(__file__).resolve().parents[1] / "reference" / "pq_edges"
-    score_folder(folder / "gt.json", folder / "pred.json", out=tmp_path / "other", index=False)
+    score_folder(folder / "gt.json", folder / "pred.json", out=tmp_path / "other")
     refused = panbench("compare", tmp_path / "other", "--published", "R50")
     assert refused.exit_code == 2
     others = "ade20k val, cityscapes val, coco test-dev, coco val2017, mapillary val"

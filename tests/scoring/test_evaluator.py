@@ -94,7 +94,7 @@ class TestTheNumbers:
             assert found[group] == {key: recorded[group][key.lower()] for key in ("PQ", "SQ", "RQ", "n")}
 
     def test_are_those_of_the_command_line(self, folder):
-        run = score_folder(folder.path / "gt.json", folder.path / "pred.json", index=False)
+        run = score_folder(folder.path / "gt.json", folder.path / "pred.json")
         assert json.dumps(evaluate(folder.categories, folder.all).compute()) == json.dumps(as_json(run))
 
     def test_do_not_depend_on_the_order_of_images_with_ids(self, folder):

@@ -17,12 +17,10 @@ from support import Recorder
 from panbench.base.errors import BadArgument, BadDataset, BadRun, OutOfSpace, PredictionMismatch
 from panbench.base.reporter import Silent
 from panbench.panoptic import native
-from panbench.panoptic.idmap import IdRuns, encode_id_png
+from panbench.panoptic.idmap import encode_id_png
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.runs import RunInfo, RunWriter, SummaryRecord, load_run
-from panbench.scoring import counting
 from panbench.scoring.folder import as_json, score_folder
-from panbench.scoring.gt_index import GtIndex, IndexWriter, index_paths, own_key, sha_of
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 CATEGORIES = [
@@ -440,112 +438,6 @@ def test_faults_of_the_ground_truth_are_counted_and_scored_as_panopticapi_scores
     )
 
 
-class TestIndex:
-    @pytest.fixture
-    def many(self, tmp_path):
-        """Enough images for an index, each with a ground truth of its own."""
-        many = Folder(tmp_path, list(range(1, 81)))
-        for image_id in range(1, 81):
-            gt = np.where(GT == 7, image_id + 100, GT)
-            many.write("gt", image_id, gt)
-            many.gt["annotations"][image_id - 1]["segments_info"][0]["id"] = image_id + 100
-        return many
-
-    def test_is_written_beside_the_json_and_used(self, many, monkeypatch):
-        first = many.score()
-        assert len(GtIndex.open(many.path / "gt.panbench-index", own_key())) == 80
-        decoded = []
-        real = counting.decode_id_runs
-        monkeypatch.setattr(
-            counting, "decode_id_runs", lambda content, **limits: decoded.append(1) or real(content, **limits)
-        )
-        second = many.score()
-        assert len(decoded) == 80  # the predictions
-        pd.testing.assert_frame_equal(second.overlaps(), first.overlaps())
-
-    def test_is_never_stale(self, many):
-        many.score()
-        many.write("gt", 5, np.where(GT == 7, 105, 0))  # as long, as old, as you like: other bytes
-        found = many.score().overlaps().query("image_id == 5")
-        assert found[["gt_id", "pred_id", "pixels"]].to_numpy().tolist() == [[0, 5, 1], [0, 6, 2], [105, 5, 3]]
-        assert len(GtIndex.open(many.path / "gt.panbench-index", own_key())) == 80
-
-    def test_holds_what_is_used_only(self, many):
-        many.score()
-        many.write("gt", 5, np.where(GT == 7, 105, 0))
-        many.score()
-        content = (many.path / "gt.panbench-index").read_bytes()
-        many.score()
-        assert (many.path / "gt.panbench-index").read_bytes() == content
-
-    def test_that_is_damaged_or_deleted_changes_no_number(self, many):
-        numbers = as_json(many.score())
-        index = many.path / "gt.panbench-index"
-        content = bytearray(index.read_bytes())
-        content[100] ^= 1
-        index.write_bytes(content)
-        assert as_json(many.score()) == numbers
-        index.unlink()
-        assert as_json(many.score()) == numbers
-
-    def test_of_somebody_else_is_not_believed(self, many, monkeypatch, tmp_path):
-        """It may say anything of the ground truth: here that all of it is void."""
-        numbers = as_json(many.score(index=False))
-        index = many.path / "gt.panbench-index"
-        writer = IndexWriter([index], b"theirs, not ours, but 32 bytes ..")
-        for path in sorted((many.path / "gt").glob("*.png")):
-            writer.add(sha_of(path.read_bytes()), IdRuns.empty((2, 3)).to_bytes())
-        writer.finish()
-        theirs = index.read_bytes()
-        heard: list[str] = []
-        reporter = Silent()
-        monkeypatch.setattr(reporter, "notice", heard.append)
-        assert as_json(many.score(reporter=reporter)) == numbers
-        (sentence,) = heard
-        assert sentence.startswith(f"{index} was made by somebody else")
-        assert index.read_bytes() == theirs
-        own = index_paths(many.path / "gt.json")[1]
-        assert len(GtIndex.open(own, own_key())) == 80
-
-    def test_with_a_damaged_footer_is_made_again(self, many):
-        numbers = as_json(many.score())
-        index = many.path / "gt.panbench-index"
-        content = index.read_bytes()
-        for place in range(len(content) - 52, len(content)):
-            index.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
-            assert len(GtIndex.open(index, own_key())) in (0, 80)
-        index.write_bytes(content[:-44] + b"\xff" * 8 + content[-36:])
-        assert as_json(many.score()) == numbers
-
-    def test_whose_entries_make_no_sense_changes_no_number(self, many, monkeypatch):
-        numbers = as_json(many.score())
-        monkeypatch.setattr(GtIndex, "entry", lambda self, sha: b"of another version")
-        assert as_json(many.score()) == numbers
-
-    def test_the_limit_of_pixels_holds_for_indexed_maps_too(self, many):
-        many.score()
-        (sentence,) = many.refused(BadDataset, max_pixels=5)
-        assert sentence.startswith(
-            "80 ground-truth PNGs have the same fault, images 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 70 more. The first: "
-            "gt/1.png (image 1) has 2×3 pixels, more than the limit of 5."
-        )
-
-    def test_is_left_alone_when_asked_and_for_few_images(self, many, folder):
-        many.score(index=False)
-        assert not list(many.path.glob("*.panbench-index"))
-        folder.score()
-        assert not list(folder.path.glob("*.panbench-index"))
-
-    def test_leaves_nothing_behind_when_interrupted(self, many):
-        class Impatient(Silent):
-            def progress(self, task, done, total, unit="images"):
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            many.score(reporter=Impatient(), out=many.path / "out")
-        assert {path.name for path in many.path.iterdir()} == {"gt", "pred", "gt.json", "pred.json"}
-
-
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -567,13 +459,13 @@ def test_what_can_be_scored_but_is_hardly_meant_is_said(tmp_path, change, senten
     images = {1: "ps", 2: "ps"}
     paths = [write_side(tmp_path, side, images) for side in ("gt", "pred")]
     recorder = Recorder()
-    score_folder(*paths, reporter=recorder, index=False)
+    score_folder(*paths, reporter=recorder)
     assert not recorder.notices
     documents = [json.loads(path.read_text()) for path in paths]
     change(*documents)
     for path, document in zip(paths, documents, strict=True):
         path.write_text(json.dumps(document))
-    score_folder(*paths, reporter=recorder, index=False)
+    score_folder(*paths, reporter=recorder)
     assert any(re.search(sentence, notice) for notice in recorder.notices)
 
 
@@ -583,7 +475,7 @@ def test_whatever_predictions_have_as_images_and_categories_is_not_needed(tmp_pa
     document = json.loads(pred.read_text())
     pred.write_text(json.dumps({**document, "images": own, "categories": own}))
     recorder = Recorder()
-    assert score_folder(gt, pred, reporter=recorder, index=False).summary()["All"]["PQ"] == 1.0
+    assert score_folder(gt, pred, reporter=recorder).summary()["All"]["PQ"] == 1.0
     assert not recorder.notices
 
 

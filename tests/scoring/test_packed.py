@@ -22,7 +22,7 @@ def cache(tmp_path_factory, monkeypatch):
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     out = tmp_path_factory.mktemp("plain") / "run"
-    return score_folder(SCENES / "gt.json", SCENES / "pred.json", out=out, index=False, boundary=True)
+    return score_folder(SCENES / "gt.json", SCENES / "pred.json", out=out, boundary=True)
 
 
 def assert_same(run, plain) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from panbench.base.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from panbench.base.engines import Spread
     from panbench.report.answers.comparison import Standing
     from panbench.report.answers.grid import Grid
     from panbench.report.answers.measures import Measured
@@ -42,10 +41,6 @@ class ScoreOptions:
 
     def check(self, scoring: Scoring) -> None:
         """Raises PanbenchError, before anything is scored, for files that the options do not fit."""
-
-    def spread(self) -> "Spread | None":
-        """The engine whose workers look at the PNGs, where the options name one."""
-        return None
 
     def found(self, run: "Run", scoring: Scoring, reporter: Reporter = SILENT) -> "Measured | None":
         """Tables below that of PQ, and keys of `--json`; None if no option asks for any."""

@@ -171,8 +171,6 @@ class TradeoffOptions(StudyOptions):
             if study is not self:
                 given |= {field.name: getattr(study, field.name) for field in fields(study)}  # type: ignore[arg-type]
         mine = "--size" if self.layers is None else "--layers"
-        if options.spread is not None:
-            raise BadArgument(f"{mine} is not spread over an engine's workers: leave --engine or {mine} out.")
         if given.get("tta"):
             raise BadArgument(f"--tta shows a network several views, and {mine} is about one pass. Leave one out.")
         if given.get("tiles"):

@@ -168,7 +168,7 @@ def judged_damaged(scene: Scene, rng: random.Random, out: Path) -> str:
         if in_parts:
             score_by_parts(scene, which, out / name)
         else:
-            score_folder(scene.gt, source, out=out / name, index=False)
+            score_folder(scene.gt, source, out=out / name)
     harmed = rng.choice(["run", "base"])
     part = rng.choice(sorted((out / harmed / "parts").iterdir()))
     before = part.read_bytes()
@@ -206,7 +206,7 @@ def served_runs(scene: Scene, rng: random.Random, out: Path) -> str:
     from panbench.report.pages.live.server import application
 
     for name, source in (("good", scene.good), ("poor", scene.poor)):
-        score_folder(scene.gt, source, out=out / "results" / name, index=False)
+        score_folder(scene.gt, source, out=out / "results" / name)
     (out / "secret.txt").write_text("a secret of the user")
     seen: dict[int, int] = {}
     with TestClient(application(Library(out / "results")), "http://127.0.0.1", raise_server_exceptions=False) as client:
@@ -247,7 +247,7 @@ def _disturb(scene: Scene, rng: random.Random, out: Path) -> None:
         # A run that was damaged meanwhile is not replaced.
         with contextlib.suppress(PanbenchError):
             replaced = (results / "good").exists()
-            score_folder(scene.gt, scene.poor, out=results / "good", index=False, overwrite=replaced)
+            score_folder(scene.gt, scene.poor, out=results / "good", overwrite=replaced)
     elif act == "delete":
         shutil.rmtree(results / "poor", ignore_errors=True)
     elif act == "link":

@@ -43,7 +43,7 @@ def kill_writing(scene: Scene, rng: random.Random, out: Path) -> str:
 
 def kill_overwriting(scene: Scene, rng: random.Random, out: Path) -> str:
     """A run is killed while it replaces another one: one of both is whole at any moment."""
-    score_folder(scene.gt, scene.poor, out=out, index=False)
+    score_folder(scene.gt, scene.poor, out=out)
     (out / "notes.md").write_text("mine")
     pid = child(lambda: score_by_parts(scene, "good", out, overwrite=True))
     time.sleep(rng.uniform(0, 1.5 * scene.seconds))
@@ -77,7 +77,7 @@ def full_disk(scene: Scene, rng: random.Random, out: Path) -> str:
     """The disk is full from some flush on; an old run stays, a new one says failed."""
     old = rng.random() < 0.5
     if old:
-        score_folder(scene.gt, scene.poor, out=out, index=False)
+        score_folder(scene.gt, scene.poor, out=out)
 
     def work() -> None:
         left, fsync = [rng.randrange(60)], os.fsync
@@ -103,7 +103,7 @@ def full_disk(scene: Scene, rng: random.Random, out: Path) -> str:
 
 def edited_record(scene: Scene, rng: random.Random, out: Path) -> str:
     """run.json is edited: a sentence, or the right numbers."""
-    score_folder(scene.gt, scene.good, out=out, index=False)
+    score_folder(scene.gt, scene.good, out=out)
     content = json.loads((out / "run.json").read_text("utf-8"))
     categories = content["categories"]
     if rng.random() < 0.3:

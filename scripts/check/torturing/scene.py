@@ -104,7 +104,7 @@ def make_scene(root: Path) -> Scene:
         cv2.imwrite(str(data / "photographs" / f"{number}.jpg"), grey, [cv2.IMWRITE_JPEG_QUALITY, 98])
     (data / "weights.bin").write_bytes(rng.bytes(3_000_000))
     (root / "little_model.py").write_text(textwrap.dedent(LITTLE_MODEL))
-    scored = {name: score_folder(paths["gt"], paths[name], index=False) for name in ("good", "poor")}
+    scored = {name: score_folder(paths["gt"], paths[name]) for name in ("good", "poor")}
     scores = {name: pq_of(run) for name, run in scored.items()}
     assert scores["good"] != scores["poor"]
     scene = Scene(root, paths["gt"], paths["good"], paths["poor"], scores, scored, 0.0)

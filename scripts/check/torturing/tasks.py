@@ -189,7 +189,7 @@ def with_tasks(scene: Scene, url: str) -> Scene:
     categories = [{"id": one.id, "name": one.name, "isthing": int(one.isthing)} for one in CATEGORIES]
     (scene.root / "data" / "categories.json").write_text(json.dumps(categories))
     for which, predictions in (("good", scene.good), ("poor", scene.poor)):
-        score_folder(scene.gt, predictions, out=scene.root / f"{which}-run", index=False)
+        score_folder(scene.gt, predictions, out=scene.root / f"{which}-run")
     for number in (1, 2):
         shard = scene.root / "shards" / str(number)
         code, said = command("score", "--gt", scene.gt, "--pred", scene.good, "--shard", f"{number}/2", "--out", shard)

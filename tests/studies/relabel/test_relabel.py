@@ -55,14 +55,14 @@ def found(place):
 def test_numbers_on_both_truths_are_those_of_score(place, found):
     for side, truth in enumerate("ab"):
         for name in ("one", "two", "three"):
-            run = score_folder(place / f"{truth}.json", place / f"{name}.json", index=False)
+            run = score_folder(place / f"{truth}.json", place / f"{name}.json")
             rows = found.changes.runs.query("run == @name and group == 'All'")
             assert rows[f"PQ_{truth}"].item() == run.summary()["All"]["PQ"], (side, name)
 
 
 def test_the_ceiling_is_the_score_of_the_other_truth_as_a_prediction(place, found):
     for side, (truth, other) in enumerate((("a", "b"), ("b", "a"))):
-        run = score_folder(place / f"{truth}.json", place / f"{other}.json", index=False)
+        run = score_folder(place / f"{truth}.json", place / f"{other}.json")
         table = found.ceiling[side].query("group == 'Things' and metric == 'PQ'")
         assert table["value"].item() == run.summary()["Things"]["PQ"]
 
@@ -138,9 +138,7 @@ def test_the_order_of_models_changes_no_suspect(place, found):
 def test_changes_are_paired_and_flips_are_counted(place, found):
     sides = []
     for truth in "ab":
-        runs = {
-            name: score_folder(place / f"{truth}.json", place / f"{name}.json", index=False) for name in ("one", "two")
-        }
+        runs = {name: score_folder(place / f"{truth}.json", place / f"{name}.json") for name in ("one", "two")}
         sides.append({name: image_statistics(run.matched, run.categories) for name, run in runs.items()})
     # The same truth twice: nothing changes, in no resample.
     still = rank_changes(sides[0], sides[0], resamples=200)

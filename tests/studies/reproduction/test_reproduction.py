@@ -285,7 +285,7 @@ def test_the_page_has_a_verdict_for_each_run_and_a_reason_where_there_is_none(tm
     assert empty.exit_code == 2
     assert "holds no run" in empty.stderr
     reference = ROOT / "tests" / "reference" / "pq_edges"
-    score_folder(reference / "gt.json", reference / "pred.json", out=tmp_path / "mine", index=False)
+    score_folder(reference / "gt.json", reference / "pred.json", out=tmp_path / "mine")
     made = panbench("reproduce", "--page", tmp_path / "README.md")
     assert made.exit_code == 0, made.output
     assert "mine is not a run of a model in the catalogue" in (tmp_path / "README.md").read_text("utf-8")
