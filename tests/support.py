@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import functools
-import gc
 import json
 import os
 import socketserver
@@ -15,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import forking
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -42,18 +40,8 @@ def panbench(*arguments: object, columns: int = 400, cwd: Path | None = None, **
 
 
 def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file. Keep what you need of it: the trees of panbench are a million objects.
-
-    The garbage collector, which would look at them again and again while they are made, takes two thirds of the time.
-    """
-    text = path.read_text("utf-8")
-    ours = gc.isenabled()
-    gc.disable()
-    try:
-        return ast.parse(text)
-    finally:
-        if ours:
-            gc.enable()
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text("utf-8"))
 
 
 def serve(server: socketserver.BaseServer) -> threading.Thread:
@@ -69,11 +57,16 @@ def awaited(scenario: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         thread.submit(lambda: asyncio.run(scenario())).result()
 
 
-def panbench_program(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`panbench …` as a program of its own; options are those of `subprocess.run`."""
-    command = [sys.executable, "-m", "panbench", *map(str, arguments)]
+def python(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`python ARGUMENTS` as a program of its own; options are those of `subprocess.run`."""
+    command = [sys.executable, *map(str, arguments)]
     settings: dict[str, Any] = {"capture_output": True, "text": True, "encoding": "utf-8", "timeout": 300, **options}
     return subprocess.run(command, **settings)
+
+
+def panbench_program(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`panbench …` as a program of its own; options are those of `subprocess.run`."""
+    return python("-m", "panbench", *arguments, **options)
 
 
 _WITHOUT_TORCH = """
@@ -103,9 +96,7 @@ json.dump(answers, sys.stdout)
 
 def refuses_without_torch(folder: Path, lines: Sequence[tuple[Sequence[str], str]]) -> None:
     """Asserts that each command line is refused in the sentence beside it by a process that cannot load PyTorch."""
-    finished = forking.run(
-        ["-c", _WITHOUT_TORCH], input=json.dumps([line for line, _ in lines]), cwd=folder, level="light"
-    )
+    finished = python("-c", _WITHOUT_TORCH, input=json.dumps([line for line, _ in lines]), cwd=folder)
     assert finished.returncode == 0, finished.stderr
     for (line, sentence), (code, words) in zip(lines, json.loads(finished.stdout), strict=True):
         assert sentence in words, (line, words)

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from scratch_folder import own_cache
 
 from panbench.datasets.fetch import panoptic_categories
 from panbench.runs import load_run
@@ -222,7 +221,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Executed:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(folder / "site"), str(ROOT)]),
-            "PANBENCH_CACHE": own_cache(folder / "cache"),
+            "PANBENCH_CACHE": str(folder / "cache"),
             "OMP_NUM_THREADS": "1",
             "MPLBACKEND": "agg",
         }

@@ -5,7 +5,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import forking
 import pytest
 import support
 
@@ -25,7 +24,7 @@ WIDTH = 0.01
 
 def panbench(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "80"}
-    return forking.panbench(*arguments, cwd=cwd, env=environment, timeout=900)
+    return support.panbench_program(*arguments, cwd=cwd, env=environment, timeout=900)
 
 
 @pytest.mark.smoke

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import forking
 import pytest
 from little_runs import finished
 from support import panbench_program
@@ -34,8 +33,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`panbench …` where the study is installed, as a fork (tests/forking.py)."""
-    return forking.panbench(*words, cwd=home, env=environment(home))
+    """`panbench …` where the study is installed."""
+    return panbench_program(*words, cwd=home, env=environment(home))
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -43,9 +42,8 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def test_its_command_is_in_help_and_answers(home):
-    # From nothing, as a user starts it.
-    assert "edges" in panbench_program("--help", cwd=home, env=environment(home)).stdout
-    answered = panbench_program("edges", "run", cwd=home, env=environment(home))
+    assert "edges" in asked(home, "--help").stdout
+    answered = asked(home, "edges", "run")
     assert (answered.returncode, answered.stderr) == (0, "")
     assert answered.stdout.endswith("segments\n")
 

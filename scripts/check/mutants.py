@@ -304,7 +304,7 @@ def run(root: Path, check: str) -> tuple[int, str]:
         words = [script, "--only", scenario, "--rounds", rounds, "--seed", "1", "--seconds", str(SECONDS)]
     else:
         words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(root / ".tests"), check]
-    here = {**environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1", "PANBENCH_MUTANT": "1"}
+    here = {**environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, *words], cwd=root, env=here, capture_output=True, text=True, timeout=2 * SECONDS, check=False
     )

@@ -10,7 +10,6 @@ from typing import Any
 import httpx2
 import pytest
 from huggingface_hub import constants, hf_hub_download
-from scratch_folder import own_cache
 from support import panbench, serve
 
 from panbench.base import hub
@@ -143,7 +142,7 @@ def _send(
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     mimic = Hub()
     monkeypatch.setenv("HF_ENDPOINT", mimic.address)
-    monkeypatch.setenv("PANBENCH_CACHE", own_cache(tmp_path / "panbench"))
+    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "panbench"))
     # huggingface_hub reads the environment once, when it is imported.
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import forking
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,7 +94,7 @@ def test_quiet_leaves_out_hints_and_keeps_results_and_errors(tmp_path):
 def test_forced_colour_colours_a_pipe_and_animates_nothing_into_it(tmp_path):
     gt = predictions(tmp_path, "gt", True)
     environment = {**os.environ, "FORCE_COLOR": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = forking.panbench("score", "--gt", gt, "--pred", gt, env=environment)
+    done = panbench_program("score", "--gt", gt, "--pred", gt, env=environment)
     assert done.returncode == 0, done.stderr
     assert "\x1b[" in done.stdout + done.stderr
     for movement in ("\x1b[?25l", "\x1b[2K", "\x1b[1A", "\r"):
@@ -430,7 +429,7 @@ def test_a_run_without_images_has_nothing_to_measure(tmp_path):
 
 def test_no_color_is_honoured_and_pipes_have_none(tmp_path):
     run = stored_run(tmp_path / "good")
-    assert "\x1b" not in forking.panbench("compare", run).stdout
+    assert "\x1b" not in panbench_program("compare", run).stdout
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):
@@ -545,18 +544,18 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_written(tmp_pa
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
 def test_ctrl_c_keeps_what_was_scored_and_says_how_to_go_on(tmp_path):
-    words = ["panbench", *EVAL[:-1], "200", "--out", str(tmp_path / "run")]
-    with (tmp_path / "said").open("w+b") as file, open(os.devnull, "wb") as nothing:
-        running = forking.start(words, stdout=nothing.fileno(), stderr=file.fileno(), cwd=tmp_path)
+    words = [sys.executable, "-m", "panbench", *EVAL[:-1], "200", "--out", str(tmp_path / "run")]
+    with (tmp_path / "said").open("wb") as file:
+        running = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=file, cwd=tmp_path)
         deadline = time.monotonic() + 120
         while not (tmp_path / "run" / "parts").is_dir():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 running.wait(timeout=0.02)
-            assert running.poll() is None, forking.text_of(file)
+            assert running.poll() is None, (tmp_path / "said").read_text()
             assert time.monotonic() < deadline
         running.send_signal(signal.SIGINT)
         assert running.wait(timeout=60) == 130
-        said = forking.text_of(file)
+    said = (tmp_path / "said").read_text()
     assert "--resume" in said
     assert "Traceback" not in said
     marked = panbench("compare", tmp_path / "run")

@@ -9,9 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import forking
 import pytest
-from support import panbench, panbench_program
+from support import panbench, panbench_program, python
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
 
@@ -45,7 +44,7 @@ def scored(tmp_path_factory) -> Path:
 )
 def test_a_file_that_may_not_grow_is_named_in_a_sentence(scored, tmp_path, arguments):
     shutil.copytree(scored, tmp_path / "run")
-    done = forking.run(["-c", LIMITED, *arguments], cwd=tmp_path, level="panbench")
+    done = python("-c", LIMITED, *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "File too large" in done.stderr
     assert "fault of panbench" not in done.stderr
@@ -56,7 +55,7 @@ def test_control_characters_of_names_reach_no_csv(scored, tmp_path):
     shutil.copytree(scored, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     (tmp_path / "run" / "run.json").write_text(json.dumps({**record, "name": "a\x1b[2J\x9bb"}))
-    done = forking.panbench("compare", "run", "--format", "csv", cwd=tmp_path)
+    done = panbench_program("compare", "run", "--format", "csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "\x9b" not in done.stdout

@@ -6,10 +6,9 @@ import os
 from dataclasses import replace
 
 import cv2
-import forking
 import numpy as np
 import pytest
-from support import panbench, serve
+from support import panbench, panbench_program, serve
 
 from panbench.cli import console
 from panbench.runs import RunInfo
@@ -67,8 +66,8 @@ def refusing():
 def test_no_error_of_the_hub_shows_a_token_or_a_password(token, endpoint, refusing, tmp_path):
     cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((8, 8, 3), np.uint8))
     settings = {**os.environ, "HF_TOKEN": token, "HF_ENDPOINT": endpoint.format(refusing)}
-    # A process that has not imported huggingface_hub (tests/models/mmdet/test_lean.py), which reads them when it is.
-    done = forking.panbench(
+    # A process of its own, as huggingface_hub reads them when it is imported.
+    done = panbench_program(
         *("predict", "photo.png", "--model", "hf:owner/name", "--download", "--debug"), cwd=tmp_path, env=settings
     )
     said = done.stderr + done.stdout

@@ -1,8 +1,4 @@
-"""Several processes on one run, as torchrun starts them: gloo on this CPU.
-
-One test starts everything from nothing. In the others torchrun's own agent runs in a fork (tests/forking.py) and forks
-the ranks, which find PyTorch and mmdet imported; they meet, exchange and end as ranks that were started do.
-"""
+"""Several processes on one run, as torchrun starts them: gloo on this CPU."""
 
 import contextlib
 import json
@@ -10,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import forking
 import pytest
+from support import python
 
 from panbench.datasets import shapes
 from panbench.datasets.index import build_index
@@ -40,9 +35,13 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
     return ["eval", "--model", "mask2former-tiny", *data, *more]
 
 
+def torchrun(ranks: int) -> list[str]:
+    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "panbench"]
+
+
 def finished(ranks: int, folder: Path, out: Path, *more: str) -> tuple[Run, str]:
-    line = ["panbench", *command(folder, out, *more)]
-    done = forking.run(forking.torchrun(ranks, line), env={**os.environ, **ENVIRONMENT}, timeout=600)
+    line = [*torchrun(ranks), *command(folder, out, *more)]
+    done = python(*line, env={**os.environ, **ENVIRONMENT}, timeout=600)
     assert done.returncode == 0, done.stderr
     return load_run(out), done.stdout
 
@@ -77,41 +76,22 @@ def test_ranks_on_an_index_make_the_run_on_the_json(folder: Path, alone: Run):
     assert run.info.dataset == alone.info.dataset
 
 
-def test_torchrun_starts_ranks_from_nothing(folder: Path, alone: Run):
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "panbench",
-    ]
-    line = [*torchrun, *command(folder, folder / "torchrun")]
-    done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **ENVIRONMENT}, timeout=600)
-    assert done.returncode == 0, done.stderr
-    run = load_run(folder / "torchrun")
-    assert tables(run) == tables(alone)
-    assert run.info.ranks == 2
-
-
 def test_a_rank_that_dies_loses_nothing_and_the_rerun_may_have_other_ranks(folder: Path, alone: Run):
     out = folder / "broken"
-    line = forking.torchrun(2, ["panbench", *command(folder, out)])
-    with tempfile.TemporaryFile() as words:
-        agent = forking.start(line, stdout=words.fileno(), stderr=words.fileno(), env={**os.environ, **ENVIRONMENT})
+    line = [sys.executable, *torchrun(2), *command(folder, out)]
+    with (folder / "words").open("wb") as words:
+        agent = subprocess.Popen(line, stdout=words, stderr=words, env={**os.environ, **ENVIRONMENT})
         try:
             while not (out / "run.json").exists():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     agent.wait(0.005)
-                assert agent.returncode is None, forking.text_of(words)
+                assert agent.returncode is None, (folder / "words").read_text()
             ranks = subprocess.run(["pgrep", "-P", str(agent.pid)], capture_output=True, text=True, check=True)
             os.kill(int(ranks.stdout.split()[-1]), signal.SIGKILL)
             assert agent.wait(300) != 0
         finally:
             agent.send_signal(signal.SIGTERM)  # the agent ends its ranks
-        assert "SIGKILL" in forking.text_of(words), "the run ended before the rank could be killed"
+        assert "SIGKILL" in (folder / "words").read_text(), "the run ended before the rank could be killed"
     assert json.loads((out / "run.json").read_text())["status"] != "done"
     run, _ = finished(1, folder, out, "--resume")
     assert run.info.status == "done"

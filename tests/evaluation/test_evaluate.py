@@ -8,13 +8,13 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import forking
 import numpy as np
 import pytest
 import torch
@@ -569,9 +569,8 @@ class Nursery:
         # Opened for both, it does not wait for the other side.
         self.asked = os.open(asked, os.O_RDWR)
         answers, answered = os.pipe()
-        self.process = forking.start(
-            ["-c", NURSERY, str(dataset), str(whole), str(asked)], stdout=answered, stderr=answered, env=environment
-        )
+        words = [sys.executable, "-c", NURSERY, str(dataset), str(whole), str(asked)]
+        self.process = subprocess.Popen(words, stdout=answered, stderr=answered, env=environment)
         os.close(answered)
         self.answers = os.fdopen(answers)
 

@@ -4,9 +4,8 @@ import json
 import shlex
 from pathlib import Path
 
-import forking
 import pytest
-from support import panbench
+from support import panbench, panbench_program
 
 from panbench.datasets import shapes
 from panbench.report.answers.remaking import command_with_predictions, resuming_command
@@ -70,7 +69,7 @@ def test_words_for_the_shell_are_quoted(tmp_path):
 def test_what_the_page_offers_adds_the_pictures(tmp_path):
     shapes.generate(tmp_path / "data", count=2, size=(96, 128))
     words = "eval --model mask2former-tiny --checkpoint random --out runs/mine --no-save-predictions --data"
-    first = forking.panbench(*words.split(), tmp_path / "data", cwd=tmp_path)
+    first = panbench_program(*words.split(), tmp_path / "data", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     run = load_run(tmp_path / "runs" / "mine")
     assert "No run has stored predictions" in report_page([run])

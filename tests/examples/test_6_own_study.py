@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-from forking import panbench
+from support import panbench_program as panbench
 
 MODULE = """
 from pathlib import Path

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import forking
 import numpy as np
 import pytest
 import torch
+from support import python
 
 from panbench.catalog import find_model
 from panbench.datasets import shapes
@@ -273,7 +273,7 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         line = ["--device", "meta", "--batch", "1,3", "--model", ",".join(names), "--size", "96x128"]
         lines.append([*line, "--weights", "auto", "--plant", str(planted), "--json", str(folder / f"{kind}.json")])
     path = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = forking.run(["-c", _COUNT], input=json.dumps(lines), env={**os.environ, "PYTHONPATH": path})
+    done = python("-c", _COUNT, input=json.dumps(lines), env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr[-2000:]
     return folder
 

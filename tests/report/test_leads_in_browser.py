@@ -31,8 +31,8 @@ def seen(page, selector: str) -> dict:
     }
 
 
-def test_a_cause_opens_its_model_by_verdict_with_its_segments_lit_and_near(same_report):
-    page = same_report()
+def test_a_cause_opens_its_model_by_verdict_with_its_segments_lit_and_near(open_report):
+    page = open_report()
     cause = "[data-lead^='cause:1:'][title$='to: missed']"
     shown = seen(page, cause)
     assert (shown["left"], shown["right"], shown["colours"]) == ("Ground truth", "second", "Verdicts")
@@ -44,8 +44,8 @@ def test_a_cause_opens_its_model_by_verdict_with_its_segments_lit_and_near(same_
     wait_in_page(page, "location.hash.includes('judge=run-b')")
 
 
-def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_walks_to_the_next(same_report):
-    page = same_report()
+def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_walks_to_the_next(open_report):
+    page = open_report()
     shown = seen(page, "[data-lead^='cause:1:'][title$='to: wrong category']")
     assert shown["right"] == "second"
     assert shown["image"] in ("8", "10")
@@ -61,8 +61,8 @@ def test_what_was_taken_for_something_is_lit_with_what_it_was_taken_for_and_n_wa
     wait_in_page(page, f"document.getElementById('viewer').dataset.image === '{shown['image']}'")
 
 
-def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(same_report):
-    page = same_report()
+def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(open_report):
+    page = open_report()
     page.get_by_label("Error", exact=True).select_option("any")
     shown = seen(page, "#category-scores [data-lead='category:1']")
     assert shown["right"] == "second", "the model of the pair that the category says most against"
@@ -79,8 +79,8 @@ def test_n_walks_from_error_to_error_of_one_image_and_is_no_key_of_a_list(same_r
     assert told(page) == first
 
 
-def test_a_confusion_lights_the_true_segment_and_what_was_said_instead(same_report):
-    page = same_report()
+def test_a_confusion_lights_the_true_segment_and_what_was_said_instead(open_report):
+    page = open_report()
     shown = seen(page, "#confusion-view [data-lead='taken:0:1']")
     assert shown["right"] == "second"
     rows = lit_rows(page)
@@ -88,8 +88,8 @@ def test_a_confusion_lights_the_true_segment_and_what_was_said_instead(same_repo
     assert any(row == "ball false positive: wrong category" for row in rows)
 
 
-def test_a_slice_lights_the_errors_that_are_in_it_and_no_others(same_report):
-    page = same_report()
+def test_a_slice_lights_the_errors_that_are_in_it_and_no_others(open_report):
+    page = open_report()
     # Of image 8 the missed ball has 36 of 1,200 pixels, the cat 100 and the ball that is said instead 90.
     seen(page, "#slice-view [data-lead='slice:share:1–10 %']")
     page.locator(".thumbs button[data-image='8']").click()
@@ -112,8 +112,8 @@ def test_an_address_brings_back_model_segments_and_zoom(open_report):
     assert select.evaluate("node => node.options[node.selectedIndex].textContent") == "second"
 
 
-def test_thumbnails_of_a_lead_show_the_model_that_it_speaks_of(same_report):
-    page = same_report()
+def test_thumbnails_of_a_lead_show_the_model_that_it_speaks_of(open_report):
+    page = open_report()
     seen(page, "[data-lead^='cause:0:']")
     errors = page.locator(".thumbs .errors").all_inner_texts()
     assert errors

@@ -45,8 +45,8 @@ STRIPES = f"""(canvas, part) => {{ {_READ}
 
 
 @pytest.mark.parametrize("colours", ["Categories", "Verdicts"])
-def test_what_a_model_missed_is_drawn_over_its_answer_and_not_over_that_of_one_that_found_it(same_report, colours):
-    page = same_report(hash="#image=7&view=side")
+def test_what_a_model_missed_is_drawn_over_its_answer_and_not_over_that_of_one_that_found_it(open_report, colours):
+    page = open_report(hash="#image=7&view=side")
     page.get_by_role("button", name=colours).click()
     first, second = (page.locator(".pane canvas").nth(place) for place in (2, 3))
     assert second.evaluate(MISSED, BALL) > 0.1
@@ -56,8 +56,8 @@ def test_what_a_model_missed_is_drawn_over_its_answer_and_not_over_that_of_one_t
     assert second.evaluate(MISSED, BALL) == 0
 
 
-def test_the_divider_shows_what_the_model_on_its_side_missed(same_report):
-    page = same_report(hash="#image=7")
+def test_the_divider_shows_what_the_model_on_its_side_missed(open_report):
+    page = open_report(hash="#image=7")
     page.get_by_label("Right", exact=True).select_option("second")
     page.get_by_role("slider", name="Divider").press("Home")
     assert page.locator(".stage canvas").evaluate(MISSED, BALL) > 0.1
@@ -65,9 +65,9 @@ def test_the_divider_shows_what_the_model_on_its_side_missed(same_report):
     assert page.locator(".stage canvas").evaluate(MISSED, BALL) == 0
 
 
-def test_missed_and_false_differ_without_colour(same_report):
+def test_missed_and_false_differ_without_colour(open_report):
     # In image 8 the cat (columns 5 to 14, rows 5 to 13) is taken for a ball: false. The missed ball is as in image 7.
-    page = same_report(hash="#image=8&view=side&colours=verdict")
+    page = open_report(hash="#image=8&view=side&colours=verdict")
     for box in ("Outlines", "Missed"):
         page.get_by_label(box, exact=True).uncheck()
     canvas = page.locator(".pane canvas").nth(3)
@@ -78,8 +78,8 @@ def test_missed_and_false_differ_without_colour(same_report):
     assert falling < 0.7 * rising
 
 
-def test_misses_are_counted_and_told_with_the_false_ones(same_report):
-    page = same_report(hash="#image=7&view=side")
+def test_misses_are_counted_and_told_with_the_false_ones(open_report):
+    page = open_report(hash="#image=7&view=side")
     heads = page.locator(".pane .counts").all_inner_texts()
     assert "1 missed" in heads[3]
     assert "missed" not in heads[2]
@@ -99,8 +99,8 @@ def test_misses_are_counted_and_told_with_the_false_ones(same_report):
     assert told == ["second", "void: no segment", "missed: ball, 36 pixels · FN"]
 
 
-def test_the_reader_chooses_by_which_model_the_truth_is_judged(same_report):
-    page = same_report(hash="#image=7&view=side&colours=verdict")
+def test_the_reader_chooses_by_which_model_the_truth_is_judged(open_report):
+    page = open_report(hash="#image=7&view=side&colours=verdict")
     truth = page.locator(".pane canvas").nth(1)
     assert "first <b>model</b>: 4 found" in page.locator(".pane .counts").nth(1).inner_text()
     assert truth.evaluate(MISSED, BALL) == 0

@@ -23,8 +23,8 @@ def test_segments_are_counted_by_the_models_that_found_them(shared_runs):
     assert only_numbers(members[:1]) == []
 
 
-def test_the_images_in_which_one_finds_more_are_listed_and_a_number_opens_the_picture(same_report):
-    page = same_report()
+def test_the_images_in_which_one_finds_more_are_listed_and_a_number_opens_the_picture(open_report):
+    page = open_report()
     said = page.locator("#only-view p").first.inner_text().replace("\n", "")
     assert "first <b>model</b> finds 6 true segments that second does not, in 4 images" in said
     assert "second finds 0 true segments that first <b>model</b> does not, in 0 images" in said
@@ -54,8 +54,8 @@ COLOR = """(canvas, [x, y, w, h]) => {
 }"""
 
 
-def test_the_picture_has_what_one_finds_alone_in_its_colour_and_the_rest_in_grey(same_report):
-    page = same_report(hash="#image=7")
+def test_the_picture_has_what_one_finds_alone_in_its_colour_and_the_rest_in_grey(open_report):
+    page = open_report(hash="#image=7")
     page.get_by_label("Right", exact=True).select_option("Found by only one")
     page.get_by_role("slider", name="Divider").press("Home")
     canvas = page.locator(".stage canvas")

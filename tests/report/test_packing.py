@@ -1,17 +1,10 @@
 """Pictures that a second process packs: the page is the one that this process would make."""
 
-import os
 import re
-import signal
-import subprocess
-from types import SimpleNamespace
-from typing import Any
 
-import forking
 import pytest
 from report_runs import data_of
 
-from panbench.base import helper
 from panbench.base.helper import Helper
 from panbench.datasets.index import build_index
 from panbench.report.answers import data_files
@@ -32,25 +25,8 @@ def packed_here(shared_runs) -> str:
         return without_time(report_page(shared_runs))
 
 
-class Forked:
-    """What a Helper uses of subprocess.Popen, of a fork that has the libraries."""
-
-    def __init__(self, command: list[str], **streams: int) -> None:
-        read, write = os.pipe(), os.pipe()
-        self._child = forking.start(command[1:], stdin=read[0], stdout=write[1], stderr=2, level="light")
-        for theirs in (read[0], write[1]):
-            os.close(theirs)
-        self.stdin, self.stdout = os.fdopen(read[1], "wb"), os.fdopen(write[0], "rb")
-
-    def kill(self) -> None:
-        self._child.send_signal(signal.SIGKILL)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._child, name)
-
-
 @pytest.fixture
-def asked_programs(monkeypatch):
+def asked(monkeypatch):
     """The methods that were called in second processes, which start for the smallest set."""
     found: list[str] = []
     ask = Helper.ask
@@ -65,17 +41,9 @@ def asked_programs(monkeypatch):
     return found
 
 
-@pytest.fixture
-def asked(asked_programs, monkeypatch):
-    """The same, of forks. How a second process starts from nothing, tests/base/test_helper.py tests, too."""
-    if forking.FORKS:
-        monkeypatch.setattr(helper, "subprocess", SimpleNamespace(Popen=Forked, PIPE=subprocess.PIPE))
-    return asked_programs
-
-
-def test_the_page_is_the_same_whoever_packs_its_pictures(shared_runs, packed_here, asked_programs):
+def test_the_page_is_the_same_whoever_packs_its_pictures(shared_runs, packed_here, asked):
     packed_elsewhere = report_page(shared_runs)
-    assert asked_programs.count("pack") == 4
+    assert asked.count("pack") == 4
     assert without_time(packed_elsewhere) == packed_here
 
 

@@ -33,8 +33,8 @@ def column(page, index: int) -> list[str]:
     return page.locator(f"#category-scores tbody tr > :nth-child({index})").all_inner_texts()
 
 
-def test_categories_are_sorted_by_a_click_and_back_by_another(same_report):
-    page = same_report()
+def test_categories_are_sorted_by_a_click_and_back_by_another(open_report):
+    page = open_report()
     # At first by the difference of the pair that is surest, which stands before its interval.
     assert page.locator("#category-scores thead th").nth(4).get_attribute("aria-sort") == "descending"
     gaps = [abs(float(text.split(" ")[0].replace("−", "-"))) for text in column(page, 5)]
@@ -52,8 +52,8 @@ def test_categories_are_sorted_by_a_click_and_back_by_another(same_report):
     assert [name[:3] for name in column(page, 1)] == ["<im", "bal", "sky"]
 
 
-def test_categories_begin_with_whether_any_differs_for_sure(same_report):
-    page = same_report()
+def test_categories_begin_with_whether_any_differs_for_sure(open_report):
+    page = open_report()
     found = page.locator("#categories-finding").inner_text()
     assert found.startswith("No category differs significantly between A and B (0 of ")
     assert "after correction for all of them" in found
@@ -67,8 +67,8 @@ def test_a_file_has_no_pages_of_examples_to_turn(read_report):
     assert read_report().get_by_role("button", name="Later").is_hidden()
 
 
-def test_categories_are_filtered_by_name_and_kind(same_report):
-    page = same_report()
+def test_categories_are_filtered_by_name_and_kind(open_report):
+    page = open_report()
     page.get_by_label("Filter", exact=True).fill("BAL")
     assert column(page, 1) == ["ball"]
     assert page.get_by_text("1 of 3 categories").is_visible()
@@ -79,8 +79,8 @@ def test_categories_are_filtered_by_name_and_kind(same_report):
     assert column(page, 3) == ["100.0"]
 
 
-def test_a_category_opens_its_examples(same_report):
-    page = same_report()
+def test_a_category_opens_its_examples(open_report):
+    page = open_report()
     page.locator("#category-scores").get_by_role("button", name="sky").click()
     assert page.locator(".chip").inner_text().startswith("Images with sky")
     assert page.locator(".thumbs button").count() == 4
@@ -89,8 +89,8 @@ def test_a_category_opens_its_examples(same_report):
     assert page.locator(".chip").inner_text() == ""
 
 
-def test_the_gallery_is_filtered_by_cause_and_ordered(same_report):
-    page = same_report()
+def test_the_gallery_is_filtered_by_cause_and_ordered(open_report):
+    page = open_report()
     page.get_by_label("Error", exact=True).select_option("wrong category")
     assert sorted(page.locator(".thumbs button").evaluate_all("all => all.map(one => one.dataset.image)")) == [
         "10",
@@ -104,8 +104,8 @@ def test_the_gallery_is_filtered_by_cause_and_ordered(same_report):
     assert first in ("8", "10")
 
 
-def test_the_divider_follows_pointer_and_keys(same_report):
-    page = same_report()
+def test_the_divider_follows_pointer_and_keys(open_report):
+    page = open_report()
     divider = page.get_by_role("slider", name="Divider")
     assert divider.get_attribute("aria-valuenow") == "50"
     divider.scroll_into_view_if_needed()
@@ -122,8 +122,8 @@ def test_the_divider_follows_pointer_and_keys(same_report):
     assert divider.get_attribute("aria-valuenow") == "0"
 
 
-def test_the_divider_parts_two_different_pictures(same_report):
-    page = same_report()
+def test_the_divider_parts_two_different_pictures(open_report):
+    page = open_report()
     page.get_by_label("Left", exact=True).select_option("Image")
     page.locator(".thumbs button[data-image='8']").click()
     wait_for_picture(page)
@@ -144,8 +144,8 @@ def hover(page, x: float, y: float) -> str:
     return page.locator("#tooltip").inner_text()
 
 
-def test_pointing_at_a_segment_names_it_with_its_verdict(same_report):
-    page = same_report()
+def test_pointing_at_a_segment_names_it_with_its_verdict(open_report):
+    page = open_report()
     page.locator(".thumbs button[data-image='8']").click()
     wait_for_picture(page)
     page.get_by_label("Right", exact=True).select_option("second")
@@ -170,8 +170,8 @@ def test_pointing_at_a_segment_names_it_with_its_verdict(same_report):
     assert "second: missed (wrong category) · FN" in told
 
 
-def test_clicks_in_the_scatter_open_the_images_that_lie_there_one_after_the_other(same_report):
-    page = same_report()
+def test_clicks_in_the_scatter_open_the_images_that_lie_there_one_after_the_other(open_report):
+    page = open_report()
     # Images 7 and 9 have the same PQ in both models, so their points lie on each other.
     opened = []
     for _ in range(2):
@@ -194,8 +194,8 @@ def test_the_scatter_is_walked_with_keys(open_report):
     assert page.locator("#viewer").get_attribute("data-image") == said.split(",")[0].removeprefix("Image ")
 
 
-def test_side_by_side_shows_image_truth_and_every_model(same_report):
-    page = same_report()
+def test_side_by_side_shows_image_truth_and_every_model(open_report):
+    page = open_report()
     page.get_by_role("button", name="Side by side").click()
     assert page.locator(".pane h4").all_inner_texts() == ["Image", "Ground truth", "first <b>model</b>", "second"]
     assert page.locator(".pane canvas").count() == 4
@@ -354,8 +354,8 @@ def test_a_model_alone_keeps_its_colour(read_report, shared_runs, alone):
         assert fill in {f"var(--m{color})" for name, color, _ in both if name == run.name}
 
 
-def test_everything_that_is_listed_leads_to_a_picture(same_report):
-    page = same_report()
+def test_everything_that_is_listed_leads_to_a_picture(open_report):
+    page = open_report()
     keys = page.locator("[data-lead]").evaluate_all("all => all.map(one => one.dataset.lead)")
     assert {key.split(":")[0] for key in keys} == {"category", "cause", "taken", "slice", "only"}
     # No row is without one.
@@ -392,8 +392,8 @@ def test_back_stays_in_the_page_and_an_address_opens_what_it_names(open_report):
     wait_in_page(page, "document.getElementById('viewer').getBoundingClientRect().top < innerHeight")
 
 
-def test_the_viewer_zooms_and_moves_by_keys_and_wheel_and_panes_point_at_one_place(same_report):
-    page = same_report()
+def test_the_viewer_zooms_and_moves_by_keys_and_wheel_and_panes_point_at_one_place(open_report):
+    page = open_report()
     page.locator(".thumbs button[data-image='8']").click()
     wait_for_picture(page)
     page.get_by_role("button", name="Side by side").click()
@@ -423,8 +423,8 @@ def test_the_viewer_zooms_and_moves_by_keys_and_wheel_and_panes_point_at_one_pla
     assert float(page.locator("#viewer").get_attribute("data-zoom")) > 1.5
 
 
-def test_verdicts_differ_by_more_than_colour(same_report):
-    page = same_report()
+def test_verdicts_differ_by_more_than_colour(open_report):
+    page = open_report()
     page.locator(".thumbs button[data-image='8']").click()
     wait_for_picture(page)
     page.get_by_role("button", name="Side by side").click()
@@ -607,8 +607,8 @@ def test_long_names_do_not_widen_a_narrow_page(open_report, shared_runs, tmp_pat
     assert page.evaluate("document.documentElement.scrollWidth") == 400
 
 
-def test_a_click_on_a_picture_leaves_the_wheel_to_the_page_and_escape_gives_it_back(same_report):
-    page = same_report()
+def test_a_click_on_a_picture_leaves_the_wheel_to_the_page_and_escape_gives_it_back(open_report):
+    page = open_report()
     page.get_by_role("button", name="Side by side").click()
     canvas, zoom = page.locator(".pane canvas").nth(1), "Number(document.querySelector('#viewer').dataset.zoom ?? 1)"
     canvas.click()
@@ -817,8 +817,8 @@ def test_numbers_of_twelve_models_are_not_cut_on_paper(read_report, twelve_repor
     assert set(lines) == {1}
 
 
-def test_the_divider_moved_to_an_end_shows_all_of_one_layer(same_report):
-    page = same_report()
+def test_the_divider_moved_to_an_end_shows_all_of_one_layer(open_report):
+    page = open_report()
     canvas, handle = page.locator("#viewer .stage canvas"), page.locator("#viewer .divider")
     canvas.wait_for()
     handle.focus()

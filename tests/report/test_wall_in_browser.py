@@ -13,8 +13,8 @@ def choose(page, label: str, option: str) -> None:
     page.locator("#wall").get_by_label(label, exact=True).select_option(label=option)
 
 
-def test_the_wall_shows_the_errors_of_a_cause_and_what_another_model_has_there(same_report):
-    page = same_report()
+def test_the_wall_shows_the_errors_of_a_cause_and_what_another_model_has_there(open_report):
+    page = open_report()
     tiles = page.locator("#wall .tiles li")
     choose(page, "Errors of", "second")
     everything = tiles.count()
@@ -30,8 +30,8 @@ def test_the_wall_shows_the_errors_of_a_cause_and_what_another_model_has_there(s
     assert "panbench show errors run-b" in page.locator("#wall").inner_text()
 
 
-def test_what_was_missed_can_be_seen_on_its_crop(same_report):
-    page = same_report()
+def test_what_was_missed_can_be_seen_on_its_crop(open_report):
+    page = open_report()
     choose(page, "Errors of", "second")
     choose(page, "Cause", "missed")
     crop = page.locator("#wall .tiles li").first.locator("svg.crop").first
@@ -42,8 +42,8 @@ def test_what_was_missed_can_be_seen_on_its_crop(same_report):
     assert 0.001 < magenta < 0.2
 
 
-def test_a_click_on_an_error_opens_its_image_in_the_model_that_made_it(same_report):
-    page = same_report()
+def test_a_click_on_an_error_opens_its_image_in_the_model_that_made_it(open_report):
+    page = open_report()
     choose(page, "Errors of", "second")
     choose(page, "Cause", "missed")
     tile = page.locator("#wall .tile").nth(1)
@@ -56,8 +56,8 @@ def test_a_click_on_an_error_opens_its_image_in_the_model_that_made_it(same_repo
     assert "ball" in viewer.locator(".places [role=status]").inner_text()
 
 
-def test_what_to_fix_first_has_its_errors_and_the_words_of_the_verdict(same_report):
-    page = same_report()
+def test_what_to_fix_first_has_its_errors_and_the_words_of_the_verdict(open_report):
+    page = open_report()
     page.locator("#fix-first").get_by_label("Fix first in", exact=True).select_option(label="second")
     rows = page.locator("#fix-first .fixes > li")
     assert rows.first.locator("h3").inner_text().startswith("+")

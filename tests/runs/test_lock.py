@@ -5,12 +5,12 @@ import json
 import os
 import platform
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import forking
 import pytest
 
 from panbench.base.errors import BadRun
@@ -71,25 +71,18 @@ class Child:
     """A process that takes and drops the lock of a folder as it is told."""
 
     def __init__(self, folder: Path, locks: str) -> None:
-        (read, words), (answers, written) = os.pipe(), os.pipe()
-        arguments = ["-c", CHILD, str(folder), locks]
-        self.process = forking.start(arguments, stdin=read, stdout=written, stderr=2, level="light")
-        os.close(read)
-        os.close(written)
+        command = [sys.executable, "-c", CHILD, str(folder), locks]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         self.pid = self.process.pid
-        self._words = os.fdopen(words, "w", buffering=1)
-        self._answers = os.fdopen(answers)
 
     def tell(self, word: str) -> None:
-        self._words.write(f"{word}\n")
+        self.process.stdin.write(f"{word}\n")
 
     def answer(self) -> str:
-        return self._answers.readline().strip()
+        return self.process.stdout.readline().strip()
 
     def close(self) -> None:
-        self._words.close()
-        self._answers.close()
-        self.process.wait()
+        self.process.communicate()
 
     def asked(self, word: str) -> str:
         self.tell(word)

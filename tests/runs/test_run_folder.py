@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import forking
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
 import pytest
+from support import python
 
 import panbench
 from panbench.base.errors import BadRun, OutOfSpace
@@ -165,7 +165,7 @@ writer.write_part(table(2))
 {at} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 writer.write_part(table(3))
 """
-        killed = forking.run(["-c", program], level="light")
+        killed = python("-c", program)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert len(list((tmp_path / "a" / "parts").iterdir())) == 3  # the third under a temporary name
         run = load_run(tmp_path / "a")
@@ -369,7 +369,7 @@ import pathlib
 pathlib.Path.unlink = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL) if left[0] == 0 else None
 writer.finish("done")
 """
-        killed = forking.run(["-c", program], level="light")
+        killed = python("-c", program)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         if calls == 1:
             with pytest.raises(BadRun, match=r"The new run is complete.*`panbench runs finish .*a` puts it in place"):

@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import cv2
-import forking
 import numpy as np
 import pandas as pd
 import pytest
 from little_runs import write_side
 from PIL import Image
-from support import Recorder
+from support import Recorder, python
 
 from panbench.base.errors import BadArgument, BadDataset, BadRun, OutOfSpace, PredictionMismatch
 from panbench.base.reporter import Silent
@@ -489,5 +488,5 @@ from panbench.scoring.folder import as_json, score_folder
 run = score_folder({str(REFERENCE / "pq_edges/gt.json")!r}, {str(REFERENCE / "pq_edges/pred.json")!r})
 print(as_json(run)["All"]["n"])
 """
-    done = forking.run(["-c", program], level="light")
+    done = python("-c", program)
     assert (done.stdout, done.returncode) == ("4\n", 0), done.stderr

@@ -4,15 +4,16 @@ import copy
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
+from support import python
 
 from panbench.base.extras import install_line
 
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
 
-import forking
 import numpy as np
 import torch
 
@@ -94,7 +95,8 @@ def test_the_numbers_are_panopticapis_to_the_last_bit():
 def test_two_processes_have_the_numbers_of_one():
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    finished = forking.run(forking.torchrun(2, ["-c", ON_TWO]), env=environment)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    finished = python(*launcher, sys.executable, "-c", ON_TWO, env=environment)
     assert finished.returncode == 0, finished.stderr
     (all_images, of_one_rank), together, alone = json.loads(finished.stdout.strip().splitlines()[-1])
     assert all_images == expected()
@@ -134,6 +136,6 @@ def test_what_is_wrong_names_the_argument():
 
 def test_without_torchmetrics_the_extra_is_named():
     code = "import sys; sys.modules['torchmetrics'] = None; import panbench.scoring.torchmetrics"
-    finished = forking.run(["-c", code], cwd=ROOT)
+    finished = python("-c", code, cwd=ROOT)
     assert finished.returncode == 1
     assert install_line("torchmetrics") in finished.stderr

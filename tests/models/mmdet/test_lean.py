@@ -2,13 +2,12 @@
 
 import json
 
-import forking
 import pytest
+from support import python
 
 from panbench.base import program
 from panbench.models.mmdet import lean, operators
 
-pytestmark = pytest.mark.skipif(not forking.FORKS, reason="programs start from nothing here")
 HEAVY = (
     "transformers",
     "torch._dynamo",
@@ -19,15 +18,24 @@ HEAVY = (
 )
 
 
-def answer_of_a_fork(program_text: str):
-    """What a fork prints, which found imported what the program `panbench` imports."""
-    finished = forking.run(["-c", program_text])
+PROGRAM = """
+from panbench.base import program
+program.begin()
+from panbench.models.mmdet import lean, operators
+operators.install()
+lean.import_mmdet()
+"""
+
+
+def answer_of_the_program(text: str):
+    """What Python prints, once it has imported mmdet as the program `panbench` does."""
+    finished = python("-c", PROGRAM + text)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout)
 
 
 def test_a_program_imports_nothing_for_training():
-    loaded = answer_of_a_fork("import json, sys; print(json.dumps(list(sys.modules)))")
+    loaded = answer_of_the_program("import json, sys; print(json.dumps(list(sys.modules)))")
     assert {"mmdet.models", "mmengine.runner"} <= set(loaded)
     assert not set(HEAVY) & set(loaded)
 
@@ -44,7 +52,7 @@ def test_every_part_of_a_model_is_registered_as_where_mmdet_is_imported_whole():
     import mmdet.models  # noqa: F401  (whole: this process is pytest's)
     from mmdet.registry import MODELS, TASK_UTILS
 
-    found = answer_of_a_fork(_REGISTERED)
+    found = answer_of_the_program(_REGISTERED)
     for registry in (MODELS, TASK_UTILS):
         theirs = {name for name, part in registry.module_dict.items() if part.__module__.startswith("mmdet.")}
         assert len(theirs) > 20
@@ -74,7 +82,7 @@ print(json.dumps(answers))
 
 def test_what_was_left_out_is_imported_whole_by_who_asks_for_it():
     pytest.importorskip("transformers")
-    assert answer_of_a_fork(_LATER) == [
+    assert answer_of_the_program(_LATER) == [
         *(True, True, True, True),
         *("ZeroRedundancyOptimizer", "FullyShardedDataParallel", True, True),
     ]
@@ -86,7 +94,7 @@ def test_what_stands_in_says_so_when_it_is_called():
         "try:\n    mmdet.utils.imshow_mot_errors()\n"
         "except ImportError as error:\n    import json; print(json.dumps(str(error)))"
     )
-    found = answer_of_a_fork(text)
+    found = answer_of_the_program(text)
     assert found == "panbench imports mmdet without mmdet.utils.mot_error_visualize.imshow_mot_errors."
 
 

@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import forking
 import numpy as np
 import pytest
-from support import panbench
+from support import panbench, python
 
 from panbench.panoptic.coco import read_id_png, read_predictions_json
 
@@ -293,7 +292,7 @@ for name in RULES:
     if name != "given":
         print(name, len(next(fuse_arrays(arrays, RULES[name]()))[1]))
 """
-    result = forking.run(["-c", program], level="light")
+    result = python("-c", program)
     assert result.returncode == 0, result.stderr
     assert all(int(line.split()[1]) > 0 for line in result.stdout.splitlines())
     assert len(result.stdout.splitlines()) == 11
