@@ -196,7 +196,7 @@ class OverlapTable:
         )
 
     def to_arrow(self) -> pa.Table:
-        """The rows as one Arrow table of the schema in docs/design.md: segments first, then pairs."""
+        """The rows as one Arrow table of the schema in docs/run_folder.md: segments first, then pairs."""
         import pyarrow as pa
 
         parts = [self.overlaps] if self.boundary is None else [self.overlaps, self.boundary]
@@ -266,7 +266,7 @@ class OverlapTable:
 
 
 def arrow_schema() -> pa.Schema:
-    """The columns of a part of a run, as docs/design.md lists them."""
+    """The columns of a part of a run, as docs/run_folder.md lists them."""
     import pyarrow as pa
 
     return pa.schema(

@@ -1,7 +1,7 @@
 """The run folder: results/<run>/run.json records what was run, parts/*.parquet hold its overlap tables.
 
 A part appears whole or not at all, so a killed run keeps all blocks that it finished; which images a run holds is read
-from its parts. docs/design.md has the schema.
+from its parts. docs/run_folder.md has the schema.
 """
 
 import os

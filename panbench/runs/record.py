@@ -1,6 +1,6 @@
 """run.json as typed records: what was run, on what, with which result. It is read and written here and nowhere else.
 
-The text under each field is its documentation: `scripts/make/run_json.py` makes the table in docs/design.md of it.
+The text under each field is its documentation: `scripts/make/run_json.py` makes the table in docs/run_folder.md of it.
 A value that does not exist is null, never 0 or NaN.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes the table of run.json in docs/design.md from the records of panbench.runs and the text under their fields.
+"""Writes the table of run.json in docs/run_folder.md from the records of panbench.runs and the text under their fields.
 
-scripts/make/run_json.py            rewrite docs/design.md
+scripts/make/run_json.py            rewrite docs/run_folder.md
 scripts/make/run_json.py --check    exit 1 when it is not what the records say
 """
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from panbench.panoptic.types import Category
 from panbench.runs import RunInfo
 
-DESIGN = Path(__file__).resolve().parents[2] / "docs" / "design.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "run_folder.md"
 BEGIN = "<!-- run.json: made by scripts/make/run_json.py -->"
 END = "<!-- /run.json -->"
 
@@ -33,9 +33,9 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def documented(design: str) -> str:
-    """The text of docs/design.md with the table between its marks made anew."""
-    before, rest = design.split(BEGIN)
+def documented(page: str) -> str:
+    """The text of docs/run_folder.md with the table between its marks made anew."""
+    before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
@@ -90,12 +90,12 @@ def _spoken(kind: Any) -> str:
 
 
 def main() -> None:
-    """Rewrites or checks docs/design.md."""
-    design = DESIGN.read_text("utf-8")
-    wanted = documented(design)
+    """Rewrites or checks docs/run_folder.md."""
+    page = PAGE.read_text("utf-8")
+    wanted = documented(page)
     if sys.argv[1:] == ["--check"]:
-        sys.exit("docs/design.md: run scripts/make/run_json.py" if wanted != design else 0)
-    DESIGN.write_text(wanted, "utf-8")
+        sys.exit("docs/run_folder.md: run scripts/make/run_json.py" if wanted != page else 0)
+    PAGE.write_text(wanted, "utf-8")
 
 
 if __name__ == "__main__":
