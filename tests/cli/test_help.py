@@ -9,7 +9,7 @@ import pytest
 import typer
 from support import panbench
 
-from panbench.base.studies import added
+from panbench.base.studies import added, find_studies
 from panbench.cli.app import app
 
 PROGRAM: Any = typer.main.get_command(app)
@@ -67,12 +67,25 @@ def names_of(command: Any) -> set[str]:
     return {name for param in command.params for name in param.opts}
 
 
-def test_the_help_of_the_program_has_five_panels_and_at_most_23_commands():
+SHIPPED = (
+    *("eval", "score", "predict", "bench", "fuse", "ensemble"),
+    *("compare", "metrics", "errors", "calibration", "robustness", "relabel", "gate", "reproduce"),
+    *("report", "show", "serve", "site"),
+    *("data", "runs", "export"),
+    *("models", "doctor"),
+)
+"""The commands of panbench and of the studies that come with it, by panel. Those of other studies come on top."""
+
+
+def test_the_help_of_the_program_has_five_panels_and_at_most_23_commands_as_shipped():
+    assert len(SHIPPED) <= 23
+    of_studies = {command.name for study in find_studies() for command in study.commands}
+    assert set(PROGRAM.commands) <= {*SHIPPED, *of_studies}
     shown = panbench("--help", columns=80).stdout
     panels = re.findall(r"^╭─ (.+?) ─", shown, re.MULTILINE)
     assert panels == ["Options", "Run", "Ask", "Show", "Keep", "About"]
     inside = [line for line in shown.partition("─ Run")[2].splitlines() if line.startswith("│ ")]
-    assert len(inside) == len(PROGRAM.commands) <= 23, "each command is one line of 80 columns"
+    assert len(inside) == len(PROGRAM.commands), "each command is one line of 80 columns"
     assert inside[0].startswith("│ eval ")
 
 
