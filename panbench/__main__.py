@@ -1,4 +1,4 @@
-"""`python -m panbench`, as torchrun starts it."""
+"""`python -m panbench`."""
 
 from panbench.cli.app import main
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 settings.register_profile("panbench", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("panbench")
 
-for name in ("FORCE_COLOR", "NO_COLOR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+for name in ("FORCE_COLOR", "NO_COLOR", "WORLD_SIZE"):
     os.environ.pop(name, None)
 os.environ.setdefault("MPLBACKEND", "Agg")
 # PyTorch's threads wait for work by spinning, which several workers of pytest pay for; each of them has one core.

@@ -114,9 +114,9 @@ def evaluated(spec: ModelSpec, dataset: Dataset, out: Path, reporter: Reporter =
 
 @functools.lru_cache(maxsize=4)
 def _model(spec: ModelSpec, **settings: Any) -> Any:
-    from panbench.evaluation.evaluate import open_model_once
+    from panbench.models.opening import open_model
 
-    return open_model_once(spec, **settings)
+    return open_model(spec, **settings)
 
 
 class Recorder:

@@ -168,7 +168,7 @@ def test_a_command_that_fails_or_takes_too_long_is_a_row():
 
 
 def test_a_command_that_takes_too_long_can_end_what_it_started(tmp_path):
-    """As torchrun does with its ranks: a process that is killed at once would leave them behind."""
+    """A process that is killed at once would leave behind those that it started."""
     ready, ended = tmp_path / "ready", tmp_path / "ended"
     command = ["bash", "-c", f"trap 'touch {ended}; exit 1' TERM; touch {ready}; while :; do sleep 0.05; done"]
     seconds = 1.0

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -91,6 +92,20 @@ def _rename_to_new(temporary: str, target: Path) -> None:
         os.rename(temporary, target)
     else:
         os.unlink(temporary)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a file a second name, or copies it where the file system has no such links.
+
+    Files that panbench wrote are replaced and never changed, so the two cannot get in each other's way. The bytes of a
+    copy outlive a power cut; either name does once the caller has synced the folder (`sync_folder`).
+    """
+    make_folders(target.parent)
+    try:
+        os.link(source, target)
+    except OSError:
+        with open(source, "rb") as content, atomic_write(target, names_later=True) as handle:
+            shutil.copyfileobj(content, handle)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, indent: int | None = 2) -> None:

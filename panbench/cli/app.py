@@ -240,9 +240,6 @@ def main() -> None:
         # A pipe gets UTF-8 whatever the locale, a terminal what it can show; neither ends a program over a dash.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")  # type: ignore[union-attr]
-    if console.is_further_rank():
-        # Of the processes that torchrun started, the first speaks for all; errors are each one's own.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     with flushed():
         app()
 

@@ -217,6 +217,7 @@ Checkpoint = Annotated[
         "FILE|random",
     ),
 ]
+SHARD = "Only this share of the images, as 3/8; `panbench runs merge` joins the runs."
 Things = Annotated[
     Path | None,
     option(

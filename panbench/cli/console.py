@@ -1,6 +1,6 @@
 """All that the command line shows: results on stdout; progress, notices and errors on stderr.
 
-Nothing else in panbench prints. Of the processes that torchrun starts, only the first one speaks. Secrets are taken out
+Nothing else in panbench prints. Secrets are taken out
 of all of it.
 """
 
@@ -109,7 +109,7 @@ def working(words: str) -> Iterator[None]:
     For work of a second that cannot be counted, imports of large packages among it; `Bars` takes long to import itself.
     """
     global _working
-    if sys.stderr.isatty() and not _quiet and not is_further_rank():
+    if sys.stderr.isatty() and not _quiet:
         sys.stderr.write(f"{plain(redacted(words))} …")
         sys.stderr.flush()
         _working = True
@@ -145,7 +145,7 @@ def note(sentence: str) -> None:
 def complain(sentence: str, error: Exception | None = None, label: str = "Error: ") -> None:
     """The sentences of an error, each on one line; before them the traceback of `error`, where one is given."""
     _stop_working()
-    stderr = _drawing[-1] if _drawing and not is_further_rank() else _console(sys.stderr)
+    stderr = _drawing[-1] if _drawing else _console(sys.stderr)
     if error is not None:
         stderr.print(redacted("".join(traceback.format_exception(error))), markup=False, soft_wrap=True)
     lines = [" ".join(line.split()) for line in redacted(sentence).splitlines()]
@@ -154,7 +154,7 @@ def complain(sentence: str, error: Exception | None = None, label: str = "Error:
 
 def question() -> Callable[[str], str] | None:
     """Puts a question to the user and returns the answer; None where nobody sits at a terminal."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()) or is_further_rank():
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
 
     def ask(words: str) -> str:
@@ -283,11 +283,6 @@ def _progress_columns() -> "list[ProgressColumn]":
     return [TextColumn("{task.description}"), BarColumn(bar_width=None), Done(), Speed(), TimeRemainingColumn()]
 
 
-def is_further_rank() -> bool:
-    """Whether this is one of torchrun's processes, and not the first."""
-    return os.environ.get("RANK", "0") != "0"
-
-
 def _noted(sentence: str, console: Console) -> Text:
     return _labelled("Note: ", "bold", " ".join(redacted(sentence).split()), console)
 
@@ -357,4 +352,4 @@ def _colour_is_forced() -> bool:
 
 
 def _status() -> Console:
-    return _drawing[-1] if _drawing else _console(sys.stderr, quiet=is_further_rank())
+    return _drawing[-1] if _drawing else _console(sys.stderr)

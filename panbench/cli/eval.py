@@ -72,7 +72,7 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
         console.show_json([_record(work, outcome) for outcome in outcomes])
     else:
         _show_all(work, outcomes)
-    if not work.is_timed_only and not console.is_further_rank():
+    if not work.is_timed_only:
         _keep_sums(outcomes)
     _say_next(work, outcomes)
     if any(outcome.error is not None for outcome in outcomes):

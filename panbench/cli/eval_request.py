@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 from panbench.base.computing import COMPILED, PRECISIONS, split_precision
-from panbench.base.threads import MOST
 from panbench.cli.command import (
+    SHARD,
     AsJson,
     Checkpoint,
     Config,
@@ -67,7 +67,8 @@ class EvalRequest:
     download: Download = False
     device: Device = "auto"
     batch_size: Annotated[
-        str | None, option("Images per batch, or auto. Default: 1 on a CPU, else auto.", _HOW, "N|auto")
+        str | None,
+        option("Images per batch, or auto. Default: 1 on a CPU, else auto (4 with --shard).", _HOW, "N|auto"),
     ] = None
     precision: Annotated[
         str,
@@ -80,10 +81,6 @@ class EvalRequest:
             callback=_check_precision,
         ),
     ] = "fp32"
-    workers: Annotated[
-        int | None,
-        option(f"Threads for loading, and as many for scoring. Default: one per core, up to {MOST}.", _HOW, "N", min=1),
-    ] = None
     rule: Annotated[
         str | None,
         option(
@@ -95,6 +92,7 @@ class EvalRequest:
             callback=check_rules,
         ),
     ] = None
+    shard: Annotated[str | None, option(SHARD, _RUN, "I/N")] = None
     out: Annotated[
         Path | None,
         option(
@@ -110,7 +108,7 @@ class EvalRequest:
         bool | None,
         flag(
             "--save-predictions/--no-save-predictions",
-            "Keep COCO panoptic PNGs and JSON. Default: of up to 10,000 images, unless shared out (ranks, ids).",
+            "Keep COCO panoptic PNGs and JSON. Default: of up to 10,000 images, unless --image-ids names them.",
             _RUN,
         ),
     ] = None

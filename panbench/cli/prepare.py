@@ -1,6 +1,5 @@
 """What `panbench eval` does before PyTorch is loaded: finds models, data and folders, refuses, and may ask."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from panbench.base.computing import split_precision
 from panbench.base.errors import BadArgument, BadModel, refuse_overwrite_and_resume
+from panbench.base.shards import parse_shard, refuse_ranks
 from panbench.catalog import (
     ModelSpec,
     check_checkpoint,
@@ -95,7 +95,8 @@ def prepare(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Prepared
         dataset.name,
         request.out,
         rules=[] if rules == ["paper"] else rules,
-        keep=not (request.overwrite or request.resume or console.is_further_rank()),
+        shard=options.shard,
+        keep=not (request.overwrite or request.resume),
     )
     options = replace(options, save_predictions=_keeps_predictions(request, dataset, folders))
     precision, compiled = split_precision(request.precision)
@@ -125,7 +126,7 @@ def _keeps_predictions(request: EvalRequest, dataset: Dataset, folders: Sequence
         for folder in folders:
             if (folder / "run.json").exists():
                 return bool(load_run(folder).info.arguments.get("save_predictions"))
-    is_part = request.image_ids is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    is_part = request.image_ids is not None
     few = 0 < len(dataset.scenes) <= _MOST_KEPT_UNASKED
     return few and dataset.has_ground_truth and not is_part and shared_name(dataset) is None
 
@@ -137,7 +138,7 @@ def _is_timed_only(request: EvalRequest) -> bool:
 def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> EvaluateOptions:
     options = EvaluateOptions(
         batch_size=None if request.batch_size is None else _batch_size(request.batch_size),
-        workers=request.workers,
+        shard=None if request.shard is None else parse_shard(request.shard),
         overwrite=request.overwrite,
         resume=request.resume,
         save_predictions=bool(request.save_predictions),
@@ -152,7 +153,10 @@ def _options(request: EvalRequest, studies: tuple[StudyOptions, ...]) -> Evaluat
 
 
 def _refuse_contradictions(request: EvalRequest) -> None:
+    refuse_ranks("eval")
     refuse_overwrite_and_resume(request.overwrite, request.resume)
+    if request.shard is not None and _is_timed_only(request):
+        raise BadArgument("Without --gt the model is only timed, which shards cannot be. Leave --shard out.")
 
 
 def _refuse_for_several(request: EvalRequest, specs: Sequence[ModelSpec]) -> None:
@@ -206,7 +210,6 @@ def _opened(
                 image_ids=ids,
                 exif=request.exif.choice,
                 download=download,
-                share=_part_of_this_rank(),
                 reporter=bars,
             )
 
@@ -219,18 +222,7 @@ def _opened(
         dataset = opened(request.download)
         check(dataset.categories)
     download = may_download(missing, request.download)
-    if download and "RANK" in os.environ:
-        from panbench.evaluation.evaluate import open_dataset_once
-
-        return open_dataset_once(lambda: opened(download)), download
     return dataset or opened(download), download
-
-
-def _part_of_this_rank() -> tuple[int, int] | None:
-    """Which part of the files a rank of torchrun looks for; None outside of torchrun."""
-    if "RANK" not in os.environ:
-        return None
-    return int(os.environ["RANK"]) + 1, int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _refuse_other_categories(

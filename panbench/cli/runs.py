@@ -122,28 +122,31 @@ def finish(
 @command(
     app,
     "merge",
-    "panbench runs merge results/shard-1 results/shard-2 --out results/all",
-    "panbench runs merge results/shard-* --out results/all",
+    "panbench runs merge results/m.1 results/m.2 --out results/m",
+    "panbench runs merge results/m.* --out results/m",
 )
 def merge(
     shards: Annotated[
         list[Path], typer.Argument(metavar="SHARD", help="Run folders with equal settings and different images.")
     ],
     out: Annotated[Path, option("The folder of the merged run.", metavar="DIR")],
+    allow_missing: Annotated[
+        bool, flag("--allow-missing", "Merge without shards that are missing; `--resume` scores theirs later.")
+    ] = False,
     overwrite: Annotated[bool, flag("--overwrite", "Replace an existing run.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge the runs of shards into one run of all their images.
 
-    Shards are made by `score --shard I/N`, or by `eval --image-ids`. Their settings must be equal, and no image may
-    be in two of them.
+    Shards are made by `--shard I/N` of eval and score, or by `eval --image-ids`. Their settings must be equal, and no
+    image may be in two of them. The run is the one that a single process would have made.
     """
     from panbench.report.answers.folded import keep_sums, known_summary
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.runs.merge import merge_runs
 
     with console.Bars(transient=True) as bars:
-        run = merge_runs(shards, out, overwrite=overwrite)
+        run = merge_runs(shards, out, overwrite=overwrite, allow_missing=allow_missing)
         keep_sums(run, bars)
     if as_json:
         from panbench.scoring.folder import as_json as scores_of

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from panbench.base.errors import BadArgument
+from panbench.base.shards import parse_shard, refuse_ranks
 from panbench.cli import console
-from panbench.cli.command import command, family, flag, option
+from panbench.cli.command import SHARD, command, family, flag, option
 from panbench.cli.options import options_from
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ class ScoreRequest:
     out: Annotated[Path | None, option("Store the run here, for compare and metrics.", metavar="DIR")] = None
     overwrite: Annotated[bool, flag("--overwrite", "Replace an existing run.")] = False
     resume: Annotated[bool, flag("--resume", "Continue the run at --out, if there is one.")] = False
-    shard: Annotated[
-        str | None, option("Score part I of N of the images; `panbench runs merge` joins them.", metavar="I/N")
-    ] = None
+    shard: Annotated[str | None, option(SHARD, metavar="I/N")] = None
     as_json: Annotated[bool, flag("--json", "Print JSON with every category, fractions 0-1.")] = False
     ignore_extra: Annotated[
         bool, flag("--ignore-extra", "Ignore predictions for images that the ground truth lacks.")
@@ -54,7 +52,7 @@ class ScoreRequest:
     "score",
     "panbench score --gt panoptic_val2017.json --pred predictions.json",
     "panbench score --gt gt.json --pred pred.json --out results/mine",
-    "panbench score --gt gt.json --pred pred.json --shard 3/16 --out results/s3",
+    "panbench score --gt gt.json --pred pred.json --shard 3/8 --out results/s.3",
 )
 @options_from(ScoreRequest, "score")
 def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOptions, ...]") -> None:
@@ -66,6 +64,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
     from panbench.scoring.folder import as_json as scores_of
     from panbench.scoring.folder import score_folder
 
+    refuse_ranks("score")
     scoring = Scoring(request.gt, request.pred, request.gt_dir, request.pred_dir)
     for study in studies:
         study.check(scoring)
@@ -83,7 +82,7 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             max_pixels=request.max_pixels or DEFAULT_MAX_PIXELS,
             overwrite=request.overwrite,
             resume=request.resume,
-            shard=_shard(request.shard),
+            shard=None if request.shard is None else parse_shard(request.shard),
             reporter=bars,
             images=request.images,
         )
@@ -103,12 +102,3 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
         console.say("Not stored. With --out results/NAME, `panbench compare`, `metrics` and `errors` can analyse it.")
     else:
         console.say(f"Stored. More: `panbench metrics {shlex.quote(str(request.out))}`, `errors`, `compare`")
-
-
-def _shard(given: str | None) -> tuple[int, int] | None:
-    if given is None:
-        return None
-    number, slash, shards = given.partition("/")
-    if not slash or not number.isdecimal() or not shards.isdecimal():
-        raise BadArgument(f"--shard is {given!r}; give the number of the shard and of all shards, as in 3/16.")
-    return int(number), int(shards)

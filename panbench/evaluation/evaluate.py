@@ -4,7 +4,7 @@ sitting.py owns the run folders, loop.py runs the threads, record.py says what r
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +13,18 @@ import torch
 from panbench.base.download import require_space
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.reporter import SILENT, Reporter
-from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap, read_category_map
-from panbench.evaluation.distributed import Ranks, join_ranks
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop, Target, best_batch_size, worker_threads
-from panbench.evaluation.options import DEFAULTS, EvaluateOptions, Evaluation, Joined, with_all_studies
+from panbench.evaluation.options import (
+    DEFAULTS,
+    SHARD_BATCH_SIZE,
+    EvaluateOptions,
+    Evaluation,
+    Joined,
+    with_all_studies,
+)
 from panbench.evaluation.plan import BatchPlan
 from panbench.evaluation.prediction_names import shared_name
 from panbench.evaluation.record import first_record, resume_settings
@@ -27,20 +32,17 @@ from panbench.evaluation.shown import as_shown
 from panbench.evaluation.sitting import Sitting
 from panbench.models.keeping import CandidateKeeper
 from panbench.models.model import Model, way_of_running
-from panbench.models.opening import open_model
 from panbench.models.predict import CategoryIds, category_ids, labels_as_categories, model_categories
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
 from panbench.models.stored import encode
-from panbench.runs import CANDIDATES, PREDICTIONS, Run, RunInfo, RunWriter
+from panbench.runs import CANDIDATES, PREDICTIONS, ImagesRecord, Run, RunInfo, RunWriter
 
 __all__ = [
     "as_shown",
     "evaluate",
     "evaluate_rules",
     "fit_categories",
-    "open_dataset_once",
-    "open_model_once",
     "refuse_without_purpose",
     "run_further",
     "with_those_beside",
@@ -96,42 +98,45 @@ def evaluate_rules(
     A run that is complete already is left alone when `options.resume` is set, and the others go on.
     """
     dataset = _usable(model, dataset, folders, options)
-    ranks = join_ranks()
-    reporter = reporter if ranks.is_first else SILENT
     ids, mapping = fit_categories(model, dataset, options.category_map)
     for sentence in mapping.sentences if mapping else ():
         reporter.notice(sentence)
-    evaluation = Evaluation(model, dataset, _category_of(ids, mapping), options, ranks.rank, reporter)
+    evaluation = Evaluation(model, dataset, _category_of(ids, mapping), options, reporter)
     joined = [study.join(evaluation) for study in with_all_studies(options.studies)]
     settings = {rule: resume_settings(model, dataset, mapping, options, rule, joined) for rule in folders}
-    sitting = Sitting(folders, settings, model, dataset, options, ranks, reporter)
+    sitting = Sitting(folders, settings, model, dataset, options, reporter)
+    batch_size = _batch_size(sitting.batch_size, model, dataset, options, reporter)
+    plan = BatchPlan(dataset.scenes, batch_size, model)
+    scenes = dataset.scenes
+    if options.shard is not None:
+        plan = plan.share(options.shard.number - 1, options.shard.of)
+        scenes = [scene for batch in plan for scene in batch]
+    sitting.look(scenes)
     if not sitting.unfinished:
         return sitting.runs()
-    batch_size = _batch_size(sitting.batch_size, model, dataset, ranks, reporter)
 
     def new_record(rule: Rule) -> RunInfo:
         arguments = {**settings[rule], "batch_size": batch_size}
-        return first_record(model, dataset, arguments, options.command, mapping, rule)
+        record = first_record(model, dataset, arguments, options.command, mapping, rule)
+        whole = None if options.shard is None else len(dataset.scenes)
+        return replace(record, images=ImagesRecord(expected=len(scenes), whole=whole))
 
     with sitting.writing(new_record) as writers:
         listeners = _listeners(evaluation, joined, writers)
         done = frozenset.intersection(*(writer.done for writer in writers), *(each.done for each in listeners))
         targets = _targets(sitting.unfinished, writers, options.save_predictions)
-        plan = BatchPlan(dataset.scenes, batch_size, model)
-        plan = plan.share(ranks.rank, ranks.size).without(done)
         loop = Loop(
             model,
             ids,
             mapping,
             targets=targets,
-            rank=ranks.rank,
-            expected=len(dataset.scenes) if ranks.size == 1 else len(done) + plan.images,
+            expected=len(scenes),
             skip_bad_images=options.skip_bad_images,
-            workers=worker_threads(options.workers, ranks.size),
+            workers=worker_threads(options.workers),
             reporter=reporter,
             listeners=listeners,
         )
-        sitting.run(loop, plan)
+        sitting.run(loop, plan.without(done))
     return sitting.runs()
 
 
@@ -142,11 +147,14 @@ def _category_of(ids: CategoryIds, mapping: CategoryMap | None) -> Mapping[int, 
     return dict(ids.items() if isinstance(ids, Mapping) else enumerate(ids))
 
 
-def _batch_size(asked: int | str | None, model: Model, dataset: Dataset, ranks: Ranks, reporter: Reporter) -> int:
+def _batch_size(
+    asked: int | str | None, model: Model, dataset: Dataset, options: EvaluateOptions, reporter: Reporter
+) -> int:
     if asked is None:
-        asked = 1 if model.device.type == "cpu" else "auto"
+        elsewhere: int | str = "auto" if options.shard is None else SHARD_BATCH_SIZE
+        asked = 1 if model.device.type == "cpu" else elsewhere
     if asked == "auto":
-        asked = ranks.broadcast(best_batch_size(model, dataset, reporter) if ranks.is_first else None)
+        asked = best_batch_size(model, dataset, reporter)
     return int(asked)
 
 
@@ -172,6 +180,8 @@ def _usable(model: Model, dataset: Dataset, rules: Iterable[Rule], options: Eval
     batch_size = options.batch_size
     if batch_size is not None and batch_size != "auto" and batch_size < 1:
         raise BadArgument(f"--batch-size must be at least 1, not {batch_size}.")
+    if batch_size == "auto" and options.shard is not None:
+        raise BadArgument("--batch-size auto could differ from shard to shard. Give all shards one number.")
     refuse_without_purpose(dataset, options.save_predictions or options.unscored)
     for rule in rules:
         refuse_unfit(rule, model)
@@ -213,7 +223,7 @@ def _keeper(evaluation: Evaluation, writers: Sequence[RunWriter]) -> CandidateKe
         f"Candidates take about {size / 1e6:.2f} MB per image (measured on {len(tried)}), {needed / 1e6:,.0f} MB for "
         f"{len(dataset.scenes):,} images."
     )
-    return CandidateKeeper(run / CANDIDATES, model.rule, about, rank=evaluation.rank, exact=exact)
+    return CandidateKeeper(run / CANDIDATES, model.rule, about, exact=exact)
 
 
 def fit_categories(
@@ -247,40 +257,6 @@ def refuse_without_purpose(dataset: Dataset, save_predictions: bool) -> None:
             f"{dataset.gt} lists images without ground truth, so there is nothing to score. Add --save-predictions to "
             "keep what the model predicts, for `panbench export coco-server`."
         )
-
-
-def open_dataset_once(open_dataset: Callable[[], Dataset]) -> Dataset:
-    """What `open_dataset` returns; of several ranks the first calls it before the others, since it may download."""
-    return join_ranks().first_alone(open_dataset)
-
-
-def open_model_once(
-    spec: ModelSpec,
-    *,
-    weights: str = "auto",
-    device: str = "auto",
-    precision: str = "fp32",
-    seed: int = 0,
-    compiled: bool = False,
-    download: bool = False,
-    reporter: Reporter = SILENT,
-) -> Model:
-    """`open_model` on this rank's own device; of several ranks the first opens it before the others download."""
-    ranks = join_ranks()
-
-    def opened() -> Model:
-        return open_model(
-            spec,
-            weights=weights,
-            device=ranks.device(device),
-            precision=precision,
-            seed=seed,
-            compiled=compiled,
-            download=download,
-            reporter=reporter if ranks.is_first else SILENT,
-        )
-
-    return ranks.first_alone(opened) if weights == "auto" and download else opened()
 
 
 def _category_map(source: str | os.PathLike[str] | CategoryMap, model: Model, dataset: Dataset) -> CategoryMap:

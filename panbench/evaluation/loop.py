@@ -115,9 +115,9 @@ def lanes_of(model: Model, threads: int) -> int:
     return 2 if model.device.type == "cpu" and threads > 1 and light else 1
 
 
-def worker_threads(asked: int | None, ranks: int = 1) -> int:
-    """How many threads load images, and as many score: as asked for, else as many as cores a rank, at most 8."""
-    return asked or default_threads(ranks)
+def worker_threads(asked: int | None) -> int:
+    """How many threads load images, and as many score: as asked for, else as many as cores, at most 8."""
+    return asked or default_threads()
 
 
 def images_for_rate(model: Model, batch_size: int, workers: int) -> int:
@@ -209,7 +209,6 @@ class Loop:
     category_ids: CategoryIds
     category_map: CategoryMap | None
     targets: Sequence[Target]
-    rank: int
     expected: int
     skip_bad_images: bool
     workers: int
@@ -231,7 +230,7 @@ class Loop:
         self._clock = threading.Lock()
 
     def report(self) -> "Report":
-        """What this rank did in this sitting."""
+        """What was done so far."""
         device = self.model.device
         return Report(
             seconds=[{**self.seconds, **own, "wall": self.pace.wall} for own in self.target_seconds],
@@ -502,7 +501,7 @@ class Loop:
         for place, (target, rows) in enumerate(zip(self.targets, block, strict=True)):
             began = time.perf_counter()
             if rows is not None:
-                target.writer.write_part(rows.table, self.rank, rows.files, rows.written)
+                target.writer.write_part(rows.table, rows.files, rows.written)
             self._add_to_write(place, time.perf_counter() - began)
 
     def _add_to_write(self, place: int, seconds: float) -> None:
@@ -560,9 +559,9 @@ class _BadImage(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a rank did: clocks of each target, images scored, images left out and why, peaks of memory in bytes.
+    """What a loop did: clocks of each target, images scored, images left out and why, peaks of memory in bytes.
 
-    rate: None when the rank had too few batches to measure one
+    rate: None when there were too few batches to measure one
     """
 
     seconds: Sequence[Clock]

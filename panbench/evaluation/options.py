@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from panbench.base.reporter import Reporter
+from panbench.base.shards import Shard
 from panbench.base.studies import added
 
 if TYPE_CHECKING:
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from panbench.models.rules import Rule
     from panbench.runs import Run, RunWriter
 
-__all__ = ["DEFAULTS", "EvaluateOptions", "Evaluation", "Joined", "StudyOptions", "Watcher", "with_all_studies"]
+__all__ = [
+    "DEFAULTS",
+    "SHARD_BATCH_SIZE",
+    "EvaluateOptions",
+    "Evaluation",
+    "Joined",
+    "StudyOptions",
+    "Watcher",
+    "with_all_studies",
+]
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,12 @@ class Evaluation:
     """One pass of a model over a dataset, for those who join it.
 
     category_of: the dataset's category id of each of the model's labels that has one
-    rank: the number of this process, 0 for the first or only one
     """
 
     model: "Model"
     dataset: "Dataset"
     category_of: Mapping[int, int]
     options: "EvaluateOptions"
-    rank: int
     reporter: Reporter
 
 
@@ -89,7 +97,7 @@ class StudyOptions:
         """Raises BadArgument when the options do not fit the dataset; called before torch is loaded."""
 
     def watched(self, run: Path, reporter: Reporter) -> AbstractContextManager[Watcher] | None:
-        """A reporter in place of `reporter` while one model is evaluated into the folder `run`, on the first rank."""
+        """A reporter in place of `reporter` while one model is evaluated into the folder `run`."""
         return None
 
     def wrapped(self, model: "Model") -> "Model":
@@ -132,6 +140,8 @@ class EvaluateOptions:
     """How an evaluation is done; what is evaluated are the model and the dataset.
 
     batch_size: None is 1 on a CPU and "auto" elsewhere; "auto" tries sizes on the first image
+    shard: evaluate this share of the batches alone; all shards need one batch size, so that None is 1 on a CPU and
+        SHARD_BATCH_SIZE elsewhere
     workers: threads that load, and as many that score; None: as many as cores, at most 8
     overwrite: replace a run that is already in the folder
     resume: go on with the run in the folder, which must have been made with the same settings
@@ -146,6 +156,7 @@ class EvaluateOptions:
     """
 
     batch_size: int | Literal["auto"] | None = None
+    shard: Shard | None = None
     workers: int | None = None
     overwrite: bool = False
     resume: bool = False
@@ -160,6 +171,9 @@ class EvaluateOptions:
 
 
 DEFAULTS = EvaluateOptions()
+
+SHARD_BATCH_SIZE = 4
+"""Of a shard on a GPU: a size that is timed could differ from shard to shard, and the shards would not be one run."""
 
 
 def with_all_studies(given: Sequence[StudyOptions]) -> list[StudyOptions]:

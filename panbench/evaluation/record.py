@@ -28,7 +28,6 @@ from panbench.runs import (
     DatasetRecord,
     DeviceRecord,
     FileHashes,
-    ImagesRecord,
     MemoryRecord,
     RuleRecord,
     Run,
@@ -84,7 +83,6 @@ def first_record(
         batch_size=arguments["batch_size"],
         seed=running["seed"],
         command=tuple(command),
-        images=ImagesRecord(expected=len(dataset.scenes)),
     )
 
 
@@ -126,6 +124,7 @@ def resume_settings(
         "rule": str(RuleRecord.of(rule.record())),
         "skip_bad_images": options.skip_bad_images,
         "save_predictions": options.save_predictions,
+        **({} if options.shard is None else {"shard": str(options.shard)}),
         **{name: value for each in joined for name, value in each.settings.items()},
     }
 
@@ -204,30 +203,23 @@ def changed_candidates(run: Run) -> list[str]:
 def close_run(
     writer: RunWriter,
     dataset: Dataset,
-    reports: Sequence[Report],
+    report: Report,
     target: int,
     reporter: Reporter,
     status: str,
     error: str | None,
 ) -> Run:
-    """Writes the last state of a run: what all ranks scored, in all sittings, and how long they took.
+    """Writes the last state of a run: what was scored, in all sittings, and how long it took.
 
-    reports: one a rank; target: which of the loop's targets the run is
+    target: which of the loop's targets the run is
     """
     run = Run(writer.info, writer.path)
-    scored, expected = len(run.images), len(dataset.scenes)
+    scored, expected = len(run.images), writer.info.images.expected or 0
     before = writer.info.seconds
-    seconds = {
-        stage: (getattr(before, stage) or 0.0)
-        # Ranks work at the same time: the slowest one's wall clock is the run's.
-        + (max if stage == "wall" else sum)(report.seconds[target][stage] for report in reports)
-        for stage in reports[0].seconds[target]
-    }
-    skipped = dict(writer.info.images.skipped_ids)
-    for report in reports:
-        skipped.update(report.skipped)
+    seconds = {stage: (getattr(before, stage) or 0.0) + spent for stage, spent in report.seconds[target].items()}
     # What could not be read once may have been repaired and scored since.
     held = frozenset(run.images.tolist())
+    skipped = {**writer.info.images.skipped_ids, **report.skipped}
     skipped = {image_id: reason for image_id, reason in skipped.items() if image_id not in held}
     faults = run.ground_truth_faults() if scored else None
     if faults is not None and faults.notice and status == "done":
@@ -236,14 +228,12 @@ def close_run(
     if status == "done" and target == 0:
         for sentence in _photograph_notices(files, dataset):
             reporter.notice(sentence)
-    host_memory = [report.host_memory for report in reports if report.host_memory is not None]
-    device_memory = [report.device_memory for report in reports if report.device_memory is not None]
     return writer.finish(
         status,
         error=error,
         summary=SummaryRecord.of(run.summary()) if scored else None,
-        images=ImagesRecord(
-            expected=expected,
+        images=replace(
+            writer.info.images,
             scored=scored,
             missing=expected - scored - len(skipped),
             skipped=len(skipped),
@@ -253,11 +243,8 @@ def close_run(
             gt_faults=faults,
         ),
         seconds=SecondsRecord(**{stage: round(spent, 4) for stage, spent in seconds.items()}),
-        **_speed(reports),
-        memory=MemoryRecord(
-            host_peak_bytes=max(host_memory, default=None), device_peak_bytes=max(device_memory, default=None)
-        ),
-        ranks=len(reports),
+        **_speed(report),
+        memory=MemoryRecord(host_peak_bytes=report.host_memory, device_peak_bytes=report.device_memory),
     )
 
 
@@ -285,15 +272,13 @@ def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
     return sentences
 
 
-def _speed(reports: Sequence[Report]) -> dict[str, float]:
-    """The steady rate of all ranks together and its lowest and highest stretch.
+def _speed(report: Report) -> dict[str, float]:
+    """The steady rate, and its lowest and highest stretch.
 
     A sitting of too few batches for a rate leaves the one of the sitting before it.
     """
-    working = [report.rate for report in reports if report.images]
-    rates = [rate for rate in working if rate is not None]
-    # Several rules that share a forward pass have no speed of their own; and without one rank's rate there is no sum.
-    if len(reports[0].seconds) > 1 or not rates or len(rates) < len(working):
+    # Several rules that share a forward pass have no speed of their own.
+    if len(report.seconds) > 1 or report.rate is None:
         return {}
     names = {"mean": "images_per_second", "low": "images_per_second_low", "high": "images_per_second_high"}
-    return {name: round(sum(getattr(rate, part) for rate in rates), 4) for part, name in names.items()}
+    return {name: round(getattr(report.rate, part), 4) for part, name in names.items()}

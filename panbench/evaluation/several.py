@@ -4,7 +4,7 @@ import re
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,11 @@ from panbench.base import program, provenance
 from panbench.base.download import require_space
 from panbench.base.errors import BadArgument, BadModel, BadRun, PanbenchError
 from panbench.base.reporter import Reporter
+from panbench.base.shards import Shard
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.scenes import pixels_of
-from panbench.evaluation.opening import Opening
+from panbench.evaluation.opening import Opening, opened_model
 from panbench.evaluation.options import EvaluateOptions, Watcher
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
@@ -64,17 +65,25 @@ class Outcome:
 
 
 def run_folders(
-    specs: Sequence[ModelSpec], dataset: str, out: Path | None, *, rules: Sequence[str] = (), keep: bool = True
+    specs: Sequence[ModelSpec],
+    dataset: str,
+    out: Path | None,
+    *,
+    rules: Sequence[str] = (),
+    shard: Shard | None = None,
+    keep: bool = True,
 ) -> list[Path]:
     """Where the runs go: `out` for one run, `out`/<model> for several models, results/<dataset>-<model> without `out`.
 
     rules: fusion rules as `--rule` names them; each run of a model is named after its rule, too
+    shard: without `out`, its number ends the names
     keep: refuse, before anything is run, when one of the folders holds a run already (BadRun)
     The folders of the first model come first, in the order of the rules.
     """
     names = [spec.name if not rule else f"{spec.name}-{slug(rule)}" for spec in specs for rule in rules or [""]]
     if out is None:
-        folders = [Path("results") / f"{dataset}-{name}" for name in names]
+        end = "" if shard is None else f".{shard.number}"
+        folders = [Path("results") / f"{dataset}-{name}{end}" for name in names]
     elif len(names) == 1:
         folders = [out]
     else:
@@ -108,7 +117,7 @@ def check_models(
     models, those that cannot be built or loaded are returned with their error, so that the others can run.
     """
     with program.importing():
-        from panbench.evaluation.evaluate import fit_categories, open_model_once, refuse_unfit, refuse_without_purpose
+        from panbench.evaluation.evaluate import fit_categories, refuse_unfit, refuse_without_purpose
         from panbench.evaluation.shown import rules_of
         from panbench.models.devices import check_precision, choose_device
         from panbench.models.rules import PAPER, parse_rule
@@ -132,14 +141,7 @@ def check_models(
         reporter.status(f"Checking {spec.title}")
         try:
             # On the CPU: the models are not in each other's way on a device.
-            model = open_model_once(
-                spec,
-                weights=opening.weights,
-                device="cpu",
-                seed=opening.seed,
-                download=opening.download,
-                reporter=reporter,
-            )
+            model = opened_model(spec, replace(opening, device="cpu", precision="fp32", compiled=False), reporter)
         except Exception as error:
             traceback.clear_frames(error.__traceback__)
             failures[spec] = error
@@ -205,10 +207,8 @@ def evaluate_models(
     reporters: makes the reporter of one evaluation
     """
     # Imports torch, which takes seconds; the rest of this module is also used before.
-    from panbench.evaluation.distributed import join_ranks
     from panbench.evaluation.evaluate import evaluate_rules, run_further, with_those_beside
 
-    is_first = join_ranks().is_first
     of_each = len(rules) or 1
 
     def run(index: int, spec: ModelSpec) -> list[Run]:
@@ -216,7 +216,7 @@ def evaluate_models(
         with ExitStack() as stack:
             reporter = watching = stack.enter_context(reporters())
             watchers: list[Watcher] = []
-            for study in options.studies if is_first else ():
+            for study in options.studies:
                 if (watch := study.watched(own[0], watching)) is not None:
                     watching = stack.enter_context(watch)
                     watchers.append(watching)
@@ -235,10 +235,9 @@ def _asked_model(
     spec: ModelSpec, opening: Opening, rules: Sequence[str], options: EvaluateOptions, reporter: Reporter
 ) -> "tuple[Sequence[Rule], Model]":
     """The rules that are asked for, and the model as it is shown."""
-    from panbench.evaluation.evaluate import open_model_once
     from panbench.evaluation.shown import as_asked
 
-    return as_asked(open_model_once(spec, **asdict(opening), reporter=reporter), rules, options)
+    return as_asked(opened_model(spec, opening, reporter), rules, options)
 
 
 def run_models(

@@ -10,7 +10,6 @@ from panbench.base.reporter import Reporter
 from panbench.base.text import in_sentence, listed
 from panbench.datasets import Dataset
 from panbench.datasets.scenes import in_any_order
-from panbench.evaluation.distributed import Ranks
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop
 from panbench.evaluation.options import EvaluateOptions
@@ -33,7 +32,8 @@ __all__ = ["Sitting"]
 class Sitting:
     """Owns the run folders of an evaluation, one a rule, from the first look until they are closed.
 
-        sitting = Sitting(folders, settings, model, dataset, options, ranks, reporter)
+        sitting = Sitting(folders, settings, model, dataset, options, reporter)
+        sitting.look(scenes)
         if sitting.unfinished:
             with sitting.writing(first_record) as writers:
                 sitting.run(Loop(…), plan)
@@ -50,48 +50,54 @@ class Sitting:
         model: Model,
         dataset: Dataset,
         options: EvaluateOptions,
-        ranks: Ranks,
         reporter: Reporter,
     ) -> None:
-        """Looks at the folders and writes nothing.
+        """Finds the runs to go on with, and writes nothing.
 
         settings: what a resumed run must share with the run that it goes on with (`resume_settings`)
-        Raises BadRun when a run cannot be resumed: its settings differ, or files changed since it read them.
+        Raises BadRun when a run cannot be resumed as its settings differ.
         """
         self.folders = dict(folders)
-        self._settings, self._options = settings, options
+        self._options = options
         self._model, self._dataset = model, dataset
-        self._ranks, self._reporter = ranks, reporter
+        self._reporter = reporter
         self._writers: list[RunWriter] = []
         self._loop: Loop | None = None
         self._earlier = self._find_earlier()
+        self._scenes: Sequence[Scene] = ()
+        self.unfinished = self.folders
+        """The folders in which something is left to do, once `look` was called."""
+        for rule, run in self._earlier.items():
+            refuse_other_settings(run, settings[rule], options.batch_size)
+
+    def look(self, scenes: Sequence[Scene]) -> None:
+        """Finds out what is left to do. scenes: those that the runs are to have.
+
+        Raises BadRun when a run cannot be resumed as files changed since it read them.
+        """
+        self._scenes = scenes
         complete = {rule for rule, run in self._earlier.items() if self._is_complete(rule, run)}
         self.unfinished = {rule: out for rule, out in self.folders.items() if rule not in complete}
-        """The folders in which something is left to do."""
 
     def _find_earlier(self) -> dict[Rule, Run]:
-        resumed = self._options.resume
-        # Only rank 0 checks: a later check on another rank could see the run that rank 0 has just created.
-        exists = self._ranks.broadcast([resumed and unfinished_run(out) is not None for out in self.folders.values()])
-        found = {
-            rule: unfinished_run(out) for (rule, out), here in zip(self.folders.items(), exists, strict=True) if here
-        }
+        if not self._options.resume:
+            return {}
+        found = {rule: unfinished_run(out) for rule, out in self.folders.items()}
         return {rule: run for rule, run in found.items() if run is not None}
 
     def _is_complete(self, rule: Rule, run: Run) -> bool:
         """Whether nothing is left to do in an earlier run. Raises BadRun when it cannot be resumed."""
-        refuse_other_settings(run, self._settings[rule], self._options.batch_size)
         for sentence in run.faults:
             self._reporter.notice(sentence)
         is_done = run.info.status == "done"
-        for sentence, mended in self._ranks.broadcast(self._changed(run) if self._ranks.is_first else None):
+        for sentence, mended in self._changed(run):
             if not is_done:
                 raise BadRun(f"{sentence} {mended}")
             self._reporter.notice(sentence)
         # A complete run beside its place was about to take it when it was killed.
         if not is_done or run.faults or run.path != self.folders[rule]:
             return False
-        lacking = self._ranks.broadcast(self._unreadable(run) if self._ranks.is_first else None)
+        lacking = self._unreadable(run)
         if lacking is None:
             return False
         but = f" but for {lacking} images that still cannot be read" if lacking else ""
@@ -117,7 +123,7 @@ class Sitting:
     def _unreadable(self, run: Run) -> int | None:
         """How many images a finished run had to skip; None when one can be read by now, so that it is scored."""
         held = frozenset(run.images.tolist())
-        lacking = [scene for scene in in_any_order(self._dataset.scenes) if scene.image.id not in held]
+        lacking = [scene for scene in in_any_order(self._scenes) if scene.image.id not in held]
         for scene in lacking:
             with contextlib.suppress(BadDataset):
                 self._model.load(scene)
@@ -141,25 +147,19 @@ class Sitting:
             self._open(first_record)
             yield self._writers
         except BaseException as error:
-            if self._ranks.is_first:
-                left = self._close_early(error)
-                if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
-                    stays = in_sentence(self.unfinished.values())
-                    error.stays = f"Scored images are kept in {stays}; the same command with --resume continues."
+            left = self._close_early(error)
+            if isinstance(error, PanbenchError) and any(run.info.images.scored for run in left):
+                stays = in_sentence(self.unfinished.values())
+                error.stays = f"Scored images are kept in {stays}; the same command with --resume continues."
             raise
-        self._ranks.broadcast("The runs are closed.")
 
     def _open(self, first_record: Callable[[Rule], RunInfo]) -> None:
-        if self._ranks.is_first:
-            for rule, out in self.unfinished.items():
-                self._writers.append(
-                    RunWriter.resume(out)
-                    if rule in self._earlier
-                    else RunWriter.create(out, first_record(rule), overwrite=self._options.overwrite)
-                )
-        self._ranks.broadcast("The run folders exist.")
-        if not self._ranks.is_first:
-            self._writers = [RunWriter.attach(out) for out in self.unfinished.values()]
+        for rule, out in self.unfinished.items():
+            self._writers.append(
+                RunWriter.resume(out)
+                if rule in self._earlier
+                else RunWriter.create(out, first_record(rule), overwrite=self._options.overwrite)
+            )
         for sentence in (sentence for writer in self._writers for sentence in writer.notices):
             self._reporter.notice(sentence)
 
@@ -167,14 +167,12 @@ class Sitting:
         """Evaluates the plan and closes the runs as done; inside `writing`."""
         self._loop = loop
         loop.run(plan)
-        reports = self._ranks.gather(loop.report())
-        if not self._ranks.is_first:
-            return
+        report = loop.report()
         for target, writer in enumerate(self._writers):
             if self._options.save_predictions:
-                names = {scene.image.id: png_name(scene) for scene in in_any_order(self._dataset.scenes)}
+                names = {scene.image.id: png_name(scene) for scene in in_any_order(self._scenes)}
                 write_predictions_json(Run(writer.info, writer.path), names)
-            close_run(writer, self._dataset, reports, target, self._reporter, "done", None)
+            close_run(writer, self._dataset, report, target, self._reporter, "done", None)
         self._pass_on(loop.listeners)
 
     def _pass_on(self, listeners: Sequence[Listener]) -> None:
@@ -193,7 +191,7 @@ class Sitting:
                 left.append(
                     writer.finish(status, error=reason)
                     if self._loop is None
-                    else close_run(writer, self._dataset, [self._loop.report()], target, self._reporter, status, reason)
+                    else close_run(writer, self._dataset, self._loop.report(), target, self._reporter, status, reason)
                 )
         return left
 

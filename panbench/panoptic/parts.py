@@ -1,6 +1,6 @@
 """The parts of a run, Parquet files of overlap tables: read at once, or block by block in the order of image ids.
 
-Parts hold images in any order (ranks and batches take them as they come), and sums must not depend on that, to the last
+Parts hold images in any order (batches take them as they come), and sums must not depend on that, to the last
 bit. A small run is read whole and sorted. Of a large one only the image ids are read first; they tell which parts can
 be read one after the other, and which have to be sorted together, on disk where they are too many for memory.
 """

@@ -1,6 +1,6 @@
 """The SHA-256 of files that a run keeps besides its parts: candidates, predictions.json and the oracle.
 
-`hashes/RANK.sha256` has a line for each in the format of `sha256sum`; each rank appends to its own. A line is on disk
+`hashes/0000.sha256` has a line for each in the format of `sha256sum`. A line is on disk
 before its file is, so a file that is there was recorded, whenever the process was killed; of two lines on a file the
 later one counts. (The id PNGs are many and belong to images: their hashes are in the parts, see hashes.py.)
 """
@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from panbench.base.errors import BadRun, OutOfSpace
-from panbench.base.files import atomic_write, make_folders, sha256_of, sync_folder
+from panbench.base.files import atomic_write, link_or_copy, make_folders, sha256_of, sync_folder
 from panbench.runs.layout import HASHES
 
-__all__ = ["MANIFEST", "check_recorded", "forget_absent", "recorded", "write_recorded"]
+__all__ = ["MANIFEST", "adopt_recorded", "check_recorded", "forget_absent", "recorded", "write_recorded"]
 
 MANIFEST = re.compile(r"\d{4}\.sha256")
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
@@ -29,6 +29,13 @@ def write_recorded(run: Path, name: str, content: bytes, rank: int = 0) -> Path:
     with atomic_write(path) as handle:
         handle.write(content)
     return path
+
+
+def adopt_recorded(run: Path, name: str, source: Path, digest: str) -> None:
+    """Takes a recorded file of another run into a run, after its hash. Other arguments as of `write_recorded`."""
+    _append(run / HASHES / "0000.sha256", f"{digest}  {name}\n")
+    link_or_copy(source, run / name)
+    sync_folder((run / name).parent)
 
 
 def recorded(run: Path) -> dict[str, str]:

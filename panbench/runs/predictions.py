@@ -1,9 +1,10 @@
 """The predictions of a run: writes predictions.json, and reads JSON and id PNGs held against what was recorded."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadRun
@@ -17,7 +18,13 @@ from panbench.runs.layout import PREDICTIONS, PREDICTIONS_JSON
 from panbench.runs.manifest import check_recorded, write_recorded
 from panbench.runs.record import category_record
 
-__all__ = ["check_predictions_json", "predictions_place", "stored_predictions", "write_predictions_json"]
+__all__ = [
+    "check_predictions_json",
+    "predictions_place",
+    "stored_predictions",
+    "write_predictions_document",
+    "write_predictions_json",
+]
 
 
 def write_predictions_json(run: Run, file_names: Mapping[int, str]) -> Path:
@@ -38,9 +45,16 @@ def write_predictions_json(run: Run, file_names: Mapping[int, str]) -> Path:
                 ],
             }
         )
-    document = {"annotations": annotations, "categories": [category_record(category) for category in run.categories]}
-    content = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
-    return write_recorded(run.path, PREDICTIONS_JSON, content.encode())
+    return write_predictions_document(run.path, annotations, [category_record(one) for one in run.categories])
+
+
+def write_predictions_document(
+    run: Path, annotations: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]]
+) -> Path:
+    """Writes predictions.json into a run folder, its annotations by ascending image id; its path."""
+    ordered = sorted(annotations, key=lambda each: int(each["image_id"]))
+    content = json.dumps({"annotations": ordered, "categories": categories}, ensure_ascii=False, allow_nan=False) + "\n"
+    return write_recorded(run, PREDICTIONS_JSON, content.encode())
 
 
 def predictions_place(run: Run) -> tuple[Path, Path] | None:

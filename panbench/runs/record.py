@@ -180,6 +180,8 @@ class ImagesRecord:
 
     expected: Count | None = None
     """how many images were asked for"""
+    whole: Count | None = None
+    """of a shard: how many images all shards together were asked for"""
     scored: Count = 0
     """how many are in the parts"""
     missing: Count = 0
@@ -220,7 +222,7 @@ class SecondsRecord:
 
 @dataclasses.dataclass(frozen=True)
 class MemoryRecord:
-    """The most memory held at once, over all ranks and sittings."""
+    """The most memory held at once, over all sittings."""
 
     host_peak_bytes: Count | None = None
     """by the process; null where the system does not say"""
@@ -331,8 +333,6 @@ class RunInfo:
     """the highest of them"""
     memory: MemoryRecord = MemoryRecord()
     """the memory"""
-    ranks: Count | None = None
-    """how many processes evaluated it"""
     summary: SummaryRecord | None = None
     """the scores when the run was closed; null when it has no image"""
     parts: tuple[PartRecord, ...] = ()

@@ -54,10 +54,10 @@ _RESERVED_BYTES = 1 << 17
 
 
 class RunWriter:
-    """Writes a run folder. One writer a run; further ranks `attach` to write parts of their own."""
+    """Writes a run folder. One writer a run."""
 
-    def __init__(self, home: Path, path: Path, run: Run, lock: RunLock | None) -> None:
-        """Use `create`, `resume` or `attach`."""
+    def __init__(self, home: Path, path: Path, run: Run, lock: RunLock) -> None:
+        """Use `create` or `resume`."""
         self.home = home
         """Where the run lies when it is done."""
         self.path = path
@@ -147,37 +147,30 @@ class RunWriter:
             raise
         return writer
 
-    @classmethod
-    def attach(cls, path: str | os.PathLike[str]) -> "RunWriter":
-        """Writes parts into a run that another process made (a further rank); run.json is left to that process."""
-        home = Path(path)
-        run = load_run(place_of(home))
-        assert run.path is not None
-        return cls(home, run.path, run, None)
-
     def write_part(
-        self, table: OverlapTable, rank: int = 0, files: FileHashes | None = None, beside: Iterable[Path] = ()
+        self, table: OverlapTable, files: FileHashes | None = None, beside: Iterable[Path] = (), shard: int = 0
     ) -> Path:
         """Writes the table of a block of images as a new part, which appears whole or not at all; its path.
 
         files: the hashes of the files that were read for these images
         beside: the id PNGs that were written for them, durably: their names are synced before the part counts on them
+        shard: in a merged run, the number of the shard that the rows are from; it begins the name of the file
         A part that exists is never replaced. Raises BadRun when the folder has become another run's.
         """
         for folder in {path.parent for path in beside}:
             sync_folder(folder)
         metadata = part_metadata(self.info, files or NO_HASHES)
-        return self._write_next(self.path / PARTS, rank, lambda path: write_part(path, table, metadata))
+        return self._write_next(self.path / PARTS, shard, lambda path: write_part(path, table, metadata))
 
-    def _write_next(self, folder: Path, rank: int, write: Callable[[Path], None]) -> Path:
+    def _write_next(self, folder: Path, shard: int, write: Callable[[Path], None]) -> Path:
         if read_info(self.path).id != self.info.id:
             raise BadRun(f"{self.path} was replaced by another run while this one was being written.")
-        key = (folder.name, rank)
+        key = (folder.name, shard)
         if key not in self._next:
-            mine = [part for part in part_files(folder) if part.stem.startswith(f"{rank:04d}-")]
+            mine = [part for part in part_files(folder) if part.stem.startswith(f"{shard:04d}-")]
             self._next[key] = max((int(part.stem.split("-")[1]) for part in mine), default=-1) + 1
         while True:
-            target = folder / f"{rank:04d}-{self._next[key]:06d}.parquet"
+            target = folder / f"{shard:04d}-{self._next[key]:06d}.parquet"
             self._next[key] += 1
             with contextlib.suppress(FileExistsError):
                 write(target)
@@ -186,18 +179,18 @@ class RunWriter:
     def _of_run(self) -> dict[bytes, bytes]:
         return part_metadata(self.info, NO_HASHES)
 
-    def write_side_rows(self, name: str, table: "pa.Table", rank: int = 0) -> Path:
+    def write_side_rows(self, name: str, table: "pa.Table", shard: int = 0) -> Path:
         """Writes rows of a block of images into a side table; the path of the new file.
 
         name: of the table, as a study declares it (`Study.tables`); table: with a column image_id, and a row or more
-        of each image
+        of each image; shard: as of `write_part`
         """
         if name in CORE_NAMES or name in {field.name for field in fields(RunInfo)}:
             raise ValueError(f"{name!r} is something else in a run folder or in run.json")
         if name not in self.info.side_tables:
             # So that it is listed when the run is closed, also where the study is not installed (merged runs).
             self.info = replace(self.info, side_tables={**self.info.side_tables, name: ()})
-        return self._write_next(self.path / name, rank, lambda path: write_side_file(path, table, self._of_run()))
+        return self._write_next(self.path / name, shard, lambda path: write_side_file(path, table, self._of_run()))
 
     def update(self, **changes: Any) -> None:
         """Replaces fields of run.json."""
@@ -231,8 +224,7 @@ class RunWriter:
     def close(self) -> None:
         """Lets others write the folder; `finish` does it, too."""
         self._release_reserve()
-        if self._lock is not None:
-            self._lock.release()
+        self._lock.release()
 
     def _compact(self) -> None:
         members = Run(self.info, self.path).members

@@ -305,6 +305,7 @@ def _info(
         device=DeviceRecord(**provenance.describe_device("cpu", None)),
         images=ImagesRecord(
             expected=len(plan.rows),
+            whole=plan.gt_side.n_images if "shard" in arguments else None,
             missing=len(missing),
             missing_ids=tuple(missing),
             extra=len(plan.extra()),

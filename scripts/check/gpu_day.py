@@ -48,7 +48,7 @@ PLANTED = 15
 GOAL_RATE, GOAL_RATIO = 83.0, 5.0
 
 PATIENCE = 40.0
-"""Seconds that a command which took too long has to end what it started; torchrun gives its ranks 30."""
+"""Seconds that a command which took too long has to end what it started."""
 
 MOST_WAITS = 2
 
@@ -387,7 +387,7 @@ def _problem_of(command: Sequence[str], seconds: float) -> str | None:
     try:
         printed, said = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        # At this signal torchrun ends its ranks, which at a plain kill would live on and keep the device busy.
+        # At this signal a program ends its processes, which at a plain kill would live on and keep the device busy.
         process.terminate()
         try:
             process.communicate(timeout=PATIENCE)
@@ -468,22 +468,27 @@ def host(day: Day, rows: Rows) -> None:
         rows.add({"threads": count, "images/s": rate, "good": count < threads[-1] or rate >= GOAL_RATE})
 
 
-def ranks(day: Day, rows: Rows) -> None:
-    """Two ranks on one device: the same PQ as one."""
+def shards(day: Day, rows: Rows) -> None:
+    """Two shards on one device, merged: the same PQ as one process."""
     rows.begin_anew()
-    name = "mask2former-tiny"
-    first: float | None = None
-    for count in (1, 2):
-        target = day.out / "runs" / f"ranks-{count}"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        command += ["-m", "panbench", "eval", "--model", name, "--data", "shapes", "--limit", str(4 * day.images)]
-        command += ["--device", "cpu" if day.rehearsal else "cuda:0", "--out", str(target), "--overwrite"]
-        command += ["--batch-size", "2"]
-        problem = _problem_of(command, 195)
-        summary = None if problem else json.loads((target / "run.json").read_text())["summary"]["All"]["PQ"]
-        first = summary if count == 1 else first
-        good = summary is not None and first is not None and abs(summary - first) <= 1e-4
-        rows.add({"ranks": count, "PQ": summary, "status": problem or "ok", "good": good})
+    runs = day.out / "runs"
+    command = ["eval", "--model", "mask2former-tiny", "--data", "shapes", "--limit", str(4 * day.images)]
+    command += ["--device", "cpu" if day.rehearsal else "cuda:0", "--overwrite", "--batch-size", "2"]
+    numbers = [str(runs / f"shards.{number}") for number in (1, 2)]
+    lines = {
+        "one process": [*command, "--out", str(runs / "shards-alone")],
+        "shard 1/2": [*command, "--shard", "1/2", "--out", numbers[0]],
+        "shard 2/2": [*command, "--shard", "2/2", "--out", numbers[1]],
+        "merged": ["runs", "merge", *numbers, "--out", str(runs / "shards-merged"), "--overwrite"],
+    }
+    alone: float | None = None
+    for what, line in lines.items():
+        problem = _problem_of([sys.executable, "-m", "panbench", *line], 100)
+        record = Path(line[line.index("--out") + 1]) / "run.json"
+        summary = None if problem else json.loads(record.read_text())["summary"]["All"]["PQ"]
+        alone = alone if alone is not None else summary
+        good = summary is not None and (what.startswith("shard") or summary == alone)
+        rows.add({"run": what, "PQ": summary, "status": problem or "ok", "good": good})
 
 
 @dataclass(frozen=True)
@@ -513,7 +518,7 @@ STAGES: dict[str, Stage] = {
     "mmdet": Stage(mmdet, lambda day: (4 * len(day.large), 24 * len(day.large) * day.images, 0), 60),
     "kernels": Stage(kernels, lambda day: (6, 6 * 13 * day.batches[-2], 0)),
     "host": Stage(host, lambda day: (1, 0, 0), 20),
-    "ranks": Stage(ranks, lambda day: (3, 4 * day.images, 0), 40),
+    "shards": Stage(shards, lambda day: (3, 4 * day.images, 0), 40),
     "speed": Stage(
         speed,
         lambda day: (

@@ -25,10 +25,11 @@ from PIL import Image
 
 from panbench.catalog import find_model
 from panbench.datasets import Dataset, open_dataset
-from panbench.evaluation.evaluate import evaluate, open_model_once
+from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.candidates import Instances
 from panbench.models.mmdet import families
+from panbench.models.opening import open_model
 from panbench.report.answers.findings import metric_findings
 from panbench.studies.unfused.options import UnfusedOptions
 
@@ -187,7 +188,7 @@ def main() -> int:
     print(f"{len(dataset.scenes)} images of {dataset.name}\n")
     print("| model | metric | pycocotools, own count | panbench | difference |\n| --- | --- | ---: | ---: | ---: |")
     for name in arguments.model:
-        model = open_model_once(find_model(name))
+        model = open_model(find_model(name))
         with tempfile.TemporaryDirectory() as folder:
             ours = measured(model, dataset, Path(folder) / "run")
         theirs = independent(model, dataset)

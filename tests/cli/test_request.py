@@ -161,14 +161,15 @@ def test_predictions_of_up_to_10_000_images_are_kept_unasked(tmp_path):
     assert not _keeps_predictions(EvalRequest(save_predictions=False), dataset(3), [tmp_path])
 
 
-def test_what_is_shared_out_has_no_ground_truth_or_shares_names_keeps_predictions_only_when_asked(
-    tmp_path, monkeypatch
-):
+def test_what_has_no_ground_truth_or_shares_names_keeps_predictions_only_when_asked(tmp_path):
     assert not _keeps_predictions(EvalRequest(image_ids="1,2"), dataset(), [tmp_path])
     assert not _keeps_predictions(EvalRequest(), dataset(ground_truth=False), [tmp_path])
     assert not _keeps_predictions(EvalRequest(), dataset(suffix=".png"), [tmp_path])
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not _keeps_predictions(EvalRequest(), dataset(), [tmp_path])
+
+
+def test_shards_keep_predictions_as_the_run_of_one_process_does(tmp_path):
+    assert _keeps_predictions(EvalRequest(shard="1/2"), dataset(), [tmp_path])
+    assert not _keeps_predictions(EvalRequest(shard="1/2"), dataset(10_001), [tmp_path])
 
 
 @pytest.mark.parametrize("kept", [True, False])

@@ -15,8 +15,6 @@ from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadMode
 from panbench.base.reporter import Silent, Unit
 from panbench.catalog import ModelSpec, find_model
 from panbench.datasets import Dataset, fetch, open_dataset, shapes
-from panbench.evaluation import evaluate as evaluation
-from panbench.evaluation.distributed import Ranks
 from panbench.evaluation.tools.benchmark import benchmark
 from panbench.evaluation.tools.photographs import segment_photographs
 from panbench.report.answers.tables import comparison_row
@@ -114,20 +112,6 @@ def test_a_damaged_json_is_said_to_be_damaged_not_missing(server, tmp_path):
     with pytest.raises(BadDataset, match="is not JSON"):
         open_dataset(tmp_path / "coco", download=True)
     assert server.log == []
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_of_several_ranks_the_first_opens_the_data_before_the_others(monkeypatch, rank):
-    order: list[str] = []
-
-    def broadcast(ranks: Ranks, value: object) -> object:
-        order.append("meet")
-        return value
-
-    monkeypatch.setattr(Ranks, "broadcast", broadcast)
-    monkeypatch.setattr(evaluation, "join_ranks", lambda: Ranks(rank, size=2))
-    evaluation.open_dataset_once(lambda: order.append("open"))
-    assert order == (["open", "meet"] if rank == 0 else ["meet", "open"])
 
 
 # Weights that are not here.

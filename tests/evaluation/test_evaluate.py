@@ -524,12 +524,13 @@ from panbench.base.reporter import Silent
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset
 from panbench.evaluation import loop
-from panbench.evaluation.evaluate import evaluate, open_model_once
+from panbench.evaluation.evaluate import evaluate
+from panbench.models.opening import open_model
 from panbench.evaluation.options import EvaluateOptions
 
 torch.set_num_threads(1)
 loop.BLOCK_IMAGES = 2
-model = open_model_once(find_model("mask2former-tiny"))
+model = open_model(find_model("mask2former-tiny"))
 dataset = open_dataset(sys.argv[1])
 network, outputs = model.candidates, {}
 

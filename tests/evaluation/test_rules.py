@@ -11,11 +11,12 @@ from panbench.base.reporter import Silent, Unit
 from panbench.catalog import find_model
 from panbench.cli.command import rule_names
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import evaluate, evaluate_rules, open_model_once
+from panbench.evaluation.evaluate import evaluate, evaluate_rules
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.several import run_folders
 from panbench.evaluation.shown import rules_of
 from panbench.models.model import Model
+from panbench.models.opening import open_model
 from panbench.models.rules import PAPER, RULES
 from panbench.report.answers.tables import ComparisonRow, labels
 from panbench.runs import load_run
@@ -38,7 +39,7 @@ def dataset(scenes: Path) -> Dataset:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return open_model_once(TINY, device="cpu")
+    return open_model(TINY, device="cpu")
 
 
 class CountedPasses:

@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def evaluated(folder: Path, source: str):
     (folder / "strange.py").write_text(textwrap.dedent(source))
     sys.modules.pop("strange", None)
-    data = ["--data", "shapes", "--limit", "3", "--batch-size", "1", "--workers", "1", "--device", "cpu"]
+    data = ["--data", "shapes", "--limit", "3", "--batch-size", "1", "--device", "cpu"]
     return panbench("eval", "--model", "strange:make", *data, "--out", folder / "run", "-q")
 
 

@@ -111,14 +111,9 @@ class TestWriting:
         with pytest.raises(ValueError, match="done, interrupted, failed"):
             RunWriter.create(tmp_path / "a", INFO).finish("finished")
 
-    def test_ranks_write_side_by_side(self, tmp_path):
+    def test_the_rows_of_a_shard_are_in_files_that_begin_with_its_number(self, tmp_path):
         writer = RunWriter.create(tmp_path / "a", INFO)
-        other = RunWriter.attach(tmp_path / "a")
-        names = [
-            writer.write_part(table(1)).name,
-            other.write_part(table(2), rank=1).name,
-            writer.write_part(table(3)).name,
-        ]
+        names = [writer.write_part(table(image_id), shard=shard).name for image_id, shard in ((1, 0), (2, 1), (3, 0))]
         assert names == ["0000-000000.parquet", "0001-000000.parquet", "0000-000001.parquet"]
         assert load_run(tmp_path / "a").image_ids() == (1, 2, 3)
 
@@ -427,18 +422,17 @@ class TestTwoWriters:
 
     def test_a_part_is_never_replaced(self, tmp_path):
         writer = RunWriter.create(tmp_path / "a", INFO)
-        first, second = RunWriter.attach(tmp_path / "a"), RunWriter.attach(tmp_path / "a")
-        assert first.write_part(table(1), rank=1).name == "0001-000000.parquet"
-        second._next["parts", 1] = 0
-        assert second.write_part(table(2), rank=1).name == "0001-000001.parquet"
+        assert writer.write_part(table(1), shard=1).name == "0001-000000.parquet"
+        writer._next["parts", 1] = 0
+        assert writer.write_part(table(2), shard=1).name == "0001-000001.parquet"
         assert writer.finish("done").image_ids() == (1, 2)
 
     def test_a_writer_whose_run_was_replaced_writes_no_more(self, tmp_path):
-        RunWriter.create(tmp_path / "a", INFO).finish("interrupted")
-        rank = RunWriter.attach(tmp_path / "a")
+        writer = RunWriter.create(tmp_path / "a", INFO)
+        writer.finish("interrupted")
         RunWriter.create(tmp_path / "a", INFO, overwrite=True).finish("done")
         with pytest.raises(BadRun, match="was replaced by another run"):
-            rank.write_part(table(1), rank=1)
+            writer.write_part(table(1))
 
 
 class TestChanged:

@@ -12,7 +12,7 @@ from panbench.cli import app as cli
 from panbench.panoptic.idmap import encode_id_png
 from panbench.panoptic.parts import part_files
 from panbench.runs import load_run
-from panbench.runs.merge import merge_runs, settings_hash
+from panbench.runs.merge import merge_runs
 from panbench.scoring import counting as scoring
 from panbench.scoring.folder import score_folder
 
@@ -131,8 +131,10 @@ def test_shards_hold_each_image_once_and_merge_to_the_run_of_one_go(data):
     listed = merged.info.parts
     assert [data / "all" / "parts" / part.name for part in listed] == part_files(data / "all" / "parts")
     assert sum(part.images for part in listed) == IMAGES
-    assert len({settings_hash(shard.info) for shard in shards}) == 1
-    assert merged.info.arguments["settings_sha256"] == settings_hash(shards[0].info)
+    assert {shard.info.images.whole for shard in shards} == {IMAGES}
+    stored = score(data, "whole")
+    assert merged.info.arguments == stored.info.arguments
+    assert merged.info.images == stored.info.images
 
 
 def test_shards_that_do_not_fit_are_refused_and_nothing_is_written(data):
@@ -154,6 +156,23 @@ def test_shards_that_do_not_fit_are_refused_and_nothing_is_written(data):
     assert "not whole" in refused("shard-1", "shard-2")
     with pytest.raises(BadArgument, match="one of the shards"):
         merge_runs([data / "shard-1"], data / "shard-1", overwrite=True)
+
+
+def test_a_missing_shard_is_named_and_may_be_made_up_for(data):
+    for number in (1, 3):
+        score(data, f"shard-{number}", shard=(number, 3))
+    shards = [data / "shard-1", data / "shard-3"]
+    with pytest.raises(BadRun, match=r"^1 shard was missing: 2/3\."):
+        merge_runs(shards, data / "all")
+    partial = merge_runs(shards, data / "all", allow_missing=True)
+    assert (partial.info.status, partial.info.images.expected, partial.info.images.scored) == (
+        "interrupted",
+        IMAGES,
+        15,
+    )
+    whole = score(data, "all", resume=True)
+    assert whole.info.status == "done"
+    assert_same(whole, score(data))
 
 
 def test_a_shard_that_is_not_done_is_refused(data, monkeypatch):

@@ -11,7 +11,6 @@ import torch
 from panbench.base.files import write_json
 from panbench.base.reporter import SILENT, Reporter
 from panbench.datasets import Dataset
-from panbench.evaluation.distributed import join_ranks
 from panbench.evaluation.evaluate import evaluate_rules
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.model import Model
@@ -74,8 +73,6 @@ def _time(
     kind: Kind, models: Mapping[str, Model], dataset: Dataset, homes: Sequence[Path], reporter: Reporter, *, cpu: bool
 ) -> None:
     """Writes the milliseconds that each model takes for an image beside each run of `homes`."""
-    if not join_ranks().is_first:
-        return
     reporter.status(f"Timing {kind.plural}")
     spent = milliseconds(models, dataset, time.process_time if cpu else time.perf_counter)
     first = next(iter(models.values()))

@@ -16,7 +16,6 @@ from typing import Any
 
 from panbench.base.errors import BadArgument, BadRun
 from panbench.base.text import in_sentence
-from panbench.evaluation.distributed import join_ranks
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.candidates import Candidates, Output
 from panbench.models.decoders import Decoder, Part, sharing_weights
@@ -159,7 +158,7 @@ def runs_by_layer(model: Model, folders: Mapping[Rule, Path], options: EvaluateO
         for layer in of.earlier
     }
     taken = [str(folder) for folder in found.values() if (folder / "run.json").exists()]
-    if taken and not (options.resume or options.overwrite) and join_ranks().is_first:
+    if taken and not (options.resume or options.overwrite):
         raise BadRun(f"{in_sentence(taken)} already exist. Continue with --resume, or replace with --overwrite.")
     return found
 

@@ -45,7 +45,6 @@ class Measurer(Listener):
         writers: Sequence[RunWriter],
         *,
         truth: InstanceSet | None = None,
-        rank: int = 0,
         workers: int = 2,
     ) -> None:
         """Goes on with what the runs hold already.
@@ -61,7 +60,7 @@ class Measurer(Listener):
         n_labels = 1 + max(ids, default=-1)
         self.category_of = np.array([ids.get(label, 0) for label in range(n_labels)], np.int32)
         self.things = tuple(ids.get(label) in self._thing_ids for label in range(n_labels))
-        self._writers, self._truth, self._rank = writers, truth, rank
+        self._writers, self._truth = writers, truth
         self._pool = ThreadPoolExecutor(workers, "measure")
         self._most = 4 * workers
         self._pending: deque[Future[UnfusedTable]] = deque()
@@ -115,7 +114,7 @@ class Measurer(Listener):
                 new = np.array([image for image in table.image_id.tolist() if image not in held], np.int64)
                 own = table if len(new) == len(table.image_id) else table.only(new)
                 if len(new):
-                    write_unfused(writer, own, self._rank)
+                    write_unfused(writer, own)
             self._block = []
         self._since = time.monotonic()
 

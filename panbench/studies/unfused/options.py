@@ -92,7 +92,6 @@ class UnfusedOptions(StudyOptions):
                 evaluation.category_of,
                 writers,
                 truth=truth,
-                rank=evaluation.rank,
             )
 
         return Joined(_settings(",".join(self.measured), truth), listen)

@@ -54,9 +54,9 @@ _PREDICTED = "box_predicted"
 Columns = dict[str, npt.NDArray[Any]]
 
 
-def write_unfused(writer: RunWriter, table: UnfusedTable, rank: int = 0) -> Path:
+def write_unfused(writer: RunWriter, table: UnfusedTable) -> Path:
     """Writes the rows of a block of images into a run; the path of the new file."""
-    return writer.write_side_rows(NAME, _to_arrow(table), rank)
+    return writer.write_side_rows(NAME, _to_arrow(table))
 
 
 def images_measured(run: Run) -> frozenset[int]:

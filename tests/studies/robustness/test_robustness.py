@@ -11,8 +11,9 @@ from support import panbench
 from panbench.base.errors import BadRun
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
-from panbench.evaluation.evaluate import evaluate, open_model_once
+from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
+from panbench.models.opening import open_model
 from panbench.report.answers.findings import metric_findings
 from panbench.runs import load_run
 from panbench.studies.robustness.answer import (
@@ -167,7 +168,7 @@ def test_each_setting_is_a_run_of_its_own_that_says_how_it_was_corrupted(clean):
 
 
 def test_a_setting_that_was_interrupted_is_gone_on_with_alone(clean, scenes, tmp_path):
-    model, dataset = open_model_once(find_model("mask2former-tiny")), open_dataset(scenes)
+    model, dataset = open_model(find_model("mask2former-tiny")), open_dataset(scenes)
     home = tmp_path / "run"
     evaluate(model, dataset, home, EvaluateOptions())
     chosen = parse_corruptions("fog:2,gaussian_noise:1")
@@ -213,7 +214,7 @@ def test_the_difference_of_a_run_and_itself_is_nothing(clean):
 
 
 def test_runs_that_cannot_be_measured_are_refused(clean, scenes, tmp_path):
-    model, dataset = open_model_once(find_model("mask2former-tiny")), open_dataset(scenes)
+    model, dataset = open_model(find_model("mask2former-tiny")), open_dataset(scenes)
     alone = evaluate(model, dataset, tmp_path / "alone", EvaluateOptions())
     with pytest.raises(BadRun, match="--corrupt all --resume"):
         robustness([alone])

@@ -14,10 +14,11 @@ from support import evaluated, panbench
 from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.catalog import find_model
 from panbench.datasets import Dataset, open_dataset, shapes
-from panbench.evaluation.evaluate import evaluate, evaluate_rules, open_model_once
+from panbench.evaluation.evaluate import evaluate, evaluate_rules
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.candidates import Candidates, Frame, Instances, softmax_candidates
 from panbench.models.functions import FunctionModel
+from panbench.models.opening import open_model
 from panbench.models.rules import parse_rule, resize
 from panbench.panoptic.masks import areas, pack, shared_pixels
 from panbench.report.answers.comparison import standing
@@ -84,7 +85,7 @@ def rows(run: Run) -> dict[str, list[Any]]:
 def test_numbers_equal_pycocotools_and_an_independent_count(name, folder, tmp_path):
     dataset = open_dataset(folder, limit=4)
     check = script()
-    model = open_model_once(find_model(name))
+    model = open_model(find_model(name))
     expected = check.independent(model, dataset)
     assert expected["AP50"] > 0.2
     assert expected["AP50_box"] > 0.2
@@ -123,7 +124,7 @@ def test_a_resumed_run_has_the_same_rows_whichever_file_was_lost(lost, whole, da
 
 
 def test_each_rule_of_a_pass_has_the_rows(whole, folder, tmp_path):
-    model = open_model_once(find_model("mask2former-tiny"))
+    model = open_model(find_model("mask2former-tiny"))
     folders = {model.rule: tmp_path / "own", parse_rule("argmax", model.rule): tmp_path / "argmax"}
     some = open_dataset(folder, limit=3)
     own, argmax = evaluate_rules(model, some, folders, EvaluateOptions(studies=MEASURED))
@@ -203,7 +204,7 @@ def test_the_papers_truth_is_an_instance_json(dataset, folder, tmp_path):
         "annotations": annotations,
     }
     (tmp_path / "instances.json").write_text(json.dumps(document))
-    model = open_model_once(find_model("mask2former-tiny"))
+    model = open_model(find_model("mask2former-tiny"))
     options = EvaluateOptions(studies=(UnfusedOptions("pq,ap", tmp_path / "instances.json"),))
     own = evaluate(model, dataset, tmp_path / "own", options)
     panoptic = evaluate(model, dataset, tmp_path / "panoptic", EvaluateOptions(studies=(UnfusedOptions("pq,ap"),)))
