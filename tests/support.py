@@ -39,6 +39,20 @@ def panbench(*arguments: object, columns: int = 400, cwd: Path | None = None, **
         os.chdir(before)
 
 
+def ran(*arguments: object, **settings: Any) -> Result:
+    """`panbench …`, as `panbench` runs it, which must end well."""
+    result = panbench(*arguments, **settings)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def refused(*arguments: object, **settings: Any) -> str:
+    """What `panbench …` says on stderr, as it must refuse: it exits with 2."""
+    result = panbench(*arguments, **settings)
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
 def parsed(path: Path) -> ast.Module:
     """The syntax tree of a file."""
     return ast.parse(path.read_text("utf-8"))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import panbench
+from support import panbench, ran
 
 from panbench.datasets import fetch as fetch_module
 from panbench.panoptic.coco import write_id_png
@@ -166,7 +166,7 @@ def test_submit_says_what_is_in_the_zip(tmp_path):
     annotation = {"image_id": 7, "file_name": "000000000007.png", "segments_info": [{"id": 5, "category_id": 1}]}
     (tmp_path / "mine.json").write_text(json.dumps({"annotations": [annotation]}))
     (tmp_path / "images.json").write_text(json.dumps({"images": [{"id": 7, "height": 2, "width": 3}]}))
-    result = panbench(
+    result = ran(
         *("export", "coco-server"),
         tmp_path / "mine.json",
         "--out",
@@ -174,7 +174,6 @@ def test_submit_says_what_is_in_the_zip(tmp_path):
         "--image-list",
         tmp_path / "images.json",
     )
-    assert result.exit_code == 0, result.output
     assert "1 images, 1 segments" in result.stdout
     assert "panoptic_test-dev2017_mine_results.json" in result.stdout
     assert (tmp_path / "o.zip").exists()

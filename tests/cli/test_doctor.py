@@ -4,15 +4,14 @@ import json
 import sys
 
 import pytest
-from support import panbench
+from support import panbench, ran
 
 from panbench import __version__
 from panbench.evaluation.tools import doctor
 
 
 def test_it_names_versions_devices_compiled_code_cache_and_space(tmp_path):
-    result = panbench("doctor", "--json", cwd=tmp_path)
-    assert result.exit_code == 0, result.stderr
+    result = ran("doctor", "--json", cwd=tmp_path)
     record = json.loads(result.stdout)
     assert record["panbench"]["version"] == __version__
     assert record["panbench"]["compiled code"] in ("yes", "no")

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import panbench, panbench_program, python
+from support import panbench_program, python, ran
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "pq_edges"
 
@@ -29,8 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of files
 def scored(tmp_path_factory) -> Path:
     """A scored run."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    done = panbench("score", "--gt", REFERENCE / "gt.json", "--pred", REFERENCE / "pred.json", "--out", run)
-    assert done.exit_code == 0, done.output
+    ran("score", "--gt", REFERENCE / "gt.json", "--pred", REFERENCE / "pred.json", "--out", run)
     return run
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support import panbench, refuses_without_torch
+from support import panbench, refused, refuses_without_torch
 
 from panbench.base.errors import BadModel
 from panbench.datasets import shapes
@@ -119,9 +119,9 @@ def test_a_folder_of_images_that_does_not_exist_is_named(tmp_path):
 def test_predictions_in_place_of_a_run_lead_to_score(tmp_path):
     (tmp_path / "a.json").write_text("{}")
     for line in (["gate", "a.json", "--baseline", "b"], ["compare", "a.json"], ["errors", "a.json"]):
-        refused = panbench(*line, cwd=tmp_path)
-        assert refused.exit_code == 2
-        assert "`panbench score --gt FILE.json --pred a.json --out DIR` makes a run of predictions." in refused.stderr
+        assert "`panbench score --gt FILE.json --pred a.json --out DIR` makes a run of predictions." in refused(
+            *line, cwd=tmp_path
+        )
 
 
 def test_a_folder_behind_hf_needs_no_hf(tmp_path):
@@ -132,6 +132,6 @@ def test_a_folder_behind_hf_needs_no_hf(tmp_path):
         ("hf:mine", "./mine"),
         ("hf:/none", "/none"),
     ):
-        refused = panbench("eval", "--model", address, "--data", "shapes:64x96", cwd=tmp_path)
-        assert refused.exit_code == 2
-        assert f"a folder needs no hf:. Write --model {folder}." in refused.stderr
+        assert f"a folder needs no hf:. Write --model {folder}." in refused(
+            "eval", "--model", address, "--data", "shapes:64x96", cwd=tmp_path
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import panbench
+from support import panbench, ran, refused
 
 from panbench.base.errors import BadRun
 from panbench.panoptic.coco import read_id_png, write_id_png, write_panoptic_json
@@ -57,8 +57,7 @@ def test_runs_are_listed_and_damaged_ones_named(tmp_path):
     (run.parent / "lost" / "parts" / "0000-000000.parquet").unlink()
     (run.parent / "torn").mkdir()
     (run.parent / "torn" / "run.json").write_text("{")
-    result = panbench("runs", run.parent)
-    assert result.exit_code == 0
+    result = ran("runs", run.parent)
     shown = words(result.stdout)
     assert "which held 3 images, is missing" in shown
     assert "torn/run.json is damaged" in shown
@@ -71,8 +70,7 @@ def test_a_comparison_of_a_folder_names_its_damaged_runs(tmp_path):
     run = scored(tmp_path)
     (run.parent / "torn").mkdir()
     (run.parent / "torn" / "run.json").write_text("{")
-    result = panbench("compare", run.parent)
-    assert result.exit_code == 0
+    result = ran("compare", run.parent)
     assert "torn/run.json is damaged" in words(result.stderr)
 
 
@@ -90,8 +88,7 @@ def folder_with_damage(folder: Path) -> Path:
 @pytest.mark.parametrize("command", [["compare"], ["metrics"], ["errors"], ["metrics", "--json"], ["errors", "--json"]])
 def test_commands_on_a_folder_take_the_runs_in_it_and_name_the_damaged_ones(tmp_path, command):
     folder = folder_with_damage(tmp_path)
-    result = panbench(*command, folder)
-    assert result.exit_code == 0
+    result = ran(*command, folder)
     said = words(result.stderr)
     assert "torn/run.json is damaged" in said
     assert "lost is not a run: its run.json is lost" in said
@@ -106,8 +103,7 @@ def test_metrics_and_errors_of_several_runs_name_each_and_leave_out_what_holds_n
     info = dataclasses.replace(load_run(one).info, name="empty")
     empty = RunWriter.create(one.parent / "empty", info, False).finish("failed")
     for command in ("metrics", "errors"):
-        result = panbench(command, one.parent)
-        assert result.exit_code == 0
+        result = ran(command, one.parent)
         lines = [line.rstrip() for line in result.stdout.splitlines()]
         assert str(one) in lines
         assert str(one.parent / "b") in lines
@@ -121,10 +117,9 @@ def test_metrics_and_errors_of_several_runs_name_each_and_leave_out_what_holds_n
 def test_a_folder_of_damaged_runs_only_is_refused_with_what_is_wrong(tmp_path):
     folder = folder_with_damage(tmp_path)
     shutil.rmtree(folder / "a")
-    result = panbench("metrics", folder)
-    assert result.exit_code == 2
-    assert "holds no run that can be read" in words(result.stderr)
-    assert "torn/run.json is damaged" in words(result.stderr)
+    said = refused("metrics", folder)
+    assert "holds no run that can be read" in words(said)
+    assert "torn/run.json is damaged" in words(said)
 
 
 def test_a_folder_with_a_damaged_run_is_not_verified(tmp_path):
@@ -135,17 +130,15 @@ def test_a_folder_with_a_damaged_run_is_not_verified(tmp_path):
 
 
 def test_a_command_for_one_run_says_which_runs_lie_in_a_folder(tmp_path):
-    result = panbench("calibration", scored(tmp_path).parent)
-    assert result.exit_code == 2
-    assert "it holds no run.json, but folders of runs: a" in words(result.stderr)
+    assert "it holds no run.json, but folders of runs: a" in words(refused("calibration", scored(tmp_path).parent))
 
 
 def test_runs_further_down_in_a_folder_are_not_passed_over(tmp_path):
     one = scored(tmp_path, "demo/one")
     results = tmp_path / "results"
-    refused = panbench("compare", results)
-    assert refused.exit_code == 2
-    assert f"{results} holds no run itself, but its folders do. Name them: {results / 'demo'}." in words(refused.stderr)
+    assert f"{results} holds no run itself, but its folders do. Name them: {results / 'demo'}." in words(
+        refused("compare", results)
+    )
     shutil.copytree(one, results / "two")
     found = panbench("compare", results, "--format", "json")
     assert len(json.loads(found.stdout)) == 1
@@ -166,8 +159,7 @@ def test_only_what_panbench_wrote_is_deleted(tmp_path):
     refused = panbench("runs", "delete", run)
     assert (refused.exit_code, (run / "run.json").exists()) == (2, True)
     assert "--yes" in refused.stderr
-    deleted = panbench("runs", "delete", run, "--yes")
-    assert deleted.exit_code == 0
+    ran("runs", "delete", run, "--yes")
     assert [path.name for path in run.iterdir()] == ["notes.md"]
     assert panbench("runs", "delete", run, "--yes").exit_code == 2
 
@@ -179,16 +171,15 @@ def test_a_folder_that_is_no_run_or_is_being_written_is_not_deleted(tmp_path, wh
     other.mkdir()
     (other / "chapter.tex").write_text("mine")
     writer = RunWriter.resume(run) if what == "locked" else None
-    result = panbench("runs", "delete", run if writer else other, "--yes")
-    assert result.exit_code == 2
-    assert ("is being written by" if writer else "holds no run.json") in words(result.stderr)
+    assert ("is being written by" if writer else "holds no run.json") in words(
+        refused("runs", "delete", run if writer else other, "--yes")
+    )
     assert (run / "run.json").exists()
     assert (other / "chapter.tex").exists()
 
 
 def test_a_run_that_is_as_it_was_written_is_verified(tmp_path):
-    result = panbench("runs", "verify", scored(tmp_path))
-    assert result.exit_code == 0
+    result = ran("runs", "verify", scored(tmp_path))
     assert result.stdout.startswith("a: verified")
     assert "The files of 3 images are unchanged." in result.stdout
 
@@ -230,9 +221,9 @@ def test_a_folder_of_runs_that_cannot_be_compared_is_sorted(tmp_path):
         scored(tmp_path / name, name, images)
         shutil.move(tmp_path / name / "results" / name, tmp_path / name / "run")
         shutil.copytree(tmp_path / name / "run", tmp_path / "all" / name)
-    result = panbench("compare", tmp_path / "all")
-    assert result.exit_code == 2
-    assert "a and b have 3 images of gt; c has 2 images of gt. Name runs that belong together" in words(result.stderr)
+    assert "a and b have 3 images of gt; c has 2 images of gt. Name runs that belong together" in words(
+        refused("compare", tmp_path / "all")
+    )
 
 
 def test_a_comparison_says_in_which_rules_and_precisions_runs_differ(tmp_path):
@@ -284,9 +275,9 @@ def test_the_config_that_a_run_names_is_never_run(tmp_path):
         categories=(BALL,),
     )
     RunWriter.create(tmp_path / "run", info).finish("done")
-    result = panbench("show", "attention", "--run", tmp_path / "run", "--image", "1", "--out", tmp_path / "a.png")
-    assert result.exit_code == 2
-    assert "which panbench runs only when you name it: add --config FILE" in words(result.stderr)
+    assert "which panbench runs only when you name it: add --config FILE" in words(
+        refused("show", "attention", "--run", tmp_path / "run", "--image", "1", "--out", tmp_path / "a.png")
+    )
     assert not (tmp_path / "ran").exists()
 
 
@@ -342,12 +333,11 @@ class TestPredictions:
         }[command]
         for image_id in (1, 2, 3):
             write_id_png(tmp_path / f"{image_id}.jpg", np.zeros((1, 4), np.int32))
-        before = panbench(*line)
-        assert before.exit_code == 0, before.stderr
+        ran(*line)
         shifted(self.predictions_of(run) / "2.png")
-        refused = panbench(*line, *(["--overwrite"] if command in ("ensemble", "export") else []))
-        assert refused.exit_code == 2
-        assert "2.png (image 2) changed since its run was made" in words(refused.stderr)
+        assert "2.png (image 2) changed since its run was made" in words(
+            refused(*line, *(["--overwrite"] if command in ("ensemble", "export") else []))
+        )
 
     def test_missing_predictions_are_named_and_removed_ones_are_no_damage(self, runs):
         vote = runs[1]
@@ -364,8 +354,7 @@ class TestPredictions:
         monkeypatch.setattr(FileHashes, "of", staticmethod(lambda rows, *_, **__: of(rows)))
         run = scored(tmp_path)
         shifted(tmp_path / "pred" / "2.png")
-        result = panbench("runs", "verify", run)
-        assert result.exit_code == 0
+        result = ran("runs", "verify", run)
         assert f"No hashes were recorded for the id PNGs in {tmp_path / 'pred'}." in words(result.stdout)
 
 
@@ -378,6 +367,4 @@ def test_of_a_run_whose_every_part_is_lost_the_refusal_names_them(tmp_path, comm
         "export": ("export", "parquet", run, "--out", tmp_path / "out"),
         "report": ("report", run, "-o", tmp_path / "page.html"),
     }
-    refused = panbench(*arguments.get(command, (command, run)))
-    assert refused.exit_code == 2
-    assert f"{part}, which held 3 images, is missing." in words(refused.stderr)
+    assert f"{part}, which held 3 images, is missing." in words(refused(*arguments.get(command, (command, run))))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support import panbench
+from support import panbench, ran, refused
 
 from panbench.base import addresses
 from panbench.base.errors import BadDataset, PredictionMismatch
@@ -55,8 +55,7 @@ def test_the_run_names_the_addresses_and_is_verified_and_shown_from_there(scenes
     assert run.info.dataset.gt == "memory://scenes/gt.json"
     assert run.info.dataset.gt_dir == "memory://scenes/gt"
     assert run.info.predictions.folder == "memory://scenes/pred"
-    verified = panbench("runs", "verify", run.path)
-    assert verified.exit_code == 0, verified.output
+    verified = ran("runs", "verify", run.path)
     assert "The files of 16 images are unchanged" in verified.output
     fsspec.filesystem("memory").pipe("/scenes/gt/" + sorted(SCENES.glob("gt/*.png"))[0].name, b"other")
     changed = panbench("runs", "verify", run.path)
@@ -111,8 +110,7 @@ def test_a_bucket_called_coco_is_no_folder_to_download_coco_into(memory):
     ids=["score", "eval"],
 )
 def test_a_run_is_not_written_to_an_address(line, tmp_path):
-    refused = panbench(*line, cwd=tmp_path)
-    assert refused.exit_code == 2
-    assert "--out s3://bucket/run is an address, and panbench writes to file systems alone" in refused.stderr
-    assert len(refused.stderr.strip().splitlines()) == 1
+    said = refused(*line, cwd=tmp_path)
+    assert "--out s3://bucket/run is an address, and panbench writes to file systems alone" in said
+    assert len(said.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

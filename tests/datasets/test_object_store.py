@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import panbench
+from support import panbench, ran, refused
 
 from panbench.base import addresses
 from panbench.base.errors import BadDataset, PredictionMismatch
@@ -124,8 +124,7 @@ def test_the_run_keeps_the_address_and_no_credentials_and_is_verified_from_there
     run = score(BUCKET, tmp_path / "run")
     assert run.info.dataset.gt == "s3://bucket/gt.json"
     assert "a-secret-of-the-test" not in (run.path / "run.json").read_text()
-    verified = panbench("runs", "verify", run.path)
-    assert verified.exit_code == 0, verified.output
+    verified = ran("runs", "verify", run.path)
     assert "The files of 16 images are unchanged" in verified.output
     name = sorted(SCENES.glob("gt/*.png"))[0].name
     store.client.put_object(Bucket="bucket", Key=f"gt/{name}", Body=b"other")
@@ -193,8 +192,7 @@ def test_an_object_that_vanishes_between_listing_and_reading_is_named_and_resume
 
 
 def test_a_bucket_without_the_json_is_refused_in_a_sentence(store, tmp_path):
-    refused = panbench("eval", "--model", "mask2former-tiny", "--data", "s3://bucket/coco", cwd=tmp_path)
-    assert refused.exit_code == 2
-    assert "There is no dataset s3://bucket/coco" in refused.stderr
-    assert "data coco" not in refused.stderr
+    said = refused("eval", "--model", "mask2former-tiny", "--data", "s3://bucket/coco", cwd=tmp_path)
+    assert "There is no dataset s3://bucket/coco" in said
+    assert "data coco" not in said
     assert list(tmp_path.iterdir()) == []

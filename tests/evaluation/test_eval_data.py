@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Recorder, evaluated, panbench
+from support import Recorder, evaluated, ran, refused
 
 from panbench.base.errors import BadArgument, BadCheckpoint, BadDataset, BadModel, BadRun
 from panbench.base.reporter import Silent, Unit
@@ -153,30 +153,29 @@ def test_weights_that_are_not_here_are_fetched_only_when_told(published, scenes,
 def test_the_command_line_names_the_command_for_weights_of_the_catalog(monkeypatch, scenes, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
     photo = next((scenes / "val").iterdir())
-    result = panbench("predict", photo, "--model", "mask2former-r50", "--out", tmp_path / "out")
-    assert result.exit_code == 2
-    assert "(about 176 MB) with `panbench models --download mask2former-r50`" in result.stderr
+    assert "(about 176 MB) with `panbench models --download mask2former-r50`" in refused(
+        "predict", photo, "--model", "mask2former-r50", "--out", tmp_path / "out"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_no_download_is_offered_for_a_model_of_other_categories(monkeypatch, scenes, tmp_path):
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
-    result = panbench("eval", "--model", "mask2former-r50", "--data", scenes, "--out", tmp_path / "run")
-    assert result.exit_code == 2
-    assert "Mask2Former R50 and the dataset have different categories" in result.stderr
-    assert "--download" not in result.stderr
+    said = refused("eval", "--model", "mask2former-r50", "--data", scenes, "--out", tmp_path / "run")
+    assert "Mask2Former R50 and the dataset have different categories" in said
+    assert "--download" not in said
     assert not (tmp_path / "run").exists()
 
 
 def test_predict_and_bench_fetch_weights_only_when_told(published, scenes, tmp_path):
     spec, server = published
     photo = next((scenes / "val").iterdir())
-    for refused in (
+    for fetching in (
         lambda: segment_photographs(spec, [photo], tmp_path / "out"),
         lambda: benchmark([spec], size=(64, 96), count=1, warm_up=0, device="cpu"),
     ):
         with pytest.raises(BadCheckpoint, match="--download"):
-            refused()
+            fetching()
     assert server.log == []
     assert segment_photographs(spec, [photo], tmp_path / "out", download=True)
     (row,) = benchmark([spec], size=(64, 96), count=1, warm_up=0, device="cpu").rows
@@ -190,9 +189,9 @@ def test_every_command_that_needs_weights_names_the_way_to_fetch_them(monkeypatc
     monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     shutil.copy(next((scenes / "val").iterdir()), "photo.png")
-    result = panbench(*command, "--model", "mask2former-r50")
-    assert result.exit_code == 2
-    assert "(about 176 MB) with `panbench models --download mask2former-r50` or by adding --download" in result.stderr
+    assert "(about 176 MB) with `panbench models --download mask2former-r50` or by adding --download" in refused(
+        *command, "--model", "mask2former-r50"
+    )
 
 
 # Images without ground truth.
@@ -229,9 +228,9 @@ def test_a_set_that_is_labelled_in_part_is_still_refused(scenes, tmp_path):
 
 
 def test_without_ground_truth_and_saved_predictions_nothing_would_come_of_it(unlabelled, tmp_path):
-    result = panbench("eval", "-m", TINY.name, "--data", f"{unlabelled}:test-dev", "--out", tmp_path / "run")
-    assert result.exit_code == 2
-    assert "without ground truth, so there is nothing to score. Add --save-predictions" in result.stderr
+    assert "without ground truth, so there is nothing to score. Add --save-predictions" in refused(
+        "eval", "-m", TINY.name, "--data", f"{unlabelled}:test-dev", "--out", tmp_path / "run"
+    )
     assert not (tmp_path / "run").exists()
     with pytest.raises(BadArgument, match="--save-predictions"):
         evaluated(TINY, open_dataset(unlabelled, split="test-dev"), tmp_path / "run")
@@ -240,8 +239,7 @@ def test_without_ground_truth_and_saved_predictions_nothing_would_come_of_it(unl
 def test_predictions_of_unlabelled_are_kept_submitted_and_never_scored(unlabelled, tmp_path):
     out = tmp_path / "run"
     arguments = ("--data", f"{unlabelled}:test-dev", "--save-predictions", "--out", out)
-    result = panbench("eval", "-m", TINY.name, *arguments)
-    assert result.exit_code == 0, result.stderr
+    result = ran("eval", "-m", TINY.name, *arguments)
     assert "panbench export coco-server" in result.stderr
     assert "no ground truth" in result.stdout
 
@@ -253,19 +251,16 @@ def test_predictions_of_unlabelled_are_kept_submitted_and_never_scored(unlabelle
     assert info.images.gt_faults.images == 0
 
     for command in (("compare", out, "-f", "json"), ("metrics", out, "--json"), ("errors", out, "--json")):
-        shown = panbench(*command)
-        assert shown.exit_code == 0, shown.stderr
+        shown = ran(*command)
         assert all(value is None for value in _scores(json.loads(shown.stdout))), command
     for command in (("compare", out), ("metrics", out), ("errors", out), ("compare", out, "-f", "md")):
-        shown = panbench(*command)
-        assert shown.exit_code == 0, shown.stderr
+        shown = ran(*command)
         assert "–" in shown.stdout
         assert "nan" not in shown.stdout.lower().replace("cannot", "")
         assert "0.0" not in shown.stdout
 
     listed = unlabelled / "annotations" / "panoptic_image_info_test-dev2017.json"
-    submitted = panbench("export", "coco-server", out, "--out", tmp_path / "out.zip", "--image-list", listed)
-    assert submitted.exit_code == 0, submitted.stderr
+    ran("export", "coco-server", out, "--out", tmp_path / "out.zip", "--image-list", listed)
     assert (tmp_path / "out.zip").is_file()
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from support import Recorder, evaluated, panbench
+from support import Recorder, evaluated, panbench, ran
 
 from panbench.base.errors import BadDataset, BadModel, BadRun
 from panbench.catalog import ModelSpec, find_model
@@ -175,10 +175,9 @@ def test_pictures_show_photographs_as_the_model_saw_them(turned, spec, tmp_path)
 
 @pytest.mark.parametrize("exif", ["apply", "ignore"])
 def test_the_command_line_takes_exif(turned, tmp_path, exif):
-    result = panbench(
+    result = ran(
         "eval", "-m", "mask2former-tiny", "--data", turned, "--limit", "2", "--exif", exif, "--out", tmp_path / "run"
     )
-    assert result.exit_code == 0, result.stderr
     assert "1 of 2 photographs have an EXIF orientation other than upright" in " ".join(result.stderr.split())
     assert load_run(tmp_path / "run").info.arguments["exif"] == exif
     assert panbench("eval", "-m", "mask2former-tiny", "--data", turned, "--exif", "no").exit_code == 2
@@ -192,10 +191,7 @@ def test_predict_writes_maps_of_the_pixels_it_saw(tmp_path, exif):
     handle = io.BytesIO()
     Image.fromarray(pixels).save(handle, "JPEG", exif=orientation)
     (tmp_path / "photo.jpg").write_bytes(handle.getvalue())
-    result = panbench(
-        "predict", tmp_path / "photo.jpg", "-m", "mask2former-tiny", "--exif", exif, "--out", tmp_path / "out"
-    )
-    assert result.exit_code == 0, result.stderr
+    result = ran("predict", tmp_path / "photo.jpg", "-m", "mask2former-tiny", "--exif", exif, "--out", tmp_path / "out")
     how = "rotated accordingly" if exif == "apply" else "read as stored"
     assert f"and were {how}, with their id PNGs." in " ".join(result.stderr.split())
     size = (128, 96) if exif == "apply" else (96, 128)
@@ -203,11 +199,10 @@ def test_predict_writes_maps_of_the_pixels_it_saw(tmp_path, exif):
 
 
 def test_bench_takes_photographs_as_they_are_stored(turned, tmp_path):
-    result = panbench(
+    ran(
         "bench", "-m", "mask2former-tiny", "--images", turned / "val", "--count", "1", "--warm-up", "0",
         "--exif", "ignore", "--out", tmp_path,
     )  # fmt: skip
-    assert result.exit_code == 0, result.stderr
     assert json.loads((tmp_path / "bench.json").read_text())["rows"][0]["status"] == "ok"
 
 
@@ -222,15 +217,13 @@ def test_predict_by_several_models_and_rules_puts_their_answers_side_by_side(upr
     photo = upright / "val" / "000001.jpg"
     photo = photo if photo.exists() else sorted((upright / "val").glob("*.jpg"))[0]
     command = ("predict", photo, "--device", "cpu", "--out", tmp_path / "out", "--dpi", "40")
-    result = panbench(*command, "--model", "mask2former-tiny,maskformer-tiny", "--rule", "paper,argmax")
-    assert result.exit_code == 0, result.stderr
+    result = ran(*command, "--model", "mask2former-tiny,maskformer-tiny", "--rule", "paper,argmax")
     assert result.stdout.split() == [str(tmp_path / "out" / f"{photo.stem}.side-by-side.png")]
     folders = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
     assert folders == [f"mask{kind}former-tiny-{rule}" for kind in ("2", "") for rule in ("argmax", "paper")]
     maps = {name: cv2.imread(str(tmp_path / "out" / name / "ids" / f"{photo.stem}.png")) for name in folders}
     assert (maps["mask2former-tiny-paper"] != maps["mask2former-tiny-argmax"]).any()
-    own = panbench("predict", photo, "--device", "cpu", "--out", tmp_path / "own", "-m", "mask2former-tiny")
-    assert own.exit_code == 0, own.stderr
+    ran("predict", photo, "--device", "cpu", "--out", tmp_path / "own", "-m", "mask2former-tiny")
     assert (cv2.imread(str(tmp_path / "own" / "ids" / f"{photo.stem}.png")) == maps["mask2former-tiny-paper"]).all()
     again = panbench(*command, "--model", "mask2former-tiny,maskformer-tiny", "--rule", "paper,argmax")
     assert (again.exit_code, "--overwrite" in again.stderr) == (2, True)
@@ -238,6 +231,5 @@ def test_predict_by_several_models_and_rules_puts_their_answers_side_by_side(upr
 
 def test_bench_measures_each_rule_by_itself(tmp_path):
     small = ("--size", "64x96", "--count", "1", "--warm-up", "0", "--device", "cpu")
-    result = panbench("bench", "-m", "mask2former-tiny", "--rule", "paper,argmax", *small, "--json")
-    assert result.exit_code == 0, result.stderr
+    result = ran("bench", "-m", "mask2former-tiny", "--rule", "paper,argmax", *small, "--json")
     assert [row["rule"] for row in json.loads(result.stdout)["rows"]] == ["paper", "argmax"]

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from support import panbench, panbench_program
+from support import panbench_program, ran
 
 from panbench.datasets import shapes
 from panbench.report.answers.remaking import command_with_predictions, resuming_command
@@ -74,8 +74,7 @@ def test_what_the_page_offers_adds_the_pictures(tmp_path):
     run = load_run(tmp_path / "runs" / "mine")
     assert "No run has stored predictions" in report_page([run])
     offered = command_with_predictions(run)
-    again = panbench(*shlex.split(offered)[1:], cwd=tmp_path)
-    assert again.exit_code == 0, again.output
+    ran(*shlex.split(offered)[1:], cwd=tmp_path)
     page = report_page([load_run(Path(tmp_path / "runs" / "mine"))])
     assert "No run has stored predictions" not in page
     assert 'id="gallery-view"' in page

@@ -1,6 +1,6 @@
 """A model of your own: a function from an image to an id map and its segments, in any framework; or one config file."""
 
-from support import panbench
+from support import panbench, ran
 
 from panbench.catalog import configs_folder
 
@@ -19,8 +19,7 @@ def test_a_function_is_a_model(tmp_path, monkeypatch):
     (tmp_path / "all_sky.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
     line = ("eval", "--model", "all_sky:make", "--data", "shapes:64x96", "--limit", 2, "--out", "mine")
-    evaluated = panbench(*line, cwd=tmp_path)
-    assert evaluated.exit_code == 0, evaluated.output
+    evaluated = ran(*line, cwd=tmp_path)
     assert "Stuff" in evaluated.stdout
 
 
@@ -38,6 +37,5 @@ def test_a_config_file_is_a_model(tmp_path):
     own = {"PANBENCH_CONFIGS": str(tmp_path)}
     assert "\nmine " in panbench("models", **own).stdout
     line = ("eval", "--model", "mine", "--data", "shapes:64x96", "--limit", 2, "--out", "run")
-    evaluated = panbench(*line, cwd=tmp_path, **own)
-    assert evaluated.exit_code == 0, evaluated.output
+    evaluated = ran(*line, cwd=tmp_path, **own)
     assert "| Mine " in evaluated.stdout

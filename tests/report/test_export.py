@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 from little_runs import finished, scored
-from support import panbench
+from support import panbench, ran
 
 from panbench.base.errors import BadRun
 from panbench.report.answers.export import FORMATS, NOTICE, segments_with_verdicts
@@ -23,8 +23,7 @@ def run(tmp_path_factory):
 
 
 def exported(run, format, out):
-    result = panbench("export", format, run.path, "--out", out)
-    assert result.exit_code == 0, result.output
+    result = ran("export", format, run.path, "--out", out)
     assert set(result.stdout.splitlines()) == {str(path) for path in out.iterdir()}
     return out
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from little_runs import finished
-from support import panbench
+from support import panbench, ran
 
 from panbench.base.errors import BadRun
 from panbench.report.answers.options import CompareOptions, Comparing, ScoreOptions, Scoring, given_options
@@ -59,5 +59,4 @@ def test_runs_of_predictions_without_speed_and_size_make_a_report(tmp_path):
     reference = Path(__file__).parents[1] / "reference" / "pq_edges"
     line = ("--gt", reference / "gt.json", "--pred", reference / "pred.json", "--out", tmp_path / "a")
     assert panbench("score", *line).exit_code == 0
-    written = panbench("report", tmp_path / "*a", "--out", tmp_path / "page.html")
-    assert written.exit_code == 0, written.output
+    ran("report", tmp_path / "*a", "--out", tmp_path / "page.html")

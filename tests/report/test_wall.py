@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from report_runs import data_of, text_of
-from support import panbench
+from support import refused
 
 from panbench.base.errors import BadArgument
 from panbench.metrics.errors import CAUSES
@@ -197,6 +197,6 @@ def test_a_slice_is_named_as_on_the_page_or_alone_where_that_is_enough(name, sen
 
 def test_a_slice_and_its_file_belong_together(shared_runs):
     for words in (["--slice", "night"], ["--slices", "light.json"]):
-        answer = panbench("show", "errors", shared_runs[0].path, *words)
-        assert answer.exit_code == 2
-        assert "--slice NAME and --slices FILE belong together" in answer.stderr
+        assert "--slice NAME and --slices FILE belong together" in refused(
+            "show", "errors", shared_runs[0].path, *words
+        )

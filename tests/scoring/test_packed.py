@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from sharded import KINDS, write_shards, zip_of
-from support import panbench
+from support import panbench, ran
 
 from panbench.runs import load_run
 from panbench.scoring.folder import score_folder
@@ -72,8 +72,7 @@ def test_zips_give_the_run_of_the_plain_folder(inner, plain, tmp_path):
     assert_same(load_run(tmp_path / "run"), plain)
     assert run.info.dataset.gt == jsons[0]
     assert run.info.dataset.gt_dir == dirs[0]
-    verified = panbench("runs", "verify", tmp_path / "run")
-    assert verified.exit_code == 0, verified.output
+    verified = ran("runs", "verify", tmp_path / "run")
     assert "The files of 16 images are unchanged" in verified.output
 
 
@@ -81,8 +80,7 @@ def test_zips_give_the_run_of_the_plain_folder(inner, plain, tmp_path):
 def test_a_run_of_shards_is_verified_from_there(kind, tmp_path):
     gt, pred = sides(kind, tmp_path)
     score_folder(gt, pred, out=tmp_path / "run")
-    verified = panbench("runs", "verify", tmp_path / "run")
-    assert verified.exit_code == 0, verified.output
+    verified = ran("runs", "verify", tmp_path / "run")
     assert "The files of 16 images are unchanged" in verified.output
     # Another id map under the same names: the shard is written anew with two keys swapped.
     other = tmp_path / "other"
@@ -99,11 +97,9 @@ def test_shards_and_plain_files_stand_beside_each_other_and_merge_by_shard(plain
     gt, pred = sides("tar", tmp_path)
     for number in (1, 2):
         score_folder(gt, pred, out=tmp_path / f"s{number}", shard=(number, 2), boundary=True)
-    merged = panbench("runs", "merge", tmp_path / "s1", tmp_path / "s2", "--out", tmp_path / "all")
-    assert merged.exit_code == 0, merged.output
+    ran("runs", "merge", tmp_path / "s1", tmp_path / "s2", "--out", tmp_path / "all")
     assert_same(load_run(tmp_path / "all"), plain)
-    compared = panbench("compare", tmp_path / "all", plain.path)
-    assert compared.exit_code == 0, compared.output
+    ran("compare", tmp_path / "all", plain.path)
 
 
 def test_a_shard_a_side_is_scored_by_itself_and_halves_merge(plain, tmp_path):
@@ -111,6 +107,5 @@ def test_a_shard_a_side_is_scored_by_itself_and_halves_merge(plain, tmp_path):
     for number in range(2):
         pair = (tmp_path / side / f"val-00{number}.parquet" for side in ("gt", "pred"))
         score_folder(*pair, out=tmp_path / f"h{number}", boundary=True)
-    merged = panbench("runs", "merge", tmp_path / "h0", tmp_path / "h1", "--out", tmp_path / "all")
-    assert merged.exit_code == 0, merged.output
+    ran("runs", "merge", tmp_path / "h0", tmp_path / "h1", "--out", tmp_path / "all")
     assert_same(load_run(tmp_path / "all"), plain)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import panbench
+from support import panbench, ran, refused
 
 from panbench.base.errors import BadRun
 from panbench.catalog import find_model
@@ -42,8 +42,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def clean(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    done = panbench("eval", "--model", "mask2former-tiny", "--data", scenes, "--out", out, "--corrupt", SETTINGS)
-    assert done.exit_code == 0, done.output
+    done = ran("eval", "--model", "mask2former-tiny", "--data", scenes, "--out", out, "--corrupt", SETTINGS)
     assert f"panbench robustness {out}" in done.output
     return out
 
@@ -137,16 +136,13 @@ def test_runs_of_older_definitions_are_told_and_never_mixed_with_newer_ones(clea
 def test_runs_of_different_definitions_are_neither_resumed_nor_compared_without_a_word(clean, scenes, tmp_path):
     old = older(clean, tmp_path / "old")
     settings = ("--model", "mask2former-tiny", "--data", scenes, "--out", old, "--corrupt", "fog:2")
-    refused = panbench("eval", *settings, "--resume")
-    assert refused.exit_code == 2, refused.output
-    assert "definitions was 'corruptions=0' and is now 'corruptions=1'" in " ".join(refused.stderr.split())
+    assert "definitions was 'corruptions=0' and is now 'corruptions=1'" in " ".join(
+        refused("eval", *settings, "--resume").split()
+    )
     pair = corrupted_runs(old) / "fog-2", corrupted_runs(clean) / "fog-2"
     for command in (("compare", *pair), ("gate", pair[1], "--baseline", pair[0])):
-        refused = panbench(*command)
-        assert refused.exit_code == 2, refused.output
-        assert "panbench changed its definition of corruptions between the runs" in " ".join(refused.stderr.split())
-    shown = panbench("compare", *pair, "--mixed", columns=160)
-    assert shown.exit_code == 0, shown.output
+        assert "panbench changed its definition of corruptions between the runs" in " ".join(refused(*command).split())
+    shown = ran("compare", *pair, "--mixed", columns=160)
     assert "here corruptions=0" in shown.stdout
     assert "here corruptions=1" in shown.stdout
     # Clean runs have no part in it.
@@ -186,8 +182,7 @@ def test_a_setting_that_was_interrupted_is_gone_on_with_alone(clean, scenes, tmp
 
 
 def test_the_command_prints_tables_json_and_a_plot(clean, tmp_path):
-    shown = panbench("robustness", clean, "--plot", tmp_path / "curve.png")
-    assert shown.exit_code == 0, shown.output
+    shown = ran("robustness", clean, "--plot", tmp_path / "curve.png")
     assert "2 of 15 corruptions at some severities" in shown.output
     assert "gaussian noise" in shown.output
     assert "saturate (extra)" in shown.output
