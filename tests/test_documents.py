@@ -179,7 +179,7 @@ def needs_only_shapes(line: Line) -> bool:
     if not line.whole or "--download" in words or words[0] in ("bench", "predict"):
         return False
     if words[0] == "eval":
-        return "shapes" in words and "--log" not in words and "{" not in line.text
+        return "shapes" in words and "{" not in line.text
     paths = [word for word in words[1:] if word.startswith("results/")]
     return bool(paths) and all(path.startswith("results/demo") for path in paths)
 

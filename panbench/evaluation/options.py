@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from panbench.base.reporter import Reporter
 from panbench.base.shards import Shard
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from panbench.evaluation.listeners import Listener
     from panbench.models.model import Model
     from panbench.models.rules import Rule
-    from panbench.runs import Run, RunWriter
+    from panbench.runs import RunWriter
 
 __all__ = [
     "DEFAULTS",
@@ -27,7 +26,6 @@ __all__ = [
     "Evaluation",
     "Joined",
     "StudyOptions",
-    "Watcher",
     "with_all_studies",
 ]
 
@@ -59,13 +57,6 @@ class Joined:
     listen: "Callable[[Sequence[RunWriter]], Listener] | None" = None
 
 
-class Watcher(Reporter, Protocol):
-    """A reporter that follows one evaluation to its end."""
-
-    def finished(self, run: "Run") -> None:
-        """Called with the first run, once it is stored."""
-
-
 class StudyOptions:
     """What a study adds to an evaluation; the core asks the hooks below and knows no study by name.
 
@@ -95,10 +86,6 @@ class StudyOptions:
 
     def check(self, dataset: "Dataset") -> None:
         """Raises BadArgument when the options do not fit the dataset; called before torch is loaded."""
-
-    def watched(self, run: Path, reporter: Reporter) -> AbstractContextManager[Watcher] | None:
-        """A reporter in place of `reporter` while one model is evaluated into the folder `run`."""
-        return None
 
     def wrapped(self, model: "Model") -> "Model":
         """The model to evaluate in place of `model`, such as one that sees several views of each image."""

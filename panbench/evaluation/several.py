@@ -3,7 +3,7 @@
 import re
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.scenes import pixels_of
 from panbench.evaluation.opening import Opening, opened_model
-from panbench.evaluation.options import EvaluateOptions, Watcher
+from panbench.evaluation.options import EvaluateOptions
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
 from panbench.runs import Run
 
@@ -213,18 +213,10 @@ def evaluate_models(
 
     def run(index: int, spec: ModelSpec) -> list[Run]:
         own = folders[index * of_each : (index + 1) * of_each]
-        with ExitStack() as stack:
-            reporter = watching = stack.enter_context(reporters())
-            watchers: list[Watcher] = []
-            for study in options.studies:
-                if (watch := study.watched(own[0], watching)) is not None:
-                    watching = stack.enter_context(watch)
-                    watchers.append(watching)
-            chosen, model = _asked_model(spec, opening, rules, options, watching)
+        with reporters() as reporter:
+            chosen, model = _asked_model(spec, opening, rules, options, reporter)
             clean = dict(zip(chosen, own, strict=True))
-            runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, watching)
-            for watcher in watchers:
-                watcher.finished(runs[0])
+            runs = evaluate_rules(model, dataset, with_those_beside(model, clean, options), options, reporter)
             run_further(model, dataset, clean, options, reporter)
             return runs
 

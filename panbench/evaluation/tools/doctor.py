@@ -25,7 +25,7 @@ from panbench.weights import weights_here
 __all__ = ["Diagnosis", "diagnose", "unused_gpu"]
 
 VARIABLES = ("PANBENCH_", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-EXTRAS = ("torchvision", "torchaudio", "transformers", "torchmetrics", "tensorboard", "wandb", "mlflow")
+EXTRAS = ("torchvision", "torchaudio", "transformers", "torchmetrics")
 
 
 @dataclass
