@@ -53,12 +53,10 @@ def detection_library(info: RunInfo) -> str | None:
     )
 
 
-def views(info: RunInfo) -> dict[str, str]:
-    """How a run showed its images to the network, where not whole and once: views under `tta`, tiles under `tiles`."""
-    plainly = {"tta": "scales=1", "tiles": "1x1"}
-    return {
-        name: str(value) for name, whole in plainly.items() if (value := info.arguments.get(name)) not in (None, whole)
-    }
+def views(info: RunInfo) -> str | None:
+    """The views of each image that a run showed to the network; None for the image alone."""
+    shown = info.arguments.get("tta")
+    return None if shown in (None, "scales=1") else str(shown)
 
 
 def same_ground_truth(one: DatasetRecord, other: DatasetRecord) -> bool:

@@ -20,7 +20,7 @@ __all__ = ["departures"]
 
 # Recorded in `arguments` and either reported below or without influence on PQ.
 _KNOWN = frozenset(
-    "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta tiles "
+    "config_sha256 weights_sha256 dataset_fingerprint images_sha256 device precision compiled seed rule exif tta "
     "corruption candidates category_map category_map_sha256 skip_bad_images save_predictions metrics ap_gt "
     "ap_gt_sha256 batch_size definitions processor_size processor_size_used".split()
 )
@@ -34,11 +34,8 @@ def departures(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
         yield f"Categories were mapped by {info.category_map.name}: those without a counterpart score 0."
     if corruption := arguments.get("corruption"):
         yield f"The images were corrupted ({corruption})."
-    shown = views(info)
-    if "tta" in shown:
-        yield f"Test-time augmentation was on ({shown['tta']}): the claim is of one view of each image."
-    if "tiles" in shown:
-        yield f"Images were shown in tiles ({shown['tiles']}): the claim is of whole images."
+    if shown := views(info):
+        yield f"Test-time augmentation was on ({shown}): the claim is of one view of each image."
     if info.rule is not None and not info.rule.default:
         yield f"The fusion rule was {info.rule}, which is not the model's own."
     if arguments.get("processor_size_used"):
@@ -85,7 +82,7 @@ def _of_weights(info: RunInfo, spec: ModelSpec) -> Iterator[str]:
 def _clears_published(arguments: Mapping[str, Any], info: RunInfo) -> bool:
     """Whether something else than other weights explains that the record has no published number."""
     altered = any(arguments.get(name) for name in ("corruption", "layer", "size"))
-    return bool(views(info)) or altered or info.category_map is not None
+    return views(info) is not None or altered or info.category_map is not None
 
 
 def _digest_of(spec: ModelSpec) -> str | None:

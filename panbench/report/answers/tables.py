@@ -601,7 +601,7 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
     precisions = {arithmetic(run.info) for run in runs if run.info.precision is not None}
     libraries = [detection_library(run.info) for run in runs]
     turnings = {run.info.arguments.get("exif", "apply") for run in runs if run.info.kind == "eval"}
-    shown = {tuple(views(run.info).values()) for run in runs if run.info.kind == "eval"}
+    shown = {views(run.info) for run in runs if run.info.kind == "eval"}
     is_defined_alike = differing_definitions(runs) is None
     told = []
     for run, row, rule, library in zip(runs, rows, rules, libraries, strict=True):
@@ -614,9 +614,8 @@ def _told_apart(runs: Sequence[Run], rows: list[ComparisonRow]) -> list[Comparis
             alike = {str(other) for other in rules if other is not None and other.name == rule.name}
             if len(alike) > 1 or not rule.default:
                 notes.append(f"fused by the rule {rule if len(alike) > 1 else rule.name}")
-        if len(shown) > 1:
-            ways = {"tta": "the mean of several views of each image", "tiles": "each image in tiles"}
-            notes.extend(f"{ways[name]} ({value})" for name, value in views(run.info).items())
+        if len(shown) > 1 and (several := views(run.info)):
+            notes.append(f"the mean of several views of each image ({several})")
         notes.extend(_of_processor(run.info))
         if len(precisions) > 1 and run.info.precision is not None:
             notes.append(f"in {run.info.precision}")

@@ -1,4 +1,4 @@
-"""Ensembles of runs by votes or masks; averaged views of an image, and tiles."""
+"""Ensembles of runs by votes or masks; averaged views of an image."""
 
 from panbench.base.studies import Study, StudyCommand
 
@@ -6,7 +6,7 @@ __all__ = ["STUDY"]
 
 STUDY = Study(
     "ensembles",
-    "Ensembles of runs by votes or masks; averaged views of an image, and tiles.",
+    "Ensembles of runs by votes or masks; averaged views of an image.",
     order=60,
     options={"eval": "panbench.studies.ensembles.options:ViewOptions"},
     commands=(

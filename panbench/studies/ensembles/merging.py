@@ -17,7 +17,6 @@ from panbench.base.errors import BadArgument
 from panbench.base.text import listed
 from panbench.models.candidates import Candidates, Frame, Instances, Output
 from panbench.panoptic.clusters import join_by_overlap
-from panbench.studies.ensembles.grids import sampled
 
 __all__ = ["flip", "merge_outputs"]
 
@@ -96,7 +95,7 @@ def _flipped(maps: Tensor, frame: Frame) -> Tensor:
         return torch.cat([maps[..., :own].flip(-1), maps[..., own:]], dim=-1)
     # The image ends within a column of cells: sampled at mirrored places, clamped at the rim.
     centres = torch.arange(maps.shape[-1], device=maps.device, dtype=torch.float32) + 0.5
-    return sampled(maps, None, own - centres)
+    return _sampled(maps, None, own - centres)
 
 
 def _on_grid(maps: Tensor, frame: Frame, target: Frame, shape: tuple[int, int]) -> Tensor:
@@ -109,7 +108,23 @@ def _on_grid(maps: Tensor, frame: Frame, target: Frame, shape: tuple[int, int]) 
         of_image = cells * target.padded[side] / shape[side] / target.resized[side]
         return of_image * frame.resized[side] / frame.padded[side] * maps.shape[-2 + side]
 
-    return sampled(maps, axis(0), axis(1))
+    return _sampled(maps, axis(0), axis(1))
+
+
+def _sampled(maps: Tensor, y: Tensor | None, x: Tensor | None) -> Tensor:
+    """(K, rows, columns): maps (K, h, w) read bilinearly at coordinates in cells; None keeps an axis."""
+    height, width = maps.shape[-2:]
+    y = torch.arange(height, device=maps.device, dtype=torch.float32) + 0.5 if y is None else y
+    x = torch.arange(width, device=maps.device, dtype=torch.float32) + 0.5 if x is None else x
+    grid = torch.stack(
+        [
+            (x * 2 / width - 1)[None, :].expand(len(y), len(x)),
+            (y * 2 / height - 1)[:, None].expand(len(y), len(x)),
+        ],
+        dim=-1,
+    )
+    sampled = F.grid_sample(maps[None].float(), grid[None], align_corners=False, padding_mode="border")
+    return sampled[0]
 
 
 def _clusters(owner: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], iou: Float) -> list[list[int]]:

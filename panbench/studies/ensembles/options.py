@@ -1,25 +1,21 @@
-"""`panbench eval --tta` and `--tiles`: a model that sees several views of each image, or an image in parts."""
+"""`panbench eval --tta`: a model that sees several views of each image."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from panbench.base.studies import Option
-from panbench.evaluation.options import EvaluateOptions, StudyOptions
-from panbench.studies.ensembles.tiles import parse_tiles
+from panbench.evaluation.options import StudyOptions
 from panbench.studies.ensembles.views import parse_views
 
 if TYPE_CHECKING:
     from panbench.models.model import Model
-    from panbench.models.rules import Rule
 
 __all__ = ["ViewOptions"]
 
 
 @dataclass(frozen=True)
 class ViewOptions(StudyOptions):
-    """The views or tiles of each image that a model sees; their outputs become one."""
+    """The views of each image that a model sees; their outputs become one."""
 
     panel: ClassVar[str] = "Views"
 
@@ -27,39 +23,15 @@ class ViewOptions(StudyOptions):
         str | None, Option("Average views of each image: flip,scales=0.75:1.25. It costs a pass a view.", "VIEWS")
     ] = None
 
-    tiles: Annotated[
-        str | None,
-        Option(
-            "Show each image in tiles, rows x columns, and put their masks together: 2x2,overlap=0.2. "
-            "It costs a pass a tile.",
-            "TILES",
-        ),
-    ] = None
-
     def __post_init__(self) -> None:
-        """Raises BadArgument for an unknown view, and for tiles that cannot be."""
+        """Raises BadArgument for an unknown view."""
         if self.tta is not None:
             parse_views(self.tta)
-        if self.tiles is not None:
-            parse_tiles(self.tiles)
 
     def wrapped(self, model: "Model") -> "Model":
-        """The model behind its views and tiles: each tile is seen in all views. BadArgument when it gives maps."""
-        if self.tta is not None:
-            from panbench.studies.ensembles.augmented_model import AugmentedModel
+        """The model behind its views. Raises BadArgument for a model that gives finished maps."""
+        if self.tta is None:
+            return model
+        from panbench.studies.ensembles.augmented_model import AugmentedModel
 
-            model = AugmentedModel(model, parse_views(self.tta))
-        if self.tiles is not None:
-            from panbench.studies.ensembles.tiled_model import TiledModel
-
-            model = TiledModel(model, parse_tiles(self.tiles))
-        return model
-
-    def beside(self, model: "Model", folders: "Mapping[Rule, Path]", options: EvaluateOptions) -> "Mapping[Rule, Path]":
-        """Nothing is added. Raises BadArgument for a rule that makes no sense with tiles."""
-        if self.tiles is not None and len(parse_tiles(self.tiles)) > 1:
-            from panbench.studies.ensembles.tiled_model import refuse_rule
-
-            for rule in folders:
-                refuse_rule(rule)
-        return {}
+        return AugmentedModel(model, parse_views(self.tta))

@@ -121,7 +121,7 @@ _SHARED = (
     *(FACTS[name] for name in ("kind", "family", "config", "ground truth", "category map", "fusion rule", "precision")),
     Fact(
         "what the images went through",
-        lambda info: tuple(info.arguments.get(key) for key in ("corruption", "tta", "tiles", "exif")),
+        lambda info: tuple(info.arguments.get(key) for key in ("corruption", "tta", "exif")),
     ),
     Fact("where candidates come from", lambda info: "candidates" in info.arguments),
 )

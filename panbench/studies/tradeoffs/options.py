@@ -173,8 +173,6 @@ class TradeoffOptions(StudyOptions):
         mine = "--size" if self.layers is None else "--layers"
         if given.get("tta"):
             raise BadArgument(f"--tta shows a network several views, and {mine} is about one pass. Leave one out.")
-        if given.get("tiles"):
-            raise BadArgument(f"--tiles shows a network parts of images, and {mine} whole ones. Leave one out.")
         if given.get("corrupt"):
             raise BadArgument(f"--corrupt and {mine} each make further runs. Leave one out.")
         if self.layers is not None and given.get("metrics") not in (None, "pq"):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from support import evaluated
 
 from panbench.base.errors import BadArgument
 from panbench.catalog import find_model
@@ -9,8 +10,10 @@ from panbench.models.candidates import Candidates, Frame, Instances
 from panbench.models.opening import open_model
 from panbench.models.preprocess import read_photograph
 from panbench.models.rules import fuse
+from panbench.report.answers.tables import comparison_rows
 from panbench.studies.ensembles.augmented_model import AugmentedModel
 from panbench.studies.ensembles.merging import flip, merge_outputs
+from panbench.studies.ensembles.options import ViewOptions
 from panbench.studies.ensembles.views import Views, parse_views
 from panbench.studies.robustness.corrupted_model import CorruptedModel
 from panbench.studies.robustness.corruptions import Corruption, corrupt
@@ -157,3 +160,18 @@ def test_a_corrupted_model_sees_the_corrupted_pixels(scenes):
         assert np.array_equal(seen.numpy().transpose(1, 2, 0)[..., ::-1], expected)
     assert corrupted.describe().published is None
     assert corrupted.settings["corruption"] == "fog:3"
+
+
+def test_a_run_records_its_views_and_compare_says_where_runs_differ_in_them(tmp_path):
+    model = find_model("mask2former-tiny")
+    plain, one, two = (
+        evaluated(model, open_dataset("shapes", limit=2), tmp_path / name, studies=(ViewOptions(tta=views),))
+        for name, views in (("plain", None), ("one", "none"), ("two", "flip"))
+    )
+    assert "tta" not in plain.info.arguments
+    assert (one.info.arguments["tta"], two.info.arguments["tta"]) == ("scales=1", "flip,scales=1")
+    assert one.summary() == plain.summary()
+    assert comparison_rows([plain, one])[1].notes == comparison_rows([plain, plain])[1].notes
+    notes = [" ".join(row.notes) for row in comparison_rows([plain, two])]
+    assert "the mean of several views of each image (flip,scales=1)" not in notes[0]
+    assert "the mean of several views of each image (flip,scales=1)" in notes[1]

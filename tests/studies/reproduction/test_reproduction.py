@@ -86,7 +86,6 @@ MAPPED = CategoryMapRecord(name="coco-to-shapes", categories={"person": "ball"})
     ("changes", "sentence"),
     [
         ({"arguments": {"tta": "flip,scales=1:1.25"}}, "Test-time augmentation was on (flip,scales=1:1.25)"),
-        ({"arguments": {"tiles": "2x2,overlap=0.2"}}, "Images were shown in tiles (2x2,overlap=0.2)"),
         (
             {"arguments": {"corruption": "fog:1", "definitions": f"corruptions={VERSION}"}},
             "The images were corrupted (fog:1).",
