@@ -72,8 +72,6 @@ def evaluate(ctx: typer.Context, request: EvalRequest, studies: "tuple[StudyOpti
         console.show_json([_record(work, outcome) for outcome in outcomes])
     else:
         _show_all(work, outcomes)
-    if not work.is_timed_only:
-        _keep_sums(outcomes)
     _say_next(work, outcomes)
     if any(outcome.error is not None for outcome in outcomes):
         raise typer.Exit(1)
@@ -99,16 +97,6 @@ def _show_outcome(work: "Prepared", debug: bool, as_json: bool) -> "Callable[[Ou
         console.show("")
 
     return show
-
-
-def _keep_sums(outcomes: "Sequence[Outcome]") -> None:
-    """Adds up runs of very many images, so that a page opens them in seconds."""
-    from panbench.report.answers.folded import keep_sums
-
-    with console.Bars(transient=True) as bars:
-        for outcome in outcomes:
-            if outcome.run is not None:
-                keep_sums(outcome.run, bars)
 
 
 def _record(work: "Prepared", outcome: "Outcome") -> dict[str, Any]:

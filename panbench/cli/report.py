@@ -97,20 +97,12 @@ def _out(default: str) -> Any:
     return typer.Option("--out", "-o", metavar="FILE", help=f"The extension selects the format. Default: {default}.")
 
 
-@command(
-    app,
-    "report",
-    "panbench report results/maskformer results/mask2former --out page.html",
-    "panbench report results/mask2former --pdf",
-)
+@command(app, "report", "panbench report results/maskformer results/mask2former --out page.html")
 def report(
     runs: Runs,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FILE.html", help="The file to write. Default: report.html, or report.pdf."
-        ),
-    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE.html", help="The file to write.")] = Path(
+        "report.html"
+    ),
     title: Annotated[str | None, typer.Option(metavar="TEXT", help="The page's title.")] = None,
     examples: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="The most images in the gallery; default: 96.")
@@ -121,37 +113,32 @@ def report(
     common_images: _Common = False,
     slices: OwnSlices = None,
     published: Claims = None,
-    pdf: Annotated[
-        bool, flag("--pdf", "Write one page of PDF instead: verdict, table, causes, the six dearest errors.")
-    ] = False,
     open_it: Annotated[bool, flag("--open", "Open the page in the browser.")] = False,
     images: _Images = None,
     gt: _Gt = None,
     gt_dir: _GtDir = None,
 ) -> None:
     """Write one HTML file that shows runs: verdict, tables, charts and examples. It needs no network."""
-    of_html_alone = {"--examples": examples, "--image": image, "--slices": slices, "--published": published}
-    given = [name for name, value in of_html_alone.items() if value is not None]
-    if pdf and given:
-        raise BadArgument(f"{given[0]} is of the HTML page; one page of PDF has no room for it. Leave it or --pdf out.")
     one_thread_for_blas()
 
-    from panbench.report.pages.page.document import write_one_page, write_report
+    from panbench.report.pages.page.document import write_report
 
     stored = find_runs(runs)
-    settings: dict[str, Any] = {
-        "title": title,
-        "common_images": common_images,
-        "images": images,
-        "gt": gt,
-        "gt_dir": gt_dir,
-    }
     with console.Bars(transient=True) as bars:
-        if pdf:
-            written = write_one_page(stored, out or Path("report.pdf"), **settings, reporter=bars)
-        else:
-            chosen = {"examples": examples, "image_ids": image or (), "slices": slices, "published": published or ()}
-            written = write_report(stored, out or Path("report.html"), **settings, **chosen, reporter=bars)
+        written = write_report(
+            stored,
+            out,
+            title=title,
+            examples=examples,
+            image_ids=image or (),
+            common_images=common_images,
+            slices=slices,
+            published=published or (),
+            images=images,
+            gt=gt,
+            gt_dir=gt_dir,
+            reporter=bars,
+        )
     note_damage(stored)
     console.wrote([written])
     if open_it:

@@ -141,18 +141,15 @@ def merge(
     Shards are made by `--shard I/N` of eval and score, or by `eval --image-ids`. Their settings must be equal, and no
     image may be in two of them. The run is the one that a single process would have made.
     """
-    from panbench.report.answers.folded import keep_sums, known_summary
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.runs.merge import merge_runs
 
-    with console.Bars(transient=True) as bars:
-        run = merge_runs(shards, out, overwrite=overwrite, allow_missing=allow_missing)
-        keep_sums(run, bars)
+    run = merge_runs(shards, out, overwrite=overwrite, allow_missing=allow_missing)
     if as_json:
         from panbench.scoring.folder import as_json as scores_of
 
         console.show_json(scores_of(run))
     else:
         row = comparison_row(run)
-        console.show(summary_text(row.title, known_summary(run), row.notes))
+        console.show(summary_text(row.title, run.summary(), row.notes))
     console.say(f"Merged. More: `panbench metrics {shlex.quote(str(out))}`, `errors`, `compare`")

@@ -58,7 +58,6 @@ class ScoreRequest:
 def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOptions, ...]") -> None:
     """Score predictions of any framework: the same numbers as panopticapi."""
     from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
-    from panbench.report.answers.folded import keep_sums, known_summary
     from panbench.report.answers.options import Scoring
     from panbench.report.answers.tables import comparison_row, summary_text
     from panbench.scoring.folder import as_json as scores_of
@@ -87,14 +86,12 @@ def score(ctx: typer.Context, request: ScoreRequest, studies: "tuple[ScoreOption
             images=request.images,
         )
         besides = [found for study in studies if (found := study.found(run, scoring, bars)) is not None]
-        if request.shard is None:
-            keep_sums(run, bars)
     if request.as_json:
         more = {key: value for found in besides for key, value in found.record.items()}
         console.show_json({**scores_of(run), **more})
     else:
         row = comparison_row(run)
-        console.show(summary_text(row.title, known_summary(run), row.notes))
+        console.show(summary_text(row.title, run.summary(), row.notes))
         for found in besides:
             console.show("")
             console.show_grids(found.grids)

@@ -52,10 +52,6 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.name!r}, {self.info.status}, path={str(self.path)!r})"
 
-    def unread(self) -> "Run":
-        """The same run without what was read of it, for another process."""
-        return Run(self.info, self.path, self._given_table)
-
     @property
     def name(self) -> str:
         """The run's name: its folder's, unless run.json gives another."""

@@ -1,11 +1,10 @@
-"""How long the report and the server take to open runs of up to millions of images, for the first time and again.
+"""How long the report and the server take to open runs of up to millions of images.
 
     python scripts/bench/large_report.py --images 1000000 --folder DIR     # 0.2 GB, kept: a second call measures alone
 
-Two runs are generated (scripts/bench/scale.py; the second takes one segment in fifty for another category). The cache
-folder is one of its own and empty at first. Each command is a process of its own: seconds by the clock are for an idle
-machine. "first" reads all images and keeps their sums; "again" finds them. `serve` is asked over 127.0.0.1: the list of
-runs, then the comparison of both. Pages must not differ between first and again, but for the time that they state.
+Two runs are generated (scripts/bench/scale.py; the second takes one segment in fifty for another category). Each
+command is a process of its own that reads all images; seconds by the clock are for an idle machine. `serve` is asked
+over 127.0.0.1: the list of runs, then the comparison of both.
 """
 
 import hashlib
@@ -58,12 +57,12 @@ def _worse(table: OverlapTable, number: int) -> OverlapTable:
     return replace(table, segments=replace(segments, category_id=category_id))
 
 
-def served(folder: str, cache: str) -> Callable[[], dict[str, float]]:
+def served(folder: str) -> Callable[[], dict[str, float]]:
     """Seconds until `serve` of a folder has shown its list, and then a page of all its runs; megabytes and CPU s."""
 
     def run() -> dict[str, float]:
         words = [sys.executable, "-m", "panbench", "serve", folder, "--port", "0"]
-        environment = {**os.environ, "PANBENCH_CACHE": cache, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         began = time.perf_counter()
         server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
         try:
@@ -101,20 +100,13 @@ def _row(what: str, clock: float, cpu: float, megabytes: float) -> Row:
 
 
 def _reports(runs: list[Path], images: int, scratch: Path) -> list[Row]:
-    """`report` of one run and of two, each first and again."""
-    rows, pages = [], {}
+    """`report` of one run and of two."""
+    rows = []
     for number in (1, 2):
-        cache = scratch / f"cache-{number}"
-        for when in ("first", "again"):
-            page = scratch / f"{number}-{when}.html"
-            words: list[str | Path] = ["report", *runs[:number], "--out", page]
-            spent: Spent = in_child(panbench, *words, environment={"PANBENCH_CACHE": str(cache)})
-            what = f"`report` of {number}, {images:,} images, {when}"
-            rows.append(_row(what, spent.clock, spent.cpu, spent.megabytes))
-            print(rows[-1], file=sys.stderr)
-            pages[when] = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", page.read_text("utf-8"))
-        if pages["first"] != pages["again"]:
-            raise SystemExit("The page of kept sums differs from the page that made them.")
+        words: list[str | Path] = ["report", *runs[:number], "--out", scratch / f"{number}.html"]
+        spent: Spent = in_child(panbench, *words)
+        rows.append(_row(f"`report` of {number}, {images:,} images", spent.clock, spent.cpu, spent.megabytes))
+        print(rows[-1], file=sys.stderr)
     return rows
 
 
@@ -133,13 +125,12 @@ def main() -> None:
             elif load_run(run).info.images.expected != options.images:
                 raise SystemExit(f"{run} has another number of images. Give another --folder.")
         rows = _reports(runs, options.images, scratch)
-        for when in ("first", "again"):
-            found = in_child(served, folder / "results", scratch / "served").answer
-            what = f"`serve` of 2, {options.images:,} images, {when}: list"
-            rows.append({"opening": what, "s by the clock": f"{found['list']:.1f}", "CPU s": "–", "peak GB": "–"})
-            what = f"`serve` of 2, {options.images:,} images, {when}: comparison"
-            rows.append(_row(what, found["compare"], found["cpu"], found["megabytes"]))
-            print(rows[-2:], file=sys.stderr)
+        found = in_child(served, folder / "results").answer
+        what = f"`serve` of 2, {options.images:,} images"
+        rows.append(
+            {"opening": f"{what}: list", "s by the clock": f"{found['list']:.1f}", "CPU s": "–", "peak GB": "–"}
+        )
+        rows.append(_row(f"{what}: comparison", found["compare"], found["cpu"], found["megabytes"]))
         shutil.rmtree(scratch)
     finish("large_report", rows, options.write)
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn_scenes import CATEGORIES, table_of_scenes
-from support import panbench
 
 from panbench.metrics import fixes, samples
 from panbench.metrics.fixes import FixFold
@@ -125,62 +124,12 @@ def test_the_worst_of_all_images_are_shown(path, large, monkeypatch):
     pd.testing.assert_frame_equal(shown.reset_index(drop=True), same)
 
 
-def test_a_second_opening_reads_no_block(path, large, monkeypatch):
-    first = numbers(report_page([load_run(path)]))
-
-    def refused(*_):
-        raise AssertionError("a pass over all images")
-
-    monkeypatch.setattr(parts.LargeParts, "blocks", refused)
-    assert numbers(report_page([load_run(path)])) == first
-
-
-@pytest.mark.parametrize("groups", [False, True])
-def test_what_is_kept_comes_back_to_the_last_bit(path, large, request, groups):
-    if groups:
-        request.getfixturevalue("grouped")
-    made, read = folded(load_run(path)), folded(load_run(path))
-    for name in ("table", "lost", "cells", "mistaken", "pixels"):
-        pd.testing.assert_frame_equal(getattr(made, name), getattr(read, name), check_exact=True)
-    for name, table in made.slices.items():
-        pd.testing.assert_frame_equal(table, read.slices[name], check_exact=True)
-    for name in ("segments", "scores"):
-        np.testing.assert_array_equal(getattr(made, name), getattr(read, name))
-    assert isinstance(made.sample.sums, np.ndarray) == groups
-    for one, other in ((made.sample.sums, read.sample.sums), (made.sample.held, read.sample.held)):
-        assert abs(one - other).max() == 0
-    assert made.errors == read.errors
-    assert read.seconds == made.seconds, "it was read and not made again"
-
-
-def test_sums_of_parts_that_changed_are_not_used(path, large):
-    before = folded(load_run(path)).table
-    (part, *_) = sorted((path / "parts").iterdir())
-    part.unlink()
-    run = load_run(path)
-    assert len(run.images) < IMAGES
-    assert not folded(run).table.equals(before)
-    assert len(list((path.parent / "cache" / "folded").iterdir())) == 1, "those of a damaged run are not kept"
-
-
-def test_torn_sums_are_made_again(path, large):
-    before = folded(load_run(path))
-    (kept,) = (path.parent / "cache" / "folded").iterdir()
-    kept.write_bytes(kept.read_bytes()[:-7])
-    pd.testing.assert_frame_equal(folded(load_run(path)).table, before.table)
-
-
-def test_a_cache_folder_that_cannot_be_written_costs_no_answer(path, large, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("PANBENCH_CACHE", str(tmp_path / "file"))
-    assert len(folded(load_run(path)).scores) == IMAGES
-
-
-def test_other_code_asks_for_another_file(path, large, monkeypatch):
-    folded(load_run(path))
-    monkeypatch.setattr(module, "_code", lambda: "other code")
-    folded(load_run(path))
-    assert len(list((path.parent / "cache" / "folded").iterdir())) == 2
+def test_a_page_reads_the_blocks_of_a_run_once(path, large, monkeypatch):
+    read = []
+    blocks = parts.LargeParts.blocks
+    monkeypatch.setattr(parts.LargeParts, "blocks", lambda *given: read.append(1) or blocks(*given))
+    report_page([load_run(path)])
+    assert read == [1]
 
 
 def test_the_summary_is_that_of_the_run(path, large):
@@ -231,7 +180,8 @@ def test_a_served_selection_finds_images_of_the_sample_and_shows_any(path, large
 
 def test_a_matched_sample_costs_a_sample(path, large, monkeypatch):
     """After the pass nothing is matched but the sample and the worst images."""
-    folded(load_run(path))
+    run = load_run(path)
+    folded(run)
     matched, of = [], Matched.of
 
     def counted(table):
@@ -239,24 +189,6 @@ def test_a_matched_sample_costs_a_sample(path, large, monkeypatch):
         return of(table)
 
     monkeypatch.setattr(Matched, "of", staticmethod(counted))
-    report_page([load_run(path)])
+    report_page([run])
     # The sample, the worst, and both together.
     assert sum(matched) <= 2 * (10 + 3)
-
-
-def test_a_large_run_that_ends_keeps_its_sums_and_a_small_one_does_not(path, large, monkeypatch, tmp_path):
-    kept = tmp_path / "cache" / "folded"
-    shards = []
-    for number in range(2):
-        shard = RunWriter.create(tmp_path / f"shard-{number}", RunInfo(kind="score", categories=CATEGORIES))
-        shard.write_part(concat(table_of_scenes(7, images=IMAGES)[number::2]))
-        shard.finish("done")
-        shards.append(str(tmp_path / f"shard-{number}"))
-    assert panbench("runs", "merge", *shards, "--out", tmp_path / "all").exit_code == 0
-    assert len(list(kept.glob("*.sums"))) == 1
-    # What it keeps is what a page asks for: it need not read the images again.
-    monkeypatch.setattr(module, "_passed", None)
-    assert "are of all 60 images" in report_page([load_run(tmp_path / "all")])
-    monkeypatch.setattr(folder, "ROWS_AT_ONCE", 10**9)
-    assert panbench("runs", "merge", *shards, "--out", tmp_path / "small").exit_code == 0
-    assert len(list(kept.glob("*.sums"))) == 1

@@ -264,8 +264,9 @@ def test_packing_is_counted(shared_runs):
 
     listener = Listening()
     report_page(shared_runs, reporter=listener)
-    packed = [news for news in listener.heard if news[0] == "Packing examples"]
-    assert packed == [("Packing examples", done, 4) for done in range(5)]
+    packed = [news for news in listener.heard if news[0] == "Packing pictures"]
+    # The crops of four images, and then four examples.
+    assert packed == 2 * [("Packing pictures", done, 4) for done in range(1, 5)]
     # Before that images are resampled and swapped, which takes longest where there are many.
     resampled = listener.heard[: -len(packed)]
     assert {task for task, *_ in resampled} == {"Resampling images"}

@@ -364,12 +364,13 @@ def test_a_small_photograph_is_decoded_small_and_shows_the_same(make_runs):
 
 
 def test_a_small_photograph_that_is_turned_or_torn_is_read_as_any_other(make_runs):
-    pictures = Pictures(make_runs()[0])
+    (run, _) = make_runs()
+    pictures = Pictures(run)
     path = pictures.path(7)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
     Image.fromarray(pictures.photo(7)).save(path, exif=exif)
-    assert (pictures.small_photo(7, (20, 15)) == pictures.photo(7)).all()
+    assert (Pictures(run).small_photo(7, (20, 15)) == Pictures(run).photo(7)).all()
     path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(BadDataset):
-        pictures.small_photo(7, (20, 15))
+        Pictures(run).small_photo(7, (20, 15))

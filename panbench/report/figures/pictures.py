@@ -5,9 +5,9 @@ are matplotlib's: colours are pixels, outlines and names are vectors, so SVG and
 """
 
 import colorsys
-import contextlib
 import io
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 from panbench.base.addresses import path_at
 from panbench.base.elsewhere import Elsewhere
-from panbench.base.errors import BadArgument, BadDataset, BadRun, PanbenchError
+from panbench.base.errors import BadArgument, BadDataset, BadRun
 from panbench.base.files import atomic_write, leaves_folder
 from panbench.base.text import listed
 from panbench.panoptic import pixels
@@ -44,7 +44,6 @@ __all__ = [
     "Layer",
     "LayerSegment",
     "Pictures",
-    "PicturesReadOnce",
     "RunPictures",
     "compare_layers",
     "diff_figure",
@@ -159,10 +158,25 @@ def _renumbered(ids: IdMap, numbers: Mapping[int, int]) -> IdMap:
 
 
 class Pictures(DataFiles):
-    """The photographs and the ground truth that a run was scored on, read."""
+    """The photographs and the ground truth that a run was scored on; each thread keeps those of its last image."""
+
+    @cached_property
+    def _last(self) -> threading.local:
+        return threading.local()
+
+    def _once(self, image_id: int, name: str, read: Callable[[], Any]) -> Any:
+        if getattr(self._last, "image_id", None) != image_id:
+            self._last.image_id, self._last.found = image_id, {}
+        found: dict[str, Any] = self._last.found
+        if name not in found:
+            found[name] = read()
+        return found[name]
 
     def photo(self, image_id: int) -> Photo:
         """The (H, W, 3) uint8 RGB photograph, at the size in the JSON. Raises BadDataset naming the file."""
+        return cast(Photo, self._once(image_id, "photo", lambda: self._read_photo(image_id)))
+
+    def _read_photo(self, image_id: int) -> Photo:
         path = self.path(image_id)
         info = self.panoptic.images[image_id]
         photo = read_photo(path, turned=self._turned)
@@ -193,12 +207,8 @@ class Pictures(DataFiles):
         return self.photo(image_id)
 
     def truth(self, image_id: int) -> Layer:
-        """The ground truth of an image, without verdicts; the last one is kept. Raises BadDataset."""
-        if self._truth is None or self._truth[0] != image_id:
-            self._truth = image_id, self._read_truth(image_id)
-        return self._truth[1]
-
-    _truth: tuple[int, Layer] | None = None
+        """The ground truth of an image, without verdicts. Raises BadDataset."""
+        return cast(Layer, self._once(image_id, "truth", lambda: self._read_truth(image_id)))
 
     def _read_truth(self, image_id: int) -> Layer:
         self.file_name(image_id)
@@ -210,33 +220,12 @@ class Pictures(DataFiles):
 
     def predicted(self, image_id: int, path: Path, digest: bytes) -> IdMap:
         """The id map of a prediction of an image, whose PNG has a SHA-256, b"" if unknown. Raises BadRun."""
+        return cast(IdMap, self._once(image_id, str(path), lambda: self._read_predicted(image_id, path, digest)))
+
+    def _read_predicted(self, image_id: int, path: Path, digest: bytes) -> IdMap:
         info = self.panoptic.images.get(image_id)
         assert info is not None
         return read_id_png(path, (info.height, info.width), image_id=image_id, error=BadRun, digest=digest)
-
-
-class PicturesReadOnce(Pictures):
-    """The same, but of the last image what was read is kept: for several pictures of one image, one after another."""
-
-    def photo(self, image_id: int) -> Photo:
-        """As `Pictures.photo`."""
-        read = super().photo
-        return cast(Photo, self._once(image_id, "photo", lambda: read(image_id)))
-
-    def predicted(self, image_id: int, path: Path, digest: bytes) -> IdMap:
-        """As `Pictures.predicted`."""
-        read = super().predicted
-        return cast(IdMap, self._once(image_id, str(path), lambda: read(image_id, path, digest)))
-
-    _kept: tuple[int | None, dict[str, npt.NDArray[Any]]] = None, {}
-
-    def _once(self, image_id: int, name: str, read: Callable[[], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        if self._kept[0] != image_id:
-            self._kept = image_id, {}
-        kept = self._kept[1]
-        if name not in kept:
-            kept[name] = read()
-        return kept[name]
 
 
 class RunPictures:
@@ -269,18 +258,9 @@ class RunPictures:
     def _digests(self) -> dict[int, bytes]:
         return self.run.files.predictions()
 
-    def read_ahead(self) -> None:
-        """Reads what is needed besides the PNGs; what is wrong with it, `prediction` says."""
-        with contextlib.suppress(PanbenchError):
-            _ = self.folder, self._names, self._digests
-
     def judge(self, image_ids: Iterable[int]) -> None:
         """Judges some images at once, which takes far less time than one by one; `judged` then has them."""
         self._judged = self._verdicts(image_ids)
-
-    def take_judged(self, image_id: int, judged: "Sequence[Judged]") -> None:
-        """Takes what another process has judged of an image."""
-        self._judged = {image_id: list(judged)}
 
     def judged(self, image_id: int) -> "Sequence[Judged]":
         """The segments of both sides of an image."""
@@ -292,7 +272,6 @@ class RunPictures:
         return judged[image_id]
 
     def _verdicts(self, image_ids: Iterable[int]) -> "dict[int, list[Judged]]":
-        # Judging takes pandas, which a process that only packs pictures (pages/page/packing.py) does without.
         from panbench.metrics.errors import assign_causes
         from panbench.metrics.pq import segment_verdicts
 
@@ -337,10 +316,10 @@ class RunPictures:
         return layer.with_missed(self.truth(image_id, pictures)) if missed else layer
 
     def _layer(self, image_id: int, side: str, title: str, ids: IdMap) -> Layer:
-        judged = self.judged(image_id)
-        if self._sides is None or self._sides[0] is not judged:
-            self._sides = judged, {one: _layer_segments(judged, one) for one in ("gt", "pred")}
-        return Layer(title, ids, self._sides[1][side], model_key(self.run) if side == "pred" else "")
+        judged, sides = self.judged(image_id), self._sides
+        if sides is None or sides[0] is not judged:
+            sides = self._sides = judged, {one: _layer_segments(judged, one) for one in ("gt", "pred")}
+        return Layer(title, ids, sides[1][side], model_key(self.run) if side == "pred" else "")
 
     _sides: "tuple[Sequence[Judged], dict[str, tuple[LayerSegment, ...]]] | None" = None
     """The segments of the image that was looked at last: several pictures of it need them."""

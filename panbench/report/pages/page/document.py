@@ -27,30 +27,25 @@ from panbench.report.answers.comparison import standing as standing_of
 from panbench.report.answers.own_slices import slices_for
 from panbench.report.answers.published import with_published
 from panbench.report.answers.views import Compared
-from panbench.report.figures.one_page import one_page
-from panbench.report.figures.pictures import Pictures, PicturesReadOnce, save_figure
+from panbench.report.figures.pictures import Pictures
 from panbench.report.pages.page.added import Added, find_added
 from panbench.report.pages.page.cost import cost_of
-from panbench.report.pages.page.gallery import EXAMPLES, Examples, Gallery, PagePictures
+from panbench.report.pages.page.gallery import EXAMPLES, Examples, Gallery, pack_pictures
 from panbench.report.pages.page.leads import Lead, choose, find_leads, leads_to
-from panbench.report.pages.page.numbers import chart_numbers, counted_numbers
+from panbench.report.pages.page.numbers import chart_numbers
 from panbench.report.pages.page.overview import overview, title_of
-from panbench.report.pages.page.packing import PackingQueue
 from panbench.report.pages.page.provenance import provenance
 from panbench.report.pages.page.wall import Wall, errors_of_page, fix_numbers, make_wall
 from panbench.report.pages.rendering import FOOTER, Markup, json_in_html, scripts_of, whole_page
 from panbench.runs import Run
 
-__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_one_page", "write_report"]
+__all__ = ["EXAMPLES", "PHOTO_SIZES", "live_page", "report_page", "write_report"]
 
 LARGEST = 15_000_000
 """Bytes that a page may have: what mail takes. Photographs are made smaller until it fits."""
 
 FRAME = 220_000
 """Bytes that a page has at most besides numbers and pictures."""
-
-OF_A_CROP, OF_AN_IMAGE = 5_000, 25
-"""Some bytes that a crop takes, and an image among the numbers of a model; the size of examples is guessed by it."""
 
 PHOTO_SIZES = ((640, 82), (512, 78), (400, 72), (280, 65))
 """Longest side in pixels and JPEG quality of the photographs, tried in turn."""
@@ -80,29 +75,6 @@ def write_report(runs: Sequence[Run], out: str | os.PathLike[str], **options: An
         raise BadArgument(f"{target} is a folder. Give the report's file name with --out.")
     page = report_page(runs, **options)
     write_text(target, page)
-    return target
-
-
-def write_one_page(
-    runs: Sequence[Run],
-    out: str | os.PathLike[str],
-    *,
-    title: str | None = None,
-    common_images: bool = False,
-    images: Path | None = None,
-    gt: Path | None = None,
-    gt_dir: Path | None = None,
-    reporter: Reporter = SILENT,
-) -> Path:
-    """Writes one page of PDF on some runs, atomically; its path. Options are those of `report_page`."""
-    target = Path(out)
-    if target.suffix.lower() != ".pdf":
-        raise BadArgument(f"{target} does not end in .pdf: --pdf writes one page of PDF.")
-    runs = views.best_first(runs, reporter)
-    members, standing = views.compared(runs, common_images=common_images, reporter=reporter)
-    reporter.status("Drawing the page")
-    pictures = Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir)
-    save_figure(one_page(members, standing, title or title_of(members), pictures), target, dpi=200)
     return target
 
 
@@ -148,30 +120,26 @@ def report_page(
     drawn = bool(most or image_ids)
     own = slices_for(slices, runs)
     moved = {"--images": images, "--gt": gt, "--gt-dir": gt_dir, "--slices": slices}
-    examples_of = Examples(members, PicturesReadOnce(runs[0], images=images, gt=gt, gt_dir=gt_dir))
-    with PackingQueue(examples_of.packer, len(members[0].matched.image_ids) if drawn else 0) as queue:
-        kinds = find_leads(members, per_image, own)
-        chosen = choose(kinds, max(most, len(image_ids)), image_ids) if drawn else {}
-        errors = errors_of_page(examples_of) if drawn else []
-        pictures = PagePictures(examples_of, queue, chosen, errors, PHOTO_SIZES)
-        pictures.begin()
-        # What one thread computes comes first: while another process packs pictures, it does not wait for a core.
-        more = find_added(members, own, claims=bool(published))
-        counted = counted_numbers(members, per_image)
-        pictures.go_on(LARGEST - FRAME - OF_A_CROP * len(errors) - OF_AN_IMAGE * len(per_image))
-        standing = standing_of(runs, common_images=common_images, reporter=reporter)
-        members = views.weighed(members, standing)
-        if published:
-            standing = with_published(standing, published)
-        reporter.status("Drawing the page")
-        numbers = {**chart_numbers(members, standing, counted), **more.numbers, "fixes": fix_numbers(members)}
-        wall = make_wall(examples_of, errors, queue, own, reporter) if drawn else Wall()
-        data = {
-            **numbers,
-            "wall": wall.numbers,
-            "command": shlex.join(command or _command(runs, common_images, published, moved)),
-        }
-        gallery = pictures.gallery(LARGEST - FRAME - len(json_in_html(data).encode()), reporter)
+    examples_of = Examples(members, Pictures(runs[0], images=images, gt=gt, gt_dir=gt_dir))
+    kinds = find_leads(members, per_image, own)
+    chosen = choose(kinds, max(most, len(image_ids)), image_ids) if drawn else {}
+    errors = errors_of_page(examples_of) if drawn else {}
+    more = find_added(members, own, claims=bool(published))
+    standing = standing_of(runs, common_images=common_images, reporter=reporter)
+    members = views.weighed(members, standing)
+    numbers = {
+        **chart_numbers(members, standing, per_image),
+        **more.numbers,
+        "fixes": fix_numbers(members),
+        "command": shlex.join(command or _command(runs, common_images, published, moved)),
+    }
+    if published:
+        standing = with_published(standing, published)
+    room = LARGEST - FRAME - len(json_in_html(numbers).encode())
+    gallery, crops = pack_pictures(examples_of, chosen, errors, PHOTO_SIZES, room, reporter)
+    reporter.status("Drawing the page")
+    wall = make_wall(members, errors, crops, own)
+    data = {**numbers, "wall": wall.numbers}
     shown = {
         "leads": leads_to(kinds, [image["id"] for image in gallery.images]),
         "pictured": [image["id"] for image in gallery.images],
@@ -199,7 +167,7 @@ def live_page(
     images = [image for kind in kinds for lead in kind for image in lead.images]
     more = find_added(members)
     data = {
-        **chart_numbers(members, standing, counted_numbers(members, per_image)),
+        **chart_numbers(members, standing, per_image),
         **more.numbers,
         "fixes": fix_numbers(members),
         "wall": Wall().numbers,

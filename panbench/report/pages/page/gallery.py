@@ -1,26 +1,26 @@
 """The examples of the page: which images are worth a look and why, and their pictures packed for the scripts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from panbench.base.errors import PanbenchError
 from panbench.base.reporter import SILENT, Reporter
+from panbench.panoptic.parts import in_order
 from panbench.report.answers.remaking import command_with_predictions
 from panbench.report.answers.views import Compared
 from panbench.report.figures.cutting import PricedError
 from panbench.report.figures.pictures import Pictures, RunPictures
-from panbench.report.pages.page.packing import Packer, PackingQueue, Wanted
+from panbench.report.pages.page.packing import Packer
 
-__all__ = ["EXAMPLES", "Examples", "Gallery", "PagePictures"]
+__all__ = ["EXAMPLES", "Examples", "Gallery", "pack_pictures"]
 
 EXAMPLES = 96
 """At most so many images are chosen; fewer where fewer show all that the page lists."""
 
 FEW = 16
 """By so many images the size of all is judged first."""
-
-CHECKED = (4, FEW)
-"""After so many it is judged whether all have room."""
 
 
 @dataclass(frozen=True)
@@ -73,90 +73,70 @@ class Examples:
         return self.packer.example(image_id, reasons, side, quality, only)
 
 
-class PagePictures:
-    """The pictures of a page, given to a queue in good time: examples with ground truth and all predictions, and crops.
+def pack_pictures(
+    examples: Examples,
+    chosen: Mapping[int, Sequence[str]],
+    errors: Mapping[int, Sequence[tuple[int, PricedError]]],
+    sizes: Sequence[tuple[int, int]],
+    room: int,
+    reporter: Reporter = SILENT,
+) -> tuple[Gallery, dict[int, Any]]:
+    """The examples, and of each image with `errors` the records of its crops in their order, or why there are none.
 
-    chosen: the reasons of each example; errors: (place of its run, error) of the crops
-    sizes: longest side and JPEG quality, of which the first is taken whose pictures have room, judged by the first few
+    chosen: the reasons of each example; errors: (place of its run, error) by image
+    sizes: longest side and JPEG quality, of which the first is taken whose pictures have `room` bytes beside the crops
     """
+    if not any(examples.sources):
+        return Gallery((), examples.missing, examples.commands) if chosen else Gallery(), {}
+    packer = examples.packer
+    if problem := packer.problem():
+        return Gallery((), (problem,)), {}
+    for source in filter(None, examples.sources):
+        source.judge(dict.fromkeys([*chosen, *errors]))
 
-    def __init__(
-        self,
-        examples: Examples,
-        queue: PackingQueue,
-        chosen: Mapping[int, Sequence[str]],
-        errors: Sequence[tuple[int, PricedError]],
-        sizes: Sequence[tuple[int, int]],
-    ) -> None:
-        self._examples, self._queue, self._chosen, self._sizes = examples, queue, chosen, tuple(sizes)
-        self._errors: dict[int, list[tuple[int, PricedError]]] = {}
-        for one in errors:
-            self._errors.setdefault(one[1].image_id, []).append(one)
-        self.exist = any(examples.sources) and bool(chosen or errors) and not queue.problem()
+    def packed(images: Iterable[int], size: tuple[int, int]) -> tuple[list[dict[str, Any]], list[str]]:
+        found = _each([partial(packer.example, image, chosen[image], *size) for image in images], reporter)
+        return [one for one in found if not isinstance(one, str)], [one for one in found if isinstance(one, str)]
 
-    def begin(self) -> None:
-        """Gives what is wanted at any size: the first few of them, and images for crops alone."""
-        if self.exist:
-            self._queue.judge(dict.fromkeys([*self._chosen, *self._errors]))
-            self._give(list(self._chosen)[:FEW], self._sizes[0])
-            self._queue.give(Wanted(one, tuple(own)) for one, own in self._errors.items() if one not in self._chosen)
-
-    def go_on(self, room: int) -> None:
-        """Gives the other examples, at the size at which all of them seem to have room; `gallery` has the last word."""
-        if self.exist:
-            found = [self._queue.example(image, *self._sizes[0]) for image in list(self._chosen)[:FEW]]
-            records = [record for record in found if not isinstance(record, str)]
-            guessed = (size for size in self._sizes if self._fit(records, room, size[0]))
-            self._give(self._chosen, next(guessed, self._sizes[-1]))
-
-    def gallery(self, room: int, reporter: Reporter = SILENT) -> Gallery:
-        """The examples, in `room` bytes, of every run that kept predictions."""
-        examples, chosen = self._examples, list(self._chosen)
-        if not chosen:
-            return Gallery()
-        if not any(examples.sources):
-            return Gallery((), examples.missing, examples.commands)
-        if not self.exist:
-            return Gallery((), (self._queue.problem(),))
-        for place, size in enumerate(self._sizes):
-            records: list[dict[str, Any]] = []
-            faults: list[str] = []
-            for number, image in enumerate(chosen):
-                reporter.progress("Packing examples", number, len(chosen))
-                # Not all at once: the size may yet prove too large.
-                self._give(chosen[number : number + 1] if number < FEW else chosen, size)
-                found = self._queue.example(image, *size)
-                if isinstance(found, str):
-                    faults.append(found)
-                else:
-                    records.append(found)
-                if len(records) in CHECKED and place + 1 < len(self._sizes) and not self._fit(records, room):
-                    break
-            else:
-                if place + 1 == len(self._sizes) or self._fit(records, room):
-                    break
-        reporter.progress("Packing examples", len(chosen), len(chosen))
-        missing = []
-        if faults:
-            missing.append(f"{len(faults)} of {len(chosen)} examples are left out; the first: {faults[0]}")
-        # Last the sentence that the commands follow.
-        return Gallery(tuple(records), (*missing, *examples.missing), examples.commands)
-
-    def _give(self, images: Iterable[int], size: tuple[int, int]) -> None:
-        self._queue.give(
-            Wanted(image, tuple(self._errors.get(image, ())), tuple(self._chosen[image]), *size) for image in images
-        )
-
-    def _fit(self, records: Sequence[Mapping[str, Any]], room: int, side: int | None = None) -> bool:
-        """Whether all examples have room if they weigh as much as some; about so much with another longest side."""
-        weight = sum(_weight(record, side) for record in records) / max(len(records), 1)
-        return weight * len(self._chosen) <= room
-
-
-def _weight(record: Mapping[str, Any], side: int | None = None) -> float:
-    """About how many bytes a record takes in the page. side: guessed for a smaller picture than the record's."""
-    scale = 1.0 if side is None else min(1.0, side / max(record["width"], record["height"]))
-    # Of each row of a smaller picture there are as many runs, but fewer rows.
-    return scale**2 * len(record["photo"]) + sum(
-        scale * len(layer["runs"]) + 110 * len(layer["segments"]) for layer in record["layers"] if layer
+    crops = dict(zip(errors, _each([partial(packer.crops, *one) for one in errors.items()], reporter), strict=True))
+    left = room - sum(len(str(one)) for one in crops.values())
+    few = list(chosen)[:FEW]
+    records, faults = packed(few, sizes[0])
+    guessed = (
+        place for place, (side, _) in enumerate(sizes) if _weight(records, side) * len(chosen) <= left * len(few)
     )
+    for size in sizes[next(guessed, len(sizes) - 1) :]:
+        if size != sizes[0] or len(few) < len(chosen):
+            records, faults = packed(chosen, size)
+        if _weight(records) <= left:
+            break
+    missing = [f"{len(faults)} of {len(chosen)} examples are left out; the first: {faults[0]}"] if faults else []
+    # Last the sentence that the commands follow.
+    return Gallery(tuple(records), (*missing, *examples.missing), examples.commands), crops
+
+
+def _each(work: Sequence[Callable[[], Any]], reporter: Reporter) -> list[Any]:
+    """What each function returns, or the sentence of the PanbenchError that it raises; on all cores."""
+    found = []
+    for number, one in enumerate(in_order([partial(_or_why, call) for call in work]), start=1):
+        reporter.progress("Packing pictures", number, len(work))
+        found.append(one)
+    return found
+
+
+def _or_why(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except PanbenchError as problem:
+        return str(problem)
+
+
+def _weight(records: Iterable[Mapping[str, Any]], side: int | None = None) -> float:
+    """About how many bytes records take in the page. side: guessed for smaller pictures than theirs."""
+    total = 0.0
+    for record in records:
+        scale = 1.0 if side is None else min(1.0, side / max(record["width"], record["height"]))
+        # Of each row of a smaller picture there are as many runs, but fewer rows.
+        layers = (scale * len(layer["runs"]) + 110 * len(layer["segments"]) for layer in record["layers"] if layer)
+        total += scale**2 * len(record["photo"]) + sum(layers)
+    return total

@@ -21,13 +21,13 @@ from panbench.report.pages.page.leads import confused_pairs, mistaken_pairs, pai
 from panbench.report.pages.page.only import only_numbers
 from panbench.report.pages.page.shortened import shortened
 
-__all__ = ["PairTest", "TestedPair", "chart_numbers", "counted_numbers", "tested_pairs"]
+__all__ = ["PairTest", "TestedPair", "chart_numbers", "tested_pairs"]
 
 
-def chart_numbers(members: Sequence[Compared], standing: Standing, counted: Mapping[str, Any]) -> dict[str, Any]:
+def chart_numbers(members: Sequence[Compared], standing: Standing, per_image: pd.DataFrame) -> dict[str, Any]:
     """The numbers that the scripts draw: fractions that read as the unrounded ones do, null where there is none.
 
-    members: with the rows of `standing`; counted: their `counted_numbers`
+    members: with the rows of `standing`; per_image: `views.per_image` of them
     """
     overview = views.overview(members)
     return {
@@ -50,12 +50,12 @@ def chart_numbers(members: Sequence[Compared], standing: Standing, counted: Mapp
             "speeds": [speed_range(member) for member in members],
         },
         "pairs": list(pair_tests(members, standing)),
-        **counted,
+        **_counted(members, per_image),
     }
 
 
-def counted_numbers(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, Any]:
-    """Those of `chart_numbers` for which the runs need not be weighed against each other."""
+def _counted(members: Sequence[Compared], per_image: pd.DataFrame) -> dict[str, Any]:
+    """Those of `chart_numbers` for which the runs are not weighed against each other."""
     categories = members[0].categories
     position = {category.name: index for index, category in enumerate(categories)}
     by_run = [member.label for member in members]

@@ -1,74 +1,24 @@
-"""Pictures as the page's scripts take them: photographs, layers as run lengths, and crops with outlines.
-
-Most of the time of a large page is spent here, on files and pixels, so a second process does it (`packed_elsewhere`)
-while this one computes the numbers. What is imported here it imports, too: no pandas, and no metric.
-"""
+"""Pictures as the page's scripts take them: photographs, layers as run lengths, and crops with outlines."""
 
 import base64
-import contextlib
 import io
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, features
 
-from panbench.base.addresses import path_at
-from panbench.base.errors import BadDataset, PanbenchError
-from panbench.base.helper import Helper
+from panbench.base.errors import BadDataset
 from panbench.panoptic import pixels
 from panbench.report.figures.cutting import SIDE, Crop, Cutter, Polygon, PricedError
-from panbench.report.figures.pictures import (
-    Judged,
-    Layer,
-    Photo,
-    Pictures,
-    PicturesReadOnce,
-    RunPictures,
-    runs_of,
-    segment_colors,
-)
+from panbench.report.figures.pictures import Layer, Photo, Pictures, RunPictures, runs_of, segment_colors
 from panbench.runs import Run
 
-__all__ = ["Packed", "Packer", "PackingQueue", "Wanted", "crop_record", "image_record", "opened_packer", "run_lengths"]
-
-PAYS_FROM = 200
-"""Images times models from which a second process takes less time than its start."""
+__all__ = ["Packer", "crop_record", "image_record", "run_lengths"]
 
 QUALITY = 65
 """Of the photographs of crops."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a page wants of an image: crops of (place of a run, error), and, with reasons, the image as an example.
-
-    side, quality: the longest side of the example's photograph in pixels, and of its JPEG
-    """
-
-    image_id: int
-    errors: tuple[tuple[int, PricedError], ...] = ()
-    reasons: tuple[str, ...] | None = None
-    side: int = 0
-    quality: int = 0
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Records for the page's JSON: crops in the order of the errors, an example; a sentence says why not.
-
-    None: not wanted
-    """
-
-    crops: list[dict[str, Any]] | str | None = None
-    example: dict[str, Any] | str | None = None
-
-
-_Key = tuple[int, int, int]
-"""Image, side and quality."""
 
 
 class Packer:
@@ -88,21 +38,6 @@ class Packer:
         except BadDataset as error:
             return str(error)
         return ""
-
-    def judged(self, image_id: int) -> list[Sequence[Judged] | None]:
-        """What each run made of the segments of an image, for `pack` in another process."""
-        return [None if source is None else source.judged(image_id) for source in self.sources]
-
-    def pack(self, wanted: Wanted, judged: Sequence[Sequence[Judged] | None] | None = None) -> Packed:
-        """What is wanted of an image, each file of it read once. judged: taken instead of judging here."""
-        for source, of_source in zip(self.sources, judged or (), strict=True) if judged else ():
-            if source is not None and of_source is not None:
-                source.take_judged(wanted.image_id, of_source)
-        crops = _or_why(lambda: self.crops(wanted.image_id, wanted.errors)) if wanted.errors else None
-        if wanted.reasons is None:
-            return Packed(crops)
-        reasons, side, quality = wanted.reasons, wanted.side, wanted.quality
-        return Packed(crops, _or_why(lambda: self.example(wanted.image_id, reasons, side, quality)))
 
     def crops(self, image_id: int, errors: Sequence[tuple[int, PricedError]]) -> list[dict[str, Any]]:
         """The record of each (place of its run, error) of an image. Raises BadDataset, BadRun."""
@@ -142,108 +77,6 @@ class Packer:
             "layers": layers,
             "answers": answers,
         }
-
-
-def _or_why(work: Callable[[], Any]) -> Any:
-    try:
-        return work()
-    except PanbenchError as problem:
-        return str(problem)
-
-
-class PackingQueue:
-    """Pictures that a second process packs ahead, or, where this would not pay, this one when they are asked for.
-
-    with PackingQueue(packer, images=5000) as queue:
-        queue.give([Wanted(139, errors, reasons, 640, 82)])
-        ...  # other work
-        queue.crops(139), queue.example(139, 640, 82)
-    """
-
-    def __init__(self, packer: Packer, images: int) -> None:
-        """images: how many the runs have; for few no process is started"""
-        self._packer = packer
-        self._waiting: dict[_Key, tuple[Wanted, Future[Packed] | None]] = {}
-        self._packed: dict[_Key, Packed] = {}
-        self._with_crops: dict[int, _Key] = {}
-        self._helper: Helper | None = None
-        held = sum(source is not None for source in packer.sources)
-        if images * held >= PAYS_FROM and Helper.can_start():
-            runs = [None if source is None else (source.run.unread(), source.title) for source in packer.sources]
-            moved = [None if path is None else str(path) for path in packer.pictures.moved]
-            with contextlib.suppress(OSError):
-                self._helper = Helper(f"{__name__}:opened_packer", runs, packer.first.unread(), moved)
-
-    def __enter__(self) -> "PackingQueue":
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        if self._helper is not None:
-            self._helper.close()
-
-    def problem(self) -> str:
-        """As `Packer.problem`."""
-        if self._helper is not None:
-            with contextlib.suppress(Exception):  # it is the same here
-                return str(self._helper.ask("problem").result())
-        return self._packer.problem()
-
-    def judge(self, image_ids: Collection[int]) -> None:
-        """Judges the images that will be given, all at once, which takes far less time than one by one."""
-        for source in filter(None, self._packer.sources):
-            source.judge(image_ids)
-
-    def give(self, wanted: Iterable[Wanted]) -> None:
-        """Images to pack, in this order; what was given before is left out."""
-        for one in wanted:
-            key = one.image_id, one.side, one.quality
-            if key in self._waiting or key in self._packed:
-                continue
-            if one.errors and self._with_crops.setdefault(one.image_id, key) != key:
-                one = replace(one, errors=())
-            ahead = None
-            if self._helper is not None:
-                with contextlib.suppress(PanbenchError):  # said when it is packed here
-                    ahead = self._helper.ask("pack", one, self._packer.judged(one.image_id))
-            self._waiting[key] = one, ahead
-
-    def crops(self, image_id: int) -> list[dict[str, Any]] | str:
-        """The records of the errors that were given with an image, or why there are none."""
-        found = self._take(self._with_crops[image_id]).crops
-        assert found is not None
-        return found
-
-    def example(self, image_id: int, side: int, quality: int) -> dict[str, Any] | str:
-        """The record of an image that was given with a size, or why there is none."""
-        found = self._take((image_id, side, quality)).example
-        assert found is not None
-        return found
-
-    def _take(self, key: _Key) -> Packed:
-        if key not in self._packed:
-            one, ahead = self._waiting.pop(key)
-            self._packed[key] = self._result(one, ahead)
-        return self._packed[key]
-
-    def _result(self, one: Wanted, ahead: Future[Packed] | None) -> Packed:
-        if ahead is not None:
-            with contextlib.suppress(Exception):  # a process that was lost, or a fault that is the same here
-                return ahead.result()
-        return self._packer.pack(one)
-
-
-def opened_packer(runs: Sequence[tuple[Run, str] | None], first: Run, moved: Sequence[str | None]) -> Packer:
-    """A packer in a process of its own, all but images read.
-
-    runs: run and title of those with predictions; first: the run that names the data; moved: as `Pictures` takes it
-    """
-    images, gt, gt_dir = (None if path is None else path_at(path) for path in moved)
-    sources = [None if one is None else RunPictures(*one) for one in runs]
-    packer = Packer(sources, PicturesReadOnce(first, images=images, gt=gt, gt_dir=gt_dir), first)
-    packer.problem()
-    for source in filter(None, sources):
-        source.read_ahead()
-    return packer
 
 
 def _answers(source: RunPictures, image_id: int, truth: Layer) -> list[list[Any]]:

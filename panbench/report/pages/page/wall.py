@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.reporter import SILENT, Reporter
 from panbench.metrics.errors import CAUSES, codes
 from panbench.metrics.fixes import SIZES, of_cell
 from panbench.metrics.image_slices import ImageSlices
@@ -21,7 +20,6 @@ from panbench.report.answers.views import Compared
 from panbench.report.figures.crops import errors_of
 from panbench.report.figures.cutting import PricedError
 from panbench.report.pages.page.gallery import Examples
-from panbench.report.pages.page.packing import PackingQueue
 from panbench.report.pages.page.shortened import shortened
 
 __all__ = ["OF_A_ROW", "Wall", "error_record", "errors_of_page", "errors_to_show", "fix_numbers", "make_wall"]
@@ -93,44 +91,39 @@ def _in_turn(parts: Sequence[Int]) -> Iterator[int]:
     return (place for turn in zip_longest(*parts) for place in turn if place is not None)
 
 
-def errors_of_page(examples: Examples) -> list[tuple[int, PricedError]]:
-    """(place of its run, error) of all crops of a page, of every run that kept predictions."""
+def errors_of_page(examples: Examples) -> dict[int, list[tuple[int, PricedError]]]:
+    """(place of its run, error) of all crops of a page by image, of every run that kept predictions."""
     held = [index for index, source in enumerate(examples.sources) if source is not None]
     most = min(max(MOST // max(len(held), 1), LEAST_OF_A_MODEL), MOST_OF_A_MODEL)
-    return [(index, one) for index in held for one in errors_to_show(examples.members[index], most)]
+    found: dict[int, list[tuple[int, PricedError]]] = {}
+    for index in held:
+        for one in errors_to_show(examples.members[index], most):
+            found.setdefault(one.image_id, []).append((index, one))
+    return found
 
 
 def make_wall(
-    examples: Examples,
-    chosen: Sequence[tuple[int, PricedError]],
-    queue: PackingQueue,
+    members: Sequence[Compared],
+    errors: Mapping[int, Sequence[tuple[int, PricedError]]],
+    crops: Mapping[int, Any],
     slices: Sequence[ImageSlices] = (),
-    reporter: Reporter = SILENT,
 ) -> Wall:
-    """The crops of a page, which were given to `queue`. slices: the user's own, which filter."""
-    if not any(examples.sources) or queue.problem():
-        # The examples say so, too.
+    """The crops of a page. crops: of each image of `errors` its records, or why it has none; slices: the user's own."""
+    if not crops:
+        # The examples say why.
         return Wall()
-    reporter.status("Cutting out errors")
-    members = examples.members
     categories = {category.id: place for place, category in enumerate(members[0].categories)}
-    found = {image_id: queue.crops(image_id) for image_id in dict.fromkeys(error.image_id for _, error in chosen)}
-    faults = [crops for crops in found.values() if isinstance(crops, str)]
-    # In the order of each image's errors, as they were given.
-    waiting = {image_id: iter(crops) for image_id, crops in found.items() if not isinstance(crops, str)}
-    shown = tuple(
-        {
-            "model": index,
-            **error_record(error, categories),
-            **next(waiting[error.image_id]),
-            "slices": _slices_of(error.image_id, slices),
-        }
-        for index, error in chosen
-        if error.image_id in waiting
-    )
+    faults = [found for found in crops.values() if isinstance(found, str)]
+    shown = [
+        {"model": index, **error_record(error, categories), **record, "slices": _slices_of(image_id, slices)}
+        for image_id, found in crops.items()
+        if not isinstance(found, str)
+        for (index, error), record in zip(errors[image_id], found, strict=True)
+    ]
+    shown.sort(key=lambda one: (one["model"], -one["gain"]))
     missing = (f"{len(faults)} images of errors are left out; the first: {faults[0]}",) if faults else ()
     names = tuple(f"{own.name}: {name}" for own in slices for name in own.images)
-    return Wall(shown, tuple(member.errors for member in members), names, missing)
+    return Wall(tuple(shown), tuple(member.errors for member in members), names, missing)
 
 
 def fix_numbers(members: Sequence[Compared]) -> list[list[dict[str, Any]]]:
