@@ -23,6 +23,7 @@ import pandas as pd
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.text import listed
 from panbench.panoptic.overlap import (
+    MENDS_AREAS,
     GroundTruthFaults,
     OverlapTable,
     Pairs,
@@ -104,7 +105,7 @@ class Matched:
             raise BadDataset(
                 f"Image {overlaps.image_id[pair[wrong]]}: the ground truth lists area {segments.area[gt[wrong]]} for "
                 f"segment {overlaps.gt_id[pair[wrong]]}, less than the {pixels[wrong]} pixels it shares with a "
-                "prediction. Correct the area."
+                f"prediction. {MENDS_AREAS}"
             )
         return Matched(
             segments=segments,

@@ -131,10 +131,14 @@ def match_categories(
     names, by_name = _spelt_alike(class_names, categories)
     swapped = [name for name, thing in zip(names, isthing, strict=True) if by_name[name].isthing != thing]
     if swapped:
-        raise BadModel(
-            f"{title} and the dataset disagree on which categories are things: {_some(swapped)}. "
-            f"{_by_a_map(class_names, categories)} Segments of a category that is stuff there become one."
+        things = sum(isthing)
+        disorder = all(isthing[:things]) and things == sum(category.isthing for category in categories)
+        cure = (
+            f"A model's first {things} labels are its things: name its classes (METAINFO, metainfo) things first."
+            if disorder
+            else f"{_by_a_map(class_names, categories)} Segments of a category that is stuff there become one."
         )
+        raise BadModel(f"{title} and the dataset disagree on which categories are things: {_some(swapped)}. {cure}")
     return tuple(by_name[name].id for name in names)
 
 

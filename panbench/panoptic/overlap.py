@@ -83,6 +83,9 @@ class Segments:
 Columns = TypeVar("Columns", Pairs, Segments)
 
 
+MENDS_AREAS = "`panbench data convert panoptic GT.json --out DIR` makes a set with the areas of the PNGs."
+
+
 @dataclass(frozen=True)
 class GroundTruthFaults:
     """Where ground-truth PNGs and their JSON disagree. Such images are scored as panopticapi scores them.
@@ -115,7 +118,7 @@ class GroundTruthFaults:
         found = ", ".join(f"{what} ({count})" for count, what in counts if count)
         return (
             f"The ground truth has {found}; images concerned: {self.images}. Scored as panopticapi scores them. "
-            f"For example {self.example}."
+            f"For example {self.example}. {MENDS_AREAS if self.areas_differ else ''}".rstrip()
         )
 
     def as_record(self) -> dict[str, Any]:

@@ -21,3 +21,10 @@ def test_a_cityscapes_model_on_kitti_step_is_sent_to_the_shipped_category_map():
 def test_categories_that_no_shipped_map_fits_need_a_file():
     with pytest.raises(BadModel, match="`panbench eval --category-map FILE` evaluates through a list"):
         match_categories("Mask2Former", ["ball"], [True], kitti_step_categories())
+
+
+def test_classes_that_name_stuff_first_are_to_be_named_things_first():
+    own = kitti_step_categories()
+    names = [category.name for category in own]
+    with pytest.raises(BadModel, match=r"first 2 labels are its things: name its classes .*things first\."):
+        match_categories("Mask2Former", names, [True, True] + [False] * (len(own) - 2), own)

@@ -108,7 +108,8 @@ class TestGroundTruthFaults:
         assert tables.ground_truth_faults().notice == (
             "The ground truth has ids that its JSON lacks (1), segments that its PNGs lack (1), segments whose area in "
             "the JSON is not that of the PNG (1); images concerned: 2. Scored as panopticapi scores them. "
-            "For example image 2: id 8 is in the PNG but not in the JSON."
+            "For example image 2: id 8 is in the PNG but not in the JSON. "
+            "`panbench data convert panoptic GT.json --out DIR` makes a set with the areas of the PNGs."
         )
 
     def test_of_a_right_ground_truth_are_none(self):

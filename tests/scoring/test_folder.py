@@ -122,6 +122,7 @@ class TestNumbers:
         assert folder.score(reporter=reporter).info.images.gt_faults.areas_differ == 1
         (sentence,) = heard
         assert "segment 7 has 3 pixels in the PNG and area 100 in the JSON" in sentence
+        assert "`panbench data convert panoptic GT.json" in sentence
 
     def test_do_not_depend_on_compiled_code(self, monkeypatch):
         jsons = REFERENCE / "pq_scenes" / "gt.json", REFERENCE / "pq_scenes" / "pred.json"
