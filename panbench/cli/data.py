@@ -58,6 +58,13 @@ class Format(str, Enum):
     detection = "detection"
 
 
+class Crowds(str, Enum):
+    """What instances with iscrowd 1 become."""
+
+    keep = "keep"
+    instances = "instances"
+
+
 _Root = Annotated[Path | None, typer.Option("--root", help="The folder of the new set. Default: data/NAME.")]
 _SplitOption = Annotated[Split, typer.Option("--split", help="The split.")]
 _ImagesOption = Annotated[
@@ -296,6 +303,9 @@ def convert(
     images_from: Annotated[Path | None, typer.Option("--images", help="The folder of images.")] = None,
     split: Annotated[str, typer.Option(help="The new set's split.")] = "val",
     images: _ImagesOption = Images.link,
+    crowds: Annotated[
+        Crowds | None, typer.Option(help="instances: what iscrowd 1 becomes. Default: keep, unless all are crowds.")
+    ] = None,
     things_only: Annotated[bool, typer.Option("--things-only", help="detection: leave stuff out.")] = False,
     overwrite: _Overwrite = False,
 ) -> None:
@@ -325,8 +335,8 @@ def convert(
         if semantic is not None and categories is None:
             raise BadArgument("`data convert instances --semantic` needs --categories: which of them are stuff?")
         known = None if categories is None else _categories(categories)
-        arguments = (source, semantic, known, out)
-        _converted(converters.convert_instances, *arguments, split, images, overwrite, images_from=images_from)
+        options = {"images_from": images_from, "crowds": None if crowds is None else crowds.value}
+        _converted(converters.convert_instances, source, semantic, known, out, split, images, overwrite, **options)
         if semantic is None:
             _print("A set of things only: what no instance covers is void. With --semantic PNGs it has stuff, too.")
         return
@@ -352,6 +362,8 @@ def _converted(function: Callable[..., "Converted"], *arguments: Any, **options:
     _print(f"{made.root}: {_counted(made.n_images, 'image')}, {_counted(made.n_segments, 'segment')}.")
     for words, count in made.left_out.items():
         _print(f"Left out: {count:,} {words}.")
+    for note in made.notes:
+        _print(f"Note: {note}")
     console.say(f"Next: `panbench data check {made.json}`")
 
 

@@ -25,6 +25,7 @@ from panbench.base.files import leaves_folder
 from panbench.base.text import listed
 from panbench.base.threads import default_threads
 from panbench.datasets.coco import places_below, shards_of
+from panbench.datasets.instances import MANY_CROWDS
 from panbench.panoptic.coco import png_folder as png_folder_of
 from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.shards import CATEGORIES, is_shard, shard_categories, shard_folder, shard_lines
@@ -53,8 +54,16 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "image-size": ("error", "the image has another size than the JSON says"),
     "id-not-in-json": ("error", "pixels of the PNG carry an id that the JSON does not describe: they count as void"),
     "segment-not-in-png": ("error", "a segment of the JSON has no pixel: it can never be matched"),
-    "wrong-area": ("error", "the JSON's area, which scoring uses, is not the number of pixels"),
+    "wrong-area": (
+        "error",
+        "the JSON's area, used in scoring, is not the number of pixels; `panbench data convert panoptic` counts them",
+    ),
     "crowd-on-stuff": ("error", "a crowd of stuff: its pixels are ignored instead of scored"),
+    "only-crowds": (
+        "warning",
+        "all segments of a category are crowds, as CVAT marks what its brush painted: none of them can be matched; "
+        "`panbench data convert instances --crowds instances` takes them for single instances",
+    ),
     "wrong-box": ("warning", "the box does not enclose the pixels; PQ does not use it"),
     "several-stuff-segments": (
         "warning",
@@ -319,6 +328,10 @@ class _Check:
         sizes = sorted((found.size for found in seen if found.size), key=lambda size: size[0] * size[1])
         void = [found.void_share for found in seen if found.void_share is not None]
         segments = [segment for task in tasks for segment in task.segments]
+        counts = tuple(_counts(categories, tasks))
+        for count in counts:
+            if MANY_CROWDS <= count.segments == count.crowds:
+                self._add("only-crowds", f"All {count.segments:,} segments of {count.name!r} are crowds.")
         return CheckReport(
             json=self.json,
             pngs=self.pngs,
@@ -327,7 +340,7 @@ class _Check:
             n_annotations=n_annotations,
             n_segments=len(segments),
             n_crowds=sum(segment.iscrowd for segment in segments),
-            categories=tuple(_counts(categories, tasks)),
+            categories=counts,
             smallest=sizes[0] if sizes else None,
             median=sizes[len(sizes) // 2] if sizes else None,
             largest=sizes[-1] if sizes else None,

@@ -18,7 +18,7 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -35,7 +35,7 @@ from panbench.base.reporter import Counting
 from panbench.base.text import in_sentence, listed
 from panbench.base.threads import default_threads
 from panbench.datasets.check import measure_segments
-from panbench.datasets.instances import OUTSIDE_PIXELS, instance_mask, read_json
+from panbench.datasets.instances import MANY_CROWDS, OUTSIDE_PIXELS, instance_mask, read_instances_json, read_json
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, check_pixels
 from panbench.panoptic.types import MAX_ID, VOID, Annotation, Category, IdMap, ImageInfo, PanopticSet, Segment
@@ -71,7 +71,10 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Converted:
-    """What a converter wrote. `left_out` counts what could not be converted, by description."""
+    """What a converter wrote. `left_out` counts what could not be converted, by description.
+
+    notes: sentences on what the converter took for granted
+    """
 
     root: Path
     json: Path
@@ -80,6 +83,7 @@ class Converted:
     n_images: int
     n_segments: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def write_set(
@@ -276,6 +280,7 @@ def convert_instances(
     split: str = "val",
     *,
     images_from: str | os.PathLike[str] | None = None,
+    crowds: Literal["keep", "instances"] | None = None,
     **options: Any,
 ) -> Converted:
     """A set from a COCO instance JSON and semantic PNGs (pixel value = category id, same stem as the image).
@@ -284,8 +289,12 @@ def convert_instances(
     fills the rest. Pixels that the semantic map labels as a thing but no instance covers become void.
     semantic: None makes a set of things only: what no instance covers is void
     categories: None takes the JSON's own, all of them things unless they say `isthing`
+    crowds: what instances with `iscrowd: 1` become; None keeps them, unless all of MANY_CROWDS or more are crowds, as
+        CVAT marks what was painted with its brush
     """
-    document = read_json(instances_json, ("images", "annotations"))
+    document = read_instances_json(instances_json)
+    all_crowds = len(document["annotations"]) >= MANY_CROWDS and all(map(_is_crowd, document["annotations"]))
+    crowds_are_instances = crowds == "instances" or (crowds is None and all_crowds)
     if categories is None:
         categories = _instance_categories(document, str(instances_json))
     by_id = {category.id: category for category in categories}
@@ -339,15 +348,26 @@ def convert_instances(
         found = [(*mask_of(item, height, width), item) for item in by_image.get(image_id, [])]
         clipped = sum(was_clipped for _, was_clipped, _ in found)
         masks = [(mask, item) for mask, _, item in found]
-        masks.sort(key=lambda pair: (not pair[1].get("iscrowd"), -int(pair[0].sum())))
+        masks.sort(key=lambda pair: (crowds_are_instances or not _is_crowd(pair[1]), -int(pair[0].sum())))
         for mask, item in masks:
             segment_id = fresh_id(by_id[item["category_id"]], segments)
-            segments[segment_id] = (item["category_id"], item.get("iscrowd") == 1)
+            segments[segment_id] = (item["category_id"], _is_crowd(item) and not crowds_are_instances)
             ids[mask] = segment_id
         left_out = (f"edges of polygons up to {OUTSIDE_PIXELS} pixels outside of their image",) * clipped
         return LabelledImage(name, ids, segments, images.path(stem, name), image_id, left_out)
 
-    return write_set(root, split, categories, document["images"], read, reads=[instances_json, semantic], **options)
+    made = write_set(root, split, categories, document["images"], read, reads=[instances_json, semantic], **options)
+    if crowds is not None or not all_crowds:
+        return made
+    note = (
+        f"All {len(document['annotations']):,} instances are crowds, as CVAT marks what was painted with its brush: "
+        "they were taken for single instances. If they are groups of objects, add --crowds keep."
+    )
+    return replace(made, notes=(note,))
+
+
+def _is_crowd(record: Any) -> bool:
+    return isinstance(record, dict) and record.get("iscrowd") == 1
 
 
 def _instance_categories(document: dict[str, Any], where: str) -> tuple[Category, ...]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,22 @@ from panbench.base.files import sha256_of
 from panbench.base.text import listed
 from panbench.panoptic.types import Category
 
-__all__ = ["OUTSIDE_PIXELS", "InstanceSet", "TrueInstance", "instance_mask", "read_instances", "read_json"]
+__all__ = [
+    "MANY_CROWDS",
+    "OUTSIDE_PIXELS",
+    "InstanceSet",
+    "TrueInstance",
+    "instance_mask",
+    "read_instances",
+    "read_instances_json",
+    "read_json",
+]
 
 OUTSIDE_PIXELS = 2
 """Annotation tools round polygons to points just outside of the image; anything farther is a mistake."""
+
+MANY_CROWDS = 10
+"""From so many instances on, all of them crowds is a tool's habit and not a coincidence."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,33 @@ def _checked_polygons(polygons: list[Any], height: int, width: int, where: str) 
         clipped |= low < 0 or high > 0
         checked.append(points.clip(0, (width, height)).ravel().tolist())
     return checked, bool(clipped)
+
+
+def read_instances_json(path: str | os.PathLike[str]) -> dict[str, list[dict[str, Any]]]:
+    """A COCO instance JSON of ground truth. Raises BadDataset, and says what else a file is and what reads it."""
+    if Path(path).is_dir():
+        files = sorted(Path(path).glob("*.json"))
+        labelme = bool(files) and "shapes" in read_json(files[0], ())
+        raise BadDataset(
+            f"{path} is a folder of LabelMe's files. Give the COCO instance JSON that labelme2coco makes of it."
+            if labelme
+            else f"{path} is a folder. Give the COCO instance JSON."
+        )
+    document = read_json(path, ())
+    if isinstance(document, list) and document and isinstance(document[0], dict) and "data" in document[0]:
+        raise BadDataset(
+            f"{path} is an export of Label Studio in its own form. Export as COCO there, or convert it with the "
+            "package label-studio-converter, and give that JSON."
+        )
+    found = document if isinstance(document, list) else read_json(path, ("images", "annotations"))["annotations"]
+    if any(isinstance(record, dict) and "score" in record for record in found):
+        raise BadDataset(
+            f"{path} has scores: these are results of a model, whose masks overlap, and not ground truth. `panbench "
+            "fuse --instances` makes panoptic predictions of results."
+        )
+    if isinstance(document, list):
+        raise BadDataset(f"{path} is a list. A COCO instance JSON is an object with `images` and `annotations`.")
+    return cast(dict[str, list[dict[str, Any]]], document)
 
 
 def read_json(path: str | os.PathLike[str], keys: Iterable[str]) -> Any:

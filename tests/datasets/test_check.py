@@ -142,6 +142,11 @@ def plant(kind: str, made: Set) -> None:
         segments[1]["area"] = 10
     elif kind == "crowd-on-stuff":
         segments[0]["iscrowd"] = 1
+    elif kind == "only-crowds":
+        document["categories"].append({"id": 9, "name": "cell", "isthing": 1})
+        for number, (y, x) in enumerate(np.argwhere(read_id_png(made.png()) == 0).tolist(), 100):
+            made.paint(number, (y, x))
+            segments.append({"id": number, "category_id": 9, "area": 1, "bbox": [x, y, 1, 1], "iscrowd": 1})
     elif kind == "wrong-box":
         segments[1]["bbox"] = [1, 2, 3, 4]
     elif kind == "several-stuff-segments":

@@ -339,6 +339,60 @@ def test_instances_that_cannot_be_used_are_refused(tmp_path, annotation, sentenc
         convert_instances(*files, CATEGORIES, tmp_path / "out")
 
 
+@pytest.fixture
+def brushed(tmp_path) -> Path:
+    """An instance JSON as CVAT writes brush masks: run lengths, all of them crowds."""
+    column = [{"size": [6, 8], "counts": [6 * x, 5, 43 - 6 * x]} for x in range(8)]
+    dot = [{"size": [6, 8], "counts": [6 * x + 5, 1, 42 - 6 * x]} for x in range(2)]
+    annotations = [
+        {"id": number, "image_id": 5, "category_id": 1, "segmentation": shape, "iscrowd": 1}
+        for number, shape in enumerate([*column, *dot], 1)
+    ]
+    return instance_set(tmp_path, annotations)[0]
+
+
+def crowds_in(converted: Converted) -> int:
+    return sum(segment.iscrowd for segment in read_panoptic_json(converted.json).annotations[5].segments)
+
+
+def test_a_file_of_crowds_alone_is_cvats_and_its_instances_are_single(tmp_path, brushed):
+    found = convert_instances(brushed, None, CATEGORIES, tmp_path / "out")
+    assert (found.n_segments, crowds_in(found)) == (10, 0)
+    assert "All 10 instances are crowds, as CVAT marks" in found.notes[0]
+    kept = convert_instances(brushed, None, CATEGORIES, tmp_path / "kept", crowds="keep")
+    assert (crowds_in(kept), kept.notes) == (10, ())
+
+
+def test_crowds_beside_single_instances_stay_crowds_unless_asked(tmp_path, brushed):
+    document = json.loads(brushed.read_text())
+    document["annotations"][0]["iscrowd"] = 0
+    brushed.write_text(json.dumps(document))
+    found = convert_instances(brushed, None, CATEGORIES, tmp_path / "out")
+    assert (crowds_in(found), found.notes) == (9, ())
+    assert crowds_in(convert_instances(brushed, None, CATEGORIES, tmp_path / "all", crowds="instances")) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([{"image_id": 5, "category_id": 1, "score": 0.9}], "has scores.*panbench fuse --instances"),
+        ({"images": [], "annotations": [{"score": 0.9}]}, "has scores.*panbench fuse --instances"),
+        ([{"id": 1, "data": {"image": "a.jpg"}, "annotations": []}], "Label Studio.*label-studio-converter"),
+        ([], "is a list"),
+    ],
+)
+def test_what_is_no_instance_ground_truth_says_what_reads_it(tmp_path, content, sentence):
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(BadDataset, match=sentence):
+        convert_instances(tmp_path / "results.json", None, CATEGORIES, tmp_path / "out")
+
+
+def test_a_labelme_folder_names_what_converts_it(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"version": "5.5.0", "shapes": [], "imagePath": "a.jpg"}))
+    with pytest.raises(BadDataset, match=r"LabelMe.*labelme2coco"):
+        convert_instances(tmp_path, None, CATEGORIES, tmp_path / "out")
+
+
 # Almost-COCO panoptic sets.
 
 
