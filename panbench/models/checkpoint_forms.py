@@ -5,7 +5,6 @@ mmengine and mmcv write {"state_dict", "meta"}, detectron2 and the authors of DE
 """
 
 import re
-import shlex
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from panbench.base.errors import BadCheckpoint
 from panbench.base.hub import shards_named
 from panbench.base.text import kind_of
 
-__all__ = ["AVERAGED", "bare_names", "followed", "part_of", "refuse_bare_pickle", "shards_of", "shown"]
+__all__ = ["AVERAGED", "bare_names", "followed", "is_bare_pickle", "part_of", "shards_of", "shown"]
 
 AVERAGED = "ema_state_dict"
 """Where mmengine keeps a second set of weights: the last ones while `state_dict` holds their average."""
@@ -92,21 +91,11 @@ def followed(path: Path) -> Path:
     raise BadCheckpoint(f"{note} names {wanted}. Give the weights file itself.")
 
 
-def refuse_bare_pickle(path: Path, head: bytes) -> None:
-    """Raises BadCheckpoint for a pickle that torch did not write, as detectron2's .pkl of NumPy arrays are."""
-    if not re.match(rb"\x80[\x02-\x05]", head) or _TORCH in head[:32]:
-        return
-    program = (
-        "import pickle, sys, torch; found = pickle.load(open(sys.argv[1], 'rb'), encoding='latin1'); "
-        "torch.save({'model': {name: torch.as_tensor(value) for name, value in found.get('model', found).items()}}, "
-        "sys.argv[2])"
-    )
-    target = path.with_suffix(".pth" if path.suffix != ".pth" else ".converted.pth")
-    raise BadCheckpoint(
-        f"{path} is a pickle of Python objects, as detectron2's .pkl files of NumPy arrays are. Unpickling runs "
-        "whatever code the file holds, so panbench does not. If you trust where it is from, convert it once: "
-        f'python -c "{program}" {shlex.quote(str(path))} {shlex.quote(str(target))}'
-    )
+def is_bare_pickle(path: Path, head: bytes) -> bool:
+    """Whether a file is a pickle that torch did not write, as detectron2's .pkl of NumPy arrays are."""
+    if _TORCH in head[:32] or head.startswith(b"PK"):
+        return False
+    return bool(re.match(rb"\x80[\x02-\x05]", head)) or path.suffix.lower() in (".pkl", ".pickle")
 
 
 def shards_of(index: Path) -> list[Path] | None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from panbench.base.errors import BadCheckpoint
 from panbench.base.files import sha256_of
-from panbench.models.checkpoint_forms import bare_names, followed, part_of, refuse_bare_pickle, shards_of, shown
+from panbench.models.array_pickles import NotWeights, load_arrays
+from panbench.models.checkpoint_forms import bare_names, followed, is_bare_pickle, part_of, shards_of, shown
 
 # torch's list of names that a checkpoint may use is global to the process.
 _lock = threading.Lock()
@@ -76,8 +77,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         state_dict, meta = _load_safetensors(path)
     else:
-        refuse_bare_pickle(path, head)
-        content = _load_pickle(path)
+        content = _load_arrays(path) if is_bare_pickle(path, head) else _load_pickle(path)
         state_dict, part = part_of(path, content)
         noted = None if part is None else content.get("meta")
         meta = _plain(noted) if isinstance(noted, dict) else {}
@@ -201,14 +201,29 @@ def _load_pickle(path: Path) -> Any:
         raise
     except Exception as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted:
-            raise BadCheckpoint(
-                f"{path} was refused: to load it, {wanted[1]} would have to be run, and weights alone never need that. "
-                "Nothing was run. If you trust where it is from, save its state_dict alone and load that."
-            ) from error
-        raise BadCheckpoint(
-            f"{path} is cut off, damaged or no checkpoint ({_line(error)}). Download or copy it again."
-        ) from error
+        raise (_refused(path, f"{wanted[1]} would have to be run") if wanted else _damaged(path, error)) from error
+
+
+def _load_arrays(path: Path) -> Any:
+    try:
+        return load_arrays(path)
+    except MemoryError:
+        raise
+    except NotWeights as error:
+        raise _refused(path, str(error)) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _refused(path: Path, reason: str) -> BadCheckpoint:
+    return BadCheckpoint(
+        f"{path} was refused: to load it, {reason}, and weights alone never need that. Nothing was run. If you trust "
+        "where it is from, save its state_dict alone and load that."
+    )
+
+
+def _damaged(path: Path, error: Exception) -> BadCheckpoint:
+    return BadCheckpoint(f"{path} is cut off, damaged or no checkpoint ({_line(error)}). Download or copy it again.")
 
 
 def _verify_checksums(path: Path) -> None:

@@ -4,11 +4,8 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import pickle
 import re
-import shlex
 import subprocess
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -276,26 +273,6 @@ def test_a_checkpoint_without_weights_names_the_part_that_should_hold_them(tmp_p
     torch.save({"model": {"epoch": 3}, "iteration": 1}, tmp_path / "w.pth")
     with pytest.raises(BadCheckpoint, match=r"no state_dict in its 'model': epoch is no tensor"):
         load_checkpoint(tmp_path / "w.pth")
-
-
-class Runs:
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.trace,)
-
-
-def test_a_pickle_of_detectron2_is_refused_with_a_conversion_that_works(tmp_path: Path) -> None:
-    path, trace = tmp_path / "it's a model.pkl", tmp_path / "it-ran"
-    path.write_bytes(pickle.dumps({"model": {"weight": np.ones((2, 3), np.float32)}, "by": Runs(trace)}, protocol=2))
-    with pytest.raises(BadCheckpoint) as caught:
-        load_checkpoint(path)
-    assert not trace.exists()
-    assert "Unpickling runs whatever code the file holds" in str(caught.value)
-    command = shlex.split(str(caught.value).partition("convert it once: ")[2])
-    subprocess.run([sys.executable, *command[1:]], check=True)
-    assert load_checkpoint(command[-1]).state_dict["weight"].tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("stated", ["{folder}/epoch_3.pth", "epoch_3.pth", "/home/somebody/work_dirs/x/epoch_3.pth"])
