@@ -51,7 +51,7 @@ def load_arrays(path: Path) -> Any:
 def _scan(file: "_Bounded") -> None:
     """Raises NotWeights for an instruction that data never needs, and for a memo beyond what was read."""
     count = 0
-    for count, (instruction, argument, _) in enumerate(pickletools.genops(file), 1):
+    for count, (instruction, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", file)), 1):
         if instruction.name not in _INSTRUCTIONS:
             raise NotWeights(f"the instruction {instruction.name} would have to be followed")
         if count > _MOST_INSTRUCTIONS:
