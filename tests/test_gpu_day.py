@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
@@ -299,40 +298,3 @@ def test_the_wheels_to_bring_are_pinned_and_for_the_machines_python(tmp_path: Pa
     assert not gpu_wheels._is_x86_64_linux(b"\xcf\xfa\xed\xfe" + bytes(16))
     with pytest.raises(SystemExit, match=r"constraints.txt has no version of nothing"):
         gpu_wheels.pinned(["nothing"], "3.12")
-
-
-@pytest.mark.parametrize(
-    ("why", "status", "good"),
-    [
-        (None, None, True),
-        ("nothing asked for it", "not used: nothing asked for it", None),
-        (
-            "ModuleNotFoundError: No module named 'triton'",
-            "not used: ModuleNotFoundError: No module named 'triton'",
-            None,
-        ),
-        ("CompilationError: x", "not used: CompilationError: x", False),
-    ],
-)
-def test_a_kernel_of_triton_that_did_not_run_has_no_time(why, status, good, tmp_path, monkeypatch):
-    """PyTorch's operators answer in its place."""
-    maps = [np.zeros((4, 4), np.int32)]
-    monkeypatch.setattr(gpu_day, "_batches", lambda day, name: ([9.0, 5.0, 5.0], maps))
-    monkeypatch.setattr(gpu_day.triton_attention, "why_not_used", lambda: why)
-    rows = gpu_day.Rows(tmp_path / "kernels.rows.json")
-    gpu_day.kernels(gpu_day.Day(tmp_path, rehearsal=True), rows)
-    found = [row for row in rows.all if row["kernels"] == "triton"]
-    assert len(found) == 2
-    for row in found:
-        assert (row.get("status"), row.get("good")) == (status, good)
-        assert ("ms a batch" in row) == (why is None)
-
-
-def test_the_kernel_says_whether_it_was_used(monkeypatch):
-    monkeypatch.setattr(gpu_day.triton_attention, "_failed", ["OSError: x"])
-    assert gpu_day.triton_attention.why_not_used() == "OSError: x"
-    gpu_day.triton_attention.begin_anew()
-    assert gpu_day.triton_attention.why_not_used() == "nothing asked for it"
-    gpu_day.triton_attention._checked.add(("kind",))
-    assert gpu_day.triton_attention.why_not_used() is None
-    gpu_day.triton_attention.begin_anew()

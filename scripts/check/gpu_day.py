@@ -36,7 +36,7 @@ from panbench.evaluation.evaluate import evaluate
 from panbench.evaluation.options import EvaluateOptions
 from panbench.evaluation.tools.benchmark import Row, benchmark, share_that_differs
 from panbench.models import feeding
-from panbench.models.mmdet import operators, triton_attention
+from panbench.models.mmdet import operators
 from panbench.models.opening import open_model, resolve_weights
 from panbench.models.predict import category_ids, prediction_of
 from panbench.models.rules import fuse
@@ -198,7 +198,7 @@ def circumstances(day: Day, rows: Rows) -> dict[str, Any]:
         "operators": operators.install(),
         "versions": {
             **provenance.versions(),
-            **{name: _version(name) for name in ("triton", "torchvision", "transformers")},
+            **{name: _version(name) for name in ("torchvision", "transformers")},
         },
         "git_commit": provenance.git_commit(),
     }
@@ -405,18 +405,16 @@ def mmdet(day: Day, rows: Rows) -> None:
 
 
 def kernels(day: Day, rows: Rows) -> None:
-    """With and without torchvision's kernels, and with Triton's: the time of a batch, and whether maps are equal."""
+    """With and without torchvision's kernels: the time of a batch, and whether maps are equal."""
     rows.begin_anew()
     loads: Any = operators._torchvision_loads
     for name in (day.large[0], day.large[-1]):
         expected: list[Any] | None = None
-        for kind in ("pytorch", "torchvision", "triton"):
+        for kind in ("pytorch", "torchvision"):
             if kind == "torchvision" and not loads():
                 rows.add({"model": name, "kernels": kind, "status": "torchvision is not here"})
                 continue
             operators._torchvision_loads = loads if kind == "torchvision" else (lambda: False)  # type: ignore[assignment]
-            os.environ["PANBENCH_TRITON"] = str(int(kind == "triton"))
-            triton_attention.begin_anew()
             try:
                 spent, ids = _batches(day, name)
             except Exception as error:  # a kernel that does not compile is a row
@@ -424,12 +422,6 @@ def kernels(day: Day, rows: Rows) -> None:
                 continue
             finally:
                 operators._torchvision_loads = loads
-                os.environ.pop("PANBENCH_TRITON")
-            if kind == "triton" and (why := triton_attention.why_not_used()) is not None:
-                # PyTorch's operators answered in its place: their time is not Triton's.
-                failed = {} if why.startswith(("ModuleNotFoundError", "nothing asked")) else {"good": False}
-                rows.add({"model": name, "kernels": kind, "status": f"not used: {why}", **failed})
-                continue
             expected = ids if expected is None else expected
             differ = float(np.mean([np.mean(a != b) for a, b in zip(expected, ids, strict=True)]))
             row = {"ms a batch": statistics.median(spent[1:]), "pixels that differ": differ, "good": differ <= 1e-4}

@@ -74,7 +74,6 @@ ASKED = {
     **{name: (module, "OneFormer and EoMT are left out") for name, module in _OF_TRANSFORMERS.items()},
     "panopticapi-lite": ("panopticapi", "mmdet's own loop cannot score, so there is no ratio to it"),
     "torchvision": ("torchvision", "its kernels are not measured"),
-    "triton": ("triton", "its kernels are not measured"),
 }
 """Distributions without which a part of the day is left out: the module, and which part."""
 
@@ -105,7 +104,7 @@ BROUGHT = (
 )
 """What a machine made for PyTorch has mostly not: the wheels that gpu_wheels.py brings unless told otherwise."""
 
-OF_THE_MACHINE = ("torch", "torchvision", "triton")
+OF_THE_MACHINE = ("torch", "torchvision")
 """They belong together and to the machine's CUDA: no wheel from elsewhere is brought for them."""
 
 

@@ -5,7 +5,7 @@
 Tensors "on cuda:0" are wrappers around values on the host. They refuse to be mixed with tensors of the host, as CUDA
 does, and every operation on them is a kernel, or a wait where CUDA would hold up the thread that feeds it: `.item()`,
 `nonzero`, masks as indices, copies that block. The numbers are those of the CPU, so the code runs as it will. What it
-cannot show: times, streams, memory, half precision, Triton.
+cannot show: times, streams, memory, half precision, compiled kernels.
 
 `--device cuda` needs PyTorch's CUDA build, whose wheel has the device's bookkeeping (pip install torch==2.13.0, several
 GB), in an environment of its own. `--device meta` plays a device without a name on any build, for the tests; what

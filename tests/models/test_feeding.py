@@ -1,9 +1,9 @@
 """What is done on a device that is fed: the CPU's answers, and at most two waits a batch."""
 
 import dataclasses
+import importlib.machinery
 import json
 import os
-import subprocess
 import sys
 import types
 import warnings
@@ -20,7 +20,7 @@ from panbench.catalog import find_model
 from panbench.datasets import shapes
 from panbench.models import feeding
 from panbench.models.candidates import Candidates, Frame, Instances
-from panbench.models.mmdet import detection, operators, triton_attention
+from panbench.models.mmdet import compiled_attention, detection, operators
 from panbench.models.opening import open_model
 from panbench.models.rules import fuse, parse_rule
 from panbench.models.rules.compete import probabilities_of
@@ -323,37 +323,76 @@ def test_deformable_attention_of_a_batch_is_that_of_each_image():
         assert torch.equal(operators.deformable_attention(value[one], shapes, places[one], weights[one]), together[one])
 
 
-def test_the_triton_kernel_is_held_to_the_fallback():
-    pytest.importorskip("triton", reason="Triton comes with PyTorch's CUDA wheels")
-    script = (
-        "from test_feeding import attention_case, operators, triton_attention\n"
-        "found = triton_attention.attend(*attention_case(), fallback=operators.deformable_attention)\n"
-        "assert found is not None\n"
-    )
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PANBENCH_TRITON": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(REPO), str(REPO / "tests"), str(Path(__file__).parent)])
-    done = subprocess.run([sys.executable, "-W", "error::UserWarning:panbench", "-c", script], env=environment)
-    assert done.returncode == 0
+@pytest.fixture
+def hub(monkeypatch):
+    """The package `kernels`, played: what it answers can be set, and what its kernel is given is looked at."""
+    hub = types.SimpleNamespace(asked=0, factor=1.0)
+
+    def forward(value, shapes, starts, places, weights, step):
+        assert value.dtype == places.dtype == weights.dtype == torch.float32
+        assert len(value) % min(len(value), step) == 0
+        return operators.deformable_attention(value, shapes, places, weights) * hub.factor
+
+    def get_kernel(repository, version):
+        hub.asked += 1
+        if hub.factor is None:
+            raise OSError("no connection")
+        return types.SimpleNamespace(ms_deform_attn_forward=forward)
+
+    kernels = types.ModuleType("kernels")
+    kernels.__spec__ = importlib.machinery.ModuleSpec("kernels", None)
+    kernels.get_kernel = get_kernel
+    monkeypatch.setitem(sys.modules, "kernels", kernels)
+    monkeypatch.setattr(operators, "_is_on_cuda", lambda device: True)
+    monkeypatch.delitem(sys.modules, "mmcv._ext", raising=False)
+    compiled_attention.kernel_of_hub.cache_clear()
+    yield hub
+    compiled_attention.kernel_of_hub.cache_clear()
 
 
-def test_a_kernel_that_is_wrong_or_does_not_compile_is_left_out(monkeypatch):
-    monkeypatch.setattr(triton_attention, "_failed", [])
-    monkeypatch.setattr(triton_attention, "_checked", set())
-    monkeypatch.setattr(triton_attention, "_run", lambda value, shapes, starts, places, weights: torch.zeros(2, 9, 36))
-    monkeypatch.setenv("PANBENCH_TRITON", "1")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert triton_attention.is_wanted(torch.device("cpu"))
-    with pytest.warns(UserWarning, match="left out .*differs from PyTorch's answer"):
-        assert triton_attention.attend(*attention_case(), fallback=operators.deformable_attention) is None
-    assert not triton_attention.is_wanted(torch.device("cpu"))
+def test_a_kernel_of_the_hub_is_used_once_its_answer_is_pytorchs(hub):
+    value, shapes, starts, places, weights = attention_case()
+    found = operators.attend_deformably(value, shapes, starts, places, weights)
+    assert torch.equal(found, operators.deformable_attention(value, shapes, places, weights))
+    hub.factor = 2.0  # a mark of whose answer the next one is
+    assert torch.equal(operators.attend_deformably(value, shapes, starts, places, weights), 2 * found)
+    assert hub.asked == 1
+
+
+@pytest.mark.parametrize(("factor", "why"), [(1.01, "its answer is not PyTorch's"), (None, "no connection")])
+def test_a_kernel_that_is_wrong_or_cannot_be_had_is_left_out(factor, why, hub):
+    hub.factor = factor
+    value, shapes, starts, places, weights = attention_case()
+    expected = operators.deformable_attention(value, shapes, places, weights)
+    with pytest.warns(UserWarning, match=f"left out: {why}"):
+        assert torch.equal(operators.attend_deformably(value, shapes, starts, places, weights), expected)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        value, shapes, starts, places, weights = attention_case()
-        assert operators.attend_deformably(value, shapes, starts, places, weights, None).shape == (2, 9, 36)
+        assert torch.equal(operators.attend_deformably(value, shapes, starts, places, weights), expected)
+    assert hub.asked == 1
 
 
-def test_the_triton_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
-    """Triton launches on the current device: on another GPU than the tensors' it would read memory at random."""
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_compiled_kernels_are_given_float32_and_batches_of_any_size(dtype, monkeypatch):
+    """mmcv's has no code for half types, and requires batches of 64 images or a multiple of them, or fewer."""
+    given = []
+
+    def forward(value, shapes, starts, places, weights, im2col_step):
+        given.append({value.dtype, places.dtype, weights.dtype})
+        assert len(value) % min(len(value), im2col_step) == 0
+        return torch.zeros(len(value), places.shape[1], value.shape[2] * value.shape[3])
+
+    monkeypatch.setattr(operators, "_is_on_cuda", lambda device: True)
+    monkeypatch.setitem(sys.modules, "mmcv._ext", types.SimpleNamespace(ms_deform_attn_forward=forward))
+    value, shapes, starts, places, weights = attention_case()
+    value, places, weights = (each.to(dtype).repeat(33, *[1] * (each.dim() - 1)) for each in (value, places, weights))
+    found = operators.attend_deformably(value, shapes, starts, places, weights)
+    assert given == [{torch.float32}]
+    assert (found.dtype, len(found)) == (dtype, 66)
+
+
+def test_a_compiled_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch):
+    """Kernels are launched on the current device: on another GPU than the tensors' they would read memory at random."""
     events: list[object] = []
 
     class OnDevice:
@@ -366,14 +405,7 @@ def test_the_triton_kernel_is_launched_on_the_device_of_its_tensors(monkeypatch)
         def __exit__(self, *_: object) -> None:
             events.append("exit")
 
-    kernel = types.SimpleNamespace(sum_of_samples={(2 * 9 * 3,): lambda *_: events.append("launch")})
     monkeypatch.setattr(torch.cuda, "device_of", OnDevice)
-    monkeypatch.setattr(triton_attention.importlib, "import_module", lambda name: kernel)
     value, *rest = attention_case()
-    triton_attention._run(value, *rest)
+    compiled_attention.run(lambda *given: events.append("launch") or given[0], value, *rest)
     assert events == [("enter", value.shape), "launch", "exit"]
-
-
-def test_triton_is_off_by_default(monkeypatch):
-    monkeypatch.delenv("PANBENCH_TRITON", raising=False)
-    assert not triton_attention.is_wanted(torch.device("cuda"))

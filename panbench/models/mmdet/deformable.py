@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from panbench.models.attention import Call, scattered
 from panbench.models.feeding import constant
-from panbench.models.mmdet import operators, triton_attention
+from panbench.models.mmdet import operators
 
 __all__ = ["Levels", "attend", "encode", "keep_in_float32", "levels_of", "sample", "sampled_attention", "speed_up"]
 
@@ -129,11 +129,11 @@ def sample(
     weights = attention.attention_weights(query).view(n, count, heads, levels * points).softmax(-1)
     weights = weights.view(n, count, heads, levels, points)
     value = value.view(n, value.shape[1], heads, -1)
-    if value.device.type == "cpu" and not triton_attention.is_wanted(value.device):
+    if value.device.type == "cpu":
         attended = operators.deformable_attention_around(value, shapes, references, offsets, weights)
     else:
         places = places_of(references, offsets, shapes)
-        attended = operators.attend_deformably(value, shapes, starts, places, weights, attention)
+        attended = operators.attend_deformably(value, shapes, starts, places, weights)
     return attention.output_proj(attended), weights
 
 

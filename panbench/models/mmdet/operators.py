@@ -19,11 +19,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from panbench.base.errors import PanbenchError
 from panbench.models import feeding
-from panbench.models.mmdet import distributions, triton_attention
+from panbench.models.mmdet import compiled_attention, distributions
 
 __all__ = [
     "BadBoxes",
@@ -31,11 +30,9 @@ __all__ = [
     "deformable_attention",
     "deformable_attention_around",
     "install",
-    "ms_deform_attn_backward",
     "ms_deform_attn_forward",
     "nms",
     "roi_align",
-    "roi_align_backward",
     "roi_align_forward",
     "speed_up_deformable_attention",
     "why_not_compiled",
@@ -131,9 +128,7 @@ def _stand_in(failure: str | None) -> _StandIn:
     for operator in (
         nms,
         roi_align_forward,
-        roi_align_backward,
         ms_deform_attn_forward,
-        ms_deform_attn_backward,
         get_compiler_version,
         get_compiling_cuda_version,
     ):
@@ -269,7 +264,7 @@ def roi_align(
     sampling_ratio: int = 0,
     aligned: bool = True,
 ) -> Tensor:
-    """The mean of bilinear samples in each bin of each RoI, (R, C, height, width); gradients flow to `input`.
+    """The mean of bilinear samples in each bin of each RoI, (R, C, height, width), without gradients.
 
     input: (N, C, H, W) of any float type (computed in float32 at least); rois: (R, 5) as batch index, x1, y1, x2, y2
     in image pixels; spatial_scale: feature cells a pixel; sampling_ratio: samples a bin along each axis, 0 for as many
@@ -279,25 +274,9 @@ def roi_align(
     image of the batch.
     """
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
-    return _RoIAlign.apply(input, rois, _Pooling(height, width, spatial_scale, sampling_ratio, aligned))
-
-
-class _RoIAlign(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, rois: Tensor, pooling: _Pooling) -> Tensor:
-        ctx.save_for_backward(rois)
-        ctx.input_shape, ctx.pooling = input.shape, pooling
-        output = input.new_empty((len(rois), input.shape[1], pooling.height, pooling.width))
-        _average(input, rois, output, pooling)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        grad_input = grad_output.new_zeros(ctx.input_shape)
-        (rois,) = ctx.saved_tensors
-        _average_backward(grad_output, rois, grad_input, ctx.pooling)
-        return grad_input, None, None
+    output = input.new_empty((len(rois), input.shape[1], height, width))
+    _average(input, rois, output, _Pooling(height, width, spatial_scale, sampling_ratio, aligned))
+    return output
 
 
 def roi_align_forward(
@@ -313,34 +292,12 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Fills `output` (R, C, height, width) as `roi_align` returns it (`pool_mode` 1), or with the largest sample of
-    each bin (0), whose place in the feature map goes to `argmax_y` and `argmax_x`, shaped as `output`.
-    """
-    pooling = _Pooling(aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned)
+    """Fills `output` (R, C, height, width) as `roi_align` returns it; MissingOperator for maxima (pool_mode 0)."""
     if pool_mode == 0:
-        _maximum(input, rois, output, argmax_y, argmax_x, pooling)
-    elif not _torchvision_pools(input, rois, output, pooling):
+        _Absent("roi_align_forward with pool_mode='max'")()
+    pooling = _Pooling(aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned)
+    if not _torchvision_pools(input, rois, output, pooling):
         _average(input, rois, output, pooling)
-
-
-def roi_align_backward(
-    grad_output: Tensor,
-    rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
-) -> None:
-    """Adds to `grad_input` (N, C, H, W) what `grad_output` (R, C, height, width) means for RoIAlign's input."""
-    if pool_mode == 0:
-        _Absent("roi_align_backward with pool_mode='max'")()
-    pooling = _Pooling(aligned_height, aligned_width, spatial_scale, sampling_ratio, aligned)
-    _average_backward(grad_output, rois, grad_input, pooling)
 
 
 def _torchvision_pools(input: Tensor, rois: Tensor, output: Tensor, pooling: _Pooling) -> bool:
@@ -608,85 +565,6 @@ def _cells(
     return cells.reshape(bins, -1), weights.reshape(bins, -1)
 
 
-def _average_backward(grad_output: Tensor, rois: Tensor, grad_input: Tensor, pooling: _Pooling) -> None:
-    if not grad_output.numel() or not grad_input.numel():
-        return
-    with torch.no_grad(), torch.autocast(grad_input.device.type, enabled=False):
-        images, channels, map_height, map_width = grad_input.shape
-        rois = rois.to(_precise(grad_input.dtype))
-        grad = rois.new_zeros((images, map_height, map_width, channels))
-        spread = _spread_bins if grad_input.device.type == "cuda" else _spread_windows
-        spread(grad_output, rois, grad, pooling)
-        grad_input += grad.permute(0, 3, 1, 2)
-
-
-def _spread_windows(grad_output: Tensor, rois: Tensor, grad: Tensor, pooling: _Pooling) -> None:
-    """The transpose of `_pool_windows`, added to `grad` (N, H, W, C)."""
-    images, map_height, map_width, _ = grad.shape
-    axes = _axes(rois, images, map_height, map_width, pooling)
-    with _one_thread():
-        for r, window, weight_y, weight_x in _windows(grad, rois, axes):
-            pooled = grad_output[r].permute(1, 2, 0).to(grad.dtype).contiguous()
-            strips = torch.matmul(weight_x.T, pooled)
-            window.view(len(window), -1).addmm_(weight_y.T, strips.flatten(1))
-
-
-def _spread_bins(grad_output: Tensor, rois: Tensor, grad: Tensor, pooling: _Pooling) -> None:
-    """The transpose of `_pool_bins`, added to `grad` (N, H, W, C)."""
-    images, map_height, map_width, channels = grad.shape
-    shape = torch.Size((images, channels, map_height, map_width))
-    rows = grad.view(-1, channels)
-    for block, cells, weights in _bins(rois, shape, pooling, _SAMPLES_AT_ONCE["cuda"]):
-        pooled = grad_output[block].permute(0, 2, 3, 1).reshape(-1, 1, channels).to(grad.dtype)
-        bins_at_once = max(1, (1 << 25) // (channels * cells.shape[1]))
-        for part in torch.arange(len(cells), device=cells.device).split(bins_at_once):
-            shares = weights[part][:, :, None] * pooled[part]
-            rows.index_add_(0, cells[part].flatten(), shares.view(-1, channels))
-
-
-def _maximum(
-    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, pooling: _Pooling
-) -> None:
-    """The largest bilinear sample of each bin, and where it lies; a bin without samples has -10000, at (-1, -1)."""
-    images, channels, map_height, map_width = input.shape
-    if not output.numel():
-        return
-    with torch.no_grad():
-        rois = rois.to(_precise(input.dtype))
-        table = input.permute(0, 2, 3, 1).to(rois.dtype).reshape(-1, channels)
-        along_y, along_x = _axes(rois, images, map_height, map_width, pooling)
-        bins = pooling.height * pooling.width
-        for block in _product_blocks(along_y.grid, along_x.grid, bins * (channels + 8), 1 << 24):
-            y, x = along_y[block], along_x[block]
-            at_y, on_map_y, _ = y.samples()
-            at_x, on_map_x, _ = x.samples()
-            low_y, share_y = y.cells(at_y)
-            low_x, share_x = x.cells(at_x)
-            rows = (rois[block, 0].long()[:, None, None, None] * map_height + _pair(low_y, map_height)) * map_width
-            cells = rows[:, :, None, :, None, :, None] + _pair(low_x, map_width)[:, None, :, None, :, None, :]
-            weight_y = torch.stack([1 - share_y, share_y], -1) * on_map_y[..., None]
-            weight_x = torch.stack([1 - share_x, share_x], -1) * on_map_x[..., None]
-            weights = weight_y[:, :, None, :, None, :, None] * weight_x[:, None, :, None, :, None, :]
-            sampled = F.embedding_bag(cells.view(-1, 4), table, per_sample_weights=weights.view(-1, 4), mode="sum")
-            largest, which = sampled.view(len(block) * bins, -1, channels).max(1)
-            steps_x = at_x.shape[2]
-            which = which.view(len(block), pooling.height, pooling.width, channels)
-            at_y = at_y[:, :, None].expand(-1, -1, pooling.width, -1).gather(3, which // steps_x)
-            at_x = at_x[:, None].expand(-1, pooling.height, -1, -1).gather(3, which % steps_x)
-            empty = ((y.grid == 0) | (x.grid == 0))[:, None, None, None]
-            for target, values, nothing in (
-                (output, largest.view_as(at_y), -10000.0),
-                (argmax_y, at_y, -1.0),
-                (argmax_x, at_x, -1.0),
-            ):
-                target[block] = values.masked_fill(empty, nothing).permute(0, 3, 1, 2).to(target.dtype)
-
-
-def _pair(low: Tensor, extent: int) -> Tensor:
-    """A cell and the next one, (…, 2); past the border, where the next one has no share, the border cell again."""
-    return torch.stack([low, (low + 1).clamp_(max=extent - 1)], -1)
-
-
 # ---- multi-scale deformable attention
 
 
@@ -792,24 +670,28 @@ def _sum_samples(
     return output.view(batch, queries, -1).to(value.dtype)
 
 
-def attend_deformably(
-    value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor, attention: Any
-) -> Tensor:
-    """Deformable attention by the fastest kernel at hand: mmcv's compiled one, Triton's where asked for, else ours.
+def attend_deformably(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Deformable attention by the fastest code at hand: on CUDA compiled mmcv's, else the hub's kernel, else ours.
 
-    starts: (levels,) int64, the first key of each level; attention: mmcv's module; the rest as `deformable_attention`.
-    Waits for nothing.
+    starts: (levels,) int64, the first key of each level; the rest as `deformable_attention`
     """
+    forward = _compiled_attention(value.device)
+    if forward is None:
+        return deformable_attention(value, shapes, locations, weights)
+    return compiled_attention.run(forward, value, shapes, starts, locations, weights)
+
+
+def _is_on_cuda(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _compiled_attention(device: torch.device) -> compiled_attention.Forward | None:
+    if not _is_on_cuda(device):
+        return None
     extension = sys.modules.get("mmcv._ext")  # absent where transformers' models run without mmcv
-    if value.is_cuda and extension is not None and not isinstance(extension, _StandIn):
-        module: Any = importlib.import_module("mmcv.ops.multi_scale_deform_attn")
-        function = module.MultiScaleDeformableAttnFunction
-        return function.apply(value, shapes, starts, locations, weights, attention.im2col_step)
-    if triton_attention.is_wanted(value.device):
-        found = triton_attention.attend(value, shapes, starts, locations, weights, fallback=deformable_attention)
-        if found is not None:
-            return found
-    return deformable_attention(value, shapes, locations, weights)
+    if extension is not None and not isinstance(extension, _StandIn):
+        return extension.ms_deform_attn_forward  # type: ignore[no-any-return]
+    return compiled_attention.kernel_of_hub(deformable_attention, device)
 
 
 def _straddle(at: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
@@ -823,35 +705,6 @@ def _straddle(at: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
     cells = torch.stack([low, low + 1], 2)
     on_map = torch.minimum(cells.clamp(min=0), extent - 1)
     return on_map.int(), torch.stack([1 - share, share], 2).mul_(cells == on_map)
-
-
-def ms_deform_attn_backward(
-    value: Tensor,
-    value_spatial_shapes: Tensor,
-    value_level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_sampling_loc: Tensor,
-    grad_attn_weight: Tensor,
-    im2col_step: int,
-) -> None:
-    """Adds the gradients of `ms_deform_attn_forward` to the three `grad_` tensors, an image at a time.
-
-    Differentiates mmcv's own PyTorch version, which is what training on the CPU uses.
-    """
-    attend = importlib.import_module("mmcv.ops.multi_scale_deform_attn").multi_scale_deformable_attn_pytorch
-    dtype = _precise(value.dtype)
-    for image in range(len(value)):
-        one = slice(image, image + 1)
-        inputs = [t[one].detach().to(dtype) for t in (value, sampling_locations, attention_weights)]
-        with torch.enable_grad(), torch.autocast(value.device.type, enabled=False):
-            leaves = [t.requires_grad_() for t in inputs]
-            output = attend(leaves[0], value_spatial_shapes, leaves[1], leaves[2])
-            grads = torch.autograd.grad(output, leaves, grad_output[one].to(dtype))
-        for target, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight), grads, strict=True):
-            target[one] += grad
 
 
 def speed_up_deformable_attention() -> None:

@@ -326,12 +326,18 @@ class TestRoiAlign:
     def test_output_size_is_height_then_width(self) -> None:
         assert roi_align(torch.ones(1, 3, 8, 8), torch.tensor([[0, 0, 0, 8, 8.0]]), (2, 5)).shape == (1, 3, 2, 5)
 
-    def test_no_boxes_give_an_empty_output_and_no_gradient(self) -> None:
-        features = torch.ones(1, 3, 8, 8, requires_grad=True)
-        output = roi_align(features, torch.zeros(0, 5), 7)
-        assert output.shape == (0, 3, 7, 7)
-        output.sum().backward()
-        assert features.grad.eq(0).all()
+    def test_no_boxes_give_an_empty_output(self) -> None:
+        assert roi_align(torch.ones(1, 3, 8, 8), torch.zeros(0, 5), 7).shape == (0, 3, 7, 7)
+
+    @needs_stand_in
+    def test_maxima_and_gradients_are_refused_by_name(self, recorded: dict[str, Tensor]) -> None:
+        from mmcv.ops import RoIAlign
+
+        features, rois = recorded["roi_feat"].clone().requires_grad_(), recorded["roi_rois"]
+        with pytest.raises(MissingOperator, match=r"^roi_align_forward with pool_mode='max' is an operator"):
+            RoIAlign(7, spatial_scale=0.25, pool_mode="max")(features, rois)
+        with pytest.raises(MissingOperator, match=r"^roi_align_backward is an operator"):
+            RoIAlign(7, spatial_scale=0.25)(features, rois).sum().backward()
 
     @pytest.mark.parametrize(
         ("box", "named"),
@@ -363,49 +369,6 @@ class TestRoiAlign:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             output = roi_align(recorded["roi_feat"], recorded["roi_rois"], 7, 0.25)
         torch.testing.assert_close(output, recorded["roi_7_0_1"], atol=1e-5, rtol=0)
-
-    @pytest.mark.parametrize("ratio", [0, 2])
-    @pytest.mark.parametrize("aligned", [False, True])
-    def test_gradients_are_those_of_finite_differences(self, ratio: int, aligned: bool) -> None:
-        generator = torch.Generator().manual_seed(0)
-        features = torch.randn(2, 2, 5, 6, dtype=torch.float64, generator=generator, requires_grad=True)
-        rois = torch.tensor([[0, -3, 1, 9, 4], [1, 2.2, 0.3, 3.9, 11], [1, 0, 0, 0, 0], [0, 90, 90, 99, 99]])
-        assert torch.autograd.gradcheck(
-            lambda x: roi_align(x, rois.double(), (2, 3), 0.5, ratio, aligned), (features,), atol=1e-8
-        )
-
-    def test_gradients_bin_by_bin_are_those_window_by_window(self, recorded: dict[str, Tensor]) -> None:
-        pooling = operators._Pooling(7, 7, 0.25, 0, True)
-        generator = torch.Generator().manual_seed(0)
-        grad_output = torch.randn(recorded["roi_7_0_1"].shape, generator=generator)
-        windows, bins = torch.zeros(2, 40, 56, 5), torch.zeros(2, 40, 56, 5)
-        operators._spread_windows(grad_output, recorded["roi_rois"], windows, pooling)
-        operators._spread_bins(grad_output, recorded["roi_rois"], bins, pooling)
-        assert windows.abs().max() > 1
-        torch.testing.assert_close(bins, windows, atol=1e-4, rtol=1e-5)
-
-    def test_roi_align_of_mmcv_trains(self, recorded: dict[str, Tensor]) -> None:
-        from mmcv.ops import RoIAlign
-
-        through_mmcv = recorded["roi_feat"].clone().requires_grad_()
-        through_ours = recorded["roi_feat"].clone().requires_grad_()
-        RoIAlign(7, spatial_scale=0.25)(through_mmcv, recorded["roi_rois"]).square().sum().backward()
-        roi_align(through_ours, recorded["roi_rois"], 7, 0.25).square().sum().backward()
-        assert through_ours.grad.abs().max() > 0
-        torch.testing.assert_close(through_mmcv.grad, through_ours.grad)
-
-    def test_max_pooling_finds_the_largest_sample_and_its_place(self) -> None:
-        features = torch.zeros(1, 1, 6, 6)
-        features[0, 0, 1, 4] = 3.0
-        output, argmax_y, argmax_x = (torch.full((2, 1, 1, 2), float("nan")) for _ in range(3))
-        rois = torch.tensor([[0, 0, 0, 6, 6], [0, 2, 2, 2, 2.0]])
-        operators.roi_align_forward(features, rois, output, argmax_y, argmax_x, 1, 2, 1.0, 3, 0, True)
-        # Bins of 3 × 3 samples: rows 0.5, 2.5, 4.5; columns 3, 4, 5 on the right. (0.5, 4) is half of the cell's 3.
-        assert output[0, 0, 0].tolist() == [0.0, 1.5]
-        assert (argmax_y[0, 0, 0, 1], argmax_x[0, 0, 0, 1]) == (0.5, 4.0)
-        operators.roi_align_forward(features, rois, output, argmax_y, argmax_x, 1, 2, 1.0, 0, 0, True)
-        assert output[1, 0, 0].tolist() == [-10000.0, -10000.0]
-        assert argmax_y[1, 0, 0].tolist() == [-1, -1]
 
     @pytest.mark.parametrize("budget", [1, 100, 10_000])
     def test_blocks_hold_every_box_once_and_stay_within_the_budget(self, budget: int) -> None:
@@ -442,24 +405,15 @@ class TestDeformableAttention:
         monkeypatch.setitem(operators._SAMPLES_AT_ONCE, "cpu", 5 * 4 * 3 * 4)  # 5 queries, the last block shorter
         assert torch.equal(operators.deformable_attention(*self.inputs(recorded)), whole)
 
-    def test_the_operator_that_mmcv_calls_on_cuda_answers_and_trains(self, recorded: dict[str, Tensor]) -> None:
-        from mmcv.ops.multi_scale_deform_attn import (
-            MultiScaleDeformableAttnFunction,
-            multi_scale_deformable_attn_pytorch,
-        )
+    def test_the_operator_that_mmcv_calls_on_cuda_answers(self, recorded: dict[str, Tensor]) -> None:
+        from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 
         if WHOSE == "compiled":
             pytest.skip("compiled mmcv has this operator for CUDA only")
         value, shapes, places, weights = self.inputs(recorded)
         starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
-        ours, theirs = ([t.clone().requires_grad_() for t in (value, places, weights)] for _ in range(2))
-        output = MultiScaleDeformableAttnFunction.apply(ours[0], shapes, starts, ours[1], ours[2], 64)
+        output = MultiScaleDeformableAttnFunction.apply(value, shapes, starts, places, weights, 64)
         torch.testing.assert_close(output, recorded["msda_out"], atol=1e-5, rtol=0)
-        output.square().sum().backward()
-        multi_scale_deformable_attn_pytorch(theirs[0], shapes, theirs[1], theirs[2]).square().sum().backward()
-        for mine, other in zip(ours, theirs, strict=True):
-            assert mine.grad.abs().max() > 0
-            torch.testing.assert_close(mine.grad, other.grad, atol=1e-4, rtol=1e-4)
 
     def test_a_sample_off_the_map_is_zero_and_one_astride_the_border_counts_in_part(self) -> None:
         # One level of 1×2 cells holding 4 and 8; their centres lie at x = 0.25 and 0.75.
@@ -512,7 +466,7 @@ class TestDeformableAttention:
         assert attention.sampling_offsets.bias.grad.abs().max() > 0
 
 
-def test_the_box_head_of_mmdet_pools_from_four_levels_and_trains() -> None:
+def test_the_box_head_of_mmdet_pools_from_four_levels() -> None:
     pytest.importorskip("mmdet")
     from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 
@@ -521,10 +475,8 @@ def test_the_box_head_of_mmdet_pools_from_four_levels_and_trains() -> None:
         out_channels=3,
         featmap_strides=[4, 8, 16, 32],
     )
-    levels = [torch.full((1, 3, 256 // s, 256 // s), float(s), requires_grad=True) for s in (4, 8, 16, 32)]
+    levels = [torch.full((1, 3, 256 // s, 256 // s), float(s)) for s in (4, 8, 16, 32)]
     rois = torch.tensor([[0, 3, 3, 3 + size, 3 + size] for size in (20, 120, 200, 250)], dtype=torch.float32)
     output = extractor(levels, rois)
     expected = torch.tensor([4.0, 8.0, 8.0, 16.0]).view(4, 1, 1, 1).expand(4, 3, 7, 7)
     torch.testing.assert_close(output, expected)
-    output.sum().backward()
-    assert sum(level.grad.sum() for level in levels) == pytest.approx(output.numel(), rel=1e-4)
