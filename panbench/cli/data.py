@@ -148,52 +148,6 @@ def check(
         raise typer.Exit(1)
 
 
-@command(
-    data_app,
-    "index",
-    "panbench data index data/coco --split train",
-    "panbench data index predictions.json --predictions",
-)
-def index(
-    paths: Annotated[list[Path], typer.Argument(help="A panoptic JSON, several parts of one, or a folder.")],
-    split: Annotated[str, typer.Option(help="The split, where PATH is a folder.")] = "val",
-    predictions: Annotated[bool, typer.Option("--predictions", help="The JSON is one of predictions.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write it here, not beside the JSON.", metavar="FILE")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Index a large panoptic JSON, or shards, so that every worker reads its own share alone.
-
-    `eval` and `score` use it, and make it themselves for JSONs from 20 MB on. It lies beside the JSON, or in the cache
-    folder where that cannot be written, and is never used for a JSON that changed since.
-    """
-    from panbench.datasets.check import found_json
-    from panbench.datasets.index import build_index, fresh_index, open_index
-    from panbench.panoptic.sources import sources_of
-
-    sources = [source for path in paths for source in sources_of(found_json(path, split))]
-    found = fresh_index(sources, predictions=predictions) if out is None else None
-    if found is None:
-        with console.Bars(transient=True) as bars:
-            bars.status(f"Indexing {sources[0]}")
-            found = open_index(build_index(sources, predictions=predictions, to=out))
-    facts = found.facts
-    if as_json:
-        console.show_json(
-            {
-                "path": str(found.path),
-                "images": facts.n_images,
-                "segments": facts.n_segments,
-                "fingerprint": found.fingerprint,
-                "rows": facts.rows,
-            }
-        )
-        return
-    size = decimal(found.path.stat().st_size)
-    _print(f"{found.path}: {facts.n_images:,} images, {facts.n_segments:,} segments, {size}.")
-    _print(f"SHA-256 of the JSON: {found.fingerprint}")
-    _print(f"Fingerprint of the rows: {facts.rows}")
-
-
 @command(data_app, "cityscapes", "panbench data cityscapes cityscapes/")
 def cityscapes(
     source: Annotated[Path, typer.Argument(help="The folder that holds gtFine and leftImg8bit, or their zips.")],

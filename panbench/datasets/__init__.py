@@ -14,9 +14,7 @@ from panbench.base.text import kind_of
 from panbench.datasets import shapes
 from panbench.datasets.coco import Dataset, FilesMissing, open_folder, open_json
 from panbench.datasets.fetch import N_IMAGES, CocoMissing, coco_missing, coco_paths, fetch_coco
-from panbench.datasets.index import fresh_index
 from panbench.panoptic.coco import read_panoptic_json
-from panbench.panoptic.shards import is_shard
 from panbench.panoptic.types import Exif
 
 __all__ = ["DATASETS", "CocoMissing", "Dataset", "missing_files", "open_dataset", "split_of", "without_split"]
@@ -39,18 +37,16 @@ def open_dataset(
     image_ids: Sequence[int] | None = None,
     exif: Exif = "apply",
     download: bool = False,
-    share: tuple[int, int] | None = None,
     reporter: Reporter = SILENT,
 ) -> Dataset:
     """The dataset named by the arguments of `panbench eval`.
 
     data: `shapes` (generated on first use, at 128×160; `shapes:480x640` for another size), `coco` (data/coco; so too
-        cityscapes, ade20k, mapillary, kitti-step), a folder in mmdet's layout or of shards, shards (`val-*.tar`), or a
-        name in DATASETS; not used when `gt` and `images` give a JSON and a folder of images
+        cityscapes, ade20k, mapillary, kitti-step), a folder in mmdet's layout, or a name in DATASETS; not used when
+        `gt` and `images` give a JSON and a folder of images
     exif: "apply" turns photographs as their EXIF orientation says, as mmdet does; "ignore" takes them as stored
     download: fetch the missing files of COCO into `coco`, or a folder whose name begins so; otherwise the error names
         them, their size and the command. The user's own datasets are never touched.
-    share: (i, n) for the i-th of n workers that open it: of a large set each looks for the files of its part alone
     reporter: receives progress of images drawn while `shapes` is generated, and of what is downloaded
     Raises BadDataset, BadArgument, and with `download` DownloadFailed and OutOfSpace.
     """
@@ -58,7 +54,7 @@ def open_dataset(
         if gt is None or images is None:
             raise BadArgument("--images and --gt go together: a folder of images and its COCO panoptic JSON.")
         gt, images, gt_dir = path_at(gt), path_at(images), None if gt_dir is None else path_at(gt_dir)
-        opened = open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids, share=share)
+        opened = open_json(gt, images, gt_dir=gt_dir, limit=limit, image_ids=image_ids)
         return opened.with_exif(exif)
     name = str(data)
     if name == "shapes" or name.startswith("shapes:"):
@@ -71,13 +67,9 @@ def open_dataset(
         ).with_exif(exif)
     if name in DATASETS:
         return _of_others(name, DATASETS[name](split=split, limit=limit, image_ids=image_ids)).with_exif(exif)
-    if is_shard(name):
-        return open_json(Path(name), Path(), limit=limit, image_ids=image_ids, share=share).with_exif(exif)
     folder = _folder(name)
     try:
-        # Whoever may download what is missing has to look for all of it.
-        looked_at = None if download else share
-        return open_folder(folder, split=split, limit=limit, image_ids=image_ids, share=looked_at).with_exif(exif)
+        return open_folder(folder, split=split, limit=limit, image_ids=image_ids).with_exif(exif)
     except FilesMissing as error:
         missing = missing_files(name, split=split, limit=limit, image_ids=image_ids)
         if missing is None:
@@ -146,9 +138,7 @@ def _is_own_set(folder: Path, split: str) -> bool:
     gt = coco_paths(folder, split)[0]
     if not gt.is_file():
         return (folder / "annotations" / f"panoptic_{split}.json").is_file()
-    index = fresh_index([gt])
-    listed = read_panoptic_json(gt, images_suffice=True).images if index is None else index
-    return len(listed) != N_IMAGES[split]
+    return len(read_panoptic_json(gt, images_suffice=True).images) != N_IMAGES[split]
 
 
 def _shapes_size(name: str) -> tuple[int, int]:

@@ -24,12 +24,9 @@ from panbench.base.errors import BadDataset
 from panbench.base.files import leaves_folder
 from panbench.base.text import listed
 from panbench.base.threads import default_threads
-from panbench.datasets.coco import places_below, shards_of
 from panbench.datasets.instances import MANY_CROWDS
 from panbench.panoptic.coco import png_folder as png_folder_of
 from panbench.panoptic.coco import read_id_png
-from panbench.panoptic.shards import CATEGORIES, is_shard, shard_categories, shard_folder, shard_lines
-from panbench.panoptic.sources import sources_of
 from panbench.panoptic.types import MAX_ID, VOID, IdMap
 
 Severity = Literal["error", "warning"]
@@ -194,26 +191,12 @@ def check_set(
     limit: only the first `limit` images of the JSON
     Raises BadDataset when there is no JSON, or it is not a panoptic JSON.
     """
-    json_path, found_images, found_pngs = _found(path_at(path), split)
+    json_path = find_json(path_at(path), split)
     document = _document(json_path)
-    png_folder = path_at(pngs) if pngs is not None else found_pngs or png_folder_of(json_path)
-    image_folder = path_at(images) if images is not None else found_images
+    png_folder = path_at(pngs) if pngs is not None else png_folder_of(json_path)
+    image_folder = path_at(images) if images is not None else _image_folder(json_path)
     job = _Check(json_path, png_folder, image_folder, progress, threads or default_threads(besides=1))
     return job.run(document, limit, images is not None)
-
-
-def _found(path: Path, split: str) -> tuple[Path, Path | None, Path | None]:
-    """The JSON or shard, the folder of images, and that of id PNGs where it is not the JSON's own."""
-    if path.is_dir():
-        if (places := _in_layout(path, split)) is not None:
-            return places
-        shards = shards_of(path, split)
-        if shards is not None and len(sources_of(shards)) > 1:
-            several = listed(sources_of(shards), 3)
-            raise BadDataset(f"{path} has several shards, which are checked one by one: {several}.")
-        path = shards or path
-    json_path = find_json(path, split)
-    return json_path, shard_folder(json_path) if is_shard(json_path) else _image_folder(json_path), None
 
 
 def find_json(path: Path, split: str = "val") -> Path:
@@ -229,20 +212,6 @@ def find_json(path: Path, split: str = "val") -> Path:
     there = sorted(found.name for found in folder.glob("panoptic_*.json"))
     hint = f"It has {listed(there)}: give a split or the JSON." if there else "Give the JSON itself, or fetch the set."
     raise BadDataset(f"{path} has no annotations/panoptic_{split}.json. {hint}")
-
-
-def found_json(path: Path, split: str = "val") -> Path:
-    """The JSON or shards for a path: a file, a pattern, or a folder in mmdet's layout, with zips, or of shards."""
-    if not path.is_dir():
-        return path if len(sources_of(path)) > 1 else find_json(path_at(path), split)
-    places = _in_layout(path, split)
-    return places[0] if places is not None else shards_of(path, split) or find_json(path, split)
-
-
-def _in_layout(folder: Path, split: str) -> tuple[Path, Path, Path | None] | None:
-    """What `places_below` finds of a split in a folder, under its own name or COCO's."""
-    tried = (places_below(folder, f"panoptic_{name}.json", name) for name in (split, f"{split}2017"))
-    return next((places for places in tried if places is not None), None)
 
 
 def measure_segments(
@@ -600,14 +569,6 @@ class _Check:
 
 
 def _document(path: Path) -> dict[str, list[Any]]:
-    if is_shard(path):
-        lines = list(shard_lines(path))
-        images = [{**line, "id": line["image_id"]} for line in lines]
-        categories = shard_categories(path)
-        if categories is None:
-            raise BadDataset(f"There is no {CATEGORIES} beside {path} or in the folder above.")
-        annotations = [{**line, "file_name": line["png"]} for line in lines]
-        return {"images": images, "annotations": annotations, "categories": categories}
     try:
         document = json.loads(path.read_bytes())
     except OSError as error:

@@ -25,7 +25,7 @@ from panbench.evaluation.options import (
     Joined,
     with_all_studies,
 )
-from panbench.evaluation.plan import BatchPlan
+from panbench.evaluation.plan import plan_batches
 from panbench.evaluation.prediction_names import shared_name
 from panbench.evaluation.record import first_record, resume_settings
 from panbench.evaluation.shown import as_shown
@@ -106,7 +106,7 @@ def evaluate_rules(
     settings = {rule: resume_settings(model, dataset, mapping, options, rule, joined) for rule in folders}
     sitting = Sitting(folders, settings, model, dataset, options, reporter)
     batch_size = _batch_size(sitting.batch_size, model, dataset, options, reporter)
-    plan = BatchPlan(dataset.scenes, batch_size, model)
+    plan = plan_batches(dataset.scenes, batch_size, model)
     scenes = dataset.scenes
     if options.shard is not None:
         plan = plan.share(options.shard.number - 1, options.shard.of)

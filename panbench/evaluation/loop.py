@@ -29,7 +29,7 @@ from panbench.datasets.category_map import CategoryMap, map_prediction
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.memory import forget_device_peak, free_memory
 from panbench.evaluation.pace import Pace, Rate, batches_before_rate
-from panbench.evaluation.plan import PLAN_IMAGES, BatchPlan, plan_batches
+from panbench.evaluation.plan import plan_batches
 from panbench.evaluation.prediction_names import png_name
 from panbench.models.candidates import NonFiniteOutput, Output, check_classes
 from panbench.models.devices import memory_errors
@@ -98,11 +98,6 @@ class _Scored:
     """These id PNGs."""
 
 
-def images_of(plan: Sequence[Sequence[Scene]]) -> int:
-    """How many images a plan has; scenes are not read for it."""
-    return plan.images if isinstance(plan, BatchPlan) else sum(map(len, plan))
-
-
 def lanes_of(model: Model, threads: int) -> int:
     """How many batches are in the model at a time, each with its share of torch's threads.
 
@@ -133,7 +128,7 @@ def best_batch_size(model: Model, dataset: Dataset, reporter: Reporter) -> int:
     Each size is timed several times after it was warm, and its best time counts: what disturbs only makes it longer.
     """
     # The images of the batches that most images will be in.
-    fullest = max(plan_batches(dataset.scenes[:PLAN_IMAGES], 64, model), key=len)
+    fullest = max(plan_batches(dataset.scenes, 64, model), key=len)
     loaded = [model.load(scene) for scene in fullest[:_TRIED_IMAGES]]
     best, best_rate, size = 1, 0.0, 1
     while size <= len(fullest):
@@ -257,7 +252,7 @@ class Loop:
         threads = torch.get_num_threads()
         lanes = lanes_of(self.model, threads)
         self._lanes = lanes
-        images = images_of(plan)
+        images = sum(map(len, plan))
         self._before_rate = batches_before_rate(len(plan), images, lanes=lanes, workers=self.workers)
         torch.set_num_threads(max(1, threads // lanes))
         # On CUDA one thread feeds the device, and what comes after the device runs in `scorers`.

@@ -14,13 +14,11 @@ from panbench.base.errors import BadRun
 from panbench.base.reporter import Reporter
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import CategoryMap
-from panbench.datasets.scenes import in_any_order, order_sha256, scenes_by_id
 from panbench.evaluation.loop import Report
 from panbench.evaluation.options import EvaluateOptions, Joined
 from panbench.evaluation.prediction_names import png_name
 from panbench.models.model import Model, way_of_running
 from panbench.models.rules import Rule
-from panbench.panoptic.sources import absolute_text
 from panbench.runs import (
     CANDIDATES,
     PREDICTIONS,
@@ -62,7 +60,7 @@ def first_record(
             name=dataset.name,
             split=dataset.split,
             gt=str(dataset.gt),
-            gt_dir=None if dataset.gt_dir is None else absolute_text(dataset.gt_dir),
+            gt_dir=None if dataset.gt_dir is None else str(dataset.gt_dir.absolute()),
             images=str(dataset.images),
             fingerprint=dataset.fingerprint,
             rows=dataset.rows,
@@ -114,7 +112,7 @@ def resume_settings(
         "config_sha256": described.config_sha256,
         "weights_sha256": described.weights_sha256,
         "dataset_fingerprint": dataset.fingerprint,
-        "images_sha256": order_sha256(dataset.scenes),
+        "images_sha256": _order_sha256(dataset),
         "device": model.device.type,
         "exif": dataset.exif,
         **_map_settings(mapping),
@@ -127,6 +125,11 @@ def resume_settings(
         **({} if options.shard is None else {"shard": str(options.shard)}),
         **{name: value for each in joined for name, value in each.settings.items()},
     }
+
+
+def _order_sha256(dataset: Dataset) -> str:
+    """The SHA-256 of the image ids in their order, by which a resumed run knows its images."""
+    return hashlib.sha256(json.dumps([scene.image.id for scene in dataset.scenes]).encode()).hexdigest()
 
 
 def _map_settings(mapping: CategoryMap | None) -> dict[str, Any]:
@@ -166,7 +169,7 @@ def changed_files(run: Run, dataset: Dataset) -> list[str]:
     stored = run.files
     place_of = {image_id: place for place, image_id in enumerate(stored.image_id.tolist())}
     changed = []
-    for scene in in_any_order(dataset.scenes):
+    for scene in dataset.scenes:
         place = place_of.get(scene.image.id)
         # What lies in a store is not fetched again to go on: `runs verify` does that.
         if place is None or isinstance(scene.gt_path or scene.image_path, Address):
@@ -184,7 +187,7 @@ def changed_predictions(run: Run, dataset: Dataset) -> list[str]:
     if run.path is None or not digests:
         return []
     folder = run.path / PREDICTIONS
-    paths = ((folder / png_name(scene), digests.get(scene.image.id)) for scene in in_any_order(dataset.scenes))
+    paths = ((folder / png_name(scene), digests.get(scene.image.id)) for scene in dataset.scenes)
     return [str(path) for path, digest in paths if digest is not None and digest_of(path) != digest]
 
 
@@ -251,7 +254,7 @@ def close_run(
 def _photograph_notices(files: FileHashes, dataset: Dataset) -> list[str]:
     """A sentence each on photographs with an EXIF orientation, and on JPEGs with bytes too many."""
     named = [*files.oriented[:1].tolist(), *files.extraneous[:1].tolist()]
-    paths = {image_id: scene.image_path for image_id, scene in scenes_by_id(dataset.scenes, named).items()}
+    paths = {scene.image.id: scene.image_path for scene in dataset.scenes if scene.image.id in named}
     sentences = []
     if len(files.oriented):
         what = (

@@ -15,7 +15,6 @@ from panbench.base.reporter import Reporter
 from panbench.base.shards import Shard
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
-from panbench.datasets.scenes import pixels_of
 from panbench.evaluation.opening import Opening, opened_model
 from panbench.evaluation.options import EvaluateOptions
 from panbench.report.answers.tables import ComparisonRow, comparison_row, failed_row
@@ -128,7 +127,7 @@ def check_models(
         if rule.partition(":")[0].strip() != PAPER:
             parse_rule(rule)
     refuse_without_purpose(dataset, options.save_predictions or options.unscored)
-    pixels = pixels_of(dataset.scenes) if options.save_predictions else 0
+    pixels = sum(scene.image.height * scene.image.width for scene in dataset.scenes) if options.save_predictions else 0
     needed = len(dataset.scenes) * _BYTES_AN_IMAGE + pixels // _PIXELS_A_BYTE
     n_runs = len(folders) * (1 + sum(study.further_runs for study in options.studies))
     require_space(folders[0], needed * n_runs, "Storing the runs" if n_runs > 1 else "Storing the run")

@@ -9,7 +9,6 @@ from panbench.base.errors import BadDataset, BadRun, PanbenchError, Terminated
 from panbench.base.reporter import Reporter
 from panbench.base.text import in_sentence, listed
 from panbench.datasets import Dataset
-from panbench.datasets.scenes import in_any_order
 from panbench.evaluation.listeners import Listener
 from panbench.evaluation.loop import Loop
 from panbench.evaluation.options import EvaluateOptions
@@ -123,7 +122,7 @@ class Sitting:
     def _unreadable(self, run: Run) -> int | None:
         """How many images a finished run had to skip; None when one can be read by now, so that it is scored."""
         held = frozenset(run.images.tolist())
-        lacking = [scene for scene in in_any_order(self._scenes) if scene.image.id not in held]
+        lacking = [scene for scene in self._scenes if scene.image.id not in held]
         for scene in lacking:
             with contextlib.suppress(BadDataset):
                 self._model.load(scene)
@@ -170,7 +169,7 @@ class Sitting:
         report = loop.report()
         for target, writer in enumerate(self._writers):
             if self._options.save_predictions:
-                names = {scene.image.id: png_name(scene) for scene in in_any_order(self._scenes)}
+                names = {scene.image.id: png_name(scene) for scene in self._scenes}
                 write_predictions_json(Run(writer.info, writer.path), names)
             close_run(writer, self._dataset, report, target, self._reporter, "done", None)
         self._pass_on(loop.listeners)

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from panbench.base.addresses import path_at
 from panbench.base.errors import BadArgument, BadRun
 from panbench.catalog import ModelSpec
 from panbench.datasets import Dataset
 from panbench.datasets.category_map import recorded_map
-from panbench.datasets.coco import open_json
+from panbench.datasets.coco import dataset_of_set
 from panbench.evaluation.evaluate import refuse_unfit
 from panbench.evaluation.options import EvaluateOptions
 from panbench.models.candidates import Candidates, Instances
@@ -24,9 +25,9 @@ from panbench.models.model import LoadedImage, Model
 from panbench.models.predict import labels_as_categories
 from panbench.models.rules import Rule, parse_rule
 from panbench.models.stored import StoredOutputs
-from panbench.panoptic.sources import exists
 from panbench.panoptic.types import Exif, Scene
 from panbench.runs import ModelRecord, Run
+from panbench.runs.sources import exist, ground_truth
 
 __all__ = ["StoredModel", "as_evaluated", "dataset_of"]
 
@@ -115,13 +116,13 @@ class StoredModel(Model):
 def dataset_of(run: Run, image_ids: Sequence[int]) -> Dataset:
     """The images of a run with their ground truth; photographs may be missing. Raises BadRun, BadDataset."""
     record = run.info.dataset
-    if record.gt is None or not exists(record.gt):
+    if record.gt is None or not exist(record.gt):
         raise BadRun(f"{run.name}: its ground truth {record.gt} was not found. Put it back, or evaluate again.")
-    dataset = open_json(
-        Path(record.gt),
-        Path(record.images or "."),
-        gt_dir=None if record.gt_dir is None else Path(record.gt_dir),
-        name=record.name,
+    truth = ground_truth(record.gt, record.gt_dir)
+    dataset = dataset_of_set(
+        truth,
+        path_at(record.images or "."),
+        name=record.name or truth.path.stem,
         split=record.split or "",
         image_ids=image_ids,
         images_needed=False,

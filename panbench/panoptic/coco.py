@@ -5,15 +5,14 @@ In a PNG, id = R + 256 G + 256² B. [Kirillov et al. 2019; https://cocodataset.o
 
 import difflib
 import hashlib
-import io
 import json
 import math
 import os
 import re
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,25 +22,23 @@ from panbench.base.addresses import Address, path_at
 from panbench.base.errors import BadDataset, PanbenchError
 from panbench.base.files import atomic_write, leaves_folder, write_json
 from panbench.base.text import listed
+from panbench.panoptic.fingerprint import fingerprint_of_files
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, decode_id_png, encode_id_png
-from panbench.panoptic.shards import CATEGORIES, is_shard, shard_categories, shard_folder, shard_lines
-from panbench.panoptic.sources import common_folder, folders_of, sources_of
 from panbench.panoptic.types import (
     MAX_ID,
     Annotation,
     AnnotationColumns,
     Category,
     IdMap,
-    ImageColumns,
     ImageInfo,
     PanopticSet,
     Segment,
-    SetColumns,
     sharing,
 )
 
 __all__ = [
     "ids_to_rgb",
+    "joined_set",
     "png_folder",
     "read_annotation_columns",
     "read_id_png",
@@ -49,7 +46,6 @@ __all__ = [
     "read_panoptic_json",
     "read_png_names",
     "read_predictions_json",
-    "read_set_columns",
     "rgb_to_ids",
     "write_id_png",
     "write_panoptic_json",
@@ -146,14 +142,8 @@ def read_panoptic_json(
 
     folder: where the id PNGs lie; by default the JSON's path without `.json`, as panopticapi has it
     images_suffice: accept a JSON without the key `annotations`, such as a list of test images
-    Several JSONs (sources.py) make one set. Raises BadDataset, naming the file, the record and the field, when a JSON
-    is not COCO panoptic.
+    Raises BadDataset, naming the file, the record and the field, when the JSON is not COCO panoptic.
     """
-    if len(sources := sources_of(path)) > 1:
-        folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
-        read = [read_panoptic_json(*pair, images_suffice=images_suffice) for pair in zip(sources, folders, strict=True)]
-        return _as_one(read, Path(path))
-    path = sources[0]
     reader = _Reader(path_at(path))
     optional = ("annotations",) if images_suffice else ()
     document = reader.document(("images", "annotations", "categories"), optional)
@@ -161,7 +151,7 @@ def read_panoptic_json(
     images = reader.images(document["images"])
     annotations = reader.annotations(document["annotations"], {category.id for category in categories}, counted=False)
     _check_listed(path, [image_id for image_id in annotations if image_id not in images])
-    return PanopticSet(categories, images, annotations, _folder_of(path, folder), path_at(path))
+    return PanopticSet(categories, images, annotations, _folder_of(path, folder), reader.path, sha256=reader.sha256)
 
 
 def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> PanopticSet:
@@ -170,50 +160,34 @@ def read_predictions_json(path: str | os.PathLike[str], folder: str | os.PathLik
     A segment needs `id` and `category_id`; `score` is kept where given; areas are counted from the PNG later and are 0
     here. Categories are not checked here; the scorer does. Otherwise as `read_panoptic_json`.
     """
-    if len(sources := sources_of(path)) > 1:
-        folders = folders_of(folder, len(sources)) or [png_folder(source) for source in sources]
-        read = [read_predictions_json(*pair) for pair in zip(sources, folders, strict=True)]
-        return _as_one(read, Path(path))
-    path = sources[0]
     reader = _Reader(path_at(path))
     document = reader.document(("annotations",))
     annotations = reader.annotations(document["annotations"], None, counted=True)
-    return PanopticSet((), {}, annotations, _folder_of(path, folder), path_at(path))
+    return PanopticSet((), {}, annotations, _folder_of(path, folder), reader.path, sha256=reader.sha256)
 
 
 def read_png_names(path: str | os.PathLike[str]) -> dict[int, str]:
     """The id PNG of each image as a panoptic JSON names it; its segments are not looked at. Raises BadDataset."""
-    if len(sources := sources_of(path)) > 1:
-        _, below = common_folder([png_folder(source) for source in sources])
-        pairs = zip(sources, below, strict=True)
-        return {image: begin + name for one, begin in pairs for image, name in read_png_names(one).items()}
-    path = sources[0]
     reader = _Reader(path_at(path))
     records = enumerate(reader.document(("annotations",))["annotations"])
     places = ((f"annotations[{index}]", record) for index, record in records)
     return {reader.integer(record, "image_id", where): reader.file_name(record, where) for where, record in places}
 
 
-def _as_one(read: Sequence[PanopticSet], path: Path) -> PanopticSet:
-    """Several sets as one. Raises BadDataset where their categories differ or they share images."""
-    folder, below = common_folder([one.folder for one in read])
-    annotations: dict[int, Annotation] = {}
-    for one, begin in zip(read, below, strict=True):
-        if one.categories != read[0].categories:
-            raise BadDataset(
-                f"{read[0].path} and {one.path} have different categories, so they are no parts of one set."
-            )
-        if both := sorted(annotations.keys() & one.annotations.keys()):
-            raise BadDataset(
-                f"{one.path} shares {len(both):,} images with other parts ({listed(both)}). Each image may be in one "
-                "of them only."
-            )
-        annotations |= {
-            image_id: replace(annotation, file_name=begin + annotation.file_name)
-            for image_id, annotation in one.annotations.items()
-        }
-    images = {image_id: image for one in read for image_id, image in one.images.items()}
-    return PanopticSet(read[0].categories, images, annotations, folder, path)
+def joined_set(sets: Sequence[PanopticSet]) -> PanopticSet:
+    """Several disjoint sets of the same categories as one, as a merged run was made of them; of one set itself."""
+    first = sets[0]
+    if len(sets) == 1:
+        return first
+    annotations = {
+        # An absolute name stands for itself in any folder.
+        image_id: replace(annotation, file_name=os.path.abspath(one.png_path(image_id)))
+        for one in sets
+        for image_id, annotation in one.annotations.items()
+    }
+    images = {image_id: image for one in sets for image_id, image in one.images.items()}
+    sha256 = fingerprint_of_files(one.sha256 for one in sets)
+    return PanopticSet(first.categories, images, annotations, first.folder, first.path, sha256=sha256)
 
 
 def read_annotation_columns(
@@ -224,8 +198,6 @@ def read_annotation_columns(
     As for panopticapi, `images` may be absent. Otherwise the same rules apply, with the same
     messages.
     """
-    if len(sources_of(path)) > 1:
-        raise BadDataset(f"{path} stands for several JSONs, and one is needed here. Join them, or score without AP.")
     reader = _Reader(path_at(path))
     rows = _Rows()
     categories: tuple[Category, ...] = ()
@@ -245,46 +217,14 @@ def read_annotation_columns(
         else:
             categories = reader.categories(list(records))
     columns = replace(
-        rows.columns(categories, _folder_of(path, folder), path_at(path)),
+        rows.columns(categories, _folder_of(path, folder), reader.path),
         own_categories=own_categories,
         same_photograph=sharing(photographs, np.array(names, np.int64)),
+        sha256=reader.sha256,
     )
     if not predictions:
         _check_category_ids(reader, columns)
     return columns
-
-
-def read_set_columns(path: str | os.PathLike[str], *, predictions: bool = False) -> SetColumns:
-    """Reads all of a panoptic JSON (or one of predictions) as columns; refuses what `read_panoptic_json` refuses.
-
-    Raises BadDataset, naming the file, the record and the field.
-    """
-    reader = _Reader(path_at(path))
-    rows = _Rows(with_boxes=True)
-    images = _ImageRows()
-    categories: tuple[Category, ...] = ()
-    own_categories: dict[int, tuple[str, bool | None]] = {}
-    keys = ("annotations",) if predictions else ("images", "annotations", "categories")
-    optional = () if predictions else ("annotations",)
-    for key, records in reader.walk(keys, optional, besides=("categories",)):
-        if key == "annotations":
-            for index, record in enumerate(records):
-                rows.add(reader, record, index, predictions)
-        elif key == "images":
-            images.read(reader, records)
-        elif predictions:
-            own_categories = _own_categories(records)
-        else:
-            categories = reader.categories(list(records))
-    annotations = replace(
-        rows.columns(categories, _folder_of(path, None), path_at(path)),
-        own_categories=own_categories,
-        same_photograph=sharing(list(images.places), np.fromiter(map(hash, images.names), np.int64, len(images.names))),
-    )
-    if not predictions:
-        _check_category_ids(reader, annotations)
-        _check_listed(path, [image_id for image_id in annotations.image_ids if image_id not in images.places])
-    return SetColumns(annotations, images.columns(), np.array(rows.boxes).reshape(-1, 4), np.array(rows.score))
 
 
 def _photographs(records: Iterable[Any]) -> Iterator[tuple[int, str]]:
@@ -355,18 +295,14 @@ def _check_category_ids(reader: "_Reader", columns: AnnotationColumns) -> None:
 
 
 class _Rows:
-    """The columns of AnnotationColumns while they grow.
+    """The columns of AnnotationColumns while they grow."""
 
-    with_boxes: also keep `bbox`, four numbers a segment, NaN where it has none; scores then keep all digits
-    """
-
-    def __init__(self, with_boxes: bool = False) -> None:
-        self.boxes: array[float] | None = array("d") if with_boxes else None
+    def __init__(self) -> None:
         self.image_ids: dict[int, None] = {}
         self.file_names: list[str] = []
         self.first = array("q", [0])
         self.id, self.category_id, self.area = array("i"), array("i"), array("q")
-        self.iscrowd, self.score = array("b"), array("d" if with_boxes else "f")
+        self.iscrowd, self.score = array("b"), array("f")
 
     def add(self, reader: "_Reader", record: Any, index: int, counted: bool) -> None:
         """Appends one record of `annotations`.
@@ -400,7 +336,7 @@ class _Rows:
             plain = False
         if plain:
             crowds = array("b", [value == 1 for value in iscrowd])
-            score = array(self.score.typecode, [math.nan]) * len(ids)
+            score = array("f", [math.nan]) * len(ids)
         else:
             annotation = reader.annotation(record, index, self.image_ids, counted)
             image_id, name, listing = annotation.image_id, annotation.file_name, annotation.segments
@@ -408,12 +344,7 @@ class _Rows:
             category_ids = array("i", [segment.category_id for segment in listing])
             area = array("q", [segment.area for segment in listing])
             crowds = array("b", [segment.iscrowd for segment in listing])
-            score = array(
-                self.score.typecode, [math.nan if segment.score is None else segment.score for segment in listing]
-            )
-        if self.boxes is not None:
-            for segment in record["segments_info"]:
-                self.boxes.extend(_box(segment.get("bbox")) or _NO_BOX)
+            score = array("f", [math.nan if segment.score is None else segment.score for segment in listing])
         self.image_ids[image_id] = None
         self.file_names.append(name)
         self.id.extend(ids)
@@ -439,33 +370,6 @@ class _Rows:
         )
 
 
-class _ImageRows:
-    """The columns of ImageColumns while they grow, checked as `_Reader.images` checks them."""
-
-    def __init__(self) -> None:
-        self.places: dict[int, int] = {}
-        self.names: list[str] = []
-        self.heights, self.widths = array("q"), array("q")
-
-    def read(self, reader: "_Reader", records: Iterable[Any]) -> None:
-        """Takes all records of `images`."""
-        for index, record in enumerate(records):
-            image = reader.image(record, f"images[{index}]")
-            if self.places.setdefault(image.id, index) != index:
-                raise reader.refuse(f"images[{index}] repeats image id {image.id}.")
-            self.names.append(image.file_name)
-            self.heights.append(image.height)
-            self.widths.append(image.width)
-
-    def columns(self) -> ImageColumns:
-        return ImageColumns(
-            np.fromiter(self.places, np.int64, len(self.places)),
-            self.names,
-            np.array(self.heights, np.int64),
-            np.array(self.widths, np.int64),
-        )
-
-
 def _segment_record(segment: Segment) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": segment.id,
@@ -481,11 +385,9 @@ def _segment_record(segment: Segment) -> dict[str, Any]:
 
 
 def png_folder(path: str | os.PathLike[str]) -> Path:
-    """Where the id PNGs of a JSON lie unless a folder is named; those of a shard are named below the shard's folder."""
-    if is_shard(path):
-        return shard_folder(path_at(path))
+    """Where the id PNGs of a JSON lie unless a folder is named."""
     # panopticapi removes every ".json" from the path, not only the suffix; so do we.
-    return path_at(re.sub(r"\.jsonl?$", "", os.fspath(path)).replace(".json", ""))
+    return path_at(os.fspath(path).replace(".json", ""))
 
 
 def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | None) -> Path:
@@ -494,8 +396,6 @@ def _folder_of(path: str | os.PathLike[str], folder: str | os.PathLike[str] | No
 
 # Columns of a run hold category ids in 32 bits; a negative id is refused here, before anything is scored.
 _MAX_CATEGORY_ID = 2**31 - 1
-
-_NO_BOX = (math.nan,) * 4
 
 _SCAN = json.JSONDecoder().raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -532,11 +432,13 @@ class _Records:
         self.at = at + 1
 
 
-@dataclass(frozen=True)
 class _Reader:
     """Turns the records of one JSON into our types; each refusal names the file, the record and the field."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sha256 = ""
+        """of the file, once it has been read"""
 
     def refuse(self, what: str) -> BadDataset:
         return BadDataset(f"{self.path}: {what}")
@@ -555,14 +457,7 @@ class _Reader:
 
         So the objects of a large JSON are never all in memory. Exhaust each iterator before asking for the next.
         besides: keys that need not be there, and need not be lists: what else they are is passed over
-        Of JSON lines (`.jsonl`) and of shards the same lists are made; see `_walk_lines` and `_walk_shard`.
         """
-        if self.path.suffix == ".jsonl":
-            yield from self._walk_lines(keys, optional, besides)
-            return
-        if is_shard(self.path):
-            yield from self._walk_shard(keys, optional, besides)
-            return
         text = self.text()
         missing = {key: None for key in keys if key not in optional}
         start = _skip(text, 0)
@@ -593,61 +488,11 @@ class _Reader:
         if missing:
             raise self.refuse(f"is not COCO panoptic: the key `{next(iter(missing))}` is missing.")
 
-    def _walk_lines(
-        self, keys: tuple[str, ...], optional: tuple[str, ...], besides: tuple[str, ...]
-    ) -> Iterator[tuple[str, Iterable[Any]]]:
-        """The lists of JSON lines: one line with `categories`, and one an image.
-
-        A line of an image has `image_id`, `segments_info` where it is annotated, `png` (the name of its id PNG), and of
-        ground truth `file_name`, `height` and `width`. Without `png` the file name with `.png` is taken.
-        """
-        text, wanted = self.text(), (*keys, *besides)
-        if "categories" in wanted:
-            described = [line["categories"] for line in self._lines(text, '"categories"') if "categories" in line]
-            if not described and "categories" in keys and "categories" not in optional:
-                raise self.refuse('has no line {"categories": [...]}.')
-            if len(described) > 1 or not all(isinstance(listing, list) for listing in described):
-                raise self.refuse("must have one line with `categories`, a list.")
-            yield "categories", described[0] if described else []
-        if "images" in wanted:
-            of_images = (line for line in self._lines(text, '"height"') if "height" in line)
-            yield "images", ({**line, "id": line.get("image_id")} for line in of_images)
-        of_annotations = (line for line in self._lines(text, '"segments_info"') if "segments_info" in line)
-        yield "annotations", ({**line, **_png_of(line)} for line in of_annotations)
-
-    def _walk_shard(
-        self, keys: tuple[str, ...], optional: tuple[str, ...], besides: tuple[str, ...]
-    ) -> Iterator[tuple[str, Iterable[Any]]]:
-        """The same lists of a tar file or a Parquet file (shards.py)."""
-        wanted = (*keys, *besides)
-        if "categories" in wanted:
-            described = shard_categories(self.path)
-            if described is None and "categories" in keys and "categories" not in optional:
-                raise self.refuse(
-                    f"there is no {CATEGORIES} beside it or in the folder above: a list of "
-                    '{"id": 1, "name": "person", "isthing": 1}.'
-                )
-            yield "categories", described or []
-        lines = list(shard_lines(self.path))
-        if "images" in wanted:
-            yield "images", ({**line, "id": line["image_id"]} for line in lines)
-        yield "annotations", ({**line, **_png_of(line)} for line in lines)
-
-    def _lines(self, text: str, word: str) -> Iterator[dict[str, Any]]:
-        """The objects of the lines that have a word."""
-        for number, line in enumerate(io.StringIO(text), start=1):
-            if word in line:
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as problem:
-                    raise self.refuse(f"line {number} is not JSON ({problem}).") from None
-                if not isinstance(record, dict):
-                    raise self.refuse(f"line {number} must be an object, not {type(record).__name__}.")
-                yield record
-
     def text(self) -> str:
         try:
-            return self.path.read_bytes().decode("utf-8-sig")
+            content = self.path.read_bytes()
+            self.sha256 = hashlib.sha256(content).hexdigest()
+            return content.decode("utf-8-sig")
         except FileNotFoundError:
             raise BadDataset(f"{self.path} was not found. {self._file_instead()}") from None
         except IsADirectoryError:
@@ -857,14 +702,6 @@ class _Reader:
         if type(score) not in (int, float) or not math.isfinite(score):
             raise self.refuse(f"{where}.score must be a finite number, not {score!r}.")
         return float(score)
-
-
-def _png_of(line: Mapping[str, Any]) -> dict[str, str]:
-    """The name of the id PNG of a line; nothing where it names none, so that the refusal says so."""
-    if isinstance(line.get("png"), str):
-        return {"file_name": line["png"]}
-    name = line.get("file_name")
-    return {"file_name": str(PurePosixPath(name).with_suffix(".png"))} if isinstance(name, str) and name else {}
 
 
 def _color(value: Any) -> tuple[int, int, int] | None:

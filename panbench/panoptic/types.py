@@ -20,13 +20,11 @@ __all__ = [
     "Category",
     "Exif",
     "IdMap",
-    "ImageColumns",
     "ImageInfo",
     "PanopticPrediction",
     "PanopticSet",
     "Scene",
     "Segment",
-    "SetColumns",
     "in_groups",
     "sharing",
 ]
@@ -100,6 +98,7 @@ class PanopticSet:
 
     `folder` holds the id PNGs that the annotations name; `path` is the JSON itself. A set of predictions may have no
     categories and no images. digests: the SHA-256 of id PNGs, by image id, where a run recorded it (`coco.read_ids`)
+    sha256: of the JSON, as it was when it was read
     """
 
     categories: tuple[Category, ...]
@@ -108,6 +107,8 @@ class PanopticSet:
     folder: Path
     path: Path
     digests: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+
+    sha256: str = field(default="", compare=False)
 
     def png_path(self, image_id: int) -> Path:
         """The path of an image's id PNG."""
@@ -138,6 +139,7 @@ class AnnotationColumns:
         one entry per segment
     own_categories: of predictions, the name of each category id and whether it is a thing, where their JSON says so
     same_photograph: images that `images` lists under one file name, as tuples of image ids
+    sha256: of the JSON, as it was when it was read
     """
 
     categories: tuple[Category, ...]
@@ -153,6 +155,7 @@ class AnnotationColumns:
     path: Path
     own_categories: Mapping[int, tuple[str, bool | None]] = field(default_factory=dict)
     same_photograph: tuple[tuple[int, ...], ...] = ()
+    sha256: str = ""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -175,32 +178,14 @@ class AnnotationColumns:
         )
 
     @property
+    def has_scores(self) -> bool:
+        """Whether any segment has a score."""
+        return bool(np.isfinite(self.score).any())
+
+    @property
     def same_png(self) -> tuple[tuple[int, ...], ...]:
         """The images that share an id PNG, as tuples of image ids."""
         return sharing(self.image_ids, np.fromiter(map(hash, self.file_names), np.int64, len(self)))
-
-
-@dataclass(frozen=True)
-class ImageColumns:
-    """The images that a panoptic JSON lists as columns: ids, heights and widths are int64."""
-
-    id: npt.NDArray[np.int64]
-    file_name: list[str]
-    height: npt.NDArray[np.int64]
-    width: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class SetColumns:
-    """All of a panoptic JSON as columns. Predictions have no images.
-
-    boxes: (N, 4) float64, the `bbox` of each segment, NaN where it has none; scores: (N,) float64, NaN where unknown
-    """
-
-    annotations: AnnotationColumns
-    images: ImageColumns
-    boxes: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Runs of shards joined to one run: `panbench runs merge`."""
 
 import contextlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -21,13 +22,13 @@ from panbench.base.text import listed
 from panbench.panoptic.fingerprint import fingerprint_of_files, joined_rows
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.parts import read_part
-from panbench.panoptic.sources import joined_text, name_of
 from panbench.runs.alike import differing_settings
 from panbench.runs.folder import Run, load_run
 from panbench.runs.layout import CANDIDATES, PREDICTIONS, PREDICTIONS_JSON
 from panbench.runs.manifest import adopt_recorded, check_recorded, recorded
 from panbench.runs.predictions import write_predictions_document
 from panbench.runs.record import ImagesRecord, MemoryRecord, PredictionsRecord, RunInfo, SecondsRecord, Setting
+from panbench.runs.sources import joined_text, paths_in
 from panbench.runs.writer import RunWriter
 
 __all__ = ["merge_runs"]
@@ -225,7 +226,7 @@ def _on_all(infos: Sequence[RunInfo]) -> RunInfo:
     fingerprint = fingerprint_of_files(dataset.fingerprint for dataset in datasets if dataset.fingerprint)
     dataset = replace(
         first.dataset,
-        name=first.dataset.name if len({one.name for one in datasets}) == 1 else name_of(gt).removeprefix("panoptic_"),
+        name=first.dataset.name if len({one.name for one in datasets}) == 1 else _common_name(gt),
         gt=gt,
         gt_dir=joined_text(one.gt_dir for one in datasets if one.gt_dir) or None,
         images=images.pop() if len(images) == 1 else None,
@@ -237,6 +238,13 @@ def _on_all(infos: Sequence[RunInfo]) -> RunInfo:
     if "dataset_fingerprint" in arguments:
         arguments["dataset_fingerprint"] = fingerprint
     return replace(first, dataset=dataset, predictions=_predictions_of_all(infos), arguments=arguments)
+
+
+def _common_name(gt: str) -> str:
+    """What the names of several JSONs begin with: gt of gt-00.json and gt-01.json."""
+    letters = zip(*(path.stem for path in paths_in(gt)), strict=False)
+    begin = "".join(each[0] for each in itertools.takewhile(lambda each: len(set(each)) == 1, letters))
+    return begin.removeprefix("panoptic_").rstrip("-_. 0") or "several"
 
 
 def _predictions_of_all(infos: Sequence[RunInfo]) -> PredictionsRecord | None:

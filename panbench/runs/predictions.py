@@ -9,14 +9,13 @@ from typing import Any
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadRun
 from panbench.base.files import sha256_of
-from panbench.panoptic.coco import read_predictions_json
 from panbench.panoptic.fingerprint import fingerprint_of_files
-from panbench.panoptic.sources import exists, sources_of
 from panbench.panoptic.types import PanopticSet
 from panbench.runs.folder import Run
 from panbench.runs.layout import PREDICTIONS, PREDICTIONS_JSON
 from panbench.runs.manifest import check_recorded, write_recorded
 from panbench.runs.record import category_record
+from panbench.runs.sources import exist, paths_in, predicted
 
 __all__ = [
     "check_predictions_json",
@@ -62,7 +61,7 @@ def predictions_place(run: Run) -> tuple[Path, Path] | None:
     if run.path is not None and (run.path / PREDICTIONS_JSON).is_file():
         return run.path / PREDICTIONS_JSON, run.path / PREDICTIONS
     scored = run.info.predictions
-    if scored is not None and scored.json and exists(scored.json):
+    if scored is not None and scored.json and exist(scored.json):
         return path_at(scored.json), path_at(scored.folder)
     return None
 
@@ -77,7 +76,7 @@ def check_predictions_json(run: Run, path: Path) -> bool:
     scored = run.info.predictions
     if scored is None or Path(scored.json).name != path.name:
         return False
-    if fingerprint_of_files(map(sha256_of, sources_of(path))) != scored.sha256:
+    if fingerprint_of_files(map(sha256_of, paths_in(path))) != scored.sha256:
         raise BadRun(
             f"{path} is not what {run.name} was made from (its SHA-256 differs). Restore it, or score it again."
         )
@@ -93,4 +92,4 @@ def stored_predictions(run: Run) -> PanopticSet | None:
     if place is None:
         return None
     check_predictions_json(run, place[0])
-    return replace(read_predictions_json(*place), digests=run.files.predictions())
+    return replace(predicted(*place), digests=run.files.predictions())

@@ -27,6 +27,8 @@ from panbench.base.reporter import SILENT, Reporter
 from panbench.base.threads import available_cores
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import CategorySums, summarise
+from panbench.panoptic.coco import read_annotation_columns
+from panbench.panoptic.fingerprint import fingerprint_of_columns
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS
 from panbench.panoptic.native import native, why_missing
 from panbench.panoptic.overlap import (
@@ -35,7 +37,6 @@ from panbench.panoptic.overlap import (
     OverlapTable,
     concat,
 )
-from panbench.panoptic.sources import name_of
 from panbench.runs import (
     DatasetRecord,
     DeviceRecord,
@@ -55,7 +56,6 @@ from panbench.runs.alike import differing_settings
 from panbench.scoring.counting import CountSettings, Fault, count_images, told_faults
 from panbench.scoring.evaluator import category_numbers
 from panbench.scoring.pairing import Plan
-from panbench.scoring.sides import read_sides
 
 __all__ = ["as_json", "score_folder"]
 
@@ -80,7 +80,6 @@ def score_folder(
 ) -> Run:
     """Scores predictions against ground truth, both COCO panoptic JSON and id PNGs; the same numbers as panopticapi.
 
-    gt_json, pred_json: a JSON each, or several parts of one, as a pattern (`gt-*.json`)
     gt_dir, pred_dir: the folders of PNGs; by default the JSON's path without `.json`
     out: the run folder to write; None gives a run in memory
     threads: None for one per core that this process may use
@@ -114,12 +113,12 @@ def score_folder(
             f"There is no folder {images} with the images. Give the folder of photographs, or leave it out."
         )
     gt_folder, pred_folder = (None if folder is None else path_at(folder) for folder in (gt_dir, pred_dir))
-    gt_side, pred_side = read_sides(path_at(gt_json), path_at(pred_json), gt_folder, pred_folder, shard)
-    gt, pred = gt_side.columns, pred_side.columns
+    gt = read_annotation_columns(path_at(gt_json), gt_folder)
+    pred = read_annotation_columns(path_at(pred_json), pred_folder, predictions=True)
     for side, columns, option in (("ground-truth", gt, "--gt-dir"), ("predicted", pred, "--pred-dir")):
         if not columns.folder.is_dir():
             raise BadDataset(f"There is no folder {columns.folder} with the {side} id PNGs. Give theirs with {option}.")
-    plan = Plan.of(gt_side, pred_side, shard)
+    plan = Plan.of(gt, pred, shard)
     misfits = plan.faults(ignore_extra, allow_missing)
     clock.stop("load")
 
@@ -282,21 +281,21 @@ def _info(
     missing = plan.missing()
     return RunInfo(
         kind="score",
-        name=name_of(pred.path) if out is None else Path(out).absolute().name,
+        name=pred.path.stem if out is None else Path(out).absolute().name,
         dataset=DatasetRecord(
-            name=name_of(gt.path),
-            gt=plan.gt_side.json,
-            gt_dir=plan.gt_side.folder,
+            name=gt.path.stem,
+            gt=str(gt.path.absolute()),
+            gt_dir=str(gt.folder.absolute()),
             images=None if images is None else str(path_at(images).absolute()),
-            fingerprint=plan.gt_side.fingerprint,
-            rows=plan.gt_side.rows,
-            n_images=plan.gt_side.n_images,
+            fingerprint=gt.sha256,
+            rows=fingerprint_of_columns(gt),
+            n_images=len(gt),
         ),
         predictions=PredictionsRecord(
-            json=plan.pred_side.json,
-            folder=plan.pred_side.folder,
-            sha256=plan.pred_side.fingerprint,
-            rows=plan.pred_side.rows,
+            json=str(pred.path.absolute()),
+            folder=str(pred.folder.absolute()),
+            sha256=pred.sha256,
+            rows=fingerprint_of_columns(pred, predictions=True),
         ),
         categories=tuple(gt.categories),
         arguments=arguments,
@@ -305,7 +304,7 @@ def _info(
         device=DeviceRecord(**provenance.describe_device("cpu", None)),
         images=ImagesRecord(
             expected=len(plan.rows),
-            whole=plan.gt_side.n_images if "shard" in arguments else None,
+            whole=len(gt) if "shard" in arguments else None,
             missing=len(missing),
             missing_ids=tuple(missing),
             extra=len(plan.extra()),

@@ -3,16 +3,14 @@
 from collections import Counter as Counts
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from panbench.base.errors import BadDataset
+from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.text import listed
 from panbench.panoptic.overlap import GroundTruthFaults, Mismatches, Segments, by_image, take
 from panbench.panoptic.types import AnnotationColumns
-from panbench.scoring.sides import Side, shard_of
 
 __all__ = ["MOST_TOLD", "Paired", "Plan"]
 
@@ -28,16 +26,8 @@ class Paired:
     """The annotations of both sides, and which belong to each other: `pred_row[i]` is that of the ground truth's row i,
     -1 if there is none."""
 
-    if TYPE_CHECKING:
-        # A field of a dataclass would take a property for its default.
-        @property
-        def gt(self) -> AnnotationColumns:
-            """The ground truth."""
-
-        @property
-        def pred(self) -> AnnotationColumns:
-            """The predictions."""
-
+    gt: AnnotationColumns
+    pred: AnnotationColumns
     pred_row: list[int]
 
     def segments(self, side: str, images: Sequence[int]) -> Segments:
@@ -67,24 +57,19 @@ class Plan(Paired):
     rows: the images to score, as rows of the ground truth, in order of image ids
     """
 
-    gt_side: Side
-    pred_side: Side
+    gt: AnnotationColumns
+    pred: AnnotationColumns
     pred_row: list[int]
     rows: list[int]
 
     @staticmethod
-    def of(gt: Side, pred: Side, shard: tuple[int, int] | None = None) -> "Plan":
-        place = {image_id: row for row, image_id in enumerate(pred.columns.image_ids)}
-        pred_row = [place.get(image_id, -1) for image_id in gt.columns.image_ids]
-        return Plan(gt, pred, pred_row, shard_of(gt, shard).tolist())
-
-    @property
-    def gt(self) -> AnnotationColumns:
-        return self.gt_side.columns
-
-    @property
-    def pred(self) -> AnnotationColumns:
-        return self.pred_side.columns
+    def of(gt: AnnotationColumns, pred: AnnotationColumns, shard: tuple[int, int] | None = None) -> "Plan":
+        """Raises BadArgument for an unknown shard, and for one without images."""
+        place = {image_id: row for row, image_id in enumerate(pred.image_ids)}
+        pred_row = [place.get(image_id, -1) for image_id in gt.image_ids]
+        # By image id: the parts of a run then follow each other, and so do shards.
+        rows = np.argsort(np.array(gt.image_ids, np.int64), kind="stable").tolist()
+        return Plan(gt, pred, pred_row, rows if shard is None else _share(rows, *shard))
 
     def missing(self) -> list[int]:
         """The images without a prediction."""
@@ -92,11 +77,8 @@ class Plan(Paired):
 
     def extra(self) -> list[int]:
         """The images that were predicted but are not in the ground truth."""
-        if self.gt_side.has_images_of(self.pred_side):
-            return []
-        predicted = self.pred_side.ids
-        found: list[int] = predicted[~np.isin(predicted, self.gt_side.ids)].tolist()
-        return found
+        known = frozenset(self.gt.image_ids)
+        return [image_id for image_id in self.pred.image_ids if image_id not in known]
 
     def faults(self, ignore_extra: bool, allow_missing: bool) -> list[str]:
         """A sentence for each way in which the two JSONs do not fit, naming the first images."""
@@ -104,7 +86,7 @@ class Plan(Paired):
         missing, extra = self.missing(), self.extra()
         if extra and not (allow_missing and ignore_extra):
             faults += self._other_set(extra)
-            if len(extra) == self.pred_side.n_images:
+            if len(extra) == len(self.pred):
                 return faults
         if missing and len(missing) == len(self.rows) and not allow_missing:
             return [f"{self.pred.path} has no prediction for any of the {_images(missing)} of {self.gt.path}."]
@@ -130,7 +112,7 @@ class Plan(Paired):
 
     def _other_set(self, extra: Sequence[int]) -> list[str]:
         """The likely cause where the ground truth and the predictions have few images or none in common."""
-        truth, predicted = self.gt_side.ids.tolist(), self.pred_side.ids.tolist()
+        truth, predicted = self.gt.image_ids, self.pred.image_ids
         shared = len(predicted) - len(extra)
         if 2 * shared >= min(len(truth), len(predicted)):
             return []
@@ -187,8 +169,8 @@ class Plan(Paired):
         found = [
             f"{columns.path}: images {listed(images)} name one {what}. {so}"
             for columns, groups, what, so in (
-                (gt, self.gt_side.same_png, "id PNG", "Each image needs its own."),
-                (pred, self.pred_side.same_png, "id PNG", "Each image needs its own prediction."),
+                (gt, gt.same_png, "id PNG", "Each image needs its own."),
+                (pred, pred.same_png, "id PNG", "Each image needs its own prediction."),
                 (gt, gt.same_photograph, "photograph", "It counts as often."),
             )
             for images in groups[:MOST_TOLD]
@@ -204,7 +186,7 @@ class Plan(Paired):
                 f"{pred.path} says otherwise than {gt.path} what its category ids mean: {listed(different, 3)}. Scores "
                 "follow the ground truth: check that the predictions' ids are the dataset's."
             )
-        if self.gt_side.has_scores and not self.pred_side.has_scores:
+        if gt.has_scores and not pred.has_scores:
             found.append(
                 f"The ground truth {gt.path} has scores, as predictions do, and {pred.path} has none: are the two "
                 "swapped?"
@@ -222,6 +204,17 @@ class Plan(Paired):
                 here, there = ("thing", "stuff") if category.isthing else ("stuff", "thing")
                 found.append(f"{category.id} ({name!r}) is {here} in the ground truth, {there} in the predictions")
         return found
+
+
+def _share(rows: list[int], number: int, of: int) -> list[int]:
+    """The shard `number` of `of`, from 1: as even as can be, the longer ones first."""
+    if not 1 <= number <= of:
+        raise BadArgument(f"There is no shard {number} of {of}. Shards are numbered from 1 to {of}.")
+    size, longer = divmod(len(rows), of)
+    if number > longer and not size:
+        raise BadArgument(f"Shard {number} of {of} has no image: there are {len(rows)}. Use fewer shards.")
+    start = (number - 1) * size + min(number - 1, longer)
+    return rows[start : start + size + (number <= longer)]
 
 
 def _images(image_ids: Sequence[int]) -> str:

@@ -56,7 +56,6 @@ LINES: dict[str, Sequence[str]] = {
     "site": ("{run}", "{other}", "--out", "{new}"),
     "data coco": ("--root", "{new}", "--from", "{empty}"),
     "data check": ("{gt}",),
-    "data index": ("{gt}", "--out", "{new}.parquet"),
     "data cityscapes": ("{empty}", "--root", "{new}"),
     "data ade20k": ("{empty}", "--root", "{new}"),
     "data mapillary": ("{empty}", "--root", "{new}"),

@@ -403,7 +403,7 @@ def _one_after_another(
     """The maps of all images, milliseconds a batch after warming up, and the size that the network sees."""
     assert context.dataset is not None
     ids = category_ids(model, context.dataset.categories)
-    plan = plan_batches(context.dataset.scenes, batch_size, model)
+    plan = list(plan_batches(context.dataset.scenes, batch_size, model))
     maps, latencies = [], []
     for number, batch in enumerate([plan[0]] * context.warm_up + plan):
         began = time.perf_counter()

@@ -7,10 +7,9 @@ from typing import Any
 
 from panbench.base.addresses import path_at
 from panbench.base.errors import BadDataset
-from panbench.datasets.indexed_set import indexed_set
-from panbench.panoptic.coco import PanopticSet, read_panoptic_json
-from panbench.panoptic.sources import exists
+from panbench.panoptic.types import PanopticSet
 from panbench.runs import Run
+from panbench.runs.sources import exist, ground_truth
 
 __all__ = ["DataFiles", "path_of"]
 
@@ -35,14 +34,14 @@ class DataFiles:
 
     @cached_property
     def panoptic(self) -> PanopticSet:
-        """The ground truth: of its index where it has one, else of its JSON. Raises BadDataset when it is not found."""
+        """The ground truth. Raises BadDataset when it is not found."""
         if self._gt is None:
             raise BadDataset(f"{self._run} does not say where its ground truth is. Give it with --gt.")
-        if not exists(self._gt):
+        if not exist(self._gt):
             raise BadDataset(
                 f"The ground truth of {self._run} was not found at {self._gt}. Say where it is now with --gt."
             )
-        return indexed_set(self._gt, self._gt_dir) or read_panoptic_json(self._gt, self._gt_dir, images_suffice=True)
+        return ground_truth(self._gt, self._gt_dir)
 
     def file_name(self, image_id: int) -> str:
         """The image's file, relative to the folder of images. Raises BadDataset for an id that the JSON lacks."""

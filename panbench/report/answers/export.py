@@ -22,12 +22,12 @@ from panbench.base.text import for_file
 from panbench.metrics.errors import assign_causes
 from panbench.metrics.matched import FN, FP, TP
 from panbench.metrics.pq import pq_table, summarise
-from panbench.panoptic.coco import read_ids, read_panoptic_json
-from panbench.panoptic.sources import exists
+from panbench.panoptic.coco import read_ids
 from panbench.panoptic.types import GROUPS, PanopticSet
 from panbench.report.answers.grid import percent
 from panbench.report.answers.tables import comparison_row
 from panbench.runs import Run, stored_predictions
+from panbench.runs.sources import exist, ground_truth
 
 __all__ = ["FORMATS", "NOTICE", "export_run", "segments_with_verdicts", "shortcomings"]
 
@@ -132,9 +132,9 @@ def _coco_results(run: Run, out: Path) -> list[Path]:
 
 def _fiftyone(run: Run, out: Path) -> list[Path]:
     dataset = run.info.dataset
-    if not dataset.gt or not exists(dataset.gt):
+    if not dataset.gt or not exist(dataset.gt):
         raise BadRun(f"{run.name}: its ground truth {dataset.gt} is not here, and an export to FiftyOne shows it.")
-    truth = read_panoptic_json(dataset.gt, dataset.gt_dir)
+    truth = ground_truth(dataset.gt, dataset.gt_dir)
     told = segments_with_verdicts(run)
     verdicts = {
         (row.side, row.image_id, row.id): {

@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from panbench.base.errors import BadDataset, BadRun
-from panbench.base.files import leaves_folder
 from panbench.base.text import listed
-from panbench.panoptic.coco import read_png_names
 from panbench.report.answers.data_files import DataFiles
 from panbench.runs import (
     CANDIDATES,
@@ -20,6 +18,7 @@ from panbench.runs import (
     predictions_place,
     recorded,
 )
+from panbench.runs.sources import png_names
 
 __all__ = ["kept_files"]
 
@@ -92,11 +91,9 @@ def _pngs(
     changed: list[str] = []
     missing: list[str] = []
     try:
-        names = {} if json is None else read_png_names(json)
+        names = {} if json is None else png_names(json)
         for number, (image_id, digest) in enumerate(digests.items(), 1):
             name = names.get(image_id) or Path(data.file_name(image_id)).with_suffix(".png").as_posix()
-            if leaves_folder(name):
-                raise BadDataset(f"the predictions name {name!r}, which leaves their folder")
             now = digest_of(folder / name)
             if now != digest:
                 (changed if now else missing).append(str(folder / name))

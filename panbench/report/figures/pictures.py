@@ -21,17 +21,17 @@ from PIL import ExifTags, Image
 from panbench.base.addresses import path_at
 from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadArgument, BadDataset, BadRun
-from panbench.base.files import atomic_write, leaves_folder
+from panbench.base.files import atomic_write
 from panbench.base.text import listed
 from panbench.panoptic import pixels
-from panbench.panoptic.coco import read_id_png, read_png_names
+from panbench.panoptic.coco import read_id_png
 from panbench.panoptic.overlap import overlap_table
 from panbench.panoptic.photo import decode_rgb
-from panbench.panoptic.sources import exists
 from panbench.panoptic.types import VOID, Category, IdMap, Segment
 from panbench.report.answers.data_files import DataFiles, path_of
 from panbench.report.figures.colors import LIGHT, MARKERS, model_key, styles_of
 from panbench.runs import Run, check_predictions_json
+from panbench.runs.sources import exist, paths_in, png_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -240,7 +240,7 @@ class RunPictures:
     def folder(self) -> Path | None:
         """Where the id PNGs of the predictions lie; None when the run did not keep them."""
         inside = self.run.path / "predictions" if self.run.path else None
-        scored = path_of(self.run.info.predictions and self.run.info.predictions.folder)
+        scored = path_of(self.run.info.predictions and paths_in(self.run.info.predictions.folder)[0])
         return next((place for place in (inside, scored) if place is not None and place.is_dir()), None)
 
     @cached_property
@@ -249,9 +249,9 @@ class RunPictures:
         inside = self.run.path / "predictions.json" if self.run.path else None
         scored = path_of(self.run.info.predictions and self.run.info.predictions.json)
         for path in (inside, scored):
-            if path is not None and exists(path):
+            if path is not None and exist(path):
                 check_predictions_json(self.run, path)
-                return read_png_names(path)
+                return png_names(path)
         return {}
 
     @cached_property
@@ -301,8 +301,6 @@ class RunPictures:
             )
         default = Path(pictures.file_name(image_id)).with_suffix(".png").as_posix()
         name = self._names.get(image_id, default)
-        if leaves_folder(name):
-            raise BadRun(f"{self.run.name}: the predictions name {name!r}, which leaves their folder.")
         return self.folder / name
 
     def prediction(self, image_id: int, pictures: Pictures, *, missed: bool = True) -> Layer:

@@ -22,7 +22,7 @@ from panbench.base.threads import default_threads
 from panbench.metrics.matched import Matched
 from panbench.metrics.pq import pq_table, summarise
 from panbench.metrics.tuning import best_by_turns
-from panbench.panoptic.coco import read_id_png, read_ids, read_panoptic_json, write_id_png
+from panbench.panoptic.coco import read_id_png, read_ids, write_id_png
 from panbench.panoptic.overlap import OverlapTable, concat, overlap_table
 from panbench.panoptic.types import PanopticPrediction, PanopticSet
 from panbench.runs import (
@@ -41,6 +41,7 @@ from panbench.runs import (
     write_predictions_json,
 )
 from panbench.runs.alike import differing_settings, unlike
+from panbench.runs.sources import ground_truth
 from panbench.studies.ensembles.shares import (
     STEPS,
     Found,
@@ -86,7 +87,7 @@ def ensemble_runs(
     _check_data(runs)
     if not resume:
         check_room(out, overwrite)
-    truth = read_panoptic_json(_required(runs[0].info.dataset.gt, runs[0]), runs[0].info.dataset.gt_dir)
+    truth = ground_truth(_required(runs[0].info.dataset.gt, runs[0]), runs[0].info.dataset.gt_dir)
     members = [_predictions(run) for run in runs]
     images = _shared_images(runs, members, truth)
     isthing = {category.id: category.isthing for category in truth.categories}
