@@ -51,6 +51,7 @@ RULES = Register(
     "panbench.rules",
     {
         "panoptic-fpn": "panbench.models.rules.panoptic_fpn:PanopticFPN",
+        "combine": "panbench.models.rules.combine:Combine",
         "detr": "panbench.models.rules.detr:DETR",
         "maskformer": "panbench.models.rules.compete:MaskFormer",
         "mask2former": "panbench.models.rules.compete:Mask2Former",

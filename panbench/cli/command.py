@@ -217,6 +217,7 @@ Checkpoint = Annotated[
         "FILE|random",
     ),
 ]
+OFFSET = "What a pixel of --semantic means: N to add for a category id, `order`, or a JSON of ids by value."
 SHARD = "Only this share of the images, as 3/8; `panbench runs merge` joins the runs."
 Things = Annotated[
     Path | None,

@@ -12,12 +12,11 @@ from rich.text import Text
 from panbench.base.errors import BadArgument
 from panbench.base.reporter import counter
 from panbench.cli import console
-from panbench.cli.command import command, family
+from panbench.cli.command import OFFSET, command, family, option
 
 if TYPE_CHECKING:
     from panbench.datasets.check import CheckReport
     from panbench.datasets.convert import Converted
-    from panbench.panoptic.types import Category
 
 SHOWN_PER_KIND = 10
 
@@ -251,8 +250,9 @@ def convert(
         str | None, typer.Option(help="coco, ade20k, cityscapes, mapillary, or a JSON with id, name and isthing.")
     ] = None,
     semantic: Annotated[
-        Path | None, typer.Option(help="instances: semantic PNGs, pixel value = category id. Without: things only.")
+        Path | None, typer.Option(help="instances: semantic PNGs, one channel. Without: things only.")
     ] = None,
+    offset: Annotated[str, option(OFFSET, metavar="N|order|FILE")] = "0",
     gt_dir: Annotated[Path | None, typer.Option(help="panoptic, detection: id PNGs, if not beside the JSON.")] = None,
     images_from: Annotated[Path | None, typer.Option("--images", help="The folder of images.")] = None,
     split: Annotated[str, typer.Option(help="The new set's split.")] = "val",
@@ -281,15 +281,15 @@ def convert(
         _print(f"{out}: {n:,} annotations.")
         return
     if format is Format.panoptic:
-        known = None if categories is None else _categories(categories)
+        known = None if categories is None else converters.categories_named(categories)
         options: dict[str, Any] = {"images_from": images_from, "categories": known}
         _converted(converters.convert_panoptic, source, gt_dir, out, images, overwrite, split=split, **options)
         return
     if format is Format.instances:
         if semantic is not None and categories is None:
             raise BadArgument("`data convert instances --semantic` needs --categories: which of them are stuff?")
-        known = None if categories is None else _categories(categories)
-        options = {"images_from": images_from, "crowds": None if crowds is None else crowds.value}
+        known = None if categories is None else converters.categories_named(categories)
+        options = {"images_from": images_from, "crowds": None if crowds is None else crowds.value, "offset": offset}
         _converted(converters.convert_instances, source, semantic, known, out, split, images, overwrite, **options)
         if semantic is None:
             _print("A set of things only: what no instance covers is void. With --semantic PNGs it has stuff, too.")
@@ -298,7 +298,7 @@ def convert(
         raise BadArgument(
             f"`data convert {format.value}` needs --categories: {', '.join(converters.SHIPPED)} or a JSON."
         )
-    known = _categories(categories)
+    known = converters.categories_named(categories)
     function = converters.convert_two_channel if format is Format.two_channel else converters.convert_arrays
     _converted(function, source, known, out, split, images, overwrite, images_from=images_from)
 
@@ -319,12 +319,6 @@ def _converted(function: Callable[..., "Converted"], *arguments: Any, **options:
     for note in made.notes:
         _print(f"Note: {note}")
     console.say(f"Next: `panbench data check {made.json}`")
-
-
-def _categories(name: str) -> "tuple[Category, ...]":
-    from panbench.datasets.convert import SHIPPED, read_categories, shipped_categories
-
-    return shipped_categories(name) if name in SHIPPED else read_categories(Path(name))
 
 
 def _print_check(report: "CheckReport", everything: bool) -> None:

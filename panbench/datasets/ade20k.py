@@ -18,11 +18,11 @@ from panbench.datasets.convert import (
     LabelledImage,
     folder_of,
     fresh_id,
-    read_label_png,
     segments_of_labels,
     shipped_categories,
     write_set,
 )
+from panbench.datasets.label_maps import read_label_png
 
 SPLITS = {"val": "validation", "train": "training"}
 _TOP = "ADEChallengeData2016"

@@ -16,10 +16,10 @@ from panbench.datasets.convert import (
     Converted,
     LabelledImage,
     folder_of,
-    read_label_png,
     shipped_categories,
     write_set,
 )
+from panbench.datasets.label_maps import read_label_png
 
 SPLITS = ("val", "train")
 _SUFFIX = "_gtFine_instanceIds.png"

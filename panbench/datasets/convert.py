@@ -25,7 +25,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from panbench.base.elsewhere import Elsewhere
 from panbench.base.errors import BadArgument, BadDataset
@@ -36,6 +35,7 @@ from panbench.base.text import in_sentence, listed
 from panbench.base.threads import default_threads
 from panbench.datasets.check import measure_segments
 from panbench.datasets.instances import MANY_CROWDS, OUTSIDE_PIXELS, instance_mask, read_instances_json, read_json
+from panbench.datasets.label_maps import NOTHING, SemanticMaps, files_in, read_label_png
 from panbench.panoptic.coco import read_id_png, read_panoptic_json, write_id_png, write_panoptic_json
 from panbench.panoptic.idmap import DEFAULT_MAX_PIXELS, check_pixels
 from panbench.panoptic.types import MAX_ID, VOID, Annotation, Category, IdMap, ImageInfo, PanopticSet, Segment
@@ -281,14 +281,16 @@ def convert_instances(
     *,
     images_from: str | os.PathLike[str] | None = None,
     crowds: Literal["keep", "instances"] | None = None,
+    offset: str = "0",
     **options: Any,
 ) -> Converted:
-    """A set from a COCO instance JSON and semantic PNGs (pixel value = category id, same stem as the image).
+    """A set from a COCO instance JSON and semantic PNGs with the images' stems.
 
     Crowds are painted first, then instances from the largest to the smallest, so that small ones stay visible; stuff
     fills the rest. Pixels that the semantic map labels as a thing but no instance covers become void.
     semantic: None makes a set of things only: what no instance covers is void
     categories: None takes the JSON's own, all of them things unless they say `isthing`
+    offset: what a pixel of the semantic PNGs means (`SemanticMaps`)
     crowds: what instances with `iscrowd: 1` become; None keeps them, unless all of MANY_CROWDS or more are crowds, as
         CVAT marks what was painted with its brush
     """
@@ -298,8 +300,6 @@ def convert_instances(
     if categories is None:
         categories = _instance_categories(document, str(instances_json))
     by_id = {category.id: category for category in categories}
-    if VOID in by_id and semantic is not None:
-        raise BadDataset("Category id 0 would be void here; number the categories from 1.")
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for record in document["annotations"]:
         try:
@@ -311,39 +311,31 @@ def convert_instances(
         except (KeyError, TypeError) as error:
             raise BadDataset(f"{instances_json}: an annotation lacks or has an unknown {error}.") from error
     images = ImageFolder(images_from)
-    names = {} if semantic is None else {path.stem: path for path in files_in(semantic, ".png")}
+    maps = None if semantic is None else SemanticMaps(semantic, categories, offset)
+    things = [category.id for category in categories if category.isthing]
 
     def mask_of(record: dict[str, Any], height: int, width: int) -> tuple[npt.NDArray[np.bool_], bool]:
         """The mask of an instance, and whether it had to be clipped."""
         where = f"{instances_json}: annotation {record.get('id')}"
         return instance_mask(record.get("segmentation"), height, width, where)
 
-    def background_of(record: dict[str, Any], stem: str, name: str) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
+    def background_of(record: dict[str, Any], name: str) -> tuple[IdMap, dict[int, tuple[int, bool]]]:
         """The map and segments of an image's stuff; all void without semantic PNGs."""
-        if semantic is None:
-            try:
-                check_pixels((record["height"], record["width"]), DEFAULT_MAX_PIXELS)
-                return np.zeros((record["height"], record["width"]), np.int32), {}
-            except (KeyError, TypeError, ValueError) as error:
-                raise BadDataset(f"{instances_json}: the image {name} has no height and width ({error}).") from error
-        if stem not in names:
-            raise BadDataset(f"{semantic} has no {stem}.png for the image {name}.")
-        labels = read_label_png(names[stem])
-        if labels.ndim != 2:
-            raise BadDataset(
-                f"{names[stem]} has colour channels; a semantic PNG has one, whose value is the category id."
-            )
-        height, width = labels.shape
-        if (height, width) != (record["height"], record["width"]):
-            raise BadDataset(f"{names[stem]} is {height}×{width}, the JSON says {record['height']}×{record['width']}.")
-        thing_labels = [key for key, category in by_id.items() if category.isthing]
-        background = np.where(np.isin(labels, thing_labels), VOID, labels)
-        return segments_of_labels(background, np.zeros_like(background), by_id, str(names[stem]))
+        try:
+            size = record["height"], record["width"]
+            check_pixels(size, DEFAULT_MAX_PIXELS)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadDataset(f"{instances_json}: the image {name} has no height and width ({error}).") from error
+        if maps is None:
+            return np.zeros(size, np.int32), {}
+        labels = maps.read(name, size)
+        labels[np.isin(labels, things)] = NOTHING
+        return segments_of_labels(labels, np.zeros_like(labels), by_id, name, void=(NOTHING,))
 
     def read(record: dict[str, Any]) -> LabelledImage:
         image_id, name = record["id"], str(record["file_name"])
         stem = Path(name).stem
-        ids, segments = background_of(record, stem, name)
+        ids, segments = background_of(record, name)
         height, width = ids.shape
         found = [(*mask_of(item, height, width), item) for item in by_image.get(image_id, [])]
         clipped = sum(was_clipped for _, was_clipped, _ in found)
@@ -551,6 +543,11 @@ def shipped_categories(name: str) -> tuple[Category, ...]:
     return read_categories(json.loads(text))
 
 
+def categories_named(name: str) -> tuple[Category, ...]:
+    """The categories of `--categories`: of a set of SHIPPED, or of a JSON."""
+    return shipped_categories(name) if name in SHIPPED else read_categories(Path(name))
+
+
 # Small things
 
 
@@ -678,25 +675,6 @@ def folder_of(source: Path, folder: str, archives: Sequence[str]) -> Path | None
         except OSError as error:
             raise BadDataset(f"{source / archive}: {error.strerror or error}.") from error
     return None
-
-
-def read_label_png(path: Path) -> npt.NDArray[Any]:
-    """A PNG's pixels as stored: palette indices, 8 or 16 bits, or channels."""
-    try:
-        with path.open("rb") as handle, Image.open(handle) as image:
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadDataset(f"{path} cannot be read as PNG ({error}).") from error
-
-
-def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
-    """The files of a suffix in a folder and below, sorted. Raises BadDataset when there is none."""
-    if not Path(folder).is_dir():
-        raise BadDataset(f"{folder} is not a folder.")
-    found = sorted(path for path in Path(folder).rglob(f"*{suffix}") if not path.name.startswith("."))
-    if not found:
-        raise BadDataset(f"{folder} holds no {suffix} files.")
-    return found
 
 
 @contextlib.contextmanager

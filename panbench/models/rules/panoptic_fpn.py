@@ -51,8 +51,7 @@ class PanopticFPN(Rule):
 
     def fuse(self, output: Instances) -> FusedMap:
         """Codes: the semantic channels, then the instances."""
-        scores = np.asarray(output.scores, np.float32)
-        count = int((scores >= np.float32(self.score)).sum())
+        count = self.count_of(output)
         first = len(output.semantic_labels)
         codes = semantic_argmax(output.semantic_logits, output.frame).to(code_type(first + count))
         boxes = None if output.boxes is None else output.boxes[:count]
@@ -70,6 +69,10 @@ class PanopticFPN(Rule):
             things=(*(False for _ in range(first)), *(True for _ in range(count))),
             finite=torch.stack([torch.isfinite(values).all() for values in outputs]).all(),
         )
+
+    def count_of(self, output: Instances) -> int:
+        """How many instances score enough."""
+        return int((np.asarray(output.scores, np.float32) >= np.float32(self.score)).sum())
 
     def _paint_windows(self, codes: Tensor, first: int, kept: Instances) -> None:
         """Paints each instance within its box."""

@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +12,15 @@ import typer
 from panbench.base.errors import BadArgument, refuse_overwrite_and_resume
 from panbench.base.files import atomic_write, write_json
 from panbench.cli import console
-from panbench.cli.command import AsJson, command, family, flag, option
+from panbench.cli.command import OFFSET, AsJson, command, family, flag, option
 
 if TYPE_CHECKING:
+    from panbench.datasets import Dataset
+    from panbench.evaluation.rule_statistics import Readable
+    from panbench.models.predict import CategoryIds
+    from panbench.models.rules import Rule
     from panbench.runs import Run
+    from panbench.studies.fusing.results import ResultsModel
 
 app = family()
 
@@ -26,6 +33,7 @@ app = family()
     "panbench fuse results/m2f --oracle",
     "panbench fuse --arrays outputs.npz --rule mask2former --out maps.npz",
     "panbench fuse --arrays outputs.npz --rule mask2former:score=0.7 --out mine",
+    "panbench fuse --instances r.json --images gt.json --rule combine --out out",
 )
 def fuse(
     run: Annotated[
@@ -34,6 +42,20 @@ def fuse(
     arrays: Annotated[
         Path | None,
         option("Raw outputs instead of a run; docs/fusion.md has the names of the arrays.", metavar="FILE.npz"),
+    ] = None,
+    instances: Annotated[
+        Path | None, option("COCO's instance results instead of a run: a list with scores.", metavar="FILE.json")
+    ] = None,
+    semantic: Annotated[
+        Path | None, option("--instances: semantic PNGs, one channel. Without, only things.", metavar="DIR")
+    ] = None,
+    offset: Annotated[str, option(OFFSET, metavar="N|order|FILE")] = "0",
+    images: Annotated[
+        Path | None, option("--instances: the panoptic ground truth, or a JSON with `images`.", metavar="FILE.json")
+    ] = None,
+    categories: Annotated[
+        str | None,
+        option("--instances: the categories, where --images has none: coco, … or a JSON.", metavar="NAME|FILE"),
     ] = None,
     rule: Annotated[
         str | None, option("Rules, with thresholds after a colon, comma-separated.", metavar="NAME[:KEY=VALUE,…]")
@@ -56,15 +78,26 @@ def fuse(
     as_json: AsJson = False,
 ) -> None:
     """Fuse stored masks and scores into panoptic maps by the rule of any paper, without the network."""
-    if (run is None) == (arrays is None):
-        raise BadArgument("Give either a RUN that kept its candidates, or --arrays with a file.")
+    if [run, arrays, instances].count(None) != 2:
+        raise BadArgument("Give one of a RUN that kept its candidates, --arrays and --instances.")
+    if instances is None and (unused := [name for name, value in _of_results(semantic, images, categories) if value]):
+        raise BadArgument(f"{unused[0]} goes with --instances.")
     refuse_overwrite_and_resume(overwrite, resume)
     wishes = [rule is not None, sweep is not None, oracle]
     if sum(wishes) != 1:
         raise BadArgument("Give one of --rule, --sweep and --oracle.")
     if out is None and not oracle:
         raise BadArgument("--out is missing: the folder, or for --arrays the file, to write to.")
-    if run is None:
+    if instances is not None:
+        if images is None or out is None or oracle:
+            raise BadArgument("--instances takes --images, --out, and --rule or --sweep.")
+        results = _Results(instances, semantic, offset, images, categories)
+        if sweep is not None:
+            _sweep_results(results, sweep, out, halves, overwrite, yes, as_json)
+        else:
+            assert rule is not None
+            _fuse_results(results, rule, out, overwrite, resume, as_json)
+    elif run is None:
         assert arrays is not None
         if rule is None or out is None:
             raise BadArgument("--arrays takes --rule and --out; sweeps and oracles need a run with its ground truth.")
@@ -80,6 +113,90 @@ def fuse(
         assert out is not None
         assert rule is not None
         _fuse_run(run, rule, out, save_predictions, overwrite, resume, as_json)
+
+
+@dataclass(frozen=True)
+class _Swept:
+    """What a sweep tries its rules on. of: in words, for blocks of an interrupted sweep; check: refuses a rule"""
+
+    stored: "Readable"
+    dataset: "Dataset"
+    ids: "CategoryIds"
+    paper: "Rule"
+    check: "Callable[[Rule], None]"
+    of: str
+
+
+@dataclass(frozen=True)
+class _Results:
+    """The files of `--instances`."""
+
+    instances: Path
+    semantic: Path | None
+    offset: str
+    images: Path
+    categories: str | None
+
+    def model(self, least_score: float) -> "tuple[ResultsModel, Dataset]":
+        """The results as a model, without instances that score less, and the images."""
+        from panbench.datasets.convert import categories_named
+        from panbench.datasets.label_maps import SemanticMaps
+        from panbench.studies.fusing.results import InstanceResults, ResultsModel, images_to_fuse
+
+        named = None if self.categories is None else categories_named(self.categories)
+        dataset = images_to_fuse(self.images, named)
+        maps = None if self.semantic is None else SemanticMaps(self.semantic, dataset.categories, self.offset)
+        return ResultsModel(InstanceResults.of(self.instances, dataset, maps, least_score)), dataset
+
+
+def _of_results(semantic: Path | None, images: Path | None, categories: str | None) -> list[tuple[str, object]]:
+    return [("--semantic", semantic), ("--images", images), ("--categories", categories)]
+
+
+def _fuse_results(results: _Results, text: str, out: Path, overwrite: bool, resume: bool, as_json: bool) -> None:
+    from panbench.report.answers.tables import comparison_row, comparison_text, row_record
+
+    with console.Bars() as bars:
+        bars.status("Loading PyTorch")
+
+        from panbench.evaluation.evaluate import evaluate_rules
+        from panbench.evaluation.options import EvaluateOptions
+        from panbench.models.rules import parse_rules
+        from panbench.models.rules.panoptic_fpn import PanopticFPN
+        from panbench.studies.fusing.runs import folder_of_rule
+
+        rules = parse_rules(text, PanopticFPN())
+        model, dataset = results.model(min(rule.least_gate for rule in rules))
+        folders = {rule: folder_of_rule(out, rule, len(rules) > 1) for rule in rules}
+        options = EvaluateOptions(
+            overwrite=overwrite, resume=resume, save_predictions=True, command=("panbench", *sys.argv[1:])
+        )
+        runs = evaluate_rules(model, dataset, folders, options, bars)
+    if as_json:
+        console.show_json([{**row_record(comparison_row(each)), "path": str(each.path)} for each in runs])
+    elif dataset.has_ground_truth:
+        console.show(comparison_text([comparison_row(each) for each in runs]))
+    for each in runs:
+        console.say(f"{each.info.rule}: {each.path}, with predictions.json")
+
+
+def _sweep_results(
+    results: _Results, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
+) -> None:
+    def opened() -> _Swept:
+        from panbench.evaluation.evaluate import refuse_unfit
+        from panbench.models.predict import category_ids
+        from panbench.studies.fusing.sweeps import parse_sweep
+
+        least = min(rule.least_gate for rule in parse_sweep(text))
+        model, dataset = results.model(min(least, PanopticFPN().least_gate))
+        ids = category_ids(model, dataset.categories)
+        of = " ".join(map(str, model.settings.values()))
+        return _Swept(model.results, dataset, ids, model.rule, lambda rule: refuse_unfit(rule, model), of)
+
+    from panbench.models.rules.panoptic_fpn import PanopticFPN
+
+    _run_sweep(opened, text, out, seed, overwrite, yes, as_json)
 
 
 def _fuse_run(
@@ -115,12 +232,30 @@ def _fuse_run(
 
 
 def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool) -> None:
-    from panbench.metrics.tuning import tune
     from panbench.runs import load_run
-    from panbench.studies.fusing.answer import heat_map, sweep_grids, sweep_record, thresholds_of
 
     loaded = load_run(path)
     _refuse_mapped(loaded)
+
+    def opened() -> "_Swept":
+        from panbench.evaluation.stored_runs import StoredModel, dataset_of
+        from panbench.models.predict import category_ids
+
+        model = StoredModel(loaded)
+        dataset = dataset_of(loaded, model.stored.image_ids)
+        ids = category_ids(model, dataset.categories)
+        return _Swept(model.stored, dataset, ids, model.paper, model.check, f"sweep of {loaded.info.id}")
+
+    _run_sweep(opened, text, out, seed, overwrite, yes, as_json)
+
+
+def _run_sweep(
+    opened: "Callable[[], _Swept]", text: str, out: Path, seed: int, overwrite: bool, yes: bool, as_json: bool
+) -> None:
+    """Scores every point of a grid, chooses on halves, prints and writes what was found. opened: loads PyTorch"""
+    from panbench.metrics.tuning import tune
+    from panbench.studies.fusing.answer import heat_map, sweep_grids, sweep_record, thresholds_of
+
     files = [out / name for name in ("sweep.json", "sweep.csv", "sweep.png")]
     if not overwrite and any(file.exists() for file in files):
         raise BadArgument(f"{out} holds a sweep already. Give another --out, or --overwrite.")
@@ -128,8 +263,6 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
         bars.status("Loading PyTorch")
 
         from panbench.evaluation.rule_statistics import Kept, rule_statistics
-        from panbench.evaluation.stored_runs import StoredModel, dataset_of
-        from panbench.models.predict import category_ids
         from panbench.studies.fusing.sweeps import MOST_POINTS, parse_sweep, points_of
 
         count = points_of(text)
@@ -137,16 +270,16 @@ def _sweep(path: Path, text: str, out: Path, seed: int, overwrite: bool, yes: bo
             raise BadArgument(
                 f"--sweep {text} has {count:,} points, more than {MOST_POINTS:,}. Add --yes to try them all."
             )
-        model = StoredModel(loaded)
-        rules = list(dict.fromkeys([model.paper, *parse_sweep(text, model.paper)]))
+        swept = opened()
+        rules = list(dict.fromkeys([swept.paper, *parse_sweep(text, swept.paper)]))
         for each in rules:
-            model.check(each)
-        dataset = dataset_of(loaded, model.stored.image_ids)
-        ids = category_ids(model, dataset.categories)
-        kept = Kept(out / "blocks", f"sweep of {loaded.info.id}")
-        found = rule_statistics(model.stored, dataset.scenes, dataset.categories, ids, rules, kept=kept, reporter=bars)
+            swept.check(each)
+        kept, dataset = Kept(out / "blocks", swept.of), swept.dataset
+        found = rule_statistics(
+            swept.stored, dataset.scenes, dataset.categories, swept.ids, rules, kept=kept, reporter=bars
+        )
         bars.status("Choosing on halves")
-        tuned = tune(found, str(model.paper), seed=seed)
+        tuned = tune(found, str(swept.paper), seed=seed)
     thresholds = {str(each): thresholds_of(each.record()) for each in rules}
     record = sweep_record(tuned, thresholds)
     if as_json:

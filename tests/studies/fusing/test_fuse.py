@@ -269,7 +269,7 @@ from pathlib import Path
 from panbench.studies.fusing.arrays import fuse_arrays, read_arrays
 from panbench.models.rules import RULES
 for name in RULES:
-    file = "panoptic_fpn_inputs.npz" if name == "panoptic-fpn" else "inputs.npz"
+    file = "panoptic_fpn_inputs.npz" if name in ("panoptic-fpn", "combine") else "inputs.npz"
     arrays = read_arrays(Path({str(RECORDED)!r}) / file)
     if RULES[name].scoring == "sigmoid":
         arrays.values["class_logits"] = arrays.values["class_logits"][..., :-1] - 4
@@ -279,4 +279,4 @@ for name in RULES:
     result = python("-c", program)
     assert result.returncode == 0, result.stderr
     assert all(int(line.split()[1]) > 0 for line in result.stdout.splitlines())
-    assert len(result.stdout.splitlines()) == 11
+    assert len(result.stdout.splitlines()) == 12

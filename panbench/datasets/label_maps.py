@@ -1,0 +1,129 @@
+"""PNGs of labels as people write them: files in a folder, their pixels, and the category that a value stands for."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from panbench.base.errors import BadArgument, BadDataset
+from panbench.base.text import listed
+from panbench.datasets.instances import read_json
+from panbench.panoptic.types import Category, IdMap
+
+__all__ = ["NOTHING", "SemanticMaps", "files_in", "read_label_png"]
+
+NOTHING = -1
+"""The label of a pixel without a category; 0 can be a category."""
+
+_COMMON = {
+    "1": "as COCO-Stuff's pixel maps, which hold id − 1",
+    "-1": "as ADE20K's, which hold id + 1",
+    "order": "train ids, in the order of the categories",
+}
+
+_UNKNOWN = -2
+_VALUES = 1 << 16
+
+
+def read_label_png(path: Path) -> npt.NDArray[Any]:
+    """A PNG's pixels as stored: palette indices, 8 or 16 bits, or channels."""
+    try:
+        with path.open("rb") as handle, Image.open(handle) as image:
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadDataset(f"{path} cannot be read as PNG ({error}).") from error
+
+
+def files_in(folder: str | os.PathLike[str], suffix: str) -> list[Path]:
+    """The files of a suffix in a folder and below, sorted. Raises BadDataset when there is none."""
+    if not Path(folder).is_dir():
+        raise BadDataset(f"{folder} is not a folder.")
+    found = sorted(path for path in Path(folder).rglob(f"*{suffix}") if not path.name.startswith("."))
+    if not found:
+        raise BadDataset(f"{folder} holds no {suffix} files.")
+    return found
+
+
+class SemanticMaps:
+    """One-channel PNGs, one an image with its stem, as maps of category ids."""
+
+    def __init__(self, folder: str | os.PathLike[str], categories: Sequence[Category], offset: str = "0") -> None:
+        """offset: what a value means: a number to add for the category id, `order` for the n-th category, or a JSON.
+
+        The JSON has a category id, or null for void, by value: `{"0": 7, "1": 8, "255": null}`.
+        What is no category is void where it is 255 or, after adding, not above 0.
+        Raises BadDataset without PNGs, BadArgument for an offset that is none of these.
+        """
+        self.folder, self.categories = folder, tuple(categories)
+        self._by_stem = {path.stem: path for path in files_in(folder, ".png")}
+        self._table = _table(self.categories, offset)
+
+    def read(self, file_name: str, size: tuple[int, int]) -> IdMap:
+        """(H, W) int32: the category id of each pixel of an image, NOTHING where there is none. Raises BadDataset."""
+        path = self._by_stem.get(Path(file_name).stem)
+        if path is None:
+            raise BadDataset(f"{self.folder} has no {Path(file_name).stem}.png for the image {file_name}.")
+        values = read_label_png(path)
+        if values.ndim != 2:
+            raise BadDataset(f"{path} has colour channels; a semantic PNG has one, whose value names the category.")
+        if values.shape != size:
+            raise BadDataset(
+                f"{path} is {values.shape[0]}×{values.shape[1]}, the JSON says {size[0]}×{size[1]} (height × width)."
+            )
+        ids: IdMap = self._table[values.astype(np.uint16)]
+        if (ids == _UNKNOWN).any():
+            unknown = np.unique(values[ids == _UNKNOWN]).tolist()
+            raise BadDataset(
+                f"{path}: the values {listed(unknown)} are neither a category nor void. {self._hint(np.unique(values))}"
+            )
+        return ids
+
+    def _hint(self, values: npt.NDArray[Any]) -> str:
+        """Which --offset would take all values of a map."""
+        fitting = [
+            f"--offset {offset} ({whose})"
+            for offset, whose in _COMMON.items()
+            if (_table(self.categories, offset)[values] != _UNKNOWN).all()
+        ]
+        return (
+            f"All of them would be with {' or '.join(fitting)}."
+            if fitting
+            else 'Name what each means in a JSON such as {"0": 7, "255": null}, and give it with --offset.'
+        )
+
+
+def _table(categories: Sequence[Category], offset: str) -> npt.NDArray[np.int32]:
+    """The category id for every value of 16 bits, NOTHING for void, _UNKNOWN for what is neither."""
+    table = np.full(_VALUES, _UNKNOWN, np.int32)
+    table[255] = NOTHING
+    known = [category.id for category in categories]
+    if offset == "order":
+        table[: len(known)] = known
+    elif offset.lstrip("+-").isdigit():
+        ids = np.arange(_VALUES) + int(offset)
+        table[ids <= 0] = NOTHING
+        is_category = np.isin(ids, known)
+        table[is_category] = ids[is_category]
+    else:
+        if not Path(offset).is_file():
+            raise BadArgument(f"--offset {offset} is not a number, `order`, or a JSON of category ids by value.")
+        for value, category_id in _pairs(Path(offset)).items():
+            if category_id is not None and category_id not in known:
+                raise BadDataset(f"{offset}: the value {value} means {category_id}, which is not among the categories.")
+            table[value] = NOTHING if category_id is None else category_id
+    return table
+
+
+def _pairs(path: Path) -> Mapping[int, int | None]:
+    document = read_json(path, ())
+    try:
+        pairs = {int(value): None if found is None else int(found) for value, found in document.items()}
+        if all(0 <= value < _VALUES for value in pairs):
+            return pairs
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise BadDataset(f'{path} must hold category ids, or null, by pixel value, such as {{"0": 7, "255": null}}.')
