@@ -34,19 +34,17 @@ class CandidateKeeper:
         rule: Rule,
         about: Mapping[str, Any],
         *,
-        rank: int = 0,
         exact: bool = True,
         workers: int = 2,
     ) -> None:
         """Goes on with what the folder, in the folder of its run, holds already.
 
-        about: what tells these candidates from others, as {"weights_sha256": …}; rank: of this process
+        about: what tells these candidates from others, as {"weights_sha256": …}
         exact: masks are exact where the map of `rule` needs it; else half precision throughout
         Raises BadRun when the folder holds candidates of another run, or a damaged file.
         """
         self.folder = Path(folder)
         self.about = {**about, "rule": str(rule), "low_gate": LOW_GATE, "exact": exact}
-        self.rank = rank
         self.differing = 0
         """Pixels that half precision changes in the rule's maps; mended when `exact`."""
         self.done: frozenset[int] = frozenset()
@@ -111,9 +109,9 @@ class CandidateKeeper:
 
     def _write(self) -> None:
         if self._block:
-            taken = [int(path.stem.split("-")[1]) for path in self.folder.glob(f"{self.rank:04d}-*.arrow")]
+            taken = [int(path.stem.split("-")[1]) for path in self.folder.glob("0000-*.arrow")]
             number = max(taken, default=-1) + 1
-            name = f"{self.folder.name}/{self.rank:04d}-{number:06d}.arrow"
-            write_recorded(self.folder.parent, name, block_of(self._block, self.about), self.rank)
+            name = f"{self.folder.name}/0000-{number:06d}.arrow"
+            write_recorded(self.folder.parent, name, block_of(self._block, self.about))
             self._block, self._bytes = [], 0
         self._block_since = time.monotonic()

@@ -1,6 +1,6 @@
 """The SHA-256 of files that a run keeps besides its parts: candidates, predictions.json and the oracle.
 
-`hashes/0000.sha256` has a line for each in the format of `sha256sum`. A line is on disk
+`hashes/0000.sha256` has a line for each, in the format of `sha256sum`. A line is on disk
 before its file is, so a file that is there was recorded, whenever the process was killed; of two lines on a file the
 later one counts. (The id PNGs are many and belong to images: their hashes are in the parts, see hashes.py.)
 """
@@ -14,17 +14,16 @@ from pathlib import Path
 
 from panbench.base.errors import BadRun, OutOfSpace
 from panbench.base.files import atomic_write, link_or_copy, make_folders, sha256_of, sync_folder
-from panbench.runs.layout import HASHES
+from panbench.runs.layout import MANIFEST
 
-__all__ = ["MANIFEST", "adopt_recorded", "check_recorded", "forget_absent", "recorded", "write_recorded"]
+__all__ = ["adopt_recorded", "check_recorded", "forget_absent", "recorded", "write_recorded"]
 
-MANIFEST = re.compile(r"\d{4}\.sha256")
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 
 
-def write_recorded(run: Path, name: str, content: bytes, rank: int = 0) -> Path:
+def write_recorded(run: Path, name: str, content: bytes) -> Path:
     """Writes a file of a run, atomically, after its hash; its path. name: relative to the run folder, with slashes."""
-    _append(run / HASHES / f"{rank:04d}.sha256", f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+    _append(run / MANIFEST, f"{hashlib.sha256(content).hexdigest()}  {name}\n")
     path = run / name
     with atomic_write(path) as handle:
         handle.write(content)
@@ -33,7 +32,7 @@ def write_recorded(run: Path, name: str, content: bytes, rank: int = 0) -> Path:
 
 def adopt_recorded(run: Path, name: str, source: Path, digest: str) -> None:
     """Takes a recorded file of another run into a run, after its hash. Other arguments as of `write_recorded`."""
-    _append(run / HASHES / "0000.sha256", f"{digest}  {name}\n")
+    _append(run / MANIFEST, f"{digest}  {name}\n")
     link_or_copy(source, run / name)
     sync_folder((run / name).parent)
 
@@ -41,8 +40,15 @@ def adopt_recorded(run: Path, name: str, source: Path, digest: str) -> None:
 def recorded(run: Path) -> dict[str, str]:
     """The SHA-256 of each recorded file, by name; lines that were cut short are passed over."""
     found: dict[str, str] = {}
-    for manifest in _manifests(run):
-        found |= _lines(manifest)
+    manifest = run / MANIFEST
+    try:
+        text = manifest.read_text("utf-8", errors="replace") if manifest.is_file() else ""
+    except OSError as problem:
+        raise BadRun(f"{manifest} cannot be read: {problem.strerror or problem}.") from None
+    # What comes after the last line end is a line that was cut short.
+    for line in text.split("\n")[:-1]:
+        if match := _LINE.fullmatch(line):
+            found[match[2]] = match[1]
     return found
 
 
@@ -67,32 +73,11 @@ def check_recorded(run: Path, name: str, hashes: Mapping[str, str] | None = None
 
 def forget_absent(run: Path) -> None:
     """Drops the lines of files that a process was killed before it wrote. Lock the run first."""
-    for manifest in _manifests(run):
-        lines = _lines(manifest)
-        kept = {name: digest for name, digest in lines.items() if (run / name).is_file()}
-        if kept != lines:
-            with atomic_write(manifest, "w") as handle:
-                handle.writelines(f"{digest}  {name}\n" for name, digest in kept.items())
-
-
-def _manifests(run: Path) -> list[Path]:
-    folder = run / HASHES
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if MANIFEST.fullmatch(path.name))
-
-
-def _lines(manifest: Path) -> dict[str, str]:
-    found = {}
-    try:
-        text = manifest.read_text("utf-8", errors="replace")
-    except OSError as problem:
-        raise BadRun(f"{manifest} cannot be read: {problem.strerror or problem}.") from None
-    # What comes after the last line end is a line that was cut short.
-    for line in text.split("\n")[:-1]:
-        if match := _LINE.fullmatch(line):
-            found[match[2]] = match[1]
-    return found
+    lines = recorded(run)
+    kept = {name: digest for name, digest in lines.items() if (run / name).is_file()}
+    if kept != lines:
+        with atomic_write(run / MANIFEST, "w") as handle:
+            handle.writelines(f"{digest}  {name}\n" for name, digest in kept.items())
 
 
 def _append(manifest: Path, line: str) -> None:

@@ -19,12 +19,13 @@ from panbench.base.errors import BadArgument, BadRun, PanbenchError
 from panbench.base.files import link_or_copy, sha256_of
 from panbench.base.shards import Shard, parse_shard
 from panbench.base.text import listed
+from panbench.panoptic.coco import read_png_names
 from panbench.panoptic.fingerprint import fingerprint_of_files, joined_rows
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.parts import read_part
 from panbench.runs.alike import differing_settings
 from panbench.runs.folder import Run, load_run
-from panbench.runs.layout import CANDIDATES, PREDICTIONS, PREDICTIONS_JSON
+from panbench.runs.layout import CANDIDATES, PREDICTIONS, PREDICTIONS_JSON, inside
 from panbench.runs.manifest import adopt_recorded, check_recorded, recorded
 from panbench.runs.predictions import write_predictions_document
 from panbench.runs.record import ImagesRecord, MemoryRecord, PredictionsRecord, RunInfo, SecondsRecord, Setting
@@ -159,10 +160,7 @@ class _Predictions:
     def __init__(self, documents: Mapping[Path, Mapping[str, Any]]) -> None:
         """Use `of`. documents: the predictions.json of each run folder"""
         self._documents = documents
-        self._names = {
-            path: {each["image_id"]: each["file_name"] for each in document["annotations"]}
-            for path, document in documents.items()
-        }
+        self._names = {path: read_png_names(path / PREDICTIONS_JSON) for path in documents}
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> "_Predictions | None":
@@ -185,11 +183,12 @@ class _Predictions:
         assert run.path is not None
         taken = []
         for image in images.tolist():
-            name = f"{PREDICTIONS}/{self._names[run.path][image]}"
-            if not (run.path / name).is_file():
-                raise BadRun(f"{run.path / name} is missing. Restore it, or make the shard again.")
-            link_or_copy(run.path / name, out / name)
-            taken.append(out / name)
+            name = f"{PREDICTIONS}/{self._names[run.path].get(image)}"
+            source, target = inside(run.path, name), inside(out, name)
+            if not source.is_file():
+                raise BadRun(f"{source} is missing. Restore it, or make the shard again.")
+            link_or_copy(source, target)
+            taken.append(target)
         return taken
 
     def write_json(self, out: Path) -> None:
@@ -210,7 +209,8 @@ def _take_candidates(runs: Sequence[Run], out: Path) -> None:
         digests = recorded(run.path)
         for block in blocks:
             name = f"{CANDIDATES}/{number:04d}-{block.stem.partition('-')[2]}.arrow"
-            kept[name] = block, digests.get(f"{CANDIDATES}/{block.name}", "") or sha256_of(block)
+            source = inside(run.path, f"{CANDIDATES}/{block.name}")
+            kept[name] = source, digests.get(f"{CANDIDATES}/{block.name}", "") or sha256_of(source)
     for name, (block, digest) in kept.items():
         adopt_recorded(out, name, block, digest)
 

@@ -23,6 +23,7 @@ from panbench.base.text import listed
 from panbench.catalog import Published
 from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.types import Category
+from panbench.runs.layout import CORE_NAMES, is_own_name
 
 __all__ = [
     "SCHEMA",
@@ -50,8 +51,9 @@ SCHEMA = 1
 Status = Literal["running", "done", "interrupted", "failed"]
 STATUSES: tuple[str, ...] = typing.get_args(Status)
 
-Count = Annotated[int, 0]
-"""A whole number from 0 on."""
+Count = Annotated[int, "from 0 on"]
+OwnName = Annotated[str, "of a part or a side table"]
+"""One component of a path (`layout.is_own_name`)."""
 
 Setting = str | int | float | bool | None
 """What an argument or a threshold can be."""
@@ -265,7 +267,7 @@ class SummaryRecord:
 class PartRecord:
     """A part of the run as it was written; one that differs is left out."""
 
-    name: str
+    name: OwnName
     """the file in parts/"""
     size: Count
     """its bytes"""
@@ -460,6 +462,8 @@ def _side_tables(content: dict[str, Any]) -> dict[str, tuple[PartRecord, ...]]:
                 raise
             continue
         if listed:
+            if not is_own_name(name) or name in CORE_NAMES:
+                raise _Wrong(f"{_shown(name)} is not the name of a side table")
             found[name] = listed
     return found
 
@@ -512,12 +516,9 @@ def _form(kind: Any) -> tuple[Any, tuple[Any, ...]]:
 
 def _value(kind: Any, value: Any, where: str) -> Any:
     """`value` as the type `kind` has it; raises _Wrong."""
+    if kind in _SCALARS:
+        return _SCALARS[kind](value, where)
     origin, arguments = _form(kind)
-    if origin is Annotated:
-        number = _whole(value, where)
-        if number < arguments[1]:
-            raise _Wrong(f"`{where}` must be at least {arguments[1]}, not {_shown(value)}")
-        return number
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
@@ -542,9 +543,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             _key(arguments[0], key, where): _value(arguments[1], item, f"{where}.{_clean(key)}")
             for key, item in value.items()
         }
-    if dataclasses.is_dataclass(kind):
-        return _record(typing.cast(type, kind), value, where)
-    return _SCALARS[kind](value, where)
+    return _record(typing.cast(type, kind), value, where)
 
 
 def _key(kind: Any, key: str, where: str) -> Any:
@@ -564,6 +563,20 @@ def _text(value: Any, where: str) -> str:
     except UnicodeEncodeError:
         raise _Wrong(f"`{where}` is text that cannot be written down: {_shown(value)}") from None
     return value
+
+
+def _own_name(value: Any, where: str) -> str:
+    name = _text(value, where)
+    if not is_own_name(name):
+        raise _Wrong(f"`{where}` must be a name of a-z, 0-9, `.`, `_` and `-`, not {_shown(value)}")
+    return name
+
+
+def _count(value: Any, where: str) -> int:
+    number = _whole(value, where)
+    if number < 0:
+        raise _Wrong(f"`{where}` must be at least 0, not {_shown(value)}")
+    return number
 
 
 def _whole(value: Any, where: str) -> int:
@@ -602,7 +615,14 @@ def _setting(value: Any, where: str) -> Setting:
     return _text(value, where) if isinstance(value, str) else value
 
 
-_SCALARS: dict[Any, Callable[[Any, str], Any]] = {str: _text, int: _whole, float: _real, bool: _truth}
+_SCALARS: dict[Any, Callable[[Any, str], Any]] = {
+    str: _text,
+    OwnName: _own_name,
+    int: _whole,
+    Count: _count,
+    float: _real,
+    bool: _truth,
+}
 
 
 def _check_categories(categories: tuple[Category, ...]) -> None:

@@ -73,7 +73,7 @@ def _spoken(kind: Any) -> str:
     """A type in words."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
-        return "count"
+        return "text" if arguments[0] is str else "count"
     if origin is typing.Literal:
         return "text"
     if origin in (types.UnionType, typing.Union):

@@ -29,13 +29,6 @@ def test_of_a_file_that_is_written_again_the_later_hash_counts(tmp_path):
         assert check_recorded(tmp_path, "predictions.json")
 
 
-def test_each_rank_has_a_file_of_its_own(tmp_path):
-    write_recorded(tmp_path, BLOCK, b"one")
-    write_recorded(tmp_path, "candidates/0001-000000.arrow", b"two", rank=1)
-    assert sorted(path.name for path in (tmp_path / "hashes").iterdir()) == ["0000.sha256", "0001.sha256"]
-    assert set(recorded(tmp_path)) == {BLOCK, "candidates/0001-000000.arrow"}
-
-
 def test_a_line_that_was_cut_short_is_passed_over_and_the_next_one_is_whole(tmp_path):
     write_recorded(tmp_path, BLOCK, b"one")
     manifest = tmp_path / "hashes" / "0000.sha256"

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from little_runs import CATEGORIES, everything, finished, one_row, write_side
 from support import panbench, refused
@@ -89,11 +91,18 @@ def test_of_an_interrupted_run_the_names_of_its_images_are_deleted(tmp_path):
     assert remove_run(tmp_path / "a") == [tmp_path / "a" / "predictions" / "my-figure.png"]
 
 
-def test_a_part_of_another_run_is_left(tmp_path):
+def test_a_part_that_is_neither_listed_nor_says_that_it_is_the_runs_is_left(tmp_path):
     run, other = finished(tmp_path / "a", 1), finished(tmp_path / "b", 2)
-    shutil.copy(other / "parts" / "0000-000000.parquet", run / "parts" / "0001-000000.parquet")
-    (run / "parts" / "0002-000000.parquet").write_bytes(b"torn")
-    assert remove_run(run) == [run / "parts" / "0001-000000.parquet"]
+    mine = [run / "parts" / "0001-000000.parquet", run / "parts" / "0002-000000.parquet", run / "parts" / "7-7.parquet"]
+    shutil.copy(other / "parts" / "0000-000000.parquet", mine[0])
+    mine[1].write_bytes(b"torn")
+    pq.write_table(pa.table({"mine": [1]}), mine[2])
+    record = json.loads((run / "run.json").read_text())
+    for id in (record["id"], None):
+        copy = Path(shutil.copytree(run, tmp_path / "copy"))
+        (copy / "run.json").write_text(json.dumps({**record, "id": id}))
+        assert remove_run(copy)[-3:] == [copy / path.relative_to(run) for path in mine]
+        shutil.rmtree(copy)
 
 
 def test_predictions_that_lie_outside_of_the_run_are_never_deleted(tmp_path):
