@@ -16,7 +16,8 @@ from pathlib import Path
 
 from panbench.base.errors import BadRun
 from panbench.base.files import sync_folder, write_json
-from panbench.runs.layout import MARK, RECORD
+from panbench.panoptic.parts import part_files
+from panbench.runs.layout import MARK, PARTS, RECORD
 from panbench.runs.record import read_info
 from panbench.runs.removal import remove_empty_folders, remove_run_files
 
@@ -24,6 +25,7 @@ __all__ = [
     "beside",
     "cut_short",
     "finish_swap",
+    "ghost_of",
     "is_replacing",
     "mark_as_replacement",
     "moved_away",
@@ -83,6 +85,13 @@ def replacement_of(home: Path) -> Path | None:
     return new if not os.path.lexists(home) or _identity(home) == mark.run else None
 
 
+def ghost_of(home: Path) -> Path | None:
+    """A folder beside `home` with the record of a replacement, but neither mark nor part: nothing is lost with it."""
+    new = beside(home)
+    is_run = not new.is_symlink() and _identity(new) is not None
+    return new if is_run and not is_replacing(new, home) and not part_files(new / PARTS) else None
+
+
 def place_of(home: Path) -> Path:
     """Where the run that is being written lies: beside `home` while it replaces another one."""
     return replacement_of(home) or home
@@ -122,6 +131,8 @@ def finish_swap(home: Path) -> bool:
     if not os.path.lexists(home) and new is not None and read_info(new).status == "done":
         os.rename(new, home)
         sync_folder(new.parent)
+    if (ghost := ghost_of(home)) is not None:
+        remove_run_files(ghost)
     return _clear_away(home)
 
 

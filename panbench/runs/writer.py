@@ -22,7 +22,7 @@ from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.parts import compact, part_files, write_part
 from panbench.runs.folder import Run, load_run
 from panbench.runs.hashes import NO_HASHES, FileHashes
-from panbench.runs.layout import CORE_NAMES, MARK, PARTS, RECORD
+from panbench.runs.layout import CORE_NAMES, MARK, PARTS, RECORD, is_own_name
 from panbench.runs.lock import RunLock
 from panbench.runs.manifest import forget_absent
 from panbench.runs.membership import part_metadata
@@ -32,6 +32,7 @@ from panbench.runs.replacing import (
     beside,
     cut_short,
     finish_swap,
+    ghost_of,
     is_replacing,
     mark_as_replacement,
     old_of,
@@ -185,8 +186,8 @@ class RunWriter:
         name: of the table, as a study declares it (`Study.tables`); table: with a column image_id, and a row or more
         of each image; shard: as of `write_part`
         """
-        if name in CORE_NAMES or name in {field.name for field in fields(RunInfo)}:
-            raise ValueError(f"{name!r} is something else in a run folder or in run.json")
+        if name in CORE_NAMES or name in {field.name for field in fields(RunInfo)} or not is_own_name(name):
+            raise ValueError(f"{name!r} is something else in a run folder or in run.json, or no name of a-z, 0-9, ._-")
         if name not in self.info.side_tables:
             # So that it is listed when the run is closed, also where the study is not installed (merged runs).
             self.info = replace(self.info, side_tables={**self.info.side_tables, name: ()})
@@ -202,10 +203,14 @@ class RunWriter:
         """Closes the run with its last status ("done", "interrupted" or "failed") and further fields; the run.
 
         `summary` is computed from the parts unless it is given. The many small parts of a long run that is done are
-        joined to few. A run that is done takes the place of the one that it replaces.
+        joined to few. A run that is done takes the place of the one that it replaces. Of a run that was closed as done,
+        as when a signal comes in the last moment of that, nothing is written any more.
         """
         if status not in STATUSES[1:]:
             raise ValueError(f"status must be one of {', '.join(STATUSES[1:])}, not {status!r}")
+        if self._is_done:
+            self.close()
+            return Run(self.info, self.path if self.path.exists() else self.home)
         try:
             if status == "done":
                 self._compact()
@@ -220,6 +225,14 @@ class RunWriter:
         finally:
             self.close()
         return Run(self.info, self.path)
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether run.json says that the run is done, or the run lies in its home already."""
+        try:
+            return read_info(self.path).status == "done"
+        except BadRun:
+            return not self.path.exists()
 
     def close(self) -> None:
         """Lets others write the folder; `finish` does it, too."""
@@ -316,7 +329,7 @@ def check_room(path: str | os.PathLike[str], overwrite: bool = False) -> None:
     new, old = beside(path), old_of(path)
     ours = (replacement_of(path), old if is_replacing(path, path) else None)
     for other in (new, old):
-        if os.path.lexists(other) and other not in ours and not _is_free(other):
+        if os.path.lexists(other) and other not in ours and not _is_free(other) and ghost_of(path) != other:
             raise BadRun(
                 f"{other} is in the way: the new run is written beside the old one. Move it, or give another --out."
             )

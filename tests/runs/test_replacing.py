@@ -5,11 +5,20 @@ import shutil
 from pathlib import Path
 
 import pytest
-from little_runs import CATEGORIES, everything, finished, one_row
+from little_runs import CATEGORIES, everything, finished, one_row, write_side
 from support import panbench, refused
 
 from panbench.base.errors import BadRun
-from panbench.runs import RunInfo, RunWriter, finish_replacement, load_run, read_runs, remove_run, unfinished_run
+from panbench.runs import (
+    RunInfo,
+    RunWriter,
+    finish_replacement,
+    load_run,
+    read_runs,
+    remove_run,
+    unfinished_run,
+    writer,
+)
 
 INFO = RunInfo(categories=CATEGORIES)
 
@@ -124,3 +133,50 @@ class TestMark:
         with pytest.raises(BadRun, match="cannot take the place"):
             writer.finish("done")
         assert load_run(run).image_ids() == (1,)
+
+
+class TestLastMoment:
+    @pytest.fixture
+    def a_signal_after_the_swap(self, monkeypatch):
+        swap = writer.swap
+
+        def interrupted(new, home):
+            swap(new, home)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(writer, "swap", interrupted)
+
+    @pytest.mark.usefixtures("a_signal_after_the_swap")
+    @pytest.mark.parametrize("what", ["score", "merge"])
+    def test_a_run_that_is_interrupted_after_the_swap_is_the_new_one_and_leaves_nothing(self, tmp_path, what):
+        run = finished(tmp_path / "a", 1)
+        gt, pred = write_side(tmp_path, "gt", {2: "ps"}), write_side(tmp_path, "pred", {2: "ps"})
+        lines = {
+            "score": ("score", "--gt", gt, "--pred", pred, "--out", run),
+            "merge": ("runs", "merge", finished(tmp_path / "shard", 2), "--out", run),
+        }
+        before = {path.name for path in tmp_path.iterdir()}
+        assert panbench(*lines[what], "--overwrite").exit_code == 130
+        assert {path.name for path in tmp_path.iterdir()} == before
+        assert load_run(run).image_ids() == (2,)
+        assert load_run(run).info.status == "done"
+
+    @pytest.mark.parametrize("what", ["finish", "overwrite"])
+    def test_a_record_without_parts_that_a_replacement_left_is_cleared(self, tmp_path, what):
+        run = finished(tmp_path / "a", 1)
+        shutil.copytree(run, ghost := tmp_path / ".a.panbench-new", ignore=shutil.ignore_patterns("parts"))
+        if what == "finish":
+            assert panbench("runs", "finish", run).exit_code == 0
+            assert load_run(run).image_ids() == (1,)
+        else:
+            replaced(run, 3)
+            assert load_run(run).image_ids() == (3,)
+        assert not ghost.exists()
+
+    def test_a_run_with_parts_in_the_place_of_a_replacement_stays_and_is_named(self, tmp_path):
+        run, other = finished(tmp_path / "a", 1), finished(tmp_path / ".a.panbench-new", 2)
+        before = everything(other)
+        assert not finish_replacement(run)
+        with pytest.raises(BadRun, match="is in the way"):
+            RunWriter.create(run, INFO, overwrite=True)
+        assert everything(other) == before
