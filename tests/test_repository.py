@@ -63,7 +63,6 @@ def test_documents_install_from_the_clone_or_an_address_as_long_as_no_index_has_
 def test_the_readme_of_scripts_has_a_line_for_each_program():
     scripts = ROOT / "scripts"
     programs = {path for path in scripts.rglob("*.*") if path.suffix in (".py", ".sh") and path.name != "__init__.py"}
-    programs -= set((scripts / "check" / "torturing").iterdir())
     folder, listed = scripts, set()
     for line in (scripts / "README.md").read_text("utf-8").splitlines():
         if heading := re.match(r"## (\w+)/", line):

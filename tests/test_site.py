@@ -97,9 +97,9 @@ def test_rows_of_long_text_are_lists_that_read_back_as_they_were_written():
 
 
 def test_links_of_the_readme_are_the_sites_or_the_repositorys():
-    text = "[a](docs/models.md#own) [b](CONTRIBUTING.md) [c](scripts/check/torture.py) [d](configs) [e](https://other/x.md)"
+    text = "[a](docs/models.md#own) [b](CONTRIBUTING.md) [c](scripts/check/mutants.py) [d](configs) [e](https://other/x.md)"
     assert docs_site.outward(text, Path(), REPOSITORY) == (
-        f"[a](models.md#own) [b](contributing.md) [c]({REPOSITORY}/blob/main/scripts/check/torture.py) "
+        f"[a](models.md#own) [b](contributing.md) [c]({REPOSITORY}/blob/main/scripts/check/mutants.py) "
         f"[d]({REPOSITORY}/tree/main/configs) [e](https://other/x.md)"
     )
 

@@ -29,7 +29,6 @@ from scripts.make import markdown_lists
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- mutants: made by scripts/check/mutants.py --markdown -->", "<!-- /mutants -->"
-TORTURE = "scripts/check/torture.py"
 SECONDS = 600
 
 
@@ -38,7 +37,7 @@ class Mutant:
     """A promise, the line that breaks it, and who must notice.
 
     promise: what then no longer holds; file: the one that is changed; old: stands in it once; new: in its place
-    noticed_by: tests (pytest's ids), or a scenario of torture as "scripts/check/torture.py SCENARIO ROUNDS"
+    noticed_by: tests (pytest's ids)
     """
 
     name: str
@@ -59,6 +58,7 @@ class Mutant:
 
 RUNS = "tests/runs/test_run_folder.py"
 CUT = "tests/runs/test_power_cut.py"
+HOSTILE = "tests/runs/test_hostile_runs.py"
 MUTANTS = (
     Mutant(
         "summary_believed",
@@ -67,7 +67,7 @@ MUTANTS = (
         "        return summarise(self.pq())",
         "        found = self.info.summary\n"
         "        return {name: vars(one) for name, one in vars(found).items()} if found else summarise(self.pq())",
-        (f"{RUNS}::TestChanged::test_numbers_come_from_the_parts_not_from_run_json", f"{TORTURE} edited_record 12"),
+        (f"{RUNS}::TestChanged::test_numbers_come_from_the_parts_not_from_run_json",),
     ),
     Mutant(
         "fsync_removed",
@@ -78,7 +78,6 @@ MUTANTS = (
         (
             f"{CUT}::test_a_record_is_the_old_or_the_new_one",
             f"{CUT}::test_no_run_that_reads_as_done_has_lost_a_part",
-            f"{TORTURE} power_cut 6",
         ),
     ),
     Mutant(
@@ -103,10 +102,7 @@ MUTANTS = (
         "panbench/base/download.py",
         "    if sha256 is not None:",
         "    if False:",
-        (
-            "tests/base/test_download.py::test_a_byte_flipped_once_on_its_way_is_fetched_again",
-            f"{TORTURE} lying_server 20",
-        ),
+        ("tests/base/test_download.py::test_a_byte_flipped_once_on_its_way_is_fetched_again",),
     ),
     Mutant(
         "unencrypted_redirect_followed",
@@ -170,26 +166,24 @@ MUTANTS = (
         "panbench/runs/replacing.py",
         "    return place.with_name(f\"{'.' if hidden else ''}{home.absolute().name}{suffix}\")",
         "    return place.with_name(f\"{home.absolute().name}{suffix.replace('.panbench-', '.')}\")",
-        ("tests/runs/test_replacing.py::TestNamesOfUsers", f"{TORTURE} names_of_users 12"),
+        ("tests/runs/test_replacing.py::TestNamesOfUsers",),
     ),
     Mutant(
         "link_followed",
         "links in a run are removed, not followed",
         "panbench/runs/removal.py",
-        "        folder.unlink()\n        return",
-        "        folder = folder.resolve()",
+        "            (path / folder).unlink()",
+        "            folder = str((path / folder).resolve())",
         ("tests/runs/test_removal.py::test_a_link_inside_a_run_is_removed_and_not_followed",),
     ),
     Mutant(
         "figure_of_user_deleted",
         "a picture of the user's among the predictions stays",
         "panbench/runs/removal.py",
-        "            PREDICTIONS: _names_of(self._prediction_names()),",
-        "            PREDICTIONS: lambda name: True,",
-        (
-            "tests/runs/test_removal.py::test_a_figure_of_the_user_among_the_predictions_is_left_and_named",
-            f"{TORTURE} deleted_runs 8",
-        ),
+        "        PREDICTIONS: _own_predictions(path, info),",
+        "        PREDICTIONS: [each.relative_to(path / PREDICTIONS).as_posix() "
+        "for each in _entries(path / PREDICTIONS)],",
+        ("tests/runs/test_removal.py::test_a_figure_of_the_user_among_the_predictions_is_left_and_named",),
     ),
     Mutant(
         "changed_files_resumed",
@@ -205,10 +199,7 @@ MUTANTS = (
         "panbench/runs/manifest.py",
         "    if found != expected:",
         "    if False:",
-        (
-            "tests/runs/test_manifest.py::test_a_file_that_was_written_is_what_was_recorded_until_it_changes",
-            f"{TORTURE} changed_kept_file 6",
-        ),
+        ("tests/runs/test_manifest.py::test_a_file_that_was_written_is_what_was_recorded_until_it_changes",),
     ),
     Mutant(
         "candidates_header_unchecked",
@@ -226,7 +217,6 @@ MUTANTS = (
         "        if False:",
         (
             "tests/studies/gate/test_gate.py::test_a_damaged_run_is_refused_by_the_name_of_its_part_before_anything_else",
-            f"{TORTURE} judged_damaged 6",
         ),
     ),
     Mutant(
@@ -252,6 +242,54 @@ MUTANTS = (
         "    return redactor()(text)",
         "    return text",
         ("tests/base/test_secrets.py::test_an_error_that_quotes_a_library_shows_no_secret",),
+    ),
+    Mutant(
+        "minutes_lost",
+        "at most 10 s of an evaluation are lost by a kill",
+        "panbench/evaluation/loop.py",
+        "BLOCK_SECONDS = 10.0",
+        "BLOCK_SECONDS = 100.0",
+        ("tests/evaluation/test_evaluate.py::test_a_kill_costs_ten_seconds_at_most",),
+    ),
+    Mutant(
+        "other_machine_taken_for_dead",
+        "a writer on another machine counts as alive",
+        "panbench/base/locks.py",
+        '        if self.host != platform.node() or sys.platform == "win32":',
+        '        if sys.platform == "win32":',
+        ("tests/runs/test_lock.py::test_a_writer_on_another_machine_counts_as_alive",),
+    ),
+    Mutant(
+        "folder_elsewhere_taken",
+        "no folder that a run names lies outside of it",
+        "panbench/runs/layout.py",
+        '    return _NAME.fullmatch(name) is not None and name not in (".", "..")',
+        "    return True",
+        (f"{HOSTILE}::test_no_table_of_a_run_is_a_folder_elsewhere",),
+    ),
+    Mutant(
+        "link_out_merged",
+        "no file outside of a run is merged with it",
+        "panbench/runs/layout.py",
+        "    if not path.resolve().is_relative_to(run.resolve()):",
+        "    if False:",
+        (f"{HOSTILE}::test_a_link_among_the_predictions_that_leads_out_is_not_merged",),
+    ),
+    Mutant(
+        "done_run_written_again",
+        "a run that is done is not written again when a signal comes in its last moment",
+        "panbench/runs/writer.py",
+        "        if self._is_done:",
+        "        if False:",
+        ("tests/runs/test_replacing.py::TestLastMoment",),
+    ),
+    Mutant(
+        "any_command_offered",
+        "only a recorded call of eval is offered for pasting",
+        "panbench/report/answers/remaking.py",
+        ' or program != "panbench" or',
+        " or",
+        ("tests/evaluation/test_remaking.py::test_a_recorded_command_that_is_no_evaluation_is_not_offered",),
     ),
 )
 
@@ -283,27 +321,16 @@ def main() -> None:
 
 
 def unnoticed_by(clean: Path, mutant: Mutant) -> list[str]:
-    """The checks of a mutant that do not fail as they should."""
+    """The tests of a mutant that do not fail; one that pytest cannot collect (exit 2 and more) has noticed nothing."""
     with copied(clean) as root:
         mutant.apply(root)
         compile((root / mutant.file).read_text("utf-8"), mutant.file, "exec")
-        return [check for check in mutant.noticed_by if not _fails(check, *run(root, check))]
-
-
-def _fails(check: str, code: int, said: str) -> bool:
-    """Whether a test failed, or a scenario named a broken promise; anything else is no notice."""
-    if check.startswith(TORTURE):
-        return code == 1 and f"{check.split()[1]} --seed" in said
-    return code == 1 and " failed" in said
+        return [check for check in mutant.noticed_by if run(root, check)[0] != 1]
 
 
 def run(root: Path, check: str) -> tuple[int, str]:
     """The exit code of a check in a copy of the checkout, and what it printed."""
-    if check.startswith(TORTURE):
-        script, scenario, rounds = check.split()
-        words = [script, "--only", scenario, "--rounds", rounds, "--seed", "1", "--seconds", str(SECONDS)]
-    else:
-        words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(root / ".tests"), check]
+    words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(root / ".tests"), check]
     here = {**environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         [sys.executable, *words], cwd=root, env=here, capture_output=True, text=True, timeout=2 * SECONDS, check=False
@@ -341,16 +368,10 @@ def table(mutants: Sequence[Mutant]) -> str:
     """The mutants as a Markdown list: the promise, what breaks it, and who notices."""
     lines = []
     for mutant in mutants:
-        checks = ", ".join(f"`{_shown(check)}`" for check in mutant.noticed_by)
+        checks = ", ".join(f"`{check.split('::', 1)[1]}`" for check in mutant.noticed_by)
         cells = (f"{mutant.promise} (`{mutant.name}`)", f"`{mutant.file}`", checks)
         lines.append(markdown_lists.item(("broken in", "noticed by"), cells))
     return "\n".join(lines)
-
-
-def _shown(check: str) -> str:
-    return (
-        check.removeprefix("scripts/check/").rsplit(" ", 1)[0] if check.startswith(TORTURE) else check.split("::", 1)[1]
-    )
 
 
 def documented(page: str, told: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -274,6 +276,14 @@ def test_a_run_that_lost_a_part_is_made_whole_by_resume(dataset, spec, tmp_path,
     assert recorder.notices[-1].endswith("is already complete.")
 
 
+def test_a_kill_costs_ten_seconds_at_most(dataset, spec, tmp_path, monkeypatch):
+    seconds = itertools.count(step=4)  # the clock of the blocks, read once after each image
+    clock = SimpleNamespace(monotonic=lambda: next(seconds), perf_counter=time.perf_counter)
+    monkeypatch.setattr("panbench.evaluation.loop.time", clock)
+    run = evaluated(spec, dataset, tmp_path / "run", batch_size=1)
+    assert [part.images for part in run.info.parts] == [3, 3, 3, 3]
+
+
 def test_an_old_run_outlives_an_overwriting_one_that_fails(folder, spec, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "data")
     dataset = open_dataset(str(copy))
@@ -519,6 +529,7 @@ def test_a_batch_size_below_one_is_refused(dataset, spec, tmp_path):
 NURSERY = """
 import gc, os, sys
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 from panbench.base.reporter import Silent
 from panbench.catalog import find_model

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from panbench.base.errors import BadRun
-from panbench.runs.lock import RunLock, is_locked, owner_of
+from panbench.runs.lock import RunLock, is_locked, may_be_written, owner_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills and forks as POSIX has them")
 
@@ -141,6 +141,18 @@ def test_the_lock_of_a_killed_process_does_not_count(tmp_path, locks):
         assert not is_locked(tmp_path / "a")
         RunLock.acquire(tmp_path / "a").release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_on_another_machine_counts_as_alive(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    (tmp_path / ".a.lock").touch()
+    written = {}
+    for host in ("another-machine", platform.node()):
+        record = {"pid": ended.pid, "host": host, "since": "2026-11-22T10:00:00+00:00"}
+        (tmp_path / ".a.lock.owner").write_text(json.dumps(record))
+        written[host] = may_be_written(tmp_path / "a")
+    assert written == {"another-machine": True, platform.node(): False}
 
 
 class TestWithoutLocksOfTheSystem:
