@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The Python that .venv is made with, one that panbench runs on: make install PYTHON=/path/to/python3.12
-PYTHON ?= python3.11 python3.12 python3.13 python3.10 python3 python
-FITS := import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3.10 python3 python
+FITS := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 # Containers often set it: every process of the tests would compile what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -28,7 +28,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py panbench/panop
 	    for python in $(PYTHON); do \
 	        if $$python -c '$(FITS)' 2>/dev/null; then $$python -m venv $(VENV) && exit; fi; \
 	    done; \
-	    echo "panbench needs Python 3.10 to 3.13 with venv (Debian and Ubuntu: apt-get install python3-venv);" >&2; \
+	    echo "panbench needs Python 3.10 or newer with venv (Debian and Ubuntu: apt-get install python3-venv);" >&2; \
 	    echo "none was found as $(PYTHON). Name one: make install PYTHON=/path/to/python3.11" >&2; \
 	    exit 1; \
 	}

@@ -46,7 +46,7 @@ class Lock:
         # Not bound to a thread: a run may be closed by another one than opened it.
         held: BaseFileLock
         if _has_locks(path.parent):
-            held = FileLock(path, thread_local=False, fallback_to_soft=False)
+            held = FileLock(path, thread_local=False)
         else:
             held = SoftFileLock(_marker(path), thread_local=False)
         try:
@@ -173,11 +173,14 @@ def _has_locks(folder: Path) -> bool:
     Tried on a file of its own: a lock file that another process made tells nothing, and one that is made for the trial
     could be taken for a holder's.
     """
-    from filelock import lock_descriptor
+    if sys.platform == "win32":
+        return True
+    import fcntl
 
     with tempfile.TemporaryFile(dir=folder) as handle:
         try:
-            return lock_descriptor(handle.fileno(), blocking=False)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
         except OSError as problem:
             if problem.errno in _NO_LOCKS:
                 return False

@@ -4,14 +4,16 @@ Each file of commands has an `app = family()`, declares commands by `@command(ap
 least one example for `--help`, and cli/app.py mounts the families.
 """
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.models import OptionInfo
 
 from panbench.base.addresses import refuse_address
 from panbench.base.computing import DEVICES, check_device_name
@@ -34,44 +36,75 @@ OPTIONS = "options"
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
 
-def _as_everywhere(params: list[Any]) -> list[Any]:
-    """The parameters as all commands have them: -o for --out, and a word for a value (RUN), not its type and range."""
+def _as_everywhere(work: Callable[..., None]) -> None:
+    """Gives the options and arguments of a command what all commands have.
+
+    -o for --out; a word for a value (RUN, PATH, N), not its type; bounds that help does not print as `x>=1`.
+    """
+    for name, hint in get_type_hints(work, include_extras=True).items():
+        kind, *infos = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        for info in infos:
+            if isinstance(info, OptionInfo):
+                if info.metavar is None:
+                    info.metavar = _word_for(kind)
+                if kind is not bool:
+                    # Typer takes a metavar that spells the name, as WAY, for the name of the option.
+                    info.param_decls = info.param_decls or (f"--{name.replace('_', '-')}",)
+                if name == "out" and "-o" not in (info.param_decls or ()):
+                    info.param_decls = (*(info.param_decls or ()), "-o")
+                if info.min is not None or info.max is not None:
+                    info.callback = _between(info.min, info.max)
+                    info.min = info.max = None
+
+
+def _in_words(params: list[Any]) -> list[Any]:
+    """The parameters as help shows them: flags without a type, an argument as RUN, [RUN], RUN... or [RUN]..."""
     for param in params:
-        param._get_number_range_help_str = lambda: None
-        if param.param_type_name == "argument":
-            _show_as_word(param)
-        elif param.metavar is None:
-            param.metavar = _word_for(param)
-        if "--out" in param.opts and "-o" not in param.opts:
-            param.opts = [*param.opts, "-o"]
+        if param.param_type_name != "argument":
+            param.metavar = param.metavar or ""
+            continue
+        name = (param.metavar or param.name.upper()).strip("[]")
+        word = name if param.required else f"[{name}]"
+        usage = word if param.nargs == 1 else f"{word}..."
+        param.metavar = name
+        param.get_usage_pieces = lambda ctx, usage=usage: [usage]
+        param.display_type_rich = lambda ctx: ""
+        if hasattr(param, "type"):
+            # Typer before 0.29 asks the type, which other parameters may share.
+            param.type = copy.copy(param.type)
+            param.type.get_metavar = lambda **_: " "
     return params
 
 
-def _show_as_word(argument: Any) -> None:
-    """Shows an argument as RUN, [RUN], RUN... or [RUN]... in the usage, and by its name alone in the table."""
-    argument.metavar = (argument.metavar or argument.name.upper()).strip("[]")
-    word = argument.metavar if argument.required else f"[{argument.metavar}]"
-    usage = word if argument.nargs == 1 else f"{word}..."
-    argument.get_usage_pieces = lambda ctx: [usage]
-    argument.display_type_rich = lambda ctx: ""
+def _between(lowest: float | None, highest: float | None) -> Callable[[float | None], float | None]:
+    """A callback that refuses numbers outside of a range."""
+
+    def check(value: float | None) -> float | None:
+        if value is not None and lowest is not None and value < lowest:
+            raise typer.BadParameter(f"{value} must be greater than or equal to {lowest}.")
+        if value is not None and highest is not None and value > highest:
+            raise typer.BadParameter(f"{value} must be less than or equal to {highest}.")
+        return value
+
+    return check
 
 
-def _word_for(option: Any) -> str:
-    """The metavar of an option that has none of its own."""
-    if getattr(option, "is_bool_flag", False) or getattr(option, "count", False):
+def _word_for(kind: Any) -> str:
+    """The metavar of an option that has none of its own, from its type."""
+    kinds = [each for each in get_args(kind) or (kind,) if each is not type(None)]
+    first = kinds[0]
+    if isinstance(first, type) and issubclass(first, Enum):
+        return "|".join(str(each.value) for each in first)
+    if first is bool:
         return ""
-    kind = option.type_descriptor
-    if kind.is_choice:
-        return "|".join(str(getattr(choice, "value", choice)) for choice in kind.choices or ())
-    text = str(kind.annotation)
-    return next((word for part, word in (("Path", "PATH"), ("int", "N"), ("float", "N")) if part in text), "TEXT")
+    return {int: "N", float: "N", Path: "PATH"}.get(first, "TEXT")
 
 
 class Command(TyperCommand):
-    """A command whose help shows flags as flags; its errors suggest only options that it has."""
+    """A command whose help shows words for values; its errors suggest only options that it has."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _as_everywhere(super().get_params(ctx))
+        return _in_words(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         ctx.meta[OPTIONS] = {name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)}
@@ -81,10 +114,10 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """A group of commands whose help shows flags as flags; it answers unknown words with a suggestion."""
+    """A group of commands whose help shows words for values; it answers unknown words with a suggestion."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        return _as_everywhere(super().get_params(ctx))
+        return _in_words(super().get_params(ctx))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and args[0] not in self.commands and not ctx.resilient_parsing:
@@ -110,7 +143,13 @@ def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Callable[.
     """Declares a command of a family. examples: command lines that `--help` ends with."""
     # Begins with a line end: without it the indentation of all other lines would be taken away.
     epilog = "\n".join(["", "Examples:" if len(examples) > 1 else "Example:", *(f"  {line}" for line in examples)])
-    return app.command(name, cls=Command, epilog=epilog, context_settings=dict(HELP_OPTIONS))
+    declare = app.command(name, cls=Command, epilog=epilog, context_settings=dict(HELP_OPTIONS))
+
+    def declared(work: Callable[..., None]) -> Callable[..., None]:
+        _as_everywhere(work)
+        return declare(work)
+
+    return declared
 
 
 def option(help: str, panel: str | None = None, metavar: str | None = None, **settings: Any) -> Any:

@@ -46,3 +46,13 @@ def test_a_fork_of_mmdet_that_was_not_tested_is_named(monkeypatch):
 
     monkeypatch.setattr(distributions, "_version", {"onedl-mmdetection": "3.6.0"}.get)
     assert any("onedl-mmdetection 3.6.0 takes the place of mmdet" in problem for problem in doctor.diagnose().problems)
+
+
+def test_a_package_below_its_floor_is_named_with_what_mends_it(monkeypatch):
+    installed = doctor.importlib.metadata.version
+    monkeypatch.setattr(
+        doctor.importlib.metadata, "version", lambda name: "0.16.0" if name == "typer" else installed(name)
+    )
+    (problem,) = doctor.below_floors()
+    assert problem.startswith("typer 0.16.0 is installed, but panbench needs typer>=")
+    assert "pip install 'typer>=" in problem

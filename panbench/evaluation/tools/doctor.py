@@ -124,6 +124,7 @@ def _packages(problems: list[str]) -> dict[str, Any]:
     for extra in EXTRAS:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             record[extra] = importlib.metadata.version(extra)
+    problems += below_floors()
     try:
         operators: Any = importlib.import_module("panbench.models.mmdet.operators")
         record["operators of mmcv"] = operators.install()
@@ -135,6 +136,21 @@ def _packages(problems: list[str]) -> dict[str, Any]:
     except Exception as error:
         problems.append(f"mmdet's models cannot be used: {' '.join(str(error).split())}")
     return record
+
+
+def below_floors() -> list[str]:
+    """A sentence for each installed package that is older than what panbench requires."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for line in importlib.metadata.requires("panbench") or ():
+        wanted = Requirement(line)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(wanted.name)
+            if not wanted.specifier.contains(version, prereleases=True):
+                sentence = f"{wanted.name} {version} is installed, but panbench needs {wanted.name}{wanted.specifier}"
+                found.append(f"{sentence}: pip install '{wanted.name}{wanted.specifier}'.")
+    return sorted(set(found))
 
 
 def _folders(problems: list[str]) -> dict[str, Any]:
