@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from panbench.base.download import require_space
 from panbench.base.errors import BadArgument, BadDataset
 from panbench.base.reporter import SILENT, Reporter
@@ -35,8 +33,7 @@ from panbench.models.model import Model, way_of_running
 from panbench.models.predict import CategoryIds, category_ids, labels_as_categories, model_categories
 from panbench.models.rules import RULES, Rule
 from panbench.models.rules.base import rule_takes
-from panbench.models.stored import encode
-from panbench.runs import CANDIDATES, PREDICTIONS, ImagesRecord, Run, RunInfo, RunWriter
+from panbench.runs import PREDICTIONS, ImagesRecord, Run, RunInfo, RunWriter
 
 __all__ = [
     "as_shown",
@@ -212,18 +209,18 @@ def _keeper(evaluation: Evaluation, writers: Sequence[RunWriter]) -> CandidateKe
         "isthing": list(model.isthing),
         "precision": way_of_running(model)["precision"],
     }
-    exact = not evaluation.options.half_precision
+    half = evaluation.options.half_precision
+    keeper = CandidateKeeper(run, model.rule, about, half=half)
     tried = dataset.scenes[:: max(1, len(dataset.scenes) // 3)][:3]
-    outputs = [model.candidates([model.load(scene)])[0] for scene in tried]
-    with torch.inference_mode():
-        size = sum(encode(output, model.rule, exact=exact).size for output in outputs) // len(tried)
+    size = sum(keeper.size_of(model.candidates([model.load(scene)])[0]) for scene in tried) // len(tried)
     needed = size * len(dataset.scenes)
     require_space(run, needed, "Keeping the candidates")
     evaluation.reporter.notice(
         f"Candidates take about {size / 1e6:.2f} MB per image (measured on {len(tried)}), {needed / 1e6:,.0f} MB for "
         f"{len(dataset.scenes):,} images."
+        + (" In half precision, the maps that fuse makes of them may differ from this run's." if half else "")
     )
-    return CandidateKeeper(run / CANDIDATES, model.rule, about, exact=exact)
+    return keeper
 
 
 def fit_categories(

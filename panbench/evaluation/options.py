@@ -138,7 +138,7 @@ class EvaluateOptions:
     category_map: a JSON, the name of a shipped one, or a map, by which a model of other categories is evaluated
     command: the command line, for run.json
     keep_candidates: also store what left the network in candidates/, for `panbench fuse` and ensembles
-    half_precision: store it in half precision throughout, also where that changes pixels of the map
+    half_precision: store it in half precision: maps that are fused from it may differ
     studies: what studies add, as `panbench.studies.unfused.options.UnfusedOptions(metrics="pq,ap")`
     """
 

@@ -33,6 +33,7 @@ from panbench.runs import (
     RunWriter,
     SecondsRecord,
     SummaryRecord,
+    candidate_files,
     digest_of,
     recorded,
 )
@@ -195,7 +196,7 @@ def changed_candidates(run: Run) -> list[str]:
     """The files of candidates that changed since a stored run wrote them; absent files do not count."""
     if run.path is None:
         return []
-    here = {f"{CANDIDATES}/{path.name}" for path in (run.path / CANDIDATES).glob("[0-9]*.arrow")}
+    here = {f"{CANDIDATES}/{path.name}" for path in candidate_files(run.path)}
     changed = []
     for name, digest in sorted(recorded(run.path).items()):
         if name in here and digest_of(run.path / name).hex() != digest:

@@ -5,7 +5,16 @@
 
 from panbench.runs.folder import Run, list_runs, load_run, looks_like_run, read_runs
 from panbench.runs.hashes import FileHashes, digest_of, photograph_code
-from panbench.runs.layout import CANDIDATES, ORACLE, ORACLE_BLOCKS, PREDICTIONS, PREDICTIONS_JSON, written
+from panbench.runs.layout import (
+    CANDIDATES,
+    ORACLE,
+    ORACLE_BLOCKS,
+    PREDICTIONS,
+    PREDICTIONS_JSON,
+    candidate_files,
+    candidate_name,
+    written,
+)
 from panbench.runs.manifest import check_recorded, recorded, write_recorded
 from panbench.runs.predictions import (
     check_predictions_json,
@@ -58,6 +67,8 @@ __all__ = [
     "SecondsRecord",
     "Setting",
     "SummaryRecord",
+    "candidate_files",
+    "candidate_name",
     "category_record",
     "check_predictions_json",
     "check_recorded",

@@ -7,6 +7,7 @@ from panbench.base.errors import BadRun
 from panbench.base.studies import named
 
 __all__ = [
+    "CANDIDATE",
     "CANDIDATES",
     "CORE_NAMES",
     "HASHES",
@@ -18,6 +19,8 @@ __all__ = [
     "PREDICTIONS",
     "PREDICTIONS_JSON",
     "RECORD",
+    "candidate_files",
+    "candidate_name",
     "inside",
     "is_own_name",
     "written",
@@ -30,6 +33,8 @@ PARTS = "parts"
 PREDICTIONS = "predictions"
 PREDICTIONS_JSON = "predictions.json"
 CANDIDATES = "candidates"
+CANDIDATE = re.compile(r"-?\d+\.parquet")
+"""The file of an image in that folder: its id."""
 HASHES = "hashes"
 MANIFEST = f"{HASHES}/0000.sha256"
 """The SHA-256 of candidates, predictions.json and the oracle (manifest.py)."""
@@ -39,6 +44,17 @@ ORACLE_BLOCKS = "oracle-blocks"
 """What it found so far, until it is done."""
 
 CORE_NAMES = (RECORD, MARK, PARTS, PREDICTIONS, PREDICTIONS_JSON, CANDIDATES, HASHES, ORACLE, ORACLE_BLOCKS)
+
+
+def candidate_name(image_id: int) -> str:
+    """The file of an image's candidates, relative to the run folder."""
+    return f"{CANDIDATES}/{image_id}.parquet"
+
+
+def candidate_files(run: Path) -> list[Path]:
+    """The files of candidates that a run folder has, by ascending image id."""
+    found = (path for path in (run / CANDIDATES).glob("*.parquet") if CANDIDATE.fullmatch(path.name))
+    return sorted(found, key=lambda path: int(path.stem))
 
 
 def written() -> tuple[str, ...]:

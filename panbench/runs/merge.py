@@ -25,7 +25,7 @@ from panbench.panoptic.overlap import GroundTruthFaults
 from panbench.panoptic.parts import read_part
 from panbench.runs.alike import differing_settings
 from panbench.runs.folder import Run, load_run
-from panbench.runs.layout import CANDIDATES, PREDICTIONS, PREDICTIONS_JSON, inside
+from panbench.runs.layout import CANDIDATES, PREDICTIONS, PREDICTIONS_JSON, candidate_files, inside
 from panbench.runs.manifest import adopt_recorded, check_recorded, recorded
 from panbench.runs.predictions import write_predictions_document
 from panbench.runs.record import ImagesRecord, MemoryRecord, PredictionsRecord, RunInfo, SecondsRecord, Setting
@@ -201,18 +201,18 @@ class _Predictions:
 def _take_candidates(runs: Sequence[Run], out: Path) -> None:
     """Takes the candidates of all runs into another, if all that have images kept them."""
     kept: dict[str, tuple[Path, str]] = {}
-    for number, run in zip(_numbers(runs), runs, strict=True):
+    for run in runs:
         assert run.path is not None
-        blocks = sorted((run.path / CANDIDATES).glob("[0-9]*-*.arrow"))
-        if not blocks and len(run.images):
+        files = candidate_files(run.path)
+        if not files and len(run.images):
             return
         digests = recorded(run.path)
-        for block in blocks:
-            name = f"{CANDIDATES}/{number:04d}-{block.stem.partition('-')[2]}.arrow"
-            source = inside(run.path, f"{CANDIDATES}/{block.name}")
-            kept[name] = source, digests.get(f"{CANDIDATES}/{block.name}", "") or sha256_of(source)
-    for name, (block, digest) in kept.items():
-        adopt_recorded(out, name, block, digest)
+        for file in files:
+            name = f"{CANDIDATES}/{file.name}"
+            source = inside(run.path, name)
+            kept[name] = source, digests.get(name) or sha256_of(source)
+    for name, (file, digest) in kept.items():
+        adopt_recorded(out, name, file, digest)
 
 
 def _on_all(infos: Sequence[RunInfo]) -> RunInfo:

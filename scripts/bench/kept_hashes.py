@@ -20,10 +20,10 @@ import torch
 from panbench.base.files import atomic_write
 from panbench.models.candidates import Candidates, Frame
 from panbench.models.rules import parse_rule
-from panbench.models.stored import StoredOutputs, block_of, encode
+from panbench.models.stored import StoredOutputs, encode
 from panbench.panoptic.coco import read_id_png, write_id_png
 from panbench.panoptic.idmap import encode_id_png
-from panbench.runs import digest_of, write_recorded
+from panbench.runs import candidate_name, digest_of, write_recorded
 from scripts.bench.harness import Row, arguments, compared, finish, in_turn
 
 
@@ -85,21 +85,22 @@ def main() -> None:
 
         digests = write()
         paths = [run / "predictions" / f"{number}.png" for number in range(len(maps))]
-        kept = [(number, encode(candidates(number), rule)) for number in range(min(20, options.images))]
-        write_recorded(run, "candidates/0000-000000.arrow", block_of(kept, {"run": "a"}))
-        write_recorded(run / "unrecorded", "candidates/0000-000000.arrow", block_of(kept, {"run": "a"}))
+        kept = range(min(20, options.images))
+        for number in kept:
+            content = encode(candidates(number), rule, {"run": "a"})
+            for place in (run, run / "unrecorded"):
+                write_recorded(place, candidate_name(number), content)
         (run / "unrecorded" / "hashes" / "0000.sha256").unlink()
 
         def read_all(place: Path) -> None:
             outputs = StoredOutputs(place / "candidates")
-            for number, _ in kept:
+            for number in kept:
                 outputs.read(number)
 
         photographs = [run / "photographs" / f"{number}.jpg" for number in range(len(maps))]
         (run / "photographs").mkdir()
         for path in photographs:
             path.write_bytes(np.random.default_rng(len(path.name)).bytes(160_000))
-        block = run / "candidates" / "0000-000000.arrow"
 
         def resume(*kept_files: Path) -> None:
             for path in (*photographs, *paths, *kept_files):
@@ -126,7 +127,7 @@ def main() -> None:
                 "resume: also candidates",
                 len(maps),
                 resume,
-                lambda: resume(*[block] * (len(maps) // len(kept))),
+                lambda: resume(*[run / candidate_name(number % len(kept)) for number in range(len(maps))]),
                 options.rounds,
             ),
         ]

@@ -205,8 +205,8 @@ MUTANTS = (
         "candidates_header_unchecked",
         "no flipped bit of candidates changes what is read",
         "panbench/models/stored.py",
-        '    return zlib.crc32(payload, zlib.crc32(f"{image_id}\\n{header}\\n".encode()))',
-        "    return zlib.crc32(payload)",
+        "    return zlib.crc32(values.tobytes(), zlib.crc32(said.encode()))",
+        "    return zlib.crc32(values.tobytes())",
         ("tests/models/test_stored.py::test_no_flipped_bit_of_a_file_changes_what_is_read",),
     ),
     Mutant(

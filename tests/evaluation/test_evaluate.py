@@ -40,7 +40,7 @@ from panbench.models.stored import StoredOutputs
 from panbench.panoptic.coco import read_id_png, read_predictions_json, write_id_png
 from panbench.panoptic.overlap import OverlapTable
 from panbench.panoptic.types import ImageInfo, Scene
-from panbench.runs import Run, SummaryRecord, digest_of, load_run
+from panbench.runs import Run, SummaryRecord, candidate_files, digest_of, load_run
 from panbench.scoring.folder import score_folder
 
 REPO = Path(__file__).resolve().parents[2]
@@ -350,16 +350,15 @@ def test_resume_notices_predictions_that_are_not_what_the_run_wrote(dataset, spe
     assert not any("predictions" in notice for notice in recorder.notices)
 
 
-def test_resume_notices_candidates_that_are_not_what_the_run_wrote(dataset, spec, tmp_path, monkeypatch):
-    monkeypatch.setattr("panbench.models.keeping.BLOCK_BYTES", 1)
+def test_resume_notices_candidates_that_are_not_what_the_run_wrote(dataset, spec, tmp_path):
     stop = interrupted_after(4, Boom())
     with pytest.raises(Boom):
         evaluated(spec, dataset, tmp_path / "run", stop, batch_size=2, workers=1, keep_candidates=True)
-    first = min((tmp_path / "run" / "candidates").glob("*.arrow"))
+    first = candidate_files(tmp_path / "run")[0]
     content = bytearray(first.read_bytes())
     content[len(content) // 2] ^= 1
     first.write_bytes(content)
-    with pytest.raises(BadRun, match=r"1 files of candidates are not what .*run wrote: .*\.arrow.*delete them"):
+    with pytest.raises(BadRun, match=r"1 files of candidates are not what .*run wrote: .*\.parquet.*delete them"):
         evaluated(spec, dataset, tmp_path / "run", resume=True, keep_candidates=True)
     first.unlink()
     evaluated(spec, dataset, tmp_path / "run", resume=True, keep_candidates=True)

@@ -10,7 +10,7 @@ from panbench.base.errors import BadRun
 from panbench.runs import FileHashes, RunInfo, RunWriter, check_recorded, load_run, recorded, write_recorded
 from panbench.runs.merge import merge_runs
 
-BLOCK = "candidates/0000-000000.arrow"
+BLOCK = "candidates/7.parquet"
 
 
 def test_a_file_that_was_written_is_what_was_recorded_until_it_changes(tmp_path):
@@ -18,7 +18,7 @@ def test_a_file_that_was_written_is_what_was_recorded_until_it_changes(tmp_path)
     assert (tmp_path / "hashes" / "0000.sha256").read_text() == f"{hashlib.sha256(b'one').hexdigest()}  {BLOCK}\n"
     assert check_recorded(tmp_path, BLOCK)
     path.write_bytes(b"two")
-    with pytest.raises(BadRun, match=r"0000-000000\.arrow is not what the run wrote"):
+    with pytest.raises(BadRun, match=r"7\.parquet is not what the run wrote"):
         check_recorded(tmp_path, BLOCK)
     assert not check_recorded(tmp_path, "oracle.parquet")
 
@@ -49,8 +49,8 @@ def test_a_kill_between_line_and_file_leaves_no_file_that_is_not_recorded(tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            write_recorded(run, "candidates/0000-000001.arrow", b"two")
-    assert set(recorded(run)) == {BLOCK, "candidates/0000-000001.arrow"}
+            write_recorded(run, "candidates/8.parquet", b"two")
+    assert set(recorded(run)) == {BLOCK, "candidates/8.parquet"}
     RunWriter.resume(run).finish("done")
     assert set(recorded(run)) == {BLOCK}
 

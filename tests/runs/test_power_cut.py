@@ -97,13 +97,13 @@ def test_of_a_run_and_the_one_that_replaces_it_one_is_whole(results, tmp_path):
 
 def test_a_file_with_a_hash_is_never_there_without_it(results, tmp_path):
     def work() -> None:
-        write_recorded(results, "candidates/0000-000000.arrow", b"first")
+        write_recorded(results, "candidates/7.parquet", b"first")
         write_recorded(results, "predictions.json", b"{}")
 
     there = 0
     for number, left in enumerate(cuts(results, work)):
         folder = restored(left, number, tmp_path)
-        for name in ("candidates/0000-000000.arrow", "predictions.json"):
+        for name in ("candidates/7.parquet", "predictions.json"):
             if (folder / name).exists():
                 there += 1
                 assert check_recorded(folder, name, recorded(folder)), left

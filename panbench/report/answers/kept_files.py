@@ -12,6 +12,7 @@ from panbench.runs import (
     PREDICTIONS,
     PREDICTIONS_JSON,
     Run,
+    candidate_files,
     check_predictions_json,
     check_recorded,
     digest_of,
@@ -34,10 +35,10 @@ def kept_files(run: Run, progress: Callable[[int, int], None] | None = None) -> 
     if run.path is None:
         return
     hashes = recorded(run.path)
-    here = {f"{CANDIDATES}/{path.name}" for path in (run.path / CANDIDATES).glob("[0-9]*.arrow")}
+    here = {f"{CANDIDATES}/{path.name}" for path in candidate_files(run.path)}
     here |= {ORACLE} if (run.path / ORACLE).is_file() else set()
     gone = set(hashes) - here - {PREDICTIONS_JSON}
-    # Who needs the room removes all candidates, or the oracle; a few blocks are lost.
+    # Who needs the room removes all candidates, or the oracle; a few files are lost.
     removed = gone if not any(name.startswith(CANDIDATES) for name in here) else gone & {ORACLE}
     sound, unknown = 0, []
     for name in sorted(here | gone - removed):

@@ -26,7 +26,7 @@ from panbench.metrics.tuning import best_by_turns
 from panbench.models.candidates import NO_LABEL, Candidates, Instances
 from panbench.models.model import LoadedImage, Wrapped
 from panbench.models.rules import Rule
-from panbench.runs import ModelRecord, Run, check_room
+from panbench.runs import ModelRecord, Run, candidate_files, check_room
 from panbench.runs.alike import unlike
 from panbench.studies.ensembles.merging import merge_outputs
 from panbench.studies.ensembles.shares import (
@@ -83,7 +83,7 @@ def average_runs(
 
 def why_not_averaged(runs: Sequence[Run]) -> str | None:
     """In a sentence, why masks of runs cannot be averaged: not kept, or of different kinds; None when they can."""
-    lacking = [run.name for run in runs if run.path is None or not any((run.path / "candidates").glob("*.arrow"))]
+    lacking = [run.name for run in runs if run.path is None or not candidate_files(run.path)]
     if lacking:
         return f"{lacking[0]} kept no candidates."
     kinds = {run.name: StoredModel(run).rule.takes for run in runs}

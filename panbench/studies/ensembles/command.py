@@ -135,7 +135,9 @@ def _way(by: str, members: "list[Run]", bars: console.Bars) -> str:
     """Chooses masks or votes; prints what `auto` chose, and why."""
     if by != "auto":
         return by
-    kept = [run.path is not None and any((run.path / "candidates").glob("*.arrow")) for run in members]
+    from panbench.runs import candidate_files
+
+    kept = [run.path is not None and bool(candidate_files(run.path)) for run in members]
     if not all(kept) or len(members) < 2 or importlib.util.find_spec("torch") is None:
         return "votes"
 

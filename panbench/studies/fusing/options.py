@@ -20,7 +20,7 @@ class KeepOptions(StudyOptions):
         False
     )
     candidates_fp16: Annotated[
-        bool, Option("Store them in half precision throughout; pixels that differ are counted.")
+        bool, Option("Store them in half precision, in fewer bytes; maps fused from them may differ.")
     ] = False
 
     def __post_init__(self) -> None:

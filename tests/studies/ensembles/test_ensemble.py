@@ -10,7 +10,7 @@ from support import evaluated, panbench, ran, refused
 from panbench.catalog import find_model
 from panbench.datasets import open_dataset, shapes
 from panbench.panoptic.coco import read_id_png
-from panbench.runs import load_run
+from panbench.runs import candidate_files, load_run
 from panbench.scoring.folder import score_folder
 
 MODELS = ("mask2former-tiny", "maskformer-tiny", "panoptic-fpn-tiny")
@@ -141,9 +141,9 @@ def test_what_does_not_fit_is_answered_in_a_sentence(home, few, tmp_path, option
 
 def test_damaged_candidates_are_named(home, tmp_path):
     shutil.copytree(home / "mask2former-tiny", tmp_path / "mask2former-tiny")
-    (block,) = (tmp_path / "mask2former-tiny" / "candidates").glob("*.arrow")
-    block.write_bytes(block.read_bytes()[:-100])
-    assert f"{block} is damaged" in refused(
+    file = candidate_files(tmp_path / "mask2former-tiny")[0]
+    file.write_bytes(file.read_bytes()[:-100])
+    assert f"{file} is not what the run wrote" in refused(
         "ensemble", tmp_path / "mask2former-tiny", home / "maskformer-tiny", "--out", tmp_path / "out"
     )
 
