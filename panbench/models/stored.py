@@ -1,6 +1,6 @@
 """What left a network, kept on disk: candidates or instances of each image, so that fusion can be tried without it.
 
-An image is a Parquet file named by its id: one column of float32 `values` (masks, then the semantic map, if any), as
+An image is a Parquet file named by its id: one column of float32 `values` (masks and the like, one after another), as
 the network gave them, compressed by zstd; all else is JSON in the schema's metadata, with a checksum of everything.
 So a rule gives from it the map that it gave in the evaluation.
 """
@@ -8,8 +8,8 @@ So a rule gives from it the map that it gave in the evaluation.
 import json
 import math
 import zlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from panbench.base.errors import BadRun
 from panbench.models.candidates import Candidates, FinishedMap, Frame, Instances, Output
@@ -36,39 +37,40 @@ MOST_VALUES = 1 << 29
 """An image that declares more is refused before memory is taken for it."""
 
 
-def encode(output: Output, rule: Rule, about: Mapping[str, Any], *, half: bool = False) -> bytes:
-    """The file of one image. rule: the model's own; about: of the run, as {"weights_sha256": …}; half: as float16.
+_NAMES: Mapping[type, Sequence[str]] = {
+    Candidates: ("masks", "weight", "gate", "labels", "frame", "isthing", "activation"),
+    Instances: ("masks", "semantic_logits", "boxes", "labels", "scores", "frame", "semantic_labels"),
+}
+"""What is stored of each kind of output."""
 
+_KINDS = {kind.__name__: kind for kind in _NAMES}
+_FLOATS = ("masks", "semantic_logits", "boxes", "weight", "gate")
+
+
+def encode(output: Output, rule: Rule, about: Mapping[str, Any], *, half: bool = False) -> bytes:
+    """The file of one image.
+
+    rule: the model's own; about: of the run, as {"weights_sha256": …}; half: masks rounded to half precision
     Raises BadRun for a FinishedMap: there is nothing to fuse.
     """
     if isinstance(output, FinishedMap):
         raise BadRun("This model gives finished id maps: there are no candidates to keep.")
-    kept = _kept(output, rule)
-    frame = kept.frame
-    fields: dict[str, Any] = {"frame": [frame.padded, frame.resized, frame.original, frame.one_step]}
-    maps = [kept.masks]
-    if isinstance(kept, Candidates):
-        fields |= {"kind": "candidates", "isthing": kept.isthing, "activation": kept.activation}
-        fields |= {"gate": kept.gate.tolist(), "weight": kept.weight.tolist(), "labels": kept.labels.tolist()}
-    else:
-        maps.append(kept.semantic_logits)
-        fields |= {"kind": "instances", "semantic_labels": kept.semantic_labels}
-        fields |= {"labels": kept.labels, "scores": kept.scores}
-        fields["boxes"] = None if kept.boxes is None else kept.boxes.tolist()
-    fields["shapes"] = [list(each.shape) for each in maps]
-    values = torch.cat([each.flatten() for each in maps]).numpy().astype(np.float16 if half else np.float32)
-    said = json.dumps({"version": VERSION, "about": about, "output": fields})
-    metadata = {"panbench": said, "crc32": str(_crc32(said, values))}
-    schema = pa.schema([("values", pa.from_numpy_dtype(values.dtype))], metadata)
+    kept = _kept(output, rule, half)
+    fields = {name: getattr(kept, name) for name in _NAMES[type(kept)]}
+    floats = {name: np.asarray(fields.pop(name)) for name in _FLOATS if fields.get(name) is not None}
+    fields |= {"kind": type(kept).__name__, "floats": {name: array.shape for name, array in floats.items()}}
+    said = json.dumps({"version": VERSION, "about": about, "output": fields}, default=_plain)
+    values = np.concatenate([array.ravel() for array in floats.values()])
+    schema = pa.schema([("values", pa.float32())], {"panbench": said, "crc32": str(_crc32(said, values))})
     content = pa.BufferOutputStream()
     # The bytes of all exponents lie together: they repeat, mantissas do not.
-    split: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": not half, "write_statistics": False}
+    split: dict[str, Any] = {"use_dictionary": False, "use_byte_stream_split": True, "write_statistics": False}
     table = pa.Table.from_arrays([values], schema=schema)
     pq.write_table(table, content, row_group_size=max(1, len(values)), compression="zstd", **split)
     return content.getvalue().to_pybytes()
 
 
-def decode(content: bytes, device: torch.device | str = "cpu") -> tuple[Mapping[str, Any], Candidates | Instances]:
+def decode(content: bytes, device: torch.device | str = "cpu") -> tuple[dict[str, Any], Candidates | Instances]:
     """What `encode` was given: about, and the output. Raises ValueError and its like for what it did not write."""
     file = pq.ParquetFile(pa.BufferReader(content))
     if file.metadata.num_rows > MOST_VALUES:
@@ -81,37 +83,21 @@ def decode(content: bytes, device: torch.device | str = "cpu") -> tuple[Mapping[
     header = json.loads(said)
     if header["version"] != VERSION:
         raise ValueError(f"it is of version {header['version']}; this panbench reads version {VERSION}")
-    fields, frame = header["output"], _frame(header["output"]["frame"])
-    ends = np.cumsum([0, *map(math.prod, fields["shapes"])]).tolist()
+    fields: dict[str, Any] = {
+        name: tuple(value) if type(value) is list else value for name, value in header["output"].items()
+    }
+    kind, shapes = _KINDS[fields.pop("kind")], fields.pop("floats")
+    ends = np.cumsum([0, *map(math.prod, shapes.values())]).tolist()
     if ends[-1] != len(values):
         raise ValueError(f"its shapes declare {ends[-1]:,} values, and it has {len(values):,}")
-    masks, *others = (
-        torch.from_numpy(values[begin:end].astype(np.float32).reshape(shape)).to(device)
-        for begin, end, shape in zip(ends, ends[1:], fields["shapes"], strict=False)
-    )
-    if len(masks) != len(fields["labels"]) or masks.dim() != 3:
+    for (name, shape), begin, end in zip(shapes.items(), ends, ends[1:], strict=False):
+        fields[name] = torch.tensor(values[begin:end].reshape(shape), device=device)
+    if fields["masks"].dim() != 3 or len(fields["masks"]) != len(fields["labels"]):
         raise ValueError("its labels and masks do not fit together")
-    if fields["kind"] == "candidates":
-        output: Candidates | Instances = Candidates(
-            labels=np.array(fields["labels"], np.int64),
-            gate=np.array(fields["gate"], np.float32),
-            weight=torch.tensor(fields["weight"], dtype=torch.float32, device=device),
-            masks=masks,
-            frame=frame,
-            isthing=tuple(fields["isthing"]),
-            activation=fields["activation"],
-        )
-    else:
-        output = Instances(
-            boxes=None if fields["boxes"] is None else torch.tensor(fields["boxes"], device=device).reshape(-1, 4),
-            masks=masks,
-            labels=tuple(fields["labels"]),
-            scores=tuple(fields["scores"]),
-            semantic_logits=others[0],
-            semantic_labels=tuple(fields["semantic_labels"]),
-            frame=frame,
-        )
-    return header["about"], output
+    fields["frame"] = _frame(fields["frame"])
+    if kind is Candidates:
+        fields |= {"labels": np.array(fields["labels"], np.int64), "gate": fields["gate"].cpu().numpy()}
+    return header["about"], kind(**fields)
 
 
 class StoredOutputs:
@@ -148,7 +134,7 @@ class StoredOutputs:
             raise BadRun(f"{self._files[image_id]} holds candidates of another run than the other files beside it.")
         return output
 
-    def _decoded(self, image_id: int, device: torch.device | str) -> tuple[Mapping[str, Any], Candidates | Instances]:
+    def _decoded(self, image_id: int, device: torch.device | str) -> tuple[dict[str, Any], Candidates | Instances]:
         path = self._files[image_id]
         check_recorded(self.folder.parent, f"{self.folder.name}/{path.name}", self._hashes)
         try:
@@ -164,32 +150,30 @@ def _damaged(path: Path, problem: Exception) -> BadRun:
     return BadRun(f"{path} is damaged or was not written by panbench ({reason}). Make it again: --keep-candidates.")
 
 
-def _kept(output: Candidates | Instances, rule: Rule) -> Candidates | Instances:
+def _kept(output: Candidates | Instances, rule: Rule, half: bool) -> Candidates | Instances:
     """The output in float32 on the host, without what no rule of ordinary thresholds looks at."""
+
+    def on_host(values: Tensor) -> Tensor:
+        return (values.half() if half else values).float().cpu()
+
     if isinstance(output, Candidates):
         # What the model's own rule takes stays, whatever its threshold.
         least = min(LOW_GATE, float(getattr(rule, "score", LOW_GATE)))
         rows = np.flatnonzero((output.labels >= 0) & (output.gate > np.float32(least)))
         index = torch.from_numpy(rows).to(output.masks.device)
-        return replace(
-            output,
-            labels=output.labels[rows],
-            gate=output.gate[rows],
-            weight=output.weight[index].float().cpu(),
-            masks=output.masks[index].float().cpu(),
-        )
-    logits = output.semantic_logits.float().cpu()
-    channels = possible_winners(logits)
-    labels = output.semantic_labels
-    if channels is not None:
+        masks, weight = on_host(output.masks[index]), output.weight[index].float().cpu()
+        return replace(output, labels=output.labels[rows], gate=output.gate[rows], weight=weight, masks=masks)
+    logits, labels = output.semantic_logits.float().cpu(), output.semantic_labels
+    if (channels := possible_winners(logits)) is not None:
         logits, labels = logits[channels], tuple(labels[channel] for channel in channels.tolist())
-    return replace(
-        output,
-        boxes=None if output.boxes is None else output.boxes.float().cpu(),
-        masks=output.masks.float().cpu(),
-        semantic_logits=logits,
-        semantic_labels=labels,
-    )
+    boxes = None if output.boxes is None else output.boxes.float().cpu()
+    logits, masks = on_host(logits), on_host(output.masks)
+    return replace(output, boxes=boxes, masks=masks, semantic_logits=logits, semantic_labels=labels)
+
+
+def _plain(value: Any) -> Any:
+    """Labels and frames as JSON has them."""
+    return value.tolist() if isinstance(value, np.ndarray) else astuple(value)
 
 
 def _crc32(said: str, values: npt.NDArray[Any]) -> int:

@@ -181,11 +181,11 @@ def test_no_flipped_bit_of_a_file_changes_what_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        (("output", "shapes"), [[2**31, 2**40]], "its shapes declare"),
-        (("output", "shapes"), [[2**70]], "its shapes declare"),
-        (("output", "shapes"), [[-1]], "its shapes declare"),
-        (("output", "shapes"), ["x"], "damaged"),
-        (("output", "shapes"), None, "damaged"),
+        (("output", "floats", "masks"), [2**31, 2**20, 1], "its shapes declare"),
+        (("output", "floats", "masks"), [2**70], "damaged"),
+        (("output", "floats", "masks"), [-1], "its shapes declare"),
+        (("output", "floats", "masks"), "x", "damaged"),
+        (("output", "floats"), None, "damaged"),
         (("output", "labels"), [1], "do not fit together"),
         (("output", "kind"), "other", "damaged"),
         (("output", "frame", 2), [10**6, 10**6], "too large"),
@@ -212,7 +212,7 @@ def test_a_header_that_lies_is_refused(folder, path, value, sentence):
 def test_a_file_that_declares_too_much_is_refused_before_it_is_read(folder, monkeypatch):
     monkeypatch.setattr(stored_outputs, "MOST_VALUES", 100)
     monkeypatch.setattr(pq.ParquetFile, "read", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(BadRun, match=r"declares 15,360 values, more than 100"):
+    with pytest.raises(BadRun, match=r"declares 15,384 values, more than 100"):
         StoredOutputs(folder)
 
 
