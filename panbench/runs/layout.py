@@ -7,7 +7,6 @@ from panbench.base.errors import BadRun
 from panbench.base.studies import named
 
 __all__ = [
-    "CANDIDATE",
     "CANDIDATES",
     "CORE_NAMES",
     "HASHES",
@@ -33,7 +32,7 @@ PARTS = "parts"
 PREDICTIONS = "predictions"
 PREDICTIONS_JSON = "predictions.json"
 CANDIDATES = "candidates"
-CANDIDATE = re.compile(r"-?\d+\.parquet")
+_CANDIDATE = re.compile(r"-?\d+\.parquet")
 """The file of an image in that folder: its id."""
 HASHES = "hashes"
 MANIFEST = f"{HASHES}/0000.sha256"
@@ -53,7 +52,7 @@ def candidate_name(image_id: int) -> str:
 
 def candidate_files(run: Path) -> list[Path]:
     """The files of candidates that a run folder has, by ascending image id."""
-    found = (path for path in (run / CANDIDATES).glob("*.parquet") if CANDIDATE.fullmatch(path.name))
+    found = (path for path in (run / CANDIDATES).glob("*.parquet") if _CANDIDATE.fullmatch(path.name))
     return sorted(found, key=lambda path: int(path.stem))
 
 
