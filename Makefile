@@ -9,7 +9,7 @@ FITS := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))
 # Containers often set it: every process of the tests would compile what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo quick test engines benchmarks docs lint format
+.PHONY: help install demo quick test floors colab engines benchmarks docs lint format
 
 help:
 	@echo "make install      make .venv with the command .venv/bin/panbench"
@@ -17,6 +17,7 @@ help:
 	@echo "make quick        lint, types, and the tests that need neither a model nor a browser: while you write"
 	@echo "make test         lint, types and tests (make test ARGS='-k pq' runs some tests only)"
 	@echo "make engines      the tests that start clusters and object stores on this machine"
+	@echo "make floors       the quick tests on the oldest versions that pyproject.toml allows; make colab runs the notebook on Colab's"
 	@echo "make benchmarks   benchmarks that need no GPU, into results/benchmarks and the tables of docs (ONLY='score metrics': some)"
 	@echo "make docs         the documentation as a site, in build/site"
 	@echo "make lint         lint and types only; make format formats the code"
@@ -64,6 +65,9 @@ QUICK := $(addprefix tests/,base panoptic metrics runs scoring datasets cli/test
 
 quick: lint
 	$(PYTEST) -q --light -m "not slow" --ignore tests/scoring/test_torchmetrics.py $(QUICK) $(ARGS)
+
+floors colab: $(VENV)/.dev
+	$(BIN)/python scripts/check/versions.py $@ $(QUICK)
 
 # An environment of its own on top of .venv: what object stores need holds other packages at older versions.
 .venv-engines/.installed: $(VENV)/.dev
